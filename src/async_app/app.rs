@@ -1,0 +1,439 @@
+//! The app: how it is set up, and how it starts.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use humphrey::{App, SubApp};
+
+use super::handler::{EventHandler, MessageHandler, Program};
+use super::publish::Link;
+use super::running::RunningApp;
+use super::sender::AsyncSender;
+use crate::engine::{Engine, Settings};
+use crate::host::{self, Cors, Routes};
+use crate::limits::{Limits, SlowConsumer};
+use crate::ping::Heartbeat;
+use crate::stream::WebsocketStream;
+
+/// Handler threads of an app that does not say how many.
+const HANDLER_THREADS: usize = 32;
+
+/// How an app gets its connections.
+#[allow(missing_debug_implementations)] // Humphrey's `App` has none.
+pub enum HumphreyLink {
+    /// It listens on this address itself. (The Humphrey app beside it is no longer used; 0.5.1 accepted with it.)
+    Internal(Box<App>, SocketAddr),
+    /// A Humphrey app hands them over through this channel.
+    External(Arc<Mutex<Sender<WebsocketStream>>>),
+}
+
+/// A WebSocket app: handlers, and an engine that runs them.
+///
+/// `State` is shared by all handlers; each stream has a `StreamState` of its own, which begins as its `Default`.
+///
+/// ```no_run
+/// use humphrey_ws::{AsyncWebsocketApp, Message};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_address("127.0.0.1:8080")
+///     .with_connect_handler(|stream, _| {
+///         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
+///     })
+///     .with_message_handler(|stream, message, _| stream.send(message));
+/// app.run();
+/// ```
+///
+/// Handlers are ordinary closures and may block: they run on threads of their own, those of one connection one after
+/// the other. For each connection the connect handler runs first, then the message handler for each message as it was
+/// sent, then the disconnect handler, each exactly once. A handler that panics closes its connection with 1011.
+#[allow(missing_debug_implementations)] // Handlers and Humphrey's types have none.
+pub struct AsyncWebsocketApp<State, StreamState = ()>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    humphrey_link: HumphreyLink,
+    /// Connections that a linked Humphrey app hands over.
+    handed_over: Receiver<WebsocketStream>,
+    listener: Option<TcpListener>,
+    state: Arc<State>,
+    link: Arc<Link>,
+    handler_threads: usize,
+    shards: Option<usize>,
+    limits: Limits,
+    slow_consumer: SlowConsumer,
+    heartbeat: Option<Heartbeat>,
+    shutdown: Option<Receiver<()>>,
+    routes: Vec<SubApp<State>>,
+    cors: Option<Cors>,
+    on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+}
+
+#[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
+impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Creates an app that listens itself: on `0.0.0.0:80`, unless [`with_address`](Self::with_address) says otherwise.
+    /// Its handlers run on 32 threads.
+    pub fn new() -> Self
+    where
+        State: Default,
+    {
+        Self::new_with_config(State::default(), HANDLER_THREADS, 1)
+    }
+
+    /// Creates an app that listens itself, with this state and number of handler threads (at least one).
+    ///
+    /// `connection_threads` has no effect: the engine needs no thread per connection.
+    pub fn new_with_config(
+        state: State,
+        handler_threads: usize,
+        connection_threads: usize,
+    ) -> Self {
+        let app = Box::new(App::new_with_config(connection_threads.max(1), ()));
+        let address = SocketAddr::from(([0, 0, 0, 0], 80));
+        let (_, handed_over) = channel();
+        Self::linked(
+            HumphreyLink::Internal(app, address),
+            handed_over,
+            state,
+            handler_threads,
+        )
+    }
+
+    /// Creates an app that takes its connections from a Humphrey app, which
+    /// [`async_websocket_handler`](crate::async_websocket_handler) links to it.
+    pub fn new_unlinked() -> Self
+    where
+        State: Default,
+    {
+        Self::new_unlinked_with_config(State::default(), HANDLER_THREADS)
+    }
+
+    /// Creates an app that takes its connections from a Humphrey app, with this state and number of handler threads
+    /// (at least one).
+    pub fn new_unlinked_with_config(state: State, handler_threads: usize) -> Self {
+        let (hook, handed_over) = channel();
+        let hook = Arc::new(Mutex::new(hook));
+        let app = Self::linked(
+            HumphreyLink::External(hook.clone()),
+            handed_over,
+            state,
+            handler_threads,
+        );
+        app.link.set_hook(hook);
+        app
+    }
+
+    fn linked(
+        humphrey_link: HumphreyLink,
+        handed_over: Receiver<WebsocketStream>,
+        state: State,
+        handler_threads: usize,
+    ) -> Self {
+        Self {
+            humphrey_link,
+            handed_over,
+            listener: None,
+            state: Arc::new(state),
+            link: Arc::default(),
+            handler_threads,
+            shards: None,
+            limits: Limits::default(),
+            slow_consumer: SlowConsumer::default(),
+            heartbeat: None,
+            shutdown: None,
+            routes: Vec::new(),
+            cors: None,
+            on_connect: None,
+            on_disconnect: None,
+            on_message: None,
+        }
+    }
+
+    /// What a Humphrey app hands connections over with; `None` if this app listens itself.
+    ///
+    /// Pass it to [`async_websocket_handler`](crate::async_websocket_handler). Once the app has stopped, or was
+    /// dropped, sending into it fails.
+    pub fn connect_hook(&self) -> Option<Arc<Mutex<Sender<WebsocketStream>>>> {
+        match &self.humphrey_link {
+            HumphreyLink::External(hook) => Some(hook.clone()),
+            HumphreyLink::Internal(..) => None,
+        }
+    }
+
+    /// A sender, to send from other threads.
+    pub fn sender(&self) -> AsyncSender {
+        AsyncSender(self.link.clone())
+    }
+
+    /// The app's state.
+    pub fn get_state(&self) -> Arc<State> {
+        self.state.clone()
+    }
+
+    /// Sets the handler for new connections.
+    pub fn on_connect(&mut self, handler: impl EventHandler<State, StreamState>) {
+        self.on_connect = Some(Box::new(handler));
+    }
+
+    /// Sets the handler for connections that have ended, however they did.
+    pub fn on_disconnect(&mut self, handler: impl EventHandler<State, StreamState>) {
+        self.on_disconnect = Some(Box::new(handler));
+    }
+
+    /// Sets the handler for messages.
+    pub fn on_message(&mut self, handler: impl MessageHandler<State, StreamState>) {
+        self.on_message = Some(Box::new(handler));
+    }
+
+    /// Sets the handler for new connections.
+    pub fn with_connect_handler(mut self, handler: impl EventHandler<State, StreamState>) -> Self {
+        self.on_connect(handler);
+        self
+    }
+
+    /// Sets the handler for connections that have ended, however they did.
+    pub fn with_disconnect_handler(
+        mut self,
+        handler: impl EventHandler<State, StreamState>,
+    ) -> Self {
+        self.on_disconnect(handler);
+        self
+    }
+
+    /// Sets the handler for messages.
+    pub fn with_message_handler(
+        mut self,
+        handler: impl MessageHandler<State, StreamState>,
+    ) -> Self {
+        self.on_message(handler);
+        self
+    }
+
+    /// Sets the address to listen on. Port 0 takes any free one, which [`bind`](Self::bind) tells.
+    ///
+    /// Has no effect on an app that takes its connections from a Humphrey app.
+    ///
+    /// # Panics
+    ///
+    /// If the address can't be resolved.
+    pub fn with_address<T>(mut self, address: T) -> Self
+    where
+        T: ToSocketAddrs,
+    {
+        if let HumphreyLink::Internal(_, current) = &mut self.humphrey_link {
+            *current = match address
+                .to_socket_addrs()
+                .map(|mut addresses| addresses.next())
+            {
+                Ok(Some(address)) => address,
+                Ok(None) => panic!("the address to listen on resolves to nothing"),
+                Err(error) => panic!("the address to listen on can't be resolved: {error}"),
+            };
+            self.listener = None;
+        }
+        self
+    }
+
+    /// Has no effect: the engine does not poll. 0.5.1 did, at this interval.
+    pub fn with_polling_interval(self, _interval: Option<Duration>) -> Self {
+        self
+    }
+
+    /// Pings clients, and disconnects those that are silent for too long. By default nobody is.
+    pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// Stops the app when something is received: as [`AsyncSender::shutdown`], with
+    /// [`Limits::close_timeout`] to wait. That the other end is dropped stops nothing.
+    pub fn with_shutdown(mut self, shutdown_receiver: Receiver<()>) -> Self {
+        self.shutdown = Some(shutdown_receiver);
+        self
+    }
+
+    /// Sets the bounds.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets what happens when a client reads too slowly. By default it is disconnected.
+    pub fn with_slow_consumer(mut self, slow_consumer: SlowConsumer) -> Self {
+        self.slow_consumer = slow_consumer;
+        self
+    }
+
+    /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
+    pub fn with_shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Serves the HTTP routes of a Humphrey [`SubApp`] on the app's own port; every path can still be upgraded to a
+    /// WebSocket. Further calls add further sub-apps, which are told apart by their `host`.
+    ///
+    /// Handlers of routes run on the handler threads, like all others. Connections are kept alive; requests of one
+    /// connection are answered in order. What Humphrey's `Method` has no name for is answered with 501; `HEAD` runs the
+    /// handler of `GET`. A request's `address` is that of the peer: `X-Forwarded-For` is not believed.
+    ///
+    /// Starting fails with an error if a sub-app has WebSocket routes (use this app's handlers, and
+    /// [`AsyncStream::path`](crate::AsyncStream::path)) or a `cors` of its own (use [`with_cors`](Self::with_cors)), or
+    /// if the app takes its connections from a Humphrey app (add the routes there).
+    ///
+    /// ```no_run
+    /// use humphrey::SubApp;
+    /// use humphrey::http::{Response, StatusCode};
+    /// use humphrey_ws::{AsyncWebsocketApp, Message};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// let sender = app.sender();
+    /// app.with_routes(SubApp::new().with_stateless_route("/notify", move |_| {
+    ///     sender.broadcast(Message::new("Somebody has asked."));
+    ///     Response::new(StatusCode::OK, "Everyone knows.")
+    /// }))
+    /// .run();
+    /// ```
+    pub fn with_routes(mut self, routes: SubApp<State>) -> Self {
+        self.routes.push(routes);
+        self
+    }
+
+    /// Lets pages of other origins use the mounted routes.
+    pub fn with_cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
+    }
+
+    /// Binds the address now, and returns it: with the port, where port 0 was asked for. Clients that connect from now
+    /// on are served when the app runs.
+    ///
+    /// # Errors
+    ///
+    /// If the address can't be bound, which the error names; or if the app takes its connections from a Humphrey app.
+    pub fn bind(&mut self) -> io::Result<SocketAddr> {
+        let HumphreyLink::Internal(_, address) = &mut self.humphrey_link else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an unlinked app has no address: the Humphrey app that it is linked to listens for it",
+            ));
+        };
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => host::bind(*address)?,
+        };
+        let bound = listener.local_addr()?;
+        *address = bound;
+        self.listener = Some(listener);
+        Ok(bound)
+    }
+
+    /// Runs the app, until it is stopped.
+    ///
+    /// # Panics
+    ///
+    /// If it can't start, as when its address is in use; [`try_run`](Self::try_run) returns an error instead.
+    pub fn run(self) {
+        if let Err(error) = self.try_run() {
+            panic!("{error}");
+        }
+    }
+
+    /// Runs the app, until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// If it can't start, as when its address is in use, which the error names.
+    pub fn try_run(self) -> io::Result<()> {
+        self.start()?.join();
+        Ok(())
+    }
+
+    /// Starts the app in the background.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use std::time::Duration;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
+    /// let running = app.start()?;
+    /// println!("listening on {:?}", running.local_addr());
+    /// running.shutdown(Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it can't start, as when its address is in use, which the error names.
+    pub fn start(mut self) -> io::Result<RunningApp> {
+        let routes = self.take_routes()?;
+        let address = match self.humphrey_link {
+            HumphreyLink::Internal(..) => Some(self.bind()?),
+            HumphreyLink::External(_) => None,
+        };
+        let settings = Settings {
+            limits: self.limits,
+            slow_consumer: self.slow_consumer,
+            heartbeat: self.heartbeat,
+            shards: self
+                .shards
+                .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
+            handler_threads: self.handler_threads,
+        };
+        let close_timeout = settings.limits.close_timeout;
+        let program = Program {
+            state: self.state,
+            link: self.link.clone(),
+            on_connect: self.on_connect,
+            on_message: self.on_message,
+            on_disconnect: self.on_disconnect,
+            routes,
+        };
+        let engine = Engine::start(settings, self.listener, Arc::new(program))?;
+        self.link.started(engine.hub.clone());
+        if address.is_none() {
+            host::adopt_from(self.handed_over, engine.hub.clone())?;
+        }
+        if let Some(shutdown) = self.shutdown {
+            let link = self.link.clone();
+            thread::Builder::new()
+                .name("humphrey_ws shutdown".into())
+                .spawn(move || {
+                    if shutdown.recv().is_ok() {
+                        link.shutdown(close_timeout);
+                    }
+                })?;
+        }
+        Ok(RunningApp {
+            engine,
+            link: self.link,
+            address,
+        })
+    }
+
+    fn take_routes(&mut self) -> io::Result<Option<Routes<State>>> {
+        let sub_apps = std::mem::take(&mut self.routes);
+        if sub_apps.is_empty() {
+            return Ok(None);
+        }
+        if let HumphreyLink::External(_) = self.humphrey_link {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an unlinked app has no port of its own: add the routes to the Humphrey app instead of with_routes",
+            ));
+        }
+        Routes::new(sub_apps, self.cors.take())
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+}

@@ -1,0 +1,139 @@
+//! What handlers are: closures that the engine runs on its handler threads.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::publish::Link;
+use super::stream::AsyncStream;
+use crate::engine::{Events, Interests, Request, Response, Session};
+use crate::host::Routes;
+use crate::message::Message;
+
+/// A function that handles a connection or a disconnection.
+///
+/// It gets the stream and the app's state. It may block: only its own connection waits for it.
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+/// use std::sync::Arc;
+///
+/// fn greet(stream: AsyncStream, _: Arc<()>) {
+///     stream.send(Message::new("Hello!"));
+/// }
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_connect_handler(greet);
+/// ```
+pub trait EventHandler<S, S2: Send + Sync + Default + 'static>:
+    Fn(AsyncStream<S2>, Arc<S>) + Send + Sync + 'static
+{
+}
+
+impl<T, S, S2: Send + Sync + Default + 'static> EventHandler<S, S2> for T where
+    T: Fn(AsyncStream<S2>, Arc<S>) + Send + Sync + 'static
+{
+}
+
+/// A function that handles a message.
+///
+/// It gets the stream that the message came from, the message, and the app's state. It may block: only its own
+/// connection waits for it. Those of one connection run one after the other, in the order the messages were sent, but
+/// not always on the same thread: nothing thread-local lasts from one message to the next.
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+/// use std::sync::Arc;
+///
+/// fn echo(stream: AsyncStream, message: Message, _: Arc<()>) {
+///     stream.send(message);
+/// }
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_message_handler(echo);
+/// ```
+pub trait MessageHandler<S, S2: Send + Sync + Default + 'static>:
+    Fn(AsyncStream<S2>, Message, Arc<S>) + Send + Sync + 'static
+{
+}
+
+impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T where
+    T: Fn(AsyncStream<S2>, Message, Arc<S>) + Send + Sync + 'static
+{
+}
+
+/// The program, as the engine calls it.
+pub(super) struct Program<State, StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    pub(super) state: Arc<State>,
+    pub(super) link: Arc<Link>,
+    pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    pub(super) routes: Option<Routes<State>>,
+}
+
+impl<State, StreamState> Program<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn stream(&self, session: &Arc<Session>) -> AsyncStream<StreamState> {
+        // Made on a handler thread: it is user code, and may take its time.
+        let attachment = session
+            .attachment
+            .get_or_init(|| Arc::new(StreamState::default()) as Arc<dyn Any + Send + Sync>);
+        let state = attachment
+            .clone()
+            .downcast::<StreamState>()
+            .unwrap_or_else(|_| unreachable!("only this app attaches anything to its sessions"));
+        AsyncStream::of_session(session.clone(), self.link.clone(), state)
+    }
+}
+
+impl<State, StreamState> Events for Program<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn interests(&self) -> Interests {
+        Interests {
+            open: self.on_connect.is_some(),
+            message: self.on_message.is_some(),
+            close: self.on_disconnect.is_some(),
+            request: self.routes.is_some(),
+        }
+    }
+
+    fn entered(&self, session: &Arc<Session>) {
+        self.link.directory.enter(session);
+    }
+
+    fn left(&self, session: &Session) {
+        self.link.directory.leave(session);
+    }
+
+    fn open(&self, session: &Arc<Session>) {
+        if let Some(handler) = &self.on_connect {
+            handler(self.stream(session), self.state.clone());
+        }
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Message) {
+        if let Some(handler) = &self.on_message {
+            handler(self.stream(session), message, self.state.clone());
+        }
+    }
+
+    fn close(&self, session: &Arc<Session>) {
+        if let Some(handler) = &self.on_disconnect {
+            handler(self.stream(session), self.state.clone());
+        }
+    }
+
+    fn request(&self, request: Request) -> Response {
+        match &self.routes {
+            Some(routes) => routes.serve(request, &self.state),
+            None => unreachable!("the engine asks only where there are routes"),
+        }
+    }
+}

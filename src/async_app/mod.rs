@@ -1,0 +1,18 @@
+//! The asynchronous app: handlers for connections, messages and disconnections, and senders for any thread.
+//!
+//! Depends on `engine` (which calls its handlers), and on `host` (the ways in). It knows names and addresses; the engine
+//! knows numbers. Everything that is sent leaves through `publish`.
+
+mod app;
+mod directory;
+mod handler;
+mod publish;
+mod running;
+mod sender;
+mod stream;
+
+pub use self::app::{AsyncWebsocketApp, HumphreyLink};
+pub use self::handler::{EventHandler, MessageHandler};
+pub use self::running::RunningApp;
+pub use self::sender::AsyncSender;
+pub use self::stream::{AsyncStream, OutgoingMessage, StatefulWebsocketStream};

@@ -1,0 +1,161 @@
+//! The one way out: everything that is sent goes through here.
+
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use super::directory::Directory;
+use crate::engine::{ConnectionId, Hub, Mail, Refused, Session, Status};
+use crate::error::{SendError, SendErrorReason};
+use crate::message::Message;
+use crate::metrics::{Counters, Metrics};
+use crate::protocol::close::{CloseCode, reason_prefix};
+use crate::stream::WebsocketStream;
+
+/// What a linked Humphrey app hands its WebSocket connections over with.
+pub(super) type Hook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
+
+/// What an app shares with its senders and streams, before, while and after it runs.
+#[derive(Default)]
+pub(super) struct Link {
+    hub: OnceLock<Arc<Hub>>,
+    pub(super) directory: Directory,
+    /// Messages that never reached an engine.
+    counters: Counters,
+    hook: OnceLock<Hook>,
+}
+
+// A panic elsewhere leaves none of it half changed: what locks guard is replaced whole.
+impl UnwindSafe for Link {}
+impl RefUnwindSafe for Link {}
+
+/// Who is to get a message.
+pub(super) enum Audience<'a> {
+    Session(&'a Session),
+    Connection(ConnectionId),
+    /// Nobody has that address.
+    Nobody,
+    Everyone,
+}
+
+/// Whether to wait while a mailbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    Wait,
+    Try,
+}
+
+impl Link {
+    pub(super) fn set_hook(&self, hook: Hook) {
+        // The app has made the link itself, for this hook.
+        let _ = self.hook.set(hook);
+    }
+
+    /// The engine runs.
+    pub(super) fn started(&self, hub: Arc<Hub>) {
+        // An app starts once: starting consumes it.
+        let _ = self.hub.set(hub);
+    }
+
+    /// Sends a message. What is not sent is counted, and handed back.
+    pub(super) fn publish(
+        &self,
+        to: Audience<'_>,
+        message: Message,
+        patience: Patience,
+    ) -> Result<(), SendError> {
+        let refuse = |message, reason| Err(SendError { message, reason });
+        let Some(hub) = self.hub.get() else {
+            self.counters.not_running.add(1);
+            return refuse(message, SendErrorReason::Closed);
+        };
+        if message.bytes().len() > hub.message_bytes_max() {
+            self.counters.too_large.add(1);
+            return refuse(message, SendErrorReason::TooLarge);
+        }
+        let frame = message.frame();
+        let id = match to {
+            Audience::Everyone => {
+                let outcome = match patience {
+                    Patience::Wait => hub.broadcast(frame),
+                    Patience::Try => hub.try_broadcast(frame),
+                };
+                return match outcome {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        // Nobody listens: that is no error of the sender's.
+                        self.counters.no_recipient.add(1);
+                        Ok(())
+                    }
+                    Err(refused) => refuse(message, self.refused(refused)),
+                };
+            }
+            Audience::Nobody => {
+                self.counters.no_recipient.add(1);
+                return refuse(message, SendErrorReason::Closed);
+            }
+            Audience::Connection(id) => id,
+            Audience::Session(session) => {
+                match (session.status(), patience) {
+                    (Status::Closed, _) => {
+                        self.counters.closed.add(1);
+                        return refuse(message, SendErrorReason::Closed);
+                    }
+                    (Status::Full, Patience::Try) => return refuse(message, SendErrorReason::Full),
+                    _ => {}
+                }
+                session.id
+            }
+        };
+        let patient = patience == Patience::Wait;
+        match hub.post(id, Mail::Send(id.key(), frame.clone()), patient) {
+            Ok(()) => Ok(()),
+            Err(refused) => refuse(message, self.refused(refused)),
+        }
+    }
+
+    /// A full mailbox is no loss: the message goes back.
+    fn refused(&self, refused: Refused) -> SendErrorReason {
+        match refused {
+            Refused::Full => SendErrorReason::Full,
+            Refused::Closed => {
+                self.counters.not_running.add(1);
+                SendErrorReason::Closed
+            }
+        }
+    }
+
+    /// Closes a connection, behind what was sent to it before.
+    pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
+        if let Some(hub) = self.hub.get() {
+            let mail = Mail::Close(id.key(), code, reason_prefix(reason).into());
+            // Refused only by an engine that stops, and closes everyone.
+            let _ = hub.post(id, mail, true);
+        }
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.hub.get().map_or(0, |hub| hub.members())
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut sum = Metrics::default();
+        self.counters.add_to(&mut sum);
+        if let Some(hub) = self.hub.get() {
+            hub.add_metrics(&mut sum);
+        }
+        sum
+    }
+
+    pub(super) fn shutdown(&self, wait: Duration) {
+        if let Some(hub) = self.hub.get() {
+            hub.stop(wait);
+        }
+        // With its sender gone, the thread that adopts ends, and further hand-overs fail cleanly.
+        if let Some(hook) = self.hook.get() {
+            let mut hook = hook.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            *hook = mpsc::channel().0;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! An app that runs in the background.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::publish::Link;
+use super::sender::AsyncSender;
+use crate::engine::Engine;
+
+/// An app that was started with [`AsyncWebsocketApp::start`](crate::AsyncWebsocketApp::start).
+///
+/// Dropping it does not stop the app.
+#[must_use = "the app runs on, but nothing will wait for its end"]
+pub struct RunningApp {
+    pub(super) engine: Engine,
+    pub(super) link: Arc<Link>,
+    pub(super) address: Option<SocketAddr>,
+}
+
+impl RunningApp {
+    /// The address that the app listens on; `None` if it is linked to a Humphrey app, which listens for it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// A sender for the app.
+    pub fn sender(&self) -> AsyncSender {
+        AsyncSender(self.link.clone())
+    }
+
+    /// Waits until the app has stopped.
+    pub fn join(self) {
+        self.engine.join();
+    }
+
+    /// Stops the app ([`AsyncSender::shutdown`]) and waits until it has.
+    pub fn shutdown(self, wait: Duration) {
+        self.link.shutdown(wait);
+        self.join();
+    }
+}
+
+impl std::fmt::Debug for RunningApp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningApp")
+            .field("local_addr", &self.address)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+//! Sending from anywhere.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::publish::{Audience, Link, Patience};
+use crate::engine::ConnectionId;
+use crate::error::SendError;
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::protocol::close::CloseCode;
+
+/// Sends to one client or to all, from any thread, at any time: before the app runs, while it does, and after.
+///
+/// Taken with [`AsyncWebsocketApp::sender`](crate::AsyncWebsocketApp::sender). Clones are cheap. What one thread
+/// broadcasts arrives at every client in that order.
+///
+/// ```no_run
+/// use humphrey_ws::{AsyncWebsocketApp, Message};
+/// use std::{io::stdin, thread::spawn};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+/// let sender = app.sender();
+/// spawn(move || {
+///     for line in stdin().lines().map_while(Result::ok) {
+///         sender.broadcast(Message::new(line));
+///     }
+/// });
+/// app.run();
+/// ```
+#[derive(Clone)]
+pub struct AsyncSender(pub(super) Arc<Link>);
+
+impl AsyncSender {
+    /// Sends a message to the client with that address. Does nothing, but count, if there is none.
+    ///
+    /// Waits only while the engine's own mailbox is full, never for the client.
+    pub fn send(&self, address: SocketAddr, message: Message) {
+        let _ = self.to_address(address, message, Patience::Wait);
+    }
+
+    /// Sends a message to the client with that address, or hands it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::SendErrorReason::Closed) if there is no such client, or the app does not run;
+    /// [`Full`](crate::SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is
+    /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
+    pub fn try_send(&self, address: SocketAddr, message: Message) -> Result<(), SendError> {
+        self.to_address(address, message, Patience::Try)
+    }
+
+    fn to_address(
+        &self,
+        address: SocketAddr,
+        message: Message,
+        patience: Patience,
+    ) -> Result<(), SendError> {
+        let session = self.0.directory.find(address);
+        let to = session
+            .as_deref()
+            .map_or(Audience::Nobody, Audience::Session);
+        self.0.publish(to, message, patience)
+    }
+
+    /// Sends a message to one connection. Does nothing, but count, if it has gone.
+    ///
+    /// Unlike an address, an id never comes to mean another client.
+    pub fn send_to(&self, id: ConnectionId, message: Message) {
+        let _ = self
+            .0
+            .publish(Audience::Connection(id), message, Patience::Wait);
+    }
+
+    /// Sends a message to everyone who is connected.
+    ///
+    /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
+    /// is connected, and before and after the app runs.
+    pub fn broadcast(&self, message: Message) {
+        let _ = self.0.publish(Audience::Everyone, message, Patience::Wait);
+    }
+
+    /// Sends a message to everyone who is connected, or hands it back: then nobody gets it.
+    ///
+    /// That nobody is connected is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::SendErrorReason::Full) if a mailbox of the engine is full;
+    /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
+    /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
+    pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
+        self.0.publish(Audience::Everyone, message, Patience::Try)
+    }
+
+    /// Closes a connection, behind what was sent to it before; see [`AsyncStream::close`](crate::AsyncStream::close).
+    pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
+        self.0.close(id, code, reason);
+    }
+
+    /// How many clients are connected.
+    pub fn connections(&self) -> usize {
+        self.0.connections()
+    }
+
+    /// What the app has done so far.
+    pub fn metrics(&self) -> Metrics {
+        self.0.metrics()
+    }
+
+    /// Stops the app, and returns at once: [`AsyncWebsocketApp::run`](crate::AsyncWebsocketApp::run) returns when it
+    /// is done, which is after `wait` at the latest.
+    ///
+    /// Nobody is accepted any more; messages that were taken are delivered; everyone is sent a close frame with 1001
+    /// (RFC 6455 §7.4.1), and disconnect handlers run. Handlers that last longer than `wait` are left behind, and those
+    /// clients' disconnect handlers with them.
+    pub fn shutdown(&self, wait: Duration) {
+        self.0.shutdown(wait);
+    }
+}
+
+impl std::fmt::Debug for AsyncSender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AsyncSender")
+            .field("connections", &self.connections())
+            .finish()
+    }
+}

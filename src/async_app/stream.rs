@@ -1,0 +1,248 @@
+//! One connection, as its handlers see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::publish::{Audience, Link, Patience};
+use crate::engine::{ConnectionId, Session};
+use crate::error::{SendError, SendErrorReason};
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::stream::WebsocketStream;
+
+/// A message to be sent to a client, as a stream that was made with [`AsyncStream::new`] puts it into its channel.
+#[derive(Debug)]
+pub enum OutgoingMessage {
+    /// For the client with this address.
+    Message(SocketAddr, Message),
+    /// For everyone.
+    Broadcast(Message),
+}
+
+/// A blocking stream together with its state.
+///
+/// It has no constructor and no methods; 0.5.1 exposed it, so its name stays.
+#[allow(dead_code)]
+#[allow(missing_debug_implementations)] // 0.5.1 had none, and a blocking stream has nothing to show.
+pub struct StatefulWebsocketStream<StreamState = ()>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    inner: WebsocketStream,
+    state: Arc<StreamState>,
+}
+
+/// A connection, as its handlers get it.
+///
+/// Messages are queued and sent as soon as the client takes them; nothing here waits for a client. What one handler
+/// sends leaves in the order it was sent. The stream may be kept and used from any thread; once its connection has
+/// gone, sending is a no-op, which is counted ([`Dropped::closed`](crate::Dropped::closed)).
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// // The second type parameter is the state that each stream has of its own.
+/// let app: AsyncWebsocketApp<(), AtomicUsize> = AsyncWebsocketApp::new()
+///     .with_message_handler(|stream: AsyncStream<AtomicUsize>, _, _| {
+///         let count = stream.state.fetch_add(1, Ordering::Relaxed) + 1;
+///         stream.send(Message::new(format!("{count} from {}", stream.peer_addr())));
+///     });
+/// ```
+pub struct AsyncStream<StreamState = ()>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    way: Way,
+    /// The stream's own state: the same for all its handlers.
+    pub state: Arc<StreamState>,
+}
+
+enum Way {
+    Engine {
+        session: Arc<Session>,
+        link: Arc<Link>,
+    },
+    /// For tests of handlers, without an app.
+    Channel {
+        address: SocketAddr,
+        sender: Sender<OutgoingMessage>,
+        connected: bool,
+    },
+}
+
+impl<StreamState> AsyncStream<StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Makes a stream that puts what is sent into a channel, to test a handler without an app.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncStream, Message, async_app::OutgoingMessage};
+    /// use std::sync::{Arc, mpsc};
+    ///
+    /// fn echo(stream: AsyncStream, message: Message, _: Arc<()>) {
+    ///     stream.send(message);
+    /// }
+    ///
+    /// let (sender, sent) = mpsc::channel();
+    /// let address = "127.0.0.1:1234".parse().unwrap();
+    /// echo(AsyncStream::new(address, sender, Arc::new(())), Message::new("hi"), Arc::new(()));
+    /// assert!(matches!(sent.recv(), Ok(OutgoingMessage::Message(to, _)) if to == address));
+    /// ```
+    pub fn new(addr: SocketAddr, sender: Sender<OutgoingMessage>, state: Arc<StreamState>) -> Self {
+        Self::of_channel(addr, sender, state, true)
+    }
+
+    /// The same for a stream that is disconnected: it can broadcast, and its `send` does nothing.
+    pub fn disconnected(
+        addr: SocketAddr,
+        sender: Sender<OutgoingMessage>,
+        state: Arc<StreamState>,
+    ) -> Self {
+        Self::of_channel(addr, sender, state, false)
+    }
+
+    fn of_channel(
+        address: SocketAddr,
+        sender: Sender<OutgoingMessage>,
+        state: Arc<StreamState>,
+        connected: bool,
+    ) -> Self {
+        let way = Way::Channel {
+            address,
+            sender,
+            connected,
+        };
+        Self { way, state }
+    }
+
+    pub(super) fn of_session(
+        session: Arc<Session>,
+        link: Arc<Link>,
+        state: Arc<StreamState>,
+    ) -> Self {
+        let way = Way::Engine { session, link };
+        Self { way, state }
+    }
+
+    /// Sends a message to the client. Does nothing if the connection has gone, or the message is longer than
+    /// [`Limits::message_bytes_max`](crate::Limits::message_bytes_max); both are counted.
+    ///
+    /// Waits only while the engine's own mailbox is full, never for the client: what happens when the client reads
+    /// too slowly is [`SlowConsumer`](crate::SlowConsumer)'s to say.
+    pub fn send(&self, message: Message) {
+        // The same without the message coming back.
+        let _ = self.publish(message, Patience::Wait);
+    }
+
+    /// Sends a message to the client, or hands it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is full;
+    /// [`Closed`](SendErrorReason::Closed) if the connection has gone;
+    /// [`TooLarge`](SendErrorReason::TooLarge) if the message is longer than the limit.
+    pub fn try_send(&self, message: Message) -> Result<(), SendError> {
+        self.publish(message, Patience::Try)
+    }
+
+    fn publish(&self, message: Message, patience: Patience) -> Result<(), SendError> {
+        match &self.way {
+            Way::Engine { session, link } => {
+                link.publish(Audience::Session(session), message, patience)
+            }
+            Way::Channel {
+                address,
+                sender,
+                connected: true,
+            } => sender
+                .send(OutgoingMessage::Message(*address, message))
+                .map_err(handed_back),
+            Way::Channel { .. } => Err(SendError {
+                message,
+                reason: SendErrorReason::Closed,
+            }),
+        }
+    }
+
+    /// Sends a message to everyone who is connected, this client included.
+    ///
+    /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
+    pub fn broadcast(&self, message: Message) {
+        match &self.way {
+            Way::Engine { link, .. } => {
+                let _ = link.publish(Audience::Everyone, message, Patience::Wait);
+            }
+            Way::Channel { sender, .. } => {
+                // As 0.5.1: who has dropped the receiver does not want to know.
+                let _ = sender.send(OutgoingMessage::Broadcast(message));
+            }
+        }
+    }
+
+    /// Closes the connection, behind what was sent before (RFC 6455 §7.1.2). The reason is cut to 123 bytes.
+    ///
+    /// What the client sends from now on is not handled. The disconnect handler runs when the client has answered, or
+    /// has not in time ([`Limits::close_timeout`](crate::Limits::close_timeout)). On a stream that was made with
+    /// [`AsyncStream::new`] this does nothing.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, CloseCode};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
+    /// ```
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        if let Way::Engine { session, link } = &self.way {
+            link.close(session.id, code, reason);
+        }
+    }
+
+    /// The address of the client.
+    pub fn peer_addr(&self) -> SocketAddr {
+        match &self.way {
+            Way::Engine { session, .. } => session.peer,
+            Way::Channel { address, .. } => *address,
+        }
+    }
+
+    /// The identity of the connection, which no other ever has. Streams that were made with [`AsyncStream::new`] have
+    /// one that belongs to no connection.
+    pub fn id(&self) -> ConnectionId {
+        match &self.way {
+            Way::Engine { session, .. } => session.id,
+            Way::Channel { .. } => ConnectionId::NOBODY,
+        }
+    }
+
+    /// The path that the client has asked for, without the query: `/` if it is not known, as for a stream that was
+    /// handed over with [`WebsocketStream::new`].
+    pub fn path(&self) -> &str {
+        match &self.way {
+            Way::Engine { session, .. } => session.target.split('?').next().unwrap_or("/"),
+            Way::Channel { .. } => "/",
+        }
+    }
+}
+
+impl<StreamState> std::fmt::Debug for AsyncStream<StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AsyncStream")
+            .field("id", &self.id())
+            .field("peer_addr", &self.peer_addr())
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}
+
+fn handed_back(error: std::sync::mpsc::SendError<OutgoingMessage>) -> SendError {
+    let (OutgoingMessage::Message(_, message) | OutgoingMessage::Broadcast(message)) = error.0;
+    SendError {
+        message,
+        reason: SendErrorReason::Closed,
+    }
+}

@@ -1,0 +1,550 @@
+//! A shard, without its thread and its poll: one owned value that can be moved.
+//!
+//! Everything that a shard has in progress is in here, nothing on a thread's stack. It takes readiness, time and
+//! transports as arguments, so tests run it without a socket. A turn is: `collect` the mailbox, `ready` for each
+//! readiness, `turn`, then sleep for `wait`. Each step has a bound, so none starves another.
+//!
+//! What a connection does in its role stands in `websocket` and `request`, what concerns many in `delivery`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::delivery::Delivery;
+use super::events::Interests;
+use super::hub::{Hub, Link, Newcomer, Upgraded, Word};
+use super::id::Key;
+use super::pool::{Job, Pool};
+use super::request::Http;
+use super::slots::Slots;
+use super::timers::{Tick, Timers};
+use super::websocket::WebSocket;
+use crate::metrics::Counters;
+use crate::transport::Transport;
+
+/// Read at once from one connection, into a buffer that all connections of a shard share. A connection that has more
+/// waits for the next turn.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+pub(crate) struct Core<T: Transport> {
+    pub(super) index: u16,
+    pub(super) hub: Arc<Hub>,
+    pub(super) interests: Interests,
+    pub(super) events: Arc<dyn super::events::Events>,
+    registry: T::Registry,
+    pub(super) conns: Slots<Conn<T>>,
+    pub(super) timers: Timers,
+    /// When this turn began.
+    pub(super) now: Instant,
+    pub(super) tick: Tick,
+    /// Connections to read from in this turn.
+    ready: Vec<u32>,
+    /// Connections with something to write at the end of this turn.
+    dirty: Vec<u32>,
+    /// For the handlers, at the end of this turn.
+    pub(super) jobs: Vec<Job>,
+    pub(super) delivery: Delivery,
+    words: Vec<Word>,
+    arrivals: Vec<Newcomer>,
+    /// Somebody closed a connection: accepting may work again.
+    pub(super) accept_again: bool,
+    /// Connections that have no request yet, the oldest first; some have moved on.
+    pub(super) heads: VecDeque<Key>,
+    /// How many are in the role of `Http`.
+    pub(super) heads_len: usize,
+    read_buffer: Box<[u8]>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) stop: Stop,
+}
+
+/// How far the end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Running,
+    /// What was taken is still being delivered.
+    Draining(Instant),
+    /// Everyone has been told.
+    Closing(Instant),
+}
+
+/// One connection.
+pub(super) struct Conn<T> {
+    /// None once it broke.
+    pub(super) transport: Option<T>,
+    pub(super) role: Role,
+    /// There may be something to read: readiness is reported only once.
+    pub(super) readable: bool,
+    /// The other side will send nothing more: read until the end shows.
+    pub(super) hangup: bool,
+    /// It is in `ready`.
+    queued: bool,
+    /// It is in `dirty`.
+    dirty: bool,
+    /// When `timers` will have it looked at.
+    timer: Option<Tick>,
+}
+
+pub(super) enum Role {
+    /// Reads a request head or is answered.
+    Http(Box<Http>),
+    WebSocket(WebSocket),
+    /// Everything is said; the other side's end is waited for, so that what was sent is not lost by a reset.
+    Lingering(Tick),
+}
+
+impl<T: Transport> Core<T> {
+    pub(crate) fn new(
+        index: u16,
+        hub: Arc<Hub>,
+        events: Arc<dyn super::events::Events>,
+        registry: T::Registry,
+        now: Instant,
+    ) -> Self {
+        let timers = Timers::new(now);
+        Self {
+            index,
+            interests: events.interests(),
+            events,
+            registry,
+            conns: Slots::new(),
+            tick: timers.now(now),
+            timers,
+            now,
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            jobs: Vec::new(),
+            delivery: Delivery::new(&hub.settings),
+            hub,
+            words: Vec::new(),
+            arrivals: Vec::new(),
+            accept_again: false,
+            heads: VecDeque::new(),
+            heads_len: 0,
+            read_buffer: vec![0; READ_BYTES].into(),
+            scratch: Vec::new(),
+            stop: Stop::Running,
+        }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.hub.shards[usize::from(self.index)]
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.link().counters
+    }
+
+    /// Begins a turn: takes what others have left. Messages are delivered before word of the handlers that sent them.
+    pub(crate) fn collect(&mut self, now: Instant) {
+        self.now = now;
+        self.tick = self.timers.now(now);
+        self.take_mail();
+        let mut words = std::mem::take(&mut self.words);
+        for word in words.drain(..) {
+            match word {
+                Word::Done(key, done) => self.done(key, done),
+                Word::Newcomer(newcomer) => self.arrivals.push(*newcomer),
+                Word::Stop(deadline) => self.begin_stop(deadline),
+                Word::Accept => self.accept_again = true,
+            }
+        }
+        self.words = words;
+    }
+
+    /// Takes data unless it is paced, and word always.
+    fn take_mail(&mut self) {
+        let mailbox = &self.hub.shards[usize::from(self.index)].mailbox;
+        let wants_data = self.delivery.wants_mail();
+        let data = wants_data.then_some(&mut self.delivery.mail);
+        let pushed = mailbox.take(data, &mut self.words);
+        self.delivery.taken(pushed);
+        self.deliver_mail();
+    }
+
+    /// Connections that others have handed over since the last call.
+    pub(crate) fn arrivals(&mut self) -> Vec<Newcomer> {
+        std::mem::take(&mut self.arrivals)
+    }
+
+    /// Whether accepting may work again since the last call.
+    pub(crate) fn takes_accept_again(&mut self) -> bool {
+        std::mem::take(&mut self.accept_again)
+    }
+
+    /// Takes in a connection, which `hub.shards[index].load` counts already.
+    pub(crate) fn insert(
+        &mut self,
+        mut transport: T,
+        peer: SocketAddr,
+        upgraded: Option<Upgraded>,
+    ) {
+        self.counters().accepted.add(1);
+        self.hub.connected();
+        if self.stop != Stop::Running {
+            self.forget();
+            return;
+        }
+        let key = self.conns.next_key();
+        if let Err(error) = transport.register(&self.registry, key.to_token()) {
+            log::error!("{peer} could not be polled and is disconnected: {error}");
+            self.counters().refused.add(1);
+            self.forget();
+            return;
+        }
+        self.conns.insert(Conn {
+            transport: Some(transport),
+            role: Role::Http(Box::new(Http::new(peer, self.tick))),
+            // Bytes may have come before the registration.
+            readable: true,
+            hangup: false,
+            queued: false,
+            dirty: false,
+            timer: None,
+        });
+        self.begin_head(key.slot);
+        if let Some(upgraded) = upgraded {
+            if self.hub.is_full() {
+                self.refuse_upgraded(key.slot);
+                return;
+            }
+            self.open(key.slot, peer, upgraded.target, None);
+            if let Some(received) = upgraded.received {
+                self.resume(key.slot, received);
+            }
+        }
+        self.want_read(key.slot);
+    }
+
+    /// A connection counts no longer.
+    fn forget(&self) {
+        self.link().load.fetch_sub(1, Relaxed);
+        self.hub.disconnected();
+    }
+
+    /// Readiness of a connection.
+    pub(crate) fn ready(&mut self, token: usize, readable: bool, hangup: bool, writable: bool) {
+        let Some(slot) = self.conns.find(Key::from_token(token)) else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if readable || hangup {
+            conn.readable = true;
+            conn.hangup |= hangup;
+            self.want_read(slot);
+        }
+        if writable {
+            self.want_write(slot);
+        }
+    }
+
+    /// Has a connection read in this turn, or the next if this one's reading is over.
+    pub(super) fn want_read(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot)
+            && conn.readable
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.ready.push(slot);
+        }
+    }
+
+    /// Has a connection written at the end of this turn.
+    pub(super) fn want_write(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// The turn proper: reads, timers, writes; then jobs go to the handlers.
+    pub(crate) fn turn(&mut self) {
+        for slot in std::mem::take(&mut self.ready) {
+            if let Some(conn) = self.conns.get_mut(slot) {
+                conn.queued = false;
+                self.read(slot);
+            }
+        }
+        while let Some((at, slot)) = self.timers.expired(self.tick) {
+            if let Some(conn) = self.conns.get_mut(slot)
+                && conn.timer == Some(at)
+            {
+                conn.timer = None;
+                self.expire(slot);
+                self.arm(slot);
+            }
+        }
+        self.go_on_stopping();
+        // Handlers begin while this thread writes.
+        Pool::push(&self.hub, &mut self.jobs, self.now);
+        self.flush();
+        // What the flush has set going, as when a client has read on.
+        Pool::push(&self.hub, &mut self.jobs, self.now);
+    }
+
+    fn flush(&mut self) {
+        self.flush_run();
+        while !self.dirty.is_empty() {
+            for slot in std::mem::take(&mut self.dirty) {
+                if let Some(conn) = self.conns.get_mut(slot) {
+                    conn.dirty = false;
+                    self.write(slot);
+                    self.arm(slot);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, slot: u32) {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        if let Some(n) = self.read_into(slot, &mut buffer) {
+            self.input(slot, &mut buffer[..n]);
+        }
+        self.read_buffer = buffer;
+        self.arm(slot);
+    }
+
+    /// Reads once, if the connection wants to be read. Returns how much there is; the end is handled here.
+    fn read_into(&mut self, slot: u32, buffer: &mut [u8]) -> Option<usize> {
+        if !self.wants_input(slot) {
+            return None;
+        }
+        let conn = self.conns.get_mut(slot)?;
+        let transport = conn.transport.as_mut()?;
+        match transport.read(buffer) {
+            Ok(0) => {
+                conn.readable = false;
+                self.input_ended(slot);
+                None
+            }
+            Ok(n) => {
+                // A short read means an empty socket, unless its end is still to be seen.
+                if n < buffer.len() && !conn.hangup {
+                    conn.readable = false;
+                } else {
+                    self.want_read(slot);
+                }
+                Some(n)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                conn.readable = false;
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.want_read(slot);
+                None
+            }
+            Err(_) => {
+                self.broken(slot);
+                None
+            }
+        }
+    }
+
+    fn wants_input(&self, slot: u32) -> bool {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::Http(http)) => http.wants_input(),
+            Some(Role::WebSocket(ws)) => ws.wants_input(&self.hub.settings.limits),
+            Some(Role::Lingering(_)) => true,
+            None => false,
+        }
+    }
+
+    fn input(&mut self, slot: u32, bytes: &mut [u8]) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::Http(_)) => self.http_input(slot, bytes),
+            Some(Role::WebSocket(_)) => self.ws_input(slot, bytes),
+            Some(Role::Lingering(_)) | None => {}
+        }
+    }
+
+    /// The other side has ended its stream.
+    fn input_ended(&mut self, slot: u32) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::Http(_)) => self.http_ended(slot),
+            Some(Role::WebSocket(_)) => self.ws_ended(slot),
+            Some(Role::Lingering(_)) => self.free(slot),
+            None => {}
+        }
+    }
+
+    /// The connection broke: nothing more comes, and nothing more gets through.
+    pub(super) fn broken(&mut self, slot: u32) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(_)) => self.ws_broken(slot),
+            Some(Role::Http(_)) => {
+                self.counters().refused.add(1);
+                self.free(slot);
+            }
+            Some(Role::Lingering(_)) => self.free(slot),
+            None => {}
+        }
+    }
+
+    fn write(&mut self, slot: u32) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::Http(_)) => self.http_write(slot),
+            Some(Role::WebSocket(_)) => self.ws_write(slot),
+            Some(Role::Lingering(_)) | None => {}
+        }
+    }
+
+    /// A deadline of the connection may have come.
+    fn expire(&mut self, slot: u32) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::Http(_)) => self.http_expire(slot),
+            Some(Role::WebSocket(_)) => self.ws_expire(slot),
+            Some(&Role::Lingering(until)) => {
+                if until <= self.tick {
+                    self.free(slot);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Sees to it that the connection is looked at when its next deadline comes.
+    pub(super) fn arm(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let next = match &conn.role {
+            Role::Http(http) => Some(http.deadline()),
+            Role::WebSocket(ws) => ws.deadline(&self.hub.settings),
+            Role::Lingering(until) => Some(*until),
+        };
+        if let Some(next) = next
+            && conn.timer.is_none_or(|timer| next < timer)
+        {
+            conn.timer = Some(next);
+            self.timers.schedule(next, slot);
+        }
+    }
+
+    /// Says that nothing more will be written, and waits for the other side to do the same.
+    pub(super) fn linger(&mut self, slot: u32) {
+        let until = self.tick.after(self.hub.settings.limits.close_timeout);
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Some(transport) = conn.transport.as_mut() else {
+            self.free(slot);
+            return;
+        };
+        transport.finish();
+        if let Role::Http(_) = std::mem::replace(&mut conn.role, Role::Lingering(until)) {
+            self.heads_len -= 1;
+        }
+        if let Some(conn) = self.conns.get_mut(slot) {
+            // What is unread must be read, or closing would reset.
+            conn.readable = true;
+        }
+        self.want_read(slot);
+        self.arm(slot);
+    }
+
+    /// Ends a connection here and now.
+    pub(super) fn free(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.remove(slot) {
+            if let Role::Http(_) = conn.role {
+                self.heads_len -= 1;
+            }
+            drop(conn);
+            self.forget();
+        }
+    }
+
+    /// How long the shard may sleep: not at all, until a deadline, or for ever.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        if !self.ready.is_empty() || !self.dirty.is_empty() || self.mail_can_go_on() {
+            return Some(Duration::ZERO);
+        }
+        let mailbox = &self.link().mailbox;
+        if !mailbox.sleep(!self.delivery.wants_mail()) {
+            return Some(Duration::ZERO);
+        }
+        let stop = match self.stop {
+            Stop::Running => None,
+            Stop::Draining(deadline) | Stop::Closing(deadline) => {
+                Some(deadline.saturating_duration_since(now))
+            }
+        };
+        match (self.timers.wait(now), stop) {
+            (Some(timer), Some(stop)) => Some(timer.min(stop)),
+            (timer, stop) => timer.or(stop),
+        }
+    }
+
+    fn begin_stop(&mut self, deadline: Instant) {
+        match self.stop {
+            Stop::Running => self.stop = Stop::Draining(deadline),
+            // A second wish to stop can only hasten the first.
+            Stop::Draining(first) => self.stop = Stop::Draining(first.min(deadline)),
+            Stop::Closing(first) => self.stop = Stop::Closing(first.min(deadline)),
+        }
+    }
+
+    fn go_on_stopping(&mut self) {
+        if let Stop::Draining(deadline) = self.stop
+            && (self.delivery.is_empty() || self.now >= deadline)
+        {
+            self.stop = Stop::Closing(deadline);
+            for slot in self.conns.used() {
+                match self.conns.get(slot).map(|conn| &conn.role) {
+                    Some(Role::Http(_)) => self.http_stop(slot),
+                    Some(Role::WebSocket(_)) => self.ws_stop(slot),
+                    _ => {}
+                }
+                self.arm(slot);
+            }
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop != Stop::Running
+    }
+
+    /// Whether the shard has nothing left to do, or no time.
+    pub(crate) fn is_finished(&self) -> bool {
+        match self.stop {
+            Stop::Running => false,
+            Stop::Draining(deadline) => self.now >= deadline,
+            Stop::Closing(deadline) => self.conns.len() == 0 || self.now >= deadline,
+        }
+    }
+
+    /// The end: everyone who is left is disconnected, and what was not delivered is counted.
+    pub(crate) fn finish(mut self) {
+        for slot in self.conns.used() {
+            if let Some(Role::WebSocket(_)) = self.conns.get(slot).map(|conn| &conn.role) {
+                self.ws_abandon(slot);
+            }
+            self.free(slot);
+        }
+        Pool::push(&self.hub, &mut self.jobs, self.now);
+        self.take_rest();
+    }
+
+    fn take_rest(&mut self) {
+        let mut rest = std::mem::take(&mut self.delivery.mail);
+        self.counters().not_running.add(rest.len() as u64);
+        rest.clear();
+        let mut words = Vec::new();
+        self.link().mailbox.take(Some(&mut rest), &mut words);
+        self.counters().not_running.add(rest.len() as u64);
+    }
+
+    pub(super) fn job(&mut self, key: Key, work: super::pool::Work) {
+        self.jobs.push(Job {
+            shard: self.index,
+            key,
+            work,
+        });
+    }
+}

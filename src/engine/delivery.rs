@@ -1,0 +1,452 @@
+//! From the mailbox to the outboxes: messages for one, and for everyone.
+//!
+//! Broadcasts of a turn are joined: they gather in one `run` of frames, which each member is sent with one write when
+//! the turn ends, or when the run is long enough. A lone broadcast never waits for company. What is meant for one
+//! connection only goes behind the part of the run that came before it, so order holds between the two.
+//!
+//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
+//! the mailbox, and its producers wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering::SeqCst;
+
+use bytes::{Bytes, BytesMut};
+
+use super::core::{Core, Role};
+use super::hub::{Mail, Settings};
+use super::outbox::{GATHER_BYTES_MAX, whole_frames};
+use super::slow_consumer::{Verdict, judge};
+use super::websocket::WebSocket;
+use crate::limits::SlowConsumer;
+use crate::protocol::close::CloseCode;
+use crate::transport::Transport;
+
+/// Frames from this size on are not copied into a run: they are one by themselves.
+const JOIN_BELOW_BYTES: usize = 16 << 10;
+
+pub(super) struct Delivery {
+    /// Taken out of the mailbox, and not delivered yet.
+    pub(super) mail: VecDeque<Mail>,
+    /// Broadcasts of this turn that the members have still to be sent, from each one's `run_from`.
+    run: BytesMut,
+    run_messages: u32,
+    run_bytes_max: usize,
+    /// Everyone.
+    members: Vec<u32>,
+    /// Whether producers wait for congested members.
+    paces: bool,
+    /// Members whose outbox has not room for `need` bytes.
+    congested: usize,
+    need: usize,
+    need_usual: usize,
+    /// Mail that was ever left, as of the last look, and that was ever delivered.
+    pushed: u64,
+    delivered: u64,
+    /// Connections whose end waits for mail that was left before it.
+    waiting: Vec<u32>,
+}
+
+impl Delivery {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let half = settings.limits.outbox_bytes_max / 2;
+        Self {
+            mail: VecDeque::new(),
+            run: BytesMut::new(),
+            run_messages: 0,
+            // With half of the outbox kept free, a paced member has room for any run.
+            run_bytes_max: GATHER_BYTES_MAX.min(half),
+            members: Vec::new(),
+            paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
+            congested: 0,
+            need: half,
+            need_usual: half,
+            pushed: 0,
+            delivered: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.paces && self.congested > 0
+    }
+
+    /// Whether the mailbox is to be emptied.
+    pub(super) fn wants_mail(&self) -> bool {
+        self.mail.is_empty() && !self.is_paced()
+    }
+
+    pub(super) fn taken(&mut self, pushed: u64) {
+        self.pushed = pushed;
+    }
+
+    /// A mark behind all mail that has been left by now.
+    pub(super) fn mark(&self) -> u64 {
+        self.pushed
+    }
+
+    pub(super) fn has_delivered(&self, mark: u64) -> bool {
+        self.delivered >= mark
+    }
+
+    /// Nothing that was left by the last look waits for delivery.
+    pub(super) fn is_empty(&self) -> bool {
+        self.has_delivered(self.pushed)
+    }
+
+    /// Has the end of a connection wait for earlier mail.
+    pub(super) fn wait(&mut self, slot: u32) {
+        self.waiting.push(slot);
+    }
+
+    /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
+    pub(super) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
+        let bytes = ws.outbox.bytes();
+        let congested = ws.is_member() && bytes > 0 && bytes.saturating_add(self.need) > bytes_max;
+        if congested != ws.congested {
+            ws.congested = congested;
+            if congested {
+                self.congested += 1;
+            } else {
+                self.congested -= 1;
+            }
+        }
+        congested
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Whether held mail could be delivered now.
+    pub(super) fn mail_can_go_on(&self) -> bool {
+        !self.delivery.mail.is_empty() && !self.delivery.is_paced()
+    }
+
+    /// Delivers mail, until it is all delivered or producers are to wait.
+    pub(super) fn deliver_mail(&mut self) {
+        while let Some(mail) = self.delivery.mail.front() {
+            if self.delivery.paces {
+                let len = match mail {
+                    Mail::Send(_, frame) | Mail::Broadcast(frame) => frame.len(),
+                    Mail::Close(..) => 0,
+                };
+                self.need_room(len);
+                if self.delivery.is_paced() {
+                    return;
+                }
+            }
+            let Some(mail) = self.delivery.mail.pop_front() else {
+                return;
+            };
+            self.delivery.delivered += 1;
+            match mail {
+                Mail::Broadcast(frame) => self.broadcast(frame),
+                Mail::Send(key, frame) => match self.conns.find(key) {
+                    Some(slot) => self.send(slot, frame),
+                    None => self.counters().no_recipient.add(1),
+                },
+                Mail::Close(key, code, reason) => {
+                    if let Some(slot) = self.conns.find(key) {
+                        self.close_ws(slot, code, &reason);
+                        self.arm(slot);
+                    }
+                }
+            }
+        }
+        if self.delivery.paces {
+            self.need_room(0);
+        }
+        for slot in std::mem::take(&mut self.delivery.waiting) {
+            self.advance(slot);
+        }
+    }
+
+    /// Asks every outbox for room for a message of that length, which may be longer than usual.
+    fn need_room(&mut self, len: usize) {
+        let need = len.max(self.delivery.need_usual);
+        if need == self.delivery.need {
+            return;
+        }
+        // What a longer message has in front of it must be on its way before it can be judged.
+        self.flush_run();
+        self.delivery.need = need;
+        for index in 0..self.delivery.members.len() {
+            let slot = self.delivery.members[index];
+            self.note_fill(slot);
+        }
+    }
+
+    /// Keeps count of the congested, and of how long each has been so.
+    pub(super) fn note_fill(&mut self, slot: u32) {
+        let bytes_max = self.hub.settings.limits.outbox_bytes_max;
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            let was = ws.congested;
+            let is = self.delivery.note_fill(ws, bytes_max);
+            if was != is {
+                ws.congestion_changed(self.tick, &self.hub.settings);
+            }
+        }
+    }
+
+    /// Everyone is sent this frame when the turn ends.
+    fn broadcast(&mut self, frame: Bytes) {
+        if self.delivery.members.is_empty() {
+            self.counters().no_recipient.add(1);
+            return;
+        }
+        if frame.len() >= JOIN_BELOW_BYTES.min(self.delivery.run_bytes_max) {
+            self.flush_run();
+            self.deliver_run(frame, 1);
+            return;
+        }
+        if self.delivery.run.len() + frame.len() > self.delivery.run_bytes_max {
+            self.flush_run();
+        }
+        if self.delivery.run.capacity() - self.delivery.run.len() < frame.len() {
+            self.delivery.run.reserve(GATHER_BYTES_MAX);
+        }
+        self.delivery.run.extend_from_slice(&frame);
+        self.delivery.run_messages += 1;
+    }
+
+    /// Sends what has gathered for everyone.
+    pub(super) fn flush_run(&mut self) {
+        if self.delivery.run_messages == 0 {
+            return;
+        }
+        let run = self.delivery.run.split().freeze();
+        let messages = std::mem::take(&mut self.delivery.run_messages);
+        self.deliver_run(run, messages);
+    }
+
+    /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
+    fn deliver_run(&mut self, run: Bytes, messages: u32) {
+        let bytes_max = self.hub.settings.limits.outbox_bytes_max;
+        let members = std::mem::take(&mut self.delivery.members);
+        let mut left_bytes = 0;
+        let mut left_messages = 0;
+        // Cases that may change who is a member come after.
+        let mut broken = Vec::new();
+        let mut offers = Vec::new();
+        let mut blocked = Vec::new();
+        for &slot in &members {
+            let Some(conn) = self.conns.get_mut(slot) else {
+                continue;
+            };
+            let (Role::WebSocket(ws), Some(transport)) = (&mut conn.role, &mut conn.transport)
+            else {
+                continue;
+            };
+            let from = std::mem::take(&mut ws.run_from) as usize;
+            if from >= run.len() {
+                continue;
+            }
+            let own_messages = match from {
+                0 => messages,
+                _ => whole_frames(&run[from..], usize::MAX).1,
+            };
+            if !ws.outbox.is_empty() {
+                offers.push((slot, run.slice(from..), own_messages));
+                continue;
+            }
+            let piece = &run[from..];
+            match transport.write(piece) {
+                Ok(n) if n == piece.len() => {
+                    left_bytes += n as u64;
+                    left_messages += u64::from(own_messages);
+                }
+                Ok(n) => {
+                    left_bytes += n as u64;
+                    // The frame in progress goes on; what does not fit behind it meets the policy.
+                    let (rest, kept) = whole_frames(piece, n.saturating_add(bytes_max));
+                    left_messages += ws.outbox.push_rest(run.slice(from..from + rest), kept, n);
+                    ws.blocked(self.tick);
+                    if rest < piece.len() {
+                        offers.push((slot, run.slice(from + rest..), own_messages - kept));
+                    } else {
+                        blocked.push(slot);
+                    }
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    ws.blocked(self.tick);
+                    offers.push((slot, run.slice(from..), own_messages));
+                }
+                Err(_) => {
+                    self.hub.shards[usize::from(self.index)]
+                        .counters
+                        .closed
+                        .add(u64::from(own_messages));
+                    broken.push(slot);
+                }
+            }
+        }
+        self.delivery.members = members;
+        let counters = self.counters();
+        counters.bytes_out.add(left_bytes);
+        counters.messages_out.add(left_messages);
+        for (slot, piece, messages) in offers {
+            self.offer(slot, piece, messages);
+            blocked.push(slot);
+        }
+        for slot in blocked {
+            self.note_fill(slot);
+            self.arm(slot);
+        }
+        for slot in broken {
+            self.broken(slot);
+        }
+    }
+
+    /// Sends a frame to one connection, behind the part of the run that came before.
+    fn send(&mut self, slot: u32, frame: Bytes) {
+        if !self.is_open(slot) {
+            self.counters().closed.add(1);
+            return;
+        }
+        self.take_run(slot);
+        self.offer(slot, frame, 1);
+        self.note_fill(slot);
+    }
+
+    /// Puts the part of the run that a member has still to be sent into its outbox.
+    pub(super) fn take_run(&mut self, slot: u32) {
+        let len = self.delivery.run.len();
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        let from = std::mem::replace(&mut ws.run_from, len as u32) as usize;
+        if !ws.is_member() || from >= len {
+            return;
+        }
+        let piece = Bytes::copy_from_slice(&self.delivery.run[from..]);
+        let (_, messages) = whole_frames(&piece, usize::MAX);
+        self.offer(slot, piece, messages);
+    }
+
+    /// Messages of the run that a member has still to be sent.
+    pub(super) fn pending_run(&self, slot: u32) -> u64 {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) if ws.is_member() => {
+                let run = self
+                    .delivery
+                    .run
+                    .get(ws.run_from as usize..)
+                    .unwrap_or_default();
+                u64::from(whole_frames(run, usize::MAX).1)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Queues whole messages, as the slow-consumer policy allows.
+    fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32) {
+        let bytes_max = self.hub.settings.limits.outbox_bytes_max;
+        let policy = self.hub.settings.slow_consumer;
+        let mut written = false;
+        while messages > 0 {
+            let Some(ws) = self.open_ws(slot) else {
+                self.counters().closed.add(u64::from(messages));
+                return;
+            };
+            let fill = ws.outbox.fill(bytes_max);
+            if judge(policy, fill, bytes.len()) == Verdict::Queue {
+                ws.outbox.push(bytes, messages);
+                break;
+            }
+            if !written && !ws.is_blocked() {
+                // The socket may take what is queued: a full outbox in itself is no sign of a slow client.
+                written = true;
+                self.ws_write(slot);
+                continue;
+            }
+            let (len, count) = match messages {
+                1 => (bytes.len(), 1),
+                _ => whole_frames(&bytes, bytes_max.saturating_sub(fill.bytes)),
+            };
+            let piece = bytes.split_to(len);
+            match judge(policy, fill, len) {
+                // A paced shard has made sure of room beforehand.
+                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count),
+                Verdict::DropNewest => self.counters().slow_consumer.add(u64::from(count)),
+                Verdict::DropOldest => {
+                    let dropped = ws.outbox.drop_oldest(len, bytes_max);
+                    ws.outbox.push(piece, count);
+                    self.counters().slow_consumer.add(dropped);
+                }
+                Verdict::Disconnect => {
+                    self.counters().slow_consumer.add(u64::from(messages));
+                    self.disconnect_slow(slot);
+                    return;
+                }
+            }
+            messages -= count;
+        }
+        self.want_write(slot);
+    }
+
+    /// The verdict on a slow consumer: the frame in progress is finished, the rest is dropped, 1013 says why.
+    pub(super) fn disconnect_slow(&mut self, slot: u32) {
+        let unsent = self.pending_run(slot);
+        let Some(ws) = self.open_ws(slot) else {
+            return;
+        };
+        let dropped = ws.outbox.drop_waiting() + unsent;
+        // Nothing more of the run either.
+        ws.run_from = u32::MAX;
+        let id = ws.session.id;
+        log::info!(
+            "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
+        );
+        let counters = self.counters();
+        counters.slow_consumer.add(dropped);
+        counters.slow_consumers.add(1);
+        self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
+    }
+
+    /// Makes a connection one of everyone: it gets what is broadcast from now on.
+    pub(super) fn join(&mut self, slot: u32) {
+        let member_at = self.delivery.members.len() as u32;
+        let run_from = self.delivery.run.len() as u32;
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            ws.member_at = Some(member_at);
+            ws.run_from = run_from;
+            self.delivery.members.push(slot);
+            self.link().members.fetch_add(1, SeqCst);
+        }
+    }
+
+    pub(super) fn leave(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        let Some(at) = ws.member_at.take() else {
+            return;
+        };
+        if std::mem::take(&mut ws.congested) {
+            self.delivery.congested -= 1;
+            ws.congestion_changed(self.tick, &self.hub.settings);
+        }
+        self.link().members.fetch_sub(1, SeqCst);
+        self.delivery.members.swap_remove(at as usize);
+        if let Some(&moved) = self.delivery.members.get(at as usize)
+            && let Some(conn) = self.conns.get_mut(moved)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            ws.member_at = Some(at);
+        }
+    }
+}

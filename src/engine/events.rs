@@ -1,0 +1,104 @@
+//! What the engine tells the program, and about whom.
+//!
+//! The engine calls up through the one trait [`Events`]; it knows neither the program's handlers nor its states.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use super::id::ConnectionId;
+use crate::message::Message;
+use crate::protocol::http::Head;
+
+/// One WebSocket connection, as everything above the engine knows it.
+pub(crate) struct Session {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    /// The path of the request that opened it, with its query.
+    pub(crate) target: Box<str>,
+    /// What the program keeps for it; set by whoever needs it first.
+    pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
+    status: AtomicU8,
+}
+
+// Its attachment is set once, by a handler that has not panicked.
+impl UnwindSafe for Session {}
+impl RefUnwindSafe for Session {}
+
+/// Whether a session takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    Open,
+    /// Its outbox is over its bound: a message now would meet the slow-consumer policy.
+    Full,
+    Closed,
+}
+
+impl Session {
+    pub(crate) fn new(id: ConnectionId, peer: SocketAddr, target: Box<str>) -> Self {
+        Self {
+            id,
+            peer,
+            target,
+            attachment: OnceLock::new(),
+            status: AtomicU8::new(Status::Open as u8),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.status.load(Relaxed) {
+            0 => Status::Open,
+            1 => Status::Full,
+            _ => Status::Closed,
+        }
+    }
+
+    /// Only the session's shard writes this.
+    pub(super) fn set_status(&self, status: Status) {
+        self.status.store(status as u8, Relaxed);
+    }
+}
+
+/// A request for a mounted route.
+pub(crate) struct Request {
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
+    pub(crate) peer: SocketAddr,
+    /// Whether the client can use the connection again.
+    pub(crate) keep_alive: bool,
+}
+
+/// The answer to a request: all its bytes, and whether the connection may be used again.
+pub(crate) struct Response {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) keep_alive: bool,
+}
+
+/// Which events the program has a handler for; the others cost it nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Interests {
+    pub(crate) open: bool,
+    pub(crate) message: bool,
+    pub(crate) close: bool,
+    pub(crate) request: bool,
+}
+
+/// The program, as the engine sees it.
+///
+/// `entered` and `left` are called on the shard's thread and return at once. The others are called on a handler
+/// thread and may block: for one session never two at a time, and in this order: `open`, each `message` as it was
+/// sent, `close`, each exactly once.
+pub(crate) trait Events: Send + Sync + 'static {
+    fn interests(&self) -> Interests;
+
+    fn entered(&self, session: &Arc<Session>);
+    fn left(&self, session: &Session);
+
+    fn open(&self, session: &Arc<Session>);
+    fn message(&self, session: &Arc<Session>, message: Message);
+    fn close(&self, session: &Arc<Session>);
+    fn request(&self, request: Request) -> Response;
+}

@@ -1,0 +1,244 @@
+//! The queue between shards and handler threads: no threads and no clock of its own, so `loom` can check it.
+//!
+//! Every thread is in one of three states: at work (or on its way to the queue), idle, or called (idle until it gets
+//! to run). A thread that is called holds a ticket, so a wake-up meant for one is never lost to another. The watch
+//! parks under the same lock that every push takes, so it can't miss one.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::sync::{Condvar, Mutex, lock, wait};
+
+/// A push that finds the last job taken longer ago than this calls a further thread: those at work seem to be blocked.
+const STALE: Duration = Duration::from_micros(50);
+
+pub(crate) struct Handover<J> {
+    queue: Mutex<Queue<J>>,
+    /// Told when a thread is called.
+    work: Condvar,
+    /// Told when there is something to watch again.
+    watch: Condvar,
+    /// Told when a thread ends.
+    ended: Condvar,
+    threads_max: usize,
+}
+
+struct Queue<J> {
+    jobs: VecDeque<J>,
+    /// Threads that there are, or that are being started.
+    threads: usize,
+    /// Those that wait and are not called.
+    idle: usize,
+    /// Those that wait and are called.
+    tickets: usize,
+    /// Those that are being started.
+    starting: usize,
+    /// How many jobs have been taken, and when the last one was.
+    taken: u64,
+    taken_at: Option<Instant>,
+    watch_parked: bool,
+    closed: bool,
+}
+
+/// What there is to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Jobs that wait for a thread.
+    pub(crate) waiting: usize,
+    /// Jobs that have been taken so far.
+    pub(crate) taken: u64,
+    /// Whether any thread is at work or should be.
+    pub(crate) busy: bool,
+}
+
+impl<J> Handover<J> {
+    pub(crate) fn new(threads_max: usize) -> Self {
+        Self {
+            queue: Mutex::new(Queue {
+                jobs: VecDeque::new(),
+                threads: 0,
+                idle: 0,
+                tickets: 0,
+                starting: 0,
+                taken: 0,
+                taken_at: None,
+                watch_parked: false,
+                closed: false,
+            }),
+            work: Condvar::new(),
+            watch: Condvar::new(),
+            ended: Condvar::new(),
+            threads_max: threads_max.max(1),
+        }
+    }
+
+    pub(crate) fn threads_max(&self) -> usize {
+        self.threads_max
+    }
+
+    /// Leaves jobs, and calls a thread if none is at work, those at work seem to be blocked, or each job is to have
+    /// its own (`eager`). Returns how many threads the caller is to start.
+    pub(crate) fn push(
+        &self,
+        jobs: impl IntoIterator<Item = J>,
+        now: Instant,
+        eager: bool,
+    ) -> usize {
+        let mut queue = lock(&self.queue);
+        queue.jobs.extend(jobs);
+        if queue.watch_parked {
+            queue.watch_parked = false;
+            self.watch.notify_one();
+        }
+        let none_at_work = queue.idle == queue.threads;
+        let stale = queue
+            .taken_at
+            .is_some_and(|at| now.saturating_duration_since(at) > STALE);
+        if none_at_work || stale || eager {
+            self.call(&mut queue, 1)
+        } else {
+            0
+        }
+    }
+
+    /// Calls up to `n` threads, but no more than there are jobs to take. Returns how many of them are to be started.
+    fn call(&self, queue: &mut Queue<J>, n: usize) -> usize {
+        let on_their_way = queue.tickets + queue.starting;
+        let wanted = n.min(queue.jobs.len().saturating_sub(on_their_way));
+        let woken = wanted.min(queue.idle);
+        queue.idle -= woken;
+        queue.tickets += woken;
+        for _ in 0..woken {
+            self.work.notify_one();
+        }
+        let started = (wanted - woken).min(self.threads_max.saturating_sub(queue.threads));
+        queue.threads += started;
+        queue.starting += started;
+        started
+    }
+
+    /// Calls a thread for every job that waits. Returns how many are to be started.
+    pub(crate) fn call_all(&self) -> usize {
+        let mut queue = lock(&self.queue);
+        let waiting = queue.jobs.len();
+        self.call(&mut queue, waiting)
+    }
+
+    /// Room for the first thread. Further ones are asked for by `push`, `take` and `call_all`.
+    pub(crate) fn starting_first(&self) {
+        let mut queue = lock(&self.queue);
+        queue.threads += 1;
+        queue.starting += 1;
+    }
+
+    /// A thread that was to be started runs.
+    pub(crate) fn started(&self) {
+        lock(&self.queue).starting -= 1;
+    }
+
+    /// A thread that was to be started can't be had.
+    pub(crate) fn not_started(&self) {
+        let mut queue = lock(&self.queue);
+        queue.starting -= 1;
+        queue.threads -= 1;
+    }
+
+    /// Takes a job, if there is one. With `eager`, calls a further thread if more wait; the second value is how many
+    /// the caller is to start.
+    pub(crate) fn take(&self, now: Instant, eager: bool) -> Option<(J, usize)> {
+        self.pop(&mut lock(&self.queue), now, eager)
+    }
+
+    fn pop(&self, queue: &mut Queue<J>, now: Instant, eager: bool) -> Option<(J, usize)> {
+        let job = queue.jobs.pop_front()?;
+        queue.taken += 1;
+        queue.taken_at = Some(now);
+        let start = if eager && !queue.jobs.is_empty() {
+            self.call(queue, 1)
+        } else {
+            0
+        };
+        Some((job, start))
+    }
+
+    /// Takes a job; waits for one. `None` once the queue is closed and empty: the thread must end.
+    pub(crate) fn take_or_wait(
+        &self,
+        mut clock: impl FnMut() -> Instant,
+        eager: bool,
+    ) -> Option<(J, usize)> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if !queue.jobs.is_empty() {
+                return self.pop(&mut queue, clock(), eager);
+            }
+            if queue.closed {
+                queue.threads -= 1;
+                self.ended.notify_all();
+                return None;
+            }
+            queue.idle += 1;
+            while queue.tickets == 0 && !queue.closed {
+                queue = wait(&self.work, queue);
+            }
+            if queue.tickets > 0 {
+                queue.tickets -= 1;
+            } else {
+                queue.idle -= 1;
+            }
+        }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        let queue = lock(&self.queue);
+        Load {
+            waiting: queue.jobs.len(),
+            taken: queue.taken,
+            busy: queue.is_busy(),
+        }
+    }
+
+    /// The watch waits until there is something to watch. False once the queue is closed.
+    pub(crate) fn park_watch(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        if !queue.is_busy() {
+            queue.watch_parked = true;
+            while queue.watch_parked && !queue.closed {
+                queue = wait(&self.watch, queue);
+            }
+            queue.watch_parked = false;
+        }
+        !queue.closed
+    }
+
+    /// Lets the threads end once the queue is empty.
+    pub(crate) fn close(&self) {
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        self.work.notify_all();
+        self.watch.notify_all();
+    }
+
+    /// Waits until all threads have ended, or the deadline. Returns whether they have.
+    #[cfg(not(loom))]
+    pub(crate) fn join(&self, deadline: Instant) -> bool {
+        let mut queue = lock(&self.queue);
+        while queue.threads > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = self
+                .ended
+                .wait_timeout(queue, left)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(queue, _)| queue);
+        }
+        true
+    }
+}
+
+impl<J> Queue<J> {
+    fn is_busy(&self) -> bool {
+        !self.jobs.is_empty() || self.idle < self.threads
+    }
+}

@@ -1,0 +1,300 @@
+//! What any thread can reach of a running engine: its shards' mailboxes, its handlers, its counters.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+
+use super::events::Events;
+use super::id::{ConnectionId, Key};
+use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
+use super::pool::{self, Done, Pool};
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::metrics::{Counters, Metrics};
+use crate::ping::Heartbeat;
+use crate::protocol::close::CloseCode;
+use crate::protocol::connection::Connection;
+
+/// How an engine is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) slow_consumer: SlowConsumer,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) shards: usize,
+    pub(crate) handler_threads: usize,
+}
+
+pub(crate) struct Hub {
+    pub(super) settings: Settings,
+    pub(super) shards: Box<[Link]>,
+    pub(super) pool: Pool,
+    /// What belongs to no shard.
+    pub(super) common: Counters,
+    /// Connections of all kinds, on all shards.
+    connections: AtomicUsize,
+    /// Accepting failed, and waits for a connection to close.
+    pub(super) accept_paused: AtomicBool,
+    /// When everything is to have ended.
+    stop_by: Mutex<Option<Instant>>,
+}
+
+/// What of the time for stopping is kept for the last handlers, at most.
+const HANDLERS_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// A shard, as others see it.
+pub(super) struct Link {
+    pub(super) mailbox: Mailbox<Mail, Word, Box<dyn Wake>>,
+    /// Connections of all kinds that it has, or is about to get.
+    pub(super) load: AtomicUsize,
+    /// Connections that a broadcast to everyone reaches.
+    pub(super) members: AtomicUsize,
+    pub(super) counters: Counters,
+}
+
+/// Something to deliver, in order.
+pub(crate) enum Mail {
+    Send(Key, Bytes),
+    Broadcast(Bytes),
+    Close(Key, CloseCode, Box<str>),
+}
+
+impl Weigh for Mail {
+    fn weight(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Send(_, frame) | Self::Broadcast(frame) => frame.len(),
+                Self::Close(_, _, reason) => reason.len(),
+            }
+    }
+}
+
+/// Word for a shard, apart from messages.
+pub(crate) enum Word {
+    Done(Key, Done),
+    Newcomer(Box<Newcomer>),
+    /// Stop; be done by then.
+    Stop(Instant),
+    /// A connection was closed somewhere: accepting may work again.
+    Accept,
+}
+
+/// A connection for a shard to take in.
+pub(crate) struct Newcomer {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) upgraded: Option<Upgraded>,
+}
+
+/// What is known of a connection whose handshake is done already.
+pub(crate) struct Upgraded {
+    /// Path and query of the request.
+    pub(crate) target: Box<str>,
+    /// How far its stream has been read already.
+    pub(crate) received: Option<Received>,
+}
+
+/// What has been read from a connection before it was handed over.
+pub(crate) struct Received {
+    /// Whole messages.
+    pub(crate) messages: Vec<Message>,
+    /// Where in a frame the stream stands.
+    pub(crate) protocol: Connection,
+}
+
+impl Hub {
+    pub(super) fn new(
+        settings: Settings,
+        wakers: Vec<Box<dyn Wake>>,
+        events: Arc<dyn Events>,
+    ) -> Arc<Self> {
+        let shards = wakers
+            .into_iter()
+            .map(|waker| Link {
+                mailbox: Mailbox::new(settings.limits.mailbox_bytes_max, waker),
+                load: AtomicUsize::new(0),
+                members: AtomicUsize::new(0),
+                counters: Counters::default(),
+            })
+            .collect();
+        Arc::new(Self {
+            pool: Pool::new(settings.handler_threads, events),
+            settings,
+            shards,
+            common: Counters::default(),
+            connections: AtomicUsize::new(0),
+            accept_paused: AtomicBool::new(false),
+            stop_by: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.settings.limits.message_bytes_max
+    }
+
+    /// Leaves mail for a connection; waits while its shard's mailbox is full if `patient`.
+    pub(crate) fn post(&self, to: ConnectionId, mail: Mail, patient: bool) -> Result<(), Refused> {
+        let Some(link) = self.shards.get(usize::from(to.shard)) else {
+            return Err(Refused::Closed);
+        };
+        let when = pool::when(self);
+        if patient {
+            link.mailbox.push(mail, when).map_err(|_| Refused::Closed)
+        } else {
+            link.mailbox
+                .try_push(mail, when)
+                .map_err(|(_, refused)| refused)
+        }
+    }
+
+    /// Leaves a frame for everyone, in the mailboxes of the shards that have anyone; waits while one is full.
+    /// Returns whether there was anyone.
+    pub(crate) fn broadcast(&self, frame: &Bytes) -> Result<bool, Refused> {
+        let when = pool::when(self);
+        let mut anyone = false;
+        for link in self.populated() {
+            let mail = Mail::Broadcast(frame.clone());
+            link.mailbox.push(mail, when).map_err(|_| Refused::Closed)?;
+            anyone = true;
+        }
+        Ok(anyone)
+    }
+
+    /// The same, unless a mailbox is full: then nobody gets it.
+    pub(crate) fn try_broadcast(&self, frame: &Bytes) -> Result<bool, Refused> {
+        let when = pool::when(self);
+        let weight = Mail::Broadcast(frame.clone()).weight();
+        let mut reserved = Vec::with_capacity(self.shards.len());
+        for link in self.populated() {
+            if let Err(refused) = link.mailbox.try_reserve(weight) {
+                for link in reserved {
+                    let link: &Link = link;
+                    link.mailbox.unreserve(weight);
+                }
+                return Err(refused);
+            }
+            reserved.push(link);
+        }
+        let mut outcome = Ok(!reserved.is_empty());
+        for link in reserved {
+            let mail = Mail::Broadcast(frame.clone());
+            if link.mailbox.push_reserved(mail, when).is_err() {
+                outcome = Err(Refused::Closed);
+            }
+        }
+        outcome
+    }
+
+    fn populated(&self) -> impl Iterator<Item = &Link> {
+        self.shards
+            .iter()
+            .filter(|link| link.members.load(SeqCst) > 0)
+    }
+
+    /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.
+    pub(crate) fn adopt(&self, newcomer: Newcomer) {
+        let shard = self.least_loaded();
+        self.shards[shard].load.fetch_add(1, Relaxed);
+        self.word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+    }
+
+    pub(super) fn least_loaded(&self) -> usize {
+        let load = |&shard: &usize| self.shards[shard].load.load(Relaxed);
+        (0..self.shards.len()).min_by_key(load).unwrap_or(0)
+    }
+
+    pub(super) fn word(&self, shard: u16, word: Word, when: When) {
+        self.shards[usize::from(shard)].mailbox.control(word, when);
+    }
+
+    /// Wakes shards for what handlers have left.
+    pub(super) fn wake_deferred(&self) {
+        for link in &self.shards {
+            link.mailbox.wake_deferred();
+        }
+    }
+
+    /// Counts a connection in. Returns how many there are now.
+    pub(super) fn connected(&self) -> usize {
+        self.connections.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+        if self.accept_paused.load(Relaxed) {
+            self.word(0, Word::Accept, When::Now);
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.connections.load(Relaxed) > self.settings.limits.connections_max
+    }
+
+    /// Begins to stop: no further connections or messages are taken, what was taken is delivered, everyone is closed
+    /// with 1001, until `wait` is over.
+    pub(crate) fn stop(&self, wait: Duration) {
+        let now = Instant::now();
+        // A wait without end is a very long one.
+        let deadline = now
+            .checked_add(wait)
+            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let stop_by = self.stop_by.lock().map_or(deadline, |mut stop_by| {
+            // A second wish to stop can only hasten the first.
+            let earliest = stop_by.map_or(deadline, |first| first.min(deadline));
+            *stop_by.insert(earliest)
+        });
+        // Disconnect handlers get some of the time, too.
+        let shards_by = stop_by - (wait / 4).min(HANDLERS_WAIT_MAX);
+        for link in &self.shards {
+            link.mailbox.close();
+            link.mailbox.control(Word::Stop(shards_by), When::Now);
+        }
+    }
+
+    /// Whether it has stopped, or is about to.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stop_by.lock().is_ok_and(|stop_by| stop_by.is_some())
+    }
+
+    /// WebSocket connections that are open.
+    pub(crate) fn members(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|link| link.members.load(Relaxed))
+            .sum()
+    }
+
+    pub(crate) fn add_metrics(&self, sum: &mut Metrics) {
+        self.common.add_to(sum);
+        for link in &self.shards {
+            link.counters.add_to(sum);
+        }
+    }
+
+    pub(super) fn start_handlers(self: &Arc<Self>) -> io::Result<()> {
+        Pool::start(self)?;
+        let hub = self.clone();
+        std::thread::Builder::new()
+            .name("humphrey_ws watch".into())
+            .spawn(move || super::watch::run(&hub))
+            .map(drop)
+    }
+
+    /// Lets handlers end, as far as they do before the deadline.
+    pub(super) fn stop_handlers(&self) {
+        self.pool.handover.close();
+        let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
+        if !self
+            .pool
+            .handover
+            .join(deadline.unwrap_or_else(Instant::now))
+        {
+            log::warn!("handlers that still run are left behind");
+        }
+    }
+}

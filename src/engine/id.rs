@@ -1,0 +1,62 @@
+//! The identity of a connection.
+
+use std::fmt;
+
+/// Names one connection of one run of an app. It is never used again for another.
+///
+/// Handlers get it from [`AsyncStream::id`](crate::AsyncStream::id); any thread can then reach the connection with
+/// [`AsyncSender::send_to`](crate::AsyncSender::send_to) and [`AsyncSender::close`](crate::AsyncSender::close).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    pub(crate) shard: u16,
+    pub(crate) key: Key,
+}
+
+impl ConnectionId {
+    /// Belongs to no connection.
+    pub(crate) const NOBODY: Self = Self {
+        shard: u16::MAX,
+        key: Key {
+            slot: u32::MAX,
+            generation: u32::MAX,
+        },
+    };
+
+    pub(crate) fn key(self) -> Key {
+        self.key
+    }
+}
+
+/// A place on a shard, and which of its successive owners is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl Key {
+    /// As a number that readiness is reported under.
+    pub(crate) fn to_token(self) -> usize {
+        // Both halves survive on the 64-bit machines that this is for; elsewhere only the slot does, and a stale
+        // readiness costs one read that would block.
+        (u64::from(self.generation) << 32 | u64::from(self.slot)) as usize
+    }
+
+    pub(crate) fn from_token(token: usize) -> Self {
+        let token = token as u64;
+        Self {
+            slot: token as u32,
+            generation: (token >> 32) as u32,
+        }
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}-{}",
+            self.shard, self.key.slot, self.key.generation
+        )
+    }
+}

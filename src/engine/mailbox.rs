@@ -1,0 +1,272 @@
+//! Where other threads leave things for a shard.
+//!
+//! One mutex guards the queues and whether the shard sleeps, so a wake-up can be neither lost nor made twice. What a
+//! handler sends does not wake the shard at once: the batch does when it ends, and the watch does if it lasts
+//! (`wake_deferred`). Producers wait while the mailbox is full; the shard never waits for anyone.
+
+use std::collections::VecDeque;
+
+use super::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
+
+/// Ends a shard's sleep.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+impl Wake for mio::Waker {
+    fn wake(&self) {
+        if let Err(error) = mio::Waker::wake(self) {
+            log::error!("a shard could not be woken: {error}");
+        }
+    }
+}
+
+impl Wake for Box<dyn Wake> {
+    fn wake(&self) {
+        (**self).wake();
+    }
+}
+
+/// What counts against a mailbox's bound.
+pub(crate) trait Weigh {
+    /// Bytes that this keeps in memory.
+    fn weight(&self) -> usize;
+}
+
+/// A mailbox of ordered `data`, which is bounded, and `control`, which is bounded by what there is to control.
+pub(crate) struct Mailbox<D, C, W> {
+    state: Mutex<State<D, C>>,
+    /// Told when a full mailbox has been emptied, or closed.
+    emptied: Condvar,
+    /// Something was left that the shard was not woken for.
+    deferred: AtomicBool,
+    bytes_max: usize,
+    waker: W,
+}
+
+struct State<D, C> {
+    data: VecDeque<D>,
+    control: Vec<C>,
+    bytes: usize,
+    /// Data left so far, ever.
+    pushed: u64,
+    /// Bytes promised to producers that have yet to bring them.
+    reserved: usize,
+    waiting: usize,
+    sleep: Sleep,
+    /// No further data is taken.
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    Awake,
+    Asleep,
+    /// Asleep, and data is of no interest: the shard paces its producers.
+    AsleepForControl,
+}
+
+/// When the shard is to learn of what was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// At once.
+    Now,
+    /// When somebody calls `wake_deferred`.
+    Deferred,
+}
+
+/// Why something was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
+    pub(crate) fn new(bytes_max: usize, waker: W) -> Self {
+        Self {
+            state: Mutex::new(State {
+                data: VecDeque::new(),
+                control: Vec::new(),
+                bytes: 0,
+                pushed: 0,
+                reserved: 0,
+                waiting: 0,
+                sleep: Sleep::Awake,
+                closed: false,
+            }),
+            emptied: Condvar::new(),
+            deferred: AtomicBool::new(false),
+            bytes_max,
+            waker,
+        }
+    }
+
+    /// Leaves data; waits while the mailbox is full.
+    pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
+        let weight = data.weight();
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return Err(data);
+            }
+            if state.has_room(weight, self.bytes_max) {
+                break;
+            }
+            // A full mailbox is emptied by its shard, which must not sleep meanwhile.
+            if state.sleep == Sleep::Asleep {
+                state.sleep = Sleep::Awake;
+                self.waker.wake();
+            }
+            state.waiting += 1;
+            state = wait(&self.emptied, state);
+            state.waiting -= 1;
+        }
+        state.data.push_back(data);
+        state.pushed += 1;
+        state.bytes += weight;
+        self.notify(state, when, false);
+        Ok(())
+    }
+
+    /// Leaves data if there is room.
+    pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
+        match self.try_reserve(data.weight()) {
+            Ok(()) => self
+                .push_reserved(data, when)
+                .map_err(|data| (data, Refused::Closed)),
+            Err(refused) => Err((data, refused)),
+        }
+    }
+
+    /// Keeps room for data of that weight, which is brought with `push_reserved` or given back with `unreserve`.
+    pub(crate) fn try_reserve(&self, weight: usize) -> Result<(), Refused> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        if !state.has_room(weight, self.bytes_max) {
+            return Err(Refused::Full);
+        }
+        state.reserved += weight;
+        Ok(())
+    }
+
+    pub(crate) fn unreserve(&self, weight: usize) {
+        let mut state = lock(&self.state);
+        state.reserved -= weight;
+        if state.waiting > 0 {
+            self.emptied.notify_all();
+        }
+    }
+
+    pub(crate) fn push_reserved(&self, data: D, when: When) -> Result<(), D> {
+        let weight = data.weight();
+        let mut state = lock(&self.state);
+        state.reserved -= weight;
+        if state.closed {
+            return Err(data);
+        }
+        state.data.push_back(data);
+        state.pushed += 1;
+        state.bytes += weight;
+        self.notify(state, when, false);
+        Ok(())
+    }
+
+    /// Leaves word, whatever the mailbox holds.
+    pub(crate) fn control(&self, control: C, when: When) {
+        let mut state = lock(&self.state);
+        state.control.push(control);
+        self.notify(state, when, true);
+    }
+
+    fn notify(
+        &self,
+        mut state: super::sync::MutexGuard<'_, State<D, C>>,
+        when: When,
+        control: bool,
+    ) {
+        let sleeps = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::Asleep => true,
+            Sleep::AsleepForControl => control,
+        };
+        if !sleeps {
+            return;
+        }
+        match when {
+            When::Now => {
+                state.sleep = Sleep::Awake;
+                drop(state);
+                self.waker.wake();
+            }
+            When::Deferred => self.deferred.store(true, Ordering::Release),
+        }
+    }
+
+    /// Wakes the shard if something was left with [`When::Deferred`] while it slept.
+    pub(crate) fn wake_deferred(&self) {
+        if !self.deferred.load(Ordering::Acquire) || !self.deferred.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut state = lock(&self.state);
+        let wake = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::Asleep => !state.data.is_empty() || !state.control.is_empty(),
+            Sleep::AsleepForControl => !state.control.is_empty(),
+        };
+        if wake {
+            state.sleep = Sleep::Awake;
+            drop(state);
+            self.waker.wake();
+        }
+    }
+
+    /// The shard takes what is there: control always, data only if it is `wanted`. Both come from one moment, so what
+    /// a handler sent is never behind the word that it has ended. Returns how much data has ever been left.
+    pub(crate) fn take(&self, data: Option<&mut VecDeque<D>>, control: &mut Vec<C>) -> u64 {
+        let mut state = lock(&self.state);
+        state.sleep = Sleep::Awake;
+        debug_assert!(control.is_empty());
+        std::mem::swap(&mut state.control, control);
+        if let Some(data) = data {
+            debug_assert!(data.is_empty());
+            std::mem::swap(&mut state.data, data);
+            state.bytes = 0;
+            if state.waiting > 0 {
+                self.emptied.notify_all();
+            }
+        }
+        state.pushed
+    }
+
+    /// The shard is about to sleep. False if there is something to take first; `paced`: data is not wanted.
+    pub(crate) fn sleep(&self, paced: bool) -> bool {
+        let mut state = lock(&self.state);
+        if !state.control.is_empty() || (!paced && !state.data.is_empty()) {
+            return false;
+        }
+        state.sleep = if paced {
+            Sleep::AsleepForControl
+        } else {
+            Sleep::Asleep
+        };
+        true
+    }
+
+    /// Takes no further data and lets all that wait go. What was taken before stays, for the shard to take.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        self.emptied.notify_all();
+    }
+}
+
+impl<D, C> State<D, C> {
+    /// An empty mailbox takes anything, so that a message longer than the bound gets through.
+    fn has_room(&self, weight: usize, bytes_max: usize) -> bool {
+        let bytes = self.bytes + self.reserved;
+        bytes == 0 || bytes.saturating_add(weight) <= bytes_max
+    }
+}

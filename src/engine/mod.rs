@@ -1,0 +1,131 @@
+//! The engine: one reactor per core, which moves bytes between sockets and handlers.
+//!
+//! Depends on `protocol` and `transport`, and on the leaf types. It knows neither the program's handlers and states
+//! (it calls up through [`Events`]), nor where connections come from (they are handed to it), nor names of rooms.
+//!
+//! The contract: shards share nothing but mailboxes; nothing polls, nothing is unbounded, and no shard ever waits for a
+//! handler, a client or another shard.
+//!
+//! ```text
+//! any thread ── Mail, Word ──▶ mailbox ─▶ ┐
+//! readiness, time ──────────────────────▶ ├ core: one turn ──▶ sockets
+//!                                         └──▶ jobs ──▶ pool ── Word::Done ──▶ mailbox
+//! ```
+
+mod core;
+mod delivery;
+mod events;
+mod handover;
+mod hub;
+mod id;
+mod mailbox;
+mod outbox;
+mod pool;
+mod request;
+mod shard;
+mod slots;
+mod slow_consumer;
+mod sync;
+mod timers;
+mod watch;
+mod websocket;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use mio::net::TcpListener;
+use mio::{Poll, Waker};
+
+use self::core::Core;
+pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status};
+pub(crate) use self::hub::{Hub, Mail, Newcomer, Received, Settings, Upgraded};
+pub use self::id::ConnectionId;
+pub(crate) use self::mailbox::Refused;
+use self::mailbox::Wake;
+use self::shard::{Listener, Shard, WAKER};
+
+/// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
+const SHARDS_MAX: usize = u16::MAX as usize;
+
+/// A running engine.
+pub(crate) struct Engine {
+    pub(crate) hub: Arc<Hub>,
+    shards: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts shards and handlers. Whatever the machine can't give is an error here, not later.
+    pub(crate) fn start(
+        settings: Settings,
+        listener: Option<std::net::TcpListener>,
+        events: Arc<dyn Events>,
+    ) -> io::Result<Self> {
+        let count = settings.shards.clamp(1, SHARDS_MAX);
+        let mut polls = Vec::with_capacity(count);
+        let mut wakers: Vec<Box<dyn Wake>> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let poll = Poll::new()?;
+            wakers.push(Box::new(Waker::new(poll.registry(), WAKER)?));
+            polls.push(poll);
+        }
+        let hub = Hub::new(settings, wakers, events.clone());
+        let mut shards = Vec::with_capacity(count);
+        let mut listener = listener;
+        for (index, poll) in polls.into_iter().enumerate() {
+            let registry = poll.registry().try_clone()?;
+            let listener = match listener.take() {
+                Some(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Some(Listener::new(
+                        TcpListener::from_std(listener),
+                        hub.clone(),
+                        &poll,
+                    )?)
+                }
+                None => None,
+            };
+            shards.push(Shard {
+                core: Core::new(
+                    index as u16,
+                    hub.clone(),
+                    events.clone(),
+                    registry,
+                    Instant::now(),
+                ),
+                poll,
+                listener,
+            });
+        }
+        hub.start_handlers()?;
+        let mut engine = Self {
+            hub,
+            shards: Vec::with_capacity(count),
+        };
+        for (index, shard) in shards.into_iter().enumerate() {
+            let thread = std::thread::Builder::new()
+                .name(format!("humphrey_ws shard {index}"))
+                .spawn(move || shard.run());
+            match thread {
+                Ok(thread) => engine.shards.push(thread),
+                Err(error) => {
+                    engine.hub.stop(std::time::Duration::ZERO);
+                    engine.join();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, as far as they end in time.
+    pub(crate) fn join(self) {
+        for shard in self.shards {
+            if shard.join().is_err() {
+                log::error!("a shard has panicked: this is a defect of humphrey_ws");
+            }
+        }
+        self.hub.stop_handlers();
+    }
+}

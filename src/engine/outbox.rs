@@ -1,0 +1,320 @@
+//! What waits for one client, beyond what its socket took.
+//!
+//! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
+//! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks. An
+//! empty outbox owns no memory.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+
+use super::slow_consumer::Fill;
+use crate::protocol::encode::{frame_len, is_control_frame};
+use crate::transport::Transport;
+
+/// Control frames that may wait for a client at once. At 127 bytes each they are the outbox's small allowance beside
+/// its bound; a client that makes us owe it more is not read until it has taken some.
+const CONTROLS_MAX: u16 = 16;
+
+/// Chunks from this size on are handed to the kernel where they lie; smaller ones are gathered first.
+const GATHER_BELOW_BYTES: usize = 16 << 10;
+/// Bytes gathered for one write.
+pub(crate) const GATHER_BYTES_MAX: usize = 64 << 10;
+/// Pieces of one vectored write.
+const PIECES_MAX: usize = 16;
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Chunk>,
+    bytes: usize,
+    in_progress: usize,
+    controls: u16,
+}
+
+struct Chunk {
+    bytes: Bytes,
+    /// Whole messages in it, with the one in progress; none in a chunk of control frames.
+    messages: u32,
+}
+
+/// What a write came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Bytes that the transport took.
+    pub(crate) bytes: usize,
+    /// Messages that have left in full.
+    pub(crate) messages: u64,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn fill(&self, bytes_max: usize) -> Fill {
+        Fill {
+            bytes: self.bytes,
+            in_progress: self.in_progress,
+            bytes_max,
+        }
+    }
+
+    /// Whether the client makes us owe it more control frames than it takes.
+    pub(crate) fn controls_full(&self) -> bool {
+        self.controls >= CONTROLS_MAX
+    }
+
+    /// Queues whole messages.
+    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32) {
+        debug_assert!(messages > 0);
+        self.bytes += bytes.len();
+        self.queue.push_back(Chunk { bytes, messages });
+    }
+
+    /// Queues bytes that are no frame, before all frames: the answer to a handshake.
+    pub(crate) fn push_preface(&mut self, bytes: Bytes) {
+        debug_assert!(self.is_empty());
+        self.in_progress = bytes.len();
+        self.bytes += bytes.len();
+        self.controls += 1;
+        self.queue.push_back(Chunk { bytes, messages: 0 });
+    }
+
+    /// Queues messages whose first `written` bytes have left already.
+    pub(crate) fn push_rest(&mut self, bytes: Bytes, messages: u32, written: usize) -> u64 {
+        debug_assert!(self.is_empty());
+        self.push(bytes, messages);
+        self.consumed(written)
+    }
+
+    /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
+    pub(crate) fn push_control(&mut self, frame: Bytes) {
+        self.controls += 1;
+        self.bytes += frame.len();
+        let mut at = self.split_in_progress();
+        while self.queue.get(at).is_some_and(|chunk| chunk.messages == 0) {
+            at += 1;
+        }
+        self.queue.insert(
+            at,
+            Chunk {
+                bytes: frame,
+                messages: 0,
+            },
+        );
+    }
+
+    /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
+    /// the most recent ping only).
+    pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
+        if self.controls_full() {
+            let first = self.split_in_progress();
+            let mut at = first;
+            while self.queue.get(at).is_some_and(|chunk| chunk.messages == 0) {
+                at += 1;
+            }
+            if at > first
+                && let Some(latest) = self.queue.remove(at - 1)
+            {
+                self.bytes -= latest.bytes.len();
+                self.controls -= 1;
+            }
+        }
+        self.push_control(frame);
+    }
+
+    /// Queues a control frame behind everything: the close frame of a graceful end.
+    pub(crate) fn push_last(&mut self, frame: Bytes) {
+        self.controls += 1;
+        self.bytes += frame.len();
+        self.queue.push_back(Chunk {
+            bytes: frame,
+            messages: 0,
+        });
+    }
+
+    /// Makes the frame in progress a chunk of its own. Returns where the whole frames begin.
+    fn split_in_progress(&mut self) -> usize {
+        let Some(front) = self.queue.front_mut() else {
+            return 0;
+        };
+        if self.in_progress == 0 {
+            return 0;
+        }
+        if front.bytes.len() > self.in_progress {
+            let rest = Chunk {
+                bytes: front.bytes.split_off(self.in_progress),
+                messages: front.messages.saturating_sub(1),
+            };
+            front.messages = front.messages.min(1);
+            self.queue.insert(1, rest);
+        }
+        1
+    }
+
+    /// Drops the oldest whole messages until `len` bytes fit. Returns how many.
+    pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
+        let mut dropped = 0;
+        let mut at = self.split_in_progress();
+        while self.bytes > 0 && self.bytes.saturating_add(len) > bytes_max {
+            let Some(chunk) = self.queue.get_mut(at) else {
+                break;
+            };
+            if chunk.messages == 0 {
+                at += 1;
+                continue;
+            }
+            let frame = frame_len(&chunk.bytes);
+            chunk.bytes.advance(frame);
+            chunk.messages -= 1;
+            self.bytes -= frame;
+            dropped += 1;
+            if chunk.bytes.is_empty() {
+                self.queue.remove(at);
+            }
+        }
+        dropped
+    }
+
+    /// Drops everything but the frame in progress. Returns how many messages that were.
+    pub(crate) fn drop_waiting(&mut self) -> u64 {
+        let keep = self.split_in_progress();
+        let dropped = self
+            .queue
+            .drain(keep..)
+            .map(|chunk| u64::from(chunk.messages))
+            .sum();
+        self.bytes = self.queue.iter().map(|chunk| chunk.bytes.len()).sum();
+        self.controls = self
+            .queue
+            .iter()
+            .filter(|chunk| chunk.messages == 0)
+            .count() as u16;
+        dropped
+    }
+
+    /// Drops everything. Returns how many messages that were.
+    pub(crate) fn clear(&mut self) -> u64 {
+        let dropped = self
+            .queue
+            .iter()
+            .map(|chunk| u64::from(chunk.messages))
+            .sum();
+        *self = Self::default();
+        dropped
+    }
+
+    /// Takes what has left off the front. Returns how many messages have left in full by it.
+    fn consumed(&mut self, mut n: usize) -> u64 {
+        let mut messages = 0;
+        self.bytes -= n;
+        while n > 0 {
+            let Some(front) = self.queue.front_mut() else {
+                debug_assert!(false, "more was written than was queued");
+                break;
+            };
+            if n >= front.bytes.len() {
+                n -= front.bytes.len();
+                messages += u64::from(front.messages);
+                if front.messages == 0 {
+                    self.controls = self.controls.saturating_sub(1);
+                }
+                self.in_progress = 0;
+                self.queue.pop_front();
+                continue;
+            }
+            // The write ended inside this chunk: find the frame that it ended in.
+            let mut boundary = self.in_progress;
+            let mut done = u32::from(boundary > 0 && boundary <= n);
+            while boundary < n {
+                boundary += frame_len(&front.bytes[boundary..]);
+                done += u32::from(boundary <= n);
+            }
+            let done = done.min(front.messages);
+            front.messages -= done;
+            messages += u64::from(done);
+            self.in_progress = boundary - n;
+            front.bytes.advance(n);
+            n = 0;
+        }
+        if self.queue.is_empty() {
+            // Idle connections own no buffer.
+            self.queue = VecDeque::new();
+        }
+        messages
+    }
+
+    /// Writes until the outbox is empty or the transport takes no more.
+    pub(crate) fn flush<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        scratch: &mut Vec<u8>,
+    ) -> (Written, io::Result<()>) {
+        let mut written = Written::default();
+        while let Some(front) = self.queue.front() {
+            let wanted;
+            let result = if self.queue.len() == 1 {
+                wanted = front.bytes.len();
+                transport.write(&front.bytes)
+            } else if front.bytes.len() >= GATHER_BELOW_BYTES {
+                let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+                let mut count = 0;
+                for (piece, chunk) in pieces.iter_mut().zip(&self.queue) {
+                    *piece = IoSlice::new(&chunk.bytes);
+                    count += 1;
+                }
+                wanted = pieces.iter().map(|piece| piece.len()).sum();
+                transport.write_vectored(&pieces[..count])
+            } else {
+                scratch.clear();
+                for chunk in &self.queue {
+                    if scratch.len() + chunk.bytes.len() > GATHER_BYTES_MAX {
+                        break;
+                    }
+                    scratch.extend_from_slice(&chunk.bytes);
+                }
+                wanted = scratch.len();
+                transport.write(scratch)
+            };
+            match result {
+                Ok(n) => {
+                    written.bytes += n;
+                    written.messages += self.consumed(n);
+                    if n < wanted {
+                        // A short write means a full socket; readiness will be reported.
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+}
+
+/// The first `bytes_max` bytes' worth of whole frames of a run, at least one: how many bytes that are, and messages.
+pub(crate) fn whole_frames(run: &[u8], bytes_max: usize) -> (usize, u32) {
+    let mut at = 0;
+    let mut frames = 0;
+    while at < run.len() {
+        let len = frame_len(&run[at..]);
+        debug_assert!(!is_control_frame(&run[at..]));
+        if frames > 0 && at + len > bytes_max {
+            break;
+        }
+        at += len;
+        frames += 1;
+    }
+    (at, frames)
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,237 @@
+use super::*;
+use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, write_header};
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; HEADER_BYTES_MAX];
+    let len = write_header(Opcode::Binary, payload.len(), &mut header);
+    [&header[HEADER_BYTES_MAX - len..], payload].concat()
+}
+
+fn pong(payload: &[u8]) -> Vec<u8> {
+    control(Opcode::Pong, payload)
+}
+
+fn run(payloads: &[&[u8]]) -> Bytes {
+    payloads
+        .iter()
+        .flat_map(|payload| frame(payload))
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+/// A transport that takes so many bytes, then blocks.
+struct Takes {
+    room: usize,
+    taken: Vec<u8>,
+}
+
+impl Takes {
+    fn room(room: usize) -> Self {
+        Self {
+            room,
+            taken: Vec::new(),
+        }
+    }
+}
+
+impl Transport for Takes {
+    type Registry = ();
+
+    fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(self.room);
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.room -= n;
+        self.taken.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        self.write(&all)
+    }
+
+    fn finish(&mut self) {}
+}
+
+fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
+    let mut transport = Takes::room(room);
+    let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
+    assert!(result.is_ok());
+    assert_eq!(written.bytes, transport.taken.len());
+    (transport.taken, written.messages)
+}
+
+/// The opcodes and payloads of whole server frames.
+fn parse(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let len = frame_len(bytes);
+        let header = match bytes[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        frames.push((bytes[0], bytes[header..len].to_vec()));
+        bytes = &bytes[len..];
+    }
+    frames
+}
+
+#[test]
+fn what_is_queued_leaves_in_order_whatever_the_socket_takes_at_a_time() {
+    let large = vec![b'L'; 20_000];
+    for step in [1, 2, 3, 7, 33, 1000, 16_384, 100_000] {
+        let mut outbox = Outbox::default();
+        outbox.push_preface(Bytes::from_static(b"HTTP/1.1 101\r\n\r\n"));
+        outbox.push(run(&[b"a", b"bb", b""]), 3);
+        outbox.push(frame(&large).into(), 1);
+        outbox.push(run(&[b"last"]), 1);
+        let expected = [
+            b"HTTP/1.1 101\r\n\r\n".to_vec(),
+            run(&[b"a", b"bb", b"", &large, b"last"]).to_vec(),
+        ]
+        .concat();
+        let mut taken = Vec::new();
+        let mut messages = 0;
+        while !outbox.is_empty() {
+            let before = outbox.bytes();
+            let (bytes, left) = flush(&mut outbox, step);
+            assert_eq!(outbox.bytes(), before - bytes.len());
+            taken.extend(bytes);
+            messages += left;
+        }
+        assert_eq!(taken, expected, "in steps of {step}");
+        assert_eq!(messages, 5, "in steps of {step}");
+        assert_eq!(
+            (outbox.bytes(), outbox.in_progress, outbox.controls),
+            (0, 0, 0)
+        );
+        assert_eq!(outbox.queue.capacity(), 0, "an empty outbox owns no memory");
+    }
+}
+
+#[test]
+fn a_control_frame_goes_ahead_of_messages_but_never_into_one() {
+    let whole = run(&[b"first", b"second", b"third"]);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::default();
+        outbox.push(whole.clone(), 3);
+        let (mut taken, _) = flush(&mut outbox, sent);
+        outbox.push_control(pong(b"1").into());
+        outbox.push_control(pong(b"2").into());
+        taken.extend(flush(&mut outbox, usize::MAX).0);
+        let frames = parse(&taken);
+        let data: Vec<_> = frames.iter().filter(|(first, _)| first & 8 == 0).collect();
+        assert_eq!(data.len(), 3);
+        // Behind the frame in progress, if one is, and ahead of all others.
+        let begun = frames.iter().position(|(first, _)| first & 8 != 0).unwrap();
+        let first_len = frame(b"first").len();
+        let second_len = first_len + frame(b"second").len();
+        let expected = match sent {
+            0 => 0,
+            n if n <= first_len => 1,
+            n if n <= second_len => 2,
+            _ => 3,
+        };
+        assert_eq!(begun, expected, "after {sent} bytes");
+        assert_eq!(frames[begun].1, b"1");
+        assert_eq!(frames[begun + 1].1, b"2");
+    }
+}
+
+#[test]
+fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
+    let whole = run(&[b"first", b"second", b"third", b"fourth"]);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::default();
+        outbox.push(whole.clone(), 4);
+        let (mut taken, mut messages) = flush(&mut outbox, sent);
+        outbox.push_control(pong(b"!").into());
+        // Room for one more of this size, beside what can't be dropped.
+        let more = frame(b"fifth!!");
+        let bytes_max = outbox.in_progress + pong(b"!").len() + more.len() + frame(b"fourth").len();
+        let dropped = outbox.drop_oldest(more.len(), bytes_max);
+        outbox.push(more.into(), 1);
+        assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        let frames = parse(&taken);
+        let data = frames.iter().filter(|(first, _)| first & 8 == 0);
+        assert_eq!(data.clone().count() as u64, messages);
+        assert_eq!(messages + dropped, 5, "after {sent} bytes");
+        assert_eq!(data.last().unwrap().1, b"fifth!!");
+        assert!(
+            frames.iter().any(|(_, payload)| payload == b"!"),
+            "the pong is not dropped"
+        );
+    }
+}
+
+#[test]
+fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
+    let whole = run(&[b"first", b"second", b"third"]);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::default();
+        outbox.push(whole.clone(), 3);
+        let (mut taken, mut messages) = flush(&mut outbox, sent);
+        let dropped = outbox.drop_waiting();
+        assert_eq!(outbox.bytes(), outbox.in_progress);
+        outbox.push_last(control(Opcode::Close, b"\x03\xf5").into());
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        assert_eq!(messages + dropped, 3, "after {sent} bytes");
+        assert_eq!(parse(&taken).last().unwrap().0, 0x88, "after {sent} bytes");
+        assert_eq!(parse(&taken).len() as u64, messages + 1);
+    }
+}
+
+#[test]
+fn control_frames_have_an_allowance_of_their_own_and_the_latest_takes_the_place() {
+    let mut outbox = Outbox::default();
+    outbox.push(run(&[b"data"]), 1);
+    flush(&mut outbox, 1);
+    for _ in 0..CONTROLS_MAX {
+        assert!(!outbox.controls_full());
+        outbox.push_control(pong(b"old").into());
+    }
+    assert!(outbox.controls_full());
+    let bytes = outbox.bytes();
+    outbox.push_control_or_replace(pong(b"new").into());
+    assert_eq!(outbox.bytes(), bytes);
+    let (taken, _) = flush(&mut outbox, usize::MAX);
+    assert!(taken.ends_with(&pong(b"new")));
+    assert!(!outbox.controls_full());
+}
+
+#[test]
+fn what_is_cleared_is_counted_with_the_message_in_progress() {
+    let mut outbox = Outbox::default();
+    outbox.push(run(&[b"first", b"second"]), 2);
+    flush(&mut outbox, 3);
+    outbox.push_control(pong(b"").into());
+    assert_eq!(outbox.clear(), 2);
+    assert!(outbox.is_empty());
+    assert_eq!(outbox.bytes(), 0);
+}
+
+#[test]
+fn the_first_whole_frames_of_a_run_are_found() {
+    let whole = run(&[b"12345678", b"12345678", b"12345678"]);
+    assert_eq!(whole_frames(&whole, 0), (10, 1), "at least one");
+    assert_eq!(whole_frames(&whole, 19), (10, 1));
+    assert_eq!(whole_frames(&whole, 20), (20, 2));
+    assert_eq!(whole_frames(&whole, usize::MAX), (30, 3));
+    assert_eq!(whole_frames(&[], 10), (0, 0));
+}

@@ -1,0 +1,245 @@
+//! The runner: handlers on threads of their own, never two at a time for one connection.
+//!
+//! A shard hands over all jobs of a turn with one lock and at most one wake-up. A job is what one connection has to
+//! handle; when it is done, word goes back to the shard, which may then hand over the next. Quick handlers are run one
+//! after the other by one thread, and the shard is woken once for many of them. Slow ones bring up further threads:
+//! a thread that takes a job calls the next while jobs have lately been slow, and the watch does so where a thread
+//! does not come back.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::events::{Events, Request, Response, Session};
+use super::handover::Handover;
+use super::hub::{Hub, Word};
+use super::id::Key;
+use super::mailbox::When;
+use crate::message::Message;
+
+/// What a connection has to handle.
+pub(crate) enum Work {
+    /// Events of a session, in order.
+    Session(Arc<Session>, Vec<Event>),
+    /// A request of an HTTP connection.
+    Request(Box<Request>),
+}
+
+pub(crate) enum Event {
+    Open,
+    Message(Message),
+    Close,
+}
+
+/// Work, and where word of its end goes.
+pub(crate) struct Job {
+    pub(crate) shard: u16,
+    pub(crate) key: Key,
+    pub(crate) work: Work,
+}
+
+/// What came of a job.
+pub(crate) enum Done {
+    /// The session's events are handled; or one of its handlers panicked, and this many messages behind it are not.
+    Session { panicked: bool, unhandled: u32 },
+    /// The request is answered.
+    Request(Response),
+}
+
+/// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
+const SLOW_NANOS: u32 = 20_000;
+/// What one job may count for in that average, so that one that was merely interrupted does not decide.
+const NANOS_MAX: u32 = 500_000;
+/// The average goes over about so many jobs.
+const MEAN_JOBS: u32 = 16;
+/// How long word of finished jobs may be held back while further quick jobs are run.
+const HOLD_BACK: Duration = Duration::from_micros(50);
+
+pub(crate) struct Pool {
+    pub(super) handover: Handover<Job>,
+    events: Arc<dyn Events>,
+    /// A moving average of how long jobs take.
+    nanos_mean: AtomicU32,
+    runs: Mutex<Vec<Arc<Run>>>,
+}
+
+/// What the watch sees of a handler thread: odd while a job runs, and more with each.
+#[derive(Default)]
+struct Run(AtomicU64);
+
+thread_local! {
+    /// The hub whose handlers this thread runs, by address; 0 on all other threads.
+    static HANDLER_OF: Cell<usize> = const { Cell::new(0) };
+}
+
+/// When a shard is to learn of what the calling thread leaves: a handler of that hub wakes it when its batch ends.
+pub(super) fn when(hub: &Hub) -> When {
+    if HANDLER_OF.get() == std::ptr::from_ref(hub).addr() {
+        When::Deferred
+    } else {
+        When::Now
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(threads_max: usize, events: Arc<dyn Events>) -> Self {
+        Self {
+            handover: Handover::new(threads_max),
+            events,
+            nanos_mean: AtomicU32::new(0),
+            runs: Mutex::default(),
+        }
+    }
+
+    /// Starts the first thread, so that a machine that can't have one says so at once.
+    pub(crate) fn start(hub: &Arc<Hub>) -> io::Result<()> {
+        hub.pool.handover.starting_first();
+        Self::spawn(hub)
+    }
+
+    fn spawn(hub: &Arc<Hub>) -> io::Result<()> {
+        let run = Arc::<Run>::default();
+        let of_thread = (hub.clone(), run.clone());
+        std::thread::Builder::new()
+            .name("humphrey_ws handler".into())
+            .spawn(move || of_thread.0.pool.work(&of_thread.0, &of_thread.1))
+            .inspect_err(|_| hub.pool.handover.not_started())?;
+        if let Ok(mut runs) = hub.pool.runs.lock() {
+            runs.push(run);
+        }
+        Ok(())
+    }
+
+    fn spawn_more(hub: &Arc<Hub>, n: usize) {
+        for _ in 0..n {
+            if let Err(error) = Self::spawn(hub) {
+                log::warn!("a handler thread could not be started ({error}); going on with fewer");
+            }
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.nanos_mean.load(Relaxed) > SLOW_NANOS
+    }
+
+    /// Hands over the jobs of a turn.
+    pub(crate) fn push(hub: &Arc<Hub>, jobs: &mut Vec<Job>, now: Instant) {
+        if !jobs.is_empty() {
+            let start = hub
+                .pool
+                .handover
+                .push(jobs.drain(..), now, hub.pool.is_slow());
+            Self::spawn_more(hub, start);
+        }
+    }
+
+    /// Calls a thread for every job that waits.
+    pub(crate) fn call_all(hub: &Arc<Hub>) {
+        Self::spawn_more(hub, hub.pool.handover.call_all());
+    }
+
+    /// What a handler thread does.
+    fn work(&self, hub: &Arc<Hub>, run: &Run) {
+        HANDLER_OF.set(Arc::as_ptr(hub).addr());
+        self.handover.started();
+        let mut held_back_since: Option<Instant> = None;
+        let mut now = Instant::now();
+        loop {
+            let eager = self.is_slow();
+            let taken = self.handover.take(now, eager).or_else(|| {
+                if held_back_since.take().is_some() {
+                    hub.wake_deferred();
+                }
+                let clock = || {
+                    now = Instant::now();
+                    now
+                };
+                self.handover.take_or_wait(clock, eager)
+            });
+            let Some((job, start)) = taken else {
+                return;
+            };
+            Self::spawn_more(hub, start);
+
+            run.0.fetch_add(1, Relaxed);
+            self.handle(hub, job);
+            run.0.fetch_add(1, Relaxed);
+
+            let started = std::mem::replace(&mut now, Instant::now());
+            self.learn(now.saturating_duration_since(started));
+            let held_back = *held_back_since.get_or_insert(started);
+            if now.saturating_duration_since(held_back) >= HOLD_BACK || self.is_slow() {
+                held_back_since = None;
+                hub.wake_deferred();
+            }
+        }
+    }
+
+    fn learn(&self, took: Duration) {
+        let nanos = u32::try_from(took.as_nanos()).map_or(NANOS_MAX, |nanos| nanos.min(NANOS_MAX));
+        let mean = self.nanos_mean.load(Relaxed);
+        // Threads may overwrite each other's share; a mean can bear that.
+        self.nanos_mean
+            .store(mean - mean / MEAN_JOBS + nanos / MEAN_JOBS, Relaxed);
+    }
+
+    /// Runs the handlers of a job, and leaves word of its end with the shard.
+    fn handle(&self, hub: &Hub, job: Job) {
+        let events = &*self.events;
+        let caught = |handler: &mut dyn FnMut()| {
+            let outcome = catch_unwind(AssertUnwindSafe(handler));
+            if outcome.is_err() {
+                hub.common.handler_panics.add(1);
+            }
+            outcome.is_ok()
+        };
+        let done = match job.work {
+            Work::Session(session, list) => {
+                let mut list = list.into_iter();
+                let panicked = list.by_ref().any(|event| {
+                    let mut event = Some(event);
+                    !caught(&mut || match event.take() {
+                        Some(Event::Open) => events.open(&session),
+                        Some(Event::Message(message)) => events.message(&session, message),
+                        Some(Event::Close) => events.close(&session),
+                        None => {}
+                    })
+                });
+                let unhandled = list
+                    .filter(|event| matches!(event, Event::Message(_)))
+                    .count();
+                Done::Session {
+                    panicked,
+                    unhandled: unhandled as u32,
+                }
+            }
+            Work::Request(request) => {
+                hub.common.requests.add(1);
+                let head_only = request.head.method == "HEAD";
+                let mut request = Some(*request);
+                let mut response = None;
+                caught(&mut || response = request.take().map(|request| events.request(request)));
+                Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
+            }
+        };
+        hub.word(job.shard, Word::Done(job.key, done), When::Deferred);
+    }
+
+    /// Threads whose job is still the one that `seen` has from the last call.
+    pub(crate) fn blocked(&self, seen: &mut Vec<u64>) -> usize {
+        let Ok(runs) = self.runs.lock() else {
+            return 0;
+        };
+        seen.resize(runs.len(), 0);
+        let mut blocked = 0;
+        for (run, seen) in runs.iter().zip(seen) {
+            let now = run.0.load(Relaxed);
+            blocked += usize::from(now % 2 == 1 && now == *seen);
+            *seen = now;
+        }
+        blocked
+    }
+}

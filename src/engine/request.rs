@@ -1,0 +1,426 @@
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or is answered.
+//!
+//! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
+//! While one is handled or answered nothing is read, and TCP slows the client down.
+
+use std::net::SocketAddr;
+
+use super::core::{Core, Role};
+use super::events::{Request, Response};
+use super::pool::Work;
+use super::timers::Tick;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
+use crate::transport::Transport;
+
+pub(super) struct Http {
+    peer: SocketAddr,
+    /// Received, and not used yet.
+    buffer: Vec<u8>,
+    phase: Phase,
+    deadline: Tick,
+    /// It has been answered before.
+    used: bool,
+}
+
+enum Phase {
+    Head,
+    Body(Box<(Head, Body)>),
+    /// A handler runs.
+    Handling,
+    Writing {
+        bytes: Vec<u8>,
+        at: usize,
+        keep_alive: bool,
+    },
+}
+
+impl Http {
+    /// Its deadline is set with `begin_head`.
+    pub(super) fn new(peer: SocketAddr, now: Tick) -> Self {
+        Self {
+            peer,
+            buffer: Vec::new(),
+            phase: Phase::Head,
+            deadline: now,
+            used: false,
+        }
+    }
+
+    pub(super) fn wants_input(&self) -> bool {
+        matches!(self.phase, Phase::Head | Phase::Body(_))
+    }
+
+    pub(super) fn deadline(&self) -> Tick {
+        match self.phase {
+            // A handler may take as long as it likes.
+            Phase::Handling => Tick::NEVER,
+            _ => self.deadline,
+        }
+    }
+}
+
+impl<T: Transport> Core<T> {
+    fn http(&mut self, slot: u32) -> Option<&mut Http> {
+        match &mut self.conns.get_mut(slot)?.role {
+            Role::Http(http) => Some(http),
+            _ => None,
+        }
+    }
+
+    /// A new connection waits for its first request. Where too many do, the oldest gives way.
+    pub(super) fn begin_head(&mut self, slot: u32) {
+        self.heads_len += 1;
+        let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
+        if let Some(http) = self.http(slot) {
+            http.deadline = deadline;
+        }
+        self.line_up(slot);
+        let shards = self.hub.shards.len();
+        let heads_max = self
+            .hub
+            .settings
+            .limits
+            .handshakes_max
+            .div_ceil(shards)
+            .max(1);
+        while self.heads_len > heads_max {
+            let Some(key) = self.heads.pop_front() else {
+                break;
+            };
+            if let Some(oldest) = self.conns.find(key)
+                && oldest != slot
+                && let Some(http) = self.http(oldest)
+                && matches!(http.phase, Phase::Head)
+            {
+                self.counters().refused.add(1);
+                self.free(oldest);
+            }
+        }
+        self.arm(slot);
+    }
+
+    /// Puts a connection behind all others that wait for a request.
+    fn line_up(&mut self, slot: u32) {
+        if let Some(key) = self.conns.key(slot) {
+            self.heads.push_back(key);
+        }
+        // Those that have moved on are swept out now and then, so that the line stays as long as what is in it.
+        if self.heads.len() > 2 * self.heads_len + 64 {
+            let conns = &self.conns;
+            self.heads.retain(|key| {
+                conns
+                    .find(*key)
+                    .and_then(|slot| conns.get(slot))
+                    .is_some_and(|conn| matches!(conn.role, Role::Http(_)))
+            });
+        }
+    }
+
+    pub(super) fn http_input(&mut self, slot: u32, bytes: &[u8]) {
+        if let Some(http) = self.http(slot) {
+            http.buffer.extend_from_slice(bytes);
+        }
+        self.http_go_on(slot);
+    }
+
+    /// Uses what has been received, as far as it goes.
+    fn http_go_on(&mut self, slot: u32) {
+        while let Some(http) = self.http(slot) {
+            let gone_on = match &mut http.phase {
+                Phase::Head => self.http_head(slot),
+                Phase::Body(_) => self.http_body(slot),
+                Phase::Handling | Phase::Writing { .. } => false,
+            };
+            if !gone_on {
+                break;
+            }
+        }
+    }
+
+    /// Returns whether there is more to do.
+    fn http_head(&mut self, slot: u32) -> bool {
+        let limits = self.hub.settings.limits.clone();
+        let tick = self.tick;
+        let Some(http) = self.http(slot) else {
+            return false;
+        };
+        if http.buffer.is_empty() {
+            return false;
+        }
+        if http.used {
+            // The next request has begun: from now on it has as long as the first one had.
+            http.used = false;
+            http.deadline = tick.after(limits.handshake_timeout);
+        }
+        match http::parse_head(&http.buffer, limits.head_bytes_max) {
+            Ok(Parsed::Incomplete) => false,
+            Ok(Parsed::Complete { head, head_bytes }) => {
+                http.buffer.drain(..head_bytes);
+                self.http_request(slot, head);
+                true
+            }
+            Err(error) => {
+                self.http_error(slot, error);
+                false
+            }
+        }
+    }
+
+    fn http_request(&mut self, slot: u32, head: Head) {
+        if self.hub.is_full() {
+            self.refuse(
+                slot,
+                http::response(
+                    503,
+                    &[("Retry-After", "5")],
+                    b"too many connections\n",
+                    true,
+                    false,
+                ),
+            );
+            return;
+        }
+        match handshake::check(&head.method, head.minor_version, head.pairs()) {
+            Ok(handshake) => {
+                let Some(http) = self.http(slot) else {
+                    return;
+                };
+                let peer = http.peer;
+                let mut early = std::mem::take(&mut http.buffer);
+                let preface = handshake::response(&handshake).into();
+                self.open(slot, peer, head.target.into(), Some(preface));
+                if !early.is_empty() {
+                    self.ws_input(slot, &mut early);
+                }
+            }
+            Err(Refusal::NotAnUpgrade) if self.interests.request => {
+                self.http_begin_body(slot, head)
+            }
+            Err(refusal) => self.refuse(slot, handshake::refusal(refusal)),
+        }
+    }
+
+    fn http_begin_body(&mut self, slot: u32, head: Head) {
+        let body_bytes_max = self.hub.settings.limits.body_bytes_max;
+        let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
+        let body = head
+            .body_framing()
+            .and_then(|framing| Body::new(framing, body_bytes_max))
+            .and_then(|body| Ok((body, head.expects_continue()?)));
+        let (body, expects_continue) = match body {
+            Ok(body) => body,
+            Err(error) => {
+                self.http_error(slot, error);
+                return;
+            }
+        };
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        let wait_for_body = !body.is_complete() && http.buffer.is_empty();
+        http.phase = Phase::Body(Box::new((head, body)));
+        http.deadline = deadline;
+        if expects_continue && wait_for_body {
+            // RFC 9110 §10.1.1. A socket that does not take 25 bytes has a client that does not wait for them.
+            if let Some(transport) = &mut conn.transport {
+                let _ = transport.write(http::CONTINUE);
+            }
+        }
+    }
+
+    fn http_body(&mut self, slot: u32) -> bool {
+        let Some(http) = self.http(slot) else {
+            return false;
+        };
+        let Phase::Body(request) = &mut http.phase else {
+            return false;
+        };
+        match request.1.feed(&http.buffer) {
+            Err(error) => {
+                self.http_error(slot, error);
+                false
+            }
+            Ok((used, complete)) => {
+                http.buffer.drain(..used);
+                if complete {
+                    self.http_handle(slot);
+                }
+                complete
+            }
+        }
+    }
+
+    /// The request is there: its route is called.
+    fn http_handle(&mut self, slot: u32) {
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let keeps_open = self.stop == super::core::Stop::Running;
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let Phase::Body(request) = std::mem::replace(&mut http.phase, Phase::Handling) else {
+            return;
+        };
+        let (head, body) = *request;
+        let request = Request {
+            keep_alive: keeps_open && head.keep_alive(),
+            head,
+            body: body.into_bytes(),
+            peer: http.peer,
+        };
+        self.job(key, Work::Request(Box::new(request)));
+    }
+
+    /// The route has answered.
+    pub(super) fn http_respond(&mut self, slot: u32, response: Response) {
+        let keep_alive = response.keep_alive && self.stop == super::core::Stop::Running;
+        self.http_answer(slot, response.bytes, keep_alive);
+    }
+
+    fn http_error(&mut self, slot: u32, error: HttpError) {
+        let body = format!("{error}\n");
+        self.refuse(
+            slot,
+            http::response(error.status(), &[], body.as_bytes(), true, false),
+        );
+    }
+
+    fn refuse(&mut self, slot: u32, answer: Vec<u8>) {
+        self.counters().refused.add(1);
+        self.http_answer(slot, answer, false);
+    }
+
+    /// One connection too many, which has had its handshake elsewhere.
+    pub(super) fn refuse_upgraded(&mut self, slot: u32) {
+        let frame = encode::close(Some((CloseCode::TRY_AGAIN_LATER, "too many connections")));
+        self.refuse(slot, frame);
+    }
+
+    fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {
+        let deadline = self.tick.after(self.hub.settings.limits.write_timeout);
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        http.deadline = deadline;
+        http.phase = Phase::Writing {
+            bytes,
+            at: 0,
+            keep_alive,
+        };
+        self.want_write(slot);
+    }
+
+    pub(super) fn http_write(&mut self, slot: u32) {
+        let deadline = self.tick.after(self.hub.settings.limits.write_timeout);
+        let idle = self.tick.after(self.hub.settings.limits.keep_alive_timeout);
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let (Role::Http(http), Some(transport)) = (&mut conn.role, &mut conn.transport) else {
+            return;
+        };
+        let Phase::Writing {
+            bytes,
+            at,
+            keep_alive,
+        } = &mut http.phase
+        else {
+            return;
+        };
+        while *at < bytes.len() {
+            match transport.write(&bytes[*at..]) {
+                Ok(n) => {
+                    *at += n;
+                    http.deadline = deadline;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.free(slot);
+                    return;
+                }
+            }
+        }
+        if !*keep_alive {
+            self.linger(slot);
+            return;
+        }
+        http.phase = Phase::Head;
+        http.deadline = idle;
+        http.used = true;
+        self.line_up(slot);
+        self.http_go_on(slot);
+        self.want_read(slot);
+    }
+
+    /// The client has ended its stream: it may still wait for the answer to what it has asked in full.
+    pub(super) fn http_ended(&mut self, slot: u32) {
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let unused = http.used || http.buffer.is_empty();
+        match http.phase {
+            Phase::Head | Phase::Body(_) => {
+                if !unused {
+                    self.counters().refused.add(1);
+                }
+                self.free(slot);
+            }
+            Phase::Handling | Phase::Writing { .. } => {}
+        }
+    }
+
+    pub(super) fn http_expire(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        if http.deadline() > tick {
+            return;
+        }
+        let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
+        match http.phase {
+            Phase::Handling => {}
+            Phase::Head | Phase::Body(_) if begun => {
+                self.refuse(
+                    slot,
+                    http::response(408, &[], b"the request took too long\n", true, false),
+                );
+            }
+            Phase::Head if http.used => self.free(slot),
+            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => {
+                self.counters().refused.add(1);
+                self.free(slot);
+            }
+        }
+    }
+
+    /// The engine stops: who is being answered gets the answer, the others have nothing to wait for.
+    pub(super) fn http_stop(&mut self, slot: u32) {
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        match &mut http.phase {
+            Phase::Head | Phase::Body(_) => self.free(slot),
+            Phase::Handling => {}
+            Phase::Writing { keep_alive, .. } => *keep_alive = false,
+        }
+    }
+}
+
+impl Response {
+    /// The answer where a route's handler panicked.
+    pub(super) fn internal_error(head_only: bool) -> Self {
+        Self {
+            bytes: http::response(500, &[], b"internal server error\n", true, head_only),
+            keep_alive: false,
+        }
+    }
+}

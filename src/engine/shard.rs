@@ -1,0 +1,209 @@
+//! A shard's thread: polls, and lets the core turn. The first shard accepts for all.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use super::core::Core;
+use super::hub::{Hub, Newcomer, Word};
+use super::mailbox::When;
+
+/// What the poll reports the waker under. Connections have smaller numbers: their slots fit into 32 bits, and a
+/// generation is given up before it is all ones.
+pub(super) const WAKER: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// Readiness taken in at once.
+const EVENTS_MAX: usize = 1024;
+/// Connections accepted in one turn, so that a storm of them does not keep others waiting.
+const ACCEPTS_PER_TURN: usize = 128;
+/// How long accepting rests after it has failed, as when file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Shard {
+    pub(super) core: Core<TcpStream>,
+    pub(super) poll: Poll,
+    pub(super) listener: Option<Listener>,
+}
+
+/// The app's own listener.
+pub(super) struct Listener {
+    socket: TcpListener,
+    hub: Arc<Hub>,
+    /// There may be more to accept.
+    ready: bool,
+    /// Accepting failed; until when it rests.
+    paused: Option<Instant>,
+    warned: bool,
+}
+
+impl Listener {
+    pub(super) fn new(mut socket: TcpListener, hub: Arc<Hub>, poll: &Poll) -> io::Result<Self> {
+        socket.register(poll.registry(), LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            socket,
+            hub,
+            ready: true,
+            paused: None,
+            warned: false,
+        })
+    }
+
+    /// Accepts what is there, and hands it round. Its own shard's share is returned.
+    fn accept(&mut self, now: Instant) -> Vec<Newcomer> {
+        let mut own = Vec::new();
+        if self.paused.is_some_and(|until| until > now) {
+            return own;
+        }
+        self.paused = None;
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.ready {
+                break;
+            }
+            match self.socket.accept() {
+                Ok((stream, peer)) => {
+                    self.resumed();
+                    // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
+                    let _ = stream.set_nodelay(true);
+                    let newcomer = Newcomer {
+                        stream,
+                        peer,
+                        upgraded: None,
+                    };
+                    let shard = self.hub.least_loaded();
+                    self.hub.shards[shard].load.fetch_add(1, Relaxed);
+                    if shard == 0 {
+                        own.push(newcomer);
+                    } else {
+                        self.hub
+                            .word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    self.pause(now, &error);
+                    break;
+                }
+            }
+        }
+        own
+    }
+
+    fn pause(&mut self, now: Instant, error: &io::Error) {
+        self.hub.common.accept_errors.add(1);
+        if !self.warned {
+            self.warned = true;
+            log::warn!("connections can't be accepted: {error}; going on when others have closed");
+        }
+        self.paused = Some(now + ACCEPT_PAUSE);
+        self.hub.accept_paused.store(true, Relaxed);
+    }
+
+    fn resumed(&mut self) {
+        if self.warned {
+            self.warned = false;
+            self.hub.accept_paused.store(false, Relaxed);
+            log::info!("connections are accepted again");
+        }
+    }
+
+    /// How long until there is something to accept that will not be reported.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        match self.paused {
+            Some(until) => Some(until.saturating_duration_since(now)),
+            None => self.ready.then_some(Duration::ZERO),
+        }
+    }
+}
+
+/// Errors that say something of the connection that was to be accepted, not of accepting.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+impl Shard {
+    /// Runs until the engine has stopped.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut wait = Some(Duration::ZERO);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, wait)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("a shard can't poll and ends: {error}");
+                break;
+            }
+            let now = Instant::now();
+            self.core.collect(now);
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    LISTENER => {
+                        if let Some(listener) = &mut self.listener {
+                            listener.ready = true;
+                        }
+                    }
+                    Token(token) => self.core.ready(
+                        token,
+                        event.is_readable(),
+                        event.is_read_closed() || event.is_error(),
+                        event.is_writable(),
+                    ),
+                }
+            }
+            self.take_in(now);
+            self.core.turn();
+            if self.core.is_finished() {
+                break;
+            }
+            wait = self.wait();
+        }
+        // Closed before the clients are, so that none of them comes back to a listener that does not answer.
+        self.listener = None;
+        self.core.finish();
+    }
+
+    /// Connections that were accepted, here or on the first shard, or adopted.
+    fn take_in(&mut self, now: Instant) {
+        let mut newcomers = self.core.arrivals();
+        if self.core.takes_accept_again()
+            && let Some(listener) = &mut self.listener
+        {
+            listener.paused = None;
+        }
+        if self.core.is_stopping() {
+            self.listener = None;
+        }
+        if let Some(listener) = &mut self.listener {
+            newcomers.append(&mut listener.accept(now));
+        }
+        for newcomer in newcomers {
+            self.core
+                .insert(newcomer.stream, newcomer.peer, newcomer.upgraded);
+        }
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let listener = self
+            .listener
+            .as_ref()
+            .and_then(|listener| listener.wait(now));
+        match (self.core.wait(now), listener) {
+            (Some(core), Some(listener)) => Some(core.min(listener)),
+            (core, listener) => core.or(listener),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A slab whose keys are never used twice.
+
+use super::id::Key;
+
+/// Values in reusable places. A place counts its owners, so a key outlives its value without harm.
+pub(crate) struct Slots<T> {
+    places: Vec<Place<T>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The key that [`Slots::insert`] will give next.
+    pub(crate) fn next_key(&self) -> Key {
+        match self.free.last() {
+            Some(&slot) => Key {
+                slot,
+                generation: self.places[slot as usize].generation,
+            },
+            None => Key {
+                slot: u32::try_from(self.places.len()).expect("connections_max fits into a u32"),
+                generation: 0,
+            },
+        }
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let key = self.next_key();
+        if self.free.pop().is_some() {
+            self.places[key.slot as usize].value = Some(value);
+        } else {
+            self.places.push(Place {
+                generation: key.generation,
+                value: Some(value),
+            });
+        }
+        self.len += 1;
+        key
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
+        let place = self.places.get_mut(slot as usize)?;
+        let value = place.value.take()?;
+        self.len -= 1;
+        // A place whose generations are used up is given up, so that no key repeats.
+        if let Some(next) = place.generation.checked_add(1) {
+            place.generation = next;
+            self.free.push(slot);
+        }
+        Some(value)
+    }
+
+    pub(crate) fn key(&self, slot: u32) -> Option<Key> {
+        let place = self.places.get(slot as usize)?;
+        place.value.as_ref()?;
+        Some(Key {
+            slot,
+            generation: place.generation,
+        })
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+        self.places.get(slot as usize)?.value.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.places.get_mut(slot as usize)?.value.as_mut()
+    }
+
+    /// The slot of a key, if its value is still there.
+    pub(crate) fn find(&self, key: Key) -> Option<u32> {
+        let place = self.places.get(key.slot as usize)?;
+        (place.generation == key.generation && place.value.is_some()).then_some(key.slot)
+    }
+
+    /// All slots in use.
+    pub(crate) fn used(&self) -> Vec<u32> {
+        (0u32..)
+            .zip(&self.places)
+            .filter_map(|(slot, place)| place.value.is_some().then_some(slot))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_removed_value_finds_nothing_even_when_its_place_is_used_again() {
+        let mut slots = Slots::new();
+        let first = slots.insert('a');
+        assert_eq!(slots.remove(first.slot), Some('a'));
+        assert_eq!(slots.find(first), None);
+        let second = slots.insert('b');
+        assert_eq!(second.slot, first.slot);
+        assert_ne!(second, first);
+        assert_eq!(slots.find(first), None);
+        assert_eq!(slots.find(second), Some(second.slot));
+        assert_eq!(slots.len(), 1);
+        assert_eq!(slots.used(), [second.slot]);
+    }
+
+    #[test]
+    fn a_place_whose_generations_are_used_up_is_not_used_again() {
+        let mut slots = Slots::new();
+        let first = slots.insert('a');
+        slots.places[0].generation = u32::MAX;
+        slots.remove(first.slot);
+        assert_eq!(slots.insert('b').slot, 1);
+    }
+
+    #[test]
+    fn a_key_survives_its_token() {
+        let key = Key {
+            slot: 70_000,
+            generation: 3_000_000_000,
+        };
+        assert_eq!(Key::from_token(key.to_token()), key);
+    }
+}

@@ -1,0 +1,124 @@
+//! Deadlines of a shard's connections.
+//!
+//! Time is an argument. A connection has at most one entry that counts; where its deadline moved on meanwhile, the
+//! entry fires for nothing and is set anew, so that activity costs no timer work at all.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A point in time, in steps of [`TICK`] since the shard started, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tick(u64);
+
+/// Coarse enough that thousands of connections share few entries, fine enough for a patience of a second.
+const TICK: Duration = Duration::from_millis(8);
+
+impl Tick {
+    /// Beyond all time.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// The tick that lies so much later, or none if that is beyond all time.
+    pub(crate) fn after(self, wait: Duration) -> Tick {
+        let ticks = wait.as_nanos().div_ceil(TICK.as_nanos());
+        Tick(
+            self.0
+                .saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)),
+        )
+    }
+
+    /// How long ago `earlier` was.
+    pub(crate) fn since(self, earlier: Tick) -> Duration {
+        let ticks = self.0.saturating_sub(earlier.0);
+        Duration::from_millis(ticks.saturating_mul(TICK.as_millis() as u64))
+    }
+}
+
+/// The deadlines, and the clock that they are counted from.
+pub(crate) struct Timers {
+    epoch: Instant,
+    queue: BTreeMap<Tick, Vec<u32>>,
+}
+
+impl Timers {
+    pub(crate) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            queue: BTreeMap::new(),
+        }
+    }
+
+    /// The tick that has been reached at an instant.
+    pub(crate) fn now(&self, now: Instant) -> Tick {
+        let elapsed = now.saturating_duration_since(self.epoch);
+        Tick((elapsed.as_nanos() / TICK.as_nanos()) as u64)
+    }
+
+    /// Has `slot` looked at when the time comes.
+    pub(crate) fn schedule(&mut self, at: Tick, slot: u32) {
+        if at != Tick::NEVER {
+            self.queue.entry(at).or_default().push(slot);
+        }
+    }
+
+    /// Takes the next entry that is due.
+    pub(crate) fn expired(&mut self, now: Tick) -> Option<(Tick, u32)> {
+        let mut first = self.queue.first_entry()?;
+        let at = *first.key();
+        if at > now {
+            return None;
+        }
+        let slot = first.get_mut().pop();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        slot.map(|slot| (at, slot))
+    }
+
+    /// How long until something is due.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        let (&Tick(at), _) = self.queue.first_key_value()?;
+        let at = Duration::from_millis(at.saturating_mul(TICK.as_millis() as u64));
+        Some(at.saturating_sub(now.saturating_duration_since(self.epoch)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_fire_in_order_when_their_time_has_come_and_not_before() {
+        let epoch = Instant::now();
+        let mut timers = Timers::new(epoch);
+        let start = timers.now(epoch);
+        timers.schedule(start.after(Duration::from_millis(100)), 1);
+        timers.schedule(start.after(Duration::from_millis(50)), 2);
+        timers.schedule(start.after(Duration::from_millis(50)), 3);
+        assert_eq!(timers.wait(epoch), Some(Duration::from_millis(56)));
+        assert_eq!(
+            timers.expired(timers.now(epoch + Duration::from_millis(55))),
+            None
+        );
+        let now = timers.now(epoch + Duration::from_millis(56));
+        let mut due: Vec<u32> = std::iter::from_fn(|| timers.expired(now))
+            .map(|(_, slot)| slot)
+            .collect();
+        due.sort_unstable();
+        assert_eq!(due, [2, 3]);
+        assert_eq!(
+            timers
+                .expired(timers.now(epoch + Duration::from_secs(1)))
+                .map(|e| e.1),
+            Some(1)
+        );
+        assert_eq!(timers.wait(epoch), None);
+    }
+
+    #[test]
+    fn endless_waits_do_not_overflow() {
+        let epoch = Instant::now();
+        let mut timers = Timers::new(epoch);
+        timers.schedule(timers.now(epoch).after(Duration::MAX), 1);
+        assert_eq!(timers.wait(epoch), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! The watch: looks after handlers that take long.
+//!
+//! Each millisecond while handlers run, it wakes shards for what handlers have sent and then blocked on, calls
+//! threads for jobs that nobody comes to, and counts the blocked. When nothing runs, it parks and costs nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::hub::Hub;
+use super::pool::Pool;
+
+const TICK: Duration = Duration::from_millis(1);
+/// Quiet ticks before the watch parks: parking and unparking for every lone message would cost more.
+const QUIET_TICKS: u32 = 4;
+/// The warning about blocked handlers is not repeated more often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs until the pool is closed.
+pub(super) fn run(hub: &Arc<Hub>) {
+    let pool = &hub.pool;
+    let mut seen = Vec::new();
+    let mut taken = 0;
+    let mut quiet_ticks = 0;
+    let mut exhausted = false;
+    let mut warned: Option<Instant> = None;
+    loop {
+        if quiet_ticks >= QUIET_TICKS {
+            hub.common.handlers_blocked.set(0);
+            if !pool.handover.park_watch() {
+                return;
+            }
+            quiet_ticks = 0;
+        }
+        std::thread::sleep(TICK);
+        hub.wake_deferred();
+        let load = pool.handover.load();
+        let blocked = pool.blocked(&mut seen);
+        hub.common.handlers_blocked.set(blocked as u64);
+        if load.waiting > 0 && load.taken == taken {
+            Pool::call_all(hub);
+        }
+        let threads = pool.handover.threads_max();
+        if load.waiting > 0 && blocked >= threads {
+            if !exhausted {
+                exhausted = true;
+                hub.common.handlers_exhausted.add(1);
+                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    warned = Some(Instant::now());
+                    log::warn!(
+                        "all {threads} handler threads are blocked: connections with something to handle wait; \
+                         make handlers quicker, or the number of handler threads larger"
+                    );
+                }
+            }
+        } else {
+            exhausted = false;
+        }
+        taken = load.taken;
+        quiet_ticks = if load.busy { 0 } else { quiet_ticks + 1 };
+    }
+}

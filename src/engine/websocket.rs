@@ -1,0 +1,710 @@
+//! A connection in its role as a WebSocket.
+//!
+//! ```text
+//! incoming:  Open ──close frame, end of stream, violation, break──▶ Ended
+//!              └───we have closed──▶ Discarding ──▶ Ended            (only the peer's close frame is of interest)
+//! outgoing:  Open ──close frame queued, or nothing more to say──▶ Closing ──all written──▶ (lingers, or is freed)
+//! handlers:  open, messages … and, once incoming has Ended and all of them are handled, close: told exactly once
+//! ```
+//!
+//! `advance` moves a connection along whenever something of this has changed. A peer's close frame, or a violation, is
+//! answered when the messages before it are handled, so that their replies come before the answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::core::{Conn, Core, Role};
+use super::events::{Session, Status};
+use super::hub::{Received, Settings};
+use super::id::{ConnectionId, Key};
+use super::outbox::Outbox;
+use super::pool::{Done, Event, Work};
+use super::timers::Tick;
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::protocol::connection::{self, Connection};
+use crate::protocol::encode::{self, Opcode};
+use crate::transport::Transport;
+
+pub(super) struct WebSocket {
+    pub(super) session: Arc<Session>,
+    protocol: Connection,
+    pub(super) outbox: Outbox,
+    /// Waits for the handlers.
+    inbox: Vec<Event>,
+    inbox_bytes: usize,
+    /// Where it stands among the members of everyone.
+    pub(super) member_at: Option<u32>,
+    /// Where in the run its share begins.
+    pub(super) run_from: u32,
+    /// When something was last read.
+    heard: Tick,
+    /// Until when a closing handshake may last.
+    deadline: Option<Tick>,
+    /// Since when the socket has taken nothing.
+    stalled: Option<Tick>,
+    pace: Option<Box<Pace>>,
+    /// The close frame that answers the peer's end, when the handlers are done.
+    farewell: Option<Box<[u8]>>,
+    /// Mail before this mark is to be delivered before the connection ends.
+    mail_mark: u64,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// Handlers run.
+    busy: bool,
+    /// A ping has not been answered.
+    pinged: bool,
+    /// The close handler has been told, or is about to be.
+    told: bool,
+    /// The stream has ended, not just the messages.
+    eof: bool,
+    /// The outbox is short of room.
+    pub(super) congested: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Incoming {
+    Open,
+    Discarding,
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outgoing {
+    Open,
+    Closing,
+    /// The transport broke.
+    Broken,
+}
+
+/// How a paced client reads.
+struct Pace {
+    since: Tick,
+    written: u64,
+    next_try: Tick,
+}
+
+/// A paced client's socket is tried this often within its patience: readiness alone comes in steps that are too
+/// coarse to tell a slow reader from a stopped one.
+const TRIES_PER_PATIENCE: u32 = 8;
+
+impl WebSocket {
+    fn new(session: Arc<Session>, message_bytes_max: usize, now: Tick) -> Self {
+        Self {
+            session,
+            protocol: Connection::new(message_bytes_max),
+            outbox: Outbox::default(),
+            inbox: Vec::new(),
+            inbox_bytes: 0,
+            member_at: None,
+            run_from: 0,
+            heard: now,
+            deadline: None,
+            stalled: None,
+            pace: None,
+            farewell: None,
+            mail_mark: 0,
+            incoming: Incoming::Open,
+            outgoing: Outgoing::Open,
+            busy: false,
+            pinged: false,
+            told: false,
+            eof: false,
+            congested: false,
+        }
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.member_at.is_some()
+    }
+
+    /// Handlers get nothing more while their answers find no room: so a client that does not read its replies slows
+    /// down itself, and only itself.
+    fn holds_back(&self, limits: &Limits) -> bool {
+        self.outgoing == Outgoing::Open && self.outbox.bytes() > limits.outbox_bytes_max / 2
+    }
+
+    pub(super) fn wants_input(&self, limits: &Limits) -> bool {
+        let may_keep = match self.incoming {
+            Incoming::Open => {
+                !(self.busy || self.holds_back(limits))
+                    || self.inbox_bytes < limits.pending_bytes_max
+            }
+            Incoming::Discarding => true,
+            Incoming::Ended => false,
+        };
+        may_keep && !self.outbox.controls_full()
+    }
+
+    /// The socket takes nothing at present.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    pub(super) fn blocked(&mut self, now: Tick) {
+        self.stalled.get_or_insert(now);
+    }
+
+    /// The outbox has become short of room, or no longer is.
+    pub(super) fn congestion_changed(&mut self, now: Tick, settings: &Settings) {
+        if self.outgoing == Outgoing::Open {
+            let full = if self.congested {
+                Status::Full
+            } else {
+                Status::Open
+            };
+            self.session.set_status(full);
+        }
+        self.pace = match settings.slow_consumer {
+            SlowConsumer::Pace { patience, .. } if self.congested => Some(Box::new(Pace {
+                since: now,
+                written: 0,
+                next_try: now.after(patience / TRIES_PER_PATIENCE),
+            })),
+            _ => None,
+        };
+    }
+
+    pub(super) fn deadline(&self, settings: &Settings) -> Option<Tick> {
+        let heartbeat = match &settings.heartbeat {
+            Some(heartbeat)
+                if self.incoming == Incoming::Open && self.outgoing == Outgoing::Open =>
+            {
+                let silence = if self.pinged {
+                    heartbeat.silence_max()
+                } else {
+                    heartbeat.interval
+                };
+                Some(self.heard.after(silence))
+            }
+            _ => None,
+        };
+        [
+            heartbeat,
+            self.deadline,
+            self.stalled
+                .map(|since| since.after(settings.limits.write_timeout)),
+            self.pace.as_ref().map(|pace| pace.next_try),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl<T: Transport> Core<T> {
+    fn ws(&mut self, slot: u32) -> Option<&mut WebSocket> {
+        match &mut self.conns.get_mut(slot)?.role {
+            Role::WebSocket(ws) => Some(ws),
+            _ => None,
+        }
+    }
+
+    /// The WebSocket, if anything may still be sent on it.
+    pub(super) fn open_ws(&mut self, slot: u32) -> Option<&mut WebSocket> {
+        self.ws(slot).filter(|ws| ws.outgoing == Outgoing::Open)
+    }
+
+    pub(super) fn is_open(&mut self, slot: u32) -> bool {
+        self.open_ws(slot).is_some()
+    }
+
+    /// The handshake is done: a WebSocket begins. `preface` is the answer to the handshake, if it has yet to be sent.
+    pub(super) fn open(
+        &mut self,
+        slot: u32,
+        peer: SocketAddr,
+        target: Box<str>,
+        preface: Option<Bytes>,
+    ) {
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let id = ConnectionId {
+            shard: self.index,
+            key,
+        };
+        let session = Arc::new(Session::new(id, peer, target));
+        self.events.entered(&session);
+        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
+        let mut ws = WebSocket::new(session, message_bytes_max, self.tick);
+        if let Some(preface) = preface {
+            ws.outbox.push_preface(preface);
+        }
+        if self.interests.open {
+            ws.inbox.push(Event::Open);
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if let Role::Http(_) = std::mem::replace(&mut conn.role, Role::WebSocket(ws)) {
+            self.heads_len -= 1;
+        }
+        // Before its handler runs, so that what the handler broadcasts reaches it too.
+        self.join(slot);
+        self.counters().connections.add(1);
+        self.counters().connections_opened.add(1);
+        self.advance(slot);
+        self.want_write(slot);
+    }
+
+    /// Goes on where somebody else has stopped reading.
+    pub(super) fn resume(&mut self, slot: u32, received: Received) {
+        let wants_messages = self.interests.message;
+        let count = received.messages.len() as u64;
+        self.counters().messages_in.add(count);
+        if !wants_messages {
+            self.counters().unhandled.add(count);
+        }
+        if let Some(ws) = self.ws(slot) {
+            ws.protocol = received.protocol;
+            if wants_messages {
+                ws.inbox
+                    .extend(received.messages.into_iter().map(Event::Message));
+            }
+        }
+        self.advance(slot);
+    }
+
+    /// Bytes from the client.
+    pub(super) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
+        let tick = self.tick;
+        self.counters().bytes_in.add(bytes.len() as u64);
+        if let Some(ws) = self.ws(slot) {
+            ws.heard = tick;
+            ws.pinged = false;
+        }
+        let wants_messages = self.interests.message;
+        let mut input = bytes;
+        let mut messages = 0;
+        let mut unhandled = 0;
+        while let Some(ws) = self.ws(slot) {
+            if ws.incoming == Incoming::Ended {
+                break;
+            }
+            match ws.protocol.receive(&mut input) {
+                Ok(None) => break,
+                Ok(Some(connection::Event::Message { text, payload })) => {
+                    messages += 1;
+                    if wants_messages && ws.incoming == Incoming::Open {
+                        let message = Message::from_payload(payload, text);
+                        ws.inbox_bytes += message.frame().len() + size_of::<Event>();
+                        ws.inbox.push(Event::Message(message));
+                    } else {
+                        unhandled += 1;
+                    }
+                }
+                Ok(Some(connection::Event::Ping(payload))) => {
+                    if ws.outgoing == Outgoing::Open {
+                        // RFC 6455 §5.5.2
+                        let crowded = ws.outbox.controls_full();
+                        if !crowded {
+                            ws.outbox
+                                .push_control(encode::control(Opcode::Pong, &payload).into());
+                        } else {
+                            let pong = encode::control(Opcode::Pong, &payload);
+                            self.ws_write(slot);
+                            if let Some(ws) = self.open_ws(slot) {
+                                ws.outbox.push_control_or_replace(pong.into());
+                            }
+                        }
+                        self.want_write(slot);
+                    }
+                }
+                Ok(Some(connection::Event::Pong(_))) => {}
+                Ok(Some(connection::Event::Close(frame))) => {
+                    // RFC 6455 §5.5.1: the answer has the code that was received.
+                    ws.farewell = Some(encode::close(frame.code.map(|code| (code, ""))).into());
+                    ws.incoming = Incoming::Ended;
+                }
+                Err(violation) => {
+                    let reason = violation.to_string();
+                    ws.farewell =
+                        Some(encode::close(Some((violation.close_code(), &reason))).into());
+                    ws.incoming = Incoming::Ended;
+                    log::debug!("connection {} broke the protocol: {reason}", ws.session.id);
+                    self.counters().protocol_errors.add(1);
+                }
+            }
+        }
+        self.counters().messages_in.add(messages);
+        self.counters().unhandled.add(unhandled);
+        self.advance(slot);
+    }
+
+    /// The client's stream has ended. What it asked for before is still answered.
+    pub(super) fn ws_ended(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+            ws.eof = true;
+        }
+        self.advance(slot);
+    }
+
+    /// Nothing more gets through, in either direction.
+    pub(super) fn ws_broken(&mut self, slot: u32) {
+        let unsent = self.pending_run(slot);
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        conn.transport = None;
+        conn.readable = false;
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        let lost = ws.outbox.clear() + unsent;
+        ws.incoming = Incoming::Ended;
+        ws.outgoing = Outgoing::Broken;
+        ws.deadline = None;
+        ws.stalled = None;
+        ws.session.set_status(Status::Closed);
+        self.counters().closed.add(lost);
+        self.leave(slot);
+        self.advance(slot);
+    }
+
+    /// Closes from our side (RFC 6455 §7.1.2): behind what is queued already, and nothing after.
+    pub(super) fn close_ws(&mut self, slot: u32, code: CloseCode, reason: &str) {
+        if !self.is_open(slot) {
+            return;
+        }
+        self.take_run(slot);
+        let frame = encode::close(Some((code, reason)));
+        self.end_outgoing(slot, Some(frame));
+        if let Some(ws) = self.ws(slot)
+            && ws.incoming == Incoming::Open
+        {
+            ws.incoming = Incoming::Discarding;
+        }
+        self.advance(slot);
+        self.want_read(slot);
+    }
+
+    /// The last that is sent is queued, with a close frame or without.
+    fn end_outgoing(&mut self, slot: u32, close_frame: Option<Vec<u8>>) {
+        let deadline = self.tick.after(self.hub.settings.limits.close_timeout);
+        let Some(ws) = self.open_ws(slot) else {
+            return;
+        };
+        if let Some(frame) = close_frame {
+            ws.outbox.push_last(frame.into());
+        }
+        ws.outgoing = Outgoing::Closing;
+        ws.deadline = Some(deadline);
+        ws.session.set_status(Status::Closed);
+        self.leave(slot);
+        self.want_write(slot);
+    }
+
+    /// Moves a connection along: events to the handlers; when its end has come and they are done, the farewell.
+    pub(super) fn advance(&mut self, slot: u32) {
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let limits = &self.hub.settings.limits;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        if !ws.busy && !ws.inbox.is_empty() && !ws.holds_back(limits) {
+            let events = std::mem::take(&mut ws.inbox);
+            ws.inbox_bytes = 0;
+            ws.busy = true;
+            let session = ws.session.clone();
+            self.job(key, Work::Session(session, events));
+            self.want_read(slot);
+        }
+        self.advance_end(slot, key);
+    }
+
+    fn advance_end(&mut self, slot: u32, key: Key) {
+        let Some(ws) = self.ws(slot) else {
+            return;
+        };
+        if ws.incoming != Incoming::Ended || ws.busy || !ws.inbox.is_empty() {
+            return;
+        }
+        let mark = ws.mail_mark;
+        if ws.outgoing == Outgoing::Open && !self.delivery.has_delivered(mark) {
+            self.delivery.wait(slot);
+            return;
+        }
+        if self.is_open(slot) {
+            self.take_run(slot);
+            let farewell = self.ws(slot).and_then(|ws| ws.farewell.take());
+            self.end_outgoing(slot, farewell.map(Vec::from));
+        }
+        self.tell_close(slot, key);
+        match self.conns.get(slot) {
+            Some(conn) if conn.transport.is_none() => self.free(slot),
+            _ => self.want_write(slot),
+        }
+    }
+
+    /// The close handler's turn has come, once.
+    fn tell_close(&mut self, slot: u32, key: Key) {
+        let Some(ws) = self.ws(slot) else {
+            return;
+        };
+        if std::mem::replace(&mut ws.told, true) {
+            return;
+        }
+        let session = ws.session.clone();
+        self.counters().connections.sub(1);
+        self.events.left(&session);
+        if self.interests.close {
+            self.job(key, Work::Session(session, vec![Event::Close]));
+        }
+    }
+
+    /// Word of a batch's end.
+    pub(super) fn done(&mut self, key: Key, done: Done) {
+        let Some(slot) = self.conns.find(key) else {
+            return;
+        };
+        match done {
+            Done::Request(response) => self.http_respond(slot, response),
+            Done::Session {
+                panicked,
+                unhandled,
+            } => {
+                let mark = self.delivery.mark();
+                let Some(ws) = self.ws(slot) else {
+                    return;
+                };
+                if ws.told {
+                    // The close handler's end changes nothing more.
+                    return;
+                }
+                ws.busy = false;
+                ws.mail_mark = mark;
+                if panicked {
+                    let waiting = ws.inbox.len() as u64;
+                    ws.inbox.clear();
+                    ws.inbox_bytes = 0;
+                    let unhandled = waiting + u64::from(unhandled);
+                    self.counters().unhandled.add(unhandled);
+                    self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");
+                }
+                self.advance(slot);
+                self.want_read(slot);
+            }
+        }
+        self.arm(slot);
+    }
+
+    /// Writes what waits.
+    pub(super) fn ws_write(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(Conn {
+            transport: Some(transport),
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        else {
+            return;
+        };
+        let (written, result) = ws.outbox.flush(transport, &mut self.scratch);
+        if ws.outbox.is_empty() {
+            ws.stalled = None;
+        } else if written.bytes > 0 {
+            ws.stalled = Some(tick);
+        } else {
+            ws.blocked(tick);
+        }
+        if let Some(pace) = &mut ws.pace {
+            pace.written += written.bytes as u64;
+        }
+        let has_left = ws.outbox.is_empty() && ws.outgoing == Outgoing::Closing;
+        let may_end = has_left && ws.told;
+        let eof = ws.eof;
+        let idle = ws.inbox.is_empty();
+        self.counters().bytes_out.add(written.bytes as u64);
+        self.counters().messages_out.add(written.messages);
+        if result.is_err() {
+            self.broken(slot);
+            return;
+        }
+        self.note_fill(slot);
+        if may_end && eof {
+            self.free(slot);
+            return;
+        }
+        if may_end {
+            // RFC 6455 §7.1.1: the server ends the TCP stream first, and waits for the client's end.
+            self.linger(slot);
+            return;
+        }
+        if !idle {
+            self.advance(slot);
+        }
+        self.want_read(slot);
+    }
+
+    /// A deadline may have come.
+    pub(super) fn ws_expire(&mut self, slot: u32) {
+        let tick = self.tick;
+        let settings = self.hub.settings.clone();
+        let Some(ws) = self.ws(slot) else {
+            return;
+        };
+        let closing_is_over = ws.deadline.is_some_and(|deadline| deadline <= tick);
+        let is_stalled = ws
+            .stalled
+            .is_some_and(|since| since.after(settings.limits.write_timeout) <= tick);
+        if is_stalled {
+            // It may have room that was never reported; a reader that has stopped has none.
+            self.ws_write(slot);
+            let Some(ws) = self.ws(slot) else {
+                return;
+            };
+            if ws.stalled.is_some_and(|since| since < tick) {
+                self.counters().slow_consumers.add(1);
+                self.broken(slot);
+                return;
+            }
+        }
+        if closing_is_over {
+            self.broken(slot);
+            return;
+        }
+        if let SlowConsumer::Pace {
+            bytes_per_second_min,
+            patience,
+        } = settings.slow_consumer
+        {
+            self.expire_pace(slot, bytes_per_second_min, patience);
+        }
+        if settings.heartbeat.is_some() {
+            self.expire_heartbeat(slot);
+        }
+    }
+
+    fn expire_pace(&mut self, slot: u32, bytes_per_second_min: u64, patience: Duration) {
+        let tick = self.tick;
+        if self
+            .ws(slot)
+            .and_then(|ws| ws.pace.as_ref())
+            .is_none_or(|pace| pace.next_try > tick)
+        {
+            return;
+        }
+        self.ws_write(slot);
+        let Some(pace) = self.ws(slot).and_then(|ws| ws.pace.as_mut()) else {
+            return;
+        };
+        pace.next_try = tick.after(patience / TRIES_PER_PATIENCE);
+        if tick.since(pace.since) < patience {
+            return;
+        }
+        let seconds = tick.since(pace.since).as_secs_f64();
+        let is_slow = (pace.written as f64) < bytes_per_second_min as f64 * seconds;
+        pace.since = tick;
+        pace.written = 0;
+        if is_slow {
+            self.disconnect_slow(slot);
+        }
+    }
+
+    fn expire_heartbeat(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(heartbeat) = self.hub.settings.heartbeat else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let readable = conn.readable;
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        if ws.incoming != Incoming::Open || ws.outgoing != Outgoing::Open {
+            return;
+        }
+        if readable || !ws.wants_input(&self.hub.settings.limits) {
+            // What it has sent since is still to be read: its deadline stands still.
+            ws.heard = tick;
+            return;
+        }
+        if ws.pinged && ws.heard.after(heartbeat.silence_max()) <= tick {
+            let id = ws.session.id;
+            log::info!("connection {id} has been silent for too long and is disconnected");
+            self.counters().heartbeat_timeouts.add(1);
+            self.close_ws(slot, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
+            // Nobody is there to answer: say it, and go.
+            self.ws_write(slot);
+            self.broken(slot);
+        } else if !ws.pinged && ws.heard.after(heartbeat.interval) <= tick {
+            ws.pinged = true;
+            if !ws.outbox.controls_full() {
+                ws.outbox
+                    .push_control(encode::control(Opcode::Ping, &[]).into());
+            }
+            self.want_write(slot);
+        }
+    }
+
+    /// The engine stops: everyone is told (RFC 6455 §7.4.1, 1001).
+    pub(super) fn ws_stop(&mut self, slot: u32) {
+        self.close_ws(slot, CloseCode::GOING_AWAY, "server is shutting down");
+    }
+
+    /// The engine has stopped, and this connection has not ended in time.
+    pub(super) fn ws_abandon(&mut self, slot: u32) {
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let unsent = self.pending_run(slot);
+        self.leave(slot);
+        let Some(ws) = self.ws(slot) else {
+            return;
+        };
+        ws.session.set_status(Status::Closed);
+        let lost = ws.outbox.clear() + unsent;
+        let busy = ws.busy;
+        let inbox = std::mem::take(&mut ws.inbox);
+        self.counters().closed.add(lost);
+        if busy {
+            // Its handler still runs: the close handler can't be told, since never two run at a time.
+            let messages = inbox
+                .iter()
+                .filter(|event| matches!(event, Event::Message(_)));
+            self.counters().unhandled.add(messages.count() as u64);
+        } else {
+            if !inbox.is_empty() {
+                let session = self.ws(slot).map(|ws| ws.session.clone());
+                self.jobs_in_order(slot, key, session, inbox);
+                return;
+            }
+            self.tell_close(slot, key);
+        }
+    }
+
+    /// Events and the close handler, as one job.
+    fn jobs_in_order(
+        &mut self,
+        slot: u32,
+        key: Key,
+        session: Option<Arc<Session>>,
+        mut events: Vec<Event>,
+    ) {
+        let Some(session) = session else {
+            return;
+        };
+        if let Some(ws) = self.ws(slot) {
+            ws.told = true;
+        }
+        self.counters().connections.sub(1);
+        self.events.left(&session);
+        if self.interests.close {
+            events.push(Event::Close);
+        }
+        self.job(key, Work::Session(session, events));
+    }
+}

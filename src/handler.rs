@@ -1,0 +1,82 @@
+//! WebSocket handlers for a Humphrey app.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+use humphrey::http::Request;
+use humphrey::stream::Stream;
+
+use crate::host;
+use crate::stream::WebsocketStream;
+
+/// A function that handles a connection with the blocking API.
+pub trait WebsocketHandler<S>: Fn(WebsocketStream, Arc<S>) + Send + Sync {}
+
+impl<T, S> WebsocketHandler<S> for T where T: Fn(WebsocketStream, Arc<S>) + Send + Sync {}
+
+/// Makes a Humphrey WebSocket route of a handler that receives and sends on its own thread.
+///
+/// The handshake is answered, then the handler runs with the stream; a request that is no valid handshake is refused
+/// with a status that says why (RFC 6455 §4.2). The handler keeps one of the Humphrey app's threads for as long as it
+/// runs; [`async_websocket_handler`] does not.
+///
+/// ```no_run
+/// use humphrey::App;
+/// use humphrey_ws::{Message, websocket_handler};
+///
+/// let app: App<()> = App::new().with_websocket_route(
+///     "/ws",
+///     websocket_handler(|mut stream, _| {
+///         while let Ok(message) = stream.recv() {
+///             if stream.send(message).is_err() {
+///                 break;
+///             }
+///         }
+///     }),
+/// );
+/// app.run("127.0.0.1:8080").unwrap();
+/// ```
+pub fn websocket_handler<T, S>(handler: T) -> impl Fn(Request, Stream, Arc<S>)
+where
+    T: WebsocketHandler<S>,
+{
+    move |request: Request, mut stream: Stream, state: Arc<S>| {
+        if host::handshake(&request, &mut stream) {
+            handler(WebsocketStream::upgraded(stream, &request), state);
+        }
+    }
+}
+
+/// Makes a Humphrey WebSocket route that hands its connections to an
+/// [`AsyncWebsocketApp`](crate::AsyncWebsocketApp).
+///
+/// The handshake is answered, and the Humphrey app's thread is free again. The two apps may have different states.
+/// Humphrey reads the request, so what it reads behind it is lost to the WebSocket: clients that do not wait for the
+/// answer, as browsers do, lose their first messages. An app that listens itself has no such limits.
+///
+/// ```no_run
+/// use humphrey::App;
+/// use humphrey_ws::{AsyncWebsocketApp, async_websocket_handler};
+/// use std::thread::spawn;
+///
+/// let ws: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+///     .with_message_handler(|stream, message, _| stream.send(message));
+/// let hook = ws.connect_hook().unwrap();
+/// let app: App<()> = App::new().with_websocket_route("/ws", async_websocket_handler(hook));
+/// spawn(move || app.run("127.0.0.1:8080").unwrap());
+/// ws.run();
+/// ```
+pub fn async_websocket_handler<S>(
+    hook: Arc<Mutex<Sender<WebsocketStream>>>,
+) -> impl Fn(Request, Stream, Arc<S>) {
+    move |request: Request, mut stream: Stream, _: Arc<S>| {
+        if host::handshake(&request, &mut stream) {
+            let stream = WebsocketStream::upgraded(stream, &request);
+            let hook = hook.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if let Err(refused) = hook.send(stream) {
+                // The app has stopped: the client gets a close frame that says so.
+                refused.0.go_away();
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Cross-origin resource sharing for mounted routes.
+
+use crate::protocol::http::Head;
+
+/// Which pages of other origins may use the mounted routes
+/// ([`AsyncWebsocketApp::with_cors`](crate::AsyncWebsocketApp::with_cors)).
+///
+/// Humphrey keeps the fields of its own `Cors` to itself, so a mounted sub-app's can't be read; this takes its place.
+/// Preflight requests are answered; responses to allowed origins carry the headers that the browser asks for.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Cors};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_cors(Cors::origins(["https://example.com"]).with_headers(["Content-Type"]));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// None: any.
+    origins: Option<Vec<String>>,
+    headers: Vec<String>,
+}
+
+/// The methods that Humphrey's routes can have.
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+
+impl Cors {
+    /// Pages of any origin.
+    pub fn any() -> Self {
+        Self {
+            origins: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Pages of these origins, each as a browser writes it: `https://example.com`, with the port if it is unusual.
+    pub fn origins<T: Into<String>>(origins: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            origins: Some(origins.into_iter().map(Into::into).collect()),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Request headers that those pages may send, beside the few that need no leave.
+    pub fn with_headers<T: Into<String>>(mut self, headers: impl IntoIterator<Item = T>) -> Self {
+        self.headers.extend(headers.into_iter().map(Into::into));
+        self
+    }
+
+    /// The headers of a response to this request.
+    pub(super) fn response_headers(
+        &self,
+        head: &Head,
+        preflight: bool,
+    ) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        let allowed = match (&self.origins, head.header("Origin")) {
+            (None, _) => Some("*".to_owned()),
+            (Some(origins), origin) => {
+                // The answer depends on the origin, so caches must tell them apart.
+                headers.push(("Vary", "Origin".to_owned()));
+                origin
+                    .filter(|&origin| origins.iter().any(|allowed| allowed == origin))
+                    .map(str::to_owned)
+            }
+        };
+        if let Some(origin) = allowed {
+            headers.push(("Access-Control-Allow-Origin", origin));
+            if preflight {
+                headers.push(("Access-Control-Allow-Methods", METHODS.to_owned()));
+                if !self.headers.is_empty() {
+                    headers.push(("Access-Control-Allow-Headers", self.headers.join(", ")));
+                }
+            }
+        }
+        headers
+    }
+}

@@ -1,0 +1,14 @@
+//! The ways in: the app's own listener, mounted Humphrey routes, and an existing Humphrey app.
+//!
+//! Depends on `protocol`, `engine` and `stream` (the hook carries its type), and on Humphrey. It must not know the app's
+//! handlers. The contract: whatever comes in ends as a connection of the engine, or is refused in words.
+
+mod cors;
+mod humphrey;
+mod listener;
+mod routes;
+
+pub use self::cors::Cors;
+pub(crate) use self::humphrey::{adopt_from, handshake};
+pub(crate) use self::listener::bind;
+pub(crate) use self::routes::Routes;

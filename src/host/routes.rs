@@ -1,0 +1,197 @@
+//! HTTP routes of Humphrey sub-apps on the app's own port.
+
+use std::sync::Arc;
+
+use humphrey::SubApp;
+use humphrey::http::address::Address;
+use humphrey::http::date::DateTime;
+use humphrey::http::headers::{HeaderType, Headers};
+use humphrey::http::method::Method;
+use humphrey::krauss::wildcard_match;
+use humphrey::route::RouteHandler;
+
+use super::cors::Cors;
+use crate::engine::{Request, Response};
+use crate::protocol::http::{self, Head};
+
+/// Sub-apps whose routes are served.
+pub(crate) struct Routes<State> {
+    sub_apps: Vec<SubApp<State>>,
+    cors: Option<Cors>,
+}
+
+/// An answer before it is written out.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl<State> Routes<State> {
+    /// Refuses what a sub-app asks for and can't be had here, and says what to do instead.
+    pub(crate) fn new(
+        sub_apps: Vec<SubApp<State>>,
+        cors: Option<Cors>,
+    ) -> Result<Self, &'static str> {
+        if sub_apps.iter().any(|sub_app| sub_app.cors.is_some()) {
+            return Err(
+                "a SubApp given to with_routes has a cors of its own, which Humphrey keeps to itself: \
+                        leave it out, and use AsyncWebsocketApp::with_cors",
+            );
+        }
+        if sub_apps
+            .iter()
+            .any(|sub_app| !sub_app.websocket_routes.is_empty())
+        {
+            return Err(
+                "a SubApp given to with_routes has WebSocket routes, which would keep a thread each: \
+                        use the app's own handlers, which can tell paths apart with AsyncStream::path",
+            );
+        }
+        Ok(Self { sub_apps, cors })
+    }
+
+    pub(crate) fn serve(&self, request: Request, state: &Arc<State>) -> Response {
+        let Request {
+            head,
+            body,
+            peer,
+            keep_alive,
+        } = request;
+        let head_only = head.method == "HEAD";
+        let preflight = head.method == "OPTIONS";
+        let mut answer = self.answer(&head, body, peer, state);
+        if let Some(cors) = &self.cors {
+            for (name, value) in cors.response_headers(&head, preflight) {
+                answer.add_if_missing(name, value);
+            }
+        }
+        // A handler may wish to end the connection, not to keep it.
+        let keep_alive = keep_alive && !answer.wants_close();
+        answer
+            .headers
+            .retain(|(name, _)| !name.eq_ignore_ascii_case("Connection"));
+        if keep_alive && head.minor_version == 0 {
+            // RFC 9112 §9.3: 1.0 clients must be told.
+            answer
+                .headers
+                .push(("Connection".into(), "keep-alive".into()));
+        }
+        answer.add_if_missing("Server", "Humphrey".to_owned());
+        answer.add_if_missing("Date", DateTime::now().to_string());
+        let headers: Vec<(&str, &str)> = answer
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Response {
+            bytes: http::response(
+                answer.status,
+                &headers,
+                &answer.body,
+                !keep_alive,
+                head_only,
+            ),
+            keep_alive,
+        }
+    }
+
+    fn answer(
+        &self,
+        head: &Head,
+        body: Vec<u8>,
+        peer: std::net::SocketAddr,
+        state: &Arc<State>,
+    ) -> Answer {
+        // HEAD is GET without the body (RFC 9110 §9.3.2); Humphrey has no name for it.
+        let name = if head.method == "HEAD" {
+            "GET"
+        } else {
+            &head.method
+        };
+        let Ok(method) = Method::from_name(name) else {
+            return Answer::plain(501, "this method is not supported\n");
+        };
+        let host = head.header("Host").unwrap_or_default();
+        let Some(route) = self.find(host, head.path()) else {
+            return Answer::plain(404, "not found\n");
+        };
+        if method == Method::Options {
+            // As Humphrey's own App: OPTIONS is answered for every route there is.
+            let allow = (
+                "Allow".to_owned(),
+                "GET, HEAD, POST, PUT, DELETE, OPTIONS".to_owned(),
+            );
+            return Answer {
+                status: 204,
+                headers: vec![allow],
+                body: Vec::new(),
+            };
+        }
+        let Ok(address) = Address::new(peer) else {
+            return Answer::plain(500, "internal server error\n");
+        };
+        let mut headers = Headers::new();
+        for (name, value) in head.pairs() {
+            headers.add(HeaderType::from(name), value);
+        }
+        let has_body = !body.is_empty() || head.header("Content-Length").is_some();
+        let request = humphrey::http::Request {
+            method,
+            uri: head.path().to_owned(),
+            query: head.query().to_owned(),
+            version: format!("HTTP/1.{}", head.minor_version),
+            headers,
+            content: has_body.then_some(body),
+            address,
+        };
+        let response = route.handler.serve(request, state.clone());
+        Answer {
+            status: response.status_code.into(),
+            headers: response
+                .headers
+                .iter()
+                .map(|header| (header.name.to_string(), header.value))
+                .collect(),
+            body: response.body,
+        }
+    }
+
+    /// The first route that fits, of the sub-apps whose host does, in the order they were mounted.
+    fn find(&self, host: &str, path: &str) -> Option<&RouteHandler<State>> {
+        self.sub_apps
+            .iter()
+            .filter(|sub_app| wildcard_match(&sub_app.host, host))
+            .flat_map(|sub_app| &sub_app.routes)
+            .find(|route| wildcard_match(&route.route, path))
+    }
+}
+
+impl Answer {
+    fn plain(status: u16, body: &str) -> Self {
+        Self {
+            status,
+            headers: vec![("Content-Type".into(), "text/plain; charset=utf-8".into())],
+            body: body.into(),
+        }
+    }
+
+    fn add_if_missing(&mut self, name: &str, value: String) {
+        if !self
+            .headers
+            .iter()
+            .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        {
+            self.headers.push((name.to_owned(), value));
+        }
+    }
+
+    fn wants_close(&self) -> bool {
+        self.headers.iter().any(|(name, value)| {
+            name.eq_ignore_ascii_case("Connection")
+                && value
+                    .split(',')
+                    .any(|token| token.trim().eq_ignore_ascii_case("close"))
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! Live WebSocket for plain, synchronous programs: handlers for connections and messages, and broadcasts from any
+//! thread, on an event-driven engine, with no async runtime in sight.
+//!
+//! ```no_run
+//! use humphrey_ws::{AsyncWebsocketApp, Message};
+//! use std::{io::stdin, thread::spawn};
+//!
+//! let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+//!     .with_address("127.0.0.1:8080")
+//!     .with_connect_handler(|stream, _| {
+//!         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
+//!     })
+//!     .with_message_handler(|stream, message, _| stream.send(message));
+//! let sender = app.sender();
+//! spawn(move || {
+//!     for line in stdin().lines().map_while(Result::ok) {
+//!         sender.broadcast(Message::new(line));
+//!     }
+//! });
+//! app.run();
+//! ```
+//!
+//! An [`AsyncWebsocketApp`] listens itself, and can serve the HTTP routes of a Humphrey
+//! [`SubApp`](humphrey::SubApp) on the same port; or it takes its connections from an existing Humphrey
+//! [`App`](humphrey::App) ([`async_websocket_handler`]). [`WebsocketStream`] is the blocking way
+//! ([`websocket_handler`]).
+//!
+//! What holds, whatever clients do:
+//!
+//! - For one connection: the connect handler, its messages in the order sent, the disconnect handler, each exactly
+//!   once, never two at a time. What one thread broadcasts arrives everywhere in that order.
+//! - Nobody waits for a slow or silent client, unless the program asks its producers to ([`SlowConsumer::Pace`]).
+//! - Handlers may block: they delay their own connection only.
+//! - Everything is bounded ([`Limits`]), and what is not delivered is counted ([`Metrics`]).
+//!
+//! Code written for humphrey_ws 0.5.1 compiles unchanged.
+
+pub mod async_app;
+mod engine;
+pub mod error;
+pub mod handler;
+mod host;
+mod limits;
+pub mod message;
+mod metrics;
+pub mod ping;
+mod protocol;
+pub mod restion;
+pub mod stream;
+mod transport;
+
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, RunningApp};
+pub use engine::ConnectionId;
+pub use error::{SendError, SendErrorReason};
+pub use handler::{async_websocket_handler, websocket_handler};
+pub use host::Cors;
+pub use limits::{Limits, SlowConsumer};
+pub use message::Message;
+pub use metrics::{Dropped, Metrics};
+pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};
+pub use stream::WebsocketStream;
+
+/// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.
+mod humphrey_without_tokio {
+    #[diagnostic::on_unimplemented(
+        message = "humphrey_ws does not work with humphrey's feature `tokio`",
+        label = "humphrey::stream::Stream is not a blocking stream",
+        note = "some crate in this build turns on the feature `tokio` of `humphrey`: turn it off"
+    )]
+    trait Blocking {}
+    impl<T: std::io::Read> Blocking for T {}
+
+    const fn check<T: Blocking>() {}
+    const _: () = check::<humphrey::stream::Stream>();
+}

@@ -1,0 +1,109 @@
+//! Every bound of the engine, and what happens to those who read too slowly.
+
+use std::time::Duration;
+
+/// The bounds of an app. Every queue, buffer and wait has one.
+///
+/// Change what differs from the default:
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Limits};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_limits(Limits {
+///     message_bytes_max: 64 * 1024,
+///     ..Limits::default()
+/// });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest message, in bytes of payload, in either direction. Default 16 MiB.
+    ///
+    /// A client that announces a longer one is closed with 1009 before anything is allocated; a longer message of
+    /// the program is refused ([`SendErrorReason::TooLarge`](crate::SendErrorReason::TooLarge)).
+    pub message_bytes_max: usize,
+    /// Bytes that may wait for one client, beyond what its socket took. Default 1 MiB.
+    ///
+    /// An empty outbox takes one message of any legal size; the bound decides whether another may be queued behind.
+    /// Over it, [`SlowConsumer`] decides.
+    pub outbox_bytes_max: usize,
+    /// Bytes of messages on their way to one shard. Default 4 MiB.
+    ///
+    /// While it is full, [`AsyncSender::broadcast`](crate::AsyncSender::broadcast) and the like wait, and their
+    /// `try_` twins return [`SendErrorReason::Full`](crate::SendErrorReason::Full). A shard may hold as much again
+    /// that it has taken and not yet handed on.
+    pub mailbox_bytes_max: usize,
+    /// Bytes of received messages that wait while a handler of their connection runs. Default 64 KiB.
+    ///
+    /// Beyond it the connection is not read, and TCP slows the client down.
+    pub pending_bytes_max: usize,
+    /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
+    pub head_bytes_max: usize,
+    /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
+    pub body_bytes_max: usize,
+    /// Connections, of all kinds, that the app serves at once. Default 100,000. Further ones are answered with 503.
+    pub connections_max: usize,
+    /// Connections that have not finished a request head. Default 4,096. Beyond it, the oldest of them gives way.
+    pub handshakes_max: usize,
+    /// How long a client may take for its request head, and again for a request's body. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long an HTTP connection may stay idle between requests. Default 60 s.
+    pub keep_alive_timeout: Duration,
+    /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s.
+    pub write_timeout: Duration,
+    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed.
+    pub close_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 16 << 20,
+            outbox_bytes_max: 1 << 20,
+            mailbox_bytes_max: 4 << 20,
+            pending_bytes_max: 64 << 10,
+            head_bytes_max: 16 << 10,
+            body_bytes_max: 1 << 20,
+            connections_max: 100_000,
+            handshakes_max: 4_096,
+            handshake_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What happens when a message does not fit into a client's outbox ([`Limits::outbox_bytes_max`]).
+///
+/// Whatever the policy, no message is ever cut: the frame in progress is always finished first. What was not
+/// delivered is counted in [`Metrics`](crate::Metrics).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SlowConsumer {
+    /// The client is disconnected with close code 1013; what waited for it is dropped. The default, and right for a
+    /// public server: nobody who reads slowly can slow anyone else.
+    #[default]
+    Disconnect,
+    /// The message is not sent to that client.
+    DropNewest,
+    /// The oldest messages that wait for that client make room for the new one.
+    DropOldest,
+    /// Producers wait for their clients: a shard takes no further broadcast while the outbox of one of its clients
+    /// is over half its bound. Right for a pipe, where every line matters; wrong for a public server.
+    Pace {
+        /// A client that reads this many bytes a second, or more, is never disconnected.
+        bytes_per_second_min: u64,
+        /// A client that stays below for so long is disconnected with close code 1013.
+        patience: Duration,
+    },
+}
+
+impl SlowConsumer {
+    /// [`SlowConsumer::Pace`] with its defaults: at least 1,024 bytes per second, with a patience of one second.
+    pub const fn pace() -> Self {
+        Self::Pace {
+            bytes_per_second_min: 1_024,
+            patience: Duration::from_secs(1),
+        }
+    }
+}

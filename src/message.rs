@@ -1,0 +1,177 @@
+//! One WebSocket message.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::protocol::connection::Payload;
+use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
+
+/// One WebSocket message: text or binary.
+///
+/// The frame that carries it is written once, when the message is made; clones, broadcasts and echoes share it.
+/// A clone costs a reference count, whatever the size.
+///
+/// ```
+/// use humphrey_ws::Message;
+///
+/// let text = Message::new("Grüezi");
+/// assert!(text.is_text());
+/// assert_eq!(text.text(), Some("Grüezi"));
+///
+/// let binary = Message::new([0xff, 0x00]);
+/// assert!(!binary.is_text());
+/// assert_eq!(binary.bytes(), [0xff, 0x00]);
+/// ```
+#[derive(Clone)]
+pub struct Message {
+    /// An unmasked frame with FIN set: header, then payload.
+    frame: Bytes,
+    header_len: u8,
+    text: bool,
+}
+
+impl Message {
+    /// Creates a message with a copy of the payload: text if it is valid UTF-8 (as an empty one is), else binary.
+    ///
+    /// Use [`Message::new_binary`] for a binary message whose bytes may happen to be UTF-8.
+    pub fn new<T>(payload: T) -> Self
+    where
+        T: AsRef<[u8]>,
+    {
+        let payload = payload.as_ref();
+        Self::from_slice(payload, std::str::from_utf8(payload).is_ok())
+    }
+
+    /// Creates a binary message with a copy of the payload.
+    pub fn new_binary<T>(payload: T) -> Self
+    where
+        T: AsRef<[u8]>,
+    {
+        Self::from_slice(payload.as_ref(), false)
+    }
+
+    fn from_slice(payload: &[u8], text: bool) -> Self {
+        let mut header = [0; HEADER_BYTES_MAX];
+        let header_len = encode::write_header(opcode(text), payload.len(), &mut header);
+        // Exact capacity: `Bytes` then takes the vector as it is.
+        let mut frame = Vec::with_capacity(header_len + payload.len());
+        frame.extend_from_slice(&header[HEADER_BYTES_MAX - header_len..]);
+        frame.extend_from_slice(payload);
+        Self {
+            frame: frame.into(),
+            header_len: header_len as u8,
+            text,
+        }
+    }
+
+    /// A received message, whose text the protocol has checked already.
+    pub(crate) fn from_payload(payload: Payload<'_>, text: bool) -> Self {
+        match payload {
+            Payload::Whole(payload) => Self::from_slice(payload, text),
+            Payload::Assembled(mut buffer) => {
+                let payload_len = buffer.len() - HEADER_BYTES_MAX;
+                let mut header = [0; HEADER_BYTES_MAX];
+                let header_len = encode::write_header(opcode(text), payload_len, &mut header);
+                buffer[..HEADER_BYTES_MAX].copy_from_slice(&header);
+                Self {
+                    frame: Bytes::from(buffer).slice(HEADER_BYTES_MAX - header_len..),
+                    header_len: header_len as u8,
+                    text,
+                }
+            }
+        }
+    }
+
+    /// Whether this is a text message.
+    pub fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// The payload of a text message; `None` if the message is binary.
+    pub fn text(&self) -> Option<&str> {
+        if self.text {
+            std::str::from_utf8(self.bytes()).ok()
+        } else {
+            None
+        }
+    }
+
+    /// The payload.
+    pub fn bytes(&self) -> &[u8] {
+        &self.frame[usize::from(self.header_len)..]
+    }
+
+    /// The message as one unmasked frame, as a server sends it (RFC 6455 §5.2).
+    ///
+    /// ```
+    /// # use humphrey_ws::Message;
+    /// assert_eq!(Message::new("hi").to_frame(), [0x81, 2, b'h', b'i']);
+    /// ```
+    pub fn to_frame(self) -> Vec<u8> {
+        self.frame.into()
+    }
+
+    /// The frame, shared.
+    pub(crate) fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+}
+
+fn opcode(text: bool) -> Opcode {
+    if text { Opcode::Text } else { Opcode::Binary }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Enough to recognise a message in a log, little enough for a large one.
+        const SHOWN_BYTES_MAX: usize = 64;
+        let payload = self.bytes();
+        let shown = &payload[..payload.len().min(SHOWN_BYTES_MAX)];
+        let mut debug = f.debug_struct("Message");
+        debug.field("text", &self.text).field("len", &payload.len());
+        match self.text() {
+            Some(_) => debug.field("payload", &String::from_utf8_lossy(shown)),
+            None => debug.field("payload", &shown),
+        };
+        debug.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assembled_payload_becomes_the_same_message_as_a_whole_one() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            let payload = vec![b'x'; len];
+            let mut buffer = vec![0; HEADER_BYTES_MAX];
+            buffer.extend_from_slice(&payload);
+            let assembled = Message::from_payload(Payload::Assembled(buffer), true);
+            let whole = Message::from_payload(Payload::Whole(&payload), true);
+            assert_eq!(assembled.bytes(), payload);
+            assert_eq!(assembled.to_frame(), whole.to_frame());
+        }
+    }
+
+    #[test]
+    fn a_clone_shares_the_frame() {
+        let message = Message::new("shared");
+        let clone = message.clone();
+        assert_eq!(message.frame().as_ptr(), clone.frame().as_ptr());
+    }
+
+    #[test]
+    fn debug_output_of_a_large_message_is_short() {
+        let shown = format!("{:?}", Message::new("é".repeat(100_000)));
+        assert!(shown.contains("200000"), "{shown}");
+        assert!(shown.len() < 200, "{shown}");
+    }
+}

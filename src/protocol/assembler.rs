@@ -1,0 +1,228 @@
+//! One message growing from its parts: fragments, and frames that the network cut
+//! (RFC 6455 §5.4).
+
+use super::encode::HEADER_BYTES_MAX;
+use super::error::Violation;
+use super::utf8::Utf8;
+
+/// The most that is reserved beyond what has arrived, while little has arrived.
+const AHEAD_BYTES: usize = 4096;
+/// What is reserved at least where more fragments will follow, so that tiny ones do not cost an
+/// allocation each.
+const FRAGMENT_AHEAD_BYTES: usize = 64;
+
+/// A message of which a part has arrived.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    text: bool,
+    utf8: Utf8,
+    /// [`HEADER_BYTES_MAX`] bytes of headroom, then the payload so far.
+    buffer: Vec<u8>,
+}
+
+impl Assembler {
+    /// An empty message. Nothing is reserved until a part arrives.
+    pub(crate) fn new(text: bool) -> Self {
+        Self {
+            text,
+            utf8: Utf8::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// A text message, not a binary one.
+    pub(crate) fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// Payload bytes so far.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
+    }
+
+    #[cfg(test)]
+    /// Bytes of memory this message takes now.
+    pub(crate) fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.buffer.capacity()
+    }
+
+    /// Appends an unmasked part. `announced` is what the frame will bring after this part, `fin`
+    /// says that the message ends with this frame.
+    pub(crate) fn push(
+        &mut self,
+        part: &[u8],
+        announced: usize,
+        fin: bool,
+    ) -> Result<(), Violation> {
+        // RFC 6455 §8.1: text must be UTF-8; told as soon as it is known, not when it is complete.
+        if self.text {
+            self.utf8.push(part).map_err(|_| Violation::InvalidUtf8)?;
+        }
+        if self.buffer.is_empty() {
+            let expected = if fin {
+                announced
+            } else {
+                announced.max(FRAGMENT_AHEAD_BYTES)
+            };
+            reserve(&mut self.buffer, HEADER_BYTES_MAX + part.len(), expected);
+            self.buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
+        } else {
+            // More fragments bring more than this frame announces: let the buffer double.
+            let expected = if fin {
+                announced
+            } else {
+                announced.max(self.buffer.len())
+            };
+            reserve(&mut self.buffer, part.len(), expected);
+        }
+        self.buffer.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// The whole message, behind [`HEADER_BYTES_MAX`] bytes of headroom.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>, Violation> {
+        self.utf8.finish().map_err(|_| Violation::InvalidUtf8)?;
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; HEADER_BYTES_MAX];
+        }
+        // A message may wait long in a queue; a tenth over is not worth a copy.
+        if self.buffer.capacity() > self.buffer.len() + self.buffer.len() / 8 {
+            self.buffer.shrink_to_fit();
+        }
+        Ok(self.buffer)
+    }
+}
+
+/// Makes room for `part` bytes that are there, and for some of the `announced` ones that are not:
+/// no more than has arrived already (or [`AHEAD_BYTES`]), so a peer cannot make us reserve what it
+/// only speaks of.
+pub(super) fn reserve(buffer: &mut Vec<u8>, part: usize, announced: usize) {
+    if buffer.capacity() - buffer.len() >= part {
+        return;
+    }
+    let arrived = buffer.len().saturating_add(part);
+    let ahead = announced.min(arrived.max(AHEAD_BYTES));
+    buffer.reserve_exact(part.saturating_add(ahead));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes `parts` as fragments, the last one with FIN.
+    fn assemble(text: bool, parts: &[&[u8]]) -> Result<Vec<u8>, Violation> {
+        let mut message = Assembler::new(text);
+        for (i, part) in parts.iter().enumerate() {
+            message.push(part, 0, i + 1 == parts.len())?;
+        }
+        message.finish()
+    }
+
+    #[test]
+    fn parts_are_joined_behind_the_headroom() {
+        let cases: [&[&[u8]]; 5] = [
+            &[],
+            &[b""],
+            &[b"", b""],
+            &[b"a", b"", b"bc"],
+            &[b"", b"abc", b"d"],
+        ];
+        for parts in cases {
+            for text in [true, false] {
+                let message = assemble(text, parts).unwrap();
+                assert_eq!(message[HEADER_BYTES_MAX..], parts.concat());
+            }
+        }
+    }
+
+    #[test]
+    fn payload_len_counts_the_payload_only() {
+        let mut message = Assembler::new(false);
+        assert_eq!(message.payload_len(), 0);
+        message.push(b"", 0, false).unwrap();
+        assert_eq!(message.payload_len(), 0);
+        message.push(b"abc", 0, false).unwrap();
+        assert_eq!(message.payload_len(), 3);
+        assert!(!message.is_text());
+        assert!(message.held_bytes() >= HEADER_BYTES_MAX + 3);
+    }
+
+    #[test]
+    fn text_may_be_cut_inside_a_character_and_binary_may_be_anything() {
+        let text = "日本🦀".as_bytes();
+        for cut in 0..=text.len() {
+            let message = assemble(true, &[&text[..cut], &text[cut..]]).unwrap();
+            assert_eq!(&message[HEADER_BYTES_MAX..], text);
+        }
+        assert!(assemble(false, &[b"\xFF\xC0"]).is_ok());
+    }
+
+    #[test]
+    fn invalid_text_fails_with_the_part_that_shows_it() {
+        let mut message = Assembler::new(true);
+        message.push(b"ok \xED", 100, false).unwrap();
+        assert_eq!(
+            message.push(b"\xA0", 99, false),
+            Err(Violation::InvalidUtf8)
+        );
+        assert_eq!(
+            assemble(true, &[b"cut \xE6\x97"]),
+            Err(Violation::InvalidUtf8)
+        );
+    }
+
+    #[test]
+    fn an_announcement_reserves_next_to_nothing() {
+        let mut message = Assembler::new(false);
+        message.push(b"x", 1 << 40, true).unwrap();
+        assert!(message.held_bytes() <= 2 * AHEAD_BYTES);
+    }
+
+    #[test]
+    fn capacity_stays_within_twice_what_has_arrived_and_ends_close_to_it() {
+        const TOTAL: usize = 1 << 20;
+        for part in [700, 4096, 16 * 1024, 100_000] {
+            let bytes = vec![7; part];
+            let mut message = Assembler::new(false);
+            let mut left = TOTAL;
+            while left > 0 {
+                let len = part.min(left);
+                left -= len;
+                message.push(&bytes[..len], left, true).unwrap();
+                let arrived = message.payload_len();
+                assert!(message.held_bytes() <= 2 * (arrived + part) + 2 * AHEAD_BYTES);
+            }
+            let message = message.finish().unwrap();
+            assert_eq!(message.len(), TOTAL + HEADER_BYTES_MAX);
+            assert!(message.capacity() <= message.len() + message.len() / 8);
+        }
+    }
+
+    #[test]
+    fn many_tiny_fragments_grow_the_buffer_seldom_and_leave_no_waste() {
+        let mut message = Assembler::new(false);
+        let (mut grown, mut capacity) = (0, 0);
+        for _ in 0..100_000 {
+            message.push(b"x", 0, false).unwrap();
+            if message.buffer.capacity() != capacity {
+                capacity = message.buffer.capacity();
+                grown += 1;
+            }
+        }
+        assert!(grown < 40, "{grown}");
+        message.push(b"x", 0, true).unwrap();
+        let message = message.finish().unwrap();
+        assert_eq!(message.len(), 100_001 + HEADER_BYTES_MAX);
+        assert!(message.capacity() <= message.len() + message.len() / 8);
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_once_is_reserved_once() {
+        let mut message = Assembler::new(false);
+        message.push(&[1; 3000], 2000, true).unwrap();
+        let capacity = message.buffer.capacity();
+        assert_eq!(capacity, HEADER_BYTES_MAX + 5000);
+        message.push(&[1; 2000], 0, true).unwrap();
+        assert_eq!(message.buffer.capacity(), capacity);
+    }
+}

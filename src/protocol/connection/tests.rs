@@ -1,0 +1,585 @@
+use super::*;
+use crate::protocol::close::CloseCode;
+
+const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+const MAX: usize = 1 << 20;
+
+const CONT: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
+const FIN: u8 = 0x80;
+
+/// A client frame: first byte as given, payload masked.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame_keyed(first, payload, KEY)
+}
+
+fn frame_keyed(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        len @ ..126 => out.push(0x80 | len as u8),
+        len @ ..0x1_0000 => {
+            out.push(0xFE);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(0xFF);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&key);
+    out.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(i, byte)| byte ^ key[i % 4]),
+    );
+    out
+}
+
+/// An event without lifetimes and without the way it was stored.
+#[derive(Debug, Clone, PartialEq)]
+enum Seen {
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<CloseCode>, String),
+    Broke(Violation),
+}
+
+fn seen(event: Event<'_>) -> Seen {
+    match event {
+        Event::Message {
+            text: true,
+            payload,
+        } => Seen::Text(payload.bytes().to_vec()),
+        Event::Message {
+            text: false,
+            payload,
+        } => Seen::Binary(payload.bytes().to_vec()),
+        Event::Ping(payload) => Seen::Ping(payload.to_vec()),
+        Event::Pong(payload) => Seen::Pong(payload.to_vec()),
+        Event::Close(frame) => Seen::Close(frame.code, frame.reason),
+    }
+}
+
+/// Feeds one part until it is used up.
+fn feed_part(connection: &mut Connection, part: &[u8], all: &mut Vec<Seen>) {
+    let mut part = part.to_vec();
+    let mut input = part.as_mut_slice();
+    loop {
+        match connection.receive(&mut input) {
+            Ok(Some(event)) => all.push(seen(event)),
+            Ok(None) => {
+                assert!(input.is_empty(), "Ok(None) takes everything");
+                return;
+            }
+            Err(violation) => all.push(Seen::Broke(violation)),
+        }
+        if matches!(all.last(), Some(Seen::Broke(_) | Seen::Close(..))) {
+            assert_eq!(connection.held_bytes(), 0);
+            assert!(!connection.is_mid_message());
+        }
+    }
+}
+
+/// Feeds `bytes` cut at `cuts`.
+fn feed(max: usize, bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
+    let mut connection = Connection::new(max);
+    let mut all = Vec::new();
+    let mut from = 0;
+    for &to in cuts.iter().chain([&bytes.len()]) {
+        feed_part(&mut connection, &bytes[from..to], &mut all);
+        from = to;
+    }
+    all
+}
+
+/// Feeds `bytes` whole, split at every byte, and byte by byte: all must agree.
+fn receive_max(max: usize, bytes: &[u8]) -> Vec<Seen> {
+    let whole = feed(max, bytes, &[]);
+    for cut in 0..=bytes.len() {
+        assert_eq!(feed(max, bytes, &[cut]), whole, "cut at {cut}");
+    }
+    let every: Vec<usize> = (0..bytes.len()).collect();
+    assert_eq!(feed(max, bytes, &every), whole, "byte by byte");
+    whole
+}
+
+fn receive(frames: &[Vec<u8>]) -> Vec<Seen> {
+    receive_max(MAX, &frames.concat())
+}
+
+fn text(payload: &str) -> Seen {
+    Seen::Text(payload.as_bytes().to_vec())
+}
+
+fn ping(payload: &str) -> Seen {
+    Seen::Ping(payload.as_bytes().to_vec())
+}
+
+/// `bytes` end in `violation`, and the last of them is what shows it.
+fn breaks_with_its_last_byte(max: usize, bytes: &[u8], violation: Violation) {
+    let all = receive_max(max, bytes);
+    assert_eq!(all.last(), Some(&Seen::Broke(violation)), "{bytes:X?}");
+    let before = receive_max(max, &bytes[..bytes.len() - 1]);
+    assert_eq!(before, all[..all.len() - 1], "{bytes:X?}");
+}
+
+#[test]
+fn an_idle_connection_is_small_and_holds_nothing() {
+    assert!(size_of::<Connection>() <= 48);
+    let connection = Connection::new(MAX);
+    assert_eq!(connection.held_bytes(), 0);
+    assert!(!connection.is_mid_message());
+}
+
+#[test]
+fn the_examples_of_the_rfc_are_received() {
+    // RFC 6455 §5.7
+    let hello = [
+        0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58,
+    ];
+    assert_eq!(receive_max(MAX, &hello), [text("Hello")]);
+    assert_eq!(
+        receive(&[frame(TEXT, b"Hel"), frame(FIN | CONT, b"lo")]),
+        [text("Hello")]
+    );
+    assert_eq!(receive(&[frame(FIN | PING, b"Hello")]), [ping("Hello")]);
+    assert_eq!(
+        receive(&[frame(FIN | PONG, b"Hello")]),
+        [Seen::Pong(b"Hello".to_vec())]
+    );
+}
+
+#[test]
+fn payloads_of_every_length_form_are_received() {
+    for len in [0, 1, 7, 8, 125, 126, 127, 300] {
+        let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        assert_eq!(
+            receive(&[frame(FIN | BINARY, &payload)]),
+            [Seen::Binary(payload)]
+        );
+    }
+    for len in [0xFFFF, 0x1_0000, 0x1_0001, MAX] {
+        let payload: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+        let bytes = frame(FIN | BINARY, &payload);
+        for cuts in [&[][..], &[1], &[5, 9, 13], &[14], &[15, 20, 4000], &[len]] {
+            assert_eq!(feed(MAX, &bytes, cuts), [Seen::Binary(payload.clone())]);
+        }
+    }
+}
+
+#[test]
+fn several_frames_in_one_input_come_one_by_one() {
+    let frames = [
+        frame(FIN | TEXT, b"one"),
+        frame(FIN | PING, b""),
+        frame_keyed(FIN | BINARY, b"two", [0; 4]),
+        frame(FIN | PONG, b"x"),
+        frame(FIN | TEXT, b""),
+    ];
+    let expected = [
+        text("one"),
+        ping(""),
+        Seen::Binary(b"two".to_vec()),
+        Seen::Pong(b"x".to_vec()),
+        text(""),
+    ];
+    assert_eq!(receive(&frames), expected);
+}
+
+#[test]
+fn fragments_may_be_empty_and_control_frames_may_stand_between_them() {
+    // RFC 6455 §5.4
+    let frames = [
+        frame(TEXT, b""),
+        frame(FIN | PING, b"in between"),
+        frame(CONT, b"a"),
+        frame(CONT, b""),
+        frame(FIN | PONG, b""),
+        frame_keyed(CONT, b"bcdef", [9, 8, 7, 6]),
+        frame(FIN | CONT, b""),
+        frame(FIN | TEXT, b"next"),
+    ];
+    let expected = [
+        ping("in between"),
+        Seen::Pong(vec![]),
+        text("abcdef"),
+        text("next"),
+    ];
+    assert_eq!(receive(&frames), expected);
+    assert_eq!(
+        receive(&[frame(BINARY, b""), frame(FIN, b"")]),
+        [Seen::Binary(vec![])]
+    );
+}
+
+#[test]
+fn a_control_frame_between_fragments_is_complete_before_the_message() {
+    let mut connection = Connection::new(MAX);
+    let mut all = Vec::new();
+    feed_part(&mut connection, &frame(TEXT, b"a"), &mut all);
+    let ping_frame = frame(FIN | PING, &[b'p'; 125]);
+    feed_part(&mut connection, &ping_frame[..60], &mut all);
+    assert!(all.is_empty());
+    feed_part(&mut connection, &ping_frame[60..], &mut all);
+    assert_eq!(all, [ping(&"p".repeat(125))]);
+    feed_part(&mut connection, &frame(FIN, b"b"), &mut all);
+    assert_eq!(all[1..], [text("ab")]);
+}
+
+#[test]
+fn a_message_that_stands_whole_in_the_input_is_not_copied() {
+    let bytes = frame(FIN | TEXT, b"whole");
+    // The header may have come before: what counts is the payload.
+    for cut in 0..=6 {
+        let mut connection = Connection::new(MAX);
+        let mut bytes = bytes.clone();
+        let range = bytes.as_ptr_range();
+        let (mut header, mut rest) = bytes.split_at_mut(cut);
+        assert!(connection.receive(&mut header).unwrap().is_none());
+        let Ok(Some(Event::Message {
+            payload: Payload::Whole(payload),
+            ..
+        })) = connection.receive(&mut rest)
+        else {
+            panic!("cut at {cut}");
+        };
+        assert_eq!(payload, b"whole");
+        assert!(range.contains(&payload.as_ptr()));
+    }
+}
+
+#[test]
+fn an_assembled_message_has_headroom_in_front_and_little_behind() {
+    let mut connection = Connection::new(MAX);
+    let mut bytes = frame(FIN | BINARY, &[7; 10_000]);
+    let (mut first, mut second) = bytes.split_at_mut(3_000);
+    assert!(connection.receive(&mut first).unwrap().is_none());
+    let event = connection.receive(&mut second).unwrap();
+    let Some(Event::Message {
+        payload: Payload::Assembled(buffer),
+        ..
+    }) = event
+    else {
+        panic!()
+    };
+    assert_eq!(buffer.len(), HEADER_BYTES_MAX + 10_000);
+    assert!(buffer.capacity() <= buffer.len() + buffer.len() / 8);
+    let payload = Payload::Assembled(buffer);
+    assert_eq!(payload.bytes(), [7; 10_000]);
+    assert_eq!(format!("{payload:?}"), "Assembled(10000 bytes)");
+    assert_eq!(format!("{:?}", Payload::Whole(b"abc")), "Whole(3 bytes)");
+}
+
+#[test]
+fn what_is_held_is_counted_and_given_back() {
+    let bytes = [
+        frame(TEXT, &[b'a'; 200]),
+        frame(FIN | PING, b"abc"),
+        frame(FIN, b"b"),
+    ]
+    .concat();
+    let mut connection = Connection::new(MAX);
+    let mut all = Vec::new();
+    for (i, byte) in bytes.iter().enumerate() {
+        feed_part(&mut connection, &[*byte], &mut all);
+        let last = i + 1 == bytes.len();
+        assert_eq!(connection.is_mid_message(), !last, "{i}");
+        if i >= 8 && !last {
+            assert!(connection.held_bytes() >= (i - 7).min(200), "{i}");
+        }
+    }
+    assert_eq!(connection.held_bytes(), 0);
+    // Inside a control frame alone, too.
+    feed_part(
+        &mut connection,
+        &frame(FIN | PING, &[1; 100])[..50],
+        &mut all,
+    );
+    assert!(connection.is_mid_message() && connection.held_bytes() >= 44);
+    // And inside a header.
+    let mut connection = Connection::new(MAX);
+    feed_part(&mut connection, &[0x82, 0xFE], &mut all);
+    assert!(connection.is_mid_message() && connection.held_bytes() == 2);
+}
+
+#[test]
+fn an_announced_message_reserves_only_for_what_arrives() {
+    let mut connection = Connection::new(usize::MAX >> 1);
+    let mut all = Vec::new();
+    let header = [0x82, 0xFF, 0, 0, 0, 0xFF, 0, 0, 0, 0, 1, 2, 3, 4];
+    feed_part(&mut connection, &header, &mut all);
+    assert_eq!(connection.held_bytes(), 0);
+    feed_part(&mut connection, b"x", &mut all);
+    assert!(connection.held_bytes() < 10_000);
+}
+
+#[test]
+fn headers_that_break_a_rule_are_refused_with_the_byte_that_shows_it() {
+    use Violation::*;
+    let cases: [(&[u8], Violation); 22] = [
+        // RFC 6455 §5.2
+        (&[0xC1], ReservedBits),
+        (&[0xA1], ReservedBits),
+        (&[0x91], ReservedBits),
+        (&[0xF3], ReservedBits),
+        (&[0x83], ReservedOpcode),
+        (&[0x07], ReservedOpcode),
+        (&[0x8B], ReservedOpcode),
+        (&[0x0F], ReservedOpcode),
+        (&[0x81, 0xFE, 0, 125], NonMinimalLength),
+        (
+            &[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF],
+            NonMinimalLength,
+        ),
+        (&[0x82, 0xFF, 0x80], LengthTopBit),
+        // RFC 6455 §5.1
+        (&[0x81, 0x00], UnmaskedFrame),
+        (&[0x81, 0x05], UnmaskedFrame),
+        (&[0x89, 0x00], UnmaskedFrame),
+        // RFC 6455 §5.5
+        (&[0x08], FragmentedControl),
+        (&[0x09], FragmentedControl),
+        (&[0x0A], FragmentedControl),
+        (&[0x88, 0xFE], ControlTooLong),
+        (&[0x89, 0xFF], ControlTooLong),
+        // RFC 6455 §5.4
+        (&[0x80], UnexpectedContinuation),
+        (&[0x00], UnexpectedContinuation),
+        // RFC 6455 §10.4
+        (
+            &[0x82, 0xFF, 0x7F, 255, 255, 255, 255, 255, 255, 255],
+            MessageTooBig,
+        ),
+    ];
+    for (bytes, violation) in cases {
+        breaks_with_its_last_byte(MAX, bytes, violation);
+        // What was valid before is still delivered.
+        let after = [frame(FIN | TEXT, b"valid"), bytes.to_vec()].concat();
+        breaks_with_its_last_byte(MAX, &after, violation);
+        assert_eq!(receive_max(MAX, &after)[0], text("valid"));
+    }
+}
+
+#[test]
+fn a_message_must_be_finished_before_the_next_begins() {
+    // RFC 6455 §5.4
+    for begun in [TEXT, BINARY] {
+        for next in [TEXT, BINARY, FIN | TEXT, FIN | BINARY] {
+            let bytes = [frame(begun, b"a"), vec![next]].concat();
+            breaks_with_its_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
+            let bytes = [frame(begun, b""), frame(FIN | PING, b""), vec![next]].concat();
+            breaks_with_its_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
+        }
+        let bytes = [frame(begun, b"a"), frame(FIN, b"b"), vec![FIN]].concat();
+        breaks_with_its_last_byte(MAX, &bytes, Violation::UnexpectedContinuation);
+    }
+}
+
+#[test]
+fn the_limit_holds_for_the_whole_message_and_is_judged_before_the_key() {
+    // RFC 6455 §10.4
+    let at = frame(FIN | BINARY, &[1; 10]);
+    assert_eq!(receive_max(10, &at), [Seen::Binary(vec![1; 10])]);
+    breaks_with_its_last_byte(9, &at[..2], Violation::MessageTooBig);
+    breaks_with_its_last_byte(0, &[0x82, 0x81], Violation::MessageTooBig);
+    assert_eq!(receive_max(0, &frame(FIN | TEXT, b"")), [text("")]);
+    breaks_with_its_last_byte(1000, &[0x82, 0xFE, 0x03, 0xE9], Violation::MessageTooBig);
+
+    let parts = [
+        frame(BINARY, &[1; 6]),
+        frame(CONT, &[1; 4]),
+        frame(FIN, b""),
+    ]
+    .concat();
+    assert_eq!(receive_max(10, &parts), [Seen::Binary(vec![1; 10])]);
+    let over = [frame(BINARY, &[1; 6]), vec![CONT, 0x85]].concat();
+    breaks_with_its_last_byte(10, &over, Violation::MessageTooBig);
+    // The next message begins at zero again; control frames never count.
+    let twice = [at.clone(), frame(FIN | PING, &[2; 100]), at].concat();
+    assert_eq!(receive_max(10, &twice).len(), 3);
+}
+
+#[test]
+fn text_must_be_utf8_and_is_refused_as_soon_as_it_is_not() {
+    // RFC 6455 §8.1; Autobahn 6.4
+    let long = frame(FIN | TEXT, "κόσμε…".repeat(3).as_bytes());
+    assert_eq!(receive_max(MAX, &long).len(), 1);
+    // Inside a frame that is far from complete: the fail-fast case.
+    let mut connection = Connection::new(MAX);
+    let mut all = Vec::new();
+    let whole = frame(FIN | TEXT, b"abc\xF4\x90.....................");
+    feed_part(&mut connection, &whole[..6 + 4], &mut all);
+    assert!(all.is_empty());
+    feed_part(&mut connection, &whole[10..11], &mut all);
+    assert_eq!(all, [Seen::Broke(Violation::InvalidUtf8)]);
+    // Whole, cut, fragmented: refused alike.
+    assert_eq!(receive(&[whole]), [Seen::Broke(Violation::InvalidUtf8)]);
+    let bytes = [frame(TEXT, b"\xED"), frame(CONT, b"\xA0")].concat();
+    breaks_with_its_last_byte(MAX, &bytes, Violation::InvalidUtf8);
+    // Cut off at the end of the message.
+    breaks_with_its_last_byte(
+        MAX,
+        &frame(FIN | TEXT, b"ab\xE6\x97"),
+        Violation::InvalidUtf8,
+    );
+    let end = [frame(TEXT, b"\xE6\x97"), frame(FIN, b"")].concat();
+    breaks_with_its_last_byte(MAX, &end, Violation::InvalidUtf8);
+    // Binary may be anything; a character may be cut by fragments.
+    assert_eq!(
+        receive(&[frame(FIN | BINARY, b"\xFF")]),
+        [Seen::Binary(vec![0xFF])]
+    );
+    let cut = [
+        frame(TEXT, b"\xE6\x97"),
+        frame(FIN | PING, b"\xFF"),
+        frame(FIN, b"\xA5"),
+    ];
+    assert_eq!(receive(&cut)[1], text("日"));
+}
+
+#[test]
+fn close_frames_are_read_and_end_everything() {
+    // RFC 6455 §5.5.1, §7.1.5
+    let rest = [frame(FIN | TEXT, b"too late"), vec![0xFF; 20]].concat();
+    let close = |payload: &[u8]| receive(&[frame(FIN | CLOSE, payload), rest.clone()]);
+    assert_eq!(close(b""), [Seen::Close(None, String::new())]);
+    assert_eq!(
+        close(b"\x03\xE8"),
+        [Seen::Close(Some(CloseCode::NORMAL), String::new())]
+    );
+    let expected = [Seen::Close(
+        Some(CloseCode::GOING_AWAY),
+        "tschüß".to_owned(),
+    )];
+    assert_eq!(
+        close(&[b"\x03\xE9", "tschüß".as_bytes()].concat()),
+        expected
+    );
+    assert_eq!(close(b"\x03"), [Seen::Broke(Violation::CloseTooShort)]);
+    assert_eq!(
+        close(b"\x03\xED"),
+        [Seen::Broke(Violation::CloseCodeInvalid)]
+    );
+    assert_eq!(
+        close(b"\x03\xE8\xFF"),
+        [Seen::Broke(Violation::CloseReasonInvalid)]
+    );
+    let long = [b"\x03\xE8".to_vec(), vec![b'r'; 123]].concat();
+    assert_eq!(
+        close(&long),
+        [Seen::Close(Some(CloseCode::NORMAL), "r".repeat(123))]
+    );
+    // Also in the middle of a message.
+    let frames = [frame(TEXT, b"never finished"), frame(FIN | CLOSE, b"")];
+    assert_eq!(receive(&frames), [Seen::Close(None, String::new())]);
+}
+
+#[test]
+fn nothing_counts_after_a_violation() {
+    // RFC 6455 §7.1.7
+    let frames = [
+        vec![0xC1],
+        frame(FIN | TEXT, b"too late"),
+        frame(FIN | CLOSE, b""),
+    ];
+    assert_eq!(receive(&frames), [Seen::Broke(Violation::ReservedBits)]);
+}
+
+/// Numbers that are arbitrary and the same in each run (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// Some messages as a client might send them, with what must be received.
+fn script(numbers: &mut Numbers) -> (Vec<u8>, Vec<Seen>) {
+    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+    for _ in 0..numbers.below(5) + 1 {
+        let is_text = numbers.below(2) == 0;
+        let payload = "aé日🦀\n".repeat(numbers.below(30)).into_bytes();
+        let mut opcode = if is_text { TEXT } else { BINARY };
+        let mut rest = payload.as_slice();
+        loop {
+            if numbers.below(4) == 0 {
+                let payload = vec![b'c'; numbers.below(126)];
+                bytes.extend(frame(FIN | PING, &payload));
+                expected.push(Seen::Ping(payload));
+            }
+            let fin = numbers.below(2) == 0;
+            let len = if fin {
+                rest.len()
+            } else {
+                numbers.below(rest.len() + 1)
+            };
+            let key = [(); 4].map(|()| numbers.below(256) as u8);
+            bytes.extend(frame_keyed(
+                if fin { FIN | opcode } else { opcode },
+                &rest[..len],
+                key,
+            ));
+            rest = &rest[len..];
+            opcode = CONT;
+            if fin {
+                break;
+            }
+        }
+        expected.push(if is_text {
+            Seen::Text(payload)
+        } else {
+            Seen::Binary(payload)
+        });
+    }
+    (bytes, expected)
+}
+
+fn cuts(numbers: &mut Numbers, len: usize) -> Vec<usize> {
+    let mut cuts: Vec<usize> = (0..numbers.below(12))
+        .map(|_| numbers.below(len + 1))
+        .collect();
+    cuts.sort_unstable();
+    cuts
+}
+
+#[test]
+fn arbitrary_conversations_are_received_however_they_are_cut() {
+    let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
+    for round in 0..2_000 {
+        let (bytes, expected) = script(&mut numbers);
+        assert_eq!(feed(MAX, &bytes, &[]), expected, "{round}");
+        let cuts = cuts(&mut numbers, bytes.len());
+        assert_eq!(feed(MAX, &bytes, &cuts), expected, "{round} {cuts:?}");
+    }
+}
+
+#[test]
+fn damaged_conversations_never_panic_and_end_alike_however_they_are_cut() {
+    let mut numbers = Numbers(0xD1B5_4A32_D192_ED03);
+    let mut broke = 0;
+    for round in 0..5_000 {
+        let (mut bytes, _) = script(&mut numbers);
+        for _ in 0..numbers.below(3) + 1 {
+            let at = numbers.below(bytes.len());
+            bytes[at] = numbers.below(256) as u8;
+        }
+        let max = [MAX, 300][round % 2];
+        let whole = feed(max, &bytes, &[]);
+        let cuts = cuts(&mut numbers, bytes.len());
+        // Text that is invalid in a frame that never completes is told by the bytes, not the cuts.
+        assert_eq!(feed(max, &bytes, &cuts), whole, "{round} {cuts:?}");
+        broke += usize::from(matches!(whole.last(), Some(Seen::Broke(_))));
+    }
+    assert!(broke > 1_000, "{broke}");
+}

@@ -1,0 +1,212 @@
+//! Frames to send: FIN, unmasked (RFC 6455 §5.1: a server must not mask).
+
+use super::close::{CloseCode, reason_prefix};
+
+/// Longest header of a server frame: 2 + 8 bytes.
+pub(crate) const HEADER_BYTES_MAX: usize = 10;
+
+/// Longest payload of a control frame (RFC 6455 §5.5).
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
+
+/// Longest payload whose length fits the two-byte header (RFC 6455 §5.2).
+pub(super) const LEN_7_MAX: usize = 125;
+/// Longest payload whose length fits the 16-bit form (RFC 6455 §5.2).
+pub(super) const LEN_16_MAX: usize = 0xFFFF;
+/// The 7-bit length that announces a 16-bit one (RFC 6455 §5.2).
+pub(super) const LEN_16_MARK: u8 = 126;
+/// The 7-bit length that announces a 64-bit one (RFC 6455 §5.2).
+pub(super) const LEN_64_MARK: u8 = 127;
+
+/// The FIN bit of the first header byte (RFC 6455 §5.2).
+pub(super) const FIN: u8 = 0x80;
+
+/// What a frame is (RFC 6455 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Opcode {
+    /// A further fragment of the message begun before.
+    Continuation = 0x0,
+    /// A text message, or its first fragment.
+    Text = 0x1,
+    /// A binary message, or its first fragment.
+    Binary = 0x2,
+    /// The closing handshake.
+    Close = 0x8,
+    /// To be answered with a pong.
+    Ping = 0x9,
+    /// The answer to a ping, or a one-way heartbeat.
+    Pong = 0xA,
+}
+
+impl Opcode {
+    /// The opcode of these four bits; `None` for those the RFC reserves.
+    pub(crate) const fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0x0 => Self::Continuation,
+            0x1 => Self::Text,
+            0x2 => Self::Binary,
+            0x8 => Self::Close,
+            0x9 => Self::Ping,
+            0xA => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Close, ping or pong (RFC 6455 §5.5: the opcodes with the top bit set).
+    pub(crate) const fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+}
+
+/// Bytes of the unmasked FIN header for a payload of that length (2, 4 or 10).
+pub(crate) const fn header_len(payload_len: usize) -> usize {
+    if payload_len <= LEN_7_MAX {
+        2
+    } else if payload_len <= LEN_16_MAX {
+        4
+    } else {
+        HEADER_BYTES_MAX
+    }
+}
+
+/// Writes the unmasked FIN header right-aligned into `headroom`, so that it ends where the payload
+/// begins: it stands in `headroom[HEADER_BYTES_MAX - header_len..]`. Returns `header_len`.
+pub(crate) fn write_header(
+    opcode: Opcode,
+    payload_len: usize,
+    headroom: &mut [u8; HEADER_BYTES_MAX],
+) -> usize {
+    let first = FIN | opcode as u8;
+    // RFC 6455 §5.2: the minimal form must be used; the casts lose nothing inside their ranges.
+    if payload_len <= LEN_7_MAX {
+        headroom[8] = first;
+        headroom[9] = payload_len as u8;
+    } else if payload_len <= LEN_16_MAX {
+        headroom[6] = first;
+        headroom[7] = LEN_16_MARK;
+        headroom[8..].copy_from_slice(&(payload_len as u16).to_be_bytes());
+    } else {
+        headroom[0] = first;
+        headroom[1] = LEN_64_MARK;
+        headroom[2..].copy_from_slice(&(payload_len as u64).to_be_bytes());
+    }
+    header_len(payload_len)
+}
+
+/// A control frame. The payload is at most 125 bytes (RFC 6455 §5.5); more is a caller's mistake and
+/// is cut off.
+pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    debug_assert!(opcode.is_control());
+    debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
+    let len = payload.len().min(CONTROL_BYTES_MAX);
+    let mut frame = Vec::with_capacity(2 + len);
+    frame.extend_from_slice(&[FIN | opcode as u8, len as u8]);
+    frame.extend_from_slice(&payload[..len]);
+    frame
+}
+
+/// A close frame with code and reason, the reason cut to what fits. `None`: an empty payload
+/// (RFC 6455 §5.5.1).
+pub(crate) fn close(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    if let Some((code, reason)) = frame {
+        payload.extend_from_slice(&code.get().to_be_bytes());
+        payload.extend_from_slice(reason_prefix(reason).as_bytes());
+    }
+    control(Opcode::Close, &payload)
+}
+
+/// Length of the whole server frame that stands at the front of `frames`, header included. It trusts that the frame
+/// was made here: what comes from the network never gets near it.
+pub(crate) fn frame_len(frames: &[u8]) -> usize {
+    let header = |len: usize| header_len(len) + len;
+    match *frames {
+        [_, LEN_16_MARK, a, b, ..] => header(usize::from(u16::from_be_bytes([a, b]))),
+        [_, LEN_64_MARK, a, b, c, d, e, f, g, h, ..] => {
+            header(u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
+        }
+        [_, len, ..] => header(usize::from(len)),
+        _ => frames.len(),
+    }
+}
+
+/// Whether the server frame at the front is a control frame.
+pub(crate) fn is_control_frame(frames: &[u8]) -> bool {
+    frames.first().is_some_and(|first| first & 0x8 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_six_opcodes_of_the_rfc_exist() {
+        let known: Vec<u8> = (0..=255)
+            .filter(|&b| Opcode::from_bits(b).is_some())
+            .collect();
+        assert_eq!(known, [0, 1, 2, 8, 9, 10]);
+        for bits in known {
+            let opcode = Opcode::from_bits(bits).unwrap();
+            assert_eq!(opcode as u8, bits);
+            assert_eq!(opcode.is_control(), bits >= 8);
+        }
+    }
+
+    #[test]
+    fn headers_take_the_minimal_form_and_end_where_the_payload_begins() {
+        let cases: [(usize, &[u8]); 7] = [
+            (0, &[0x82, 0]),
+            (1, &[0x82, 1]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (0xFFFF, &[0x82, 126, 0xFF, 0xFF]),
+            (0x1_0000, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+            (0x0102_0304, &[0x82, 127, 0, 0, 0, 0, 1, 2, 3, 4]),
+        ];
+        for (len, expected) in cases {
+            let mut headroom = [0xEE; HEADER_BYTES_MAX];
+            let written = write_header(Opcode::Binary, len, &mut headroom);
+            assert_eq!(written, header_len(len));
+            let (untouched, header) = headroom.split_at(HEADER_BYTES_MAX - written);
+            assert_eq!(header, expected, "{len}");
+            assert!(untouched.iter().all(|&byte| byte == 0xEE), "{len}");
+        }
+    }
+
+    #[test]
+    fn control_frames_carry_their_payload() {
+        assert_eq!(control(Opcode::Ping, b""), [0x89, 0]);
+        assert_eq!(control(Opcode::Pong, b"abc"), [0x8A, 3, b'a', b'b', b'c']);
+        assert_eq!(control(Opcode::Ping, &[7; 125]).len(), 127);
+    }
+
+    #[test]
+    fn close_frames_are_empty_or_begin_with_the_code() {
+        assert_eq!(close(None), [0x88, 0]);
+        assert_eq!(close(Some((CloseCode::NORMAL, ""))), [0x88, 2, 3, 232]);
+        let frame = close(Some((CloseCode::GOING_AWAY, "bye")));
+        assert_eq!(frame, [0x88, 5, 3, 233, b'b', b'y', b'e']);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_so_that_the_close_frame_stays_legal() {
+        // RFC 6455 §5.5: 125 bytes; 'ä' is two bytes, so 123 cannot be filled.
+        let frame = close(Some((CloseCode::NORMAL, &"ä".repeat(100))));
+        assert_eq!(frame.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+
+    #[test]
+    fn the_length_of_a_frame_is_read_back_from_its_header() {
+        for len in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
+            let mut header = [0; HEADER_BYTES_MAX];
+            let header_len = write_header(Opcode::Text, len, &mut header);
+            let mut frames = header[HEADER_BYTES_MAX - header_len..].to_vec();
+            frames.resize(header_len + len, b'x');
+            frames.extend_from_slice(&control(Opcode::Ping, b"next"));
+            assert_eq!(frame_len(&frames), header_len + len);
+            assert!(!is_control_frame(&frames));
+            assert!(is_control_frame(&frames[header_len + len..]));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+use super::*;
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// The request of RFC 6455 §1.3.
+fn request() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("Host", "server.example.com"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", KEY),
+        ("Origin", "http://example.com"),
+        ("Sec-WebSocket-Protocol", "chat, superchat"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate"),
+        ("Sec-WebSocket-Version", "13"),
+    ]
+}
+
+fn check_all(headers: &[(&str, &str)]) -> Result<Handshake, Refusal> {
+    check("GET", 1, headers.iter().copied())
+}
+
+/// The request of the RFC with one header given other values, each on its own line; none: without.
+fn with(name: &str, values: &[&str]) -> Result<Handshake, Refusal> {
+    let sample = request();
+    let mut headers: Vec<(&str, &str)> = sample
+        .iter()
+        .copied()
+        .filter(|(known, _)| *known != name)
+        .collect();
+    headers.extend(values.iter().map(|value| (name, *value)));
+    check_all(&headers)
+}
+
+#[test]
+fn the_example_of_the_rfc_is_accepted() {
+    // RFC 6455 §1.3
+    let handshake = check_all(&request()).unwrap();
+    assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    assert_eq!(String::from_utf8(response(&handshake)).unwrap(), expected);
+}
+
+#[test]
+fn names_and_tokens_are_read_in_any_case() {
+    let lower: Vec<(String, &str)> = request()
+        .into_iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect();
+    assert!(
+        check(
+            "GET",
+            1,
+            lower.iter().map(|(name, value)| (name.as_str(), *value))
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn upgrade_is_a_list_over_all_its_lines() {
+    // RFC 9110 §7.8
+    for values in [
+        &["WebSocket"][..],
+        &["websocket, h2c"],
+        &["h2c ,\tWEBSOCKET"],
+        &["h2c", "websocket"],
+        &["websocket/13"],
+        &[" websocket "],
+    ] {
+        assert!(with("Upgrade", values).is_ok(), "{values:?}");
+    }
+    for values in [
+        &[][..],
+        &[""],
+        &["h2c"],
+        &["websockets"],
+        &["h2c/websocket"],
+        &["web socket"],
+    ] {
+        assert_eq!(
+            with("Upgrade", values),
+            Err(Refusal::NotAnUpgrade),
+            "{values:?}"
+        );
+    }
+}
+
+#[test]
+fn connection_is_a_list_over_all_its_lines() {
+    // RFC 6455 §4.2.1 item 4
+    for values in [
+        &["upgrade"][..],
+        &["keep-alive, Upgrade"],
+        &["keep-alive", "UPGRADE"],
+    ] {
+        assert!(with("Connection", values).is_ok(), "{values:?}");
+    }
+    for values in [&[][..], &["keep-alive"], &["upgraded"]] {
+        assert_eq!(
+            with("Connection", values),
+            Err(Refusal::Connection),
+            "{values:?}"
+        );
+    }
+}
+
+#[test]
+fn the_request_line_must_be_get_over_http_1_1() {
+    let headers = request();
+    let line = |method, minor| check(method, minor, headers.iter().copied());
+    for method in ["POST", "HEAD", "get", ""] {
+        assert_eq!(line(method, 1), Err(Refusal::Method), "{method}");
+    }
+    assert_eq!(line("GET", 0), Err(Refusal::HttpVersion));
+}
+
+#[test]
+fn an_ordinary_request_is_not_an_upgrade_whatever_else_it_lacks() {
+    assert_eq!(
+        check("POST", 0, std::iter::empty()),
+        Err(Refusal::NotAnUpgrade)
+    );
+}
+
+#[test]
+fn a_host_is_needed() {
+    // RFC 6455 §4.2.1 item 2
+    assert_eq!(with("Host", &[]), Err(Refusal::HostMissing));
+}
+
+#[test]
+fn the_key_is_the_base64_form_of_sixteen_bytes() {
+    // RFC 6455 §4.2.1 item 5, §11.3.1
+    assert_eq!(with("Sec-WebSocket-Key", &[]), Err(Refusal::KeyMissing));
+    assert_eq!(
+        with("Sec-WebSocket-Key", &[KEY, KEY]),
+        Err(Refusal::KeyRepeated)
+    );
+    let trimmed = with("Sec-WebSocket-Key", &[" \tdGhlIHNhbXBsZSBub25jZQ== \t"]).unwrap();
+    assert_eq!(trimmed, check_all(&request()).unwrap());
+    for key in [
+        "AAAAAAAAAAAAAAAAAAAAAA==",
+        "+/+/+/+/+/+/+/+/+/+/+w==",
+        "abcdefghijklmnopqrstuv==",
+    ] {
+        assert!(with("Sec-WebSocket-Key", &[key]).is_ok(), "{key}");
+    }
+    for key in [
+        "",
+        "short",
+        "AAAAAAAAAAAAAAAAAAAAAA",
+        "AAAAAAAAAAAAAAAAAAAAAAA=",
+        "AAAAAAAAAAAAAAAAAAAAAAAA",
+        "AAAAAAAAAAAAAAAAAAAAAAAA==",
+        "AAAAAAAAAAAAAAAAAAAA====",
+        "AAAAAAAAAA AAAAAAAAAAA==",
+        "-_-_-_-_-_-_-_-_-_-_-w==",
+        "ÄAAAAAAAAAAAAAAAAAAAA==",
+    ] {
+        assert_eq!(
+            with("Sec-WebSocket-Key", &[key]),
+            Err(Refusal::KeyInvalid),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn the_version_is_thirteen() {
+    // RFC 6455 §4.2.1 item 6, §4.4
+    let version = |values: &[&str]| with("Sec-WebSocket-Version", values);
+    assert!(version(&[" 13 "]).is_ok());
+    assert_eq!(version(&[]), Err(Refusal::VersionMissing));
+    assert_eq!(version(&["13", "13"]), Err(Refusal::VersionRepeated));
+    for value in ["", "8", "12", "14", "013", "13, 8", "x"] {
+        assert_eq!(
+            version(&[value]),
+            Err(Refusal::VersionUnsupported),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn a_body_is_refused_unless_it_is_announced_as_empty() {
+    assert!(with("Content-Length", &["0"]).is_ok());
+    for value in ["1", "0, 5", "x"] {
+        assert_eq!(
+            with("Content-Length", &[value]),
+            Err(Refusal::Body),
+            "{value}"
+        );
+    }
+    assert_eq!(with("Content-Length", &["0", "7"]), Err(Refusal::Body));
+    assert_eq!(with("Transfer-Encoding", &["chunked"]), Err(Refusal::Body));
+}
+
+#[test]
+fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
+    let all = [
+        Refusal::NotAnUpgrade,
+        Refusal::Method,
+        Refusal::HttpVersion,
+        Refusal::HostMissing,
+        Refusal::Connection,
+        Refusal::VersionMissing,
+        Refusal::VersionRepeated,
+        Refusal::VersionUnsupported,
+        Refusal::KeyMissing,
+        Refusal::KeyRepeated,
+        Refusal::KeyInvalid,
+        Refusal::Body,
+    ];
+    let mut sentences = std::collections::HashSet::new();
+    for reason in all {
+        let out = String::from_utf8(refusal(reason)).unwrap();
+        let (head, body) = out.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {} ", reason.status())),
+            "{head}"
+        );
+        assert!(head.contains("\r\nConnection: close"), "{head}");
+        assert!(
+            head.contains(&format!("\r\nContent-Length: {}", body.len())),
+            "{head}"
+        );
+        assert_eq!(body, format!("{reason}\n"));
+        assert!(sentences.insert(reason.to_string()));
+        // RFC 9110 §15.5.22, §15.5.6; RFC 6455 §4.2.2 item 4
+        let (upgrade, versions, allow) = match reason {
+            Refusal::NotAnUpgrade => (true, false, false),
+            Refusal::VersionUnsupported => (true, true, false),
+            Refusal::Method => (false, false, true),
+            _ => (false, false, false),
+        };
+        assert_eq!(reason.status() == 426, upgrade);
+        assert_eq!(
+            head.contains("\r\nUpgrade: websocket\r\nConnection: Upgrade"),
+            upgrade
+        );
+        assert_eq!(head.contains("\r\nSec-WebSocket-Version: 13"), versions);
+        assert_eq!(head.contains("\r\nAllow: GET"), allow);
+        assert_eq!(reason.status() == 405, allow);
+    }
+}

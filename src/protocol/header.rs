@@ -1,0 +1,154 @@
+//! Headers of received frames, judged as early as their bytes allow (RFC 6455 §5.2).
+
+use super::encode::{
+    CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, Opcode,
+};
+use super::error::Violation;
+
+/// Longest header of a client frame: 2 + 8 bytes and the masking key.
+pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
+
+/// Bytes of a masking key (RFC 6455 §5.3).
+pub(super) const KEY_BYTES: usize = 4;
+
+const RESERVED: u8 = 0x70;
+const OPCODE: u8 = 0x0F;
+const MASK: u8 = 0x80;
+const LENGTH_TOP: u8 = 0x80;
+
+/// FIN and opcode, from the first byte.
+#[inline]
+pub(super) fn first_byte(byte: u8) -> Result<(bool, Opcode), Violation> {
+    // RFC 6455 §5.2: zero unless an extension is negotiated, and none is.
+    if byte & RESERVED != 0 {
+        return Err(Violation::ReservedBits);
+    }
+    let opcode = Opcode::from_bits(byte & OPCODE).ok_or(Violation::ReservedOpcode)?;
+    let fin = byte & FIN != 0;
+    // RFC 6455 §5.5: control frames must not be fragmented.
+    if opcode.is_control() && !fin {
+        return Err(Violation::FragmentedControl);
+    }
+    Ok((fin, opcode))
+}
+
+/// Payload length, and where in `header` the masking key begins. `None`: more bytes are needed.
+#[inline]
+pub(super) fn length(opcode: Opcode, header: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+    let Some((&[_, second], rest)) = header.split_first_chunk::<2>() else {
+        return Ok(None);
+    };
+    // RFC 6455 §5.1: a server must close upon a frame that is not masked.
+    if second & MASK == 0 {
+        return Err(Violation::UnmaskedFrame);
+    }
+    let short = second & !MASK;
+    // RFC 6455 §5.5: 125 bytes at most, which the longer forms could only exceed.
+    if opcode.is_control() && usize::from(short) > CONTROL_BYTES_MAX {
+        return Err(Violation::ControlTooLong);
+    }
+    let (length, longer_than, key_at) = match short {
+        LEN_16_MARK => {
+            let Some(bytes) = rest.first_chunk::<2>() else {
+                return Ok(None);
+            };
+            (u64::from(u16::from_be_bytes(*bytes)), LEN_7_MAX, 4)
+        }
+        LEN_64_MARK => {
+            // RFC 6455 §5.2: the most significant bit must be 0.
+            if rest.first().is_some_and(|byte| byte & LENGTH_TOP != 0) {
+                return Err(Violation::LengthTopBit);
+            }
+            let Some(bytes) = rest.first_chunk::<8>() else {
+                return Ok(None);
+            };
+            (u64::from_be_bytes(*bytes), LEN_16_MAX, 10)
+        }
+        _ => return Ok(Some((u64::from(short), 2))),
+    };
+    // RFC 6455 §5.2: the minimal number of bytes must be used.
+    if length <= longer_than as u64 {
+        return Err(Violation::NonMinimalLength);
+    }
+    Ok(Some((length, key_at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_is_judged_alone() {
+        for byte in 0..=255u8 {
+            let expected = match (byte & 0x70, byte & 0x0F, byte >= 0x80) {
+                (1.., _, _) => Err(Violation::ReservedBits),
+                (_, 3..=7 | 11..=15, _) => Err(Violation::ReservedOpcode),
+                (_, 8..=10, false) => Err(Violation::FragmentedControl),
+                (_, bits, fin) => Ok((fin, Opcode::from_bits(bits).unwrap())),
+            };
+            assert_eq!(first_byte(byte), expected, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_read_in_all_three_forms_once_all_their_bytes_are_there() {
+        let cases: [(&[u8], u64); 7] = [
+            (&[0x82, 0x80], 0),
+            (&[0x82, 0xFD], 125),
+            (&[0x82, 0xFE, 0, 126], 126),
+            (&[0x82, 0xFE, 0xFF, 0xFF], 0xFFFF),
+            (&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0], 0x1_0000),
+            (&[0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0], 0x1_0000_0000),
+            (
+                &[0x82, 0xFF, 0x7F, 255, 255, 255, 255, 255, 255, 255],
+                i64::MAX as u64,
+            ),
+        ];
+        for (header, expected) in cases {
+            for end in 0..header.len() {
+                assert_eq!(
+                    length(Opcode::Binary, &header[..end]),
+                    Ok(None),
+                    "{header:X?} {end}"
+                );
+            }
+            let known = Ok(Some((expected, header.len())));
+            assert_eq!(length(Opcode::Binary, header), known);
+            let with_more = [header, &[1, 2, 3, 4, 5]].concat();
+            assert_eq!(length(Opcode::Binary, &with_more), known);
+        }
+    }
+
+    #[test]
+    fn illegal_lengths_are_refused_with_the_first_byte_that_shows_it() {
+        use Violation::{ControlTooLong, LengthTopBit, NonMinimalLength, UnmaskedFrame};
+        let cases: [(Opcode, &[u8], Violation); 10] = [
+            (Opcode::Text, &[0x81, 0x05], UnmaskedFrame),
+            (Opcode::Ping, &[0x89, 0x7F], UnmaskedFrame),
+            (Opcode::Ping, &[0x89, 0xFE], ControlTooLong),
+            (Opcode::Close, &[0x88, 0xFF], ControlTooLong),
+            (Opcode::Text, &[0x81, 0xFE, 0, 0], NonMinimalLength),
+            (Opcode::Text, &[0x81, 0xFE, 0, 125], NonMinimalLength),
+            (
+                Opcode::Text,
+                &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0, 1],
+                NonMinimalLength,
+            ),
+            (
+                Opcode::Text,
+                &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF],
+                NonMinimalLength,
+            ),
+            (Opcode::Text, &[0x81, 0xFF, 0x80], LengthTopBit),
+            (Opcode::Text, &[0x81, 0xFF, 0xFF], LengthTopBit),
+        ];
+        for (opcode, header, violation) in cases {
+            assert_eq!(length(opcode, header), Err(violation), "{header:X?}");
+            assert_eq!(
+                length(opcode, &header[..header.len() - 1]),
+                Ok(None),
+                "{header:X?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! HTTP/1.x as far as this server needs it: request head, body framing, whole responses
+//! (RFC 9110, RFC 9112). Without I/O.
+
+use std::error::Error;
+use std::fmt;
+use std::io::Write;
+
+mod body;
+
+pub(crate) use body::Body;
+
+/// Most header lines of a request.
+pub(crate) const HEADERS_MAX: usize = 100;
+
+/// The interim response to a request that waits before it sends its body (RFC 9110 §10.1.1).
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Request line and headers.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// As sent: methods are case-sensitive (RFC 9110 §9.1).
+    pub(crate) method: String,
+    /// As sent; an absolute form is reduced to path and query (RFC 9112 §3.2.2).
+    pub(crate) target: String,
+    /// 0 or 1.
+    pub(crate) minor_version: u8,
+    /// Name and value in the order and case sent, values without surrounding whitespace.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What [`parse_head`] found.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// The head goes on.
+    Incomplete,
+    /// The head is complete.
+    Complete {
+        /// What it says.
+        head: Head,
+        /// How many bytes it took; the body, or the next request, follows.
+        head_bytes: usize,
+    },
+}
+
+/// Why a request cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpError {
+    /// 400, with what is wrong.
+    BadRequest(&'static str),
+    /// 431: the head is over its limit in bytes or lines.
+    HeadTooLarge,
+    /// 413: the body is over its limit.
+    BodyTooLarge,
+    /// 501: a transfer coding other than chunked.
+    UnsupportedTransferCoding,
+    /// 505: neither HTTP/1.0 nor HTTP/1.1.
+    UnsupportedVersion,
+    /// 417: an expectation other than 100-continue.
+    ExpectationFailed,
+}
+
+impl HttpError {
+    /// The status to answer with (RFC 9110 §15).
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::HeadTooLarge => 431,
+            Self::BodyTooLarge => 413,
+            Self::UnsupportedTransferCoding => 501,
+            Self::UnsupportedVersion => 505,
+            Self::ExpectationFailed => 417,
+        }
+    }
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadRequest(what) => what,
+            Self::HeadTooLarge => "the request head is larger than this server accepts",
+            Self::BodyTooLarge => "the request body is larger than this server accepts",
+            Self::UnsupportedTransferCoding => "the only transfer coding understood is chunked",
+            Self::UnsupportedVersion => "only HTTP/1.0 and HTTP/1.1 are spoken here",
+            Self::ExpectationFailed => "the only expectation understood is 100-continue",
+        })
+    }
+}
+
+impl Error for HttpError {}
+
+/// Parses a request head at the front of `buf`, which is all that has arrived so far.
+///
+/// More than `head_bytes_max` bytes without a complete head are too large; bytes after the head do
+/// not count. Empty lines in front are skipped (RFC 9112 §2.2), and count. At most
+/// [`HEADERS_MAX`] header lines.
+pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, HttpError> {
+    let within = buf.get(..head_bytes_max).unwrap_or(buf);
+    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut lines);
+    let head_bytes = match request.parse(within) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if buf.len() > head_bytes_max => {
+            return Err(HttpError::HeadTooLarge);
+        }
+        Ok(httparse::Status::Partial) => return Ok(Parsed::Incomplete),
+        Err(error) => return Err(refuse(error, within)),
+    };
+    let (Some(method), Some(target), Some(minor_version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(HttpError::BadRequest("the request line is incomplete"));
+    };
+    let headers = request.headers.iter();
+    let mut head = Head {
+        method: method.to_owned(),
+        target: String::new(),
+        minor_version,
+        headers: headers
+            .map(|line| (line.name.to_owned(), decode(line.value)))
+            .collect(),
+    };
+    head.check_host()?;
+    head.set_target(target)?;
+    Ok(Parsed::Complete { head, head_bytes })
+}
+
+/// What to answer when httparse gives up.
+fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
+    HttpError::BadRequest(match error {
+        httparse::Error::TooManyHeaders => return HttpError::HeadTooLarge,
+        // It also says so of anything that is no version at all.
+        httparse::Error::Version if names_a_version(buf) => {
+            return HttpError::UnsupportedVersion;
+        }
+        httparse::Error::Version => "the request line does not end in an HTTP version",
+        httparse::Error::HeaderName => "a header name has a character it must not have",
+        httparse::Error::HeaderValue => "a header value has a character it must not have",
+        httparse::Error::NewLine => "a line does not end in CR LF",
+        _ => "this is not an HTTP request line",
+    })
+}
+
+/// The request line ends in `HTTP/` and a digit (RFC 9112 §2.3).
+fn names_a_version(buf: &[u8]) -> bool {
+    let line = buf
+        .trim_ascii_start()
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let last = line
+        .trim_ascii_end()
+        .rsplit(|&byte| byte == b' ')
+        .next()
+        .unwrap_or_default();
+    last.strip_prefix(b"HTTP/")
+        .and_then(|rest| rest.first())
+        .is_some_and(u8::is_ascii_digit)
+}
+
+/// A header value as text: UTF-8, or else Latin-1, in which every byte is a character
+/// (RFC 9110 §5.5).
+fn decode(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(value) => value.to_owned(),
+        Err(_) => value.iter().map(|&byte| char::from(byte)).collect(),
+    }
+}
+
+impl Head {
+    /// The first value of a header, whatever the case of its name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.pairs()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// All values of a header, in the order sent, whatever the case of its name.
+    pub(crate) fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs()
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// All headers as sent.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The target up to the first `?`.
+    pub(crate) fn path(&self) -> &str {
+        self.target
+            .split_once('?')
+            .map_or(&self.target, |(path, _)| path)
+    }
+
+    /// The target after the first `?`; empty if there is none.
+    pub(crate) fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// Another request may follow on this connection (RFC 9112 §9.3).
+    pub(crate) fn keep_alive(&self) -> bool {
+        if self.has_token("Connection", "close") {
+            return false;
+        }
+        self.minor_version >= 1 || self.has_token("Connection", "keep-alive")
+    }
+
+    /// The client waits for [`CONTINUE`] before it sends the body (RFC 9110 §10.1.1).
+    pub(crate) fn expects_continue(&self) -> Result<bool, HttpError> {
+        let mut expects = false;
+        for expectation in self.tokens("Expect") {
+            if !expectation.eq_ignore_ascii_case("100-continue") {
+                return Err(HttpError::ExpectationFailed);
+            }
+            // RFC 9110 §10.1.1: to be ignored in an HTTP/1.0 request.
+            expects = self.minor_version >= 1;
+        }
+        Ok(expects)
+    }
+
+    /// How the end of the body is told (RFC 9112 §6.3).
+    pub(crate) fn body_framing(&self) -> Result<BodyFraming, HttpError> {
+        let length = self.content_length()?;
+        if self.header("Transfer-Encoding").is_none() {
+            return Ok(length.map_or(BodyFraming::None, BodyFraming::Length));
+        }
+        // RFC 9112 §6.3 rule 3: two framings are how requests are smuggled.
+        if length.is_some() {
+            return Err(HttpError::BadRequest(
+                "Content-Length and Transfer-Encoding exclude each other",
+            ));
+        }
+        // RFC 9112 §6.1: HTTP/1.0 knows no transfer codings.
+        if self.minor_version == 0 {
+            return Err(HttpError::BadRequest("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        let mut codings = self.tokens("Transfer-Encoding");
+        match (codings.next(), codings.next()) {
+            (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
+                Ok(BodyFraming::Chunked)
+            }
+            _ => Err(HttpError::UnsupportedTransferCoding),
+        }
+    }
+
+    /// The one length that all Content-Length values name (RFC 9110 §8.6).
+    fn content_length(&self) -> Result<Option<u64>, HttpError> {
+        let mut length = None;
+        for value in self
+            .header_values("Content-Length")
+            .flat_map(|line| line.split(','))
+        {
+            let digits = value.trim_matches(OWS);
+            // `parse` alone would take a sign.
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(HttpError::BadRequest("Content-Length is not a number"));
+            }
+            // All digits: the only way left to fail is a number beyond any limit.
+            let value = digits.parse::<u64>().map_err(|_| HttpError::BodyTooLarge)?;
+            if length.is_some_and(|known| known != value) {
+                return Err(HttpError::BadRequest(
+                    "there are two different Content-Lengths",
+                ));
+            }
+            length = Some(value);
+        }
+        Ok(length)
+    }
+
+    /// RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0, and a legal one.
+    fn check_host(&self) -> Result<(), HttpError> {
+        let mut hosts = self.header_values("Host");
+        match (hosts.next(), hosts.next()) {
+            (None, _) if self.minor_version == 0 => Ok(()),
+            (None, _) => Err(HttpError::BadRequest("the Host header is missing")),
+            (Some(host), None) if is_authority(host) => Ok(()),
+            (Some(_), None) => Err(HttpError::BadRequest("the Host header is not a host")),
+            (Some(_), Some(_)) => Err(HttpError::BadRequest("there is more than one Host header")),
+        }
+    }
+
+    /// RFC 9112 §3.2: origin form as it is, absolute form reduced to it, `*` for OPTIONS and the
+    /// authority form for CONNECT.
+    fn set_target(&mut self, target: &str) -> Result<(), HttpError> {
+        let as_sent = target.starts_with('/')
+            || (target == "*" && self.method == "OPTIONS")
+            || (self.method == "CONNECT" && is_authority(target));
+        if as_sent {
+            self.target = target.to_owned();
+            return Ok(());
+        }
+        let absolute = target.split_once("://").filter(|(scheme, _)| {
+            ["http", "https", "ws", "wss"]
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(scheme))
+        });
+        let Some((_, rest)) = absolute else {
+            return Err(HttpError::BadRequest("the request target is not a path"));
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if authority.is_empty() || !is_authority(authority) {
+            return Err(HttpError::BadRequest(
+                "the request target does not name a host",
+            ));
+        }
+        // RFC 9112 §3.2.2: the host of the target counts, that of the header is to be ignored.
+        for (name, value) in &mut self.headers {
+            if name.eq_ignore_ascii_case("Host") {
+                authority.clone_into(value);
+            }
+        }
+        // RFC 9112 §3.2.1: an empty path is sent as "/".
+        let root = if path.starts_with('/') { "" } else { "/" };
+        self.target = format!("{root}{path}");
+        Ok(())
+    }
+
+    /// The elements of a comma-separated header, over all its lines (RFC 9110 §5.6.1).
+    fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.header_values(name).flat_map(list)
+    }
+
+    fn has_token(&self, name: &str, token: &str) -> bool {
+        self.tokens(name)
+            .any(|known| known.eq_ignore_ascii_case(token))
+    }
+}
+
+/// Optional whitespace (RFC 9110 §5.6.3).
+pub(super) const OWS: [char; 2] = [' ', '\t'];
+
+/// The elements of a comma-separated list; empty ones do not count (RFC 9110 §5.6.1).
+pub(super) fn list(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',')
+        .map(|element| element.trim_matches(OWS))
+        .filter(|element| !element.is_empty())
+}
+
+/// May be a host with an optional port (RFC 3986 §3.2): nothing that begins another part of a URI,
+/// and no user name (RFC 9110 §4.2.4). An empty Host header is legal (RFC 9110 §7.2).
+fn is_authority(host: &str) -> bool {
+    host.bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"/?#@\\<>\"".contains(&byte))
+}
+
+/// How the end of a request body is told (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyFraming {
+    /// There is no body.
+    None,
+    /// That many bytes.
+    Length(u64),
+    /// In chunks, the last of which is empty (RFC 9112 §7.1).
+    Chunked,
+}
+
+/// A whole response: status line, the given headers, `Content-Length` where it is allowed,
+/// `Connection: close` if `close`, and the body unless `head_only` (the answer to HEAD).
+///
+/// Headers that could end their line, or contradict the framing written here, are dropped.
+pub(crate) fn response(
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    close: bool,
+    head_only: bool,
+) -> Vec<u8> {
+    // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
+    let bodiless = matches!(status, 100..=199 | 204 | 304);
+    let mut out = format!("HTTP/1.1 {status:03} {}\r\n", reason_phrase(status)).into_bytes();
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, value)| may_be_sent(name, value))
+    {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    if !bodiless {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "Content-Length: {}\r\n", body.len());
+    }
+    if close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !bodiless && !head_only {
+        out.extend_from_slice(body);
+    }
+    out
+}
+
+/// A name that is a token and a value that stays on its line (RFC 9110 §5.5: CR, LF and NUL are
+/// dangerous), and not the framing, which [`response`] writes itself.
+fn may_be_sent(name: &str, value: &str) -> bool {
+    let framing = ["Content-Length", "Transfer-Encoding"];
+    !name.is_empty()
+        && name.bytes().all(is_token_byte)
+        && !value.contains(['\r', '\n', '\0'])
+        && !framing.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// RFC 9110 §5.6.2
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The standard phrase of a status, empty if it has none (RFC 9110 §15, RFC 6585).
+pub(crate) fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

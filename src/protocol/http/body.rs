@@ -1,0 +1,219 @@
+//! Request bodies, decoded as they arrive and bounded (RFC 9112 §6, §7.1).
+
+use super::super::assembler::reserve;
+use super::{BodyFraming, HttpError};
+
+/// Longest line with a chunk size: far more than 16 digits, little enough for an extension.
+const SIZE_LINE_BYTES_MAX: usize = 256;
+/// What a size line needs: 16 digits. What goes beyond is counted over the whole body.
+const SIZE_BYTES: usize = 16;
+/// Most bytes beyond that in one body. They are ignored; a client that sends more of them wants to
+/// keep us busy.
+const EXTENSION_BYTES_MAX: usize = 4096;
+/// Most bytes in the trailer section.
+const TRAILER_BYTES_MAX: usize = 4096;
+
+/// A body that is arriving, bounded by the limit it was made with.
+#[derive(Debug)]
+pub(crate) struct Body {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    state: State,
+    /// Bytes the length, or the size of the current chunk, still announces.
+    remaining: usize,
+    /// Bytes of the current size line.
+    line_bytes: usize,
+    extension_bytes: usize,
+    trailer_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A body of known length.
+    Length,
+    /// Before the first digit of a chunk size.
+    Size,
+    /// After at least one digit.
+    SizeDigits,
+    /// Whitespace after the size: an extension or the end of the line follows.
+    SizePadding,
+    Extension,
+    /// After the CR of a size line.
+    SizeLf,
+    Data,
+    /// After the data of a chunk.
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer line: an empty one ends the body.
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    EndLf,
+    Complete,
+}
+
+impl Body {
+    /// A body of which nothing has arrived. A length over `body_bytes_max` fails at once.
+    pub(crate) fn new(framing: BodyFraming, body_bytes_max: usize) -> Result<Self, HttpError> {
+        let (state, remaining) = match framing {
+            BodyFraming::None | BodyFraming::Length(0) => (State::Complete, 0),
+            BodyFraming::Length(length) => {
+                let length = usize::try_from(length).map_err(|_| HttpError::BodyTooLarge)?;
+                if length > body_bytes_max {
+                    return Err(HttpError::BodyTooLarge);
+                }
+                (State::Length, length)
+            }
+            BodyFraming::Chunked => (State::Size, 0),
+        };
+        Ok(Self {
+            bytes: Vec::new(),
+            bytes_max: body_bytes_max,
+            state,
+            remaining,
+            line_bytes: 0,
+            extension_bytes: 0,
+            trailer_bytes: 0,
+        })
+    }
+
+    /// Takes what belongs to the body from the front of `input`: how many bytes that is, and
+    /// whether the body is complete.
+    pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), HttpError> {
+        let mut rest = input;
+        while !self.is_complete() {
+            if matches!(self.state, State::Length | State::Data) {
+                let (part, after) = rest.split_at(self.remaining.min(rest.len()));
+                self.take_data(part);
+                rest = after;
+                if self.remaining > 0 {
+                    break;
+                }
+            } else {
+                let Some((&byte, after)) = rest.split_first() else {
+                    break;
+                };
+                self.take_framing(byte)?;
+                rest = after;
+            }
+        }
+        Ok((input.len() - rest.len(), self.is_complete()))
+    }
+
+    /// Nothing is missing.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// The body so far.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn take_data(&mut self, part: &[u8]) {
+        self.remaining -= part.len();
+        // More chunks may follow, so let the buffer double; `new` and `end_of_size` keep the sum
+        // within the limit.
+        let expected = match self.state {
+            State::Length => self.remaining,
+            _ => self.remaining.max(self.bytes.len()),
+        };
+        reserve(&mut self.bytes, part.len(), expected);
+        self.bytes.extend_from_slice(part);
+        if self.remaining == 0 {
+            self.state = match self.state {
+                State::Length => State::Complete,
+                _ => State::DataCr,
+            };
+        }
+    }
+
+    /// Takes one byte of what stands around the data (RFC 9112 §7.1). Lines end in CR LF and in
+    /// nothing else: where parsers differ about that, requests are smuggled.
+    fn take_framing(&mut self, byte: u8) -> Result<(), HttpError> {
+        self.state = match (self.state, byte) {
+            (State::Size | State::SizeDigits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.size_digit(byte)?;
+                State::SizeDigits
+            }
+            (State::SizeDigits | State::SizePadding | State::Extension, b'\r') => State::SizeLf,
+            (State::SizeDigits | State::SizePadding, b' ' | b'\t') => State::SizePadding,
+            (State::SizeDigits | State::SizePadding, b';') => State::Extension,
+            (State::Size | State::SizeDigits | State::SizePadding, _) => {
+                return Err(HttpError::BadRequest(
+                    "a chunk size is not a hexadecimal number",
+                ));
+            }
+            (State::Extension, byte) if is_text(byte) => State::Extension,
+            (State::SizeLf, b'\n') => self.end_of_size_line(),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::Size,
+            (State::DataCr | State::DataLf, _) => {
+                return Err(HttpError::BadRequest("a chunk is longer than its size"));
+            }
+            (State::TrailerStart, b'\r') => State::EndLf,
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::TrailerStart | State::Trailer, byte) if is_text(byte) => {
+                self.trailer_bytes += 1;
+                State::Trailer
+            }
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::EndLf, b'\n') => State::Complete,
+            _ => {
+                return Err(HttpError::BadRequest(
+                    "a line of the chunked body is malformed",
+                ));
+            }
+        };
+        self.check_bounds()
+    }
+
+    /// RFC 9112 §7.1: recipients must expect large numbers and not let them overflow.
+    fn size_digit(&mut self, byte: u8) -> Result<(), HttpError> {
+        let digit = char::from(byte).to_digit(16).unwrap_or_default() as usize;
+        let room = self.bytes_max - self.bytes.len();
+        self.remaining = self
+            .remaining
+            .checked_mul(16)
+            .and_then(|size| size.checked_add(digit))
+            .filter(|&size| size <= room)
+            .ok_or(HttpError::BodyTooLarge)?;
+        Ok(())
+    }
+
+    fn end_of_size_line(&mut self) -> State {
+        self.line_bytes = 0;
+        // RFC 9112 §7.1: the chunk of size zero is the last one.
+        if self.remaining == 0 {
+            State::TrailerStart
+        } else {
+            State::Data
+        }
+    }
+
+    fn check_bounds(&mut self) -> Result<(), HttpError> {
+        if matches!(
+            self.state,
+            State::SizeDigits | State::SizePadding | State::Extension
+        ) {
+            self.line_bytes += 1;
+            self.extension_bytes += usize::from(self.line_bytes > SIZE_BYTES);
+        }
+        if self.line_bytes > SIZE_LINE_BYTES_MAX || self.extension_bytes > EXTENSION_BYTES_MAX {
+            return Err(HttpError::BadRequest("the chunk extensions are too long"));
+        }
+        if self.trailer_bytes > TRAILER_BYTES_MAX {
+            return Err(HttpError::HeadTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// May stand in an extension or a trailer line: no control characters but the tab
+/// (RFC 9110 §5.5).
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,33 @@
+//! RFC 6455 (server role) and the HTTP/1.x head and body framing, as bytes and rules without I/O.
+//!
+//! **Depends on** nothing in this crate; outside it on httparse, sha1 and base64.
+//!
+//! **Must not know** sockets, threads, clocks, rooms, metrics or `Message`. It never blocks, sleeps,
+//! logs or asks for the time.
+//!
+//! **Contract.** Bytes go in exactly as they arrived, in any portions: where the network cuts them
+//! changes neither the events nor the violation they end in. Network input never panics. No memory
+//! is reserved because a peer announced something, only because bytes arrived. What was valid before
+//! a violation has already been returned. Answers come out as bytes for the caller to write; a
+//! [`Violation`](error::Violation) says with which close code a connection ends.
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`http`] | request head, body framing, whole responses (RFC 9112) |
+//! | [`handshake`] | what makes a request a WebSocket request, 101 and refusals (RFC 6455 §4.2) |
+//! | [`connection`] | the receiving state machine: bytes → events (§5.2–§5.5) |
+//! | [`assembler`] | one message growing from its parts (§5.4) |
+//! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
+//! | [`encode`] | frames to send (§5.2, unmasked) |
+//! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
+
+pub(crate) mod assembler;
+pub(crate) mod close;
+pub(crate) mod connection;
+pub(crate) mod encode;
+pub(crate) mod error;
+pub(crate) mod handshake;
+mod header;
+pub(crate) mod http;
+pub(crate) mod mask;
+pub(crate) mod utf8;

@@ -1,0 +1,459 @@
+//! The blocking way: one stream, on a thread of its own.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use humphrey::http::Request;
+use humphrey::stream::Stream;
+
+use crate::error::WebsocketError;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::protocol::connection::{Connection, Event};
+use crate::protocol::encode::{self, Opcode};
+use crate::protocol::error::Violation;
+use crate::restion::Restion;
+
+/// Read at once.
+const READ_BYTES: usize = 16 << 10;
+/// How long a dropped stream waits for the client to end, so that the close frame is not lost by a reset.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A WebSocket to receive from and send to on one's own thread, as [`websocket_handler`](crate::websocket_handler)
+/// gives it to its handler.
+///
+/// Pings are answered, and the protocol is checked, while messages are received. Messages are up to 16 MiB long. When
+/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1).
+///
+/// As [`Read`] and [`Write`], one read takes one message, which is lost if it does not fit into the buffer, and one
+/// write sends one: text if it is valid UTF-8, else binary.
+#[allow(missing_debug_implementations)] // Humphrey's `Stream` has none.
+pub struct WebsocketStream {
+    /// Some until the stream is taken apart.
+    stream: Option<Stream>,
+    protocol: Connection,
+    /// Whether anything was ever read.
+    touched: bool,
+    /// Received, and not asked for yet: what came with one read.
+    received: VecDeque<Message>,
+    /// Control frames that the client is owed, and did not take at once.
+    owed: Vec<u8>,
+    /// Nothing more can be received: why.
+    ended: Option<End>,
+    /// Nothing more may be sent: a close frame was, or a write broke off.
+    closed: bool,
+    /// Path and query of the request.
+    target: Box<str>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Closed,
+    Broken,
+    Violation(Violation),
+}
+
+impl End {
+    fn error(self) -> WebsocketError {
+        match self {
+            Self::Closed => WebsocketError::ConnectionClosed,
+            Self::Violation(Violation::ReservedOpcode) => WebsocketError::InvalidOpcode,
+            Self::Broken | Self::Violation(_) => WebsocketError::ReadError,
+        }
+    }
+}
+
+/// A stream taken apart, for the engine to go on with.
+pub(crate) struct Parts {
+    pub(crate) socket: TcpStream,
+    pub(crate) target: Box<str>,
+    pub(crate) messages: Vec<Message>,
+    /// None if nothing was ever read.
+    pub(crate) protocol: Option<Connection>,
+}
+
+impl WebsocketStream {
+    /// Wraps a stream whose handshake is done.
+    pub fn new(stream: Stream) -> Self {
+        #[allow(irrefutable_let_patterns)] // Humphrey's `tls` may be on.
+        if let Stream::Tcp(socket) = &stream {
+            // Without it the kernel may hold a message back. A client that has gone already shows soon enough.
+            let _ = socket.set_nodelay(true);
+        }
+        Self {
+            stream: Some(stream),
+            protocol: Connection::new(Limits::default().message_bytes_max),
+            touched: false,
+            received: VecDeque::new(),
+            owed: Vec::new(),
+            ended: None,
+            closed: false,
+            target: "/".into(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The stream of a request that was answered.
+    pub(crate) fn upgraded(stream: Stream, request: &Request) -> Self {
+        let target = match request.query.as_str() {
+            "" => request.uri.clone(),
+            query => format!("{}?{query}", request.uri),
+        };
+        let mut upgraded = Self::new(stream);
+        upgraded.target = target.into();
+        upgraded
+    }
+
+    /// Receives the next message; waits for it. Pings that come before it are answered.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once the client has closed, by a close frame or by ending
+    /// its stream; [`InvalidOpcode`](WebsocketError::InvalidOpcode) or [`ReadError`](WebsocketError::ReadError) if it
+    /// has broken the protocol, of which it was told with a close frame, or the connection broke. With a time-out set
+    /// on the inner stream, `ReadError` may also mean that it is over; the stream goes on then.
+    pub fn recv(&mut self) -> Result<Message, WebsocketError> {
+        loop {
+            if let Some(message) = self.received.pop_front() {
+                return Ok(message);
+            }
+            if let Some(end) = self.ended {
+                return Err(end.error());
+            }
+            self.pay();
+            self.read_once().map_err(|_| WebsocketError::ReadError)?;
+        }
+    }
+
+    /// Receives the next message if it is there: `None` if it is not, or not in full. Never waits.
+    ///
+    /// Errors are those of [`recv`](Self::recv).
+    pub fn recv_nonblocking(&mut self) -> Restion<Message, WebsocketError> {
+        if self.received.is_empty() && self.ended.is_none() {
+            if self.inner().set_nonblocking().is_err() {
+                return Restion::Err(WebsocketError::ReadError);
+            }
+            self.pay();
+            let outcome = loop {
+                match self.read_once() {
+                    Ok(()) if self.received.is_empty() && self.ended.is_none() => {}
+                    outcome => break outcome,
+                }
+            };
+            if self.inner().set_blocking().is_err() {
+                self.ended = Some(End::Broken);
+            }
+            match outcome {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Restion::None,
+                Err(_) if self.received.is_empty() && self.ended.is_none() => {
+                    return Restion::Err(WebsocketError::ReadError);
+                }
+                _ => {}
+            }
+        }
+        match (self.received.pop_front(), self.ended) {
+            (Some(message), _) => Restion::Ok(message),
+            (None, Some(end)) => Restion::Err(end.error()),
+            (None, None) => Restion::None,
+        }
+    }
+
+    /// Reads once, and uses what has come. An error is that of the read; what ends the stream is noted in `ended`.
+    fn read_once(&mut self) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(READ_BYTES, 0);
+        let outcome = match self.inner().read(&mut buffer) {
+            Ok(0) => {
+                self.ended = Some(End::Closed);
+                Ok(())
+            }
+            Ok(n) => {
+                self.touched = true;
+                self.receive(&mut buffer[..n]);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error)
+            }
+            Err(error) if is_end(&error) => {
+                self.ended = Some(End::Closed);
+                self.closed = true;
+                Ok(())
+            }
+            Err(_) => {
+                self.ended = Some(End::Broken);
+                self.closed = true;
+                Ok(())
+            }
+        };
+        self.buffer = buffer;
+        outcome
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) {
+        let mut input = bytes;
+        loop {
+            match self.protocol.receive(&mut input) {
+                Ok(None) => return,
+                Ok(Some(Event::Message { text, payload })) => {
+                    self.received
+                        .push_back(Message::from_payload(payload, text));
+                }
+                Ok(Some(Event::Ping(payload))) => {
+                    // RFC 6455 §5.5.3: one that is still owed need not be sent beside the latest.
+                    if self.owed.len() >= READ_BYTES {
+                        self.pay();
+                    }
+                    if self.owed.len() < READ_BYTES {
+                        self.owed.extend(encode::control(Opcode::Pong, &payload));
+                    }
+                    self.pay();
+                }
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(frame))) => {
+                    self.end(
+                        End::Closed,
+                        encode::close(frame.code.map(|code| (code, ""))),
+                    );
+                    return;
+                }
+                Err(violation) => {
+                    let reason = violation.to_string();
+                    let frame = encode::close(Some((violation.close_code(), &reason)));
+                    self.end(End::Violation(violation), frame);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The last that is received, and the last that is sent.
+    fn end(&mut self, end: End, close_frame: Vec<u8>) {
+        self.ended = Some(end);
+        if !self.closed {
+            self.owed.extend(close_frame);
+            self.pay();
+            self.closed = true;
+        }
+    }
+
+    /// Sends what the client is owed, as far as it takes it.
+    fn pay(&mut self) {
+        while !self.owed.is_empty() && !self.closed {
+            let owed = std::mem::take(&mut self.owed);
+            let outcome = self.inner().write(&owed);
+            self.owed = owed;
+            match outcome {
+                Ok(n) => {
+                    self.owed.drain(..n);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return;
+                }
+                Err(_) => self.closed = true,
+            }
+        }
+    }
+
+    /// Sends a message; waits until the socket has taken it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once either side has closed;
+    /// [`WriteError`](WebsocketError::WriteError) if writing fails, after which nothing more can be sent.
+    pub fn send(&mut self, message: Message) -> Result<(), WebsocketError> {
+        self.send_frame(message.frame())
+    }
+
+    /// Sends a ping (RFC 6455 §5.5.2). Its pong is taken in while messages are received.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    pub fn ping(&mut self) -> Result<(), WebsocketError> {
+        self.send_frame(&encode::control(Opcode::Ping, &[]))
+    }
+
+    fn send_frame(&mut self, frame: &[u8]) -> Result<(), WebsocketError> {
+        if self.closed {
+            return Err(WebsocketError::ConnectionClosed);
+        }
+        let owed = std::mem::take(&mut self.owed);
+        let outcome = self
+            .inner()
+            .write_all(&owed)
+            .and_then(|()| self.inner().write_all(frame))
+            .and_then(|()| self.inner().flush());
+        if outcome.is_err() {
+            // Part of a frame may have left: whatever followed would be taken for its rest.
+            self.closed = true;
+            return Err(WebsocketError::WriteError);
+        }
+        Ok(())
+    }
+
+    /// The address of the client.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system no longer knows it.
+    pub fn peer_addr(&self) -> Result<SocketAddr, io::Error> {
+        match &self.stream {
+            Some(stream) => stream.peer_addr(),
+            None => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The stream below. What is read from or written to it directly is not framed, and confuses both sides.
+    pub fn inner(&mut self) -> &mut Stream {
+        // Only methods that consume the stream take it out.
+        self.stream
+            .as_mut()
+            .expect("the stream is there until it is taken apart")
+    }
+
+    /// Takes the stream apart: `None` if it has ended, an error if it is not plain TCP.
+    pub(crate) fn into_parts(mut self) -> Result<Option<Parts>, Box<Self>> {
+        if self.ended.is_some() || self.closed {
+            return Ok(None);
+        }
+        match self.stream.take() {
+            Some(Stream::Tcp(socket)) => {
+                let protocol = std::mem::replace(&mut self.protocol, Connection::new(0));
+                Ok(Some(Parts {
+                    socket,
+                    target: std::mem::take(&mut self.target),
+                    messages: std::mem::take(&mut self.received).into(),
+                    protocol: self.touched.then_some(protocol),
+                }))
+            }
+            #[allow(unreachable_patterns)] // Humphrey's `tls` may be on.
+            stream => {
+                self.stream = stream;
+                Err(Box::new(self))
+            }
+        }
+    }
+
+    /// Closes with 1001: who was to serve the client has stopped.
+    pub(crate) fn go_away(mut self) {
+        self.close(CloseCode::GOING_AWAY, "server is shutting down");
+    }
+
+    /// Closes because the connection can't be served.
+    pub(crate) fn refuse(mut self, reason: &str) {
+        self.close(CloseCode::INTERNAL_ERROR, reason);
+    }
+
+    /// Sends a close frame without waiting for a client that does not read, and waits a little for the client's end.
+    fn close(&mut self, code: CloseCode, reason: &str) {
+        if self.stream.is_none() || self.closed {
+            return;
+        }
+        self.owed.extend(encode::close(Some((code, reason))));
+        if self.inner().set_nonblocking().is_err() {
+            return;
+        }
+        self.pay();
+        self.closed = true;
+        let Some(Stream::Tcp(socket)) = &mut self.stream else {
+            return;
+        };
+        let _ = socket.shutdown(Shutdown::Write);
+        if self.ended.is_some() || socket.set_nonblocking(false).is_err() {
+            return;
+        }
+        // Bytes that arrive after a socket is closed make the kernel reset it, and the close frame may be lost.
+        let until = Instant::now() + LINGER;
+        let mut rest = [0; 4096];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match socket.read(&mut rest) {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The peer is gone: to a reader that is an end like any other.
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+    )
+}
+
+impl Read for WebsocketStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.recv() {
+            Ok(message) => {
+                let payload = message.bytes();
+                match buf.get_mut(..payload.len()) {
+                    Some(target) => {
+                        target.copy_from_slice(payload);
+                        Ok(payload.len())
+                    }
+                    None => {
+                        // The message is lost, as in 0.5.1: kept, it would have a loop that goes on after errors spin.
+                        Err(io::Error::other(format!(
+                            "buffer of {} bytes is too small for a message of {}, which is lost",
+                            buf.len(),
+                            payload.len()
+                        )))
+                    }
+                }
+            }
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl Write for WebsocketStream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self.send(Message::new(buf)) {
+            Ok(()) => Ok(buf.len()),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for WebsocketStream {
+    fn drop(&mut self) {
+        self.close(CloseCode::NORMAL, "");
+    }
+}
+
+impl Message {
+    /// Receives the next message from a stream; the same as [`WebsocketStream::recv`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WebsocketStream::recv`].
+    pub fn from_stream(stream: &mut WebsocketStream) -> Result<Self, WebsocketError> {
+        stream.recv()
+    }
+
+    /// Receives the next message from a stream if it is there; the same as [`WebsocketStream::recv_nonblocking`].
+    pub fn from_stream_nonblocking(stream: &mut WebsocketStream) -> Restion<Self, WebsocketError> {
+        stream.recv_nonblocking()
+    }
+}
