@@ -66,7 +66,7 @@ impl Link {
         patience: Patience,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
-        let Some(hub) = self.hub.get() else {
+        let Some(hub) = self.hub.get().filter(|hub| !hub.has_stopped()) else {
             self.counters.not_running.add(1);
             return refuse(message, SendErrorReason::Closed);
         };

@@ -87,6 +87,7 @@ pub(super) struct Conn<T> {
     timer: Option<Tick>,
 }
 
+#[allow(clippy::large_enum_variant)] // Most connections are WebSockets, which a box would cost a cache miss each.
 pub(super) enum Role {
     /// Reads a request head or is answered.
     Http(Box<Http>),
@@ -400,12 +401,8 @@ impl<T: Transport> Core<T> {
         match self.conns.get(slot).map(|conn| &conn.role) {
             Some(Role::Http(_)) => self.http_expire(slot),
             Some(Role::WebSocket(_)) => self.ws_expire(slot),
-            Some(&Role::Lingering(until)) => {
-                if until <= self.tick {
-                    self.free(slot);
-                }
-            }
-            None => {}
+            Some(&Role::Lingering(until)) if until <= self.tick => self.free(slot),
+            Some(Role::Lingering(_)) | None => {}
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::sync::{Condvar, Mutex, lock, wait};
+use super::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// A push that finds the last job taken longer ago than this calls a further thread: those at work seem to be blocked.
 const STALE: Duration = Duration::from_micros(50);
@@ -94,34 +94,28 @@ impl<J> Handover<J> {
         let stale = queue
             .taken_at
             .is_some_and(|at| now.saturating_duration_since(at) > STALE);
-        if none_at_work || stale || eager {
-            self.call(&mut queue, 1)
-        } else {
-            0
-        }
+        let threads = usize::from(none_at_work || stale || eager);
+        let called = queue.call(threads, self.threads_max);
+        drop(queue);
+        self.notify(called)
     }
 
-    /// Calls up to `n` threads, but no more than there are jobs to take. Returns how many of them are to be started.
-    fn call(&self, queue: &mut Queue<J>, n: usize) -> usize {
-        let on_their_way = queue.tickets + queue.starting;
-        let wanted = n.min(queue.jobs.len().saturating_sub(on_their_way));
-        let woken = wanted.min(queue.idle);
-        queue.idle -= woken;
-        queue.tickets += woken;
-        for _ in 0..woken {
+    /// Wakes who was called, after the lock was given up: it is the first thing that a thread wants when it wakes.
+    /// Returns how many threads are to be started.
+    fn notify(&self, called: Called) -> usize {
+        for _ in 0..called.woken {
             self.work.notify_one();
         }
-        let started = (wanted - woken).min(self.threads_max.saturating_sub(queue.threads));
-        queue.threads += started;
-        queue.starting += started;
-        started
+        called.started
     }
 
     /// Calls a thread for every job that waits. Returns how many are to be started.
     pub(crate) fn call_all(&self) -> usize {
         let mut queue = lock(&self.queue);
         let waiting = queue.jobs.len();
-        self.call(&mut queue, waiting)
+        let called = queue.call(waiting, self.threads_max);
+        drop(queue);
+        self.notify(called)
     }
 
     /// Room for the first thread. Further ones are asked for by `push`, `take` and `call_all`.
@@ -146,19 +140,21 @@ impl<J> Handover<J> {
     /// Takes a job, if there is one. With `eager`, calls a further thread if more wait; the second value is how many
     /// the caller is to start.
     pub(crate) fn take(&self, now: Instant, eager: bool) -> Option<(J, usize)> {
-        self.pop(&mut lock(&self.queue), now, eager)
+        self.pop(lock(&self.queue), now, eager)
     }
 
-    fn pop(&self, queue: &mut Queue<J>, now: Instant, eager: bool) -> Option<(J, usize)> {
+    fn pop(
+        &self,
+        mut queue: MutexGuard<'_, Queue<J>>,
+        now: Instant,
+        eager: bool,
+    ) -> Option<(J, usize)> {
         let job = queue.jobs.pop_front()?;
         queue.taken += 1;
         queue.taken_at = Some(now);
-        let start = if eager && !queue.jobs.is_empty() {
-            self.call(queue, 1)
-        } else {
-            0
-        };
-        Some((job, start))
+        let called = queue.call(usize::from(eager), self.threads_max);
+        drop(queue);
+        Some((job, self.notify(called)))
     }
 
     /// Takes a job; waits for one. `None` once the queue is closed and empty: the thread must end.
@@ -170,7 +166,7 @@ impl<J> Handover<J> {
         let mut queue = lock(&self.queue);
         loop {
             if !queue.jobs.is_empty() {
-                return self.pop(&mut queue, clock(), eager);
+                return self.pop(queue, clock(), eager);
             }
             if queue.closed {
                 queue.threads -= 1;
@@ -237,7 +233,27 @@ impl<J> Handover<J> {
     }
 }
 
+/// Threads that were called: those to wake, and those to start.
+#[derive(Debug, Default)]
+struct Called {
+    woken: usize,
+    started: usize,
+}
+
 impl<J> Queue<J> {
+    /// Calls up to `n` threads, but no more than there are jobs to take.
+    fn call(&mut self, n: usize, threads_max: usize) -> Called {
+        let on_their_way = self.tickets + self.starting;
+        let wanted = n.min(self.jobs.len().saturating_sub(on_their_way));
+        let woken = wanted.min(self.idle);
+        self.idle -= woken;
+        self.tickets += woken;
+        let started = (wanted - woken).min(threads_max.saturating_sub(self.threads));
+        self.threads += started;
+        self.starting += started;
+        Called { woken, started }
+    }
+
     fn is_busy(&self) -> bool {
         !self.jobs.is_empty() || self.idle < self.threads
     }

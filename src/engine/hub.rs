@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
     pub(super) accept_paused: AtomicBool,
+    /// It has stopped, or is about to.
+    stopped: AtomicBool,
     /// When everything is to have ended.
     stop_by: Mutex<Option<Instant>>,
 }
@@ -129,6 +131,7 @@ impl Hub {
             common: Counters::default(),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
     }
@@ -238,6 +241,7 @@ impl Hub {
     /// Begins to stop: no further connections or messages are taken, what was taken is delivered, everyone is closed
     /// with 1001, until `wait` is over.
     pub(crate) fn stop(&self, wait: Duration) {
+        self.stopped.store(true, Relaxed);
         let now = Instant::now();
         // A wait without end is a very long one.
         let deadline = now
@@ -258,7 +262,7 @@ impl Hub {
 
     /// Whether it has stopped, or is about to.
     pub(crate) fn has_stopped(&self) -> bool {
-        self.stop_by.lock().is_ok_and(|stop_by| stop_by.is_some())
+        self.stopped.load(Relaxed)
     }
 
     /// WebSocket connections that are open.

@@ -18,6 +18,8 @@ mod events;
 mod handover;
 mod hub;
 mod id;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod mailbox;
 mod outbox;
 mod pool;

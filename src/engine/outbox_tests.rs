@@ -167,10 +167,10 @@ fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
         taken.extend(rest);
         messages += left;
         let frames = parse(&taken);
-        let data = frames.iter().filter(|(first, _)| first & 8 == 0);
+        let mut data = frames.iter().filter(|(first, _)| first & 8 == 0);
         assert_eq!(data.clone().count() as u64, messages);
         assert_eq!(messages + dropped, 5, "after {sent} bytes");
-        assert_eq!(data.last().unwrap().1, b"fifth!!");
+        assert_eq!(data.next_back().unwrap().1, b"fifth!!");
         assert!(
             frames.iter().any(|(_, payload)| payload == b"!"),
             "the pong is not dropped"

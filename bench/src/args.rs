@@ -1,0 +1,126 @@
+//! The command line: `--name value` and `--name`, one word before them, nothing else.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::str::FromStr;
+
+/// An option a command understands.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    name: &'static str,
+    takes_value: bool,
+}
+
+pub(crate) const fn value(name: &'static str) -> Known {
+    Known {
+        name,
+        takes_value: true,
+    }
+}
+
+pub(crate) const fn flag(name: &'static str) -> Known {
+    Known {
+        name,
+        takes_value: false,
+    }
+}
+
+/// What was given.
+pub(crate) struct Options {
+    word: Option<String>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Options {
+    pub(crate) fn parse(
+        mut args: impl Iterator<Item = String>,
+        known: &[Known],
+    ) -> io::Result<Self> {
+        let mut options = Self {
+            word: None,
+            values: BTreeMap::new(),
+        };
+        while let Some(arg) = args.next() {
+            let Some(name) = arg.strip_prefix("--") else {
+                if options.word.replace(arg.clone()).is_some() {
+                    return Err(invalid(format!("one word too many: {arg}")));
+                }
+                continue;
+            };
+            let Some(option) = known.iter().find(|k| k.name == name) else {
+                return Err(invalid(format!("unknown option --{name}")));
+            };
+            let value = if option.takes_value {
+                args.next()
+                    .ok_or_else(|| invalid(format!("--{name} needs a value")))?
+            } else {
+                String::new()
+            };
+            options.values.insert(option.name, value);
+        }
+        Ok(options)
+    }
+
+    /// The word before the options: the job.
+    pub(crate) fn word(&self) -> Option<&str> {
+        self.word.as_deref()
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn number<T: FromStr>(&self, name: &str, default: T) -> io::Result<T> {
+        match self.text(name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| bad(name, text)),
+        }
+    }
+}
+
+/// What a server does with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Sends it back.
+    Echo,
+    /// Sends what comes from the connection opened at [`crate::wire::PUBLISH`] to everyone, itself
+    /// included.
+    Fanout,
+}
+
+impl Job {
+    pub(crate) fn of(options: &Options) -> io::Result<Self> {
+        match options.word() {
+            Some("echo") => Ok(Self::Echo),
+            Some("fanout") => Ok(Self::Fanout),
+            _ => Err(invalid("say which job: echo or fanout".into())),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Fanout => "fanout",
+        }
+    }
+}
+
+/// Where the subject's handlers run. The pool is all there is today.
+pub(crate) fn check_server_threads(options: &Options) -> io::Result<()> {
+    match options.text("server-threads") {
+        None | Some("pool") => Ok(()),
+        Some(other) => Err(bad("server-threads", other)),
+    }
+}
+
+pub(crate) fn bad(name: &str, text: &str) -> io::Error {
+    invalid(format!("--{name} can't be {text:?}"))
+}
+
+pub(crate) fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}

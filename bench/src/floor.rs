@@ -1,0 +1,333 @@
+//! The floor: the least a WebSocket server can do, and so the yardstick.
+//!
+//! One thread, one edge-triggered epoll loop, `TCP_NODELAY`, and nothing that is not needed to
+//! upgrade, to unmask and to write the same bytes to the same sockets:
+//!
+//! - echo: all replies that one read caused leave in one send;
+//! - fan-out: one send per socket and per message, never joined.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, bind, getsockname,
+    listen, recv, send, socket_with, sockopt,
+};
+
+use crate::args::Job;
+use crate::wire::{self, Found};
+
+const LISTENER: u64 = u64::MAX;
+const BACKLOG: i32 = 4096;
+const READ_BUFFER: usize = 256 * 1024;
+const EVENTS: usize = 1024;
+
+pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
+    let listener = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?;
+    sockopt::set_socket_reuseaddr(&listener, true)?;
+    bind(&listener, &address)?;
+    listen(&listener, BACKLOG)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(
+        &epoll,
+        &listener,
+        epoll::EventData::new_u64(LISTENER),
+        epoll::EventFlags::IN,
+    )?;
+
+    let mut floor = Floor {
+        job,
+        epoll,
+        connections: Vec::new(),
+        free: Vec::new(),
+        input: vec![0; READ_BUFFER],
+        output: Vec::new(),
+        ends: Vec::new(),
+    };
+    crate::ready(SocketAddr::try_from(getsockname(&listener)?)?)?;
+
+    let mut events = Vec::with_capacity(EVENTS);
+    loop {
+        events.clear();
+        match epoll::wait(
+            &floor.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            None,
+        ) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        for event in &events {
+            let token = event.data.u64();
+            if token == LISTENER {
+                floor.accept(&listener)?;
+            } else {
+                floor.turn(token as usize, event.flags);
+            }
+        }
+    }
+}
+
+struct Floor {
+    job: Job,
+    epoll: OwnedFd,
+    connections: Vec<Option<Connection>>,
+    free: Vec<u32>,
+    /// What one read brought, behind what the last one left over.
+    input: Vec<u8>,
+    /// The server frames made of it, and where each of them ends.
+    output: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+struct Connection {
+    socket: OwnedFd,
+    open: bool,
+    publisher: bool,
+    rest: Option<Box<Rest>>,
+}
+
+/// What few connections have at any time: part of a message, or bytes the socket refused.
+#[derive(Default)]
+struct Rest {
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+/// The connection is over.
+struct Gone;
+
+impl Floor {
+    fn accept(&mut self, listener: &OwnedFd) -> io::Result<()> {
+        loop {
+            let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            let token = self.free.pop().unwrap_or_else(|| {
+                self.connections.push(None);
+                (self.connections.len() - 1) as u32
+            });
+            epoll::add(
+                &self.epoll,
+                &socket,
+                epoll::EventData::new_u64(u64::from(token)),
+                epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET,
+            )?;
+            self.connections[token as usize] = Some(Connection {
+                socket,
+                open: false,
+                publisher: false,
+                rest: None,
+            });
+        }
+    }
+
+    fn turn(&mut self, token: usize, flags: epoll::EventFlags) {
+        let Some(Some(connection)) = self.connections.get_mut(token) else {
+            return;
+        };
+        let mut outcome = Ok(());
+        if flags.contains(epoll::EventFlags::OUT) && connection.rest.is_some() {
+            outcome = connection.flush();
+        }
+        if outcome.is_ok()
+            && flags
+                .intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR)
+        {
+            outcome = self.read(token);
+        }
+        if outcome.is_err() {
+            self.drop_connection(token);
+        }
+    }
+
+    fn drop_connection(&mut self, token: usize) {
+        if self.connections[token].take().is_some() {
+            self.free.push(token as u32);
+        }
+    }
+
+    /// Reads until the socket has no more; a short read says so without another call.
+    fn read(&mut self, token: usize) -> Result<(), Gone> {
+        loop {
+            let Some(connection) = &mut self.connections[token] else {
+                return Ok(());
+            };
+            let carried = connection.rest.as_ref().map_or(0, |rest| rest.input.len());
+            if carried * 2 > self.input.len() {
+                self.input.resize(self.input.len() * 2, 0);
+            }
+            let room = self.input.len() - carried;
+            let read = match recv(
+                &connection.socket,
+                &mut self.input[carried..],
+                RecvFlags::empty(),
+            ) {
+                Ok((0, _)) => return Err(Gone),
+                Ok((read, _)) => read,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(_) => return Err(Gone),
+            };
+            if let Some(rest) = &mut connection.rest {
+                self.input[..carried].copy_from_slice(&rest.input);
+                rest.input.clear();
+                connection.tidy();
+            }
+            self.take(token, carried + read)?;
+            if read < room {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does the job on the first `length` bytes of the input.
+    fn take(&mut self, token: usize, length: usize) -> Result<(), Gone> {
+        let Some(connection) = &mut self.connections[token] else {
+            return Ok(());
+        };
+        let input = &mut self.input[..length];
+        self.output.clear();
+        self.ends.clear();
+        let mut at = 0;
+        if !connection.open {
+            at = connection.upgrade(input)?;
+        }
+        // A connection that is not open yet has an incomplete request there: no frame.
+        while at < length && connection.open {
+            match wire::client_frame(&input[at..]) {
+                Found::Frame(frame) => {
+                    let payload = &mut input[at + frame.start..at + frame.end];
+                    wire::mask(payload, frame.mask);
+                    wire::put_server_head(&mut self.output, frame.opcode, payload.len());
+                    self.output.extend_from_slice(payload);
+                    self.ends.push(self.output.len());
+                    at += frame.end;
+                }
+                Found::Part => break,
+                Found::Other => return Err(Gone),
+            }
+        }
+        if at < length {
+            connection
+                .rest
+                .get_or_insert_default()
+                .input
+                .extend_from_slice(&input[at..]);
+        }
+        match self.job {
+            Job::Echo => connection.send(&self.output),
+            Job::Fanout if connection.publisher => {
+                self.fan_out();
+                Ok(())
+            }
+            Job::Fanout => Ok(()),
+        }
+    }
+
+    /// One send per socket and per message.
+    fn fan_out(&mut self) {
+        let mut start = 0;
+        for &end in &self.ends {
+            let frame = &self.output[start..end];
+            start = end;
+            for token in 0..self.connections.len() {
+                let slot = &mut self.connections[token];
+                let Some(connection) = slot.as_mut().filter(|c| c.open) else {
+                    continue;
+                };
+                if connection.send(frame).is_err() {
+                    *slot = None;
+                    self.free.push(token as u32);
+                }
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Answers the request when all of it is there; returns how much of the input it was.
+    fn upgrade(&mut self, input: &[u8]) -> Result<usize, Gone> {
+        let Some(end) = wire::head_end(input) else {
+            return Ok(0);
+        };
+        let head = std::str::from_utf8(&input[..end]).map_err(|_| Gone)?;
+        let key = wire::header(head, "sec-websocket-key").ok_or(Gone)?;
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            wire::accept_key(key)
+        );
+        self.open = true;
+        self.publisher = head.split(' ').nth(1) == Some(wire::PUBLISH);
+        self.send(answer.as_bytes())?;
+        Ok(end)
+    }
+
+    /// Writes now what the socket takes, and keeps the rest for later.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut sent = 0;
+        if self.rest.as_ref().is_none_or(|rest| rest.output.is_empty()) {
+            sent = self.write(bytes)?;
+        }
+        if sent < bytes.len() {
+            self.rest
+                .get_or_insert_default()
+                .output
+                .extend_from_slice(&bytes[sent..]);
+        }
+        Ok(())
+    }
+
+    /// Writes what an earlier send left.
+    fn flush(&mut self) -> Result<(), Gone> {
+        let Some(mut rest) = self.rest.take() else {
+            return Ok(());
+        };
+        let sent = self.write(&rest.output);
+        rest.output.drain(..*sent.as_ref().unwrap_or(&0));
+        self.rest = Some(rest);
+        self.tidy();
+        sent.map(drop)
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<usize, Gone> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match send(&self.socket, &bytes[sent..], SendFlags::NOSIGNAL) {
+                Ok(n) => sent += n,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// An idle connection holds no buffer.
+    fn tidy(&mut self) {
+        if self
+            .rest
+            .as_ref()
+            .is_some_and(|rest| rest.input.is_empty() && rest.output.is_empty())
+        {
+            self.rest = None;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Opens many WebSocket connections: a batch of requests goes out before its answers are read.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
+    socket_with,
+};
+
+use crate::wire;
+
+/// Below the backlog of any listener.
+const BATCH: usize = 64;
+/// An address has some 28,000 ports to come from; beyond this many, the next one is used.
+const PER_SOURCE: usize = 20_000;
+const PATIENCE: Duration = Duration::from_secs(10);
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// Opens `count` connections to the paths given by `path`, ready for an epoll loop.
+pub(crate) fn open(
+    address: SocketAddrV4,
+    count: usize,
+    path: impl Fn(usize) -> &'static str,
+) -> io::Result<Vec<OwnedFd>> {
+    let accept = wire::accept_key(KEY);
+    let mut sockets = Vec::with_capacity(count);
+    while sockets.len() < count {
+        let first = sockets.len();
+        for at in first..count.min(first + BATCH) {
+            let socket = socket(address, at)?;
+            let request = format!(
+                "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
+                path(at)
+            );
+            // The send buffer of a new socket holds many times this.
+            if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
+                return Err(io::Error::other("a request was not sent in one piece"));
+            }
+            sockets.push(socket);
+        }
+        for (at, socket) in sockets.iter().enumerate().skip(first) {
+            finish(socket, &accept)
+                .map_err(|e| io::Error::new(e.kind(), format!("handshake {at}: {e}")))?;
+        }
+    }
+    Ok(sockets)
+}
+
+fn socket(address: SocketAddrV4, at: usize) -> io::Result<OwnedFd> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    if at >= PER_SOURCE {
+        let host = u8::try_from(1 + at / PER_SOURCE)
+            .map_err(|_| io::Error::other("too many connections"))?;
+        bind(
+            &socket,
+            &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0),
+        )?;
+    }
+    connect(&socket, &address)
+        .map_err(|e| io::Error::other(format!("connection {at} to {address}: {e}")))?;
+    set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
+}
+
+/// Reads the answer, which must be a right one with nothing behind it.
+fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    let end = loop {
+        let (read, _) = recv(socket, &mut part[..], RecvFlags::empty())?;
+        answer.extend_from_slice(&part[..read]);
+        match wire::head_end(&answer) {
+            Some(end) => break end,
+            None if read == 0 || answer.len() > 16 * 1024 => {
+                return Err(io::Error::other("no whole answer came"));
+            }
+            None => {}
+        }
+    };
+    let head = String::from_utf8_lossy(&answer[..end]);
+    if head.split(' ').nth(1) != Some("101")
+        || wire::header(&head, "sec-websocket-accept") != Some(accept)
+    {
+        return Err(io::Error::other(format!(
+            "refused: {}",
+            head.lines().next().unwrap_or_default()
+        )));
+    }
+    if end != answer.len() {
+        return Err(io::Error::other(
+            "bytes nobody asked for followed the handshake",
+        ));
+    }
+    Ok(ioctl_fionbio(socket, true)?)
+}

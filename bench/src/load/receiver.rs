@@ -1,0 +1,154 @@
+//! Takes a server's stream apart: frames of one known shape, wherever the reads cut them.
+
+use std::io;
+
+use crate::wire;
+
+/// Number and stamp.
+const STAMPED: usize = 16;
+const PREFIX: usize = 10 + STAMPED;
+
+/// What every frame looks like.
+pub(crate) struct Shape {
+    head: Vec<u8>,
+    /// Bytes of payload behind number and stamp.
+    rest: usize,
+}
+
+impl Shape {
+    pub(crate) fn new(size: usize) -> Self {
+        let mut head = Vec::new();
+        wire::put_server_head(&mut head, wire::BINARY, size);
+        Self {
+            head,
+            rest: size - STAMPED,
+        }
+    }
+
+    fn prefix(&self) -> usize {
+        self.head.len() + STAMPED
+    }
+
+    fn parse(&self, prefix: &[u8]) -> io::Result<Message> {
+        let (head, stamped) = prefix.split_at(self.head.len());
+        if head != self.head {
+            return Err(io::Error::other(format!(
+                "a frame began {head:02x?} where {:02x?} was due",
+                self.head
+            )));
+        }
+        let (number, stamp) = stamped.split_at(8);
+        let u64_of = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).unwrap_or_default();
+        Ok(Message {
+            number: u64_of(number),
+            stamp: u64_of(stamp),
+        })
+    }
+}
+
+/// A message that has arrived whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) number: u64,
+    pub(crate) stamp: u64,
+}
+
+/// Where in a frame a connection's last read ended.
+#[derive(Default)]
+pub(crate) struct Receiver {
+    prefix: [u8; PREFIX],
+    have: usize,
+    /// A message of which this many bytes are still to come.
+    pending: Option<(Message, usize)>,
+}
+
+impl Receiver {
+    /// The next whole message of `bytes`, which it is taken from; none when `bytes` is used up.
+    pub(crate) fn next(&mut self, shape: &Shape, bytes: &mut &[u8]) -> io::Result<Option<Message>> {
+        let (message, missing) = match self.pending.take() {
+            Some(pending) => pending,
+            None => match self.take_prefix(shape, bytes)? {
+                Some(message) => (message, shape.rest),
+                None => return Ok(None),
+            },
+        };
+        if bytes.len() < missing {
+            self.pending = Some((message, missing - bytes.len()));
+            *bytes = &[];
+            return Ok(None);
+        }
+        *bytes = &bytes[missing..];
+        Ok(Some(message))
+    }
+
+    fn take_prefix(&mut self, shape: &Shape, bytes: &mut &[u8]) -> io::Result<Option<Message>> {
+        let length = shape.prefix();
+        if self.have == 0 && bytes.len() >= length {
+            let (prefix, rest) = bytes.split_at(length);
+            *bytes = rest;
+            return shape.parse(prefix).map(Some);
+        }
+        let (part, rest) = bytes.split_at((length - self.have).min(bytes.len()));
+        *bytes = rest;
+        self.prefix[self.have..self.have + part.len()].copy_from_slice(part);
+        self.have += part.len();
+        if self.have < length {
+            return Ok(None);
+        }
+        self.have = 0;
+        shape.parse(&self.prefix[..length]).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(size: usize, count: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            wire::put_server_head(&mut bytes, wire::BINARY, size);
+            bytes.extend_from_slice(&number.to_ne_bytes());
+            bytes.extend_from_slice(&(number * 10).to_ne_bytes());
+            bytes.resize(bytes.len() + size - STAMPED, 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn any_cut_gives_the_same_messages() {
+        for size in [16, 32, 200, 70_000] {
+            let (shape, bytes) = (Shape::new(size), stream(size, 3));
+            let expected: Vec<_> = (0..3)
+                .map(|number| Message {
+                    number,
+                    stamp: number * 10,
+                })
+                .collect();
+            for step in (1..60)
+                .chain([bytes.len()])
+                .filter(|step| bytes.len() / step < 20_000)
+            {
+                let mut receiver = Receiver::default();
+                let mut messages = Vec::new();
+                for mut part in bytes.chunks(step) {
+                    while let Some(message) = receiver.next(&shape, &mut part).unwrap() {
+                        messages.push(message);
+                    }
+                    assert!(part.is_empty());
+                }
+                assert_eq!(messages, expected, "{size} bytes, {step} at a time");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_shape_is_refused() {
+        let bytes = stream(48, 1);
+        assert!(
+            Receiver::default()
+                .next(&Shape::new(32), &mut &bytes[..])
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! What the operating system says and does: accounting from `/proc`, affinity, limits.
+
+use std::fs;
+use std::io;
+use std::ops::Sub;
+
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Keeps this thread, and those it will start, on one CPU.
+pub(crate) fn pin(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(crate::args::bad("cpu", &cpu.to_string()));
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).map_err(|e| io::Error::other(format!("can't use CPU {cpu}: {e}")))
+}
+
+/// The CPUs this process may use.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect())
+}
+
+/// A server must not outlive the runner that started it.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// As many descriptors as may be had without rights; returns how many that is.
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )?;
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// CPU time in seconds, user and system apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct CpuTime {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+}
+
+impl CpuTime {
+    pub(crate) fn total(self) -> f64 {
+        self.user + self.system
+    }
+}
+
+impl Sub for CpuTime {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            user: self.user - earlier.user,
+            system: self.system - earlier.system,
+        }
+    }
+}
+
+/// What all threads of a process, those that have ended included, have used so far.
+pub(crate) fn cpu_time(pid: u32) -> io::Result<CpuTime> {
+    parse_stat(
+        &fs::read_to_string(format!("/proc/{pid}/stat"))?,
+        rustix::param::clock_ticks_per_second(),
+    )
+    .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
+}
+
+fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
+    // The name may hold spaces and parentheses; what follows the last one starts with field 3.
+    let mut fields = stat
+        .rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .skip(14 - 3);
+    let mut seconds = || Some(fields.next()?.parse::<u64>().ok()? as f64 / ticks_per_second as f64);
+    Some(CpuTime {
+        user: seconds()?,
+        system: seconds()?,
+    })
+}
+
+/// Resident memory of a process in bytes, counted exactly (`statm` lags behind).
+pub(crate) fn resident(pid: u32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    rollup
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("Rss:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup is not as expected")))
+}
+
+/// What all CPUs together did since boot, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct AllCpus {
+    pub(crate) busy: f64,
+    pub(crate) all: f64,
+}
+
+impl Sub for AllCpus {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            busy: self.busy - earlier.busy,
+            all: self.all - earlier.all,
+        }
+    }
+}
+
+pub(crate) fn all_cpus() -> io::Result<AllCpus> {
+    parse_all_cpus(
+        &fs::read_to_string("/proc/stat")?,
+        rustix::param::clock_ticks_per_second(),
+    )
+    .ok_or_else(|| io::Error::other("/proc/stat is not as expected"))
+}
+
+fn parse_all_cpus(stat: &str, ticks_per_second: u64) -> Option<AllCpus> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    // user nice system idle iowait irq softirq steal; the guests' times are within the first two.
+    let ticks: Vec<u64> = line
+        .split_ascii_whitespace()
+        .take(8)
+        .map_while(|f| f.parse().ok())
+        .collect();
+    let all: u64 = ticks.iter().sum();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    let per_second = ticks_per_second as f64;
+    Some(AllCpus {
+        busy: (all - idle) as f64 / per_second,
+        all: all as f64 / per_second,
+    })
+}
+
+/// The machine in one line: processor, how many, kernel, load averages.
+pub(crate) fn describe() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown processor", |(_, name)| name.trim());
+    let cpus = allowed_cpus().map_or(0, |cpus| cpus.len());
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let load: Vec<&str> = load.split_ascii_whitespace().take(3).collect();
+    format!(
+        "{model}, {cpus} CPUs, Linux {}, load averages {}",
+        kernel.trim(),
+        load.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_stat_line_whatever_the_name_holds() {
+        let line = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 250 6 7 20 0 33 0 999";
+        assert_eq!(
+            parse_stat(line, 100),
+            Some(CpuTime {
+                user: 1.5,
+                system: 2.5
+            })
+        );
+        assert_eq!(parse_stat("42 (x", 100), None);
+    }
+
+    #[test]
+    fn busy_is_all_but_idle_and_waiting() {
+        let stat = "cpu  100 0 100 700 100 0 0 0 50 50\ncpu0 1 2 3\n";
+        assert_eq!(
+            parse_all_cpus(stat, 100),
+            Some(AllCpus {
+                busy: 2.0,
+                all: 10.0
+            })
+        );
+    }
+
+    #[test]
+    fn finds_itself_in_proc() {
+        let pid = std::process::id();
+        assert!(cpu_time(pid).is_ok());
+        assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
+        assert!(all_cpus().is_ok_and(|all| all.all > 0.0));
+        assert!(!allowed_cpus().unwrap_or_default().is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! The little of HTTP and RFC 6455 that the floor and the load client need.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+
+/// The path whose connection is the publisher of a fan-out.
+pub(crate) const PUBLISH: &str = "/publish";
+
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key`.
+pub(crate) fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(GUID.as_bytes());
+    STANDARD.encode(hash.finalize())
+}
+
+/// Where the HTTP head at the start of `bytes` ends, the empty line included.
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .map(|at| at + 4)
+}
+
+/// The value of a header in an HTTP head.
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+pub(crate) const BINARY: u8 = 2;
+const TEXT: u8 = 1;
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// One whole frame from a client, where it lies in the input.
+pub(crate) struct Frame {
+    pub(crate) opcode: u8,
+    pub(crate) mask: [u8; 4],
+    /// Where the payload begins and ends.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+/// What lies at the start of the input.
+pub(crate) enum Found {
+    Frame(Frame),
+    /// Not all of it is there yet.
+    Part,
+    /// Not a whole, masked data message: nothing these servers are sent.
+    Other,
+}
+
+pub(crate) fn client_frame(bytes: &[u8]) -> Found {
+    let &[first, second, ..] = bytes else {
+        return Found::Part;
+    };
+    let opcode = first & 0x0F;
+    if first & FIN == 0 || second & MASKED == 0 || !matches!(opcode, TEXT | BINARY) {
+        return Found::Other;
+    }
+    let (length, mask_at) = match second & 0x7F {
+        126 => match bytes.get(2..4) {
+            Some(l) => (usize::from(u16::from_be_bytes([l[0], l[1]])), 4),
+            None => return Found::Part,
+        },
+        127 => match bytes.get(2..10).and_then(|l| <[u8; 8]>::try_from(l).ok()) {
+            Some(l) => match u32::try_from(u64::from_be_bytes(l)) {
+                Ok(length) => (length as usize, 10),
+                Err(_) => return Found::Other,
+            },
+            None => return Found::Part,
+        },
+        short => (usize::from(short), 2),
+    };
+    let start = mask_at + 4;
+    let end = start + length;
+    match bytes
+        .get(mask_at..start)
+        .and_then(|m| <[u8; 4]>::try_from(m).ok())
+    {
+        Some(mask) if bytes.len() >= end => Found::Frame(Frame {
+            opcode,
+            mask,
+            start,
+            end,
+        }),
+        _ => Found::Part,
+    }
+}
+
+/// Masks or unmasks, eight bytes at a time.
+pub(crate) fn mask(payload: &mut [u8], mask: [u8; 4]) {
+    let wide = wide_mask(mask);
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        if let Ok(eight) = <[u8; 8]>::try_from(&*chunk) {
+            chunk.copy_from_slice(&(u64::from_ne_bytes(eight) ^ wide).to_ne_bytes());
+        }
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(mask) {
+        *byte ^= key;
+    }
+}
+
+/// The mask twice, to be combined with eight bytes in memory order.
+pub(crate) fn wide_mask([a, b, c, d]: [u8; 4]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, a, b, c, d])
+}
+
+/// Appends a server's frame head: whole, not masked, the shortest length.
+pub(crate) fn put_server_head(out: &mut Vec<u8>, opcode: u8, length: usize) {
+    put_head(out, opcode, length, 0);
+}
+
+/// Appends a client's frame head, the mask included.
+pub(crate) fn put_client_head(out: &mut Vec<u8>, opcode: u8, length: usize, mask: [u8; 4]) {
+    put_head(out, opcode, length, MASKED);
+    out.extend_from_slice(&mask);
+}
+
+fn put_head(out: &mut Vec<u8>, opcode: u8, length: usize, masked: u8) {
+    out.push(FIN | opcode);
+    if let Ok(length @ ..=125) = u8::try_from(length) {
+        out.push(masked | length);
+    } else if let Ok(length) = u16::try_from(length) {
+        out.push(masked | 126);
+        out.extend_from_slice(&length.to_be_bytes());
+    } else {
+        out.push(masked | 127);
+        out.extend_from_slice(&(length as u64).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_the_key_of_the_rfc() {
+        assert_eq!(
+            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_went_at_every_length_form_and_is_never_taken_early() {
+        for length in [0, 1, 7, 8, 32, 125, 126, 65_535, 65_536] {
+            let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let mut bytes = Vec::new();
+            put_client_head(&mut bytes, BINARY, length, [1, 2, 3, 4]);
+            bytes.extend_from_slice(&payload);
+            let start = bytes.len() - length;
+            mask(&mut bytes[start..], [1, 2, 3, 4]);
+
+            for short in 0..bytes.len().min(40) {
+                assert!(
+                    matches!(client_frame(&bytes[..short]), Found::Part),
+                    "{length} {short}"
+                );
+            }
+            let Found::Frame(frame) = client_frame(&bytes) else {
+                panic!("no frame of {length}")
+            };
+            assert_eq!((frame.opcode, frame.end), (BINARY, bytes.len()));
+            mask(&mut bytes[frame.start..frame.end], frame.mask);
+            assert_eq!(&bytes[frame.start..], payload);
+        }
+    }
+
+    #[test]
+    fn only_whole_masked_data_is_a_message() {
+        for bytes in [[0x02, 0x80], [0x82, 0x00], [0x88, 0x80], [0x80, 0x80]] {
+            assert!(matches!(client_frame(&bytes), Found::Other));
+        }
+    }
+}

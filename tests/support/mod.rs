@@ -1,0 +1,205 @@
+//! What the tests share: apps on free ports, clients with deadlines, and waiting for events.
+
+#![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use humphrey_ws::{AsyncWebsocketApp, RunningApp};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// Longer than anything here takes on a busy machine. Whoever waits so long waits for nothing.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Starts an app on a free port of this machine.
+pub fn start<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    let running = app
+        .with_address("127.0.0.1:0")
+        .start()
+        .expect("the app starts");
+    let address = running.local_addr().expect("it listens itself");
+    (running, address)
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to hold: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A client that we did not write, on a socket with a deadline for each step.
+pub struct Client(pub WebSocket<TcpStream>);
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::connect_to(address, "/")
+    }
+
+    pub fn connect_to(address: SocketAddr, path: &str) -> Self {
+        let socket = tcp(address);
+        let (client, _) = tungstenite::client(format!("ws://{address}{path}"), socket)
+            .expect("the handshake succeeds");
+        Self(client)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().expect("it is connected")
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).expect("it is sent");
+    }
+
+    pub fn send_binary(&mut self, bytes: impl Into<Vec<u8>>) {
+        self.0
+            .send(Message::binary(bytes.into()))
+            .expect("it is sent");
+    }
+
+    /// The next message that is not a ping or pong.
+    pub fn receive(&mut self) -> Message {
+        loop {
+            match self.0.read().expect("there is a message") {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    pub fn receive_text(&mut self) -> String {
+        match self.receive() {
+            Message::Text(text) => text.to_string(),
+            other => panic!("not a text message: {other:?}"),
+        }
+    }
+
+    /// Reads to the close frame; returns it, and the texts that came before.
+    pub fn receive_to_close(&mut self) -> (Vec<String>, Option<CloseFrame>) {
+        let mut texts = Vec::new();
+        loop {
+            match self.receive() {
+                Message::Text(text) => texts.push(text.to_string()),
+                Message::Close(frame) => {
+                    // Completes the closing handshake.
+                    while self.0.read().is_ok() {}
+                    return (texts, frame);
+                }
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// Closes, and waits for the end.
+    pub fn close(mut self) {
+        self.0.close(None).expect("it is sent");
+        while self.0.read().is_ok() {}
+    }
+}
+
+/// A plain socket, with deadlines.
+pub fn tcp(address: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match TcpStream::connect(address) {
+            Ok(socket) => {
+                socket.set_read_timeout(Some(DEADLINE)).unwrap();
+                socket.set_write_timeout(Some(DEADLINE)).unwrap();
+                socket.set_nodelay(true).unwrap();
+                return socket;
+            }
+            Err(error) => assert!(
+                Instant::now() < deadline,
+                "can't connect to {address}: {error}"
+            ),
+        }
+    }
+}
+
+/// The head of a valid upgrade request.
+pub fn upgrade_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// A WebSocket whose frames the test writes and reads itself.
+pub fn raw_websocket(address: SocketAddr) -> TcpStream {
+    let mut socket = tcp(address);
+    socket.write_all(upgrade_request("/").as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    socket
+}
+
+/// Reads to the empty line, and not a byte further.
+pub fn read_head(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).expect("a whole head");
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("a head in ASCII")
+}
+
+/// A masked client frame.
+pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    let key = [0x12, 0x34, 0x56, 0x78];
+    frame.extend(key);
+    frame.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
+
+/// Reads one server frame: its first byte and its payload.
+pub fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    socket.read_exact(&mut head)?;
+    let len = match head[1] {
+        126 => {
+            let mut len = [0; 2];
+            socket.read_exact(&mut len)?;
+            usize::from(u16::from_be_bytes(len))
+        }
+        127 => {
+            let mut len = [0; 8];
+            socket.read_exact(&mut len)?;
+            u64::from_be_bytes(len) as usize
+        }
+        len => usize::from(len),
+    };
+    let mut payload = vec![0; len];
+    socket.read_exact(&mut payload)?;
+    Ok((head[0], payload))
+}
+
+/// The close code of a close frame's payload.
+pub fn close_code(payload: &[u8]) -> u16 {
+    u16::from_be_bytes([payload[0], payload[1]])
+}
