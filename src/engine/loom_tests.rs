@@ -8,9 +8,9 @@
 //! [`check`] is told (`None`: all there can be). Loom knows neither spurious wake-ups of a `Condvar` nor time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
-use loom::sync::Arc;
 use loom::thread;
 
 use super::handover::Handover;
@@ -248,7 +248,7 @@ fn loom_a_producer_that_waits_for_room_is_let_go() {
 
 #[test]
 fn loom_all_producers_that_wait_for_room_are_let_go() {
-    check(Some(3), || {
+    check(Some(2), || {
         let mut shard = Shard::new(1);
         let producers: Vec<_> = (0..3)
             .map(|n| {
@@ -311,8 +311,7 @@ fn loom_room_that_is_used_lets_a_waiting_producer_go_when_the_shard_has_taken() 
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || mailbox.push(Byte(1), When::Now).unwrap());
         let mailbox = shard.mailbox.clone();
-        let reserver =
-            thread::spawn(move || mailbox.push_reserved(Byte(2), When::Now).unwrap());
+        let reserver = thread::spawn(move || mailbox.push_reserved(Byte(2), When::Now).unwrap());
         shard.run_until(2, 0);
         producer.join().unwrap();
         reserver.join().unwrap();
@@ -597,34 +596,44 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
 
 #[test]
 fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
+    // Each job blocks until the watch has come round for it.
     check(Some(3), || {
-        let model = Model::new(1, false);
-        model.start_first();
-        // Set by the job, cleared by the watch: a job that blocks until the watch has come round.
-        let looked = Arc::new((Mutex::new(false), Condvar::new()));
-        let watch = {
-            let model = model.clone();
-            let looked = looked.clone();
+        let handover = Arc::new(Handover::<u8>::new(1));
+        let rounds = Arc::new(Ledger::default());
+        let done = Arc::new(Ledger::default());
+        handover.starting_first();
+        let handler = {
+            let (handover, rounds, done) = (handover.clone(), rounds.clone(), done.clone());
             thread::spawn(move || {
-                let mut rounds = 0;
-                while model.handover.park_watch() {
-                    rounds += 1;
-                    let load = model.handover.load();
-                    if load.waiting > 0 || load.busy {
-                        *lock(&looked.0) = true;
-                        looked.1.notify_all();
-                        return;
-                    }
-                    // A quiet round: it had been let go for a job that is done already. The next job will do.
-                    assert!(rounds < 4);
+                handover.started();
+                while let Some((job, _)) = handover.take_or_wait(Instant::now, false) {
+                    rounds.wait_for(usize::from(job));
+                    done.note(job);
                 }
             })
         };
-        model.push([1]);
-        model.ledger.wait_for(1);
-        model.end();
+        let watch = {
+            let (handover, rounds, done) = (handover.clone(), rounds.clone(), done.clone());
+            thread::spawn(move || {
+                let mut round = 0;
+                while round < 2 {
+                    assert!(handover.park_watch());
+                    if handover.load().busy {
+                        round += 1;
+                        rounds.note(round);
+                        // It sleeps for a while.
+                        done.wait_for(usize::from(round));
+                    }
+                }
+            })
+        };
+        for job in 1..=2 {
+            handover.push([job], Instant::now(), false);
+            done.wait_for(usize::from(job));
+        }
         watch.join().unwrap();
-        drop(looked);
+        handover.close();
+        handler.join().unwrap();
     });
 }
 

@@ -113,8 +113,9 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             if state.has_room(weight, self.bytes_max) {
                 break;
             }
-            // A full mailbox is emptied by its shard, which must not sleep meanwhile.
-            if state.sleep == Sleep::Asleep {
+            // A full mailbox is emptied by its shard, which must not sleep meanwhile. One that is only promised away
+            // is none of its business: whoever it was promised to comes back.
+            if state.sleep == Sleep::Asleep && !state.data.is_empty() {
                 state.sleep = Sleep::Awake;
                 self.waker.wake();
             }

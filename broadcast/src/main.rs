@@ -1,0 +1,211 @@
+//! `humphrey-broadcast`: sends every line of its standard input to every connected browser.
+//!
+//! Three threads of its own: this one waits for the end, one reads standard input, one waits for signals. The two
+//! others end the program by asking the engine to stop; what is first asked for in a friendly way (at the end of the
+//! input) can be hastened (by a signal).
+
+mod lines;
+mod options;
+mod page;
+mod say;
+mod signals;
+
+use std::io::{self, BufReader, IsTerminal};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Metrics};
+
+use crate::lines::Line;
+use crate::options::{OnMessage, Options};
+use crate::say::say;
+
+/// Read from standard input at once: what a pipe holds on Linux.
+const INPUT_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long clients may take to go when a signal ends the program.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the last lines may take to be delivered with `--exit-on-eof`: as long as it takes. Whoever reads nothing
+/// is cut off long before ([`Limits::write_timeout`], and the policy for slow clients), and a signal hastens it.
+const FLUSH_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long each client may take for what waits for it alone, and to say goodbye, with `--exit-on-eof`.
+const FLUSH_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let options = match options::parse() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    say::init(options.quiet);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    let mut app = app(options);
+    let address = app.bind()?;
+    let sender = app.sender();
+    let stopping = Arc::new(AtomicBool::new(false));
+    {
+        let sender = sender.clone();
+        signals::on_stop(stopping.clone(), move || sender.shutdown(STOP_WAIT))?;
+    }
+    let running = app.start()?;
+    if !options.quiet {
+        say!("{}", whereabouts(address));
+        if io::stdin().is_terminal() {
+            say!("what you type here goes to everyone, line by line; Ctrl-C ends");
+        }
+    }
+    {
+        let sender = sender.clone();
+        let exit_on_eof = options.exit_on_eof;
+        let quiet = options.quiet;
+        thread::Builder::new()
+            .name("standard input".into())
+            .spawn(move || {
+                broadcast_input(&sender, &stopping);
+                if exit_on_eof {
+                    sender.shutdown(FLUSH_WAIT);
+                } else if !quiet && !stopping.load(Ordering::Relaxed) {
+                    say!("end of input; clients stay connected until this program is ended");
+                }
+            })?;
+    }
+    running.join();
+    if !options.quiet {
+        say!("{}", summary(&sender.metrics()));
+    }
+    Ok(())
+}
+
+fn app(options: &Options) -> AsyncWebsocketApp<()> {
+    let mut limits = Limits::default();
+    limits.connections_max = options.max_connections;
+    if options.exit_on_eof {
+        limits.close_timeout = FLUSH_CLOSE_TIMEOUT;
+    }
+    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_address(options.listen)
+        .with_limits(limits)
+        .with_slow_consumer(options.slow_client.policy());
+    if let Some(heartbeat) = options.heartbeat() {
+        app = app.with_heartbeat(heartbeat);
+    }
+    if !options.no_welcome {
+        app.on_connect(|stream, _| {
+            stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())));
+        });
+    }
+    match options.on_message {
+        OnMessage::Echo => app.on_message(|stream, message, _| stream.send(message)),
+        OnMessage::Broadcast => app.on_message(|stream, message, _| stream.broadcast(message)),
+        OnMessage::Ignore => {}
+    }
+    let sender = app.sender();
+    app.with_routes(page::routes(sender))
+}
+
+/// Sends each line to everyone, until the input ends or the program is to stop.
+fn broadcast_input(sender: &AsyncSender, stopping: &AtomicBool) {
+    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, io::stdin().lock());
+    let line_bytes_max = Limits::default().message_bytes_max;
+    let end = lines::for_each(input, line_bytes_max, |number, line| {
+        match line {
+            Line::Whole(line) => sender.broadcast(Message::new(line)),
+            Line::TooLong { bytes } => say!(
+                "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
+            ),
+        }
+        if stopping.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    if let Err(error) = end {
+        say!("standard input can't be read: {error}");
+    }
+}
+
+/// Where to point a browser and a WebSocket client.
+fn whereabouts(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        // No address to connect to: a name that is one on every machine, and a hint that there are others.
+        let port = address.port();
+        return format!(
+            "open http://localhost:{port}/ in a browser, or connect to ws://localhost:{port}/ \
+             (listening on all addresses, {address})"
+        );
+    }
+    format!("open http://{address}/ in a browser, or connect to ws://{address}/")
+}
+
+/// What was done, in one line: what went as it should first, losses only where there were any.
+fn summary(metrics: &Metrics) -> String {
+    let plural = |n: u64| if n == 1 { "" } else { "s" };
+    let mut summary = format!(
+        "{} client{}, {} message{} sent",
+        metrics.connections_opened,
+        plural(metrics.connections_opened),
+        metrics.messages_out,
+        plural(metrics.messages_out),
+    );
+    let dropped = &metrics.dropped;
+    let losses = [
+        (dropped.slow_consumer, "dropped (slow clients)"),
+        (dropped.closed, "dropped (clients that left)"),
+        (dropped.not_running, "dropped (at the end)"),
+        (dropped.no_recipient, "for nobody (none connected)"),
+    ];
+    for (n, what) in losses {
+        if n > 0 {
+            summary += &format!(", {n} {what}");
+        }
+    }
+    summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_pointed_to_an_address_that_it_can_open() {
+        let of = |address: &str| whereabouts(address.parse().unwrap());
+        assert_eq!(
+            of("127.0.0.1:8080"),
+            "open http://127.0.0.1:8080/ in a browser, or connect to ws://127.0.0.1:8080/"
+        );
+        assert!(of("[::1]:80").starts_with("open http://[::1]:80/ "));
+        assert!(of("0.0.0.0:80").starts_with("open http://localhost:80/ "));
+        assert!(of("[::]:80").starts_with("open http://localhost:80/ "));
+    }
+
+    #[test]
+    fn the_summary_names_losses_only_where_there_were_any() {
+        let mut metrics = Metrics::default();
+        metrics.connections_opened = 1;
+        metrics.messages_out = 2;
+        assert_eq!(summary(&metrics), "1 client, 2 messages sent");
+        metrics.connections_opened = 12;
+        metrics.dropped.slow_consumer = 78;
+        metrics.dropped.no_recipient = 3;
+        assert_eq!(
+            summary(&metrics),
+            "12 clients, 2 messages sent, 78 dropped (slow clients), 3 for nobody (none connected)"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use humphrey_ws::ping::Heartbeat;
+use humphrey_ws::{Limits, SlowConsumer};
+
+use crate::say::say;
+
+/// How much longer than the interval between pings a client may be silent: time for a ping's answer.
+const PONG_WAIT: Duration = Duration::from_secs(10);
+
+/// Sends every line of standard input to every connected browser or WebSocket client.
+///
+/// Try: tail -f access.log | humphrey-broadcast
+///
+/// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C or SIGTERM closes
+/// every connection with code 1001 and ends the program.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Options {
+    /// Address to listen on: IP:PORT or HOST:PORT. Port 0 takes any free one; 0.0.0.0 lets other machines in
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub(crate) listen: SocketAddr,
+
+    /// What to do with a message that a client sends
+    #[arg(long, value_name = "WHAT", default_value = "echo")]
+    pub(crate) on_message: OnMessage,
+
+    /// Do not announce new clients to everyone
+    #[arg(long)]
+    pub(crate) no_welcome: bool,
+
+    /// At the end of standard input, deliver what was read, close every connection with code 1001, and exit.
+    /// Without it, the end of input leaves the server running
+    #[arg(long)]
+    pub(crate) exit_on_eof: bool,
+
+    /// What to do where a client reads more slowly than lines come, and 1 MiB waits for it
+    #[arg(long, value_name = "POLICY", default_value = "pace")]
+    pub(crate) slow_client: SlowClient,
+
+    /// Connections served at once, WebSocket and HTTP together; further ones are answered with 503
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
+    pub(crate) max_connections: usize,
+
+    /// Ping clients that have been silent for this long, and disconnect those that are still silent 10 s later.
+    /// 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
+    pub(crate) heartbeat: u32,
+
+    /// Say nothing on standard error but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do with a message that a client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnMessage {
+    /// Send it back
+    Echo,
+    /// Send it to everyone
+    Broadcast,
+    /// Nothing
+    Ignore,
+}
+
+/// [`SlowConsumer`], as it is called here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SlowClient {
+    /// Read input no faster than the slowest client; disconnect clients below 1,024 bytes/s for 1 s
+    Pace,
+    /// Disconnect it
+    Disconnect,
+    /// Drop the oldest messages that wait for it
+    DropOldest,
+    /// Drop the new message
+    DropNewest,
+}
+
+impl SlowClient {
+    pub(crate) fn policy(self) -> SlowConsumer {
+        match self {
+            Self::Pace => SlowConsumer::pace(),
+            Self::Disconnect => SlowConsumer::Disconnect,
+            Self::DropOldest => SlowConsumer::DropOldest,
+            Self::DropNewest => SlowConsumer::DropNewest,
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn heartbeat(&self) -> Option<Heartbeat> {
+        let interval = Duration::from_secs(self.heartbeat.into());
+        (!interval.is_zero()).then(|| Heartbeat::new(interval, interval + PONG_WAIT))
+    }
+}
+
+/// Reads the command line. Where there is nothing to run, because help was asked for or something is wrong, it has
+/// been said, and the exit code is returned.
+pub(crate) fn parse() -> Result<Options, ExitCode> {
+    Options::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            say!("{}", one_line(&error.to_string()));
+            ExitCode::from(2)
+        } else {
+            // Help and version; where nobody reads them, nothing is lost.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+/// What clap says about an error in several paragraphs, of which the first says what is wrong, in one line.
+fn one_line(error: &str) -> String {
+    let what = error.split("\n\n").next().unwrap_or(error);
+    let words: Vec<&str> = what
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
+    format!("{} (try --help)", words.join(" "))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .map_err(|error| format!("not an address like 127.0.0.1:8080 ({error})"))?
+        .next()
+        .ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parsed(arguments: &[&str]) -> Result<Options, String> {
+        let arguments = std::iter::once(&"humphrey-broadcast").chain(arguments);
+        Options::try_parse_from(arguments).map_err(|error| one_line(&error.to_string()))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let options = parsed(&[]).unwrap();
+        assert_eq!(options.listen, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(options.on_message, OnMessage::Echo);
+        assert_eq!(options.slow_client.policy(), SlowConsumer::pace());
+        assert_eq!(options.max_connections, Limits::default().connections_max);
+        assert!(options.heartbeat().is_some());
+        assert!(!options.no_welcome && !options.exit_on_eof && !options.quiet);
+    }
+
+    #[test]
+    fn a_heartbeat_of_zero_is_none() {
+        assert!(parsed(&["--heartbeat", "0"]).unwrap().heartbeat().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        for (arguments, said) in [
+            (&["--on-message", "shout"][..], "'shout'"),
+            (&["--slow-client", "wait"], "drop-oldest"),
+            (&["--listen", "8080"], "127.0.0.1:8080"),
+            (&["--max-connections", "0"], "at least 1"),
+            (&["--heartbeat", "-1"], "'-1'"),
+            (&["--heartbeat=soon"], "'soon'"),
+            (&["--loud"], "'--loud'"),
+            (&["extra"], "'extra'"),
+        ] {
+            let error = parsed(arguments).unwrap_err();
+            assert!(error.contains(said), "{arguments:?}: {error}");
+            assert!(!error.contains('\n'), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The page, and the number of clients that it shows.
+
+use humphrey::SubApp;
+use humphrey::http::{Response, StatusCode};
+use humphrey_ws::AsyncSender;
+
+/// One file, with its style and script in it.
+const PAGE: &str = include_str!("page.html");
+
+/// Nothing but what is in the page itself, by its hash, and connections to where it came from.
+///
+/// The hashes are written down rather than computed, as a program that serves one fixed page needs no SHA-256 for it.
+/// The test below says what they are when the page has changed.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
+    style-src 'sha256-STYLE'; \
+    script-src 'sha256-SCRIPT'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// `/` and `/clients`.
+pub(crate) fn routes(sender: AsyncSender) -> SubApp<()> {
+    SubApp::new()
+        .with_stateless_route("/", |_| page())
+        .with_stateless_route("/clients", move |_| clients(sender.connections()))
+}
+
+fn page() -> Response {
+    Response::new(StatusCode::OK, PAGE)
+        .with_header("Content-Type", "text/html; charset=utf-8")
+        .with_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Referrer-Policy", "no-referrer")
+        // Another version of the program may serve another page.
+        .with_header("Cache-Control", "no-cache")
+}
+
+fn clients(connections: usize) -> Response {
+    Response::new(StatusCode::OK, format!("{{\"clients\": {connections}}}\n"))
+        .with_header("Content-Type", "application/json")
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Cache-Control", "no-store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use sha2::{Digest, Sha256};
+
+    /// What stands in the only element of that name.
+    fn element(name: &str) -> &'static str {
+        let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+        assert_eq!(PAGE.matches(&format!("<{name}")).count(), 1, "{name}");
+        let from = PAGE.find(&open).unwrap() + open.len();
+        &PAGE[from..PAGE.find(&close).unwrap()]
+    }
+
+    #[test]
+    fn the_policy_allows_the_style_and_the_script_of_the_page() {
+        for (directive, name) in [("style-src", "style"), ("script-src", "script")] {
+            let hash = base64::engine::general_purpose::STANDARD
+                .encode(Sha256::digest(element(name).as_bytes()));
+            let expected = format!("{directive} 'sha256-{hash}'");
+            assert!(
+                CONTENT_SECURITY_POLICY.contains(&expected),
+                "the page has changed; CONTENT_SECURITY_POLICY must now say: {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_fetches_nothing_from_elsewhere() {
+        for elsewhere in ["http://", "https://", "src=", "@import", "url("] {
+            let allowed = PAGE.matches("http://www.w3.org/2000/svg").count();
+            let found = PAGE.matches(elsewhere).count();
+            let expected = if elsewhere == "http://" { allowed } else { 0 };
+            assert_eq!(found, expected, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn the_page_never_makes_markup_of_a_message() {
+        for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"] {
+            assert!(!PAGE.contains(markup), "{markup}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The smallest app: every message goes back to who sent it.
+//!
+//! ```sh
+//! cargo run --example echo
+//! ```
+//!
+//! Then open the console of a browser:
+//!
+//! ```js
+//! ws = new WebSocket('ws://127.0.0.1:8080'); ws.onmessage = e => console.log(e.data)
+//! ws.send('hello')
+//! ```
+//!
+//! Another address to listen on can be given: `cargo run --example echo -- 127.0.0.1:9000`.
+
+use humphrey_ws::AsyncWebsocketApp;
+
+use std::env;
+
+fn main() {
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
+
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_address(address)
+        .with_message_handler(|stream, message, _| stream.send(message));
+
+    app.run();
+}

@@ -1,0 +1,391 @@
+//! Each example is run as its users run it, and does for real clients what its first lines say.
+//!
+//! `cargo test` has built them beside this test.
+
+mod support;
+
+use std::env;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Instant;
+
+use support::{Client, DEADLINE, eventually};
+use tungstenite::Message;
+
+/// An example that runs until this is dropped.
+struct Example {
+    process: Child,
+    stdin: Option<ChildStdin>,
+    address: SocketAddr,
+}
+
+impl Example {
+    fn start(name: &str) -> Self {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let address = free_address();
+            let mut example = Self::spawn(name, address);
+            while Instant::now() < deadline {
+                if TcpStream::connect(address).is_ok() {
+                    return example;
+                }
+                if example.has_ended() {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            // Somebody else may have taken the port meanwhile.
+            assert!(Instant::now() < deadline, "{name} does not listen");
+        }
+    }
+
+    fn spawn(name: &str, address: SocketAddr) -> Self {
+        let mut process = Command::new(binary(name))
+            .arg(address.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("`cargo build --examples` makes {name}: {error}"));
+        let stdin = process.stdin.take();
+        Self {
+            process,
+            stdin,
+            address,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// A client that is surely served, as what it sent has come back.
+    fn echoed_client(&self) -> Client {
+        let mut client = self.client();
+        client.send("here I am");
+        assert_eq!(client.receive_text(), "here I am");
+        client
+    }
+
+    fn type_line(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("the input is open");
+        writeln!(stdin, "{line}").expect("the example reads its input");
+    }
+
+    fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process
+            .try_wait()
+            .expect("it is our child, and not reaped")
+            .is_some()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // It fails if the example has ended, and then that is what was wanted.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Beside this test: `target/debug/deps/examples-HASH` and `target/debug/examples/NAME`.
+fn binary(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("this test is a file");
+    let profile = test.ancestors().nth(2).expect("it is in target/*/deps");
+    profile.join("examples").join(name)
+}
+
+/// An address that was free a moment ago.
+///
+/// Not one from port 0: those ports are also given to clients, which may get it before the example does.
+fn free_address() -> SocketAddr {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (start + offset % COUNT) % COUNT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// Sends an HTTP request, and returns the whole response.
+fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    let mut socket = support::tcp(address);
+    let len = body.len();
+    write!(
+        socket,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("it is sent");
+    let mut response = String::new();
+    socket
+        .read_to_string(&mut response)
+        .expect("a response, and the end");
+    response
+}
+
+#[test]
+fn echo_sends_every_message_back_as_it_came() {
+    let example = Example::start("echo");
+    let mut client = example.client();
+    for message in [
+        Message::text(""),
+        Message::text("Grüezi"),
+        Message::binary("text, sent as binary"),
+        Message::binary(vec![0xff; 70_000]),
+    ] {
+        client.0.send(message.clone()).unwrap();
+        assert_eq!(client.receive(), message);
+    }
+    client.close();
+}
+
+#[test]
+fn broadcast_welcomes_each_client_before_everyone() {
+    let example = Example::start("broadcast");
+    let mut first = example.client();
+    assert_eq!(
+        first.receive_text(),
+        format!("Welcome, {}!", first.address())
+    );
+
+    let mut second = example.client();
+    let welcome = format!("Welcome, {}!", second.address());
+    assert_eq!(first.receive_text(), welcome);
+    assert_eq!(second.receive_text(), welcome);
+}
+
+#[test]
+fn broadcast_echoes_to_the_sender_alone_and_sends_each_line_to_everyone() {
+    let mut example = Example::start("broadcast");
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..3 {
+        clients.push(example.client());
+        for client in &mut clients {
+            assert!(client.receive_text().starts_with("Welcome, "));
+        }
+    }
+
+    clients[0].send("for me");
+    assert_eq!(clients[0].receive_text(), "for me");
+    example.type_line("for all");
+    example.type_line("");
+    example.type_line("and this");
+    for client in &mut clients {
+        assert_eq!(client.receive_text(), "for all");
+        assert_eq!(client.receive_text(), "");
+        assert_eq!(client.receive_text(), "and this");
+    }
+}
+
+#[test]
+fn broadcast_goes_on_after_the_end_of_its_input() {
+    let mut example = Example::start("broadcast");
+    let mut client = example.client();
+    assert!(client.receive_text().starts_with("Welcome, "));
+    example.type_line("the last line");
+    example.end_input();
+    assert_eq!(client.receive_text(), "the last line");
+
+    client.send("still there?");
+    assert_eq!(client.receive_text(), "still there?");
+    assert!(example.client().receive_text().starts_with("Welcome, "));
+}
+
+#[test]
+fn broadcast_blocking_echoes_to_the_sender_alone_and_sends_each_line_to_everyone() {
+    let mut example = Example::start("broadcast_blocking");
+    let mut clients: Vec<Client> = (0..3).map(|_| example.echoed_client()).collect();
+
+    for line in ["one", "two", "three"] {
+        example.type_line(line);
+    }
+    for client in &mut clients {
+        for line in ["one", "two", "three"] {
+            assert_eq!(client.receive_text(), line);
+        }
+    }
+    clients.remove(0).close();
+    clients[0].send("for me");
+    assert_eq!(clients[0].receive_text(), "for me");
+}
+
+#[test]
+fn broadcast_blocking_goes_on_after_the_end_of_its_input() {
+    let mut example = Example::start("broadcast_blocking");
+    let mut client = example.echoed_client();
+    example.type_line("the last line");
+    example.end_input();
+    assert_eq!(client.receive_text(), "the last line");
+
+    client.send("still there?");
+    assert_eq!(client.receive_text(), "still there?");
+    example.echoed_client();
+}
+
+#[test]
+fn broadcast_blocking_tells_a_client_that_lags_how_many_lines_it_has_missed() {
+    /// More than the sockets' buffers and the bus hold together.
+    const LINES: usize = 96;
+    const LINE_BYTES: usize = 1 << 20;
+
+    let mut example = Example::start("broadcast_blocking");
+    let mut lagging = example.echoed_client();
+    let rest = "x".repeat(LINE_BYTES);
+    for number in 0..LINES {
+        example.type_line(&format!("{number} {rest}"));
+    }
+
+    let (mut next, mut missed) = (0, 0);
+    while next < LINES {
+        let text = lagging.receive_text();
+        match text.strip_suffix(" lines missed)") {
+            Some(count) => {
+                let count: usize = count.trim_start_matches('(').parse().unwrap();
+                missed += count;
+                next += count;
+            }
+            None => {
+                assert_eq!(text.split(' ').next(), Some(next.to_string().as_str()));
+                next += 1;
+            }
+        }
+    }
+    assert!(missed > 0, "{LINES} lines fit into buffers");
+
+    // Having caught up, it gets everything again.
+    example.type_line("nothing missed");
+    assert_eq!(lagging.receive_text(), "nothing missed");
+}
+
+#[test]
+fn linked_serves_its_page_and_broadcasts_what_clients_send() {
+    let example = Example::start("linked");
+    let page = http(example.address, "GET", "/", "");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    assert!(page.contains("new WebSocket("), "{page}");
+
+    // The second has joined once it hears itself.
+    let mut first = Client::connect_to(example.address, "/ws");
+    first.send("one");
+    assert_eq!(first.receive_text(), "one");
+    let mut second = Client::connect_to(example.address, "/ws");
+    second.send("two");
+    assert_eq!(second.receive_text(), "two");
+    assert_eq!(first.receive_text(), "two");
+}
+
+#[test]
+fn linked_tells_every_client_what_is_posted() {
+    let example = Example::start("linked");
+    let mut clients: Vec<Client> = (0..3)
+        .map(|_| {
+            let mut client = Client::connect_to(example.address, "/ws");
+            client.send("joined");
+            assert_eq!(client.receive_text(), "joined");
+            client
+        })
+        .collect();
+    let response = http(example.address, "POST", "/notify", "Tea is ready.");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(response.contains("\r\n\r\nTold 3 clients.\n"), "{response}");
+    for client in &mut clients {
+        while client.receive_text() != "Tea is ready." {}
+    }
+
+    let refusal = http(example.address, "GET", "/notify", "");
+    assert!(refusal.starts_with("HTTP/1.1 405 "), "{refusal}");
+}
+
+#[test]
+fn linked_serves_pages_with_more_clients_than_it_has_threads() {
+    let example = Example::start("linked");
+    let clients: Vec<Client> = (0..40)
+        .map(|_| Client::connect_to(example.address, "/ws"))
+        .collect();
+    let page = http(example.address, "GET", "/", "");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    drop(clients);
+}
+
+#[test]
+fn stateful_keeps_a_name_and_a_count_for_each_connection() {
+    let example = Example::start("stateful");
+    let mut ada = example.client();
+    assert_eq!(ada.receive_text(), "What is your name?");
+    ada.send("Ada");
+    assert_eq!(ada.receive_text(), "Ada is here, guest 1.");
+    let mut bob = example.client();
+    assert_eq!(bob.receive_text(), "What is your name?");
+    bob.send_binary([0xff]);
+    assert_eq!(bob.receive_text(), "Only text, please.");
+    bob.send("Bob");
+    assert_eq!(bob.receive_text(), "Bob is here, guest 2.");
+    assert_eq!(ada.receive_text(), "Bob is here, guest 2.");
+
+    ada.send("hello");
+    ada.send("all");
+    for client in [&mut ada, &mut bob] {
+        assert_eq!(client.receive_text(), "Ada (1): hello");
+        assert_eq!(client.receive_text(), "Ada (2): all");
+    }
+    bob.send("hi");
+    assert_eq!(ada.receive_text(), "Bob (1): hi");
+    bob.close();
+    assert_eq!(ada.receive_text(), "Bob has left, 1 remain.");
+}
+
+#[test]
+fn stateful_notices_a_client_that_vanishes_without_a_word() {
+    let example = Example::start("stateful");
+    let mut ada = example.client();
+    ada.send("Ada");
+    let mut bob = example.client();
+    bob.send("Bob");
+
+    // Bob, who is not read from any more, answers no ping. Ada answers, by reading on.
+    let mut pinged = false;
+    loop {
+        match ada.0.read().expect("a message, in time") {
+            Message::Ping(_) => pinged = true,
+            Message::Text(text) if text == "Bob has left, 1 remain." => break,
+            Message::Text(_) => {}
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    assert!(pinged, "a silent client is asked before it counts as gone");
+    ada.send("alone");
+    assert_eq!(ada.receive_text(), "Ada (1): alone");
+}
+
+#[test]
+fn an_example_whose_address_is_taken_ends_and_says_so() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    for name in [
+        "broadcast",
+        "broadcast_blocking",
+        "echo",
+        "linked",
+        "stateful",
+    ] {
+        let mut example = Example::spawn(name, taken.local_addr().unwrap());
+        eventually("the example ends", || example.has_ended());
+        let mut words = String::new();
+        let mut stderr = example.process.stderr.take().unwrap();
+        stderr.read_to_string(&mut words).unwrap();
+        assert!(words.contains("in use"), "{name}: {words}");
+        assert!(!example.process.wait().unwrap().success(), "{name}");
+    }
+}

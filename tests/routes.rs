@@ -1,0 +1,405 @@
+//! Humphrey's HTTP routes on the app's own port, over real sockets.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use humphrey::SubApp;
+use humphrey::handlers::serve_dir;
+use humphrey::http::cors::Cors as HumphreyCors;
+use humphrey::http::headers::HeaderType;
+use humphrey::http::{Request, Response, StatusCode};
+use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, RunningApp};
+use support::{Client, DEADLINE, read_head, start, tcp, upgrade_request};
+
+const STOP: Duration = Duration::from_millis(100);
+
+fn routes() -> SubApp<AtomicUsize> {
+    SubApp::new()
+        .with_stateless_route("/hello", |_| Response::new(StatusCode::OK, "Hello"))
+        .with_route("/count", |_, count: Arc<AtomicUsize>| {
+            let count = count.fetch_add(1, Ordering::SeqCst) + 1;
+            Response::new(StatusCode::OK, count.to_string())
+        })
+        .with_path_aware_route("/aware/*", |request: Request, _, route| {
+            Response::new(
+                StatusCode::OK,
+                format!("{route} {} {}", request.uri, request.query),
+            )
+        })
+        .with_stateless_route("/echo", |request: Request| {
+            Response::new(StatusCode::OK, request.content.unwrap_or_default())
+        })
+        .with_stateless_route("/bye", |_| {
+            Response::new(StatusCode::OK, "bye").with_header(HeaderType::Connection, "close")
+        })
+        .with_stateless_route("/panic", |_| panic!("as it was asked to"))
+        .with_path_aware_route("/files/*", serve_dir("examples"))
+}
+
+fn serve() -> (RunningApp, SocketAddr) {
+    start(AsyncWebsocketApp::<AtomicUsize>::new().with_routes(routes()))
+}
+
+/// One response on a connection that stays open: status line and headers, and as much body as was announced.
+fn read_response(socket: &mut TcpStream) -> (String, String) {
+    let head = read_head(socket);
+    let len = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Content-Length: "))
+        .map_or(0, |len| len.parse().unwrap());
+    let mut body = vec![0; len];
+    socket.read_exact(&mut body).unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+fn ask(address: SocketAddr, request: &str) -> (String, String) {
+    let mut socket = tcp(address);
+    socket.write_all(request.as_bytes()).unwrap();
+    read_response(&mut socket)
+}
+
+#[test]
+fn routes_of_every_kind_are_served_beside_websockets() {
+    let (running, address) = serve();
+    assert_eq!(ask(address, &get("/hello")).1, "Hello");
+    assert_eq!(ask(address, &get("/count")).1, "1");
+    assert_eq!(ask(address, &get("/count")).1, "2");
+    assert_eq!(
+        ask(address, &get("/aware/of?this=too")).1,
+        "/aware/* /aware/of this=too"
+    );
+    let (head, body) = ask(address, &get("/files/echo.rs"));
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(body, std::fs::read_to_string("examples/echo.rs").unwrap());
+    assert!(
+        ask(address, &get("/files/../Cargo.toml"))
+            .0
+            .starts_with("HTTP/1.1 404 ")
+    );
+    assert!(
+        ask(address, &get("/nowhere"))
+            .0
+            .starts_with("HTTP/1.1 404 ")
+    );
+    // Every path can still be upgraded.
+    Client::connect_to(address, "/hello").close();
+    running.shutdown(STOP);
+}
+
+#[test]
+fn responses_carry_what_a_client_needs_and_nothing_twice() {
+    let (running, address) = serve();
+    let (head, _) = ask(address, &get("/hello"));
+    for name in ["Content-Length: ", "Date: ", "Server: "] {
+        assert_eq!(head.matches(name).count(), 1, "{name} in {head}");
+    }
+    assert!(!head.contains("Connection: "), "{head}");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_connection_is_kept_alive_and_pipelined_requests_are_answered_in_order() {
+    let (running, address) = serve();
+    let mut socket = tcp(address);
+    let burst: String = (0..50).map(|_| get("/count")).collect();
+    socket.write_all(burst.as_bytes()).unwrap();
+    for n in 1..=50 {
+        assert_eq!(read_response(&mut socket).1, n.to_string());
+    }
+    // And it can still become a WebSocket.
+    socket.write_all(upgrade_request("/").as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_connection_ends_when_either_side_wants_it_to() {
+    let (running, address) = serve();
+    let endings = [
+        get("/bye"),
+        get("/hello").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"),
+        "GET /hello HTTP/1.0\r\n\r\n".to_owned(),
+    ];
+    for request in endings {
+        let mut socket = tcp(address);
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    }
+    let mut old = tcp(address);
+    old.write_all(b"GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        .unwrap();
+    let (head, _) = read_response(&mut old);
+    assert!(head.contains("\r\nConnection: keep-alive\r\n"), "{head}");
+    old.write_all(b"GET /count HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(read_response(&mut old).1, "2");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn head_has_the_headers_of_get_and_no_body() {
+    let (running, address) = serve();
+    let mut socket = tcp(address);
+    socket
+        .write_all(get("/hello").replace("GET", "HEAD").as_bytes())
+        .unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.contains("\r\nContent-Length: 5\r\n"), "{head}");
+    // What follows is the next answer, not a body.
+    socket.write_all(get("/count").as_bytes()).unwrap();
+    assert_eq!(read_response(&mut socket).1, "1");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn bodies_come_by_length_or_in_chunks_and_after_100_continue() {
+    let (running, address) = serve();
+    let post = "POST /echo HTTP/1.1\r\nHost: localhost\r\n";
+    assert_eq!(
+        ask(address, &format!("{post}Content-Length: 5\r\n\r\n12345")).1,
+        "12345"
+    );
+    let chunked =
+        format!("{post}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n");
+    assert_eq!(ask(address, &chunked).1, "abcdefg");
+    let mut socket = tcp(address);
+    socket
+        .write_all(format!("{post}Content-Length: 3\r\nExpect: 100-continue\r\n\r\n").as_bytes())
+        .unwrap();
+    assert_eq!(read_head(&mut socket), "HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(b"yes").unwrap();
+    assert_eq!(read_response(&mut socket).1, "yes");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_is_too_large_or_contradicts_itself_is_refused_by_its_own_status() {
+    let limits = Limits {
+        body_bytes_max: 1000,
+        head_bytes_max: 2000,
+        ..Limits::default()
+    };
+    let (running, address) = start(
+        AsyncWebsocketApp::<AtomicUsize>::new()
+            .with_limits(limits)
+            .with_routes(routes()),
+    );
+    let post = "POST /echo HTTP/1.1\r\nHost: localhost\r\n";
+    let cases = [
+        (format!("{post}Content-Length: 1001\r\n\r\n"), 413),
+        (
+            format!("{post}Content-Length: 1152921504606846976\r\n\r\n"),
+            413,
+        ),
+        (
+            format!("{post}Transfer-Encoding: chunked\r\n\r\n3e9\r\n"),
+            413,
+        ),
+        (format!("{post}X: {}\r\n\r\n", "x".repeat(2000)), 431),
+        (
+            format!("{post}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            400,
+        ),
+        (
+            format!("{post}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+            400,
+        ),
+        (format!("{post}Transfer-Encoding: gzip\r\n\r\n"), 501),
+        (get("/hello").replace("GET", "PATCH"), 501),
+        (get("/hello").replace("HTTP/1.1", "HTTP/2.0"), 505),
+        (
+            format!("{post}Expect: a miracle\r\nContent-Length: 1\r\n\r\n"),
+            417,
+        ),
+    ];
+    for (request, status) in cases {
+        let (head, body) = ask(address, &request);
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {head}"
+        );
+        assert!(!body.is_empty(), "{request}: the body says why");
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_panic_in_a_route_is_500_and_nothing_else() {
+    let (running, address) = serve();
+    assert!(ask(address, &get("/panic")).0.starts_with("HTTP/1.1 500 "));
+    assert_eq!(ask(address, &get("/hello")).1, "Hello");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_route_that_blocks_delays_nobody_else() {
+    let (unblock, blocked) = channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
+    let routes = SubApp::new()
+        .with_stateless_route("/slow", move |_| {
+            blocked.lock().unwrap().recv().unwrap();
+            Response::new(StatusCode::OK, "slow")
+        })
+        .with_stateless_route("/quick", |_| Response::new(StatusCode::OK, "quick"));
+    let app = AsyncWebsocketApp::<()>::new_with_config((), 2, 1)
+        .with_shards(1)
+        .with_routes(routes);
+    let (running, address) = start(app);
+    let mut slow = tcp(address);
+    slow.write_all(get("/slow").as_bytes()).unwrap();
+    assert_eq!(ask(address, &get("/quick")).1, "quick");
+    unblock.send(()).unwrap();
+    assert_eq!(read_response(&mut slow).1, "slow");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_route_notifies_everyone_through_a_sender() {
+    let app = AsyncWebsocketApp::<()>::new();
+    let sender = app.sender();
+    let (running, address) = start(app.with_routes(SubApp::new().with_stateless_route(
+        "/notify",
+        move |_| {
+            sender.broadcast(Message::new("news"));
+            Response::new(StatusCode::OK, "told")
+        },
+    )));
+    // Also when nobody listens.
+    assert_eq!(ask(address, &get("/notify")).1, "told");
+    let mut client = Client::connect(address);
+    support::eventually("it is connected", || running.sender().connections() == 1);
+    assert_eq!(ask(address, &get("/notify")).1, "told");
+    assert_eq!(client.receive_text(), "news");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn sub_apps_are_told_apart_by_their_host() {
+    let named = |name: &'static str| {
+        SubApp::<()>::new().with_stateless_route("/", move |_| Response::new(StatusCode::OK, name))
+    };
+    let mut admin = named("admin");
+    admin.host = "admin.*".to_owned();
+    let (running, address) = start(
+        AsyncWebsocketApp::<()>::new()
+            .with_routes(admin)
+            .with_routes(named("everyone")),
+    );
+    assert_eq!(
+        ask(address, &get("/").replace("localhost", "admin.localhost")).1,
+        "admin"
+    );
+    assert_eq!(ask(address, &get("/")).1, "everyone");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn pages_of_other_origins_are_let_in_as_configured() {
+    let cors = Cors::origins(["https://a.example"]).with_headers(["Content-Type"]);
+    let (running, address) = start(
+        AsyncWebsocketApp::<AtomicUsize>::new()
+            .with_cors(cors)
+            .with_routes(routes()),
+    );
+    let from = |origin: &str, method: &str| {
+        get("/hello")
+            .replace("GET", method)
+            .replace("\r\n\r\n", &format!("\r\nOrigin: {origin}\r\n\r\n"))
+    };
+    let (allowed, _) = ask(address, &from("https://a.example", "GET"));
+    assert!(
+        allowed.contains("\r\nAccess-Control-Allow-Origin: https://a.example\r\n"),
+        "{allowed}"
+    );
+    assert!(allowed.contains("\r\nVary: Origin\r\n"), "{allowed}");
+    let (refused, _) = ask(address, &from("https://b.example", "GET"));
+    assert!(
+        !refused.contains("Access-Control-Allow-Origin"),
+        "{refused}"
+    );
+    let (preflight, _) = ask(address, &from("https://a.example", "OPTIONS"));
+    assert!(preflight.starts_with("HTTP/1.1 204 "), "{preflight}");
+    assert!(
+        preflight.contains("\r\nAccess-Control-Allow-Headers: Content-Type\r\n"),
+        "{preflight}"
+    );
+    assert!(
+        preflight.contains("\r\nAccess-Control-Allow-Methods: GET, "),
+        "{preflight}"
+    );
+    running.shutdown(STOP);
+    let (running, address) = start(
+        AsyncWebsocketApp::<AtomicUsize>::new()
+            .with_cors(Cors::any())
+            .with_routes(routes()),
+    );
+    assert!(
+        ask(address, &get("/hello"))
+            .0
+            .contains("\r\nAccess-Control-Allow-Origin: *\r\n")
+    );
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_a_sub_app_asks_for_and_cannot_have_is_refused_with_what_to_do_instead() {
+    let app = || AsyncWebsocketApp::<AtomicUsize>::new().with_address("127.0.0.1:0");
+    let with_cors = SubApp::new().with_cors(HumphreyCors::wildcard());
+    let error = app().with_routes(with_cors).start().unwrap_err();
+    assert!(error.to_string().contains("with_cors"), "{error}");
+    let with_websocket =
+        SubApp::new().with_websocket_route("/ws", |_: Request, _, _: Arc<AtomicUsize>| {});
+    let error = app().with_routes(with_websocket).start().unwrap_err();
+    assert!(error.to_string().contains("AsyncStream::path"), "{error}");
+    let unlinked = AsyncWebsocketApp::<AtomicUsize>::new_unlinked().with_routes(routes());
+    let error = unlinked.start().unwrap_err();
+    assert!(error.to_string().contains("Humphrey app"), "{error}");
+}
+
+#[test]
+fn with_nothing_mounted_an_ordinary_request_is_told_to_upgrade() {
+    let (running, address) = start(AsyncWebsocketApp::<()>::new());
+    let (head, body) = ask(address, &get("/"));
+    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{head}");
+    assert!(!body.is_empty());
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_request_in_progress_is_answered_before_shutdown_ends() {
+    let (unblock, blocked) = channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
+    let (entered, inside) = channel();
+    let routes = SubApp::new().with_stateless_route("/slow", move |_| {
+        entered.send(()).unwrap();
+        blocked.lock().unwrap().recv().unwrap();
+        Response::new(StatusCode::OK, "done")
+    });
+    let (running, address) = start(AsyncWebsocketApp::<()>::new().with_routes(routes));
+    let mut socket = tcp(address);
+    socket.write_all(get("/slow").as_bytes()).unwrap();
+    inside.recv_timeout(DEADLINE).unwrap();
+    running.sender().shutdown(DEADLINE);
+    unblock.send(()).unwrap();
+    assert_eq!(read_response(&mut socket).1, "done");
+    assert_eq!(
+        socket.read(&mut [0]).unwrap(),
+        0,
+        "then the connection ends"
+    );
+    drop(socket);
+    running.join();
+}

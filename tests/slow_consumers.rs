@@ -1,0 +1,277 @@
+//! What happens to clients that read too slowly, by each policy, and to everyone else.
+
+mod support;
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp, SlowConsumer};
+use support::{DEADLINE, close_code, eventually, raw_websocket, read_frame, start};
+
+const MESSAGE_BYTES: usize = 1_000;
+const MESSAGES: u64 = 30_000;
+const STOP: Duration = Duration::from_millis(100);
+
+fn serve(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
+    let limits = Limits {
+        outbox_bytes_max: 200_000,
+        // A client that has been told to go and reads nothing is reset soon.
+        close_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    start(
+        AsyncWebsocketApp::<()>::new()
+            .with_shards(2)
+            .with_limits(limits)
+            .with_slow_consumer(policy),
+    )
+}
+
+fn numbered(n: u64) -> Message {
+    let mut payload = vec![b'.'; MESSAGE_BYTES];
+    payload[..8].copy_from_slice(&n.to_be_bytes());
+    Message::new_binary(payload)
+}
+
+/// What a client has got: the numbers of its messages, and the code of the close frame behind them.
+#[derive(Debug, PartialEq, Eq)]
+struct Got {
+    numbers: Vec<u64>,
+    close: Option<u16>,
+}
+
+impl Got {
+    /// Every message in order, then the end of the app.
+    fn is_all(&self) -> bool {
+        self.numbers.iter().copied().eq(0..MESSAGES) && self.close == Some(1001)
+    }
+
+    fn has_no_hole(&self) -> bool {
+        self.numbers
+            .iter()
+            .copied()
+            .eq(0..self.numbers.len() as u64)
+    }
+}
+
+/// Reads numbered messages to the end of the stream.
+fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
+    let mut numbers = Vec::new();
+    let close = loop {
+        match read_frame(&mut socket) {
+            Ok((0x82, payload)) => {
+                assert_eq!(payload.len(), MESSAGE_BYTES, "no message is ever cut");
+                assert!(
+                    payload[8..].iter().all(|&byte| byte == b'.'),
+                    "nor mixed with another"
+                );
+                numbers.push(u64::from_be_bytes(payload[..8].try_into().unwrap()));
+                progress.store(numbers.len() as u64, Ordering::Relaxed);
+            }
+            Ok((0x88, payload)) => break Some(close_code(&payload)),
+            Ok((first, payload)) => {
+                panic!("unexpected frame {first:#x} of {} bytes", payload.len())
+            }
+            Err(_) => break None,
+        }
+    };
+    Got { numbers, close }
+}
+
+/// A client that reads as fast as it can, on a thread of its own.
+struct Reader {
+    progress: Arc<AtomicU64>,
+    thread: JoinHandle<Got>,
+}
+
+impl Reader {
+    fn connect(address: SocketAddr) -> Self {
+        let socket = raw_websocket(address);
+        let progress = Arc::<AtomicU64>::default();
+        let of_thread = progress.clone();
+        Self {
+            progress,
+            thread: std::thread::spawn(move || read_all(socket, &of_thread)),
+        }
+    }
+}
+
+/// Broadcasts at a rate that the readers keep up with: not more is under way than a fraction of an outbox.
+fn broadcast_all(sender: &AsyncSender, readers: &[Reader]) {
+    for n in 0..MESSAGES {
+        sender.broadcast(numbered(n));
+        if n % 50 == 49 {
+            let kept_up = |reader: &Reader| reader.progress.load(Ordering::Relaxed) + 50 >= n;
+            eventually("the readers keep up", || readers.iter().all(kept_up));
+        }
+    }
+}
+
+#[test]
+fn disconnect_ends_the_slow_one_and_nobody_else_loses_anything() {
+    let (running, address) = serve(SlowConsumer::Disconnect);
+    let sender = running.sender();
+    let readers = [(); 3].map(|()| Reader::connect(address));
+    let deaf = raw_websocket(address);
+    eventually("all are connected", || sender.connections() == 4);
+    broadcast_all(&sender, &readers);
+    eventually("the deaf one is gone", || sender.connections() == 3);
+    assert_eq!(sender.metrics().slow_consumers, 1);
+    running.shutdown(DEADLINE);
+    for reader in readers {
+        assert!(
+            reader.thread.join().unwrap().is_all(),
+            "a reader lost something"
+        );
+    }
+    // It was reset; what it got before is whole and without a hole.
+    let got = read_all(deaf, &AtomicU64::new(0));
+    assert!(got.has_no_hole());
+    assert_eq!(got.close, None);
+}
+
+#[test]
+fn the_close_frame_of_the_verdict_follows_the_last_whole_message_at_once() {
+    let (running, address) = serve(SlowConsumer::Disconnect);
+    let sender = running.sender();
+    let late = raw_websocket(address);
+    eventually("it is connected", || sender.connections() == 1);
+    let mut n = 0;
+    while sender.metrics().slow_consumers == 0 {
+        sender.broadcast(numbered(n));
+        n += 1;
+    }
+    let got = read_all(late, &AtomicU64::new(0));
+    assert_eq!(got.close, Some(1013));
+    assert!(got.has_no_hole());
+    eventually("all is accounted for", || {
+        let metrics = sender.metrics();
+        metrics.messages_out + metrics.dropped.total() == n
+    });
+    assert_eq!(sender.metrics().messages_out, got.numbers.len() as u64);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn drop_newest_keeps_the_oldest_and_counts_exactly() {
+    dropping(SlowConsumer::DropNewest);
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest_and_counts_exactly() {
+    let numbers = dropping(SlowConsumer::DropOldest);
+    assert_eq!(
+        *numbers.last().unwrap(),
+        MESSAGES - 1,
+        "the newest is always kept"
+    );
+}
+
+fn dropping(policy: SlowConsumer) -> Vec<u64> {
+    let (running, address) = serve(policy);
+    let sender = running.sender();
+    let readers = [(); 2].map(|()| Reader::connect(address));
+    let deaf = raw_websocket(address);
+    eventually("all are connected", || sender.connections() == 3);
+    broadcast_all(&sender, &readers);
+    assert_eq!(sender.connections(), 3, "nobody is disconnected");
+    let late = std::thread::spawn(move || read_all(deaf, &AtomicU64::new(0)));
+    eventually("all is accounted for", || {
+        let metrics = sender.metrics();
+        metrics.messages_out + metrics.dropped.slow_consumer == MESSAGES * 3
+    });
+    let metrics = sender.metrics();
+    assert!(metrics.dropped.slow_consumer > 0);
+    running.shutdown(DEADLINE);
+    for reader in readers {
+        assert!(
+            reader.thread.join().unwrap().is_all(),
+            "a reader lost something"
+        );
+    }
+    let got = late.join().unwrap();
+    assert_eq!(got.close, Some(1001));
+    assert!(
+        got.numbers.is_sorted(),
+        "in order, with holes between messages only"
+    );
+    assert_eq!(
+        got.numbers.len() as u64 + metrics.dropped.slow_consumer,
+        MESSAGES
+    );
+    got.numbers
+}
+
+#[test]
+fn pace_loses_nothing_for_those_who_read_and_ends_the_one_who_does_not() {
+    let (running, address) = serve(SlowConsumer::Pace {
+        bytes_per_second_min: 1_000,
+        patience: Duration::from_secs(1),
+    });
+    let sender = running.sender();
+    // Nine who read at rates of their own, and one who never does.
+    let readers: Vec<_> = (1..=9u64)
+        .map(|rate| {
+            let mut socket = raw_websocket(address);
+            std::thread::spawn(move || {
+                let mut received = Vec::new();
+                let mut buffer = vec![0; 4 << 10 << (rate / 2)];
+                let began = Instant::now();
+                loop {
+                    match socket.read(&mut buffer) {
+                        Ok(0) | Err(_) => break,
+                        Ok(n) => received.extend_from_slice(&buffer[..n]),
+                    }
+                    // Not faster than this, until the test is old: then all of the rest.
+                    let due = Duration::from_secs_f64(received.len() as f64 / (rate as f64 * 20e6));
+                    if let Some(early) = due.checked_sub(began.elapsed()) {
+                        std::thread::park_timeout(early);
+                    }
+                }
+                received
+            })
+        })
+        .collect();
+    let deaf = raw_websocket(address);
+    eventually("all are connected", || sender.connections() == 10);
+    // As fast as it can: the clients set the pace.
+    for n in 0..MESSAGES {
+        sender.broadcast(numbered(n));
+    }
+    eventually("the deaf one is gone", || sender.connections() == 9);
+    assert_eq!(sender.metrics().slow_consumers, 1);
+    running.shutdown(DEADLINE);
+    for reader in readers {
+        let received = reader.join().unwrap();
+        let mut frames = &received[..];
+        for n in 0..MESSAGES {
+            let (opcode, payload) = read_frame(&mut frames).unwrap();
+            assert_eq!((opcode, &payload[..8]), (0x82, &n.to_be_bytes()[..]));
+        }
+        assert_eq!(close_code(&read_frame(&mut frames).unwrap().1), 1001);
+    }
+    drop(deaf);
+}
+
+#[test]
+fn a_full_outbox_is_told_to_those_who_try() {
+    let (running, address) = serve(SlowConsumer::DropNewest);
+    let sender = running.sender();
+    let deaf = raw_websocket(address);
+    eventually("it is connected", || sender.connections() == 1);
+    let to = deaf.local_addr().unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let error = loop {
+        if let Err(error) = sender.try_send(to, numbered(0)) {
+            break error;
+        }
+        assert!(Instant::now() < deadline, "it is never full");
+    };
+    assert_eq!(error.reason, humphrey_ws::SendErrorReason::Full);
+    assert_eq!(error.message.bytes().len(), MESSAGE_BYTES);
+    running.shutdown(STOP);
+}
