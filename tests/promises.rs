@@ -288,6 +288,29 @@ fn promise_3_what_a_handler_has_sent_leaves_although_it_then_blocks() {
 }
 
 #[test]
+fn promise_3_many_blocking_handlers_are_served_by_all_threads_at_once() {
+    const THREADS: usize = 32;
+    // Nobody passes until as many handlers as there are threads stand here together.
+    let barrier = Arc::new(Barrier::new(THREADS));
+    let app: AsyncWebsocketApp<Arc<Barrier>> = AsyncWebsocketApp::new_with_config(
+        barrier, THREADS, 1,
+    )
+    .with_message_handler(|stream, message, barrier: Arc<Arc<Barrier>>| {
+        barrier.wait();
+        stream.send(message);
+    });
+    let (running, address) = start(app);
+    let mut clients: Vec<Client> = (0..5 * THREADS).map(|_| Client::connect(address)).collect();
+    for client in &mut clients {
+        client.send("together");
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive_text(), "together");
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
 fn promise_3_with_all_handler_threads_blocked_handshakes_pings_and_broadcasts_go_on() {
     let barrier = Arc::new(Barrier::new(2));
     let app: AsyncWebsocketApp<Arc<Barrier>> =

@@ -172,11 +172,7 @@ mod tests {
         }
         for first in 1..input.len() {
             for second in first..input.len() {
-                let pieces = [
-                    &input[..first],
-                    &input[first..second],
-                    &input[second..],
-                ];
+                let pieces = [&input[..first], &input[first..second], &input[second..]];
                 let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
                 let reader = BufReader::new(Pieces(pieces.collect()));
                 assert_eq!(
@@ -190,11 +186,11 @@ mod tests {
 
     #[test]
     fn line_endings_are_stripped() {
-        assert_lines(b"one\ntwo\r\nthree\n", 100, [
-            Ok(b"one"),
-            Ok(b"two"),
-            Ok(b"three"),
-        ]);
+        assert_lines(
+            b"one\ntwo\r\nthree\n",
+            100,
+            [Ok(b"one"), Ok(b"two"), Ok(b"three")],
+        );
     }
 
     #[test]
@@ -210,37 +206,34 @@ mod tests {
 
     #[test]
     fn a_carriage_return_that_ends_no_line_is_kept() {
-        assert_lines(b"a\rb\n\r\r\nc\r", 100, [
-            Ok(b"a\rb"),
-            Ok(b"\r"),
-            Ok(b"c\r"),
-        ]);
+        assert_lines(
+            b"a\rb\n\r\r\nc\r",
+            100,
+            [Ok(b"a\rb"), Ok(b"\r"), Ok(b"c\r")],
+        );
     }
 
     #[test]
     fn bytes_that_are_no_text_pass_unchanged() {
-        assert_lines(b"\xff\x00\xfe\n\xc3\n", 100, [
-            Ok(b"\xff\x00\xfe"),
-            Ok(b"\xc3"),
-        ]);
+        assert_lines(
+            b"\xff\x00\xfe\n\xc3\n",
+            100,
+            [Ok(b"\xff\x00\xfe"), Ok(b"\xc3")],
+        );
     }
 
     #[test]
     fn a_line_over_the_limit_is_skipped_and_the_next_one_is_whole() {
-        assert_lines(b"12345\n123456\n12\n", 5, [
-            Ok(b"12345"),
-            Err(6),
-            Ok(b"12"),
-        ]);
+        assert_lines(b"12345\n123456\n12\n", 5, [Ok(b"12345"), Err(6), Ok(b"12")]);
     }
 
     #[test]
     fn the_limit_is_for_the_line_without_its_ending() {
-        assert_lines(b"12345\r\n12345\r\r\n123456\r\n", 5, [
-            Ok(b"12345"),
-            Err(6),
-            Err(6),
-        ]);
+        assert_lines(
+            b"12345\r\n12345\r\r\n123456\r\n",
+            5,
+            [Ok(b"12345"), Err(6), Err(6)],
+        );
     }
 
     #[test]

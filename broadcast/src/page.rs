@@ -79,7 +79,12 @@ mod tests {
 
     #[test]
     fn the_page_never_makes_markup_of_a_message() {
-        for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"] {
+        for markup in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+        ] {
             assert!(!PAGE.contains(markup), "{markup}");
         }
     }

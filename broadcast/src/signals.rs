@@ -7,7 +7,10 @@ use std::sync::atomic::AtomicBool;
 /// On the first of the signals, sets `stopping` and calls `stop`. A second one ends the program at once, as if it were
 /// not caught, so that nothing can make the program unstoppable.
 #[cfg(unix)]
-pub(crate) fn on_stop(stopping: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_stop(
+    stopping: Arc<AtomicBool>,
+    stop: impl Fn() + Send + 'static,
+) -> io::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::flag;
     use signal_hook::iterator::Signals;

@@ -7,14 +7,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncWebsocketApp, RunningApp};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 /// Longer than anything here takes on a busy machine. Whoever waits so long waits for nothing.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts an app on a free port of this machine.
-pub fn start<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
+pub(crate) fn start<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
 where
     S: Send + Sync + 'static,
     T: Send + Sync + Default + 'static,
@@ -28,7 +29,7 @@ where
 }
 
 /// Waits until something holds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "it never came to hold: {what}");
@@ -37,36 +38,36 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A client that we did not write, on a socket with a deadline for each step.
-pub struct Client(pub WebSocket<TcpStream>);
+pub(crate) struct Client(pub(crate) WebSocket<TcpStream>);
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::connect_to(address, "/")
     }
 
-    pub fn connect_to(address: SocketAddr, path: &str) -> Self {
+    pub(crate) fn connect_to(address: SocketAddr, path: &str) -> Self {
         let socket = tcp(address);
         let (client, _) = tungstenite::client(format!("ws://{address}{path}"), socket)
             .expect("the handshake succeeds");
         Self(client)
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.get_ref().local_addr().expect("it is connected")
     }
 
-    pub fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.0.send(Message::text(text)).expect("it is sent");
     }
 
-    pub fn send_binary(&mut self, bytes: impl Into<Vec<u8>>) {
+    pub(crate) fn send_binary(&mut self, bytes: impl Into<Vec<u8>>) {
         self.0
             .send(Message::binary(bytes.into()))
             .expect("it is sent");
     }
 
     /// The next message that is not a ping or pong.
-    pub fn receive(&mut self) -> Message {
+    pub(crate) fn receive(&mut self) -> Message {
         loop {
             match self.0.read().expect("there is a message") {
                 Message::Ping(_) | Message::Pong(_) => {}
@@ -75,7 +76,7 @@ impl Client {
         }
     }
 
-    pub fn receive_text(&mut self) -> String {
+    pub(crate) fn receive_text(&mut self) -> String {
         match self.receive() {
             Message::Text(text) => text.to_string(),
             other => panic!("not a text message: {other:?}"),
@@ -83,7 +84,7 @@ impl Client {
     }
 
     /// Reads to the close frame; returns it, and the texts that came before.
-    pub fn receive_to_close(&mut self) -> (Vec<String>, Option<CloseFrame>) {
+    pub(crate) fn receive_to_close(&mut self) -> (Vec<String>, Option<CloseFrame>) {
         let mut texts = Vec::new();
         loop {
             match self.receive() {
@@ -99,14 +100,14 @@ impl Client {
     }
 
     /// Closes, and waits for the end.
-    pub fn close(mut self) {
+    pub(crate) fn close(mut self) {
         self.0.close(None).expect("it is sent");
         while self.0.read().is_ok() {}
     }
 }
 
 /// A plain socket, with deadlines.
-pub fn tcp(address: SocketAddr) -> TcpStream {
+pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match TcpStream::connect(address) {
@@ -125,7 +126,7 @@ pub fn tcp(address: SocketAddr) -> TcpStream {
 }
 
 /// The head of a valid upgrade request.
-pub fn upgrade_request(path: &str) -> String {
+pub(crate) fn upgrade_request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -133,7 +134,7 @@ pub fn upgrade_request(path: &str) -> String {
 }
 
 /// A WebSocket whose frames the test writes and reads itself.
-pub fn raw_websocket(address: SocketAddr) -> TcpStream {
+pub(crate) fn raw_websocket(address: SocketAddr) -> TcpStream {
     let mut socket = tcp(address);
     socket.write_all(upgrade_request("/").as_bytes()).unwrap();
     let head = read_head(&mut socket);
@@ -142,7 +143,7 @@ pub fn raw_websocket(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads to the empty line, and not a byte further.
-pub fn read_head(socket: &mut TcpStream) -> String {
+pub(crate) fn read_head(socket: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -153,7 +154,7 @@ pub fn read_head(socket: &mut TcpStream) -> String {
 }
 
 /// A masked client frame.
-pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),
@@ -178,7 +179,7 @@ pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Reads one server frame: its first byte and its payload.
-pub fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+pub(crate) fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     socket.read_exact(&mut head)?;
     let len = match head[1] {
@@ -200,6 +201,33 @@ pub fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
 }
 
 /// The close code of a close frame's payload.
-pub fn close_code(payload: &[u8]) -> u16 {
+pub(crate) fn close_code(payload: &[u8]) -> u16 {
     u16::from_be_bytes([payload[0], payload[1]])
+}
+
+/// Sees to it that this process may have so many file descriptors.
+pub(crate) fn raise_descriptors(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let maximum = limit.maximum;
+        assert!(
+            maximum.is_none_or(|maximum| maximum >= wanted),
+            "{wanted} descriptors can't be had"
+        );
+        let limit = Rlimit {
+            current: Some(wanted),
+            maximum,
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+}
+
+/// Lets this process have no more file descriptors than that.
+pub(crate) fn limit_descriptors(current: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: Some(current),
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
 }

@@ -1,0 +1,63 @@
+//! Promise 8: idle costs nothing.
+
+mod support;
+
+use std::fs;
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::AsyncWebsocketApp;
+use support::{eventually, raise_descriptors, raw_websocket, start};
+
+const CONNECTIONS: usize = 1_000;
+
+/// Context switches, of either kind, of all threads of the engine.
+fn switches() -> u64 {
+    let mut sum = 0;
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        if !fs::read_to_string(path.join("comm"))
+            .unwrap()
+            .starts_with("humphrey_ws")
+        {
+            continue;
+        }
+        sum += fs::read_to_string(path.join("status"))
+            .unwrap()
+            .lines()
+            .filter_map(|line| line.split_once("ctxt_switches:"))
+            .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+            .sum::<u64>();
+    }
+    sum
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "counts come from Linux's /proc")]
+fn promise_8_with_a_thousand_idle_connections_no_thread_of_the_engine_wakes_up() {
+    raise_descriptors(2 * CONNECTIONS as u64 + 200);
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_connect_handler(|_, _| {})
+        .with_message_handler(|stream, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| raw_websocket(address)).collect();
+    eventually("all are connected", || {
+        running.sender().connections() == CONNECTIONS
+    });
+    // What was going on ends first.
+    let mut before = switches();
+    eventually("the engine comes to rest", || {
+        thread::sleep(Duration::from_millis(100));
+        before == std::mem::replace(&mut before, switches())
+    });
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(
+        switches() - before,
+        0,
+        "wake-ups in two seconds in which nothing happened"
+    );
+    drop(clients);
+    running.shutdown(Duration::from_secs(1));
+}
