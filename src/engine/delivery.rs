@@ -37,7 +37,7 @@ pub(super) struct Delivery {
     /// Whether producers wait for congested members.
     paces: bool,
     /// Members whose outbox has not room for `need` bytes.
-    congested: usize,
+    pub(super) congested: usize,
     need: usize,
     need_usual: usize,
     /// Mail that was ever left, as of the last look, and that was ever delivered.

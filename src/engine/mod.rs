@@ -25,6 +25,8 @@ mod outbox;
 mod pool;
 mod request;
 mod shard;
+#[cfg(all(test, not(loom)))]
+mod sim_tests;
 mod slots;
 mod slow_consumer;
 mod sync;

@@ -228,6 +228,14 @@ impl Pool {
         hub.word(job.shard, Word::Done(job.key, done), When::Deferred);
     }
 
+    /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread.
+    #[cfg(test)]
+    pub(super) fn run_here(hub: &Hub, job: Job) {
+        let before = HANDLER_OF.replace(std::ptr::from_ref(hub).addr());
+        hub.pool.handle(hub, job);
+        HANDLER_OF.set(before);
+    }
+
     /// Threads whose job is still the one that `seen` has from the last call.
     pub(crate) fn blocked(&self, seen: &mut Vec<u64>) -> usize {
         let Ok(runs) = self.runs.lock() else {

@@ -1,0 +1,339 @@
+// Drives the program's page in a headless Chromium:
+//
+//     npm ci --prefix broadcast/tests/browser
+//     node broadcast/tests/browser/run.mjs PATH_TO_BINARY [--screenshots DIR]
+//
+// The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Waits are for what is promised,
+// with a deadline; nothing sleeps for a guess.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { chromium } from "playwright-core";
+
+const WAIT_MS = 15_000;
+
+const { values, positionals } = parseArgs({
+  options: { screenshots: { type: "string" } },
+  allowPositionals: true,
+});
+if (positionals.length !== 1) {
+  console.error("usage: node run.mjs PATH_TO_BINARY [--screenshots DIR]");
+  process.exit(2);
+}
+const [binary] = positionals;
+
+/** The program, started and listening. */
+class Program {
+  static async start(listen = "127.0.0.1:0", ...options) {
+    const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
+    const program = new Program();
+    program.child = child;
+    program.stderr = [];
+    const listening = new Promise((resolve, reject) => {
+      child.once("error", reject);
+      child.once("exit", (code) => reject(new Error(`the program ended with ${code}:\n${program.stderr.join("\n")}`)));
+      createInterface(child.stderr).on("line", (line) => {
+        program.stderr.push(line);
+        const where = /open (http:\/\/([^/]+)\/) /.exec(line);
+        if (where) resolve({ url: where[1], listen: where[2] });
+      });
+    });
+    Object.assign(program, await within(listening, "the program to listen"));
+    return program;
+  }
+
+  say(line) {
+    this.child.stdin.write(`${line}\n`);
+  }
+
+  async end(signal) {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const exited = once(this.child, "exit");
+    this.child.kill(signal);
+    await within(exited, "the program to end");
+  }
+}
+
+async function within(promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited ${WAIT_MS} ms for ${what}`)), WAIT_MS);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function assert(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+const message = (page, text) => page.locator("#log li", { hasText: text });
+const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT_MS });
+const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
+const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
+
+async function open(program, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+  const page = await context.newPage();
+  page.complaints = [];
+  page.requests = [];
+  page.on("pageerror", (error) => page.complaints.push(String(error)));
+  page.on("console", (entry) => {
+    // That the server is gone is what some tests are about.
+    if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
+      page.complaints.push(entry.text());
+    }
+  });
+  page.on("request", (request) => page.requests.push(request.url()));
+  await page.goto(program.url);
+  await hasState(page, "open");
+  return page;
+}
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  // There is no sandbox for root, as in a container; the only page is our own.
+  args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
+});
+
+const tests = {
+  async "a line of standard input appears on both pages"({ program, pages }) {
+    program.say("the first line");
+    for (const page of pages) await sees(page, "the first line");
+  },
+
+  async "each new client is welcomed on the pages that are open"({ pages: [page] }) {
+    await sees(page, "Welcome, 127.0.0.1:");
+    assert((await message(page, "Welcome, ").count()) >= 2, "the first page has not seen both pages arrive");
+  },
+
+  async "the field has the focus, and Enter sends"({ pages: [page] }) {
+    await page.keyboard.type("sent from the first page");
+    await page.keyboard.press("Enter");
+    await page.locator("#log li.own", { hasText: "sent from the first page" }).waitFor({ timeout: WAIT_MS });
+    await page.locator("#log li.text", { hasText: "sent from the first page" }).waitFor({ timeout: WAIT_MS });
+    assert((await page.inputValue("#field")) === "", "the field still has what was sent");
+  },
+
+  async "an echo goes to its sender only"({ program, pages: [, other] }) {
+    program.say("after the echo");
+    await sees(other, "after the echo");
+    assert((await message(other, "sent from the first page").count()) === 0, "the other page has got the echo");
+  },
+
+  async "the button sends, and everything can be reached with the keyboard"({ pages: [, page] }) {
+    await page.locator("#field").fill("sent with the button");
+    await page.locator("#field").press("Tab");
+    assert((await page.evaluate(() => document.activeElement.id)) === "send", "Tab does not lead to the button");
+    const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+    assert(outline !== "none", "the button does not show its focus");
+    await page.keyboard.press("Enter");
+    await sees(page, "sent with the button");
+    assert((await page.evaluate(() => document.activeElement.id)) === "field", "the focus is not back in the field");
+    await page.keyboard.press("Shift+Tab");
+    assert((await page.evaluate(() => document.activeElement.id)) === "log", "Shift+Tab does not lead to the messages");
+    await page.locator("#field").focus();
+  },
+
+  async "markup in a message is shown as text"({ program, pages }) {
+    const markup = '<img src=x onerror="document.title=1"><b>bold</b><script>document.title=2</script>';
+    program.say(markup);
+    for (const page of pages) {
+      await sees(page, markup);
+      assert((await page.locator("#log img, #log b:not(.own b), #log script").count()) === 0, "markup has become elements");
+      assert(!/^[12]$/.test(await page.title()), "a script in a message has run");
+    }
+  },
+
+  async "a line that is not UTF-8 is shown as binary, with its length"({ program, pages: [page] }) {
+    program.child.stdin.write(Buffer.from([0xff, 0xfe, 0x00, 0x0a]));
+    await says(page, "#log li.binary", "binary, 3 bytes");
+  },
+
+  async "the number of clients is shown, and follows"({ program, pages: [page] }) {
+    await says(page, "#clients", "2 clients");
+    const third = await open(program);
+    await says(page, "#clients", "3 clients");
+    await third.context().close();
+    await says(page, "#clients", "2 clients");
+  },
+
+  async "only the last messages are kept, and the newest is in sight"({ program, pages: [page] }) {
+    program.say(Array.from({ length: 2000 }, (_, n) => `many ${n}`).join("\n"));
+    await sees(page, "many 1999");
+    const shown = await page.locator("#log li").count();
+    assert(shown === 500, `${shown} messages are shown`);
+    const fromEnd = await page.evaluate(() => {
+      const log = document.getElementById("log");
+      return log.scrollHeight - log.scrollTop - log.clientHeight;
+    });
+    assert(fromEnd < 2, `the list is ${fromEnd} pixels from its end`);
+  },
+
+  async "who has scrolled up stays there, and is told of what is new"({ program, pages: [page] }) {
+    const log = page.locator("#log");
+    await log.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
+    // What is in the middle of the window must stay there while what is above it goes.
+    const inSight = () =>
+      log.evaluate((element) => {
+        const box = element.getBoundingClientRect();
+        const at = document.elementFromPoint(box.left + 200, box.top + box.height / 2);
+        return at.closest("li")?.textContent;
+      });
+    const before = await inSight();
+    program.say("one\ntwo\nthree");
+    await says(page, "#newest", "3 new messages");
+    assert((await inSight()) === before, "what was being read has moved");
+    await page.locator("#newest").click();
+    await page.locator("#newest").waitFor({ state: "hidden", timeout: WAIT_MS });
+    await message(page, "three").last().waitFor({ timeout: WAIT_MS });
+  },
+
+  async "the title counts what came while the page was hidden"({ program, pages: [page] }) {
+    const hide = (hidden) =>
+      page.evaluate((hidden) => {
+        const state = hidden ? "hidden" : "visible";
+        Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    await hide(true);
+    const asked = page.requests.length;
+    program.say("unread one\nunread two");
+    await page.waitForFunction(() => document.title.startsWith("(2) "), null, { timeout: WAIT_MS });
+    assert(page.requests.length === asked, "a hidden page asks for the number of clients");
+    await hide(false);
+    assert((await page.title()) === "humphrey-broadcast", `the title is ${await page.title()}`);
+    await page.waitForRequest(/clients$/, { timeout: WAIT_MS });
+  },
+
+  async "both pages come back when the program is killed and started again"(run) {
+    await run.program.end("SIGKILL");
+    for (const page of run.pages) {
+      await hasState(page, "waiting");
+      await sees(page, "Disconnected");
+      assert((await page.getAttribute("#send", "aria-disabled")) === "true", "the button looks as if it worked");
+    }
+    await run.pages[0].locator("#field").fill("not lost");
+    await run.pages[0].locator("#field").press("Enter");
+    assert((await run.pages[0].inputValue("#field")) === "not lost", "what could not be sent is gone");
+    run.program = await Program.start(run.program.listen);
+    for (const page of run.pages) await hasState(page, "open");
+    run.program.say("a new beginning");
+    for (const page of run.pages) {
+      await sees(page, "a new beginning");
+      await sees(page, "Connected again");
+    }
+    await run.pages[0].locator("#field").press("Enter");
+    await run.pages[0].locator("#log li.text", { hasText: "not lost" }).waitFor({ timeout: WAIT_MS });
+  },
+
+  async "the button reconnects at once where the wait has grown long"(run) {
+    await run.program.end("SIGKILL");
+    const page = run.pages[0];
+    await page.locator("#now").waitFor({ timeout: WAIT_MS });
+    run.program = await Program.start(run.program.listen);
+    await page.locator("#now").click();
+    await hasState(page, "open");
+    await page.locator("#now").waitFor({ state: "hidden", timeout: WAIT_MS });
+    for (const other of run.pages) await hasState(other, "open");
+  },
+
+  async "the program's end is told with its reason, and it exits with 0"(run) {
+    await run.program.end("SIGTERM");
+    assert(run.program.child.exitCode === 0, `it exited with ${run.program.child.exitCode}`);
+    for (const page of run.pages) await sees(page, "(1001)");
+    run.program = await Program.start(run.program.listen);
+    for (const page of run.pages) await hasState(page, "open");
+  },
+
+  async "a narrow window has no sideways scrolling"({ pages: [page] }) {
+    await page.setViewportSize({ width: 320, height: 560 });
+    const excess = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert(excess <= 0, `${excess} pixels are out of sight`);
+  },
+
+  async "nothing is fetched from elsewhere, and nothing is complained about"({ program, pages }) {
+    for (const page of pages) {
+      const elsewhere = page.requests.filter((url) => !url.startsWith(program.url) && !url.startsWith("data:"));
+      assert(elsewhere.length === 0, `fetched: ${elsewhere}`);
+      assert(page.complaints.length === 0, `complaints: ${page.complaints.join("; ")}`);
+    }
+  },
+};
+
+/** Pictures of a page with something on it. */
+async function screenshots(directory) {
+  await mkdir(directory, { recursive: true });
+  const program = await Program.start();
+  try {
+    for (const colorScheme of ["light", "dark"]) {
+      const page = await open(program, { colorScheme, deviceScaleFactor: 1 });
+      const lines = [
+        '203.0.113.7 - - "GET /tickets/4711 HTTP/1.1" 200 5316 0.012',
+        '198.51.100.23 - - "POST /tickets HTTP/1.1" 201 148 0.031',
+        '203.0.113.7 - - "GET /assets/app.css HTTP/1.1" 304 0 0.001',
+        '192.0.2.144 - - "GET /search?q=broadcast HTTP/1.1" 200 9120 0.087',
+        "deploy: web-3 is healthy again, taking traffic",
+        '198.51.100.23 - - "GET /tickets/4712 HTTP/1.1" 200 4877 0.010',
+      ];
+      for (const line of lines) program.say(line);
+      await sees(page, lines.at(-1));
+      await page.keyboard.type("Looks good from Zürich. Grüezi mitenand!");
+      await page.keyboard.press("Enter");
+      await page.locator("#log li.text", { hasText: "Zürich" }).waitFor({ timeout: WAIT_MS });
+      program.child.stdin.write(Buffer.concat([Buffer.alloc(2048, 0xff), Buffer.from("\n")]));
+      await sees(page, "binary, ");
+      program.say('{"level":"warn","service":"mailer","message":"queue is 120 deep","retry_in_s":5,"hosts":["mail-1","mail-2"],"trace":"0b7c5f7e9d7b4b0a9e0d"}');
+      program.say('192.0.2.144 - - "GET /tickets/4712/history HTTP/1.1" 200 12044 0.024');
+      await sees(page, "history");
+      await says(page, "#clients", "1 client");
+      await page.keyboard.type("And over here");
+      await page.screenshot({ path: join(directory, `page-${colorScheme}.png`) });
+      await page.setViewportSize({ width: 390, height: 760 });
+      await page.screenshot({ path: join(directory, `page-narrow-${colorScheme}.png`) });
+      await page.setViewportSize({ width: 1000, height: 700 });
+      await page.context().close();
+    }
+    const empty = await open(program);
+    await empty.screenshot({ path: join(directory, "page-new.png") });
+    await program.end("SIGKILL");
+    await empty.locator("#now").waitFor({ timeout: WAIT_MS });
+    await empty.screenshot({ path: join(directory, "page-waiting.png") });
+    await empty.context().close();
+  } finally {
+    await program.end("SIGKILL");
+  }
+}
+
+let passed = 0;
+let failed = 0;
+const program = await Program.start();
+const run = { program, pages: [await open(program), await open(program)] };
+try {
+  for (const [name, test] of Object.entries(tests)) {
+    try {
+      await test(run);
+      passed += 1;
+      console.log(`ok    ${name}`);
+    } catch (error) {
+      failed += 1;
+      console.log(`FAIL  ${name}\n      ${String(error.message).split("\n").slice(0, 6).join("\n      ")}`);
+    }
+  }
+  if (values.screenshots) await screenshots(values.screenshots);
+} catch (error) {
+  failed += 1;
+  console.log(`FAIL  ${error.message}`);
+} finally {
+  await run.program.end("SIGKILL");
+  await browser.close();
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;

@@ -1,0 +1,292 @@
+//! A scripted socket, and what travels on it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::transport::Transport;
+
+/// One connection's two directions, between the shard's end ([`Wire`]) and the test.
+pub(super) struct Pipe {
+    /// From the client, not read yet.
+    input: VecDeque<u8>,
+    /// The client ends its stream behind that.
+    eof: bool,
+    /// The connection is reset.
+    reset: bool,
+    /// From the shard, not looked at yet.
+    output: Vec<u8>,
+    /// Bytes that the socket takes before it is full.
+    room: usize,
+    /// A write found too little room: readiness is to be reported.
+    wants_room: bool,
+    edges: Edges,
+    /// The shard has said that it writes no more.
+    pub(super) finished: bool,
+    /// The shard has let go of it.
+    pub(super) closed: bool,
+    /// Writes that took something, and bytes that they took.
+    pub(super) writes: usize,
+    pub(super) written: usize,
+    /// Reads, of all kinds.
+    pub(super) reads: usize,
+}
+
+/// Readiness that has come anew and is yet to be reported, as by an edge-triggered poll.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Edges {
+    pub(super) readable: bool,
+    pub(super) hangup: bool,
+    pub(super) writable: bool,
+}
+
+impl Edges {
+    pub(super) fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+impl Pipe {
+    pub(super) fn client_sends(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.input.extend(bytes);
+            self.edges.readable = true;
+        }
+    }
+
+    pub(super) fn client_ends(&mut self) {
+        self.eof = true;
+        self.edges.readable = true;
+        self.edges.hangup = true;
+    }
+
+    pub(super) fn client_resets(&mut self) {
+        self.reset = true;
+        self.edges = Edges {
+            readable: true,
+            hangup: true,
+            writable: true,
+        };
+    }
+
+    /// The socket takes so many bytes from now on.
+    pub(super) fn set_room(&mut self, room: usize) {
+        self.room = room;
+        if room > 0 && std::mem::take(&mut self.wants_room) {
+            self.edges.writable = true;
+        }
+    }
+
+    pub(super) fn add_room(&mut self, room: usize) {
+        self.set_room(self.room.saturating_add(room));
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.input.len()
+    }
+
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    pub(super) fn take_edges(&mut self) -> Edges {
+        std::mem::take(&mut self.edges)
+    }
+
+    pub(super) fn has_edges(&self) -> bool {
+        self.edges.any() && !self.closed
+    }
+}
+
+/// The shard's end.
+pub(super) struct Wire(Arc<Mutex<Pipe>>);
+
+impl Wire {
+    pub(super) fn new() -> (Self, Arc<Mutex<Pipe>>) {
+        let pipe = Arc::new(Mutex::new(Pipe {
+            input: VecDeque::new(),
+            eof: false,
+            reset: false,
+            output: Vec::new(),
+            room: usize::MAX / 2,
+            wants_room: false,
+            edges: Edges::default(),
+            finished: false,
+            closed: false,
+            writes: 0,
+            written: 0,
+            reads: 0,
+        }));
+        (Self(pipe.clone()), pipe)
+    }
+
+    fn pipe(&self) -> MutexGuard<'_, Pipe> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Transport for Wire {
+    type Registry = ();
+
+    fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
+        self.pipe().edges.writable = true;
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = self.pipe();
+        pipe.reads += 1;
+        if pipe.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let n = pipe.input.len().min(buffer.len());
+        if n == 0 && !pipe.eof {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        for (place, byte) in buffer.iter_mut().zip(pipe.input.drain(..n)) {
+            *place = byte;
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pipe = self.pipe();
+        assert!(!pipe.finished, "written after the end");
+        assert!(!bytes.is_empty(), "an empty write");
+        if pipe.reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(pipe.room);
+        if n < bytes.len() {
+            pipe.wants_room = true;
+        }
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        pipe.room -= n;
+        pipe.writes += 1;
+        pipe.written += n;
+        pipe.output.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        self.write(&all)
+    }
+
+    fn finish(&mut self) {
+        self.pipe().finished = true;
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.pipe().closed = true;
+    }
+}
+
+/// What a server may send after the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Frame {
+    Text(String),
+    Binary(Vec<u8>),
+    Close(Option<u16>, String),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+}
+
+pub(super) fn text(payload: impl Into<String>) -> Frame {
+    Frame::Text(payload.into())
+}
+
+pub(super) fn pong(payload: impl AsRef<[u8]>) -> Frame {
+    Frame::Pong(payload.as_ref().to_vec())
+}
+
+/// Reads server frames by the letter of RFC 6455 §5, apart from the crate's own code. What is incomplete stays.
+pub(super) fn parse_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Some(&[first, second]) = bytes.get(at..at + 2) {
+        assert_eq!(first & 0xF0, 0x80, "FIN and no reserved bits");
+        let (header, len) = match second {
+            0..=125 => (2, u64::from(second)),
+            126 => {
+                let Some(len) = bytes[at..].get(2..4) else {
+                    break;
+                };
+                let len = u64::from(u16::from_be_bytes(len.try_into().unwrap()));
+                assert!(len > 125, "the shortest form");
+                (4, len)
+            }
+            127 => {
+                let Some(len) = bytes[at..].get(2..10) else {
+                    break;
+                };
+                let len = u64::from_be_bytes(len.try_into().unwrap());
+                assert!(len > 0xFFFF, "the shortest form");
+                (10, len)
+            }
+            _ => panic!("a server does not mask"),
+        };
+        let Some(payload) = bytes[at..].get(header..header + len as usize) else {
+            break;
+        };
+        at += header + len as usize;
+        assert!(first & 0x8 == 0 || len <= 125, "a control frame is short");
+        let string = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        frames.push(match first & 0xF {
+            0x1 => Frame::Text(string(payload)),
+            0x2 => Frame::Binary(payload.to_vec()),
+            0x8 if payload.is_empty() => Frame::Close(None, String::new()),
+            0x8 => Frame::Close(
+                Some(u16::from_be_bytes([payload[0], payload[1]])),
+                string(&payload[2..]),
+            ),
+            0x9 => Frame::Ping(payload.to_vec()),
+            0xA => Frame::Pong(payload.to_vec()),
+            other => panic!("opcode {other:#x}"),
+        });
+    }
+    bytes.drain(..at);
+    frames
+}
+
+/// A masked frame, as a client sends it.
+pub(super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const KEY: [u8; 4] = [0x12, 0x9A, 0x00, 0xFF];
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xFFFF => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(b, k)| b ^ k));
+    frame
+}
+
+pub(super) fn client_text(payload: &str) -> Vec<u8> {
+    client_frame(0x81, payload.as_bytes())
+}
+
+pub(super) fn client_ping(payload: &[u8]) -> Vec<u8> {
+    client_frame(0x89, payload)
+}
+
+pub(super) fn client_close(code: u16) -> Vec<u8> {
+    client_frame(0x88, &code.to_be_bytes())
+}
+
+/// The handshake of RFC 6455 §1.3, whose answer is known.
+pub(super) const UPGRADE: &[u8] =
+    b"GET /chat HTTP/1.1\r\nHost: example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+pub(super) const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";

@@ -1,0 +1,598 @@
+//! A shard's world: clients, time, and handlers that run when the test says so.
+
+use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, parse_frames};
+use crate::engine::core::{Core, Role};
+use crate::engine::events::{Events, Interests, Request, Response, Session};
+use crate::engine::hub::{Hub, Mail, Settings, Word};
+use crate::engine::id::{ConnectionId, Key};
+use crate::engine::mailbox::{Refused, Wake, When};
+use crate::engine::pool::{Job, Pool};
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::ping::Heartbeat;
+use crate::protocol::close::CloseCode;
+
+/// What the program was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    Entered,
+    Left,
+    Open,
+    Message(Vec<u8>),
+    Close,
+}
+
+impl Told {
+    pub(super) fn message(payload: impl AsRef<[u8]>) -> Self {
+        Self::Message(payload.as_ref().to_vec())
+    }
+}
+
+type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
+type Route = dyn Fn(Request) -> Response + Send + Sync;
+
+/// How a world is to be.
+pub(super) struct Setup {
+    pub(super) limits: Limits,
+    pub(super) slow_consumer: SlowConsumer,
+    pub(super) heartbeat: Option<Heartbeat>,
+    pub(super) interests: Interests,
+    pub(super) handler: Box<Handler>,
+    pub(super) route: Box<Route>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            slow_consumer: SlowConsumer::Disconnect,
+            heartbeat: None,
+            interests: Interests {
+                open: true,
+                message: true,
+                close: true,
+                request: false,
+            },
+            handler: Box::new(|_, _, _| {}),
+            route: Box::new(|_| panic!("no route")),
+        }
+    }
+}
+
+/// A message from the program to a session's client.
+pub(super) fn send(hub: &Hub, session: &Session, payload: impl AsRef<[u8]>) {
+    let frame = Message::new(payload).frame().clone();
+    let _ = hub.post(session.id, Mail::Send(session.id.key(), frame), false);
+}
+
+/// Every message comes back.
+pub(super) fn echo(hub: &Hub, session: &Session, told: &Told) {
+    if let Told::Message(payload) = told {
+        send(hub, session, payload);
+    }
+}
+
+/// A handler's panic, without the noise.
+pub(super) fn panic_quietly() -> ! {
+    resume_unwind(Box::new("a handler's panic"))
+}
+
+/// The program: records what it is told, and does what the test wants.
+struct Program {
+    setup: Setup,
+    hub: OnceLock<Weak<Hub>>,
+    log: Mutex<Vec<(Key, Told)>>,
+    sessions: Mutex<Vec<Arc<Session>>>,
+}
+
+impl Program {
+    fn note(&self, session: &Session, told: Told) {
+        self.log.lock().unwrap().push((session.id.key(), told));
+    }
+
+    fn handle(&self, session: &Session, told: Told) {
+        self.note(session, told.clone());
+        let hub = self.hub.get().and_then(Weak::upgrade).unwrap();
+        (self.setup.handler)(&hub, session, &told);
+    }
+}
+
+impl Events for Program {
+    fn interests(&self) -> Interests {
+        self.setup.interests
+    }
+
+    fn entered(&self, session: &Arc<Session>) {
+        self.sessions.lock().unwrap().push(session.clone());
+        self.note(session, Told::Entered);
+    }
+
+    fn left(&self, session: &Session) {
+        self.note(session, Told::Left);
+    }
+
+    fn open(&self, session: &Arc<Session>) {
+        self.handle(session, Told::Open);
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Message) {
+        self.handle(session, Told::message(message.bytes()));
+    }
+
+    fn close(&self, session: &Arc<Session>) {
+        self.handle(session, Told::Close);
+    }
+
+    fn request(&self, request: Request) -> Response {
+        (self.setup.route)(request)
+    }
+}
+
+/// The shard's waker.
+struct Alarm(Arc<AtomicBool>);
+
+impl Wake for Alarm {
+    fn wake(&self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+struct Client {
+    pipe: Arc<Mutex<Pipe>>,
+    key: Key,
+    /// Output that is not a whole frame yet.
+    rest: Vec<u8>,
+}
+
+pub(super) struct World {
+    pub(super) core: Option<Core<Wire>>,
+    pub(super) hub: Arc<Hub>,
+    program: Arc<Program>,
+    base: Instant,
+    now: Duration,
+    rung: Arc<AtomicBool>,
+    /// Until when the shard sleeps; none: until it is woken.
+    asleep_until: Option<Duration>,
+    clients: Vec<Client>,
+    /// Handed over, and not run yet.
+    pub(super) jobs: Vec<Job>,
+    pub(super) turns: usize,
+}
+
+/// More turns without anything from outside are no progress.
+const TURNS_MAX: usize = 100_000;
+
+impl World {
+    pub(super) fn new(setup: Setup) -> Self {
+        let settings = Settings {
+            limits: setup.limits.clone(),
+            slow_consumer: setup.slow_consumer,
+            heartbeat: setup.heartbeat,
+            shards: 1,
+            // One, which never comes: so the jobs stay where the test can take them.
+            handler_threads: 1,
+        };
+        let program = Arc::new(Program {
+            setup,
+            hub: OnceLock::new(),
+            log: Mutex::default(),
+            sessions: Mutex::default(),
+        });
+        let rung = Arc::new(AtomicBool::new(false));
+        let hub = Hub::new(
+            settings,
+            vec![Box::new(Alarm(rung.clone()))],
+            program.clone(),
+        );
+        hub.pool.handover.starting_first();
+        let _ = program.hub.set(Arc::downgrade(&hub));
+        let base = Instant::now();
+        let core = Core::new(0, hub.clone(), program.clone(), (), base);
+        let mut world = Self {
+            core: Some(core),
+            hub,
+            program,
+            base,
+            now: Duration::ZERO,
+            rung,
+            asleep_until: Some(Duration::ZERO),
+            clients: Vec::new(),
+            jobs: Vec::new(),
+            turns: 0,
+        };
+        world.settle();
+        world
+    }
+
+    pub(super) fn with_handler(
+        handler: impl Fn(&Hub, &Session, &Told) + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Setup {
+            handler: Box::new(handler),
+            ..Setup::default()
+        })
+    }
+
+    pub(super) fn core(&mut self) -> &mut Core<Wire> {
+        self.core.as_mut().unwrap()
+    }
+
+    // ---------------------------------------------------------------------------------------------- what clients do
+
+    /// A client connects, and says nothing yet.
+    pub(super) fn connect(&mut self) -> usize {
+        let (wire, pipe) = Wire::new();
+        let index = self.clients.len();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1024 + index as u16 % 60_000));
+        let key = self.core().conns.next_key();
+        self.hub.shards[0].load.fetch_add(1, Relaxed);
+        // In the midst of a turn, as the shard's thread does.
+        self.begin_turn();
+        self.core().insert(wire, peer, None);
+        self.end_turn();
+        self.clients.push(Client {
+            pipe,
+            key,
+            rest: Vec::new(),
+        });
+        index
+    }
+
+    /// A client connects, has its handshake answered and its connect handler run.
+    pub(super) fn join(&mut self) -> usize {
+        let client = self.connect();
+        self.client_sends(client, UPGRADE);
+        self.run_handlers();
+        let head = self.head(client);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains(ACCEPT), "{head}");
+        client
+    }
+
+    pub(super) fn joined(&mut self, clients: usize) -> Vec<usize> {
+        (0..clients).map(|_| self.join()).collect()
+    }
+
+    pub(super) fn pipe(&self, client: usize) -> MutexGuard<'_, Pipe> {
+        self.clients[client].pipe.lock().unwrap()
+    }
+
+    /// A client sends; the shard takes it in as far as it wants.
+    pub(super) fn client_sends(&mut self, client: usize, bytes: impl AsRef<[u8]>) {
+        self.pipe(client).client_sends(bytes.as_ref());
+        self.settle();
+    }
+
+    pub(super) fn client_says(&mut self, client: usize, payload: &str) {
+        self.client_sends(client, client_text(payload));
+    }
+
+    pub(super) fn client_ends(&mut self, client: usize) {
+        self.pipe(client).client_ends();
+        self.settle();
+    }
+
+    pub(super) fn client_resets(&mut self, client: usize) {
+        self.pipe(client).client_resets();
+        self.settle();
+    }
+
+    /// A client reads so many bytes more.
+    pub(super) fn client_reads(&mut self, client: usize, bytes: usize) {
+        self.pipe(client).add_room(bytes);
+        self.settle();
+    }
+
+    /// A client reads nothing from now on, beyond so many bytes.
+    pub(super) fn stall(&mut self, client: usize, room: usize) {
+        self.pipe(client).set_room(room);
+    }
+
+    pub(super) fn unstall(&mut self, client: usize) {
+        self.client_reads(client, usize::MAX / 4);
+    }
+
+    // --------------------------------------------------------------------------------------------- what clients got
+
+    /// The head of an HTTP response.
+    pub(super) fn head(&mut self, client: usize) -> String {
+        let output = self.pipe(client).take_output();
+        let rest = &mut self.clients[client].rest;
+        rest.extend(output);
+        let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.expect("a whole head") + 4;
+        String::from_utf8(rest.drain(..end).collect()).unwrap()
+    }
+
+    /// Everything that a client got since.
+    pub(super) fn output(&mut self, client: usize) -> Vec<u8> {
+        let output = self.pipe(client).take_output();
+        let mut rest = std::mem::take(&mut self.clients[client].rest);
+        rest.extend(output);
+        rest
+    }
+
+    /// The whole frames that a client got since.
+    pub(super) fn frames(&mut self, client: usize) -> Vec<Frame> {
+        let output = self.pipe(client).take_output();
+        let rest = &mut self.clients[client].rest;
+        rest.extend(output);
+        parse_frames(rest)
+    }
+
+    /// The same, which must be all that it got.
+    pub(super) fn all_frames(&mut self, client: usize) -> Vec<Frame> {
+        let frames = self.frames(client);
+        assert_eq!(self.clients[client].rest, b"", "half a frame");
+        frames
+    }
+
+    pub(super) fn is_closed(&self, client: usize) -> bool {
+        self.pipe(client).closed
+    }
+
+    pub(super) fn is_finished(&self, client: usize) -> bool {
+        self.pipe(client).finished
+    }
+
+    pub(super) fn key(&self, client: usize) -> Key {
+        self.clients[client].key
+    }
+
+    pub(super) fn id(&self, client: usize) -> ConnectionId {
+        ConnectionId {
+            shard: 0,
+            key: self.key(client),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what the program does
+
+    /// What it was told of a client, and not asked for yet.
+    pub(super) fn told(&mut self, client: usize) -> Vec<Told> {
+        let key = self.key(client);
+        let mut log = self.program.log.lock().unwrap();
+        let (own, others) = log.drain(..).partition::<Vec<_>, _>(|told| told.0 == key);
+        *log = others;
+        own.into_iter().map(|told| told.1).collect()
+    }
+
+    /// The same, as far as handlers were told.
+    pub(super) fn handled(&mut self, client: usize) -> Vec<Told> {
+        let mut told = self.told(client);
+        told.retain(|told| !matches!(told, Told::Entered | Told::Left));
+        told
+    }
+
+    pub(super) fn session(&self, client: usize) -> Arc<Session> {
+        let key = self.key(client);
+        let sessions = self.program.sessions.lock().unwrap();
+        let session = sessions.iter().rfind(|session| session.id.key() == key);
+        session.unwrap().clone()
+    }
+
+    pub(super) fn sends(&mut self, client: usize, payload: &str) {
+        self.try_send(client, payload).unwrap();
+    }
+
+    pub(super) fn try_send(&self, client: usize, payload: &str) -> Result<(), Refused> {
+        let frame = Message::new(payload).frame().clone();
+        let mail = Mail::Send(self.key(client), frame);
+        self.hub.post(self.id(client), mail, false)
+    }
+
+    pub(super) fn broadcasts(&mut self, payload: impl AsRef<[u8]>) {
+        self.try_broadcast(payload).unwrap();
+    }
+
+    pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
+        self.hub.try_broadcast(Message::new(payload).frame())
+    }
+
+    pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {
+        let code = CloseCode::try_from(code).unwrap();
+        let mail = Mail::Close(self.key(client), code, reason.into());
+        self.hub.post(self.id(client), mail, false).unwrap();
+    }
+
+    /// Runs one of the jobs that were handed over. The shard is not woken for it yet.
+    pub(super) fn run_job(&mut self, index: usize) {
+        let job = self.jobs.remove(index);
+        Pool::run_here(&self.hub, job);
+    }
+
+    /// Runs what is handed over now, and lets the shard take in the outcome.
+    pub(super) fn run_jobs(&mut self) {
+        for _ in 0..self.jobs.len() {
+            self.run_job(0);
+        }
+        self.hub.wake_deferred();
+        self.settle();
+    }
+
+    /// Lets shard and handlers go on until both have nothing more to do.
+    pub(super) fn run_handlers(&mut self) {
+        self.settle();
+        while !self.jobs.is_empty() {
+            self.run_jobs();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ time and turns
+
+    /// Lets the shard turn until it sleeps for good, or until its next deadline.
+    pub(super) fn settle(&mut self) {
+        let mut turns = 0;
+        while self.is_due() {
+            self.turn();
+            turns += 1;
+            assert!(turns < TURNS_MAX, "the shard spins");
+        }
+    }
+
+    /// Whether the shard would wake now.
+    pub(super) fn is_due(&self) -> bool {
+        self.core.is_some()
+            && (self.rung.load(SeqCst)
+                || self.asleep_until.is_some_and(|until| until <= self.now)
+                || self
+                    .clients
+                    .iter()
+                    .any(|client| client.pipe.lock().unwrap().has_edges()))
+    }
+
+    pub(super) fn turn(&mut self) {
+        self.begin_turn();
+        self.end_turn();
+    }
+
+    fn begin_turn(&mut self) {
+        self.turns += 1;
+        self.rung.store(false, SeqCst);
+        let now = self.base + self.now;
+        self.core().collect(now);
+        for index in 0..self.clients.len() {
+            let client = &self.clients[index];
+            let key = client.key;
+            let mut pipe = client.pipe.lock().unwrap();
+            let edges = pipe.take_edges();
+            let reports = edges.any() && !pipe.closed;
+            drop(pipe);
+            if reports {
+                self.core().ready(
+                    key.to_token(),
+                    edges.readable,
+                    edges.hangup,
+                    edges.writable,
+                );
+            }
+        }
+    }
+
+    fn end_turn(&mut self) {
+        let now = self.base + self.now;
+        assert!(self.core().arrivals().is_empty());
+        self.core().turn();
+        while let Some((job, started)) = self.hub.pool.handover.take(now, false) {
+            assert_eq!(started, 0);
+            let is_second = self.jobs.iter().any(|other| other.key == job.key);
+            assert!(!is_second, "two jobs of one connection at once");
+            self.jobs.push(job);
+        }
+        self.check();
+        let wait = self.core().wait(now);
+        self.asleep_until = wait.map(|wait| self.now + wait);
+    }
+
+    /// How long the shard sleeps; none: until it is woken.
+    pub(super) fn sleeps(&self) -> Option<Duration> {
+        self.asleep_until
+            .map(|until| until.saturating_sub(self.now))
+    }
+
+    /// Time goes by; the shard wakes whenever it asked to.
+    pub(super) fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        let mut turns = 0;
+        self.settle();
+        while let Some(next) = self.asleep_until.filter(|&next| next <= until) {
+            self.now = self.now.max(next);
+            self.settle();
+            turns += 1;
+            assert!(turns < TURNS_MAX, "the shard spins");
+        }
+        self.now = until;
+    }
+
+    pub(super) fn advance_ms(&mut self, ms: u64) {
+        self.advance(Duration::from_millis(ms));
+    }
+
+    // ----------------------------------------------------------------------------------------------- what must hold
+
+    /// What the shard keeps count of is what there is.
+    fn check(&mut self) {
+        let (load, members) = (
+            self.hub.shards[0].load.load(Relaxed),
+            self.hub.shards[0].members.load(SeqCst),
+        );
+        let core = self.core();
+        let mut heads = 0;
+        let mut reached = 0;
+        let mut congested = 0;
+        for slot in core.conns.used() {
+            match core.conns.get(slot).map(|conn| &conn.role) {
+                Some(Role::Http(_)) => heads += 1,
+                Some(Role::WebSocket(ws)) => {
+                    reached += usize::from(ws.is_member());
+                    congested += usize::from(ws.congested);
+                }
+                Some(Role::Lingering(_)) | None => {}
+            }
+        }
+        assert_eq!(core.heads_len, heads, "connections in the role of Http");
+        assert_eq!(core.delivery.congested, congested, "congested members");
+        assert_eq!(members, reached, "members");
+        assert_eq!(load, core.conns.len(), "connections");
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut sum = Metrics::default();
+        self.hub.add_metrics(&mut sum);
+        sum
+    }
+
+    pub(super) fn conns(&mut self) -> usize {
+        self.core().conns.len()
+    }
+
+    /// Nobody is left, and nothing of them.
+    pub(super) fn assert_empty(&mut self) {
+        self.run_handlers();
+        assert_eq!(self.conns(), 0, "connections");
+        assert_eq!(self.metrics().connections, 0, "the gauge of connections");
+        self.check();
+    }
+
+    // ------------------------------------------------------------------------------------------------------- the end
+
+    /// The engine is told to stop, and to be done in so long.
+    pub(super) fn stop(&mut self, wait: Duration) {
+        let deadline = self.base + self.now + wait;
+        let mailbox = &self.hub.shards[0].mailbox;
+        mailbox.close();
+        mailbox.control(Word::Stop(deadline), When::Now);
+        self.settle();
+    }
+
+    /// Whether the shard's thread would end.
+    pub(super) fn has_stopped(&mut self) -> bool {
+        self.core().is_finished()
+    }
+
+    /// The shard's thread ends.
+    pub(super) fn finish(&mut self) {
+        let now = self.base + self.now;
+        self.core.take().unwrap().finish();
+        while let Some((job, _)) = self.hub.pool.handover.take(now, false) {
+            self.jobs.push(job);
+        }
+        while !self.jobs.is_empty() {
+            self.run_job(0);
+        }
+    }
+
+    pub(super) fn frame(payload: &str) -> Bytes {
+        Message::new(payload).frame().clone()
+    }
+}
