@@ -1,6 +1,6 @@
 //! `bench`: what a delivery costs on humphrey_ws, as a ratio to the least a server can do.
 //!
-//! One binary with four commands. `run` is the one for people: it starts the servers `floor` and
+//! One binary with five commands. `run` is the one for people: it starts the servers `floor` and
 //! `subject` in turn as its own children, loads them, and prints a table. See `README.md`.
 
 #![allow(
@@ -13,6 +13,7 @@
 compile_error!("the bench measures through epoll and /proc: it runs on Linux only");
 
 mod args;
+mod blocked;
 mod floor;
 mod histogram;
 mod load;
@@ -39,6 +40,9 @@ Measures humphrey_ws against a bare epoll loop.
       it otherwise looks again at once; --self-check measures the floor against
       itself: how far its ratios are from 1 is how far to trust the others
 
+  bench blocked [--clients 100] [--sleepers 20] [--seconds 5]
+      how long clients wait for their echo while the handlers of others sleep
+
   bench floor   echo|fanout [--address 127.0.0.1:0] [--cpu N]
   bench subject echo|fanout [--address 127.0.0.1:0] [--cpu N] [--server-threads pool]
       one server, until it is killed; says READY and its address when it listens
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         "floor" | "subject" => {
             Options::parse(args, SERVER_OPTIONS).and_then(|o| serve(&command, &o))
         }
+        "blocked" => Options::parse(args, blocked::OPTIONS).and_then(|o| blocked::command(&o)),
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
     pub(super) accept_paused: AtomicBool,
+    /// Shards that have not ended.
+    shards_running: AtomicUsize,
     /// It has stopped, or is about to.
     stopped: AtomicBool,
     /// When everything is to have ended.
@@ -115,6 +117,7 @@ impl Hub {
         wakers: Vec<Box<dyn Wake>>,
         events: Arc<dyn Events>,
     ) -> Arc<Self> {
+        let shards_running = AtomicUsize::new(wakers.len());
         let shards = wakers
             .into_iter()
             .map(|waker| Link {
@@ -131,6 +134,7 @@ impl Hub {
             common: Counters::default(),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
+            shards_running,
             stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
@@ -289,9 +293,15 @@ impl Hub {
             .map(drop)
     }
 
-    /// Lets handlers end, as far as they do before the deadline.
-    pub(super) fn stop_handlers(&self) {
-        self.pool.handover.close();
+    /// A shard has ended. With the last one, handlers have nothing more to come.
+    pub(super) fn shard_ended(&self) {
+        if self.shards_running.fetch_sub(1, SeqCst) == 1 {
+            self.pool.handover.close();
+        }
+    }
+
+    /// Waits for the handlers, as far as they end before the deadline.
+    pub(super) fn join_handlers(&self) {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
         if !self
             .pool

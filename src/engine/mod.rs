@@ -48,7 +48,7 @@ pub(crate) use self::hub::{Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
 pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
-use self::shard::{Listener, Shard, WAKER};
+use self::shard::{Ending, Listener, Shard, WAKER};
 
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
 const SHARDS_MAX: usize = u16::MAX as usize;
@@ -98,6 +98,7 @@ impl Engine {
                     registry,
                     Instant::now(),
                 ),
+                ending: Ending(hub.clone()),
                 poll,
                 listener,
             });
@@ -130,6 +131,6 @@ impl Engine {
                 log::error!("a shard has panicked: this is a defect of humphrey_ws");
             }
         }
-        self.hub.stop_handlers();
+        self.hub.join_handlers();
     }
 }

@@ -27,8 +27,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Shard {
     pub(super) core: Core<TcpStream>,
+    /// Dropped with the shard, whether it ran to its end, panicked or never ran.
+    pub(super) ending: Ending,
     pub(super) poll: Poll,
     pub(super) listener: Option<Listener>,
+}
+
+/// Says that a shard has ended.
+pub(super) struct Ending(pub(super) Arc<Hub>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.shard_ended();
+    }
 }
 
 /// The app's own listener.
@@ -173,6 +184,7 @@ impl Shard {
         // Closed before the clients are, so that none of them comes back to a listener that does not answer.
         self.listener = None;
         self.core.finish();
+        drop(self.ending);
     }
 
     /// Connections that were accepted, here or on the first shard, or adopted.

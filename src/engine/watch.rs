@@ -10,8 +10,6 @@ use super::hub::Hub;
 use super::pool::Pool;
 
 const TICK: Duration = Duration::from_millis(1);
-/// Quiet ticks before the watch parks: parking and unparking for every lone message would cost more.
-const QUIET_TICKS: u32 = 4;
 /// The warning about blocked handlers is not repeated more often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -20,16 +18,13 @@ pub(super) fn run(hub: &Arc<Hub>) {
     let pool = &hub.pool;
     let mut seen = Vec::new();
     let mut taken = 0;
-    let mut quiet_ticks = 0;
+    let mut quiet = true;
     let mut exhausted = false;
     let mut warned: Option<Instant> = None;
     loop {
-        if quiet_ticks >= QUIET_TICKS {
-            hub.common.handlers_blocked.set(0);
-            if !pool.handover.park_watch() {
-                return;
-            }
-            quiet_ticks = 0;
+        // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
+        if quiet && !pool.handover.park_watch() {
+            return;
         }
         std::thread::sleep(TICK);
         hub.wake_deferred();
@@ -56,6 +51,6 @@ pub(super) fn run(hub: &Arc<Hub>) {
             exhausted = false;
         }
         taken = load.taken;
-        quiet_ticks = if load.busy { 0 } else { quiet_ticks + 1 };
+        quiet = !load.busy;
     }
 }
