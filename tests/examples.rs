@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
@@ -102,18 +103,26 @@ fn binary(name: &str) -> PathBuf {
     profile.join("examples").join(name)
 }
 
-/// An address that was free a moment ago.
+/// An address that is free, and that nobody else takes who asks here.
 ///
-/// Not one from port 0: those ports are also given to clients, which may get it before the example does.
+/// Not one from port 0: those ports are also given to clients, which may get it before the example does. The first
+/// port of a block of others is kept bound, so that no two test processes at once use the same block.
 fn free_address() -> SocketAddr {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 10_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    const BLOCK_PORTS: u16 = 100;
+    static BLOCK: OnceLock<TcpListener> = OnceLock::new();
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+
+    let block = BLOCK.get_or_init(|| {
+        (20_000..32_000)
+            .step_by(usize::from(BLOCK_PORTS))
+            .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+            .expect("a block of ports is free")
+    });
+    let first = block.local_addr().expect("it is bound");
     loop {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + (start + offset % COUNT) % COUNT;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        assert!(offset < BLOCK_PORTS, "the block is used up");
+        let address = SocketAddr::new(first.ip(), first.port() + offset);
         if TcpListener::bind(address).is_ok() {
             return address;
         }

@@ -92,11 +92,15 @@ fn run(options: &Options) -> io::Result<()> {
 }
 
 fn app(options: &Options) -> AsyncWebsocketApp<()> {
-    let mut limits = Limits::default();
-    limits.connections_max = options.max_connections;
-    if options.exit_on_eof {
-        limits.close_timeout = FLUSH_CLOSE_TIMEOUT;
-    }
+    let defaults = Limits::default();
+    let limits = Limits {
+        connections_max: options.max_connections,
+        close_timeout: match options.exit_on_eof {
+            true => FLUSH_CLOSE_TIMEOUT,
+            false => defaults.close_timeout,
+        },
+        ..defaults
+    };
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(options.listen)
         .with_limits(limits)

@@ -71,7 +71,7 @@ pub(crate) enum OnMessage {
 /// [`SlowConsumer`], as it is called here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
-    /// Read input no faster than the slowest client; disconnect clients below 1,024 bytes/s for 1 s
+    /// Read input no faster than the slowest client; disconnect clients that take next to nothing for 1 s
     Pace,
     /// Disconnect it
     Disconnect,

@@ -13,7 +13,7 @@ use super::handler::{EventHandler, MessageHandler, Program};
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
-use crate::engine::{Engine, Settings};
+use crate::engine::{Prepared, Settings};
 use crate::host::{self, Cors, Routes};
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
@@ -399,20 +399,22 @@ where
             on_disconnect: self.on_disconnect,
             routes,
         };
-        let engine = Engine::start(settings, self.listener, Arc::new(program))?;
+        let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
+        // Before anything runs: the first handler may send.
         self.link.started(engine.hub.clone());
-        if address.is_none() {
-            host::adopt_from(self.handed_over, engine.hub.clone())?;
-        }
-        if let Some(shutdown) = self.shutdown {
-            let link = self.link.clone();
-            thread::Builder::new()
-                .name("humphrey_ws shutdown".into())
-                .spawn(move || {
-                    if shutdown.recv().is_ok() {
-                        link.shutdown(close_timeout);
-                    }
-                })?;
+        let engine = engine.start()?;
+        let helpers = || {
+            if address.is_none() {
+                host::adopt_from(self.handed_over, engine.hub.clone())?;
+            }
+            match self.shutdown {
+                Some(shutdown) => stop_when_told(shutdown, self.link.clone(), close_timeout),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = helpers() {
+            engine.hub.stop(Duration::ZERO);
+            return Err(error);
         }
         Ok(RunningApp {
             engine,
@@ -436,4 +438,16 @@ where
             .map(Some)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
+}
+
+/// Waits for the word to stop, on a thread that is parked until it comes. It ends when the other end is dropped.
+fn stop_when_told(shutdown: Receiver<()>, link: Arc<Link>, wait: Duration) -> io::Result<()> {
+    thread::Builder::new()
+        .name("humphrey_ws shutdown".into())
+        .spawn(move || {
+            if shutdown.recv().is_ok() {
+                link.shutdown(wait);
+            }
+        })
+        .map(drop)
 }

@@ -51,10 +51,12 @@ pub(crate) struct Core<T: Transport> {
     arrivals: Vec<Newcomer>,
     /// Somebody closed a connection: accepting may work again.
     pub(super) accept_again: bool,
-    /// Connections that have no request yet, the oldest first; some have moved on.
-    pub(super) heads: VecDeque<Key>,
-    /// How many are in the role of `Http`.
+    /// The line of connections that wait for a request head, the oldest first: each with its place, some given up.
+    pub(super) heads: VecDeque<(u64, Key)>,
+    /// How many have a place in that line.
     pub(super) heads_len: usize,
+    /// Places given out so far.
+    pub(super) heads_ever: u64,
     read_buffer: Box<[u8]>,
     pub(super) scratch: Vec<u8>,
     pub(super) stop: Stop,
@@ -124,6 +126,7 @@ impl<T: Transport> Core<T> {
             accept_again: false,
             heads: VecDeque::new(),
             heads_len: 0,
+            heads_ever: 0,
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
@@ -416,6 +419,8 @@ impl<T: Transport> Core<T> {
             Role::WebSocket(ws) => ws.deadline(&self.hub.settings),
             Role::Lingering(until) => Some(*until),
         };
+        // In the next step at the earliest, so that limits of no time at all do not make a turn go round in circles.
+        let next = next.map(|next| next.max(self.tick.after(Duration::from_nanos(1))));
         if let Some(next) = next
             && conn.timer.is_none_or(|timer| next < timer)
         {
@@ -435,8 +440,8 @@ impl<T: Transport> Core<T> {
             return;
         };
         transport.finish();
-        if let Role::Http(_) = std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            self.heads_len -= 1;
+        if let Role::Http(http) = std::mem::replace(&mut conn.role, Role::Lingering(until)) {
+            self.heads_len -= usize::from(http.is_in_line());
         }
         if let Some(conn) = self.conns.get_mut(slot) {
             // What is unread must be read, or closing would reset.
@@ -449,8 +454,8 @@ impl<T: Transport> Core<T> {
     /// Ends a connection here and now.
     pub(super) fn free(&mut self, slot: u32) {
         if let Some(conn) = self.conns.remove(slot) {
-            if let Role::Http(_) = conn.role {
-                self.heads_len -= 1;
+            if let Role::Http(http) = &conn.role {
+                self.heads_len -= usize::from(http.is_in_line());
             }
             drop(conn);
             self.forget();

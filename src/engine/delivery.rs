@@ -45,6 +45,9 @@ pub(super) struct Delivery {
     delivered: u64,
     /// Connections whose end waits for mail that was left before it.
     waiting: Vec<u32>,
+    /// Messages that were due to a recipient: each must be written, or counted as dropped.
+    #[cfg(test)]
+    pub(super) due: u64,
 }
 
 impl Delivery {
@@ -64,6 +67,8 @@ impl Delivery {
             pushed: 0,
             delivered: 0,
             waiting: Vec::new(),
+            #[cfg(test)]
+            due: 0,
         }
     }
 
@@ -130,6 +135,10 @@ impl<T: Transport> Core<T> {
                     Mail::Close(..) => 0,
                 };
                 self.need_room(len);
+                if self.delivery.run.len().saturating_add(len) > self.delivery.run_bytes_max {
+                    // What it goes behind takes its room first.
+                    self.flush_run();
+                }
                 if self.delivery.is_paced() {
                     return;
                 }
@@ -191,23 +200,31 @@ impl<T: Transport> Core<T> {
 
     /// Everyone is sent this frame when the turn ends.
     fn broadcast(&mut self, frame: Bytes) {
+        let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(self.delivery.run_bytes_max);
+        if stands_alone || self.delivery.run.len() + frame.len() > self.delivery.run_bytes_max {
+            self.flush_run();
+        }
+        // Only now: the flush may have cost the last member its connection.
         if self.delivery.members.is_empty() {
             self.counters().no_recipient.add(1);
             return;
         }
-        if frame.len() >= JOIN_BELOW_BYTES.min(self.delivery.run_bytes_max) {
-            self.flush_run();
+        #[cfg(test)]
+        self.due_to_members();
+        if stands_alone {
             self.deliver_run(frame, 1);
             return;
-        }
-        if self.delivery.run.len() + frame.len() > self.delivery.run_bytes_max {
-            self.flush_run();
         }
         if self.delivery.run.capacity() - self.delivery.run.len() < frame.len() {
             self.delivery.run.reserve(GATHER_BYTES_MAX);
         }
         self.delivery.run.extend_from_slice(&frame);
         self.delivery.run_messages += 1;
+    }
+
+    #[cfg(test)]
+    fn due_to_members(&mut self) {
+        self.delivery.due += self.delivery.members.len() as u64;
     }
 
     /// Sends what has gathered for everyone.
@@ -305,6 +322,10 @@ impl<T: Transport> Core<T> {
 
     /// Sends a frame to one connection, behind the part of the run that came before.
     fn send(&mut self, slot: u32, frame: Bytes) {
+        #[cfg(test)]
+        {
+            self.delivery.due += 1;
+        }
         if !self.is_open(slot) {
             self.counters().closed.add(1);
             return;
@@ -362,8 +383,9 @@ impl<T: Transport> Core<T> {
                 ws.outbox.push(bytes, messages);
                 break;
             }
-            if !written && !ws.is_blocked() {
-                // The socket may take what is queued: a full outbox in itself is no sign of a slow client.
+            if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
+                // The socket may take what is queued: a full outbox in itself is no sign of a slow client. Before the
+                // last verdict that is asked even of one that was blocked, since its readiness may not be known yet.
                 written = true;
                 self.ws_write(slot);
                 continue;

@@ -37,7 +37,7 @@ mod websocket;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
@@ -53,15 +53,21 @@ use self::shard::{Ending, Listener, Shard, WAKER};
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
 const SHARDS_MAX: usize = u16::MAX as usize;
 
+/// An engine that is set up and does not run yet: so that whoever its handlers send through can be told of it first.
+pub(crate) struct Prepared {
+    pub(crate) hub: Arc<Hub>,
+    shards: Vec<Shard>,
+}
+
 /// A running engine.
 pub(crate) struct Engine {
     pub(crate) hub: Arc<Hub>,
     shards: Vec<JoinHandle<()>>,
 }
 
-impl Engine {
-    /// Starts shards and handlers. Whatever the machine can't give is an error here, not later.
-    pub(crate) fn start(
+impl Prepared {
+    /// Sets up shards. Whatever the machine can't give is an error here or in `start`, not later.
+    pub(crate) fn new(
         settings: Settings,
         listener: Option<std::net::TcpListener>,
         events: Arc<dyn Events>,
@@ -82,40 +88,37 @@ impl Engine {
             let listener = match listener.take() {
                 Some(listener) => {
                     listener.set_nonblocking(true)?;
-                    Some(Listener::new(
-                        TcpListener::from_std(listener),
-                        hub.clone(),
-                        &poll,
-                    )?)
+                    let listener = TcpListener::from_std(listener);
+                    Some(Listener::new(listener, hub.clone(), &poll)?)
                 }
                 None => None,
             };
+            let now = Instant::now();
             shards.push(Shard {
-                core: Core::new(
-                    index as u16,
-                    hub.clone(),
-                    events.clone(),
-                    registry,
-                    Instant::now(),
-                ),
+                core: Core::new(index as u16, hub.clone(), events.clone(), registry, now),
                 ending: Ending(hub.clone()),
                 poll,
                 listener,
             });
         }
-        hub.start_handlers()?;
-        let mut engine = Self {
-            hub,
-            shards: Vec::with_capacity(count),
+        Ok(Self { hub, shards })
+    }
+
+    /// Starts handlers and shards.
+    pub(crate) fn start(self) -> io::Result<Engine> {
+        self.hub.start_handlers()?;
+        let mut engine = Engine {
+            hub: self.hub,
+            shards: Vec::with_capacity(self.shards.len()),
         };
-        for (index, shard) in shards.into_iter().enumerate() {
+        for (index, shard) in self.shards.into_iter().enumerate() {
             let thread = std::thread::Builder::new()
                 .name(format!("humphrey_ws shard {index}"))
                 .spawn(move || shard.run());
             match thread {
                 Ok(thread) => engine.shards.push(thread),
                 Err(error) => {
-                    engine.hub.stop(std::time::Duration::ZERO);
+                    engine.hub.stop(Duration::ZERO);
                     engine.join();
                     return Err(error);
                 }
@@ -123,7 +126,9 @@ impl Engine {
         }
         Ok(engine)
     }
+}
 
+impl Engine {
     /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, as far as they end in time.
     pub(crate) fn join(self) {
         for shard in self.shards {

@@ -69,6 +69,15 @@ impl Outbox {
         self.controls >= CONTROLS_MAX
     }
 
+    /// Messages in it, with the one in progress.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn messages(&self) -> u64 {
+        self.queue
+            .iter()
+            .map(|chunk| u64::from(chunk.messages))
+            .sum()
+    }
+
     /// Queues whole messages.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32) {
         debug_assert!(messages > 0);

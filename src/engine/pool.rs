@@ -208,12 +208,20 @@ impl Pool {
                         None => {}
                     })
                 });
-                let unhandled = list
-                    .filter(|event| matches!(event, Event::Message(_)))
-                    .count();
+                let mut unhandled = 0;
+                for event in list {
+                    match event {
+                        Event::Message(_) => unhandled += 1,
+                        // It is told whatever happened before.
+                        Event::Close => {
+                            caught(&mut || events.close(&session));
+                        }
+                        Event::Open => {}
+                    }
+                }
                 Done::Session {
                     panicked,
-                    unhandled: unhandled as u32,
+                    unhandled,
                 }
             }
             Work::Request(request) => {
@@ -229,7 +237,7 @@ impl Pool {
     }
 
     /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn run_here(hub: &Hub, job: Job) {
         let before = HANDLER_OF.replace(std::ptr::from_ref(hub).addr());
         hub.pool.handle(hub, job);

@@ -23,6 +23,8 @@ pub(super) struct Http {
     deadline: Tick,
     /// It has been answered before.
     used: bool,
+    /// Its place in the line of those that wait for a request head.
+    place: Option<u64>,
 }
 
 enum Phase {
@@ -46,7 +48,12 @@ impl Http {
             phase: Phase::Head,
             deadline: now,
             used: false,
+            place: None,
         }
+    }
+
+    pub(super) fn is_in_line(&self) -> bool {
+        self.place.is_some()
     }
 
     pub(super) fn wants_input(&self) -> bool {
@@ -72,7 +79,6 @@ impl<T: Transport> Core<T> {
 
     /// A new connection waits for its first request. Where too many do, the oldest gives way.
     pub(super) fn begin_head(&mut self, slot: u32) {
-        self.heads_len += 1;
         let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
         if let Some(http) = self.http(slot) {
             http.deadline = deadline;
@@ -87,13 +93,12 @@ impl<T: Transport> Core<T> {
             .div_ceil(shards)
             .max(1);
         while self.heads_len > heads_max {
-            let Some(key) = self.heads.pop_front() else {
+            let Some((place, key)) = self.heads.pop_front() else {
                 break;
             };
             if let Some(oldest) = self.conns.find(key)
-                && oldest != slot
                 && let Some(http) = self.http(oldest)
-                && matches!(http.phase, Phase::Head)
+                && http.place == Some(place)
             {
                 self.counters().refused.add(1);
                 self.free(oldest);
@@ -104,18 +109,36 @@ impl<T: Transport> Core<T> {
 
     /// Puts a connection behind all others that wait for a request.
     fn line_up(&mut self, slot: u32) {
-        if let Some(key) = self.conns.key(slot) {
-            self.heads.push_back(key);
+        self.leave_line(slot);
+        let place = self.heads_ever;
+        if let Some(key) = self.conns.key(slot)
+            && let Some(http) = self.http(slot)
+        {
+            http.place = Some(place);
+            self.heads.push_back((place, key));
+            self.heads_ever += 1;
+            self.heads_len += 1;
         }
-        // Those that have moved on are swept out now and then, so that the line stays as long as what is in it.
+        // Places that were given up are swept out now and then, so that the line stays as long as what is in it.
         if self.heads.len() > 2 * self.heads_len + 64 {
             let conns = &self.conns;
-            self.heads.retain(|key| {
+            self.heads.retain(|(place, key)| {
                 conns
                     .find(*key)
                     .and_then(|slot| conns.get(slot))
-                    .is_some_and(|conn| matches!(conn.role, Role::Http(_)))
+                    .is_some_and(
+                        |conn| matches!(&conn.role, Role::Http(http) if http.place == Some(*place)),
+                    )
             });
+        }
+    }
+
+    /// A connection waits for a request head no longer.
+    fn leave_line(&mut self, slot: u32) {
+        if let Some(http) = self.http(slot)
+            && http.place.take().is_some()
+        {
+            self.heads_len -= 1;
         }
     }
 
@@ -170,6 +193,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn http_request(&mut self, slot: u32, head: Head) {
+        self.leave_line(slot);
         if self.hub.is_full() {
             self.refuse(
                 slot,
@@ -305,6 +329,7 @@ impl<T: Transport> Core<T> {
 
     fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {
         let deadline = self.tick.after(self.hub.settings.limits.write_timeout);
+        self.leave_line(slot);
         let Some(http) = self.http(slot) else {
             return;
         };

@@ -81,9 +81,12 @@ enum Outgoing {
     Broken,
 }
 
-/// How a paced client reads.
+/// How a paced client reads while it is congested. It is kept until the client has caught up: one that reads just
+/// enough to be out of congestion for a moment gains nothing by it.
 struct Pace {
     since: Tick,
+    /// How long it was congested before.
+    before: Duration,
     written: u64,
     next_try: Tick,
 }
@@ -159,14 +162,25 @@ impl WebSocket {
             };
             self.session.set_status(full);
         }
-        self.pace = match settings.slow_consumer {
-            SlowConsumer::Pace { patience, .. } if self.congested => Some(Box::new(Pace {
+        let SlowConsumer::Pace { patience, .. } = settings.slow_consumer else {
+            return;
+        };
+        if self.congested {
+            let new = || Pace {
                 since: now,
+                before: Duration::ZERO,
                 written: 0,
                 next_try: now.after(patience / TRIES_PER_PATIENCE),
-            })),
-            _ => None,
-        };
+            };
+            self.pace.get_or_insert_with(|| Box::new(new())).since = now;
+        } else if let Some(pace) = &mut self.pace {
+            pace.before += now.since(pace.since);
+        }
+    }
+
+    /// How it reads, if that is of interest now.
+    fn pace(&mut self) -> Option<&mut Pace> {
+        self.pace.as_deref_mut().filter(|_| self.congested)
     }
 
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Tick> {
@@ -188,7 +202,10 @@ impl WebSocket {
             self.deadline,
             self.stalled
                 .map(|since| since.after(settings.limits.write_timeout)),
-            self.pace.as_ref().map(|pace| pace.next_try),
+            self.pace
+                .as_ref()
+                .filter(|_| self.congested)
+                .map(|pace| pace.next_try),
         ]
         .into_iter()
         .flatten()
@@ -241,8 +258,8 @@ impl<T: Transport> Core<T> {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
-        if let Role::Http(_) = std::mem::replace(&mut conn.role, Role::WebSocket(ws)) {
-            self.heads_len -= 1;
+        if let Role::Http(http) = std::mem::replace(&mut conn.role, Role::WebSocket(ws)) {
+            self.heads_len -= usize::from(http.is_in_line());
         }
         // Before its handler runs, so that what the handler broadcasts reaches it too.
         self.join(slot);
@@ -518,7 +535,7 @@ impl<T: Transport> Core<T> {
         } else {
             ws.blocked(tick);
         }
-        if let Some(pace) = &mut ws.pace {
+        if let Some(pace) = ws.pace() {
             pace.written += written.bytes as u64;
         }
         let has_left = ws.outbox.is_empty() && ws.outgoing == Outgoing::Closing;
@@ -532,6 +549,11 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.note_fill(slot);
+        if let Some(ws) = self.ws(slot)
+            && ws.outbox.is_empty()
+        {
+            ws.pace = None;
+        }
         if may_end && eof {
             self.free(slot);
             return;
@@ -590,22 +612,27 @@ impl<T: Transport> Core<T> {
         let tick = self.tick;
         if self
             .ws(slot)
-            .and_then(|ws| ws.pace.as_ref())
+            .and_then(WebSocket::pace)
             .is_none_or(|pace| pace.next_try > tick)
         {
             return;
         }
         self.ws_write(slot);
-        let Some(pace) = self.ws(slot).and_then(|ws| ws.pace.as_mut()) else {
+        let Some(pace) = self.ws(slot).and_then(WebSocket::pace) else {
             return;
         };
         pace.next_try = tick.after(patience / TRIES_PER_PATIENCE);
-        if tick.since(pace.since) < patience {
+        let time = pace.before + tick.since(pace.since);
+        if time < patience {
             return;
         }
-        let seconds = tick.since(pace.since).as_secs_f64();
+        // Clients read in steps: the last one may be just about to come.
+        let seconds = time
+            .saturating_sub(patience / TRIES_PER_PATIENCE)
+            .as_secs_f64();
         let is_slow = (pace.written as f64) < bytes_per_second_min as f64 * seconds;
         pace.since = tick;
+        pace.before = Duration::ZERO;
         pace.written = 0;
         if is_slow {
             self.disconnect_slow(slot);
@@ -676,6 +703,12 @@ impl<T: Transport> Core<T> {
                 .iter()
                 .filter(|event| matches!(event, Event::Message(_)));
             self.counters().unhandled.add(messages.count() as u64);
+            if let Some(ws) = self.ws(slot) {
+                ws.told = true;
+                let session = ws.session.clone();
+                self.counters().connections.sub(1);
+                self.events.left(&session);
+            }
         } else {
             if !inbox.is_empty() {
                 let session = self.ws(slot).map(|ws| ws.session.clone());

@@ -68,7 +68,9 @@ impl Client {
 
     /// The next message that is not a ping or pong.
     pub(crate) fn receive(&mut self) -> Message {
+        let deadline = Instant::now() + DEADLINE;
         loop {
+            assert!(Instant::now() < deadline, "pings, and no message");
             match self.0.read().expect("there is a message") {
                 Message::Ping(_) | Message::Pong(_) => {}
                 message => return message,

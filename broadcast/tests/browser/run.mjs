@@ -79,7 +79,7 @@ const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT
 const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
 const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
 
-async function open(program, options = {}) {
+async function open(program, { time, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
   const page = await context.newPage();
   page.complaints = [];
@@ -92,6 +92,7 @@ async function open(program, options = {}) {
     }
   });
   page.on("request", (request) => page.requests.push(request.url()));
+  if (time) await page.clock.setFixedTime(time);
   await page.goto(program.url);
   await hasState(page, "open");
   return page;
@@ -271,42 +272,51 @@ const tests = {
 /** Pictures of a page with something on it. */
 async function screenshots(directory) {
   await mkdir(directory, { recursive: true });
-  const program = await Program.start();
+  // Where a reader will find it; any other port if that one is taken.
+  const program = await Program.start("127.0.0.1:8080").catch(() => Program.start());
   try {
+    const others = [await open(program), await open(program)];
     for (const colorScheme of ["light", "dark"]) {
-      const page = await open(program, { colorScheme, deviceScaleFactor: 1 });
-      const lines = [
-        '203.0.113.7 - - "GET /tickets/4711 HTTP/1.1" 200 5316 0.012',
-        '198.51.100.23 - - "POST /tickets HTTP/1.1" 201 148 0.031',
-        '203.0.113.7 - - "GET /assets/app.css HTTP/1.1" 304 0 0.001',
-        '192.0.2.144 - - "GET /search?q=broadcast HTTP/1.1" 200 9120 0.087',
-        "deploy: web-3 is healthy again, taking traffic",
-        '198.51.100.23 - - "GET /tickets/4712 HTTP/1.1" 200 4877 0.010',
-      ];
-      for (const line of lines) program.say(line);
-      await sees(page, lines.at(-1));
+      let time = Date.parse("2026-03-14T09:26:44");
+      const page = await open(program, { colorScheme, time });
+      const later = (seconds) => page.clock.setFixedTime((time += seconds * 1000));
+      const say = async (seconds, line) => {
+        await later(seconds);
+        program.say(line);
+        await sees(page, line);
+      };
+      await say(3, '203.0.113.7 - - "GET /tickets/4711 HTTP/1.1" 200 5316 0.012');
+      await say(2, '198.51.100.23 - - "POST /tickets HTTP/1.1" 201 148 0.031');
+      await say(1, '203.0.113.7 - - "GET /assets/app.css HTTP/1.1" 304 0 0.001');
+      await say(4, '192.0.2.144 - - "GET /search?q=broadcast HTTP/1.1" 200 9120 0.087');
+      await say(7, "deploy: web-3 is healthy again, taking traffic");
+      await say(3, '198.51.100.23 - - "GET /tickets/4712 HTTP/1.1" 200 4877 0.010');
+      await later(9);
       await page.keyboard.type("Looks good from Zürich. Grüezi mitenand!");
       await page.keyboard.press("Enter");
       await page.locator("#log li.text", { hasText: "Zürich" }).waitFor({ timeout: WAIT_MS });
+      await later(5);
       program.child.stdin.write(Buffer.concat([Buffer.alloc(2048, 0xff), Buffer.from("\n")]));
       await sees(page, "binary, ");
-      program.say('{"level":"warn","service":"mailer","message":"queue is 120 deep","retry_in_s":5,"hosts":["mail-1","mail-2"],"trace":"0b7c5f7e9d7b4b0a9e0d"}');
-      program.say('192.0.2.144 - - "GET /tickets/4712/history HTTP/1.1" 200 12044 0.024');
-      await sees(page, "history");
-      await says(page, "#clients", "1 client");
-      await page.keyboard.type("And over here");
+      await say(
+        6,
+        '{"level":"warn","service":"mailer","message":"queue is 120 deep","retry_in_s":5,"hosts":["mail-1","mail-2"],"trace":"0b7c5f7e9d7b4b0a9e0d"}',
+      );
+      await say(2, '192.0.2.144 - - "GET /tickets/4712/history HTTP/1.1" 200 12044 0.024');
+      await say(5, '203.0.113.7 - - "PUT /tickets/4711 HTTP/1.1" 200 5402 0.019');
+      await say(8, '198.51.100.23 - - "GET /tickets?state=open&page=2 HTTP/1.1" 200 18233 0.042');
+      await say(3, "backup: 1,204 files, 3.1 GiB, finished in 41 s");
+      await says(page, "#clients", "3 clients");
       await page.screenshot({ path: join(directory, `page-${colorScheme}.png`) });
       await page.setViewportSize({ width: 390, height: 760 });
       await page.screenshot({ path: join(directory, `page-narrow-${colorScheme}.png`) });
-      await page.setViewportSize({ width: 1000, height: 700 });
       await page.context().close();
     }
     const empty = await open(program);
-    await empty.screenshot({ path: join(directory, "page-new.png") });
     await program.end("SIGKILL");
     await empty.locator("#now").waitFor({ timeout: WAIT_MS });
     await empty.screenshot({ path: join(directory, "page-waiting.png") });
-    await empty.context().close();
+    for (const page of [empty, ...others]) await page.context().close();
   } finally {
     await program.end("SIGKILL");
   }

@@ -7,12 +7,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, parse_frames};
+use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
 use crate::engine::events::{Events, Interests, Request, Response, Session};
-use crate::engine::hub::{Hub, Mail, Settings, Word};
+use crate::engine::hub::{Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
 use crate::engine::pool::{Job, Pool};
@@ -231,14 +229,23 @@ impl World {
 
     /// A client connects, and says nothing yet.
     pub(super) fn connect(&mut self) -> usize {
+        self.insert(None)
+    }
+
+    /// A connection is handed over whose handshake is done.
+    pub(super) fn adopt(&mut self, upgraded: Upgraded) -> usize {
+        self.insert(Some(upgraded))
+    }
+
+    fn insert(&mut self, upgraded: Option<Upgraded>) -> usize {
         let (wire, pipe) = Wire::new();
         let index = self.clients.len();
         let peer = SocketAddr::from(([127, 0, 0, 1], 1024 + index as u16 % 60_000));
-        let key = self.core().conns.next_key();
-        self.hub.shards[0].load.fetch_add(1, Relaxed);
         // In the midst of a turn, as the shard's thread does.
         self.begin_turn();
-        self.core().insert(wire, peer, None);
+        let key = self.core().conns.next_key();
+        self.hub.shards[0].load.fetch_add(1, Relaxed);
+        self.core().insert(wire, peer, upgraded);
         self.end_turn();
         self.clients.push(Client {
             pipe,
@@ -264,7 +271,7 @@ impl World {
     }
 
     pub(super) fn pipe(&self, client: usize) -> MutexGuard<'_, Pipe> {
-        self.clients[client].pipe.lock().unwrap()
+        lock(&self.clients[client].pipe)
     }
 
     /// A client sends; the shard takes it in as far as it wants.
@@ -400,9 +407,13 @@ impl World {
     }
 
     pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {
+        self.try_close(client, code, reason).unwrap();
+    }
+
+    pub(super) fn try_close(&self, client: usize, code: u16, reason: &str) -> Result<(), Refused> {
         let code = CloseCode::try_from(code).unwrap();
         let mail = Mail::Close(self.key(client), code, reason.into());
-        self.hub.post(self.id(client), mail, false).unwrap();
+        self.hub.post(self.id(client), mail, false)
     }
 
     /// Runs one of the jobs that were handed over. The shard is not woken for it yet.
@@ -442,13 +453,13 @@ impl World {
 
     /// Whether the shard would wake now.
     pub(super) fn is_due(&self) -> bool {
-        self.core.is_some()
+        self.core.as_ref().is_some_and(|core| !core.is_finished())
             && (self.rung.load(SeqCst)
                 || self.asleep_until.is_some_and(|until| until <= self.now)
                 || self
                     .clients
                     .iter()
-                    .any(|client| client.pipe.lock().unwrap().has_edges()))
+                    .any(|client| lock(&client.pipe).has_edges()))
     }
 
     pub(super) fn turn(&mut self) {
@@ -464,17 +475,13 @@ impl World {
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
             let key = client.key;
-            let mut pipe = client.pipe.lock().unwrap();
+            let mut pipe = lock(&client.pipe);
             let edges = pipe.take_edges();
             let reports = edges.any() && !pipe.closed;
             drop(pipe);
             if reports {
-                self.core().ready(
-                    key.to_token(),
-                    edges.readable,
-                    edges.hangup,
-                    edges.writable,
-                );
+                self.core()
+                    .ready(key.to_token(), edges.readable, edges.hangup, edges.writable);
             }
         }
     }
@@ -505,7 +512,9 @@ impl World {
         let until = self.now + by;
         let mut turns = 0;
         self.settle();
-        while let Some(next) = self.asleep_until.filter(|&next| next <= until) {
+        while let Some(next) = self.asleep_until.filter(|&next| next <= until)
+            && self.core.as_ref().is_some_and(|core| !core.is_finished())
+        {
             self.now = self.now.max(next);
             self.settle();
             turns += 1;
@@ -530,20 +539,30 @@ impl World {
         let mut heads = 0;
         let mut reached = 0;
         let mut congested = 0;
+        let mut waiting = 0;
         for slot in core.conns.used() {
             match core.conns.get(slot).map(|conn| &conn.role) {
-                Some(Role::Http(_)) => heads += 1,
+                Some(Role::Http(http)) => heads += usize::from(http.is_in_line()),
                 Some(Role::WebSocket(ws)) => {
                     reached += usize::from(ws.is_member());
                     congested += usize::from(ws.congested);
+                    waiting += ws.outbox.messages();
                 }
                 Some(Role::Lingering(_)) | None => {}
             }
         }
-        assert_eq!(core.heads_len, heads, "connections in the role of Http");
+        assert_eq!(core.heads_len, heads, "connections that wait for a head");
         assert_eq!(core.delivery.congested, congested, "congested members");
         assert_eq!(members, reached, "members");
         assert_eq!(load, core.conns.len(), "connections");
+        let due = core.delivery.due;
+        let metrics = self.metrics();
+        let dropped = metrics.dropped.slow_consumer + metrics.dropped.closed;
+        assert_eq!(
+            metrics.messages_out + dropped + waiting,
+            due,
+            "messages written, dropped and waiting"
+        );
     }
 
     pub(super) fn metrics(&self) -> Metrics {
@@ -590,9 +609,5 @@ impl World {
         while !self.jobs.is_empty() {
             self.run_job(0);
         }
-    }
-
-    pub(super) fn frame(payload: &str) -> Bytes {
-        Message::new(payload).frame().clone()
     }
 }

@@ -1,0 +1,420 @@
+//! The program as a child process, and two kinds of client: tungstenite, for what is said, and a bare reader of
+//! frames, for how much and how fast.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+/// How long anything that is promised may take. Long, as it is the machine's load that it must outlast.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_humphrey-broadcast");
+
+/// Runs the program to its end, without input. Returns its exit code, standard output and standard error.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(BINARY)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// Waits until something holds that the program brings about in its own time.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < DEADLINE, "in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The program, listening. It is killed when this is dropped.
+pub(crate) struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    address: SocketAddr,
+    /// Its standard error, line by line; dropped to close it.
+    stderr: Option<Receiver<String>>,
+}
+
+impl Program {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut program = Self::spawn("127.0.0.1:0", arguments);
+        let line = program.expect_line("connect to ws://");
+        assert!(line.contains("open http://"), "{line}");
+        let address = line.rsplit("ws://").next().unwrap();
+        program.address = address.trim_end_matches('/').parse().unwrap();
+        program
+    }
+
+    /// Starts it where it does not say where it listens: on a port that was free a moment ago.
+    pub(crate) fn start_quiet(arguments: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut program = Self::spawn(&address.to_string(), arguments);
+        program.address = address;
+        eventually("it listens", || TcpStream::connect(address).is_ok());
+        program
+    }
+
+    fn spawn(listen: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(BINARY)
+            .args(["--listen", listen])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines() {
+                if sender.send(line.unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            input: child.stdin.take(),
+            child,
+            address: ([0, 0, 0, 0], 0).into(),
+            stderr: Some(receiver),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        self.try_connect().unwrap()
+    }
+
+    /// Connects, or returns the HTTP status that was answered.
+    pub(crate) fn try_connect(&self) -> Result<Client, u16> {
+        Client::connect(self.address, "/")
+    }
+
+    pub(crate) fn connect_raw(&self) -> RawClient {
+        let client = self.connect();
+        RawClient {
+            stream: client.socket.into_inner(),
+            rate: None,
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.input.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn take_input(&mut self) -> ChildStdin {
+        self.input.take().unwrap()
+    }
+
+    pub(crate) fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for a line on standard error that contains this.
+    #[track_caller]
+    pub(crate) fn expect_line(&mut self, part: &str) -> String {
+        let by = Instant::now() + DEADLINE;
+        let stderr = self.stderr.as_ref().unwrap();
+        let mut before = String::new();
+        loop {
+            match stderr.recv_timeout(by.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => before += &format!("{line}\n"),
+                Err(error) => panic!("{error}: no line with {part:?}, only:\n{before}"),
+            }
+        }
+    }
+
+    /// What it still says until its end.
+    pub(crate) fn rest_of_stderr(&mut self) -> String {
+        let by = Instant::now() + DEADLINE;
+        let stderr = self.stderr.as_ref().unwrap();
+        let mut rest = String::new();
+        loop {
+            match stderr.recv_timeout(by.saturating_duration_since(Instant::now())) {
+                Ok(line) => writeln!(rest, "{line}").unwrap(),
+                Err(RecvTimeoutError::Disconnected) => return rest,
+                Err(RecvTimeoutError::Timeout) => panic!("standard error stays open"),
+            }
+        }
+    }
+
+    /// Reads its standard error no longer: from the next line on, the pipe is broken.
+    pub(crate) fn close_stderr(&mut self) {
+        self.stderr = None;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Lets it open this many file descriptors, and no more.
+    pub(crate) fn limit_descriptors(&self, max: u64) {
+        let limit = Rlimit {
+            current: Some(max),
+            maximum: Some(max),
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it accepts nobody any more: it has begun to stop.
+    #[track_caller]
+    pub(crate) fn expect_refusal(&self) {
+        eventually("it stops accepting", || {
+            TcpStream::connect(self.address).is_err()
+        });
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_exit(&mut self, code: i32) {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < DEADLINE, "it does not exit");
+            thread::sleep(Duration::from_millis(2));
+        };
+        assert_eq!(status.code(), Some(code), "{status}");
+    }
+
+    /// Resident memory, now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.status_kib("VmRSS:") << 10
+    }
+
+    /// Resident memory, at its highest.
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        self.status_kib("VmHWM:") << 10
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        // There is none where there is no /proc, and none once it has ended.
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .and_then(|value| value.trim().trim_end_matches(" kB").parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that we did not write.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: WebSocket<TcpStream>,
+}
+
+impl Client {
+    /// Connects, or returns the HTTP status that was answered.
+    pub(crate) fn connect(address: SocketAddr, path: &str) -> Result<Self, u16> {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        match tungstenite::client(format!("ws://{address}{path}"), stream) {
+            Ok((socket, _)) => Ok(Self { socket }),
+            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                Err(response.status().as_u16())
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.socket.get_ref().local_addr().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, message: Message) {
+        self.socket.send(message).unwrap();
+    }
+
+    /// The next message, of whatever kind.
+    #[track_caller]
+    pub(crate) fn any(&mut self) -> Message {
+        self.socket.read().unwrap()
+    }
+
+    /// The next message that carries data.
+    #[track_caller]
+    pub(crate) fn message(&mut self) -> Message {
+        loop {
+            let message = self.any();
+            if message.is_text() || message.is_binary() {
+                return message;
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn text(&mut self) -> String {
+        match self.message() {
+            Message::Text(text) => text.to_string(),
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    /// Expects the server's goodbye, and that the connection then ends in good order; then it hangs up, as the server
+    /// waits for that.
+    #[track_caller]
+    pub(crate) fn expect_close(mut self, code: CloseCode) {
+        match self.any() {
+            Message::Close(Some(frame)) => assert_eq!(frame.code, code),
+            other => panic!("no close frame: {other:?}"),
+        }
+        match self.socket.read() {
+            Err(tungstenite::Error::ConnectionClosed) => {}
+            other => panic!("not the end: {other:?}"),
+        }
+    }
+}
+
+/// A client that does nothing but read: unmasked, unfragmented frames, as this server sends them. It is quick in a
+/// debug build too, and its rate can be set.
+pub(crate) struct RawClient {
+    stream: TcpStream,
+    rate: Option<u64>,
+}
+
+impl RawClient {
+    /// Reads this many bytes a second from now on, steadily.
+    pub(crate) fn set_rate(&mut self, bytes_per_second: u64) {
+        self.rate = Some(bytes_per_second);
+    }
+
+    /// Reads to the server's close frame, which must say 1001.
+    #[track_caller]
+    pub(crate) fn read_to_close(self, each: impl FnMut(&[u8])) {
+        assert_eq!(self.read_to_end(each), Some(1001));
+    }
+
+    /// Reads to the server's close frame, answers it, hangs up and returns its code; or to the end of the stream.
+    #[track_caller]
+    pub(crate) fn read_to_end(mut self, mut each: impl FnMut(&[u8])) -> Option<u16> {
+        let begun = Instant::now();
+        let mut read_bytes = 0;
+        let mut buffer = vec![0; 256 << 10];
+        let mut filled = 0;
+        loop {
+            let n = match self.stream.read(&mut buffer[filled..]) {
+                Ok(0) => return None,
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            };
+            filled += n;
+            let mut at = 0;
+            while let Some((opcode, payload, frame_bytes)) = frame(&buffer[at..filled]) {
+                match opcode {
+                    1 | 2 => each(payload),
+                    8 => {
+                        let code = u16::from_be_bytes([payload[0], payload[1]]);
+                        self.answer_close(code);
+                        return Some(code);
+                    }
+                    _ => {}
+                }
+                at += frame_bytes;
+            }
+            buffer.copy_within(at..filled, 0);
+            filled -= at;
+            assert!(
+                filled < buffer.len(),
+                "a frame is longer than expected here"
+            );
+            read_bytes += n as u64;
+            if let Some(rate) = self.rate {
+                let due = Duration::from_secs_f64(read_bytes as f64 / rate as f64);
+                thread::sleep(due.saturating_sub(begun.elapsed()));
+            }
+        }
+    }
+
+    fn answer_close(&mut self, code: u16) {
+        // Masked with zeros. The server may have gone without waiting.
+        let [high, low] = code.to_be_bytes();
+        let _ = self.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, high, low]);
+    }
+}
+
+/// The first frame in a buffer, if it is all there: opcode, payload, and length with its header.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (header_bytes, len) = match *bytes.get(1)? {
+        126 => (4, u64::from(u16::from_be_bytes(*bytes[2..].first_chunk()?))),
+        127 => (10, u64::from_be_bytes(*bytes[2..].first_chunk()?)),
+        len => (2, u64::from(len)),
+    };
+    let frame_bytes = header_bytes + len as usize;
+    let payload = bytes.get(header_bytes..frame_bytes)?;
+    Some((bytes[0] & 0x0f, payload, frame_bytes))
+}
+
+/// Numbers, one on each line.
+pub(crate) fn numbered(numbers: Range<u64>) -> Vec<u8> {
+    let mut lines = String::new();
+    for n in numbers {
+        writeln!(lines, "{n}").unwrap();
+    }
+    lines.into_bytes()
+}
+
+/// The number that a line begins with.
+#[track_caller]
+pub(crate) fn number_of(line: &[u8]) -> u64 {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |n, digit| n * 10 + u64::from(digit - b'0'))
+}
+
+/// Gets a route over plain HTTP: status, headers, body.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_owned(), body.to_owned())
+}

@@ -1,0 +1,348 @@
+//! Connections that are not, or not yet, WebSockets.
+
+use super::wire::{UPGRADE, client_text, text};
+use super::world::{Setup, World, echo, panic_quietly};
+use crate::engine::events::{Interests, Request, Response};
+use crate::limits::Limits;
+use crate::protocol::http;
+
+fn limited(limits: Limits) -> World {
+    World::new(Setup {
+        limits,
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+/// Answers with the target and the body.
+fn answer(request: Request) -> Response {
+    if request.head.target == "/panic" {
+        panic_quietly();
+    }
+    let body = [request.head.target.as_bytes(), b" ", &request.body].concat();
+    Response {
+        bytes: http::response(200, &[], &body, !request.keep_alive, false),
+        keep_alive: request.keep_alive,
+    }
+}
+
+fn with_routes(limits: Limits) -> World {
+    World::new(Setup {
+        limits,
+        interests: Interests {
+            open: true,
+            message: true,
+            close: true,
+            request: true,
+        },
+        handler: Box::new(echo),
+        route: Box::new(answer),
+        ..Setup::default()
+    })
+}
+
+fn get(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
+}
+
+fn post(target: &str, body: &str) -> Vec<u8> {
+    let len = body.len();
+    format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n{body}").into_bytes()
+}
+
+/// The bodies of the responses in an output, all of which must be 200.
+fn bodies(mut output: &[u8]) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while !output.is_empty() {
+        let end = output.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, rest) = output.split_at(end.unwrap() + 4);
+        let head = String::from_utf8(head.to_vec()).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let length = head.split("Content-Length: ").nth(1).unwrap();
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        bodies.push(String::from_utf8(rest[..length].to_vec()).unwrap());
+        output = &rest[length..];
+    }
+    bodies
+}
+
+fn assert_refused(world: &mut World, client: usize, status: u16) {
+    let head = world.head(client);
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+    assert!(head.contains("Connection: close\r\n"), "{head}");
+    assert!(world.is_finished(client));
+    world.client_ends(client);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn what_is_no_handshake_is_answered_with_what_is_wrong() {
+    let cases: [(&[u8], u16); 4] = [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+           Sec-WebSocket-Version: 13\r\n\r\n",
+            400,
+        ),
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505),
+    ];
+    for (request, status) in cases {
+        let mut world = World::with_handler(echo);
+        let client = world.connect();
+        world.client_sends(client, request);
+        assert_eq!(world.metrics().refused, 1);
+        assert_refused(&mut world, client, status);
+    }
+}
+
+#[test]
+fn a_head_over_the_limit_is_refused_however_it_comes() {
+    for step in [1, 7, 100_000] {
+        let mut world = limited(Limits {
+            head_bytes_max: 1_000,
+            ..Limits::default()
+        });
+        let client = world.connect();
+        let head = [
+            b"GET / HTTP/1.1\r\nHost: x\r\nX: ".as_slice(),
+            &[b'x'; 2_000],
+        ]
+        .concat();
+        for piece in head.chunks(step) {
+            if world.pipe(client).written > 0 {
+                break;
+            }
+            world.client_sends(client, piece);
+        }
+        assert_refused(&mut world, client, 431);
+    }
+}
+
+#[test]
+fn the_oldest_pending_handshake_gives_way_to_a_new_one() {
+    let mut world = limited(Limits {
+        handshakes_max: 3,
+        ..Limits::default()
+    });
+    // Finished ones do not count.
+    let joined = world.joined(5);
+    let pending: Vec<_> = (0..5).map(|_| world.connect()).collect();
+    let closed: Vec<_> = pending.iter().map(|&c| world.is_closed(c)).collect();
+    assert_eq!(closed, [true, true, false, false, false]);
+    world.client_sends(pending[2], UPGRADE);
+    let sixth = world.connect();
+    assert!(!world.is_closed(pending[3]) && !world.is_closed(sixth));
+    assert!(joined.iter().all(|&c| !world.is_closed(c)));
+    assert_eq!(world.metrics().refused, 2);
+}
+
+#[test]
+fn connections_over_the_limit_are_told_so() {
+    let mut world = limited(Limits {
+        connections_max: 3,
+        ..Limits::default()
+    });
+    let clients = world.joined(3);
+    let fourth = world.connect();
+    world.client_sends(fourth, UPGRADE);
+    let head = world.head(fourth);
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    world.client_ends(fourth);
+    world.client_resets(clients[0]);
+    world.run_handlers();
+    world.join();
+}
+
+#[test]
+fn early_frames_behind_a_handshake_are_kept() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    let all = [UPGRADE, &client_text("early"), &client_text("cut")[..4]].concat();
+    world.client_sends(client, all);
+    world.client_sends(client, &client_text("cut")[4..]);
+    world.run_handlers();
+    world.head(client);
+    assert_eq!(world.all_frames(client), [text("early"), text("cut")]);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_one_at_a_time() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    let all = [get("/1"), post("/2", "body"), get("/3")].concat();
+    for step in [1, 13, 1_000] {
+        for piece in all.chunks(step) {
+            world.client_sends(client, piece);
+            assert!(world.jobs.len() <= 1);
+        }
+        world.run_handlers();
+        assert_eq!(bodies(&world.output(client)), ["/1 ", "/2 body", "/3 "]);
+    }
+    assert_eq!(world.metrics().requests, 9);
+    world.client_ends(client);
+    world.assert_empty();
+}
+
+#[test]
+fn a_request_is_answered_also_where_the_client_has_ended_its_stream() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    {
+        let mut pipe = world.pipe(client);
+        pipe.client_sends(&[get("/1"), get("/2")].concat());
+        pipe.client_ends();
+    }
+    world.run_handlers();
+    assert_eq!(bodies(&world.output(client)), ["/1 ", "/2 "]);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn a_response_that_the_client_reads_slowly_is_written_in_full_and_in_time() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    world.stall(client, 10);
+    world.client_sends(client, post("/", &"x".repeat(1_000)));
+    world.run_handlers();
+    for _ in 0..40 {
+        world.advance_ms(20_000);
+        world.client_reads(client, 30);
+    }
+    assert_eq!(bodies(&world.output(client))[0].len(), 1_002);
+    world.stall(client, 0);
+    world.client_sends(client, get("/"));
+    world.run_handlers();
+    world.advance_ms(30_010);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_with_413() {
+    let mut world = with_routes(Limits {
+        body_bytes_max: 100,
+        ..Limits::default()
+    });
+    let client = world.connect();
+    world.client_sends(client, post("/", &"x".repeat(100)));
+    world.run_handlers();
+    assert_eq!(bodies(&world.output(client)).len(), 1);
+    world.client_sends(client, &post("/", &"x".repeat(101))[..80]);
+    world.run_handlers();
+    assert_refused(&mut world, client, 413);
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_its_time_and_no_longer() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    for _ in 0..3 {
+        world.client_sends(client, get("/"));
+        world.run_handlers();
+        assert_eq!(bodies(&world.output(client)).len(), 1);
+        world.advance_ms(59_900);
+        assert!(!world.is_closed(client));
+    }
+    world.advance_ms(200);
+    assert!(world.is_closed(client));
+    assert_eq!(world.output(client), b"");
+    assert_eq!(world.metrics().refused, 0);
+    world.assert_empty();
+}
+
+#[test]
+fn a_later_request_that_trickles_in_has_the_time_of_a_first_one() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, get("/"));
+    world.run_handlers();
+    world.output(client);
+    world.advance_ms(50_000);
+    world.client_sends(client, b"GET ");
+    world.advance_ms(9_900);
+    assert_eq!(world.output(client), b"");
+    world.advance_ms(200);
+    assert_refused(&mut world, client, 408);
+}
+
+#[test]
+fn a_route_that_takes_long_is_waited_for() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, get("/"));
+    world.advance_ms(10_000_000);
+    world.run_handlers();
+    assert_eq!(bodies(&world.output(client)).len(), 1);
+    assert!(!world.is_closed(client));
+}
+
+#[test]
+fn a_route_that_panics_is_answered_with_500() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, get("/panic"));
+    world.run_handlers();
+    assert_eq!(world.metrics().handler_panics, 1);
+    assert_refused(&mut world, client, 500);
+}
+
+#[test]
+fn a_websocket_may_follow_requests_on_the_same_connection() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, [&get("/")[..], UPGRADE, &client_text("a")].concat());
+    world.run_handlers();
+    let output = world.output(client);
+    let at = output.windows(12).position(|w| w == b"HTTP/1.1 101");
+    assert_eq!(bodies(&output[..at.unwrap()]), ["/ "]);
+    assert!(output.ends_with(b"\x81\x01a"));
+}
+
+#[test]
+fn requests_without_end_on_one_connection_leave_nothing_behind() {
+    let mut world = with_routes(Limits::default());
+    let client = world.connect();
+    for _ in 0..2_000 {
+        world.client_sends(client, get("/"));
+        world.run_handlers();
+    }
+    assert_eq!(bodies(&world.output(client)).len(), 2_000);
+    let line = world.core().heads.len();
+    assert!(line <= 100, "{line} places in the line of pending heads");
+}
+
+#[test]
+fn a_connection_that_has_just_been_answered_is_not_the_oldest_that_waits() {
+    let mut world = with_routes(Limits {
+        handshakes_max: 2,
+        ..Limits::default()
+    });
+    let (active, silent) = (world.connect(), world.connect());
+    world.client_sends(active, get("/"));
+    world.run_handlers();
+    world.connect();
+    assert!(world.is_closed(silent));
+    assert!(!world.is_closed(active));
+}
+
+#[test]
+fn pending_heads_are_bounded_also_while_many_requests_are_handled() {
+    let mut world = with_routes(Limits {
+        handshakes_max: 3,
+        ..Limits::default()
+    });
+    for _ in 0..3 {
+        let client = world.connect();
+        world.client_sends(client, get("/"));
+    }
+    assert_eq!(world.jobs.len(), 3);
+    let pending: Vec<_> = (0..10).map(|_| world.connect()).collect();
+    let open = pending.iter().filter(|&&c| !world.is_closed(c)).count();
+    assert!((1..=3).contains(&open), "{open}");
+    // The requests are none the worse for it.
+    world.run_handlers();
+    assert_eq!(world.metrics().requests, 3);
+}

@@ -1,0 +1,644 @@
+//! One WebSocket's life: order, replies, closing, protocol, control frames, and what everyone is sent.
+
+use super::wire::{
+    Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames, pong, text,
+};
+use super::world::{Setup, Told, World, echo, panic_quietly, send};
+use crate::engine::events::{Interests, Status};
+use crate::engine::hub::{Mail, Received, Upgraded};
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::connection::Connection;
+
+fn closed(code: u16, reason: &str) -> Frame {
+    Frame::Close(Some(code), reason.into())
+}
+
+#[test]
+fn handlers_are_told_connect_messages_and_disconnect_in_order_even_from_one_read() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    let all = [
+        UPGRADE,
+        &client_text("a"),
+        &client_text("b"),
+        &client_close(1000),
+    ]
+    .concat();
+    world.client_sends(client, all);
+    world.run_handlers();
+    let expected = [
+        Told::Entered,
+        Told::Open,
+        Told::message("a"),
+        Told::message("b"),
+        Told::Left,
+        Told::Close,
+    ];
+    assert_eq!(world.told(client), expected);
+    assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+    // Replies leave before the echo of the close.
+    let expected = [text("a"), text("b"), closed(1000, "")];
+    assert_eq!(world.all_frames(client), expected);
+    // RFC 6455 §7.1.1: the server ends first, and waits for the client's end.
+    assert!(world.is_finished(client) && !world.is_closed(client));
+    world.client_ends(client);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn messages_of_one_connection_are_never_handled_by_two_at_a_time() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    for n in 0..10 {
+        world.client_says(client, &n.to_string());
+        assert_eq!(world.jobs.len(), 1, "the first batch runs, the rest waits");
+    }
+    world.run_jobs();
+    assert_eq!(world.all_frames(client), [text("0")]);
+    assert_eq!(world.jobs.len(), 1, "all that came meanwhile is one batch");
+    world.run_handlers();
+    let expected: Vec<_> = (1..10).map(|n| text(n.to_string())).collect();
+    assert_eq!(world.all_frames(client), expected);
+}
+
+#[test]
+fn a_disconnect_handler_waits_for_the_handlers_before_it() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.told(client);
+    world.client_says(client, "a");
+    world.client_resets(client);
+    assert_eq!(world.told(client), []);
+    assert_eq!(world.jobs.len(), 1);
+    world.run_handlers();
+    let expected = [Told::message("a"), Told::Left, Told::Close];
+    assert_eq!(world.told(client), expected);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+    assert_eq!(world.metrics().dropped.closed, 1, "the reply");
+}
+
+#[test]
+fn every_close_code_is_echoed_and_none_for_none() {
+    for code in [1000, 1001, 1003, 1011, 3000, 4999] {
+        let mut world = World::with_handler(echo);
+        let client = world.join();
+        let mut payload = u16::to_be_bytes(code).to_vec();
+        payload.extend_from_slice(b"reason");
+        world.client_sends(client, client_frame(0x88, &payload));
+        world.run_handlers();
+        assert_eq!(world.all_frames(client), [closed(code, "")]);
+    }
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.client_sends(client, client_frame(0x88, b""));
+    world.run_handlers();
+    assert_eq!(
+        world.all_frames(client),
+        [Frame::Close(None, String::new())]
+    );
+}
+
+#[test]
+fn what_came_before_a_violation_is_handled_and_its_replies_come_before_the_close() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    // An unmasked frame: RFC 6455 §5.1.
+    let all = [
+        &client_text("a")[..],
+        &client_text("b"),
+        &[0x81, 1, b'x'],
+        &client_text("never"),
+    ]
+    .concat();
+    world.client_sends(client, all);
+    assert_eq!(world.all_frames(client), []);
+    world.run_handlers();
+    let frames = world.all_frames(client);
+    assert_eq!(frames[..2], [text("a"), text("b")]);
+    assert!(
+        matches!(frames[2..], [Frame::Close(Some(1002), _)]),
+        "{frames:?}"
+    );
+    let expected = [
+        Told::Open,
+        Told::message("a"),
+        Told::message("b"),
+        Told::Close,
+    ];
+    assert_eq!(world.handled(client), expected);
+    assert_eq!(world.metrics().protocol_errors, 1);
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_with_1009_on_its_header() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            message_bytes_max: 100,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.client_sends(client, client_text(&"x".repeat(100)));
+    // The header alone.
+    world.client_sends(client, &client_text(&"x".repeat(101))[..8]);
+    world.run_handlers();
+    let frames = world.all_frames(client);
+    assert_eq!(frames[0], text("x".repeat(100)));
+    assert!(
+        matches!(frames[1..], [Frame::Close(Some(1009), _)]),
+        "{frames:?}"
+    );
+}
+
+#[test]
+fn a_panic_closes_its_own_connection_with_1011_and_handles_nothing_more_of_it() {
+    let mut world = World::with_handler(|hub, session, told| {
+        echo(hub, session, told);
+        if *told == Told::message("panic") {
+            panic_quietly();
+        }
+    });
+    let client = world.join();
+    let other = world.join();
+    world.told(client);
+    let batch = [
+        client_text("a"),
+        client_text("panic"),
+        client_text("b"),
+        client_text("c"),
+    ];
+    world.client_sends(client, batch.concat());
+    world.client_says(client, "later");
+    world.run_handlers();
+    let expected = [text("a"), text("panic"), closed(1011, "internal error")];
+    assert_eq!(world.all_frames(client), expected);
+    // What comes now is not handled either; the client's close ends it.
+    world.client_says(client, "too late");
+    world.client_sends(client, client_close(1011));
+    world.client_ends(client);
+    world.run_handlers();
+    let expected = [
+        Told::message("a"),
+        Told::message("panic"),
+        Told::Left,
+        Told::Close,
+    ];
+    assert_eq!(world.told(client), expected);
+    let metrics = world.metrics();
+    assert_eq!((metrics.handler_panics, metrics.dropped.unhandled), (1, 4));
+    world.client_says(other, "still there");
+    world.run_handlers();
+    assert_eq!(world.all_frames(other), [text("still there")]);
+}
+
+#[test]
+fn a_panic_of_the_connect_or_disconnect_handler_leaves_the_other_told_once() {
+    for at in [Told::Open, Told::Close] {
+        let panics_at = at.clone();
+        let mut world = World::with_handler(move |_, _, told| {
+            if *told == panics_at {
+                panic_quietly();
+            }
+        });
+        let client = world.connect();
+        world.client_sends(client, [UPGRADE, &client_text("a")].concat());
+        world.run_handlers();
+        world.client_sends(client, client_close(1000));
+        world.client_ends(client);
+        world.run_handlers();
+        let told = world.handled(client);
+        assert_eq!(told.first(), Some(&Told::Open));
+        assert_eq!(told.last(), Some(&Told::Close));
+        assert_eq!(told.contains(&Told::message("a")), at == Told::Close);
+        assert_eq!(world.metrics().handler_panics, 1);
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn input_may_come_byte_by_byte() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    let long = "é".repeat(200);
+    let all = [
+        UPGRADE,
+        &client_text("a"),
+        &client_ping(b"ping"),
+        &client_frame(0x01, b"frag"),
+        &client_ping(b"between"),
+        &client_frame(0x80, b"mented"),
+        &client_text(&long),
+        &client_close(4000),
+    ]
+    .concat();
+    for byte in all {
+        world.client_sends(client, [byte]);
+        world.run_handlers();
+    }
+    world.head(client);
+    let expected = [
+        text("a"),
+        pong("ping"),
+        pong("between"),
+        text("fragmented"),
+        text(long),
+        closed(4000, ""),
+    ];
+    assert_eq!(world.all_frames(client), expected);
+}
+
+#[test]
+fn half_a_frame_delays_its_own_client_only() {
+    let mut world = World::with_handler(echo);
+    let (slow, quick) = (world.join(), world.join());
+    let frame = client_text("slow");
+    world.client_sends(slow, &frame[..3]);
+    world.client_says(quick, "quick");
+    world.broadcasts("all");
+    world.run_handlers();
+    assert_eq!(world.all_frames(quick), [text("all"), text("quick")]);
+    assert_eq!(world.all_frames(slow), [text("all")]);
+    world.client_sends(slow, &frame[3..]);
+    world.run_handlers();
+    assert_eq!(world.all_frames(slow), [text("slow")]);
+}
+
+#[test]
+fn pongs_go_ahead_of_waiting_messages_and_never_into_a_frame_wherever_the_socket_blocks() {
+    let messages: Vec<String> = (0..4).map(|n| format!("message {n}")).collect();
+    let frame_len = 2 + messages[0].len();
+    for room in 0..=messages.len() * frame_len {
+        let mut world = World::with_handler(echo);
+        let client = world.join();
+        world.stall(client, room);
+        for message in &messages {
+            world.sends(client, message);
+        }
+        world.settle();
+        world.client_sends(client, [client_ping(b"1"), client_ping(b"2")].concat());
+        world.broadcasts("later");
+        world.unstall(client);
+        let got = world.all_frames(client);
+        // Whole messages that have left, and the one that has begun to.
+        let before = room.div_ceil(frame_len);
+        let mut expected: Vec<Frame> = messages[..before].iter().map(text).collect();
+        expected.extend([pong("1"), pong("2")]);
+        expected.extend(messages[before..].iter().map(text));
+        expected.push(text("later"));
+        assert_eq!(got, expected, "room for {room} bytes");
+    }
+}
+
+#[test]
+fn everything_leaves_in_whole_frames_and_in_order_wherever_the_socket_blocks() {
+    // Joined broadcasts, single sends, a large message, one byte of room at a time.
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.stall(client, 0);
+    let large = "x".repeat(300);
+    for payload in ["a", "b", &large, "c"] {
+        world.broadcasts(payload);
+        world.sends(client, payload);
+    }
+    world.settle();
+    let mut bytes = Vec::new();
+    let mut frames = Vec::new();
+    while frames.len() < 8 {
+        world.client_reads(client, 1);
+        bytes.extend(world.output(client));
+        frames.extend(parse_frames(&mut bytes));
+    }
+    let expected: Vec<Frame> = ["a", "a", "b", "b", &large, &large, "c", "c"]
+        .map(text)
+        .to_vec();
+    assert_eq!(frames, expected);
+    assert_eq!(world.metrics().messages_out, 8);
+}
+
+#[test]
+fn broadcasts_of_one_turn_are_one_write_for_each_member() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(5);
+    let before: Vec<usize> = clients.iter().map(|&c| world.pipe(c).writes).collect();
+    for n in 0..100 {
+        world.broadcasts(n.to_string());
+    }
+    world.settle();
+    for (&client, before) in clients.iter().zip(before) {
+        assert_eq!(world.pipe(client).writes, before + 1);
+        let expected: Vec<_> = (0..100).map(|n| text(n.to_string())).collect();
+        assert_eq!(world.all_frames(client), expected);
+    }
+    assert_eq!(world.metrics().messages_out, 500);
+}
+
+#[test]
+fn all_replies_to_one_read_are_one_write() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    let before = world.pipe(client).writes;
+    let all: Vec<u8> = (0..100).flat_map(|n| client_text(&n.to_string())).collect();
+    world.client_sends(client, all);
+    world.run_handlers();
+    assert_eq!(world.all_frames(client).len(), 100);
+    assert_eq!(world.pipe(client).writes, before + 1);
+}
+
+#[test]
+fn a_send_between_broadcasts_keeps_its_place() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(3);
+    let mut expected = vec![Vec::new(); 3];
+    for n in 0..30 {
+        let payload = n.to_string();
+        if n % 4 == 1 {
+            let at = n % 3;
+            world.sends(clients[at], &payload);
+            expected[at].push(text(payload));
+        } else {
+            world.broadcasts(&payload);
+            expected.iter_mut().for_each(|e| e.push(text(&payload)));
+        }
+    }
+    world.settle();
+    for (&client, expected) in clients.iter().zip(expected) {
+        assert_eq!(world.all_frames(client), expected);
+    }
+}
+
+#[test]
+fn a_close_between_broadcasts_keeps_its_place() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(2);
+    world.broadcasts("1");
+    world.closes(clients[0], 4001, "enough");
+    world.broadcasts("2");
+    world.sends(clients[0], "3");
+    world.settle();
+    assert_eq!(
+        world.all_frames(clients[0]),
+        [text("1"), closed(4001, "enough")]
+    );
+    assert_eq!(world.all_frames(clients[1]), [text("1"), text("2")]);
+    assert_eq!(world.metrics().dropped.closed, 1);
+}
+
+#[test]
+fn what_a_connect_handler_broadcasts_reaches_the_new_client() {
+    let mut world = World::with_handler(|hub, _, told| {
+        if *told == Told::Open {
+            hub.try_broadcast(Message::new("welcome").frame()).unwrap();
+        }
+    });
+    let first = world.join();
+    assert_eq!(world.all_frames(first), [text("welcome")]);
+    let second = world.join();
+    assert_eq!(world.all_frames(first), [text("welcome")]);
+    assert_eq!(world.all_frames(second), [text("welcome")]);
+}
+
+#[test]
+fn what_a_handler_sends_after_its_client_has_gone_is_counted() {
+    let mut world = World::with_handler(|hub, session, told| {
+        if *told == Told::Close {
+            send(hub, session, "too late");
+        }
+    });
+    let client = world.join();
+    world.client_resets(client);
+    world.run_handlers();
+    assert_eq!(world.metrics().dropped.no_recipient, 1);
+    assert_eq!(world.session(client).status(), Status::Closed);
+}
+
+#[test]
+fn replies_to_a_client_that_has_ended_its_stream_still_reach_it() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    {
+        let mut pipe = world.pipe(client);
+        pipe.client_sends(&client_text("a"));
+        pipe.client_sends(&client_text("b"));
+        pipe.client_ends();
+    }
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("a"), text("b")]);
+    assert_eq!(
+        world.handled(client)[1..],
+        [Told::message("a"), Told::message("b"), Told::Close]
+    );
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn we_close_first_then_the_client_then_the_socket() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.closes(client, 1000, "bye");
+    world.settle();
+    assert_eq!(world.all_frames(client), [closed(1000, "bye")]);
+    assert!(!world.is_finished(client));
+    world.client_says(client, "crossing");
+    world.client_sends(client, client_close(1000));
+    world.run_handlers();
+    assert_eq!(
+        world.all_frames(client),
+        [],
+        "nothing after the close frame"
+    );
+    assert!(world.is_finished(client));
+    world.client_ends(client);
+    assert_eq!(world.handled(client), [Told::Open, Told::Close]);
+    assert_eq!(world.metrics().dropped.unhandled, 1);
+    world.assert_empty();
+}
+
+#[test]
+fn messages_received_before_we_close_are_still_handled() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.client_says(client, "a");
+    world.client_says(client, "b");
+    world.closes(client, 1000, "");
+    world.settle();
+    assert_eq!(world.all_frames(client), [closed(1000, "")]);
+    world.client_sends(client, client_close(1000));
+    world.client_ends(client);
+    world.run_handlers();
+    let expected = [
+        Told::Open,
+        Told::message("a"),
+        Told::message("b"),
+        Told::Close,
+    ];
+    assert_eq!(world.handled(client), expected);
+    assert_eq!(world.metrics().dropped.closed, 2, "the replies");
+    world.assert_empty();
+}
+
+#[test]
+fn a_client_that_floods_a_busy_handler_is_not_read_and_loses_nothing() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            pending_bytes_max: 1_000,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let client = world.join();
+    let payload = "x".repeat(1_000);
+    world.client_says(client, "first");
+    let burst = client_text(&payload).repeat(100);
+    for _ in 0..10 {
+        world.client_sends(client, &burst);
+    }
+    assert!(world.pipe(client).unread() > 800_000);
+    let reads = world.pipe(client).reads;
+    world.client_says(client, "last");
+    assert_eq!(world.pipe(client).reads, reads, "it is not read");
+    world.run_handlers();
+    assert_eq!(world.pipe(client).unread(), 0);
+    let frames = world.all_frames(client);
+    assert_eq!(frames.len(), 1_002);
+    assert_eq!(frames.last(), Some(&text("last")));
+}
+
+#[test]
+fn a_client_that_was_not_read_is_read_again_when_its_handler_is_done() {
+    // Nothing may wait, and nothing is ever written that could bring the reading about.
+    let mut world = World::new(Setup {
+        limits: Limits {
+            pending_bytes_max: 0,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.client_says(client, "a");
+    world.client_says(client, "b");
+    assert!(world.pipe(client).unread() > 0);
+    world.run_jobs();
+    assert_eq!(world.pipe(client).unread(), 0);
+    world.run_handlers();
+    let expected = [Told::Open, Told::message("a"), Told::message("b")];
+    assert_eq!(world.handled(client), expected);
+}
+
+#[test]
+fn pings_and_closes_of_a_client_with_a_blocked_handler_are_noticed() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.client_says(client, "blocks");
+    world.client_sends(client, client_ping(b"p"));
+    assert_eq!(world.all_frames(client), [pong("p")]);
+    world.client_sends(client, client_close(1000));
+    assert_eq!(world.all_frames(client), [], "after the reply");
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("blocks"), closed(1000, "")]);
+}
+
+#[test]
+fn a_client_that_does_not_read_its_pongs_is_owed_few_and_then_the_latest() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.stall(client, 0);
+    let pings: Vec<u8> = (0u32..200)
+        .flat_map(|n| client_ping(&n.to_be_bytes()))
+        .collect();
+    world.client_sends(client, pings);
+    let reads = world.pipe(client).reads;
+    world.client_sends(client, client_ping(b"late"));
+    assert_eq!(world.pipe(client).reads, reads, "it is not read");
+    world.unstall(client);
+    let frames = world.all_frames(client);
+    assert!(frames.len() <= 17, "{}", frames.len());
+    assert!(frames.contains(&pong(199u32.to_be_bytes())));
+    assert_eq!(frames.last(), Some(&pong("late")));
+}
+
+#[test]
+fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
+    let mut world = World::with_handler(echo);
+    let old = world.join();
+    world.client_resets(old);
+    world.run_handlers();
+    let new = world.join();
+    assert_eq!(world.key(old).slot, world.key(new).slot);
+    world.sends(old, "for nobody");
+    world.closes(old, 1000, "");
+    world.settle();
+    let (old_key, reads) = (world.key(old), world.pipe(new).reads);
+    world.core().ready(old_key.to_token(), true, true, true);
+    world.core().ready(usize::MAX - 5, true, true, true);
+    world.turn();
+    assert_eq!(world.pipe(new).reads, reads);
+    assert_eq!(world.all_frames(new), []);
+    assert_eq!(world.metrics().dropped.no_recipient, 1);
+    world.client_says(new, "fine");
+    world.run_handlers();
+    assert_eq!(world.all_frames(new), [text("fine")]);
+}
+
+#[test]
+fn without_a_message_handler_messages_are_counted_and_the_rest_goes_on() {
+    let mut world = World::new(Setup {
+        interests: Interests::default(),
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.client_says(client, "a");
+    world.client_sends(client, client_ping(b""));
+    world.broadcasts("b");
+    world.settle();
+    assert_eq!(world.all_frames(client), [pong(""), text("b")]);
+    assert_eq!(world.metrics().dropped.unhandled, 1);
+    world.client_sends(client, client_close(1000));
+    world.client_ends(client);
+    assert!(world.jobs.is_empty());
+    assert_eq!(world.told(client), [Told::Entered, Told::Left]);
+    world.assert_empty();
+}
+
+#[test]
+fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
+    let mut world = World::with_handler(echo);
+    let mut protocol = Connection::new(1_000);
+    let cut = client_text("cut");
+    let mut begun = cut[..4].to_vec();
+    assert!(protocol.receive(&mut &mut begun[..]).unwrap().is_none());
+    let client = world.adopt(Upgraded {
+        target: "/path".into(),
+        received: Some(Received {
+            messages: vec![Message::new("early")],
+            protocol,
+        }),
+    });
+    world.client_sends(client, &cut[4..]);
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("early"), text("cut")]);
+    assert_eq!(
+        world.handled(client),
+        [Told::Open, Told::message("early"), Told::message("cut")]
+    );
+    assert_eq!(&*world.session(client).target, "/path");
+}
+
+#[test]
+fn mail_for_a_connection_that_is_not_a_websocket_yet_is_counted() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    let mail = Mail::Send(world.key(client), Message::new("x").frame().clone());
+    world.hub.post(world.id(client), mail, false).unwrap();
+    world.closes(client, 1000, "");
+    world.settle();
+    assert_eq!(world.metrics().dropped.closed, 1);
+    assert_eq!(world.output(client), b"");
+    assert!(!world.try_broadcast("nobody").unwrap());
+}

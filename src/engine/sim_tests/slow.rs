@@ -1,0 +1,567 @@
+//! Clients that read too slowly, under each policy.
+
+use std::time::Duration;
+
+use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
+use super::world::{Setup, Told, World, echo};
+use crate::engine::events::Status;
+use crate::engine::mailbox::Refused;
+use crate::limits::{Limits, SlowConsumer};
+
+const OUTBOX: usize = 1_000;
+
+fn with_policy(slow_consumer: SlowConsumer) -> World {
+    World::new(Setup {
+        slow_consumer,
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+/// The `n`th message: 50 bytes with its header.
+fn nth(n: usize) -> String {
+    format!("{n:048}")
+}
+
+const NTH_BYTES: usize = 50;
+const FIT: usize = OUTBOX / NTH_BYTES;
+
+fn numbers(frames: &[Frame]) -> Vec<usize> {
+    let number = |frame: &Frame| match frame {
+        Frame::Text(payload) => payload.parse().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    frames.iter().map(number).collect()
+}
+
+const TOO_SLOW: Frame = Frame::Close(Some(1013), String::new());
+
+fn is_too_slow(frame: &Frame) -> bool {
+    matches!((frame, &TOO_SLOW), (Frame::Close(a, _), Frame::Close(b, _)) if a == b)
+}
+
+#[test]
+fn a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socket_blocks() {
+    for one_turn in [true, false] {
+        for room in 0..2 * NTH_BYTES {
+            let mut world = with_policy(SlowConsumer::Disconnect);
+            let (slow, quick) = (world.join(), world.join());
+            world.stall(slow, room);
+            let sent = FIT + 5;
+            for n in 0..sent {
+                world.broadcasts(nth(n));
+                if !one_turn {
+                    world.settle();
+                }
+            }
+            world.sends(slow, "nothing after it");
+            world.settle();
+            assert_eq!(world.session(slow).status(), Status::Closed);
+            assert_eq!(world.all_frames(quick).len(), sent);
+            world.unstall(slow);
+            let frames = world.all_frames(slow);
+            let (last, messages) = frames.split_last().unwrap();
+            assert!(is_too_slow(last), "{last:?}");
+            // The frame in progress is finished, no other is begun.
+            let expected = room.div_ceil(NTH_BYTES);
+            assert_eq!(
+                numbers(messages),
+                (0..expected).collect::<Vec<_>>(),
+                "{room}"
+            );
+            let metrics = world.metrics();
+            assert_eq!(metrics.slow_consumers, 1);
+            // Turn by turn, what comes after the verdict is not meant for it any more.
+            let meant = if one_turn {
+                sent
+            } else {
+                (OUTBOX + room) / NTH_BYTES + 1
+            };
+            assert_eq!(metrics.dropped.slow_consumer as usize, meant - expected);
+            assert_eq!(metrics.dropped.closed, 1, "the send after it");
+            assert_eq!(metrics.messages_out as usize, sent + expected);
+            world.client_ends(slow);
+            world.run_handlers();
+            assert_eq!(world.handled(slow), [Told::Open, Told::Close]);
+        }
+    }
+}
+
+#[test]
+fn a_slow_client_that_does_not_read_its_close_is_reset_after_the_close_timeout() {
+    let mut world = with_policy(SlowConsumer::Disconnect);
+    let slow = world.join();
+    world.stall(slow, 10);
+    for n in 0..FIT + 2 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.advance_ms(4_990);
+    assert!(!world.is_closed(slow));
+    world.advance_ms(20);
+    assert!(world.is_closed(slow));
+    world.run_handlers();
+    assert_eq!(world.handled(slow), [Told::Open, Told::Close]);
+    let dropped = world.metrics().dropped;
+    assert_eq!(dropped.slow_consumer + dropped.closed, FIT as u64 + 2);
+    world.assert_empty();
+}
+
+#[test]
+fn a_socket_that_takes_everything_is_not_slow_however_much_comes_in_one_turn() {
+    let mut world = with_policy(SlowConsumer::Disconnect);
+    let client = world.join();
+    for n in 0..100 * FIT {
+        world.sends(client, &nth(n));
+    }
+    world.settle();
+    assert_eq!(
+        numbers(&world.all_frames(client)),
+        (0..100 * FIT).collect::<Vec<_>>()
+    );
+    assert_eq!(world.metrics().slow_consumers, 0);
+}
+
+#[test]
+fn a_client_that_has_read_on_by_the_time_of_the_verdict_is_not_slow() {
+    for sends in [true, false] {
+        let mut world = with_policy(SlowConsumer::Disconnect);
+        let client = world.join();
+        world.stall(client, 0);
+        for n in 0..FIT {
+            world.broadcasts(nth(n));
+        }
+        world.settle();
+        // It reads everything; the shard learns of that and of the next message in one turn.
+        world.pipe(client).set_room(usize::MAX / 2);
+        if sends {
+            world.sends(client, &nth(FIT));
+        } else {
+            world.broadcasts(nth(FIT));
+        }
+        world.settle();
+        assert_eq!(world.metrics().slow_consumers, 0);
+        let got = numbers(&world.all_frames(client));
+        assert_eq!(got, (0..=FIT).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_empty_outbox_takes_a_message_of_any_size() {
+    for policy in [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::pace(),
+    ] {
+        let mut world = with_policy(policy);
+        let client = world.join();
+        world.stall(client, 0);
+        let large = "x".repeat(100 * OUTBOX);
+        world.broadcasts(&large);
+        world.settle();
+        world.unstall(client);
+        assert_eq!(world.all_frames(client), [text(&large)], "{policy:?}");
+    }
+}
+
+#[test]
+fn drop_newest_keeps_the_oldest_and_counts_each() {
+    for one_turn in [true, false] {
+        for room in 0..NTH_BYTES {
+            let mut world = with_policy(SlowConsumer::DropNewest);
+            let (slow, quick) = (world.join(), world.join());
+            world.stall(slow, room);
+            let sent = 3 * FIT;
+            for n in 0..sent {
+                world.broadcasts(nth(n));
+                if !one_turn {
+                    world.settle();
+                }
+            }
+            world.settle();
+            world.unstall(slow);
+            world.broadcasts(nth(sent));
+            world.settle();
+            let got = numbers(&world.all_frames(slow));
+            // What is in progress counts by its rest.
+            let fit = (OUTBOX + room) / NTH_BYTES;
+            let mut expected: Vec<_> = (0..fit).collect();
+            expected.push(sent);
+            assert_eq!(got, expected, "{room} in one turn: {one_turn}");
+            assert_eq!(world.all_frames(quick).len(), sent + 1);
+            let metrics = world.metrics();
+            assert_eq!(metrics.dropped.slow_consumer as usize, sent - fit);
+            assert_eq!(metrics.messages_out as usize, sent + 1 + got.len());
+            assert_eq!(metrics.slow_consumers, 0);
+        }
+    }
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest_and_the_frame_in_progress_and_counts_each() {
+    for one_turn in [true, false] {
+        for room in 0..NTH_BYTES {
+            let mut world = with_policy(SlowConsumer::DropOldest);
+            let (slow, quick) = (world.join(), world.join());
+            world.stall(slow, room);
+            let sent = 3 * FIT + 3;
+            for n in 0..sent {
+                world.broadcasts(nth(n));
+                if !one_turn {
+                    world.settle();
+                }
+            }
+            world.settle();
+            world.unstall(slow);
+            let got = numbers(&world.all_frames(slow));
+            let in_progress = usize::from(room > 0);
+            assert_eq!(got[..in_progress], [0][..in_progress]);
+            let newest = &got[in_progress..];
+            let expected: Vec<_> = (sent - newest.len()..sent).collect();
+            assert_eq!(newest, expected, "{room} in one turn: {one_turn}");
+            // As many as fit beside the rest of the frame in progress.
+            let rest = in_progress * (NTH_BYTES - room);
+            assert_eq!(newest.len(), (OUTBOX - rest) / NTH_BYTES);
+            assert_eq!(world.all_frames(quick).len(), sent);
+            let metrics = world.metrics();
+            assert_eq!(metrics.dropped.slow_consumer as usize, sent - got.len());
+            assert_eq!(metrics.messages_out as usize, sent + got.len());
+        }
+    }
+}
+
+#[test]
+fn dropped_messages_do_not_keep_a_client_that_never_reads() {
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let mut world = with_policy(policy);
+        let slow = world.join();
+        world.stall(slow, 0);
+        let mut sent = 0;
+        for n in 0..40 {
+            sent += u64::from(world.try_broadcast(nth(n)).unwrap());
+            world.advance_ms(1_000);
+        }
+        assert!(world.is_closed(slow));
+        world.assert_empty();
+        let metrics = world.metrics();
+        assert_eq!(metrics.messages_out + metrics.dropped.total(), sent);
+    }
+}
+
+#[test]
+fn pongs_of_a_slow_client_are_not_dropped_with_its_messages() {
+    let mut world = with_policy(SlowConsumer::DropOldest);
+    let slow = world.join();
+    world.stall(slow, 10);
+    for n in 0..FIT {
+        world.sends(slow, &nth(n));
+    }
+    world.settle();
+    world.client_sends(slow, client_ping(b"p"));
+    for n in FIT..3 * FIT {
+        world.sends(slow, &nth(n));
+    }
+    world.settle();
+    world.unstall(slow);
+    let frames = world.all_frames(slow);
+    assert_eq!(frames[1], pong("p"));
+}
+
+#[test]
+fn a_client_that_does_not_read_its_replies_slows_down_itself_only() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            outbox_bytes_max: 200_000,
+            pending_bytes_max: 10_000,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let (slow, quick) = (world.join(), world.join());
+    world.stall(slow, 0);
+    let burst: Vec<u8> = (0..100_000).flat_map(|n| client_text(&nth(n))).collect();
+    world.client_sends(slow, burst);
+    world.run_handlers();
+    assert!(world.pipe(slow).unread() > 4_000_000, "it is not read");
+    world.client_says(quick, "quick");
+    world.run_handlers();
+    assert_eq!(world.all_frames(quick), [text("quick")]);
+    // It reads on, and nothing is lost.
+    world.unstall(slow);
+    world.run_handlers();
+    assert_eq!(
+        numbers(&world.all_frames(slow)),
+        (0..100_000).collect::<Vec<_>>()
+    );
+    assert_eq!(world.metrics().dropped.total(), 0);
+}
+
+// ------------------------------------------------------------------------------------------------------------ pacing
+
+fn paced(bytes_per_second_min: u64, mailbox_bytes_max: usize) -> World {
+    World::new(Setup {
+        slow_consumer: SlowConsumer::Pace {
+            bytes_per_second_min,
+            patience: Duration::from_secs(1),
+        },
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            mailbox_bytes_max,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn pacing_drops_nothing_and_keeps_mail_in_the_mailbox_while_a_member_is_short_of_room() {
+    let mut world = paced(1, 4_000);
+    let clients = world.joined(3);
+    world.stall(clients[1], 0);
+    let mut sent = 0;
+    let mut got = [Vec::new(), Vec::new(), Vec::new()];
+    let mut refused = 0;
+    while sent < 500 {
+        match world.try_broadcast(nth(sent)) {
+            Ok(_) => sent += 1,
+            Err(Refused::Full) => {
+                refused += 1;
+                world.settle();
+                // The client reads one message, then the others get on, too.
+                if world.try_broadcast(nth(sent)).is_ok() {
+                    sent += 1;
+                }
+                world.client_reads(clients[1], 77);
+            }
+            Err(Refused::Closed) => panic!("closed"),
+        }
+    }
+    assert!(refused > 100, "producers were held up {refused} times");
+    world.unstall(clients[1]);
+    for (&client, got) in clients.iter().zip(&mut got) {
+        got.extend(numbers(&world.all_frames(client)));
+        assert_eq!(*got, (0..500).collect::<Vec<_>>());
+    }
+    let metrics = world.metrics();
+    assert_eq!(metrics.dropped.total(), 0);
+    assert_eq!(metrics.messages_out, 1_500);
+    assert_eq!(metrics.slow_consumers, 0);
+}
+
+#[test]
+fn nobody_is_ahead_of_the_slowest_by_more_than_an_outbox_while_paced() {
+    let mut world = paced(1, 1 << 20);
+    let (slow, quick) = (world.join(), world.join());
+    world.stall(slow, 0);
+    for n in 0..1_000 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    let ahead = world.all_frames(quick).len();
+    assert!((FIT / 2..=FIT).contains(&ahead), "{ahead}");
+    world.unstall(slow);
+    assert_eq!(world.all_frames(slow).len(), 1_000);
+    assert_eq!(world.all_frames(quick).len(), 1_000 - ahead);
+}
+
+#[test]
+fn patience_disconnects_the_one_that_is_stuck_and_the_others_go_on() {
+    let mut world = paced(1_000, 1 << 20);
+    let clients = world.joined(3);
+    world.stall(clients[2], 60);
+    for n in 0..100 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.advance_ms(900);
+    let early = world.all_frames(clients[0]).len();
+    assert!(early < 100);
+    world.advance_ms(300);
+    assert_eq!(early + world.all_frames(clients[0]).len(), 100);
+    assert_eq!(world.all_frames(clients[1]).len(), 100);
+    world.unstall(clients[2]);
+    let frames = world.all_frames(clients[2]);
+    let (last, messages) = frames.split_last().unwrap();
+    assert!(is_too_slow(last));
+    assert_eq!(
+        numbers(messages),
+        [0, 1],
+        "the frame in progress is finished"
+    );
+    let metrics = world.metrics();
+    assert_eq!(metrics.slow_consumers, 1);
+    assert_eq!(
+        metrics.messages_out + metrics.dropped.total(),
+        202 + metrics.dropped.total()
+    );
+}
+
+#[test]
+fn a_client_that_reads_at_the_minimum_rate_is_never_cut_off() {
+    for step_ms in [10u64, 50, 125] {
+        let mut world = paced(1_000, 1 << 20);
+        let (slow, quick) = (world.join(), world.join());
+        world.stall(slow, 0);
+        for n in 0..300 {
+            world.broadcasts(nth(n));
+        }
+        world.settle();
+        // 300 messages of 50 bytes at 1,000 bytes a second: 15 seconds.
+        for _ in 0..16_000 / step_ms {
+            world.advance_ms(step_ms);
+            world.client_reads(slow, step_ms as usize);
+        }
+        assert_eq!(world.all_frames(slow).len(), 300, "every {step_ms} ms");
+        assert_eq!(world.all_frames(quick).len(), 300);
+        assert_eq!(world.metrics().slow_consumers, 0);
+    }
+}
+
+#[test]
+fn a_client_just_below_the_minimum_rate_is_cut_off() {
+    let mut world = paced(1_000, 1 << 20);
+    let slow = world.join();
+    world.stall(slow, 0);
+    for n in 0..300 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    for _ in 0..300 {
+        world.advance_ms(10);
+        world.client_reads(slow, 8);
+    }
+    assert_eq!(world.metrics().slow_consumers, 1);
+}
+
+#[test]
+fn a_client_whose_readiness_is_never_reported_is_tried_within_its_patience() {
+    // Kernels report room in coarse steps: a socket may take bytes long before it says so.
+    let mut world = paced(1_000, 1 << 20);
+    let slow = world.join();
+    world.stall(slow, 0);
+    for n in 0..100 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    for _ in 0..60 {
+        world.advance_ms(100);
+        world.pipe(slow).add_room_unreported(110);
+    }
+    assert_eq!(world.metrics().slow_consumers, 0);
+    world.unstall(slow);
+    assert_eq!(world.all_frames(slow).len(), 100);
+}
+
+#[test]
+fn reads_pings_closes_and_handshakes_go_on_while_paced() {
+    let mut world = paced(1, 1 << 20);
+    let (stuck, other, leaves) = (world.join(), world.join(), world.join());
+    world.stall(stuck, 0);
+    for n in 0..100 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.all_frames(other);
+    world.all_frames(leaves);
+    world.client_sends(other, client_ping(b"p"));
+    assert_eq!(world.all_frames(other), [pong("p")]);
+    world.client_says(other, "a");
+    world.run_handlers();
+    assert_eq!(world.handled(other), [Told::Open, Told::message("a")]);
+    assert_eq!(world.all_frames(other), [], "its reply is mail, too");
+    let new = world.join();
+    world.client_sends(new, client_ping(b"q"));
+    assert_eq!(world.all_frames(new), [pong("q")]);
+    world.client_resets(leaves);
+    world.run_handlers();
+    assert_eq!(world.handled(leaves), [Told::Open, Told::Close]);
+    // And then all goes on, in order.
+    world.unstall(stuck);
+    let frames = world.all_frames(other);
+    assert_eq!(frames.last(), Some(&text("a")));
+    assert!(world.all_frames(new).len() < 100);
+    assert_eq!(world.all_frames(stuck).len(), 100);
+}
+
+#[test]
+fn a_client_that_says_goodbye_gets_what_was_left_before_even_while_paced() {
+    let mut world = paced(1, 1 << 20);
+    let (stuck, leaves) = (world.join(), world.join());
+    world.stall(stuck, 0);
+    for n in 0..50 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.client_says(leaves, "bye");
+    world.client_sends(leaves, client_frame(0x88, &[0x03, 0xE8]));
+    world.run_handlers();
+    assert!(!world.is_finished(leaves), "its reply waits");
+    world.unstall(stuck);
+    world.run_handlers();
+    let frames = world.all_frames(leaves);
+    assert_eq!(frames.len(), 52);
+    assert_eq!(frames[50], text("bye"));
+    assert_eq!(frames[51], Frame::Close(Some(1000), String::new()));
+}
+
+#[test]
+fn a_congested_client_that_vanishes_holds_up_nobody() {
+    let mut world = paced(1, 1 << 20);
+    let (stuck, other) = (world.join(), world.join());
+    world.stall(stuck, 0);
+    for n in 0..100 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.client_resets(stuck);
+    world.run_handlers();
+    assert_eq!(world.all_frames(other).len(), 100);
+    assert!(world.is_closed(stuck));
+    assert_eq!(world.hub.members(), 1);
+}
+
+#[test]
+fn a_long_message_waits_for_empty_outboxes_and_then_goes_to_all() {
+    let mut world = paced(1, 1 << 20);
+    let (slow, quick) = (world.join(), world.join());
+    world.stall(slow, 0);
+    let long = "x".repeat(20 * OUTBOX);
+    world.broadcasts(nth(0));
+    world.broadcasts(&long);
+    world.broadcasts(nth(2));
+    world.settle();
+    assert_eq!(world.all_frames(quick), [text(nth(0))]);
+    world.client_reads(slow, NTH_BYTES + 100);
+    assert_eq!(world.all_frames(quick), [text(&long)]);
+    world.unstall(slow);
+    let expected = [text(nth(0)), text(&long), text(nth(2))];
+    assert_eq!(world.all_frames(slow), expected);
+    assert_eq!(world.all_frames(quick), [text(nth(2))]);
+}
+
+#[test]
+fn a_paced_shard_that_sleeps_is_not_woken_by_data() {
+    let mut world = paced(1, 1 << 20);
+    let stuck = world.join();
+    world.stall(stuck, 0);
+    for n in 0..100 {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    let turns = world.turns;
+    for n in 100..200 {
+        world.broadcasts(nth(n));
+        assert!(!world.is_due());
+    }
+    world.settle();
+    assert_eq!(world.turns, turns);
+    world.unstall(stuck);
+    assert_eq!(world.all_frames(stuck).len(), 200);
+}

@@ -1,0 +1,302 @@
+//! Deadlines: handshakes, heartbeats, writes, closing; and that nothing happens where there is none.
+
+use std::time::Duration;
+
+use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, client_text, text};
+use super::world::{Setup, Told, World, echo};
+use crate::limits::{Limits, SlowConsumer};
+use crate::ping::Heartbeat;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Deadlines are kept to this: a step of the shard's clock, on both sides.
+const STEP_MS: u64 = 8;
+
+#[test]
+fn idle_connections_have_no_timer_and_cost_no_turn() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(50);
+    // The handshakes' deadlines are still to pass, for nothing.
+    world.advance(Duration::from_secs(11));
+    assert_eq!(world.sleeps(), None);
+    let turns = world.turns;
+    world.advance(Duration::from_secs(1_000_000));
+    assert_eq!(world.turns, turns);
+    // A message brings none either.
+    world.client_says(clients[7], "a");
+    world.broadcasts("b");
+    world.run_handlers();
+    assert_eq!(world.sleeps(), None);
+    assert_eq!(world.all_frames(clients[7]), [text("b"), text("a")]);
+}
+
+#[test]
+fn a_client_that_never_says_a_word_is_dropped_when_its_time_is_over() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    world.advance_ms(10_000 - STEP_MS);
+    assert!(!world.is_closed(client));
+    world.advance_ms(2 * STEP_MS);
+    assert!(world.is_closed(client));
+    assert_eq!(world.output(client), b"");
+    assert_eq!(world.metrics().refused, 1);
+    assert_eq!(world.sleeps(), None);
+    world.assert_empty();
+}
+
+#[test]
+fn a_head_that_trickles_in_gains_no_time() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    for &byte in UPGRADE.iter().take(20) {
+        world.client_sends(client, [byte]);
+        world.advance_ms(499);
+    }
+    assert_eq!(world.output(client), b"");
+    world.advance_ms(100);
+    assert!(world.head(client).starts_with("HTTP/1.1 408 "));
+    assert!(world.is_finished(client));
+    // It is waited for, but not for ever.
+    world.advance_ms(5_000 + STEP_MS);
+    assert!(world.is_closed(client));
+    world.assert_empty();
+}
+
+#[test]
+fn other_clients_get_their_handshake_while_one_is_slow() {
+    let mut world = World::with_handler(echo);
+    let slow = world.connect();
+    world.client_sends(slow, &UPGRADE[..50]);
+    world.joined(3);
+    assert_eq!(world.output(slow), b"");
+    world.client_sends(slow, &UPGRADE[50..]);
+    assert!(world.head(slow).starts_with("HTTP/1.1 101 "));
+}
+
+fn with_heartbeat(interval: u64, timeout: u64) -> World {
+    World::new(Setup {
+        heartbeat: Some(Heartbeat::new(ms(interval), ms(timeout))),
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+const PING: Frame = Frame::Ping(Vec::new());
+
+#[test]
+fn a_silent_client_is_pinged_and_dropped_when_it_does_not_answer() {
+    let mut world = with_heartbeat(1_000, 3_000);
+    let client = world.join();
+    world.advance_ms(1_000 - STEP_MS);
+    assert_eq!(world.all_frames(client), []);
+    world.advance_ms(2 * STEP_MS);
+    assert_eq!(world.all_frames(client), [PING]);
+    world.advance_ms(2_000 - 2 * STEP_MS);
+    assert!(!world.is_closed(client));
+    assert_eq!(world.all_frames(client), [], "one ping only");
+    world.advance_ms(2 * STEP_MS);
+    assert!(world.is_closed(client));
+    let frames = world.all_frames(client);
+    assert!(
+        matches!(frames[..], [Frame::Close(Some(1011), _)]),
+        "{frames:?}"
+    );
+    world.run_handlers();
+    assert_eq!(world.handled(client), [Told::Open, Told::Close]);
+    assert_eq!(world.metrics().heartbeat_timeouts, 1);
+    world.assert_empty();
+}
+
+#[test]
+fn a_client_has_always_a_ping_to_answer_first() {
+    // The time-out is shorter than the interval, so it counts from the ping.
+    let mut world = with_heartbeat(1_000, 500);
+    let client = world.join();
+    world.advance_ms(1_000 + STEP_MS);
+    assert_eq!(world.all_frames(client), [PING]);
+    world.advance_ms(400);
+    assert!(!world.is_closed(client));
+    world.client_sends(client, client_frame(0x8A, b""));
+    world.advance_ms(900);
+    assert!(!world.is_closed(client));
+    world.advance_ms(700);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn whatever_a_client_sends_shows_that_it_lives() {
+    let mut world = with_heartbeat(1_000, 2_000);
+    let client = world.join();
+    let signs = [
+        client_frame(0x8A, b""),
+        client_ping(b"x"),
+        client_text("a"),
+        client_text("never whole")[..3].to_vec(),
+    ];
+    for sign in signs.iter().chain(&signs[..0]) {
+        world.advance_ms(1_900);
+        world.client_sends(client, sign);
+        world.run_handlers();
+    }
+    world.advance_ms(1_900);
+    assert!(!world.is_closed(client));
+    world.advance_ms(200);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn a_client_that_answers_stays_for_ever() {
+    let mut world = with_heartbeat(1_000, 2_000);
+    let client = world.join();
+    for _ in 0..1_000 {
+        world.advance_ms(1_000);
+        if world.frames(client) == [PING] {
+            world.client_sends(client, client_frame(0x8A, b""));
+        }
+    }
+    assert!(!world.is_closed(client));
+    assert!(world.turns < 4_000, "{} turns", world.turns);
+}
+
+#[test]
+fn a_heartbeat_stands_still_while_the_client_is_not_read() {
+    let mut world = World::new(Setup {
+        heartbeat: Some(Heartbeat::new(ms(1_000), ms(2_000))),
+        limits: Limits {
+            pending_bytes_max: 100,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.client_says(client, "its handler takes an hour");
+    // Fills what may wait, so that reading stops.
+    for _ in 0..10 {
+        world.client_says(client, &"x".repeat(100));
+    }
+    assert!(world.pipe(client).unread() > 0);
+    world.advance(Duration::from_secs(3_600));
+    assert!(!world.is_closed(client));
+    world.run_handlers();
+    assert_eq!(world.frames(client).len(), 11);
+    world.advance_ms(1_500);
+    assert_eq!(world.frames(client), [PING]);
+    assert!(!world.is_closed(client));
+    world.advance_ms(1_000);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn a_client_that_takes_nothing_for_the_write_timeout_is_dropped() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.advance_ms(20_000);
+    assert_eq!(world.sleeps(), None);
+    world.stall(client, 3);
+    world.sends(client, "waits");
+    world.advance_ms(29_000);
+    // A byte is progress.
+    world.client_reads(client, 1);
+    world.advance_ms(29_000);
+    assert!(!world.is_closed(client));
+    world.advance_ms(1_000 + STEP_MS);
+    assert!(world.is_closed(client));
+    world.run_handlers();
+    assert_eq!(world.handled(client), [Told::Open, Told::Close]);
+    let metrics = world.metrics();
+    assert_eq!((metrics.dropped.closed, metrics.slow_consumers), (1, 1));
+    world.assert_empty();
+}
+
+#[test]
+fn a_client_that_does_not_answer_our_close_is_dropped_after_the_close_timeout() {
+    let mut world = World::with_handler(echo);
+    let (mute, open) = (world.join(), world.join());
+    world.closes(mute, 1000, "");
+    world.closes(open, 1000, "");
+    world.settle();
+    // One answers, but never ends its stream.
+    world.client_sends(open, client_close(1000));
+    world.run_handlers();
+    assert!(world.is_finished(open));
+    world.advance_ms(5_000 - STEP_MS);
+    assert!(!world.is_closed(mute) && !world.is_closed(open));
+    world.advance_ms(2 * STEP_MS);
+    assert!(world.is_closed(mute) && world.is_closed(open));
+    world.assert_empty();
+}
+
+/// A client that reads nothing, in a world where one bound is no time at all: the shard must go on regardless.
+fn with_no_time(setup: Setup) {
+    let mut world = World::new(Setup {
+        handler: Box::new(echo),
+        ..setup
+    });
+    let client = world.connect();
+    world.client_sends(client, [UPGRADE, &client_text("a")].concat());
+    world.stall(client, 0);
+    for _ in 0..3 {
+        world.client_says(client, "0123456789");
+        let _ = world.try_broadcast("0123456789");
+    }
+    world.advance_ms(100);
+    world.run_handlers();
+    world.advance_ms(100);
+    world.stop(ms(1_000));
+    world.advance_ms(1_000);
+    assert!(world.turns < 1_000, "{} turns", world.turns);
+}
+
+#[test]
+fn a_write_timeout_of_no_time_does_not_make_the_shard_spin() {
+    with_no_time(Setup {
+        limits: Limits {
+            write_timeout: Duration::ZERO,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+}
+
+#[test]
+fn a_patience_of_no_time_does_not_make_the_shard_spin() {
+    with_no_time(Setup {
+        slow_consumer: SlowConsumer::Pace {
+            bytes_per_second_min: 0,
+            patience: Duration::ZERO,
+        },
+        limits: Limits {
+            outbox_bytes_max: 10,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+}
+
+#[test]
+fn a_heartbeat_of_no_time_does_not_make_the_shard_spin() {
+    with_no_time(Setup {
+        heartbeat: Some(Heartbeat::new(Duration::ZERO, ms(10_000))),
+        limits: Limits {
+            pending_bytes_max: 0,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+}
+
+#[test]
+fn limits_of_no_time_at_all_do_not_make_the_shard_spin() {
+    with_no_time(Setup {
+        limits: Limits {
+            handshake_timeout: Duration::ZERO,
+            keep_alive_timeout: Duration::ZERO,
+            close_timeout: Duration::ZERO,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+}
