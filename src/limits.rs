@@ -50,7 +50,8 @@ pub struct Limits {
     pub keep_alive_timeout: Duration,
     /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s.
     pub write_timeout: Duration,
-    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed.
+    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed. It counts
+    /// anew while a client reads on towards the close frame, unless it was disconnected for its slowness.
     pub close_timeout: Duration,
 }
 
@@ -91,9 +92,12 @@ pub enum SlowConsumer {
     /// Producers wait for their clients: a shard takes no further broadcast while the outbox of one of its clients
     /// is over half its bound. Right for a pipe, where every line matters; wrong for a public server.
     Pace {
-        /// A client that reads this many bytes a second, or more, is never disconnected.
+        /// What a client must read to stay, while others wait for it.
+        ///
+        /// What it reads buys it time at this rate, up to ten seconds, since TCP tells of reading in steps: on loopback
+        /// of about 100 KB, over a network of less. Its first step must come within `patience`.
         bytes_per_second_min: u64,
-        /// A client that stays below for so long is disconnected with close code 1013.
+        /// How long the others wait for a client that reads nothing. Then it is disconnected with close code 1013.
         patience: Duration,
     },
 }

@@ -1,8 +1,8 @@
 //! A shard, without its thread and its poll: one owned value that can be moved.
 //!
 //! Everything that a shard has in progress is in here, nothing on a thread's stack. It takes readiness, time and
-//! transports as arguments, so tests run it without a socket. A turn is: `collect` the mailbox, `ready` for each
-//! readiness, `turn`, then sleep for `wait`. Each step has a bound, so none starves another.
+//! transports as arguments, so tests run it without a socket. A turn is: `ready` for each readiness, `collect` the
+//! mailbox, `turn`, then sleep for `wait`. Each step has a bound, so none starves another.
 //!
 //! What a connection does in its role stands in `websocket` and `request`, what concerns many in `delivery`.
 
@@ -239,6 +239,11 @@ impl<T: Transport> Core<T> {
         if readable || hangup {
             conn.readable = true;
             conn.hangup |= hangup;
+        }
+        if writable && let Role::WebSocket(ws) = &mut conn.role {
+            ws.unblocked();
+        }
+        if readable || hangup {
             self.want_read(slot);
         }
         if writable {
@@ -382,11 +387,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn broken(&mut self, slot: u32) {
         match self.conns.get(slot).map(|conn| &conn.role) {
             Some(Role::WebSocket(_)) => self.ws_broken(slot),
-            Some(Role::Http(_)) => {
-                self.counters().refused.add(1);
-                self.free(slot);
-            }
-            Some(Role::Lingering(_)) => self.free(slot),
+            Some(Role::Http(_) | Role::Lingering(_)) => self.free(slot),
             None => {}
         }
     }

@@ -385,7 +385,7 @@ impl<T: Transport> Core<T> {
             }
             if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
                 // The socket may take what is queued: a full outbox in itself is no sign of a slow client. Before the
-                // last verdict that is asked even of one that was blocked, since its readiness may not be known yet.
+                // last verdict that is asked even of one that was blocked.
                 written = true;
                 self.ws_write(slot);
                 continue;
@@ -422,8 +422,9 @@ impl<T: Transport> Core<T> {
             return;
         };
         let dropped = ws.outbox.drop_waiting() + unsent;
-        // Nothing more of the run either.
+        // Nothing more of the run either, and no longer than the deadline.
         ws.run_from = u32::MAX;
+        ws.renews_deadline = false;
         let id = ws.session.id;
         log::info!(
             "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"

@@ -22,6 +22,7 @@ mod id;
 mod loom_tests;
 mod mailbox;
 mod outbox;
+mod pace;
 mod pool;
 mod request;
 mod shard;

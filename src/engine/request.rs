@@ -390,14 +390,8 @@ impl<T: Transport> Core<T> {
         let Some(http) = self.http(slot) else {
             return;
         };
-        let unused = http.used || http.buffer.is_empty();
         match http.phase {
-            Phase::Head | Phase::Body(_) => {
-                if !unused {
-                    self.counters().refused.add(1);
-                }
-                self.free(slot);
-            }
+            Phase::Head | Phase::Body(_) => self.free(slot),
             Phase::Handling | Phase::Writing { .. } => {}
         }
     }
@@ -419,11 +413,11 @@ impl<T: Transport> Core<T> {
                     http::response(408, &[], b"the request took too long\n", true, false),
                 );
             }
-            Phase::Head if http.used => self.free(slot),
-            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => {
+            Phase::Head if !http.used => {
                 self.counters().refused.add(1);
                 self.free(slot);
             }
+            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => self.free(slot),
         }
     }
 

@@ -157,7 +157,6 @@ impl Shard {
                 break;
             }
             let now = Instant::now();
-            self.core.collect(now);
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -174,6 +173,8 @@ impl Shard {
                     ),
                 }
             }
+            // After readiness: a client that can take something again is not judged by what it could not take before.
+            self.core.collect(now);
             self.take_in(now);
             self.core.turn();
             if self.core.is_finished() {

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A point in time, in steps of [`TICK`] since the shard started, rounded up.
+/// A point in time, in steps of [`TICK`] since the shard started. Now is rounded down and waits are rounded up, so a
+/// deadline is met to within a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tick(u64);
 

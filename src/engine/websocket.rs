@@ -10,9 +10,10 @@
 //! `advance` moves a connection along whenever something of this has changed. A peer's close frame, or a violation, is
 //! answered when the messages before it are handled, so that their replies come before the answer.
 
+mod expiry;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ use super::events::{Session, Status};
 use super::hub::{Received, Settings};
 use super::id::{ConnectionId, Key};
 use super::outbox::Outbox;
+use super::pace::Pace;
 use super::pool::{Done, Event, Work};
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
@@ -62,6 +64,10 @@ pub(super) struct WebSocket {
     told: bool,
     /// The stream has ended, not just the messages.
     eof: bool,
+    /// The peer's close frame has come: a conforming peer sends nothing more.
+    peer_closed: bool,
+    /// A client that reads on may take longer than the deadline to read to the close frame.
+    pub(super) renews_deadline: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
 }
@@ -80,20 +86,6 @@ enum Outgoing {
     /// The transport broke.
     Broken,
 }
-
-/// How a paced client reads while it is congested. It is kept until the client has caught up: one that reads just
-/// enough to be out of congestion for a moment gains nothing by it.
-struct Pace {
-    since: Tick,
-    /// How long it was congested before.
-    before: Duration,
-    written: u64,
-    next_try: Tick,
-}
-
-/// A paced client's socket is tried this often within its patience: readiness alone comes in steps that are too
-/// coarse to tell a slow reader from a stopped one.
-const TRIES_PER_PATIENCE: u32 = 8;
 
 impl WebSocket {
     fn new(session: Arc<Session>, message_bytes_max: usize, now: Tick) -> Self {
@@ -117,6 +109,8 @@ impl WebSocket {
             pinged: false,
             told: false,
             eof: false,
+            peer_closed: false,
+            renews_deadline: true,
             congested: false,
         }
     }
@@ -148,6 +142,11 @@ impl WebSocket {
         self.stalled.is_some()
     }
 
+    /// The socket says that it takes something again.
+    pub(super) fn unblocked(&mut self) {
+        self.stalled = None;
+    }
+
     pub(super) fn blocked(&mut self, now: Tick) {
         self.stalled.get_or_insert(now);
     }
@@ -162,25 +161,20 @@ impl WebSocket {
             };
             self.session.set_status(full);
         }
-        let SlowConsumer::Pace { patience, .. } = settings.slow_consumer else {
+        let SlowConsumer::Pace {
+            bytes_per_second_min,
+            patience,
+        } = settings.slow_consumer
+        else {
             return;
         };
         if self.congested {
-            let new = || Pace {
-                since: now,
-                before: Duration::ZERO,
-                written: 0,
-                next_try: now.after(patience / TRIES_PER_PATIENCE),
-            };
-            self.pace.get_or_insert_with(|| Box::new(new())).since = now;
+            self.pace
+                .get_or_insert_with(|| Box::new(Pace::new(bytes_per_second_min, patience, now)))
+                .start(now);
         } else if let Some(pace) = &mut self.pace {
-            pace.before += now.since(pace.since);
+            pace.stop(now);
         }
-    }
-
-    /// How it reads, if that is of interest now.
-    fn pace(&mut self) -> Option<&mut Pace> {
-        self.pace.as_deref_mut().filter(|_| self.congested)
     }
 
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Tick> {
@@ -202,10 +196,7 @@ impl WebSocket {
             self.deadline,
             self.stalled
                 .map(|since| since.after(settings.limits.write_timeout)),
-            self.pace
-                .as_ref()
-                .filter(|_| self.congested)
-                .map(|pace| pace.next_try),
+            self.pace.as_ref().and_then(|pace| pace.deadline()),
         ]
         .into_iter()
         .flatten()
@@ -337,6 +328,7 @@ impl<T: Transport> Core<T> {
                     // RFC 6455 §5.5.1: the answer has the code that was received.
                     ws.farewell = Some(encode::close(frame.code.map(|code| (code, ""))).into());
                     ws.incoming = Incoming::Ended;
+                    ws.peer_closed = true;
                 }
                 Err(violation) => {
                     let reason = violation.to_string();
@@ -519,6 +511,7 @@ impl<T: Transport> Core<T> {
     /// Writes what waits.
     pub(super) fn ws_write(&mut self, slot: u32) {
         let tick = self.tick;
+        let close_timeout = self.hub.settings.limits.close_timeout;
         let Some(Conn {
             transport: Some(transport),
             role: Role::WebSocket(ws),
@@ -535,12 +528,17 @@ impl<T: Transport> Core<T> {
         } else {
             ws.blocked(tick);
         }
-        if let Some(pace) = ws.pace() {
-            pace.written += written.bytes as u64;
+        if written.bytes > 0 {
+            if let Some(pace) = &mut ws.pace {
+                pace.read(written.bytes, tick);
+            }
+            if ws.deadline.is_some() && ws.renews_deadline {
+                ws.deadline = Some(tick.after(close_timeout));
+            }
         }
         let has_left = ws.outbox.is_empty() && ws.outgoing == Outgoing::Closing;
         let may_end = has_left && ws.told;
-        let eof = ws.eof;
+        let ended = ws.eof || ws.peer_closed;
         let idle = ws.inbox.is_empty();
         self.counters().bytes_out.add(written.bytes as u64);
         self.counters().messages_out.add(written.messages);
@@ -554,12 +552,12 @@ impl<T: Transport> Core<T> {
         {
             ws.pace = None;
         }
-        if may_end && eof {
+        if may_end && ended {
+            // RFC 6455 §7.1.1: the server ends the TCP stream first. Nothing more comes that would make it a reset.
             self.free(slot);
             return;
         }
         if may_end {
-            // RFC 6455 §7.1.1: the server ends the TCP stream first, and waits for the client's end.
             self.linger(slot);
             return;
         }
@@ -567,114 +565,6 @@ impl<T: Transport> Core<T> {
             self.advance(slot);
         }
         self.want_read(slot);
-    }
-
-    /// A deadline may have come.
-    pub(super) fn ws_expire(&mut self, slot: u32) {
-        let tick = self.tick;
-        let settings = self.hub.settings.clone();
-        let Some(ws) = self.ws(slot) else {
-            return;
-        };
-        let closing_is_over = ws.deadline.is_some_and(|deadline| deadline <= tick);
-        let is_stalled = ws
-            .stalled
-            .is_some_and(|since| since.after(settings.limits.write_timeout) <= tick);
-        if is_stalled {
-            // It may have room that was never reported; a reader that has stopped has none.
-            self.ws_write(slot);
-            let Some(ws) = self.ws(slot) else {
-                return;
-            };
-            if ws.stalled.is_some_and(|since| since < tick) {
-                self.counters().slow_consumers.add(1);
-                self.broken(slot);
-                return;
-            }
-        }
-        if closing_is_over {
-            self.broken(slot);
-            return;
-        }
-        if let SlowConsumer::Pace {
-            bytes_per_second_min,
-            patience,
-        } = settings.slow_consumer
-        {
-            self.expire_pace(slot, bytes_per_second_min, patience);
-        }
-        if settings.heartbeat.is_some() {
-            self.expire_heartbeat(slot);
-        }
-    }
-
-    fn expire_pace(&mut self, slot: u32, bytes_per_second_min: u64, patience: Duration) {
-        let tick = self.tick;
-        if self
-            .ws(slot)
-            .and_then(WebSocket::pace)
-            .is_none_or(|pace| pace.next_try > tick)
-        {
-            return;
-        }
-        self.ws_write(slot);
-        let Some(pace) = self.ws(slot).and_then(WebSocket::pace) else {
-            return;
-        };
-        pace.next_try = tick.after(patience / TRIES_PER_PATIENCE);
-        let time = pace.before + tick.since(pace.since);
-        if time < patience {
-            return;
-        }
-        // Clients read in steps: the last one may be just about to come.
-        let seconds = time
-            .saturating_sub(patience / TRIES_PER_PATIENCE)
-            .as_secs_f64();
-        let is_slow = (pace.written as f64) < bytes_per_second_min as f64 * seconds;
-        pace.since = tick;
-        pace.before = Duration::ZERO;
-        pace.written = 0;
-        if is_slow {
-            self.disconnect_slow(slot);
-        }
-    }
-
-    fn expire_heartbeat(&mut self, slot: u32) {
-        let tick = self.tick;
-        let Some(heartbeat) = self.hub.settings.heartbeat else {
-            return;
-        };
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let readable = conn.readable;
-        let Role::WebSocket(ws) = &mut conn.role else {
-            return;
-        };
-        if ws.incoming != Incoming::Open || ws.outgoing != Outgoing::Open {
-            return;
-        }
-        if readable || !ws.wants_input(&self.hub.settings.limits) {
-            // What it has sent since is still to be read: its deadline stands still.
-            ws.heard = tick;
-            return;
-        }
-        if ws.pinged && ws.heard.after(heartbeat.silence_max()) <= tick {
-            let id = ws.session.id;
-            log::info!("connection {id} has been silent for too long and is disconnected");
-            self.counters().heartbeat_timeouts.add(1);
-            self.close_ws(slot, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
-            // Nobody is there to answer: say it, and go.
-            self.ws_write(slot);
-            self.broken(slot);
-        } else if !ws.pinged && ws.heard.after(heartbeat.interval) <= tick {
-            ws.pinged = true;
-            if !ws.outbox.controls_full() {
-                ws.outbox
-                    .push_control(encode::control(Opcode::Ping, &[]).into());
-            }
-            self.want_write(slot);
-        }
     }
 
     /// The engine stops: everyone is told (RFC 6455 §7.4.1, 1001).

@@ -34,8 +34,7 @@ fn what_was_taken_is_delivered_and_then_everyone_is_told() {
         assert!(!world.has_stopped());
         world.client_sends(client, client_close(1001));
         world.run_handlers();
-        assert!(world.is_finished(client));
-        world.client_ends(client);
+        assert!(world.is_closed(client));
         assert_eq!(world.handled(client), [Told::Open, Told::Close]);
     }
     assert!(world.has_stopped());

@@ -1,0 +1,101 @@
+//! Deadlines of a WebSocket: closing, a socket that takes nothing, pace and heartbeat.
+
+use super::{Incoming, Outgoing};
+use crate::engine::core::{Core, Role};
+use crate::engine::pace::Pace;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode::{self, Opcode};
+use crate::transport::Transport;
+
+impl<T: Transport> Core<T> {
+    /// A deadline may have come.
+    pub(in crate::engine) fn ws_expire(&mut self, slot: u32) {
+        let tick = self.tick;
+        let settings = self.hub.settings.clone();
+        let Some(ws) = self.ws(slot) else {
+            return;
+        };
+        let closing_is_over = ws.deadline.is_some_and(|deadline| deadline <= tick);
+        let is_stalled = ws
+            .stalled
+            .is_some_and(|since| since.after(settings.limits.write_timeout) <= tick);
+        if is_stalled {
+            // It may have room that was never reported; a reader that has stopped has none.
+            self.ws_write(slot);
+            let Some(ws) = self.ws(slot) else {
+                return;
+            };
+            if ws.stalled.is_some_and(|since| since < tick) {
+                self.counters().slow_consumers.add(1);
+                self.broken(slot);
+                return;
+            }
+        }
+        if closing_is_over {
+            self.broken(slot);
+            return;
+        }
+        self.expire_pace(slot);
+        if settings.heartbeat.is_some() {
+            self.expire_heartbeat(slot);
+        }
+    }
+
+    fn expire_pace(&mut self, slot: u32) {
+        let tick = self.tick;
+        let is_due = |pace: &Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);
+        if !self
+            .ws(slot)
+            .and_then(|ws| ws.pace.as_deref())
+            .is_some_and(is_due)
+        {
+            return;
+        }
+        self.ws_write(slot);
+        let Some(pace) = self.ws(slot).and_then(|ws| ws.pace.as_mut()) else {
+            return;
+        };
+        pace.tried(tick);
+        if pace.is_used_up(tick) {
+            self.disconnect_slow(slot);
+        }
+    }
+
+    fn expire_heartbeat(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(heartbeat) = self.hub.settings.heartbeat else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let readable = conn.readable;
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        if ws.incoming != Incoming::Open || ws.outgoing != Outgoing::Open {
+            return;
+        }
+        if readable || !ws.wants_input(&self.hub.settings.limits) {
+            // What it has sent since is still to be read: its deadline stands still.
+            ws.heard = tick;
+            return;
+        }
+        if ws.pinged && ws.heard.after(heartbeat.silence_max()) <= tick {
+            let id = ws.session.id;
+            log::info!("connection {id} has been silent for too long and is disconnected");
+            self.counters().heartbeat_timeouts.add(1);
+            self.close_ws(slot, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
+            // Nobody is there to answer: say it, and go.
+            self.ws_write(slot);
+            self.broken(slot);
+        } else if !ws.pinged && ws.heard.after(heartbeat.interval) <= tick {
+            ws.pinged = true;
+            if !ws.outbox.controls_full() {
+                ws.outbox
+                    .push_control(encode::control(Opcode::Ping, &[]).into());
+            }
+            self.want_write(slot);
+        }
+    }
+}
