@@ -35,9 +35,6 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 /// is cut off long before ([`Limits::write_timeout`], and the policy for slow clients), and a signal hastens it.
 const FLUSH_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long each client may take for what waits for it alone, and to say goodbye, with `--exit-on-eof`.
-const FLUSH_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
-
 fn main() -> ExitCode {
     let options = match options::parse() {
         Ok(options) => options,
@@ -92,14 +89,9 @@ fn run(options: &Options) -> io::Result<()> {
 }
 
 fn app(options: &Options) -> AsyncWebsocketApp<()> {
-    let defaults = Limits::default();
     let limits = Limits {
         connections_max: options.max_connections,
-        close_timeout: match options.exit_on_eof {
-            true => FLUSH_CLOSE_TIMEOUT,
-            false => defaults.close_timeout,
-        },
-        ..defaults
+        ..Limits::default()
     };
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(options.listen)
