@@ -1,14 +1,15 @@
 //! A socket, as a shard sees it.
 //!
-//! Depends on `mio` and knows nothing above bytes. The contract: every call returns at once; `WouldBlock` means that
+//! Depends on `mio` and `rustix`, and knows nothing above bytes. The contract: every call returns at once; `WouldBlock` means that
 //! readiness will be reported again; an end of stream is a read of 0 bytes. A shard needs nothing else of the world, so
 //! tests run a whole shard on transports of their own.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 /// What a shard needs of a connection.
 pub(crate) trait Transport: Sized + Send + 'static {
@@ -40,15 +41,22 @@ impl Transport for TcpStream {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Read::read(self, buffer)
+        let (n, _) = recv(&*self, buffer, RecvFlags::empty())?;
+        Ok(n)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Write::write(self, bytes)
+        Ok(send(&*self, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        Write::write_vectored(self, pieces)
+        let mut no_control = SendAncillaryBuffer::default();
+        Ok(sendmsg(
+            &*self,
+            pieces,
+            &mut no_control,
+            SendFlags::NOSIGNAL,
+        )?)
     }
 
     fn finish(&mut self) {
