@@ -94,8 +94,9 @@ pub enum SlowConsumer {
     Pace {
         /// What a client must read to stay, while others wait for it.
         ///
-        /// What it reads buys it time at this rate, up to ten seconds, since TCP tells of reading in steps: on loopback
-        /// of about 100 KB, over a network of less. Its first step must come within `patience`.
+        /// What it reads buys it time at this rate, up to twice its patience more. TCP tells of reading in steps, on
+        /// loopback of about 100 KB, over a network of less: the patience must be longer than a step takes a client
+        /// that is to stay.
         bytes_per_second_min: u64,
         /// How long the others wait for a client that reads nothing. Then it is disconnected with close code 1013.
         patience: Duration,

@@ -16,13 +16,15 @@ pub(super) struct Pace {
     since: Option<Tick>,
     /// When its socket is to be tried again.
     pub(super) next_try: Tick,
+    /// When the account was opened.
+    opened: Tick,
     patience: Duration,
     bytes_per_second_min: u64,
 }
 
-/// What a client reads buys it no more time than this, beyond its patience. TCP tells of reading in steps, of about
-/// 100 KB on loopback, so a slow reader seems to stand still for seconds between two of them.
-const CREDIT_MAX: Duration = Duration::from_secs(10);
+/// What a client reads buys it no more than so many times the patience, beyond it. TCP tells of reading in steps, of
+/// about 100 KB on loopback, so a slow reader seems to stand still between two of them.
+const CREDIT_PATIENCES: u32 = 2;
 
 /// A socket is tried this often within the patience: readiness alone comes in steps that are coarser still.
 const TRIES_PER_PATIENCE: u32 = 8;
@@ -33,6 +35,7 @@ impl Pace {
             left: patience,
             since: None,
             next_try: now.after(patience / TRIES_PER_PATIENCE),
+            opened: now,
             patience,
             bytes_per_second_min: bytes_per_second_min.max(1),
         }
@@ -57,12 +60,18 @@ impl Pace {
         }
     }
 
-    /// It has read so much.
+    /// Its socket has taken so much.
     pub(super) fn read(&mut self, bytes: usize, now: Tick) {
         self.run(now);
+        if now.since(self.opened) < self.patience / TRIES_PER_PATIENCE {
+            // That is the kernel, whose buffers still grow; not the client.
+            return;
+        }
         let seconds = bytes as f64 / self.bytes_per_second_min as f64;
-        let bought = Duration::from_secs_f64(seconds.min(CREDIT_MAX.as_secs_f64()));
-        let most = self.patience.saturating_add(CREDIT_MAX);
+        let credit = self.patience.saturating_mul(CREDIT_PATIENCES);
+        let bought =
+            Duration::try_from_secs_f64(seconds).map_or(credit, |bought| bought.min(credit));
+        let most = self.patience.saturating_add(credit);
         self.left = self.left.saturating_add(bought).min(most);
     }
 
@@ -120,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_takes_at_first_is_not_taken_for_reading() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        let mut pace = Pace::new(1_000, Duration::from_secs(1), at(0));
+        pace.start(at(0));
+        pace.read(1_000_000, at(10));
+        pace.read(1_000_000, at(96));
+        assert!(!pace.is_used_up(at(992)));
+        assert!(pace.is_used_up(at(1_000)));
+    }
+
+    #[test]
     fn who_reads_at_the_least_rate_goes_on_and_who_stays_below_it_runs_out() {
         assert_eq!(lasts(100, Duration::from_millis(96)), None);
         let below = lasts(80, Duration::from_millis(96)).unwrap();
@@ -130,18 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_reading_that_are_seconds_apart_are_no_standstill() {
+    fn steps_of_reading_that_are_longer_apart_than_the_patience_are_no_standstill() {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
-        let at = |seconds| timers.now(epoch + Duration::from_secs(seconds));
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
         let mut pace = Pace::new(1_000, Duration::from_secs(1), at(0));
         pace.start(at(0));
-        pace.read(100_000, at(0));
-        assert!(!pace.is_used_up(at(10)));
-        pace.read(100_000, at(10));
-        assert!(!pace.is_used_up(at(20)));
+        pace.read(100_000, at(200));
+        assert!(!pace.is_used_up(at(2_200)));
+        pace.read(100_000, at(2_200));
+        assert!(!pace.is_used_up(at(4_200)));
         // But however much it has read, it does not hold up the others for longer than this.
-        assert!(pace.is_used_up(at(21)));
+        assert!(!pace.is_used_up(at(4_992)));
+        assert!(pace.is_used_up(at(5_000)));
     }
 
     #[test]
@@ -152,7 +175,7 @@ mod tests {
         let mut pace = Pace::new(1_000, Duration::from_secs(1), at(0));
         for second in 0..10 {
             pace.start(at(1_000 * second));
-            assert_eq!(pace.is_used_up(at(1_000 * second + 96)), second == 10);
+            assert!(!pace.is_used_up(at(1_000 * second + 96)));
             pace.stop(at(1_000 * second + 96));
             assert_eq!(pace.deadline(), None);
         }
