@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use humphrey_ws::{AsyncStream, AsyncWebsocketApp, CloseCode, Limits, Message, SendErrorReason};
 use support::{
-    Client, DEADLINE, client_frame, close_code, eventually, raw_websocket, read_frame, start, tcp,
-    upgrade_request,
+    Client, DEADLINE, client_frame, close_code, eventually, raise_descriptors, raw_websocket,
+    read_frame, start, tcp, upgrade_request,
 };
 
 /// For the end of tests that are about something else: who has not gone by then is cut off.
@@ -289,7 +289,9 @@ fn promise_3_what_a_handler_has_sent_leaves_although_it_then_blocks() {
 
 #[test]
 fn promise_3_many_blocking_handlers_are_served_by_all_threads_at_once() {
-    const THREADS: usize = 32;
+    const THREADS: usize = 32; // Of which 1,024 is a multiple.
+    // Both ends of each are in this process.
+    raise_descriptors(2 * 1_024 + 300);
     // Nobody passes until as many handlers as there are threads stand here together.
     let barrier = Arc::new(Barrier::new(THREADS));
     let app: AsyncWebsocketApp<Arc<Barrier>> = AsyncWebsocketApp::new_with_config(
@@ -300,7 +302,7 @@ fn promise_3_many_blocking_handlers_are_served_by_all_threads_at_once() {
         stream.send(message);
     });
     let (running, address) = start(app);
-    let mut clients: Vec<Client> = (0..5 * THREADS).map(|_| Client::connect(address)).collect();
+    let mut clients: Vec<Client> = (0..1_024).map(|_| Client::connect(address)).collect();
     for client in &mut clients {
         client.send("together");
     }

@@ -1,0 +1,164 @@
+//! The blocking API, on plain sockets: what it receives, what it answers, and how it ends.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use humphrey::stream::Stream;
+use humphrey_ws::error::WebsocketError;
+use humphrey_ws::restion::Restion;
+use humphrey_ws::{Message, WebsocketStream};
+use support::{DEADLINE, client_frame, close_code, eventually, read_frame};
+
+/// A stream whose handshake is done, and the client at its other end.
+fn pair() -> (WebsocketStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.set_nodelay(true).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (WebsocketStream::new(Stream::Tcp(server)), client)
+}
+
+/// Receives without blocking until there is something.
+fn poll(stream: &mut WebsocketStream) -> Result<Message, WebsocketError> {
+    let mut outcome = None;
+    eventually("something is received", || {
+        outcome = match stream.recv_nonblocking() {
+            Restion::Ok(message) => Some(Ok(message)),
+            Restion::Err(error) => Some(Err(error)),
+            Restion::None => None,
+        };
+        outcome.is_some()
+    });
+    outcome.unwrap()
+}
+
+#[test]
+fn receiving_without_blocking_never_waits_for_the_rest_of_a_frame() {
+    let (mut stream, mut client) = pair();
+    assert!(stream.recv_nonblocking().is_none());
+    let frame = client_frame(0x81, b"one byte at a time");
+    let (last, all_but_last) = frame.split_last().unwrap();
+    for byte in all_but_last {
+        client.write_all(&[*byte]).unwrap();
+        // Were it to wait for the rest, the rest would never come.
+        assert!(stream.recv_nonblocking().is_none());
+    }
+    client.write_all(&[*last]).unwrap();
+    assert_eq!(
+        poll(&mut stream).unwrap().text(),
+        Some("one byte at a time")
+    );
+    // The socket is left as it was: sending and receiving still wait.
+    stream.send(Message::new("reply")).unwrap();
+    assert_eq!(read_frame(&mut client).unwrap(), (0x81, b"reply".to_vec()));
+    client.write_all(&client_frame(0x82, b"next")).unwrap();
+    assert_eq!(stream.recv().unwrap().bytes(), b"next");
+}
+
+#[test]
+fn receiving_without_blocking_never_waits_for_a_client_that_does_not_take_its_pongs() {
+    let (mut stream, mut client) = pair();
+    client.set_nonblocking(true).unwrap();
+    let ping = client_frame(0x89, &[b'p'; 125]);
+    // As many pings as the sockets take, while the stream answers: it must go on receiving.
+    for _ in 0..20_000 {
+        if client.write_all(&ping).is_err() {
+            break;
+        }
+        assert!(!stream.recv_nonblocking().is_err());
+    }
+}
+
+#[test]
+fn fragments_are_assembled_and_pings_between_them_answered() {
+    let (mut stream, mut client) = pair();
+    let frames = [
+        client_frame(0x01, b"aa"),
+        client_frame(0x89, b"?"),
+        client_frame(0x00, b"bb"),
+        client_frame(0x80, b"cc"),
+    ];
+    client.write_all(&frames.concat()).unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("aabbcc"));
+    assert_eq!(read_frame(&mut client).unwrap(), (0x8a, b"?".to_vec()));
+    stream.ping().unwrap();
+    assert_eq!(read_frame(&mut client).unwrap(), (0x89, Vec::new()));
+}
+
+#[test]
+fn a_close_frame_is_answered_and_ends_both_directions() {
+    let (mut stream, mut client) = pair();
+    client
+        .write_all(
+            &[
+                client_frame(0x81, b"last"),
+                client_frame(0x88, b"\x03\xe8bye"),
+            ]
+            .concat(),
+        )
+        .unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("last"));
+    assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
+    assert_eq!(
+        read_frame(&mut client).unwrap(),
+        (0x88, b"\x03\xe8".to_vec())
+    );
+    assert_eq!(
+        stream.send(Message::new("too late")).unwrap_err(),
+        WebsocketError::ConnectionClosed
+    );
+    assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
+    drop(stream);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "and nothing follows");
+}
+
+#[test]
+fn the_end_of_the_stream_is_a_closed_connection() {
+    let (mut stream, client) = pair();
+    drop(client);
+    assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
+    let (mut stream, client) = pair();
+    drop(client);
+    assert_eq!(
+        poll(&mut stream).unwrap_err(),
+        WebsocketError::ConnectionClosed
+    );
+}
+
+#[test]
+fn violations_are_errors_and_answered_with_their_code() {
+    for (frame, error, code) in [
+        (
+            client_frame(0x83, b"x"),
+            WebsocketError::InvalidOpcode,
+            1002,
+        ),
+        (client_frame(0x81, b"\xff"), WebsocketError::ReadError, 1007),
+        (vec![0x81, 1, b'x'], WebsocketError::ReadError, 1002),
+    ] {
+        let (mut stream, mut client) = pair();
+        client
+            .write_all(&[client_frame(0x81, b"valid"), frame].concat())
+            .unwrap();
+        assert_eq!(stream.recv().unwrap().text(), Some("valid"));
+        assert_eq!(stream.recv().unwrap_err(), error);
+        let (opcode, payload) = read_frame(&mut client).unwrap();
+        assert_eq!((opcode, close_code(&payload)), (0x88, code));
+    }
+}
+
+#[test]
+fn a_stream_that_is_dropped_says_goodbye_also_to_a_client_that_is_still_sending() {
+    let (stream, mut client) = pair();
+    client.write_all(&client_frame(0x81, b"unread")).unwrap();
+    let dropping = std::thread::spawn(move || drop(stream));
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1000));
+    client.write_all(&client_frame(0x88, b"\x03\xe8")).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    dropping.join().unwrap();
+}
