@@ -7,6 +7,8 @@
 //!
 //! All of it but the module `since_0_6` compiles and passes against the published 0.5.1 too, which is how this file
 //! was checked. That module holds what 0.6 adds, and the one behaviour that it changes on purpose.
+//!
+//! It is one file, though a long one, because it is one list: the public items of 0.5.1.
 
 use std::error::Error;
 use std::fmt::{Debug, Display};

@@ -7,6 +7,8 @@
 //!
 //! A 0.5.1 program cannot be stopped, so each one runs in threads of its own, on a port of its own, until the test
 //! process ends. Nothing waits for a time to pass: every wait is for an event, with a deadline.
+//!
+//! It is one file, though a long one: each program is a module of its own, and none is of use without its tests.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

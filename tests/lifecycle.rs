@@ -1,0 +1,97 @@
+//! How an app starts and ends: its address, and what shutdown does to those who are connected.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use humphrey_ws::{AsyncWebsocketApp, Message, SendErrorReason};
+use support::{Client, DEADLINE, eventually, raw_websocket, start};
+
+#[test]
+fn shutdown_delivers_what_was_taken_closes_everyone_with_1001_and_returns() {
+    let app: AsyncWebsocketApp<AtomicUsize> =
+        AsyncWebsocketApp::new().with_disconnect_handler(|_, count: Arc<AtomicUsize>| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+    let disconnects = app.get_state();
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let clients: Vec<_> = (0..5)
+        .map(|_| {
+            let mut client = Client::connect(address);
+            std::thread::spawn(move || client.receive_to_close())
+        })
+        .collect();
+    eventually("all are connected", || sender.connections() == 5);
+    for n in 0..1000 {
+        sender.broadcast(Message::new(n.to_string()));
+    }
+    running.shutdown(DEADLINE);
+    assert_eq!(disconnects.load(Ordering::SeqCst), 5);
+    for client in clients {
+        let (texts, frame) = client.join().unwrap();
+        assert_eq!(texts.len(), 1000);
+        assert_eq!(u16::from(frame.unwrap().code), 1001);
+    }
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "nobody listens any more"
+    );
+    assert_eq!(sender.metrics().connections, 0);
+    assert_eq!(sender.metrics().messages_out, 5000);
+}
+
+#[test]
+fn shutdown_returns_at_its_deadline_although_a_client_does_not_read_and_a_handler_blocks() {
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_message_handler(|_, _, _| {
+        // Longer than the test.
+        std::thread::park_timeout(Duration::from_secs(3600));
+    });
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let mut blocker = Client::connect(address);
+    blocker.send("block");
+    let _deaf = raw_websocket(address);
+    eventually("the handler runs", || sender.metrics().messages_in == 1);
+    let began = std::time::Instant::now();
+    running.shutdown(Duration::from_millis(300));
+    assert!(began.elapsed() < DEADLINE);
+    assert_eq!(
+        sender
+            .try_broadcast(Message::new("late"))
+            .unwrap_err()
+            .reason,
+        SendErrorReason::Closed
+    );
+}
+
+#[test]
+fn the_shutdown_receiver_of_an_app_stops_it() {
+    let (stop, stopped) = channel();
+    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_address("127.0.0.1:0")
+        .with_shutdown(stopped);
+    let address = app.bind().unwrap();
+    let running = std::thread::spawn(move || app.run());
+    let mut client = Client::connect(address);
+    stop.send(()).unwrap();
+    assert_eq!(u16::from(client.receive_to_close().1.unwrap().code), 1001);
+    running.join().unwrap();
+}
+
+#[test]
+fn an_address_in_use_is_an_error_that_names_it_and_a_panic_of_run() {
+    let mut first: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
+    let address = first.bind().unwrap();
+    let second = move || AsyncWebsocketApp::<()>::new().with_address(address);
+    let error = second().try_run().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    let panic = std::thread::spawn(move || second().run())
+        .join()
+        .unwrap_err();
+    assert_eq!(panic.downcast_ref::<String>(), Some(&error.to_string()));
+}
