@@ -72,8 +72,11 @@ pub fn async_websocket_handler<S>(
     move |request: Request, mut stream: Stream, _: Arc<S>| {
         if host::handshake(&request, &mut stream) {
             let stream = WebsocketStream::upgraded(stream, &request);
-            let hook = hook.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if let Err(refused) = hook.send(stream) {
+            let sent = hook
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .send(stream);
+            if let Err(refused) = sent {
                 // The app has stopped: the client gets a close frame that says so.
                 refused.0.go_away();
             }

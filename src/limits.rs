@@ -30,19 +30,21 @@ pub struct Limits {
     ///
     /// While it is full, [`AsyncSender::broadcast`](crate::AsyncSender::broadcast) and the like wait, and their
     /// `try_` twins return [`SendErrorReason::Full`](crate::SendErrorReason::Full). A shard may hold as much again
-    /// that it has taken and not yet handed on.
+    /// that it has taken and not yet handed on; an empty mailbox takes a message of any legal size.
     pub mailbox_bytes_max: usize,
     /// Bytes of received messages that wait while a handler of their connection runs. Default 64 KiB.
     ///
-    /// Beyond it the connection is not read, and TCP slows the client down.
+    /// Beyond it the connection is not read, and TCP slows the client down. A message that has begun is read to its end.
     pub pending_bytes_max: usize,
     /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
     pub head_bytes_max: usize,
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
     pub body_bytes_max: usize,
-    /// Connections, of all kinds, that the app serves at once. Default 100,000. Further ones are answered with 503.
+    /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
+    /// with 503; those that a Humphrey app hands over are closed with 1013.
     pub connections_max: usize,
-    /// Connections that have not finished a request head. Default 4,096. Beyond it, the oldest of them gives way.
+    /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
+    /// waited longest gives way.
     pub handshakes_max: usize,
     /// How long a client may take for its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
@@ -89,8 +91,8 @@ pub enum SlowConsumer {
     DropNewest,
     /// The oldest messages that wait for that client make room for the new one.
     DropOldest,
-    /// Producers wait for their clients: a shard takes no further broadcast while the outbox of one of its clients
-    /// is over half its bound. Right for a pipe, where every line matters; wrong for a public server.
+    /// Producers wait for their clients: a shard delivers nothing further, so that order holds, while the outbox of one
+    /// of its clients is over half its bound. Right for a pipe, where every line matters; wrong for a public server.
     Pace {
         /// What a client must read to stay, while others wait for it.
         ///

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub refused: u64,
     /// Times that accepting failed, as when file descriptors ran out.
     pub accept_errors: u64,
-    /// HTTP requests that were answered by a mounted route.
+    /// HTTP requests that were handed to the mounted routes, whether or not one fitted.
     pub requests: u64,
     /// Messages received.
     pub messages_in: u64,

@@ -74,6 +74,8 @@ pub(crate) struct Parts {
     pub(crate) messages: Vec<Message>,
     /// None if nothing was ever read.
     pub(crate) protocol: Option<Connection>,
+    /// Bytes that the client is still owed, before anything else.
+    pub(crate) owed: Vec<u8>,
 }
 
 impl WebsocketStream {
@@ -333,6 +335,7 @@ impl WebsocketStream {
                     target: std::mem::take(&mut self.target),
                     messages: std::mem::take(&mut self.received).into(),
                     protocol: self.touched.then_some(protocol),
+                    owed: std::mem::take(&mut self.owed),
                 }))
             }
             #[allow(unreachable_patterns)] // Humphrey's `tls` may be on.

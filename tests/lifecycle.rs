@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use humphrey_ws::{AsyncWebsocketApp, Message, SendErrorReason};
+use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, SendErrorReason};
 use support::{Client, DEADLINE, eventually, raw_websocket, start};
 
 #[test]
@@ -94,4 +94,68 @@ fn an_address_in_use_is_an_error_that_names_it_and_a_panic_of_run() {
         .join()
         .unwrap_err();
     assert_eq!(panic.downcast_ref::<String>(), Some(&error.to_string()));
+}
+
+#[test]
+fn a_stopped_app_lets_go_of_its_state_and_its_handlers() {
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    let state = Arc::downgrade(&app.get_state());
+    let (captured, hung_up) = channel::<()>();
+    let app = app.with_message_handler(move |stream, message, _| {
+        let _ = &captured;
+        stream.send(message);
+    });
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let mut client = Client::connect(address);
+    client.send("hello");
+    assert_eq!(client.receive_text(), "hello");
+    running.shutdown(Duration::from_millis(100));
+    assert!(
+        hung_up.recv_timeout(DEADLINE).is_err(),
+        "what handlers have captured is dropped"
+    );
+    eventually("the state is dropped", || state.upgrade().is_none());
+    // The sender still tells what was done.
+    assert_eq!(sender.metrics().messages_out, 1);
+}
+
+/// The state of a stream tells where it is dropped.
+struct Tells(Sender<String>);
+
+static DROPPED_ON: Mutex<Option<Sender<String>>> = Mutex::new(None);
+
+impl Default for Tells {
+    fn default() -> Self {
+        Self(DROPPED_ON.lock().unwrap().clone().unwrap())
+    }
+}
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let _ = self.0.send(name);
+        panic!("a drop that panics costs nobody anything");
+    }
+}
+
+#[test]
+fn the_state_of_a_stream_is_dropped_on_a_handler_thread() {
+    let (tell, told) = channel();
+    *DROPPED_ON.lock().unwrap() = Some(tell);
+    let app: AsyncWebsocketApp<(), Tells> = AsyncWebsocketApp::new()
+        .with_shards(1)
+        .with_message_handler(|stream: AsyncStream<Tells>, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    for _ in 0..3 {
+        let mut client = Client::connect(address);
+        client.send("hello");
+        assert_eq!(client.receive_text(), "hello");
+        client.close();
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "humphrey_ws handler");
+    }
+    other.send("still here");
+    assert_eq!(other.receive_text(), "still here");
+    running.shutdown(Duration::from_millis(100));
 }

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
 use super::events::Interests;
-use super::hub::{Hub, Link, Newcomer, Upgraded, Word};
+use super::hub::{Hub, Link, Mail, Newcomer, Upgraded, Word};
 use super::id::Key;
-use super::pool::{Job, Pool};
+use super::pool::{Job, Pool, Work};
 use super::request::Http;
 use super::slots::Slots;
 use super::timers::{Tick, Timers};
@@ -214,7 +214,8 @@ impl<T: Transport> Core<T> {
                 self.refuse_upgraded(key.slot);
                 return;
             }
-            self.open(key.slot, peer, upgraded.target, None);
+            let owed = (!upgraded.owed.is_empty()).then(|| upgraded.owed.into());
+            self.open(key.slot, peer, upgraded.target, owed);
             if let Some(received) = upgraded.received {
                 self.resume(key.slot, received);
             }
@@ -441,8 +442,10 @@ impl<T: Transport> Core<T> {
             return;
         };
         transport.finish();
-        if let Role::Http(http) = std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            self.heads_len -= usize::from(http.is_in_line());
+        match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
+            Role::Http(http) => self.heads_len -= usize::from(http.is_in_line()),
+            Role::WebSocket(ws) => self.release(slot, ws),
+            Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
             // What is unread must be read, or closing would reset.
@@ -458,8 +461,19 @@ impl<T: Transport> Core<T> {
             if let Role::Http(http) = &conn.role {
                 self.heads_len -= usize::from(http.is_in_line());
             }
-            drop(conn);
+            if let Role::WebSocket(ws) = conn.role {
+                self.release(slot, ws);
+            }
             self.forget();
+        }
+    }
+
+    /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
+    fn release(&mut self, slot: u32, ws: WebSocket) {
+        if ws.session.attachment.get().is_some() {
+            let key = ws.session.id.key();
+            debug_assert_eq!(key.slot, slot);
+            self.job(key, Work::Session(ws.session, Vec::new()));
         }
     }
 
@@ -524,6 +538,7 @@ impl<T: Transport> Core<T> {
 
     /// The end: everyone who is left is disconnected, and what was not delivered is counted.
     pub(crate) fn finish(mut self) {
+        let members = self.link().members.load(Relaxed) as u64;
         for slot in self.conns.used() {
             if let Some(Role::WebSocket(_)) = self.conns.get(slot).map(|conn| &conn.role) {
                 self.ws_abandon(slot);
@@ -531,19 +546,19 @@ impl<T: Transport> Core<T> {
             self.free(slot);
         }
         Pool::push(&self.hub, &mut self.jobs, self.now);
-        self.take_rest();
-    }
-
-    fn take_rest(&mut self) {
         let mut rest = std::mem::take(&mut self.delivery.mail);
-        self.counters().not_running.add(rest.len() as u64);
-        rest.clear();
-        let mut words = Vec::new();
-        self.link().mailbox.take(Some(&mut rest), &mut words);
-        self.counters().not_running.add(rest.len() as u64);
+        let mut later = VecDeque::new();
+        self.link().mailbox.finish(&mut later);
+        rest.append(&mut later);
+        let undelivered = rest.iter().map(|mail| match mail {
+            Mail::Broadcast(_) => members.max(1),
+            Mail::Send(..) => 1,
+            Mail::Close(..) => 0,
+        });
+        self.counters().not_running.add(undelivered.sum());
     }
 
-    pub(super) fn job(&mut self, key: Key, work: super::pool::Work) {
+    pub(super) fn job(&mut self, key: Key, work: Work) {
         self.jobs.push(Job {
             shard: self.index,
             key,

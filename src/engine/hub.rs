@@ -99,6 +99,8 @@ pub(crate) struct Newcomer {
 pub(crate) struct Upgraded {
     /// Path and query of the request.
     pub(crate) target: Box<str>,
+    /// What it is still owed, before anything else.
+    pub(crate) owed: Vec<u8>,
     /// How far its stream has been read already.
     pub(crate) received: Option<Received>,
 }
@@ -257,7 +259,8 @@ impl Hub {
             *stop_by.insert(earliest)
         });
         // Disconnect handlers get some of the time, too.
-        let shards_by = stop_by - (wait / 4).min(HANDLERS_WAIT_MAX);
+        let left = stop_by.saturating_duration_since(now);
+        let shards_by = stop_by - (left / 4).min(HANDLERS_WAIT_MAX);
         for link in &self.shards {
             link.mailbox.close();
             link.mailbox.control(Word::Stop(shards_by), When::Now);
@@ -296,7 +299,7 @@ impl Hub {
     /// A shard has ended. With the last one, handlers have nothing more to come.
     pub(super) fn shard_ended(&self) {
         if self.shards_running.fetch_sub(1, SeqCst) == 1 {
-            self.pool.handover.close();
+            self.pool.close();
         }
     }
 

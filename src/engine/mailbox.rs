@@ -56,6 +56,8 @@ struct State<D, C> {
     sleep: Sleep,
     /// No further data is taken.
     closed: bool,
+    /// Nobody looks in any more: word is dropped.
+    finished: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
                 waiting: 0,
                 sleep: Sleep::Awake,
                 closed: false,
+                finished: false,
             }),
             emptied: Condvar::new(),
             deferred: AtomicBool::new(false),
@@ -178,6 +181,11 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     /// Leaves word, whatever the mailbox holds.
     pub(crate) fn control(&self, control: C, when: When) {
         let mut state = lock(&self.state);
+        if state.finished {
+            drop(state);
+            drop(control);
+            return;
+        }
         state.control.push(control);
         self.notify(state, when, true);
     }
@@ -254,6 +262,18 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             Sleep::Asleep
         };
         true
+    }
+
+    /// The shard ends: it takes what is left, and nothing is kept from now on.
+    pub(crate) fn finish(&self, data: &mut VecDeque<D>) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.finished = true;
+        data.append(&mut state.data);
+        let control = std::mem::take(&mut state.control);
+        self.emptied.notify_all();
+        drop(state);
+        drop(control);
     }
 
     /// Takes no further data and lets all that wait go. What was taken before stays, for the shard to take.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::slow_consumer::Fill;
 use crate::protocol::encode::{frame_len, is_control_frame};
@@ -23,6 +23,16 @@ const GATHER_BELOW_BYTES: usize = 16 << 10;
 pub(crate) const GATHER_BYTES_MAX: usize = 64 << 10;
 /// Pieces of one vectored write.
 const PIECES_MAX: usize = 16;
+
+/// From so many chunks on, small ones are copied together, into chunks of up to so many bytes.
+const MERGE_FROM_CHUNKS: usize = 32;
+const MERGE_BYTES_MAX: usize = 4 << 10;
+
+fn copy_to_merge(bytes: &[u8]) -> BytesMut {
+    let mut copy = BytesMut::with_capacity(MERGE_BYTES_MAX);
+    copy.extend_from_slice(bytes);
+    copy
+}
 
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -82,6 +92,23 @@ impl Outbox {
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32) {
         debug_assert!(messages > 0);
         self.bytes += bytes.len();
+        if self.queue.len() >= MERGE_FROM_CHUNKS
+            && let Some(tail) = self.queue.back_mut()
+            && tail.messages > 0
+            && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
+        {
+            // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
+            let tail_bytes = std::mem::take(&mut tail.bytes);
+            let mut merged = match tail_bytes.try_into_mut() {
+                Ok(own) if own.capacity() - own.len() >= bytes.len() => own,
+                Ok(own) => copy_to_merge(&own),
+                Err(shared) => copy_to_merge(&shared),
+            };
+            merged.extend_from_slice(&bytes);
+            tail.bytes = merged.freeze();
+            tail.messages += messages;
+            return;
+        }
         self.queue.push_back(Chunk { bytes, messages });
     }
 

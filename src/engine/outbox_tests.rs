@@ -235,3 +235,25 @@ fn the_first_whole_frames_of_a_run_are_found() {
     assert_eq!(whole_frames(&whole, usize::MAX), (30, 3));
     assert_eq!(whole_frames(&[], 10), (0, 0));
 }
+
+#[test]
+fn many_small_messages_take_little_more_memory_than_their_bytes() {
+    let mut outbox = Outbox::default();
+    let mut expected = Vec::new();
+    for n in 0..10_000u32 {
+        let message = frame(&n.to_be_bytes());
+        expected.extend_from_slice(&message);
+        outbox.push(message.into(), 1);
+    }
+    assert_eq!(outbox.bytes(), expected.len());
+    assert!(outbox.queue.len() < 100, "{} chunks", outbox.queue.len());
+    let mut taken = Vec::new();
+    let mut messages = 0;
+    while !outbox.is_empty() {
+        let (bytes, left) = flush(&mut outbox, 1_001);
+        taken.extend(bytes);
+        messages += left;
+    }
+    assert!(taken == expected, "in order, and whole");
+    assert_eq!(messages, 10_000);
+}

@@ -60,7 +60,8 @@ const HOLD_BACK: Duration = Duration::from_micros(50);
 
 pub(crate) struct Pool {
     pub(super) handover: Handover<Job>,
-    events: Arc<dyn Events>,
+    /// The program, until the last shard has ended: it may hold senders, which hold the hub, which holds this.
+    events: Mutex<Option<Arc<dyn Events>>>,
     /// A moving average of how long jobs take.
     nanos_mean: AtomicU32,
     runs: Mutex<Vec<Arc<Run>>>,
@@ -88,7 +89,7 @@ impl Pool {
     pub(crate) fn new(threads_max: usize, events: Arc<dyn Events>) -> Self {
         Self {
             handover: Handover::new(threads_max),
-            events,
+            events: Mutex::new(Some(events)),
             nanos_mean: AtomicU32::new(0),
             runs: Mutex::default(),
         }
@@ -102,10 +103,24 @@ impl Pool {
 
     fn spawn(hub: &Arc<Hub>) -> io::Result<()> {
         let run = Arc::<Run>::default();
+        let events = hub
+            .pool
+            .events
+            .lock()
+            .ok()
+            .and_then(|events| events.clone());
+        let Some(events) = events else {
+            // All shards have ended: the threads that there are see to the rest.
+            hub.pool.handover.not_started();
+            return Ok(());
+        };
         let of_thread = (hub.clone(), run.clone());
         std::thread::Builder::new()
             .name("humphrey_ws handler".into())
-            .spawn(move || of_thread.0.pool.work(&of_thread.0, &of_thread.1))
+            .spawn(move || {
+                let (hub, run) = of_thread;
+                hub.pool.work(&hub, &run, &*events);
+            })
             .inspect_err(|_| hub.pool.handover.not_started())?;
         if let Ok(mut runs) = hub.pool.runs.lock() {
             runs.push(run);
@@ -119,6 +134,14 @@ impl Pool {
                 log::warn!("a handler thread could not be started ({error}); going on with fewer");
             }
         }
+    }
+
+    /// Lets the threads end once the queue is empty, and the program go.
+    pub(super) fn close(&self) {
+        self.handover.close();
+        let events = self.events.lock().ok().and_then(|mut events| events.take());
+        // What it drops is user code.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(events)));
     }
 
     fn is_slow(&self) -> bool {
@@ -142,7 +165,7 @@ impl Pool {
     }
 
     /// What a handler thread does.
-    fn work(&self, hub: &Arc<Hub>, run: &Run) {
+    fn work(&self, hub: &Arc<Hub>, run: &Run, events: &dyn Events) {
         HANDLER_OF.set(Arc::as_ptr(hub).addr());
         self.handover.started();
         let mut held_back_since: Option<Instant> = None;
@@ -165,7 +188,7 @@ impl Pool {
             Self::spawn_more(hub, start);
 
             run.0.fetch_add(1, Relaxed);
-            self.handle(hub, job);
+            Self::handle(hub, events, job);
             run.0.fetch_add(1, Relaxed);
 
             let started = std::mem::replace(&mut now, Instant::now());
@@ -187,8 +210,7 @@ impl Pool {
     }
 
     /// Runs the handlers of a job, and leaves word of its end with the shard.
-    fn handle(&self, hub: &Hub, job: Job) {
-        let events = &*self.events;
+    fn handle(hub: &Hub, events: &dyn Events, job: Job) {
         let caught = |handler: &mut dyn FnMut()| {
             let outcome = catch_unwind(AssertUnwindSafe(handler));
             if outcome.is_err() {
@@ -219,6 +241,9 @@ impl Pool {
                         Event::Open => {}
                     }
                 }
+                // With it may go what the program keeps for the stream, and dropping that is user code, too.
+                let mut session = Some(session);
+                caught(&mut || drop(session.take()));
                 Done::Session {
                     panicked,
                     unhandled,
@@ -240,7 +265,15 @@ impl Pool {
     #[cfg(all(test, not(loom)))]
     pub(super) fn run_here(hub: &Hub, job: Job) {
         let before = HANDLER_OF.replace(std::ptr::from_ref(hub).addr());
-        hub.pool.handle(hub, job);
+        if let Some(events) = hub
+            .pool
+            .events
+            .lock()
+            .ok()
+            .and_then(|events| events.clone())
+        {
+            Self::handle(hub, &*events, job);
+        }
         HANDLER_OF.set(before);
     }
 

@@ -13,8 +13,7 @@ use super::core::Core;
 use super::hub::{Hub, Newcomer, Word};
 use super::mailbox::When;
 
-/// What the poll reports the waker under. Connections have smaller numbers: their slots fit into 32 bits, and a
-/// generation is given up before it is all ones.
+/// What the poll reports the waker under. Connections have smaller numbers: no shard has so many slots.
 pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -38,6 +37,11 @@ pub(super) struct Ending(pub(super) Arc<Hub>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if !self.0.has_stopped() {
+            // A shard that can't go on takes the others with it: an app that serves some of its clients only would
+            // not be noticed.
+            self.0.stop(Duration::ZERO);
+        }
         self.0.shard_ended();
     }
 }

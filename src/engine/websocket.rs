@@ -268,8 +268,10 @@ impl<T: Transport> Core<T> {
         if !wants_messages {
             self.counters().unhandled.add(count);
         }
+        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         if let Some(ws) = self.ws(slot) {
             ws.protocol = received.protocol;
+            ws.protocol.set_message_bytes_max(message_bytes_max);
             if wants_messages {
                 ws.inbox
                     .extend(received.messages.into_iter().map(Event::Message));

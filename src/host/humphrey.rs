@@ -72,6 +72,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             stream: mio::net::TcpStream::from_std(parts.socket),
             upgraded: Some(Upgraded {
                 target: parts.target,
+                owed: parts.owed,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
                     protocol,

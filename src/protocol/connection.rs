@@ -159,6 +159,11 @@ impl Connection {
         received
     }
 
+    /// Changes the limit, for messages that have not begun.
+    pub(crate) fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
+        self.message_bytes_max = message_bytes_max;
+    }
+
     #[cfg(test)]
     /// Bytes of payload and state held for a frame or message that is not complete.
     pub(crate) fn held_bytes(&self) -> usize {
