@@ -451,7 +451,7 @@ impl<T: Transport> Core<T> {
             let farewell = self.ws(slot).and_then(|ws| ws.farewell.take());
             self.end_outgoing(slot, farewell.map(Vec::from));
         }
-        self.tell_close(slot, key);
+        self.tell_close(slot, key, Vec::new());
         match self.conns.get(slot) {
             Some(conn) if conn.transport.is_none() => self.free(slot),
             _ => self.want_write(slot),
@@ -459,19 +459,30 @@ impl<T: Transport> Core<T> {
     }
 
     /// The close handler's turn has come, once.
-    fn tell_close(&mut self, slot: u32, key: Key) {
-        let Some(ws) = self.ws(slot) else {
+    /// `before` is what is still to be handled before it.
+    fn tell_close(&mut self, slot: u32, key: Key, before: Vec<Event>) {
+        let Some(session) = self.depart(slot) else {
             return;
         };
+        let mut events = before;
+        if self.interests.close {
+            events.push(Event::Close);
+        }
+        if !events.is_empty() {
+            self.job(key, Work::Session(session, events));
+        }
+    }
+
+    /// A connection counts no longer, and its address means it no longer. None if that was so already.
+    fn depart(&mut self, slot: u32) -> Option<Arc<Session>> {
+        let ws = self.ws(slot)?;
         if std::mem::replace(&mut ws.told, true) {
-            return;
+            return None;
         }
         let session = ws.session.clone();
         self.counters().connections.sub(1);
         self.events.left(&session);
-        if self.interests.close {
-            self.job(key, Work::Session(session, vec![Event::Close]));
-        }
+        Some(session)
     }
 
     /// Word of a batch's end.
@@ -595,41 +606,9 @@ impl<T: Transport> Core<T> {
                 .iter()
                 .filter(|event| matches!(event, Event::Message(_)));
             self.counters().unhandled.add(messages.count() as u64);
-            if let Some(ws) = self.ws(slot) {
-                ws.told = true;
-                let session = ws.session.clone();
-                self.counters().connections.sub(1);
-                self.events.left(&session);
-            }
+            self.depart(slot);
         } else {
-            if !inbox.is_empty() {
-                let session = self.ws(slot).map(|ws| ws.session.clone());
-                self.jobs_in_order(slot, key, session, inbox);
-                return;
-            }
-            self.tell_close(slot, key);
+            self.tell_close(slot, key, inbox);
         }
-    }
-
-    /// Events and the close handler, as one job.
-    fn jobs_in_order(
-        &mut self,
-        slot: u32,
-        key: Key,
-        session: Option<Arc<Session>>,
-        mut events: Vec<Event>,
-    ) {
-        let Some(session) = session else {
-            return;
-        };
-        if let Some(ws) = self.ws(slot) {
-            ws.told = true;
-        }
-        self.counters().connections.sub(1);
-        self.events.left(&session);
-        if self.interests.close {
-            events.push(Event::Close);
-        }
-        self.job(key, Work::Session(session, events));
     }
 }
