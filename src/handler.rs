@@ -40,9 +40,11 @@ pub fn websocket_handler<T, S>(handler: T) -> impl Fn(Request, Stream, Arc<S>)
 where
     T: WebsocketHandler<S>,
 {
-    move |request: Request, mut stream: Stream, state: Arc<S>| {
-        if host::handshake(&request, &mut stream) {
-            handler(WebsocketStream::upgraded(stream, &request), state);
+    move |request: Request, stream: Stream, state: Arc<S>| {
+        if let Some(mut stream) = host::handshake(&request, stream)
+            && stream.answer()
+        {
+            handler(stream, state);
         }
     }
 }
@@ -50,9 +52,13 @@ where
 /// Makes a Humphrey WebSocket route that hands its connections to an
 /// [`AsyncWebsocketApp`](crate::AsyncWebsocketApp).
 ///
-/// The handshake is answered, and the Humphrey app's thread is free again. The two apps may have different states.
-/// Humphrey reads the request, so what it reads behind it is lost to the WebSocket: clients that do not wait for the
-/// answer, as browsers do, lose their first messages. An app that listens itself has no such limits.
+/// The WebSocket app answers the handshake, or refuses it
+/// ([`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)); the Humphrey app's thread is free again at
+/// once. The two apps may have different states. Humphrey reads the request, so what it reads behind it is lost to the
+/// WebSocket: clients that do not wait for the answer, as browsers do, lose their first messages. An app that listens
+/// itself has no such limits.
+///
+/// With a hook of one's own, which no app has made, the handshake is answered here and nothing is refused.
 ///
 /// ```no_run
 /// use humphrey::App;
@@ -69,9 +75,11 @@ where
 pub fn async_websocket_handler<S>(
     hook: Arc<Mutex<Sender<WebsocketStream>>>,
 ) -> impl Fn(Request, Stream, Arc<S>) {
-    move |request: Request, mut stream: Stream, _: Arc<S>| {
-        if host::handshake(&request, &mut stream) {
-            let stream = WebsocketStream::upgraded(stream, &request);
+    let app_answers = host::is_hook_of_app(&hook);
+    move |request: Request, stream: Stream, _: Arc<S>| {
+        if let Some(mut stream) = host::handshake(&request, stream)
+            && (app_answers || stream.answer())
+        {
             let sent = hook
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -43,8 +43,11 @@ mod host;
 mod limits;
 pub mod message;
 mod metrics;
+mod origins;
 pub mod ping;
 mod protocol;
+mod proxies;
+mod report;
 pub mod restion;
 pub mod stream;
 mod transport;
@@ -56,8 +59,10 @@ pub use handler::{async_websocket_handler, websocket_handler};
 pub use host::Cors;
 pub use limits::{Limits, SlowConsumer};
 pub use message::Message;
-pub use metrics::{Dropped, Metrics};
+pub use metrics::{Dropped, HandshakeFailures, Metrics, Refused};
+pub use origins::Origins;
 pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};
+pub use proxies::TrustedProxies;
 pub use stream::WebsocketStream;
 
 /// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.

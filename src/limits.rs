@@ -43,6 +43,16 @@ pub struct Limits {
     /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
     /// with 503; those that a Humphrey app hands over are closed with 1013.
     pub connections_max: usize,
+    /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
+    ///
+    /// Further ones are answered with 429 and closed at once; those that a Humphrey app hands over are answered with
+    /// 429, too. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
+    /// the proxy is trusted to say whose it is
+    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
+    pub peer_connections_max: Option<usize>,
+    /// WebSocket handshakes that one address may begin, per second; a second's worth may come at once. Default none:
+    /// any number. Further ones are answered with 429.
+    pub peer_handshakes_per_second_max: Option<u32>,
     /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
     /// waited longest gives way.
     pub handshakes_max: usize,
@@ -67,6 +77,8 @@ impl Default for Limits {
             head_bytes_max: 16 << 10,
             body_bytes_max: 1 << 20,
             connections_max: 100_000,
+            peer_connections_max: None,
+            peer_handshakes_per_second_max: None,
             handshakes_max: 4_096,
             handshake_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(60),

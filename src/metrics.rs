@@ -1,8 +1,15 @@
 //! Counters and gauges.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+mod prometheus;
 
-/// What an app has done so far, read with [`AsyncSender::metrics`](crate::AsyncSender::metrics) at any time.
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+pub(crate) use self::prometheus::render;
+
+/// What an app has done so far, read with [`AsyncSender::metrics`](crate::AsyncSender::metrics) at any time; for each
+/// shard by itself with [`AsyncSender::metrics_by_shard`](crate::AsyncSender::metrics_by_shard), and as text for
+/// Prometheus with [`AsyncSender::prometheus`](crate::AsyncSender::prometheus).
 ///
 /// Each figure is exact, but they are read one after the other while the app goes on. All count from the start of the
 /// app, except where they are called a gauge.
@@ -15,8 +22,11 @@ pub struct Metrics {
     pub connections_opened: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
-    /// Connections that were turned away: a bad handshake, a time-out before its end, or too many connections.
-    pub refused: u64,
+    /// Connections that were turned away because of a limit or of where they came from, by cause.
+    pub refused: Refused,
+    /// Connections that ended before they were a WebSocket, by what was wrong with their request; and, with mounted
+    /// routes, HTTP requests that could not be read.
+    pub handshake_failures: HandshakeFailures,
     /// Times that accepting failed, as when file descriptors ran out.
     pub accept_errors: u64,
     /// HTTP requests that were handed to the mounted routes, whether or not one fitted.
@@ -37,12 +47,90 @@ pub struct Metrics {
     pub heartbeat_timeouts: u64,
     /// Clients disconnected because they broke the protocol.
     pub protocol_errors: u64,
+    /// The most bytes that ever waited for one client (see [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
+    pub outbox_bytes_peak: u64,
+    /// The most bytes that were ever in one shard's mailbox
+    /// (see [`Limits::mailbox_bytes_max`](crate::Limits::mailbox_bytes_max)).
+    pub mailbox_bytes_peak: u64,
+    /// How long producers were made to wait for clients ([`SlowConsumer::Pace`](crate::SlowConsumer::Pace)); in sum,
+    /// that of all shards.
+    pub paced: Duration,
+    /// Times that handlers were run: once for all that one read of a connection has brought.
+    pub handler_runs: u64,
+    /// How long handlers have run, that of all threads together. A handler that still runs does not count yet.
+    pub handler_time: Duration,
     /// Handlers that have been running for more than about a millisecond (a gauge).
     pub handlers_blocked: u64,
     /// Times that all handler threads were blocked while a connection waited for one.
     pub handlers_exhausted: u64,
     /// Handlers that panicked.
     pub handler_panics: u64,
+}
+
+/// Connections that were turned away, by cause; part of [`Metrics`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// There were [`Limits::connections_max`](crate::Limits::connections_max).
+    pub connections_max: u64,
+    /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
+    pub handshakes_max: u64,
+    /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
+    pub peer_connections: u64,
+    /// Its address began more than
+    /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
+    pub peer_handshakes: u64,
+    /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
+    pub origin: u64,
+    /// The app was stopping, or the operating system could not watch its socket.
+    pub unserved: u64,
+}
+
+impl Refused {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.connections_max
+            + self.handshakes_max
+            + self.peer_connections
+            + self.peer_handshakes
+            + self.origin
+            + self.unserved
+    }
+}
+
+/// Requests that did not become a WebSocket, by what was wrong with them; part of [`Metrics`].
+///
+/// Handshakes that a Humphrey app in front has refused are not among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandshakeFailures {
+    /// No HTTP that could be read.
+    pub malformed: u64,
+    /// A head or a body over its limit.
+    pub too_large: u64,
+    /// Not there in time ([`Limits::handshake_timeout`](crate::Limits::handshake_timeout)).
+    pub timeout: u64,
+    /// No WebSocket was asked for, and no routes are mounted.
+    pub not_an_upgrade: u64,
+    /// Another version of the WebSocket protocol than 13, or none.
+    pub version: u64,
+    /// No `Sec-WebSocket-Key`, or not one.
+    pub key: u64,
+    /// Another requirement of RFC 6455 §4.2.1: the method, HTTP/1.1, `Host`, `Connection`, no body.
+    pub requirements: u64,
+}
+
+impl HandshakeFailures {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.malformed
+            + self.too_large
+            + self.timeout
+            + self.not_an_upgrade
+            + self.version
+            + self.key
+            + self.requirements
+    }
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that did
@@ -80,17 +168,37 @@ impl Dropped {
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
+/// What counting costs is measured against a build that does not (`bench counting`).
+const COUNTS: bool = !cfg!(humphrey_ws_uncounted);
+
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
+        if COUNTS {
+            self.0.fetch_add(n, Relaxed);
+        }
     }
 
     pub(crate) fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
+        if COUNTS {
+            self.0.fetch_sub(n, Relaxed);
+        }
     }
 
     pub(crate) fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
+        if COUNTS {
+            self.0.store(n, Relaxed);
+        }
+    }
+
+    /// Keeps the highest; for counters that one thread writes.
+    pub(crate) fn raise(&self, n: u64) {
+        if COUNTS && n > self.0.load(Relaxed) {
+            self.0.store(n, Relaxed);
+        }
+    }
+
+    pub(crate) fn add_time(&self, time: Duration) {
+        self.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -99,67 +207,61 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($field:ident $(. $sub:ident)?),* $(,)?) => {
+    ($($kind:ident $field:ident $(. $sub:ident)? = $own:ident;)*) => {
+        /// The counters of one shard, or of what belongs to none.
+        #[derive(Debug, Default)]
+        #[repr(align(128))] // A cache line of its own, and its neighbour's: shards do not share.
+        pub(crate) struct Counters {
+            $( pub(crate) $own: Counter, )*
+        }
+
         impl Counters {
             /// Adds these to a sum.
             pub(crate) fn add_to(&self, sum: &mut Metrics) {
-                $( sum.$field $(.$sub)? += counters!(@own self $field $($sub)?).get(); )*
+                $( counters!(@$kind sum.$field $(.$sub)?, self.$own.get()); )*
             }
         }
     };
-    (@own $self:ident $field:ident) => { $self.$field };
-    (@own $self:ident $field:ident $sub:ident) => { $self.$sub };
+    (@sum $to:expr, $n:expr) => { $to += $n };
+    (@peak $to:expr, $n:expr) => { $to = $to.max($n) };
+    (@time $to:expr, $n:expr) => { $to += Duration::from_nanos($n) };
 }
 
-/// The counters of one shard, or of what belongs to none.
-#[derive(Debug, Default)]
-#[repr(align(128))] // A cache line of its own, and its neighbour's: shards do not share.
-pub(crate) struct Counters {
-    pub(crate) connections: Counter,
-    pub(crate) connections_opened: Counter,
-    pub(crate) accepted: Counter,
-    pub(crate) refused: Counter,
-    pub(crate) accept_errors: Counter,
-    pub(crate) requests: Counter,
-    pub(crate) messages_in: Counter,
-    pub(crate) bytes_in: Counter,
-    pub(crate) messages_out: Counter,
-    pub(crate) bytes_out: Counter,
-    pub(crate) slow_consumer: Counter,
-    pub(crate) closed: Counter,
-    pub(crate) no_recipient: Counter,
-    pub(crate) not_running: Counter,
-    pub(crate) too_large: Counter,
-    pub(crate) unhandled: Counter,
-    pub(crate) slow_consumers: Counter,
-    pub(crate) heartbeat_timeouts: Counter,
-    pub(crate) protocol_errors: Counter,
-    pub(crate) handlers_blocked: Counter,
-    pub(crate) handlers_exhausted: Counter,
-    pub(crate) handler_panics: Counter,
+counters! {
+    sum connections = connections;
+    sum connections_opened = connections_opened;
+    sum accepted = accepted;
+    sum refused.connections_max = refused_connections_max;
+    sum refused.handshakes_max = refused_handshakes_max;
+    sum refused.peer_connections = refused_peer_connections;
+    sum refused.peer_handshakes = refused_peer_handshakes;
+    sum refused.origin = refused_origin;
+    sum refused.unserved = refused_unserved;
+    sum handshake_failures.malformed = failed_malformed;
+    sum handshake_failures.too_large = failed_too_large;
+    sum handshake_failures.timeout = failed_timeout;
+    sum handshake_failures.not_an_upgrade = failed_not_an_upgrade;
+    sum handshake_failures.version = failed_version;
+    sum handshake_failures.key = failed_key;
+    sum handshake_failures.requirements = failed_requirements;
+    sum accept_errors = accept_errors;
+    sum requests = requests;
+    sum messages_in = messages_in;
+    sum bytes_in = bytes_in;
+    sum messages_out = messages_out;
+    sum bytes_out = bytes_out;
+    sum dropped.slow_consumer = slow_consumer;
+    sum dropped.closed = closed;
+    sum dropped.no_recipient = no_recipient;
+    sum dropped.not_running = not_running;
+    sum dropped.too_large = too_large;
+    sum dropped.unhandled = unhandled;
+    sum slow_consumers = slow_consumers;
+    sum heartbeat_timeouts = heartbeat_timeouts;
+    sum protocol_errors = protocol_errors;
+    peak outbox_bytes_peak = outbox_bytes_peak;
+    time paced = paced;
+    sum handlers_blocked = handlers_blocked;
+    sum handlers_exhausted = handlers_exhausted;
+    sum handler_panics = handler_panics;
 }
-
-counters!(
-    connections,
-    connections_opened,
-    accepted,
-    refused,
-    accept_errors,
-    requests,
-    messages_in,
-    bytes_in,
-    messages_out,
-    bytes_out,
-    dropped.slow_consumer,
-    dropped.closed,
-    dropped.no_recipient,
-    dropped.not_running,
-    dropped.too_large,
-    dropped.unhandled,
-    slow_consumers,
-    heartbeat_timeouts,
-    protocol_errors,
-    handlers_blocked,
-    handlers_exhausted,
-    handler_panics,
-);

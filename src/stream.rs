@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use humphrey::http::Request;
 use humphrey::stream::Stream;
 
 use crate::error::WebsocketError;
@@ -15,6 +14,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::connection::{Connection, Event};
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::error::Violation;
+use crate::protocol::http::Head;
 use crate::restion::Restion;
 
 /// Read at once.
@@ -39,14 +39,16 @@ pub struct WebsocketStream {
     touched: bool,
     /// Received, and not asked for yet: what came with one read.
     received: VecDeque<Message>,
-    /// Control frames that the client is owed, and did not take at once.
+    /// What the client is owed, and did not take at once: control frames, in front of them the answer to its handshake.
     owed: Vec<u8>,
     /// Nothing more can be received: why.
     ended: Option<End>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
     closed: bool,
-    /// Path and query of the request.
-    target: Box<str>,
+    /// The request that it began with.
+    head: Option<Box<Head>>,
+    /// The answer to that request is still to be sent: it is what the client is owed first.
+    unanswered: bool,
     buffer: Vec<u8>,
 }
 
@@ -70,7 +72,9 @@ impl End {
 /// A stream taken apart, for the engine to go on with.
 pub(crate) struct Parts {
     pub(crate) socket: TcpStream,
-    pub(crate) target: Box<str>,
+    pub(crate) head: Option<Box<Head>>,
+    /// Whether the client has its handshake answered, if only in part.
+    pub(crate) answered: bool,
     pub(crate) messages: Vec<Message>,
     /// None if nothing was ever read.
     pub(crate) protocol: Option<Connection>,
@@ -94,20 +98,27 @@ impl WebsocketStream {
             owed: Vec::new(),
             ended: None,
             closed: false,
-            target: "/".into(),
+            head: None,
+            unanswered: false,
             buffer: Vec::new(),
         }
     }
 
-    /// The stream of a request that was answered.
-    pub(crate) fn upgraded(stream: Stream, request: &Request) -> Self {
-        let target = match request.query.as_str() {
-            "" => request.uri.clone(),
-            query => format!("{}?{query}", request.uri),
-        };
-        let mut upgraded = Self::new(stream);
-        upgraded.target = target.into();
-        upgraded
+    /// The stream of a request that is a handshake, and its answer, which is sent before anything else.
+    pub(crate) fn asked(stream: Stream, head: Head, answer: Vec<u8>) -> Self {
+        let mut asked = Self::new(stream);
+        asked.head = Some(Box::new(head));
+        asked.owed = answer;
+        asked.unanswered = true;
+        asked
+    }
+
+    /// Answers the handshake. False if the client has gone.
+    pub(crate) fn answer(&mut self) -> bool {
+        let owed = std::mem::take(&mut self.owed);
+        self.unanswered = false;
+        self.closed = self.inner().write_all(&owed).is_err();
+        !self.closed
     }
 
     /// Receives the next message; waits for it. Pings that come before it are answered.
@@ -252,6 +263,7 @@ impl WebsocketStream {
             self.owed = owed;
             match outcome {
                 Ok(n) => {
+                    self.unanswered &= n == 0;
                     self.owed.drain(..n);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -289,6 +301,7 @@ impl WebsocketStream {
             return Err(WebsocketError::ConnectionClosed);
         }
         let owed = std::mem::take(&mut self.owed);
+        self.unanswered = false;
         let outcome = self
             .inner()
             .write_all(&owed)
@@ -332,7 +345,8 @@ impl WebsocketStream {
                 let protocol = std::mem::replace(&mut self.protocol, Connection::new(0));
                 Ok(Some(Parts {
                     socket,
-                    target: std::mem::take(&mut self.target),
+                    head: self.head.take(),
+                    answered: !self.unanswered,
                     messages: std::mem::take(&mut self.received).into(),
                     protocol: self.touched.then_some(protocol),
                     owed: std::mem::take(&mut self.owed),

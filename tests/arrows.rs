@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 6] = ["message", "error", "restion", "ping", "limits", "metrics"];
+const LEAVES: [&str; 9] = [
+    "message", "error", "restion", "ping", "limits", "metrics", "origins", "proxies", "report",
+];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -17,6 +19,9 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("ping", &[]),
     ("limits", &[]),
     ("metrics", &[]),
+    ("origins", &[]),
+    ("proxies", &[]),
+    ("report", &[]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol"]),
     ("handler", &["host", "stream"]),

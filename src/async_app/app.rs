@@ -16,7 +16,9 @@ use super::sender::AsyncSender;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Cors, Routes};
 use crate::limits::{Limits, SlowConsumer};
+use crate::origins::Origins;
 use crate::ping::Heartbeat;
+use crate::proxies::TrustedProxies;
 use crate::stream::WebsocketStream;
 
 /// Handler threads of an app that does not say how many.
@@ -70,6 +72,8 @@ where
     shutdown: Option<Receiver<()>>,
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
+    origins: Option<Origins>,
+    proxies: Option<TrustedProxies>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
@@ -123,6 +127,7 @@ where
     pub fn new_unlinked_with_config(state: State, handler_threads: usize) -> Self {
         let (hook, handed_over) = channel();
         let hook = Arc::new(Mutex::new(hook));
+        host::hook_of_app(&hook);
         let app = Self::linked(
             HumphreyLink::External(hook.clone()),
             handed_over,
@@ -153,6 +158,8 @@ where
             shutdown: None,
             routes: Vec::new(),
             cors: None,
+            origins: None,
+            proxies: None,
             on_connect: None,
             on_disconnect: None,
             on_message: None,
@@ -262,6 +269,34 @@ where
         self
     }
 
+    /// Sets which web pages may connect. By default all may, as in 0.5.1; then it is logged, once, when a page of
+    /// another origin does.
+    ///
+    /// Checked for every connection, also for those that a Humphrey app hands over. Pages that may not connect are
+    /// answered with 403. Mounted routes are not concerned: see [`with_cors`](Self::with_cors). Starting fails with an
+    /// error if a list has an entry that is no origin.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Origins};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_allowed_origins(Origins::Same);
+    /// ```
+    pub fn with_allowed_origins(mut self, origins: Origins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Names the proxies in front of the app, which are believed when they say for whom they connect. By default
+    /// nobody is.
+    ///
+    /// What they say is then the client's address: for [`AsyncStream::client_ip`](crate::AsyncStream::client_ip), for
+    /// the limits per address ([`Limits::peer_connections_max`]), and as the `origin_addr` of requests to mounted
+    /// routes. Starting fails with an error if an entry is no network.
+    pub fn with_trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
     /// Sets the bounds.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -285,7 +320,8 @@ where
     ///
     /// Handlers of routes run on the handler threads, like all others. Connections are kept alive; requests of one
     /// connection are answered in order. What Humphrey's `Method` has no name for is answered with 501; `HEAD` runs the
-    /// handler of `GET`. A request's `address` is that of the peer: `X-Forwarded-For` is not believed.
+    /// handler of `GET`. A request's `address` is that of the peer, unless
+    /// [`with_trusted_proxies`](Self::with_trusted_proxies) has the peer believed.
     ///
     /// Starting fails with an error if a sub-app has WebSocket routes (use this app's handlers, and
     /// [`AsyncStream::path`](crate::AsyncStream::path)) or a `cors` of its own (use [`with_cors`](Self::with_cors)), or
@@ -376,6 +412,18 @@ where
     ///
     /// If it can't start, as when its address is in use, which the error names.
     pub fn start(mut self) -> io::Result<RunningApp> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        if let Some(origins) = &self.origins {
+            origins
+                .check()
+                .map_err(|error| invalid(error.to_string()))?;
+        }
+        let proxies = self
+            .proxies
+            .as_ref()
+            .map(TrustedProxies::resolve)
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?;
         let routes = self.take_routes()?;
         let address = match self.humphrey_link {
             HumphreyLink::Internal(..) => Some(self.bind()?),
@@ -389,6 +437,8 @@ where
                 .shards
                 .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
             handler_threads: self.handler_threads,
+            origins: self.origins,
+            proxies,
         };
         let close_timeout = settings.limits.close_timeout;
         let program = Program {

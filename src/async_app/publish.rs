@@ -9,7 +9,7 @@ use super::directory::Directory;
 use crate::engine::{ConnectionId, Hub, Mail, Refused, Session, Status};
 use crate::error::{SendError, SendErrorReason};
 use crate::message::Message;
-use crate::metrics::{Counters, Metrics};
+use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::stream::WebsocketStream;
 
@@ -140,12 +140,34 @@ impl Link {
     }
 
     pub(super) fn metrics(&self) -> Metrics {
-        let mut sum = Metrics::default();
-        self.counters.add_to(&mut sum);
+        let mut sum = self.common_metrics();
         if let Some(hub) = self.hub.get() {
-            hub.add_metrics(&mut sum);
+            hub.add_shard_metrics(&mut sum);
         }
         sum
+    }
+
+    /// What belongs to no shard.
+    fn common_metrics(&self) -> Metrics {
+        let mut common = Metrics::default();
+        self.counters.add_to(&mut common);
+        if let Some(hub) = self.hub.get() {
+            hub.add_common_metrics(&mut common);
+        }
+        common
+    }
+
+    pub(super) fn metrics_by_shard(&self) -> Vec<Metrics> {
+        self.hub
+            .get()
+            .map_or_else(Vec::new, |hub| hub.shard_metrics())
+    }
+
+    pub(super) fn prometheus(&self) -> String {
+        let shards = self.metrics_by_shard();
+        let mut parts = vec![("none".to_owned(), self.common_metrics())];
+        parts.extend((0..).map(|n: usize| n.to_string()).zip(shards));
+        metrics::render(&parts)
     }
 
     pub(super) fn shutdown(&self, wait: Duration) {

@@ -109,6 +109,35 @@ impl AsyncSender {
         self.0.metrics()
     }
 
+    /// What each shard has done so far; what belongs to none, such as handlers, is in [`metrics`](Self::metrics) only.
+    /// Empty before the app runs.
+    pub fn metrics_by_shard(&self) -> Vec<Metrics> {
+        self.0.metrics_by_shard()
+    }
+
+    /// What the app has done so far, as text for Prometheus (its text exposition format, version 0.0.4).
+    ///
+    /// The names begin with `humphrey_ws_`; times are in seconds, sizes in bytes. The label `shard` is the number of a
+    /// shard, or `none` for what belongs to none; the label `cause` tells refusals, failures and losses apart.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// use humphrey::SubApp;
+    /// use humphrey::http::{Response, StatusCode};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// let sender = app.sender();
+    /// // On a port of its own, which is not open to the world.
+    /// let metrics: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_address("127.0.0.1:9100")
+    ///     .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
+    ///         Response::new(StatusCode::OK, sender.prometheus())
+    ///     }));
+    /// ```
+    pub fn prometheus(&self) -> String {
+        self.0.prometheus()
+    }
+
     /// Stops the app, and returns at once: [`AsyncWebsocketApp::run`](crate::AsyncWebsocketApp::run) returns when it
     /// is done, which is after `wait` at the latest.
     ///

@@ -1,6 +1,6 @@
 //! One connection, as its handlers see it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -199,11 +199,20 @@ where
         }
     }
 
-    /// The address of the client.
+    /// The address of the other end of the connection: the client's, or that of a proxy in front.
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.way {
             Way::Engine { session, .. } => session.peer,
             Way::Channel { address, .. } => *address,
+        }
+    }
+
+    /// Where the client is: the address in [`peer_addr`](Self::peer_addr), or behind a proxy that is trusted
+    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)) the one that the proxy names.
+    pub fn client_ip(&self) -> IpAddr {
+        match &self.way {
+            Way::Engine { session, .. } => session.client_ip(),
+            Way::Channel { address, .. } => address.ip(),
         }
     }
 

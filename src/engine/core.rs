@@ -17,12 +17,14 @@ use super::delivery::Delivery;
 use super::events::Interests;
 use super::hub::{Hub, Link, Mail, Newcomer, Upgraded, Word};
 use super::id::Key;
+use super::peers::Place;
 use super::pool::{Job, Pool, Work};
 use super::request::Http;
 use super::slots::Slots;
 use super::timers::{Tick, Timers};
 use super::websocket::WebSocket;
 use crate::metrics::Counters;
+use crate::report::error;
 use crate::transport::Transport;
 
 /// Read at once from one connection, into a buffer that all connections of a shard share. A connection that has more
@@ -77,6 +79,8 @@ pub(super) struct Conn<T> {
     /// None once it broke.
     pub(super) transport: Option<T>,
     pub(super) role: Role,
+    /// What it counts as for its address.
+    pub(super) place: Option<Box<Place>>,
     /// There may be something to read: readiness is reported only once.
     pub(super) readable: bool,
     /// The other side will send nothing more: read until the end shows.
@@ -145,6 +149,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn collect(&mut self, now: Instant) {
         self.now = now;
         self.tick = self.timers.now(now);
+        self.count_pace();
         self.take_mail();
         let mut words = std::mem::take(&mut self.words);
         for word in words.drain(..) {
@@ -183,24 +188,27 @@ impl<T: Transport> Core<T> {
         &mut self,
         mut transport: T,
         peer: SocketAddr,
+        place: Option<Box<Place>>,
         upgraded: Option<Upgraded>,
     ) {
         self.counters().accepted.add(1);
         self.hub.connected();
         if self.stop != Stop::Running {
+            self.counters().refused_unserved.add(1);
             self.forget();
             return;
         }
         let key = self.conns.next_key();
         if let Err(error) = transport.register(&self.registry, key.to_token()) {
-            log::error!("{peer} could not be polled and is disconnected: {error}");
-            self.counters().refused.add(1);
+            error!("{peer} could not be polled and is disconnected: {error}");
+            self.counters().refused_unserved.add(1);
             self.forget();
             return;
         }
         self.conns.insert(Conn {
             transport: Some(transport),
             role: Role::Http(Box::new(Http::new(peer, self.tick))),
+            place,
             // Bytes may have come before the registration.
             readable: true,
             hangup: false,
@@ -210,15 +218,7 @@ impl<T: Transport> Core<T> {
         });
         self.begin_head(key.slot);
         if let Some(upgraded) = upgraded {
-            if self.hub.is_full() {
-                self.refuse_upgraded(key.slot);
-                return;
-            }
-            let owed = (!upgraded.owed.is_empty()).then(|| upgraded.owed.into());
-            self.open(key.slot, peer, upgraded.target, owed);
-            if let Some(received) = upgraded.received {
-                self.resume(key.slot, received);
-            }
+            self.take_over(key.slot, peer, upgraded);
         }
         self.want_read(key.slot);
     }

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,6 +21,7 @@ use super::slow_consumer::{Verdict, judge};
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
+use crate::report::info;
 use crate::transport::Transport;
 
 /// Frames from this size on are not copied into a run: they are one by themselves.
@@ -36,6 +38,8 @@ pub(super) struct Delivery {
     members: Vec<u32>,
     /// Whether producers wait for congested members.
     paces: bool,
+    /// Since when, or since the last count, producers wait for congested members.
+    paced_since: Option<Instant>,
     /// Members whose outbox has not room for `need` bytes.
     pub(super) congested: usize,
     need: usize,
@@ -61,6 +65,7 @@ impl Delivery {
             run_bytes_max: GATHER_BYTES_MAX.min(half),
             members: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
+            paced_since: None,
             congested: 0,
             need: half,
             need_usual: half,
@@ -121,6 +126,16 @@ impl Delivery {
 }
 
 impl<T: Transport> Core<T> {
+    /// Counts how long producers have been made to wait.
+    pub(super) fn count_pace(&mut self) {
+        let since = self.delivery.is_paced().then_some(self.now);
+        if let Some(before) = std::mem::replace(&mut self.delivery.paced_since, since) {
+            self.counters()
+                .paced
+                .add_time(self.now.saturating_duration_since(before));
+        }
+    }
+
     /// Whether held mail could be delivered now.
     pub(super) fn mail_can_go_on(&self) -> bool {
         !self.delivery.mail.is_empty() && !self.delivery.is_paced()
@@ -190,6 +205,10 @@ impl<T: Transport> Core<T> {
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
+            self.hub.shards[usize::from(self.index)]
+                .counters
+                .outbox_bytes_peak
+                .raise(ws.outbox.bytes() as u64);
             let was = ws.congested;
             let is = self.delivery.note_fill(ws, bytes_max);
             if was != is {
@@ -426,9 +445,11 @@ impl<T: Transport> Core<T> {
         ws.run_from = u32::MAX;
         ws.renews_deadline = false;
         let id = ws.session.id;
-        log::info!(
-            "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
-        );
+        ws.session.span.within(|| {
+            info!(
+                "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
+            );
+        });
         let counters = self.counters();
         counters.slow_consumer.add(dropped);
         counters.slow_consumers.add(1);

@@ -3,7 +3,7 @@
 //! The engine calls up through the one trait [`Events`]; it knows neither the program's handlers nor its states.
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -11,11 +11,15 @@ use std::sync::{Arc, OnceLock};
 use super::id::ConnectionId;
 use crate::message::Message;
 use crate::protocol::http::Head;
+use crate::report::Span;
 
 /// One WebSocket connection, as everything above the engine knows it.
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
+    /// Where the client is, if that is not its peer's address.
+    client: Option<Box<IpAddr>>,
+    pub(super) span: Span,
     /// The path of the request that opened it, with its query.
     pub(crate) target: Box<str>,
     /// What the program keeps for it; set by whoever needs it first.
@@ -38,13 +42,28 @@ pub(crate) enum Status {
 }
 
 impl Session {
-    pub(crate) fn new(id: ConnectionId, peer: SocketAddr, target: Box<str>) -> Self {
+    pub(crate) fn new(
+        id: ConnectionId,
+        peer: SocketAddr,
+        client: Option<Box<IpAddr>>,
+        target: Box<str>,
+    ) -> Self {
         Self {
+            span: Span::connection(id, peer, &target),
             id,
             peer,
+            client,
             target,
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
+        }
+    }
+
+    /// Where the client is, as far as can be known.
+    pub(crate) fn client_ip(&self) -> IpAddr {
+        match &self.client {
+            Some(client) => **client,
+            None => self.peer.ip(),
         }
     }
 
@@ -67,6 +86,8 @@ pub(crate) struct Request {
     pub(crate) head: Head,
     pub(crate) body: Vec<u8>,
     pub(crate) peer: SocketAddr,
+    /// Where the client is, as far as can be known.
+    pub(crate) client: IpAddr,
     /// Whether the client can use the connection again.
     pub(crate) keep_alive: bool,
 }

@@ -9,16 +9,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::net::TcpStream;
 
+use super::admission::Said;
 use super::events::Events;
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
+use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::{Counters, Metrics};
+use crate::origins::Origins;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::Connection;
+use crate::protocol::http::Head;
+use crate::proxies::Proxies;
+use crate::report::warning;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -28,6 +34,9 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) shards: usize,
     pub(crate) handler_threads: usize,
+    /// None: any, which is said when it first matters.
+    pub(crate) origins: Option<Origins>,
+    pub(crate) proxies: Option<Proxies>,
 }
 
 pub(crate) struct Hub {
@@ -36,6 +45,9 @@ pub(crate) struct Hub {
     pub(super) pool: Pool,
     /// What belongs to no shard.
     pub(super) common: Counters,
+    /// What each address has, where that is bounded.
+    pub(super) peers: Option<Arc<Peers>>,
+    pub(super) said: Said,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -59,6 +71,14 @@ pub(super) struct Link {
     /// Connections that a broadcast to everyone reaches.
     pub(super) members: AtomicUsize,
     pub(super) counters: Counters,
+}
+
+impl Link {
+    fn add_metrics(&self, sum: &mut Metrics) {
+        self.counters.add_to(sum);
+        let peak = self.mailbox.bytes_peak() as u64;
+        sum.mailbox_bytes_peak = sum.mailbox_bytes_peak.max(peak);
+    }
 }
 
 /// Something to deliver, in order.
@@ -92,13 +112,18 @@ pub(crate) enum Word {
 pub(crate) struct Newcomer {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
+    /// What it counts as for its address.
+    pub(crate) place: Option<Box<Place>>,
+    /// None: its request is still to come.
     pub(crate) upgraded: Option<Upgraded>,
 }
 
-/// What is known of a connection whose handshake is done already.
+/// What is known of a connection whose request was read elsewhere, and found to be a handshake.
 pub(crate) struct Upgraded {
-    /// Path and query of the request.
-    pub(crate) target: Box<str>,
+    /// The request. None if nobody has kept it.
+    pub(crate) head: Option<Box<Head>>,
+    /// The handshake was answered, too. If not, the answer is part of what is owed.
+    pub(crate) answered: bool,
     /// What it is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
     /// How far its stream has been read already.
@@ -131,6 +156,8 @@ impl Hub {
             .collect();
         Arc::new(Self {
             pool: Pool::new(settings.handler_threads, events),
+            peers: Peers::new(&settings.limits),
+            said: Said::default(),
             settings,
             shards,
             common: Counters::default(),
@@ -280,11 +307,25 @@ impl Hub {
             .sum()
     }
 
-    pub(crate) fn add_metrics(&self, sum: &mut Metrics) {
+    /// Adds what belongs to no shard.
+    pub(crate) fn add_common_metrics(&self, sum: &mut Metrics) {
         self.common.add_to(sum);
-        for link in &self.shards {
-            link.counters.add_to(sum);
-        }
+        self.pool.add_metrics(sum);
+    }
+
+    /// Of each shard, what it has done.
+    pub(crate) fn shard_metrics(&self) -> Vec<Metrics> {
+        let of = |link: &Link| {
+            let mut metrics = Metrics::default();
+            link.add_metrics(&mut metrics);
+            metrics
+        };
+        self.shards.iter().map(of).collect()
+    }
+
+    /// Adds what all shards have done.
+    pub(crate) fn add_shard_metrics(&self, sum: &mut Metrics) {
+        self.shards.iter().for_each(|link| link.add_metrics(sum));
     }
 
     pub(super) fn start_handlers(self: &Arc<Self>) -> io::Result<()> {
@@ -311,7 +352,7 @@ impl Hub {
             .handover
             .join(deadline.unwrap_or_else(Instant::now))
         {
-            log::warn!("handlers that still run are left behind");
+            warning!("handlers that still run are left behind");
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) trait Wake: Send + Sync {
 impl Wake for mio::Waker {
     fn wake(&self) {
         if let Err(error) = mio::Waker::wake(self) {
-            log::error!("a shard could not be woken: {error}");
+            crate::report::error!("a shard could not be woken: {error}");
         }
     }
 }
@@ -48,6 +48,8 @@ struct State<D, C> {
     data: VecDeque<D>,
     control: Vec<C>,
     bytes: usize,
+    /// The most there ever were.
+    bytes_peak: usize,
     /// Data left so far, ever.
     pushed: u64,
     /// Bytes promised to producers that have yet to bring them.
@@ -91,6 +93,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
                 data: VecDeque::new(),
                 control: Vec::new(),
                 bytes: 0,
+                bytes_peak: 0,
                 pushed: 0,
                 reserved: 0,
                 waiting: 0,
@@ -103,6 +106,11 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             bytes_max,
             waker,
         }
+    }
+
+    /// The most bytes of data that were ever in it.
+    pub(crate) fn bytes_peak(&self) -> usize {
+        lock(&self.state).bytes_peak
     }
 
     /// Leaves data; waits while the mailbox is full.
@@ -126,9 +134,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             state = wait(&self.emptied, state);
             state.waiting -= 1;
         }
-        state.data.push_back(data);
-        state.pushed += 1;
-        state.bytes += weight;
+        state.add(data, weight);
         self.notify(state, when, false);
         Ok(())
     }
@@ -171,9 +177,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         if state.closed {
             return Err(data);
         }
-        state.data.push_back(data);
-        state.pushed += 1;
-        state.bytes += weight;
+        state.add(data, weight);
         self.notify(state, when, false);
         Ok(())
     }
@@ -285,6 +289,13 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 }
 
 impl<D, C> State<D, C> {
+    fn add(&mut self, data: D, weight: usize) {
+        self.data.push_back(data);
+        self.pushed += 1;
+        self.bytes += weight;
+        self.bytes_peak = self.bytes_peak.max(self.bytes);
+    }
+
     /// An empty mailbox takes anything, so that a message longer than the bound gets through.
     fn has_room(&self, weight: usize, bytes_max: usize) -> bool {
         let bytes = self.bytes + self.reserved;

@@ -12,6 +12,7 @@
 //!                                         └──▶ jobs ──▶ pool ── Word::Done ──▶ mailbox
 //! ```
 
+mod admission;
 mod core;
 mod delivery;
 mod events;
@@ -23,6 +24,7 @@ mod loom_tests;
 mod mailbox;
 mod outbox;
 mod pace;
+mod peers;
 mod pool;
 mod request;
 mod shard;
@@ -50,6 +52,7 @@ pub use self::id::ConnectionId;
 pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
 use self::shard::{Ending, Listener, Shard, WAKER};
+use crate::report::error;
 
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
 const SHARDS_MAX: usize = u16::MAX as usize;
@@ -134,7 +137,7 @@ impl Engine {
     pub(crate) fn join(self) {
         for shard in self.shards {
             if shard.join().is_err() {
-                log::error!("a shard has panicked: this is a defect of humphrey_ws");
+                error!("a shard has panicked: this is a defect of humphrey_ws");
             }
         }
         self.hub.join_handlers();

@@ -19,6 +19,8 @@ use super::hub::{Hub, Word};
 use super::id::Key;
 use super::mailbox::When;
 use crate::message::Message;
+use crate::metrics::{Counter, Metrics};
+use crate::report::warning;
 
 /// What a connection has to handle.
 pub(crate) enum Work {
@@ -67,9 +69,14 @@ pub(crate) struct Pool {
     runs: Mutex<Vec<Arc<Run>>>,
 }
 
-/// What the watch sees of a handler thread: odd while a job runs, and more with each.
+/// What others see of a handler thread.
 #[derive(Default)]
-struct Run(AtomicU64);
+struct Run {
+    /// Odd while a job runs, and more with each.
+    count: AtomicU64,
+    /// How long its jobs have taken.
+    nanos: Counter,
+}
 
 thread_local! {
     /// The hub whose handlers this thread runs, by address; 0 on all other threads.
@@ -131,7 +138,7 @@ impl Pool {
     fn spawn_more(hub: &Arc<Hub>, n: usize) {
         for _ in 0..n {
             if let Err(error) = Self::spawn(hub) {
-                log::warn!("a handler thread could not be started ({error}); going on with fewer");
+                warning!("a handler thread could not be started ({error}); going on with fewer");
             }
         }
     }
@@ -142,6 +149,15 @@ impl Pool {
         let events = self.events.lock().ok().and_then(|mut events| events.take());
         // What it drops is user code.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(events)));
+    }
+
+    pub(super) fn add_metrics(&self, sum: &mut Metrics) {
+        if let Ok(runs) = self.runs.lock() {
+            for run in runs.iter() {
+                sum.handler_runs += run.count.load(Relaxed) / 2;
+                sum.handler_time += Duration::from_nanos(run.nanos.get());
+            }
+        }
     }
 
     fn is_slow(&self) -> bool {
@@ -187,12 +203,14 @@ impl Pool {
             };
             Self::spawn_more(hub, start);
 
-            run.0.fetch_add(1, Relaxed);
+            run.count.fetch_add(1, Relaxed);
             Self::handle(hub, events, job);
-            run.0.fetch_add(1, Relaxed);
+            run.count.fetch_add(1, Relaxed);
 
             let started = std::mem::replace(&mut now, Instant::now());
-            self.learn(now.saturating_duration_since(started));
+            let took = now.saturating_duration_since(started);
+            run.nanos.add_time(took);
+            self.learn(took);
             let held_back = *held_back_since.get_or_insert(started);
             if now.saturating_duration_since(held_back) >= HOLD_BACK || self.is_slow() {
                 held_back_since = None;
@@ -285,7 +303,7 @@ impl Pool {
         seen.resize(runs.len(), 0);
         let mut blocked = 0;
         for (run, seen) in runs.iter().zip(seen) {
-            let now = run.0.load(Relaxed);
+            let now = run.count.load(Relaxed);
             blocked += usize::from(now % 2 == 1 && now == *seen);
             *seen = now;
         }

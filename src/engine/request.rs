@@ -5,13 +5,15 @@
 
 use std::net::SocketAddr;
 
+use super::admission::TurnedAway;
 use super::core::{Core, Role};
 use super::events::{Request, Response};
+use super::hub::Upgraded;
 use super::pool::Work;
 use super::timers::Tick;
-use crate::protocol::close::CloseCode;
-use crate::protocol::encode;
-use crate::protocol::handshake::{self, Refusal};
+use super::websocket::Opening;
+use crate::metrics::{Counter, Counters};
+use crate::protocol::handshake::{self, Handshake, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::transport::Transport;
 
@@ -100,7 +102,7 @@ impl<T: Transport> Core<T> {
                 && let Some(http) = self.http(oldest)
                 && http.place == Some(place)
             {
-                self.counters().refused.add(1);
+                self.counters().refused_handshakes_max.add(1);
                 self.free(oldest);
             }
         }
@@ -195,35 +197,90 @@ impl<T: Transport> Core<T> {
     fn http_request(&mut self, slot: u32, head: Head) {
         self.leave_line(slot);
         if self.hub.is_full() {
-            self.refuse(
-                slot,
-                http::response(
-                    503,
-                    &[("Retry-After", "5")],
-                    b"too many connections\n",
-                    true,
-                    false,
-                ),
-            );
+            self.turn_away(slot, TurnedAway::ConnectionsMax);
             return;
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
-            Ok(handshake) => {
-                let Some(http) = self.http(slot) else {
-                    return;
-                };
-                let peer = http.peer;
-                let mut early = std::mem::take(&mut http.buffer);
-                let preface = handshake::response(&handshake).into();
-                self.open(slot, peer, head.target.into(), Some(preface));
-                if !early.is_empty() {
-                    self.ws_input(slot, &mut early);
-                }
-            }
+            Ok(handshake) => self.http_upgrade(slot, head, &handshake),
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
-            Err(refusal) => self.refuse(slot, handshake::refusal(refusal)),
+            Err(refusal) => {
+                failure(refusal, self.counters()).add(1);
+                self.http_answer(slot, handshake::refusal(refusal), false);
+            }
+        }
+    }
+
+    /// A valid handshake: a WebSocket begins, unless its client may not come in.
+    fn http_upgrade(&mut self, slot: u32, head: Head, handshake: &Handshake) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        let peer = http.peer;
+        let client = match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => client,
+            Err(turned_away) => {
+                self.turn_away(slot, turned_away);
+                return;
+            }
+        };
+        let mut early = std::mem::take(&mut http.buffer);
+        let opening = Opening {
+            peer,
+            client,
+            target: head.target.into(),
+            preface: Some(handshake::response(handshake).into()),
+        };
+        self.open(slot, opening);
+        if !early.is_empty() {
+            self.ws_input(slot, &mut early);
+        }
+    }
+
+    /// The same for a connection whose request was read elsewhere.
+    pub(super) fn take_over(&mut self, slot: u32, peer: SocketAddr, upgraded: Upgraded) {
+        let Upgraded {
+            head,
+            answered,
+            owed,
+            received,
+        } = upgraded;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let admitted = match self.hub.is_full() {
+            true => Err(TurnedAway::ConnectionsMax),
+            false => self
+                .hub
+                .admit(peer, head.as_deref(), &mut conn.place, self.now),
+        };
+        let client = match admitted {
+            Ok(client) => client,
+            Err(turned_away) if answered => {
+                turned_away.counter(self.counters()).add(1);
+                // Behind what was begun, lest the frame end up inside another.
+                let answer = [owed, turned_away.close_frame()].concat();
+                self.http_answer(slot, answer, false);
+                return;
+            }
+            Err(turned_away) => {
+                self.turn_away(slot, turned_away);
+                return;
+            }
+        };
+        let opening = Opening {
+            peer,
+            client,
+            target: head.map_or_else(|| "/".into(), |head| head.target.into()),
+            preface: (!owed.is_empty()).then(|| owed.into()),
+        };
+        self.open(slot, opening);
+        if let Some(received) = received {
+            self.resume(slot, received);
         }
     }
 
@@ -293,11 +350,13 @@ impl<T: Transport> Core<T> {
             return;
         };
         let (head, body) = *request;
+        let peer = http.peer;
         let request = Request {
             keep_alive: keeps_open && head.keep_alive(),
+            client: self.hub.client(peer, &head),
             head,
             body: body.into_bytes(),
-            peer: http.peer,
+            peer,
         };
         self.job(key, Work::Request(Box::new(request)));
     }
@@ -309,22 +368,19 @@ impl<T: Transport> Core<T> {
     }
 
     fn http_error(&mut self, slot: u32, error: HttpError) {
+        let counters = self.counters();
+        match error {
+            HttpError::HeadTooLarge | HttpError::BodyTooLarge => counters.failed_too_large.add(1),
+            _ => counters.failed_malformed.add(1),
+        }
         let body = format!("{error}\n");
-        self.refuse(
-            slot,
-            http::response(error.status(), &[], body.as_bytes(), true, false),
-        );
-    }
-
-    fn refuse(&mut self, slot: u32, answer: Vec<u8>) {
-        self.counters().refused.add(1);
+        let answer = http::response(error.status(), &[], body.as_bytes(), true, false);
         self.http_answer(slot, answer, false);
     }
 
-    /// One connection too many, which has had its handshake elsewhere.
-    pub(super) fn refuse_upgraded(&mut self, slot: u32) {
-        let frame = encode::close(Some((CloseCode::TRY_AGAIN_LATER, "too many connections")));
-        self.refuse(slot, frame);
+    fn turn_away(&mut self, slot: u32, turned_away: TurnedAway) {
+        turned_away.counter(self.counters()).add(1);
+        self.http_answer(slot, turned_away.response(), false);
     }
 
     fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {
@@ -408,13 +464,12 @@ impl<T: Transport> Core<T> {
         match http.phase {
             Phase::Handling => {}
             Phase::Head | Phase::Body(_) if begun => {
-                self.refuse(
-                    slot,
-                    http::response(408, &[], b"the request took too long\n", true, false),
-                );
+                self.counters().failed_timeout.add(1);
+                let answer = http::response(408, &[], b"the request took too long\n", true, false);
+                self.http_answer(slot, answer, false);
             }
             Phase::Head if !http.used => {
-                self.counters().refused.add(1);
+                self.counters().failed_timeout.add(1);
                 self.free(slot);
             }
             Phase::Head | Phase::Body(_) | Phase::Writing { .. } => self.free(slot),
@@ -431,6 +486,21 @@ impl<T: Transport> Core<T> {
             Phase::Handling => {}
             Phase::Writing { keep_alive, .. } => *keep_alive = false,
         }
+    }
+}
+
+fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
+    match refusal {
+        Refusal::NotAnUpgrade => &counters.failed_not_an_upgrade,
+        Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {
+            &counters.failed_version
+        }
+        Refusal::KeyMissing | Refusal::KeyRepeated | Refusal::KeyInvalid => &counters.failed_key,
+        Refusal::Method
+        | Refusal::HttpVersion
+        | Refusal::HostMissing
+        | Refusal::Connection
+        | Refusal::Body => &counters.failed_requirements,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A shard's thread: polls, and lets the core turn. The first shard accepts for all.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::core::Core;
 use super::hub::{Hub, Newcomer, Word};
 use super::mailbox::When;
+use crate::report::{error, info, warning};
 
 /// What the poll reports the waker under. Connections have smaller numbers: no shard has so many slots.
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -81,13 +82,23 @@ impl Listener {
                 break;
             }
             match self.socket.accept() {
-                Ok((stream, peer)) => {
+                Ok((mut stream, peer)) => {
                     self.resumed();
+                    let place = match self.hub.admit_peer(peer, now) {
+                        Ok(place) => place,
+                        Err(turned_away) => {
+                            turned_away.counter(&self.hub.common).add(1);
+                            // Not worth a place among the others to wait in: it is told, if it can be at once.
+                            let _ = stream.write(&turned_away.response());
+                            continue;
+                        }
+                    };
                     // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
                     let _ = stream.set_nodelay(true);
                     let newcomer = Newcomer {
                         stream,
                         peer,
+                        place,
                         upgraded: None,
                     };
                     let shard = self.hub.least_loaded();
@@ -114,7 +125,7 @@ impl Listener {
         self.hub.common.accept_errors.add(1);
         if !self.warned {
             self.warned = true;
-            log::warn!("connections can't be accepted: {error}; going on when others have closed");
+            warning!("connections can't be accepted: {error}; going on when others have closed");
         }
         self.paused = Some(now + ACCEPT_PAUSE);
         self.hub.accept_paused.store(true, Relaxed);
@@ -124,7 +135,7 @@ impl Listener {
         if self.warned {
             self.warned = false;
             self.hub.accept_paused.store(false, Relaxed);
-            log::info!("connections are accepted again");
+            info!("connections are accepted again");
         }
     }
 
@@ -157,7 +168,7 @@ impl Shard {
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                log::error!("a shard can't poll and ends: {error}");
+                error!("a shard can't poll and ends: {error}");
                 break;
             }
             let now = Instant::now();
@@ -207,8 +218,12 @@ impl Shard {
             newcomers.append(&mut listener.accept(now));
         }
         for newcomer in newcomers {
-            self.core
-                .insert(newcomer.stream, newcomer.peer, newcomer.upgraded);
+            self.core.insert(
+                newcomer.stream,
+                newcomer.peer,
+                newcomer.place,
+                newcomer.upgraded,
+            );
         }
     }
 

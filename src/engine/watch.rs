@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::hub::Hub;
 use super::pool::Pool;
+use crate::report::warning;
 
 const TICK: Duration = Duration::from_millis(1);
 /// The warning about blocked handlers is not repeated more often.
@@ -41,7 +42,7 @@ pub(super) fn run(hub: &Arc<Hub>) {
                 hub.common.handlers_exhausted.add(1);
                 if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                     warned = Some(Instant::now());
-                    log::warn!(
+                    warning!(
                         "all {threads} handler threads are blocked: connections with something to handle wait; \
                          make handlers quicker, or the number of handler threads larger"
                     );

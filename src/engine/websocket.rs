@@ -12,7 +12,7 @@
 
 mod expiry;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::{self, Connection};
 use crate::protocol::encode::{self, Opcode};
+use crate::report::{debug, info};
 use crate::transport::Transport;
 
 pub(super) struct WebSocket {
@@ -70,6 +71,16 @@ pub(super) struct WebSocket {
     pub(super) renews_deadline: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
+}
+
+/// What a WebSocket begins with.
+pub(super) struct Opening {
+    pub(super) peer: SocketAddr,
+    /// Where the client is, if that is not its peer's address.
+    pub(super) client: Option<Box<IpAddr>>,
+    pub(super) target: Box<str>,
+    /// The answer to the handshake, if it has yet to be sent.
+    pub(super) preface: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,14 +232,8 @@ impl<T: Transport> Core<T> {
         self.open_ws(slot).is_some()
     }
 
-    /// The handshake is done: a WebSocket begins. `preface` is the answer to the handshake, if it has yet to be sent.
-    pub(super) fn open(
-        &mut self,
-        slot: u32,
-        peer: SocketAddr,
-        target: Box<str>,
-        preface: Option<Bytes>,
-    ) {
+    /// The handshake is done: a WebSocket begins.
+    pub(super) fn open(&mut self, slot: u32, opening: Opening) {
         let Some(key) = self.conns.key(slot) else {
             return;
         };
@@ -236,7 +241,16 @@ impl<T: Transport> Core<T> {
             shard: self.index,
             key,
         };
-        let session = Arc::new(Session::new(id, peer, target));
+        let Opening {
+            peer,
+            client,
+            target,
+            preface,
+        } = opening;
+        let session = Arc::new(Session::new(id, peer, client, target));
+        session
+            .span
+            .within(|| debug!("connection {id} of {peer} opened"));
         self.events.entered(&session);
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         let mut ws = WebSocket::new(session, message_bytes_max, self.tick);
@@ -337,7 +351,10 @@ impl<T: Transport> Core<T> {
                     ws.farewell =
                         Some(encode::close(Some((violation.close_code(), &reason))).into());
                     ws.incoming = Incoming::Ended;
-                    log::debug!("connection {} broke the protocol: {reason}", ws.session.id);
+                    let id = ws.session.id;
+                    ws.session
+                        .span
+                        .within(|| info!("connection {id} broke the protocol: {reason}"));
                     self.counters().protocol_errors.add(1);
                 }
             }
@@ -480,6 +497,8 @@ impl<T: Transport> Core<T> {
             return None;
         }
         let session = ws.session.clone();
+        let id = session.id;
+        session.span.within(|| debug!("connection {id} ended"));
         self.counters().connections.sub(1);
         self.events.left(&session);
         Some(session)

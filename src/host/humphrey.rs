@@ -1,8 +1,8 @@
 //! An existing Humphrey app: its handlers answer the handshake and hand the socket over.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
 use humphrey::http::Request;
@@ -10,28 +10,66 @@ use humphrey::stream::Stream;
 
 use crate::engine::{Hub, Newcomer, Received, Upgraded};
 use crate::protocol::handshake;
+use crate::protocol::http::Head;
+use crate::report::{debug, error};
 use crate::stream::WebsocketStream;
 
-/// Answers the handshake of a request that Humphrey has read (RFC 6455 §4.2.2). False if it was refused.
-pub(crate) fn handshake(request: &Request, stream: &mut Stream) -> bool {
-    let headers: Vec<(String, String)> = request
-        .headers
+/// What a Humphrey app hands connections over with.
+type Hook = Arc<Mutex<Sender<WebsocketStream>>>;
+
+/// The hooks of apps, which answer handshakes themselves. As 0.5.1 made hooks, a program can have one of its own; it is
+/// handed streams whose handshake is answered. The type of a hook can't tell the two apart.
+static HOOKS_OF_APPS: Mutex<Vec<Weak<Mutex<Sender<WebsocketStream>>>>> = Mutex::new(Vec::new());
+
+/// Makes known that a hook is an app's.
+pub(crate) fn hook_of_app(hook: &Hook) {
+    let mut hooks = HOOKS_OF_APPS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    hooks.retain(|hook| hook.strong_count() > 0);
+    hooks.push(Arc::downgrade(hook));
+}
+
+/// Whether an app is behind a hook.
+pub(crate) fn is_hook_of_app(hook: &Hook) -> bool {
+    let hooks = HOOKS_OF_APPS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    hooks
         .iter()
-        .map(|header| (header.name.to_string(), header.value))
-        .collect();
-    let pairs = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
-    let minor_version = match request.version.strip_prefix("HTTP/1.") {
-        Some("0") | None => 0,
-        Some(_) => 1,
+        .any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(hook)))
+}
+
+/// A request that Humphrey has read, as a stream whose handshake is still to be answered (RFC 6455 §4.2.2). None if it
+/// was refused.
+pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<WebsocketStream> {
+    let target = match request.query.as_str() {
+        "" => request.uri.clone(),
+        query => format!("{}?{query}", request.uri),
     };
-    match handshake::check(&request.method.to_string(), minor_version, pairs) {
-        Ok(handshake) => stream.write_all(&handshake::response(&handshake)).is_ok(),
+    let head = Head {
+        method: request.method.to_string(),
+        target,
+        minor_version: match request.version.strip_prefix("HTTP/1.") {
+            Some("0") | None => 0,
+            Some(_) => 1,
+        },
+        headers: request
+            .headers
+            .iter()
+            .map(|header| (header.name.to_string(), header.value))
+            .collect(),
+    };
+    match handshake::check(&head.method, head.minor_version, head.pairs()) {
+        Ok(handshake) => Some(WebsocketStream::asked(
+            stream,
+            head,
+            handshake::response(&handshake),
+        )),
         Err(refusal) => {
             // Nobody is left to tell if this fails, too.
             let _ = stream.write_all(&handshake::refusal(refusal));
-            false
+            None
         }
     }
 }
@@ -58,7 +96,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         // It has ended already.
         Ok(None) => return,
         Err(refused) => {
-            log::error!(
+            error!(
                 "a TLS stream was handed to an AsyncWebsocketApp, which can't take it over yet: it is closed. \
                  Let a proxy end TLS in front of the app, or use websocket_handler for this route"
             );
@@ -70,8 +108,10 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         Ok(Newcomer {
             peer: parts.socket.peer_addr()?,
             stream: mio::net::TcpStream::from_std(parts.socket),
+            place: None,
             upgraded: Some(Upgraded {
-                target: parts.target,
+                head: parts.head,
+                answered: parts.answered,
                 owed: parts.owed,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
@@ -83,6 +123,6 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     match newcomer {
         Ok(newcomer) => hub.adopt(newcomer),
         // The client has gone meanwhile.
-        Err(error) => log::debug!("a connection was not taken over: {error}"),
+        Err(error) => debug!("a connection was not taken over: {error}"),
     }
 }

@@ -9,6 +9,6 @@ mod listener;
 mod routes;
 
 pub use self::cors::Cors;
-pub(crate) use self::humphrey::{adopt_from, handshake};
+pub(crate) use self::humphrey::{adopt_from, handshake, hook_of_app, is_hook_of_app};
 pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;

@@ -1,5 +1,6 @@
 //! HTTP routes of Humphrey sub-apps on the app's own port.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use humphrey::SubApp;
@@ -56,11 +57,12 @@ impl<State> Routes<State> {
             head,
             body,
             peer,
+            client,
             keep_alive,
         } = request;
         let head_only = head.method == "HEAD";
         let preflight = head.method == "OPTIONS";
-        let mut answer = self.answer(&head, body, peer, state);
+        let mut answer = self.answer(&head, body, (client, peer), state);
         if let Some(cors) = &self.cors {
             for (name, value) in cors.response_headers(&head, preflight) {
                 answer.add_if_missing(name, value);
@@ -100,7 +102,7 @@ impl<State> Routes<State> {
         &self,
         head: &Head,
         body: Vec<u8>,
-        peer: std::net::SocketAddr,
+        (client, peer): (IpAddr, SocketAddr),
         state: &Arc<State>,
     ) -> Answer {
         // HEAD is GET without the body (RFC 9110 §9.3.2); Humphrey has no name for it.
@@ -128,8 +130,14 @@ impl<State> Routes<State> {
                 body: Vec::new(),
             };
         }
-        let Ok(address) = Address::new(peer) else {
-            return Answer::plain(500, "internal server error\n");
+        let address = Address {
+            origin_addr: client,
+            proxies: if client == peer.ip() {
+                Vec::new()
+            } else {
+                vec![peer.ip()]
+            },
+            port: peer.port(),
         };
         let mut headers = Headers::new();
         for (name, value) in head.pairs() {

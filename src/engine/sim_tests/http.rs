@@ -92,7 +92,7 @@ fn what_is_no_handshake_is_answered_with_what_is_wrong() {
         let mut world = World::with_handler(echo);
         let client = world.connect();
         world.client_sends(client, request);
-        assert_eq!(world.metrics().refused, 1);
+        assert_eq!(world.metrics().handshake_failures.total(), 1);
         assert_refused(&mut world, client, status);
     }
 }
@@ -135,7 +135,7 @@ fn the_oldest_pending_handshake_gives_way_to_a_new_one() {
     let sixth = world.connect();
     assert!(!world.is_closed(pending[3]) && !world.is_closed(sixth));
     assert!(joined.iter().all(|&c| !world.is_closed(c)));
-    assert_eq!(world.metrics().refused, 2);
+    assert_eq!(world.metrics().refused.handshakes_max, 2);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn an_idle_connection_is_kept_for_its_time_and_no_longer() {
     world.advance_ms(200);
     assert!(world.is_closed(client));
     assert_eq!(world.output(client), b"");
-    assert_eq!(world.metrics().refused, 0);
+    assert_eq!(world.metrics().handshake_failures.total(), 0);
     world.assert_empty();
 }
 

@@ -9,6 +9,7 @@ use crate::engine::hub::{Mail, Received, Upgraded};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::Connection;
+use crate::protocol::http::Head;
 
 fn closed(code: u16, reason: &str) -> Frame {
     Frame::Close(Some(code), reason.into())
@@ -610,9 +611,16 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
     let cut = client_text("cut");
     let mut begun = cut[..4].to_vec();
     assert!(protocol.receive(&mut &mut begun[..]).unwrap().is_none());
+    let head = Head {
+        method: "GET".into(),
+        target: "/path".into(),
+        minor_version: 1,
+        headers: Vec::new(),
+    };
     let client = world.adopt(Upgraded {
         owed: Vec::new(),
-        target: "/path".into(),
+        head: Some(Box::new(head)),
+        answered: true,
         received: Some(Received {
             messages: vec![Message::new("early")],
             protocol,

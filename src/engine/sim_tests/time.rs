@@ -41,7 +41,7 @@ fn a_client_that_never_says_a_word_is_dropped_when_its_time_is_over() {
     world.advance_ms(2 * STEP_MS);
     assert!(world.is_closed(client));
     assert_eq!(world.output(client), b"");
-    assert_eq!(world.metrics().refused, 1);
+    assert_eq!(world.metrics().handshake_failures.timeout, 1);
     assert_eq!(world.sleeps(), None);
     world.assert_empty();
 }

@@ -179,6 +179,8 @@ impl World {
             shards: 1,
             // One, which never comes: so the jobs stay where the test can take them.
             handler_threads: 1,
+            origins: None,
+            proxies: None,
         };
         let program = Arc::new(Program {
             setup,
@@ -245,7 +247,7 @@ impl World {
         self.begin_turn();
         let key = self.core().conns.next_key();
         self.hub.shards[0].load.fetch_add(1, Relaxed);
-        self.core().insert(wire, peer, upgraded);
+        self.core().insert(wire, peer, None, upgraded);
         self.end_turn();
         self.clients.push(Client {
             pipe,
@@ -567,7 +569,8 @@ impl World {
 
     pub(super) fn metrics(&self) -> Metrics {
         let mut sum = Metrics::default();
-        self.hub.add_metrics(&mut sum);
+        self.hub.add_common_metrics(&mut sum);
+        self.hub.add_shard_metrics(&mut sum);
         sum
     }
 

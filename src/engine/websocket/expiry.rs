@@ -5,6 +5,7 @@ use crate::engine::core::{Core, Role};
 use crate::engine::pace::Pace;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
+use crate::report::info;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
@@ -83,7 +84,9 @@ impl<T: Transport> Core<T> {
         }
         if ws.pinged && ws.heard.after(heartbeat.silence_max()) <= tick {
             let id = ws.session.id;
-            log::info!("connection {id} has been silent for too long and is disconnected");
+            ws.session.span.within(|| {
+                info!("connection {id} has been silent for too long and is disconnected");
+            });
             self.counters().heartbeat_timeouts.add(1);
             self.close_ws(slot, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
             // Nobody is there to answer: say it, and go.

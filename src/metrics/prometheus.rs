@@ -1,0 +1,330 @@
+//! The metrics as text for Prometheus (its text exposition format, version 0.0.4).
+
+use std::fmt::Write as _;
+
+use super::Metrics;
+
+/// One metric: its name without the prefix, its kind, what it says, and its values with the label that tells them apart.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    values: fn(&Metrics) -> Vec<(&'static str, Value)>,
+}
+
+enum Value {
+    Count(u64),
+    Seconds(f64),
+}
+
+fn one(n: u64) -> Vec<(&'static str, Value)> {
+    vec![("", Value::Count(n))]
+}
+
+/// All metrics, for the parts of an app: each with its value of the label `shard`.
+pub(crate) fn render(parts: &[(String, Metrics)]) -> String {
+    let mut text = String::with_capacity(16 << 10);
+    for family in FAMILIES {
+        let Family {
+            name, kind, help, ..
+        } = family;
+        let _ = writeln!(text, "# HELP humphrey_ws_{name} {help}");
+        let _ = writeln!(text, "# TYPE humphrey_ws_{name} {kind}");
+        for (shard, metrics) in parts {
+            for (cause, value) in (family.values)(metrics) {
+                let _ = write!(text, "humphrey_ws_{name}{{shard=\"{shard}\"");
+                if !cause.is_empty() {
+                    let _ = write!(text, ",cause=\"{cause}\"");
+                }
+                let _ = match value {
+                    Value::Count(n) => writeln!(text, "}} {n}"),
+                    Value::Seconds(seconds) => writeln!(text, "}} {seconds}"),
+                };
+            }
+        }
+    }
+    text
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "connections",
+        kind: "gauge",
+        help: "WebSocket connections that are open.",
+        values: |metrics| one(metrics.connections),
+    },
+    Family {
+        name: "connections_opened_total",
+        kind: "counter",
+        help: "WebSocket connections that were opened.",
+        values: |metrics| one(metrics.connections_opened),
+    },
+    Family {
+        name: "accepted_total",
+        kind: "counter",
+        help: "Connections of all kinds that were accepted or adopted.",
+        values: |metrics| one(metrics.accepted),
+    },
+    Family {
+        name: "refused_total",
+        kind: "counter",
+        help: "Connections that were turned away because of a limit or of where they came from.",
+        values: |metrics| {
+            let refused = &metrics.refused;
+            vec![
+                ("connections_max", Value::Count(refused.connections_max)),
+                ("handshakes_max", Value::Count(refused.handshakes_max)),
+                ("peer_connections", Value::Count(refused.peer_connections)),
+                ("peer_handshakes", Value::Count(refused.peer_handshakes)),
+                ("origin", Value::Count(refused.origin)),
+                ("unserved", Value::Count(refused.unserved)),
+            ]
+        },
+    },
+    Family {
+        name: "handshake_failures_total",
+        kind: "counter",
+        help: "Requests that did not become a WebSocket, by what was wrong with them.",
+        values: |metrics| {
+            let failures = &metrics.handshake_failures;
+            vec![
+                ("malformed", Value::Count(failures.malformed)),
+                ("too_large", Value::Count(failures.too_large)),
+                ("timeout", Value::Count(failures.timeout)),
+                ("not_an_upgrade", Value::Count(failures.not_an_upgrade)),
+                ("version", Value::Count(failures.version)),
+                ("key", Value::Count(failures.key)),
+                ("requirements", Value::Count(failures.requirements)),
+            ]
+        },
+    },
+    Family {
+        name: "accept_errors_total",
+        kind: "counter",
+        help: "Times that accepting failed, as when file descriptors ran out.",
+        values: |metrics| one(metrics.accept_errors),
+    },
+    Family {
+        name: "requests_total",
+        kind: "counter",
+        help: "HTTP requests that were handed to the mounted routes.",
+        values: |metrics| one(metrics.requests),
+    },
+    Family {
+        name: "messages_received_total",
+        kind: "counter",
+        help: "Messages received.",
+        values: |metrics| one(metrics.messages_in),
+    },
+    Family {
+        name: "received_bytes_total",
+        kind: "counter",
+        help: "Bytes received from WebSocket clients, framing included.",
+        values: |metrics| one(metrics.bytes_in),
+    },
+    Family {
+        name: "messages_sent_total",
+        kind: "counter",
+        help: "Messages written to sockets in full, once for each recipient.",
+        values: |metrics| one(metrics.messages_out),
+    },
+    Family {
+        name: "sent_bytes_total",
+        kind: "counter",
+        help: "Bytes written to WebSocket clients, framing included.",
+        values: |metrics| one(metrics.bytes_out),
+    },
+    Family {
+        name: "messages_dropped_total",
+        kind: "counter",
+        help: "Messages that were not delivered, once for each recipient that did not get them.",
+        values: |metrics| {
+            let dropped = &metrics.dropped;
+            vec![
+                ("slow_consumer", Value::Count(dropped.slow_consumer)),
+                ("closed", Value::Count(dropped.closed)),
+                ("no_recipient", Value::Count(dropped.no_recipient)),
+                ("not_running", Value::Count(dropped.not_running)),
+                ("too_large", Value::Count(dropped.too_large)),
+                ("unhandled", Value::Count(dropped.unhandled)),
+            ]
+        },
+    },
+    Family {
+        name: "disconnected_total",
+        kind: "counter",
+        help: "Clients that were disconnected for what they did, or did not do.",
+        values: |metrics| {
+            vec![
+                ("slow_consumer", Value::Count(metrics.slow_consumers)),
+                ("heartbeat", Value::Count(metrics.heartbeat_timeouts)),
+                ("protocol_error", Value::Count(metrics.protocol_errors)),
+            ]
+        },
+    },
+    Family {
+        name: "outbox_peak_bytes",
+        kind: "gauge",
+        help: "The most bytes that ever waited for one client.",
+        values: |metrics| one(metrics.outbox_bytes_peak),
+    },
+    Family {
+        name: "mailbox_peak_bytes",
+        kind: "gauge",
+        help: "The most bytes that were ever in the shard's mailbox.",
+        values: |metrics| one(metrics.mailbox_bytes_peak),
+    },
+    Family {
+        name: "paced_seconds_total",
+        kind: "counter",
+        help: "How long producers were made to wait for clients.",
+        values: |metrics| vec![("", Value::Seconds(metrics.paced.as_secs_f64()))],
+    },
+    Family {
+        name: "handler_runs_total",
+        kind: "counter",
+        help: "Times that handlers were run, once for all that one read of a connection has brought.",
+        values: |metrics| one(metrics.handler_runs),
+    },
+    Family {
+        name: "handler_seconds_total",
+        kind: "counter",
+        help: "How long handlers have run, that of all threads together.",
+        values: |metrics| vec![("", Value::Seconds(metrics.handler_time.as_secs_f64()))],
+    },
+    Family {
+        name: "handlers_blocked",
+        kind: "gauge",
+        help: "Handlers that have been running for more than about a millisecond.",
+        values: |metrics| one(metrics.handlers_blocked),
+    },
+    Family {
+        name: "handlers_exhausted_total",
+        kind: "counter",
+        help: "Times that all handler threads were blocked while a connection waited for one.",
+        values: |metrics| one(metrics.handlers_exhausted),
+    },
+    Family {
+        name: "handler_panics_total",
+        kind: "counter",
+        help: "Handlers that panicked.",
+        values: |metrics| one(metrics.handler_panics),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::{Dropped, HandshakeFailures, Refused};
+
+    /// Every field has a value of its own; a new field does not compile until it has one, too.
+    fn distinct() -> (Metrics, usize) {
+        let mut last = 1_000;
+        let mut next = || {
+            last += 1;
+            last
+        };
+        let metrics = Metrics {
+            connections: next(),
+            connections_opened: next(),
+            accepted: next(),
+            refused: Refused {
+                connections_max: next(),
+                handshakes_max: next(),
+                peer_connections: next(),
+                peer_handshakes: next(),
+                origin: next(),
+                unserved: next(),
+            },
+            handshake_failures: HandshakeFailures {
+                malformed: next(),
+                too_large: next(),
+                timeout: next(),
+                not_an_upgrade: next(),
+                version: next(),
+                key: next(),
+                requirements: next(),
+            },
+            accept_errors: next(),
+            requests: next(),
+            messages_in: next(),
+            bytes_in: next(),
+            messages_out: next(),
+            bytes_out: next(),
+            dropped: Dropped {
+                slow_consumer: next(),
+                closed: next(),
+                no_recipient: next(),
+                not_running: next(),
+                too_large: next(),
+                unhandled: next(),
+            },
+            slow_consumers: next(),
+            heartbeat_timeouts: next(),
+            protocol_errors: next(),
+            outbox_bytes_peak: next(),
+            mailbox_bytes_peak: next(),
+            paced: Duration::from_secs(next()),
+            handler_runs: next(),
+            handler_time: Duration::from_secs(next()),
+            handlers_blocked: next(),
+            handlers_exhausted: next(),
+            handler_panics: next(),
+        };
+        (metrics, last as usize - 1_000)
+    }
+
+    #[test]
+    fn every_metric_is_written_once_for_each_shard() {
+        let (metrics, fields) = distinct();
+        let text = render(&[
+            ("0".to_owned(), metrics),
+            ("1".to_owned(), Metrics::default()),
+        ]);
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(samples.len(), 2 * fields, "{text}");
+        let values: HashSet<&str> = samples
+            .iter()
+            .filter(|line| line.contains("shard=\"0\""))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        assert_eq!(values.len(), fields, "{text}");
+        let series: HashSet<&str> = samples
+            .iter()
+            .map(|line| line.rsplit_once(' ').unwrap().0)
+            .collect();
+        assert_eq!(series.len(), samples.len(), "{text}");
+    }
+
+    #[test]
+    fn the_text_is_as_prometheus_reads_it() {
+        let (metrics, _) = distinct();
+        let text = render(&[("0".to_owned(), metrics)]);
+        assert!(text.ends_with('\n'));
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                family = help.split(' ').next().unwrap();
+                let rest = family.strip_prefix("humphrey_ws_").unwrap();
+                assert!(
+                    rest.bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                );
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(name, family);
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            } else {
+                assert!(
+                    line.starts_with(&format!("{family}{{shard=\"0\"")),
+                    "{line}"
+                );
+                let value = line.rsplit(' ').next().unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Whose word is taken for where a client is: proxies in front of the app.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// The proxies in front of an app, which say for whom they connect
+/// ([`AsyncWebsocketApp::with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
+///
+/// Anybody can write any address into such a header, so it is believed from these addresses only, and only the one
+/// header that they are known to write: a proxy that sets one hands on the other as the client made it up. The header
+/// is read from its end, hop by hop, as long as the hop is trusted.
+///
+/// Networks are addresses (`127.0.0.1`) or have a prefix length (`10.0.0.0/8`, `fd00::/8`).
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, TrustedProxies};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_trusted_proxies(TrustedProxies::x_forwarded_for(["127.0.0.1", "10.0.0.0/8"]));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedProxies {
+    header: Header,
+    networks: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Header {
+    XForwardedFor,
+    Forwarded,
+}
+
+impl TrustedProxies {
+    /// Proxies that write `X-Forwarded-For`, as most do.
+    pub fn x_forwarded_for<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
+        Self::new(Header::XForwardedFor, networks)
+    }
+
+    /// Proxies that write `Forwarded` (RFC 7239).
+    pub fn forwarded<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
+        Self::new(Header::Forwarded, networks)
+    }
+
+    fn new<T: Into<String>>(header: Header, networks: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            header,
+            networks: networks.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    pub(crate) fn resolve(&self) -> Result<Proxies, InvalidNetwork> {
+        let network = |text: &String| match text.parse::<IpAddr>() {
+            Ok(address) => Ok(IpNet::from(address)),
+            Err(_) => text.parse().map_err(|_| InvalidNetwork(text.clone())),
+        };
+        Ok(Proxies {
+            header: self.header,
+            networks: self
+                .networks
+                .iter()
+                .map(network)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// An entry that is no network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InvalidNetwork(String);
+
+impl fmt::Display for InvalidNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is no network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8 or fd00::/8",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for InvalidNetwork {}
+
+/// The same, ready for use.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxies {
+    header: Header,
+    networks: Vec<IpNet>,
+}
+
+impl Proxies {
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.networks
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+
+    /// For whom a peer has sent these headers: itself, unless it is trusted and says otherwise. Where a hop can't be
+    /// read, whoever has written it is as far as can be known.
+    pub(crate) fn client<'a>(
+        &self,
+        peer: IpAddr,
+        headers: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> IpAddr {
+        let peer = peer.to_canonical();
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let name = match self.header {
+            Header::XForwardedFor => "X-Forwarded-For",
+            Header::Forwarded => "Forwarded",
+        };
+        let values: Vec<&str> = headers
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .flat_map(|(_, value)| split(value, ','))
+            .collect();
+        let mut client = peer;
+        for hop in values.into_iter().rev() {
+            let said = match self.header {
+                Header::XForwardedFor => address(hop),
+                Header::Forwarded => forwarded_for(hop).and_then(address),
+            };
+            let Some(said) = said else {
+                break;
+            };
+            client = said;
+            if !self.trusts(client) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// The parts between separators, but for those in quoted strings.
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let mut escaped = false;
+    text.split(move |c: char| {
+        if std::mem::take(&mut escaped) {
+            return false;
+        }
+        match c {
+            '"' => quoted = !quoted,
+            '\\' if quoted => escaped = true,
+            _ => return c == separator && !quoted,
+        }
+        false
+    })
+    .map(|part| part.trim_matches([' ', '\t']))
+}
+
+/// What an element of `Forwarded` says of whom it is for (RFC 7239 §5.2).
+fn forwarded_for(element: &str) -> Option<&str> {
+    split(element, ';')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("for"))
+        .map(|(_, value)| {
+            value
+                .strip_prefix('"')
+                .and_then(|value| value.strip_suffix('"'))
+                .unwrap_or(value)
+        })
+}
+
+/// An address, with a port or without; IPv6 in brackets or without (RFC 7239 §6, and what proxies write).
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .or_else(|_| text.parse().map(|address: SocketAddr| address.ip()))
+        .ok()
+        .map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(proxies: &TrustedProxies, peer: &str, headers: &[(&str, &str)]) -> String {
+        proxies
+            .resolve()
+            .unwrap()
+            .client(peer.parse().unwrap(), headers.iter().copied())
+            .to_string()
+    }
+
+    #[test]
+    fn a_stranger_is_not_believed() {
+        let proxies = TrustedProxies::x_forwarded_for(["10.0.0.0/8"]);
+        let said = [("X-Forwarded-For", "1.2.3.4")];
+        assert_eq!(client(&proxies, "192.0.2.1", &said), "192.0.2.1");
+        assert_eq!(client(&proxies, "10.1.1.1", &said), "1.2.3.4");
+        assert_eq!(client(&proxies, "::ffff:10.1.1.1", &said), "1.2.3.4");
+    }
+
+    #[test]
+    fn what_a_client_has_written_in_front_is_not_believed() {
+        let proxies = TrustedProxies::x_forwarded_for(["10.0.0.0/8"]);
+        for (said, of) in [
+            ("6.6.6.6, 1.2.3.4", "1.2.3.4"),
+            ("6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
+            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
+            ("6.6.6.6,", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            assert_eq!(
+                client(&proxies, "10.0.0.1", &[("x-forwarded-for", said)]),
+                of,
+                "{said}"
+            );
+        }
+        let lines = [
+            ("X-Forwarded-For", "6.6.6.6"),
+            ("X-Forwarded-For", "1.2.3.4"),
+        ];
+        assert_eq!(client(&proxies, "10.0.0.1", &lines), "1.2.3.4");
+    }
+
+    #[test]
+    fn the_other_header_is_not_looked_at() {
+        let headers = [("Forwarded", "for=6.6.6.6"), ("X-Forwarded-For", "1.2.3.4")];
+        let by = |proxies| client(&proxies, "127.0.0.1", &headers);
+        assert_eq!(
+            by(TrustedProxies::x_forwarded_for(["127.0.0.1"])),
+            "1.2.3.4"
+        );
+        assert_eq!(by(TrustedProxies::forwarded(["127.0.0.1"])), "6.6.6.6");
+    }
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        let proxies = TrustedProxies::forwarded(["127.0.0.1", "fd00::/8"]);
+        for (said, of) in [
+            ("for=192.0.2.43", "192.0.2.43"),
+            ("For=\"192.0.2.43:4711\";proto=http", "192.0.2.43"),
+            (
+                "proto=http;for=\"[2001:db8:cafe::17]:4711\"",
+                "2001:db8:cafe::17",
+            ),
+            ("for=\"[2001:db8:cafe::17]\"", "2001:db8:cafe::17"),
+            (
+                "for=6.6.6.6, for=192.0.2.43;by=\"a,b;for=7.7.7.7\"",
+                "192.0.2.43",
+            ),
+            ("for=192.0.2.43, for=\"[fd00::1]\"", "192.0.2.43"),
+            ("for=192.0.2.43, for=unknown", "127.0.0.1"),
+            ("for=192.0.2.43, for=_hidden", "127.0.0.1"),
+            ("for=192.0.2.43, by=10.0.0.1", "127.0.0.1"),
+            ("for=\"192.0.2.43", "127.0.0.1"),
+            ("for=\"a\\\", for=6.6.6.6", "127.0.0.1"),
+        ] {
+            assert_eq!(
+                client(&proxies, "127.0.0.1", &[("Forwarded", said)]),
+                of,
+                "{said}"
+            );
+        }
+        let proxies = TrustedProxies::x_forwarded_for(["127.0.0.1"]);
+        for (said, of) in [
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("192.0.2.43:80", "192.0.2.43"),
+        ] {
+            assert_eq!(
+                client(&proxies, "127.0.0.1", &[("X-Forwarded-For", said)]),
+                of
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_named() {
+        for network in ["localhost", "10.0.0.0/33", "", "10.0.0"] {
+            let error = TrustedProxies::forwarded(["10.0.0.0/8", network])
+                .resolve()
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(&format!("{network:?}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! Who may come in: origins, limits per address, proxies; and that what clients say can't harm a log.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, Once};
+use std::thread::spawn;
+
+use humphrey::http::{Request, Response, StatusCode};
+use humphrey::{App, SubApp};
+use humphrey_ws::{
+    AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, RunningApp, TrustedProxies,
+    async_websocket_handler,
+};
+use support::{
+    Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
+};
+
+/// What the library has logged, in this process. Tests tell their own lines by what they say.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Recorder;
+
+impl log::Log for Recorder {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOG.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+fn record_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Recorder).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+fn logged(what: &str) -> Vec<String> {
+    let log = LOG.lock().unwrap();
+    log.iter()
+        .filter(|line| line.contains(what))
+        .cloned()
+        .collect()
+}
+
+fn echo() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message))
+}
+
+/// A handshake with these header lines, from this address of the machine's own. Returns the socket, and the answer.
+fn shake_hands_from(ip: &str, to: SocketAddr, path: &str, headers: &str) -> (TcpStream, String) {
+    let mut socket = match ip {
+        "127.0.0.1" => tcp(to),
+        ip => tcp_from(ip, to),
+    };
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    (socket, head)
+}
+
+fn tcp_from(ip: &str, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&fd, &SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
+    connect(&fd, &to).unwrap();
+    let socket = TcpStream::from(fd);
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+fn shake_hands(to: SocketAddr, headers: &str) -> (TcpStream, String) {
+    shake_hands_from("127.0.0.1", to, "/", headers)
+}
+
+fn status(head: &str) -> u16 {
+    head[9..12].parse().unwrap()
+}
+
+fn assert_echoes(socket: &mut TcpStream) {
+    socket.write_all(&client_frame(0x81, b"hello")).unwrap();
+    assert_eq!(read_frame(socket).unwrap(), (0x81, b"hello".to_vec()));
+}
+
+/// An app that is linked into a Humphrey app: where to connect, and what to stop it with.
+fn linked(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
+    let hook = app.connect_hook().unwrap();
+    let running = app.start().unwrap();
+    let address = loop {
+        let port = 10_000 + rand_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            break address;
+        }
+    };
+    let humphrey: App<()> =
+        App::new_with_config(2, ()).with_websocket_route("/*", async_websocket_handler(hook));
+    spawn(move || humphrey.run(address).unwrap());
+    (running, address)
+}
+
+fn rand_port() -> u16 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    (RandomState::new().build_hasher().finish() % 10_000) as u16
+}
+
+fn origins(sender: &AsyncSender) -> u64 {
+    sender.metrics().refused.origin
+}
+
+#[test]
+fn with_same_origins_a_page_of_another_site_is_answered_403_and_its_own_page_comes_in() {
+    let app = echo().with_allowed_origins(Origins::Same);
+    let sender = app.sender();
+    let (_running, address) = start(app);
+    let port = address.port();
+    for foreign in [
+        "Origin: http://evil.example\r\n".to_owned(),
+        "Origin: null\r\n".to_owned(),
+        "Origin: \r\n".to_owned(),
+        format!("Origin: http://localhost:{port}\r\n"),
+        format!("Origin: http://{address}\r\nOrigin: http://evil.example\r\n"),
+        format!("Origin: http://{address}, http://evil.example\r\n"),
+    ] {
+        let before = origins(&sender);
+        let (mut socket, head) = shake_hands(address, &foreign);
+        assert_eq!(status(&head), 403, "{foreign}");
+        let mut body = String::new();
+        socket.read_to_string(&mut body).unwrap();
+        assert!(body.contains("origin"), "{body}");
+        assert_eq!(origins(&sender), before + 1, "{foreign}");
+    }
+    for own in [format!("Origin: http://{address}\r\n"), String::new()] {
+        let (mut socket, head) = shake_hands(address, &own);
+        assert_eq!(status(&head), 101, "{own}");
+        assert_echoes(&mut socket);
+    }
+}
+
+#[test]
+fn a_list_of_origins_lets_those_in_and_no_others() {
+    let (_running, address) =
+        start(echo().with_allowed_origins(Origins::list(["https://example.com"])));
+    let status_of = |origin: &str| {
+        let (_, head) = shake_hands(address, &format!("Origin: {origin}\r\n"));
+        status(&head)
+    };
+    assert_eq!(status_of("https://example.com"), 101);
+    assert_eq!(status_of("http://example.com"), 403);
+    assert_eq!(status_of(&format!("http://{address}")), 403);
+}
+
+#[test]
+fn origins_are_checked_in_a_linked_app_too() {
+    let app = AsyncWebsocketApp::<()>::new_unlinked()
+        .with_message_handler(|stream, message, _| stream.send(message))
+        .with_allowed_origins(Origins::Same);
+    let sender = app.sender();
+    let (_running, address) = linked(app);
+    let (_, head) = shake_hands(address, "Origin: http://evil.example\r\n");
+    assert_eq!(status(&head), 403);
+    assert_eq!(origins(&sender), 1);
+    let (mut socket, head) = shake_hands(address, &format!("Origin: http://{address}\r\n"));
+    assert_eq!(status(&head), 101);
+    assert_echoes(&mut socket);
+    assert_eq!(sender.metrics().connections_opened, 1);
+}
+
+#[test]
+fn without_a_word_on_origins_all_come_in_and_the_first_foreign_one_is_logged_once() {
+    record_log();
+    let (_running, address) = start(echo());
+    let (_, head) = shake_hands(address, &format!("Origin: http://{address}\r\n"));
+    assert_eq!(status(&head), 101);
+    let said = |from: &TcpStream| {
+        let from = from.local_addr().unwrap().to_string();
+        logged("with_allowed_origins")
+            .into_iter()
+            .filter(|line| line.contains(&from))
+            .count()
+    };
+    let (first, head) = shake_hands(address, "Origin: http://first.example\r\n");
+    assert_eq!(status(&head), 101);
+    assert_eq!(said(&first), 1);
+    let (second, head) = shake_hands(address, "Origin: http://second.example\r\n");
+    assert_eq!(status(&head), 101);
+    assert_eq!(said(&second), 0);
+}
+
+#[test]
+fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
+    record_log();
+    let (_running, address) = start(echo().with_allowed_origins(Origins::Same));
+    // U+009B begins a terminal's escape sequence; U+202E turns the text around.
+    let origin = "http://mark\u{9b}31m\u{202e}.example";
+    let (mut socket, head) = shake_hands_from(
+        "127.0.0.1",
+        address,
+        "/pa\u{9b}th",
+        &format!("Origin: {origin}\r\n"),
+    );
+    assert_eq!(status(&head), 403);
+    let mut body = Vec::new();
+    socket.read_to_end(&mut body).unwrap();
+    assert!(body.is_ascii());
+    let lines = logged("http://mark");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    // A close reason, which a client may fill with what it likes.
+    let (mut socket, _) = shake_hands(address, "");
+    socket
+        .write_all(&client_frame(0x88, b"\x03\xe8mark\x1b[31m"))
+        .unwrap();
+    assert_eq!(close_code(&read_frame(&mut socket).unwrap().1), 1000);
+    for line in LOG.lock().unwrap().iter() {
+        assert!(
+            !line.chars().any(|c| c.is_control() || c == '\u{202e}'),
+            "{line:?}"
+        );
+    }
+}
+
+#[test]
+fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned() {
+    let app = echo().with_limits(Limits {
+        peer_connections_max: Some(3),
+        ..Limits::default()
+    });
+    let sender = app.sender();
+    let (_running, address) = start(app);
+    // One of them says nothing: it counts all the same.
+    let _silent = tcp(address);
+    let mut held: Vec<_> = (0..2).map(|_| Client::connect(address)).collect();
+    let mut fourth = tcp(address);
+    let head = read_head(&mut fourth);
+    assert_eq!(status(&head), 429, "before it has asked for anything");
+    assert!(head.contains("Retry-After"), "{head}");
+    assert_eq!(sender.metrics().refused.peer_connections, 1);
+    let (mut other, head) = shake_hands_from("127.0.0.2", address, "/", "");
+    assert_eq!(status(&head), 101);
+    assert_echoes(&mut other);
+    held.pop().unwrap().close();
+    eventually("the place is free again", || {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let asked = socket.write_all(support::upgrade_request("/").as_bytes());
+        let mut answer = [0; 12];
+        asked.is_ok() && socket.read_exact(&mut answer).is_ok() && answer.ends_with(b"101")
+    });
+}
+
+#[test]
+fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
+    let app = echo().with_limits(Limits {
+        peer_handshakes_per_second_max: Some(1),
+        ..Limits::default()
+    });
+    let sender = app.sender();
+    let (_running, address) = start(app);
+    let statuses: Vec<u16> = (0..5)
+        .map(|_| status(&shake_hands(address, "").1))
+        .collect();
+    assert_eq!(statuses[0], 101);
+    let refused = statuses.iter().filter(|&&status| status == 429).count();
+    assert!(
+        refused >= 1,
+        "five at once, at one per second: {statuses:?}"
+    );
+    assert_eq!(sender.metrics().refused.peer_handshakes, refused as u64);
+    let (_, head) = shake_hands_from("127.0.0.2", address, "/", "");
+    assert_eq!(status(&head), 101);
+    eventually("the rate has room again", || {
+        status(&shake_hands(address, "").1) == 101
+    });
+}
+
+#[test]
+fn limits_per_address_hold_in_a_linked_app_too() {
+    let app = AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits {
+        peer_connections_max: Some(1),
+        ..Limits::default()
+    });
+    let sender = app.sender();
+    let (_running, address) = linked(app);
+    let (_first, head) = shake_hands(address, "");
+    assert_eq!(status(&head), 101);
+    let (_, head) = shake_hands(address, "");
+    assert_eq!(status(&head), 429);
+    assert_eq!(sender.metrics().refused.peer_connections, 1);
+}
+
+/// An app that tells a client where it is, by its connect handler and by a route.
+fn tells_where(proxies: Option<TrustedProxies>) -> (RunningApp, SocketAddr) {
+    let mut app = AsyncWebsocketApp::<()>::new()
+        .with_limits(Limits {
+            peer_connections_max: Some(2),
+            ..Limits::default()
+        })
+        .with_connect_handler(|stream, _| stream.send(Message::new(stream.client_ip().to_string())))
+        .with_routes(
+            SubApp::new().with_stateless_route("/where", |request: Request| {
+                Response::new(StatusCode::OK, request.address.origin_addr.to_string())
+            }),
+        );
+    if let Some(proxies) = proxies {
+        app = app.with_trusted_proxies(proxies);
+    }
+    start(app)
+}
+
+fn said_to(address: SocketAddr, headers: &str) -> (TcpStream, String) {
+    let (mut socket, head) = shake_hands(address, headers);
+    assert_eq!(status(&head), 101);
+    let (_, payload) = read_frame(&mut socket).unwrap();
+    (socket, String::from_utf8(payload).unwrap())
+}
+
+#[test]
+fn a_forwarded_address_is_believed_from_a_trusted_proxy_only() {
+    let said = "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n";
+    let (_running, open) = tells_where(None);
+    assert_eq!(said_to(open, said).1, "127.0.0.1");
+    let (_running, others) = tells_where(Some(TrustedProxies::x_forwarded_for(["10.0.0.0/8"])));
+    assert_eq!(said_to(others, said).1, "127.0.0.1");
+    let (_running, trusting) = tells_where(Some(TrustedProxies::x_forwarded_for(["127.0.0.1"])));
+    assert_eq!(said_to(trusting, said).1, "192.0.2.7");
+    assert_eq!(
+        said_to(trusting, "Forwarded: for=6.6.6.6\r\n").1,
+        "127.0.0.1"
+    );
+
+    let mut socket = tcp(trusting);
+    socket
+        .write_all(
+            format!("GET /where HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{said}\r\n").as_bytes(),
+        )
+        .unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("\r\n\r\n192.0.2.7"), "{answer}");
+}
+
+#[test]
+fn behind_a_trusted_proxy_each_client_counts_for_itself() {
+    let (_running, address) = tells_where(Some(TrustedProxies::forwarded(["127.0.0.1"])));
+    let from = |n: u8| format!("Forwarded: for=192.0.2.{n}\r\n");
+    let mut held = Vec::new();
+    for n in [1, 1, 2, 2, 3] {
+        held.push(said_to(address, &from(n)));
+    }
+    let (_, head) = shake_hands(address, &from(1));
+    assert_eq!(status(&head), 429);
+    let (_, head) = shake_hands(address, &from(3));
+    assert_eq!(status(&head), 101);
+}
+
+#[test]
+fn what_is_no_origin_or_no_network_is_said_when_the_app_starts() {
+    let app = echo().with_allowed_origins(Origins::list(["example.com"]));
+    let error = app
+        .with_address("127.0.0.1:0")
+        .start()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("\"example.com\"") && error.contains("https://"),
+        "{error}"
+    );
+    let app = echo().with_trusted_proxies(TrustedProxies::forwarded(["proxy.local"]));
+    let error = app
+        .with_address("127.0.0.1:0")
+        .start()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("\"proxy.local\""), "{error}");
+}
+
+#[test]
+fn prometheus_is_told_what_was_refused_and_of_each_shard() {
+    let app = echo().with_allowed_origins(Origins::Same).with_shards(2);
+    let sender = app.sender();
+    let before = sender.prometheus();
+    assert!(
+        before.contains("humphrey_ws_connections{shard=\"none\"} 0\n"),
+        "{before}"
+    );
+    let (_running, address) = start(app);
+    let (_, head) = shake_hands(address, "Origin: null\r\n");
+    assert_eq!(status(&head), 403);
+    let _held: Vec<_> = (0..4).map(|_| Client::connect(address)).collect();
+    let text = sender.prometheus();
+    let sum = |name: &str| -> u64 {
+        text.lines()
+            .filter(|line| line.starts_with(name))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    };
+    assert_eq!(sum("humphrey_ws_connections{"), 4);
+    let refused: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("cause=\"origin\""))
+        .collect();
+    assert_eq!(refused.len(), 3, "{text}");
+    assert_eq!(sender.metrics_by_shard().len(), 2);
+    let by_shard: u64 = sender
+        .metrics_by_shard()
+        .iter()
+        .map(|shard| shard.connections)
+        .sum();
+    assert_eq!(by_shard, 4);
+}
