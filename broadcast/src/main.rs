@@ -5,6 +5,7 @@
 //! input) can be hastened (by a signal).
 
 mod lines;
+mod metrics;
 mod options;
 mod page;
 mod say;
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Metrics};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Metrics, RunningApp};
 
 use crate::lines::Line;
 use crate::options::{OnMessage, Options};
@@ -59,9 +60,16 @@ fn run(options: &Options) -> io::Result<()> {
         let sender = sender.clone();
         signals::on_stop(stopping.clone(), move || sender.shutdown(STOP_WAIT))?;
     }
+    let metrics = match options.metrics {
+        Some(address) => Some(metrics::serve(address, sender.clone())?),
+        None => None,
+    };
     let running = app.start()?;
     if !options.quiet {
         say!("{}", whereabouts(address));
+        if let Some(address) = metrics.as_ref().and_then(RunningApp::local_addr) {
+            say!("metrics for Prometheus at http://{address}/metrics");
+        }
         if io::stdin().is_terminal() {
             say!("what you type here goes to everyone, line by line; Ctrl-C ends");
         }
@@ -82,6 +90,9 @@ fn run(options: &Options) -> io::Result<()> {
             })?;
     }
     running.join();
+    if let Some(metrics) = metrics {
+        metrics.shutdown(Duration::ZERO);
+    }
     if !options.quiet {
         say!("{}", summary(&sender.metrics()));
     }
@@ -91,12 +102,18 @@ fn run(options: &Options) -> io::Result<()> {
 fn app(options: &Options) -> AsyncWebsocketApp<()> {
     let limits = Limits {
         connections_max: options.max_connections,
+        peer_connections_max: options.max_connections_per_address,
+        peer_handshakes_per_second_max: options.max_handshakes_per_address,
         ..Limits::default()
     };
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(options.listen)
         .with_limits(limits)
-        .with_slow_consumer(options.slow_client.policy());
+        .with_slow_consumer(options.slow_client.policy())
+        .with_allowed_origins(options.origins());
+    if let Some(proxies) = options.trusted_proxies() {
+        app = app.with_trusted_proxies(proxies);
+    }
     if let Some(heartbeat) = options.heartbeat() {
         app = app.with_heartbeat(heartbeat);
     }

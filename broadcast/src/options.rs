@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use humphrey_ws::ping::Heartbeat;
-use humphrey_ws::{Limits, SlowConsumer};
+use humphrey_ws::{Limits, Origins, SlowConsumer, TrustedProxies};
 
 use crate::say::say;
 
@@ -46,6 +46,29 @@ pub(crate) struct Options {
     /// Connections served at once, WebSocket and HTTP together; further ones are answered with 503
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
+
+    /// Let web pages of this origin connect, too, such as https://example.com; can be given several times. Without it
+    /// only this program's own page can, and programs that are no browsers. '*': all pages
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<String>,
+
+    /// Connections that one address may have at once; further ones are answered with 429. Without it, any number
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_connections_per_address: Option<usize>,
+
+    /// WebSocket handshakes that one address may begin per second; further ones are answered with 429. Without it,
+    /// any number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_handshakes_per_address: Option<u32>,
+
+    /// Believe this proxy, or network of proxies such as 10.0.0.0/8, when its X-Forwarded-For says whose connection it
+    /// is; can be given several times
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) trusted_proxy: Vec<String>,
+
+    /// Serve metrics for Prometheus at this address, under /metrics. It should not be open to the world
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) metrics: Option<SocketAddr>,
 
     /// Ping clients that have been silent for this long, and disconnect those that are still silent 10 s later.
     /// 0: never
@@ -93,6 +116,21 @@ impl SlowClient {
 }
 
 impl Options {
+    pub(crate) fn origins(&self) -> Origins {
+        if self.allow_origin.is_empty() {
+            Origins::Same
+        } else if self.allow_origin.iter().any(|origin| origin == "*") {
+            Origins::Any
+        } else {
+            Origins::SameOrList(self.allow_origin.clone())
+        }
+    }
+
+    pub(crate) fn trusted_proxies(&self) -> Option<TrustedProxies> {
+        (!self.trusted_proxy.is_empty())
+            .then(|| TrustedProxies::x_forwarded_for(self.trusted_proxy.clone()))
+    }
+
     pub(crate) fn heartbeat(&self) -> Option<Heartbeat> {
         let interval = Duration::from_secs(self.heartbeat.into());
         (!interval.is_zero()).then(|| Heartbeat::new(interval, interval + PONG_WAIT))
@@ -161,8 +199,26 @@ mod tests {
         assert_eq!(options.on_message, OnMessage::Echo);
         assert_eq!(options.slow_client.policy(), SlowConsumer::pace());
         assert_eq!(options.max_connections, Limits::default().connections_max);
+        assert_eq!(options.origins(), Origins::Same);
+        assert_eq!(options.trusted_proxies(), None);
+        assert_eq!(options.max_connections_per_address, None);
+        assert_eq!(options.max_handshakes_per_address, None);
+        assert_eq!(options.metrics, None);
         assert!(options.heartbeat().is_some());
         assert!(!options.no_welcome && !options.exit_on_eof && !options.quiet);
+    }
+
+    #[test]
+    fn origins_are_those_that_were_named_beside_the_own_one() {
+        let origins = |arguments: &[&str]| parsed(arguments).unwrap().origins();
+        assert_eq!(
+            origins(&["--allow-origin", "https://a.example", "--allow-origin=null"]),
+            Origins::SameOrList(vec!["https://a.example".into(), "null".into()])
+        );
+        assert_eq!(
+            origins(&["--allow-origin=https://a.example", "--allow-origin=*"]),
+            Origins::Any
+        );
     }
 
     #[test]
@@ -177,6 +233,9 @@ mod tests {
             (&["--slow-client", "wait"], "drop-oldest"),
             (&["--listen", "8080"], "127.0.0.1:8080"),
             (&["--max-connections", "0"], "at least 1"),
+            (&["--max-connections-per-address", "0"], "at least 1"),
+            (&["--max-handshakes-per-address", "0"], "'0'"),
+            (&["--metrics", "9100"], "127.0.0.1:8080"),
             (&["--heartbeat", "-1"], "'-1'"),
             (&["--heartbeat=soon"], "'soon'"),
             (&["--loud"], "'--loud'"),

@@ -1,6 +1,8 @@
 //! The program as a child process, and two kinds of client: tungstenite, for what is said, and a bare reader of
 //! frames, for how much and how fast.
 
+#![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

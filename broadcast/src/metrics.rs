@@ -1,0 +1,30 @@
+//! The metrics, on a port of their own: they are the operator's business, and no client's.
+
+use std::io;
+use std::net::SocketAddr;
+
+use humphrey::SubApp;
+use humphrey::http::{Response, StatusCode};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Origins, RunningApp};
+
+/// Who asks for metrics is one of few.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Serves `/metrics` for Prometheus.
+pub(crate) fn serve(address: SocketAddr, of: AsyncSender) -> io::Result<RunningApp> {
+    let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
+        Response::new(StatusCode::OK, of.prometheus())
+            .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            .with_header("Cache-Control", "no-store")
+    });
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+    app.with_address(address)
+        .with_shards(1)
+        .with_limits(Limits {
+            connections_max: CONNECTIONS_MAX,
+            ..Limits::default()
+        })
+        .with_allowed_origins(Origins::Same)
+        .with_routes(routes)
+        .start()
+}

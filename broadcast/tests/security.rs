@@ -1,0 +1,111 @@
+//! Who may connect to the program, and what is shown to whom.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use support::{Program, http_get};
+
+/// The status of a handshake with these header lines.
+fn handshake(program: &Program, headers: &str) -> u16 {
+    let address = program.address();
+    let mut socket = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    socket.read_exact(&mut status).unwrap();
+    std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
+}
+
+#[test]
+fn pages_of_other_sites_can_not_connect_unless_they_are_allowed() {
+    let mut program = Program::start(&[]);
+    let own = format!("Origin: http://{}\r\n", program.address());
+    assert_eq!(handshake(&program, &own), 101);
+    assert_eq!(handshake(&program, ""), 101);
+    assert_eq!(handshake(&program, "Origin: null\r\n"), 403);
+    assert_eq!(handshake(&program, "Origin: https://evil.example\r\n"), 403);
+    let said = program.expect_line("may not connect");
+    assert!(
+        said.contains("warning: ") && said.contains("\"null\""),
+        "{said}"
+    );
+
+    let program = Program::start(&["--allow-origin", "https://good.example"]);
+    let own = format!("Origin: http://{}\r\n", program.address());
+    assert_eq!(handshake(&program, &own), 101);
+    assert_eq!(handshake(&program, "Origin: https://good.example\r\n"), 101);
+    assert_eq!(handshake(&program, "Origin: https://evil.example\r\n"), 403);
+
+    let program = Program::start(&["--allow-origin", "*"]);
+    assert_eq!(handshake(&program, "Origin: https://evil.example\r\n"), 101);
+}
+
+#[test]
+fn an_origin_or_a_network_that_can_not_be_meant_is_one_clear_line_and_no_success() {
+    for arguments in [
+        ["--allow-origin", "good.example"],
+        ["--trusted-proxy", "proxy.local"],
+    ] {
+        let (code, out, err) =
+            support::run(&["--listen", "127.0.0.1:0", arguments[0], arguments[1]]);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.contains(arguments[1]), "{err}");
+    }
+}
+
+#[test]
+fn an_address_is_limited_and_behind_a_trusted_proxy_each_client_for_itself() {
+    let arguments = ["--max-connections-per-address", "1"];
+    let program = Program::start(&arguments);
+    let _held = program.connect();
+    assert_eq!(program.try_connect().unwrap_err(), 429);
+
+    let proxied = [
+        "--trusted-proxy",
+        "127.0.0.0/8",
+        "--max-handshakes-per-address",
+        "1",
+    ];
+    let program = Program::start(&proxied);
+    let from = |n: u8| format!("X-Forwarded-For: 6.6.6.6, 192.0.2.{n}\r\n");
+    let statuses: Vec<u16> = (0..4).map(|_| handshake(&program, &from(1))).collect();
+    assert!(
+        statuses.contains(&101) && statuses.contains(&429),
+        "{statuses:?}"
+    );
+    assert_eq!(handshake(&program, &from(2)), 101);
+}
+
+#[test]
+fn metrics_are_served_on_a_port_of_their_own_only() {
+    let mut program = Program::start(&["--no-welcome", "--metrics", "127.0.0.1:0"]);
+    let line = program.expect_line("metrics");
+    let address = line.rsplit("http://").next().unwrap();
+    let address = address.strip_suffix("/metrics").unwrap().parse().unwrap();
+    let mut client = program.connect();
+    program.write(b"counted\n");
+    assert_eq!(client.text(), "counted");
+    let total = |name: &str| -> u64 {
+        let (status, headers, body) = http_get(address, "/metrics");
+        assert_eq!(status, 200);
+        assert!(headers.contains("text/plain; version=0.0.4"), "{headers}");
+        body.lines()
+            .filter(|line| line.starts_with(&format!("{name}{{")))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    };
+    assert_eq!(total("humphrey_ws_connections"), 1);
+    // A message is counted when its write has returned, which its reader may be quicker than.
+    support::eventually("it is counted", || {
+        total("humphrey_ws_messages_sent_total") == 1
+    });
+    assert_eq!(http_get(program.address(), "/metrics").0, 404);
+    program.signal(rustix::process::Signal::INT);
+    program.expect_exit(0);
+}
