@@ -148,7 +148,7 @@ impl TurnedAway {
         encode::close(Some((code, self.reason())))
     }
 
-    fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::ConnectionsMax => "too many connections",
             Self::PeerConnections => "too many connections from your address",

@@ -238,14 +238,17 @@ impl Pool {
         };
         let done = match job.work {
             Work::Session(session, list) => {
+                let span = session.span.clone();
                 let mut list = list.into_iter();
-                let panicked = list.by_ref().any(|event| {
-                    let mut event = Some(event);
-                    !caught(&mut || match event.take() {
-                        Some(Event::Open) => events.open(&session),
-                        Some(Event::Message(message)) => events.message(&session, message),
-                        Some(Event::Close) => events.close(&session),
-                        None => {}
+                let panicked = span.within(|| {
+                    list.by_ref().any(|event| {
+                        let mut event = Some(event);
+                        !caught(&mut || match event.take() {
+                            Some(Event::Open) => events.open(&session),
+                            Some(Event::Message(message)) => events.message(&session, message),
+                            Some(Event::Close) => events.close(&session),
+                            None => {}
+                        })
                     })
                 });
                 let mut unhandled = 0;
@@ -254,7 +257,7 @@ impl Pool {
                         Event::Message(_) => unhandled += 1,
                         // It is told whatever happened before.
                         Event::Close => {
-                            caught(&mut || events.close(&session));
+                            span.within(|| caught(&mut || events.close(&session)));
                         }
                         Event::Open => {}
                     }

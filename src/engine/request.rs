@@ -15,6 +15,7 @@ use super::websocket::Opening;
 use crate::metrics::{Counter, Counters};
 use crate::protocol::handshake::{self, Handshake, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
+use crate::report::debug;
 use crate::transport::Transport;
 
 pub(super) struct Http {
@@ -207,6 +208,9 @@ impl<T: Transport> Core<T> {
             }
             Err(refusal) => {
                 failure(refusal, self.counters()).add(1);
+                if let Some(http) = self.http(slot) {
+                    debug!("{} did not become a WebSocket: {refusal}", http.peer);
+                }
                 self.http_answer(slot, handshake::refusal(refusal), false);
             }
         }
@@ -373,6 +377,9 @@ impl<T: Transport> Core<T> {
             HttpError::HeadTooLarge | HttpError::BodyTooLarge => counters.failed_too_large.add(1),
             _ => counters.failed_malformed.add(1),
         }
+        if let Some(http) = self.http(slot) {
+            debug!("{} sent a request that can't be served: {error}", http.peer);
+        }
         let body = format!("{error}\n");
         let answer = http::response(error.status(), &[], body.as_bytes(), true, false);
         self.http_answer(slot, answer, false);
@@ -380,6 +387,9 @@ impl<T: Transport> Core<T> {
 
     fn turn_away(&mut self, slot: u32, turned_away: TurnedAway) {
         turned_away.counter(self.counters()).add(1);
+        if let Some(http) = self.http(slot) {
+            debug!("{} was turned away: {}", http.peer, turned_away.reason());
+        }
         self.http_answer(slot, turned_away.response(), false);
     }
 
