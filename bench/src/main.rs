@@ -33,12 +33,13 @@ Measures humphrey_ws against a bare epoll loop.
 
   bench run [--quick] [--rounds 3] [--cpu-seconds 2] [--out FILE] [--only NAME]
             [--server-cpu N] [--client-cpu N] [--server-threads pool] [--sleep]
-            [--self-check]
+            [--self-check] [--baseline PROGRAM]
       all scenarios, servers in turn, as a Markdown table; --quick asserts exact
       counts only, in about 20 seconds; --only keeps the scenarios whose name
       contains NAME; --sleep lets the client sleep while nothing arrives, where
       it otherwise looks again at once; --self-check measures the floor against
-      itself: how far its ratios are from 1 is how far to trust the others
+      itself: how far its ratios are from 1 is how far to trust the others;
+      --baseline puts another build of this program in the floor's place
 
   bench blocked [--clients 100] [--sleepers 20] [--seconds 5]
       how long clients wait for their echo while the handlers of others sleep

@@ -8,6 +8,7 @@ mod server;
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::args::{self, Job, Known, Options};
@@ -21,6 +22,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     args::flag("quick"),
     args::flag("sleep"),
     args::flag("self-check"),
+    args::value("baseline"),
     args::value("rounds"),
     args::value("cpu-seconds"),
     args::value("out"),
@@ -100,6 +102,10 @@ struct Setup {
     sleep: bool,
     /// Whether the floor stands in for the subject: every ratio should be 1.
     self_check: bool,
+    /// This program.
+    program: PathBuf,
+    /// Another build of this program, whose subject stands in for the floor.
+    baseline: Option<PathBuf>,
     rounds: usize,
     /// The server's CPU time that a measurement takes at least; ticks are of 10 ms.
     cpu_seconds: f64,
@@ -108,9 +114,14 @@ struct Setup {
 }
 
 impl Setup {
-    /// The server that is started in a place.
-    fn server(&self, place: Kind) -> Kind {
-        if self.self_check { Kind::Floor } else { place }
+    /// Starts the server of a place.
+    fn start(&self, place: Kind, job: Job) -> io::Result<Server> {
+        let (program, kind) = match (&self.baseline, place) {
+            (Some(baseline), Kind::Floor) => (baseline, Kind::Subject),
+            _ if self.self_check => (&self.program, Kind::Floor),
+            _ => (&self.program, place),
+        };
+        Server::start(program, kind, job, self.server_cpu)
     }
 }
 
@@ -186,6 +197,8 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         quick,
         sleep: options.flag("sleep"),
         self_check: options.flag("self-check"),
+        program: std::env::current_exe()?,
+        baseline: options.text("baseline").map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.3 } else { 2.0 })?,
         server_cpu: options.number("server-cpu", cpus[0])?,
@@ -196,6 +209,11 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     }
     if !(0.05..=60.0).contains(&setup.cpu_seconds) {
         return Err(args::bad("cpu-seconds", &setup.cpu_seconds.to_string()));
+    }
+    if setup.self_check && setup.baseline.is_some() {
+        return Err(args::invalid(
+            "--self-check and --baseline ask for two things in the floor's place".into(),
+        ));
     }
     if setup.server_cpu == setup.client_cpu {
         eprintln!("note: one CPU for both the server and the client: the figures will mean little");
@@ -208,9 +226,14 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         for round in 1..=setup.rounds {
             let pair = measure(&setup, scenario)?;
             eprintln!(
-                "{}, round {round} of {}: floor {:.3} µs, humphrey_ws {:.3} µs, ratio {:.3}",
+                "{}, round {round} of {}: {} {:.3} µs, humphrey_ws {:.3} µs, ratio {:.3}",
                 scenario.name,
                 setup.rounds,
+                if setup.baseline.is_some() {
+                    "baseline"
+                } else {
+                    "floor"
+                },
                 pair.floor.total(),
                 pair.subject.total(),
                 pair.ratio()
@@ -292,7 +315,7 @@ struct Side {
 impl Side {
     /// Connects, and warms up until a turn takes long enough.
     fn start(setup: &Setup, scenario: &Scenario, kind: Kind) -> io::Result<Self> {
-        let server = Server::start(setup.server(kind), scenario.job, setup.server_cpu)?;
+        let server = setup.start(kind, scenario.job)?;
         let mut load = Load::connect(server.address, scenario.plan(setup))?;
         let mut chunk = match scenario.job {
             Job::Echo => scenario.window * scenario.clients,
@@ -371,7 +394,7 @@ impl Accounts {
 
 /// One server with many connections: its resident memory, and then one echo on each of them.
 fn hold(setup: &Setup, kind: Kind) -> io::Result<Idle> {
-    let server = Server::start(setup.server(kind), Job::Echo, setup.server_cpu)?;
+    let server = setup.start(kind, Job::Echo)?;
     let plan = Plan {
         job: Job::Echo,
         clients: IDLE_BASE,

@@ -36,6 +36,15 @@ impl Report {
                 "A self-check: the floor stands in for humphrey_ws, so every ratio should be 1.\n",
             );
         }
+        if let Some(baseline) = &setup.baseline {
+            put(
+                &mut head,
+                format_args!(
+                    "In the floor's place stands another build of humphrey_ws, {}; the targets do not apply.",
+                    baseline.display()
+                ),
+            );
+        }
         if setup.quick {
             head.push_str(
                 "A quick run: the counts are exact, the times are too short to mean much.\n",

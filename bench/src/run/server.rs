@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddrV4;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,9 +43,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts this program again as a server, on a port of the system's choice.
-    pub(super) fn start(kind: Kind, job: Job, cpu: usize) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    /// Starts a build of this program as a server, on a port of the system's choice.
+    pub(super) fn start(program: &Path, kind: Kind, job: Job, cpu: usize) -> io::Result<Self> {
+        let mut child = Command::new(program)
             .args([
                 kind.command(),
                 job.name(),
