@@ -36,6 +36,13 @@ pub struct Limits {
     ///
     /// Beyond it the connection is not read, and TCP slows the client down. A message that has begun is read to its end.
     pub pending_bytes_max: usize,
+    /// Bytes of received messages that the app holds at once, of all connections together. Default 512 MiB.
+    ///
+    /// One half is for messages that have begun and are not complete: beyond it, the connection that holds most of it is
+    /// closed with 1013. The other half is for messages that wait for handlers or are in their hands: beyond it nothing is
+    /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
+    /// either half.
+    pub received_bytes_max: usize,
     /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
     pub head_bytes_max: usize,
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
@@ -58,6 +65,9 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// How long a client may take for its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
+    /// How long a client may take for a message, from its first byte to its last. Default 5 min. Then the connection is
+    /// closed with 1008. The time stands still while the connection is not read.
+    pub message_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
     /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s.
@@ -74,6 +84,7 @@ impl Default for Limits {
             outbox_bytes_max: 1 << 20,
             mailbox_bytes_max: 4 << 20,
             pending_bytes_max: 64 << 10,
+            received_bytes_max: 512 << 20,
             head_bytes_max: 16 << 10,
             body_bytes_max: 1 << 20,
             connections_max: 100_000,
@@ -81,6 +92,7 @@ impl Default for Limits {
             peer_handshakes_per_second_max: None,
             handshakes_max: 4_096,
             handshake_timeout: Duration::from_secs(10),
+            message_timeout: Duration::from_secs(300),
             keep_alive_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),

@@ -47,6 +47,10 @@ pub struct Metrics {
     pub heartbeat_timeouts: u64,
     /// Clients disconnected because they broke the protocol.
     pub protocol_errors: u64,
+    /// Clients disconnected because of a message that they did not finish: in time
+    /// ([`Limits::message_timeout`](crate::Limits::message_timeout)), or before all such messages together took too much
+    /// room ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
+    pub unfinished_messages: u64,
     /// The most bytes that ever waited for one client (see [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,
     /// The most bytes that were ever in one shard's mailbox
@@ -259,6 +263,7 @@ counters! {
     sum slow_consumers = slow_consumers;
     sum heartbeat_timeouts = heartbeat_timeouts;
     sum protocol_errors = protocol_errors;
+    sum unfinished_messages = unfinished_messages;
     peak outbox_bytes_peak = outbox_bytes_peak;
     time paced = paced;
     sum handlers_blocked = handlers_blocked;

@@ -17,6 +17,7 @@ use super::delivery::Delivery;
 use super::events::Interests;
 use super::hub::{Hub, Link, Mail, Newcomer, Upgraded, Word};
 use super::id::Key;
+use super::intake::Intake;
 use super::peers::Place;
 use super::pool::{Job, Pool, Work};
 use super::request::Http;
@@ -49,6 +50,7 @@ pub(crate) struct Core<T: Transport> {
     /// For the handlers, at the end of this turn.
     pub(super) jobs: Vec<Job>,
     pub(super) delivery: Delivery,
+    pub(super) intake: Intake,
     words: Vec<Word>,
     arrivals: Vec<Newcomer>,
     /// Somebody closed a connection: accepting may work again.
@@ -124,6 +126,7 @@ impl<T: Transport> Core<T> {
             dirty: Vec::new(),
             jobs: Vec::new(),
             delivery: Delivery::new(&hub.settings),
+            intake: Intake::new(&hub.settings.limits, hub.shards.len()),
             hub,
             words: Vec::new(),
             arrivals: Vec::new(),
@@ -161,6 +164,7 @@ impl<T: Transport> Core<T> {
             }
         }
         self.words = words;
+        self.read_on();
     }
 
     /// Takes data unless it is paced, and word always.
@@ -322,7 +326,7 @@ impl<T: Transport> Core<T> {
 
     /// Reads once, if the connection wants to be read. Returns how much there is; the end is handled here.
     fn read_into(&mut self, slot: u32, buffer: &mut [u8]) -> Option<usize> {
-        if !self.wants_input(slot) {
+        if !self.wants_input(slot) || self.holds_up(slot) {
             return None;
         }
         let conn = self.conns.get_mut(slot)?;
@@ -469,11 +473,12 @@ impl<T: Transport> Core<T> {
     }
 
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
-    fn release(&mut self, slot: u32, ws: WebSocket) {
+    fn release(&mut self, slot: u32, mut ws: WebSocket) {
+        ws.let_go(&mut self.intake);
         if ws.session.attachment.get().is_some() {
             let key = ws.session.id.key();
             debug_assert_eq!(key.slot, slot);
-            self.job(key, Work::Session(ws.session, Vec::new()));
+            self.job(key, Work::Session(ws.session, Vec::new(), 0));
         }
     }
 

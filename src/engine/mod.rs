@@ -19,6 +19,7 @@ mod events;
 mod handover;
 mod hub;
 mod id;
+mod intake;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod mailbox;

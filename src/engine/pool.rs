@@ -24,8 +24,8 @@ use crate::report::warning;
 
 /// What a connection has to handle.
 pub(crate) enum Work {
-    /// Events of a session, in order.
-    Session(Arc<Session>, Vec<Event>),
+    /// Events of a session, in order, and how many bytes of messages they are.
+    Session(Arc<Session>, Vec<Event>, usize),
     /// A request of an HTTP connection.
     Request(Box<Request>),
 }
@@ -46,7 +46,11 @@ pub(crate) struct Job {
 /// What came of a job.
 pub(crate) enum Done {
     /// The session's events are handled; or one of its handlers panicked, and this many messages behind it are not.
-    Session { panicked: bool, unhandled: u32 },
+    Session {
+        panicked: bool,
+        unhandled: u32,
+        bytes: usize,
+    },
     /// The request is answered.
     Request(Response),
 }
@@ -237,7 +241,7 @@ impl Pool {
             outcome.is_ok()
         };
         let done = match job.work {
-            Work::Session(session, list) => {
+            Work::Session(session, list, bytes) => {
                 let span = session.span.clone();
                 let mut list = list.into_iter();
                 let panicked = span.within(|| {
@@ -268,6 +272,7 @@ impl Pool {
                 Done::Session {
                     panicked,
                     unhandled,
+                    bytes,
                 }
             }
             Work::Request(request) => {

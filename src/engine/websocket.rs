@@ -11,6 +11,7 @@
 //! answered when the messages before it are handled, so that their replies come before the answer.
 
 mod expiry;
+mod unfinished;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(super) struct WebSocket {
     pub(super) member_at: Option<u32>,
     /// Where in the run its share begins.
     pub(super) run_from: u32,
+    /// A message that has begun: since when, and what is held of it.
+    unfinished: Option<Box<Unfinished>>,
     /// When something was last read.
     heard: Tick,
     /// Until when a closing handshake may last.
@@ -71,6 +74,11 @@ pub(super) struct WebSocket {
     pub(super) renews_deadline: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
+}
+
+struct Unfinished {
+    since: Tick,
+    bytes: usize,
 }
 
 /// What a WebSocket begins with.
@@ -108,6 +116,7 @@ impl WebSocket {
             inbox_bytes: 0,
             member_at: None,
             run_from: 0,
+            unfinished: None,
             heard: now,
             deadline: None,
             stalled: None,
@@ -205,6 +214,9 @@ impl WebSocket {
         [
             heartbeat,
             self.deadline,
+            self.unfinished
+                .as_ref()
+                .map(|unfinished| unfinished.since.after(settings.limits.message_timeout)),
             self.stalled
                 .map(|since| since.after(settings.limits.write_timeout)),
             self.pace.as_ref().and_then(|pace| pace.deadline()),
@@ -316,8 +328,10 @@ impl<T: Transport> Core<T> {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
-                        ws.inbox_bytes += message.frame().len() + size_of::<Event>();
+                        let bytes = message.frame().len() + size_of::<Event>();
+                        ws.inbox_bytes += bytes;
                         ws.inbox.push(Event::Message(message));
+                        self.intake.add_unhandled(bytes);
                     } else {
                         unhandled += 1;
                     }
@@ -361,7 +375,9 @@ impl<T: Transport> Core<T> {
         }
         self.counters().messages_in.add(messages);
         self.counters().unhandled.add(unhandled);
+        self.note_unfinished(slot);
         self.advance(slot);
+        self.make_room();
     }
 
     /// The client's stream has ended. What it asked for before is still answered.
@@ -369,7 +385,9 @@ impl<T: Transport> Core<T> {
         if let Some(ws) = self.ws(slot) {
             ws.incoming = Incoming::Ended;
             ws.eof = true;
+            ws.protocol.abandon();
         }
+        self.note_unfinished(slot);
         self.advance(slot);
     }
 
@@ -385,12 +403,14 @@ impl<T: Transport> Core<T> {
             return;
         };
         let lost = ws.outbox.clear() + unsent;
+        ws.protocol.abandon();
         ws.incoming = Incoming::Ended;
         ws.outgoing = Outgoing::Broken;
         ws.deadline = None;
         ws.stalled = None;
         ws.session.set_status(Status::Closed);
         self.counters().closed.add(lost);
+        self.note_unfinished(slot);
         self.leave(slot);
         self.advance(slot);
     }
@@ -442,10 +462,10 @@ impl<T: Transport> Core<T> {
         };
         if !ws.busy && !ws.inbox.is_empty() && !ws.holds_back(limits) {
             let events = std::mem::take(&mut ws.inbox);
-            ws.inbox_bytes = 0;
+            let bytes = std::mem::take(&mut ws.inbox_bytes);
             ws.busy = true;
             let session = ws.session.clone();
-            self.job(key, Work::Session(session, events));
+            self.job(key, Work::Session(session, events, bytes));
             self.want_read(slot);
         }
         self.advance_end(slot, key);
@@ -486,7 +506,7 @@ impl<T: Transport> Core<T> {
             events.push(Event::Close);
         }
         if !events.is_empty() {
-            self.job(key, Work::Session(session, events));
+            self.job(key, Work::Session(session, events, 0));
         }
     }
 
@@ -506,6 +526,9 @@ impl<T: Transport> Core<T> {
 
     /// Word of a batch's end.
     pub(super) fn done(&mut self, key: Key, done: Done) {
+        if let Done::Session { bytes, .. } = done {
+            self.intake.sub_unhandled(bytes);
+        }
         let Some(slot) = self.conns.find(key) else {
             return;
         };
@@ -514,6 +537,7 @@ impl<T: Transport> Core<T> {
             Done::Session {
                 panicked,
                 unhandled,
+                bytes: _,
             } => {
                 let mark = self.delivery.mark();
                 let Some(ws) = self.ws(slot) else {
@@ -528,7 +552,8 @@ impl<T: Transport> Core<T> {
                 if panicked {
                     let waiting = ws.inbox.len() as u64;
                     ws.inbox.clear();
-                    ws.inbox_bytes = 0;
+                    let bytes = std::mem::take(&mut ws.inbox_bytes);
+                    self.intake.sub_unhandled(bytes);
                     let unhandled = waiting + u64::from(unhandled);
                     self.counters().unhandled.add(unhandled);
                     self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");

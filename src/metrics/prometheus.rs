@@ -159,6 +159,10 @@ const FAMILIES: &[Family] = &[
                 ("slow_consumer", Value::Count(metrics.slow_consumers)),
                 ("heartbeat", Value::Count(metrics.heartbeat_timeouts)),
                 ("protocol_error", Value::Count(metrics.protocol_errors)),
+                (
+                    "unfinished_message",
+                    Value::Count(metrics.unfinished_messages),
+                ),
             ]
         },
     },
@@ -265,6 +269,7 @@ mod tests {
             slow_consumers: next(),
             heartbeat_timeouts: next(),
             protocol_errors: next(),
+            unfinished_messages: next(),
             outbox_bytes_peak: next(),
             mailbox_bytes_peak: next(),
             paced: Duration::from_secs(next()),

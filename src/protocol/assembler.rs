@@ -40,7 +40,6 @@ impl Assembler {
         self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
     }
 
-    #[cfg(test)]
     /// Bytes of memory this message takes now.
     pub(crate) fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.buffer.capacity()

@@ -152,9 +152,7 @@ impl Connection {
     ) -> Result<Option<Event<'a>>, Violation> {
         let received = self.advance(input);
         if matches!(received, Err(_) | Ok(Some(Event::Close(_)))) {
-            self.state = State::Finished;
-            self.message = None;
-            self.control = None;
+            self.abandon();
         }
         received
     }
@@ -164,7 +162,6 @@ impl Connection {
         self.message_bytes_max = message_bytes_max;
     }
 
-    #[cfg(test)]
     /// Bytes of payload and state held for a frame or message that is not complete.
     pub(crate) fn held_bytes(&self) -> usize {
         let header = match self.state {
@@ -181,7 +178,13 @@ impl Connection {
         header + message + control
     }
 
-    #[cfg(test)]
+    /// Gives up on whatever has begun, and on all that follows.
+    pub(crate) fn abandon(&mut self) {
+        self.state = State::Finished;
+        self.message = None;
+        self.control = None;
+    }
+
     /// A frame or message has begun and is not complete.
     pub(crate) fn is_mid_message(&self) -> bool {
         let mid_frame = match self.state {

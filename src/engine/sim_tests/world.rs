@@ -583,6 +583,7 @@ impl World {
         self.run_handlers();
         assert_eq!(self.conns(), 0, "connections");
         assert_eq!(self.metrics().connections, 0, "the gauge of connections");
+        assert_eq!(self.core().intake.bytes(), 0, "bytes of received messages");
         self.check();
     }
 

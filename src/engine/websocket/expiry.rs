@@ -36,6 +36,7 @@ impl<T: Transport> Core<T> {
             self.broken(slot);
             return;
         }
+        self.expire_unfinished(slot);
         self.expire_pace(slot);
         if settings.heartbeat.is_some() {
             self.expire_heartbeat(slot);

@@ -1,0 +1,126 @@
+//! What a shard holds of received messages, in bytes: a bound for all connections together, so that many of them can't
+//! use up the memory that each of them may have.
+//!
+//! Unfinished messages are one half: beyond it, the connection that has most gives way. Finished ones that handlers have
+//! not worked off are the other: beyond it, those give way that handlers are not given because their clients do not read
+//! the replies; and if there are none, nothing is read until handlers have caught up.
+
+use super::core::{Core, Role};
+use super::websocket::WebSocket;
+use crate::limits::Limits;
+use crate::protocol::close::CloseCode;
+use crate::transport::Transport;
+
+pub(super) struct Intake {
+    /// Of messages that have begun.
+    unfinished: usize,
+    /// Of messages that wait for handlers, or are in their hands.
+    unhandled: usize,
+    /// For either of the two.
+    half: usize,
+    /// Connections were not read because of this.
+    held_up: bool,
+}
+
+impl Intake {
+    pub(super) fn new(limits: &Limits, shards: usize) -> Self {
+        Self {
+            unfinished: 0,
+            unhandled: 0,
+            // There is always room for one message.
+            half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
+            held_up: false,
+        }
+    }
+
+    pub(super) fn add_unhandled(&mut self, bytes: usize) {
+        self.unhandled += bytes;
+    }
+
+    /// Handlers are done with it, or nobody will be.
+    pub(super) fn sub_unhandled(&mut self, bytes: usize) {
+        debug_assert!(self.unhandled >= bytes);
+        self.unhandled = self.unhandled.saturating_sub(bytes);
+    }
+
+    /// What a connection holds of an unfinished message has changed.
+    pub(super) fn set_unfinished(&mut self, before: usize, now: usize) {
+        self.unfinished = self.unfinished + now - before;
+    }
+
+    /// Handlers are to catch up before anything more is read.
+    pub(super) fn is_full(&self) -> bool {
+        self.unhandled > self.half
+    }
+
+    /// Would be full also with that much less.
+    fn is_fuller_than_by(&self, bytes: usize) -> bool {
+        self.unhandled > self.half.saturating_add(bytes)
+    }
+
+    fn has_too_much_unfinished(&self) -> bool {
+        self.unfinished > self.half
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.unfinished + self.unhandled
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Whether a WebSocket is not to be read for now; it is when handlers have caught up.
+    pub(super) fn holds_up(&mut self, slot: u32) -> bool {
+        let full = self.intake.is_full()
+            && matches!(
+                self.conns.get(slot).map(|conn| &conn.role),
+                Some(Role::WebSocket(_))
+            );
+        self.intake.held_up |= full;
+        full
+    }
+
+    /// Reads on where reading was held up, once there is room.
+    pub(super) fn read_on(&mut self) {
+        if !self.intake.is_full() && std::mem::take(&mut self.intake.held_up) {
+            for slot in self.conns.used() {
+                self.want_read(slot);
+            }
+        }
+    }
+
+    /// Where the messages of all together take too much room, the largest go, with their connections.
+    pub(super) fn make_room(&mut self) {
+        while self.intake.has_too_much_unfinished()
+            && let Some((largest, _)) = self.largest(|ws, _| ws.unfinished_bytes())
+        {
+            self.give_up_on(
+                largest,
+                CloseCode::TRY_AGAIN_LATER,
+                "too many unfinished messages",
+            );
+        }
+        // What is given up is still handled, so its room is free only then.
+        let mut freed = 0;
+        while self.intake.is_fuller_than_by(freed)
+            && let Some((largest, bytes)) = self.largest(WebSocket::held_back_bytes)
+        {
+            freed += bytes;
+            self.disconnect_slow(largest);
+        }
+    }
+
+    /// The WebSocket that has most of something, if any has.
+    fn largest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<(u32, usize)> {
+        let limits = &self.hub.settings.limits;
+        self.conns
+            .used()
+            .into_iter()
+            .map(|slot| match self.conns.get(slot).map(|conn| &conn.role) {
+                Some(Role::WebSocket(ws)) => (slot, bytes(ws, limits)),
+                _ => (slot, 0),
+            })
+            .filter(|&(_, bytes)| bytes > 0)
+            .max_by_key(|&(_, bytes)| bytes)
+    }
+}

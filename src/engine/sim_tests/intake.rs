@@ -1,0 +1,205 @@
+//! What is held of received messages: for how long, and how much in all.
+
+use std::time::Duration;
+
+use super::wire::{Frame, client_close, client_frame, client_text, text};
+use super::world::{Setup, Told, World, echo};
+use crate::limits::Limits;
+
+const KIB: usize = 1 << 10;
+
+fn world(limits: Limits) -> World {
+    World::new(Setup {
+        limits,
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+/// Room for 64 KiB of unfinished messages, and for as much of finished ones.
+fn narrow() -> Limits {
+    Limits {
+        message_bytes_max: 16 * KIB,
+        received_bytes_max: 128 * KIB,
+        outbox_bytes_max: 32 * KIB,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_message_that_is_not_finished_in_time_ends_its_connection_however_it_trickles_in() {
+    let fragment = |first| client_frame(first, b"x");
+    for begun in [
+        client_text("half a frame")[..9].to_vec(),
+        vec![0x81],
+        fragment(0x01),
+    ] {
+        let mut world = world(Limits {
+            message_timeout: Duration::from_secs(10),
+            ..Limits::default()
+        });
+        let client = world.join();
+        world.client_says(client, "whole");
+        world.client_sends(client, &begun);
+        world.run_handlers();
+        assert_eq!(world.all_frames(client), [text("whole")]);
+        for _ in 0..9 {
+            world.advance_ms(1_000);
+            if begun[0] == 0x01 {
+                world.client_sends(client, fragment(0x00));
+            }
+        }
+        assert_eq!(world.all_frames(client), []);
+        world.advance_ms(1_100);
+        assert_eq!(
+            world.all_frames(client),
+            [Frame::Close(Some(1008), "the message took too long".into())]
+        );
+        world.run_handlers();
+        assert_eq!(world.handled(client).last(), Some(&Told::Close));
+        assert_eq!(world.metrics().unfinished_messages, 1);
+        world.client_ends(client);
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn each_message_has_its_time_anew() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    let client = world.join();
+    for n in 0..5 {
+        let message = client_text(&format!("message {n}"));
+        world.client_sends(client, &message[..5]);
+        world.advance_ms(6_000);
+        world.client_sends(client, &message[5..]);
+        world.run_handlers();
+        assert_eq!(world.all_frames(client), [text(format!("message {n}"))]);
+        world.advance_ms(6_000);
+    }
+}
+
+#[test]
+fn the_time_of_a_message_stands_still_while_its_connection_is_not_read() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        pending_bytes_max: 1,
+        ..Limits::default()
+    });
+    let client = world.join();
+    world.client_says(client, "keeps its handler busy");
+    world.client_says(client, "fills what may wait");
+    let cut = client_text("cut in two");
+    world.client_sends(client, &cut[..5]);
+    world.client_sends(client, &cut[5..]);
+    world.advance_ms(60_000);
+    world.run_handlers();
+    let replies = world.all_frames(client);
+    assert_eq!(replies.last(), Some(&text("cut in two")));
+    assert_eq!(world.metrics().unfinished_messages, 0);
+}
+
+#[test]
+fn where_unfinished_messages_take_too_much_room_the_largest_goes_and_the_others_are_finished() {
+    let mut world = world(narrow());
+    let clients = world.joined(8);
+    let message = |len: usize| client_text(&"x".repeat(len));
+    let lens: Vec<usize> = (0..8).map(|n| (9 + n % 4) * KIB).collect();
+    for (&client, &len) in clients.iter().zip(&lens) {
+        world.client_sends(client, &message(len)[..len - 10]);
+    }
+    let gone: Vec<usize> = (0..8)
+        .filter(|&n| !world.frames(clients[n]).is_empty())
+        .collect();
+    assert!(!gone.is_empty() && gone.len() < 4, "{gone:?}");
+    assert!(gone.iter().all(|&n| lens[n] >= 11 * KIB), "{gone:?}");
+    assert_eq!(world.metrics().unfinished_messages, gone.len() as u64);
+    assert!(world.core().intake.bytes() <= 64 * KIB);
+    for n in 0..8 {
+        world.client_sends(clients[n], &message(lens[n])[lens[n] - 10..]);
+        world.run_handlers();
+        let expected = if gone.contains(&n) { 0 } else { 1 };
+        assert_eq!(world.all_frames(clients[n]).len(), expected, "client {n}");
+    }
+    for client in clients {
+        world.client_ends(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn where_handlers_are_behind_by_too_much_nothing_is_read_until_they_have_caught_up() {
+    let mut world = world(narrow());
+    let clients = world.joined(16);
+    let payload = "x".repeat(15 * KIB);
+    for &client in &clients {
+        world.client_says(client, &payload);
+    }
+    // Handlers do not run meanwhile.
+    let held = world.core().intake.bytes();
+    assert!((64 * KIB..96 * KIB).contains(&held), "{held}");
+    let unread = clients
+        .iter()
+        .filter(|&&client| world.pipe(client).unread() > 0)
+        .count();
+    assert!(unread > 8, "{unread} are not read");
+    world.run_handlers();
+    for &client in &clients {
+        assert_eq!(world.all_frames(client), [text(payload.clone())]);
+    }
+    for client in clients {
+        world.client_sends(client, client_close(1000));
+        world.run_handlers();
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn clients_that_do_not_read_their_replies_can_not_keep_the_others_from_being_read() {
+    let mut world = world(Limits {
+        pending_bytes_max: 64 * KIB,
+        ..narrow()
+    });
+    let greedy = world.joined(8);
+    let payload = "x".repeat(15 * KIB);
+    for &client in &greedy {
+        world.stall(client, 0);
+        // Two replies fill its outbox to more than a half; what follows waits for it to read them.
+        for _ in 0..2 {
+            world.client_says(client, &payload);
+            world.run_handlers();
+        }
+        world.client_says(client, &payload);
+        world.run_handlers();
+    }
+    let honest = world.join();
+    world.client_says(honest, "am I heard?");
+    world.run_handlers();
+    assert_eq!(world.all_frames(honest), [text("am I heard?")]);
+    let cut_off = world.metrics().slow_consumers;
+    assert!((1..8).contains(&cut_off), "{cut_off} of the greedy went");
+    for client in greedy {
+        world.client_resets(client);
+    }
+    world.client_ends(honest);
+    world.assert_empty();
+}
+
+#[test]
+fn a_connection_that_breaks_or_ends_in_the_midst_of_a_message_leaves_nothing_behind() {
+    let mut world = world(Limits::default());
+    let begun = &client_frame(0x82, &[0; 10_000])[..9_000];
+    let clients = world.joined(3);
+    for &client in &clients {
+        world.client_sends(client, begun);
+    }
+    assert!(world.core().intake.bytes() >= 3 * 9_000 - 100);
+    world.client_ends(clients[0]);
+    world.client_resets(clients[1]);
+    world.closes(clients[2], 1000, "");
+    world.settle();
+    world.advance_ms(6_000);
+    world.assert_empty();
+}
