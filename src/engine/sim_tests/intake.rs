@@ -90,9 +90,9 @@ fn the_time_of_a_message_stands_still_while_its_connection_is_not_read() {
     });
     let client = world.join();
     world.client_says(client, "keeps its handler busy");
-    world.client_says(client, "fills what may wait");
     let cut = client_text("cut in two");
-    world.client_sends(client, &cut[..5]);
+    let fills_what_may_wait = client_text("waits");
+    world.client_sends(client, [&fills_what_may_wait, &cut[..5]].concat());
     world.client_sends(client, &cut[5..]);
     world.advance_ms(60_000);
     world.run_handlers();
