@@ -41,6 +41,8 @@ pub struct WebsocketStream {
     received: VecDeque<Message>,
     /// Control frames that the client is owed, and did not take at once.
     owed: Vec<u8>,
+    /// The close frame for the client. It waits for the messages before it, which the program may reply to.
+    farewell: Option<Vec<u8>>,
     /// Nothing more can be received: why.
     ended: Option<End>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
@@ -92,6 +94,7 @@ impl WebsocketStream {
             touched: false,
             received: VecDeque::new(),
             owed: Vec::new(),
+            farewell: None,
             ended: None,
             closed: false,
             target: "/".into(),
@@ -123,6 +126,7 @@ impl WebsocketStream {
             if let Some(message) = self.received.pop_front() {
                 return Ok(message);
             }
+            self.part();
             if let Some(end) = self.ended {
                 return Err(end.error());
             }
@@ -135,17 +139,20 @@ impl WebsocketStream {
     ///
     /// Errors are those of [`recv`](Self::recv).
     pub fn recv_nonblocking(&mut self) -> Restion<Message, WebsocketError> {
-        if self.received.is_empty() && self.ended.is_none() {
+        if self.received.is_empty() && (self.ended.is_none() || self.farewell.is_some()) {
             if self.inner().set_nonblocking().is_err() {
                 return Restion::Err(WebsocketError::ReadError);
             }
             self.pay();
             let outcome = loop {
-                match self.read_once() {
-                    Ok(()) if self.received.is_empty() && self.ended.is_none() => {}
-                    outcome => break outcome,
+                if !self.received.is_empty() || self.ended.is_some() {
+                    break Ok(());
+                }
+                if let Err(error) = self.read_once() {
+                    break Err(error);
                 }
             };
+            self.part();
             if self.inner().set_blocking().is_err() {
                 self.ended = Some(End::Broken);
             }
@@ -234,10 +241,20 @@ impl WebsocketStream {
         }
     }
 
-    /// The last that is received, and the last that is sent.
+    /// The last that is received, and the last that will be sent.
     fn end(&mut self, end: End, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
+            self.farewell = Some(close_frame);
+        }
+    }
+
+    /// Sends the close frame that is due, once the program has asked for more than the messages before it.
+    fn part(&mut self) {
+        if !self.received.is_empty() {
+            return;
+        }
+        if let Some(close_frame) = self.farewell.take() {
             self.owed.extend(close_frame);
             self.pay();
             self.closed = true;
@@ -361,7 +378,9 @@ impl WebsocketStream {
         if self.stream.is_none() || self.closed {
             return;
         }
-        self.owed.extend(encode::close(Some((code, reason))));
+        let farewell = self.farewell.take();
+        self.owed
+            .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
         if self.inner().set_nonblocking().is_err() {
             return;
         }

@@ -116,6 +116,46 @@ fn a_close_frame_is_answered_and_ends_both_directions() {
 }
 
 #[test]
+fn what_came_before_the_end_can_still_be_replied_to() {
+    type Receive = fn(&mut WebsocketStream) -> Result<Message, WebsocketError>;
+    let ways: [Receive; 2] = [WebsocketStream::recv, poll];
+    for receive in ways {
+        for (last, code) in [
+            (client_frame(0x88, b"\x03\xe8"), 1000),
+            (client_frame(0x83, b"x"), 1002),
+        ] {
+            let (mut stream, mut client) = pair();
+            let question = client_frame(0x81, b"question");
+            client.write_all(&[question, last].concat()).unwrap();
+            let message = receive(&mut stream).unwrap();
+            stream.send(message).unwrap();
+            assert!(receive(&mut stream).is_err());
+            assert_eq!(
+                stream.send(Message::new("too late")).unwrap_err(),
+                WebsocketError::ConnectionClosed
+            );
+            assert_eq!(
+                read_frame(&mut client).unwrap(),
+                (0x81, b"question".to_vec())
+            );
+            let (opcode, payload) = read_frame(&mut client).unwrap();
+            assert_eq!((opcode, close_code(&payload)), (0x88, code));
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_dropped_before_its_violation_was_noticed_names_it_all_the_same() {
+    let (mut stream, mut client) = pair();
+    let frames = [client_frame(0x81, b"valid"), client_frame(0x83, b"x")];
+    client.write_all(&frames.concat()).unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("valid"));
+    drop(stream);
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1002));
+}
+
+#[test]
 fn the_end_of_the_stream_is_a_closed_connection() {
     let (mut stream, client) = pair();
     drop(client);
