@@ -375,22 +375,28 @@ impl WebsocketStream {
 
     /// Sends a close frame without waiting for a client that does not read, and waits a little for the client's end.
     fn close(&mut self, code: CloseCode, reason: &str) {
-        if self.stream.is_none() || self.closed {
+        let client_may_go_on = match self.ended {
+            None => !self.closed,
+            Some(end) => matches!(end, End::Violation(_)),
+        };
+        if self.stream.is_none() || (self.closed && !client_may_go_on) {
             return;
         }
-        let farewell = self.farewell.take();
-        self.owed
-            .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
-        if self.inner().set_nonblocking().is_err() {
-            return;
+        if !self.closed {
+            let farewell = self.farewell.take();
+            self.owed
+                .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
+            if self.inner().set_nonblocking().is_err() {
+                return;
+            }
+            self.pay();
+            self.closed = true;
         }
-        self.pay();
-        self.closed = true;
         let Some(Stream::Tcp(socket)) = &mut self.stream else {
             return;
         };
         let _ = socket.shutdown(Shutdown::Write);
-        if self.ended.is_some() || socket.set_nonblocking(false).is_err() {
+        if !client_may_go_on || socket.set_nonblocking(false).is_err() {
             return;
         }
         // Bytes that arrive after a socket is closed make the kernel reset it, and the close frame may be lost.

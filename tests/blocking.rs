@@ -156,6 +156,23 @@ fn a_stream_that_is_dropped_before_its_violation_was_noticed_names_it_all_the_sa
 }
 
 #[test]
+fn a_client_that_broke_the_protocol_while_it_was_sending_more_still_learns_why() {
+    let (mut stream, mut client) = pair();
+    let more = vec![0; 64 << 10];
+    client
+        .write_all(&[client_frame(0x83, b"x"), more].concat())
+        .unwrap();
+    assert_eq!(stream.recv().unwrap_err(), WebsocketError::InvalidOpcode);
+    let dropping = std::thread::spawn(move || drop(stream));
+    // The end of a stream that was reset is an error here, and may take with it what was sent before.
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1002));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    dropping.join().unwrap();
+}
+
+#[test]
 fn the_end_of_the_stream_is_a_closed_connection() {
     let (mut stream, client) = pair();
     drop(client);
