@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey::http::Request;
@@ -26,7 +27,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// gives it to its handler.
 ///
 /// Pings are answered, and the protocol is checked, while messages are received. Messages are up to 16 MiB long. When
-/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1).
+/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1): with 1000, or 1011 if a panic dropped it.
 ///
 /// As [`Read`] and [`Write`], one read takes one message, which is lost if it does not fit into the buffer, and one
 /// write sends one: text if it is valid UTF-8, else binary.
@@ -466,7 +467,11 @@ impl Write for WebsocketStream {
 
 impl Drop for WebsocketStream {
     fn drop(&mut self) {
-        self.close(CloseCode::NORMAL, "");
+        if thread::panicking() {
+            self.close(CloseCode::INTERNAL_ERROR, "internal error");
+        } else {
+            self.close(CloseCode::NORMAL, "");
+        }
     }
 }
 

@@ -173,6 +173,19 @@ fn a_client_that_broke_the_protocol_while_it_was_sending_more_still_learns_why()
 }
 
 #[test]
+fn a_handler_that_panics_closes_with_an_internal_error() {
+    let (stream, mut client) = pair();
+    let handler = std::thread::spawn(move || {
+        let _stream = stream;
+        panic!("as a handler may");
+    });
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1011));
+    drop(client);
+    assert!(handler.join().is_err());
+}
+
+#[test]
 fn the_end_of_the_stream_is_a_closed_connection() {
     let (mut stream, client) = pair();
     drop(client);
