@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey::stream::Stream;
@@ -26,7 +27,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// gives it to its handler.
 ///
 /// Pings are answered, and the protocol is checked, while messages are received. Messages are up to 16 MiB long. When
-/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1).
+/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1): with 1000, or 1011 if a panic dropped it.
 ///
 /// As [`Read`] and [`Write`], one read takes one message, which is lost if it does not fit into the buffer, and one
 /// write sends one: text if it is valid UTF-8, else binary.
@@ -41,6 +42,8 @@ pub struct WebsocketStream {
     received: VecDeque<Message>,
     /// What the client is owed, and did not take at once: control frames, in front of them the answer to its handshake.
     owed: Vec<u8>,
+    /// The close frame for the client. It waits for the messages before it, which the program may reply to.
+    farewell: Option<Vec<u8>>,
     /// Nothing more can be received: why.
     ended: Option<End>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
@@ -96,6 +99,7 @@ impl WebsocketStream {
             touched: false,
             received: VecDeque::new(),
             owed: Vec::new(),
+            farewell: None,
             ended: None,
             closed: false,
             head: None,
@@ -134,6 +138,7 @@ impl WebsocketStream {
             if let Some(message) = self.received.pop_front() {
                 return Ok(message);
             }
+            self.part();
             if let Some(end) = self.ended {
                 return Err(end.error());
             }
@@ -146,17 +151,20 @@ impl WebsocketStream {
     ///
     /// Errors are those of [`recv`](Self::recv).
     pub fn recv_nonblocking(&mut self) -> Restion<Message, WebsocketError> {
-        if self.received.is_empty() && self.ended.is_none() {
+        if self.received.is_empty() && (self.ended.is_none() || self.farewell.is_some()) {
             if self.inner().set_nonblocking().is_err() {
                 return Restion::Err(WebsocketError::ReadError);
             }
             self.pay();
             let outcome = loop {
-                match self.read_once() {
-                    Ok(()) if self.received.is_empty() && self.ended.is_none() => {}
-                    outcome => break outcome,
+                if !self.received.is_empty() || self.ended.is_some() {
+                    break Ok(());
+                }
+                if let Err(error) = self.read_once() {
+                    break Err(error);
                 }
             };
+            self.part();
             if self.inner().set_blocking().is_err() {
                 self.ended = Some(End::Broken);
             }
@@ -245,10 +253,20 @@ impl WebsocketStream {
         }
     }
 
-    /// The last that is received, and the last that is sent.
+    /// The last that is received, and the last that will be sent.
     fn end(&mut self, end: End, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
+            self.farewell = Some(close_frame);
+        }
+    }
+
+    /// Sends the close frame that is due, once the program has asked for more than the messages before it.
+    fn part(&mut self) {
+        if !self.received.is_empty() {
+            return;
+        }
+        if let Some(close_frame) = self.farewell.take() {
             self.owed.extend(close_frame);
             self.pay();
             self.closed = true;
@@ -372,20 +390,28 @@ impl WebsocketStream {
 
     /// Sends a close frame without waiting for a client that does not read, and waits a little for the client's end.
     fn close(&mut self, code: CloseCode, reason: &str) {
-        if self.stream.is_none() || self.closed {
+        let client_may_go_on = match self.ended {
+            None => !self.closed,
+            Some(end) => matches!(end, End::Violation(_)),
+        };
+        if self.stream.is_none() || (self.closed && !client_may_go_on) {
             return;
         }
-        self.owed.extend(encode::close(Some((code, reason))));
-        if self.inner().set_nonblocking().is_err() {
-            return;
+        if !self.closed {
+            let farewell = self.farewell.take();
+            self.owed
+                .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
+            if self.inner().set_nonblocking().is_err() {
+                return;
+            }
+            self.pay();
+            self.closed = true;
         }
-        self.pay();
-        self.closed = true;
         let Some(Stream::Tcp(socket)) = &mut self.stream else {
             return;
         };
         let _ = socket.shutdown(Shutdown::Write);
-        if self.ended.is_some() || socket.set_nonblocking(false).is_err() {
+        if !client_may_go_on || socket.set_nonblocking(false).is_err() {
             return;
         }
         // Bytes that arrive after a socket is closed make the kernel reset it, and the close frame may be lost.
@@ -455,7 +481,11 @@ impl Write for WebsocketStream {
 
 impl Drop for WebsocketStream {
     fn drop(&mut self) {
-        self.close(CloseCode::NORMAL, "");
+        if thread::panicking() {
+            self.close(CloseCode::INTERNAL_ERROR, "internal error");
+        } else {
+            self.close(CloseCode::NORMAL, "");
+        }
     }
 }
 

@@ -116,6 +116,76 @@ fn a_close_frame_is_answered_and_ends_both_directions() {
 }
 
 #[test]
+fn what_came_before_the_end_can_still_be_replied_to() {
+    type Receive = fn(&mut WebsocketStream) -> Result<Message, WebsocketError>;
+    let ways: [Receive; 2] = [WebsocketStream::recv, poll];
+    for receive in ways {
+        for (last, code) in [
+            (client_frame(0x88, b"\x03\xe8"), 1000),
+            (client_frame(0x83, b"x"), 1002),
+        ] {
+            let (mut stream, mut client) = pair();
+            let question = client_frame(0x81, b"question");
+            client.write_all(&[question, last].concat()).unwrap();
+            let message = receive(&mut stream).unwrap();
+            stream.send(message).unwrap();
+            assert!(receive(&mut stream).is_err());
+            assert_eq!(
+                stream.send(Message::new("too late")).unwrap_err(),
+                WebsocketError::ConnectionClosed
+            );
+            assert_eq!(
+                read_frame(&mut client).unwrap(),
+                (0x81, b"question".to_vec())
+            );
+            let (opcode, payload) = read_frame(&mut client).unwrap();
+            assert_eq!((opcode, close_code(&payload)), (0x88, code));
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_dropped_before_its_violation_was_noticed_names_it_all_the_same() {
+    let (mut stream, mut client) = pair();
+    let frames = [client_frame(0x81, b"valid"), client_frame(0x83, b"x")];
+    client.write_all(&frames.concat()).unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("valid"));
+    drop(stream);
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1002));
+}
+
+#[test]
+fn a_client_that_broke_the_protocol_while_it_was_sending_more_still_learns_why() {
+    let (mut stream, mut client) = pair();
+    let more = vec![0; 64 << 10];
+    client
+        .write_all(&[client_frame(0x83, b"x"), more].concat())
+        .unwrap();
+    assert_eq!(stream.recv().unwrap_err(), WebsocketError::InvalidOpcode);
+    let dropping = std::thread::spawn(move || drop(stream));
+    // The end of a stream that was reset is an error here, and may take with it what was sent before.
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1002));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    dropping.join().unwrap();
+}
+
+#[test]
+fn a_handler_that_panics_closes_with_an_internal_error() {
+    let (stream, mut client) = pair();
+    let handler = std::thread::spawn(move || {
+        let _stream = stream;
+        panic!("as a handler may");
+    });
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1011));
+    drop(client);
+    assert!(handler.join().is_err());
+}
+
+#[test]
 fn the_end_of_the_stream_is_a_closed_connection() {
     let (mut stream, client) = pair();
     drop(client);

@@ -1,0 +1,68 @@
+"""What the checks with foreign clients share: examples, built and run on free ports."""
+
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# How long an example may take to listen, in seconds.
+START_DEADLINE = 20
+
+
+def build(*names):
+    """Builds examples, and returns where each is."""
+    command = ["cargo", "build", "--quiet", "--message-format", "json"]
+    for name in names:
+        command += ["--example", name]
+    output = subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+    ).stdout
+    messages = map(json.loads, output.splitlines())
+    return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
+
+
+def free_address():
+    """An address that was free a moment ago: not one from port 0, which clients' sockets get, too."""
+    while True:
+        address = "127.0.0.1", random.randrange(10_000, 20_000)
+        try:
+            socket.create_server(address).close()
+            return address
+        except OSError:
+            continue
+
+
+class Example:
+    """An example that runs on a free port until the block is left."""
+
+    def __init__(self, binary, stdin=subprocess.DEVNULL, stderr=None):
+        self.binary = binary
+        self.stdin = stdin
+        self.stderr = stderr
+
+    def __enter__(self):
+        self.address = host, port = free_address()
+        self.process = subprocess.Popen([self.binary, f"{host}:{port}"], stdin=self.stdin, stderr=self.stderr)
+        deadline = time.monotonic() + START_DEADLINE
+        while True:
+            try:
+                socket.create_connection(self.address).close()
+                return self
+            except ConnectionRefusedError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    sys.exit(f"{self.binary} does not listen on {host}:{port}")
+                time.sleep(0.01)
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def url(self):
+        return "ws://{}:{}/".format(*self.address)
