@@ -26,6 +26,11 @@ pub struct Limits {
     /// An empty outbox takes one message of any legal size; the bound decides whether another may be queued behind.
     /// Over it, [`SlowConsumer`] decides.
     pub outbox_bytes_max: usize,
+    /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
+    ///
+    /// Beyond it, the client that has most waiting, and takes nothing of it, is disconnected. Broadcasts that wait do not
+    /// count: all outboxes share them. Each shard has an equal share, and room for one message of any legal size.
+    pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard. Default 4 MiB.
     ///
     /// While it is full, [`AsyncSender::broadcast`](crate::AsyncSender::broadcast) and the like wait, and their
@@ -82,6 +87,7 @@ impl Default for Limits {
         Self {
             message_bytes_max: 16 << 20,
             outbox_bytes_max: 1 << 20,
+            outboxes_bytes_max: 512 << 20,
             mailbox_bytes_max: 4 << 20,
             pending_bytes_max: 64 << 10,
             received_bytes_max: 512 << 20,

@@ -475,6 +475,7 @@ impl<T: Transport> Core<T> {
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
     fn release(&mut self, slot: u32, mut ws: WebSocket) {
         ws.let_go(&mut self.intake);
+        self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() {
             let key = ws.session.id.key();
             debug_assert_eq!(key.slot, slot);

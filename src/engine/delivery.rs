@@ -21,6 +21,7 @@ use super::slow_consumer::{Verdict, judge};
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
+use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::report::info;
 use crate::transport::Transport;
 
@@ -44,6 +45,9 @@ pub(super) struct Delivery {
     pub(super) congested: usize,
     need: usize,
     need_usual: usize,
+    /// Bytes that wait for all clients and are not shared by them: what each was sent alone.
+    own_bytes: usize,
+    own_bytes_max: usize,
     /// Mail that was ever left, as of the last look, and that was ever delivered.
     pushed: u64,
     delivered: u64,
@@ -66,6 +70,8 @@ impl Delivery {
             members: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
             paced_since: None,
+            own_bytes: 0,
+            own_bytes_max: own_bytes_max(settings),
             congested: 0,
             need: half,
             need_usual: half,
@@ -109,6 +115,17 @@ impl Delivery {
         self.waiting.push(slot);
     }
 
+    #[cfg(test)]
+    pub(super) fn own_bytes(&self) -> usize {
+        self.own_bytes
+    }
+
+    /// What waits for a client alone has changed.
+    pub(super) fn set_own(&mut self, ws: &mut WebSocket, own: usize) {
+        self.own_bytes = self.own_bytes + own - ws.own_bytes;
+        ws.own_bytes = own;
+    }
+
     /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
     pub(super) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
         let bytes = ws.outbox.bytes();
@@ -123,6 +140,13 @@ impl Delivery {
         }
         congested
     }
+}
+
+/// A shard's share, and room for one message of any legal size.
+fn own_bytes_max(settings: &Settings) -> usize {
+    let limits = &settings.limits;
+    (limits.outboxes_bytes_max / settings.shards.max(1))
+        .max(limits.message_bytes_max.saturating_add(HEADER_BYTES_MAX))
 }
 
 impl<T: Transport> Core<T> {
@@ -209,6 +233,8 @@ impl<T: Transport> Core<T> {
                 .counters
                 .outbox_bytes_peak
                 .raise(ws.outbox.bytes() as u64);
+            let own = ws.own_bytes.min(ws.outbox.bytes());
+            self.delivery.set_own(ws, own);
             let was = ws.congested;
             let is = self.delivery.note_fill(ws, bytes_max);
             if was != is {
@@ -350,8 +376,51 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.take_run(slot);
-        self.offer(slot, frame, 1);
+        self.offer_own(slot, frame, 1);
         self.note_fill(slot);
+        self.make_room_outside();
+    }
+
+    /// Queues what is in no other outbox.
+    fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
+        let len = bytes.len();
+        self.offer(slot, bytes, messages);
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            // What was written or dropped of it does not stay.
+            let own = (ws.own_bytes + len).min(ws.outbox.bytes());
+            self.delivery.set_own(ws, own);
+        }
+    }
+
+    /// Where what waits for clients takes too much memory in all, the one that has most waiting goes, if it can't take
+    /// it now.
+    fn make_room_outside(&mut self) {
+        while self.delivery.own_bytes > self.delivery.own_bytes_max {
+            let largest = self
+                .conns
+                .used()
+                .into_iter()
+                .max_by_key(|&slot| self.own_bytes(slot));
+            let Some(largest) = largest else {
+                return;
+            };
+            let before = self.own_bytes(largest);
+            self.ws_write(largest);
+            if self.own_bytes(largest) == before {
+                // It does not read, so it can't be told either.
+                self.disconnect_slow(largest);
+                self.broken(largest);
+            }
+        }
+    }
+
+    fn own_bytes(&self, slot: u32) -> usize {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) => ws.own_bytes,
+            _ => 0,
+        }
     }
 
     /// Puts the part of the run that a member has still to be sent into its outbox.
@@ -369,7 +438,7 @@ impl<T: Transport> Core<T> {
         }
         let piece = Bytes::copy_from_slice(&self.delivery.run[from..]);
         let (_, messages) = whole_frames(&piece, usize::MAX);
-        self.offer(slot, piece, messages);
+        self.offer_own(slot, piece, messages);
     }
 
     /// Messages of the run that a member has still to be sent.

@@ -5,7 +5,7 @@
 //! bytes as it is told. `random` lets chance play all parts at once and checks what must hold whatever happens.
 
 mod http;
-mod intake;
+mod memory;
 mod random;
 mod sessions;
 mod slow;

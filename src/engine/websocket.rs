@@ -43,6 +43,8 @@ pub(super) struct WebSocket {
     inbox_bytes: usize,
     /// Where it stands among the members of everyone.
     pub(super) member_at: Option<u32>,
+    /// Of what waits for it, what waits for nobody else.
+    pub(super) own_bytes: usize,
     /// Where in the run its share begins.
     pub(super) run_from: u32,
     /// A message that has begun: since when, and what is held of it.
@@ -115,6 +117,7 @@ impl WebSocket {
             inbox: Vec::new(),
             inbox_bytes: 0,
             member_at: None,
+            own_bytes: 0,
             run_from: 0,
             unfinished: None,
             heard: now,
@@ -403,6 +406,7 @@ impl<T: Transport> Core<T> {
             return;
         };
         let lost = ws.outbox.clear() + unsent;
+        self.delivery.set_own(ws, 0);
         ws.protocol.abandon();
         ws.incoming = Incoming::Ended;
         ws.outgoing = Outgoing::Broken;

@@ -584,6 +584,11 @@ impl World {
         assert_eq!(self.conns(), 0, "connections");
         assert_eq!(self.metrics().connections, 0, "the gauge of connections");
         assert_eq!(self.core().intake.bytes(), 0, "bytes of received messages");
+        assert_eq!(
+            self.core().delivery.own_bytes(),
+            0,
+            "bytes that wait for clients"
+        );
         self.check();
     }
 

@@ -1,4 +1,4 @@
-//! What is held of received messages: for how long, and how much in all.
+//! What is held of received messages, for how long, and how much in all; and how much waits for all clients together.
 
 use std::time::Duration;
 
@@ -202,4 +202,58 @@ fn a_connection_that_breaks_or_ends_in_the_midst_of_a_message_leaves_nothing_beh
     world.settle();
     world.advance_ms(6_000);
     world.assert_empty();
+}
+
+#[test]
+fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outboxes_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let payload = "x".repeat(15 * KIB);
+    let greedy = world.joined(10);
+    let honest = world.join();
+    let mut most = 0;
+    for &client in &greedy {
+        world.stall(client, 0);
+        world.client_says(client, &payload);
+        world.run_handlers();
+        most = most.max(world.core().delivery.own_bytes());
+        world.client_says(honest, &payload);
+        world.run_handlers();
+        assert_eq!(world.all_frames(honest), [text(payload.clone())]);
+    }
+    assert!(most <= 64 * KIB, "{most}");
+    assert_eq!(world.metrics().slow_consumers, 6);
+    // Broadcasts are shared, and not counted.
+    let before = world.core().delivery.own_bytes();
+    world.broadcasts(&payload);
+    world.settle();
+    assert_eq!(world.core().delivery.own_bytes(), before);
+    assert_eq!(world.metrics().slow_consumers, 6);
+    for client in greedy.into_iter().chain([honest]) {
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outboxes_bytes_max: 32 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(20);
+    let payload = "x".repeat(15 * KIB);
+    // All in one turn.
+    for &client in &clients {
+        world.sends(client, &payload);
+    }
+    world.settle();
+    for client in clients {
+        assert_eq!(world.all_frames(client), [text(payload.clone())]);
+    }
+    assert_eq!(world.metrics().slow_consumers, 0);
 }
