@@ -1,0 +1,91 @@
+//! What the documents say of the code is true.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use humphrey_ws::Limits;
+
+fn document(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+fn bytes(n: usize) -> String {
+    match n {
+        n if n % (1 << 20) == 0 => format!("{} MiB", n >> 20),
+        n if n % (1 << 10) == 0 => format!("{} KiB", n >> 10),
+        n => n.to_string(),
+    }
+}
+
+fn count(n: usize) -> String {
+    match n {
+        n if n >= 1_000 => format!("{},{:03}", n / 1_000, n % 1_000),
+        n => n.to_string(),
+    }
+}
+
+fn time(time: Duration) -> String {
+    format!("{} s", time.as_secs())
+}
+
+fn option<T: ToString>(limit: Option<T>) -> String {
+    limit.map_or("none".to_owned(), |limit| limit.to_string())
+}
+
+#[test]
+fn every_limit_stands_in_the_table_with_its_default() {
+    let Limits {
+        message_bytes_max,
+        outbox_bytes_max,
+        outboxes_bytes_max,
+        mailbox_bytes_max,
+        pending_bytes_max,
+        received_bytes_max,
+        head_bytes_max,
+        body_bytes_max,
+        connections_max,
+        peer_connections_max,
+        peer_handshakes_per_second_max,
+        handshakes_max,
+        handshake_timeout,
+        message_timeout,
+        keep_alive_timeout,
+        write_timeout,
+        close_timeout,
+    } = Limits::default();
+    let expected = [
+        ("message_bytes_max", bytes(message_bytes_max)),
+        ("outbox_bytes_max", bytes(outbox_bytes_max)),
+        ("outboxes_bytes_max", bytes(outboxes_bytes_max)),
+        ("mailbox_bytes_max", bytes(mailbox_bytes_max)),
+        ("pending_bytes_max", bytes(pending_bytes_max)),
+        ("received_bytes_max", bytes(received_bytes_max)),
+        ("head_bytes_max", bytes(head_bytes_max)),
+        ("body_bytes_max", bytes(body_bytes_max)),
+        ("connections_max", count(connections_max)),
+        ("peer_connections_max", option(peer_connections_max)),
+        (
+            "peer_handshakes_per_second_max",
+            option(peer_handshakes_per_second_max),
+        ),
+        ("handshakes_max", count(handshakes_max)),
+        ("handshake_timeout", time(handshake_timeout)),
+        ("message_timeout", time(message_timeout)),
+        ("keep_alive_timeout", time(keep_alive_timeout)),
+        ("write_timeout", time(write_timeout)),
+        ("close_timeout", time(close_timeout)),
+    ];
+    let document = document("SECURITY.md");
+    let table: Vec<(&str, &str)> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|row| row.split_once("` | "))
+        .map(|(name, rest)| (name, rest.split(" | ").next().unwrap()))
+        .collect();
+    let expected: Vec<(&str, &str)> = expected
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    assert_eq!(table, expected);
+}
