@@ -78,3 +78,8 @@ mod humphrey_without_tokio {
     const fn check<T: Blocking>() {}
     const _: () = check::<humphrey::stream::Stream>();
 }
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
