@@ -424,7 +424,7 @@ impl<T: Transport> Core<T> {
         let dropped = ws.outbox.drop_waiting() + unsent;
         // Nothing more of the run either, and no longer than the deadline.
         ws.run_from = u32::MAX;
-        ws.renews_deadline = false;
+        ws.found_slow = true;
         let id = ws.session.id;
         log::info!(
             "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"

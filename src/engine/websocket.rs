@@ -66,8 +66,9 @@ pub(super) struct WebSocket {
     eof: bool,
     /// The peer's close frame has come: a conforming peer sends nothing more.
     peer_closed: bool,
-    /// A client that reads on may take longer than the deadline to read to the close frame.
-    pub(super) renews_deadline: bool,
+    /// It was disconnected for its slowness: it is counted, and has no longer than the deadline to read to the close
+    /// frame, however it reads on.
+    pub(super) found_slow: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
 }
@@ -110,7 +111,7 @@ impl WebSocket {
             told: false,
             eof: false,
             peer_closed: false,
-            renews_deadline: true,
+            found_slow: false,
             congested: false,
         }
     }
@@ -545,7 +546,7 @@ impl<T: Transport> Core<T> {
             if let Some(pace) = &mut ws.pace {
                 pace.read(written.bytes, tick);
             }
-            if ws.deadline.is_some() && ws.renews_deadline {
+            if ws.deadline.is_some() && !ws.found_slow {
                 ws.deadline = Some(tick.after(close_timeout));
             }
         }
