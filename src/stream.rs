@@ -39,12 +39,14 @@ pub struct WebsocketStream {
     touched: bool,
     /// Received, and not asked for yet: what came with one read.
     received: VecDeque<Message>,
-    /// Control frames that the client is owed, and did not take at once.
+    /// Control frames that the client is owed, and did not take at once. A close frame is the last of them.
     owed: Vec<u8>,
     /// Nothing more can be received: why.
     ended: Option<End>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
     closed: bool,
+    /// As it was when the stream was new: of a client that has gone, the operating system knows none.
+    peer: Option<SocketAddr>,
     /// Path and query of the request.
     target: Box<str>,
     buffer: Vec<u8>,
@@ -70,12 +72,15 @@ impl End {
 /// A stream taken apart, for the engine to go on with.
 pub(crate) struct Parts {
     pub(crate) socket: TcpStream,
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) target: Box<str>,
     pub(crate) messages: Vec<Message>,
     /// None if nothing was ever read.
     pub(crate) protocol: Option<Connection>,
     /// Bytes that the client is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
+    /// Nothing may be sent behind that, and nothing more is to be received.
+    pub(crate) closed: bool,
 }
 
 impl WebsocketStream {
@@ -87,6 +92,7 @@ impl WebsocketStream {
             let _ = socket.set_nodelay(true);
         }
         Self {
+            peer: stream.peer_addr().ok(),
             stream: Some(stream),
             protocol: Connection::new(Limits::default().message_bytes_max),
             touched: false,
@@ -206,7 +212,7 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                Ok(Some(Event::Ping(payload))) => {
+                Ok(Some(Event::Ping(payload))) if !self.closed => {
                     // RFC 6455 §5.5.3: one that is still owed need not be sent beside the latest.
                     if self.owed.len() >= READ_BYTES {
                         self.pay();
@@ -216,7 +222,7 @@ impl WebsocketStream {
                     }
                     self.pay();
                 }
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Ping(_) | Event::Pong(_))) => {}
                 Ok(Some(Event::Close(frame))) => {
                     self.end(
                         End::Closed,
@@ -260,7 +266,10 @@ impl WebsocketStream {
                 {
                     return;
                 }
-                Err(_) => self.closed = true,
+                Err(_) => {
+                    self.closed = true;
+                    self.owed.clear();
+                }
             }
         }
     }
@@ -322,21 +331,25 @@ impl WebsocketStream {
             .expect("the stream is there until it is taken apart")
     }
 
-    /// Takes the stream apart: `None` if it has ended, an error if it is not plain TCP.
-    pub(crate) fn into_parts(mut self) -> Result<Option<Parts>, Box<Self>> {
-        if self.ended.is_some() || self.closed {
-            return Ok(None);
-        }
+    /// Messages that were received, and not asked for.
+    pub(crate) fn unclaimed(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Takes the stream apart, also where it has ended: messages may have come before. An error if it is not plain TCP.
+    pub(crate) fn into_parts(mut self) -> Result<Parts, Box<Self>> {
         match self.stream.take() {
             Some(Stream::Tcp(socket)) => {
                 let protocol = std::mem::replace(&mut self.protocol, Connection::new(0));
-                Ok(Some(Parts {
+                Ok(Parts {
                     socket,
+                    peer: self.peer,
                     target: std::mem::take(&mut self.target),
                     messages: std::mem::take(&mut self.received).into(),
                     protocol: self.touched.then_some(protocol),
                     owed: std::mem::take(&mut self.owed),
-                }))
+                    closed: self.closed,
+                })
             }
             #[allow(unreachable_patterns)] // Humphrey's `tls` may be on.
             stream => {

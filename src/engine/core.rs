@@ -187,7 +187,9 @@ impl<T: Transport> Core<T> {
     ) {
         self.counters().accepted.add(1);
         self.hub.connected();
+        let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
         if self.stop != Stop::Running {
+            self.hub.count_unhandled(messages);
             self.forget();
             return;
         }
@@ -195,6 +197,7 @@ impl<T: Transport> Core<T> {
         if let Err(error) = transport.register(&self.registry, key.to_token()) {
             log::error!("{peer} could not be polled and is disconnected: {error}");
             self.counters().refused.add(1);
+            self.hub.count_unhandled(messages);
             self.forget();
             return;
         }
@@ -211,6 +214,7 @@ impl<T: Transport> Core<T> {
         self.begin_head(key.slot);
         if let Some(upgraded) = upgraded {
             if self.hub.is_full() {
+                self.hub.count_unhandled(messages);
                 self.refuse_upgraded(key.slot);
                 return;
             }
@@ -218,6 +222,9 @@ impl<T: Transport> Core<T> {
             self.open(key.slot, peer, upgraded.target, owed);
             if let Some(received) = upgraded.received {
                 self.resume(key.slot, received);
+            }
+            if upgraded.closed {
+                self.resume_closed(key.slot);
             }
         }
         self.want_read(key.slot);

@@ -101,6 +101,8 @@ pub(crate) struct Upgraded {
     pub(crate) target: Box<str>,
     /// What it is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
+    /// Nothing may be sent behind that, and nothing more is to be received.
+    pub(crate) closed: bool,
     /// How far its stream has been read already.
     pub(crate) received: Option<Received>,
 }
@@ -111,6 +113,14 @@ pub(crate) struct Received {
     pub(crate) messages: Vec<Message>,
     /// Where in a frame the stream stands.
     pub(crate) protocol: Connection,
+}
+
+impl Upgraded {
+    /// Messages that are still to be handled.
+    pub(super) fn messages(&self) -> usize {
+        let received = self.received.as_ref();
+        received.map_or(0, |received| received.messages.len())
+    }
 }
 
 impl Hub {
@@ -278,6 +288,12 @@ impl Hub {
             .iter()
             .map(|link| link.members.load(Relaxed))
             .sum()
+    }
+
+    /// Counts messages that were received on a connection which is not taken in.
+    pub(crate) fn count_unhandled(&self, messages: usize) {
+        self.common.messages_in.add(messages as u64);
+        self.common.unhandled.add(messages as u64);
     }
 
     pub(crate) fn add_metrics(&self, sum: &mut Metrics) {

@@ -116,6 +116,12 @@ impl WebSocket {
         }
     }
 
+    /// Keeps a message for the handlers.
+    fn keep(&mut self, message: Message) {
+        self.inbox_bytes += message.frame().len() + size_of::<Event>();
+        self.inbox.push(Event::Message(message));
+    }
+
     pub(super) fn is_member(&self) -> bool {
         self.member_at.is_some()
     }
@@ -274,10 +280,20 @@ impl<T: Transport> Core<T> {
             ws.protocol = received.protocol;
             ws.protocol.set_message_bytes_max(message_bytes_max);
             if wants_messages {
-                ws.inbox
-                    .extend(received.messages.into_iter().map(Event::Message));
+                for message in received.messages {
+                    ws.keep(message);
+                }
             }
         }
+        self.advance(slot);
+    }
+
+    /// The same, where that was the end: handlers are told what there is, and then the disconnect.
+    pub(super) fn resume_closed(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+        }
+        self.end_outgoing(slot, None);
         self.advance(slot);
     }
 
@@ -303,8 +319,7 @@ impl<T: Transport> Core<T> {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
-                        ws.inbox_bytes += message.frame().len() + size_of::<Event>();
-                        ws.inbox.push(Event::Message(message));
+                        ws.keep(message);
                     } else {
                         unhandled += 1;
                     }

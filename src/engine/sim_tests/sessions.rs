@@ -612,6 +612,7 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
     assert!(protocol.receive(&mut &mut begun[..]).unwrap().is_none());
     let client = world.adopt(Upgraded {
         owed: Vec::new(),
+        closed: false,
         target: "/path".into(),
         received: Some(Received {
             messages: vec![Message::new("early")],
