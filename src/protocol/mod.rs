@@ -24,6 +24,8 @@
 pub(crate) mod assembler;
 pub(crate) mod close;
 pub(crate) mod connection;
+#[cfg(test)]
+mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
 pub(crate) mod handshake;
