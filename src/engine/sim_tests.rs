@@ -6,6 +6,7 @@
 
 mod http;
 mod random;
+mod regressions;
 mod sessions;
 mod slow;
 mod stopping;

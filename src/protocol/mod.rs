@@ -32,4 +32,6 @@ pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
 pub(crate) mod mask;
+#[cfg(test)]
+mod regressions;
 pub(crate) mod utf8;
