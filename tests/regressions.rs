@@ -571,7 +571,9 @@ fn messages_and_the_close_behind_them_are_all_delivered() {
         assert_eq!(String::from_utf8(payload).unwrap().parse(), Ok(n));
     }
     assert_closed(&mut socket, 1001);
-    assert_eq!(running.sender().metrics().messages_out, MESSAGES as u64);
+    eventually("all are counted", || {
+        running.sender().metrics().messages_out == MESSAGES as u64
+    });
     running.shutdown(STOP);
 
     // The client sends, closes and leaves at once.

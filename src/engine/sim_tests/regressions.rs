@@ -135,19 +135,30 @@ enum End {
 #[test]
 fn what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted() {
     use End::*;
+    let policies = [SlowConsumer::Disconnect, paced(Duration::from_secs(1))];
     for end in [Program, CloseFrame, EndOfStream, Both, Violation, Reset] {
         for room in [0, 5, 40, usize::MAX / 2] {
             for end_first in [false, true] {
-                for policy in [SlowConsumer::Disconnect, paced(Duration::from_secs(1))] {
-                    end_in_one_turn(end, room, end_first, policy);
+                for speaks in [false, true] {
+                    for policy in policies {
+                        end_in_one_turn(end, room, end_first, speaks, policy);
+                    }
                 }
             }
         }
     }
 }
 
-fn end_in_one_turn(end: End, room: usize, end_first: bool, slow_consumer: SlowConsumer) {
-    let case = format!("{end:?}, room for {room}, the end first: {end_first}, {slow_consumer:?}");
+fn end_in_one_turn(
+    end: End,
+    room: usize,
+    end_first: bool,
+    speaks: bool,
+    slow_consumer: SlowConsumer,
+) {
+    let case = format!(
+        "{end:?}, room for {room}, the end first: {end_first}, speaks: {speaks}, {slow_consumer:?}"
+    );
     let mut world = World::new(Setup {
         slow_consumer,
         limits: Limits {
@@ -176,8 +187,11 @@ fn end_in_one_turn(end: End, room: usize, end_first: bool, slow_consumer: SlowCo
         End::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
         End::Reset => world.pipe(client).client_resets(),
     };
-    let spoken = [client_text("one"), client_text("two")].concat();
-    world.pipe(client).client_sends(&spoken);
+    if speaks {
+        // Its handlers are at work then, when the end is seen.
+        let spoken = [client_text("one"), client_text("two")].concat();
+        world.pipe(client).client_sends(&spoken);
+    }
     if end_first {
         happens(&mut world);
     }
@@ -204,12 +218,10 @@ fn end_in_one_turn(end: End, room: usize, end_first: bool, slow_consumer: SlowCo
     // From the client: all that could be read.
     let handled = world.handled(client);
     if !matches!(end, End::Reset | End::Program) {
-        let expected = [
-            Told::Open,
-            Told::message("one"),
-            Told::message("two"),
-            Told::Close,
-        ];
+        let mut expected = vec![Told::Open, Told::Close];
+        if speaks {
+            expected.splice(1..1, ["one", "two"].map(Told::message));
+        }
         assert_eq!(handled, expected, "{case}");
     }
     // To the client: in order, without a hole, and all of it where it read on and nothing broke.
@@ -232,8 +244,8 @@ fn end_in_one_turn(end: End, room: usize, end_first: bool, slow_consumer: SlowCo
     let lost =
         metrics.dropped.closed + metrics.dropped.no_recipient + metrics.dropped.slow_consumer;
     assert_eq!(metrics.messages_out, got.len() as u64 + 4, "{case}");
-    if room > 1_000 && end == End::Program && !end_first {
-        assert_eq!(got, expected, "{case}");
+    if room > 1_000 && end != End::Reset && !(end == End::Program && end_first) {
+        assert_eq!(got[..8], expected, "{case}");
     }
     // Who has been closed is no longer one of all.
     let sent = if end == End::Program && end_first {
