@@ -40,7 +40,8 @@ pub struct WebsocketStream {
     touched: bool,
     /// Received, and not asked for yet: what came with one read.
     received: VecDeque<Message>,
-    /// What the client is owed, and did not take at once: control frames, in front of them the answer to its handshake.
+    /// What the client is owed, and did not take at once: the answer to its handshake, control frames, and a close frame as the
+    /// last of them.
     owed: Vec<u8>,
     /// The close frame for the client. It waits for the messages before it, which the program may reply to.
     farewell: Option<Vec<u8>>,
@@ -52,6 +53,8 @@ pub struct WebsocketStream {
     head: Option<Box<Head>>,
     /// The answer to that request is still to be sent: it is what the client is owed first.
     unanswered: bool,
+    /// As it was when the stream was new: of a client that has gone, the operating system knows none.
+    peer: Option<SocketAddr>,
     buffer: Vec<u8>,
 }
 
@@ -75,6 +78,7 @@ impl End {
 /// A stream taken apart, for the engine to go on with.
 pub(crate) struct Parts {
     pub(crate) socket: TcpStream,
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) head: Option<Box<Head>>,
     /// Whether the client has its handshake answered, if only in part.
     pub(crate) answered: bool,
@@ -83,6 +87,12 @@ pub(crate) struct Parts {
     pub(crate) protocol: Option<Connection>,
     /// Bytes that the client is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
+    /// Nothing more is to be received.
+    pub(crate) ended: bool,
+    /// The close frame that is the answer to that end.
+    pub(crate) farewell: Option<Vec<u8>>,
+    /// Nothing more may be sent either, but for what is owed.
+    pub(crate) closed: bool,
 }
 
 impl WebsocketStream {
@@ -94,6 +104,7 @@ impl WebsocketStream {
             let _ = socket.set_nodelay(true);
         }
         Self {
+            peer: stream.peer_addr().ok(),
             stream: Some(stream),
             protocol: Connection::new(Limits::default().message_bytes_max),
             touched: false,
@@ -225,7 +236,7 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                Ok(Some(Event::Ping(payload))) => {
+                Ok(Some(Event::Ping(payload))) if !self.closed => {
                     // RFC 6455 §5.5.3: one that is still owed need not be sent beside the latest.
                     if self.owed.len() >= READ_BYTES {
                         self.pay();
@@ -235,7 +246,7 @@ impl WebsocketStream {
                     }
                     self.pay();
                 }
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Ping(_) | Event::Pong(_))) => {}
                 Ok(Some(Event::Close(frame))) => {
                     self.end(
                         End::Closed,
@@ -290,7 +301,10 @@ impl WebsocketStream {
                 {
                     return;
                 }
-                Err(_) => self.closed = true,
+                Err(_) => {
+                    self.closed = true;
+                    self.owed.clear();
+                }
             }
         }
     }
@@ -353,22 +367,28 @@ impl WebsocketStream {
             .expect("the stream is there until it is taken apart")
     }
 
-    /// Takes the stream apart: `None` if it has ended, an error if it is not plain TCP.
-    pub(crate) fn into_parts(mut self) -> Result<Option<Parts>, Box<Self>> {
-        if self.ended.is_some() || self.closed {
-            return Ok(None);
-        }
+    /// Messages that were received, and not asked for.
+    pub(crate) fn unclaimed(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Takes the stream apart, also where it has ended: messages may have come before. An error if it is not plain TCP.
+    pub(crate) fn into_parts(mut self) -> Result<Parts, Box<Self>> {
         match self.stream.take() {
             Some(Stream::Tcp(socket)) => {
                 let protocol = std::mem::replace(&mut self.protocol, Connection::new(0));
-                Ok(Some(Parts {
+                Ok(Parts {
                     socket,
                     head: self.head.take(),
                     answered: !self.unanswered,
+                    peer: self.peer,
                     messages: std::mem::take(&mut self.received).into(),
                     protocol: self.touched.then_some(protocol),
                     owed: std::mem::take(&mut self.owed),
-                }))
+                    ended: self.ended.is_some(),
+                    farewell: self.farewell.take(),
+                    closed: self.closed,
+                })
             }
             #[allow(unreachable_patterns)] // Humphrey's `tls` may be on.
             stream => {

@@ -3,12 +3,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use humphrey::stream::Stream;
 use humphrey_ws::error::WebsocketError;
 use humphrey_ws::restion::Restion;
-use humphrey_ws::{Message, WebsocketStream};
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message, RunningApp, WebsocketStream};
 use support::{DEADLINE, client_frame, close_code, eventually, read_frame};
 
 /// A stream whose handshake is done, and the client at its other end.
@@ -19,6 +21,28 @@ fn pair() -> (WebsocketStream, TcpStream) {
     client.set_nodelay(true).unwrap();
     let (server, _) = listener.accept().unwrap();
     (WebsocketStream::new(Stream::Tcp(server)), client)
+}
+
+type Hook = std::sync::Arc<std::sync::Mutex<std::sync::mpsc::Sender<WebsocketStream>>>;
+
+/// An app that streams can be handed over to, and what its handlers are called with.
+fn unlinked(limits: Limits) -> (RunningApp, Hook, Receiver<String>) {
+    let (tell, told) = channel();
+    let [connect, message, disconnect] = [(); 3].map(|()| tell.clone());
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+        .with_limits(limits)
+        .with_connect_handler(move |_, _| connect.send("connect".into()).unwrap())
+        .with_message_handler(move |stream, text, _| {
+            message.send(text.text().unwrap().into()).unwrap();
+            stream.send(text);
+        })
+        .with_disconnect_handler(move |_, _| disconnect.send("disconnect".into()).unwrap());
+    let hook = app.connect_hook().unwrap();
+    (app.start().unwrap(), hook, told)
+}
+
+fn hand_over(hook: &Hook, stream: WebsocketStream) {
+    assert!(hook.lock().unwrap().send(stream).is_ok());
 }
 
 /// Receives without blocking until there is something.
@@ -231,4 +255,99 @@ fn a_stream_that_is_dropped_says_goodbye_also_to_a_client_that_is_still_sending(
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     drop(client);
     dropping.join().unwrap();
+}
+
+#[test]
+fn what_was_received_before_the_end_is_handled_by_the_app_that_the_stream_is_handed_to() {
+    let close = client_frame(0x88, b"\x0f\xa1");
+    let violation = client_frame(0x83, b"");
+    for (end, code) in [(close, 4001), (violation, 1002)] {
+        let (running, hook, told) = unlinked(Limits::default());
+        let (mut stream, mut client) = pair();
+        let messages = ["a", "b", "c"].map(|text| client_frame(0x81, text.as_bytes()));
+        client
+            .write_all(&[messages.concat(), end].concat())
+            .unwrap();
+        assert_eq!(stream.recv().unwrap().text(), Some("a"));
+        hand_over(&hook, stream);
+        for expected in ["connect", "b", "c", "disconnect"] {
+            assert_eq!(told.recv_timeout(DEADLINE).as_deref(), Ok(expected));
+        }
+        for reply in ["b", "c"] {
+            let frame = read_frame(&mut client).unwrap();
+            assert_eq!(frame, (0x81, reply.into()), "in front of the close frame");
+        }
+        let (opcode, payload) = read_frame(&mut client).unwrap();
+        assert_eq!((opcode, close_code(&payload)), (0x88, code));
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "and nothing follows");
+        drop(client);
+        let metrics = || running.sender().metrics();
+        eventually("the connection is gone", || metrics().connections == 0);
+        assert_eq!(
+            (metrics().messages_in, metrics().connections_opened),
+            (2, 1)
+        );
+        assert_eq!(metrics().dropped.total(), 0);
+        running.shutdown(DEADLINE);
+        assert_eq!(told.recv().ok(), None, "and nobody is told anything more");
+    }
+}
+
+#[test]
+fn a_client_that_ended_its_stream_before_it_was_handed_over_still_gets_its_replies() {
+    let (running, hook, told) = unlinked(Limits::default());
+    let (mut stream, mut client) = pair();
+    client
+        .write_all(&client_frame(0x81, b"a").repeat(2))
+        .unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("a"));
+    client.shutdown(Shutdown::Write).unwrap();
+    hand_over(&hook, stream);
+    for expected in ["connect", "a", "disconnect"] {
+        assert_eq!(told.recv_timeout(DEADLINE).as_deref(), Ok(expected));
+    }
+    assert_eq!(read_frame(&mut client).unwrap(), (0x81, b"a".to_vec()));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    running.shutdown(DEADLINE);
+}
+
+#[test]
+fn messages_of_a_client_that_vanished_before_it_was_handed_over_are_handled() {
+    let (running, hook, told) = unlinked(Limits::default());
+    let (mut stream, mut client) = pair();
+    let bytes = [
+        client_frame(0x81, b"a").repeat(2),
+        client_frame(0x88, b"\x03\xe8"),
+    ];
+    client.write_all(&bytes.concat()).unwrap();
+    // What is sent finds nobody, and the operating system forgets whose it was.
+    drop(client);
+    assert_eq!(stream.recv().unwrap().text(), Some("a"));
+    stream.ping().unwrap();
+    eventually("the client is unknown", || stream.peer_addr().is_err());
+    hand_over(&hook, stream);
+    for expected in ["connect", "a", "disconnect"] {
+        assert_eq!(told.recv_timeout(DEADLINE).as_deref(), Ok(expected));
+    }
+    running.shutdown(DEADLINE);
+}
+
+#[test]
+fn messages_of_a_stream_that_is_not_taken_over_are_counted() {
+    let limits = Limits {
+        connections_max: 0,
+        ..Limits::default()
+    };
+    let (running, hook, _told) = unlinked(limits);
+    let (mut stream, mut client) = pair();
+    client
+        .write_all(&client_frame(0x81, b"a").repeat(3))
+        .unwrap();
+    assert_eq!(stream.recv().unwrap().text(), Some("a"));
+    hand_over(&hook, stream);
+    let (opcode, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((opcode, close_code(&payload)), (0x88, 1013));
+    let metrics = running.sender().metrics();
+    assert_eq!((metrics.messages_in, metrics.dropped.unhandled), (2, 2));
+    running.shutdown(Duration::ZERO);
 }

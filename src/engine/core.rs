@@ -197,8 +197,10 @@ impl<T: Transport> Core<T> {
     ) {
         self.counters().accepted.add(1);
         self.hub.connected();
+        let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
         if self.stop != Stop::Running {
             self.counters().refused_unserved.add(1);
+            self.hub.count_unhandled(messages);
             self.forget();
             return;
         }
@@ -206,6 +208,7 @@ impl<T: Transport> Core<T> {
         if let Err(error) = transport.register(&self.registry, key.to_token()) {
             error!("{peer} could not be polled and is disconnected: {error}");
             self.counters().refused_unserved.add(1);
+            self.hub.count_unhandled(messages);
             self.forget();
             return;
         }

@@ -512,7 +512,7 @@ impl<T: Transport> Core<T> {
         let dropped = ws.outbox.drop_waiting() + unsent;
         // Nothing more of the run either, and no longer than the deadline.
         ws.run_from = u32::MAX;
-        ws.renews_deadline = false;
+        ws.found_slow = true;
         let id = ws.session.id;
         ws.session.span.within(|| {
             info!(

@@ -126,6 +126,12 @@ pub(crate) struct Upgraded {
     pub(crate) answered: bool,
     /// What it is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
+    /// Nothing more is to be received.
+    pub(crate) ended: bool,
+    /// The close frame that is the answer to that end.
+    pub(crate) farewell: Option<Vec<u8>>,
+    /// Nothing more may be sent either, but for what is owed.
+    pub(crate) closed: bool,
     /// How far its stream has been read already.
     pub(crate) received: Option<Received>,
 }
@@ -136,6 +142,14 @@ pub(crate) struct Received {
     pub(crate) messages: Vec<Message>,
     /// Where in a frame the stream stands.
     pub(crate) protocol: Connection,
+}
+
+impl Upgraded {
+    /// Messages that are still to be handled.
+    pub(super) fn messages(&self) -> usize {
+        let received = self.received.as_ref();
+        received.map_or(0, |received| received.messages.len())
+    }
 }
 
 impl Hub {
@@ -305,6 +319,12 @@ impl Hub {
             .iter()
             .map(|link| link.members.load(Relaxed))
             .sum()
+    }
+
+    /// Counts messages that were received on a connection which is not taken in.
+    pub(crate) fn count_unhandled(&self, messages: usize) {
+        self.common.messages_in.add(messages as u64);
+        self.common.unhandled.add(messages as u64);
     }
 
     /// Adds what belongs to no shard.

@@ -251,8 +251,14 @@ impl<T: Transport> Core<T> {
             head,
             answered,
             owed,
+            ended,
+            farewell,
+            closed,
             received,
         } = upgraded;
+        let messages = received
+            .as_ref()
+            .map_or(0, |received| received.messages.len());
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -265,9 +271,15 @@ impl<T: Transport> Core<T> {
         let client = match admitted {
             Ok(client) => client,
             Err(turned_away) if answered => {
+                self.hub.count_unhandled(messages);
                 turned_away.counter(self.counters()).add(1);
                 // Behind what was begun, lest the frame end up inside another.
-                let answer = [owed, turned_away.close_frame()].concat();
+                let last = match (closed, farewell) {
+                    (true, _) => Vec::new(),
+                    (false, Some(farewell)) => farewell,
+                    (false, None) => turned_away.close_frame(),
+                };
+                let answer = [owed, last].concat();
                 self.http_answer(slot, answer, false);
                 return;
             }
@@ -285,6 +297,11 @@ impl<T: Transport> Core<T> {
         self.open(slot, opening);
         if let Some(received) = received {
             self.resume(slot, received);
+        }
+        if closed {
+            self.resume_closed(slot);
+        } else if ended {
+            self.resume_ended(slot, farewell);
         }
     }
 

@@ -7,6 +7,7 @@
 mod http;
 mod memory;
 mod random;
+mod regressions;
 mod sessions;
 mod slow;
 mod stopping;

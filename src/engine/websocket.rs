@@ -22,6 +22,7 @@ use super::core::{Conn, Core, Role};
 use super::events::{Session, Status};
 use super::hub::{Received, Settings};
 use super::id::{ConnectionId, Key};
+use super::intake::Intake;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
@@ -72,8 +73,9 @@ pub(super) struct WebSocket {
     eof: bool,
     /// The peer's close frame has come: a conforming peer sends nothing more.
     peer_closed: bool,
-    /// A client that reads on may take longer than the deadline to read to the close frame.
-    pub(super) renews_deadline: bool,
+    /// It was disconnected for its slowness: it is counted, and has no longer than the deadline to read to the close
+    /// frame, however it reads on.
+    pub(super) found_slow: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
 }
@@ -133,9 +135,17 @@ impl WebSocket {
             told: false,
             eof: false,
             peer_closed: false,
-            renews_deadline: true,
+            found_slow: false,
             congested: false,
         }
+    }
+
+    /// Keeps a message for the handlers.
+    fn keep(&mut self, message: Message, intake: &mut Intake) {
+        let bytes = message.frame().len() + size_of::<Event>();
+        self.inbox_bytes += bytes;
+        intake.add_unhandled(bytes);
+        self.inbox.push(Event::Message(message));
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -298,14 +308,38 @@ impl<T: Transport> Core<T> {
             self.counters().unhandled.add(count);
         }
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
-        if let Some(ws) = self.ws(slot) {
+        if let Some(Conn {
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        {
             ws.protocol = received.protocol;
             ws.protocol.set_message_bytes_max(message_bytes_max);
             if wants_messages {
-                ws.inbox
-                    .extend(received.messages.into_iter().map(Event::Message));
+                for message in received.messages {
+                    ws.keep(message, &mut self.intake);
+                }
             }
         }
+        self.note_unfinished(slot);
+        self.advance(slot);
+    }
+
+    /// The same, where the client has ended: what it asked for before is still answered, then this frame.
+    pub(super) fn resume_ended(&mut self, slot: u32, farewell: Option<Vec<u8>>) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+            ws.farewell = farewell.map(Vec::into_boxed_slice);
+        }
+        self.advance(slot);
+    }
+
+    /// The same, where nothing more may be sent either: handlers are told what there is, and then the disconnect.
+    pub(super) fn resume_closed(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+        }
+        self.end_outgoing(slot, None);
         self.advance(slot);
     }
 
@@ -321,7 +355,11 @@ impl<T: Transport> Core<T> {
         let mut input = bytes;
         let mut messages = 0;
         let mut unhandled = 0;
-        while let Some(ws) = self.ws(slot) {
+        while let Some(Conn {
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        {
             if ws.incoming == Incoming::Ended {
                 break;
             }
@@ -331,10 +369,7 @@ impl<T: Transport> Core<T> {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
-                        let bytes = message.frame().len() + size_of::<Event>();
-                        ws.inbox_bytes += bytes;
-                        ws.inbox.push(Event::Message(message));
-                        self.intake.add_unhandled(bytes);
+                        ws.keep(message, &mut self.intake);
                     } else {
                         unhandled += 1;
                     }
@@ -593,7 +628,7 @@ impl<T: Transport> Core<T> {
             if let Some(pace) = &mut ws.pace {
                 pace.read(written.bytes, tick);
             }
-            if ws.deadline.is_some() && ws.renews_deadline {
+            if ws.deadline.is_some() && !ws.found_slow {
                 ws.deadline = Some(tick.after(close_timeout));
             }
         }

@@ -82,6 +82,7 @@ pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) 
             for stream in handed_over {
                 if hub.has_stopped() {
                     // Somebody has kept a copy of the sender. From here on it fails.
+                    hub.count_unhandled(stream.unclaimed());
                     break;
                 }
                 adopt(stream, &hub);
@@ -92,10 +93,9 @@ pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) 
 
 fn adopt(stream: WebsocketStream, hub: &Hub) {
     let parts = match stream.into_parts() {
-        Ok(Some(parts)) => parts,
-        // It has ended already.
-        Ok(None) => return,
+        Ok(parts) => parts,
         Err(refused) => {
+            hub.count_unhandled(refused.unclaimed());
             error!(
                 "a TLS stream was handed to an AsyncWebsocketApp, which can't take it over yet: it is closed. \
                  Let a proxy end TLS in front of the app, or use websocket_handler for this route"
@@ -104,15 +104,19 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             return;
         }
     };
+    let messages = parts.messages.len();
     let newcomer = parts.socket.set_nonblocking(true).and_then(|()| {
         Ok(Newcomer {
-            peer: parts.socket.peer_addr()?,
+            peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,
             stream: mio::net::TcpStream::from_std(parts.socket),
             place: None,
             upgraded: Some(Upgraded {
                 head: parts.head,
                 answered: parts.answered,
                 owed: parts.owed,
+                ended: parts.ended,
+                farewell: parts.farewell,
+                closed: parts.closed,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
                     protocol,
@@ -123,6 +127,9 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     match newcomer {
         Ok(newcomer) => hub.adopt(newcomer),
         // The client has gone meanwhile.
-        Err(error) => debug!("a connection was not taken over: {error}"),
+        Err(error) => {
+            hub.count_unhandled(messages);
+            debug!("a connection was not taken over: {error}");
+        }
     }
 }

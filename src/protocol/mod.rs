@@ -24,10 +24,14 @@
 pub(crate) mod assembler;
 pub(crate) mod close;
 pub(crate) mod connection;
+#[cfg(test)]
+mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
 pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
 pub(crate) mod mask;
+#[cfg(test)]
+mod regressions;
 pub(crate) mod utf8;

@@ -621,6 +621,9 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
         owed: Vec::new(),
         head: Some(Box::new(head)),
         answered: true,
+        ended: false,
+        farewell: None,
+        closed: false,
         received: Some(Received {
             messages: vec![Message::new("early")],
             protocol,

@@ -112,6 +112,30 @@ fn a_slow_client_that_does_not_read_its_close_is_reset_after_the_close_timeout()
 }
 
 #[test]
+fn a_slow_client_is_counted_once_although_its_write_timeout_ends_before_its_close_does() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            write_timeout: Duration::from_secs(1),
+            close_timeout: Duration::from_secs(5),
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let slow = world.join();
+    world.stall(slow, 0);
+    for n in 0..=FIT {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    assert_eq!(world.metrics().slow_consumers, 1, "the verdict");
+    world.advance_ms(2_000);
+    assert!(world.is_closed(slow), "the write time-out");
+    assert_eq!(world.metrics().slow_consumers, 1);
+    world.assert_empty();
+}
+
+#[test]
 fn a_socket_that_takes_everything_is_not_slow_however_much_comes_in_one_turn() {
     let mut world = with_policy(SlowConsumer::Disconnect);
     let client = world.join();

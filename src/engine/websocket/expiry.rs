@@ -27,7 +27,8 @@ impl<T: Transport> Core<T> {
                 return;
             };
             if ws.stalled.is_some_and(|since| since < tick) {
-                self.counters().slow_consumers.add(1);
+                let newly = !ws.found_slow;
+                self.counters().slow_consumers.add(u64::from(newly));
                 self.broken(slot);
                 return;
             }

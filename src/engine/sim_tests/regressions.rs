@@ -1,0 +1,393 @@
+//! Failures that other libraries showed: those that take a socket, a clock and turns of one's own to show. The whole
+//! list stands in `tests/regressions.rs`.
+
+use std::time::Duration;
+
+use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, client_text, text};
+use super::world::{Setup, Told, World, echo, send};
+use crate::engine::core::{READ_BYTES, Role};
+use crate::engine::hub::Mail;
+use crate::engine::mailbox::{Refused, Weigh};
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::ping::Heartbeat;
+
+const OUTBOX: usize = 1_000;
+
+fn paced(patience: Duration) -> SlowConsumer {
+    SlowConsumer::Pace {
+        bytes_per_second_min: 1_000,
+        patience,
+    }
+}
+
+#[test]
+fn frames_behind_a_head_do_not_count_against_its_limit_however_they_come() {
+    let payload = "x".repeat(READ_BYTES - 1_000);
+    let frame = client_text(&payload);
+    for cut in (0..UPGRADE.len()).step_by(7) {
+        let mut world = World::new(Setup {
+            limits: Limits {
+                head_bytes_max: UPGRADE.len(),
+                ..Limits::default()
+            },
+            handler: Box::new(echo),
+            ..Setup::default()
+        });
+        let client = world.connect();
+        world.client_sends(client, &UPGRADE[..cut]);
+        // The rest of the head and the frame in one read.
+        world.client_sends(client, [&UPGRADE[cut..], &frame].concat());
+        world.run_handlers();
+        let head = world.head(client);
+        assert!(head.starts_with("HTTP/1.1 101 "), "cut at {cut}: {head}");
+        assert_eq!(world.all_frames(client), [text(&payload)]);
+    }
+}
+
+#[test]
+fn every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due() {
+    const DUE_MS: u64 = 3_000;
+    let due = Duration::from_millis(DUE_MS);
+    let long = Duration::from_secs(1_000_000);
+    let never = Limits {
+        outbox_bytes_max: OUTBOX,
+        write_timeout: long,
+        close_timeout: long,
+        ..Limits::default()
+    };
+    let close = Limits {
+        close_timeout: due,
+        ..never.clone()
+    };
+    let at_once = Limits {
+        close_timeout: Duration::ZERO,
+        ..never.clone()
+    };
+    let write = Limits {
+        write_timeout: due,
+        ..never.clone()
+    };
+    let heartbeat = Heartbeat::new(Duration::from_millis(1_000), due);
+    let newest = SlowConsumer::DropNewest;
+    // Name, limits, policy, heartbeat, and whether the program closes.
+    let cases = [
+        ("heartbeat", &never, newest, Some(heartbeat), false),
+        ("write", &write, newest, None, false),
+        ("close", &close, newest, None, true),
+        ("verdict", &close, SlowConsumer::Disconnect, None, false),
+        ("patience", &at_once, paced(due), None, false),
+        (
+            "heartbeat, paced",
+            &never,
+            paced(long),
+            Some(heartbeat),
+            false,
+        ),
+    ];
+    for (name, limits, slow_consumer, heartbeat, closes) in cases {
+        // Whether the program goes on and the client still sends: neither gives it more time.
+        for goes_on in [false, true] {
+            let mut world = World::new(Setup {
+                limits: limits.clone(),
+                slow_consumer,
+                heartbeat,
+                ..Setup::default()
+            });
+            let client = world.join();
+            world.stall(client, 7);
+            for _ in 0..30 {
+                let _ = world.try_broadcast("x".repeat(98));
+            }
+            if closes {
+                world.closes(client, 1000, "");
+            }
+            world.settle();
+            for _ in 0..DUE_MS / 100 - 1 {
+                if goes_on {
+                    let _ = world.try_broadcast("more");
+                    let _ = world.try_send(client, "more");
+                }
+                if goes_on && heartbeat.is_none() {
+                    world.client_sends(client, client_ping(b"?"));
+                }
+                world.advance_ms(100);
+                assert!(!world.is_closed(client), "{name}: too early");
+            }
+            world.advance_ms(200);
+            assert!(world.is_closed(client), "{name}: never");
+            world.assert_empty();
+        }
+    }
+}
+
+/// How a connection ends, in the turn in which messages are accepted for it and from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Program,
+    CloseFrame,
+    EndOfStream,
+    Both,
+    Violation,
+    Reset,
+}
+
+#[test]
+fn what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted() {
+    use End::*;
+    let policies = [SlowConsumer::Disconnect, paced(Duration::from_secs(1))];
+    for end in [Program, CloseFrame, EndOfStream, Both, Violation, Reset] {
+        for room in [0, 5, 40, usize::MAX / 2] {
+            for end_first in [false, true] {
+                for speaks in [false, true] {
+                    for policy in policies {
+                        end_in_one_turn(end, room, end_first, speaks, policy);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn end_in_one_turn(
+    end: End,
+    room: usize,
+    end_first: bool,
+    speaks: bool,
+    slow_consumer: SlowConsumer,
+) {
+    let case = format!(
+        "{end:?}, room for {room}, the end first: {end_first}, speaks: {speaks}, {slow_consumer:?}"
+    );
+    let mut world = World::new(Setup {
+        slow_consumer,
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            ..Limits::default()
+        },
+        handler: Box::new(|hub, session, told| {
+            if *told == Told::message("two") {
+                send(hub, session, "a reply");
+            }
+        }),
+        ..Setup::default()
+    });
+    let (client, other) = (world.join(), world.join());
+    world.stall(client, room);
+    // Nothing of this is looked at before the turn at the end.
+    let happens = |world: &mut World| match end {
+        End::Program => world.closes(client, 4000, ""),
+        End::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
+        End::EndOfStream => world.pipe(client).client_ends(),
+        End::Both => {
+            let mut pipe = world.pipe(client);
+            pipe.client_sends(&client_close(1000));
+            pipe.client_ends();
+        }
+        End::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
+        End::Reset => world.pipe(client).client_resets(),
+    };
+    if speaks {
+        // Its handlers are at work then, when the end is seen.
+        let spoken = [client_text("one"), client_text("two")].concat();
+        world.pipe(client).client_sends(&spoken);
+    }
+    if end_first {
+        happens(&mut world);
+    }
+    let mut expected = Vec::new();
+    for n in 0..4 {
+        let (one, all) = (format!("one {n}"), format!("all {n}"));
+        world.sends(client, &one);
+        world.broadcasts(&all);
+        expected.extend([text(one), text(all)]);
+    }
+    if !end_first {
+        happens(&mut world);
+    }
+    world.turn();
+    world.run_handlers();
+    world.unstall(client);
+    world.run_handlers();
+    world.client_sends(client, client_close(1000));
+    world.advance(Duration::from_secs(60));
+    world.run_handlers();
+    assert!(world.is_closed(client), "{case}");
+    assert_eq!(world.all_frames(other).len(), 4, "{case}");
+
+    // From the client: all that could be read.
+    let handled = world.handled(client);
+    if !matches!(end, End::Reset | End::Program) {
+        let mut expected = vec![Told::Open, Told::Close];
+        if speaks {
+            expected.splice(1..1, ["one", "two"].map(Told::message));
+        }
+        assert_eq!(handled, expected, "{case}");
+    }
+    // To the client: in order, without a hole, and all of it where it read on and nothing broke.
+    let mut got = world.all_frames(client);
+    let closed = matches!(got.last(), Some(Frame::Close(..)));
+    if closed {
+        got.pop();
+    }
+    if end != End::EndOfStream && end != End::Reset {
+        assert!(closed, "{case}: {got:?}");
+    }
+    let metrics = world.metrics();
+    let read = metrics.messages_in - metrics.dropped.unhandled;
+    let told = handled.len() as u64 - 2;
+    assert_eq!(
+        read, told,
+        "{case}: received, and neither handled nor counted"
+    );
+    let replies = u64::from(handled.contains(&Told::message("two")));
+    let lost =
+        metrics.dropped.closed + metrics.dropped.no_recipient + metrics.dropped.slow_consumer;
+    assert_eq!(metrics.messages_out, got.len() as u64 + 4, "{case}");
+    if room > 1_000 && end != End::Reset && !(end == End::Program && end_first) {
+        assert_eq!(got[..8], expected, "{case}");
+    }
+    // Who has been closed is no longer one of all.
+    let sent = if end == End::Program && end_first {
+        4
+    } else {
+        8
+    };
+    assert_eq!(
+        got.len() as u64 + lost,
+        sent + replies,
+        "{case}: sent, and neither delivered nor counted"
+    );
+}
+
+#[test]
+fn an_outbox_is_within_its_bound_after_any_burst_of_one_turn() {
+    let policies = [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        paced(Duration::from_secs(1_000)),
+    ];
+    for policy in policies {
+        for room in [0, 1, 30, 500, 3_000] {
+            for len in [1, 13, 48, 123, 126, 499, 500, 995] {
+                for kinds in 1..4 {
+                    burst(policy, room, len, kinds);
+                }
+            }
+        }
+    }
+}
+
+fn burst(policy: SlowConsumer, room: usize, len: usize, kinds: usize) {
+    let mut world = World::new(Setup {
+        slow_consumer: policy,
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.stall(client, room);
+    let payload = "x".repeat(len);
+    for n in 0..(room + 3 * OUTBOX) / len + 3 {
+        match kinds {
+            1 => world.broadcasts(&payload),
+            2 => world.sends(client, &payload),
+            _ if n % 3 == 0 => world.sends(client, &payload),
+            _ => world.broadcasts(&payload),
+        }
+    }
+    world.settle();
+    let slot = world.key(client).slot;
+    let Some(Role::WebSocket(ws)) = world.core().conns.get(slot).map(|conn| &conn.role) else {
+        panic!("it is still there");
+    };
+    let (bytes, frame) = (ws.outbox.bytes(), Message::new(&payload).frame().len());
+    let case = format!("{policy:?}, room for {room}, {len} bytes each, {kinds}: {bytes}");
+    match policy {
+        // The frame in progress, and the close frame.
+        SlowConsumer::Disconnect => assert!(bytes <= frame + 127, "{case}"),
+        SlowConsumer::Pace { .. } => assert!((1..=OUTBOX).contains(&bytes), "{case}"),
+        _ => assert!((OUTBOX + 1 - frame..=OUTBOX).contains(&bytes), "{case}"),
+    }
+}
+
+#[test]
+fn a_mailbox_is_within_its_bound_before_its_shard_has_looked() {
+    const MAILBOX: usize = 10_000;
+    let mut world = World::new(Setup {
+        limits: Limits {
+            mailbox_bytes_max: MAILBOX,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let client = world.join();
+    let payload = "x".repeat(100);
+    let weight = Mail::Broadcast(Message::new(&payload).frame().clone()).weight();
+    assert!(weight > 100);
+    for round in 0..3 {
+        let mut taken = 0;
+        let refused = loop {
+            let outcome = match taken % 2 {
+                0 => world.try_broadcast(&payload).map(drop),
+                _ => world.try_send(client, &payload),
+            };
+            match outcome {
+                Ok(()) => taken += 1,
+                Err(refused) => break refused,
+            }
+            assert!(taken <= MAILBOX, "it is never full");
+        };
+        assert_eq!(
+            (taken, refused),
+            (MAILBOX / weight, Refused::Full),
+            "{round}"
+        );
+        world.settle();
+        assert_eq!(world.all_frames(client).len(), taken);
+    }
+}
+
+#[test]
+fn a_busy_client_is_read_to_its_bound_and_no_further() {
+    const PENDING: usize = 1_000;
+    for len in [1, 50, 700] {
+        let mut world = World::new(Setup {
+            limits: Limits {
+                pending_bytes_max: PENDING,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let client = world.join();
+        world.client_says(client, "its handler runs");
+        let frame = client_text(&"x".repeat(len));
+        for _ in 0..2_000 {
+            world.client_sends(client, &frame);
+        }
+        let waits = 2_000 - world.pipe(client).unread() / frame.len();
+        assert!(
+            waits > 0 && waits * len <= PENDING + len,
+            "{waits} of {len} bytes"
+        );
+        // A burst adds no more than one read to that.
+        let mut world = World::new(Setup {
+            limits: Limits {
+                pending_bytes_max: PENDING,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let client = world.join();
+        world.client_says(client, "its handler runs");
+        let burst = frame.repeat(10 * READ_BYTES / frame.len());
+        world.client_sends(client, &burst);
+        let taken = burst.len() - world.pipe(client).unread();
+        assert!((1..=READ_BYTES).contains(&taken), "{taken} bytes at once");
+        world.run_handlers();
+        assert_eq!(world.pipe(client).unread(), 0);
+    }
+}

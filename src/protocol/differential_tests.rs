@@ -1,0 +1,549 @@
+//! A second opinion: the same frames for this crate's state machine and for tungstenite, which others wrote. Both must
+//! receive the same messages, answer with the same pongs and close codes, and fail at the same frame.
+//!
+//! Where the two differ and tungstenite is not right, or the RFC leaves it open, an [`Exemption`] says so; each has a
+//! test that fails when it is no longer needed.
+//!
+//! A failure names its seed: `SEED=<n> cargo test --lib differential` runs that one alone, and `SEEDS=<n>` more of them
+//! than usual.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
+
+use super::close::CloseCode;
+use super::connection::{Connection, Event};
+use super::encode::{self, HEADER_BYTES_MAX, Opcode};
+
+mod script;
+
+use script::{Dice, script};
+
+const SEEDS: u64 = 4_000;
+
+/// What one frame comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// It is a part of something, or nothing that is told.
+    Taken,
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+    /// With the answer as it is written.
+    Ping(Vec<u8>, Vec<u8>),
+    Pong(Vec<u8>),
+    /// Code, reason, and the code of the answer.
+    Close(Option<u16>, String, Option<u16>),
+    /// The close code that tells the violation.
+    Failed(u16),
+}
+
+impl Outcome {
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Close(..) | Self::Failed(_))
+    }
+}
+
+/// Where the two differ, and why that is no fault of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Exemption {
+    /// Tungstenite takes a length in more bytes than needed. RFC 6455 §5.2: "the minimal number of bytes MUST be used".
+    NonMinimalLength,
+    /// Tungstenite takes 1014 for a code that must not be sent. RFC 6455 §7.4.2, §11.7: it is registered with IANA.
+    CloseCode1014,
+    /// One frame breaks several rules, of which each side names one. RFC 6455 §7.4.1 leaves open which.
+    SeveralRules,
+}
+
+/// A frame, read by the letter of RFC 6455 §5.2 and apart from the crate's own code.
+#[derive(Debug, Clone)]
+struct Frame {
+    end: usize,
+    first: u8,
+    masked: bool,
+    minimal: bool,
+    len: u64,
+    /// Unmasked; empty if the frame is too long to be sent in full.
+    payload: Vec<u8>,
+}
+
+/// Reads the frames of a script, and completes the last: so that it makes no difference how early a side judges.
+fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<Frame> {
+    let (mut at, mut frames) = (0, Vec::new());
+    while at < bytes.len() {
+        let mut take = |n: usize| {
+            at += n;
+            bytes.resize(bytes.len().max(at), 0);
+            bytes[at - n..at].to_vec()
+        };
+        let [first, second] = take(2)[..] else {
+            unreachable!()
+        };
+        let masked = second & 0x80 != 0;
+        let number = |bytes: Vec<u8>| bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte));
+        let (len, least) = match second & 0x7F {
+            126 => (number(take(2)), 126),
+            127 => (number(take(8)), 0x1_0000),
+            len => (u64::from(len), 0),
+        };
+        let key = take(if masked { 4 } else { 0 });
+        let is_sent = len <= message_bytes_max.max(125) as u64;
+        let mut payload = take(if is_sent { len as usize } else { 0 });
+        for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
+            *byte ^= key;
+        }
+        let minimal = len >= least;
+        frames.push(Frame {
+            end: at,
+            first,
+            masked,
+            minimal,
+            len,
+            payload,
+        });
+        if !is_sent {
+            // Nobody reads any further.
+            bytes.truncate(at);
+        }
+    }
+    frames
+}
+
+/// The close codes of all rules that the last frame breaks, where those before it break none.
+fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
+    let mut broken: Vec<u16> = Vec::new();
+    let mut message: Option<(bool, Vec<u8>)> = None;
+    for frame in frames {
+        assert!(broken.is_empty(), "frames before the last break rules");
+        let (opcode, fin) = (frame.first & 0x0F, frame.first & 0x80 != 0);
+        let mut breaks = |code, is_broken: bool| broken.extend(is_broken.then_some(code));
+        breaks(1002, frame.first & 0x70 != 0);
+        breaks(1002, matches!(opcode, 3..=7 | 11..));
+        breaks(1002, !frame.masked || !frame.minimal);
+        breaks(1002, frame.len >> 63 != 0);
+        breaks(1009, frame.len > message_bytes_max.max(125) as u64);
+        if opcode >= 8 {
+            breaks(1002, !fin || frame.len > 125);
+            if opcode == 8
+                && let Some((code, reason)) = frame.payload.split_first_chunk()
+            {
+                let code = u16::from_be_bytes(*code);
+                let may_travel = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+                breaks(1002, !may_travel);
+                breaks(1007, std::str::from_utf8(reason).is_err());
+            } else if opcode == 8 {
+                breaks(1002, !frame.payload.is_empty());
+            }
+            continue;
+        }
+        breaks(1002, message.is_some() != (opcode == 0));
+        let (is_text, mut payload) = message.take().unwrap_or((opcode == 1, Vec::new()));
+        let held = payload.len() as u64;
+        breaks(
+            1009,
+            frame.len.saturating_add(held) > message_bytes_max as u64,
+        );
+        payload.extend(&frame.payload);
+        let utf8 = std::str::from_utf8(&payload);
+        let is_invalid = utf8.is_err_and(|error| fin || error.error_len().is_some());
+        breaks(1007, is_text && is_invalid);
+        message = (!fin).then_some((is_text, payload));
+    }
+    broken
+}
+
+// --------------------------------------------------------------------------------------------------------- both sides
+
+/// Feeds ours, frame by frame and each cut by chance.
+fn ours(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+    let mut connection = Connection::new(max);
+    let (mut outcomes, mut at) = (Vec::new(), 0);
+    for frame in frames {
+        let mut outcome = Outcome::Taken;
+        while at < frame.end {
+            let left = frame.end - at;
+            let len = if dice.one_in(2) {
+                left
+            } else {
+                1 + dice.below(left)
+            };
+            let mut part = bytes[at..at + len].to_vec();
+            at += len;
+            let mut input = part.as_mut_slice();
+            while !outcome.is_last() && !input.is_empty() {
+                if let Some(next) = receive(&mut connection, &mut input) {
+                    assert_eq!(outcome, Outcome::Taken, "one frame is one event at most");
+                    outcome = next;
+                }
+            }
+        }
+        outcomes.push(outcome);
+        if outcomes.last().is_some_and(Outcome::is_last) {
+            break;
+        }
+    }
+    outcomes
+}
+
+fn receive(connection: &mut Connection, input: &mut &mut [u8]) -> Option<Outcome> {
+    Some(match connection.receive(input) {
+        Ok(None) => return None,
+        Ok(Some(Event::Message { text, payload })) => {
+            let payload = payload.bytes().to_vec();
+            if text {
+                Outcome::Text(payload)
+            } else {
+                Outcome::Binary(payload)
+            }
+        }
+        Ok(Some(Event::Ping(payload))) => {
+            let answer = encode::control(Opcode::Pong, &payload);
+            Outcome::Ping(payload.to_vec(), answer)
+        }
+        Ok(Some(Event::Pong(payload))) => Outcome::Pong(payload.to_vec()),
+        Ok(Some(Event::Close(frame))) => {
+            let answer = encode::close(frame.code.map(|code| (code, "")));
+            let code = frame.code.map(CloseCode::get);
+            Outcome::Close(code, frame.reason, code_in(&answer))
+        }
+        Err(violation) => Outcome::Failed(violation.close_code().get()),
+    })
+}
+
+/// Feeds ours at once, or in parts that know nothing of frames.
+fn ours_cut(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+    let mut connection = Connection::new(max);
+    let (mut outcomes, mut at) = (Vec::<Outcome>::new(), 0);
+    while at < bytes.len() && !outcomes.last().is_some_and(Outcome::is_last) {
+        let left = bytes.len() - at;
+        let len = if dice.one_in(3) {
+            left
+        } else {
+            1 + dice.below(left)
+        };
+        let mut part = bytes[at..at + len].to_vec();
+        at += len;
+        let mut input = part.as_mut_slice();
+        while let Some(outcome) = receive(&mut connection, &mut input) {
+            let is_last = outcome.is_last();
+            outcomes.push(outcome);
+            if is_last {
+                break;
+            }
+        }
+    }
+    outcomes
+}
+
+/// The code of a close frame as a server writes it.
+fn code_in(frame: &[u8]) -> Option<u16> {
+    assert_eq!((frame[0], usize::from(frame[1])), (0x88, frame.len() - 2));
+    let code = frame.get(2..4)?;
+    Some(u16::from_be_bytes([code[0], code[1]]))
+}
+
+/// A socket that gives what it was given, and keeps what is written.
+#[derive(Default)]
+struct Socket {
+    input: VecDeque<u8>,
+    output: Vec<u8>,
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buffer) {
+            Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+            read => read,
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn tungstenite(role: Role, max: usize) -> WebSocket<Socket> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .write_buffer_size(0)
+        .max_message_size(Some(max))
+        // Of control frames, too, of which it knows no other bound before they have come in full.
+        .max_frame_size(Some(max.max(125)));
+    WebSocket::from_raw_socket(Socket::default(), role, Some(config))
+}
+
+/// Feeds tungstenite, frame by frame.
+fn theirs(bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
+    let mut server = tungstenite(Role::Server, max);
+    let (mut outcomes, mut at) = (Vec::new(), 0);
+    for frame in frames {
+        server.get_mut().input.extend(&bytes[at..frame.end]);
+        at = frame.end;
+        let outcome = match server.read() {
+            Ok(message) => {
+                // What it answers leaves before anything else happens.
+                let _ = server.flush();
+                let answer = std::mem::take(&mut server.get_mut().output);
+                told(message, answer)
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Taken,
+            Err(Error::Protocol(_)) => Outcome::Failed(1002),
+            Err(Error::Utf8(_)) => Outcome::Failed(1007),
+            Err(Error::Capacity(_)) => Outcome::Failed(1009),
+            Err(other) => panic!("{other:?}"),
+        };
+        outcomes.push(outcome);
+        if outcomes.last().is_some_and(Outcome::is_last) {
+            break;
+        }
+        let next = server.read();
+        assert!(
+            matches!(next, Err(Error::Io(_))),
+            "a second event: {next:?}"
+        );
+    }
+    outcomes
+}
+
+fn told(message: Message, answer: Vec<u8>) -> Outcome {
+    match message {
+        Message::Text(text) => Outcome::Text(text.as_bytes().to_vec()),
+        Message::Binary(bytes) => Outcome::Binary(bytes.to_vec()),
+        Message::Ping(payload) => Outcome::Ping(payload.to_vec(), answer),
+        Message::Pong(payload) => Outcome::Pong(payload.to_vec()),
+        // What it makes of a code that must not be sent.
+        Message::Close(Some(frame)) if frame.reason.as_str() == "Protocol violation" => {
+            assert_eq!(code_in(&answer), Some(1002));
+            Outcome::Failed(1002)
+        }
+        Message::Close(frame) => {
+            let code = frame.as_ref().map(|frame| u16::from(frame.code));
+            let reason = frame.map(|frame| frame.reason.to_string());
+            Outcome::Close(code, reason.unwrap_or_default(), code_in(&answer))
+        }
+        Message::Frame(_) => unreachable!("it is never read"),
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- comparison
+
+/// What is known of one script when both have read it.
+struct Verdict {
+    /// As ours sees it.
+    last: Outcome,
+    exemption: Option<Exemption>,
+}
+
+/// Has both read a script; panics where they differ without an exemption.
+fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Verdict {
+    let frames = complete(&mut bytes, max);
+    let ours = ours(&bytes, &frames, max, dice);
+    let theirs = theirs(&bytes, &frames, max);
+    let mut told = ours.clone();
+    told.retain(|outcome| *outcome != Outcome::Taken);
+    assert_eq!(ours_cut(&bytes, max, dice), told, "cuts make a difference");
+    let last = ours.last().cloned().unwrap_or(Outcome::Taken);
+    let at = ours.len() - 1;
+    // Whatever the other side says: ours fails by a rule that the frame breaks, and by none that it does not.
+    let broken = broken_rules(&frames[..=at], max);
+    match last {
+        Outcome::Failed(code) => assert!(broken.contains(&code), "{code} is not of {broken:?}"),
+        _ => assert!(
+            broken.is_empty(),
+            "a frame that breaks {broken:?} was taken"
+        ),
+    }
+    let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
+    let exemption = (same < ours.len().max(theirs.len())).then(|| {
+        let (ours, theirs) = (ours.get(same), theirs.get(same));
+        exemption(&frames[..=same], max, ours, theirs).unwrap_or_else(|| {
+            panic!("frame {same}, limit {max}: ours {ours:?}, theirs {theirs:?}\n{frames:X?}")
+        })
+    });
+    Verdict { last, exemption }
+}
+
+/// The exemption that covers a difference in the last of these frames, where all before it were received alike.
+fn exemption(
+    frames: &[Frame],
+    max: usize,
+    ours: Option<&Outcome>,
+    theirs: Option<&Outcome>,
+) -> Option<Exemption> {
+    use Outcome::{Close, Failed};
+    let (frame, before) = frames.split_last()?;
+    match (ours?, theirs?) {
+        (Failed(ours), Failed(theirs)) => {
+            let broken = broken_rules(frames, max);
+            (broken.contains(ours) && broken.contains(theirs)).then_some(Exemption::SeveralRules)
+        }
+        (Failed(1002), _) if !frame.minimal => {
+            // It is all that is wrong with the frame.
+            let mut otherwise = before.to_vec();
+            otherwise.push(Frame {
+                minimal: true,
+                ..frame.clone()
+            });
+            let broken = broken_rules(&otherwise, max);
+            broken.is_empty().then_some(Exemption::NonMinimalLength)
+        }
+        (Close(Some(1014), ..), Failed(1002)) => Some(Exemption::CloseCode1014),
+        _ => None,
+    }
+}
+
+/// Names the seed when a comparison fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[allow(clippy::print_stderr)] // A failure that can't be repeated is worth little.
+            {
+                eprintln!("SEED={}", self.0);
+            }
+        }
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(SEEDS),
+    }
+}
+
+#[test]
+fn both_receive_the_same_and_fail_at_the_same_frame() {
+    let seeds = seeds();
+    let is_usual = seeds.end - seeds.start >= SEEDS;
+    let (mut ends, mut exempted) = (BTreeMap::new(), BTreeMap::new());
+    for seed in seeds {
+        let _named = Named(seed);
+        let mut dice = Dice::new(seed);
+        let (bytes, max) = script(&mut dice);
+        let verdict = compare(bytes, max, &mut dice);
+        let end = match verdict.last {
+            Outcome::Failed(code) => code,
+            Outcome::Close(..) => 1000,
+            _ => 0,
+        };
+        *ends.entry(end).or_insert(0) += 1;
+        *exempted.entry(verdict.exemption).or_insert(0) += 1;
+    }
+    if is_usual {
+        // A generator that has gone blind would compare nothing.
+        for end in [0, 1000, 1002, 1007, 1009] {
+            assert!(ends.get(&end).is_some_and(|&n| n > 100), "{ends:?}");
+        }
+        assert_eq!(exempted.len(), 4, "{exempted:?}");
+        assert!(exempted[&None] * 10 > SEEDS * 8, "{exempted:?}");
+    }
+}
+
+#[test]
+fn every_exemption_is_still_needed() {
+    let masked = |head: &[u8], payload: &[u8]| [head, &[0; 4], payload].concat();
+    let cases = [
+        (
+            Exemption::NonMinimalLength,
+            masked(&[0x81, 0xFE, 0, 2], b"hi"),
+        ),
+        (
+            Exemption::CloseCode1014,
+            masked(&[0x88, 0x82], &1014u16.to_be_bytes()),
+        ),
+        // Too long, and unmasked.
+        (Exemption::SeveralRules, vec![0x82, 126, 4, 0]),
+        // Too long, by the bit that must be zero.
+        (
+            Exemption::SeveralRules,
+            masked(&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], b""),
+        ),
+        // A code that must not be sent, and a reason that is not UTF-8.
+        (
+            Exemption::SeveralRules,
+            masked(&[0x88, 0x83], &[3, 0xED, 0xFF]),
+        ),
+    ];
+    for (exemption, bytes) in cases {
+        let verdict = compare(bytes.clone(), 1_000, &mut Dice::new(1));
+        assert_eq!(verdict.exemption, Some(exemption), "{bytes:X?}");
+    }
+}
+
+#[test]
+fn what_is_sent_is_read_by_a_client_that_others_wrote() {
+    for seed in seeds().take(300) {
+        let _named = Named(seed);
+        let mut dice = Dice::new(seed);
+        let mut client = tungstenite(Role::Client, 200_000);
+        let mut sent = Vec::new();
+        for _ in 0..=dice.below(6) {
+            sent.push(sent_frame(&mut dice));
+        }
+        let code = CloseCode::try_from([1000, 1001, 1011, 1013, 4000][dice.below(5)]).unwrap();
+        let reason = "täglich ".repeat(dice.below(40));
+        let close = encode::close(Some((code, &reason)));
+        let bytes: Vec<u8> = sent.iter().flat_map(|(frame, _)| frame.clone()).collect();
+        let mut rest = [bytes, close].concat();
+        let mut expected = VecDeque::from_iter(sent.into_iter().map(|(_, message)| message));
+        let close = loop {
+            match client.read() {
+                Ok(Message::Close(frame)) => break frame.unwrap(),
+                Ok(message) => assert_eq!(Some(message), expected.pop_front()),
+                Err(Error::Io(_)) => {
+                    assert!(!rest.is_empty(), "it waits for more: {expected:?}");
+                    let len = 1 + dice.below(rest.len());
+                    client.get_mut().input.extend(rest.drain(..len));
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert!(expected.is_empty() && rest.is_empty());
+        assert_eq!(u16::from(close.code), code.get());
+        assert!(reason.starts_with(close.reason.as_str()));
+        assert!(close.reason.len() >= reason.len().min(122));
+    }
+}
+
+/// A frame of ours, and what it says.
+fn sent_frame(dice: &mut Dice) -> (Vec<u8>, Message) {
+    let len = match dice.below(12) {
+        0 => 0xFFFE + dice.below(4),
+        1..4 => 124 + dice.below(4),
+        _ => dice.below(90),
+    };
+    let bytes: Vec<u8> = (0..len).map(|_| b' ' + dice.below(90) as u8).collect();
+    let message = |opcode, message| {
+        let mut headroom = [0; HEADER_BYTES_MAX];
+        let header_len = encode::write_header(opcode, len, &mut headroom);
+        let header = &headroom[HEADER_BYTES_MAX - header_len..];
+        ([header, &bytes].concat(), message)
+    };
+    match dice.below(4) {
+        0 => {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            message(Opcode::Text, Message::text(text))
+        }
+        1 => message(Opcode::Binary, Message::binary(bytes.clone())),
+        kind => {
+            let payload = bytes[..len.min(125)].to_vec();
+            if kind == 2 {
+                let frame = encode::control(Opcode::Ping, &payload);
+                (frame, Message::Ping(payload.into()))
+            } else {
+                let frame = encode::control(Opcode::Pong, &payload);
+                (frame, Message::Pong(payload.into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Failures that other libraries showed: those that take every border of bytes to show. The whole list stands in
+//! `tests/regressions.rs`.
+
+use super::connection::{Connection, Event};
+use super::error::Violation;
+
+/// The first and the last of each length, and those around what is none.
+const CHARACTERS: [&str; 9] = [
+    "\u{80}",
+    "\u{7FF}",
+    "\u{800}",
+    "\u{D7FF}",
+    "\u{E000}",
+    "\u{FFFF}",
+    "\u{10000}",
+    "\u{40000}",
+    "\u{10FFFF}",
+];
+
+/// No UTF-8, however it goes on.
+const NO_CHARACTERS: [&[u8]; 10] = [
+    b"\xBF",
+    b"\xC1\xBF",
+    b"\xC3\x28",
+    b"\xE0\x9F\xBF",
+    b"\xE6\x97\x28",
+    b"\xED\xA0\x80",
+    b"\xF0\x8F\xBF\xBF",
+    b"\xF0\x9F\xA6\x28",
+    b"\xF4\x90\x80\x80",
+    b"\xF5\x80\x80\x80",
+];
+
+const MAX: usize = 1 << 20;
+
+/// Beyond any block that masks or text are looked at in: words, vectors, lines of a cache.
+const LEADS: usize = 70;
+
+/// What a shard and a blocking stream read at once, and a bit of everything.
+const READS: [usize; 4] = [64 << 10, 16 << 10, 4096, 7];
+
+/// Text, or the violation in it.
+type Outcome = Result<Vec<u8>, Violation>;
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const KEY: [u8; 4] = [0x9D, 0x00, 0xFF, 0x3C];
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ ..126 => frame.push(0x80 | len as u8),
+        len @ ..0x1_0000 => {
+            frame.push(0xFE);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0xFF);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(b, k)| b ^ k));
+    frame
+}
+
+/// Receives one text message that comes in these reads.
+fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let mut connection = Connection::new(MAX);
+    for read in reads {
+        let mut read = read.to_vec();
+        let mut input = read.as_mut_slice();
+        while let Some(event) = connection.receive(&mut input)? {
+            match event {
+                Event::Message { text, payload } => {
+                    assert!(text && input.is_empty(), "it is the last");
+                    return Ok(payload.bytes().to_vec());
+                }
+                Event::Ping(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    panic!("the message is not complete");
+}
+
+/// The same text in every way that cuts it once there: by reads, by fragments, by a ping between them.
+fn receive_cut(text: &[u8], cut: usize) -> [Outcome; 5] {
+    let (before, after) = text.split_at(cut);
+    let whole = frame(0x81, text);
+    let header = whole.len() - text.len();
+    let (first, second) = whole.split_at(header + cut);
+    let fragments = [frame(0x01, before), frame(0x80, after)];
+    let pinged = [&fragments[0][..], &frame(0x89, b"\xFF"), &fragments[1]];
+    let empty = [&fragments[0][..], &frame(0x00, b""), &fragments[1]];
+    [
+        receive([first, second]),
+        receive([fragments.concat().as_slice()]),
+        receive(fragments.each_ref().map(Vec::as_slice)),
+        receive([pinged.concat().as_slice()]),
+        receive(empty),
+    ]
+}
+
+/// Text around these bytes, which begin at `lead`, in every way.
+fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], Outcome)) {
+    let text = [&vec![b'x'; lead], bytes, b"and more behind it"].concat();
+    check(&text, receive([frame(0x81, &text).as_slice()]));
+    check(&text, receive(frame(0x81, &text).chunks(1)));
+    for cut in lead..=lead + bytes.len() {
+        for outcome in receive_cut(&text, cut) {
+            check(&text, outcome);
+        }
+    }
+}
+
+/// Text with these bytes across the end of a read of that length.
+fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], Outcome)) {
+    let header = if read < 131 { 6 } else { 8 };
+    for back in 0..=bytes.len() {
+        let lead = read.saturating_sub(header + back);
+        let text = [&vec![b'x'; lead], bytes, b"and more behind it"].concat();
+        check(&text, receive(frame(0x81, &text).chunks(read)));
+    }
+}
+
+#[test]
+fn characters_may_be_cut_at_every_border_of_frames_reads_and_blocks() {
+    let check = |text: &[u8], outcome: Outcome| {
+        assert!(outcome.as_deref() == Ok(text), "{outcome:X?}");
+    };
+    for character in CHARACTERS {
+        for lead in 0..LEADS {
+            receive_around(character.as_bytes(), lead, check);
+        }
+        for read in READS {
+            receive_across(character.as_bytes(), read, check);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_character_is_refused_at_every_border_of_frames_reads_and_blocks() {
+    let check = |text: &[u8], outcome: Outcome| {
+        assert_eq!(outcome, Err(Violation::InvalidUtf8), "{text:X?}");
+    };
+    for bytes in NO_CHARACTERS {
+        for lead in 0..LEADS {
+            receive_around(bytes, lead, check);
+        }
+        for read in READS {
+            receive_across(bytes, read, check);
+        }
+    }
+    // A character whose end never comes is none either.
+    for character in CHARACTERS {
+        for end in 1..character.len() {
+            for lead in 0..LEADS {
+                let text = [&vec![b'x'; lead], &character.as_bytes()[..end]].concat();
+                for cut in lead..=text.len() {
+                    for outcome in receive_cut(&text, cut) {
+                        check(&text, outcome);
+                    }
+                }
+            }
+        }
+    }
+}
