@@ -40,7 +40,7 @@ impl Assembler {
         self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     /// Bytes of memory this message takes now.
     pub(crate) fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.buffer.capacity()

@@ -82,7 +82,7 @@ pub(crate) enum Event<'a> {
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
     Ping(ControlPayload),
     /// The answer to a ping, or unsolicited (RFC 6455 §5.5.3).
-    Pong(#[cfg_attr(not(test), allow(dead_code))] ControlPayload),
+    Pong(#[cfg_attr(not(any(test, fuzzing)), allow(dead_code))] ControlPayload),
     /// The client closes; nothing it sends after this counts (RFC 6455 §5.5.1).
     Close(CloseFrame),
 }
@@ -164,7 +164,7 @@ impl Connection {
         self.message_bytes_max = message_bytes_max;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     /// Bytes of payload and state held for a frame or message that is not complete.
     pub(crate) fn held_bytes(&self) -> usize {
         let header = match self.state {
@@ -181,7 +181,7 @@ impl Connection {
         header + message + control
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     /// A frame or message has begun and is not complete.
     pub(crate) fn is_mid_message(&self) -> bool {
         let mid_frame = match self.state {

@@ -26,6 +26,8 @@ pub(crate) mod close;
 pub(crate) mod connection;
 pub(crate) mod encode;
 pub(crate) mod error;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzz;
 pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
