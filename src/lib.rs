@@ -38,6 +38,9 @@
 pub mod async_app;
 mod engine;
 pub mod error;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handler;
 mod host;
 mod limits;

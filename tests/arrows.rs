@@ -9,7 +9,7 @@ const LEAVES: [&str; 9] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -31,6 +31,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
         "async_app",
         &["engine", "host", "stream", "protocol::close"],
     ),
+    // Ways in for fuzzers; not built otherwise.
+    ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (
         "lib",
         &[

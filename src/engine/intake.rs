@@ -62,7 +62,7 @@ impl Intake {
         self.unfinished > self.half
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn bytes(&self) -> usize {
         self.unfinished + self.unhandled
     }

@@ -29,8 +29,8 @@ mod peers;
 mod pool;
 mod request;
 mod shard;
-#[cfg(all(test, not(loom)))]
-mod sim_tests;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod sim_tests;
 mod slots;
 mod slow_consumer;
 mod sync;

@@ -80,7 +80,7 @@ impl Outbox {
     }
 
     /// Messages in it, with the one in progress.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn messages(&self) -> u64 {
         self.queue
             .iter()

@@ -288,7 +288,7 @@ impl Pool {
     }
 
     /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn run_here(hub: &Hub, job: Job) {
         let before = HANDLER_OF.replace(std::ptr::from_ref(hub).addr());
         if let Some(events) = hub

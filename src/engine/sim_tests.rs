@@ -2,15 +2,27 @@
 //!
 //! The shard is the real one; its sockets, its clock, its sleep and its handlers' threads are the test's ([`world`]).
 //! So everything happens in the order that the test says, a second costs nothing, and a socket takes exactly as many
-//! bytes as it is told. `random` lets chance play all parts at once and checks what must hold whatever happens.
+//! bytes as it is told. [`game`] lets chance play all parts at once and checks what must hold whatever happens, and
+//! [`dialogue`] holds one connection to the letter of RFC 6455; their chances come from seeds, or from a fuzzer.
 
+#![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
+
+pub(crate) mod dialogue;
+mod dice;
+pub(crate) mod game;
+#[cfg(test)]
 mod http;
+#[cfg(test)]
 mod memory;
-mod random;
+#[cfg(test)]
 mod regressions;
+#[cfg(test)]
 mod sessions;
+#[cfg(test)]
 mod slow;
+#[cfg(test)]
 mod stopping;
+#[cfg(test)]
 mod time;
 mod wire;
 mod world;

@@ -170,6 +170,12 @@ impl WebSocket {
         may_keep && !self.outbox.controls_full()
     }
 
+    /// Bytes of messages that wait for the handlers, and of the one that is not complete.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn held_bytes(&self) -> (usize, usize) {
+        (self.inbox_bytes, self.protocol.held_bytes())
+    }
+
     /// The socket takes nothing at present.
     pub(super) fn is_blocked(&self) -> bool {
         self.stalled.is_some()

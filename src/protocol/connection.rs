@@ -82,7 +82,7 @@ pub(crate) enum Event<'a> {
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
     Ping(ControlPayload),
     /// The answer to a ping, or unsolicited (RFC 6455 §5.5.3).
-    Pong(#[cfg_attr(not(test), allow(dead_code))] ControlPayload),
+    Pong(#[cfg_attr(not(any(test, fuzzing)), allow(dead_code))] ControlPayload),
     /// The client closes; nothing it sends after this counts (RFC 6455 §5.5.1).
     Close(CloseFrame),
 }

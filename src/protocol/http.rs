@@ -140,19 +140,17 @@ fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
     })
 }
 
-/// The request line ends in `HTTP/` and a digit (RFC 9112 §2.3).
+/// The request line has `HTTP/` and a digit where its version stands (RFC 9112 §2.3). What follows is not looked at: it
+/// may not have arrived.
 fn names_a_version(buf: &[u8]) -> bool {
     let line = buf
         .trim_ascii_start()
         .split(|&byte| byte == b'\n')
         .next()
         .unwrap_or_default();
-    let last = line
-        .trim_ascii_end()
-        .rsplit(|&byte| byte == b' ')
-        .next()
-        .unwrap_or_default();
-    last.strip_prefix(b"HTTP/")
+    line.split(|&byte| byte == b' ')
+        .nth(2)
+        .and_then(|version| version.strip_prefix(b"HTTP/"))
         .and_then(|rest| rest.first())
         .is_some_and(u8::is_ascii_digit)
 }

@@ -28,6 +28,8 @@ pub(crate) mod connection;
 mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzz;
 pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;

@@ -1,9 +1,11 @@
 //! Connections that are not, or not yet, WebSockets.
 
-use super::wire::{UPGRADE, client_text, text};
+use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, World, echo, panic_quietly};
 use crate::engine::events::{Interests, Request, Response};
+use crate::engine::hub::Upgraded;
 use crate::limits::Limits;
+use crate::protocol::encode::{self, Opcode};
 use crate::protocol::http;
 
 fn limited(limits: Limits) -> World {
@@ -153,6 +155,31 @@ fn connections_over_the_limit_are_told_so() {
     world.client_resets(clients[0]);
     world.run_handlers();
     world.join();
+}
+
+#[test]
+fn a_handed_over_connection_over_the_limit_gets_what_it_is_owed_and_then_is_told_so() {
+    let mut world = limited(Limits {
+        connections_max: 1,
+        ..Limits::default()
+    });
+    world.join();
+    // The client has had the first three bytes of the pong.
+    let owed = encode::control(Opcode::Pong, b"owed").split_off(3);
+    let client = world.adopt(Upgraded {
+        head: None,
+        answered: true,
+        owed: owed.clone(),
+        ended: false,
+        farewell: None,
+        closed: false,
+        received: None,
+    });
+    let mut output = world.output(client);
+    assert_eq!(output.drain(..owed.len()).collect::<Vec<_>>(), owed);
+    let close = Frame::Close(Some(1013), "too many connections".into());
+    assert_eq!(parse_frames(&mut output), [close]);
+    assert!(world.is_finished(client));
 }
 
 #[test]

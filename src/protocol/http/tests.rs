@@ -368,6 +368,24 @@ fn headers_cannot_split_a_response_or_contradict_its_framing() {
 }
 
 #[test]
+fn a_wrong_version_is_called_the_same_however_the_request_is_cut() {
+    for line in [
+        "GET /chat HTTP/1Sec-WebSocket-Key: dGhl=\r\n",
+        "GET / HTTP/2.0 and more\r\n",
+        "GET / HTCPCP/1.0 HTTP/2\r\n",
+        "GET / FTP HTTP/1.0\r\n",
+    ] {
+        let whole = parse(line).unwrap_err();
+        for end in 1..line.len() {
+            match parse_head(&line.as_bytes()[..end], 1_000) {
+                Ok(parsed) => assert!(matches!(parsed, Parsed::Incomplete)),
+                Err(error) => assert_eq!(error, whole, "{:?}", &line[..end]),
+            }
+        }
+    }
+}
+
+#[test]
 fn every_error_has_a_status_with_a_phrase_and_says_what_is_wrong() {
     let errors = [
         (HttpError::BadRequest("because"), 400),

@@ -1,48 +1,42 @@
 //! Chance plays all parts: clients, sockets, program and time. What must hold whatever happens is checked.
 //!
-//! A failure names its seed: `SEED=<n> cargo test --lib sim_tests::random` runs that one alone, and `SEEDS=<n>` more of
-//! them than usual.
+//! A failure names its seed: `SEED=<n> cargo test --lib sim_tests::game` runs that one alone, and `SEEDS=<n>` so many.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::dice::Dice;
 use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames,
 };
 use super::world::{Setup, Told, World, panic_quietly, send};
-use crate::engine::core::Role;
-use crate::engine::events::Session;
-use crate::engine::hub::Hub;
+use crate::engine::core::{READ_BYTES, Role};
+use crate::engine::events::{Interests, Request, Response, Session};
+use crate::engine::hub::{Hub, Received, Upgraded};
+use crate::engine::mailbox::Weigh;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
+use crate::protocol::connection::Connection;
+use crate::protocol::encode::{self, Opcode};
+use crate::protocol::http;
 
-const SEEDS: u64 = 60;
 const STEPS: usize = 2_000;
 const CLIENTS_MAX: usize = 8;
+const MESSAGE_BYTES_MAX: usize = 10_000;
 
-/// xorshift64*: as good as is needed here, and the same everywhere.
-struct Dice(u64);
+/// Of a handshake that somebody else has read.
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
+/// Plays the game that these bytes describe.
+pub(crate) fn run(data: &[u8]) {
+    Game::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
+}
 
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.roll() % n.max(1) as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
+/// The bytes of a game of that many steps: a seed for fuzzers.
+#[cfg(test)]
+pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
+    Game::new(Dice::from_seed(seed)).play_to_the_end(steps)
 }
 
 /// One client, as the test plays it.
@@ -56,6 +50,14 @@ struct Player {
     said: usize,
     sent: usize,
     gone: bool,
+    /// It has asked for a WebSocket, or been handed over as one: its bytes are frames.
+    upgraded: bool,
+    /// It was handed over: no handshake stands before its frames.
+    adopted: bool,
+    /// It sends what it likes: its own messages have no numbers.
+    wild: bool,
+    /// Requests for routes so far.
+    requests: usize,
 }
 
 struct Game {
@@ -80,13 +82,14 @@ fn payload(sender: char, n: usize, len: usize) -> String {
 fn handler(hub: &Hub, session: &Session, told: &Told) {
     match told {
         Told::Open => send(hub, session, "O:0:"),
-        Told::Message(payload) => {
-            let text = std::str::from_utf8(payload).unwrap();
-            send(hub, session, text);
-            if text.ends_with("panic") {
+        // What looks like nobody's, a wild client has said.
+        Told::Message(payload) if payload.starts_with(b"E:") => {
+            send(hub, session, payload);
+            if payload.ends_with(b"panic") {
                 panic_quietly();
             }
         }
+        Told::Message(_) => {}
         Told::Close => {
             let _ = hub.try_broadcast(Message::new("G:0:").frame());
         }
@@ -94,9 +97,20 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
     }
 }
 
+/// Answers with the target, and panics where that is asked for.
+fn route(request: Request) -> Response {
+    if request.body == b"panic" {
+        panic_quietly();
+    }
+    let body = request.head.target.as_bytes();
+    Response {
+        bytes: http::response(200, &[], body, !request.keep_alive, false),
+        keep_alive: request.keep_alive,
+    }
+}
+
 impl Game {
-    fn new(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
+    fn new(mut dice: Dice) -> Self {
         let policy = match dice.below(4) {
             0 => SlowConsumer::Disconnect,
             1 => SlowConsumer::DropNewest,
@@ -108,12 +122,15 @@ impl Game {
         };
         let outbox_bytes_max = 100 + dice.below(2_000);
         let limits = Limits {
-            message_bytes_max: 10_000,
+            message_bytes_max: MESSAGE_BYTES_MAX,
             outbox_bytes_max,
             mailbox_bytes_max: 500 + dice.below(10_000),
             pending_bytes_max: dice.below(1_000),
+            connections_max: if dice.one_in(4) { 5 } else { CLIENTS_MAX },
             handshakes_max: 4,
+            peer_connections_max: dice.one_in(4).then_some(3),
             handshake_timeout: Duration::from_millis(1_000),
+            message_timeout: Duration::from_millis(2_500),
             write_timeout: Duration::from_millis(1_500),
             close_timeout: Duration::from_millis(500),
             ..Limits::default()
@@ -125,8 +142,14 @@ impl Game {
             limits,
             slow_consumer: policy,
             heartbeat,
+            interests: Interests {
+                open: true,
+                message: true,
+                close: true,
+                request: dice.one_in(2),
+            },
             handler: Box::new(handler),
-            ..Setup::default()
+            route: Box::new(route),
         });
         Self {
             world,
@@ -161,18 +184,7 @@ impl Game {
         if what < 8 {
             let here = self.players.iter().filter(|player| !player.gone).count();
             if here < CLIENTS_MAX {
-                let client = self.world.connect();
-                if self.dice.one_in(4) {
-                    self.world.stall(client, 0);
-                }
-                self.players.push(Player {
-                    client,
-                    to_send: UPGRADE.to_vec(),
-                    got: Vec::new(),
-                    said: 0,
-                    sent: 0,
-                    gone: false,
-                });
+                self.add_player();
             }
         } else if what < 24 {
             self.broadcast();
@@ -195,6 +207,71 @@ impl Game {
         if self.dice.one_in(3) {
             self.world.settle();
         }
+    }
+
+    fn add_player(&mut self) {
+        let mut player = Player {
+            client: 0,
+            to_send: Vec::new(),
+            got: Vec::new(),
+            said: 0,
+            sent: 0,
+            gone: false,
+            upgraded: true,
+            adopted: false,
+            wild: false,
+            requests: 0,
+        };
+        match self.dice.below(10) {
+            0 => {
+                player.client = self.adopt(&mut player);
+            }
+            1 | 2 => {
+                player.client = self.world.connect();
+                player.upgraded = false;
+            }
+            _ => {
+                player.client = self.world.connect();
+                player.to_send.extend(UPGRADE);
+            }
+        }
+        if self.dice.one_in(4) {
+            self.world.stall(player.client, 0);
+        }
+        self.players.push(player);
+    }
+
+    /// Hands a connection over in the midst of what it says, and of what it is sent; or before it is answered.
+    fn adopt(&mut self, player: &mut Player) -> usize {
+        player.said = self.dice.below(3);
+        let messages = (0..player.said).map(|n| Message::new(payload('E', n, 0)));
+        let mut protocol = Connection::new(MESSAGE_BYTES_MAX);
+        player.to_send = client_text(&payload('E', player.said, 20));
+        player.said += 1;
+        let mut begun: Vec<u8> = player.to_send.drain(..self.dice.below(20)).collect();
+        assert!(matches!(protocol.receive(&mut &mut begun[..]), Ok(None)));
+        player.adopted = self.dice.one_in(2);
+        let mut owed = ANSWER.to_vec();
+        if player.adopted {
+            owed = encode::control(Opcode::Pong, b"owed");
+            player.got = owed.drain(..self.dice.below(7)).collect();
+            if self.dice.one_in(2) && player.got.is_empty() {
+                owed.clear();
+            }
+        }
+        let received = Received {
+            messages: messages.collect(),
+            protocol,
+        };
+        self.world.adopt(Upgraded {
+            head: None,
+            answered: player.adopted,
+            owed,
+            ended: false,
+            farewell: None,
+            closed: false,
+            received: Some(received),
+        })
     }
 
     fn broadcast(&mut self) {
@@ -262,7 +339,18 @@ impl Game {
     }
 
     fn say(&mut self, player: usize) {
-        let what = self.dice.below(60);
+        let what = self.dice.below(62);
+        if what >= 60 {
+            let bytes = self.dice.bytes(40);
+            self.players[player].to_send.extend(bytes);
+            self.players[player].wild = true;
+            self.longest = MESSAGE_BYTES_MAX + 20;
+            return;
+        }
+        if !self.players[player].upgraded {
+            self.ask(player);
+            return;
+        }
         let len = self.len().min(2_000);
         let to_send = &mut self.players[player].to_send;
         match what {
@@ -289,15 +377,48 @@ impl Game {
         }
     }
 
+    /// A client that has no WebSocket yet asks for one, or for a route.
+    fn ask(&mut self, player: usize) {
+        let what = self.dice.below(8);
+        let player = &mut self.players[player];
+        let n = player.requests;
+        let request = match what {
+            0 => {
+                player.upgraded = true;
+                player.to_send.extend(UPGRADE);
+                return;
+            }
+            1 => format!("GET /{n} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            2 | 3 => format!("POST /{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"),
+            4 => format!(
+                "POST /{n} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            ),
+            5 => format!("POST /{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\npanic"),
+            _ => format!("GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        };
+        player.requests += 1;
+        player.to_send.extend(request.into_bytes());
+    }
+
     /// Bounds that hold at all times.
     fn check_bounds(&mut self) {
         let controls = 16 * 127 + 200;
         let outbox_max = self.outbox_bytes_max.max(self.longest) + controls;
+        let limits = self.world.hub.settings.limits.clone();
+        let mail_max = limits.mailbox_bytes_max.max(self.longest + 100);
         let core = self.world.core();
+        let mail: usize = core.delivery.mail.iter().map(Weigh::weight).sum();
+        assert!(mail <= mail_max, "{mail} are taken and not delivered");
         for slot in core.conns.used() {
             if let Some(Role::WebSocket(ws)) = core.conns.get(slot).map(|conn| &conn.role) {
                 let bytes = ws.outbox.bytes();
                 assert!(bytes <= outbox_max, "{bytes} wait for one client");
+                // One read may go over the bound, and bring many small messages that weigh more than their bytes.
+                let (inbox, begun) = ws.held_bytes();
+                let inbox_max = limits.pending_bytes_max + 16 * READ_BYTES;
+                assert!(inbox <= inbox_max, "{inbox} of a client wait");
+                let begun_max = 2 * MESSAGE_BYTES_MAX + 9_000;
+                assert!(begun <= begun_max, "{begun} of one message are held");
             }
         }
     }
@@ -309,14 +430,10 @@ impl Game {
         }
     }
 
-    /// Everything that a client got: whole frames, in order, nothing after a close.
+    /// Everything that a client got: answers in order, then whole frames, in order, nothing after a close.
     fn check_output(&self, player: &Player) -> u64 {
         let mut bytes = player.got.clone();
-        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return 0;
-        };
-        let head: Vec<u8> = bytes.drain(..end + 4).collect();
-        if !head.starts_with(b"HTTP/1.1 101 ") {
+        if !player.adopted && !take_answers(&mut bytes, player.wild) {
             return 0;
         }
         let mut frames = parse_frames(&mut bytes);
@@ -335,16 +452,22 @@ impl Game {
         let mut last = HashMap::new();
         let mut messages = 0;
         for frame in frames {
-            let Frame::Text(payload) = frame else {
-                continue;
+            let payload = match frame {
+                Frame::Text(payload) => payload,
+                Frame::Binary(_) => {
+                    assert!(player.wild, "the others send text");
+                    messages += 1;
+                    continue;
+                }
+                _ => continue,
             };
             messages += 1;
             let mut parts = payload.split(':');
             let sender = parts.next().unwrap().to_owned();
-            let n: usize = parts.next().unwrap().parse().unwrap();
-            if sender == "G" {
+            if sender == "G" || sender == "E" && player.wild {
                 continue;
             }
+            let n: usize = parts.next().unwrap().parse().unwrap();
             let before = last.insert(sender.clone(), n);
             // A handler's reply finds the mailbox full at times.
             let may_drop = may_drop || sender == "E";
@@ -371,14 +494,18 @@ impl Game {
             };
             let expected = format!("E:{n}:");
             assert!(
-                payload.starts_with(expected.as_bytes()),
+                self.players[player].wild || payload.starts_with(expected.as_bytes()),
                 "{told:?} is {n}th"
             );
         }
     }
 
-    fn play_to_the_end(mut self) {
-        for _ in 0..STEPS {
+    /// Returns the chances that it took.
+    fn play_to_the_end(mut self, steps: usize) -> Vec<u8> {
+        for _ in 0..steps {
+            if self.dice.is_used_up() {
+                break;
+            }
             self.step();
             self.check_bounds();
             self.collect();
@@ -426,32 +553,57 @@ impl Game {
         {
             assert_eq!(metrics.dropped.slow_consumer, 0);
         }
+        self.dice.taken()
     }
 }
 
-/// Names the seed when a game fails.
-struct Named(u64);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            #[allow(clippy::print_stderr)] // A failure that can't be repeated is worth little.
-            {
-                eprintln!("SEED={}", self.0);
-            }
+/// Takes the answers to requests off the front, which name their targets in order. Returns whether a WebSocket follows.
+fn take_answers(bytes: &mut Vec<u8>, wild: bool) -> bool {
+    let mut n = 0;
+    loop {
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return false;
+        };
+        let head: Vec<u8> = bytes.drain(..end + 4).collect();
+        let head = String::from_utf8(head).unwrap();
+        let status = head.strip_prefix("HTTP/1.1 ").unwrap();
+        if status.starts_with("101 ") {
+            return true;
+        }
+        if status.starts_with("100 ") {
+            assert!(wild, "the others send bodies without waiting");
+            continue;
+        }
+        let length = head.split_once("Content-Length: ").unwrap().1;
+        let length: usize = length.split_once("\r\n").unwrap().0.parse().unwrap();
+        let body: Vec<u8> = bytes.drain(..length.min(bytes.len())).collect();
+        if status.starts_with("200 ") && body.len() == length {
+            assert!(wild || body == format!("/{n}").into_bytes(), "{n}: {head}");
+            n += 1;
+        } else {
+            assert!(bytes.is_empty(), "after a refusal, or half an answer");
         }
     }
 }
 
-#[test]
-fn whatever_happens_order_counts_and_bounds_hold() {
-    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        let _named = Named(seed);
-        Game::new(seed).play_to_the_end();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::sim_tests::dice::for_seeds;
+
+    const SEEDS: u64 = 60;
+
+    #[test]
+    fn whatever_happens_order_counts_and_bounds_hold() {
+        for_seeds(SEEDS, |seed| {
+            Game::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
+        });
+    }
+
+    #[test]
+    fn a_game_can_be_played_again_from_the_chances_it_took() {
+        let taken = chances(1, 200);
+        let again = Game::new(Dice::from_bytes(&taken)).play_to_the_end(200);
+        assert_eq!(again, taken);
     }
 }

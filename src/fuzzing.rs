@@ -1,0 +1,31 @@
+//! One case of each fuzz target (`fuzz/`), and their seeds as tests.
+//!
+//! A case fails by a panic. Each input is a case, whatever its bytes; the modules that are called say how it is read.
+
+/// Frames from a client, cut in any way.
+pub fn frames(data: &[u8]) {
+    crate::protocol::fuzz::frames::run(data);
+}
+
+/// Requests, cut in any way.
+pub fn handshake(data: &[u8]) {
+    crate::protocol::fuzz::handshake::run(data);
+}
+
+/// Payloads of close frames.
+pub fn close_payload(data: &[u8]) {
+    crate::protocol::fuzz::close_payload::run(data);
+}
+
+/// One connection, against what RFC 6455 says of it.
+pub fn protocol(data: &[u8]) {
+    crate::engine::sim_tests::dialogue::run(data);
+}
+
+/// A whole shard, its clients and its program.
+pub fn shard(data: &[u8]) {
+    crate::engine::sim_tests::game::run(data);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! Payloads of close frames: what is accepted, how it is answered, and what is written for any code and reason.
+//!
+//! A case is such a payload; its first two bytes are also taken for a code, and what follows for a reason.
+
+use super::reference::{self, End};
+use crate::protocol::close::{self, CloseCode, REASON_BYTES_MAX};
+use crate::protocol::connection::{Connection, Event};
+use crate::protocol::encode;
+
+pub(crate) fn run(data: &[u8]) {
+    receive(data);
+    let code = u16::from_be_bytes(data.first_chunk().copied().unwrap_or_default());
+    let made = CloseCode::try_from(code);
+    assert_eq!(made.is_ok(), reference::may_travel(code), "{code}");
+    if let Ok(made) = made {
+        assert_eq!(made.get(), code);
+        send(
+            made,
+            &String::from_utf8_lossy(data.get(2..).unwrap_or_default()),
+        );
+    }
+}
+
+/// As from a client: the payload alone, and in a frame.
+fn receive(data: &[u8]) {
+    let payload = &data[..data.len().min(encode::CONTROL_BYTES_MAX)];
+    let mut frame = vec![0x88, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(payload);
+    let expected = reference::read(&frame, 0).end;
+    let parsed = match close::parse(payload) {
+        Ok(frame) => End::Closed(frame.code.map(CloseCode::get), frame.reason),
+        Err(violation) => End::Broken(violation.close_code().get()),
+    };
+    assert_eq!(parsed, expected);
+    let received = Connection::new(0).receive(&mut &mut frame[..]);
+    let answer = match received {
+        Ok(Some(Event::Close(frame))) => encode::close(frame.code.map(|code| (code, ""))),
+        Err(violation) => encode::close(Some((violation.close_code(), violation.reason()))),
+        other => panic!("{other:?} is no close"),
+    };
+    let code = match expected {
+        End::Closed(code, _) => code,
+        End::Broken(code) => Some(code),
+        End::Open { .. } => panic!("the frame is whole"),
+    };
+    assert_eq!(read(&answer).0, code);
+}
+
+fn send(code: CloseCode, reason: &str) {
+    let (sent_code, sent_reason) = read(&encode::close(Some((code, reason))));
+    assert_eq!(sent_code, Some(code.get()));
+    assert!(reason.starts_with(&sent_reason), "a part of the reason");
+    // No more is cut off than must be: a character has four bytes at most.
+    let kept_min = reason.len().min(REASON_BYTES_MAX - 3);
+    assert!(
+        sent_reason.len() >= kept_min,
+        "{reason:?} was cut too short"
+    );
+}
+
+/// Reads a server's close frame by the letter: code and reason.
+fn read(frame: &[u8]) -> (Option<u16>, String) {
+    assert_eq!(frame[0], 0x88, "FIN, no reserved bits, close");
+    assert!(frame[1] <= 125, "short, and not masked");
+    assert_eq!(frame.len(), 2 + usize::from(frame[1]));
+    let mut masked = vec![0x88, 0x80 | frame[1], 0, 0, 0, 0];
+    masked.extend_from_slice(&frame[2..]);
+    match reference::read(&masked, 0).end {
+        End::Closed(code, reason) => (code, reason),
+        other => panic!("{frame:?} is {other:?}"),
+    }
+}

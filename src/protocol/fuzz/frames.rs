@@ -1,0 +1,86 @@
+//! Frames from a client, cut by the network in any way.
+//!
+//! A case is: which limit holds for messages, cuts, and what the client sends.
+
+use super::reference::{self, End, Heard, Transcript};
+use super::{byte, cuts, pieces};
+use crate::protocol::connection::{Connection, Event, Payload};
+use crate::protocol::error::Violation;
+
+const LIMITS: [usize; 6] = [0, 1, 125, 200, 66_000, usize::MAX];
+
+/// Held beyond twice what has arrived: see `assembler::reserve`, and what a message in progress takes itself.
+const HELD_BYTES: usize = 2 * 4096 + 512;
+
+pub(crate) fn run(mut data: &[u8]) {
+    let message_bytes_max = LIMITS[usize::from(byte(&mut data)) % LIMITS.len()];
+    let cuts = cuts(&mut data);
+    let expected = reference::read(data, message_bytes_max);
+    assert_eq!(receive(&[data], message_bytes_max), expected, "whole");
+    let pieces = pieces(data, cuts);
+    assert_eq!(receive(&pieces, message_bytes_max), expected, "{pieces:?}");
+}
+
+fn receive(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
+    let mut connection = Connection::new(message_bytes_max);
+    let mut heard = Vec::new();
+    let mut end = None;
+    let mut arrived = 0;
+    for piece in pieces {
+        arrived += piece.len();
+        let mut bytes = piece.to_vec();
+        let mut input = &mut bytes[..];
+        loop {
+            match connection.receive(&mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    assert_eq!(end, None, "something after the end");
+                    match event {
+                        Event::Message { text, payload } => {
+                            heard.push(message(text, payload));
+                            arrived = input.len();
+                        }
+                        Event::Ping(payload) => heard.push(Heard::Ping(payload.to_vec())),
+                        Event::Pong(payload) => heard.push(Heard::Pong(payload.to_vec())),
+                        Event::Close(frame) => {
+                            let code = frame.code.map(|code| code.get());
+                            end = Some(End::Closed(code, frame.reason));
+                        }
+                    }
+                }
+                Err(violation) => {
+                    assert_eq!(end, None, "something after the end");
+                    end = Some(End::Broken(close_code(violation)));
+                }
+            }
+        }
+        assert!(input.is_empty(), "everything is taken");
+        let held = connection.held_bytes();
+        assert!(
+            held <= 2 * arrived + HELD_BYTES,
+            "{held} held, {arrived} arrived"
+        );
+    }
+    let end = end.unwrap_or_else(|| End::Open {
+        mid_message: connection.is_mid_message(),
+    });
+    Transcript { heard, end }
+}
+
+fn message(text: bool, payload: Payload<'_>) -> Heard {
+    let bytes = payload.bytes().to_vec();
+    if text {
+        assert!(std::str::from_utf8(&bytes).is_ok(), "text is UTF-8");
+    }
+    if let Payload::Assembled(buffer) = payload {
+        assert!(buffer.capacity() <= buffer.len() + buffer.len() / 8);
+    }
+    Heard::Message {
+        text,
+        payload: bytes,
+    }
+}
+
+fn close_code(violation: Violation) -> u16 {
+    violation.close_code().get()
+}

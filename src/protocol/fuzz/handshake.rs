@@ -1,0 +1,350 @@
+//! Requests, cut by the network in any way: what is understood, and that no answer says more than it should.
+//!
+//! A case is: limits, cuts, and what the client sends. It is served as a shard serves it, one request after another.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+
+use super::{byte, cuts, pieces};
+use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::http::{self, Body, BodyFraming, Head, HttpError, Parsed};
+
+const HEAD_LIMITS: [usize; 3] = [64, 300, 16 << 10];
+const BODY_LIMITS: [usize; 3] = [0, 20, 1 << 20];
+
+/// Reserved beyond twice what has arrived: see `assembler::reserve`.
+const AHEAD_BYTES: usize = 2 * 4096;
+
+/// What came of a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// A WebSocket: the answer, and what the client has sent behind its request.
+    Upgraded(Vec<u8>, Vec<u8>),
+    Refused(Vec<u8>),
+    /// For a route.
+    Request {
+        method: String,
+        target: String,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+        expects_continue: bool,
+        keep_alive: bool,
+    },
+    Incomplete,
+}
+
+pub(crate) fn run(mut data: &[u8]) {
+    let limits = usize::from(byte(&mut data));
+    let server = Server {
+        head_bytes_max: HEAD_LIMITS[limits % HEAD_LIMITS.len()],
+        body_bytes_max: BODY_LIMITS[limits / HEAD_LIMITS.len() % BODY_LIMITS.len()],
+    };
+    let cuts = cuts(&mut data);
+    let whole = server.serve(&[data]);
+    let pieces = pieces(data, cuts);
+    assert_eq!(server.serve(&pieces), whole, "{pieces:?}");
+}
+
+struct Server {
+    head_bytes_max: usize,
+    body_bytes_max: usize,
+}
+
+enum Phase {
+    Head,
+    Body(Box<(Head, Body, BodyFraming)>, Vec<u8>),
+    /// The last answer is given, or the connection is a WebSocket.
+    Over,
+}
+
+impl Server {
+    fn serve(&self, pieces: &[&[u8]]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut buffer = Vec::new();
+        let mut phase = Phase::Head;
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                let before = buffer.len();
+                let was_head = matches!(phase, Phase::Head);
+                phase = match phase {
+                    Phase::Head => self.head(&mut buffer, &mut outcomes),
+                    Phase::Body(request, sent) => {
+                        self.body(*request, sent, &mut buffer, &mut outcomes)
+                    }
+                    Phase::Over => Phase::Over,
+                };
+                let is_head = matches!(phase, Phase::Head);
+                if before == buffer.len() && was_head == is_head {
+                    break;
+                }
+            }
+            if let (Phase::Over, Some(Outcome::Upgraded(_, early))) = (&phase, outcomes.last_mut())
+            {
+                early.append(&mut buffer);
+            }
+        }
+        match phase {
+            Phase::Over => {}
+            Phase::Head => outcomes.push(Outcome::Incomplete),
+            Phase::Body(request, sent) => {
+                check_body_memory(request.1, sent.len());
+                outcomes.push(Outcome::Incomplete);
+            }
+        }
+        outcomes
+    }
+
+    fn head(&self, buffer: &mut Vec<u8>, outcomes: &mut Vec<Outcome>) -> Phase {
+        if buffer.is_empty() {
+            return Phase::Head;
+        }
+        match http::parse_head(buffer, self.head_bytes_max) {
+            Ok(Parsed::Incomplete) => {
+                assert!(buffer.len() <= self.head_bytes_max, "a head without end");
+                Phase::Head
+            }
+            Ok(Parsed::Complete { head, head_bytes }) => {
+                assert!((1..=self.head_bytes_max).contains(&head_bytes));
+                let text: Vec<u8> = buffer.drain(..head_bytes).collect();
+                self.request(head, &text, outcomes)
+            }
+            Err(error) => refuse(error, outcomes),
+        }
+    }
+
+    fn request(&self, head: Head, text: &[u8], outcomes: &mut Vec<Outcome>) -> Phase {
+        check_head(&head, text);
+        check_echoed(&head);
+        match handshake::check(&head.method, head.minor_version, head.pairs()) {
+            Ok(handshake) => {
+                let answer = handshake::response(&handshake);
+                check_upgrade(&head, &answer);
+                outcomes.push(Outcome::Upgraded(answer, Vec::new()));
+                Phase::Over
+            }
+            Err(Refusal::NotAnUpgrade) => {
+                assert!(!is_plain_handshake(&head), "a handshake is refused");
+                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade));
+                let body = head
+                    .body_framing()
+                    .and_then(|framing| Ok((Body::new(framing, self.body_bytes_max)?, framing)))
+                    .and_then(|body| head.expects_continue().map(|_| body));
+                match body {
+                    Ok((body, framing)) => Phase::Body(Box::new((head, body, framing)), Vec::new()),
+                    Err(error) => refuse(error, outcomes),
+                }
+            }
+            Err(refusal) => {
+                assert!(!is_plain_handshake(&head), "a handshake is refused");
+                let answer = handshake::refusal(refusal);
+                check_refusal(&answer);
+                outcomes.push(Outcome::Refused(answer));
+                Phase::Over
+            }
+        }
+    }
+
+    fn body(
+        &self,
+        (head, mut body, framing): (Head, Body, BodyFraming),
+        mut sent: Vec<u8>,
+        buffer: &mut Vec<u8>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Phase {
+        let (used, is_complete) = match body.feed(buffer) {
+            Ok(fed) => fed,
+            Err(error) => return refuse(error, outcomes),
+        };
+        sent.extend(buffer.drain(..used));
+        if !is_complete {
+            assert!(buffer.is_empty(), "everything is taken");
+            return Phase::Body(Box::new((head, body, framing)), sent);
+        }
+        let body = check_body_memory(body, sent.len());
+        assert!(body.len() <= self.body_bytes_max);
+        let expected = match framing {
+            BodyFraming::None => Some(Vec::new()),
+            BodyFraming::Length(length) => {
+                assert_eq!(sent.len() as u64, length);
+                Some(sent)
+            }
+            BodyFraming::Chunked => read_chunks(&sent),
+        };
+        assert_eq!(Some(&body), expected.as_ref());
+        let keep_alive = head.keep_alive();
+        outcomes.push(Outcome::Request {
+            expects_continue: head.expects_continue().unwrap_or_default(),
+            keep_alive,
+            method: head.method,
+            target: head.target,
+            headers: head.headers,
+            body,
+        });
+        if keep_alive { Phase::Head } else { Phase::Over }
+    }
+}
+
+fn refuse(error: HttpError, outcomes: &mut Vec<Outcome>) -> Phase {
+    let body = format!("{error}\n");
+    let answer = http::response(error.status(), &[], body.as_bytes(), true, false);
+    check_refusal(&answer);
+    outcomes.push(Outcome::Refused(answer));
+    Phase::Over
+}
+
+fn check_body_memory(body: Body, sent: usize) -> Vec<u8> {
+    let body = body.into_bytes();
+    assert!(body.len() <= sent);
+    assert!(body.capacity() <= 2 * sent + AHEAD_BYTES);
+    body
+}
+
+/// Decodes a chunked body by the letter of RFC 9112 §7.1, all at once.
+fn read_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+        let line = std::str::from_utf8(bytes[..end].split(|&byte| byte == b';').next()?).ok()?;
+        let size = usize::from_str_radix(line.trim_end_matches([' ', '\t']), 16).ok()?;
+        bytes = &bytes[end + 2..];
+        if size == 0 {
+            break;
+        }
+        body.extend_from_slice(bytes.get(..size)?);
+        bytes = bytes[size..].strip_prefix(b"\r\n")?;
+    }
+    // The trailer section ends in an empty line, and nothing follows.
+    (bytes == b"\r\n" || bytes.ends_with(b"\r\n\r\n")).then_some(body)
+}
+
+/// What a head says was in the bytes it was read from, and no part of it goes beyond its line.
+fn check_head(head: &Head, text: &[u8]) {
+    assert!(text.ends_with(b"\n"));
+    assert!(!head.method.is_empty() && head.method.bytes().all(|byte| byte.is_ascii_graphic()));
+    assert!(!head.target.is_empty() && !head.target.contains([' ', '\r', '\n', '\0']));
+    assert!(head.headers.len() <= http::HEADERS_MAX);
+    for (name, value) in &head.headers {
+        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(!value.contains(['\r', '\n', '\0']), "{value:?}");
+        assert!(text.windows(name.len()).any(|part| part == name.as_bytes()));
+    }
+    let (path, query) = (head.path(), head.query());
+    assert!(!path.contains('?'));
+    assert!(head.target == path || head.target == format!("{path}?{query}"));
+}
+
+/// A handshake as RFC 6455 §4.1 wants it, without any of the liberties that are tolerated.
+fn is_plain_handshake(head: &Head) -> bool {
+    let only = |name| match head.header_values(name).collect::<Vec<_>>()[..] {
+        [value] => Some(value),
+        _ => None,
+    };
+    let is = |name, value| only(name).is_some_and(|v| v.eq_ignore_ascii_case(value));
+    let has_body = ["Content-Length", "Transfer-Encoding"]
+        .iter()
+        .any(|name| head.header(name).is_some());
+    let key = only("Sec-WebSocket-Key").and_then(|key| STANDARD.decode(key).ok());
+    head.method == "GET"
+        && head.minor_version == 1
+        && only("Host").is_some()
+        && is("Upgrade", "websocket")
+        && is("Connection", "Upgrade")
+        && is("Sec-WebSocket-Version", "13")
+        && key.is_some_and(|key| key.len() == 16)
+        && !has_body
+}
+
+fn check_upgrade(head: &Head, answer: &[u8]) {
+    assert_eq!((head.method.as_str(), head.minor_version), ("GET", 1));
+    assert_eq!(head.header("Sec-WebSocket-Version"), Some("13"));
+    assert!(matches!(
+        head.body_framing(),
+        Ok(BodyFraming::None | BodyFraming::Length(0)) | Err(_)
+    ));
+    let key = head.header("Sec-WebSocket-Key").unwrap();
+    assert!(key.len() == 24 && key.ends_with("=="));
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = STANDARD.encode(hash.finalize());
+    let expected = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    assert_eq!(std::str::from_utf8(answer), Ok(expected.as_str()));
+}
+
+/// A refusal says what this server has to say, in its own words, and closes.
+fn check_refusal(answer: &[u8]) {
+    let (status, headers, body) = read_response(answer);
+    assert!((400..600).contains(&status));
+    for (name, value) in &headers {
+        match name.as_str() {
+            "Upgrade" => assert_eq!(value, "websocket"),
+            "Connection" => assert!(["Upgrade", "close"].contains(&value.as_str())),
+            "Sec-WebSocket-Version" => assert_eq!(value, "13"),
+            "Allow" => assert_eq!(value, "GET"),
+            "Content-Type" => assert_eq!(value, "text/plain; charset=utf-8"),
+            "Content-Length" => assert_eq!(*value, body.len().to_string()),
+            _ => panic!("{name}: {value}"),
+        }
+    }
+    assert!(headers.contains(&("Connection".into(), "close".into())));
+    assert!(body.len() <= 100 && body.ends_with(b"\n"));
+    assert!(
+        body[..body.len() - 1]
+            .iter()
+            .all(|byte| (b' '..=b'~').contains(byte))
+    );
+}
+
+/// A route that sends a client's own headers, and parts of its target, back to it can't be made to send further ones.
+fn check_echoed(head: &Head) {
+    let mut pairs: Vec<(&str, &str)> = head.pairs().collect();
+    pairs.push((head.path(), head.query()));
+    let decoded = head.target.replace("%0D", "\r").replace("%0A", "\n");
+    pairs.push(("X-Target", &decoded));
+    let answer = http::response(200, &pairs, b"body", true, false);
+    let (_, headers, body) = read_response(&answer);
+    assert_eq!(body, b"body");
+    let (own, echoed): (Vec<_>, Vec<_>) = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .partition(|(name, _)| name.eq_ignore_ascii_case("Content-Length"));
+    assert_eq!(own, [("Content-Length", "4")]);
+    for header in &echoed {
+        let is_known =
+            |(name, value): &(&str, &str)| (*name, value.trim_matches([' ', '\t'])) == *header;
+        assert!(
+            pairs.iter().any(is_known) || *header == ("Connection", "close"),
+            "{header:?}"
+        );
+        assert!(!header.0.eq_ignore_ascii_case("Transfer-Encoding"));
+    }
+}
+
+/// Reads a response by the letter of RFC 9112 §4 and §5: status, headers, body.
+fn read_response(response: &[u8]) -> (u16, Vec<(String, String)>, &[u8]) {
+    let end = response.windows(4).position(|four| four == b"\r\n\r\n");
+    let (head, body) = response.split_at(end.expect("a whole head") + 4);
+    let head = std::str::from_utf8(&head[..head.len() - 4]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status_line = lines.next().unwrap();
+    let (status, phrase) = status_line
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.split_once(' '))
+        .unwrap();
+    assert!(status.len() == 3 && !phrase.is_empty());
+    let headers = lines
+        .map(|line| {
+            assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
+            let (name, value) = line.split_once(':').unwrap();
+            let is_token = |c: char| c.is_ascii_graphic() && !"\"(),/:;<=>?@[\\]{}".contains(c);
+            assert!(!name.is_empty() && name.chars().all(is_token), "{name:?}");
+            (name.into(), value.trim_matches([' ', '\t']).into())
+        })
+        .collect();
+    (status.parse().unwrap(), headers, body)
+}
