@@ -1,8 +1,9 @@
 //! Thirteen failures that WebSocket libraries have had after they passed the usual conformance suites, each a named
 //! test: here over real sockets where these show it, and beside the code where only a scripted socket can.
 //!
-//! 1. A message of one frame over the limit is taken, or its memory is. `a_message_over_the_limit_is_refused_by_its_header`;
-//!    `src/protocol/connection/tests.rs`: `the_limit_holds_for_the_whole_message_and_is_judged_before_the_key`,
+//! 1. A message of one frame over the limit is taken, or its memory is.
+//!    `a_message_over_the_limit_is_refused_by_its_header`; `src/protocol/connection/tests.rs`:
+//!    `the_limit_holds_for_the_whole_message_and_is_judged_before_the_key`,
 //!    `an_announced_message_reserves_only_for_what_arrives`.
 //! 2. Valid messages in front of a malformed frame, in the same read, are lost.
 //!    `valid_messages_in_front_of_a_malformed_frame_are_delivered`.
@@ -13,8 +14,9 @@
 //! 4. A key that is not sixteen bytes is accepted. `a_key_that_is_not_sixteen_bytes_is_refused`.
 //! 5. Of repeated keys or versions, one is picked. `repeated_keys_and_versions_are_refused`.
 //! 6. The body of an upgrade request is read as frames. `a_body_on_the_upgrade_request_is_refused`.
-//! 7. Frames that come with the head count against its limit. `frames_that_come_with_the_head_do_not_count_against_its_limit`;
-//!    `src/engine/sim_tests/regressions.rs`: `frames_behind_a_head_do_not_count_against_its_limit_however_they_come`.
+//! 7. Frames that come with the head count against its limit.
+//!    `frames_that_come_with_the_head_do_not_count_against_its_limit`; `src/engine/sim_tests/regressions.rs`:
+//!    `frames_behind_a_head_do_not_count_against_its_limit_however_they_come`.
 //! 8. A deadline stands still while a write is blocked. `deadlines_go_on_while_a_write_is_blocked`;
 //!    `src/engine/sim_tests/regressions.rs`: `every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due`.
 //! 9. Pongs and close frames starve behind queued messages, or are dropped with them.
@@ -28,9 +30,11 @@
 //! 12. Messages that were accepted are lost where a connection leaves and closes in one turn.
 //!     `messages_and_the_close_behind_them_are_all_delivered`; `src/engine/sim_tests/regressions.rs`:
 //!     `what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted`.
-//! 13. A bound is overshot because bytes count when they leave, not when they are queued; no socket is exact enough to
-//!     show it. `src/engine/sim_tests/regressions.rs`: `an_outbox_is_within_its_bound_after_any_burst_of_one_turn`,
-//!     `a_mailbox_is_within_its_bound_before_its_shard_has_looked`, `a_busy_client_is_read_to_its_bound_and_no_further`.
+//! 13. A bound is overshot because bytes count when they leave, not when they are queued; no socket is exact enough
+//!     to show it. `src/engine/sim_tests/regressions.rs`:
+//!     `an_outbox_is_within_its_bound_after_any_burst_of_one_turn`,
+//!     `a_mailbox_is_within_its_bound_before_its_shard_has_looked`,
+//!     `a_busy_client_is_read_to_its_bound_and_no_further`.
 
 mod support;
 
@@ -430,7 +434,7 @@ fn deadlines_go_on_while_a_write_is_blocked() {
     }
 }
 
-// ----------------------------------------- 9. pongs and close frames starve behind queued messages, or are dropped with them
+// ------------------------------------ 9. pongs and close frames starve behind queued messages, or are dropped with them
 
 #[test]
 fn a_client_with_a_full_outbox_gets_its_pong_first_and_its_close_frame_last() {
@@ -550,7 +554,7 @@ fn nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame() {
     running.shutdown(STOP);
 }
 
-// ------------------------------------------------ 12. accepted messages are lost where a connection closes in the same turn
+// -------------------------------------------- 12. accepted messages are lost where a connection closes in the same turn
 
 #[test]
 fn messages_and_the_close_behind_them_are_all_delivered() {

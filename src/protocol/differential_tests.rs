@@ -48,7 +48,7 @@ impl Outcome {
 /// Where the two differ, and why that is no fault of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Exemption {
-    /// Tungstenite takes a length in more bytes than needed. RFC 6455 §5.2: "the minimal number of bytes MUST be used".
+    /// Tungstenite takes a length in more bytes than needed. RFC 6455 §5.2: the minimal number of bytes must be used.
     NonMinimalLength,
     /// Tungstenite takes 1014 for a code that must not be sent. RFC 6455 §7.4.2, §11.7: it is registered with IANA.
     CloseCode1014,
