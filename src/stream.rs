@@ -214,12 +214,12 @@ impl WebsocketStream {
             }
             Err(error) if is_end(&error) => {
                 self.ended = Some(End::Closed);
-                self.closed = true;
+                self.break_off();
                 Ok(())
             }
             Err(_) => {
                 self.ended = Some(End::Broken);
-                self.closed = true;
+                self.break_off();
                 Ok(())
             }
         };
@@ -284,9 +284,15 @@ impl WebsocketStream {
         }
     }
 
+    /// Nothing more gets through.
+    fn break_off(&mut self) {
+        self.closed = true;
+        self.owed.clear();
+    }
+
     /// Sends what the client is owed, as far as it takes it.
     fn pay(&mut self) {
-        while !self.owed.is_empty() && !self.closed {
+        while !self.owed.is_empty() {
             let owed = std::mem::take(&mut self.owed);
             let outcome = self.inner().write(&owed);
             self.owed = owed;
@@ -301,10 +307,7 @@ impl WebsocketStream {
                 {
                     return;
                 }
-                Err(_) => {
-                    self.closed = true;
-                    self.owed.clear();
-                }
+                Err(_) => self.break_off(),
             }
         }
     }
@@ -414,19 +417,19 @@ impl WebsocketStream {
             None => !self.closed,
             Some(end) => matches!(end, End::Violation(_)),
         };
-        if self.stream.is_none() || (self.closed && !client_may_go_on) {
+        if self.stream.is_none() || (self.closed && self.owed.is_empty() && !client_may_go_on) {
             return;
         }
         if !self.closed {
             let farewell = self.farewell.take();
             self.owed
                 .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
-            if self.inner().set_nonblocking().is_err() {
-                return;
-            }
-            self.pay();
             self.closed = true;
         }
+        if self.inner().set_nonblocking().is_err() {
+            return;
+        }
+        self.pay();
         let Some(Stream::Tcp(socket)) = &mut self.stream else {
             return;
         };
@@ -522,5 +525,27 @@ impl Message {
     /// Receives the next message from a stream if it is there; the same as [`WebsocketStream::recv_nonblocking`].
     pub fn from_stream_nonblocking(stream: &mut WebsocketStream) -> Restion<Self, WebsocketError> {
         stream.recv_nonblocking()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn what_a_full_socket_did_not_take_of_the_answer_to_a_close_frame_is_sent_when_the_stream_is_dropped()
+     {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut stream = WebsocketStream::new(Stream::Tcp(listener.accept().unwrap().0));
+        // As `recv_nonblocking` leaves it; how much a socket takes can't be told it.
+        stream.ended = Some(End::Closed);
+        stream.closed = true;
+        stream.owed = encode::close(Some((CloseCode::NORMAL, ""))).split_off(1);
+        drop(stream);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, [0x02, 0x03, 0xe8]);
     }
 }
