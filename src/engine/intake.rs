@@ -62,7 +62,7 @@ impl Intake {
         self.unfinished > self.half
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn bytes(&self) -> usize {
         self.unfinished + self.unhandled
     }

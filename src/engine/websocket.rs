@@ -11,7 +11,7 @@
 //! answered when the messages before it are handled, so that their replies come before the answer.
 
 mod expiry;
-mod unfinished;
+mod receiving;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,19 +20,17 @@ use bytes::Bytes;
 
 use super::core::{Conn, Core, Role};
 use super::events::{Session, Status};
-use super::hub::{Received, Settings};
+use super::hub::Settings;
 use super::id::{ConnectionId, Key};
-use super::intake::Intake;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
-use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::protocol::connection::{self, Connection};
-use crate::protocol::encode::{self, Opcode};
-use crate::report::{debug, info};
+use crate::protocol::connection::Connection;
+use crate::protocol::encode;
+use crate::report::debug;
 use crate::transport::Transport;
 
 pub(super) struct WebSocket {
@@ -138,14 +136,6 @@ impl WebSocket {
             found_slow: false,
             congested: false,
         }
-    }
-
-    /// Keeps a message for the handlers.
-    fn keep(&mut self, message: Message, intake: &mut Intake) {
-        let bytes = message.frame().len() + size_of::<Event>();
-        self.inbox_bytes += bytes;
-        intake.add_unhandled(bytes);
-        self.inbox.push(Event::Message(message));
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -303,136 +293,6 @@ impl<T: Transport> Core<T> {
         self.counters().connections_opened.add(1);
         self.advance(slot);
         self.want_write(slot);
-    }
-
-    /// Goes on where somebody else has stopped reading.
-    pub(super) fn resume(&mut self, slot: u32, received: Received) {
-        let wants_messages = self.interests.message;
-        let count = received.messages.len() as u64;
-        self.counters().messages_in.add(count);
-        if !wants_messages {
-            self.counters().unhandled.add(count);
-        }
-        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
-        if let Some(Conn {
-            role: Role::WebSocket(ws),
-            ..
-        }) = self.conns.get_mut(slot)
-        {
-            ws.protocol = received.protocol;
-            ws.protocol.set_message_bytes_max(message_bytes_max);
-            if wants_messages {
-                for message in received.messages {
-                    ws.keep(message, &mut self.intake);
-                }
-            }
-        }
-        self.note_unfinished(slot);
-        self.advance(slot);
-    }
-
-    /// The same, where the client has ended: what it asked for before is still answered, then this frame.
-    pub(super) fn resume_ended(&mut self, slot: u32, farewell: Option<Vec<u8>>) {
-        if let Some(ws) = self.ws(slot) {
-            ws.incoming = Incoming::Ended;
-            ws.farewell = farewell.map(Vec::into_boxed_slice);
-        }
-        self.advance(slot);
-    }
-
-    /// The same, where nothing more may be sent either: handlers are told what there is, and then the disconnect.
-    pub(super) fn resume_closed(&mut self, slot: u32) {
-        if let Some(ws) = self.ws(slot) {
-            ws.incoming = Incoming::Ended;
-        }
-        self.end_outgoing(slot, None);
-        self.advance(slot);
-    }
-
-    /// Bytes from the client.
-    pub(super) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
-        let tick = self.tick;
-        self.counters().bytes_in.add(bytes.len() as u64);
-        if let Some(ws) = self.ws(slot) {
-            ws.heard = tick;
-            ws.pinged = false;
-        }
-        let wants_messages = self.interests.message;
-        let mut input = bytes;
-        let mut messages = 0;
-        let mut unhandled = 0;
-        while let Some(Conn {
-            role: Role::WebSocket(ws),
-            ..
-        }) = self.conns.get_mut(slot)
-        {
-            if ws.incoming == Incoming::Ended {
-                break;
-            }
-            match ws.protocol.receive(&mut input) {
-                Ok(None) => break,
-                Ok(Some(connection::Event::Message { text, payload })) => {
-                    messages += 1;
-                    if wants_messages && ws.incoming == Incoming::Open {
-                        let message = Message::from_payload(payload, text);
-                        ws.keep(message, &mut self.intake);
-                    } else {
-                        unhandled += 1;
-                    }
-                }
-                Ok(Some(connection::Event::Ping(payload))) => {
-                    if ws.outgoing == Outgoing::Open {
-                        // RFC 6455 §5.5.2
-                        let crowded = ws.outbox.controls_full();
-                        if !crowded {
-                            ws.outbox
-                                .push_control(encode::control(Opcode::Pong, &payload).into());
-                        } else {
-                            let pong = encode::control(Opcode::Pong, &payload);
-                            self.ws_write(slot);
-                            if let Some(ws) = self.open_ws(slot) {
-                                ws.outbox.push_control_or_replace(pong.into());
-                            }
-                        }
-                        self.want_write(slot);
-                    }
-                }
-                Ok(Some(connection::Event::Pong(_))) => {}
-                Ok(Some(connection::Event::Close(frame))) => {
-                    // RFC 6455 §5.5.1: the answer has the code that was received.
-                    ws.farewell = Some(encode::close(frame.code.map(|code| (code, ""))).into());
-                    ws.incoming = Incoming::Ended;
-                    ws.peer_closed = true;
-                }
-                Err(violation) => {
-                    let reason = violation.to_string();
-                    ws.farewell =
-                        Some(encode::close(Some((violation.close_code(), &reason))).into());
-                    ws.incoming = Incoming::Ended;
-                    let id = ws.session.id;
-                    ws.session
-                        .span
-                        .within(|| info!("connection {id} broke the protocol: {reason}"));
-                    self.counters().protocol_errors.add(1);
-                }
-            }
-        }
-        self.counters().messages_in.add(messages);
-        self.counters().unhandled.add(unhandled);
-        self.note_unfinished(slot);
-        self.advance(slot);
-        self.make_room();
-    }
-
-    /// The client's stream has ended. What it asked for before is still answered.
-    pub(super) fn ws_ended(&mut self, slot: u32) {
-        if let Some(ws) = self.ws(slot) {
-            ws.incoming = Incoming::Ended;
-            ws.eof = true;
-            ws.protocol.abandon();
-        }
-        self.note_unfinished(slot);
-        self.advance(slot);
     }
 
     /// Nothing more gets through, in either direction.

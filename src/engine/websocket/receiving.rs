@@ -1,0 +1,250 @@
+//! What comes from the client: bytes, messages, its end; and messages that have begun, which may not take for ever.
+
+use super::{Incoming, Outgoing, Unfinished, WebSocket};
+use crate::engine::core::{Conn, Core, Role};
+use crate::engine::hub::Received;
+use crate::engine::intake::Intake;
+use crate::engine::pool::Event;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::protocol::connection;
+use crate::protocol::encode::{self, Opcode};
+use crate::report::info;
+use crate::transport::Transport;
+
+impl WebSocket {
+    /// Keeps a message for the handlers.
+    fn keep(&mut self, message: Message, intake: &mut Intake) {
+        let bytes = message.frame().len() + size_of::<Event>();
+        self.inbox_bytes += bytes;
+        intake.add_unhandled(bytes);
+        self.inbox.push(Event::Message(message));
+    }
+
+    pub(in crate::engine) fn unfinished_bytes(&self) -> usize {
+        self.unfinished
+            .as_ref()
+            .map_or(0, |unfinished| unfinished.bytes)
+    }
+
+    /// What waits because its client does not read the replies to what came before.
+    pub(in crate::engine) fn held_back_bytes(&self, limits: &Limits) -> usize {
+        if !self.busy && self.holds_back(limits) {
+            self.inbox_bytes
+        } else {
+            0
+        }
+    }
+
+    /// What it holds of received messages is held no longer.
+    pub(in crate::engine) fn let_go(&mut self, intake: &mut Intake) {
+        intake.set_unfinished(self.unfinished_bytes(), 0);
+        self.unfinished = None;
+        intake.sub_unhandled(std::mem::take(&mut self.inbox_bytes));
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Goes on where somebody else has stopped reading.
+    pub(in crate::engine) fn resume(&mut self, slot: u32, received: Received) {
+        let wants_messages = self.interests.message;
+        let count = received.messages.len() as u64;
+        self.counters().messages_in.add(count);
+        if !wants_messages {
+            self.counters().unhandled.add(count);
+        }
+        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
+        if let Some(Conn {
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        {
+            ws.protocol = received.protocol;
+            ws.protocol.set_message_bytes_max(message_bytes_max);
+            if wants_messages {
+                for message in received.messages {
+                    ws.keep(message, &mut self.intake);
+                }
+            }
+        }
+        self.note_unfinished(slot);
+        self.advance(slot);
+    }
+
+    /// The same, where the client has ended: what it asked for before is still answered, then this frame.
+    pub(in crate::engine) fn resume_ended(&mut self, slot: u32, farewell: Option<Vec<u8>>) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+            ws.farewell = farewell.map(Vec::into_boxed_slice);
+        }
+        self.advance(slot);
+    }
+
+    /// The same, where nothing more may be sent either: handlers are told what there is, and then the disconnect.
+    pub(in crate::engine) fn resume_closed(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+        }
+        self.end_outgoing(slot, None);
+        self.advance(slot);
+    }
+
+    /// Bytes from the client.
+    pub(in crate::engine) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
+        let tick = self.tick;
+        self.counters().bytes_in.add(bytes.len() as u64);
+        if let Some(ws) = self.ws(slot) {
+            ws.heard = tick;
+            ws.pinged = false;
+        }
+        let wants_messages = self.interests.message;
+        let mut input = bytes;
+        let mut messages = 0;
+        let mut unhandled = 0;
+        while let Some(Conn {
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        {
+            if ws.incoming == Incoming::Ended {
+                break;
+            }
+            match ws.protocol.receive(&mut input) {
+                Ok(None) => break,
+                Ok(Some(connection::Event::Message { text, payload })) => {
+                    messages += 1;
+                    if wants_messages && ws.incoming == Incoming::Open {
+                        let message = Message::from_payload(payload, text);
+                        ws.keep(message, &mut self.intake);
+                    } else {
+                        unhandled += 1;
+                    }
+                }
+                Ok(Some(connection::Event::Ping(payload))) => {
+                    if ws.outgoing == Outgoing::Open {
+                        // RFC 6455 §5.5.2
+                        let crowded = ws.outbox.controls_full();
+                        if !crowded {
+                            ws.outbox
+                                .push_control(encode::control(Opcode::Pong, &payload).into());
+                        } else {
+                            let pong = encode::control(Opcode::Pong, &payload);
+                            self.ws_write(slot);
+                            if let Some(ws) = self.open_ws(slot) {
+                                ws.outbox.push_control_or_replace(pong.into());
+                            }
+                        }
+                        self.want_write(slot);
+                    }
+                }
+                Ok(Some(connection::Event::Pong(_))) => {}
+                Ok(Some(connection::Event::Close(frame))) => {
+                    // RFC 6455 §5.5.1: the answer has the code that was received.
+                    ws.farewell = Some(encode::close(frame.code.map(|code| (code, ""))).into());
+                    ws.incoming = Incoming::Ended;
+                    ws.peer_closed = true;
+                }
+                Err(violation) => {
+                    let reason = violation.to_string();
+                    ws.farewell =
+                        Some(encode::close(Some((violation.close_code(), &reason))).into());
+                    ws.incoming = Incoming::Ended;
+                    let id = ws.session.id;
+                    ws.session
+                        .span
+                        .within(|| info!("connection {id} broke the protocol: {reason}"));
+                    self.counters().protocol_errors.add(1);
+                }
+            }
+        }
+        self.counters().messages_in.add(messages);
+        self.counters().unhandled.add(unhandled);
+        self.note_unfinished(slot);
+        self.advance(slot);
+        self.make_room();
+    }
+
+    /// The client's stream has ended. What it asked for before is still answered.
+    pub(in crate::engine) fn ws_ended(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+            ws.eof = true;
+            ws.protocol.abandon();
+        }
+        self.note_unfinished(slot);
+        self.advance(slot);
+    }
+
+    /// Something was read: a message may have begun, grown or ended.
+    pub(in crate::engine) fn note_unfinished(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        let before = ws.unfinished_bytes();
+        if ws.protocol.is_mid_message() {
+            let bytes = ws.protocol.held_bytes();
+            ws.unfinished
+                .get_or_insert_with(|| Box::new(Unfinished { since: tick, bytes }))
+                .bytes = bytes;
+        } else {
+            ws.unfinished = None;
+        }
+        self.intake.set_unfinished(before, ws.unfinished_bytes());
+    }
+
+    pub(in crate::engine) fn expire_unfinished(&mut self, slot: u32) {
+        let tick = self.tick;
+        let limits = &self.hub.settings.limits;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let readable = conn.readable;
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        let wants_input = ws.wants_input(limits);
+        let Some(unfinished) = &mut ws.unfinished else {
+            return;
+        };
+        if unfinished.since.after(limits.message_timeout) > tick {
+            return;
+        }
+        if readable || !wants_input {
+            // What it has sent since is still to be read: its time stands still.
+            unfinished.since = tick;
+            return;
+        }
+        self.give_up_on(
+            slot,
+            CloseCode::POLICY_VIOLATION,
+            "the message took too long",
+        );
+    }
+
+    /// Receives nothing further, as after a violation: what came before is handled, then the connection is closed.
+    pub(in crate::engine) fn give_up_on(&mut self, slot: u32, code: CloseCode, reason: &str) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &mut conn.role else {
+            return;
+        };
+        self.intake.set_unfinished(ws.unfinished_bytes(), 0);
+        ws.unfinished = None;
+        ws.protocol.abandon();
+        ws.farewell = Some(encode::close(Some((code, reason))).into());
+        ws.incoming = Incoming::Ended;
+        let id = ws.session.id;
+        ws.session
+            .span
+            .within(|| info!("connection {id} is disconnected: {reason}"));
+        self.counters().unfinished_messages.add(1);
+        self.advance(slot);
+        self.arm(slot);
+    }
+}
