@@ -201,6 +201,7 @@ impl<T: Transport> Core<T> {
         if self.stop != Stop::Running {
             self.counters().refused_unserved.add(1);
             self.hub.count_unhandled(messages);
+            drop(transport);
             self.forget();
             return;
         }
@@ -209,6 +210,7 @@ impl<T: Transport> Core<T> {
             error!("{peer} could not be polled and is disconnected: {error}");
             self.counters().refused_unserved.add(1);
             self.hub.count_unhandled(messages);
+            drop(transport);
             self.forget();
             return;
         }
@@ -465,6 +467,8 @@ impl<T: Transport> Core<T> {
     /// Ends a connection here and now.
     pub(super) fn free(&mut self, slot: u32) {
         if let Some(conn) = self.conns.remove(slot) {
+            // Before others are told that accepting may work again.
+            drop(conn.transport);
             if let Role::Http(http) = &conn.role {
                 self.heads_len -= usize::from(http.is_in_line());
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
+use super::sync::{AtomicBool, AtomicUsize};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::{Counters, Metrics};
@@ -51,7 +52,7 @@ pub(crate) struct Hub {
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
-    pub(super) accept_paused: AtomicBool,
+    accept_paused: AtomicBool,
     /// Shards that have not ended.
     shards_running: AtomicUsize,
     /// It has stopped, or is about to.
@@ -278,6 +279,18 @@ impl Hub {
         self.connections.fetch_sub(1, Relaxed);
         if self.accept_paused.load(Relaxed) {
             self.word(0, Word::Accept, When::Now);
+        }
+    }
+
+    /// Accepting has failed: whoever closes a connection from now on says so. Returns whether to try once more first,
+    /// as one may have been closed a moment before.
+    pub(super) fn accept_failed(&self) -> bool {
+        !self.accept_paused.swap(true, Relaxed)
+    }
+
+    pub(super) fn accept_works(&self) {
+        if self.accept_paused.load(Relaxed) {
+            self.accept_paused.store(false, Relaxed);
         }
     }
 

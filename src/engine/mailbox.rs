@@ -220,10 +220,12 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 
     /// Wakes the shard if something was left with [`When::Deferred`] while it slept.
     pub(crate) fn wake_deferred(&self) {
-        if !self.deferred.load(Ordering::Acquire) || !self.deferred.swap(false, Ordering::AcqRel) {
+        if !self.deferred.load(Ordering::Acquire) {
             return;
         }
         let mut state = lock(&self.state);
+        // Under the lock, as where it is set: what is left after this is not taken for what was there before.
+        self.deferred.store(false, Ordering::Release);
         let wake = match state.sleep {
             Sleep::Awake => false,
             Sleep::Asleep => !state.data.is_empty() || !state.control.is_empty(),

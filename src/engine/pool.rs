@@ -232,7 +232,7 @@ impl Pool {
     }
 
     /// Runs the handlers of a job, and leaves word of its end with the shard.
-    fn handle(hub: &Hub, events: &dyn Events, job: Job) {
+    pub(super) fn handle(hub: &Hub, events: &dyn Events, job: Job) {
         let caught = |handler: &mut dyn FnMut()| {
             let outcome = catch_unwind(AssertUnwindSafe(handler));
             if outcome.is_err() {

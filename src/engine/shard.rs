@@ -112,6 +112,7 @@ impl Listener {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
                 Err(error) if is_of_one_connection(&error) => {}
+                Err(_) if self.hub.accept_failed() => {}
                 Err(error) => {
                     self.pause(now, &error);
                     break;
@@ -128,13 +129,12 @@ impl Listener {
             warning!("connections can't be accepted: {error}; going on when others have closed");
         }
         self.paused = Some(now + ACCEPT_PAUSE);
-        self.hub.accept_paused.store(true, Relaxed);
     }
 
     fn resumed(&mut self) {
+        self.hub.accept_works();
         if self.warned {
             self.warned = false;
-            self.hub.accept_paused.store(false, Relaxed);
             info!("connections are accepted again");
         }
     }

@@ -1,0 +1,208 @@
+//! Connections that come from other threads, and that make room for others when they go. Hub and core are the real ones.
+
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use loom::thread;
+use mio::Poll;
+use mio::net::TcpStream;
+
+use super::{Alarm, Reactor, Silent, check, hub};
+use crate::engine::hub::{Hub, Newcomer};
+use crate::engine::sync::{Mutex, lock};
+use crate::metrics::Metrics;
+use crate::transport::Transport;
+
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A socket to hand over, and its other end.
+fn socket() -> (Newcomer, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let stream = std::net::TcpStream::from(OwnedFd::from(ours));
+    let newcomer = Newcomer {
+        stream: TcpStream::from_std(stream),
+        peer: PEER,
+        place: None,
+        upgraded: None,
+    };
+    (newcomer, theirs)
+}
+
+fn is_closed(mut theirs: &UnixStream) -> bool {
+    match theirs.read(&mut [0]) {
+        Ok(n) => n == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+fn reactor(index: usize, hub: &Arc<Hub>, alarms: &[Arc<Alarm>]) -> Reactor<TcpStream> {
+    let registry = Poll::new().unwrap().registry().try_clone().unwrap();
+    Reactor::new(index, hub, Arc::new(Silent), registry, alarms)
+}
+
+/// Runs until the engine has stopped.
+fn run(mut reactor: Reactor<TcpStream>) {
+    while !reactor.core.is_finished() {
+        reactor.turn(|core| {
+            for newcomer in core.arrivals() {
+                core.insert(newcomer.stream, newcomer.peer, None, newcomer.upgraded);
+            }
+        });
+        reactor.sleep();
+    }
+    reactor.core.finish();
+}
+
+fn accepted(hub: &Hub) -> usize {
+    let mut sum = Metrics::default();
+    hub.add_shard_metrics(&mut sum);
+    sum.accepted as usize
+}
+
+/// Connections that count, on all shards together: those that a hub counts itself, and those that shards have.
+fn counted(hub: &Hub) -> (usize, usize) {
+    let loads = hub.shards.iter().map(|link| link.load.load(Relaxed)).sum();
+    (hub.connected() - 1, loads)
+}
+
+#[test]
+fn loom_every_socket_handed_over_is_taken_in_by_a_shard_and_counted_out_again() {
+    check(Some(2), || {
+        let (hub, alarms) = hub(2, 1, Arc::new(Silent));
+        let (one, one_end) = socket();
+        let (two, two_end) = socket();
+        let shards: Vec<_> = (0..2)
+            .map(|index| {
+                let reactor = reactor(index, &hub, &alarms);
+                thread::spawn(move || run(reactor))
+            })
+            .collect();
+        let other = {
+            let hub = hub.clone();
+            thread::spawn(move || hub.adopt(one))
+        };
+        hub.adopt(two);
+        other.join().unwrap();
+        // Behind both, so both are taken in before.
+        hub.stop(LONG);
+        for shard in shards {
+            shard.join().unwrap();
+        }
+        assert_eq!(accepted(&hub), 2);
+        assert_eq!(counted(&hub), (0, 0));
+        assert!(is_closed(&one_end) && is_closed(&two_end));
+    });
+}
+
+#[test]
+fn loom_a_socket_handed_over_while_the_engine_stops_is_taken_in_or_dropped() {
+    check(Some(2), || {
+        let (hub, alarms) = hub(1, 1, Arc::new(Silent));
+        let mut ends = Vec::new();
+        let adopters: Vec<_> = (0..2)
+            .map(|_| {
+                let (newcomer, end) = socket();
+                ends.push(end);
+                let hub = hub.clone();
+                thread::spawn(move || hub.adopt(newcomer))
+            })
+            .collect();
+        let stopper = {
+            let hub = hub.clone();
+            thread::spawn(move || hub.stop(LONG))
+        };
+        run(reactor(0, &hub, &alarms));
+        for thread in adopters {
+            thread.join().unwrap();
+        }
+        stopper.join().unwrap();
+        // Nobody keeps one that nobody would ever look at again.
+        assert!(ends.iter().all(is_closed));
+        let dropped = 2 - accepted(&hub);
+        assert_eq!(counted(&hub), (0, dropped));
+    });
+}
+
+/// A connection that holds the last descriptor there is. Its client has gone.
+struct Last(Arc<Mutex<usize>>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        *lock(&self.0) += 1;
+    }
+}
+
+impl Transport for Last {
+    type Registry = ();
+
+    fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::BrokenPipe.into())
+    }
+
+    fn write_vectored(&mut self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::BrokenPipe.into())
+    }
+
+    fn finish(&mut self) {}
+}
+
+/// Takes a descriptor, as `Listener::accept` does. Returns false if there is none: then accepting rests.
+fn accept(hub: &Hub, free: &Mutex<usize>) -> bool {
+    loop {
+        let taken = {
+            let mut free = lock(free);
+            let taken = *free > 0;
+            *free -= usize::from(taken);
+            taken
+        };
+        if taken {
+            hub.accept_works();
+        }
+        if taken || !hub.accept_failed() {
+            return taken;
+        }
+    }
+}
+
+#[test]
+fn loom_a_connection_that_closes_lets_accepting_go_on_once_its_descriptor_is_free() {
+    check(None, || {
+        let (hub, alarms) = hub(2, 1, Arc::new(Silent));
+        let free = Arc::new(Mutex::new(0));
+        let shard = |index| Reactor::new(index, &hub, Arc::new(Silent), (), &alarms);
+        let (mut first, mut second) = (shard(0), shard(1));
+        let other = {
+            let (hub, last) = (hub.clone(), Last(free.clone()));
+            thread::spawn(move || {
+                hub.shards[1].load.fetch_add(1, Relaxed);
+                second.turn(|core| core.insert(last, PEER, None, None));
+                assert_eq!(second.core.conns.len(), 0);
+            })
+        };
+        let mut is_accepted = accept(&hub, &free);
+        while !is_accepted {
+            // Only word ends the rest: no time goes by.
+            first.sleep();
+            first.turn(|core| is_accepted = core.takes_accept_again() && accept(&hub, &free));
+        }
+        other.join().unwrap();
+        assert_eq!(*lock(&free), 0);
+        assert_eq!(counted(&hub), (0, 0));
+    });
+}

@@ -1,0 +1,297 @@
+//! What any thread leaves for a shard: nothing is lost or slept through, and whoever waits is let go.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+
+use loom::thread;
+
+use super::{Byte, Shard, check};
+use crate::engine::mailbox::{Refused, When};
+use crate::engine::sync::lock;
+
+#[test]
+fn loom_no_push_is_slept_through() {
+    check(None, || {
+        let mut shard = Shard::new(64);
+        let producers: Vec<_> = (0..2)
+            .map(|n| {
+                let mailbox = shard.mailbox.clone();
+                thread::spawn(move || {
+                    mailbox.push(Byte(n), When::Now).unwrap();
+                })
+            })
+            .collect();
+        shard.run_until(2, 0);
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        assert_eq!(shard.pushed, 2);
+    });
+}
+
+#[test]
+fn loom_no_word_is_slept_through_and_words_keep_their_order() {
+    check(None, || {
+        let mut shard = Shard::new(64);
+        let mailbox = shard.mailbox.clone();
+        let producer = thread::spawn(move || {
+            mailbox.control('a', When::Now);
+            mailbox.push(Byte(1), When::Now).unwrap();
+            mailbox.control('b', When::Now);
+        });
+        shard.run_until(1, 2);
+        producer.join().unwrap();
+        assert_eq!(shard.control, ['a', 'b']);
+        assert!(shard.mailbox.sleep(false), "nothing is left");
+    });
+}
+
+#[test]
+fn loom_what_a_batch_leaves_is_seen_when_it_ends() {
+    // Two handlers of one shard: each sends, leaves word that it is done, and wakes the shard once.
+    check(None, || {
+        let mut shard = Shard::new(64);
+        let handlers: Vec<_> = (0..2)
+            .map(|n| {
+                let mailbox = shard.mailbox.clone();
+                thread::spawn(move || {
+                    mailbox.push(Byte(n), When::Deferred).unwrap();
+                    mailbox.wake_deferred();
+                })
+            })
+            .collect();
+        shard.run_until(2, 0);
+        for handler in handlers {
+            handler.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn loom_messages_of_a_batch_are_taken_no_later_than_word_of_its_end() {
+    check(None, || {
+        let mut shard = Shard::new(64);
+        let mailbox = shard.mailbox.clone();
+        let handler = thread::spawn(move || {
+            for n in 0..2 {
+                mailbox.push(Byte(n), When::Deferred).unwrap();
+                mailbox.control('d', When::Deferred);
+            }
+            mailbox.wake_deferred();
+        });
+        while shard.control.len() < 2 {
+            shard.run_until(0, shard.control.len() + 1);
+            assert!(shard.data.len() >= shard.control.len(), "{:?}", shard.data);
+            assert!(shard.pushed >= shard.control.len() as u64);
+        }
+        assert_eq!(shard.data, [0, 1]);
+        handler.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
+    // One handler's data is deferred, the other thread wakes at once; a third wakes for what was deferred (the watch).
+    check(Some(3), || {
+        let mut shard = Shard::new(64);
+        let mailbox = shard.mailbox.clone();
+        let handler = thread::spawn(move || {
+            mailbox.push(Byte(1), When::Deferred).unwrap();
+            mailbox.wake_deferred();
+        });
+        let mailbox = shard.mailbox.clone();
+        let other = thread::spawn(move || mailbox.push(Byte(2), When::Now).unwrap());
+        let mailbox = shard.mailbox.clone();
+        let watch = thread::spawn(move || mailbox.wake_deferred());
+        shard.run_until(2, 0);
+        for thread in [handler, other, watch] {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn loom_a_producer_that_waits_for_room_is_let_go() {
+    // Room for one: each further push waits for the shard, whether it wakes at once or not.
+    for when in [When::Now, When::Deferred] {
+        check(None, move || {
+            let mut shard = Shard::new(1);
+            let mailbox = shard.mailbox.clone();
+            let producer = thread::spawn(move || {
+                for n in 0..3 {
+                    mailbox.push(Byte(n), when).unwrap();
+                }
+                mailbox.wake_deferred();
+            });
+            shard.run_until(3, 0);
+            assert_eq!(shard.data, [0, 1, 2]);
+            producer.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn loom_all_producers_that_wait_for_room_are_let_go() {
+    check(Some(2), || {
+        let mut shard = Shard::new(1);
+        let producers: Vec<_> = (0..3)
+            .map(|n| {
+                let mailbox = shard.mailbox.clone();
+                thread::spawn(move || mailbox.push(Byte(n), When::Now).unwrap())
+            })
+            .collect();
+        shard.run_until(3, 0);
+        for producer in producers {
+            producer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn loom_close_lets_producers_go_and_loses_nothing_that_was_taken() {
+    check(Some(4), || {
+        let mut shard = Shard::new(1);
+        let producers: Vec<_> = (0..2)
+            .map(|n| {
+                let mailbox = shard.mailbox.clone();
+                thread::spawn(move || mailbox.push(Byte(n), When::Now).is_ok())
+            })
+            .collect();
+        shard.mailbox.close();
+        let taken = producers
+            .into_iter()
+            .map(|producer| usize::from(producer.join().unwrap()))
+            .sum::<usize>();
+        assert_eq!(
+            shard.mailbox.try_push(Byte(9), When::Now),
+            Err((Byte(9), Refused::Closed))
+        );
+        shard.take(true);
+        assert_eq!(shard.data.len(), taken);
+    });
+}
+
+#[test]
+fn loom_room_that_is_given_back_lets_a_waiting_producer_go() {
+    // The shard sleeps meanwhile: it has nothing to do with it.
+    check(None, || {
+        let mut shard = Shard::new(1);
+        shard.mailbox.try_reserve(1).unwrap();
+        let mailbox = shard.mailbox.clone();
+        let producer = thread::spawn(move || mailbox.push(Byte(1), When::Now).unwrap());
+        let mailbox = shard.mailbox.clone();
+        let reserver = thread::spawn(move || mailbox.unreserve(1));
+        shard.run_until(1, 0);
+        producer.join().unwrap();
+        reserver.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_room_that_is_used_lets_a_waiting_producer_go_when_the_shard_has_taken() {
+    check(None, || {
+        let mut shard = Shard::new(1);
+        shard.mailbox.try_reserve(1).unwrap();
+        let mailbox = shard.mailbox.clone();
+        let producer = thread::spawn(move || mailbox.push(Byte(1), When::Now).unwrap());
+        let mailbox = shard.mailbox.clone();
+        let reserver = thread::spawn(move || mailbox.push_reserved(Byte(2), When::Now).unwrap());
+        shard.run_until(2, 0);
+        producer.join().unwrap();
+        reserver.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_paced_shard_wakes_for_word_and_takes_data_when_it_paces_no_longer() {
+    for when in [When::Now, When::Deferred] {
+        check(None, move || {
+            let mut shard = Shard::new(1);
+            let mailbox = shard.mailbox.clone();
+            let producer = thread::spawn(move || {
+                mailbox.push(Byte(1), when).unwrap();
+                mailbox.control('d', when);
+                mailbox.wake_deferred();
+                // Waits while the shard is paced.
+                mailbox.push(Byte(2), when).unwrap();
+                mailbox.wake_deferred();
+            });
+            shard.run_paced_until(1);
+            assert!(shard.data.is_empty());
+            assert_eq!(shard.pushed, 1);
+            shard.run_until(2, 1);
+            assert_eq!(shard.data, [1, 2]);
+            producer.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn loom_a_sleep_is_ended_once_and_an_awake_shard_is_left_alone() {
+    check(None, || {
+        let mut shard = Shard::new(64);
+        assert!(shard.mailbox.sleep(false));
+        let producers: Vec<_> = (0..2)
+            .map(|n| {
+                let mailbox = shard.mailbox.clone();
+                thread::spawn(move || {
+                    mailbox.push(Byte(n), When::Deferred).unwrap();
+                    mailbox.push(Byte(n), When::Now).unwrap();
+                    mailbox.wake_deferred();
+                })
+            })
+            .collect();
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        assert_eq!(shard.alarm.rings.load(Relaxed), 1);
+        assert!(!shard.mailbox.sleep(false), "it has something to take");
+        shard.take(true);
+        shard.mailbox.push(Byte(9), When::Now).unwrap();
+        assert_eq!(shard.alarm.rings.load(Relaxed), 1, "it is awake");
+    });
+}
+
+#[test]
+fn loom_data_alone_does_not_wake_a_paced_shard() {
+    check(None, || {
+        let mut shard = Shard::new(64);
+        assert!(shard.mailbox.sleep(true));
+        let mailbox = shard.mailbox.clone();
+        let producer = thread::spawn(move || {
+            mailbox.push(Byte(1), When::Now).unwrap();
+            mailbox.push(Byte(2), When::Deferred).unwrap();
+            mailbox.wake_deferred();
+        });
+        producer.join().unwrap();
+        assert!(!*lock(&shard.alarm.rung));
+        // It may sleep on, paced; and may not once it wants data.
+        assert!(shard.mailbox.sleep(true));
+        assert!(!shard.mailbox.sleep(false));
+        shard.take(true);
+        assert_eq!(shard.data, [1, 2]);
+    });
+}
+
+#[test]
+fn loom_the_end_of_a_shard_takes_or_hands_back_everything_and_lets_all_go() {
+    // One waits for room, one asks for it, one leaves word; none is to be kept where nobody looks any more.
+    check(Some(3), || {
+        let shard = Shard::new(1);
+        let mailbox = shard.mailbox.clone();
+        let producer = thread::spawn(move || {
+            let first = mailbox.push(Byte(1), When::Now).is_ok();
+            mailbox.control('a', When::Now);
+            usize::from(first) + usize::from(mailbox.push(Byte(2), When::Now).is_ok())
+        });
+        let mailbox = shard.mailbox.clone();
+        let other = thread::spawn(move || mailbox.try_push(Byte(3), When::Now).is_ok());
+        let mut left = VecDeque::new();
+        shard.mailbox.finish(&mut left);
+        let kept = producer.join().unwrap() + usize::from(other.join().unwrap());
+        assert_eq!(left.len(), kept);
+        let (mut data, mut control) = (VecDeque::new(), Vec::new());
+        shard.mailbox.take(Some(&mut data), &mut control);
+        assert!(data.is_empty() && control.is_empty());
+    });
+}

@@ -1,0 +1,168 @@
+//! The runner: what one connection has to handle, on several handler threads. Core, mailbox and pool are the real ones.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{self, Ordering::Relaxed};
+use std::time::Instant;
+
+use loom::thread;
+
+use super::{Reactor, check, hub};
+use crate::engine::events::{Events, Interests, Request, Response, Session};
+use crate::engine::hub::{Hub, Upgraded};
+use crate::engine::pool::Pool;
+use crate::engine::sync::{AtomicBool, Mutex, Ordering, lock};
+use crate::message::Message;
+use crate::transport::Transport;
+
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// What arrives, one read each; then the end, after which there is nothing to be told.
+struct Script {
+    reads: VecDeque<Vec<u8>>,
+    has_ended: Arc<atomic::AtomicBool>,
+}
+
+impl Transport for Script {
+    type Registry = ();
+
+    fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.reads.pop_front().unwrap_or_default();
+        if bytes.is_empty() {
+            self.has_ended.store(true, Relaxed);
+        }
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::BrokenPipe.into())
+    }
+
+    fn finish(&mut self) {}
+}
+
+/// Notes what it is told, and that nobody tells it anything meanwhile.
+struct Diary {
+    is_told: AtomicBool,
+    told: Mutex<String>,
+}
+
+impl Diary {
+    fn note(&self, what: &str) {
+        let was_told = self.is_told.swap(true, Ordering::SeqCst);
+        assert!(!was_told, "two handlers of one connection at a time");
+        lock(&self.told).push_str(what);
+        self.is_told.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Events for Diary {
+    fn interests(&self) -> Interests {
+        Interests {
+            open: true,
+            message: true,
+            close: true,
+            request: false,
+        }
+    }
+
+    fn entered(&self, _: &Arc<Session>) {}
+    fn left(&self, _: &Session) {}
+
+    fn open(&self, _: &Arc<Session>) {
+        self.note("open ");
+    }
+
+    fn message(&self, _: &Arc<Session>, message: Message) {
+        self.note(message.text().unwrap());
+    }
+
+    fn close(&self, _: &Arc<Session>) {
+        self.note("close");
+    }
+
+    fn request(&self, _: Request) -> Response {
+        panic!("no route")
+    }
+}
+
+/// A handler thread, as in `Pool::work`.
+fn work(hub: &Hub, diary: &Diary, now: Instant) {
+    let handover = &hub.pool.handover;
+    handover.started();
+    while let Some((job, start)) = handover.take(now, true).or_else(|| {
+        hub.wake_deferred();
+        handover.take_or_wait(|| now, true)
+    }) {
+        assert_eq!(start, 0, "all threads are there");
+        Pool::handle(hub, diary, job);
+    }
+}
+
+#[test]
+fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_time() {
+    check(Some(2), || {
+        let diary = Arc::new(Diary {
+            is_told: AtomicBool::new(false),
+            told: Mutex::new(String::new()),
+        });
+        let (hub, alarms) = hub(1, 2, diary.clone());
+        let mut shard = Reactor::new(0, &hub, diary.clone(), (), &alarms);
+        let now = shard.now;
+        let handlers: Vec<_> = (0..2)
+            .map(|_| {
+                let (hub, diary) = (hub.clone(), diary.clone());
+                thread::spawn(move || work(&hub, &diary, now))
+            })
+            .collect();
+        // Masked with zeros: text, and text again in another read.
+        let frame = |text: &[u8; 2]| vec![0x81, 0x82, 0, 0, 0, 0, text[0], text[1]];
+        let has_ended = Arc::new(atomic::AtomicBool::new(false));
+        let script = Script {
+            reads: [frame(b"1 "), frame(b"2 ")].into(),
+            has_ended: has_ended.clone(),
+        };
+        hub.shards[0].load.fetch_add(1, Relaxed);
+        let upgraded = Upgraded {
+            head: None,
+            answered: true,
+            owed: Vec::new(),
+            received: None,
+        };
+        let mut arrival = Some((script, upgraded));
+        loop {
+            shard.turn(|core| {
+                if let Some((script, upgraded)) = arrival.take() {
+                    core.insert(script, PEER, None, Some(upgraded));
+                }
+                // A poll would report anew that there is something to read.
+                for slot in core.conns.used() {
+                    let key = core.conns.key(slot).unwrap();
+                    core.ready(key.to_token(), true, false, false);
+                }
+            });
+            if shard.core.conns.len() == 0 {
+                break;
+            }
+            if has_ended.load(Relaxed) {
+                shard.sleep();
+            }
+        }
+        hub.pool.close();
+        for handler in handlers {
+            handler.join().unwrap();
+        }
+        assert_eq!(*lock(&diary.told), "open 1 2 close");
+    });
+}
