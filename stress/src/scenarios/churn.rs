@@ -17,15 +17,17 @@ use crate::server::program::{ECHO, GREETING, SILENT};
 use crate::server::{Figures, Server, Setup};
 
 const CONNECTIONS: u64 = 100_000;
-/// Let the server grow to the size that it needs.
-const WARM_UP: u64 = 10_000;
+/// Of these: let the server grow to the size that it needs.
+const WARM_UP: u64 = 30_000;
 const THREADS: u64 = 4;
 /// Each thread has up to so many open.
 const OPEN_MAX: u64 = 64;
 /// They stop answering, and are left to the heartbeat.
 const VANISHED: u64 = 100;
-/// What the allocator may keep more after the churn than before.
-const GROWTH_BYTES_MAX: u64 = 2 << 20;
+/// What the allocator may keep more after the churn than before: a few dozen bytes for each connection that has gone.
+const GROWTH_BYTES_MAX: u64 = 3 << 20;
+/// A deadline is forgotten when its time has come, not when its connection goes: so it comes soon, also in the warm-up.
+const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Route {
@@ -78,6 +80,7 @@ impl Done {
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let mut server = Server::start(&Setup {
+        handshake_timeout: HANDSHAKE_TIMEOUT_MS,
         heartbeat_interval: 2_000,
         heartbeat_timeout: 6_000,
         ..context.setup()

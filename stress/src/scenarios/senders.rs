@@ -27,7 +27,7 @@ const OUTBOX_BYTES_MAX: u64 = 256 << 10;
 const MAILBOX_BYTES_MAX: u64 = 1 << 20;
 const SHARDS: u64 = 2;
 /// The server's threads and their buffers, and what the allocator keeps.
-const SERVER_BYTES_MAX: u64 = 16 << 20;
+const SERVER_BYTES_MAX: u64 = 24 << 20;
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let mut server = Server::start(&Setup {
