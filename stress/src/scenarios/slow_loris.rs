@@ -32,6 +32,8 @@ const SLOW_FRAME_BYTES: usize = 60_000;
 const FRAGMENT_BYTES: usize = 2 << 10;
 const FRAGMENT_EVERY: Duration = Duration::from_millis(150);
 
+const TEND_EVERY: Duration = Duration::from_millis(50);
+
 /// A new client that waits longer than this is not served in spite of the others, but after them.
 const SERVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -67,8 +69,8 @@ const KINDS: [Kind; 8] = [
     SlowFrame,
     EmptyFragments,
 ];
-/// One in so many is a [`Hoarder`]: each has some megabytes in the kernel before it meets a bound.
-const HOARDER_EVERY: u64 = 100;
+/// About so many, whatever the scale: each has some megabytes in the kernel before it meets a bound.
+const HOARDERS: u64 = 20;
 
 impl Kind {
     /// Whether it lives as long as it goes on.
@@ -310,24 +312,22 @@ impl Held {
 /// Holds all of them until they are gone; those that would live for ever stop when the others are.
 fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<Held> {
     let mut all = Vec::new();
+    let mut tended = Instant::now();
     for number in 0..count {
-        let kind = match random.below(HOARDER_EVERY) {
-            0 => Hoarder,
+        let kind = match random.below(count) {
+            0..HOARDERS => Hoarder,
             _ => random.pick(&KINDS),
         };
         all.push(Loris::new(kind, server.address, number, &mut random)?);
+        if tended.elapsed() > TEND_EVERY {
+            tend(&mut all, false)?;
+            tended = Instant::now();
+        }
     }
     let mut stopped = false;
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let now = Instant::now();
-        for loris in &mut all {
-            let rests = loris.answered || (stopped && loris.kind.lives());
-            if loris.lived.is_none() && !rests {
-                loris.act(now);
-            }
-            loris.look()?;
-        }
+        tend(&mut all, stopped)?;
         let left = |lives| {
             all.iter()
                 .find(|l| l.lived.is_none() && l.kind.lives() == lives)
@@ -344,18 +344,31 @@ fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<Held> {
                 stopped = true;
             }
             (Some(loris), _) | (_, Some(loris)) => ensure!(
-                now < deadline,
+                Instant::now() < deadline,
                 "one of kind {:?} is still there after {:?}",
                 loris.kind,
                 loris.since.elapsed()
             ),
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(TEND_EVERY);
     }
     let held = all
         .into_iter()
         .map(|loris| (loris.kind, loris.lived.unwrap_or_default()));
     Ok(Held(held.collect()))
+}
+
+/// Each does what it does by now.
+fn tend(all: &mut [Loris], stopped: bool) -> Outcome {
+    let now = Instant::now();
+    for loris in all {
+        let rests = loris.answered || (stopped && loris.kind.lives());
+        if loris.lived.is_none() && !rests {
+            loris.act(now);
+        }
+        loris.look()?;
+    }
+    Ok(())
 }
 
 /// New clients, one after the other: how many were served, and how long the slowest took.
