@@ -134,17 +134,23 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
+/// Takes what has come; nobody may be turned away.
+fn take(peer: &mut Peer, ledger: &mut Ledger) -> Outcome<usize> {
+    let bytes = peer.pump(1 << 20, |message| ledger.enter_next(message).map(drop))?;
+    ensure!(
+        peer.closed.is_none() && peer.ended.is_none(),
+        "it was closed with {:?}, {:?}",
+        peer.closed,
+        peer.ended
+    );
+    Ok(bytes)
+}
+
 fn read(readers: &mut [(Peer, Ledger)], over: &AtomicBool) -> Outcome {
     while !over.load(SeqCst) {
         let mut bytes = 0;
         for (peer, ledger) in &mut *readers {
-            bytes += peer.pump(1 << 20, |message| ledger.enter_next(message).map(drop))?;
-            ensure!(
-                peer.closed.is_none() && peer.ended.is_none(),
-                "it was closed with {:?}, {:?}",
-                peer.closed,
-                peer.ended
-            );
+            bytes += take(peer, ledger)?;
         }
         if bytes == 0 {
             thread::sleep(Duration::from_millis(1));
@@ -167,14 +173,7 @@ fn visit(
         let stay = Duration::from_millis(random.below(60));
         let start = Instant::now();
         while start.elapsed() < stay {
-            let bytes = peer.pump(1 << 20, |message| ledger.enter_next(message).map(drop))?;
-            ensure!(
-                peer.closed.is_none() && peer.ended.is_none(),
-                "it was closed with {:?}, {:?}",
-                peer.closed,
-                peer.ended
-            );
-            if bytes == 0 {
+            if take(&mut peer, &mut ledger)? == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
         }

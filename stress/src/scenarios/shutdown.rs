@@ -24,6 +24,10 @@ const MEMBERS: u64 = READERS + ECHOERS + SLEEPERS + MID_FRAME + STOPPED;
 const HALF_HEADS: u64 = 20;
 const PRODUCERS: u32 = 4;
 
+/// So small that nobody has megabytes to read when the end comes, which a busy machine would take too long for.
+const MEMBER_BUFFER: usize = 32 << 10;
+const STOPPED_BUFFER: usize = 4 << 10;
+
 const WAIT_MS: u64 = 2_000;
 /// For those who all answer: much more than they need.
 const LONG_WAIT_MS: u64 = 10_000;
@@ -108,7 +112,7 @@ impl Trial {
         let book = Book::new(setup.seed);
         let mut connect = |path, buffer| {
             let source = client::source(random.next());
-            let stream = client::tcp_with_buffer(server.address, source, buffer);
+            let stream = client::tcp_with_buffer(server.address, source, Some(buffer));
             Peer::upgrade(stream.during("connecting")?, path)
         };
         let mut members = Vec::new();
@@ -121,7 +125,7 @@ impl Trial {
         for (path, count) in kinds {
             for _ in 0..count {
                 members.push(Member {
-                    peer: connect(path, None)?,
+                    peer: connect(path, MEMBER_BUFFER)?,
                     path,
                     ledger: Ledger::new(book),
                     asked: 0,
@@ -134,7 +138,7 @@ impl Trial {
             member.peer.stream.write_all(&frame[..200])?;
         }
         let stopped: Outcome<Vec<_>> = (0..self.stopped)
-            .map(|_| connect(SILENT, Some(4 << 10)))
+            .map(|_| connect(SILENT, STOPPED_BUFFER))
             .collect();
         let _stopped = stopped?;
         let _half_heads = half_heads(&server, random)?;
