@@ -120,8 +120,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         held: format!("{} connections at a time", THREADS * OPEN_MAX + VANISHED),
         faults: done.connected,
         figures: format!(
-            "{} connects, {} opened and as many closed, {VANISHED} by the heartbeat; {rate:.0} a second; resident {:.1} \
-             MiB before, {:.1} after; {descriptors} descriptors before and after",
+            "{} connects, {} opened and as many closed, {VANISHED} by the heartbeat; {rate:.0} a second; resident \
+             {:.1} MiB before, {:.1} after; {descriptors} descriptors before and after",
             figures.get("accepted"),
             figures.get("opened"),
             mib(before),

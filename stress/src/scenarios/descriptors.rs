@@ -105,8 +105,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         ),
         faults: rounds * TOO_MANY,
         figures: format!(
-            "{cpu_most:.2} s of processor time in the worst second; {} failed tries in all; taken in {:.0} ms after others \
-             went, at the slowest",
+            "{cpu_most:.2} s of processor time in the worst second; {} failed tries in all; taken in {:.0} ms \
+             after others went, at the slowest",
             figures.get("accept_errors"),
             slowest.as_secs_f64() * 1e3
         ),

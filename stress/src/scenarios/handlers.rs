@@ -113,8 +113,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         held: format!("{ECHOERS} that echo, {LISTENERS} that listen, {BLOCKED} blocked for ever"),
         faults: BLOCKED + of_a_kind * KINDS.len() as u64,
         figures: format!(
-            "{} panics; {} loops of {LOOP_MESSAGES} in order at each listener; {} echoes, the slowest in {:.0} ms; stopped \
-             in {took} ms",
+            "{} panics; {} loops of {LOOP_MESSAGES} in order at each listener; {} echoes, the slowest in {:.0} ms; \
+             stopped in {took} ms",
             figures.get("handler_panics"),
             loops.len(),
             echoes.0,

@@ -27,7 +27,7 @@ const SLOW_READER_BUFFER: usize = 16 << 10;
 
 const PACE: Policy = Policy::Pace {
     bytes_per_second_min: 64 << 10,
-    patience: 1_500,
+    patience: 3_000,
 };
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {

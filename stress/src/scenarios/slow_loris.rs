@@ -272,8 +272,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         held: format!("{count} connections of {} kinds", KINDS.len() + 1),
         faults: count,
         figures: format!(
-            "{} new clients served meanwhile, the slowest in {:.0} ms; bound of memory {:.1} MiB; heads lived {:.1} s at \
-             most, silent ones {:.1} s, who read no pongs {:.1} s, who dribbled until they stopped",
+            "{} new clients served meanwhile, the slowest in {:.0} ms; bound of memory {:.1} MiB; heads lived \
+             {:.1} s at most, silent ones {:.1} s, who read no pongs {:.1} s, who dribbled until they stopped",
             served.0,
             served.1.as_secs_f64() * 1e3,
             mib(bound),
