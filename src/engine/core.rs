@@ -524,6 +524,10 @@ impl<T: Transport> Core<T> {
         if let Stop::Draining(deadline) = self.stop
             && (self.delivery.is_empty() || self.now >= deadline)
         {
+            if self.now >= deadline {
+                // Before everyone is told, and nobody is left that it was meant for.
+                self.give_up_mail();
+            }
             self.stop = Stop::Closing(deadline);
             for slot in self.conns.used() {
                 match self.conns.get(slot).map(|conn| &conn.role) {
@@ -551,7 +555,7 @@ impl<T: Transport> Core<T> {
 
     /// The end: everyone who is left is disconnected, and what was not delivered is counted.
     pub(crate) fn finish(mut self) {
-        let members = self.link().members.load(Relaxed) as u64;
+        self.give_up_mail();
         for slot in self.conns.used() {
             if let Some(Role::WebSocket(_)) = self.conns.get(slot).map(|conn| &conn.role) {
                 self.ws_abandon(slot);
@@ -559,6 +563,11 @@ impl<T: Transport> Core<T> {
             self.free(slot);
         }
         Pool::push(&self.hub, &mut self.jobs, self.now);
+    }
+
+    /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.
+    fn give_up_mail(&mut self) {
+        let members = self.link().members.load(Relaxed) as u64;
         let mut rest = std::mem::take(&mut self.delivery.mail);
         let mut later = VecDeque::new();
         self.link().mailbox.finish(&mut later);

@@ -1,0 +1,89 @@
+//! How an invariant is checked, and what is said when it does not hold.
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a busy machine. Whoever waits so long waits for nothing.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An invariant that did not hold, in words.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<rustix::io::Errno> for Failure {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Says what was being done when something failed.
+pub(crate) trait During<T> {
+    fn during(self, what: impl fmt::Display) -> Outcome<T>;
+}
+
+impl<T, E: fmt::Display> During<T> for Result<T, E> {
+    fn during(self, what: impl fmt::Display) -> Outcome<T> {
+        self.map_err(|error| Failure(format!("{what}: {error}")))
+    }
+}
+
+/// Ends with a failure unless something holds.
+macro_rules! ensure {
+    ($holds:expr, $($words:tt)+) => {
+        if !$holds {
+            return Err($crate::check::Failure::new(format!($($words)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> Outcome<bool>) -> Outcome {
+    within(DEADLINE, what, holds).map(drop)
+}
+
+/// Waits until something holds, no longer than that. Returns how long it took.
+pub(crate) fn within(
+    wait: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> Outcome<bool>,
+) -> Outcome<Duration> {
+    let start = Instant::now();
+    while !holds()? {
+        ensure!(
+            start.elapsed() < wait,
+            "it never came to hold, within {wait:?}: {what}"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(start.elapsed())
+}
+
+/// Waits for threads of a scenario, and for what they found.
+pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(Failure::new("a thread of the scenario has panicked")))
+}

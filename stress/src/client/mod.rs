@@ -1,0 +1,315 @@
+//! Clients of our own hand, which can do what no library would.
+
+pub(crate) mod frames;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, recv, socket_with,
+};
+use tungstenite::WebSocket;
+
+use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
+use frames::{CLOSE, FIN, Frames, PING, PONG};
+
+/// The accept key that answers the key of [`request`].
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The head of an upgrade request.
+pub(crate) fn request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: stress\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// An address to connect from. So no address runs out of ports, and none is the server's: a client that connects to a
+/// server that is down would reach itself.
+pub(crate) fn source(number: u64) -> Ipv4Addr {
+    Ipv4Addr::new(
+        127,
+        0,
+        1 + (number / 250 % 250) as u8,
+        1 + (number % 250) as u8,
+    )
+}
+
+/// A connected socket, with deadlines for each step.
+pub(crate) fn tcp(server: SocketAddrV4, source: Ipv4Addr) -> io::Result<TcpStream> {
+    tcp_with_buffer(server, source, None)
+}
+
+/// The same, with a receive buffer of about so many bytes, of which TCP must know from the start.
+pub(crate) fn tcp_with_buffer(
+    server: SocketAddrV4,
+    source: Ipv4Addr,
+    receive_buffer: Option<usize>,
+) -> io::Result<TcpStream> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    if let Some(bytes) = receive_buffer {
+        set_socket_recv_buffer_size(&socket, bytes)?;
+    }
+    bind(&socket, &SocketAddrV4::new(source, 0))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    connect(&stream, &server)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Has the socket reset its connection when it is dropped.
+pub(crate) fn reset_on_drop(stream: &TcpStream) -> io::Result<()> {
+    Ok(set_socket_linger(stream, Some(Duration::ZERO))?)
+}
+
+/// A well-behaved client, which we did not write.
+pub(crate) fn well_behaved(
+    server: SocketAddrV4,
+    source: Ipv4Addr,
+    path: &str,
+) -> Outcome<WebSocket<TcpStream>> {
+    let stream = tcp(server, source).during("connecting")?;
+    match tungstenite::client(format!("ws://{server}{path}"), stream) {
+        Ok((client, _)) => Ok(client),
+        Err(error) => Err(Failure::new(format!("the handshake failed: {error}"))),
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In order: the end of the stream.
+    Eof,
+    /// Reset.
+    Broken,
+}
+
+/// What a peer has read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    Message(Vec<u8>),
+    /// A close frame; 1005 where it has no code (RFC 6455 §7.1.5).
+    Close(u16),
+    End(End),
+}
+
+/// A WebSocket client that reads and writes its frames itself, as badly as a scenario wants.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    frames: Frames,
+    /// Whether pings are answered.
+    pub(crate) answers: bool,
+    /// It has sent a close frame, and sends no other.
+    said_goodbye: bool,
+    /// The code of the server's close frame.
+    pub(crate) closed: Option<u16>,
+    pub(crate) ended: Option<End>,
+}
+
+impl Peer {
+    /// Connects and shakes hands.
+    pub(crate) fn connect(server: SocketAddrV4, source: Ipv4Addr, path: &str) -> Outcome<Self> {
+        Self::upgrade(tcp(server, source).during("connecting")?, path)
+    }
+
+    /// Shakes hands on a socket.
+    pub(crate) fn upgrade(mut stream: TcpStream, path: &str) -> Outcome<Self> {
+        stream
+            .write_all(request(path).as_bytes())
+            .during("sending a request")?;
+        Self::upgraded(stream)
+    }
+
+    /// Reads the answer to a request that was sent.
+    pub(crate) fn upgraded(mut stream: TcpStream) -> Outcome<Self> {
+        let mut answer = Vec::new();
+        let mut part = [0; 2048];
+        let end = loop {
+            let read = stream.read(&mut part).during("reading an answer")?;
+            answer.extend_from_slice(&part[..read]);
+            let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(end) = end {
+                break end + 4;
+            }
+            ensure!(
+                read > 0 && answer.len() < 16 << 10,
+                "no whole answer came: {:?}",
+                String::from_utf8_lossy(&answer)
+            );
+        };
+        let head = String::from_utf8_lossy(&answer[..end]);
+        ensure!(
+            head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT),
+            "refused: {}",
+            head.lines().next().unwrap_or_default()
+        );
+        let mut frames = Frames::default();
+        frames.feed(&answer[end..]);
+        Ok(Self {
+            stream,
+            frames,
+            answers: true,
+            said_goodbye: false,
+            closed: None,
+            ended: None,
+        })
+    }
+
+    /// Sends a whole frame.
+    pub(crate) fn send(&mut self, first: u8, payload: &[u8]) -> io::Result<()> {
+        self.stream.write_all(&frames::frame(first, payload))
+    }
+
+    /// Reads what is there, up to about so many bytes, without waiting; hands over each message. Returns how many bytes
+    /// that were.
+    pub(crate) fn pump(
+        &mut self,
+        mut bytes: usize,
+        mut take: impl FnMut(&[u8]) -> Outcome,
+    ) -> Outcome<usize> {
+        let mut buffer = [0; 32 << 10];
+        let mut total = 0;
+        // What came behind the answer to the handshake.
+        self.frames_in(&mut take)?;
+        while bytes > 0 && self.ended.is_none() {
+            let want = bytes.min(buffer.len());
+            match recv(&self.stream, &mut buffer[..want], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => self.end(End::Eof)?,
+                Ok((n, _)) => {
+                    total += n;
+                    bytes -= n;
+                    self.frames.feed(&buffer[..n]);
+                    self.frames_in(&mut take)?;
+                    if n < want {
+                        break;
+                    }
+                }
+                Err(error) if error == rustix::io::Errno::WOULDBLOCK => break,
+                Err(error) if error == rustix::io::Errno::INTR => {}
+                Err(_) => self.end(End::Broken)?,
+            }
+        }
+        Ok(total)
+    }
+
+    fn frames_in(&mut self, take: &mut impl FnMut(&[u8]) -> Outcome) -> Outcome {
+        while let Some((opcode, payload)) = self.frames.next()? {
+            match opcode {
+                CLOSE => self.closed = Some(close_code(payload)),
+                PING if self.answers => {
+                    let pong = frames::frame(FIN | PONG, payload);
+                    // A server that has gone needs none.
+                    let _ = self.stream.write_all(&pong);
+                }
+                PING | PONG => {}
+                _ => take(payload)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, end: End) -> Outcome {
+        self.ended = Some(end);
+        ensure!(
+            end == End::Broken || self.frames.is_between_frames(),
+            "a stream has ended in the middle of a frame"
+        );
+        Ok(())
+    }
+
+    /// The next message, close frame or end.
+    pub(crate) fn receive(&mut self) -> Outcome<Incoming> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut buffer = [0; 16 << 10];
+        loop {
+            while let Some((opcode, payload)) = self.frames.next()? {
+                match opcode {
+                    CLOSE => {
+                        let code = close_code(payload);
+                        self.closed = Some(code);
+                        return Ok(Incoming::Close(code));
+                    }
+                    PING if self.answers => {
+                        let pong = frames::frame(FIN | PONG, payload);
+                        let _ = self.stream.write_all(&pong);
+                    }
+                    PING | PONG => {}
+                    _ => return Ok(Incoming::Message(payload.to_vec())),
+                }
+            }
+            if let Some(end) = self.ended {
+                return Ok(Incoming::End(end));
+            }
+            ensure!(Instant::now() < deadline, "nothing came but control frames");
+            match self.stream.read(&mut buffer) {
+                Ok(0) => self.end(End::Eof)?,
+                Ok(n) => self.frames.feed(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(Failure::new("nothing came"));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => self.end(End::Broken)?,
+            }
+        }
+    }
+
+    /// The next message, which must come.
+    pub(crate) fn message(&mut self) -> Outcome<Vec<u8>> {
+        match self.receive()? {
+            Incoming::Message(message) => Ok(message),
+            other => Err(Failure::new(format!("{other:?} came for a message"))),
+        }
+    }
+
+    /// Reads to the end; hands over each message. Returns the code of the close frame that came before it.
+    pub(crate) fn read_to_end(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Outcome,
+    ) -> Outcome<Option<u16>> {
+        loop {
+            match self.receive()? {
+                Incoming::Message(message) => take(&message)?,
+                // Completes the closing handshake, unless the server has gone already.
+                Incoming::Close(code) => drop(self.say_goodbye(code)),
+                Incoming::End(_) => return Ok(self.closed),
+            }
+        }
+    }
+
+    /// Sends a close frame, once.
+    pub(crate) fn say_goodbye(&mut self, code: u16) -> io::Result<()> {
+        if std::mem::replace(&mut self.said_goodbye, true) {
+            return Ok(());
+        }
+        self.stream.write_all(&frames::close(code))
+    }
+
+    /// Says goodbye in order, and waits for the end.
+    pub(crate) fn close(mut self) -> Outcome {
+        self.say_goodbye(1000).during("sending a close frame")?;
+        let code = self.read_to_end(|_| Ok(()))?;
+        ensure!(
+            code == Some(1000) && self.ended == Some(End::Eof),
+            "a close frame was answered with {code:?} and {:?}",
+            self.ended
+        );
+        Ok(())
+    }
+}
+
+fn close_code(payload: &[u8]) -> u16 {
+    match payload {
+        [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        _ => 1005,
+    }
+}

@@ -1,0 +1,79 @@
+//! What the operating system says of a process, and allows this one.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
+
+/// A server must not outlive the scenario that started it.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// As many descriptors as may be had without rights; returns how many that is.
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    set_descriptor_limit(maximum, maximum)?;
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// No more descriptors than that, for this process.
+pub(crate) fn limit_descriptors(count: u64) -> io::Result<()> {
+    set_descriptor_limit(Some(count), getrlimit(Resource::Nofile).maximum)
+}
+
+fn set_descriptor_limit(current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+/// Seconds of processor time, user and system, that all threads of a process have used so far.
+pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold spaces and parentheses; what follows the last one starts with field 3.
+    let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
+        let mut fields = rest.split_ascii_whitespace().skip(14 - 3);
+        let user: u64 = fields.next()?.parse().ok()?;
+        let system: u64 = fields.next()?.parse().ok()?;
+        Some(user + system)
+    });
+    let ticks = ticks.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is unknown")))?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Resident memory of a process in bytes, counted exactly.
+pub(crate) fn resident(pid: u32) -> io::Result<u64> {
+    kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Rss:")
+}
+
+/// The most resident memory that a process has had so far, in bytes.
+pub(crate) fn resident_peak(pid: u32) -> io::Result<u64> {
+    kilobytes(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+fn kilobytes(path: &str, name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let value = text.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim();
+        value.parse::<u64>().ok()
+    });
+    let value = value.ok_or_else(|| io::Error::other(format!("{path} says nothing of {name}")))?;
+    Ok(value * 1024)
+}
+
+/// Descriptors that a process has open.
+pub(crate) fn descriptors(pid: u32) -> io::Result<u64> {
+    descriptors_below(pid, u64::MAX)
+}
+
+/// Those of them with a number below that one: what it was started with may lie above its limit, and does not count.
+pub(crate) fn descriptors_below(pid: u32, bound: u64) -> io::Result<u64> {
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
+        count += u64::from(number.is_some_and(|number| number < bound));
+    }
+    Ok(count)
+}

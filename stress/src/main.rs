@@ -1,0 +1,186 @@
+//! `stress`: hostile and unlucky peers against humphrey_ws, over real sockets, with invariants that are checked.
+//!
+//! Each scenario starts the server under test as a process of its own, puts a load on it that comes from a seed, and
+//! ends with an error when something does not hold that the library promises.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool: results go to standard output, complaints to standard error"
+)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "the scenarios measure through /proc and need all of 127.0.0.0/8: they run on Linux only"
+);
+
+mod body;
+mod check;
+mod client;
+mod machine;
+mod random;
+mod scenarios;
+mod server;
+
+use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use check::{During, Failure, Outcome};
+use random::Random;
+use scenarios::{Context, SCENARIOS, Scenario};
+
+const USAGE: &str = "\
+Hostile and unlucky peers against humphrey_ws, on 127.0.0.0/8 only.
+
+  stress [--seed N] [--scale N | --long] [NAME...]
+      the scenarios with these names, or all of them, one line each; the size
+      grows with the scale, and --long is --scale 10; the exit status is 1 if
+      an invariant did not hold, and the seed makes the same choices again
+  stress --list
+      what there is";
+
+/// A scenario of scale 1 that is not done by then hangs.
+const SCENARIO_MAX: Duration = Duration::from_secs(90);
+
+struct Options {
+    seed: u64,
+    scale: u64,
+    chosen: Vec<&'static Scenario>,
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == server::COMMAND).is_some() {
+        return match server::serve(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("stress, server: {failure}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match options(args) {
+        Ok(Some(options)) => run(&options),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("stress: {failure}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// None if there is nothing to run.
+fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    let mut options = Options {
+        seed: clock.map_or(0, |time| time.as_micros() as u64 % 1_000_000),
+        scale: 1,
+        chosen: Vec::new(),
+    };
+    while let Some(arg) = args.next() {
+        let mut number = || -> Outcome<u64> {
+            let value = args.next().unwrap_or_default();
+            value.parse().during(format!("{arg} {value}"))
+        };
+        match arg.as_str() {
+            "--seed" => options.seed = number()?,
+            "--scale" => options.scale = number()?.clamp(1, 1_000),
+            "--long" => options.scale = 10,
+            "--list" => {
+                for scenario in SCENARIOS {
+                    println!("{:<12} {}", scenario.name, scenario.what);
+                }
+                return Ok(None);
+            }
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            name => match SCENARIOS.iter().find(|scenario| scenario.name == name) {
+                Some(scenario) => options.chosen.push(scenario),
+                None => return Err(Failure::new(format!("there is no {name}"))),
+            },
+        }
+    }
+    if options.chosen.is_empty() {
+        options.chosen.extend(SCENARIOS);
+    }
+    Ok(Some(options))
+}
+
+fn run(options: &Options) -> ExitCode {
+    let descriptors = match machine::raise_descriptor_limit() {
+        Ok(descriptors) => descriptors,
+        Err(error) => {
+            eprintln!("stress: the limit of descriptors can't be raised: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Options { seed, scale, .. } = *options;
+    println!("seed {seed}, scale {scale}");
+    let start = Instant::now();
+    let mut failed = 0;
+    for scenario in &options.chosen {
+        let context = Context {
+            seed,
+            scale,
+            random: Random::new(seed).fork(scenario.name, 0),
+            descriptors,
+        };
+        let start = Instant::now();
+        let outcome = watched(scenario, context);
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(report) => println!(
+                "{:<12} held {}; faults tried: {}; lost: 0; {}; {seconds:.1} s; server's peak {:.1} MiB",
+                scenario.name,
+                report.held,
+                report.faults,
+                report.figures,
+                scenarios::mib(report.peak),
+            ),
+            Err(failure) => {
+                failed += 1;
+                println!(
+                    "{:<12} FAILED with seed {seed}, scale {scale}, after {seconds:.1} s: {failure}",
+                    scenario.name
+                );
+            }
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    if failed > 0 {
+        println!(
+            "{failed} FAILED in {seconds:.1} s; the same choices again: --seed {seed} --scale {scale}"
+        );
+        return ExitCode::FAILURE;
+    }
+    println!("all as promised, in {seconds:.1} s");
+    ExitCode::SUCCESS
+}
+
+/// Runs a scenario. One that hangs ends the program, and with it the servers.
+fn watched(scenario: &'static Scenario, context: Context) -> Outcome<scenarios::Report> {
+    let (done, result) = channel();
+    let (seed, wait) = (context.seed, SCENARIO_MAX * context.scale as u32);
+    let thread = thread::spawn(move || {
+        // Nobody waits only when the program ends.
+        let _ = done.send((scenario.run)(&context));
+    });
+    match result.recv_timeout(wait) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Disconnected) => {
+            let _ = thread.join();
+            Err(Failure::new("the scenario has panicked"))
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            println!(
+                "{:<12} HANGS with seed {seed}, after {wait:?}",
+                scenario.name
+            );
+            std::process::exit(1);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! All that is left to chance, from one seed.
+
+/// SplitMix64: small, and the same on every machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Another one, for the part of the work with that name and number.
+    pub(crate) fn fork(&self, name: &str, number: u64) -> Self {
+        let named = name
+            .bytes()
+            .fold(self.0, |mixed, byte| mix(mixed ^ u64::from(byte)));
+        Self(mix(named ^ mix(number)))
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// A number below that one.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+pub(crate) fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers_and_another_name_gives_others() {
+        let numbers = |mut random: Random| [random.next(), random.next(), random.below(10)];
+        let random = Random::new(7);
+        assert_eq!(numbers(random.fork("a", 1)), numbers(random.fork("a", 1)));
+        assert_ne!(numbers(random.fork("a", 1)), numbers(random.fork("a", 2)));
+        assert_ne!(numbers(random.fork("a", 1)), numbers(random.fork("b", 1)));
+    }
+}

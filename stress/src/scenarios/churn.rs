@@ -1,0 +1,278 @@
+//! Connections that come, and go by every way there is. Afterwards memory and descriptors are where they were, and each
+//! connection has been opened and closed once.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use super::{Context, Report, mib};
+use crate::body::Book;
+use crate::check::{During, Outcome, ensure, eventually, join};
+use crate::client::frames::{self, BINARY, FIN};
+use crate::client::{self, End, Peer};
+use crate::machine;
+use crate::random::Random;
+use crate::server::program::{ECHO, GREETING, SILENT};
+use crate::server::{Figures, Server, Setup};
+
+const CONNECTIONS: u64 = 100_000;
+/// Of these: let the server grow to the size that it needs.
+const WARM_UP: u64 = 30_000;
+const THREADS: u64 = 4;
+/// Each thread has up to so many open.
+const OPEN_MAX: u64 = 64;
+/// They stop answering, and are left to the heartbeat.
+const VANISHED: u64 = 100;
+/// What the allocator may keep more after the churn than before: a few dozen bytes for each connection that has gone.
+const GROWTH_BYTES_MAX: u64 = 3 << 20;
+/// A deadline is forgotten when its time has come, not when its connection goes: so it comes soon, also in the warm-up.
+const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
+
+#[derive(Clone, Copy, Debug)]
+enum Route {
+    /// A closing handshake, to its end.
+    Close,
+    /// A close frame, whose answer is not waited for.
+    Slam,
+    /// The end of the stream, without a close frame.
+    Fin,
+    Reset,
+    /// An end of the stream in one direction: the server's is read.
+    HalfClose,
+    /// Closed with messages unread.
+    Unread,
+    MidFrame,
+    /// Never became a WebSocket.
+    MidHead,
+    /// Gone before the answer to the handshake.
+    Hasty,
+}
+
+const ROUTES: [Route; 9] = [
+    Route::Close,
+    Route::Slam,
+    Route::Fin,
+    Route::Reset,
+    Route::HalfClose,
+    Route::Unread,
+    Route::MidFrame,
+    Route::MidHead,
+    Route::Hasty,
+];
+
+/// What clients have done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    connected: u64,
+    upgraded: u64,
+    /// May or may not have become a WebSocket.
+    hasty: u64,
+}
+
+impl Done {
+    fn add(&mut self, other: Self) {
+        self.connected += other.connected;
+        self.upgraded += other.upgraded;
+        self.hasty += other.hasty;
+    }
+}
+
+pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    let mut server = Server::start(&Setup {
+        handshake_timeout: HANDSHAKE_TIMEOUT_MS,
+        heartbeat_interval: 2_000,
+        heartbeat_timeout: 6_000,
+        ..context.setup()
+    })?;
+    let count = CONNECTIONS * context.scale;
+    let descriptors = machine::descriptors(server.pid())?;
+    let mut done = churn(context, &server, "warm-up", WARM_UP)?;
+    settled(&mut server, done, 0)?;
+    let before = server.resident()?;
+
+    let mut vanished = Vec::new();
+    for number in 0..VANISHED {
+        let peer = Peer::connect(server.address, client::source(number), SILENT)?;
+        vanished.push(peer);
+    }
+    done.connected += VANISHED;
+    done.upgraded += VANISHED;
+    let start = Instant::now();
+    done.add(churn(
+        context,
+        &server,
+        "churn",
+        count - WARM_UP - VANISHED,
+    )?);
+    let rate = (count - WARM_UP - VANISHED) as f64 / start.elapsed().as_secs_f64();
+    let figures = settled(&mut server, done, VANISHED)?;
+    drop(vanished);
+    eventually("its descriptors are free again", || {
+        Ok(machine::descriptors(server.pid())? == descriptors)
+    })?;
+    let after = server.resident()?;
+    ensure!(
+        after <= before + GROWTH_BYTES_MAX,
+        "the server had {before} bytes after {WARM_UP} connections, and {after} after {count}"
+    );
+    Ok(Report {
+        held: format!("{} connections at a time", THREADS * OPEN_MAX + VANISHED),
+        faults: done.connected,
+        figures: format!(
+            "{} connects, {} opened and as many closed, {VANISHED} by the heartbeat; {rate:.0} a second; resident \
+             {:.1} MiB before, {:.1} after; {descriptors} descriptors before and after",
+            figures.get("accepted"),
+            figures.get("opened"),
+            mib(before),
+            mib(after),
+        ),
+        peak: server.finish()?,
+    })
+}
+
+/// Waits until the server has seen all that clients have done.
+fn settled(server: &mut Server, done: Done, vanished: u64) -> Outcome<Figures> {
+    let figures = server.eventually("all that came have gone", |figures| {
+        figures.get("accepted") == done.connected
+            && figures.get("connections") == 0
+            && figures.get("opened") >= done.upgraded
+            && figures.get("opened") == figures.get("closed")
+    })?;
+    let opened = figures.get("opened");
+    ensure!(
+        opened <= done.upgraded + done.hasty && opened == figures.get("connections_opened"),
+        "{done:?}, and {figures:?}"
+    );
+    ensure!(
+        figures.get("heartbeat_timeouts") == vanished,
+        "{vanished} have stopped answering; {figures:?}"
+    );
+    Ok(figures)
+}
+
+fn churn(context: &Context, server: &Server, name: &str, count: u64) -> Outcome<Done> {
+    let mut done = Done::default();
+    thread::scope(|scope| {
+        let threads = (0..THREADS).map(|number| {
+            let mut churner = Churner {
+                address: server.address,
+                book: context.book(),
+                random: context.random.fork(name, number),
+                open: Vec::new(),
+                done: Done::default(),
+            };
+            let count = count / THREADS + u64::from(number < count % THREADS);
+            scope.spawn(move || churner.run(count))
+        });
+        let threads: Vec<_> = threads.collect();
+        for thread in threads {
+            done.add(join(thread)?);
+        }
+        Ok(done)
+    })
+}
+
+struct Churner {
+    address: SocketAddrV4,
+    book: Book,
+    random: Random,
+    open: Vec<(Route, Peer)>,
+    done: Done,
+}
+
+impl Churner {
+    fn run(&mut self, count: u64) -> Outcome<Done> {
+        for _ in 0..count {
+            self.come()?;
+            while self.open.len() as u64 > self.random.between(1, OPEN_MAX) {
+                let at = self.random.below(self.open.len() as u64) as usize;
+                let (route, peer) = self.open.swap_remove(at);
+                leave(route, peer, &mut self.random).during(format!("{route:?}"))?;
+            }
+        }
+        for (route, peer) in self.open.drain(..) {
+            leave(route, peer, &mut self.random).during(format!("{route:?}"))?;
+        }
+        Ok(self.done)
+    }
+
+    fn come(&mut self) -> Outcome {
+        let source = client::source(self.random.next());
+        let stream = client::tcp(self.address, source).during("connecting")?;
+        self.done.connected += 1;
+        let route = self.random.pick(&ROUTES);
+        match route {
+            Route::MidHead => self.half_a_head(stream),
+            Route::Hasty => {
+                self.done.hasty += 1;
+                self.hasty(stream)
+            }
+            _ => {
+                let path = match route {
+                    Route::Unread => GREETING,
+                    _ => ECHO,
+                };
+                let mut peer = Peer::upgrade(stream, path)?;
+                self.done.upgraded += 1;
+                if path == ECHO && self.random.below(4) == 0 {
+                    let message = self.book.write(0, 0, 2_000);
+                    peer.send(FIN | BINARY, &message).during("sending")?;
+                    ensure!(peer.message()? == message, "an echo is another message");
+                }
+                self.open.push((route, peer));
+                Ok(())
+            }
+        }
+    }
+
+    fn half_a_head(&mut self, mut stream: TcpStream) -> Outcome {
+        let head = client::request(SILENT);
+        let len = self.random.below(head.len() as u64) as usize;
+        stream
+            .write_all(&head.as_bytes()[..len])
+            .during("sending half a head")?;
+        self.abandon(&stream)
+    }
+
+    fn hasty(&mut self, mut stream: TcpStream) -> Outcome {
+        stream
+            .write_all(client::request(SILENT).as_bytes())
+            .during("sending a head")?;
+        self.abandon(&stream)
+    }
+
+    fn abandon(&mut self, stream: &TcpStream) -> Outcome {
+        if self.random.below(2) == 0 {
+            client::reset_on_drop(stream)?;
+        }
+        Ok(())
+    }
+}
+
+fn leave(route: Route, mut peer: Peer, random: &mut Random) -> Outcome {
+    match route {
+        Route::Close => peer.close()?,
+        Route::Slam => peer.say_goodbye(1001)?,
+        Route::Reset => client::reset_on_drop(&peer.stream)?,
+        Route::HalfClose => {
+            peer.stream.shutdown(Shutdown::Write)?;
+            peer.read_to_end(|_| Ok(()))?;
+            ensure!(
+                peer.ended == Some(End::Eof),
+                "half a close was answered with {:?}",
+                peer.ended
+            );
+        }
+        Route::MidFrame => {
+            let frame = frames::frame(FIN | BINARY, &[7; 300]);
+            let len = random.between(1, frame.len() as u64 - 1) as usize;
+            peer.stream.write_all(&frame[..len])?;
+            if random.below(2) == 0 {
+                client::reset_on_drop(&peer.stream)?;
+            }
+        }
+        Route::Fin | Route::Unread | Route::MidHead | Route::Hasty => {}
+    }
+    Ok(())
+}

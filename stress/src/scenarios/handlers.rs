@@ -1,0 +1,262 @@
+//! Handlers that panic, block for ever, sleep, broadcast in a loop, or send when their connection has gone. The others
+//! are served meanwhile, each listener gets each loop whole and in order, and all but the blocked are closed once.
+
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Context, Report};
+use crate::body::{Book, Ledger};
+use crate::check::{During, Failure, Outcome, ensure, eventually, join};
+use crate::client::frames::{BINARY, FIN, TEXT};
+use crate::client::{self, End, Incoming, Peer};
+use crate::server::Server;
+use crate::server::program::{
+    BLOCK, ECHO, LATE, LATE_SENDER, LOOP, LOOP_MESSAGES, PANIC_ON_CLOSE, PANIC_ON_MESSAGE,
+    PANIC_ON_OPEN, SILENT, SLEEP,
+};
+
+const LISTENERS: u64 = 4;
+const ECHOERS: u64 = 20;
+/// A quarter of the handler threads.
+const BLOCKED: u64 = 8;
+/// Faults of each of the other kinds.
+const OF_A_KIND: u64 = 40;
+const THREADS: u64 = 3;
+/// Messages that wait behind one that is never done with.
+const BEHIND: u64 = 3;
+const ECHO_WITHIN: Duration = Duration::from_secs(2);
+const SHUTDOWN_MS: u64 = 2_000;
+/// What the machine may take besides.
+const SHUTDOWN_SPARE_MS: u64 = 1_000;
+
+const KINDS: [&str; 6] = [
+    PANIC_ON_OPEN,
+    PANIC_ON_MESSAGE,
+    PANIC_ON_CLOSE,
+    SLEEP,
+    LOOP,
+    LATE,
+];
+
+pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    let mut server = Server::start(&context.setup())?;
+    let (address, book) = (server.address, context.book());
+    let connect = |number, path| Peer::connect(address, client::source(number), path);
+    let mut faults = shuffled(context);
+    let loops: Vec<u32> = faults
+        .iter()
+        .filter(|(_, kind)| *kind == LOOP)
+        .map(|(number, _)| *number)
+        .collect();
+    let per_thread = faults.len().div_ceil(THREADS as usize);
+    let mut listeners = Vec::new();
+    for number in 0..LISTENERS {
+        listeners.push((connect(number, SILENT)?, Ledger::new(book)));
+    }
+    let mut blocked = Vec::new();
+    for number in 0..BLOCKED {
+        let mut peer = connect(number, BLOCK)?;
+        for number in 0..=BEHIND {
+            peer.send(FIN | BINARY, &book.write(0, number, 200))?;
+        }
+        blocked.push(peer);
+    }
+    server.eventually("so many handlers are blocked", |figures| {
+        figures.get("handlers_blocked") == BLOCKED
+    })?;
+
+    let over = AtomicBool::new(false);
+    let echoes = thread::scope(|scope| {
+        let blocked = &mut blocked;
+        let listening = scope.spawn(|| listen(&mut listeners, blocked, &over));
+        let echoing = scope.spawn(|| echo(address, book, &over));
+        let mut working = Vec::new();
+        while !faults.is_empty() {
+            let share = faults.split_off(faults.len().saturating_sub(per_thread));
+            working.push(scope.spawn(move || {
+                for (number, kind) in share {
+                    let peer = Peer::connect(address, client::source(number.into()), kind)?;
+                    fault(peer, number, kind, book).during(kind)?;
+                }
+                Ok(())
+            }));
+        }
+        let worked: Outcome<Vec<()>> = working.into_iter().map(join).collect();
+        over.store(true, SeqCst);
+        join(listening)?;
+        let echoes = join(echoing)?;
+        worked.map(|_| echoes)
+    })?;
+    let of_a_kind = OF_A_KIND * context.scale;
+    judge_listeners(&mut listeners, &loops, of_a_kind)?;
+    for (peer, _) in listeners {
+        peer.close()?;
+    }
+    drop(blocked);
+    let figures = server.eventually("all but the blocked have gone", |figures| {
+        figures.get("opened") == figures.get("closed") + BLOCKED
+    })?;
+    ensure!(
+        figures.get("handler_panics") == 3 * of_a_kind
+            && figures.get("handlers_blocked") == BLOCKED
+            && figures.get("dropped_closed") >= of_a_kind,
+        "{of_a_kind} of each kind; {figures:?}"
+    );
+    let took = server.shutdown(SHUTDOWN_MS)?;
+    ensure!(
+        took <= SHUTDOWN_MS + SHUTDOWN_SPARE_MS,
+        "with {BLOCKED} handlers blocked, the end took {took} ms"
+    );
+    Ok(Report {
+        held: format!("{ECHOERS} that echo, {LISTENERS} that listen, {BLOCKED} blocked for ever"),
+        faults: BLOCKED + of_a_kind * KINDS.len() as u64,
+        figures: format!(
+            "{} panics; {} loops of {LOOP_MESSAGES} in order at each listener; {} echoes, the slowest in {:.0} ms; \
+             stopped in {took} ms",
+            figures.get("handler_panics"),
+            loops.len(),
+            echoes.0,
+            echoes.1.as_secs_f64() * 1e3
+        ),
+        peak: server.finish()?,
+    })
+}
+
+/// The faults, in an order of chance, each with a number of its own.
+fn shuffled(context: &Context) -> Vec<(u32, &'static str)> {
+    let mut random = context.random.clone();
+    let kinds = KINDS
+        .iter()
+        .flat_map(|kind| (0..OF_A_KIND * context.scale).map(move |_| *kind));
+    let mut faults: Vec<_> = kinds.map(|kind| (random.next(), kind)).collect();
+    faults.sort_unstable();
+    let numbered = (1..).zip(faults);
+    numbered.map(|(number, (_, kind))| (number, kind)).collect()
+}
+
+/// One connection with a handler that does harm.
+fn fault(mut peer: Peer, number: u32, kind: &str, book: Book) -> Outcome {
+    let sender = number;
+    let message = |number| book.write(sender, number, 500);
+    match kind {
+        PANIC_ON_OPEN | PANIC_ON_MESSAGE => {
+            if kind == PANIC_ON_MESSAGE {
+                // What comes behind is not handled any more.
+                for number in 0..3 {
+                    peer.send(FIN | BINARY, &message(number))?;
+                }
+            }
+            let code = peer.read_to_end(|_| Ok(()))?;
+            ensure!(
+                code == Some(1011) && peer.ended == Some(End::Eof),
+                "a panic was told with {code:?}, {:?}",
+                peer.ended
+            );
+        }
+        SLEEP => {
+            for number in 0..3 {
+                peer.send(FIN | BINARY, &message(number))?;
+            }
+            for number in 0..3 {
+                replied(&mut peer, &message(number))?;
+            }
+            peer.close()?;
+        }
+        LOOP => {
+            peer.send(FIN | BINARY, &message(0))?;
+            replied(&mut peer, b"done")?;
+            peer.close()?;
+        }
+        _ => peer.close()?,
+    }
+    Ok(())
+}
+
+/// Waits for that reply; passes over what is broadcast.
+fn replied(peer: &mut Peer, reply: &[u8]) -> Outcome {
+    loop {
+        match peer.receive()? {
+            Incoming::Message(message) if message == reply => return Ok(()),
+            Incoming::Message(_) => {}
+            other => return Err(Failure::new(format!("{other:?} came for a reply"))),
+        }
+    }
+}
+
+fn listen(listeners: &mut [(Peer, Ledger)], blocked: &mut [Peer], over: &AtomicBool) -> Outcome {
+    loop {
+        let last = over.load(SeqCst);
+        hear(listeners)?;
+        for peer in &mut *blocked {
+            peer.pump(usize::MAX, |_| Ok(()))?;
+        }
+        if last {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn hear(listeners: &mut [(Peer, Ledger)]) -> Outcome {
+    for (peer, ledger) in listeners {
+        peer.pump(usize::MAX, |message| ledger.enter_next(message).map(drop))?;
+    }
+    Ok(())
+}
+
+fn judge_listeners(listeners: &mut [(Peer, Ledger)], loops: &[u32], late: u64) -> Outcome {
+    let due = loops.len() as u64 * LOOP_MESSAGES + late;
+    eventually("each listener has got everything", || {
+        hear(listeners)?;
+        Ok(listeners.iter().all(|(_, ledger)| ledger.count == due))
+    })?;
+    for (_, ledger) in listeners {
+        let whole = |sender: &u32, count| {
+            ledger
+                .runs
+                .get(sender)
+                .is_some_and(|run| run.first == 1 && run.count == count)
+        };
+        ensure!(
+            loops.iter().all(|sender| whole(sender, LOOP_MESSAGES)) && whole(&LATE_SENDER, late),
+            "a listener has got {:?}",
+            ledger.runs
+        );
+    }
+    Ok(())
+}
+
+/// Each gets one message back after the other, all the time: how many, and how long the slowest took.
+fn echo(address: SocketAddrV4, book: Book, over: &AtomicBool) -> Outcome<(u64, Duration)> {
+    let mut peers = Vec::new();
+    for number in 0..ECHOERS {
+        peers.push(Peer::connect(address, client::source(number), ECHO)?);
+    }
+    let (mut number, mut slowest) = (0, Duration::ZERO);
+    while !over.load(SeqCst) {
+        let message = book.write(0, number, 1_000);
+        let start = Instant::now();
+        for peer in &mut peers {
+            peer.send(FIN | BINARY, &message)?;
+        }
+        for peer in &mut peers {
+            replied(peer, &message).during("an echo")?;
+        }
+        slowest = slowest.max(start.elapsed());
+        ensure!(
+            slowest <= ECHO_WITHIN,
+            "beside such handlers, an echo took {slowest:?}"
+        );
+        number += 1;
+        thread::sleep(Duration::from_millis(2));
+    }
+    for mut peer in peers {
+        // The last word is not numbered.
+        peer.send(FIN | TEXT, b"last")?;
+        replied(&mut peer, b"last")?;
+        peer.close()?;
+    }
+    Ok((number * ECHOERS, slowest))
+}

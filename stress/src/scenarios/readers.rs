@@ -1,0 +1,326 @@
+//! Readers that stop and readers at many rates, under each policy. Nobody who keeps up loses anything; what the others
+//! lose is counted to the message, and is whole messages only.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Context, Report};
+use crate::body::Ledger;
+use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
+use crate::client::{self, End, Peer};
+use crate::random::Random;
+use crate::server::program::SILENT;
+use crate::server::{Policy, Production, Server, Setup};
+
+const KEEP_UP: u64 = 16;
+const SLOW: u64 = 8;
+const STOPPED: u64 = 6;
+const READERS: u64 = KEEP_UP + SLOW + STOPPED;
+
+const OUTBOX_BYTES_MAX: usize = 512 << 10;
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Broadcast at once: those who have taken all before have room for it, however late they read.
+const BATCH: u64 = 24;
+/// More than the kernel takes for a reader that has stopped, and its outbox.
+const MESSAGES: u64 = BATCH * 50;
+const SLOW_READER_BUFFER: usize = 16 << 10;
+
+const PACE: Policy = Policy::Pace {
+    bytes_per_second_min: 64 << 10,
+    patience: 3_000,
+};
+
+pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    let mut figures = Vec::new();
+    let mut peak = 0;
+    let policies = [
+        ("disconnect", Policy::Disconnect),
+        ("drop-newest", Policy::DropNewest),
+        ("drop-oldest", Policy::DropOldest),
+        ("pace", PACE),
+    ];
+    for (number, (name, policy)) in (0..).zip(policies) {
+        let random = context.random.fork(name, number);
+        let mut trial = Trial::start(context, policy, random).during(name)?;
+        figures.push(format!("{name}: {}", trial.run().during(name)?));
+        peak = peak.max(trial.server.finish().during(name)?);
+    }
+    Ok(Report {
+        held: format!(
+            "{READERS} readers, {} broadcasts, under each of 4 policies",
+            MESSAGES * context.scale
+        ),
+        faults: 4 * (SLOW + STOPPED),
+        figures: figures.join("; "),
+        peak,
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    KeepsUp,
+    BytesPerSecond(u64),
+    Stopped,
+}
+
+struct Reader {
+    pace: Pace,
+    peer: Peer,
+    ledger: Ledger,
+    allowance: f64,
+}
+
+impl Reader {
+    fn may_have_holes(&self, policy: Policy) -> bool {
+        self.pace != Pace::KeepsUp && matches!(policy, Policy::DropNewest | Policy::DropOldest)
+    }
+
+    fn has_left(&self) -> bool {
+        self.peer.closed.is_some()
+    }
+}
+
+struct Trial {
+    policy: Policy,
+    server: Server,
+    readers: Vec<Reader>,
+    messages: u64,
+    looked: Instant,
+    /// All read as fast as they can.
+    all_read: bool,
+}
+
+impl Trial {
+    fn start(context: &Context, policy: Policy, mut random: Random) -> Outcome<Self> {
+        let server = Server::start(&Setup {
+            policy,
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
+            close_timeout: 20_000,
+            ..context.setup()
+        })?;
+        let mut readers = Vec::new();
+        for number in 0..READERS {
+            let pace = match number {
+                0..KEEP_UP => Pace::KeepsUp,
+                _ if number < KEEP_UP + SLOW => {
+                    // Those who are paced must read enough for the others to be done in time.
+                    let least = if policy == PACE { 4 << 20 } else { 50 << 10 };
+                    Pace::BytesPerSecond(random.between(least, 8 << 20))
+                }
+                _ => Pace::Stopped,
+            };
+            let buffer = (pace != Pace::KeepsUp).then_some(SLOW_READER_BUFFER);
+            let stream =
+                client::tcp_with_buffer(server.address, client::source(random.next()), buffer)
+                    .during("connecting")?;
+            readers.push(Reader {
+                pace,
+                peer: Peer::upgrade(stream, SILENT)?,
+                ledger: Ledger::new(context.book()),
+                allowance: 0.0,
+            });
+        }
+        let mut trial = Self {
+            policy,
+            server,
+            readers,
+            messages: MESSAGES * context.scale,
+            looked: Instant::now(),
+            all_read: false,
+        };
+        trial
+            .server
+            .eventually("all readers are connected", |figures| {
+                figures.get("opened") == READERS
+            })?;
+        Ok(trial)
+    }
+
+    fn run(&mut self) -> Outcome<String> {
+        let messages = self.messages;
+        if self.policy == PACE {
+            self.produce(1, messages)?;
+            self.read_until("the broadcasts are done", |trial| {
+                trial.keep_up_have(messages)
+            })?;
+        } else {
+            for first in (1..=messages).step_by(BATCH as usize) {
+                self.produce(first, BATCH)?;
+                self.read_until("a batch has arrived", |trial| {
+                    trial.keep_up_have(first + BATCH - 1)
+                })?;
+            }
+        }
+        self.all_read = true;
+        let lossy = !matches!(self.policy, Policy::Disconnect | PACE);
+        if lossy {
+            self.read_until("each message is delivered or counted", |trial| {
+                trial.is_accounted(messages * READERS)
+            })?;
+        } else {
+            self.read_until("who stopped has been told so", |trial| {
+                let mut readers = trial.readers.iter();
+                Ok(readers.all(|reader| reader.has_left() || reader.ledger.last(0) == messages))
+            })?;
+        }
+        // Nobody has anything left to be dropped: the next one is for all who are still there.
+        self.produce(messages + 1, 1)?;
+        self.read_until("the last message has arrived", |trial| {
+            let mut readers = trial.readers.iter();
+            Ok(readers.all(|r| r.peer.ended.is_some() || r.ledger.last(0) == messages + 1))
+        })?;
+        self.judge()
+    }
+
+    fn produce(&mut self, first: u64, count: u64) -> Outcome {
+        self.server.produce(Production {
+            sender: 0,
+            first,
+            count,
+            bytes_max: MESSAGE_BYTES_MAX,
+            ms: 60_000,
+            pause: 0,
+        })
+    }
+
+    fn keep_up_have(&mut self, number: u64) -> Outcome<bool> {
+        let mut keep_up = self.readers.iter().filter(|r| r.pace == Pace::KeepsUp);
+        Ok(keep_up.all(|reader| reader.ledger.last(0) >= number))
+    }
+
+    fn is_accounted(&mut self, due: u64) -> Outcome<bool> {
+        let accounted = self.server.figures()?.accounted();
+        ensure!(
+            accounted <= due,
+            "{accounted} messages are accounted for, of {due} that were due"
+        );
+        Ok(accounted == due)
+    }
+
+    fn read_until(
+        &mut self,
+        what: &str,
+        mut holds: impl FnMut(&mut Self) -> Outcome<bool>,
+    ) -> Outcome {
+        let mut progress = Instant::now();
+        while !holds(self)? {
+            let now = Instant::now();
+            if self.read()? > 0 {
+                progress = now;
+            } else {
+                ensure!(
+                    now.duration_since(progress) < DEADLINE,
+                    "it never came to hold: {what}; {:?}",
+                    self.server.figures()?
+                );
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each reads what it would by now. Returns how many bytes that were.
+    fn read(&mut self) -> Outcome<usize> {
+        let seconds = self.looked.elapsed().as_secs_f64();
+        self.looked = Instant::now();
+        let mut total = 0;
+        for reader in &mut self.readers {
+            let holes = reader.may_have_holes(self.policy);
+            let bytes = match reader.pace {
+                _ if self.all_read => usize::MAX,
+                Pace::KeepsUp => usize::MAX,
+                Pace::Stopped => 0,
+                Pace::BytesPerSecond(rate) => {
+                    reader.allowance = (reader.allowance + seconds * rate as f64).min(1e6);
+                    reader.allowance as usize
+                }
+            };
+            let ledger = &mut reader.ledger;
+            let read = reader.peer.pump(bytes, |message| {
+                if holes {
+                    ledger.enter(message).map(drop)
+                } else {
+                    ledger.enter_next(message).map(drop)
+                }
+            })?;
+            reader.allowance -= read as f64;
+            total += read;
+            if reader.has_left() && reader.peer.ended.is_none() {
+                let code = reader.peer.closed.unwrap_or_default();
+                // The answer is not read any more if it comes too late.
+                let _ = reader.peer.say_goodbye(code);
+                reader.peer.pump(usize::MAX, |_| Ok(()))?;
+            }
+        }
+        Ok(total)
+    }
+
+    fn judge(&mut self) -> Outcome<String> {
+        let figures = self.server.figures()?;
+        let last = self.messages + 1;
+        let lossless = matches!(self.policy, Policy::Disconnect | PACE);
+        let mut received = 0;
+        let mut left = 0;
+        for (number, reader) in self.readers.iter().enumerate() {
+            let run = reader.ledger.runs.get(&0).copied();
+            let run =
+                run.ok_or_else(|| Failure::new(format!("reader {number} has got nothing")))?;
+            received += run.count;
+            ensure!(
+                run.first == 1 || self.policy == Policy::DropOldest,
+                "the first message of reader {number} is {}",
+                run.first
+            );
+            if reader.has_left() {
+                left += 1;
+                ensure!(
+                    reader.peer.closed == Some(1013) && reader.peer.ended == Some(End::Eof),
+                    "reader {number} was closed with {:?}, {:?}",
+                    reader.peer.closed,
+                    reader.peer.ended
+                );
+            }
+            // Who must have lost nothing, and who must have met the policy.
+            let spared = match (self.policy, reader.pace) {
+                (_, Pace::KeepsUp) | (PACE, Pace::BytesPerSecond(_)) => Some(true),
+                (_, Pace::Stopped) => Some(false),
+                (_, Pace::BytesPerSecond(_)) => None,
+            };
+            let got_all = !reader.has_left() && run.count == last;
+            ensure!(
+                spared.is_none_or(|spared| spared == got_all),
+                "reader {number}, {:?}, got {} of {last} messages",
+                reader.pace,
+                run.count
+            );
+            ensure!(
+                !lossless || got_all != reader.has_left(),
+                "reader {number} is still there, and got {} of {last} messages",
+                run.count
+            );
+        }
+        let out = figures.get("messages_out");
+        ensure!(
+            out == received,
+            "{out} messages are counted as sent, and {received} arrived"
+        );
+        let dropped = figures.get("dropped_slow_consumer");
+        let due = last * READERS;
+        if lossless {
+            // Nothing is due any more to who has been disconnected; all others got everything.
+            ensure!(
+                figures.get("slow_consumers") == left && dropped >= left,
+                "{left} readers were disconnected; {figures:?}"
+            );
+            ensure!(received + dropped <= due, "more than was due; {figures:?}");
+        } else {
+            ensure!(
+                received + dropped == due && left == 0,
+                "{received} arrived and {dropped} were dropped, of {due}; {left} have left"
+            );
+        }
+        Ok(format!(
+            "{received} delivered, {dropped} dropped, {left} disconnected"
+        ))
+    }
+}

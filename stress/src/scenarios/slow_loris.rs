@@ -1,0 +1,400 @@
+//! Peers that send nothing, half a head, a byte a second, half a frame or a message without end. New clients are
+//! served meanwhile, memory stays within a bound, and each of them is gone when its time is over.
+//!
+//! Whoever goes on with a frame, or with fragments that add nothing, lives: a heartbeat takes any byte for a sign of
+//! life, as it must for a client with a long message and a slow line. Such a peer holds what it has sent and no more.
+
+use std::io::Write;
+use std::net::{SocketAddrV4, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tungstenite::Message;
+
+use super::{Context, Report, mib};
+use crate::check::{DEADLINE, During, Failure, Outcome, ensure, eventually, join};
+use crate::client::frames::{self, BINARY, CONTINUATION, FIN, PING, TEXT};
+use crate::client::{self, Peer};
+use crate::machine;
+use crate::random::Random;
+use crate::server::program::{ECHO, SILENT};
+use crate::server::{Server, Setup};
+
+const HANDSHAKE_TIMEOUT: u64 = 3_000;
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// A frame that comes a byte a second announces this.
+const SLOW_FRAME_BYTES: usize = 60_000;
+/// What a message without end grows by, each time.
+const FRAGMENT_BYTES: usize = 2 << 10;
+const FRAGMENT_EVERY: Duration = Duration::from_millis(150);
+
+const TEND_EVERY: Duration = Duration::from_millis(50);
+
+/// A new client that waits longer than this is not served in spite of the others, but after them.
+const SERVED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a connection may take of the server's memory, apart from what it has sent of a message or a head; for a message
+/// that is twice as much, since its buffer grows by doubling.
+const CONNECTION_BYTES_MAX: u64 = 2 << 10;
+/// What the server itself may take besides: its threads, their buffers, and what the allocator keeps.
+const SERVER_BYTES_MAX: u64 = 8 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Mute,
+    HalfHead,
+    SlowHead,
+    Silent,
+    HalfFrame,
+    Endless,
+    SlowFrame,
+    EmptyFragments,
+    /// Asks for pongs and reads none.
+    Hoarder,
+}
+
+use Kind::*;
+
+const KINDS: [Kind; 8] = [
+    Mute,
+    HalfHead,
+    SlowHead,
+    Silent,
+    HalfFrame,
+    Endless,
+    SlowFrame,
+    EmptyFragments,
+];
+/// About so many, whatever the scale: each has some megabytes in the kernel before it meets a bound.
+const HOARDERS: u64 = 20;
+
+impl Kind {
+    /// Whether it lives as long as it goes on.
+    fn lives(self) -> bool {
+        matches!(self, SlowFrame | EmptyFragments)
+    }
+}
+
+enum Socket {
+    Bare(TcpStream),
+    Open(Box<Peer>),
+}
+
+struct Loris {
+    kind: Kind,
+    socket: Socket,
+    since: Instant,
+    acts_next: Instant,
+    /// Bytes of its head that it has sent.
+    head: usize,
+    /// Has answered the server's close frame.
+    answered: bool,
+    lived: Option<Duration>,
+}
+
+impl Loris {
+    fn new(kind: Kind, address: SocketAddrV4, number: u64, random: &mut Random) -> Outcome<Self> {
+        let buffer = (kind == Hoarder).then_some(4 << 10);
+        let socket = client::tcp_with_buffer(address, client::source(number), buffer)
+            .during("connecting")?;
+        let since = Instant::now();
+        let mut loris = Self {
+            kind,
+            socket: match kind {
+                Mute | HalfHead | SlowHead => Socket::Bare(socket),
+                _ => Socket::Open(Box::new(Peer::upgrade(socket, SILENT)?)),
+            },
+            since,
+            acts_next: since,
+            head: 0,
+            answered: false,
+            lived: None,
+        };
+        let mut half = |whole: Vec<u8>| {
+            let len = random.between(1, whole.len() as u64 - 1) as usize;
+            whole[..len].to_vec()
+        };
+        let begins = match kind {
+            Mute | SlowHead | Silent | Hoarder => Vec::new(),
+            HalfHead => half(client::request(SILENT).into()),
+            HalfFrame => half(frames::frame(FIN | BINARY, &[7; 1_000])),
+            SlowFrame => frames::header(FIN | BINARY, SLOW_FRAME_BYTES),
+            Endless => frames::frame(BINARY, &[]),
+            EmptyFragments => frames::frame(TEXT, b"a"),
+        };
+        loris.stream().write_all(&begins).during("beginning")?;
+        if let Socket::Open(peer) = &mut loris.socket {
+            // A ping is what half a frame can't answer, and who dribbles would only show it lives.
+            peer.answers = false;
+        }
+        Ok(loris)
+    }
+
+    fn stream(&mut self) -> &mut TcpStream {
+        match &mut self.socket {
+            Socket::Bare(stream) => stream,
+            Socket::Open(peer) => &mut peer.stream,
+        }
+    }
+
+    /// Sends its next bit.
+    fn act(&mut self, now: Instant) {
+        if now < self.acts_next {
+            return;
+        }
+        let (bytes, pause) = match self.kind {
+            Mute | HalfHead | Silent | HalfFrame => return,
+            Hoarder => {
+                // A ping that is cut off is as good as a whole one here.
+                let pings = frames::frame(FIN | PING, &[7; 125]).repeat(2_000);
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                // What does not go, or goes with the server, shows when it is looked at.
+                let _ = send(self.stream(), &pings, flags);
+                return;
+            }
+            SlowHead => {
+                let head = client::request(SILENT);
+                self.head += 1;
+                (vec![head.as_bytes()[self.head - 1]], Duration::from_secs(1))
+            }
+            SlowFrame => (vec![7], Duration::from_secs(1)),
+            EmptyFragments => (frames::frame(CONTINUATION, &[]), Duration::from_secs(1)),
+            Endless => (
+                frames::frame(CONTINUATION, &[7; FRAGMENT_BYTES]),
+                FRAGMENT_EVERY,
+            ),
+        };
+        self.acts_next = now + pause;
+        // The server may have gone: that shows when it is read.
+        let _ = self.stream().write_all(&bytes);
+    }
+
+    /// Looks whether the server has ended it.
+    fn look(&mut self) -> Outcome {
+        if self.lived.is_some() {
+            return Ok(());
+        }
+        let ended = match &mut self.socket {
+            Socket::Bare(stream) => match recv(&*stream, &mut [0; 512], RecvFlags::DONTWAIT) {
+                Ok((n, _)) => n == 0,
+                Err(error) => error != Errno::WOULDBLOCK,
+            },
+            Socket::Open(peer) if self.kind == Hoarder => {
+                // Only a reset shows without reading.
+                let mut sockets = [PollFd::new(&peer.stream, PollFlags::empty())];
+                poll(&mut sockets, Some(&Timespec::default()))? > 0
+            }
+            Socket::Open(peer) => {
+                peer.pump(usize::MAX, |_| Ok(()))?;
+                if let Some(code) = peer.closed {
+                    // It knows how to go, at least.
+                    let _ = peer.say_goodbye(code);
+                    self.answered = true;
+                }
+                peer.ended.is_some()
+            }
+        };
+        if !ended {
+            return Ok(());
+        }
+        self.lived = Some(self.since.elapsed());
+        let expected = match self.kind {
+            Mute | HalfHead | SlowHead | Hoarder => return Ok(()),
+            Endless => 1009,
+            Silent | HalfFrame | SlowFrame | EmptyFragments => 1011,
+        };
+        match &self.socket {
+            Socket::Open(peer) if peer.closed != Some(expected) => Err(Failure::new(format!(
+                "one of kind {:?} was closed with {:?}, not with {expected}",
+                self.kind, peer.closed
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    let count = context.connections(2_000)?;
+    let mut server = Server::start(&Setup {
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        heartbeat_interval: 1_000,
+        heartbeat_timeout: 3_000,
+        write_timeout: 3_000,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        ..context.setup()
+    })?;
+    let address = server.address;
+    let descriptors = machine::descriptors(server.pid())?;
+    let over = AtomicBool::new(false);
+    let (held, served) = thread::scope(|scope| {
+        let probes = scope.spawn(|| serve_others(address, &over));
+        let held = hold(count, context.random.clone(), &server);
+        over.store(true, SeqCst);
+        let served = join(probes);
+        Ok::<_, Failure>((held?, served?))
+    })?;
+    let figures = server.eventually("everyone has gone", |figures| {
+        figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
+    })?;
+    let of = |kinds: &[Kind]| held.of_kinds(kinds);
+    let expected = [
+        ("refused", of(&[Mute, HalfHead, SlowHead])),
+        ("protocol_errors", of(&[Endless])),
+        ("slow_consumers", of(&[Hoarder])),
+        (
+            "heartbeat_timeouts",
+            of(&[Silent, HalfFrame, SlowFrame, EmptyFragments]),
+        ),
+    ];
+    for (name, expected) in expected {
+        ensure!(
+            figures.get(name) == expected,
+            "{name}: {} where {expected} are due",
+            figures.get(name)
+        );
+    }
+    eventually("its descriptors are free again", || {
+        Ok(machine::descriptors(server.pid())? == descriptors)
+    })?;
+    let peak = server.finish()?;
+    let bound = held.memory_max();
+    ensure!(
+        peak <= bound,
+        "the server took {:.1} MiB at its peak, where {:.1} are the bound",
+        mib(peak),
+        mib(bound)
+    );
+    Ok(Report {
+        held: format!("{count} connections of {} kinds", KINDS.len() + 1),
+        faults: count,
+        figures: format!(
+            "{} new clients served meanwhile, the slowest in {:.0} ms; bound of memory {:.1} MiB; heads lived \
+             {:.1} s at most, silent ones {:.1} s, who read no pongs {:.1} s, who dribbled until they stopped",
+            served.0,
+            served.1.as_secs_f64() * 1e3,
+            mib(bound),
+            held.longest(&[Mute, HalfHead, SlowHead]),
+            held.longest(&[Silent, HalfFrame]),
+            held.longest(&[Hoarder]),
+        ),
+        peak,
+    })
+}
+
+/// What has become of each.
+struct Held(Vec<(Kind, Duration)>);
+
+impl Held {
+    fn of_kinds(&self, kinds: &[Kind]) -> u64 {
+        self.0
+            .iter()
+            .filter(|(kind, _)| kinds.contains(kind))
+            .count() as u64
+    }
+
+    fn longest(&self, kinds: &[Kind]) -> f64 {
+        let of_kinds = self.0.iter().filter(|(kind, _)| kinds.contains(kind));
+        of_kinds
+            .map(|(_, lived)| lived.as_secs_f64())
+            .fold(0.0, f64::max)
+    }
+
+    fn memory_max(&self) -> u64 {
+        let messages = self.of_kinds(&[Endless]) * 2 * MESSAGE_BYTES_MAX as u64;
+        SERVER_BYTES_MAX + self.0.len() as u64 * CONNECTION_BYTES_MAX + messages
+    }
+}
+
+/// Holds all of them until they are gone; those that would live for ever stop when the others are.
+fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<Held> {
+    let mut all = Vec::new();
+    let mut tended = Instant::now();
+    for number in 0..count {
+        let kind = match random.below(count) {
+            0..HOARDERS => Hoarder,
+            _ => random.pick(&KINDS),
+        };
+        all.push(Loris::new(kind, server.address, number, &mut random)?);
+        if tended.elapsed() > TEND_EVERY {
+            tend(&mut all, false)?;
+            tended = Instant::now();
+        }
+    }
+    let mut stopped = false;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        tend(&mut all, stopped)?;
+        let left = |lives| {
+            all.iter()
+                .find(|l| l.lived.is_none() && l.kind.lives() == lives)
+        };
+        match (left(false), left(true)) {
+            (None, None) => break,
+            (None, Some(_)) if !stopped => {
+                let living = all.iter().filter(|loris| loris.lived.is_none()).count();
+                let due = all.iter().filter(|loris| loris.kind.lives()).count();
+                ensure!(
+                    living == due,
+                    "{living} of {due} that went on sending were still there"
+                );
+                stopped = true;
+            }
+            (Some(loris), _) | (_, Some(loris)) => ensure!(
+                Instant::now() < deadline,
+                "one of kind {:?} is still there after {:?}",
+                loris.kind,
+                loris.since.elapsed()
+            ),
+        }
+        thread::sleep(TEND_EVERY);
+    }
+    let held = all
+        .into_iter()
+        .map(|loris| (loris.kind, loris.lived.unwrap_or_default()));
+    Ok(Held(held.collect()))
+}
+
+/// Each does what it does by now.
+fn tend(all: &mut [Loris], stopped: bool) -> Outcome {
+    let now = Instant::now();
+    for loris in all {
+        let rests = loris.answered || (stopped && loris.kind.lives());
+        if loris.lived.is_none() && !rests {
+            loris.act(now);
+        }
+        loris.look()?;
+    }
+    Ok(())
+}
+
+/// New clients, one after the other: how many were served, and how long the slowest took.
+fn serve_others(address: SocketAddrV4, over: &AtomicBool) -> Outcome<(u64, Duration)> {
+    let (mut count, mut slowest) = (0, Duration::ZERO);
+    while !over.load(SeqCst) {
+        let start = Instant::now();
+        let mut client = client::well_behaved(address, client::source(60_000), ECHO)
+            .during("a new client, beside those that are slow")?;
+        client
+            .send(Message::text("still there?"))
+            .during("a new client")?;
+        let echo = client.read().during("a new client")?;
+        ensure!(
+            echo == Message::text("still there?"),
+            "a new client got {echo:?} for its echo"
+        );
+        slowest = slowest.max(start.elapsed());
+        ensure!(
+            slowest <= SERVED_WITHIN,
+            "a new client was served after {slowest:?}"
+        );
+        count += 1;
+        client.close(None).during("a new client's close")?;
+        while client.read().is_ok() {}
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok((count, slowest))
+}

@@ -1,0 +1,161 @@
+//! The server as a scenario has it in hand: a child process, which ends with its handle.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddrV4;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{COMMAND, Production, Setup};
+use crate::check::{During, Failure, Outcome, ensure, eventually};
+use crate::machine;
+
+/// How long the server may take for an answer: for a shutdown, its deadline and more.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 30,
+    tv_nsec: 0,
+};
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddrV4,
+}
+
+/// What the server says of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(BTreeMap<String, u64>);
+
+impl Figures {
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Messages that were delivered or counted as dropped, each once for each recipient.
+    pub(crate) fn accounted(&self) -> u64 {
+        let dropped = ["slow_consumer", "closed", "no_recipient", "not_running"];
+        let dropped = dropped.map(|cause| self.get(&format!("dropped_{cause}")));
+        self.get("messages_out") + dropped.iter().sum::<u64>()
+    }
+}
+
+impl Server {
+    /// Starts this program again as a server.
+    pub(crate) fn start(setup: &Setup) -> Outcome<Self> {
+        let program = std::env::current_exe().during("finding this program")?;
+        let mut child = Command::new(program)
+            .arg(COMMAND)
+            .args(setup.to_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .during("starting the server")?;
+        let (Some(commands), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Failure::new("the server has no pipes"));
+        };
+        let mut server = Self {
+            child,
+            commands,
+            answers: BufReader::new(answers),
+            address: setup.address,
+        };
+        let line = server.answer().during("the server did not start")?;
+        server.address = line.parse().during("the server's address")?;
+        Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn answer(&mut self) -> Outcome<String> {
+        let mut pipe = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
+        let ready = poll(&mut pipe, Some(&PATIENCE)).during("waiting for the server")?;
+        ensure!(ready > 0, "the server does not answer");
+        let mut line = String::new();
+        self.answers
+            .read_line(&mut line)
+            .during("reading the server's answer")?;
+        ensure!(line.ends_with('\n'), "the server has ended");
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn ask(&mut self, command: &str) -> Outcome<Figures> {
+        writeln!(self.commands, "{command}").during("telling the server")?;
+        let answer = self.answer()?;
+        let pairs = answer.split_ascii_whitespace().map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        pairs
+            .collect::<Option<_>>()
+            .map(Figures)
+            .ok_or_else(|| Failure::new(format!("the server said {answer:?} to {command:?}")))
+    }
+
+    pub(crate) fn figures(&mut self) -> Outcome<Figures> {
+        self.ask("figures")
+    }
+
+    /// Starts a producer thread.
+    pub(crate) fn produce(&mut self, production: Production) -> Outcome {
+        self.ask(&production.line()).map(drop)
+    }
+
+    /// Waits until its figures are as they should be.
+    pub(crate) fn eventually(
+        &mut self,
+        what: &str,
+        mut holds: impl FnMut(&Figures) -> bool,
+    ) -> Outcome<Figures> {
+        let mut last = Figures::default();
+        let outcome = eventually(what, || {
+            last = self.figures()?;
+            Ok(holds(&last))
+        });
+        match outcome {
+            Ok(()) => Ok(last),
+            Err(failure) => Err(Failure::new(format!("{failure}; {last:?}"))),
+        }
+    }
+
+    /// Stops the app with so many milliseconds to do it in. Returns how many it took.
+    pub(crate) fn shutdown(&mut self, ms: u64) -> Outcome<u64> {
+        Ok(self.ask(&format!("shutdown {ms}"))?.get("stopped_after"))
+    }
+
+    pub(crate) fn peak(&self) -> Outcome<u64> {
+        machine::resident_peak(self.pid()).during("reading the server's memory")
+    }
+
+    pub(crate) fn resident(&self) -> Outcome<u64> {
+        machine::resident(self.pid()).during("reading the server's memory")
+    }
+
+    /// As the system kills it when memory runs out: without a word.
+    pub(crate) fn kill(mut self) -> Outcome {
+        self.child.kill().during("killing the server")?;
+        self.child.wait().during("waiting for the server").map(drop)
+    }
+
+    /// The end of a scenario: no handler may have seen a broken promise. Returns the server's peak of memory.
+    pub(crate) fn finish(mut self) -> Outcome<u64> {
+        let violations = self.figures()?.get("violations");
+        ensure!(
+            violations == 0,
+            "the server's handlers have seen {violations} broken promises"
+        );
+        self.peak()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only if it has already been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,208 @@
+//! How a server under test is set up; it travels as arguments of the command line.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::str::FromStr;
+use std::time::Duration;
+
+use humphrey_ws::ping::Heartbeat;
+use humphrey_ws::{Limits, SlowConsumer};
+
+use crate::check::{Failure, Outcome};
+
+/// What differs from the library's defaults. Times are in milliseconds, sizes in bytes; zero leaves the default.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) address: SocketAddrV4,
+    pub(crate) seed: u64,
+    pub(crate) shards: usize,
+    pub(crate) handler_threads: usize,
+    pub(crate) policy: Policy,
+    pub(crate) heartbeat_interval: u64,
+    pub(crate) heartbeat_timeout: u64,
+    pub(crate) handshake_timeout: u64,
+    pub(crate) write_timeout: u64,
+    pub(crate) close_timeout: u64,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) outbox_bytes_max: usize,
+    pub(crate) mailbox_bytes_max: usize,
+    /// The most descriptors that the server may have.
+    pub(crate) descriptors: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Disconnect,
+    DropNewest,
+    DropOldest,
+    Pace {
+        bytes_per_second_min: u64,
+        patience: u64,
+    },
+}
+
+impl Setup {
+    /// The defaults, on a free port of one of the addresses that clients do not use.
+    pub(crate) fn new(seed: u64) -> Self {
+        let host = 2 + (seed % 250) as u8;
+        Self {
+            address: SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0),
+            seed,
+            shards: 2,
+            handler_threads: 32,
+            policy: Policy::Disconnect,
+            heartbeat_interval: 0,
+            heartbeat_timeout: 0,
+            handshake_timeout: 0,
+            write_timeout: 0,
+            close_timeout: 0,
+            message_bytes_max: 0,
+            outbox_bytes_max: 0,
+            mailbox_bytes_max: 0,
+            descriptors: 0,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        let times = [
+            (self.handshake_timeout, &mut limits.handshake_timeout),
+            (self.write_timeout, &mut limits.write_timeout),
+            (self.close_timeout, &mut limits.close_timeout),
+        ];
+        for (ms, limit) in times.into_iter().filter(|(ms, _)| *ms > 0) {
+            *limit = Duration::from_millis(ms);
+        }
+        let sizes = [
+            (self.message_bytes_max, &mut limits.message_bytes_max),
+            (self.outbox_bytes_max, &mut limits.outbox_bytes_max),
+            (self.mailbox_bytes_max, &mut limits.mailbox_bytes_max),
+        ];
+        for (bytes, limit) in sizes.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            *limit = bytes;
+        }
+        limits
+    }
+
+    pub(super) fn slow_consumer(&self) -> SlowConsumer {
+        match self.policy {
+            Policy::Disconnect => SlowConsumer::Disconnect,
+            Policy::DropNewest => SlowConsumer::DropNewest,
+            Policy::DropOldest => SlowConsumer::DropOldest,
+            Policy::Pace {
+                bytes_per_second_min,
+                patience,
+            } => SlowConsumer::Pace {
+                bytes_per_second_min,
+                patience: Duration::from_millis(patience),
+            },
+        }
+    }
+
+    pub(super) fn heartbeat(&self) -> Option<Heartbeat> {
+        (self.heartbeat_interval > 0).then(|| {
+            Heartbeat::new(
+                Duration::from_millis(self.heartbeat_interval),
+                Duration::from_millis(self.heartbeat_timeout),
+            )
+        })
+    }
+
+    pub(super) fn to_args(&self) -> Vec<String> {
+        let (policy, rate, patience) = match self.policy {
+            Policy::Disconnect => ("disconnect", 0, 0),
+            Policy::DropNewest => ("drop-newest", 0, 0),
+            Policy::DropOldest => ("drop-oldest", 0, 0),
+            Policy::Pace {
+                bytes_per_second_min,
+                patience,
+            } => ("pace", bytes_per_second_min, patience),
+        };
+        let mut args = vec![
+            self.address.to_string(),
+            policy.to_owned(),
+            rate.to_string(),
+            patience.to_string(),
+        ];
+        args.extend(self.numbers().map(|number| number.to_string()));
+        args
+    }
+
+    fn numbers(&self) -> [u64; 12] {
+        [
+            self.seed,
+            self.shards as u64,
+            self.handler_threads as u64,
+            self.heartbeat_interval,
+            self.heartbeat_timeout,
+            self.handshake_timeout,
+            self.write_timeout,
+            self.close_timeout,
+            self.message_bytes_max as u64,
+            self.outbox_bytes_max as u64,
+            self.mailbox_bytes_max as u64,
+            self.descriptors,
+        ]
+    }
+
+    pub(super) fn from_args(args: &mut impl Iterator<Item = String>) -> Outcome<Self> {
+        let address = next(args)?;
+        let policy: String = next(args)?;
+        let bytes_per_second_min = next(args)?;
+        let patience = next(args)?;
+        let policy = match policy.as_str() {
+            "disconnect" => Policy::Disconnect,
+            "drop-newest" => Policy::DropNewest,
+            "drop-oldest" => Policy::DropOldest,
+            "pace" => Policy::Pace {
+                bytes_per_second_min,
+                patience,
+            },
+            other => return Err(Failure::new(format!("no policy is called {other}"))),
+        };
+        Ok(Self {
+            address,
+            policy,
+            seed: next(args)?,
+            shards: next(args)?,
+            handler_threads: next(args)?,
+            heartbeat_interval: next(args)?,
+            heartbeat_timeout: next(args)?,
+            handshake_timeout: next(args)?,
+            write_timeout: next(args)?,
+            close_timeout: next(args)?,
+            message_bytes_max: next(args)?,
+            outbox_bytes_max: next(args)?,
+            mailbox_bytes_max: next(args)?,
+            descriptors: next(args)?,
+        })
+    }
+}
+
+/// The next argument, or word of a command.
+pub(super) fn next<T: FromStr>(words: &mut impl Iterator<Item = impl AsRef<str>>) -> Outcome<T> {
+    let word = words.next();
+    let word = word.as_ref().map_or("", |word| word.as_ref());
+    word.parse()
+        .map_err(|_| Failure::new(format!("{word:?} was not expected")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_arrives_as_it_was_sent() {
+        let setup = Setup {
+            policy: Policy::Pace {
+                bytes_per_second_min: 7,
+                patience: 8,
+            },
+            heartbeat_timeout: 9,
+            outbox_bytes_max: 10,
+            descriptors: 11,
+            ..Setup::new(12)
+        };
+        let arrived = Setup::from_args(&mut setup.to_args().into_iter()).unwrap();
+        assert_eq!(format!("{setup:?}"), format!("{arrived:?}"));
+    }
+}
