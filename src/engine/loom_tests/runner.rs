@@ -138,6 +138,9 @@ fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_t
             head: None,
             answered: true,
             owed: Vec::new(),
+            ended: false,
+            farewell: None,
+            closed: false,
             received: None,
         };
         let mut arrival = Some((script, upgraded));

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Report};
 use crate::body::{Book, Ledger};
-use crate::check::{DEADLINE, During, Outcome, ensure, join};
+use crate::check::{DEADLINE, During, Failure, Outcome, ensure, join};
 use crate::client::frames::{BINARY, FIN};
 use crate::client::{self, Peer};
 use crate::random::Random;
-use crate::server::program::{ECHO, SILENT, SLEEP};
+use crate::server::program::{ECHO, FLOOD, SILENT, SLEEP};
 use crate::server::{Policy, Production, Server, Setup};
 
 const READERS: u64 = 12;
@@ -23,12 +23,13 @@ const STOPPED: u64 = 4;
 const MEMBERS: u64 = READERS + ECHOERS + SLEEPERS + MID_FRAME + STOPPED;
 const HALF_HEADS: u64 = 20;
 const PRODUCERS: u32 = 4;
+/// Microseconds between two broadcasts of one. Who reads keeps up with it also on a busy machine: it must have nothing
+/// but the end to wait for when the end comes.
+const PAUSE_US: (u64, u64) = (1_000, 3_000);
 
-/// So small that nobody has megabytes to read when the end comes, which a busy machine would take too long for.
-const MEMBER_BUFFER: usize = 32 << 10;
 const STOPPED_BUFFER: usize = 4 << 10;
 
-const WAIT_MS: u64 = 2_000;
+const WAIT_MS: u64 = 3_000;
 /// For those who all answer: much more than they need.
 const LONG_WAIT_MS: u64 = 10_000;
 /// What the machine may take besides.
@@ -112,7 +113,7 @@ impl Trial {
         let book = Book::new(setup.seed);
         let mut connect = |path, buffer| {
             let source = client::source(random.next());
-            let stream = client::tcp_with_buffer(server.address, source, Some(buffer));
+            let stream = client::tcp_with_buffer(server.address, source, buffer);
             Peer::upgrade(stream.during("connecting")?, path)
         };
         let mut members = Vec::new();
@@ -125,7 +126,7 @@ impl Trial {
         for (path, count) in kinds {
             for _ in 0..count {
                 members.push(Member {
-                    peer: connect(path, MEMBER_BUFFER)?,
+                    peer: connect(path, None)?,
                     path,
                     ledger: Ledger::new(book),
                     asked: 0,
@@ -138,9 +139,9 @@ impl Trial {
             member.peer.stream.write_all(&frame[..200])?;
         }
         let stopped: Outcome<Vec<_>> = (0..self.stopped)
-            .map(|_| connect(SILENT, STOPPED_BUFFER))
+            .map(|_| connect(FLOOD, Some(STOPPED_BUFFER)))
             .collect();
-        let _stopped = stopped?;
+        let mut stopped = stopped?;
         let _half_heads = half_heads(&server, random)?;
         server.eventually("all members have come", |figures| {
             figures.get("opened") == MEMBERS
@@ -152,11 +153,12 @@ impl Trial {
                 count: u64::MAX / 2,
                 bytes_max: 2_000,
                 ms: 60_000,
-                pause: random.below(200),
+                pause: random.between(PAUSE_US.0, PAUSE_US.1),
             })?;
         }
         let lasts = Duration::from_millis(random.between(300, 700));
-        let took = thread::scope(|scope| {
+        let floods = Duration::from_millis(random.between(100, 300));
+        let (took, told) = thread::scope(|scope| {
             let members = scope.spawn(|| {
                 for member in &mut members {
                     member.ask(book)?;
@@ -164,9 +166,14 @@ impl Trial {
                 read_to_the_end(&mut members, book)
             });
             thread::sleep(lasts);
+            for peer in &mut stopped {
+                peer.send(FIN | BINARY, &book.write(0, 0, 100))?;
+            }
+            thread::sleep(floods);
+            let start = Instant::now();
             let took = server.shutdown(self.wait);
-            join(members)?;
-            took
+            let told = join(members)?.saturating_duration_since(start);
+            Ok::<_, Failure>((took?, told.as_millis()))
         })?;
         let most = match self.stopped + self.mid_frame {
             0 => self.wait / 2,
@@ -191,7 +198,7 @@ impl Trial {
             "there was no load: {figures:?}"
         );
         let line = format!(
-            "{} accepted, {} delivered, {} dropped, {took} ms",
+            "{} accepted, {} delivered, {} dropped, all told after {told} ms, ended after {took}",
             figures.get("offered"),
             figures.get("messages_out"),
             figures.accounted() - figures.get("messages_out"),
@@ -232,9 +239,10 @@ impl Member {
     }
 }
 
-/// Each reads until its stream has ended, and must have been told why.
-fn read_to_the_end(members: &mut [Member], book: Book) -> Outcome {
+/// Each reads until its stream has ended, and must have been told why. Returns when the last was told.
+fn read_to_the_end(members: &mut [Member], book: Book) -> Outcome<Instant> {
     let deadline = Instant::now() + DEADLINE;
+    let mut all_told = None;
     while members.iter().any(|member| member.peer.ended.is_none()) {
         let mut bytes = 0;
         for member in &mut *members {
@@ -252,6 +260,9 @@ fn read_to_the_end(members: &mut [Member], book: Book) -> Outcome {
                 None => member.ask(book)?,
             }
         }
+        if all_told.is_none() && members.iter().all(|member| member.peer.closed.is_some()) {
+            all_told = Some(Instant::now());
+        }
         ensure!(Instant::now() < deadline, "some were not told of the end");
         if bytes == 0 {
             thread::sleep(Duration::from_millis(1));
@@ -266,5 +277,5 @@ fn read_to_the_end(members: &mut [Member], book: Book) -> Outcome {
             member.peer.ended
         );
     }
-    Ok(())
+    Ok(all_told.unwrap_or_else(Instant::now))
 }

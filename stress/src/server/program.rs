@@ -33,8 +33,12 @@ pub(crate) const LATE: &str = "/late";
 /// Messages of [`GREETING`].
 const GREETINGS: u64 = 16;
 const GREETING_BYTES_MAX: usize = 2_000;
+const FLOOD_MESSAGES: u64 = 1_000;
+const FLOOD_BYTES_MAX: usize = 16 << 10;
 pub(crate) const LOOP_MESSAGES: u64 = 100;
 pub(crate) const LOOP_BYTES_MAX: usize = 400;
+/// Sends more than the kernel takes for a client that does not read.
+pub(crate) const FLOOD: &str = "/flood";
 /// Tells the number of its process, whatever it is asked.
 pub(crate) const WHO: &str = "/who";
 
@@ -188,6 +192,12 @@ fn received(stream: AsyncStream<Order>, message: Message, world: Arc<World>) {
             thread::park();
         },
         LOOP => broadcast_in_a_loop(&stream, &world, sender, expected),
+        FLOOD => {
+            for number in 0..FLOOD_MESSAGES {
+                let message = world.book.write(0, number, FLOOD_BYTES_MAX);
+                world.send(&stream, Message::new_binary(message));
+            }
+        }
         WHO => world.send(&stream, Message::new(std::process::id().to_string())),
         _ => {}
     }
