@@ -21,6 +21,7 @@ pub(crate) struct Setup {
     pub(crate) heartbeat_timeout: u64,
     pub(crate) handshake_timeout: u64,
     pub(crate) write_timeout: u64,
+    pub(crate) message_timeout: u64,
     pub(crate) close_timeout: u64,
     pub(crate) message_bytes_max: usize,
     pub(crate) outbox_bytes_max: usize,
@@ -54,6 +55,7 @@ impl Setup {
             heartbeat_timeout: 0,
             handshake_timeout: 0,
             write_timeout: 0,
+            message_timeout: 0,
             close_timeout: 0,
             message_bytes_max: 0,
             outbox_bytes_max: 0,
@@ -67,6 +69,7 @@ impl Setup {
         let times = [
             (self.handshake_timeout, &mut limits.handshake_timeout),
             (self.write_timeout, &mut limits.write_timeout),
+            (self.message_timeout, &mut limits.message_timeout),
             (self.close_timeout, &mut limits.close_timeout),
         ];
         for (ms, limit) in times.into_iter().filter(|(ms, _)| *ms > 0) {
@@ -127,7 +130,7 @@ impl Setup {
         args
     }
 
-    fn numbers(&self) -> [u64; 12] {
+    fn numbers(&self) -> [u64; 13] {
         [
             self.seed,
             self.shards as u64,
@@ -136,6 +139,7 @@ impl Setup {
             self.heartbeat_timeout,
             self.handshake_timeout,
             self.write_timeout,
+            self.message_timeout,
             self.close_timeout,
             self.message_bytes_max as u64,
             self.outbox_bytes_max as u64,
@@ -169,6 +173,7 @@ impl Setup {
             heartbeat_timeout: next(args)?,
             handshake_timeout: next(args)?,
             write_timeout: next(args)?,
+            message_timeout: next(args)?,
             close_timeout: next(args)?,
             message_bytes_max: next(args)?,
             outbox_bytes_max: next(args)?,
