@@ -19,6 +19,7 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C or SIGTERM closes
 /// every connection with code 1001 and ends the program.
+#[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Options {
