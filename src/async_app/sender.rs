@@ -143,7 +143,8 @@ impl AsyncSender {
     ///
     /// Nobody is accepted any more; messages that were taken are delivered; everyone is sent a close frame with 1001
     /// (RFC 6455 §7.4.1), and disconnect handlers run. The last quarter of the time, but no more than half a second, is
-    /// kept for these: a handler that lasts into it is left behind, and its client's disconnect handler with it.
+    /// kept for these: a handler that lasts longer is left behind, and its client's disconnect handler runs when it ends,
+    /// if the program still does.
     pub fn shutdown(&self, wait: Duration) {
         self.0.shutdown(wait);
     }

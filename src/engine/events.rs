@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::id::ConnectionId;
@@ -25,6 +25,18 @@ pub(crate) struct Session {
     /// What the program keeps for it; set by whoever needs it first.
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
+    /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
+    batch: AtomicU8,
+}
+
+/// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
+struct Batch;
+
+impl Batch {
+    const HANDED_OVER: u8 = 0;
+    const DONE: u8 = 1;
+    /// The shard has ended, and will not learn that it is done.
+    const ABANDONED: u8 = 2;
 }
 
 // Its attachment is set once, by a handler that has not panicked.
@@ -56,6 +68,7 @@ impl Session {
             target,
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
+            batch: AtomicU8::new(Batch::HANDED_OVER),
         }
     }
 
@@ -73,6 +86,21 @@ impl Session {
             1 => Status::Full,
             _ => Status::Closed,
         }
+    }
+
+    /// A batch goes to the handlers; the one before is done.
+    pub(super) fn batch_handed_over(&self) {
+        self.batch.store(Batch::HANDED_OVER, Relaxed);
+    }
+
+    /// The handlers are done with a batch. Returns whether they are to tell of the close, too.
+    pub(super) fn batch_done(&self) -> bool {
+        self.batch.fetch_or(Batch::DONE, AcqRel) & Batch::ABANDONED != 0
+    }
+
+    /// The shard ends. Returns whether the handlers will tell of the close when they are done.
+    pub(super) fn batch_abandoned(&self) -> bool {
+        self.batch.fetch_or(Batch::ABANDONED, AcqRel) & Batch::DONE == 0
     }
 
     /// Only the session's shard writes this.

@@ -243,6 +243,9 @@ impl Pool {
         let done = match job.work {
             Work::Session(session, list, bytes) => {
                 let span = session.span.clone();
+                let goes_on = list
+                    .last()
+                    .is_some_and(|last| !matches!(last, Event::Close));
                 let mut list = list.into_iter();
                 let panicked = span.within(|| {
                     list.by_ref().any(|event| {
@@ -265,6 +268,10 @@ impl Pool {
                         }
                         Event::Open => {}
                     }
+                }
+                // The shard has ended meanwhile, and nobody else will tell.
+                if goes_on && session.batch_done() && events.interests().close {
+                    span.within(|| caught(&mut || events.close(&session)));
                 }
                 // With it may go what the program keeps for the stream, and dropping that is user code, too.
                 let mut session = Some(session);

@@ -370,6 +370,7 @@ impl<T: Transport> Core<T> {
             let bytes = std::mem::take(&mut ws.inbox_bytes);
             ws.busy = true;
             let session = ws.session.clone();
+            session.batch_handed_over();
             self.job(key, Work::Session(session, events, bytes));
             self.want_read(slot);
         }
@@ -546,11 +547,11 @@ impl<T: Transport> Core<T> {
         };
         ws.session.set_status(Status::Closed);
         let lost = ws.outbox.clear() + unsent;
-        let busy = ws.busy;
+        let handlers_tell = ws.busy && ws.session.batch_abandoned();
         let inbox = std::mem::take(&mut ws.inbox);
         self.counters().closed.add(lost);
-        if busy {
-            // Its handler still runs: the close handler can't be told, since never two run at a time.
+        if handlers_tell {
+            // Its handler still runs, and never two do at a time: the close handler follows on the same thread.
             let messages = inbox
                 .iter()
                 .filter(|event| matches!(event, Event::Message(_)));

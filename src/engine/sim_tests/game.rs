@@ -121,10 +121,19 @@ impl Game {
             },
         };
         let outbox_bytes_max = 100 + dice.below(2_000);
+        let mailbox_bytes_max = 500 + dice.below(10_000);
+        // Not drawn, so that seeds mean what they meant before there were such bounds. The least there can be is room for
+        // one message.
+        let of_all = |chance: usize| match chance % 4 {
+            0 => 0,
+            _ => Limits::default().received_bytes_max,
+        };
         let limits = Limits {
             message_bytes_max: MESSAGE_BYTES_MAX,
             outbox_bytes_max,
-            mailbox_bytes_max: 500 + dice.below(10_000),
+            outboxes_bytes_max: of_all(mailbox_bytes_max),
+            received_bytes_max: of_all(outbox_bytes_max),
+            mailbox_bytes_max,
             pending_bytes_max: dice.below(1_000),
             connections_max: if dice.one_in(4) { 5 } else { CLIENTS_MAX },
             handshakes_max: 4,
@@ -409,6 +418,13 @@ impl Game {
         let core = self.world.core();
         let mail: usize = core.delivery.mail.iter().map(Weigh::weight).sum();
         assert!(mail <= mail_max, "{mail} are taken and not delivered");
+        let one_read = 16 * READ_BYTES;
+        let received = core.intake.bytes();
+        let received_max = limits.received_bytes_max.max(2 * MESSAGE_BYTES_MAX) + one_read;
+        assert!(received <= received_max, "{received} received are held");
+        let own = core.delivery.own_bytes();
+        let own_max = limits.outboxes_bytes_max.max(MESSAGE_BYTES_MAX + 100) + one_read;
+        assert!(own <= own_max, "{own} wait for clients");
         for slot in core.conns.used() {
             if let Some(Role::WebSocket(ws)) = core.conns.get(slot).map(|conn| &conn.role) {
                 let bytes = ws.outbox.bytes();

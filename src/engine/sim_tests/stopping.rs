@@ -85,10 +85,10 @@ fn messages_that_wait_at_the_deadline_are_handled_before_the_disconnect() {
 }
 
 #[test]
-fn a_handler_that_outlasts_the_end_leaves_its_connection_counted_out() {
+fn a_handler_that_outlasts_the_end_is_followed_by_the_disconnect_all_the_same() {
     let mut world = World::with_handler(echo);
     let client = world.join();
-    world.client_says(client, "its handler never ends");
+    world.client_says(client, "its handler takes its time");
     world.client_says(client, "waits");
     let job = world.jobs.remove(0);
     world.stop(WAIT);
@@ -105,7 +105,28 @@ fn a_handler_that_outlasts_the_end_leaves_its_connection_counted_out() {
     );
     let metrics = world.metrics();
     assert_eq!((metrics.connections, metrics.dropped.unhandled), (0, 1));
-    drop(job);
+    world.jobs.push(job);
+    world.run_job(0);
+    assert_eq!(
+        world.handled(client),
+        [Told::message("its handler takes its time"), Told::Close]
+    );
+}
+
+#[test]
+fn a_handler_whose_word_comes_too_late_for_its_shard_is_followed_by_the_disconnect() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.client_says(client, "in the last moment");
+    world.stop(WAIT);
+    world.advance(WAIT);
+    world.turn();
+    assert!(world.has_stopped());
+    // Its end is left with the shard, which does not look any more.
+    world.run_job(0);
+    world.finish();
+    let expected = [Told::Open, Told::message("in the last moment"), Told::Close];
+    assert_eq!(world.handled(client), expected);
 }
 
 #[test]
