@@ -108,4 +108,6 @@ fn metrics_are_served_on_a_port_of_their_own_only() {
     assert_eq!(http_get(program.address(), "/metrics").0, 404);
     program.signal(rustix::process::Signal::INT);
     program.expect_exit(0);
+    let rest = program.rest_of_stderr();
+    assert!(!rest.contains("warning"), "{rest}");
 }

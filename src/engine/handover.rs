@@ -225,14 +225,14 @@ impl<J> Handover<J> {
         true
     }
 
-    /// Waits until all threads have ended, or the deadline. Returns whether they have.
+    /// Waits until all threads have ended, or the deadline. Returns whether none is at work: the others end by themselves.
     #[cfg(not(loom))]
     pub(crate) fn join(&self, deadline: Instant) -> bool {
         let mut queue = lock(&self.queue);
         while queue.threads > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                return !queue.is_busy();
             }
             queue = self
                 .ended
