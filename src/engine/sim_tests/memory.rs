@@ -257,3 +257,26 @@ fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
     }
     assert_eq!(world.metrics().slow_consumers, 0);
 }
+
+#[test]
+fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    let client = world.join();
+    let mut sent = Vec::new();
+    for n in 0..10 {
+        // Whatever is read ends inside the next message.
+        let message = client_text(&format!("message {n}"));
+        sent.extend_from_slice(&message[..5]);
+        world.client_sends(client, std::mem::take(&mut sent));
+        world.run_handlers();
+        world.advance_ms(3_000);
+        sent.extend_from_slice(&message[5..]);
+    }
+    world.client_sends(client, sent);
+    world.run_handlers();
+    assert_eq!(world.all_frames(client).len(), 10);
+    assert_eq!(world.metrics().unfinished_messages, 0);
+}

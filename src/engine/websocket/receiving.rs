@@ -160,6 +160,10 @@ impl<T: Transport> Core<T> {
         }
         self.counters().messages_in.add(messages);
         self.counters().unhandled.add(unhandled);
+        if messages > 0 {
+            // What is unfinished now has begun with what was just read.
+            self.forget_unfinished(slot);
+        }
         self.note_unfinished(slot);
         self.advance(slot);
         self.make_room();
@@ -174,6 +178,16 @@ impl<T: Transport> Core<T> {
         }
         self.note_unfinished(slot);
         self.advance(slot);
+    }
+
+    /// The message that had begun is finished: another one has its time anew.
+    fn forget_unfinished(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            self.intake.set_unfinished(ws.unfinished_bytes(), 0);
+            ws.unfinished = None;
+        }
     }
 
     /// Something was read: a message may have begun, grown or ended.
@@ -234,8 +248,6 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        self.intake.set_unfinished(ws.unfinished_bytes(), 0);
-        ws.unfinished = None;
         ws.protocol.abandon();
         ws.farewell = Some(encode::close(Some((code, reason))).into());
         ws.incoming = Incoming::Ended;
@@ -243,6 +255,7 @@ impl<T: Transport> Core<T> {
         ws.session
             .span
             .within(|| info!("connection {id} is disconnected: {reason}"));
+        self.forget_unfinished(slot);
         self.counters().unfinished_messages.add(1);
         self.advance(slot);
         self.arm(slot);
