@@ -80,6 +80,8 @@ pub(super) struct WebSocket {
 
 struct Unfinished {
     since: Tick,
+    /// Its time was over once, while there was more to read.
+    late: bool,
     bytes: usize,
 }
 

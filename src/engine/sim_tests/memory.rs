@@ -280,3 +280,21 @@ fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
     assert_eq!(world.all_frames(client).len(), 10);
     assert_eq!(world.metrics().unfinished_messages, 0);
 }
+
+#[test]
+fn pongs_do_not_make_the_time_of_a_message_stand_still() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    let client = world.join();
+    world.client_sends(client, client_frame(0x01, b"x"));
+    let pongs = client_frame(0x8a, &[0; 100]).repeat(700);
+    for _ in 0..210 {
+        // More than is read at once, whenever the shard looks.
+        world.pipe(client).client_sends(&pongs.repeat(2));
+        world.skip_ms(100);
+        world.turn();
+    }
+    assert_eq!(world.metrics().unfinished_messages, 1);
+}

@@ -525,6 +525,11 @@ impl World {
         self.now = until;
     }
 
+    /// Time goes by while the shard is at work.
+    pub(super) fn skip_ms(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
     pub(super) fn advance_ms(&mut self, ms: u64) {
         self.advance(Duration::from_millis(ms));
     }

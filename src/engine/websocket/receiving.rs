@@ -203,7 +203,13 @@ impl<T: Transport> Core<T> {
         if ws.protocol.is_mid_message() {
             let bytes = ws.protocol.held_bytes();
             ws.unfinished
-                .get_or_insert_with(|| Box::new(Unfinished { since: tick, bytes }))
+                .get_or_insert_with(|| {
+                    Box::new(Unfinished {
+                        since: tick,
+                        late: false,
+                        bytes,
+                    })
+                })
                 .bytes = bytes;
         } else {
             ws.unfinished = None;
@@ -221,16 +227,22 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        let wants_input = ws.wants_input(limits);
+        let is_read = ws.wants_input(limits) && !self.intake.is_full();
         let Some(unfinished) = &mut ws.unfinished else {
             return;
         };
         if unfinished.since.after(limits.message_timeout) > tick {
             return;
         }
-        if readable || !wants_input {
-            // What it has sent since is still to be read: its time stands still.
+        if !is_read {
+            // Its time stands still.
             unfinished.since = tick;
+            return;
+        }
+        if readable && !unfinished.late {
+            // What it has sent in time may still be to be read. But who always sends something has not for ever.
+            unfinished.since = tick;
+            unfinished.late = true;
             return;
         }
         self.give_up_on(
