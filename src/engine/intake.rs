@@ -2,8 +2,9 @@
 //! use up the memory that each of them may have.
 //!
 //! Unfinished messages are one half: beyond it, the connection that has most gives way. Finished ones that handlers have
-//! not worked off are the other: beyond it, those give way that handlers are not given because their clients do not read
-//! the replies; and if there are none, nothing is read until handlers have caught up.
+//! not worked off are the other: beyond it, nothing is read until handlers have caught up. Of those, handlers are not given
+//! what comes from clients that do not read the replies: where such clients have more than half of that room, they give
+//! way, since waiting for handlers would not help.
 
 use super::core::{Core, Role};
 use super::websocket::WebSocket;
@@ -53,11 +54,6 @@ impl Intake {
         self.unhandled > self.half
     }
 
-    /// Would be full also with that much less.
-    fn is_fuller_than_by(&self, bytes: usize) -> bool {
-        self.unhandled > self.half.saturating_add(bytes)
-    }
-
     fn has_too_much_unfinished(&self) -> bool {
         self.unfinished > self.half
     }
@@ -100,18 +96,45 @@ impl<T: Transport> Core<T> {
                 "too many unfinished messages",
             );
         }
-        // What is given up is still handled, so its room is free only then.
-        let mut freed = 0;
-        while self.intake.is_fuller_than_by(freed)
-            && let Some((largest, bytes)) = self.largest(WebSocket::held_back_bytes)
+        self.make_room_for_handling();
+    }
+
+    /// Where nothing is read for the sake of clients that do not read, those that hold most of it go.
+    fn make_room_for_handling(&mut self) {
+        if !self.intake.is_full() {
+            return;
+        }
+        let mut held_back = self.all(WebSocket::held_back_bytes);
+        held_back.sort_unstable_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let mut sum: usize = held_back.iter().map(|&(_, bytes)| bytes).sum();
+        for (slot, bytes) in held_back {
+            // The rest of the room is free as soon as handlers have caught up.
+            if sum <= self.intake.half / 2 {
+                break;
+            }
+            sum -= bytes;
+            self.disconnect_slow(slot);
+        }
+    }
+
+    /// Handlers have come back from a connection, and may not be given more of it.
+    pub(super) fn note_held_back(&mut self, slot: u32) {
+        let limits = &self.hub.settings.limits;
+        if self.intake.is_full()
+            && let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role)
+            && ws.held_back_bytes(limits) > 0
         {
-            freed += bytes;
-            self.disconnect_slow(largest);
+            self.make_room_for_handling();
         }
     }
 
     /// The WebSocket that has most of something, if any has.
     fn largest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<(u32, usize)> {
+        self.all(bytes).into_iter().max_by_key(|&(_, bytes)| bytes)
+    }
+
+    /// The WebSockets that have something, and how much.
+    fn all(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Vec<(u32, usize)> {
         let limits = &self.hub.settings.limits;
         self.conns
             .used()
@@ -121,6 +144,6 @@ impl<T: Transport> Core<T> {
                 _ => (slot, 0),
             })
             .filter(|&(_, bytes)| bytes > 0)
-            .max_by_key(|&(_, bytes)| bytes)
+            .collect()
     }
 }

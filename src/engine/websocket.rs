@@ -467,6 +467,7 @@ impl<T: Transport> Core<T> {
                 }
                 self.advance(slot);
                 self.want_read(slot);
+                self.note_held_back(slot);
             }
         }
         self.arm(slot);

@@ -298,3 +298,53 @@ fn pongs_do_not_make_the_time_of_a_message_stand_still() {
     }
     assert_eq!(world.metrics().unfinished_messages, 1);
 }
+
+#[test]
+fn clients_that_stop_reading_while_their_messages_wait_can_not_keep_the_others_from_being_read() {
+    let mut world = world(Limits {
+        pending_bytes_max: 64 * KIB,
+        ..narrow()
+    });
+    let greedy = world.joined(3);
+    for &client in &greedy {
+        // The outbox is almost half full, and the next reply makes it more than that.
+        world.stall(client, 0);
+        world.client_says(client, &"x".repeat(15 * KIB));
+    }
+    world.run_handlers();
+    for &client in &greedy {
+        world.client_says(client, &"x".repeat(2 * KIB));
+    }
+    for &client in &greedy {
+        let waiting = client_text(&"x".repeat(15 * KIB)).repeat(3);
+        world.client_sends(client, waiting);
+    }
+    world.run_handlers();
+    let honest = world.join();
+    world.client_says(honest, "am I heard?");
+    world.run_handlers();
+    assert_eq!(world.all_frames(honest), [text("am I heard?")]);
+}
+
+#[test]
+fn clients_that_hold_back_a_little_are_not_cut_off_while_handlers_are_behind() {
+    let mut world = world(Limits {
+        pending_bytes_max: 64 * KIB,
+        ..narrow()
+    });
+    let slow = world.join();
+    world.stall(slow, 0);
+    for _ in 0..2 {
+        world.client_says(slow, &"x".repeat(15 * KIB));
+        world.run_handlers();
+    }
+    world.client_says(slow, "waits until the replies are read");
+    let greedy = world.joined(8);
+    for &client in &greedy {
+        world.client_sends(client, client_text(&"x".repeat(15 * KIB)).repeat(3));
+    }
+    world.unstall(slow);
+    world.run_handlers();
+    assert_eq!(world.all_frames(slow).len(), 3);
+    assert_eq!(world.metrics().slow_consumers, 0);
+}
