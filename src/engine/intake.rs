@@ -6,7 +6,10 @@
 //! what comes from clients that do not read the replies: where such clients have more than half of that room, they give
 //! way, since waiting for handlers would not help.
 
+use std::collections::VecDeque;
+
 use super::core::{Core, Role};
+use super::id::Key;
 use super::websocket::WebSocket;
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
@@ -19,8 +22,8 @@ pub(super) struct Intake {
     unhandled: usize,
     /// For either of the two.
     half: usize,
-    /// Connections were not read because of this.
-    held_up: bool,
+    /// Connections that are not read because of this, the longest first. They count as queued for reading.
+    held_up: VecDeque<Key>,
 }
 
 impl Intake {
@@ -30,7 +33,7 @@ impl Intake {
             unhandled: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
-            held_up: false,
+            held_up: VecDeque::new(),
         }
     }
 
@@ -54,6 +57,18 @@ impl Intake {
         self.unhandled > self.half
     }
 
+    /// The connection that was held up longest, once there is room. Whoever has just been read is read after it.
+    pub(super) fn read_on(&mut self) -> Option<Key> {
+        if self.is_full() {
+            return None;
+        }
+        self.held_up.pop_front()
+    }
+
+    pub(super) fn held_up(&self) -> usize {
+        self.held_up.len()
+    }
+
     fn has_too_much_unfinished(&self) -> bool {
         self.unfinished > self.half
     }
@@ -67,22 +82,24 @@ impl Intake {
 impl<T: Transport> Core<T> {
     /// Whether a WebSocket is not to be read for now; it is when handlers have caught up.
     pub(super) fn holds_up(&mut self, slot: u32) -> bool {
-        let full = self.intake.is_full()
-            && matches!(
-                self.conns.get(slot).map(|conn| &conn.role),
-                Some(Role::WebSocket(_))
-            );
-        self.intake.held_up |= full;
-        full
-    }
-
-    /// Reads on where reading was held up, once there is room.
-    pub(super) fn read_on(&mut self) {
-        if !self.intake.is_full() && std::mem::take(&mut self.intake.held_up) {
-            for slot in self.conns.used() {
-                self.want_read(slot);
-            }
+        if !self.intake.is_full() {
+            return false;
         }
+        let key = self.conns.key(slot);
+        let Some((key, conn)) = key.zip(self.conns.get_mut(slot)) else {
+            return false;
+        };
+        if !matches!(conn.role, Role::WebSocket(_)) {
+            return false;
+        }
+        conn.queued = true;
+        if self.intake.held_up.len() > 2 * self.conns.len() + 64 {
+            // Those that have gone meanwhile.
+            let conns = &self.conns;
+            self.intake.held_up.retain(|&key| conns.find(key).is_some());
+        }
+        self.intake.held_up.push_back(key);
+        true
     }
 
     /// Where the messages of all together take too much room, the largest go, with their connections.

@@ -348,3 +348,25 @@ fn clients_that_hold_back_a_little_are_not_cut_off_while_handlers_are_behind() {
     assert_eq!(world.all_frames(slow).len(), 3);
     assert_eq!(world.metrics().slow_consumers, 0);
 }
+
+#[test]
+fn who_was_held_up_longest_is_read_first() {
+    let mut world = World::new(Setup {
+        limits: narrow(),
+        ..Setup::default()
+    });
+    let greedy = world.joined(16);
+    let honest = world.join();
+    world.handled(honest);
+    let message = client_text(&"x".repeat(15 * KIB));
+    for &client in &greedy {
+        world.client_sends(client, message.repeat(200));
+    }
+    world.client_says(honest, "am I heard?");
+    for _ in 0..100 {
+        world.run_job(0);
+        world.hub.wake_deferred();
+        world.settle();
+    }
+    assert_eq!(world.handled(honest), [Told::message("am I heard?")]);
+}
