@@ -29,7 +29,8 @@ pub struct Limits {
     /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
     ///
     /// Beyond it, the client that has most waiting, and takes nothing of it, is disconnected. Broadcasts that wait do not
-    /// count: all outboxes share them. Each shard has an equal share, and room for one message of any legal size.
+    /// count, since all outboxes share them, but for many small ones that wait for one client: they are copied together.
+    /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard. Default 4 MiB.
     ///

@@ -151,7 +151,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// The WebSockets that have something, and how much.
-    fn all(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Vec<(u32, usize)> {
+    pub(super) fn all(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Vec<(u32, usize)> {
         let limits = &self.hub.settings.limits;
         self.conns
             .used()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, client_close, client_frame, client_text, text};
 use super::world::{Setup, Told, World, echo};
-use crate::limits::Limits;
+use crate::limits::{Limits, SlowConsumer};
 
 const KIB: usize = 1 << 10;
 
@@ -369,4 +369,92 @@ fn who_was_held_up_longest_is_read_first() {
         world.settle();
     }
     assert_eq!(world.handled(honest), [Told::message("am I heard?")]);
+}
+
+#[test]
+fn copies_of_broadcasts_that_wait_for_one_client_only_count() {
+    let mut world = world(Limits {
+        outboxes_bytes_max: 64 * KIB,
+        message_bytes_max: 16 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(10);
+    for &client in &clients {
+        world.stall(client, 0);
+    }
+    for _ in 0..500 {
+        world.broadcasts("x".repeat(100));
+        world.settle();
+    }
+    let copies: usize = clients
+        .iter()
+        .map(|&client| world.unshared_bytes(client))
+        .sum();
+    assert!(copies <= 64 * KIB, "{copies}");
+}
+
+#[test]
+fn what_is_not_queued_is_not_counted() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            message_bytes_max: 16 * KIB,
+            outbox_bytes_max: 32 * KIB,
+            ..Limits::default()
+        },
+        slow_consumer: SlowConsumer::DropNewest,
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.stall(client, 0);
+    for _ in 0..2 {
+        world.broadcasts("x".repeat(16 * KIB - 14));
+        world.settle();
+    }
+    world.sends(client, &"x".repeat(10 * KIB));
+    world.settle();
+    assert_eq!(world.core().delivery.own_bytes(), 0);
+}
+
+#[test]
+fn what_was_read_is_not_counted_though_broadcasts_wait_behind_it() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outbox_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let client = world.join();
+    world.stall(client, 0);
+    world.sends(client, &"x".repeat(10 * KIB));
+    world.settle();
+    world.broadcasts("x".repeat(15 * KIB));
+    world.settle();
+    world.client_reads(client, 11 * KIB);
+    assert_eq!(world.core().delivery.own_bytes(), 0);
+}
+
+#[test]
+fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outboxes_bytes_max: 32 * KIB,
+        outbox_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(3);
+    for &client in &clients {
+        world.stall(client, 0);
+    }
+    world.broadcasts("x".repeat(16 * KIB - 14));
+    world.settle();
+    for (&client, len) in clients.iter().zip([15, 10, 9]) {
+        // There is room again for some of what is in front, which nobody has said yet.
+        world.pipe(clients[0]).add_room_unreported(KIB);
+        world.sends(client, &"x".repeat(len * KIB));
+        world.settle();
+    }
+    let gone: Vec<bool> = clients
+        .iter()
+        .map(|&client| world.is_closed(client))
+        .collect();
+    assert_eq!(gone, [false, true, false]);
 }
