@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wire::{Frame, client_close, client_frame, client_text, text};
+use super::wire::{Frame, UPGRADE, client_close, client_frame, client_text, text};
 use super::world::{Setup, Told, World, echo};
 use crate::limits::{Limits, SlowConsumer};
 
@@ -457,4 +457,24 @@ fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
         .map(|&client| world.is_closed(client))
         .collect();
     assert_eq!(gone, [false, true, false]);
+}
+
+#[test]
+fn what_comes_right_behind_a_handshake_is_bounded_too() {
+    let mut world = world(narrow());
+    let message = client_text(&"x".repeat(15 * KIB));
+    let mut most = 0;
+    for _ in 0..32 {
+        let client = world.connect();
+        let early = [UPGRADE.as_ref(), &message.repeat(3)[..]].concat();
+        world.client_sends(client, early);
+        most = most.max(world.core().intake.bytes());
+    }
+    assert!(most <= (64 + 64) * KIB, "{most}");
+    assert!(world.metrics().unfinished_messages > 20);
+    world.run_handlers();
+    for client in 0..32 {
+        world.client_resets(client);
+    }
+    world.assert_empty();
 }
