@@ -54,7 +54,8 @@ pub struct Limits {
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
     pub body_bytes_max: usize,
     /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
-    /// with 503; those that a Humphrey app hands over are closed with 1013.
+    /// with 503, also where a Humphrey app hands them over; those whose handshake was answered before are closed with
+    /// 1013.
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
