@@ -478,3 +478,85 @@ fn what_comes_right_behind_a_handshake_is_bounded_too() {
     }
     world.assert_empty();
 }
+
+#[test]
+fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
+    let limits = |bytes: usize, time: Duration| Limits {
+        message_bytes_max: bytes,
+        outbox_bytes_max: bytes,
+        outboxes_bytes_max: bytes,
+        mailbox_bytes_max: bytes,
+        pending_bytes_max: bytes,
+        received_bytes_max: bytes,
+        head_bytes_max: bytes.max(4 * KIB),
+        body_bytes_max: bytes,
+        connections_max: bytes.max(8),
+        peer_connections_max: Some(bytes),
+        peer_handshakes_per_second_max: Some(u32::MAX),
+        handshakes_max: bytes,
+        handshake_timeout: time,
+        message_timeout: time,
+        keep_alive_timeout: time,
+        write_timeout: time,
+        close_timeout: time,
+    };
+    let policies = [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::Pace {
+            bytes_per_second_min: 0,
+            patience: Duration::ZERO,
+        },
+        SlowConsumer::Pace {
+            bytes_per_second_min: u64::MAX,
+            patience: Duration::MAX,
+        },
+    ];
+    for bytes in [0, 1, 100, usize::MAX / 2, usize::MAX] {
+        for time in [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_millis(u64::MAX),
+            Duration::MAX,
+        ] {
+            for slow_consumer in policies {
+                for interval in [Duration::ZERO, time] {
+                    let mut world = World::new(Setup {
+                        limits: limits(bytes, time),
+                        slow_consumer,
+                        heartbeat: Some(crate::ping::Heartbeat::new(interval, time)),
+                        handler: Box::new(echo),
+                        ..Setup::default()
+                    });
+                    let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();
+                    for &client in &clients {
+                        world.client_sends(client, UPGRADE);
+                        world.client_sends(client, client_text("")[..5].to_vec());
+                        world.client_sends(client, &client_text("")[5..]);
+                        world.run_handlers();
+                        world.stall(client, 3);
+                        let _ = world.try_broadcast("a");
+                        let _ = world.try_send(client, "b");
+                        world.client_says(client, "c");
+                        world.run_handlers();
+                        world.client_sends(client, [0x89, 0x80, 1, 2, 3, 4]);
+                        let mut endless = vec![0x82, 0xff, 0x7f];
+                        endless.extend([0xff; 7 + 4 + 10]);
+                        world.client_sends(client, endless);
+                    }
+                    let before = world.turns;
+                    world.advance_ms(1_000);
+                    let turns = world.turns - before;
+                    assert!(turns < 500, "{turns} turns in a second");
+                    for client in clients {
+                        world.unstall(client);
+                        world.client_sends(client, [0x81]);
+                        world.client_resets(client);
+                    }
+                    world.assert_empty();
+                }
+            }
+        }
+    }
+}
