@@ -164,6 +164,7 @@ impl<T: Transport> Core<T> {
             }
         }
         self.words = words;
+        self.make_room_for_noted();
     }
 
     /// Takes data unless it is paced, and word always.

@@ -22,6 +22,8 @@ pub(super) struct Intake {
     unhandled: usize,
     /// For either of the two.
     half: usize,
+    /// Handlers have come back from connections that hold some of it back.
+    more_held_back: bool,
     /// Connections that are not read because of this, the longest first. They count as queued for reading.
     held_up: VecDeque<Key>,
 }
@@ -33,6 +35,7 @@ impl Intake {
             unhandled: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
+            more_held_back: false,
             held_up: VecDeque::new(),
         }
     }
@@ -137,10 +140,14 @@ impl<T: Transport> Core<T> {
     /// Handlers have come back from a connection, and may not be given more of it.
     pub(super) fn note_held_back(&mut self, slot: u32) {
         let limits = &self.hub.settings.limits;
-        if self.intake.is_full()
-            && let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role)
-            && ws.held_back_bytes(limits) > 0
-        {
+        if let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role) {
+            self.intake.more_held_back |= ws.held_back_bytes(limits) > 0;
+        }
+    }
+
+    /// All that have come back are noted.
+    pub(super) fn make_room_for_noted(&mut self) {
+        if std::mem::take(&mut self.intake.more_held_back) {
             self.make_room_for_handling();
         }
     }
