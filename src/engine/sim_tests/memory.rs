@@ -466,7 +466,7 @@ fn what_comes_right_behind_a_handshake_is_bounded_too() {
     let mut most = 0;
     for _ in 0..32 {
         let client = world.connect();
-        let early = [UPGRADE.as_ref(), &message.repeat(3)[..]].concat();
+        let early = [UPGRADE, &message.repeat(3)].concat();
         world.client_sends(client, early);
         most = most.max(world.core().intake.bytes());
     }
@@ -532,7 +532,7 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
                     let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();
                     for &client in &clients {
                         world.client_sends(client, UPGRADE);
-                        world.client_sends(client, client_text("")[..5].to_vec());
+                        world.client_sends(client, &client_text("")[..5]);
                         world.client_sends(client, &client_text("")[5..]);
                         world.run_handlers();
                         world.stall(client, 3);
