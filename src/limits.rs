@@ -73,7 +73,8 @@ pub struct Limits {
     /// How long a client may take for its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
     /// How long a client may take for a message, from its first byte to its last. Default 5 min. Then the connection is
-    /// closed with 1008. The time stands still while the connection is not read.
+    /// closed with 1008. The time stands still while the connection is not read. A client that is just sending when it is
+    /// over has it once more.
     pub message_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
