@@ -469,8 +469,9 @@ impl<T: Transport> Core<T> {
             Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
-            // What is unread must be read, or closing would reset.
+            // What is unread must be read, or closing would reset; also where reading was held up.
             conn.readable = true;
+            conn.queued = false;
         }
         self.want_read(slot);
         self.arm(slot);
