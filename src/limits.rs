@@ -29,7 +29,8 @@ pub struct Limits {
     /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
     ///
     /// Beyond it, the client that has most waiting, and takes nothing of it, is disconnected. Broadcasts that wait do not
-    /// count: all outboxes share them. Each shard has an equal share, and room for one message of any legal size.
+    /// count, since all outboxes share them, but for many small ones that wait for one client: they are copied together.
+    /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard. Default 4 MiB.
     ///
@@ -53,7 +54,8 @@ pub struct Limits {
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
     pub body_bytes_max: usize,
     /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
-    /// with 503; those that a Humphrey app hands over are closed with 1013.
+    /// with 503, also where a Humphrey app hands them over; those whose handshake was answered before are closed with
+    /// 1013.
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
@@ -71,7 +73,8 @@ pub struct Limits {
     /// How long a client may take for its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
     /// How long a client may take for a message, from its first byte to its last. Default 5 min. Then the connection is
-    /// closed with 1008. The time stands still while the connection is not read.
+    /// closed with 1008. The time stands still while the connection is not read. A client that is just sending when it is
+    /// over has it once more.
     pub message_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,

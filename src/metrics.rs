@@ -49,7 +49,8 @@ pub struct Metrics {
     pub protocol_errors: u64,
     /// Clients disconnected because of a message that they did not finish: in time
     /// ([`Limits::message_timeout`](crate::Limits::message_timeout)), or before all such messages together took too much
-    /// room ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
+    /// room ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)); or which they sent right behind the
+    /// handshake, while there was no room for it.
     pub unfinished_messages: u64,
     /// The most bytes that ever waited for one client (see [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,

@@ -113,10 +113,17 @@ impl Proxies {
         };
         let values: Vec<&str> = headers
             .filter(|(known, _)| known.eq_ignore_ascii_case(name))
-            .flat_map(|(_, value)| split(value, ','))
+            .map(|(_, value)| value)
             .collect();
+        let hops = values
+            .into_iter()
+            .rev()
+            .flat_map(|value| match self.header {
+                Header::XForwardedFor => Hops::unquoted(value),
+                Header::Forwarded => Hops::quoted(value),
+            });
         let mut client = peer;
-        for hop in values.into_iter().rev() {
+        for hop in hops {
             let said = match self.header {
                 Header::XForwardedFor => address(hop),
                 Header::Forwarded => forwarded_for(hop).and_then(address),
@@ -130,6 +137,55 @@ impl Proxies {
             }
         }
         client
+    }
+}
+
+/// The parts of a header between commas, the last one first: each proxy adds its own at the end, and what a client has
+/// written in front of it, such as a quote that nothing closes, must not change how it is read.
+struct Hops<'a> {
+    rest: Option<&'a str>,
+    /// Commas in quoted strings are none (RFC 7239 §4).
+    quotes: bool,
+}
+
+impl<'a> Hops<'a> {
+    fn unquoted(value: &'a str) -> Self {
+        Self {
+            rest: Some(value),
+            quotes: false,
+        }
+    }
+
+    fn quoted(value: &'a str) -> Self {
+        Self {
+            rest: Some(value),
+            quotes: true,
+        }
+    }
+}
+
+impl<'a> Iterator for Hops<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.rest.take()?;
+        let mut within = false;
+        let comma = rest.bytes().enumerate().rev().find(|&(at, byte)| {
+            let escapes = rest.as_bytes()[..at].iter().rev();
+            let escaped = || escapes.take_while(|&&byte| byte == b'\\').count() % 2 == 1;
+            if self.quotes && byte == b'"' && !(within && escaped()) {
+                within = !within;
+            }
+            byte == b',' && !within
+        });
+        let hop = match comma {
+            Some((at, _)) => {
+                self.rest = Some(&rest[..at]);
+                &rest[at + 1..]
+            }
+            None => rest,
+        };
+        Some(hop.trim_matches([' ', '\t']))
     }
 }
 
@@ -222,6 +278,24 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_in_what_a_client_has_written_hides_nobody() {
+        for said in [
+            "\", 1.2.3.4",
+            "a\"b, 1.2.3.4",
+            "\"\\, 1.2.3.4",
+            "\"x\"\", 1.2.3.4",
+        ] {
+            let proxies = TrustedProxies::x_forwarded_for(["127.0.0.1"]);
+            let headers = [("X-Forwarded-For", said)];
+            assert_eq!(client(&proxies, "127.0.0.1", &headers), "1.2.3.4", "{said}");
+            let said = said.replace("1.2.3.4", "for=\"1.2.3.4:80\";by=\"a,b\"");
+            let proxies = TrustedProxies::forwarded(["127.0.0.1"]);
+            let headers = [("Forwarded", &*said)];
+            assert_eq!(client(&proxies, "127.0.0.1", &headers), "1.2.3.4", "{said}");
+        }
+    }
+
+    #[test]
     fn the_other_header_is_not_looked_at() {
         let headers = [("Forwarded", "for=6.6.6.6"), ("X-Forwarded-For", "1.2.3.4")];
         let by = |proxies| client(&proxies, "127.0.0.1", &headers);
@@ -252,7 +326,8 @@ mod tests {
             ("for=192.0.2.43, for=_hidden", "127.0.0.1"),
             ("for=192.0.2.43, by=10.0.0.1", "127.0.0.1"),
             ("for=\"192.0.2.43", "127.0.0.1"),
-            ("for=\"a\\\", for=6.6.6.6", "127.0.0.1"),
+            ("for=6.6.6.6, for=\"a\\\", for=7.7.7.7\"", "127.0.0.1"),
+            ("for=\"a\\\", for=192.0.2.43", "192.0.2.43"),
         ] {
             assert_eq!(
                 client(&proxies, "127.0.0.1", &[("Forwarded", said)]),

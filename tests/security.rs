@@ -244,7 +244,8 @@ fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned
     let head = read_head(&mut fourth);
     assert_eq!(status(&head), 429, "before it has asked for anything");
     assert!(head.contains("Retry-After"), "{head}");
-    assert_eq!(sender.metrics().refused.peer_connections, 1);
+    let metrics = sender.metrics();
+    assert_eq!((metrics.refused.peer_connections, metrics.accepted), (1, 4));
     let (mut other, head) = shake_hands_from("127.0.0.2", address, "/", "");
     assert_eq!(status(&head), 101);
     assert_echoes(&mut other);
@@ -299,6 +300,21 @@ fn limits_per_address_hold_in_a_linked_app_too() {
 }
 
 /// An app that tells a client where it is, by its connect handler and by a route.
+#[test]
+fn who_is_one_too_many_is_answered_503_in_a_linked_app_too() {
+    let app = AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits {
+        connections_max: 1,
+        ..Limits::default()
+    });
+    let sender = app.sender();
+    let (_running, address) = linked(app);
+    let (_first, head) = shake_hands(address, "");
+    assert_eq!(status(&head), 101);
+    let (_, head) = shake_hands(address, "");
+    assert_eq!(status(&head), 503);
+    assert_eq!(sender.metrics().refused.connections_max, 1);
+}
+
 fn tells_where(proxies: Option<TrustedProxies>) -> (RunningApp, SocketAddr) {
     let mut app = AsyncWebsocketApp::<()>::new()
         .with_limits(Limits {

@@ -87,8 +87,8 @@ pub(super) struct Conn<T> {
     pub(super) readable: bool,
     /// The other side will send nothing more: read until the end shows.
     pub(super) hangup: bool,
-    /// It is in `ready`.
-    queued: bool,
+    /// It is in `ready`, or held up.
+    pub(super) queued: bool,
     /// It is in `dirty`.
     dirty: bool,
     /// When `timers` will have it looked at.
@@ -164,7 +164,7 @@ impl<T: Transport> Core<T> {
             }
         }
         self.words = words;
-        self.read_on();
+        self.make_room_for_noted();
     }
 
     /// Takes data unless it is paced, and word always.
@@ -284,11 +284,16 @@ impl<T: Transport> Core<T> {
 
     /// The turn proper: reads, timers, writes; then jobs go to the handlers.
     pub(crate) fn turn(&mut self) {
-        for slot in std::mem::take(&mut self.ready) {
-            if let Some(conn) = self.conns.get_mut(slot) {
-                conn.queued = false;
-                self.read(slot);
+        for _ in 0..self.intake.held_up() {
+            let Some(key) = self.intake.read_on() else {
+                break;
+            };
+            if let Some(slot) = self.conns.find(key) {
+                self.read_queued(slot);
             }
+        }
+        for slot in std::mem::take(&mut self.ready) {
+            self.read_queued(slot);
         }
         while let Some((at, slot)) = self.timers.expired(self.tick) {
             if let Some(conn) = self.conns.get_mut(slot)
@@ -317,6 +322,13 @@ impl<T: Transport> Core<T> {
                     self.arm(slot);
                 }
             }
+        }
+    }
+
+    fn read_queued(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.queued = false;
+            self.read(slot);
         }
     }
 
@@ -457,8 +469,9 @@ impl<T: Transport> Core<T> {
             Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
-            // What is unread must be read, or closing would reset.
+            // What is unread must be read, or closing would reset; also where reading was held up.
             conn.readable = true;
+            conn.queued = false;
         }
         self.want_read(slot);
         self.arm(slot);
@@ -492,7 +505,9 @@ impl<T: Transport> Core<T> {
 
     /// How long the shard may sleep: not at all, until a deadline, or for ever.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.dirty.is_empty() || self.mail_can_go_on() {
+        let may_read_on = self.intake.held_up() > 0 && !self.intake.is_full();
+        if !self.ready.is_empty() || may_read_on || !self.dirty.is_empty() || self.mail_can_go_on()
+        {
             return Some(Duration::ZERO);
         }
         let mailbox = &self.link().mailbox;

@@ -120,7 +120,11 @@ impl Delivery {
         self.own_bytes
     }
 
-    /// What waits for a client alone has changed.
+    /// An outbox has changed, and so has what waits for its client alone.
+    fn note_own(&mut self, ws: &mut WebSocket) {
+        self.set_own(ws, ws.outbox.own_bytes());
+    }
+
     pub(super) fn set_own(&mut self, ws: &mut WebSocket, own: usize) {
         self.own_bytes = self.own_bytes + own - ws.own_bytes;
         ws.own_bytes = own;
@@ -233,8 +237,7 @@ impl<T: Transport> Core<T> {
                 .counters
                 .outbox_bytes_peak
                 .raise(ws.outbox.bytes() as u64);
-            let own = ws.own_bytes.min(ws.outbox.bytes());
-            self.delivery.set_own(ws, own);
+            self.delivery.note_own(ws);
             let was = ws.congested;
             let is = self.delivery.note_fill(ws, bytes_max);
             if was != is {
@@ -353,7 +356,7 @@ impl<T: Transport> Core<T> {
         counters.bytes_out.add(left_bytes);
         counters.messages_out.add(left_messages);
         for (slot, piece, messages) in offers {
-            self.offer(slot, piece, messages);
+            self.offer(slot, piece, messages, false);
             blocked.push(slot);
         }
         for slot in blocked {
@@ -363,6 +366,7 @@ impl<T: Transport> Core<T> {
         for slot in broken {
             self.broken(slot);
         }
+        self.make_room_outside();
     }
 
     /// Sends a frame to one connection, behind the part of the run that came before.
@@ -383,42 +387,43 @@ impl<T: Transport> Core<T> {
 
     /// Queues what is in no other outbox.
     fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
-        let len = bytes.len();
-        self.offer(slot, bytes, messages);
+        self.offer(slot, bytes, messages, true);
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
-            // What was written or dropped of it does not stay.
-            let own = (ws.own_bytes + len).min(ws.outbox.bytes());
-            self.delivery.set_own(ws, own);
+            self.delivery.note_own(ws);
         }
     }
 
-    /// Where what waits for clients takes too much memory in all, the one that has most waiting goes, if it can't take
-    /// it now.
+    /// Where what waits for clients takes too much memory in all, those that have most waiting go, if they can't take
+    /// any of it now.
     fn make_room_outside(&mut self) {
-        while self.delivery.own_bytes > self.delivery.own_bytes_max {
-            let largest = self
-                .conns
-                .used()
-                .into_iter()
-                .max_by_key(|&slot| self.own_bytes(slot));
-            let Some(largest) = largest else {
-                return;
-            };
-            let before = self.own_bytes(largest);
-            self.ws_write(largest);
-            if self.own_bytes(largest) == before {
+        if self.delivery.own_bytes <= self.delivery.own_bytes_max {
+            return;
+        }
+        // What nobody has tried to write yet says nothing.
+        for (slot, _) in self.all(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
+            self.ws_write(slot);
+        }
+        let mut waiting = self.all(|ws, _| ws.own_bytes);
+        waiting.sort_unstable_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        for (slot, _) in waiting {
+            if self.delivery.own_bytes <= self.delivery.own_bytes_max {
+                break;
+            }
+            let before = self.outbox_bytes(slot);
+            self.ws_write(slot);
+            if self.outbox_bytes(slot) == before {
                 // It does not read, so it can't be told either.
-                self.disconnect_slow(largest);
-                self.broken(largest);
+                self.disconnect_slow(slot);
+                self.broken(slot);
             }
         }
     }
 
-    fn own_bytes(&self, slot: u32) -> usize {
+    fn outbox_bytes(&self, slot: u32) -> usize {
         match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) => ws.own_bytes,
+            Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
             _ => 0,
         }
     }
@@ -457,7 +462,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Queues whole messages, as the slow-consumer policy allows.
-    fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32) {
+    fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32, own: bool) {
         let bytes_max = self.hub.settings.limits.outbox_bytes_max;
         let policy = self.hub.settings.slow_consumer;
         let mut written = false;
@@ -468,7 +473,7 @@ impl<T: Transport> Core<T> {
             };
             let fill = ws.outbox.fill(bytes_max);
             if judge(policy, fill, bytes.len()) == Verdict::Queue {
-                ws.outbox.push(bytes, messages);
+                ws.outbox.push(bytes, messages, own);
                 break;
             }
             if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
@@ -485,11 +490,11 @@ impl<T: Transport> Core<T> {
             let piece = bytes.split_to(len);
             match judge(policy, fill, len) {
                 // A paced shard has made sure of room beforehand.
-                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count),
+                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count, own),
                 Verdict::DropNewest => self.counters().slow_consumer.add(u64::from(count)),
                 Verdict::DropOldest => {
                     let dropped = ws.outbox.drop_oldest(len, bytes_max);
-                    ws.outbox.push(piece, count);
+                    ws.outbox.push(piece, count, own);
                     self.counters().slow_consumer.add(dropped);
                 }
                 Verdict::Disconnect => {

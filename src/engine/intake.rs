@@ -2,10 +2,14 @@
 //! use up the memory that each of them may have.
 //!
 //! Unfinished messages are one half: beyond it, the connection that has most gives way. Finished ones that handlers have
-//! not worked off are the other: beyond it, those give way that handlers are not given because their clients do not read
-//! the replies; and if there are none, nothing is read until handlers have caught up.
+//! not worked off are the other: beyond it, nothing is read until handlers have caught up. Of those, handlers are not given
+//! what comes from clients that do not read the replies: where such clients have more than half of that room, they give
+//! way, since waiting for handlers would not help.
+
+use std::collections::VecDeque;
 
 use super::core::{Core, Role};
+use super::id::Key;
 use super::websocket::WebSocket;
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
@@ -18,8 +22,10 @@ pub(super) struct Intake {
     unhandled: usize,
     /// For either of the two.
     half: usize,
-    /// Connections were not read because of this.
-    held_up: bool,
+    /// Handlers have come back from connections that hold some of it back.
+    more_held_back: bool,
+    /// Connections that are not read because of this, the longest first. They count as queued for reading.
+    held_up: VecDeque<Key>,
 }
 
 impl Intake {
@@ -29,7 +35,8 @@ impl Intake {
             unhandled: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
-            held_up: false,
+            more_held_back: false,
+            held_up: VecDeque::new(),
         }
     }
 
@@ -53,9 +60,16 @@ impl Intake {
         self.unhandled > self.half
     }
 
-    /// Would be full also with that much less.
-    fn is_fuller_than_by(&self, bytes: usize) -> bool {
-        self.unhandled > self.half.saturating_add(bytes)
+    /// The connection that was held up longest, once there is room. Whoever has just been read is read after it.
+    pub(super) fn read_on(&mut self) -> Option<Key> {
+        if self.is_full() {
+            return None;
+        }
+        self.held_up.pop_front()
+    }
+
+    pub(super) fn held_up(&self) -> usize {
+        self.held_up.len()
     }
 
     fn has_too_much_unfinished(&self) -> bool {
@@ -71,22 +85,24 @@ impl Intake {
 impl<T: Transport> Core<T> {
     /// Whether a WebSocket is not to be read for now; it is when handlers have caught up.
     pub(super) fn holds_up(&mut self, slot: u32) -> bool {
-        let full = self.intake.is_full()
-            && matches!(
-                self.conns.get(slot).map(|conn| &conn.role),
-                Some(Role::WebSocket(_))
-            );
-        self.intake.held_up |= full;
-        full
-    }
-
-    /// Reads on where reading was held up, once there is room.
-    pub(super) fn read_on(&mut self) {
-        if !self.intake.is_full() && std::mem::take(&mut self.intake.held_up) {
-            for slot in self.conns.used() {
-                self.want_read(slot);
-            }
+        if !self.intake.is_full() {
+            return false;
         }
+        let key = self.conns.key(slot);
+        let Some((key, conn)) = key.zip(self.conns.get_mut(slot)) else {
+            return false;
+        };
+        if !matches!(conn.role, Role::WebSocket(_)) {
+            return false;
+        }
+        conn.queued = true;
+        if self.intake.held_up.len() > 2 * self.conns.len() + 64 {
+            // Those that have gone meanwhile.
+            let conns = &self.conns;
+            self.intake.held_up.retain(|&key| conns.find(key).is_some());
+        }
+        self.intake.held_up.push_back(key);
+        true
     }
 
     /// Where the messages of all together take too much room, the largest go, with their connections.
@@ -100,18 +116,49 @@ impl<T: Transport> Core<T> {
                 "too many unfinished messages",
             );
         }
-        // What is given up is still handled, so its room is free only then.
-        let mut freed = 0;
-        while self.intake.is_fuller_than_by(freed)
-            && let Some((largest, bytes)) = self.largest(WebSocket::held_back_bytes)
-        {
-            freed += bytes;
-            self.disconnect_slow(largest);
+        self.make_room_for_handling();
+    }
+
+    /// Where nothing is read for the sake of clients that do not read, those that hold most of it go.
+    fn make_room_for_handling(&mut self) {
+        if !self.intake.is_full() {
+            return;
+        }
+        let mut held_back = self.all(WebSocket::held_back_bytes);
+        held_back.sort_unstable_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let mut sum: usize = held_back.iter().map(|&(_, bytes)| bytes).sum();
+        for (slot, bytes) in held_back {
+            // The rest of the room is free as soon as handlers have caught up.
+            if sum <= self.intake.half / 2 {
+                break;
+            }
+            sum -= bytes;
+            self.disconnect_slow(slot);
+        }
+    }
+
+    /// Handlers have come back from a connection, and may not be given more of it.
+    pub(super) fn note_held_back(&mut self, slot: u32) {
+        let limits = &self.hub.settings.limits;
+        if let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role) {
+            self.intake.more_held_back |= ws.held_back_bytes(limits) > 0;
+        }
+    }
+
+    /// All that have come back are noted.
+    pub(super) fn make_room_for_noted(&mut self) {
+        if std::mem::take(&mut self.intake.more_held_back) {
+            self.make_room_for_handling();
         }
     }
 
     /// The WebSocket that has most of something, if any has.
     fn largest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<(u32, usize)> {
+        self.all(bytes).into_iter().max_by_key(|&(_, bytes)| bytes)
+    }
+
+    /// The WebSockets that have something, and how much.
+    pub(super) fn all(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Vec<(u32, usize)> {
         let limits = &self.hub.settings.limits;
         self.conns
             .used()
@@ -121,6 +168,6 @@ impl<T: Transport> Core<T> {
                 _ => (slot, 0),
             })
             .filter(|&(_, bytes)| bytes > 0)
-            .max_by_key(|&(_, bytes)| bytes)
+            .collect()
     }
 }

@@ -1,8 +1,8 @@
 //! What waits for one client, beyond what its socket took.
 //!
 //! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
-//! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks. An
-//! empty outbox owns no memory.
+//! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
+//! `own_bytes` that of those that no other outbox shares. An empty outbox owns no memory.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -38,6 +38,7 @@ fn copy_to_merge(bytes: &[u8]) -> BytesMut {
 pub(crate) struct Outbox {
     queue: VecDeque<Chunk>,
     bytes: usize,
+    own_bytes: usize,
     in_progress: usize,
     controls: u16,
 }
@@ -46,6 +47,8 @@ struct Chunk {
     bytes: Bytes,
     /// Whole messages in it, with the one in progress; none in a chunk of control frames.
     messages: u32,
+    /// No other outbox shares it, and it is no control frame.
+    own: bool,
 }
 
 /// What a write came to.
@@ -64,6 +67,11 @@ impl Outbox {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Those of them that are kept for this client alone.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.own_bytes
     }
 
     pub(crate) fn fill(&self, bytes_max: usize) -> Fill {
@@ -88,16 +96,32 @@ impl Outbox {
             .sum()
     }
 
-    /// Queues whole messages.
-    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32) {
+    /// Bytes of messages that nobody else holds.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn unshared_bytes(&self) -> usize {
+        let unshared = |chunk: &&Chunk| chunk.messages > 0 && chunk.bytes.is_unique();
+        self.queue
+            .iter()
+            .filter(unshared)
+            .map(|chunk| chunk.bytes.len())
+            .sum()
+    }
+
+    /// Queues whole messages; they are `own` if no other outbox shares them.
+    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         debug_assert!(messages > 0);
         self.bytes += bytes.len();
+        self.own_bytes += if own { bytes.len() } else { 0 };
         if self.queue.len() >= MERGE_FROM_CHUNKS
             && let Some(tail) = self.queue.back_mut()
             && tail.messages > 0
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
             // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
+            let newly_own = [(tail.own, tail.bytes.len()), (own, bytes.len())];
+            let newly_own = newly_own.into_iter().filter(|(own, _)| !own);
+            self.own_bytes += newly_own.map(|(_, len)| len).sum::<usize>();
+            tail.own = true;
             let tail_bytes = std::mem::take(&mut tail.bytes);
             let mut merged = match tail_bytes.try_into_mut() {
                 Ok(own) if own.capacity() - own.len() >= bytes.len() => own,
@@ -109,7 +133,11 @@ impl Outbox {
             tail.messages += messages;
             return;
         }
-        self.queue.push_back(Chunk { bytes, messages });
+        self.queue.push_back(Chunk {
+            bytes,
+            messages,
+            own,
+        });
     }
 
     /// Queues bytes that are no frame, before all frames: the answer to a handshake.
@@ -118,13 +146,17 @@ impl Outbox {
         self.in_progress = bytes.len();
         self.bytes += bytes.len();
         self.controls += 1;
-        self.queue.push_back(Chunk { bytes, messages: 0 });
+        self.queue.push_back(Chunk {
+            bytes,
+            messages: 0,
+            own: false,
+        });
     }
 
     /// Queues messages whose first `written` bytes have left already.
     pub(crate) fn push_rest(&mut self, bytes: Bytes, messages: u32, written: usize) -> u64 {
         debug_assert!(self.is_empty());
-        self.push(bytes, messages);
+        self.push(bytes, messages, false);
         self.consumed(written)
     }
 
@@ -141,6 +173,7 @@ impl Outbox {
             Chunk {
                 bytes: frame,
                 messages: 0,
+                own: false,
             },
         );
     }
@@ -171,6 +204,7 @@ impl Outbox {
         self.queue.push_back(Chunk {
             bytes: frame,
             messages: 0,
+            own: false,
         });
     }
 
@@ -186,6 +220,7 @@ impl Outbox {
             let rest = Chunk {
                 bytes: front.bytes.split_off(self.in_progress),
                 messages: front.messages.saturating_sub(1),
+                own: front.own,
             };
             front.messages = front.messages.min(1);
             self.queue.insert(1, rest);
@@ -209,6 +244,7 @@ impl Outbox {
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
             self.bytes -= frame;
+            self.own_bytes -= if chunk.own { frame } else { 0 };
             dropped += 1;
             if chunk.bytes.is_empty() {
                 self.queue.remove(at);
@@ -226,6 +262,8 @@ impl Outbox {
             .map(|chunk| u64::from(chunk.messages))
             .sum();
         self.bytes = self.queue.iter().map(|chunk| chunk.bytes.len()).sum();
+        let own = self.queue.iter().filter(|chunk| chunk.own);
+        self.own_bytes = own.map(|chunk| chunk.bytes.len()).sum();
         self.controls = self
             .queue
             .iter()
@@ -256,6 +294,7 @@ impl Outbox {
             };
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
+                self.own_bytes -= if front.own { front.bytes.len() } else { 0 };
                 messages += u64::from(front.messages);
                 if front.messages == 0 {
                     self.controls = self.controls.saturating_sub(1);
@@ -276,6 +315,7 @@ impl Outbox {
             messages += u64::from(done);
             self.in_progress = boundary - n;
             front.bytes.advance(n);
+            self.own_bytes -= if front.own { n } else { 0 };
             n = 0;
         }
         if self.queue.is_empty() {

@@ -93,9 +93,9 @@ fn what_is_queued_leaves_in_order_whatever_the_socket_takes_at_a_time() {
     for step in [1, 2, 3, 7, 33, 1000, 16_384, 100_000] {
         let mut outbox = Outbox::default();
         outbox.push_preface(Bytes::from_static(b"HTTP/1.1 101\r\n\r\n"));
-        outbox.push(run(&[b"a", b"bb", b""]), 3);
-        outbox.push(frame(&large).into(), 1);
-        outbox.push(run(&[b"last"]), 1);
+        outbox.push(run(&[b"a", b"bb", b""]), 3, false);
+        outbox.push(frame(&large).into(), 1, false);
+        outbox.push(run(&[b"last"]), 1, false);
         let expected = [
             b"HTTP/1.1 101\r\n\r\n".to_vec(),
             run(&[b"a", b"bb", b"", &large, b"last"]).to_vec(),
@@ -125,7 +125,7 @@ fn a_control_frame_goes_ahead_of_messages_but_never_into_one() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 3);
+        outbox.push(whole.clone(), 3, false);
         let (mut taken, _) = flush(&mut outbox, sent);
         outbox.push_control(pong(b"1").into());
         outbox.push_control(pong(b"2").into());
@@ -154,14 +154,14 @@ fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
     let whole = run(&[b"first", b"second", b"third", b"fourth"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 4);
+        outbox.push(whole.clone(), 4, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         outbox.push_control(pong(b"!").into());
         // Room for one more of this size, beside what can't be dropped.
         let more = frame(b"fifth!!");
         let bytes_max = outbox.in_progress + pong(b"!").len() + more.len() + frame(b"fourth").len();
         let dropped = outbox.drop_oldest(more.len(), bytes_max);
-        outbox.push(more.into(), 1);
+        outbox.push(more.into(), 1, false);
         assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
@@ -183,7 +183,7 @@ fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 3);
+        outbox.push(whole.clone(), 3, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         let dropped = outbox.drop_waiting();
         assert_eq!(outbox.bytes(), outbox.in_progress);
@@ -200,7 +200,7 @@ fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
 #[test]
 fn control_frames_have_an_allowance_of_their_own_and_the_latest_takes_the_place() {
     let mut outbox = Outbox::default();
-    outbox.push(run(&[b"data"]), 1);
+    outbox.push(run(&[b"data"]), 1, false);
     flush(&mut outbox, 1);
     for _ in 0..CONTROLS_MAX {
         assert!(!outbox.controls_full());
@@ -218,7 +218,7 @@ fn control_frames_have_an_allowance_of_their_own_and_the_latest_takes_the_place(
 #[test]
 fn what_is_cleared_is_counted_with_the_message_in_progress() {
     let mut outbox = Outbox::default();
-    outbox.push(run(&[b"first", b"second"]), 2);
+    outbox.push(run(&[b"first", b"second"]), 2, false);
     flush(&mut outbox, 3);
     outbox.push_control(pong(b"").into());
     assert_eq!(outbox.clear(), 2);
@@ -243,7 +243,7 @@ fn many_small_messages_take_little_more_memory_than_their_bytes() {
     for n in 0..10_000u32 {
         let message = frame(&n.to_be_bytes());
         expected.extend_from_slice(&message);
-        outbox.push(message.into(), 1);
+        outbox.push(message.into(), 1, false);
     }
     assert_eq!(outbox.bytes(), expected.len());
     assert!(outbox.queue.len() < 100, "{} chunks", outbox.queue.len());

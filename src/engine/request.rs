@@ -13,6 +13,7 @@ use super::pool::Work;
 use super::timers::Tick;
 use super::websocket::Opening;
 use crate::metrics::{Counter, Counters};
+use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::{self, Handshake, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::report::debug;
@@ -240,7 +241,14 @@ impl<T: Transport> Core<T> {
             preface: Some(handshake::response(handshake).into()),
         };
         self.open(slot, opening);
-        if !early.is_empty() {
+        if early.is_empty() {
+            return;
+        }
+        if self.intake.is_full() {
+            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
+            let reason = "too many messages wait";
+            self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
+        } else {
             self.ws_input(slot, &mut early);
         }
     }

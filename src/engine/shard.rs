@@ -87,6 +87,7 @@ impl Listener {
                     let place = match self.hub.admit_peer(peer, now) {
                         Ok(place) => place,
                         Err(turned_away) => {
+                            self.hub.common.accepted.add(1);
                             turned_away.counter(&self.hub.common).add(1);
                             // Not worth a place among the others to wait in: it is told, if it can be at once.
                             let _ = stream.write(&turned_away.response());

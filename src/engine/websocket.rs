@@ -80,6 +80,8 @@ pub(super) struct WebSocket {
 
 struct Unfinished {
     since: Tick,
+    /// Its time was over once, while there was more to read.
+    late: bool,
     bytes: usize,
 }
 
@@ -466,6 +468,7 @@ impl<T: Transport> Core<T> {
                 }
                 self.advance(slot);
                 self.want_read(slot);
+                self.note_held_back(slot);
             }
         }
         self.arm(slot);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::wire::{Frame, client_close, client_frame, client_text, text};
+use super::wire::{Frame, UPGRADE, client_close, client_frame, client_text, text};
 use super::world::{Setup, Told, World, echo};
-use crate::limits::Limits;
+use crate::limits::{Limits, SlowConsumer};
 
 const KIB: usize = 1 << 10;
 
@@ -256,4 +256,307 @@ fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
         assert_eq!(world.all_frames(client), [text(payload.clone())]);
     }
     assert_eq!(world.metrics().slow_consumers, 0);
+}
+
+#[test]
+fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    let client = world.join();
+    let mut sent = Vec::new();
+    for n in 0..10 {
+        // Whatever is read ends inside the next message.
+        let message = client_text(&format!("message {n}"));
+        sent.extend_from_slice(&message[..5]);
+        world.client_sends(client, std::mem::take(&mut sent));
+        world.run_handlers();
+        world.advance_ms(3_000);
+        sent.extend_from_slice(&message[5..]);
+    }
+    world.client_sends(client, sent);
+    world.run_handlers();
+    assert_eq!(world.all_frames(client).len(), 10);
+    assert_eq!(world.metrics().unfinished_messages, 0);
+}
+
+#[test]
+fn pongs_do_not_make_the_time_of_a_message_stand_still() {
+    let mut world = world(Limits {
+        message_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    let client = world.join();
+    world.client_sends(client, client_frame(0x01, b"x"));
+    let pongs = client_frame(0x8a, &[0; 100]).repeat(700);
+    for _ in 0..210 {
+        // More than is read at once, whenever the shard looks.
+        world.pipe(client).client_sends(&pongs.repeat(2));
+        world.skip_ms(100);
+        world.turn();
+    }
+    assert_eq!(world.metrics().unfinished_messages, 1);
+}
+
+#[test]
+fn clients_that_stop_reading_while_their_messages_wait_can_not_keep_the_others_from_being_read() {
+    let mut world = world(Limits {
+        pending_bytes_max: 64 * KIB,
+        ..narrow()
+    });
+    let greedy = world.joined(3);
+    for &client in &greedy {
+        // The outbox is almost half full, and the next reply makes it more than that.
+        world.stall(client, 0);
+        world.client_says(client, &"x".repeat(15 * KIB));
+    }
+    world.run_handlers();
+    for &client in &greedy {
+        world.client_says(client, &"x".repeat(2 * KIB));
+    }
+    for &client in &greedy {
+        let waiting = client_text(&"x".repeat(15 * KIB)).repeat(3);
+        world.client_sends(client, waiting);
+    }
+    world.run_handlers();
+    let honest = world.join();
+    world.client_says(honest, "am I heard?");
+    world.run_handlers();
+    assert_eq!(world.all_frames(honest), [text("am I heard?")]);
+}
+
+#[test]
+fn clients_that_hold_back_a_little_are_not_cut_off_while_handlers_are_behind() {
+    let mut world = world(Limits {
+        pending_bytes_max: 64 * KIB,
+        ..narrow()
+    });
+    let slow = world.join();
+    world.stall(slow, 0);
+    for _ in 0..2 {
+        world.client_says(slow, &"x".repeat(15 * KIB));
+        world.run_handlers();
+    }
+    world.client_says(slow, "waits until the replies are read");
+    let greedy = world.joined(8);
+    for &client in &greedy {
+        world.client_sends(client, client_text(&"x".repeat(15 * KIB)).repeat(3));
+    }
+    world.unstall(slow);
+    world.run_handlers();
+    assert_eq!(world.all_frames(slow).len(), 3);
+    assert_eq!(world.metrics().slow_consumers, 0);
+}
+
+#[test]
+fn who_was_held_up_longest_is_read_first() {
+    let mut world = World::new(Setup {
+        limits: narrow(),
+        ..Setup::default()
+    });
+    let greedy = world.joined(16);
+    let honest = world.join();
+    world.handled(honest);
+    let message = client_text(&"x".repeat(15 * KIB));
+    for &client in &greedy {
+        world.client_sends(client, message.repeat(200));
+    }
+    world.client_says(honest, "am I heard?");
+    for _ in 0..100 {
+        world.run_job(0);
+        world.hub.wake_deferred();
+        world.settle();
+    }
+    assert_eq!(world.handled(honest), [Told::message("am I heard?")]);
+}
+
+#[test]
+fn copies_of_broadcasts_that_wait_for_one_client_only_count() {
+    let mut world = world(Limits {
+        outboxes_bytes_max: 64 * KIB,
+        message_bytes_max: 16 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(10);
+    for &client in &clients {
+        world.stall(client, 0);
+    }
+    for _ in 0..500 {
+        world.broadcasts("x".repeat(100));
+        world.settle();
+    }
+    let copies: usize = clients
+        .iter()
+        .map(|&client| world.unshared_bytes(client))
+        .sum();
+    assert!(copies <= 64 * KIB, "{copies}");
+}
+
+#[test]
+fn what_is_not_queued_is_not_counted() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            message_bytes_max: 16 * KIB,
+            outbox_bytes_max: 32 * KIB,
+            ..Limits::default()
+        },
+        slow_consumer: SlowConsumer::DropNewest,
+        ..Setup::default()
+    });
+    let client = world.join();
+    world.stall(client, 0);
+    for _ in 0..2 {
+        world.broadcasts("x".repeat(16 * KIB - 14));
+        world.settle();
+    }
+    world.sends(client, &"x".repeat(10 * KIB));
+    world.settle();
+    assert_eq!(world.core().delivery.own_bytes(), 0);
+}
+
+#[test]
+fn what_was_read_is_not_counted_though_broadcasts_wait_behind_it() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outbox_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let client = world.join();
+    world.stall(client, 0);
+    world.sends(client, &"x".repeat(10 * KIB));
+    world.settle();
+    world.broadcasts("x".repeat(15 * KIB));
+    world.settle();
+    world.client_reads(client, 11 * KIB);
+    assert_eq!(world.core().delivery.own_bytes(), 0);
+}
+
+#[test]
+fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outboxes_bytes_max: 32 * KIB,
+        outbox_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(3);
+    for &client in &clients {
+        world.stall(client, 0);
+    }
+    world.broadcasts("x".repeat(16 * KIB - 14));
+    world.settle();
+    for (&client, len) in clients.iter().zip([15, 10, 9]) {
+        // There is room again for some of what is in front, which nobody has said yet.
+        world.pipe(clients[0]).add_room_unreported(KIB);
+        world.sends(client, &"x".repeat(len * KIB));
+        world.settle();
+    }
+    let gone: Vec<bool> = clients
+        .iter()
+        .map(|&client| world.is_closed(client))
+        .collect();
+    assert_eq!(gone, [false, true, false]);
+}
+
+#[test]
+fn what_comes_right_behind_a_handshake_is_bounded_too() {
+    let mut world = world(narrow());
+    let message = client_text(&"x".repeat(15 * KIB));
+    let mut most = 0;
+    for _ in 0..32 {
+        let client = world.connect();
+        let early = [UPGRADE, &message.repeat(3)].concat();
+        world.client_sends(client, early);
+        most = most.max(world.core().intake.bytes());
+    }
+    assert!(most <= (64 + 64) * KIB, "{most}");
+    assert!(world.metrics().unfinished_messages > 20);
+    world.run_handlers();
+    for client in 0..32 {
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
+    let limits = |bytes: usize, time: Duration| Limits {
+        message_bytes_max: bytes,
+        outbox_bytes_max: bytes,
+        outboxes_bytes_max: bytes,
+        mailbox_bytes_max: bytes,
+        pending_bytes_max: bytes,
+        received_bytes_max: bytes,
+        head_bytes_max: bytes.max(4 * KIB),
+        body_bytes_max: bytes,
+        connections_max: bytes.max(8),
+        peer_connections_max: Some(bytes),
+        peer_handshakes_per_second_max: Some(u32::MAX),
+        handshakes_max: bytes,
+        handshake_timeout: time,
+        message_timeout: time,
+        keep_alive_timeout: time,
+        write_timeout: time,
+        close_timeout: time,
+    };
+    let policies = [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::Pace {
+            bytes_per_second_min: 0,
+            patience: Duration::ZERO,
+        },
+        SlowConsumer::Pace {
+            bytes_per_second_min: u64::MAX,
+            patience: Duration::MAX,
+        },
+    ];
+    for bytes in [0, 1, 100, usize::MAX / 2, usize::MAX] {
+        for time in [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_millis(u64::MAX),
+            Duration::MAX,
+        ] {
+            for slow_consumer in policies {
+                for interval in [Duration::ZERO, time] {
+                    let mut world = World::new(Setup {
+                        limits: limits(bytes, time),
+                        slow_consumer,
+                        heartbeat: Some(crate::ping::Heartbeat::new(interval, time)),
+                        handler: Box::new(echo),
+                        ..Setup::default()
+                    });
+                    let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();
+                    for &client in &clients {
+                        world.client_sends(client, UPGRADE);
+                        world.client_sends(client, &client_text("")[..5]);
+                        world.client_sends(client, &client_text("")[5..]);
+                        world.run_handlers();
+                        world.stall(client, 3);
+                        let _ = world.try_broadcast("a");
+                        let _ = world.try_send(client, "b");
+                        world.client_says(client, "c");
+                        world.run_handlers();
+                        world.client_sends(client, [0x89, 0x80, 1, 2, 3, 4]);
+                        let mut endless = vec![0x82, 0xff, 0x7f];
+                        endless.extend([0xff; 7 + 4 + 10]);
+                        world.client_sends(client, endless);
+                    }
+                    let before = world.turns;
+                    world.advance_ms(1_000);
+                    let turns = world.turns - before;
+                    assert!(turns < 500, "{turns} turns in a second");
+                    for client in clients {
+                        world.unstall(client);
+                        world.client_sends(client, [0x81]);
+                        world.client_resets(client);
+                    }
+                    world.assert_empty();
+                }
+            }
+        }
+    }
 }

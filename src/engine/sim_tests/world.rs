@@ -525,6 +525,11 @@ impl World {
         self.now = until;
     }
 
+    /// Time goes by while the shard is at work.
+    pub(super) fn skip_ms(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
     pub(super) fn advance_ms(&mut self, ms: u64) {
         self.advance(Duration::from_millis(ms));
     }
@@ -542,6 +547,7 @@ impl World {
         let mut reached = 0;
         let mut congested = 0;
         let mut waiting = 0;
+        let mut own_bytes = 0;
         for slot in core.conns.used() {
             match core.conns.get(slot).map(|conn| &conn.role) {
                 Some(Role::Http(http)) => heads += usize::from(http.is_in_line()),
@@ -549,12 +555,15 @@ impl World {
                     reached += usize::from(ws.is_member());
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
+                    own_bytes += ws.outbox.own_bytes();
                 }
                 Some(Role::Lingering(_)) | None => {}
             }
         }
         assert_eq!(core.heads_len, heads, "connections that wait for a head");
         assert_eq!(core.delivery.congested, congested, "congested members");
+        let counted = core.delivery.own_bytes();
+        assert_eq!(counted, own_bytes, "bytes that wait for one client alone");
         assert_eq!(members, reached, "members");
         assert_eq!(load, core.conns.len(), "connections");
         let due = core.delivery.due;
@@ -572,6 +581,17 @@ impl World {
         self.hub.add_common_metrics(&mut sum);
         self.hub.add_shard_metrics(&mut sum);
         sum
+    }
+
+    /// Bytes that wait for a client and for nobody else.
+    pub(super) fn unshared_bytes(&mut self, client: usize) -> usize {
+        let key = self.key(client);
+        let core = self.core();
+        let conn = core.conns.find(key).and_then(|slot| core.conns.get(slot));
+        match conn.map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) => ws.outbox.unshared_bytes(),
+            _ => 0,
+        }
     }
 
     pub(super) fn conns(&mut self) -> usize {

@@ -160,6 +160,10 @@ impl<T: Transport> Core<T> {
         }
         self.counters().messages_in.add(messages);
         self.counters().unhandled.add(unhandled);
+        if messages > 0 {
+            // What is unfinished now has begun with what was just read.
+            self.forget_unfinished(slot);
+        }
         self.note_unfinished(slot);
         self.advance(slot);
         self.make_room();
@@ -176,6 +180,16 @@ impl<T: Transport> Core<T> {
         self.advance(slot);
     }
 
+    /// The message that had begun is finished: another one has its time anew.
+    fn forget_unfinished(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            self.intake.set_unfinished(ws.unfinished_bytes(), 0);
+            ws.unfinished = None;
+        }
+    }
+
     /// Something was read: a message may have begun, grown or ended.
     pub(in crate::engine) fn note_unfinished(&mut self, slot: u32) {
         let tick = self.tick;
@@ -189,7 +203,13 @@ impl<T: Transport> Core<T> {
         if ws.protocol.is_mid_message() {
             let bytes = ws.protocol.held_bytes();
             ws.unfinished
-                .get_or_insert_with(|| Box::new(Unfinished { since: tick, bytes }))
+                .get_or_insert_with(|| {
+                    Box::new(Unfinished {
+                        since: tick,
+                        late: false,
+                        bytes,
+                    })
+                })
                 .bytes = bytes;
         } else {
             ws.unfinished = None;
@@ -207,16 +227,22 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        let wants_input = ws.wants_input(limits);
+        let is_read = ws.wants_input(limits) && !self.intake.is_full();
         let Some(unfinished) = &mut ws.unfinished else {
             return;
         };
         if unfinished.since.after(limits.message_timeout) > tick {
             return;
         }
-        if readable || !wants_input {
-            // What it has sent since is still to be read: its time stands still.
+        if !is_read {
+            // Its time stands still.
             unfinished.since = tick;
+            return;
+        }
+        if readable && !unfinished.late {
+            // What it has sent in time may still be to be read. But who always sends something has not for ever.
+            unfinished.since = tick;
+            unfinished.late = true;
             return;
         }
         self.give_up_on(
@@ -234,8 +260,6 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        self.intake.set_unfinished(ws.unfinished_bytes(), 0);
-        ws.unfinished = None;
         ws.protocol.abandon();
         ws.farewell = Some(encode::close(Some((code, reason))).into());
         ws.incoming = Incoming::Ended;
@@ -243,6 +267,7 @@ impl<T: Transport> Core<T> {
         ws.session
             .span
             .within(|| info!("connection {id} is disconnected: {reason}"));
+        self.forget_unfinished(slot);
         self.counters().unfinished_messages.add(1);
         self.advance(slot);
         self.arm(slot);
