@@ -28,9 +28,9 @@ pub struct Limits {
     pub outbox_bytes_max: usize,
     /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
     ///
-    /// Beyond it, the client that has most waiting, and takes nothing of it, is disconnected. Broadcasts that wait do not
-    /// count, since all outboxes share them, but for many small ones that wait for one client: they are copied together.
-    /// Each shard has an equal share, and room for one message of any legal size.
+    /// Beyond it, clients of the address that has most waiting are disconnected, those with most of it first, if they take
+    /// nothing of it at that moment. Broadcasts that wait do not count, since all outboxes share them, but for many small
+    /// ones that wait for one client: they are copied together. Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard. Default 4 MiB.
     ///
@@ -44,8 +44,8 @@ pub struct Limits {
     pub pending_bytes_max: usize,
     /// Bytes of received messages that the app holds at once, of all connections together. Default 512 MiB.
     ///
-    /// One half is for messages that have begun and are not complete: beyond it, the connection that holds most of it is
-    /// closed with 1013. The other half is for messages that wait for handlers or are in their hands: beyond it nothing is
+    /// One half is for messages that have begun and are not complete: beyond it, of the address that holds most of it
+    /// the connection with the largest is closed with 1013. The other half is for messages that wait for handlers or are in their hands: beyond it nothing is
     /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
     /// either half.
     pub received_bytes_max: usize,

@@ -402,12 +402,10 @@ impl<T: Transport> Core<T> {
             return;
         }
         // What nobody has tried to write yet says nothing.
-        for (slot, _) in self.all(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
+        for (slot, _) in self.by_greed(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
             self.ws_write(slot);
         }
-        let mut waiting = self.all(|ws, _| ws.own_bytes);
-        waiting.sort_unstable_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-        for (slot, _) in waiting {
+        for (slot, _) in self.by_greed(|ws, _| ws.own_bytes) {
             if self.delivery.own_bytes <= self.delivery.own_bytes_max {
                 break;
             }

@@ -5,11 +5,15 @@
 //! not worked off are the other: beyond it, nothing is read until handlers have caught up. Of those, handlers are not given
 //! what comes from clients that do not read the replies: where such clients have more than half of that room, they give
 //! way, since waiting for handlers would not help.
+//!
+//! Who gives way is asked of addresses first: somebody with many connections can't have many others take his place.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 
 use super::core::{Core, Role};
 use super::id::Key;
+use super::peers::counted_as;
 use super::websocket::WebSocket;
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
@@ -105,13 +109,13 @@ impl<T: Transport> Core<T> {
         true
     }
 
-    /// Where the messages of all together take too much room, the largest go, with their connections.
+    /// Where the messages of all together take too much room, the greediest go, with their connections.
     pub(super) fn make_room(&mut self) {
         while self.intake.has_too_much_unfinished()
-            && let Some((largest, _)) = self.largest(|ws, _| ws.unfinished_bytes())
+            && let Some(slot) = self.greediest(|ws, _| ws.unfinished_bytes())
         {
             self.give_up_on(
-                largest,
+                slot,
                 CloseCode::TRY_AGAIN_LATER,
                 "too many unfinished messages",
             );
@@ -124,8 +128,7 @@ impl<T: Transport> Core<T> {
         if !self.intake.is_full() {
             return;
         }
-        let mut held_back = self.all(WebSocket::held_back_bytes);
-        held_back.sort_unstable_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let held_back = self.by_greed(WebSocket::held_back_bytes);
         let mut sum: usize = held_back.iter().map(|&(_, bytes)| bytes).sum();
         for (slot, bytes) in held_back {
             // The rest of the room is free as soon as handlers have caught up.
@@ -152,22 +155,34 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The WebSocket that has most of something, if any has.
-    fn largest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<(u32, usize)> {
-        self.all(bytes).into_iter().max_by_key(|&(_, bytes)| bytes)
+    /// The WebSocket that is to give way first, if any has something.
+    fn greediest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<u32> {
+        self.by_greed(bytes).first().map(|&(slot, _)| slot)
     }
 
-    /// The WebSockets that have something, and how much.
-    pub(super) fn all(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Vec<(u32, usize)> {
+    /// The WebSockets that have something, and how much, in the order in which they are to give way: those of the
+    /// address first that has most of it in all, lest somebody with many connections be taken for many who are modest.
+    pub(super) fn by_greed(
+        &self,
+        bytes: impl Fn(&WebSocket, &Limits) -> usize,
+    ) -> Vec<(u32, usize)> {
         let limits = &self.hub.settings.limits;
-        self.conns
-            .used()
-            .into_iter()
-            .map(|slot| match self.conns.get(slot).map(|conn| &conn.role) {
-                Some(Role::WebSocket(ws)) => (slot, bytes(ws, limits)),
-                _ => (slot, 0),
-            })
-            .filter(|&(_, bytes)| bytes > 0)
+        let mut of_address = HashMap::new();
+        let mut all = Vec::new();
+        for slot in self.conns.used() {
+            if let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role)
+                && let bytes @ 1.. = bytes(ws, limits)
+            {
+                let address = counted_as(ws.session.client_ip());
+                *of_address.entry(address).or_insert(0) += bytes;
+                all.push((address, slot, bytes));
+            }
+        }
+        all.sort_unstable_by_key(|(address, _, bytes)| {
+            Reverse((of_address.get(address).copied(), *bytes))
+        });
+        all.into_iter()
+            .map(|(_, slot, bytes)| (slot, bytes))
             .collect()
     }
 }

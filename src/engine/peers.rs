@@ -127,7 +127,7 @@ impl Drop for Place {
 }
 
 /// An IPv6 subscriber has a /64 of addresses at least, and counts as one.
-fn counted_as(address: IpAddr) -> IpAddr {
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

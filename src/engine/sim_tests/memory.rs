@@ -560,3 +560,21 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
         }
     }
 }
+
+#[test]
+fn somebody_with_many_connections_gives_way_before_others_with_one_that_has_more() {
+    let mut world = world(narrow());
+    world.come_from = [127, 0, 0, 2];
+    let honest = world.join();
+    let upload = client_text(&"x".repeat(12 * KIB));
+    world.client_sends(honest, &upload[..upload.len() - 10]);
+    world.come_from = [127, 0, 0, 1];
+    for client in world.joined(16) {
+        let begun = client_text(&"x".repeat(12 * KIB));
+        world.client_sends(client, &begun[..4 * KIB]);
+    }
+    assert!(world.metrics().unfinished_messages > 0, "it was too much");
+    world.client_sends(honest, &upload[upload.len() - 10..]);
+    world.run_handlers();
+    assert_eq!(world.all_frames(honest).len(), 1, "it is finished");
+}
