@@ -53,12 +53,11 @@ pub struct Limits {
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
     pub body_bytes_max: usize,
     /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
-    /// with 503; those that a Humphrey app hands over are closed with 1013.
+    /// with 503, also those that a Humphrey app hands over; streams whose handshake is done already are closed with 1013.
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
-    /// Further ones are answered with 429 and closed at once; those that a Humphrey app hands over are answered with
-    /// 429, too. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
+    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
     /// the proxy is trusted to say whose it is
     /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
     pub peer_connections_max: Option<usize>,
