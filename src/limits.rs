@@ -59,8 +59,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
-    /// Further ones are answered with 429 and closed at once; those that a Humphrey app hands over are answered with
-    /// 429, too. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
+    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
     /// the proxy is trusted to say whose it is
     /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
     pub peer_connections_max: Option<usize>,

@@ -91,6 +91,7 @@ pub(crate) struct Proxies {
 
 impl Proxies {
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.networks
             .iter()
             .any(|network| network.contains(&address))
@@ -103,7 +104,6 @@ impl Proxies {
         peer: IpAddr,
         headers: impl Iterator<Item = (&'a str, &'a str)>,
     ) -> IpAddr {
-        let peer = peer.to_canonical();
         if !self.trusts(peer) {
             return peer;
         }
@@ -249,6 +249,9 @@ mod tests {
         let proxies = TrustedProxies::x_forwarded_for(["10.0.0.0/8"]);
         let said = [("X-Forwarded-For", "1.2.3.4")];
         assert_eq!(client(&proxies, "192.0.2.1", &said), "192.0.2.1");
+        // As a socket tells it, so that it is the same address without proxies.
+        let mapped = "::ffff:192.0.2.1";
+        assert_eq!(client(&proxies, mapped, &said), mapped);
         assert_eq!(client(&proxies, "10.1.1.1", &said), "1.2.3.4");
         assert_eq!(client(&proxies, "::ffff:10.1.1.1", &said), "1.2.3.4");
     }

@@ -6,14 +6,12 @@ mod support;
 
 use std::env;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
-use support::{Client, DEADLINE, eventually};
+use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
 
 /// An example that runs until this is dropped.
@@ -101,32 +99,6 @@ fn binary(name: &str) -> PathBuf {
     let test = env::current_exe().expect("this test is a file");
     let profile = test.ancestors().nth(2).expect("it is in target/*/deps");
     profile.join("examples").join(name)
-}
-
-/// An address that is free, and that nobody else takes who asks here.
-///
-/// Not one from port 0: those ports are also given to clients, which may get it before the example does. The first
-/// port of a block of others is kept bound, so that no two test processes at once use the same block.
-fn free_address() -> SocketAddr {
-    const BLOCK_PORTS: u16 = 100;
-    static BLOCK: OnceLock<TcpListener> = OnceLock::new();
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-
-    let block = BLOCK.get_or_init(|| {
-        (20_000..32_000)
-            .step_by(usize::from(BLOCK_PORTS))
-            .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
-            .expect("a block of ports is free")
-    });
-    let first = block.local_addr().expect("it is bound");
-    loop {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(offset < BLOCK_PORTS, "the block is used up");
-        let address = SocketAddr::new(first.ip(), first.port() + offset);
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 /// Sends an HTTP request, and returns the whole response.

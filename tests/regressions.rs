@@ -53,8 +53,8 @@ use humphrey_ws::{
     WebsocketStream, async_websocket_handler,
 };
 use support::{
-    DEADLINE, client_frame, close_code, eventually, raw_websocket, read_frame, read_head, start,
-    tcp, upgrade_request,
+    DEADLINE, client_frame, close_code, eventually, free_address, raw_websocket, read_frame,
+    read_head, start, tcp, upgrade_request,
 };
 
 /// For the end of a test: who has not gone by then is cut off.
@@ -83,10 +83,7 @@ fn both_ways() -> [(RunningApp, SocketAddr, Told); 2] {
     let (running, address) = start(own);
     let (unlinked, told) = telling(AsyncWebsocketApp::new_unlinked());
     let hook = unlinked.connect_hook().unwrap();
-    // Nothing else uses this address, so the port stays free until Humphrey binds it.
-    let free = TcpListener::bind("127.0.13.1:0").unwrap();
-    let linked = free.local_addr().unwrap();
-    drop(free);
+    let linked = free_address();
     std::thread::spawn(move || {
         let app: App<()> = App::new_with_config(4, ());
         app.with_websocket_route("/", async_websocket_handler(hook))

@@ -14,7 +14,8 @@ use humphrey_ws::{
     async_websocket_handler,
 };
 use support::{
-    Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
+    Client, DEADLINE, client_frame, close_code, eventually, free_address, read_frame, read_head,
+    start, tcp,
 };
 
 /// What the library has logged, in this process. Tests tell their own lines by what they say.
@@ -96,22 +97,11 @@ fn assert_echoes(socket: &mut TcpStream) {
 fn linked(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
     let hook = app.connect_hook().unwrap();
     let running = app.start().unwrap();
-    let address = loop {
-        let port = 10_000 + rand_port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if std::net::TcpListener::bind(address).is_ok() {
-            break address;
-        }
-    };
+    let address = free_address();
     let humphrey: App<()> =
         App::new_with_config(2, ()).with_websocket_route("/*", async_websocket_handler(hook));
     spawn(move || humphrey.run(address).unwrap());
     (running, address)
-}
-
-fn rand_port() -> u16 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    (RandomState::new().build_hasher().finish() % 10_000) as u16
 }
 
 fn origins(sender: &AsyncSender) -> u64 {

@@ -5,12 +5,13 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use support::{Program, http_get};
+use support::{DEADLINE, Program, http_get};
 
 /// The status of a handshake with these header lines.
 fn handshake(program: &Program, headers: &str) -> u16 {
     let address = program.address();
     let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"

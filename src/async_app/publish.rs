@@ -67,11 +67,11 @@ impl Link {
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
         let Some(hub) = self.hub.get().filter(|hub| !hub.has_stopped()) else {
-            self.counters.not_running.add(1);
+            self.counters.dropped_not_running.add(1);
             return refuse(message, SendErrorReason::Closed);
         };
         if message.bytes().len() > hub.message_bytes_max() {
-            self.counters.too_large.add(1);
+            self.counters.dropped_too_large.add(1);
             return refuse(message, SendErrorReason::TooLarge);
         }
         let frame = message.frame();
@@ -85,21 +85,21 @@ impl Link {
                     Ok(true) => Ok(()),
                     Ok(false) => {
                         // Nobody listens: that is no error of the sender's.
-                        self.counters.no_recipient.add(1);
+                        self.counters.dropped_no_recipient.add(1);
                         Ok(())
                     }
                     Err(refused) => refuse(message, self.refused(refused)),
                 };
             }
             Audience::Nobody => {
-                self.counters.no_recipient.add(1);
+                self.counters.dropped_no_recipient.add(1);
                 return refuse(message, SendErrorReason::Closed);
             }
             Audience::Connection(id) => id,
             Audience::Session(session) => {
                 match (session.status(), patience) {
                     (Status::Closed, _) => {
-                        self.counters.closed.add(1);
+                        self.counters.dropped_closed.add(1);
                         return refuse(message, SendErrorReason::Closed);
                     }
                     (Status::Full, Patience::Try) => return refuse(message, SendErrorReason::Full),
@@ -120,7 +120,7 @@ impl Link {
         match refused {
             Refused::Full => SendErrorReason::Full,
             Refused::Closed => {
-                self.counters.not_running.add(1);
+                self.counters.dropped_not_running.add(1);
                 SendErrorReason::Closed
             }
         }

@@ -131,7 +131,9 @@ impl AsyncSender {
     /// let metrics: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
     ///     .with_address("127.0.0.1:9100")
     ///     .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
+    ///         // Prometheus takes no answer that does not say what it is.
     ///         Response::new(StatusCode::OK, sender.prometheus())
+    ///             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
     ///     }));
     /// ```
     pub fn prometheus(&self) -> String {

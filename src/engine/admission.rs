@@ -77,7 +77,7 @@ impl Hub {
         let proxies = self.settings.proxies.as_ref();
         self.peers
             .as_ref()
-            .filter(|_| !proxies.is_some_and(|proxies| proxies.trusts(address.to_canonical())))
+            .filter(|_| !proxies.is_some_and(|proxies| proxies.trusts(address)))
     }
 
     /// Where the client of a request is, as far as can be known.

@@ -592,7 +592,7 @@ impl<T: Transport> Core<T> {
             Mail::Send(..) => 1,
             Mail::Close(..) => 0,
         });
-        self.counters().not_running.add(undelivered.sum());
+        self.counters().dropped_not_running.add(undelivered.sum());
     }
 
     pub(super) fn job(&mut self, key: Key, work: Work) {

@@ -194,7 +194,7 @@ impl<T: Transport> Core<T> {
                 Mail::Broadcast(frame) => self.broadcast(frame),
                 Mail::Send(key, frame) => match self.conns.find(key) {
                     Some(slot) => self.send(slot, frame),
-                    None => self.counters().no_recipient.add(1),
+                    None => self.counters().dropped_no_recipient.add(1),
                 },
                 Mail::Close(key, code, reason) => {
                     if let Some(slot) = self.conns.find(key) {
@@ -254,7 +254,7 @@ impl<T: Transport> Core<T> {
         }
         // Only now: the flush may have cost the last member its connection.
         if self.delivery.members.is_empty() {
-            self.counters().no_recipient.add(1);
+            self.counters().dropped_no_recipient.add(1);
             return;
         }
         #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -345,7 +345,7 @@ impl<T: Transport> Core<T> {
                 Err(_) => {
                     self.hub.shards[usize::from(self.index)]
                         .counters
-                        .closed
+                        .dropped_closed
                         .add(u64::from(own_messages));
                     broken.push(slot);
                 }
@@ -376,7 +376,7 @@ impl<T: Transport> Core<T> {
             self.delivery.due += 1;
         }
         if !self.is_open(slot) {
-            self.counters().closed.add(1);
+            self.counters().dropped_closed.add(1);
             return;
         }
         self.take_run(slot);
@@ -466,7 +466,7 @@ impl<T: Transport> Core<T> {
         let mut written = false;
         while messages > 0 {
             let Some(ws) = self.open_ws(slot) else {
-                self.counters().closed.add(u64::from(messages));
+                self.counters().dropped_closed.add(u64::from(messages));
                 return;
             };
             let fill = ws.outbox.fill(bytes_max);
@@ -489,14 +489,16 @@ impl<T: Transport> Core<T> {
             match judge(policy, fill, len) {
                 // A paced shard has made sure of room beforehand.
                 Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count, own),
-                Verdict::DropNewest => self.counters().slow_consumer.add(u64::from(count)),
+                Verdict::DropNewest => self.counters().dropped_slow_consumer.add(u64::from(count)),
                 Verdict::DropOldest => {
                     let dropped = ws.outbox.drop_oldest(len, bytes_max);
                     ws.outbox.push(piece, count, own);
-                    self.counters().slow_consumer.add(dropped);
+                    self.counters().dropped_slow_consumer.add(dropped);
                 }
                 Verdict::Disconnect => {
-                    self.counters().slow_consumer.add(u64::from(messages));
+                    self.counters()
+                        .dropped_slow_consumer
+                        .add(u64::from(messages));
                     self.disconnect_slow(slot);
                     return;
                 }
@@ -523,7 +525,7 @@ impl<T: Transport> Core<T> {
             );
         });
         let counters = self.counters();
-        counters.slow_consumer.add(dropped);
+        counters.dropped_slow_consumer.add(dropped);
         counters.slow_consumers.add(1);
         self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
     }

@@ -337,7 +337,7 @@ impl Hub {
     /// Counts messages that were received on a connection which is not taken in.
     pub(crate) fn count_unhandled(&self, messages: usize) {
         self.common.messages_in.add(messages as u64);
-        self.common.unhandled.add(messages as u64);
+        self.common.dropped_unhandled.add(messages as u64);
     }
 
     /// Adds what belongs to no shard.

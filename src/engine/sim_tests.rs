@@ -8,7 +8,6 @@
 #![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
 
 pub(crate) mod dialogue;
-mod dice;
 pub(crate) mod game;
 #[cfg(test)]
 mod http;

@@ -316,7 +316,7 @@ impl<T: Transport> Core<T> {
         ws.deadline = None;
         ws.stalled = None;
         ws.session.set_status(Status::Closed);
-        self.counters().closed.add(lost);
+        self.counters().dropped_closed.add(lost);
         self.note_unfinished(slot);
         self.leave(slot);
         self.advance(slot);
@@ -463,7 +463,7 @@ impl<T: Transport> Core<T> {
                     let bytes = std::mem::take(&mut ws.inbox_bytes);
                     self.intake.sub_unhandled(bytes);
                     let unhandled = waiting + u64::from(unhandled);
-                    self.counters().unhandled.add(unhandled);
+                    self.counters().dropped_unhandled.add(unhandled);
                     self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");
                 }
                 self.advance(slot);
@@ -552,13 +552,15 @@ impl<T: Transport> Core<T> {
         let lost = ws.outbox.clear() + unsent;
         let handlers_tell = ws.busy && ws.session.batch_abandoned();
         let inbox = std::mem::take(&mut ws.inbox);
-        self.counters().closed.add(lost);
+        self.counters().dropped_closed.add(lost);
         if handlers_tell {
             // Its handler still runs, and never two do at a time: the close handler follows on the same thread.
             let messages = inbox
                 .iter()
                 .filter(|event| matches!(event, Event::Message(_)));
-            self.counters().unhandled.add(messages.count() as u64);
+            self.counters()
+                .dropped_unhandled
+                .add(messages.count() as u64);
             self.depart(slot);
         } else {
             self.tell_close(slot, key, inbox);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::engine::sim_tests::{dialogue, game};
+use crate::protocol::fuzz::client_frame;
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -48,20 +49,8 @@ fn every_seed_of_every_fuzz_target_holds() {
     }
 }
 
-/// A masked frame with a length in the shortest form.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
-    let mut frame = vec![first];
-    match payload.len() {
-        len @ 0..=125 => frame.push(0x80 | len as u8),
-        len => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&KEY);
-    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(b, k)| b ^ k));
-    frame
+    client_frame(first, [0x37, 0xFA, 0x21, 0x3D], payload)
 }
 
 fn close(code: u16, reason: &str) -> Vec<u8> {

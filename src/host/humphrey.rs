@@ -1,4 +1,4 @@
-//! An existing Humphrey app: its handlers answer the handshake and hand the socket over.
+//! An existing Humphrey app: its handlers check the handshake and hand the socket over; the engine answers it.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender};

@@ -16,10 +16,11 @@ use tungstenite::{Error, Message, WebSocket};
 use super::close::CloseCode;
 use super::connection::{Connection, Event};
 use super::encode::{self, HEADER_BYTES_MAX, Opcode};
+use super::fuzz::dice::{Dice, for_seeds};
 
 mod script;
 
-use script::{Dice, script};
+use script::script;
 
 const SEEDS: u64 = 4_000;
 
@@ -399,36 +400,12 @@ fn exemption(
     }
 }
 
-/// Names the seed when a comparison fails.
-struct Named(u64);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            #[allow(clippy::print_stderr)] // A failure that can't be repeated is worth little.
-            {
-                eprintln!("SEED={}", self.0);
-            }
-        }
-    }
-}
-
-fn seeds() -> std::ops::Range<u64> {
-    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
-    match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    }
-}
-
 #[test]
 fn both_receive_the_same_and_fail_at_the_same_frame() {
-    let seeds = seeds();
-    let is_usual = seeds.end - seeds.start >= SEEDS;
     let (mut ends, mut exempted) = (BTreeMap::new(), BTreeMap::new());
-    for seed in seeds {
-        let _named = Named(seed);
-        let mut dice = Dice::new(seed);
+    let mut played = 0;
+    for_seeds(SEEDS, |seed| {
+        let mut dice = Dice::from_seed(seed);
         let (bytes, max) = script(&mut dice);
         let verdict = compare(bytes, max, &mut dice);
         let end = match verdict.last {
@@ -438,8 +415,9 @@ fn both_receive_the_same_and_fail_at_the_same_frame() {
         };
         *ends.entry(end).or_insert(0) += 1;
         *exempted.entry(verdict.exemption).or_insert(0) += 1;
-    }
-    if is_usual {
+        played += 1;
+    });
+    if played >= SEEDS {
         // A generator that has gone blind would compare nothing.
         for end in [0, 1000, 1002, 1007, 1009] {
             assert!(ends.get(&end).is_some_and(|&n| n > 100), "{ends:?}");
@@ -475,16 +453,15 @@ fn every_exemption_is_still_needed() {
         ),
     ];
     for (exemption, bytes) in cases {
-        let verdict = compare(bytes.clone(), 1_000, &mut Dice::new(1));
+        let verdict = compare(bytes.clone(), 1_000, &mut Dice::from_seed(1));
         assert_eq!(verdict.exemption, Some(exemption), "{bytes:X?}");
     }
 }
 
 #[test]
 fn what_is_sent_is_read_by_a_client_that_others_wrote() {
-    for seed in seeds().take(300) {
-        let _named = Named(seed);
-        let mut dice = Dice::new(seed);
+    for_seeds(300, |seed| {
+        let mut dice = Dice::from_seed(seed);
         let mut client = tungstenite(Role::Client, 200_000);
         let mut sent = Vec::new();
         for _ in 0..=dice.below(6) {
@@ -512,7 +489,7 @@ fn what_is_sent_is_read_by_a_client_that_others_wrote() {
         assert_eq!(u16::from(close.code), code.get());
         assert!(reason.starts_with(close.reason.as_str()));
         assert!(close.reason.len() >= reason.len().min(122));
-    }
+    });
 }
 
 /// A frame of ours, and what it says.

@@ -1,6 +1,9 @@
-//! What must hold for any bytes from the network, one case at a time: for fuzzers, and for their seeds as tests.
+//! What must hold for any bytes from the network, one case at a time: for fuzzers, and for their seeds as tests. And what
+//! such tests share: chances, and the frames of clients.
 
 pub(crate) mod close_payload;
+#[cfg_attr(not(test), allow(dead_code))] // Seeds, which fuzzers do not need.
+pub(crate) mod dice;
 pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod reference;
@@ -40,4 +43,23 @@ fn pieces<'a>(mut bytes: &'a [u8], cuts: &'a [u8]) -> Vec<&'a [u8]> {
         pieces.push(bytes);
     }
     pieces
+}
+
+/// A masked frame with a length in the shortest form, as a client sends it (RFC 6455 §5.2): first byte as given.
+pub(crate) fn client_frame(first: u8, key: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ ..126 => frame.push(0x80 | len as u8),
+        len @ ..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(key);
+    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k));
+    frame
 }

@@ -28,7 +28,8 @@ pub(crate) mod connection;
 mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
-#[cfg(all(any(test, fuzzing), not(loom)))]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
 pub(crate) mod fuzz;
 pub(crate) mod handshake;
 mod header;

@@ -3,6 +3,7 @@
 
 use super::connection::{Connection, Event};
 use super::error::Violation;
+use super::fuzz::client_frame;
 
 /// The first and the last of each length, and those around what is none.
 const CHARACTERS: [&str; 9] = [
@@ -43,22 +44,7 @@ const READS: [usize; 4] = [64 << 10, 16 << 10, 4096, 7];
 type Outcome = Result<Vec<u8>, Violation>;
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const KEY: [u8; 4] = [0x9D, 0x00, 0xFF, 0x3C];
-    let mut frame = vec![first];
-    match payload.len() {
-        len @ ..126 => frame.push(0x80 | len as u8),
-        len @ ..0x1_0000 => {
-            frame.push(0xFE);
-            frame.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            frame.push(0xFF);
-            frame.extend((len as u64).to_be_bytes());
-        }
-    }
-    frame.extend(KEY);
-    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(b, k)| b ^ k));
-    frame
+    client_frame(first, [0x9D, 0x00, 0xFF, 0x3C], payload)
 }
 
 /// Receives one text message that comes in these reads.

@@ -3,7 +3,9 @@
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncWebsocketApp, RunningApp};
@@ -26,6 +28,32 @@ where
         .expect("the app starts");
     let address = running.local_addr().expect("it listens itself");
     (running, address)
+}
+
+/// An address that is free, and that nobody else takes who asks here.
+///
+/// Not one from port 0: those ports are also given to clients, which may get it before a server does. The first
+/// port of a block of others is kept bound, so that no two test processes at once use the same block.
+pub(crate) fn free_address() -> SocketAddr {
+    const BLOCK_PORTS: u16 = 100;
+    static BLOCK: OnceLock<TcpListener> = OnceLock::new();
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+
+    let block = BLOCK.get_or_init(|| {
+        (20_000..32_000)
+            .step_by(usize::from(BLOCK_PORTS))
+            .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+            .expect("a block of ports is free")
+    });
+    let first = block.local_addr().expect("it is bound");
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(offset < BLOCK_PORTS, "the block is used up");
+        let address = SocketAddr::new(first.ip(), first.port() + offset);
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Waits until something holds.

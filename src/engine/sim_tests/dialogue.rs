@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use super::dice::Dice;
 use super::wire::{Frame, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
 use crate::engine::events::Session;
@@ -13,6 +12,7 @@ use crate::engine::hub::Hub;
 use crate::limits::Limits;
 use crate::ping::Heartbeat;
 use crate::protocol::close::reason_prefix;
+use crate::protocol::fuzz::dice::Dice;
 use crate::protocol::fuzz::reference::{self, End, Heard, Transcript};
 
 const STEPS: usize = 2_000;
@@ -408,7 +408,7 @@ fn messages(transcript: &Transcript) -> impl Iterator<Item = &Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::sim_tests::dice::for_seeds;
+    use crate::protocol::fuzz::dice::for_seeds;
 
     const SEEDS: u64 = 400;
 

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::dice::Dice;
 use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames,
 };
@@ -19,6 +18,7 @@ use crate::message::Message;
 use crate::ping::Heartbeat;
 use crate::protocol::connection::Connection;
 use crate::protocol::encode::{self, Opcode};
+use crate::protocol::fuzz::dice::Dice;
 use crate::protocol::http;
 
 const STEPS: usize = 2_000;
@@ -605,7 +605,7 @@ fn take_answers(bytes: &mut Vec<u8>, wild: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::sim_tests::dice::for_seeds;
+    use crate::protocol::fuzz::dice::for_seeds;
 
     const SEEDS: u64 = 60;
 

@@ -354,7 +354,7 @@ fn a_mailbox_is_within_its_bound_before_its_shard_has_looked() {
 #[test]
 fn a_busy_client_is_read_to_its_bound_and_no_further() {
     const PENDING: usize = 1_000;
-    for len in [1, 50, 700] {
+    let busy = || {
         let mut world = World::new(Setup {
             limits: Limits {
                 pending_bytes_max: PENDING,
@@ -364,6 +364,10 @@ fn a_busy_client_is_read_to_its_bound_and_no_further() {
         });
         let client = world.join();
         world.client_says(client, "its handler runs");
+        (world, client)
+    };
+    for len in [1, 50, 700] {
+        let (mut world, client) = busy();
         let frame = client_text(&"x".repeat(len));
         for _ in 0..2_000 {
             world.client_sends(client, &frame);
@@ -374,15 +378,7 @@ fn a_busy_client_is_read_to_its_bound_and_no_further() {
             "{waits} of {len} bytes"
         );
         // A burst adds no more than one read to that.
-        let mut world = World::new(Setup {
-            limits: Limits {
-                pending_bytes_max: PENDING,
-                ..Limits::default()
-            },
-            ..Setup::default()
-        });
-        let client = world.join();
-        world.client_says(client, "its handler runs");
+        let (mut world, client) = busy();
         let burst = frame.repeat(10 * READ_BYTES / frame.len());
         world.client_sends(client, &burst);
         let taken = burst.len() - world.pipe(client).unread();

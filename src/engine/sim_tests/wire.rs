@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::protocol::fuzz;
 use crate::transport::Transport;
 
 /// One connection's two directions, between the shard's end ([`Wire`]) and the test.
@@ -265,22 +266,7 @@ pub(super) fn parse_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
 
 /// A masked frame, as a client sends it.
 pub(super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const KEY: [u8; 4] = [0x12, 0x9A, 0x00, 0xFF];
-    let mut frame = vec![first];
-    match payload.len() {
-        len @ 0..=125 => frame.push(0x80 | len as u8),
-        len @ 126..=0xFFFF => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-        len => {
-            frame.push(0x80 | 127);
-            frame.extend_from_slice(&(len as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&KEY);
-    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(b, k)| b ^ k));
-    frame
+    fuzz::client_frame(first, [0x12, 0x9A, 0x00, 0xFF], payload)
 }
 
 pub(super) fn client_text(payload: &str) -> Vec<u8> {

@@ -52,7 +52,7 @@ impl<T: Transport> Core<T> {
         let count = received.messages.len() as u64;
         self.counters().messages_in.add(count);
         if !wants_messages {
-            self.counters().unhandled.add(count);
+            self.counters().dropped_unhandled.add(count);
         }
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         if let Some(Conn {
@@ -159,7 +159,7 @@ impl<T: Transport> Core<T> {
             }
         }
         self.counters().messages_in.add(messages);
-        self.counters().unhandled.add(unhandled);
+        self.counters().dropped_unhandled.add(unhandled);
         if messages > 0 {
             // What is unfinished now has begun with what was just read.
             self.forget_unfinished(slot);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::protocol::close::CloseCode;
+use crate::protocol::fuzz::client_frame;
 
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 const MAX: usize = 1 << 20;
@@ -14,30 +15,7 @@ const FIN: u8 = 0x80;
 
 /// A client frame: first byte as given, payload masked.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    frame_keyed(first, payload, KEY)
-}
-
-fn frame_keyed(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
-    let mut out = vec![first];
-    match payload.len() {
-        len @ ..126 => out.push(0x80 | len as u8),
-        len @ ..0x1_0000 => {
-            out.push(0xFE);
-            out.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(0xFF);
-            out.extend_from_slice(&(len as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&key);
-    out.extend(
-        payload
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ key[i % 4]),
-    );
-    out
+    client_frame(first, KEY, payload)
 }
 
 /// An event without lifetimes and without the way it was stored.
@@ -179,7 +157,7 @@ fn several_frames_in_one_input_come_one_by_one() {
     let frames = [
         frame(FIN | TEXT, b"one"),
         frame(FIN | PING, b""),
-        frame_keyed(FIN | BINARY, b"two", [0; 4]),
+        client_frame(FIN | BINARY, [0; 4], b"two"),
         frame(FIN | PONG, b"x"),
         frame(FIN | TEXT, b""),
     ];
@@ -202,7 +180,7 @@ fn fragments_may_be_empty_and_control_frames_may_stand_between_them() {
         frame(CONT, b"a"),
         frame(CONT, b""),
         frame(FIN | PONG, b""),
-        frame_keyed(CONT, b"bcdef", [9, 8, 7, 6]),
+        client_frame(CONT, [9, 8, 7, 6], b"bcdef"),
         frame(FIN | CONT, b""),
         frame(FIN | TEXT, b"next"),
     ];
@@ -525,10 +503,10 @@ fn script(numbers: &mut Numbers) -> (Vec<u8>, Vec<Seen>) {
                 numbers.below(rest.len() + 1)
             };
             let key = [(); 4].map(|()| numbers.below(256) as u8);
-            bytes.extend(frame_keyed(
+            bytes.extend(client_frame(
                 if fin { FIN | opcode } else { opcode },
-                &rest[..len],
                 key,
+                &rest[..len],
             ));
             rest = &rest[len..];
             opcode = CONT;

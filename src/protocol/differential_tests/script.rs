@@ -1,28 +1,6 @@
 //! Makes up what a client sends: mostly by the rules, so that what breaks one is not always the first frame.
 
-/// xorshift64*: as good as is needed here, and the same everywhere.
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    pub(super) fn below(&mut self, n: usize) -> usize {
-        (self.roll() % n.max(1) as u64) as usize
-    }
-
-    pub(super) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
+use crate::protocol::fuzz::dice::Dice;
 
 /// How a frame is written, where it is not as it should be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -295,7 +273,7 @@ impl Writer<'_> {
             7 => self.not_utf8(),
             _ => {
                 let len = match self.dice.below(3) {
-                    0 => self.dice.roll() | 1 << 63,
+                    0 => 1 << 63 | self.dice.below(usize::MAX) as u64,
                     1 => 1 << 62,
                     _ => self.max as u64 + 1,
                 };

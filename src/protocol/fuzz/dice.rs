@@ -8,21 +8,21 @@ enum Source {
     Bytes(Vec<u8>),
 }
 
-pub(super) struct Dice {
+pub(crate) struct Dice {
     source: Source,
     /// The chances taken so far, as bytes from which they come again.
     taken: Vec<u8>,
 }
 
 impl Dice {
-    pub(super) fn from_seed(seed: u64) -> Self {
+    pub(crate) fn from_seed(seed: u64) -> Self {
         Self {
             source: Source::Seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             taken: Vec::new(),
         }
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         Self {
             source: Source::Bytes(bytes.iter().rev().copied().collect()),
             taken: Vec::new(),
@@ -30,7 +30,7 @@ impl Dice {
     }
 
     /// A number under `n`. Bytes that are used up give 0.
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         let n = n.max(1);
         // As few bytes as can tell all numbers apart.
         let len = (usize::BITS - (n - 1).leading_zeros()).div_ceil(8);
@@ -51,29 +51,29 @@ impl Dice {
         number
     }
 
-    pub(super) fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
     /// Up to so many bytes.
-    pub(super) fn bytes(&mut self, len_max: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len_max: usize) -> Vec<u8> {
         let len = self.below(len_max + 1);
         (0..len).map(|_| self.below(256) as u8).collect()
     }
 
     /// No further chances come.
-    pub(super) fn is_used_up(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         matches!(&self.source, Source::Bytes(bytes) if bytes.is_empty())
     }
 
-    pub(super) fn taken(self) -> Vec<u8> {
+    pub(crate) fn taken(self) -> Vec<u8> {
         self.taken
     }
 }
 
 /// Plays seeds, as many as usual; `SEED=<n>` plays that one alone, and `SEEDS=<n>` so many. A failure names its seed.
 #[cfg(test)]
-pub(super) fn for_seeds(usual: u64, play: impl Fn(u64)) {
+pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
     struct Named(u64);
 
     impl Drop for Named {
