@@ -59,12 +59,13 @@ pub struct Limits {
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
-    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. An IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until
-    /// the proxy is trusted to say whose it is
-    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
+    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. With 0, nobody comes in. An
+    /// IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until the proxy is
+    /// trusted to say whose it is ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)); then
+    /// WebSockets count, and not the connections that the proxy keeps for HTTP requests.
     pub peer_connections_max: Option<usize>,
     /// WebSocket handshakes that one address may begin, per second; a second's worth may come at once. Default none:
-    /// any number. Further ones are answered with 429.
+    /// any number. Further ones are answered with 429; with 0, all are.
     pub peer_handshakes_per_second_max: Option<u32>,
     /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
     /// waited longest gives way.

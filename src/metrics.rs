@@ -81,10 +81,10 @@ pub struct Refused {
     /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
-    pub peer_connections: u64,
+    pub peer_connections_max: u64,
     /// Its address began more than
     /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
-    pub peer_handshakes: u64,
+    pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
     /// The app was stopping, or the operating system could not watch its socket.
@@ -96,8 +96,8 @@ impl Refused {
     pub fn total(&self) -> u64 {
         self.connections_max
             + self.handshakes_max
-            + self.peer_connections
-            + self.peer_handshakes
+            + self.peer_connections_max
+            + self.peer_handshakes_per_second_max
             + self.origin
             + self.unserved
     }
@@ -238,8 +238,8 @@ counters! {
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;
     sum refused.handshakes_max = refused_handshakes_max;
-    sum refused.peer_connections = refused_peer_connections;
-    sum refused.peer_handshakes = refused_peer_handshakes;
+    sum refused.peer_connections_max = refused_peer_connections;
+    sum refused.peer_handshakes_per_second_max = refused_peer_handshakes;
     sum refused.origin = refused_origin;
     sum refused.unserved = refused_unserved;
     sum handshake_failures.malformed = failed_malformed;

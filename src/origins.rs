@@ -55,6 +55,11 @@ impl Origins {
         Self::List(origins.into_iter().map(Into::into).collect())
     }
 
+    /// A [`SameOrList`](Self::SameOrList).
+    pub fn same_or_list<T: Into<String>>(origins: impl IntoIterator<Item = T>) -> Self {
+        Self::SameOrList(origins.into_iter().map(Into::into).collect())
+    }
+
     /// Whether a client with these headers may connect: for hosts of your own, as a Humphrey app's WebSocket route with
     /// [`websocket_handler`](crate::websocket_handler), which knows no app. An app checks by itself.
     ///

@@ -33,13 +33,14 @@ pub(crate) struct Span;
 
 #[cfg(feature = "tracing")]
 impl Span {
-    /// A connection's span: which, of whom, and what was asked for.
+    /// A connection's span: which, from where, whose behind proxies, and what was asked for.
     pub(crate) fn connection(
         id: impl std::fmt::Display,
         peer: std::net::SocketAddr,
+        client: std::net::IpAddr,
         target: &str,
     ) -> Self {
-        Self(tracing::info_span!("connection", %id, %peer, target))
+        Self(tracing::info_span!("connection", %id, %peer, %client, target))
     }
 
     pub(crate) fn within<R>(&self, f: impl FnOnce() -> R) -> R {
@@ -49,7 +50,12 @@ impl Span {
 
 #[cfg(not(feature = "tracing"))]
 impl Span {
-    pub(crate) fn connection(_: impl std::fmt::Display, _: std::net::SocketAddr, _: &str) -> Self {
+    pub(crate) fn connection(
+        _: impl std::fmt::Display,
+        _: std::net::SocketAddr,
+        _: std::net::IpAddr,
+        _: &str,
+    ) -> Self {
         Self
     }
 

@@ -235,7 +235,10 @@ fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned
     assert_eq!(status(&head), 429, "before it has asked for anything");
     assert!(head.contains("Retry-After"), "{head}");
     let metrics = sender.metrics();
-    assert_eq!((metrics.refused.peer_connections, metrics.accepted), (1, 4));
+    assert_eq!(
+        (metrics.refused.peer_connections_max, metrics.accepted),
+        (1, 4)
+    );
     let (mut other, head) = shake_hands_from("127.0.0.2", address, "/", "");
     assert_eq!(status(&head), 101);
     assert_echoes(&mut other);
@@ -266,7 +269,10 @@ fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
         refused >= 1,
         "five at once, at one per second: {statuses:?}"
     );
-    assert_eq!(sender.metrics().refused.peer_handshakes, refused as u64);
+    assert_eq!(
+        sender.metrics().refused.peer_handshakes_per_second_max,
+        refused as u64
+    );
     let (_, head) = shake_hands_from("127.0.0.2", address, "/", "");
     assert_eq!(status(&head), 101);
     eventually("the rate has room again", || {
@@ -286,7 +292,7 @@ fn limits_per_address_hold_in_a_linked_app_too() {
     assert_eq!(status(&head), 101);
     let (_, head) = shake_hands(address, "");
     assert_eq!(status(&head), 429);
-    assert_eq!(sender.metrics().refused.peer_connections, 1);
+    assert_eq!(sender.metrics().refused.peer_connections_max, 1);
 }
 
 /// An app that tells a client where it is, by its connect handler and by a route.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Origins, RunningApp};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, CloseCode, Limits, RunningApp};
 
 /// Who asks for metrics is one of few.
 const CONNECTIONS_MAX: usize = 64;
@@ -24,7 +24,9 @@ pub(crate) fn serve(address: SocketAddr, of: AsyncSender) -> io::Result<RunningA
             connections_max: CONNECTIONS_MAX,
             ..Limits::default()
         })
-        .with_allowed_origins(Origins::Same)
+        .with_connect_handler(|stream, _| {
+            stream.close(CloseCode::POLICY_VIOLATION, "there are only metrics here");
+        })
         .with_routes(routes)
         .start()
 }

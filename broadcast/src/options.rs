@@ -123,7 +123,7 @@ impl Options {
         } else if self.allow_origin.iter().any(|origin| origin == "*") {
             Origins::Any
         } else {
-            Origins::SameOrList(self.allow_origin.clone())
+            Origins::same_or_list(self.allow_origin.clone())
         }
     }
 

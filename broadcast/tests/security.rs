@@ -107,6 +107,9 @@ fn metrics_are_served_on_a_port_of_their_own_only() {
         total("humphrey_ws_messages_sent_total") == 1
     });
     assert_eq!(http_get(program.address(), "/metrics").0, 404);
+    support::Client::connect(address, "/")
+        .unwrap()
+        .expect_close(tungstenite::protocol::frame::coding::CloseCode::Policy);
     program.signal(rustix::process::Signal::INT);
     program.expect_exit(0);
     let rest = program.rest_of_stderr();

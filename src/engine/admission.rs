@@ -114,7 +114,7 @@ impl Hub {
                 if !self.said.origin_refused.swap(true, Relaxed) {
                     warning!(
                         "a page of the origin {origin:?} may not connect and was turned away, from {peer}; if it \
-                         should, allow it (this is said once)"
+                         should, add it to the allowed origins (this is said once)"
                     );
                 }
                 Err(TurnedAway::Origin)

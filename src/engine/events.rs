@@ -61,7 +61,12 @@ impl Session {
         target: Box<str>,
     ) -> Self {
         Self {
-            span: Span::connection(id, peer, &target),
+            span: Span::connection(
+                id,
+                peer,
+                client.as_ref().map_or(peer.ip(), |client| **client),
+                &target,
+            ),
             id,
             peer,
             client,

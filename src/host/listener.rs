@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there",
+            io::ErrorKind::AddrInUse => "something listens there already",
             io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them",
             io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
             _ => {

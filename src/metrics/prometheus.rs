@@ -60,13 +60,13 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.connections_opened),
     },
     Family {
-        name: "accepted_total",
+        name: "connections_accepted_total",
         kind: "counter",
         help: "Connections of all kinds that were accepted or adopted.",
         values: |metrics| one(metrics.accepted),
     },
     Family {
-        name: "refused_total",
+        name: "connections_refused_total",
         kind: "counter",
         help: "Connections that were turned away because of a limit or of where they came from.",
         values: |metrics| {
@@ -74,8 +74,14 @@ const FAMILIES: &[Family] = &[
             vec![
                 ("connections_max", Value::Count(refused.connections_max)),
                 ("handshakes_max", Value::Count(refused.handshakes_max)),
-                ("peer_connections", Value::Count(refused.peer_connections)),
-                ("peer_handshakes", Value::Count(refused.peer_handshakes)),
+                (
+                    "peer_connections_max",
+                    Value::Count(refused.peer_connections_max),
+                ),
+                (
+                    "peer_handshakes_per_second_max",
+                    Value::Count(refused.peer_handshakes_per_second_max),
+                ),
                 ("origin", Value::Count(refused.origin)),
                 ("unserved", Value::Count(refused.unserved)),
             ]
@@ -151,7 +157,7 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
-        name: "disconnected_total",
+        name: "connections_disconnected_total",
         kind: "counter",
         help: "Clients that were disconnected for what they did, or did not do.",
         values: |metrics| {
@@ -238,8 +244,8 @@ mod tests {
             refused: Refused {
                 connections_max: next(),
                 handshakes_max: next(),
-                peer_connections: next(),
-                peer_handshakes: next(),
+                peer_connections_max: next(),
+                peer_handshakes_per_second_max: next(),
                 origin: next(),
                 unserved: next(),
             },

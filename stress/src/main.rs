@@ -134,7 +134,7 @@ fn run(options: &Options) -> ExitCode {
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(report) => println!(
-                "{:<12} held {}; faults tried: {}; lost: 0; {}; {seconds:.1} s; server's peak {:.1} MiB",
+                "{:<12} held {}; faults tried: {}; {}; {seconds:.1} s; server's peak {:.1} MiB",
                 scenario.name,
                 report.held,
                 report.faults,
