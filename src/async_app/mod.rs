@@ -7,12 +7,15 @@ mod app;
 mod directory;
 mod handler;
 mod publish;
+mod room;
+mod rooms;
 mod running;
 mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::handler::{EventHandler, MessageHandler};
+pub use self::handler::{EventHandler, MessageHandler, RoomHandler};
+pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;
 pub use self::stream::{AsyncStream, OutgoingMessage, StatefulWebsocketStream};

@@ -36,6 +36,7 @@ fn with_routes(limits: Limits) -> World {
             message: true,
             close: true,
             request: true,
+            room: false,
         },
         handler: Box::new(echo),
         route: Box::new(answer),

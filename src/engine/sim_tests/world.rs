@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
 use crate::engine::events::{Events, Interests, Request, Response, Session};
-use crate::engine::hub::{Hub, Mail, Settings, Upgraded, Word};
+use crate::engine::hub::{Audience, Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
 use crate::engine::pool::{Job, Pool};
+use crate::engine::rooms::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub(super) enum Told {
     Left,
     Open,
     Message(Vec<u8>),
+    Room(String, Presence),
     Close,
 }
 
@@ -60,6 +62,7 @@ impl Default for Setup {
                 message: true,
                 close: true,
                 request: false,
+                room: true,
             },
             handler: Box::new(|_, _, _| {}),
             route: Box::new(|_| panic!("no route")),
@@ -117,6 +120,12 @@ impl Events for Program {
 
     fn left(&self, session: &Session) {
         self.note(session, Told::Left);
+    }
+
+    fn emptied(&self, _: &Room) {}
+
+    fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence) {
+        self.handle(session, Told::Room(room.name.to_string(), change));
     }
 
     fn open(&self, session: &Arc<Session>) {
@@ -408,7 +417,7 @@ impl World {
     }
 
     pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
-        self.hub.try_broadcast(Message::new(payload).frame())
+        self.hub.try_broadcast(Message::new(payload).frame(), Audience::default())
     }
 
     pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {
