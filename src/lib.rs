@@ -42,6 +42,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handler;
+mod history_id;
 mod host;
 mod limits;
 pub mod message;
@@ -59,6 +60,7 @@ pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningAp
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
+pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use limits::{Limits, SlowConsumer};
 pub use message::Message;

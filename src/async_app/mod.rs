@@ -6,6 +6,8 @@
 mod app;
 mod directory;
 mod handler;
+#[allow(dead_code)] // Until rooms keep histories.
+mod history;
 mod publish;
 mod room;
 mod rooms;
