@@ -602,9 +602,7 @@ impl<T: Transport> Core<T> {
             Mail::Close(..) | Mail::Leave(..) => 0,
         });
         let undelivered: usize = undelivered.sum();
-        self.counters()
-            .dropped_not_running
-            .add(undelivered as u64);
+        self.counters().dropped_not_running.add(undelivered as u64);
     }
 
     pub(super) fn job(&mut self, key: Key, work: Work) {

@@ -575,7 +575,9 @@ impl<T: Transport> Core<T> {
         }
         frames.sort_unstable_by_key(|&(number, _)| number);
         let mut piece = Vec::with_capacity(frames.iter().map(|(_, frame)| frame.len()).sum());
-        frames.iter().for_each(|(_, frame)| piece.extend_from_slice(frame));
+        frames
+            .iter()
+            .for_each(|(_, frame)| piece.extend_from_slice(frame));
         let messages = frames.len() as u32;
         self.offer_own(slot, piece.into(), messages);
     }

@@ -136,10 +136,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Waits while the mailbox is full.
-    fn room_for(
-        &self,
-        weight: usize,
-    ) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
+    fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {

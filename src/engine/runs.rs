@@ -172,8 +172,7 @@ mod tests {
     #[test]
     fn a_lone_frame_is_not_copied() {
         let frame = Bytes::from(vec![1; 100]);
-        let closed =
-            Run::new(Audience::Room(1), 0, frame.clone()).close(&mut BytesMut::new());
+        let closed = Run::new(Audience::Room(1), 0, frame.clone()).close(&mut BytesMut::new());
         assert_eq!(closed.bytes.as_ptr(), frame.as_ptr());
     }
 }

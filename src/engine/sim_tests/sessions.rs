@@ -391,7 +391,8 @@ fn a_close_between_broadcasts_keeps_its_place() {
 fn what_a_connect_handler_broadcasts_reaches_the_new_client() {
     let mut world = World::with_handler(|hub, _, told| {
         if *told == Told::Open {
-            hub.try_broadcast(Message::new("welcome").frame(), Audience::default()).unwrap();
+            hub.try_broadcast(Message::new("welcome").frame(), Audience::default())
+                .unwrap();
         }
     });
     let first = world.join();

@@ -417,7 +417,8 @@ impl World {
     }
 
     pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
-        self.hub.try_broadcast(Message::new(payload).frame(), Audience::default())
+        self.hub
+            .try_broadcast(Message::new(payload).frame(), Audience::default())
     }
 
     pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {
