@@ -16,6 +16,8 @@ mod memory;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]
+mod rooms;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod slow;
