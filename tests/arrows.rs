@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 9] = [
+const LEAVES: [&str; 10] = [
     "message", "error", "restion", "ping", "limits", "metrics", "origins", "proxies", "report",
+    "request",
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -22,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("origins", &[]),
     ("proxies", &[]),
     ("report", &[]),
+    ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol"]),
     ("handler", &["host", "stream"]),
