@@ -88,3 +88,8 @@ mod humphrey_without_tokio {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The guide's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/authentication.md")]
+struct Authentication;
