@@ -416,9 +416,26 @@ fn a_connection_of_which_nobody_has_kept_the_request_is_asked_about_too() {
 }
 
 #[test]
+fn who_waits_for_the_program_is_not_among_those_that_wait_for_a_request() {
+    let (mut world, _) = gated(Limits {
+        handshakes_max: 1,
+        ..Limits::default()
+    });
+    let asked = world.connect();
+    world.client_sends(asked, UPGRADE);
+    let handed_over = world.adopt(handed_over("/", ""));
+    let (first, second) = (world.connect(), world.connect());
+    let closed = [asked, handed_over, first, second].map(|client| world.is_closed(client));
+    assert_eq!(closed, [false, false, true, false]);
+    world.run_handlers();
+    for client in [asked, handed_over] {
+        assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+    }
+}
+
+#[test]
 fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_decision() {
-    let (mut world, kept) = gated(Limits::default());
-    let client = world.adopt(Upgraded {
+    let one_message = || Upgraded {
         answered: true,
         owed: Vec::new(),
         received: Some(Received {
@@ -426,7 +443,15 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
             protocol: Connection::new(1_000),
         }),
         ..handed_over("/", "")
-    });
+    };
+    let (mut world, _) = gated(Limits::default());
+    world.adopt(one_message());
+    // The shard ends without being told to, as where it can't poll.
+    world.finish();
+    assert_eq!(world.metrics().dropped.unhandled, 1);
+
+    let (mut world, kept) = gated(Limits::default());
+    let client = world.adopt(one_message());
     world.stop(Duration::from_secs(1));
     let close = Frame::Close(Some(1001), "the server is shutting down".into());
     assert_eq!(world.frames(client), [close]);
