@@ -173,7 +173,7 @@ impl Game {
                 close: true,
                 request: dice.one_in(2),
                 // Not drawn either.
-                handshake: mailbox_bytes_max % 3 == 0,
+                handshake: mailbox_bytes_max.is_multiple_of(3),
             },
             handler: Box::new(handler),
             gate: Box::new(gate()),

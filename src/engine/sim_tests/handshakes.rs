@@ -220,25 +220,29 @@ fn what_a_client_sends_before_it_is_let_in_is_handled_afterwards() {
     world.assert_empty();
 }
 
+/// There is room for 10,000 bytes of requests that wait for the program, and half of it for those with early bytes.
+fn with_little_room() -> Limits {
+    Limits {
+        message_bytes_max: 40_000,
+        received_bytes_max: 80_000,
+        ..Limits::default()
+    }
+}
+
 #[test]
 fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
-    let limits = Limits {
-        message_bytes_max: 4_000,
-        received_bytes_max: 8_000,
-        ..Limits::default()
-    };
-    let (mut world, _) = gated(limits);
-    let early = client_text(&"x".repeat(590));
+    let (mut world, _) = gated(with_little_room());
+    let early = client_text(&"x".repeat(2_400));
     let clients: Vec<_> = (0..3).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, [UPGRADE, early.as_slice()].concat());
     }
-    // A thousand bytes of them are kept.
-    assert!(world.core().intake.bytes() <= 1_000);
+    assert!(world.core().intake.bytes() <= 5_000);
     for &client in &clients[1..] {
         assert!(world.head(client).starts_with("HTTP/1.1 503 "));
         world.client_ends(client);
     }
+    assert_eq!(world.metrics().refused.handshakes_max, 2);
     // Who waits for the answer, as clients are to, is not concerned.
     let conforming = world.connect();
     world.client_sends(conforming, UPGRADE);
@@ -248,6 +252,45 @@ fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
         world.client_resets(client);
     }
     world.assert_empty();
+}
+
+#[test]
+fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so() {
+    let (mut world, _) = gated(with_little_room());
+    let clients: Vec<_> = (0..30).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, UPGRADE);
+        assert!(world.core().intake.bytes() <= 10_000);
+    }
+    let refused = world.metrics().refused.handshakes_max as usize;
+    assert!((10..25).contains(&refused), "{refused}");
+    world.run_handlers();
+    for (n, &client) in clients.iter().enumerate() {
+        let status = if n + refused < 30 { "101" } else { "503" };
+        let head = world.head(client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn requests_that_wait_for_connect_handlers_are_bounded_and_let_go() {
+    let mut world = World::new(Setup {
+        limits: with_little_room(),
+        ..Setup::default()
+    });
+    let clients: Vec<_> = (0..200).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, UPGRADE);
+        assert!(world.core().intake.bytes() <= 41_000);
+    }
+    world.run_handlers();
+    let (seen, kept) = world.requests();
+    assert!((40..150).contains(&seen), "{seen}");
+    assert_eq!(kept, 0);
+    assert_eq!(world.core().intake.bytes(), 0);
+    assert_eq!(world.metrics().connections, 200);
 }
 
 #[test]
