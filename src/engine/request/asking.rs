@@ -114,7 +114,10 @@ impl<T: Transport> Core<T> {
                 turned_away.counter(self.counters()).add(1);
                 self.dismiss(slot, upgraded, turned_away.close_frame());
             }
-            Err(turned_away) => self.turn_away(slot, turned_away),
+            Err(turned_away) => {
+                self.hub.count_unhandled(upgraded.messages());
+                self.turn_away(slot, turned_away);
+            }
         }
     }
 

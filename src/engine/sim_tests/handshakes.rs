@@ -432,6 +432,27 @@ fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
 }
 
 #[test]
+fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refused() {
+    for (connections_max, status) in [(1, "403"), (0, "503")] {
+        let (mut world, _) = gated(Limits {
+            connections_max,
+            ..Limits::default()
+        });
+        let client = world.adopt(Upgraded {
+            received: Some(Received {
+                messages: vec![Message::new("a")],
+                protocol: Connection::new(1_000),
+            }),
+            ..handed_over("/reject", "")
+        });
+        world.run_handlers();
+        let head = world.head(client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert_eq!(world.metrics().dropped.unhandled, 1);
+    }
+}
+
+#[test]
 fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(Upgraded {
