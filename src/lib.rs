@@ -42,6 +42,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handler;
+mod history_id;
 mod host;
 mod limits;
 pub mod message;
@@ -56,10 +57,11 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, RunningApp};
-pub use engine::ConnectionId;
-pub use error::{SendError, SendErrorReason};
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp};
+pub use engine::{ConnectionId, Presence};
+pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
+pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use limits::{Limits, SlowConsumer};
 pub use message::Message;

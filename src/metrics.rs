@@ -20,6 +20,10 @@ pub struct Metrics {
     pub connections: u64,
     /// WebSocket connections that were opened.
     pub connections_opened: u64,
+    /// Rooms that there are now (a gauge).
+    pub rooms: u64,
+    /// Connections in rooms now (a gauge): each counts once for every room that it is in.
+    pub room_members: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
     /// Connections that were turned away because of a limit, of where they came from, or of the
@@ -241,6 +245,7 @@ macro_rules! counters {
 counters! {
     sum connections = connections;
     sum connections_opened = connections_opened;
+    sum room_members = room_members;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;
     sum refused.handshakes_max = refused_handshakes_max;

@@ -4,18 +4,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 10] = [
-    "message", "error", "restion", "ping", "limits", "metrics", "origins", "proxies", "report",
+const LEAVES: [&str; 11] = [
+    "message",
+    "error",
+    "history_id",
+    "restion",
+    "ping",
+    "limits",
+    "metrics",
+    "origins",
+    "proxies",
+    "report",
     "request",
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
     ("message", &["protocol::encode", "protocol::connection"]),
     ("error", &["message"]),
+    ("history_id", &[]),
     ("restion", &[]),
     ("ping", &[]),
     ("limits", &[]),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
-use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program};
+use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
+use super::history::HistoryPatterns;
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
@@ -72,12 +73,14 @@ where
     shutdown: Option<Receiver<()>>,
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
+    histories: HistoryPatterns,
     origins: Option<Origins>,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
 }
 
 #[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
@@ -159,12 +162,14 @@ where
             shutdown: None,
             routes: Vec::new(),
             cors: None,
+            histories: HistoryPatterns::default(),
             origins: None,
             proxies: None,
             on_handshake: None,
             on_connect: None,
             on_disconnect: None,
             on_message: None,
+            on_room: None,
         }
     }
 
@@ -253,6 +258,11 @@ where
         self
     }
 
+    /// Sets the handler for connections that join a room, or leave it.
+    pub fn on_room(&mut self, handler: impl RoomHandler<State, StreamState>) {
+        self.on_room = Some(Box::new(handler));
+    }
+
     /// Sets the handler for new connections.
     pub fn with_connect_handler(mut self, handler: impl EventHandler<State, StreamState>) -> Self {
         self.on_connect(handler);
@@ -274,6 +284,12 @@ where
         handler: impl MessageHandler<State, StreamState>,
     ) -> Self {
         self.on_message(handler);
+        self
+    }
+
+    /// Sets the handler for connections that join a room, or leave it, also by ending.
+    pub fn with_room_handler(mut self, handler: impl RoomHandler<State, StreamState>) -> Self {
+        self.on_room(handler);
         self
     }
 
@@ -357,6 +373,29 @@ where
     /// Sets what happens when a client reads too slowly. By default it is disconnected.
     pub fn with_slow_consumer(mut self, slow_consumer: SlowConsumer) -> Self {
         self.slow_consumer = slow_consumer;
+        self
+    }
+
+    /// Has rooms keep their last messages: those whose name matches, at most so many messages with so many bytes of
+    /// payload in all, each. In a pattern, `*` stands for any characters, or none. The first call that matches a room counts;
+    /// by default rooms keep nothing.
+    ///
+    /// What is kept can be read with [`Room::since`](crate::Room::since), and is replayed with
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since). Every message of such a room has an id
+    /// ([`HistoryId`](crate::HistoryId)). A room that keeps a history stays when nobody is in it. Where there are
+    /// [`Limits::rooms_max`], those that were not used for longest give way, and what they kept with them. A replay that is
+    /// longer than [`Limits::outbox_bytes_max`] is sent all the same.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// // Of a secret room nothing is kept; of every other the last 50 messages, up to 64 KiB.
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("secret/*", 0, 0)
+    ///     .with_history("*", 50, 64 * 1024);
+    /// ```
+    pub fn with_history(mut self, pattern: &str, messages: usize, bytes: usize) -> Self {
+        self.histories.add(pattern, messages, bytes);
         self
     }
 
@@ -499,11 +538,12 @@ where
             on_connect: self.on_connect,
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,
+            on_room: self.on_room,
             routes,
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
         // Before anything runs: the first handler may send.
-        self.link.started(engine.hub.clone());
+        self.link.started(engine.hub.clone(), self.histories);
         let engine = engine.start()?;
         let helpers = || {
             if address.is_none() {

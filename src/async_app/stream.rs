@@ -5,8 +5,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use super::publish::{Audience, Link, Patience};
+use super::room::Room;
 use crate::engine::{ConnectionId, Session};
-use crate::error::{SendError, SendErrorReason};
+use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::request::RequestHead;
@@ -56,6 +58,8 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     way: Way,
+    /// Of the connect handler's stream, until that handler has returned.
+    request: Weak<RequestHead>,
     /// The stream's own state: the same for all its handlers.
     pub state: Arc<StreamState>,
 }
@@ -64,8 +68,6 @@ enum Way {
     Engine {
         session: Arc<Session>,
         link: Arc<Link>,
-        /// The connect handler's stream has it; it is let go when that handler has returned.
-        request: Weak<RequestHead>,
     },
     /// For tests of handlers, without an app.
     Channel {
@@ -118,7 +120,11 @@ where
             sender,
             connected,
         };
-        Self { way, state }
+        Self {
+            way,
+            request: Weak::new(),
+            state,
+        }
     }
 
     pub(super) fn of_session(
@@ -126,17 +132,17 @@ where
         link: Arc<Link>,
         state: Arc<StreamState>,
     ) -> Self {
-        let way = Way::Engine {
-            session,
-            link,
+        let way = Way::Engine { session, link };
+        Self {
+            way,
             request: Weak::new(),
-        };
-        Self { way, state }
+            state,
+        }
     }
 
     pub(super) fn with_request(mut self, known: Option<&Arc<RequestHead>>) -> Self {
-        if let (Way::Engine { request, .. }, Some(known)) = (&mut self.way, known) {
-            *request = Arc::downgrade(known);
+        if let Some(known) = known {
+            self.request = Arc::downgrade(known);
         }
         self
     }
@@ -164,7 +170,7 @@ where
 
     fn publish(&self, message: Message, patience: Patience) -> Result<(), SendError> {
         match &self.way {
-            Way::Engine { session, link, .. } => {
+            Way::Engine { session, link } => {
                 link.publish(Audience::Session(session), message, patience)
             }
             Way::Channel {
@@ -187,12 +193,109 @@ where
     pub fn broadcast(&self, message: Message) {
         match &self.way {
             Way::Engine { link, .. } => {
-                let _ = link.publish(Audience::Everyone, message, Patience::Wait);
+                let everyone = Audience::Everyone { except: None };
+                let _ = link.publish(everyone, message, Patience::Wait);
             }
             Way::Channel { sender, .. } => {
                 // As 0.5.1: who has dropped the receiver does not want to know.
                 let _ = sender.send(OutgoingMessage::Broadcast(message));
             }
+        }
+    }
+
+    /// Joins a room: from now on the client gets what is sent to it. Does nothing if it is in it already, has gone, or may
+    /// not join for one of the reasons that [`try_join`](Self::try_join) tells; then a warning is logged.
+    ///
+    /// A join in the connect handler holds before the client's first message is handled. Waits only while the engine's
+    /// own mailbox is full. On a stream that was made with [`AsyncStream::new`] this does nothing.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_connect_handler(|stream, _| stream.join("news"));
+    /// // From any thread, such as that of an HTTP route:
+    /// app.sender().room("news").broadcast(Message::new("It rains."));
+    /// ```
+    pub fn join(&self, room: &str) {
+        if let Way::Engine { link, .. } = &self.way {
+            link.warn_of(self.try_join(room));
+        }
+    }
+
+    /// Joins a room. That the connection is in it already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::JoinErrorReason::Closed) if the connection has gone;
+    /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
+    /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
+    pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
+        match &self.way {
+            Way::Engine { session, link } => link.join(Some(room), Some(session)),
+            Way::Channel { .. } => Err(JoinError {
+                room: room.to_owned(),
+                reason: JoinErrorReason::Closed,
+            }),
+        }
+    }
+
+    /// Joins a room, and has the client sent first what the room keeps of what came after a message; with `None`, all that
+    /// it keeps. What is sent to the room from now on follows without gap or duplicate. Returns how many messages are
+    /// replayed: none if the connection is in the room already.
+    ///
+    /// Which rooms keep how much is set with [`with_history`](crate::AsyncWebsocketApp::with_history).
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if something that came after that message is kept no longer,
+    /// or the id is none of this room's, as after a restart: then the room is not joined. Otherwise as
+    /// [`try_join`](Self::try_join).
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("news", 50, 64 * 1024)
+    ///     .with_connect_handler(|stream, _| {
+    ///         let last: Option<HistoryId> = None; // as the client has said, perhaps
+    ///         if stream.join_since("news", last).is_err() {
+    ///             stream.send(Message::new("You have missed something."));
+    ///             let _ = stream.join_since("news", None);
+    ///         }
+    ///     });
+    /// ```
+    pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
+        match &self.way {
+            Way::Engine { session, link } => link.join_since(room, session, id),
+            Way::Channel { .. } => Err(JoinError {
+                room: room.to_owned(),
+                reason: JoinErrorReason::Closed,
+            }),
+        }
+    }
+
+    /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
+    /// leaves all its rooms by itself.
+    pub fn leave(&self, room: &str) {
+        if let Way::Engine { session, link } = &self.way {
+            link.leave(room, session);
+        }
+    }
+
+    /// The room of that name, whether or not this connection or anybody is in it.
+    pub fn room(&self, name: &str) -> Room {
+        Room::named(self.link(), name)
+    }
+
+    /// Everyone who is connected, as a room.
+    pub fn everyone(&self) -> Room {
+        Room::everyone(self.link())
+    }
+
+    fn link(&self) -> Arc<Link> {
+        match &self.way {
+            Way::Engine { link, .. } => link.clone(),
+            // An app that does not run.
+            Way::Channel { .. } => Arc::default(),
         }
     }
 
@@ -208,7 +311,7 @@ where
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
-        if let Way::Engine { session, link, .. } = &self.way {
+        if let Way::Engine { session, link } = &self.way {
             link.close(session.id, code, reason);
         }
     }
@@ -272,10 +375,7 @@ where
     /// });
     /// ```
     pub fn request(&self) -> Option<Arc<RequestHead>> {
-        match &self.way {
-            Way::Engine { request, .. } => request.upgrade(),
-            Way::Channel { .. } => None,
-        }
+        self.request.upgrade()
     }
 
     /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)).

@@ -13,7 +13,7 @@ use super::wire::{
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::core::{READ_BYTES, Role};
 use crate::engine::events::{Interests, Request, Response, Session, Welcome};
-use crate::engine::hub::{Hub, Received, Upgraded};
+use crate::engine::hub::{Audience, Hub, Received, Upgraded};
 use crate::engine::mailbox::Weigh;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -94,9 +94,9 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
         }
         Told::Message(_) => {}
         Told::Close => {
-            let _ = hub.try_broadcast(Message::new("G:0:").frame());
+            let _ = hub.try_broadcast(Message::new("G:0:").frame(), Audience::default());
         }
-        Told::Entered | Told::Left => {}
+        Told::Entered | Told::Left | Told::Room(..) => {}
     }
 }
 
@@ -174,6 +174,7 @@ impl Game {
                 request: dice.one_in(2),
                 // Not drawn either.
                 handshake: mailbox_bytes_max.is_multiple_of(3),
+                room: true,
             },
             handler: Box::new(handler),
             gate: Box::new(gate()),

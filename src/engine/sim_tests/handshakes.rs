@@ -88,7 +88,7 @@ fn gated(limits: Limits) -> (World, Kept) {
             message: true,
             close: true,
             handshake: true,
-            request: false,
+            ..Interests::default()
         },
         handler: Box::new(echo),
         gate: Box::new(move |request| gate(request, &program)),

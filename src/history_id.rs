@@ -1,0 +1,190 @@
+//! The id of a message in a room's history.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+
+/// The id of a message in a room's history: which history, and where in it.
+///
+/// Every history has an **epoch** of its own, drawn by chance when the room begins: another room, or the same room after
+/// a restart, has another. Within it the messages are numbered by their **sequence**: 1, 2, 3, without gaps. So an id
+/// says where a client has got to, and one from another time is recognised as such.
+///
+/// It is shown and parsed as `epoch-sequence`, the epoch in hexadecimal digits and the sequence in decimal ones; only
+/// what is shown that way is parsed. Two ids are equal or not: which message is older can be said within an epoch only,
+/// by [`sequence`](Self::sequence).
+///
+/// ```
+/// use humphrey_ws::HistoryId;
+///
+/// let id: HistoryId = "5f3a9c0b12d4e678-42".parse()?;
+/// assert_eq!(id.sequence(), 42);
+/// assert_eq!(id.to_string(), "5f3a9c0b12d4e678-42");
+/// assert!("42".parse::<HistoryId>().is_err());
+/// # Ok::<(), humphrey_ws::InvalidHistoryId>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HistoryId {
+    epoch: u64,
+    sequence: u64,
+}
+
+impl HistoryId {
+    pub(crate) const fn new(epoch: u64, sequence: u64) -> Self {
+        Self { epoch, sequence }
+    }
+
+    /// Which history the message is in.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Where in its history the message is: the first is 1. With 0 it is the place before the first.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl fmt::Display for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.epoch, self.sequence)
+    }
+}
+
+/// A text that is not the id of a message in a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidHistoryId {
+    reason: &'static str,
+}
+
+impl fmt::Display for InvalidHistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a history id (epoch-sequence): {}", self.reason)
+    }
+}
+
+impl Error for InvalidHistoryId {}
+
+impl FromStr for HistoryId {
+    type Err = InvalidHistoryId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = |reason| InvalidHistoryId { reason };
+        let (epoch, sequence) = text
+            .split_once('-')
+            .ok_or_else(|| invalid("there is no '-' in it"))?;
+        // As it is shown and in no other way, so that equal ids are equal texts, too.
+        let is_canonical = |digits: &str| digits == "0" || !digits.starts_with('0');
+        let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if epoch.is_empty() || !epoch.bytes().all(is_hex) || !is_canonical(epoch) {
+            return Err(invalid(
+                "the epoch is not a number in hexadecimal digits, in lower case and without leading zeros",
+            ));
+        }
+        if sequence.is_empty()
+            || !sequence.bytes().all(|b| b.is_ascii_digit())
+            || !is_canonical(sequence)
+        {
+            return Err(invalid(
+                "the sequence is not a number in decimal digits without leading zeros",
+            ));
+        }
+        Ok(Self {
+            epoch: u64::from_str_radix(epoch, 16)
+                .map_err(|_| invalid("the epoch is longer than 64 bits"))?,
+            sequence: sequence
+                .parse()
+                .map_err(|_| invalid("the sequence is longer than 64 bits"))?,
+        })
+    }
+}
+
+/// A history does not reach back to where it was asked for.
+///
+/// Messages have been dropped since, or the id is of another history: that of another room, or of the time before a
+/// restart. Whoever has it must load what it shows anew; what is kept from [`oldest`](Self::oldest) on can be replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryGone {
+    /// What was asked for: everything after this.
+    pub asked: HistoryId,
+    /// The oldest message that is kept; `None` if there is none.
+    pub oldest: Option<HistoryId>,
+}
+
+impl HistoryGone {
+    pub(crate) fn new(asked: HistoryId, oldest: Option<HistoryId>) -> Self {
+        Self { asked, oldest }
+    }
+}
+
+impl fmt::Display for HistoryGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what came after {} is not kept: ", self.asked)?;
+        match self.oldest {
+            Some(oldest) => write!(f, "the oldest message is {oldest}"),
+            None => f.write_str("there are no messages"),
+        }
+    }
+}
+
+impl Error for HistoryGone {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_parsed_as_it_is_shown() {
+        for (epoch, sequence, text) in [
+            (0, 0, "0-0"),
+            (0xab, 7, "ab-7"),
+            (u64::MAX, u64::MAX, "ffffffffffffffff-18446744073709551615"),
+        ] {
+            let id = HistoryId::new(epoch, sequence);
+            assert_eq!(id.to_string(), text);
+            assert_eq!(text.parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_refused_and_the_error_says_why() {
+        for (text, reason) in [
+            ("", "there is no '-'"),
+            ("12", "there is no '-'"),
+            ("-", "the epoch"),
+            ("-1", "the epoch"),
+            ("AB-1", "the epoch"),
+            ("+1-1", "the epoch"),
+            ("0x1-1", "the epoch"),
+            ("01-1", "the epoch"),
+            ("00-1", "the epoch"),
+            (" 1-1", "the epoch"),
+            ("é-1", "the epoch"),
+            ("10000000000000000-1", "the epoch is longer"),
+            ("1-", "the sequence"),
+            ("1-+1", "the sequence"),
+            ("1--1", "the sequence"),
+            ("1-01", "the sequence"),
+            ("1-a", "the sequence"),
+            ("1-1 ", "the sequence"),
+            ("1-1\n", "the sequence"),
+            ("1-1-1", "the sequence"),
+            ("1-18446744073709551616", "the sequence is longer"),
+        ] {
+            let error = text.parse::<HistoryId>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_says_what_was_asked_for_and_what_is_left() {
+        let gone = HistoryGone::new(HistoryId::new(1, 2), Some(HistoryId::new(1, 9)));
+        assert_eq!(
+            gone.to_string(),
+            "what came after 1-2 is not kept: the oldest message is 1-9"
+        );
+        let gone = HistoryGone::new(HistoryId::new(1, 2), None);
+        assert!(gone.to_string().ends_with("there are no messages"));
+    }
+}
