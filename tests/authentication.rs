@@ -237,11 +237,13 @@ fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAdd
         .with_message_handler(|stream: AsyncStream<Guest>, message, users| {
             if let Some(name) = stream.state.name.get() {
                 let text = message.text().unwrap_or("?");
-                return stream.send(Message::new(format!("{name}: {text}")));
+                let said = Message::new(format!("{name}: {text}"));
+                return stream.room("members").broadcast(said);
             }
             match message.text().and_then(|token| users.get(token)) {
                 Some(name) => {
                     let _ = stream.state.name.set((*name).to_owned());
+                    stream.join("members");
                 }
                 None => stream.close(CloseCode::POLICY_VIOLATION, "no such token"),
             }
@@ -253,13 +255,14 @@ fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAdd
 fn the_first_message_says_who_it_is() {
     for way in WAYS {
         let (_running, address) = with_first_message(way, doorman(DEADLINE));
+        let mut stranger = Client::connect(address);
         let mut ada = Client::connect(address);
         ada.send("4711");
         ada.send("hi");
         assert_eq!(ada.receive_text(), "Ada: hi", "{way:?}");
-        let mut stranger = Client::connect(address);
         stranger.send("hi");
-        let (_, frame) = stranger.receive_to_close();
+        let (heard, frame) = stranger.receive_to_close();
+        assert_eq!(heard, [""; 0], "it is not for strangers");
         let frame = frame.unwrap();
         assert_eq!(
             (frame.code, frame.reason.as_str()),
