@@ -26,7 +26,8 @@ pub struct Metrics {
     pub room_members: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
-    /// Connections that were turned away because of a limit or of where they came from, by cause.
+    /// Connections that were turned away because of a limit, of where they came from, or of the
+    /// handshake handler, by cause.
     pub refused: Refused,
     /// Connections that ended before they were a WebSocket, by what was wrong with their request; and, with mounted
     /// routes, HTTP requests that could not be read.
@@ -83,6 +84,7 @@ pub struct Refused {
     /// There were [`Limits::connections_max`](crate::Limits::connections_max).
     pub connections_max: u64,
     /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
+    /// Or too many waited for the handshake handler ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,
@@ -91,6 +93,9 @@ pub struct Refused {
     pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
+    /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
+    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
+    pub handshake_handler: u64,
     /// The app was stopping, or the operating system could not watch its socket.
     pub unserved: u64,
 }
@@ -103,6 +108,7 @@ impl Refused {
             + self.peer_connections_max
             + self.peer_handshakes_per_second_max
             + self.origin
+            + self.handshake_handler
             + self.unserved
     }
 }
@@ -246,6 +252,7 @@ counters! {
     sum refused.peer_connections_max = refused_peer_connections;
     sum refused.peer_handshakes_per_second_max = refused_peer_handshakes;
     sum refused.origin = refused_origin;
+    sum refused.handshake_handler = refused_handshake_handler;
     sum refused.unserved = refused_unserved;
     sum handshake_failures.malformed = failed_malformed;
     sum handshake_failures.too_large = failed_too_large;

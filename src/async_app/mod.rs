@@ -16,7 +16,7 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::handler::{EventHandler, MessageHandler, RoomHandler};
+pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;

@@ -1,8 +1,8 @@
 //! One connection, as its handlers see it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 
 use super::publish::{Audience, Link, Patience};
 use super::room::Room;
@@ -11,6 +11,7 @@ use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
+use crate::request::RequestHead;
 use crate::stream::WebsocketStream;
 
 /// A message to be sent to a client, as a stream that was made with [`AsyncStream::new`] puts it into its channel.
@@ -57,6 +58,8 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     way: Way,
+    /// Of the connect handler's stream, until that handler has returned.
+    request: Weak<RequestHead>,
     /// The stream's own state: the same for all its handlers.
     pub state: Arc<StreamState>,
 }
@@ -117,7 +120,11 @@ where
             sender,
             connected,
         };
-        Self { way, state }
+        Self {
+            way,
+            request: Weak::new(),
+            state,
+        }
     }
 
     pub(super) fn of_session(
@@ -126,7 +133,18 @@ where
         state: Arc<StreamState>,
     ) -> Self {
         let way = Way::Engine { session, link };
-        Self { way, state }
+        Self {
+            way,
+            request: Weak::new(),
+            state,
+        }
+    }
+
+    pub(super) fn with_request(mut self, known: Option<&Arc<RequestHead>>) -> Self {
+        if let Some(known) = known {
+            self.request = Arc::downgrade(known);
+        }
+        self
     }
 
     /// Sends a message to the client. Does nothing if the connection has gone, or the message is longer than
@@ -330,6 +348,41 @@ where
         match &self.way {
             Way::Engine { session, .. } => session.target.split('?').next().unwrap_or("/"),
             Way::Channel { .. } => "/",
+        }
+    }
+
+    /// What the client has put behind the `?`, as it was sent; empty if there is nothing, or it is not known.
+    pub fn query(&self) -> &str {
+        match &self.way {
+            Way::Engine { session, .. } => session
+                .target
+                .split_once('?')
+                .map_or("", |(_, query)| query),
+            Way::Channel { .. } => "",
+        }
+    }
+
+    /// The whole request that the connection began with, on the connect handler's stream and until that handler has
+    /// returned; then it is let go. `None` later, on other streams, if the request is not known, and while
+    /// more waits for handlers than [`Limits::received_bytes_max`](crate::Limits::received_bytes_max) allows.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_connect_handler(|stream, _| {
+    ///     let request = stream.request();
+    ///     let agent = request.as_ref().and_then(|request| request.header("User-Agent"));
+    ///     stream.send(Message::new(agent.unwrap_or("unknown")));
+    /// });
+    /// ```
+    pub fn request(&self) -> Option<Arc<RequestHead>> {
+        self.request.upgrade()
+    }
+
+    /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)).
+    pub fn subprotocol(&self) -> Option<&str> {
+        match &self.way {
+            Way::Engine { session, .. } => session.subprotocol(),
+            Way::Channel { .. } => None,
         }
     }
 }

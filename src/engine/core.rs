@@ -464,8 +464,8 @@ impl<T: Transport> Core<T> {
         };
         transport.finish();
         match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            Role::Http(http) => self.heads_len -= usize::from(http.is_in_line()),
-            Role::WebSocket(ws) => self.release(slot, ws),
+            Role::Http(http) => self.http_release(*http),
+            Role::WebSocket(ws) => self.release(ws),
             Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
@@ -482,24 +482,24 @@ impl<T: Transport> Core<T> {
         if let Some(conn) = self.conns.remove(slot) {
             // Before others are told that accepting may work again.
             drop(conn.transport);
-            if let Role::Http(http) = &conn.role {
-                self.heads_len -= usize::from(http.is_in_line());
-            }
-            if let Role::WebSocket(ws) = conn.role {
-                self.release(slot, ws);
+            match conn.role {
+                Role::Http(http) => self.http_release(*http),
+                Role::WebSocket(ws) => self.release(ws),
+                Role::Lingering(_) => {}
             }
             self.forget();
         }
     }
 
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
-    fn release(&mut self, slot: u32, mut ws: WebSocket) {
+    fn release(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() {
-            let key = ws.session.id.key();
-            debug_assert_eq!(key.slot, slot);
-            self.job(key, Work::Session(ws.session, Vec::new(), 0));
+            self.jobs.push(Job {
+                to: None,
+                work: Work::Session(ws.session, Vec::new(), 0),
+            });
         }
     }
 
@@ -607,8 +607,7 @@ impl<T: Transport> Core<T> {
 
     pub(super) fn job(&mut self, key: Key, work: Work) {
         self.jobs.push(Job {
-            shard: self.index,
-            key,
+            to: Some((self.index, key)),
             work,
         });
     }

@@ -3,18 +3,19 @@
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
 
+mod asking;
+
 use std::net::SocketAddr;
 
-use super::admission::TurnedAway;
+use self::asking::Asking;
+use super::admission::{TurnedAway, shutting_down};
 use super::core::{Core, Role};
 use super::events::{Request, Response};
-use super::hub::Upgraded;
 use super::pool::Work;
 use super::timers::Tick;
-use super::websocket::Opening;
 use crate::metrics::{Counter, Counters};
 use crate::protocol::close::CloseCode;
-use crate::protocol::handshake::{self, Handshake, Refusal};
+use crate::protocol::handshake::{self, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::report::debug;
 use crate::transport::Transport;
@@ -36,6 +37,8 @@ enum Phase {
     Body(Box<(Head, Body)>),
     /// A handler runs.
     Handling,
+    /// The handshake handler runs.
+    Asking(Box<Asking>),
     Writing {
         bytes: Vec<u8>,
         at: usize,
@@ -64,10 +67,18 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
+    /// What is held of a handshake that the program is being asked about, and of what was sent behind it.
+    fn asking_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Asking(asking) => asking.request.bytes() + self.buffer.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn deadline(&self) -> Tick {
         match self.phase {
             // A handler may take as long as it likes.
-            Phase::Handling => Tick::NEVER,
+            Phase::Handling | Phase::Asking(_) => Tick::NEVER,
             _ => self.deadline,
         }
     }
@@ -159,7 +170,7 @@ impl<T: Transport> Core<T> {
             let gone_on = match &mut http.phase {
                 Phase::Head => self.http_head(slot),
                 Phase::Body(_) => self.http_body(slot),
-                Phase::Handling | Phase::Writing { .. } => false,
+                Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => false,
             };
             if !gone_on {
                 break;
@@ -203,7 +214,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
-            Ok(handshake) => self.http_upgrade(slot, head, &handshake),
+            Ok(handshake) => self.http_upgrade(slot, head, handshake),
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
@@ -214,102 +225,6 @@ impl<T: Transport> Core<T> {
                 }
                 self.http_answer(slot, handshake::refusal(refusal), false);
             }
-        }
-    }
-
-    /// A valid handshake: a WebSocket begins, unless its client may not come in.
-    fn http_upgrade(&mut self, slot: u32, head: Head, handshake: &Handshake) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Role::Http(http) = &mut conn.role else {
-            return;
-        };
-        let peer = http.peer;
-        let client = match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
-            Ok(client) => client,
-            Err(turned_away) => {
-                self.turn_away(slot, turned_away);
-                return;
-            }
-        };
-        let mut early = std::mem::take(&mut http.buffer);
-        let opening = Opening {
-            peer,
-            client,
-            target: head.target.into(),
-            preface: Some(handshake::response(handshake).into()),
-        };
-        self.open(slot, opening);
-        if early.is_empty() {
-            return;
-        }
-        if self.intake.is_full() {
-            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
-            let reason = "too many messages wait";
-            self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
-        } else {
-            self.ws_input(slot, &mut early);
-        }
-    }
-
-    /// The same for a connection whose request was read elsewhere.
-    pub(super) fn take_over(&mut self, slot: u32, peer: SocketAddr, upgraded: Upgraded) {
-        let Upgraded {
-            head,
-            answered,
-            owed,
-            ended,
-            farewell,
-            closed,
-            received,
-        } = upgraded;
-        let messages = received
-            .as_ref()
-            .map_or(0, |received| received.messages.len());
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let admitted = match self.hub.is_full() {
-            true => Err(TurnedAway::ConnectionsMax),
-            false => self
-                .hub
-                .admit(peer, head.as_deref(), &mut conn.place, self.now),
-        };
-        let client = match admitted {
-            Ok(client) => client,
-            Err(turned_away) if answered => {
-                self.hub.count_unhandled(messages);
-                turned_away.counter(self.counters()).add(1);
-                // Behind what was begun, lest the frame end up inside another.
-                let last = match (closed, farewell) {
-                    (true, _) => Vec::new(),
-                    (false, Some(farewell)) => farewell,
-                    (false, None) => turned_away.close_frame(),
-                };
-                let answer = [owed, last].concat();
-                self.http_answer(slot, answer, false);
-                return;
-            }
-            Err(turned_away) => {
-                self.turn_away(slot, turned_away);
-                return;
-            }
-        };
-        let opening = Opening {
-            peer,
-            client,
-            target: head.map_or_else(|| "/".into(), |head| head.target.into()),
-            preface: (!owed.is_empty()).then(|| owed.into()),
-        };
-        self.open(slot, opening);
-        if let Some(received) = received {
-            self.resume(slot, received);
-        }
-        if closed {
-            self.resume_closed(slot);
-        } else if ended {
-            self.resume_ended(slot, farewell);
         }
     }
 
@@ -483,7 +398,7 @@ impl<T: Transport> Core<T> {
         };
         match http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
-            Phase::Handling | Phase::Writing { .. } => {}
+            Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => {}
         }
     }
 
@@ -497,7 +412,7 @@ impl<T: Transport> Core<T> {
         }
         let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
         match http.phase {
-            Phase::Handling => {}
+            Phase::Handling | Phase::Asking(_) => {}
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
                 let answer = http::response(408, &[], b"the request took too long\n", true, false);
@@ -519,12 +434,28 @@ impl<T: Transport> Core<T> {
         match &mut http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
             Phase::Handling => {}
+            Phase::Asking(_) => {
+                if let Some(asking) = self.stop_asking(slot) {
+                    self.counters().refused_unserved.add(1);
+                    let code = CloseCode::GOING_AWAY;
+                    self.http_reject(slot, asking.entry, &shutting_down(), code);
+                }
+            }
             Phase::Writing { keep_alive, .. } => *keep_alive = false,
+        }
+    }
+
+    /// It is an HTTP connection no longer.
+    pub(super) fn http_release(&mut self, http: Http) {
+        self.heads_len -= usize::from(http.is_in_line());
+        self.intake.sub_asking(http.asking_bytes());
+        if let Phase::Asking(asking) = &http.phase {
+            self.hub.count_unhandled(asking.entry.messages());
         }
     }
 }
 
-fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
+pub(super) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
     match refusal {
         Refusal::NotAnUpgrade => &counters.failed_not_an_upgrade,
         Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {

@@ -80,7 +80,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "connections_refused_total",
         kind: "counter",
-        help: "Connections that were turned away because of a limit or of where they came from.",
+        help: "Connections that were turned away because of a limit, of where they came from, or of the handshake handler.",
         values: |metrics| {
             let refused = &metrics.refused;
             vec![
@@ -95,6 +95,7 @@ const FAMILIES: &[Family] = &[
                     Value::Count(refused.peer_handshakes_per_second_max),
                 ),
                 ("origin", Value::Count(refused.origin)),
+                ("handshake_handler", Value::Count(refused.handshake_handler)),
                 ("unserved", Value::Count(refused.unserved)),
             ]
         },
@@ -261,6 +262,7 @@ mod tests {
                 peer_connections_max: next(),
                 peer_handshakes_per_second_max: next(),
                 origin: next(),
+                handshake_handler: next(),
                 unserved: next(),
             },
             handshake_failures: HandshakeFailures {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
-use crate::engine::events::{Events, Interests, Request, Response, Session};
+use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Audience, Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
+use crate::request::{Reject, RequestHead};
 
 /// What the program was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,7 @@ impl Told {
 }
 
 type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
+type Gate = dyn Fn(&RequestHead) -> Result<Welcome, Reject> + Send + Sync;
 type Route = dyn Fn(Request) -> Response + Send + Sync;
 
 /// How a world is to be.
@@ -48,6 +50,7 @@ pub(super) struct Setup {
     pub(super) heartbeat: Option<Heartbeat>,
     pub(super) interests: Interests,
     pub(super) handler: Box<Handler>,
+    pub(super) gate: Box<Gate>,
     pub(super) route: Box<Route>,
 }
 
@@ -61,10 +64,11 @@ impl Default for Setup {
                 open: true,
                 message: true,
                 close: true,
-                request: false,
                 room: true,
+                ..Interests::default()
             },
             handler: Box::new(|_, _, _| {}),
+            gate: Box::new(|_| panic!("no gate")),
             route: Box::new(|_| panic!("no route")),
         }
     }
@@ -94,6 +98,8 @@ struct Program {
     hub: OnceLock<Weak<Hub>>,
     log: Mutex<Vec<(Key, Told)>>,
     sessions: Mutex<Vec<Arc<Session>>>,
+    /// Those that sessions began with, as connect handlers got them.
+    requests: Mutex<Vec<Weak<RequestHead>>>,
 }
 
 impl Program {
@@ -128,7 +134,14 @@ impl Events for Program {
         self.handle(session, Told::Room(room.name.to_string(), change));
     }
 
-    fn open(&self, session: &Arc<Session>) {
+    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+        (self.setup.gate)(request)
+    }
+
+    fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        let mut requests = self.requests.lock().unwrap();
+        requests.extend(request.map(Arc::downgrade));
+        drop(requests);
         self.handle(session, Told::Open);
     }
 
@@ -198,6 +211,7 @@ impl World {
             hub: OnceLock::new(),
             log: Mutex::default(),
             sessions: Mutex::default(),
+            requests: Mutex::default(),
         });
         let rung = Arc::new(AtomicBool::new(false));
         let hub = Hub::new(
@@ -395,6 +409,18 @@ impl World {
         told
     }
 
+    /// How many connect handlers have got the request that their session began with, and how many of those are kept.
+    pub(super) fn requests(&self) -> (usize, usize) {
+        let requests = self.program.requests.lock().unwrap();
+        let kept = requests.iter().filter(|known| known.strong_count() > 0);
+        (requests.len(), kept.count())
+    }
+
+    /// The test lets go of the sessions that it knows, as a handler that has kept them.
+    pub(super) fn forget_sessions(&mut self) {
+        self.program.sessions.lock().unwrap().clear();
+    }
+
     pub(super) fn session(&self, client: usize) -> Arc<Session> {
         let key = self.key(client);
         let sessions = self.program.sessions.lock().unwrap();
@@ -507,7 +533,7 @@ impl World {
         self.core().turn();
         while let Some((job, started)) = self.hub.pool.handover.take(now, false) {
             assert_eq!(started, 0);
-            let is_second = self.jobs.iter().any(|other| other.key == job.key);
+            let is_second = job.to.is_some() && self.jobs.iter().any(|other| other.to == job.to);
             assert!(!is_second, "two jobs of one connection at once");
             self.jobs.push(job);
         }
