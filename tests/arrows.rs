@@ -10,7 +10,7 @@ const LEAVES: [&str; 10] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -33,6 +33,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
         "async_app",
         &["engine", "host", "stream", "protocol::close"],
     ),
+    // What a program of axum's sees of its host.
+    ("axum", &["async_app", "host"]),
     // Ways in for fuzzers; not built otherwise.
     ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (

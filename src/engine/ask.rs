@@ -1,7 +1,7 @@
 //! Handshakes that somebody else has read and will answer, as a host with a runtime of its own does: asked about here before
 //! their connection comes.
 
-#![allow(dead_code)] // Only some features bring such a host.
+#![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring such a host.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use super::hub::{Hub, Newcomer, Upgraded};
 use super::peers::Place;
 use super::pool::{Pool, Work};
 use crate::protocol::handshake::{self, Handshake, Refusal};
-use crate::protocol::http::Head;
+use crate::protocol::http::{Head, HttpError};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -33,13 +33,20 @@ pub(crate) struct Accepted {
     pub(super) granted: Granted,
     pub(super) place: Option<Box<Place>>,
     /// None once the connection itself counts.
-    pub(super) seat: Option<Seat>,
+    seat: Option<Seat>,
 }
 
 impl Accepted {
     /// All headers of the 101 response.
     pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
         self.granted.headers(&self.handshake)
+    }
+
+    /// The connection has come: from here on, it counts itself. False if it was none of those that count.
+    pub(super) fn give_seat(&mut self) -> bool {
+        self.seat
+            .take()
+            .is_some_and(|mut seat| seat.0.take().is_some())
     }
 
     pub(super) fn grant(&mut self, granted: Granted) {
@@ -50,6 +57,14 @@ impl Accepted {
         (self.request, self.granted)
     }
 
+    /// Its host did not know where it comes from before it came.
+    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+        // Nobody else has it: the handler has returned, and the connection has not begun.
+        if let Some(request) = Arc::get_mut(&mut self.request) {
+            request.found_at(peer);
+        }
+    }
+
     /// Who asks.
     pub(crate) fn request(&self) -> &RequestHead {
         &self.request
@@ -57,11 +72,11 @@ impl Accepted {
 }
 
 /// Counts as a connection.
-pub(crate) struct Seat(Weak<Hub>);
+struct Seat(Option<Weak<Hub>>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(hub) = self.0.upgrade() {
+        if let Some(hub) = self.0.take().and_then(|hub| hub.upgrade()) {
             hub.disconnected();
         }
     }
@@ -129,6 +144,31 @@ impl Hub {
         });
     }
 
+    /// Longest request head, for a host that bounds what it asks about.
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.settings.limits.head_bytes_max
+    }
+
+    /// Whether where a client comes from decides about it.
+    pub(crate) fn needs_peers(&self) -> bool {
+        self.peers.is_some() || self.settings.proxies.is_some()
+    }
+
+    /// Counts a request that its host has not asked about: it is no handshake.
+    pub(crate) fn count_failure(&self, refusal: Refusal) {
+        super::request::failure(refusal, &self.common).add(1);
+    }
+
+    /// The same, where it is no request that can be used.
+    pub(crate) fn count_unreadable(&self, error: HttpError) {
+        super::request::unreadable(error, &self.common).add(1);
+    }
+
+    /// Counts a connection that was accepted, and that nobody can serve.
+    pub(crate) fn count_unserved(&self) {
+        self.common.refused_unserved.add(1);
+    }
+
     fn ask_admission(
         self: &Arc<Self>,
         head: Head,
@@ -140,7 +180,7 @@ impl Hub {
             return Err(shutting_down());
         }
         self.connected();
-        let seat = Seat(Arc::downgrade(self));
+        let seat = Seat(Some(Arc::downgrade(self)));
         let turned_away = |turned_away: TurnedAway| {
             turned_away.counter(counters).add(1);
             debug!("{peer} was turned away: {}", turned_away.reason());
