@@ -24,6 +24,9 @@ use humphrey_ws::{
     Accept, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Reject, RunningApp,
     TrustedProxies,
 };
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use support::{
     Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, tcp,
     upgrade_request,
@@ -737,6 +740,50 @@ fn an_app_that_stops_while_its_handshake_handler_runs_leaves_nobody_without_an_a
     go_on.send(()).unwrap();
     let head = read_head(&mut waiting);
     assert!(head.starts_with("HTTP/1.1 418 "), "{head}");
+}
+
+#[test]
+fn an_app_that_stops_between_an_extractor_and_its_handlers_answer_answers_with_503() {
+    let running = echo().start().unwrap();
+    let sender = running.sender();
+    let stopping = Arc::new(Mutex::new(Some(running)));
+    let router: Router = Router::new()
+        .route(
+            "/ws",
+            any(async move |upgrade: WebsocketUpgrade| {
+                let running = stopping.lock().unwrap().take().unwrap();
+                running.shutdown(DEADLINE);
+                upgrade
+            }),
+        )
+        .with_state(sender.clone());
+    let served = Served::start(router);
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(sender.metrics().refused.unserved, 1);
+}
+
+#[test]
+fn a_server_of_ones_own_with_hypers_http1_alone_hands_its_connections_over_too() {
+    let running = echo().start().unwrap();
+    let router = routes(&running);
+    let served = Served::with(async move |listener, _| {
+        let (socket, _) = listener.accept().await.unwrap();
+        let service = TowerToHyperService::new(router);
+        http1::Builder::new()
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades()
+            .await
+            .unwrap();
+        // The runtime ends with this: what hands the socket over has not run yet.
+        tokio::task::yield_now().await;
+    });
+    let mut early = upgrade_request("/ws").into_bytes();
+    early.extend(client_frame(0x81, b"early"));
+    let mut socket = tcp(served.address);
+    socket.write_all(&early).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x81, b"early".to_vec()));
 }
 
 #[test]

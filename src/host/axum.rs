@@ -159,6 +159,10 @@ impl Arrival {
             );
             return rejection(&Reject::internal_error());
         };
+        if self.hub.has_stopped() {
+            self.hub.count_unserved();
+            return rejection(&not_running());
+        }
         let answer = response(101, &self.accepted.headers(), Body::empty());
         runtime.spawn(self.take_over());
         answer
