@@ -95,3 +95,8 @@ struct AxumGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The guide's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/authentication.md")]
+struct Authentication;

@@ -77,6 +77,14 @@ impl RequestHead {
         !self.head.headers.is_empty()
     }
 
+    /// What it takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.head.headers.iter();
+        let line =
+            |(name, value): &(String, String)| name.len() + value.len() + size_of_val(name) * 2;
+        size_of::<Self>() + self.head.target.len() + headers.map(line).sum::<usize>()
+    }
+
     pub(crate) fn head(&self) -> &Head {
         &self.head
     }

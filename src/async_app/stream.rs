@@ -260,7 +260,8 @@ where
     }
 
     /// The whole request that the connection began with, on the connect handler's stream and until that handler has
-    /// returned; then it is let go. `None` later, on other streams, and if the request is not known.
+    /// returned; then it is let go. `None` later, on other streams, if the request is not known, and while
+    /// more waits for handlers than [`Limits::received_bytes_max`](crate::Limits::received_bytes_max) allows.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};

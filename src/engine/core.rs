@@ -470,7 +470,7 @@ impl<T: Transport> Core<T> {
         transport.finish();
         match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
             Role::Http(http) => self.http_release(*http),
-            Role::WebSocket(ws) => self.release(slot, ws),
+            Role::WebSocket(ws) => self.release(ws),
             Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
@@ -489,7 +489,7 @@ impl<T: Transport> Core<T> {
             drop(conn.transport);
             match conn.role {
                 Role::Http(http) => self.http_release(*http),
-                Role::WebSocket(ws) => self.release(slot, ws),
+                Role::WebSocket(ws) => self.release(ws),
                 Role::Lingering(_) => {}
             }
             self.forget();
@@ -497,13 +497,14 @@ impl<T: Transport> Core<T> {
     }
 
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
-    fn release(&mut self, slot: u32, mut ws: WebSocket) {
+    fn release(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() {
-            let key = ws.session.id.key();
-            debug_assert_eq!(key.slot, slot);
-            self.job(key, Work::Session(ws.session, Vec::new(), 0));
+            self.jobs.push(Job {
+                to: None,
+                work: Work::Session(ws.session, Vec::new(), 0),
+            });
         }
     }
 

@@ -10,6 +10,8 @@
 pub(crate) mod dialogue;
 pub(crate) mod game;
 #[cfg(test)]
+mod handshakes;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod memory;

@@ -283,8 +283,13 @@ impl<T: Transport> Core<T> {
             ws.outbox.push_preface(preface);
         }
         if self.interests.open {
-            ws.inbox
-                .push(Event::Open(request.is_known().then_some(request)));
+            // Where too much waits for handlers already, it is not kept for them.
+            let is_kept = request.is_known() && !self.intake.is_full();
+            if is_kept {
+                ws.inbox_bytes += request.bytes();
+                self.intake.add_unhandled(request.bytes());
+            }
+            ws.inbox.push(Event::Open(is_kept.then_some(request)));
         }
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
