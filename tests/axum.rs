@@ -433,6 +433,48 @@ fn a_client_that_goes_while_it_is_asked_about_leaves_nothing_behind() {
 }
 
 #[test]
+fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let app = echo()
+        .with_limits(Limits {
+            received_bytes_max: 0,
+            ..Limits::default()
+        })
+        .with_handshake_handler(move |_, _| {
+            let _ = gate.lock().unwrap().recv_timeout(DEADLINE);
+            Ok(Accept::new())
+        });
+    let (running, served) = serve(app);
+    // Two fill the room, which is for two of the longest: none but those are let in or kept waiting.
+    let long = handshake_with(&format!("Cookie: {}", "x".repeat(15 << 10)));
+    let mut waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let mut socket = tcp(served.address);
+            socket.write_all(long.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    eventually("both are asked about", || {
+        running.sender().metrics().handlers_blocked == 2
+    });
+    let answer = rejected(served.address, &long);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("too many handshakes wait"), "{answer}");
+    assert_eq!(running.sender().metrics().refused.handshakes_max, 1);
+
+    drop(go_on);
+    for socket in &mut waiting {
+        assert!(read_head(socket).starts_with("HTTP/1.1 101 "));
+    }
+    // And there is room again.
+    eventually("they are served", || running.sender().connections() == 2);
+    let mut socket = tcp(served.address);
+    socket.write_all(long.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
 fn many_clients_come_and_go_and_each_is_counted_once() {
     const CLIENTS: usize = 200;
     let app = echo().with_limits(Limits {

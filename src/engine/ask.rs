@@ -4,12 +4,13 @@
 #![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring such a host.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use super::admission::{Granted, TurnedAway, shutting_down};
+use super::admission::{Granted, TurnedAway, shutting_down, too_many};
 use super::hub::{Hub, Newcomer, Upgraded};
 use super::peers::Place;
 use super::pool::{Pool, Work};
@@ -32,7 +33,7 @@ pub(crate) struct Accepted {
     handshake: Handshake,
     pub(super) granted: Granted,
     pub(super) place: Option<Box<Place>>,
-    /// None once the connection itself counts.
+    /// None once the connection has come.
     seat: Option<Seat>,
 }
 
@@ -42,11 +43,12 @@ impl Accepted {
         self.granted.headers(&self.handshake)
     }
 
-    /// The connection has come: from here on, it counts itself. False if it was none of those that count.
+    /// The connection has come, and counts from here on itself. Returns whether it has counted already.
     pub(super) fn give_seat(&mut self) -> bool {
-        self.seat
-            .take()
-            .is_some_and(|mut seat| seat.0.take().is_some())
+        self.seat.take().is_some_and(|mut seat| {
+            seat.is_given = true;
+            true
+        })
     }
 
     pub(super) fn grant(&mut self, granted: Granted) {
@@ -71,13 +73,21 @@ impl Accepted {
     }
 }
 
-/// Counts as a connection.
-struct Seat(Option<Weak<Hub>>);
+/// Counts as a connection that is still to come, and for what its request takes.
+struct Seat {
+    hub: Weak<Hub>,
+    bytes: usize,
+    /// The connection counts instead.
+    is_given: bool,
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(hub) = self.0.take().and_then(|hub| hub.upgrade()) {
-            hub.disconnected();
+        if let Some(hub) = self.hub.upgrade() {
+            hub.asked_bytes.fetch_sub(self.bytes, Relaxed);
+            if !self.is_given {
+                hub.disconnected();
+            }
         }
     }
 }
@@ -180,7 +190,11 @@ impl Hub {
             return Err(shutting_down());
         }
         self.connected();
-        let seat = Seat(Some(Arc::downgrade(self)));
+        let mut seat = Seat {
+            hub: Arc::downgrade(self),
+            bytes: 0,
+            is_given: false,
+        };
         let turned_away = |turned_away: TurnedAway| {
             turned_away.counter(counters).add(1);
             debug!("{peer} was turned away: {}", turned_away.reason());
@@ -200,8 +214,17 @@ impl Hub {
         let client = self
             .admit(peer, Some(&head), &mut place, Instant::now())
             .map_err(turned_away)?;
+        let request = RequestHead::received(head, peer, client);
+        seat.bytes = request.bytes();
+        let asked_bytes = self.asked_bytes.fetch_add(seat.bytes, Relaxed) + seat.bytes;
+        let limits = &self.settings.limits;
+        // As much as the shards have for those that they ask about; there is room for one in any case.
+        if asked_bytes > (limits.received_bytes_max / 8).max(2 * limits.head_bytes_max) {
+            counters.refused_handshakes_max.add(1);
+            return Err(too_many());
+        }
         Ok(Box::new(Accepted {
-            request: Arc::new(RequestHead::received(head, peer, client)),
+            request: Arc::new(request),
             handshake,
             granted: Granted::default(),
             place,

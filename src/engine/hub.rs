@@ -52,6 +52,8 @@ pub(crate) struct Hub {
     pub(super) said: Said,
     /// The program decides who may come in.
     pub(super) asks: bool,
+    /// Of requests that hosts have asked about, and whose connections are still to come.
+    pub(super) asked_bytes: AtomicUsize,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -185,6 +187,7 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
+            asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,
