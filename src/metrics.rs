@@ -96,7 +96,7 @@ pub struct Refused {
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
     /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
     pub handshake_handler: u64,
-    /// The app was stopping, or the operating system could not watch its socket.
+    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,
 }
 

@@ -43,6 +43,8 @@ const ARROWS: [(&str, &[&str]); 20] = [
         "async_app",
         &["engine", "host", "stream", "protocol::close"],
     ),
+    // What a program of axum's sees of its host.
+    ("axum", &["async_app", "host"]),
     // Ways in for fuzzers; not built otherwise.
     ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (

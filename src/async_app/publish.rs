@@ -83,6 +83,11 @@ impl Link {
         let _ = self.hub.set(hub);
     }
 
+    #[cfg(feature = "axum")]
+    pub(super) fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.get().cloned()
+    }
+
     /// Sends a message. What is not sent is counted, and handed back.
     pub(super) fn publish(
         &self,

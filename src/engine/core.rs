@@ -193,10 +193,15 @@ impl<T: Transport> Core<T> {
         mut transport: T,
         peer: SocketAddr,
         place: Option<Box<Place>>,
-        upgraded: Option<Upgraded>,
+        mut upgraded: Option<Upgraded>,
     ) {
         self.counters().accepted.add(1);
-        self.hub.connected();
+        let accepted = upgraded
+            .as_mut()
+            .and_then(|upgraded| upgraded.accepted.as_mut());
+        if !accepted.is_some_and(|accepted| accepted.give_seat()) {
+            self.hub.connected();
+        }
         let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
         if self.stop != Stop::Running {
             self.counters().refused_unserved.add(1);

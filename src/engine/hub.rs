@@ -55,6 +55,8 @@ pub(crate) struct Hub {
     pub(super) asks: bool,
     /// Rooms that there ever were.
     pub(super) rooms_ever: AtomicU64,
+    /// Of requests that hosts have asked about, and whose connections are still to come.
+    pub(super) asked_bytes: AtomicUsize,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -233,6 +235,7 @@ impl Hub {
             shards,
             common: Counters::default(),
             rooms_ever: AtomicU64::new(0),
+            asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,

@@ -312,11 +312,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn http_error(&mut self, slot: u32, error: HttpError) {
-        let counters = self.counters();
-        match error {
-            HttpError::HeadTooLarge | HttpError::BodyTooLarge => counters.failed_too_large.add(1),
-            _ => counters.failed_malformed.add(1),
-        }
+        unreadable(error, self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
@@ -452,6 +448,13 @@ impl<T: Transport> Core<T> {
         if let Phase::Asking(asking) = &http.phase {
             self.hub.count_unhandled(asking.entry.messages());
         }
+    }
+}
+
+pub(super) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
+    match error {
+        HttpError::HeadTooLarge | HttpError::BodyTooLarge => &counters.failed_too_large,
+        _ => &counters.failed_malformed,
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Phase;
-use crate::engine::admission::{Granted, TurnedAway};
+use crate::engine::admission::{Granted, TurnedAway, too_many};
 use crate::engine::core::{Core, Role};
 use crate::engine::hub::Upgraded;
 use crate::engine::pool::Work;
@@ -146,10 +146,7 @@ impl<T: Transport> Core<T> {
         }
         self.counters().refused_handshakes_max.add(1);
         if let Some(asking) = self.stop_asking(slot) {
-            let answer = Reject::new(503)
-                .with_header("Retry-After", "1")
-                .with_body("too many handshakes wait\n");
-            self.http_reject(slot, asking.entry, &answer, CloseCode::TRY_AGAIN_LATER);
+            self.http_reject(slot, asking.entry, &too_many(), CloseCode::TRY_AGAIN_LATER);
         }
     }
 
