@@ -19,7 +19,7 @@ const LEAVES: [&str; 11] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.

@@ -468,9 +468,13 @@ impl From<HistoryGone> for JoinFailure {
 }
 
 fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
-    let shown = name.floor_char_boundary(NAME_BYTES_MAX);
+    let fits = |&(at, char): &(usize, char)| at + char.len_utf8() <= NAME_BYTES_MAX;
     JoinError {
-        room: name[..shown].to_owned(),
+        room: name
+            .char_indices()
+            .take_while(fits)
+            .map(|(_, char)| char)
+            .collect(),
         reason,
     }
 }

@@ -444,7 +444,7 @@ impl LocalRooms {
         }
     }
 
-    #[cfg(all(any(test, fuzzing), not(loom)))]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn memberships(&self) -> usize {
         self.0.values().map(|room| room.members.len()).sum()
     }
