@@ -168,6 +168,7 @@ fn hub(shards: usize, handlers: usize, events: Arc<dyn Events>) -> (Arc<Hub>, Ve
         heartbeat: None,
         shards,
         handler_threads: handlers,
+        adaptive_handlers: false,
         origins: None,
         proxies: None,
     };

@@ -1,0 +1,219 @@
+//! How a shard is lent out while its own thread runs handlers: no threads and no clock of its own, so `loom` can check it.
+//!
+//! A shard has two threads: one that turns it, and a spare one. Before its thread runs a handler, it leaves the shard
+//! here; when the handler is done, it takes it back. Where that lasts, the watch hands the shard to the spare thread,
+//! which goes on with it. The first is late then: it finds that the shard has gone, leaves word of what it has done in
+//! the mailbox, as a handler thread does, and is the spare one from then on.
+//!
+//! Each job has a turn of its own, under the one lock that all of them look through, so nobody takes a shard back that was
+//! lent out anew meanwhile. Nothing is lent while there is no spare thread: somebody can always go on with a shard.
+
+use std::time::Instant;
+
+use super::sync::{Condvar, Mutex, lock, wait};
+
+pub(crate) struct Lease<S> {
+    state: Mutex<State<S>>,
+    /// Told when the spare thread is to go on with the shard, or to end.
+    called: Condvar,
+    /// Told when the shard has ended, and when a late thread is done.
+    ended: Condvar,
+}
+
+struct State<S> {
+    /// More with each job that is begun, and when the shard is taken away.
+    turn: u64,
+    /// The shard, while its thread runs a handler.
+    lent: Option<S>,
+    /// The shard, on its way to the spare thread.
+    handed_on: Option<S>,
+    /// There is a spare thread.
+    spare: bool,
+    /// A handler still runs whose shard goes on elsewhere.
+    late: bool,
+    /// A place among the handlers is kept for this shard.
+    reserved: bool,
+    /// The shard has ended.
+    closed: bool,
+}
+
+/// What a thread does when a handler is done.
+pub(crate) enum Next<S, J, D> {
+    /// Run this.
+    Job(J),
+    /// Nothing more for now: go on with the shard.
+    Back(S),
+    /// The shard has gone on without it: leave word of this.
+    Late(D),
+}
+
+/// What the watch sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// No handler has run since it looked last.
+    Quiet,
+    /// Handlers have run, and were done.
+    Busy,
+    /// One takes long.
+    Blocked,
+}
+
+impl<S> Lease<S> {
+    /// With a spare thread that will come to `wait`, or without any.
+    pub(crate) fn new(spare: bool) -> Self {
+        Self {
+            state: Mutex::new(State {
+                turn: 0,
+                lent: None,
+                handed_on: None,
+                spare,
+                late: false,
+                reserved: false,
+                closed: false,
+            }),
+            called: Condvar::new(),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// Lends the shard out for the first job that it has. An error is the shard, which can't be lent.
+    pub(crate) fn lend<J>(
+        &self,
+        mut shard: S,
+        job: impl FnOnce(&mut S) -> Option<J>,
+    ) -> Result<(J, u64), S> {
+        let mut state = lock(&self.state);
+        if !state.spare || !state.reserved {
+            return Err(shard);
+        }
+        let Some(job) = job(&mut shard) else {
+            return Err(shard);
+        };
+        state.lent = Some(shard);
+        state.turn += 1;
+        Ok((job, state.turn))
+    }
+
+    /// A handler is done: `step` takes that in, and may have the next job.
+    pub(crate) fn next<J, D>(
+        &self,
+        turn: &mut u64,
+        done: D,
+        step: impl FnOnce(&mut S, D) -> Option<J>,
+    ) -> Next<S, J, D> {
+        let mut state = lock(&self.state);
+        if state.turn != *turn {
+            return Next::Late(done);
+        }
+        let Some(mut shard) = state.lent.take() else {
+            return Next::Late(done);
+        };
+        let Some(job) = step(&mut shard, done) else {
+            return Next::Back(shard);
+        };
+        state.lent = Some(shard);
+        state.turn += 1;
+        *turn = state.turn;
+        Next::Job(job)
+    }
+
+    /// The watch comes by: hands the shard on where a handler is the one that it has seen the last time.
+    pub(crate) fn look(&self, seen: &mut u64) -> Look {
+        let mut state = lock(&self.state);
+        let goes_on = state.turn != *seen;
+        let takes_long = state.lent.is_some() && !goes_on;
+        if takes_long && state.spare {
+            state.handed_on = state.lent.take();
+            state.turn += 1;
+            state.spare = false;
+            state.late = true;
+            // It is the late thread that gives the place back.
+            state.reserved = false;
+            self.called.notify_one();
+        }
+        *seen = state.turn;
+        match () {
+            () if state.late || takes_long => Look::Blocked,
+            () if goes_on || state.lent.is_some() => Look::Busy,
+            () => Look::Quiet,
+        }
+    }
+
+    /// Whether a handler runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        let state = lock(&self.state);
+        state.lent.is_some() || state.late
+    }
+
+    /// The calling thread is the spare one. `None`: it must end.
+    pub(crate) fn wait(&self) -> Option<S> {
+        let mut state = lock(&self.state);
+        state.spare = true;
+        if std::mem::take(&mut state.late) {
+            self.ended.notify_all();
+        }
+        loop {
+            if let Some(shard) = state.handed_on.take() {
+                return Some(shard);
+            }
+            if state.closed {
+                return None;
+            }
+            state = wait(&self.called, state);
+        }
+    }
+
+    /// A place among the handlers is kept for this shard from now on.
+    pub(crate) fn set_reserved(&self) {
+        lock(&self.state).reserved = true;
+    }
+
+    /// Takes that place, unless it is in use. Returns whether there was one.
+    pub(crate) fn take_reserved(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.lent.is_none() && std::mem::take(&mut state.reserved)
+    }
+
+    /// The shard has ended.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        self.called.notify_one();
+        self.ended.notify_all();
+    }
+
+    /// Waits until the shard has ended.
+    pub(crate) fn join(&self) {
+        let mut state = lock(&self.state);
+        while !state.closed {
+            state = wait(&self.ended, state);
+        }
+    }
+
+    /// Waits until no handler of the shard runs on a late thread, or the deadline. Returns whether none does.
+    #[cfg(not(loom))]
+    pub(crate) fn join_late(&self, deadline: Instant) -> bool {
+        let mut state = lock(&self.state);
+        while state.late {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self
+                .ended
+                .wait_timeout(state, left)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+        true
+    }
+
+    /// The same: models know no time.
+    #[cfg(loom)]
+    pub(crate) fn join_late(&self, _: Instant) -> bool {
+        let mut state = lock(&self.state);
+        while state.late {
+            state = wait(&self.ended, state);
+        }
+        true
+    }
+}
