@@ -5,8 +5,8 @@
 //! which goes on with it. The first is late then: it finds that the shard has gone, leaves word of what it has done in
 //! the mailbox, as a handler thread does, and is the spare one from then on.
 //!
-//! Each job has a turn of its own, under the one lock that all of them look through, so nobody takes a shard back that was
-//! lent out anew meanwhile. Nothing is lent while there is no spare thread: somebody can always go on with a shard.
+//! Nothing is lent without a spare thread. So somebody can always go on with a shard that is lent; and while a thread is
+//! late, which is no spare one, it finds nothing here that was lent out anew.
 
 use std::time::Instant;
 
@@ -21,9 +21,9 @@ pub(crate) struct Lease<S> {
 }
 
 struct State<S> {
-    /// More with each job that is begun, and when the shard is taken away.
-    turn: u64,
-    /// The shard, while its thread runs a handler.
+    /// Jobs begun so far.
+    begun: u64,
+    /// The shard, while its thread runs a handler; then there is a spare one.
     lent: Option<S>,
     /// The shard, on its way to the spare thread.
     handed_on: Option<S>,
@@ -63,7 +63,7 @@ impl<S> Lease<S> {
     pub(crate) fn new(spare: bool) -> Self {
         Self {
             state: Mutex::new(State {
-                turn: 0,
+                begun: 0,
                 lent: None,
                 handed_on: None,
                 spare,
@@ -81,7 +81,7 @@ impl<S> Lease<S> {
         &self,
         mut shard: S,
         job: impl FnOnce(&mut S) -> Option<J>,
-    ) -> Result<(J, u64), S> {
+    ) -> Result<J, S> {
         let mut state = lock(&self.state);
         if !state.spare || !state.reserved {
             return Err(shard);
@@ -90,21 +90,17 @@ impl<S> Lease<S> {
             return Err(shard);
         };
         state.lent = Some(shard);
-        state.turn += 1;
-        Ok((job, state.turn))
+        state.begun += 1;
+        Ok(job)
     }
 
     /// A handler is done: `step` takes that in, and may have the next job.
     pub(crate) fn next<J, D>(
         &self,
-        turn: &mut u64,
         done: D,
         step: impl FnOnce(&mut S, D) -> Option<J>,
     ) -> Next<S, J, D> {
         let mut state = lock(&self.state);
-        if state.turn != *turn {
-            return Next::Late(done);
-        }
         let Some(mut shard) = state.lent.take() else {
             return Next::Late(done);
         };
@@ -112,28 +108,24 @@ impl<S> Lease<S> {
             return Next::Back(shard);
         };
         state.lent = Some(shard);
-        state.turn += 1;
-        *turn = state.turn;
+        state.begun += 1;
         Next::Job(job)
     }
 
-    /// The watch comes by: hands the shard on where a handler is the one that it has seen the last time.
+    /// The watch comes by: hands the shard on where a handler is the one that it has `seen` the last time.
     pub(crate) fn look(&self, seen: &mut u64) -> Look {
         let mut state = lock(&self.state);
-        let goes_on = state.turn != *seen;
-        let takes_long = state.lent.is_some() && !goes_on;
-        if takes_long && state.spare {
-            state.handed_on = state.lent.take();
-            state.turn += 1;
+        let goes_on = std::mem::replace(seen, state.begun) != state.begun;
+        if !goes_on && let Some(shard) = state.lent.take() {
+            state.handed_on = Some(shard);
             state.spare = false;
             state.late = true;
             // It is the late thread that gives the place back.
             state.reserved = false;
             self.called.notify_one();
         }
-        *seen = state.turn;
         match () {
-            () if state.late || takes_long => Look::Blocked,
+            () if state.late => Look::Blocked,
             () if goes_on || state.lent.is_some() => Look::Busy,
             () => Look::Quiet,
         }
