@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::sync::{Condvar, Mutex, lock, wait};
 
+#[repr(align(128))] // As `Counters`: shards do not share.
 pub(crate) struct Lease<S> {
     state: Mutex<State<S>>,
     /// Told when the spare thread is to go on with the shard, or to end.

@@ -107,6 +107,7 @@ pub(super) trait Lend {
 
 /// What others see of a thread that runs handlers.
 #[derive(Default)]
+#[repr(align(128))] // As `Counters`: threads do not share.
 pub(super) struct Run {
     /// Odd while a job runs, and more with each.
     count: AtomicU64,

@@ -148,7 +148,10 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
                 let taken = lease.wait().unwrap();
                 assert_eq!(taken.jobs, [2]);
                 assert!(taken.done.is_empty());
-                // On another thread, since this shard has no spare one now.
+                // There is no spare thread now, so it is not lent.
+                lease.set_reserved();
+                let refused = lease.lend(taken, |shard| shard.jobs.pop());
+                let taken = refused.expect_err("the other thread is late");
                 taken.jobs.iter().for_each(|&job| blocks(&events, job));
                 lease.close();
                 drop(mailbox);
