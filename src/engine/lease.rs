@@ -28,7 +28,7 @@ struct State<S> {
     lent: Option<S>,
     /// The shard, on its way to the spare thread.
     handed_on: Option<S>,
-    /// There is a spare thread.
+    /// There is a spare thread, waiting or about to.
     spare: bool,
     /// A handler still runs whose shard goes on elsewhere.
     late: bool,
@@ -138,13 +138,17 @@ impl<S> Lease<S> {
         state.lent.is_some() || state.late
     }
 
-    /// The calling thread is the spare one. `None`: it must end.
-    pub(crate) fn wait(&self) -> Option<S> {
+    /// The late thread is done, and the spare one from now on: it will come to `wait`.
+    pub(crate) fn is_spare_again(&self) {
         let mut state = lock(&self.state);
         state.spare = true;
-        if std::mem::take(&mut state.late) {
-            self.ended.notify_all();
-        }
+        state.late = false;
+        self.ended.notify_all();
+    }
+
+    /// The spare thread waits for the shard to be handed to it. `None`: it must end.
+    pub(crate) fn wait(&self) -> Option<S> {
+        let mut state = lock(&self.state);
         loop {
             if let Some(shard) = state.handed_on.take() {
                 return Some(shard);

@@ -366,6 +366,7 @@ impl Pool {
                     }
                     hub.wake_deferred();
                     Self::spawn_more(hub, hub.pool.handover.unreserve());
+                    lease.is_spare_again();
                     return None;
                 }
             }

@@ -37,7 +37,10 @@ fn work(
                 lease.close();
                 return Some(shard);
             }
-            None => next = lease.wait(),
+            None => {
+                lease.is_spare_again();
+                next = lease.wait();
+            }
         }
     }
     None
@@ -211,6 +214,7 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
         assert!(matches!(lease.next(job, |_, _| None::<u8>), Next::Late(1)));
         watch.join().unwrap();
         // The late thread is the spare one now, and gets it: nobody has come for it.
+        lease.is_spare_again();
         assert!(lease.wait().is_some());
         assert!(!lease.is_busy());
     });
@@ -239,7 +243,10 @@ fn loom_nothing_is_lent_without_a_spare_thread_or_a_place_among_the_handlers() {
         let lease = Arc::new(Shards::new(false));
         let spare = {
             let lease = lease.clone();
-            thread::spawn(move || lease.wait().is_none())
+            thread::spawn(move || {
+                lease.is_spare_again();
+                lease.wait().is_none()
+            })
         };
         let refused = lease.lend(shard(&[1]), |shard| shard.jobs.pop());
         let kept = refused.expect_err("there is no place");
