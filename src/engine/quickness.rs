@@ -15,7 +15,7 @@ const SHARE: u32 = 32;
 const DEBT_MAX: Duration = Duration::from_millis(1);
 /// How long handlers are for the pool, at least and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Who has been quick for so many times the last pause begins with the shortest again.
 const PAUSES_QUICK: u32 = 4;
 

@@ -222,6 +222,7 @@ fn turn_and_handle(
                 shard.reactor.turn(report);
             }
             if shard.reactor.core.conns.len() == 0 && !shard.reactor.core.has_jobs() {
+                Pool::give_back_place(hub, lease);
                 hub.pool.close();
                 lease.close();
                 return;
@@ -278,5 +279,6 @@ fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it
             thread.join().unwrap();
         }
         assert_eq!(*lock(&diary.told), "open 1 2 close");
+        assert!(hub.pool.handover.reserve(), "no place is lost");
     });
 }
