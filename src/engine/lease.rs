@@ -34,6 +34,8 @@ struct State<S> {
     late: bool,
     /// A place among the handlers is kept for this shard.
     reserved: bool,
+    /// Others need that place more: it is not used again.
+    recalled: bool,
     /// The shard has ended.
     closed: bool,
 }
@@ -70,6 +72,7 @@ impl<S> Lease<S> {
                 spare,
                 late: false,
                 reserved: false,
+                recalled: false,
                 closed: false,
             }),
             called: Condvar::new(),
@@ -84,7 +87,7 @@ impl<S> Lease<S> {
         job: impl FnOnce(&mut S) -> Option<J>,
     ) -> Result<J, S> {
         let mut state = lock(&self.state);
-        if !state.spare || !state.reserved {
+        if !state.spare || !state.reserved || state.recalled {
             return Err(shard);
         }
         let Some(job) = job(&mut shard) else {
@@ -102,15 +105,17 @@ impl<S> Lease<S> {
         step: impl FnOnce(&mut S, D) -> Option<J>,
     ) -> Next<S, J, D> {
         let mut state = lock(&self.state);
-        let Some(mut shard) = state.lent.take() else {
+        // It stays where it is until it goes back: were it dropped under this lock, its end would wait for it.
+        let Some(shard) = &mut state.lent else {
             return Next::Late(done);
         };
-        let Some(job) = step(&mut shard, done) else {
-            return Next::Back(shard);
-        };
-        state.lent = Some(shard);
-        state.begun += 1;
-        Next::Job(job)
+        if let Some(job) = step(shard, done) {
+            state.begun += 1;
+            return Next::Job(job);
+        }
+        let back = state.lent.take();
+        // Seen above, under the same lock.
+        Next::Back(back.expect("the shard is here"))
     }
 
     /// The watch comes by: hands the shard on where a handler is the one that it has `seen` the last time.
@@ -162,13 +167,16 @@ impl<S> Lease<S> {
 
     /// A place among the handlers is kept for this shard from now on.
     pub(crate) fn set_reserved(&self) {
-        lock(&self.state).reserved = true;
+        let mut state = lock(&self.state);
+        state.reserved = true;
+        state.recalled = false;
     }
 
-    /// Takes that place, unless it is in use. Returns whether there was one.
+    /// Takes that place; one that is in use is not used again. Returns whether it was taken.
     pub(crate) fn take_reserved(&self) -> bool {
         let mut state = lock(&self.state);
-        state.lent.is_none() && std::mem::take(&mut state.reserved)
+        state.recalled = state.lent.is_some();
+        !state.recalled && std::mem::take(&mut state.reserved)
     }
 
     /// The shard has ended.

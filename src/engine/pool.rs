@@ -310,8 +310,8 @@ impl Pool {
     ) -> Option<S> {
         let lent = lease.lend(shard, |shard| shard.core().next_job());
         let lent = lent.or_else(|shard| {
-            // A place among the handlers is had once, and kept.
-            if !hub.pool.handover.reserve() {
+            // A place among the handlers is had once, and kept until others need it.
+            if Self::give_back_place(hub, lease) || !hub.pool.handover.reserve() {
                 return Err(shard);
             }
             lease.set_reserved();
@@ -373,11 +373,14 @@ impl Pool {
         }
     }
 
-    /// A shard needs its place among the handlers no longer, or others need it more.
-    pub(super) fn give_back_place<S>(hub: &Arc<Hub>, lease: &Lease<S>) {
-        if lease.take_reserved() {
+    /// A shard needs its place among the handlers no longer, or others need it more. Returns whether it had one that was
+    /// not in use.
+    pub(super) fn give_back_place<S>(hub: &Arc<Hub>, lease: &Lease<S>) -> bool {
+        let had_place = lease.take_reserved();
+        if had_place {
             Self::spawn_more(hub, hub.pool.handover.unreserve());
         }
+        had_place
     }
 
     /// Runs the handlers of a job, and leaves word of its end with the shard.

@@ -260,6 +260,11 @@ fn loom_nothing_is_lent_without_a_spare_thread_or_a_place_among_the_handlers() {
         let lent = lease.lend(kept, |shard| shard.jobs.pop()).is_ok();
         let taken = taker.join().unwrap();
         assert!(!(lent && taken));
+        // One that was in use is not used again, and is had when it is not in use any more.
+        if lent && let Next::Back(shard) = lease.next((), |_, ()| None::<u8>) {
+            assert!(lease.lend(shard, |_| Some(2)).is_err());
+            assert!(lease.take_reserved());
+        }
         lease.close();
         assert!(spare.join().unwrap());
     });
