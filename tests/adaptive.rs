@@ -323,6 +323,29 @@ fn an_app_that_stops_while_the_reactors_thread_is_blocked_closes_everyone_and_te
 }
 
 #[test]
+fn what_a_turn_has_no_time_for_is_handled_in_the_next_though_nothing_else_happens() {
+    for _ in 0..5 {
+        let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
+            .with_shards(1)
+            .with_message_handler(|stream, message, _| {
+                thread::sleep(Duration::from_micros(60));
+                stream.send(message);
+            });
+        let (running, address) = start(app);
+        let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+        // Most come while the first is handled.
+        for client in &mut clients {
+            client.send("all at once");
+        }
+        for client in &mut clients {
+            assert_eq!(client.receive_text(), "all at once");
+        }
+        drop(clients);
+        running.shutdown(STOP);
+    }
+}
+
+#[test]
 fn every_handler_is_counted_and_timed_wherever_it_runs() {
     let (running, address) = start(where_app(4));
     let mut client = Client::connect(address);

@@ -15,6 +15,7 @@ use humphrey_ws::AsyncWebsocketApp;
 use crate::args::{self, Job, Known, Options};
 use crate::load::{Load, Plan};
 use crate::machine;
+use crate::wire::PUBLISH;
 
 pub(crate) const OPTIONS: &[Known] = &[
     args::value("seconds"),
@@ -39,6 +40,8 @@ const MODES: &str = "pool,adaptive";
 enum Measure {
     /// The server's CPU per message, in microseconds.
     Cpu,
+    /// The same per delivery, where each message goes to a thousand.
+    FanOut,
     /// Microseconds that half of the messages take at most.
     Lone,
     /// Messages per second.
@@ -62,6 +65,19 @@ fn scenarios() -> Vec<Scenario> {
             all.push(Scenario {
                 name: format!("echo, {shards} shards, W {window}: CPU us"),
                 measure: Measure::Cpu,
+                shards,
+                window,
+                micros: 0,
+                one_in: 1,
+                works: false,
+            });
+        }
+    }
+    for shards in [1, 2] {
+        for window in [1, 16] {
+            all.push(Scenario {
+                name: format!("fan-out, {shards} shards, W {window}: CPU us"),
+                measure: Measure::FanOut,
                 shards,
                 window,
                 micros: 0,
@@ -119,7 +135,11 @@ impl Drop for Server {
 fn start(scenario: &Scenario, mode: &str, cpu: Option<&str>) -> io::Result<Server> {
     let mut command = Command::new(std::env::current_exe()?);
     if mode == "floor" {
-        command.args(["floor", "echo", "--child"]);
+        let job = match scenario.measure {
+            Measure::FanOut => "fanout",
+            _ => "echo",
+        };
+        command.args(["floor", job, "--child"]);
     } else {
         command.args(["handlers-server", "--mode", mode]);
         command.args(["--shards", &scenario.shards.to_string()]);
@@ -162,7 +182,10 @@ pub(crate) fn serve(options: &Options) -> io::Result<()> {
         .with_shards(options.number("shards", 1)?)
         .with_adaptive_handlers(options.text("mode") == Some("adaptive"));
     app = if takes.is_zero() {
-        app.with_message_handler(|stream, message, _| stream.send(message))
+        app.with_message_handler(|stream, message, _| match stream.path() {
+            PUBLISH => stream.broadcast(message),
+            _ => stream.send(message),
+        })
     } else {
         app.with_message_handler(move |stream, message, _| {
             if count.fetch_add(1, Relaxed).is_multiple_of(one_in) {
@@ -226,9 +249,14 @@ fn measure(scenario: &Scenario, server: &Server, seconds: f64) -> io::Result<f64
     let clients = match scenario.measure {
         Measure::Lone => 1,
         Measure::Cpu | Measure::Rate => 100,
+        Measure::FanOut => 1_000,
+    };
+    let (job, deliveries) = match scenario.measure {
+        Measure::FanOut => (Job::Fanout, clients as f64),
+        _ => (Job::Echo, 1.0),
     };
     let plan = Plan {
-        job: Job::Echo,
+        job,
         clients,
         window: scenario.window,
         size: 32,
@@ -253,7 +281,7 @@ fn measure(scenario: &Scenario, server: &Server, seconds: f64) -> io::Result<f64
         if took >= seconds {
             let cpu = (machine::cpu_time(pid)? - before).total();
             return Ok(match scenario.measure {
-                Measure::Cpu => cpu / messages as f64 * 1e6,
+                Measure::Cpu | Measure::FanOut => cpu / messages as f64 / deliveries * 1e6,
                 Measure::Rate | Measure::Lone => messages as f64 / took,
             });
         }
