@@ -50,9 +50,11 @@ pub enum HumphreyLink {
 /// app.run();
 /// ```
 ///
-/// Handlers are ordinary closures and may block: they run on threads of their own, those of one connection one after
-/// the other. For each connection the connect handler runs first, then the message handler for each message as it was
-/// sent, then the disconnect handler, each exactly once. A handler that panics closes its connection with 1011.
+/// Handlers are ordinary closures and may block: they run on threads of their own, or on a reactor's as long as they are
+/// quick ([`with_adaptive_handlers`](Self::with_adaptive_handlers)), those of one connection one after the other, and not
+/// always on the same thread. For each connection the connect handler runs first, then the message handler for each
+/// message as it was sent, then the disconnect handler, each exactly once. A handler that panics closes its connection
+/// with 1011.
 #[allow(missing_debug_implementations)] // Handlers and Humphrey's types have none.
 pub struct AsyncWebsocketApp<State, StreamState = ()>
 where

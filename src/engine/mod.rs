@@ -9,7 +9,8 @@
 //! ```text
 //! any thread ── Mail, Word ──▶ mailbox ─▶ ┐
 //! readiness, time ──────────────────────▶ ├ core: one turn ──▶ sockets
-//!                                         └──▶ jobs ──▶ pool ── Word::Done ──▶ mailbox
+//!                                         └──▶ jobs ─┬▶ pool ── Word::Done ──▶ mailbox
+//!                                                    └▶ here, while the core is lent out
 //! ```
 
 mod admission;
