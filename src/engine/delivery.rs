@@ -15,8 +15,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::core::{Core, Role};
+use super::form::Form;
 use super::hub::{Mail, Settings};
-use super::outbox::{GATHER_BYTES_MAX, whole_frames};
+use super::outbox::GATHER_BYTES_MAX;
 use super::slow_consumer::{Verdict, judge};
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
@@ -309,7 +310,7 @@ impl<T: Transport> Core<T> {
             }
             let own_messages = match from {
                 0 => messages,
-                _ => whole_frames(&run[from..], usize::MAX).1,
+                _ => Form::Frames.whole(&run[from..], usize::MAX).1,
             };
             if !ws.outbox.is_empty() {
                 offers.push((slot, run.slice(from..), own_messages));
@@ -324,7 +325,7 @@ impl<T: Transport> Core<T> {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.
-                    let (rest, kept) = whole_frames(piece, n.saturating_add(bytes_max));
+                    let (rest, kept) = Form::Frames.whole(piece, n.saturating_add(bytes_max));
                     left_messages += ws.outbox.push_rest(run.slice(from..from + rest), kept, n);
                     ws.blocked(self.tick);
                     if rest < piece.len() {
@@ -440,7 +441,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         let piece = Bytes::copy_from_slice(&self.delivery.run[from..]);
-        let (_, messages) = whole_frames(&piece, usize::MAX);
+        let (_, messages) = Form::Frames.whole(&piece, usize::MAX);
         self.offer_own(slot, piece, messages);
     }
 
@@ -453,7 +454,7 @@ impl<T: Transport> Core<T> {
                     .run
                     .get(ws.run_from as usize..)
                     .unwrap_or_default();
-                u64::from(whole_frames(run, usize::MAX).1)
+                u64::from(Form::Frames.whole(run, usize::MAX).1)
             }
             _ => 0,
         }
@@ -483,7 +484,7 @@ impl<T: Transport> Core<T> {
             }
             let (len, count) = match messages {
                 1 => (bytes.len(), 1),
-                _ => whole_frames(&bytes, bytes_max.saturating_sub(fill.bytes)),
+                _ => Form::Frames.whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
             };
             let piece = bytes.split_to(len);
             match judge(policy, fill, len) {

@@ -16,6 +16,7 @@ mod admission;
 mod core;
 mod delivery;
 mod events;
+mod form;
 mod handover;
 mod hub;
 mod id;
