@@ -52,6 +52,7 @@ pub mod ping;
 mod protocol;
 mod proxies;
 mod report;
+mod request;
 pub mod restion;
 pub mod stream;
 mod transport;
@@ -68,6 +69,7 @@ pub use metrics::{Dropped, HandshakeFailures, Metrics, Refused};
 pub use origins::Origins;
 pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};
 pub use proxies::TrustedProxies;
+pub use request::{Accept, Reject, RequestHead};
 pub use stream::WebsocketStream;
 
 /// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.

@@ -87,6 +87,9 @@ pub struct Refused {
     pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
+    /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
+    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
+    pub handshake_handler: u64,
     /// The app was stopping, or the operating system could not watch its socket.
     pub unserved: u64,
 }
@@ -99,6 +102,7 @@ impl Refused {
             + self.peer_connections_max
             + self.peer_handshakes_per_second_max
             + self.origin
+            + self.handshake_handler
             + self.unserved
     }
 }
@@ -241,6 +245,7 @@ counters! {
     sum refused.peer_connections_max = refused_peer_connections;
     sum refused.peer_handshakes_per_second_max = refused_peer_handshakes;
     sum refused.origin = refused_origin;
+    sum refused.handshake_handler = refused_handshake_handler;
     sum refused.unserved = refused_unserved;
     sum handshake_failures.malformed = failed_malformed;
     sum handshake_failures.too_large = failed_too_large;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 10] = [
+const LEAVES: [&str; 11] = [
     "message",
     "error",
     "history_id",
@@ -15,10 +15,11 @@ const LEAVES: [&str; 10] = [
     "origins",
     "proxies",
     "report",
+    "request",
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -32,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("origins", &[]),
     ("proxies", &[]),
     ("report", &[]),
+    ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol"]),
     ("handler", &["host", "stream"]),

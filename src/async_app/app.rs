@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
-use super::handler::{EventHandler, MessageHandler, Program};
+use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program};
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
@@ -74,6 +74,7 @@ where
     cors: Option<Cors>,
     origins: Option<Origins>,
     proxies: Option<TrustedProxies>,
+    on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
@@ -160,6 +161,7 @@ where
             cors: None,
             origins: None,
             proxies: None,
+            on_handshake: None,
             on_connect: None,
             on_disconnect: None,
             on_message: None,
@@ -187,6 +189,11 @@ where
         self.state.clone()
     }
 
+    /// Sets the handler for handshakes: see [`with_handshake_handler`](Self::with_handshake_handler).
+    pub fn on_handshake(&mut self, handler: impl HandshakeHandler<State, StreamState>) {
+        self.on_handshake = Some(Box::new(handler));
+    }
+
     /// Sets the handler for new connections.
     pub fn on_connect(&mut self, handler: impl EventHandler<State, StreamState>) {
         self.on_connect = Some(Box::new(handler));
@@ -200,6 +207,50 @@ where
     /// Sets the handler for messages.
     pub fn on_message(&mut self, handler: impl MessageHandler<State, StreamState>) {
         self.on_message = Some(Box::new(handler));
+    }
+
+    /// Sets the handler for handshakes, which decides who may come in: by path, query, headers, cookies, origin, offered
+    /// subprotocols and address. By default everyone may.
+    ///
+    /// It runs before the connection is a WebSocket, on a handler thread, and may block; nothing is read from the client
+    /// meanwhile. [`Accept`](crate::Accept) can choose a subprotocol, add headers to the answer, and give the stream its
+    /// state, so that handlers find there what was learned here. [`Reject`](crate::Reject) is what the client is answered
+    /// instead; if it panics, that is 500. Rejections are counted
+    /// ([`Refused::handshake_handler`](crate::Refused::handshake_handler)).
+    ///
+    /// It is asked after the limits and the origins
+    /// ([`with_allowed_origins`](Self::with_allowed_origins)), for every way in. A connection whose handshake was answered
+    /// before it is handed over (`WebsocketStream::new`, or a hook of one's own) is closed with 1008 where it is rejected;
+    /// of its request nothing may be known, so it has no headers. While the app stops, clients are answered with 503.
+    ///
+    /// ```
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Message, Reject};
+    /// use std::collections::HashMap;
+    ///
+    /// #[derive(Default)]
+    /// struct User {
+    ///     name: String,
+    /// }
+    ///
+    /// let sessions = HashMap::from([("4711".to_owned(), "Ada".to_owned())]);
+    /// let app: AsyncWebsocketApp<HashMap<String, String>, User> =
+    ///     AsyncWebsocketApp::new_with_config(sessions, 8, 1)
+    ///         .with_handshake_handler(|request, sessions| {
+    ///             match request.cookie("session").and_then(|session| sessions.get(session)) {
+    ///                 Some(name) => Ok(Accept::new().with_state(User { name: name.clone() })),
+    ///                 None => Err(Reject::new(401).with_body("log in first\n")),
+    ///             }
+    ///         })
+    ///         .with_connect_handler(|stream, _| {
+    ///             stream.send(Message::new(format!("Welcome, {}!", stream.state.name)))
+    ///         });
+    /// ```
+    pub fn with_handshake_handler(
+        mut self,
+        handler: impl HandshakeHandler<State, StreamState>,
+    ) -> Self {
+        self.on_handshake(handler);
+        self
     }
 
     /// Sets the handler for new connections.
@@ -444,6 +495,7 @@ where
         let program = Program {
             state: self.state,
             link: self.link.clone(),
+            on_handshake: self.on_handshake,
             on_connect: self.on_connect,
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::publish::Link;
 use super::stream::AsyncStream;
-use crate::engine::{Events, Interests, Request, Response, Session};
+use crate::engine::{Events, Interests, Request, Response, Session, Welcome};
 use crate::host::Routes;
 use crate::message::Message;
+use crate::request::{Accept, Reject, RequestHead};
 
 /// A function that handles a connection or a disconnection.
 ///
@@ -59,6 +60,34 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T wher
 {
 }
 
+/// A function that decides about a handshake, before there is a connection.
+///
+/// It gets the request and the app's state, and returns how the client is let in, or what it is answered instead. It may
+/// block: only this client waits for it.
+///
+/// ```
+/// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject, RequestHead};
+/// use std::sync::Arc;
+///
+/// fn check(request: &RequestHead, password: Arc<String>) -> Result<Accept, Reject> {
+///     match request.query_param("password") {
+///         Some(given) if given == *password => Ok(Accept::new()),
+///         _ => Err(Reject::new(403)),
+///     }
+/// }
+///
+/// let app: AsyncWebsocketApp<String> = AsyncWebsocketApp::new().with_handshake_handler(check);
+/// ```
+pub trait HandshakeHandler<S, S2: Send + Sync + Default + 'static>:
+    Fn(&RequestHead, Arc<S>) -> Result<Accept<S2>, Reject> + Send + Sync + 'static
+{
+}
+
+impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T where
+    T: Fn(&RequestHead, Arc<S>) -> Result<Accept<S2>, Reject> + Send + Sync + 'static
+{
+}
+
 /// The program, as the engine calls it.
 pub(super) struct Program<State, StreamState>
 where
@@ -66,6 +95,7 @@ where
 {
     pub(super) state: Arc<State>,
     pub(super) link: Arc<Link>,
+    pub(super) on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -101,6 +131,7 @@ where
             message: self.on_message.is_some(),
             close: self.on_disconnect.is_some(),
             request: self.routes.is_some(),
+            handshake: self.on_handshake.is_some(),
         }
     }
 
@@ -112,9 +143,26 @@ where
         self.link.directory.leave(session);
     }
 
-    fn open(&self, session: &Arc<Session>) {
+    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+        let Some(handler) = &self.on_handshake else {
+            return Ok(Welcome::default());
+        };
+        let Accept {
+            state,
+            subprotocol,
+            headers,
+        } = handler(request, self.state.clone())?;
+        Ok(Welcome {
+            subprotocol,
+            headers,
+            attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
+        })
+    }
+
+    fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
         if let Some(handler) = &self.on_connect {
-            handler(self.stream(session), self.state.clone());
+            let stream = self.stream(session).with_request(request);
+            handler(stream, self.state.clone());
         }
     }
 

@@ -14,7 +14,7 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::handler::{EventHandler, MessageHandler};
+pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler};
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;
 pub use self::stream::{AsyncStream, OutgoingMessage, StatefulWebsocketStream};

@@ -1,14 +1,15 @@
 //! One connection, as its handlers see it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 
 use super::publish::{Audience, Link, Patience};
 use crate::engine::{ConnectionId, Session};
 use crate::error::{SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
+use crate::request::RequestHead;
 use crate::stream::WebsocketStream;
 
 /// A message to be sent to a client, as a stream that was made with [`AsyncStream::new`] puts it into its channel.
@@ -63,6 +64,8 @@ enum Way {
     Engine {
         session: Arc<Session>,
         link: Arc<Link>,
+        /// The connect handler's stream has it; it is let go when that handler has returned.
+        request: Weak<RequestHead>,
     },
     /// For tests of handlers, without an app.
     Channel {
@@ -123,8 +126,19 @@ where
         link: Arc<Link>,
         state: Arc<StreamState>,
     ) -> Self {
-        let way = Way::Engine { session, link };
+        let way = Way::Engine {
+            session,
+            link,
+            request: Weak::new(),
+        };
         Self { way, state }
+    }
+
+    pub(super) fn with_request(mut self, known: Option<&Arc<RequestHead>>) -> Self {
+        if let (Way::Engine { request, .. }, Some(known)) = (&mut self.way, known) {
+            *request = Arc::downgrade(known);
+        }
+        self
     }
 
     /// Sends a message to the client. Does nothing if the connection has gone, or the message is longer than
@@ -150,7 +164,7 @@ where
 
     fn publish(&self, message: Message, patience: Patience) -> Result<(), SendError> {
         match &self.way {
-            Way::Engine { session, link } => {
+            Way::Engine { session, link, .. } => {
                 link.publish(Audience::Session(session), message, patience)
             }
             Way::Channel {
@@ -194,7 +208,7 @@ where
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
-        if let Way::Engine { session, link } = &self.way {
+        if let Way::Engine { session, link, .. } = &self.way {
             link.close(session.id, code, reason);
         }
     }
@@ -231,6 +245,43 @@ where
         match &self.way {
             Way::Engine { session, .. } => session.target.split('?').next().unwrap_or("/"),
             Way::Channel { .. } => "/",
+        }
+    }
+
+    /// What the client has put behind the `?`, as it was sent; empty if there is nothing, or it is not known.
+    pub fn query(&self) -> &str {
+        match &self.way {
+            Way::Engine { session, .. } => session
+                .target
+                .split_once('?')
+                .map_or("", |(_, query)| query),
+            Way::Channel { .. } => "",
+        }
+    }
+
+    /// The whole request that the connection began with, on the connect handler's stream and until that handler has
+    /// returned; then it is let go. `None` later, on other streams, and if the request is not known.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_connect_handler(|stream, _| {
+    ///     let request = stream.request();
+    ///     let agent = request.as_ref().and_then(|request| request.header("User-Agent"));
+    ///     stream.send(Message::new(agent.unwrap_or("unknown")));
+    /// });
+    /// ```
+    pub fn request(&self) -> Option<Arc<RequestHead>> {
+        match &self.way {
+            Way::Engine { request, .. } => request.upgrade(),
+            Way::Channel { .. } => None,
+        }
+    }
+
+    /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)).
+    pub fn subprotocol(&self) -> Option<&str> {
+        match &self.way {
+            Way::Engine { session, .. } => session.subprotocol(),
+            Way::Channel { .. } => None,
         }
     }
 }

@@ -1,18 +1,24 @@
 //! Who may come in: what is asked of a valid handshake before it becomes a WebSocket. The same for every way in.
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use super::events::Welcome;
 use super::hub::Hub;
 use super::peers::{Peers, Place};
+use super::pool::{Pool, Work};
 use crate::metrics::{Counter, Counters};
 use crate::origins::Origins;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
-use crate::protocol::http::{self, Head};
-use crate::report::warning;
+use crate::protocol::handshake::Handshake;
+use crate::protocol::http::Head;
+use crate::report::{error, warning};
+use crate::request::{Reject, RequestHead, check_accept};
 
 /// Why a client may not come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +37,14 @@ pub(super) struct Said {
 }
 
 impl Hub {
-    /// Asks whether a client may come in, by its request where that is known. Returns where it is, if that is not its
-    /// peer's address; `place` is what its connection counts as, which it may not have yet.
+    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `place` is what its connection counts as, which it may not have yet.
     pub(super) fn admit(
         &self,
         peer: SocketAddr,
         head: Option<&Head>,
         place: &mut Option<Box<Place>>,
         now: Instant,
-    ) -> Result<Option<Box<IpAddr>>, TurnedAway> {
+    ) -> Result<IpAddr, TurnedAway> {
         let mut client = peer.ip();
         if let Some(head) = head {
             self.check_origin(peer, head)?;
@@ -54,7 +59,7 @@ impl Hub {
                 *place = Some(new.ok_or(TurnedAway::PeerConnections)?);
             }
         }
-        Ok((client != peer.ip()).then(|| Box::new(client)))
+        Ok(client)
     }
 
     /// Counts a connection before anything is known but its peer. A proxy's count when they say for whom they are.
@@ -126,7 +131,10 @@ impl Hub {
 impl TurnedAway {
     /// The whole answer to a request; the connection closes after it.
     pub(super) fn response(self) -> Vec<u8> {
-        let mut headers = vec![("Content-Type", "text/plain; charset=utf-8")];
+        self.reject().response(true, false)
+    }
+
+    pub(super) fn reject(self) -> Reject {
         let (status, retry_after) = match self {
             Self::Origin => (403, None),
             Self::ConnectionsMax => (503, Some("5")),
@@ -134,9 +142,11 @@ impl TurnedAway {
             Self::PeerConnections => (429, Some("5")),
             Self::PeerHandshakes => (429, Some("1")),
         };
-        headers.extend(retry_after.map(|seconds| ("Retry-After", seconds)));
-        let body = format!("{}\n", self.reason());
-        http::response(status, &headers, body.as_bytes(), true, false)
+        let reject = Reject::new(status).with_body(format!("{}\n", self.reason()));
+        match retry_after {
+            Some(seconds) => reject.with_header("Retry-After", seconds),
+            None => reject,
+        }
     }
 
     /// The close frame for a client whose handshake was answered elsewhere.
@@ -165,4 +175,109 @@ impl TurnedAway {
             Self::Origin => &counters.refused_origin,
         }
     }
+}
+
+/// How a handshake is accepted.
+#[derive(Default)]
+pub(crate) struct Granted {
+    pub(super) subprotocol: Option<String>,
+    headers: Vec<(String, String)>,
+    pub(super) kept: Option<Kept>,
+}
+
+impl Granted {
+    /// What the program says to a request, if it can be sent. A handler's thread asks.
+    pub(super) fn by(
+        hub: &Arc<Hub>,
+        request: &RequestHead,
+        answer: Result<Welcome, Reject>,
+    ) -> Result<Self, Reject> {
+        let Welcome {
+            subprotocol,
+            headers,
+            attachment,
+        } = answer.map_err(Reject::checked)?;
+        let kept = attachment.map(|attachment| Kept::new(hub, attachment));
+        if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
+            error!(
+                "the handshake handler has accepted a request for {:?}, but {wrong}: the client gets 500",
+                request.path()
+            );
+            return Err(Reject::internal_error());
+        }
+        Ok(Self {
+            subprotocol,
+            headers,
+            kept,
+        })
+    }
+
+    /// All headers of the 101 response.
+    pub(super) fn headers<'a>(&'a self, handshake: &'a Handshake) -> Vec<(&'a str, &'a str)> {
+        let mut headers = handshake.headers();
+        headers.extend(
+            self.subprotocol
+                .as_deref()
+                .map(|chosen| ("Sec-WebSocket-Protocol", chosen)),
+        );
+        headers.extend(
+            self.headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        headers
+    }
+}
+
+/// What the program keeps for a connection that may never open. Dropping it is user code, so it is left to the handlers
+/// wherever that happens.
+pub(crate) struct Kept {
+    attachment: Option<Arc<dyn Any + Send + Sync>>,
+    hub: Weak<Hub>,
+}
+
+impl Kept {
+    fn new(hub: &Arc<Hub>, attachment: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            attachment: Some(attachment),
+            hub: Arc::downgrade(hub),
+        }
+    }
+
+    /// The session has it from here on.
+    pub(super) fn take(mut self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.attachment.take()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let Some(attachment) = self.attachment.take() else {
+            return;
+        };
+        let here = |attachment| {
+            // Nobody is left to tell of a panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(attachment)));
+        };
+        match self.hub.upgrade() {
+            Some(hub) if !super::pool::is_handler_of(&hub) => {
+                let kept = Self {
+                    attachment: Some(attachment),
+                    hub: std::mem::take(&mut self.hub),
+                };
+                // Without handlers, it is dropped here after all.
+                if let Err(Work::Drop(mut kept)) = Pool::push_work(&hub, Work::Drop(kept)) {
+                    kept.attachment.take().map(here);
+                }
+            }
+            _ => here(attachment),
+        }
+    }
+}
+
+/// The answer to a handshake that has come too late.
+pub(super) fn shutting_down() -> Reject {
+    Reject::new(503)
+        .with_header("Retry-After", "5")
+        .with_body("the server is shutting down\n")
 }

@@ -464,7 +464,7 @@ impl<T: Transport> Core<T> {
         };
         transport.finish();
         match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            Role::Http(http) => self.heads_len -= usize::from(http.is_in_line()),
+            Role::Http(http) => self.http_release(*http),
             Role::WebSocket(ws) => self.release(slot, ws),
             Role::Lingering(_) => {}
         }
@@ -482,11 +482,10 @@ impl<T: Transport> Core<T> {
         if let Some(conn) = self.conns.remove(slot) {
             // Before others are told that accepting may work again.
             drop(conn.transport);
-            if let Role::Http(http) = &conn.role {
-                self.heads_len -= usize::from(http.is_in_line());
-            }
-            if let Role::WebSocket(ws) = conn.role {
-                self.release(slot, ws);
+            match conn.role {
+                Role::Http(http) => self.http_release(*http),
+                Role::WebSocket(ws) => self.release(slot, ws),
+                Role::Lingering(_) => {}
             }
             self.forget();
         }
@@ -597,8 +596,7 @@ impl<T: Transport> Core<T> {
 
     pub(super) fn job(&mut self, key: Key, work: Work) {
         self.jobs.push(Job {
-            shard: self.index,
-            key,
+            to: Some((self.index, key)),
             work,
         });
     }

@@ -12,13 +12,13 @@ use super::id::ConnectionId;
 use crate::message::Message;
 use crate::protocol::http::Head;
 use crate::report::Span;
+use crate::request::{Reject, RequestHead};
 
 /// One WebSocket connection, as everything above the engine knows it.
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
-    /// Where the client is, if that is not its peer's address.
-    client: Option<Box<IpAddr>>,
+    rare: Option<Box<Rare>>,
     pub(super) span: Span,
     /// The path of the request that opened it, with its query.
     pub(crate) target: Box<str>,
@@ -27,6 +27,14 @@ pub(crate) struct Session {
     status: AtomicU8,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
     batch: AtomicU8,
+}
+
+/// What few sessions have.
+struct Rare {
+    /// Where the client is, if that is not its peer's address.
+    client: Option<IpAddr>,
+    /// What was chosen of the subprotocols that the client has offered.
+    subprotocol: Option<Box<str>>,
 }
 
 /// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
@@ -56,21 +64,22 @@ pub(crate) enum Status {
 impl Session {
     pub(crate) fn new(
         id: ConnectionId,
-        peer: SocketAddr,
-        client: Option<Box<IpAddr>>,
-        target: Box<str>,
+        request: &RequestHead,
+        subprotocol: Option<String>,
     ) -> Self {
+        let peer = request.peer_addr();
+        let client = request.client_ip();
+        let target = request.head().target.as_str();
+        let rare = Rare {
+            client: (client != peer.ip()).then_some(client),
+            subprotocol: subprotocol.map(String::into_boxed_str),
+        };
         Self {
-            span: Span::connection(
-                id,
-                peer,
-                client.as_ref().map_or(peer.ip(), |client| **client),
-                &target,
-            ),
+            span: Span::connection(id, peer, client, target),
             id,
             peer,
-            client,
-            target,
+            rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
+            target: target.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
             batch: AtomicU8::new(Batch::HANDED_OVER),
@@ -79,10 +88,13 @@ impl Session {
 
     /// Where the client is, as far as can be known.
     pub(crate) fn client_ip(&self) -> IpAddr {
-        match &self.client {
-            Some(client) => **client,
-            None => self.peer.ip(),
-        }
+        let client = self.rare.as_ref().and_then(|rare| rare.client);
+        client.unwrap_or(self.peer.ip())
+    }
+
+    /// What was chosen of the subprotocols that the client has offered.
+    pub(crate) fn subprotocol(&self) -> Option<&str> {
+        self.rare.as_ref()?.subprotocol.as_deref()
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -131,6 +143,15 @@ pub(crate) struct Response {
     pub(crate) keep_alive: bool,
 }
 
+/// How the program accepts a handshake.
+#[derive(Default)]
+pub(crate) struct Welcome {
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    /// What the program keeps for the session from the start.
+    pub(crate) attachment: Option<Arc<dyn Any + Send + Sync>>,
+}
+
 /// Which events the program has a handler for; the others cost it nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Interests {
@@ -138,20 +159,24 @@ pub(crate) struct Interests {
     pub(crate) message: bool,
     pub(crate) close: bool,
     pub(crate) request: bool,
+    pub(crate) handshake: bool,
 }
 
 /// The program, as the engine sees it.
 ///
 /// `entered` and `left` are called on the shard's thread and return at once. The others are called on a handler
 /// thread and may block: for one session never two at a time, and in this order: `open`, each `message` as it was
-/// sent, `close`, each exactly once.
+/// sent, `close`, each exactly once. `handshake` is before all of them, while there is no session yet.
 pub(crate) trait Events: Send + Sync + 'static {
     fn interests(&self) -> Interests;
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
 
-    fn open(&self, session: &Arc<Session>);
+    /// May this client come in?
+    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject>;
+    /// The request is the one that the session began with, if it is known.
+    fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);
     fn close(&self, session: &Arc<Session>);
     fn request(&self, request: Request) -> Response;

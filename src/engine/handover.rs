@@ -86,6 +86,20 @@ impl<J> Handover<J> {
     ) -> usize {
         let mut queue = lock(&self.queue);
         queue.jobs.extend(jobs);
+        self.pushed(queue, now, eager)
+    }
+
+    /// The same for one job, which is handed back once the queue is closed: no thread might come for it.
+    pub(crate) fn try_push(&self, job: J, now: Instant, eager: bool) -> Result<usize, J> {
+        let mut queue = lock(&self.queue);
+        if queue.closed {
+            return Err(job);
+        }
+        queue.jobs.push_back(job);
+        Ok(self.pushed(queue, now, eager))
+    }
+
+    fn pushed(&self, mut queue: MutexGuard<'_, Queue<J>>, now: Instant, eager: bool) -> usize {
         if queue.watch_parked {
             queue.watch_parked = false;
             self.watch.notify_one();

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 
 use super::admission::Said;
+use super::ask::Accepted;
 use super::events::Events;
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
@@ -49,6 +50,8 @@ pub(crate) struct Hub {
     /// What each address has, where that is bounded.
     pub(super) peers: Option<Arc<Peers>>,
     pub(super) said: Said,
+    /// The program decides who may come in.
+    pub(super) asks: bool,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -120,6 +123,7 @@ pub(crate) struct Newcomer {
 }
 
 /// What is known of a connection whose request was read elsewhere, and found to be a handshake.
+#[derive(Default)]
 pub(crate) struct Upgraded {
     /// The request. None if nobody has kept it.
     pub(crate) head: Option<Box<Head>>,
@@ -135,6 +139,10 @@ pub(crate) struct Upgraded {
     pub(crate) closed: bool,
     /// How far its stream has been read already.
     pub(crate) received: Option<Received>,
+    /// What was read behind the request, and not looked at.
+    pub(crate) early: Vec<u8>,
+    /// It was asked about already (`Hub::ask`), and answered. Its request is in there.
+    pub(crate) accepted: Option<Box<Accepted>>,
 }
 
 /// What has been read from a connection before it was handed over.
@@ -170,6 +178,7 @@ impl Hub {
             })
             .collect();
         Arc::new(Self {
+            asks: events.interests().handshake,
             pool: Pool::new(settings.handler_threads, events),
             peers: Peers::new(&settings.limits),
             said: Said::default(),

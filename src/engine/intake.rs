@@ -24,7 +24,9 @@ pub(super) struct Intake {
     unfinished: usize,
     /// Of messages that wait for handlers, or are in their hands.
     unhandled: usize,
-    /// For either of the two.
+    /// What clients have sent behind handshakes that the program is being asked about.
+    early: usize,
+    /// For either of the first two.
     half: usize,
     /// Handlers have come back from connections that hold some of it back.
     more_held_back: bool,
@@ -37,6 +39,7 @@ impl Intake {
         Self {
             unfinished: 0,
             unhandled: 0,
+            early: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
             more_held_back: false,
@@ -52,6 +55,18 @@ impl Intake {
     pub(super) fn sub_unhandled(&mut self, bytes: usize) {
         debug_assert!(self.unhandled >= bytes);
         self.unhandled = self.unhandled.saturating_sub(bytes);
+    }
+
+    /// Keeps early bytes until the program has decided, if there is room for them: clients are to wait (RFC 6455 §4.1), so
+    /// it is little.
+    pub(super) fn add_early(&mut self, bytes: usize) -> bool {
+        self.early += bytes;
+        bytes == 0 || self.early <= self.half / 4
+    }
+
+    pub(super) fn sub_early(&mut self, bytes: usize) {
+        debug_assert!(self.early >= bytes);
+        self.early = self.early.saturating_sub(bytes);
     }
 
     /// What a connection holds of an unfinished message has changed.
@@ -82,7 +97,7 @@ impl Intake {
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn bytes(&self) -> usize {
-        self.unfinished + self.unhandled
+        self.unfinished + self.unhandled + self.early
     }
 }
 

@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::events::{Events, Interests, Request, Response, Session};
+use super::events::{Events, Interests, Request, Response, Session, Welcome};
 use super::hub::{Hub, Settings};
 use super::mailbox::{Mailbox, Wake, Weigh};
 use super::sync::{Condvar, Mutex, lock, wait};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
+use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
 /// Explores a model, with at most so many involuntary switches between threads.
@@ -143,9 +144,13 @@ impl Events for Silent {
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
-    fn open(&self, _: &Arc<Session>) {}
+    fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {}
     fn message(&self, _: &Arc<Session>, _: Message) {}
     fn close(&self, _: &Arc<Session>) {}
+
+    fn handshake(&self, _: &RequestHead) -> Result<Welcome, Reject> {
+        panic!("no gate")
+    }
 
     fn request(&self, _: Request) -> Response {
         panic!("no route")

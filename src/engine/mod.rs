@@ -13,6 +13,7 @@
 //! ```
 
 mod admission;
+mod ask;
 mod core;
 mod delivery;
 mod events;
@@ -47,8 +48,10 @@ use std::time::{Duration, Instant};
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
+#[allow(unused_imports)] // As `ask` is.
+pub(crate) use self::ask::{Accepted, Verdict};
 use self::core::Core;
-pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status};
+pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status, Welcome};
 pub(crate) use self::hub::{Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
 pub(crate) use self::mailbox::Refused;

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::admission::{Granted, Kept};
+use super::ask::{Accepted, Then, Verdict};
 use super::events::{Events, Request, Response, Session};
 use super::handover::Handover;
 use super::hub::{Hub, Word};
@@ -21,6 +23,7 @@ use super::mailbox::When;
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
 use crate::report::warning;
+use crate::request::{Reject, RequestHead};
 
 /// What a connection has to handle.
 pub(crate) enum Work {
@@ -28,18 +31,25 @@ pub(crate) enum Work {
     Session(Arc<Session>, Vec<Event>, usize),
     /// A request of an HTTP connection.
     Request(Box<Request>),
+    /// A handshake of an HTTP connection, which waits for the verdict.
+    Handshake(Arc<RequestHead>),
+    /// A handshake that somebody else has read, who waits for the verdict.
+    Ask(Box<Accepted>, Then),
+    /// Something that the program kept for a connection that has gone.
+    Drop(Kept),
 }
 
 pub(crate) enum Event {
-    Open,
+    /// With the request that it began with, if that is known.
+    Open(Option<Arc<RequestHead>>),
     Message(Message),
     Close,
 }
 
 /// Work, and where word of its end goes.
 pub(crate) struct Job {
-    pub(crate) shard: u16,
-    pub(crate) key: Key,
+    /// None: nobody waits for word.
+    pub(crate) to: Option<(u16, Key)>,
     pub(crate) work: Work,
 }
 
@@ -53,6 +63,8 @@ pub(crate) enum Done {
     },
     /// The request is answered.
     Request(Response),
+    /// The program has decided who may come in.
+    Handshake(Result<Granted, Reject>),
 }
 
 /// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
@@ -87,9 +99,14 @@ thread_local! {
     static HANDLER_OF: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Whether the calling thread runs handlers of that hub.
+pub(super) fn is_handler_of(hub: &Hub) -> bool {
+    HANDLER_OF.get() == std::ptr::from_ref(hub).addr()
+}
+
 /// When a shard is to learn of what the calling thread leaves: a handler of that hub wakes it when its batch ends.
 pub(super) fn when(hub: &Hub) -> When {
-    if HANDLER_OF.get() == std::ptr::from_ref(hub).addr() {
+    if is_handler_of(hub) {
         When::Deferred
     } else {
         When::Now
@@ -179,6 +196,18 @@ impl Pool {
         }
     }
 
+    /// Hands over work that no shard waits for. An error is the work, where there are no handlers any more.
+    pub(super) fn push_work(hub: &Arc<Hub>, work: Work) -> Result<(), Work> {
+        let job = Job { to: None, work };
+        let pushed = hub
+            .pool
+            .handover
+            .try_push(job, Instant::now(), hub.pool.is_slow());
+        let start = pushed.map_err(|job| job.work)?;
+        Self::spawn_more(hub, start);
+        Ok(())
+    }
+
     /// Calls a thread for every job that waits.
     pub(crate) fn call_all(hub: &Arc<Hub>) {
         Self::spawn_more(hub, hub.pool.handover.call_all());
@@ -232,7 +261,7 @@ impl Pool {
     }
 
     /// Runs the handlers of a job, and leaves word of its end with the shard.
-    pub(super) fn handle(hub: &Hub, events: &dyn Events, job: Job) {
+    pub(super) fn handle(hub: &Arc<Hub>, events: &dyn Events, job: Job) {
         let caught = |handler: &mut dyn FnMut()| {
             let outcome = catch_unwind(AssertUnwindSafe(handler));
             if outcome.is_err() {
@@ -251,7 +280,7 @@ impl Pool {
                     list.by_ref().any(|event| {
                         let mut event = Some(event);
                         !caught(&mut || match event.take() {
-                            Some(Event::Open) => events.open(&session),
+                            Some(Event::Open(request)) => events.open(&session, request.as_ref()),
                             Some(Event::Message(message)) => events.message(&session, message),
                             Some(Event::Close) => events.close(&session),
                             None => {}
@@ -266,7 +295,7 @@ impl Pool {
                         Event::Close => {
                             span.within(|| caught(&mut || events.close(&session)));
                         }
-                        Event::Open => {}
+                        Event::Open(_) => {}
                     }
                 }
                 // The shard has ended meanwhile, and nobody else will tell.
@@ -290,14 +319,49 @@ impl Pool {
                 caught(&mut || response = request.take().map(|request| events.request(request)));
                 Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
             }
+            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request)),
+            Work::Ask(accepted, then) => {
+                let mut asked = Some((accepted, then));
+                caught(&mut || {
+                    if let Some((mut accepted, then)) = asked.take() {
+                        then.tell(match Self::ask(hub, events, accepted.request()) {
+                            Ok(granted) => {
+                                accepted.grant(granted);
+                                Verdict::Accepted(accepted)
+                            }
+                            Err(reject) => {
+                                hub.common.refused_handshake_handler.add(1);
+                                Verdict::Rejected(reject)
+                            }
+                        });
+                    }
+                });
+                return;
+            }
+            Work::Drop(kept) => {
+                drop(kept);
+                return;
+            }
         };
-        hub.word(job.shard, Word::Done(job.key, done), When::Deferred);
+        if let Some((shard, key)) = job.to {
+            hub.word(shard, Word::Done(key, done), When::Deferred);
+        }
+    }
+
+    /// Runs the handshake handler.
+    fn ask(hub: &Arc<Hub>, events: &dyn Events, request: &RequestHead) -> Result<Granted, Reject> {
+        let answer = catch_unwind(AssertUnwindSafe(|| events.handshake(request)));
+        let answer = answer.unwrap_or_else(|_| {
+            hub.common.handler_panics.add(1);
+            Err(Reject::internal_error())
+        });
+        Granted::by(hub, request, answer)
     }
 
     /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread.
     #[cfg(all(any(test, fuzzing), not(loom)))]
-    pub(super) fn run_here(hub: &Hub, job: Job) {
-        let before = HANDLER_OF.replace(std::ptr::from_ref(hub).addr());
+    pub(super) fn run_here(hub: &Arc<Hub>, job: Job) {
+        let before = HANDLER_OF.replace(Arc::as_ptr(hub).addr());
         if let Some(events) = hub
             .pool
             .events

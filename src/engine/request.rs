@@ -4,8 +4,9 @@
 //! While one is handled or answered nothing is read, and TCP slows the client down.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::admission::TurnedAway;
+use super::admission::{Granted, TurnedAway, shutting_down};
 use super::core::{Core, Role};
 use super::events::{Request, Response};
 use super::hub::Upgraded;
@@ -14,9 +15,11 @@ use super::timers::Tick;
 use super::websocket::Opening;
 use crate::metrics::{Counter, Counters};
 use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
 use crate::protocol::handshake::{self, Handshake, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::report::debug;
+use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
 pub(super) struct Http {
@@ -36,11 +39,54 @@ enum Phase {
     Body(Box<(Head, Body)>),
     /// A handler runs.
     Handling,
+    /// The handshake handler runs.
+    Asking(Box<Asking>),
     Writing {
         bytes: Vec<u8>,
         at: usize,
         keep_alive: bool,
     },
+}
+
+/// A handshake that the program is being asked about.
+struct Asking {
+    request: Arc<RequestHead>,
+    entry: Entry,
+}
+
+/// How a handshake has come.
+enum Entry {
+    /// It was read here, and is to be answered.
+    Here(Handshake),
+    /// It was read elsewhere.
+    Elsewhere(Box<Upgraded>),
+}
+
+impl Entry {
+    /// Messages that came with it, and are still to be handled.
+    fn messages(&self) -> usize {
+        match self {
+            Self::Here(_) => 0,
+            Self::Elsewhere(upgraded) => upgraded.messages(),
+        }
+    }
+}
+
+/// The answer to an accepted handshake.
+fn response(handshake: &Handshake, granted: &Granted) -> Vec<u8> {
+    http::response(101, &granted.headers(handshake), b"", false, false)
+}
+
+/// What a client is owed whose handshake was to be accepted as it was, with the answer that it gets instead.
+fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
+    let head = request.head();
+    let Ok(handshake) = handshake::check(&head.method, head.minor_version, head.pairs()) else {
+        return owed;
+    };
+    match owed.strip_prefix(handshake::response(&handshake).as_slice()) {
+        Some(rest) => [response(&handshake, granted).as_slice(), rest].concat(),
+        None => owed,
+    }
 }
 
 impl Http {
@@ -64,10 +110,18 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
+    /// What is held behind a handshake that the program is being asked about.
+    fn early_bytes(&self) -> usize {
+        match self.phase {
+            Phase::Asking(_) => self.buffer.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn deadline(&self) -> Tick {
         match self.phase {
             // A handler may take as long as it likes.
-            Phase::Handling => Tick::NEVER,
+            Phase::Handling | Phase::Asking(_) => Tick::NEVER,
             _ => self.deadline,
         }
     }
@@ -159,7 +213,7 @@ impl<T: Transport> Core<T> {
             let gone_on = match &mut http.phase {
                 Phase::Head => self.http_head(slot),
                 Phase::Body(_) => self.http_body(slot),
-                Phase::Handling | Phase::Writing { .. } => false,
+                Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => false,
             };
             if !gone_on {
                 break;
@@ -203,7 +257,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
-            Ok(handshake) => self.http_upgrade(slot, head, &handshake),
+            Ok(handshake) => self.http_upgrade(slot, head, handshake),
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
@@ -218,7 +272,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// A valid handshake: a WebSocket begins, unless its client may not come in.
-    fn http_upgrade(&mut self, slot: u32, head: Head, handshake: &Handshake) {
+    fn http_upgrade(&mut self, slot: u32, head: Head, handshake: Handshake) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -226,21 +280,178 @@ impl<T: Transport> Core<T> {
             return;
         };
         let peer = http.peer;
-        let client = match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
-            Ok(client) => client,
-            Err(turned_away) => {
-                self.turn_away(slot, turned_away);
-                return;
+        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => {
+                let request = Arc::new(RequestHead::received(head, peer, client));
+                self.ask(slot, request, Entry::Here(handshake));
             }
+            Err(turned_away) => self.turn_away(slot, turned_away),
+        }
+    }
+
+    /// The same for a connection whose request was read elsewhere.
+    pub(super) fn take_over(&mut self, slot: u32, peer: SocketAddr, mut upgraded: Upgraded) {
+        if let Some(http) = self.http(slot) {
+            http.buffer = std::mem::take(&mut upgraded.early);
+        }
+        if let Some(accepted) = upgraded.accepted.take() {
+            let (request, granted) = accepted.into_parts();
+            self.come_in(slot, request, Entry::Elsewhere(Box::new(upgraded)), granted);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let head = upgraded.head.take();
+        let admitted = match self.hub.is_full() {
+            true => Err(TurnedAway::ConnectionsMax),
+            false => self
+                .hub
+                .admit(peer, head.as_deref(), &mut conn.place, self.now),
+        };
+        match admitted {
+            Ok(client) => {
+                let request = Arc::new(match head {
+                    Some(head) => RequestHead::received(*head, peer, client),
+                    None => RequestHead::unknown(peer, client),
+                });
+                self.ask(slot, request, Entry::Elsewhere(Box::new(upgraded)));
+            }
+            Err(turned_away) if upgraded.answered => {
+                turned_away.counter(self.counters()).add(1);
+                self.dismiss(slot, upgraded, turned_away.close_frame());
+            }
+            Err(turned_away) => self.turn_away(slot, turned_away),
+        }
+    }
+
+    /// Has the program decide whether a client may come in. Meanwhile nothing is read.
+    fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
+        if !self.interests.handshake {
+            self.come_in(slot, request, entry, Granted::default());
+            return;
+        }
+        self.leave_line(slot);
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        http.buffer.shrink_to_fit();
+        http.phase = Phase::Asking(Box::new(Asking {
+            request: request.clone(),
+            entry,
+        }));
+        let early = http.early_bytes();
+        if self.intake.add_early(early) {
+            self.job(key, Work::Handshake(request));
+            return;
+        }
+        // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
+        self.counters().unfinished_messages.add(1);
+        let reason = "too much was sent before the handshake was answered";
+        if let Some(asking) = self.stop_asking(slot) {
+            let answer = Reject::new(503).with_body(format!("{reason}\n"));
+            self.http_reject(slot, asking.entry, &answer, CloseCode::TRY_AGAIN_LATER);
+        }
+    }
+
+    /// The program is not asked any more, or has answered. What was held of early bytes is as that of others again.
+    fn stop_asking(&mut self, slot: u32) -> Option<Asking> {
+        let http = self.http(slot)?;
+        if !matches!(http.phase, Phase::Asking(_)) {
+            return None;
+        }
+        let early = http.early_bytes();
+        let Phase::Asking(asking) = std::mem::replace(&mut http.phase, Phase::Head) else {
+            return None;
+        };
+        self.intake.sub_early(early);
+        Some(*asking)
+    }
+
+    /// The program has decided.
+    pub(super) fn http_verdict(&mut self, slot: u32, answer: Result<Granted, Reject>) {
+        // Where nobody waits for it any more, what was granted is dropped.
+        let Some(Asking { request, entry }) = self.stop_asking(slot) else {
+            return;
+        };
+        match answer {
+            Ok(mut granted) => {
+                if matches!(&entry, Entry::Elsewhere(upgraded) if upgraded.answered) {
+                    // The client can't be told of it any more.
+                    granted.subprotocol = None;
+                }
+                self.come_in(slot, request, entry, granted);
+            }
+            Err(reject) => {
+                self.counters().refused_handshake_handler.add(1);
+                let peer = request.peer_addr();
+                debug!("{peer} was turned away by the handshake handler: {reject}");
+                self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
+            }
+        }
+    }
+
+    /// Answers a handshake with a refusal; with a close frame where it was answered already.
+    fn http_reject(&mut self, slot: u32, entry: Entry, reject: &Reject, code: CloseCode) {
+        match entry {
+            Entry::Elsewhere(upgraded) if upgraded.answered => {
+                let frame = encode::close(Some((code, reject.reason())));
+                self.dismiss(slot, *upgraded, frame);
+            }
+            entry => {
+                self.hub.count_unhandled(entry.messages());
+                self.http_answer(slot, reject.response(true, false), false);
+            }
+        }
+    }
+
+    /// Ends a connection whose handshake was answered elsewhere.
+    fn dismiss(&mut self, slot: u32, upgraded: Upgraded, close_frame: Vec<u8>) {
+        self.hub.count_unhandled(upgraded.messages());
+        // Behind what was begun, lest the frame end up inside another.
+        let last = match (upgraded.closed, upgraded.farewell) {
+            (true, _) => Vec::new(),
+            (false, Some(farewell)) => farewell,
+            (false, None) => close_frame,
+        };
+        self.http_answer(slot, [upgraded.owed, last].concat(), false);
+    }
+
+    /// A WebSocket begins.
+    fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
+        let Some(http) = self.http(slot) else {
+            return;
         };
         let mut early = std::mem::take(&mut http.buffer);
+        let (preface, upgraded) = match entry {
+            Entry::Here(handshake) => (response(&handshake, &granted), None),
+            Entry::Elsewhere(mut upgraded) => {
+                let mut owed = std::mem::take(&mut upgraded.owed);
+                if !upgraded.answered {
+                    owed = rewritten(owed, &request, &granted);
+                }
+                (owed, Some(upgraded))
+            }
+        };
         let opening = Opening {
-            peer,
-            client,
-            target: head.target.into(),
-            preface: Some(handshake::response(handshake).into()),
+            request,
+            granted,
+            preface: (!preface.is_empty()).then(|| preface.into()),
         };
         self.open(slot, opening);
+        if let Some(upgraded) = upgraded {
+            if let Some(received) = upgraded.received {
+                self.resume(slot, received);
+            }
+            if upgraded.closed {
+                self.resume_closed(slot);
+            } else if upgraded.ended {
+                self.resume_ended(slot, upgraded.farewell);
+            }
+        }
         if early.is_empty() {
             return;
         }
@@ -250,66 +461,6 @@ impl<T: Transport> Core<T> {
             self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
         } else {
             self.ws_input(slot, &mut early);
-        }
-    }
-
-    /// The same for a connection whose request was read elsewhere.
-    pub(super) fn take_over(&mut self, slot: u32, peer: SocketAddr, upgraded: Upgraded) {
-        let Upgraded {
-            head,
-            answered,
-            owed,
-            ended,
-            farewell,
-            closed,
-            received,
-        } = upgraded;
-        let messages = received
-            .as_ref()
-            .map_or(0, |received| received.messages.len());
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let admitted = match self.hub.is_full() {
-            true => Err(TurnedAway::ConnectionsMax),
-            false => self
-                .hub
-                .admit(peer, head.as_deref(), &mut conn.place, self.now),
-        };
-        let client = match admitted {
-            Ok(client) => client,
-            Err(turned_away) if answered => {
-                self.hub.count_unhandled(messages);
-                turned_away.counter(self.counters()).add(1);
-                // Behind what was begun, lest the frame end up inside another.
-                let last = match (closed, farewell) {
-                    (true, _) => Vec::new(),
-                    (false, Some(farewell)) => farewell,
-                    (false, None) => turned_away.close_frame(),
-                };
-                let answer = [owed, last].concat();
-                self.http_answer(slot, answer, false);
-                return;
-            }
-            Err(turned_away) => {
-                self.turn_away(slot, turned_away);
-                return;
-            }
-        };
-        let opening = Opening {
-            peer,
-            client,
-            target: head.map_or_else(|| "/".into(), |head| head.target.into()),
-            preface: (!owed.is_empty()).then(|| owed.into()),
-        };
-        self.open(slot, opening);
-        if let Some(received) = received {
-            self.resume(slot, received);
-        }
-        if closed {
-            self.resume_closed(slot);
-        } else if ended {
-            self.resume_ended(slot, farewell);
         }
     }
 
@@ -483,7 +634,7 @@ impl<T: Transport> Core<T> {
         };
         match http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
-            Phase::Handling | Phase::Writing { .. } => {}
+            Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => {}
         }
     }
 
@@ -497,7 +648,7 @@ impl<T: Transport> Core<T> {
         }
         let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
         match http.phase {
-            Phase::Handling => {}
+            Phase::Handling | Phase::Asking(_) => {}
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
                 let answer = http::response(408, &[], b"the request took too long\n", true, false);
@@ -519,12 +670,28 @@ impl<T: Transport> Core<T> {
         match &mut http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
             Phase::Handling => {}
+            Phase::Asking(_) => {
+                if let Some(asking) = self.stop_asking(slot) {
+                    self.counters().refused_unserved.add(1);
+                    let code = CloseCode::GOING_AWAY;
+                    self.http_reject(slot, asking.entry, &shutting_down(), code);
+                }
+            }
             Phase::Writing { keep_alive, .. } => *keep_alive = false,
+        }
+    }
+
+    /// It is an HTTP connection no longer.
+    pub(super) fn http_release(&mut self, http: Http) {
+        self.heads_len -= usize::from(http.is_in_line());
+        self.intake.sub_early(http.early_bytes());
+        if let Phase::Asking(asking) = &http.phase {
+            self.hub.count_unhandled(asking.entry.messages());
         }
     }
 }
 
-fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
+pub(super) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
     match refusal {
         Refusal::NotAnUpgrade => &counters.failed_not_an_upgrade,
         Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {

@@ -13,11 +13,11 @@
 mod expiry;
 mod receiving;
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::admission::{Granted, Kept};
 use super::core::{Conn, Core, Role};
 use super::events::{Session, Status};
 use super::hub::Settings;
@@ -31,6 +31,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::connection::Connection;
 use crate::protocol::encode;
 use crate::report::debug;
+use crate::request::RequestHead;
 use crate::transport::Transport;
 
 pub(super) struct WebSocket {
@@ -87,10 +88,8 @@ struct Unfinished {
 
 /// What a WebSocket begins with.
 pub(super) struct Opening {
-    pub(super) peer: SocketAddr,
-    /// Where the client is, if that is not its peer's address.
-    pub(super) client: Option<Box<IpAddr>>,
-    pub(super) target: Box<str>,
+    pub(super) request: Arc<RequestHead>,
+    pub(super) granted: Granted,
     /// The answer to the handshake, if it has yet to be sent.
     pub(super) preface: Option<Bytes>,
 }
@@ -265,12 +264,15 @@ impl<T: Transport> Core<T> {
             key,
         };
         let Opening {
-            peer,
-            client,
-            target,
+            request,
+            granted,
             preface,
         } = opening;
-        let session = Arc::new(Session::new(id, peer, client, target));
+        let session = Arc::new(Session::new(id, &request, granted.subprotocol));
+        if let Some(attachment) = granted.kept.and_then(Kept::take) {
+            let _ = session.attachment.set(attachment);
+        }
+        let peer = session.peer;
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
@@ -281,7 +283,8 @@ impl<T: Transport> Core<T> {
             ws.outbox.push_preface(preface);
         }
         if self.interests.open {
-            ws.inbox.push(Event::Open);
+            ws.inbox
+                .push(Event::Open(request.is_known().then_some(request)));
         }
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -442,6 +445,7 @@ impl<T: Transport> Core<T> {
         };
         match done {
             Done::Request(response) => self.http_respond(slot, response),
+            Done::Handshake(answer) => self.http_verdict(slot, answer),
             Done::Session {
                 panicked,
                 unhandled,

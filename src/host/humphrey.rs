@@ -121,6 +121,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
                     messages: parts.messages,
                     protocol,
                 }),
+                ..Upgraded::default()
             }),
         })
     });

@@ -83,6 +83,7 @@ const FAMILIES: &[Family] = &[
                     Value::Count(refused.peer_handshakes_per_second_max),
                 ),
                 ("origin", Value::Count(refused.origin)),
+                ("handshake_handler", Value::Count(refused.handshake_handler)),
                 ("unserved", Value::Count(refused.unserved)),
             ]
         },
@@ -247,6 +248,7 @@ mod tests {
                 peer_connections_max: next(),
                 peer_handshakes_per_second_max: next(),
                 origin: next(),
+                handshake_handler: next(),
                 unserved: next(),
             },
             handshake_failures: HandshakeFailures {

@@ -174,12 +174,18 @@ fn accept(key: &str) -> String {
 
 /// The 101 response (RFC 6455 §4.2.2).
 pub(crate) fn response(handshake: &Handshake) -> Vec<u8> {
-    let headers = [
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", handshake.accept.as_str()),
-    ];
-    http::response(101, &headers, b"", false, false)
+    http::response(101, &handshake.headers(), b"", false, false)
+}
+
+impl Handshake {
+    /// The headers of the 101 response.
+    pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", self.accept.as_str()),
+        ]
+    }
 }
 
 /// The whole refusal: status, the headers that belong to it, and the reason as plain text. The

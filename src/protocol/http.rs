@@ -331,7 +331,7 @@ impl Head {
 pub(super) const OWS: [char; 2] = [' ', '\t'];
 
 /// The elements of a comma-separated list; empty ones do not count (RFC 9110 §5.6.1).
-pub(super) fn list(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn list(line: &str) -> impl Iterator<Item = &str> {
     line.split(',')
         .map(|element| element.trim_matches(OWS))
         .filter(|element| !element.is_empty())
@@ -407,13 +407,16 @@ fn begin_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
 /// dangerous), and not the framing, which [`response`] writes itself.
 fn may_be_sent(name: &str, value: &str) -> bool {
     let framing = ["Content-Length", "Transfer-Encoding"];
-    !name.is_empty()
-        && name.bytes().all(is_token_byte)
+    is_token(name)
         && !value.contains(['\r', '\n', '\0'])
         && !framing.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// RFC 9110 §5.6.2
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

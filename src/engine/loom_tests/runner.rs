@@ -10,11 +10,12 @@ use std::time::Instant;
 use loom::thread;
 
 use super::{Reactor, check, hub};
-use crate::engine::events::{Events, Interests, Request, Response, Session};
+use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Hub, Upgraded};
 use crate::engine::pool::Pool;
 use crate::engine::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::message::Message;
+use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
@@ -73,14 +74,18 @@ impl Events for Diary {
             open: true,
             message: true,
             close: true,
-            request: false,
+            ..Interests::default()
         }
     }
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
 
-    fn open(&self, _: &Arc<Session>) {
+    fn handshake(&self, _: &RequestHead) -> Result<Welcome, Reject> {
+        panic!("no gate")
+    }
+
+    fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {
         self.note("open ");
     }
 
@@ -98,7 +103,7 @@ impl Events for Diary {
 }
 
 /// A handler thread, as in `Pool::work`.
-fn work(hub: &Hub, diary: &Diary, now: Instant) {
+fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
     let handover = &hub.pool.handover;
     handover.started();
     while let Some((job, start)) = handover.take(now, true).or_else(|| {
@@ -142,6 +147,7 @@ fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_t
             farewell: None,
             closed: false,
             received: None,
+            ..Upgraded::default()
         };
         let mut arrival = Some((script, upgraded));
         loop {

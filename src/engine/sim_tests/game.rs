@@ -156,9 +156,11 @@ impl Game {
                 message: true,
                 close: true,
                 request: dice.one_in(2),
+                ..Interests::default()
             },
             handler: Box::new(handler),
             route: Box::new(route),
+            ..Setup::default()
         });
         Self {
             world,
@@ -280,6 +282,7 @@ impl Game {
             farewell: None,
             closed: false,
             received: Some(received),
+            ..Upgraded::default()
         })
     }
 

@@ -36,6 +36,7 @@ fn with_routes(limits: Limits) -> World {
             message: true,
             close: true,
             request: true,
+            ..Interests::default()
         },
         handler: Box::new(echo),
         route: Box::new(answer),
@@ -174,6 +175,7 @@ fn a_handed_over_connection_over_the_limit_gets_what_it_is_owed_and_then_is_told
         farewell: None,
         closed: false,
         received: None,
+        ..Upgraded::default()
     });
     let mut output = world.output(client);
     assert_eq!(output.drain(..owed.len()).collect::<Vec<_>>(), owed);

@@ -628,6 +628,7 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
             messages: vec![Message::new("early")],
             protocol,
         }),
+        ..Upgraded::default()
     });
     world.client_sends(client, &cut[4..]);
     world.run_handlers();

@@ -298,8 +298,7 @@ fn a_disconnect_is_told_also_behind_a_panic_of_the_same_job() {
         Event::Close,
     ];
     let job = Job {
-        shard: 0,
-        key: world.key(client),
+        to: Some((0, world.key(client))),
         work: Work::Session(world.session(client), events, 0),
     };
     world.jobs.push(job);

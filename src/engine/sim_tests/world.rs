@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
-use crate::engine::events::{Events, Interests, Request, Response, Session};
+use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
@@ -19,6 +19,7 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
+use crate::request::{Reject, RequestHead};
 
 /// What the program was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,7 @@ impl Told {
 }
 
 type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
+type Gate = dyn Fn(&RequestHead) -> Result<Welcome, Reject> + Send + Sync;
 type Route = dyn Fn(Request) -> Response + Send + Sync;
 
 /// How a world is to be.
@@ -46,6 +48,7 @@ pub(super) struct Setup {
     pub(super) heartbeat: Option<Heartbeat>,
     pub(super) interests: Interests,
     pub(super) handler: Box<Handler>,
+    pub(super) gate: Box<Gate>,
     pub(super) route: Box<Route>,
 }
 
@@ -59,9 +62,10 @@ impl Default for Setup {
                 open: true,
                 message: true,
                 close: true,
-                request: false,
+                ..Interests::default()
             },
             handler: Box::new(|_, _, _| {}),
+            gate: Box::new(|_| panic!("no gate")),
             route: Box::new(|_| panic!("no route")),
         }
     }
@@ -91,6 +95,8 @@ struct Program {
     hub: OnceLock<Weak<Hub>>,
     log: Mutex<Vec<(Key, Told)>>,
     sessions: Mutex<Vec<Arc<Session>>>,
+    /// With which the last session began, while its handler runs.
+    request: Mutex<Weak<RequestHead>>,
 }
 
 impl Program {
@@ -119,7 +125,12 @@ impl Events for Program {
         self.note(session, Told::Left);
     }
 
-    fn open(&self, session: &Arc<Session>) {
+    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+        (self.setup.gate)(request)
+    }
+
+    fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        *self.request.lock().unwrap() = request.map_or_else(Weak::new, Arc::downgrade);
         self.handle(session, Told::Open);
     }
 
@@ -189,6 +200,7 @@ impl World {
             hub: OnceLock::new(),
             log: Mutex::default(),
             sessions: Mutex::default(),
+            request: Mutex::default(),
         });
         let rung = Arc::new(AtomicBool::new(false));
         let hub = Hub::new(
@@ -497,7 +509,7 @@ impl World {
         self.core().turn();
         while let Some((job, started)) = self.hub.pool.handover.take(now, false) {
             assert_eq!(started, 0);
-            let is_second = self.jobs.iter().any(|other| other.key == job.key);
+            let is_second = job.to.is_some() && self.jobs.iter().any(|other| other.to == job.to);
             assert!(!is_second, "two jobs of one connection at once");
             self.jobs.push(job);
         }

@@ -1,0 +1,201 @@
+//! What a client asks for when it comes, and what the program answers: for handshakes, and for event streams.
+//!
+//! Depends on `protocol::http`. It knows neither connections nor handlers.
+
+mod accept;
+mod reject;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+pub use self::accept::Accept;
+pub(crate) use self::accept::check as check_accept;
+pub use self::reject::Reject;
+use crate::protocol::http::{Head, list};
+
+/// A request before it is answered: its path and query, its headers, and who sends it.
+///
+/// A [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) decides by it who may come in. What is in it
+/// was written by the client, but for the addresses.
+///
+/// ```
+/// use humphrey_ws::RequestHead;
+///
+/// let request = RequestHead::new("/chat?name=J%C3%B6rg+M.&room=1").with_header("Cookie", "theme=dark; session=4711");
+/// assert_eq!(request.path(), "/chat");
+/// assert_eq!(request.query(), "name=J%C3%B6rg+M.&room=1");
+/// assert_eq!(request.query_param("name").as_deref(), Some("Jörg M."));
+/// assert_eq!(request.cookie("session"), Some("4711"));
+/// ```
+#[derive(Clone)]
+pub struct RequestHead {
+    head: Head,
+    peer: SocketAddr,
+    client: IpAddr,
+}
+
+impl RequestHead {
+    /// Makes a request for `target` (path and query) without headers, from `127.0.0.1`: to test a handler without a client.
+    pub fn new(target: impl Into<String>) -> Self {
+        let head = Head {
+            method: "GET".to_owned(),
+            target: target.into(),
+            minor_version: 1,
+            headers: Vec::new(),
+        };
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::received(head, peer, peer.ip())
+    }
+
+    /// Adds a header to a request that was made with [`new`](Self::new).
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.head.headers.push((name.into(), value.into()));
+        self
+    }
+
+    pub(crate) fn received(head: Head, peer: SocketAddr, client: IpAddr) -> Self {
+        Self { head, peer, client }
+    }
+
+    /// A request that nobody has kept: only who sent it is known.
+    pub(crate) fn unknown(peer: SocketAddr, client: IpAddr) -> Self {
+        let mut request = Self::new("/");
+        request.peer = peer;
+        request.client = client;
+        request
+    }
+
+    /// Whether it is known: no handshake is without headers.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.head.headers.is_empty()
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The method: `GET` for a handshake.
+    pub fn method(&self) -> &str {
+        &self.head.method
+    }
+
+    /// The path, as it was sent, without the query. It begins with `/`.
+    pub fn path(&self) -> &str {
+        self.head.path()
+    }
+
+    /// What follows the first `?`, as it was sent; empty if there is none.
+    pub fn query(&self) -> &str {
+        self.head.query()
+    }
+
+    /// The first value of a parameter of the query, decoded: `+` is a space and `%` stands before two hexadecimal digits,
+    /// as browsers encode it (`URLSearchParams`). `None` if it is not there; empty if it has no value.
+    pub fn query_param(&self, name: &str) -> Option<String> {
+        self.query()
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(known, _)| decode(known) == name)
+            .map(|(_, value)| decode(value))
+    }
+
+    /// The first value of a header, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    /// All headers, as they were sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.head.pairs()
+    }
+
+    /// The first cookie of that name (RFC 6265 §4.2), as it was sent, without quotes around it.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        self.head
+            .pairs()
+            .filter(|(header, _)| header.eq_ignore_ascii_case("Cookie"))
+            .flat_map(|(_, value)| value.split(';'))
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(known, _)| known.trim() == name)
+            .map(|(_, value)| unquoted(value.trim()))
+    }
+
+    /// The origin of the page that asks (RFC 6454 §7). Browsers always send it with a handshake, other clients seldom do.
+    ///
+    /// [`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins) has been asked already.
+    pub fn origin(&self) -> Option<&str> {
+        self.header("Origin")
+    }
+
+    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 §1.9).
+    pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
+        self.head
+            .pairs()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"))
+            .flat_map(|(_, value)| list(value))
+    }
+
+    /// The address of the other end of the connection: the client's, or that of a proxy in front.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Where the client is: the address in [`peer_addr`](Self::peer_addr), or behind a proxy that is trusted
+    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)) the one that the proxy names.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client
+    }
+}
+
+/// Shows no header and no query: they hold what is secret.
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method())
+            .field("path", &self.path())
+            .field("peer_addr", &self.peer)
+            .field("client_ip", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .unwrap_or(value)
+}
+
+/// Decodes as `application/x-www-form-urlencoded` (WHATWG URL §5.1): what is no escape stays, what is no UTF-8 is replaced.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, after) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, beyond @ ..])
+                if let (Some(high), Some(low)) = (digit(*high), digit(*low)) =>
+            {
+                bytes.push(high << 4 | low);
+                rest = beyond;
+            }
+            _ => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// A header that may be sent in an answer: a token (RFC 9110 §5.6.2), and a value that stays on its line (§5.5).
+fn is_header(name: &str, value: &str) -> bool {
+    crate::protocol::http::is_token(name) && value.chars().all(|c| c == '\t' || !c.is_control())
+}
+
+#[cfg(test)]
+mod tests;

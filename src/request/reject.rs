@@ -1,0 +1,139 @@
+//! That a request is rejected, and in what words.
+
+use std::error::Error;
+use std::fmt;
+
+use super::is_header;
+use crate::protocol::http;
+use crate::report::error;
+
+/// That a client may not come in, and what it is answered: a status, headers and a body.
+///
+/// ```
+/// use humphrey_ws::Reject;
+///
+/// let reject = Reject::new(401)
+///     .with_header("WWW-Authenticate", "Bearer")
+///     .with_body("a token is needed\n");
+/// assert_eq!(reject.status(), 401);
+/// ```
+///
+/// Programs and tests see all of it; browsers tell a page of a WebSocket only that it failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+/// The headers of framing, which are written with the answer.
+const OWN_HEADERS: [&str; 4] = [
+    "Connection",
+    "Content-Length",
+    "Transfer-Encoding",
+    "Trailer",
+];
+
+impl Reject {
+    /// Rejects with this status and no body. A status that is no final answer (below 200 or above 599) is an error of
+    /// the program's, which is logged; the client then gets 500.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Adds a header. A name or value that HTTP does not allow, `Connection` or `Content-Length` is an error of the
+    /// program's, which is logged; the client then gets 500.
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the body. It is plain text, unless a header `Content-Type` says otherwise.
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The headers that were added.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// What the client gets where the program is at fault.
+    pub(crate) fn internal_error() -> Self {
+        Self::new(500).with_body("internal server error\n")
+    }
+
+    /// As it can be sent: where it can't be, that is logged, and the client gets 500.
+    pub(crate) fn checked(self) -> Self {
+        let is_own = |name: &str| OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let mut headers = self.headers();
+        let wrong = headers.find(|&(name, value)| !is_header(name, value) || is_own(name));
+        if let Some((name, _)) = wrong {
+            error!("a rejection has a header {name:?}, which can't be sent: the client gets 500");
+        } else if !(200..=599).contains(&self.status) {
+            let status = self.status;
+            error!("a rejection has the status {status}, which is no answer: the client gets 500");
+        } else {
+            drop(headers);
+            return self;
+        }
+        Self::internal_error()
+    }
+
+    /// All headers that it is sent with, but for those of framing.
+    pub(crate) fn all_headers(&self) -> Vec<(&str, &str)> {
+        let mut headers: Vec<_> = self.headers().collect();
+        let has_type = headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("Content-Type"));
+        if !has_type && !self.body.is_empty() {
+            headers.push(("Content-Type", "text/plain; charset=utf-8"));
+        }
+        headers
+    }
+
+    /// The whole answer; without its body if it is one to `HEAD`.
+    pub(crate) fn response(&self, close: bool, head_only: bool) -> Vec<u8> {
+        http::response(
+            self.status,
+            &self.all_headers(),
+            &self.body,
+            close,
+            head_only,
+        )
+    }
+
+    /// In the words of a close frame: the first line of the body, or what the status is called.
+    pub(crate) fn reason(&self) -> &str {
+        let body = std::str::from_utf8(&self.body).unwrap_or_default();
+        match body.trim_start().lines().next() {
+            Some(line) if !line.is_empty() => line,
+            _ => http::reason_phrase(self.status),
+        }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.reason())
+    }
+}
+
+impl Error for Reject {}

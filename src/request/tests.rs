@@ -1,0 +1,130 @@
+use super::accept::check;
+use super::*;
+
+fn decoded(query: &str, name: &str) -> Option<String> {
+    RequestHead::new(format!("/?{query}")).query_param(name)
+}
+
+#[test]
+fn a_parameter_is_decoded_as_browsers_encode_it() {
+    assert_eq!(decoded("a=b", "a").as_deref(), Some("b"));
+    assert_eq!(
+        decoded("x=1&n%C3%A4me=a+b%2Bc%26d", "näme").as_deref(),
+        Some("a b+c&d")
+    );
+    assert_eq!(
+        decoded("a=1&a=2", "a").as_deref(),
+        Some("1"),
+        "the first counts"
+    );
+    assert_eq!(decoded("a&b=", "a").as_deref(), Some(""));
+    assert_eq!(decoded("a&b=", "b").as_deref(), Some(""));
+    assert_eq!(decoded("a=b=c", "a").as_deref(), Some("b=c"));
+    assert_eq!(decoded("ab=1", "a"), None);
+    assert_eq!(RequestHead::new("/").query_param("a"), None);
+}
+
+#[test]
+fn what_is_no_escape_stays_and_what_is_no_utf8_is_replaced() {
+    assert_eq!(decoded("a=100%", "a").as_deref(), Some("100%"));
+    assert_eq!(decoded("a=%4", "a").as_deref(), Some("%4"));
+    assert_eq!(decoded("a=%zz%41", "a").as_deref(), Some("%zzA"));
+    assert_eq!(decoded("a=%+1", "a").as_deref(), Some("% 1"));
+    assert_eq!(decoded("a=%ff!", "a").as_deref(), Some("\u{fffd}!"));
+}
+
+#[test]
+fn a_cookie_is_found_among_others_and_without_its_quotes() {
+    let request = RequestHead::new("/")
+        .with_header("cookie", "a=1;b = 2 ; ab=\"x=y\"; c")
+        .with_header("Cookie", "a=3; d=4");
+    assert_eq!(request.cookie("a"), Some("1"));
+    assert_eq!(request.cookie("b"), Some("2"));
+    assert_eq!(request.cookie("ab"), Some("x=y"));
+    assert_eq!(request.cookie("d"), Some("4"));
+    assert_eq!(request.cookie("c"), None);
+    assert_eq!(request.cookie("A"), None, "names are case-sensitive");
+}
+
+#[test]
+fn subprotocols_are_those_of_all_lines_in_their_order() {
+    let request = RequestHead::new("/")
+        .with_header("Sec-WebSocket-Protocol", "b, a,,")
+        .with_header("sec-websocket-protocol", "c");
+    let offered: Vec<_> = request.subprotocols().collect();
+    assert_eq!(offered, ["b", "a", "c"]);
+}
+
+#[test]
+fn only_an_offered_subprotocol_can_be_chosen() {
+    let request = RequestHead::new("/").with_header("Sec-WebSocket-Protocol", "chat, a@b");
+    assert!(check(&request, Some("chat"), &[]).is_ok());
+    for wrong in ["Chat", "other", "", "a@b"] {
+        assert!(check(&request, Some(wrong), &[]).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn no_header_of_an_answer_ends_its_line_or_is_the_handshakes_own() {
+    let request = RequestHead::new("/");
+    let one = |name: &str, value: &str| {
+        check(&request, None, &[(name.to_owned(), value.to_owned())]).is_ok()
+    };
+    assert!(one("Set-Cookie", "a=b; Path=/"));
+    assert!(one("X-Name", "Jörg"));
+    for (name, value) in [
+        ("X", "a\r\nSet-Cookie: b"),
+        ("X", "a\nb"),
+        ("X", "a\0"),
+        ("X\r\nY", "a"),
+        ("X Y", "a"),
+        ("", "a"),
+        ("connection", "close"),
+        ("Upgrade", "h2c"),
+        ("SEC-WebSocket-Extensions", "permessage-deflate"),
+        ("Sec-WebSocket-Protocol", "chat"),
+        ("Transfer-Encoding", "chunked"),
+    ] {
+        assert!(!one(name, value), "{name}: {value}");
+    }
+}
+
+#[test]
+fn a_rejection_that_can_not_be_sent_is_an_internal_error() {
+    assert_eq!(Reject::new(403).checked().status(), 403);
+    assert_eq!(Reject::new(204).checked().status(), 204);
+    for wrong in [
+        Reject::new(101),
+        Reject::new(99),
+        Reject::new(1000),
+        Reject::new(403).with_header("Location", "/\r\nX: y"),
+        Reject::new(403).with_header("content-length", "0"),
+    ] {
+        assert_eq!(wrong.clone().checked().status(), 500, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_rejection_is_written_with_all_it_has() {
+    let reject = Reject::new(401)
+        .with_header("WWW-Authenticate", "Bearer")
+        .with_body("no token\nat all\n");
+    let text = String::from_utf8(reject.response(true, false)).unwrap();
+    assert_eq!(
+        text,
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: 16\r\nConnection: close\r\n\r\nno token\nat all\n"
+    );
+    assert_eq!(reject.to_string(), "401 no token");
+    assert_eq!(Reject::new(403).to_string(), "403 Forbidden");
+    let json = Reject::new(400)
+        .with_header("content-type", "application/json")
+        .with_body("{}");
+    assert_eq!(json.all_headers(), [("content-type", "application/json")]);
+}
+
+#[test]
+fn a_request_shows_nothing_secret_when_it_is_logged() {
+    let request = RequestHead::new("/a?token=secret").with_header("Cookie", "session=secret");
+    assert!(!format!("{request:?}").contains("secret"));
+}
