@@ -20,6 +20,10 @@ pub struct Metrics {
     pub connections: u64,
     /// WebSocket connections that were opened.
     pub connections_opened: u64,
+    /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
+    pub event_streams: u64,
+    /// Clients of event streams that were served, and not just with the head.
+    pub event_streams_opened: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
     /// Connections that were turned away because of a limit or of where they came from, by cause.
@@ -239,6 +243,8 @@ macro_rules! counters {
 counters! {
     sum connections = connections;
     sum connections_opened = connections_opened;
+    sum event_streams = event_streams;
+    sum event_streams_opened = event_streams_opened;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;
     sum refused.handshakes_max = refused_handshakes_max;

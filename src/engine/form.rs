@@ -11,7 +11,6 @@ pub(crate) enum Form {
     #[default]
     Frames,
     /// Server-sent events (WHATWG HTML §9.2).
-    #[allow(dead_code)] // Until connections can be event streams.
     Events,
 }
 

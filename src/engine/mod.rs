@@ -35,6 +35,7 @@ mod shard;
 pub(crate) mod sim_tests;
 mod slots;
 mod slow_consumer;
+mod streams;
 mod sync;
 mod timers;
 mod watch;

@@ -1,4 +1,4 @@
-//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or is answered.
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::admission::{Granted, TurnedAway, shutting_down};
 use super::core::{Core, Role};
 use super::events::{Request, Response};
+use super::form::Form;
 use super::hub::Upgraded;
 use super::pool::Work;
 use super::timers::Tick;
@@ -60,13 +61,15 @@ enum Entry {
     Here(Handshake),
     /// It was read elsewhere.
     Elsewhere(Box<Upgraded>),
+    /// It is no handshake, but a request for an event stream.
+    EventStream { head_only: bool },
 }
 
 impl Entry {
     /// Messages that came with it, and are still to be handled.
     fn messages(&self) -> usize {
         match self {
-            Self::Here(_) => 0,
+            Self::Here(_) | Self::EventStream { .. } => 0,
             Self::Elsewhere(upgraded) => upgraded.messages(),
         }
     }
@@ -258,6 +261,9 @@ impl<T: Transport> Core<T> {
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
+            Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
+                self.http_event_stream(slot, head);
+            }
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
@@ -284,6 +290,32 @@ impl<T: Transport> Core<T> {
             Ok(client) => {
                 let request = Arc::new(RequestHead::received(head, peer, client));
                 self.ask(slot, request, Entry::Here(handshake));
+            }
+            Err(turned_away) => self.turn_away(slot, turned_away),
+        }
+    }
+
+    /// A request for an event stream.
+    fn http_event_stream(&mut self, slot: u32, head: Head) {
+        let head_only = head.method == "HEAD";
+        if !head_only && head.method != "GET" {
+            let answer = self.hub.other_method(&head);
+            self.http_answer(slot, answer, false);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
+        http.buffer = Vec::new();
+        let peer = http.peer;
+        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => {
+                let request = Arc::new(RequestHead::received(head, peer, client));
+                self.ask(slot, request, Entry::EventStream { head_only });
             }
             Err(turned_away) => self.turn_away(slot, turned_away),
         }
@@ -327,7 +359,8 @@ impl<T: Transport> Core<T> {
 
     /// Has the program decide whether a client may come in. Meanwhile nothing is read.
     fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
-        if !self.interests.handshake {
+        let for_events = matches!(entry, Entry::EventStream { .. });
+        if !self.interests.handshake && !for_events {
             self.come_in(slot, request, entry, Granted::default());
             return;
         }
@@ -345,7 +378,13 @@ impl<T: Transport> Core<T> {
         }));
         let early = http.early_bytes();
         if self.intake.add_early(early) {
-            self.job(key, Work::Handshake(request));
+            self.job(
+                key,
+                match for_events {
+                    true => Work::EventStream(request),
+                    false => Work::Handshake(request),
+                },
+            );
             return;
         }
         // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
@@ -401,6 +440,9 @@ impl<T: Transport> Core<T> {
                 let frame = encode::close(Some((code, reject.reason())));
                 self.dismiss(slot, *upgraded, frame);
             }
+            Entry::EventStream { head_only } => {
+                self.http_answer(slot, reject.response(true, head_only), false);
+            }
             entry => {
                 self.hub.count_unhandled(entry.messages());
                 self.http_answer(slot, reject.response(true, false), false);
@@ -428,6 +470,22 @@ impl<T: Transport> Core<T> {
         let mut early = std::mem::take(&mut http.buffer);
         let (preface, upgraded) = match entry {
             Entry::Here(handshake) => (response(&handshake, &granted), None),
+            Entry::EventStream { head_only: true } => {
+                let head = self.hub.stream_head(request.head());
+                self.http_answer(slot, head, false);
+                return;
+            }
+            Entry::EventStream { head_only: false } => {
+                let opening = Opening {
+                    request,
+                    granted,
+                    // Its head is sent when it is known what follows.
+                    preface: None,
+                    form: Form::Events,
+                };
+                self.open(slot, opening);
+                return;
+            }
             Entry::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {
@@ -440,6 +498,7 @@ impl<T: Transport> Core<T> {
             request,
             granted,
             preface: (!preface.is_empty()).then(|| preface.into()),
+            form: Form::Frames,
         };
         self.open(slot, opening);
         if let Some(upgraded) = upgraded {

@@ -60,6 +60,18 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.connections_opened),
     },
     Family {
+        name: "event_streams",
+        kind: "gauge",
+        help: "Clients of event streams that are being served.",
+        values: |metrics| one(metrics.event_streams),
+    },
+    Family {
+        name: "event_streams_opened_total",
+        kind: "counter",
+        help: "Clients of event streams that were served.",
+        values: |metrics| one(metrics.event_streams_opened),
+    },
+    Family {
         name: "connections_accepted_total",
         kind: "counter",
         help: "Connections of all kinds that were accepted or adopted.",
@@ -241,6 +253,8 @@ mod tests {
         let metrics = Metrics {
             connections: next(),
             connections_opened: next(),
+            event_streams: next(),
+            event_streams_opened: next(),
             accepted: next(),
             refused: Refused {
                 connections_max: next(),
