@@ -80,3 +80,55 @@ impl fmt::Display for SendError {
 }
 
 impl Error for SendError {}
+
+/// A connection that did not join a room, and why.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, JoinErrorReason};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_connect_handler(|stream, _| {
+///         let error = stream.try_join(&"x".repeat(256)).unwrap_err();
+///         assert_eq!(error.reason, JoinErrorReason::NameTooLong);
+///     });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinError {
+    /// The room; the beginning of its name if that is too long.
+    pub room: String,
+    /// Why it was not joined.
+    pub reason: JoinErrorReason,
+}
+
+/// Why a connection did not join a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum JoinErrorReason {
+    /// The name is longer than 255 bytes.
+    NameTooLong,
+    /// The connection is in [`Limits::connection_rooms_max`](crate::Limits::connection_rooms_max) rooms.
+    ConnectionRooms,
+    /// There are [`Limits::rooms_max`](crate::Limits::rooms_max) rooms.
+    Rooms,
+    /// What the room keeps no longer reaches back to the message that was asked for, or never did.
+    HistoryGone,
+    /// The connection has gone, or the app does not run.
+    Closed,
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.reason {
+            JoinErrorReason::NameTooLong => "its name is longer than 255 bytes",
+            JoinErrorReason::ConnectionRooms => {
+                "the connection is in Limits::connection_rooms_max rooms already"
+            }
+            JoinErrorReason::Rooms => "there are Limits::rooms_max rooms already",
+            JoinErrorReason::HistoryGone => "what it keeps does not reach back to that message",
+            JoinErrorReason::Closed => "the connection is closed",
+        };
+        write!(f, "room {:?} not joined: {reason}", self.room)
+    }
+}
+
+impl Error for JoinError {}

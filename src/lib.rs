@@ -57,9 +57,9 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, RunningApp};
-pub use engine::ConnectionId;
-pub use error::{SendError, SendErrorReason};
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp};
+pub use engine::{ConnectionId, Presence};
+pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
 pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;

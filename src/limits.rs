@@ -67,6 +67,12 @@ pub struct Limits {
     /// WebSocket handshakes that one address may begin, per second; a second's worth may come at once. Default none:
     /// any number. Further ones are answered with 429; with 0, all are.
     pub peer_handshakes_per_second_max: Option<u32>,
+    /// Rooms that one connection may be in at once. Default 1,024. Joining a further one fails, with
+    /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms).
+    pub connection_rooms_max: usize,
+    /// Rooms that there may be at once: those that somebody is in, and those that keep a history. Default 100,000. Joining
+    /// a further one fails, with [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms).
+    pub rooms_max: usize,
     /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
     /// waited longest gives way.
     pub handshakes_max: usize,
@@ -99,6 +105,8 @@ impl Default for Limits {
             connections_max: 100_000,
             peer_connections_max: None,
             peer_handshakes_per_second_max: None,
+            connection_rooms_max: 1_024,
+            rooms_max: 100_000,
             handshakes_max: 4_096,
             handshake_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(300),

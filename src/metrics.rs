@@ -24,6 +24,10 @@ pub struct Metrics {
     pub event_streams: u64,
     /// Clients of event streams that were served, and not just with the head.
     pub event_streams_opened: u64,
+    /// Rooms that there are now (a gauge).
+    pub rooms: u64,
+    /// Connections in rooms now (a gauge): each counts once for every room that it is in.
+    pub room_members: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
     /// Connections that were turned away because of a limit or of where they came from, by cause.
@@ -245,6 +249,7 @@ counters! {
     sum connections_opened = connections_opened;
     sum event_streams = event_streams;
     sum event_streams_opened = event_streams_opened;
+    sum room_members = room_members;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;
     sum refused.handshakes_max = refused_handshakes_max;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
-use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program};
+use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
@@ -78,6 +78,7 @@ where
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
 }
 
 #[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
@@ -165,6 +166,7 @@ where
             on_connect: None,
             on_disconnect: None,
             on_message: None,
+            on_room: None,
         }
     }
 
@@ -253,6 +255,11 @@ where
         self
     }
 
+    /// Sets the handler for connections that join a room, or leave it.
+    pub fn on_room(&mut self, handler: impl RoomHandler<State, StreamState>) {
+        self.on_room = Some(Box::new(handler));
+    }
+
     /// Sets the handler for new connections.
     pub fn with_connect_handler(mut self, handler: impl EventHandler<State, StreamState>) -> Self {
         self.on_connect(handler);
@@ -274,6 +281,12 @@ where
         handler: impl MessageHandler<State, StreamState>,
     ) -> Self {
         self.on_message(handler);
+        self
+    }
+
+    /// Sets the handler for connections that join a room, or leave it, also by ending.
+    pub fn with_room_handler(mut self, handler: impl RoomHandler<State, StreamState>) -> Self {
+        self.on_room(handler);
         self
     }
 
@@ -499,6 +512,7 @@ where
             on_connect: self.on_connect,
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,
+            on_room: self.on_room,
             routes,
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;

@@ -4,8 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::publish::Link;
+use super::room::Room;
 use super::stream::AsyncStream;
-use crate::engine::{Events, Interests, Request, Response, Session, Welcome};
+use crate::engine::{self, Events, Interests, Presence, Request, Response, Session, Welcome};
 use crate::host::Routes;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
@@ -88,6 +89,36 @@ impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T wh
 {
 }
 
+/// A function that is told when a connection has joined a room, or has left it.
+///
+/// It gets the room, the stream, what has changed, and the app's state: once for each change, as they were made, also
+/// when the connection leaves because it ends; then before the disconnect handler. It may block: only its own connection
+/// waits for it.
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, Presence, Room};
+/// use std::sync::Arc;
+///
+/// fn announce(room: Room, stream: AsyncStream, change: Presence, _: Arc<()>) {
+///     let who = stream.peer_addr();
+///     room.broadcast(Message::new(match change {
+///         Presence::Joined => format!("{who} has come; {} are here", room.len()),
+///         Presence::Left => format!("{who} has gone"),
+///     }));
+/// }
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_room_handler(announce);
+/// ```
+pub trait RoomHandler<S, S2: Send + Sync + Default + 'static>:
+    Fn(Room, AsyncStream<S2>, Presence, Arc<S>) + Send + Sync + 'static
+{
+}
+
+impl<T, S, S2: Send + Sync + Default + 'static> RoomHandler<S, S2> for T where
+    T: Fn(Room, AsyncStream<S2>, Presence, Arc<S>) + Send + Sync + 'static
+{
+}
+
 /// The program, as the engine calls it.
 pub(super) struct Program<State, StreamState>
 where
@@ -99,6 +130,7 @@ where
     pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) routes: Option<Routes<State>>,
 }
 
@@ -132,6 +164,7 @@ where
             close: self.on_disconnect.is_some(),
             request: self.routes.is_some(),
             handshake: self.on_handshake.is_some(),
+            room: self.on_room.is_some(),
         }
     }
 
@@ -141,6 +174,10 @@ where
 
     fn left(&self, session: &Session) {
         self.link.directory.leave(session);
+    }
+
+    fn emptied(&self, room: &engine::Room) {
+        self.link.rooms.forget(room);
     }
 
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
@@ -169,6 +206,13 @@ where
     fn message(&self, session: &Arc<Session>, message: Message) {
         if let Some(handler) = &self.on_message {
             handler(self.stream(session), message, self.state.clone());
+        }
+    }
+
+    fn room(&self, session: &Arc<Session>, room: &Arc<engine::Room>, change: Presence) {
+        if let Some(handler) = &self.on_room {
+            let room = Room::of(self.link.clone(), room.name.clone());
+            handler(room, self.stream(session), change, self.state.clone());
         }
     }
 

@@ -9,12 +9,15 @@ mod handler;
 #[allow(dead_code)] // Until rooms keep histories.
 mod history;
 mod publish;
+mod room;
+mod rooms;
 mod running;
 mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler};
+pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;
 pub use self::stream::{AsyncStream, OutgoingMessage, StatefulWebsocketStream};

@@ -5,12 +5,16 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::directory::Directory;
-use crate::engine::{ConnectionId, Hub, Mail, Refused, Session, Status};
-use crate::error::{SendError, SendErrorReason};
+use super::rooms::{NAME_BYTES_MAX, Rooms};
+use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
+use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
+use crate::report::warning;
 use crate::stream::WebsocketStream;
 
 /// What a linked Humphrey app hands its WebSocket connections over with.
@@ -21,6 +25,7 @@ pub(super) type Hook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
 pub(super) struct Link {
     hub: OnceLock<Arc<Hub>>,
     pub(super) directory: Directory,
+    pub(super) rooms: Rooms,
     /// Messages that never reached an engine.
     counters: Counters,
     hook: OnceLock<Hook>,
@@ -36,7 +41,24 @@ pub(super) enum Audience<'a> {
     Connection(ConnectionId),
     /// Nobody has that address.
     Nobody,
-    Everyone,
+    Everyone {
+        except: Option<ConnectionId>,
+    },
+    /// Those in the room of that name.
+    Room {
+        name: &'a str,
+        except: Option<ConnectionId>,
+    },
+}
+
+impl<'a> Audience<'a> {
+    /// All but the one, if any. Everyone is the room without a name.
+    pub(super) fn of_room(name: Option<&'a str>, except: Option<ConnectionId>) -> Self {
+        match name {
+            Some(name) => Self::Room { name, except },
+            None => Self::Everyone { except },
+        }
+    }
 }
 
 /// Whether to wait while a mailbox is full.
@@ -54,6 +76,7 @@ impl Link {
 
     /// The engine runs.
     pub(super) fn started(&self, hub: Arc<Hub>) {
+        self.rooms.set_rooms_max(hub.rooms_max());
         // An app starts once: starting consumes it.
         let _ = self.hub.set(hub);
     }
@@ -76,20 +99,25 @@ impl Link {
         }
         let frame = message.frame();
         let id = match to {
-            Audience::Everyone => {
-                let outcome = match patience {
-                    Patience::Wait => hub.broadcast(frame),
-                    Patience::Try => hub.try_broadcast(frame),
+            Audience::Everyone { except } => {
+                let to = engine::Audience { room: None, except };
+                return self
+                    .broadcast(hub, to, frame, patience)
+                    .or_else(|reason| refuse(message, reason));
+            }
+            Audience::Room { name, except } => {
+                let Some(room) = self.rooms.find(name) else {
+                    // Nobody listens: that is no error of the sender's.
+                    self.counters.dropped_no_recipient.add(1);
+                    return Ok(());
                 };
-                return match outcome {
-                    Ok(true) => Ok(()),
-                    Ok(false) => {
-                        // Nobody listens: that is no error of the sender's.
-                        self.counters.dropped_no_recipient.add(1);
-                        Ok(())
-                    }
-                    Err(refused) => refuse(message, self.refused(refused)),
+                let to = engine::Audience {
+                    room: Some(&room),
+                    except,
                 };
+                return self
+                    .broadcast(hub, to, frame, patience)
+                    .or_else(|reason| refuse(message, reason));
             }
             Audience::Nobody => {
                 self.counters.dropped_no_recipient.add(1);
@@ -112,6 +140,88 @@ impl Link {
         match hub.post(id, Mail::Send(id.key(), frame.clone()), patient) {
             Ok(()) => Ok(()),
             Err(refused) => refuse(message, self.refused(refused)),
+        }
+    }
+
+    fn broadcast(
+        &self,
+        hub: &Hub,
+        to: engine::Audience<'_>,
+        frame: &Bytes,
+        patience: Patience,
+    ) -> Result<(), SendErrorReason> {
+        let outcome = match patience {
+            Patience::Wait => hub.broadcast(frame, to),
+            Patience::Try => hub.try_broadcast(frame, to),
+        };
+        match outcome {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.counters.dropped_no_recipient.add(1);
+                Ok(())
+            }
+            Err(refused) => Err(self.refused(refused)),
+        }
+    }
+
+    /// Has a connection join a room; everyone is in the room without a name.
+    pub(super) fn join(
+        &self,
+        name: Option<&str>,
+        session: Option<&Session>,
+    ) -> Result<(), JoinError> {
+        let refuse = |reason| {
+            let name = name.unwrap_or_default();
+            let shown = name.floor_char_boundary(NAME_BYTES_MAX);
+            Err(JoinError {
+                room: name[..shown].to_owned(),
+                reason,
+            })
+        };
+        let hub = self.hub.get().filter(|hub| !hub.has_stopped());
+        let (Some(hub), Some(session)) = (hub, session) else {
+            return refuse(JoinErrorReason::Closed);
+        };
+        let Some(name) = name else {
+            return Ok(());
+        };
+        loop {
+            let room = match self.rooms.find_or_make(hub, name) {
+                Ok(room) => room,
+                Err(reason) => return refuse(reason),
+            };
+            let reason = match hub.join(&room, session, Vec::new()) {
+                Ok(_) => return Ok(()),
+                // The last one has left at this moment. There will be another of this name.
+                Err(NotJoined::Retired) => continue,
+                Err(NotJoined::Closed) => JoinErrorReason::Closed,
+                Err(NotJoined::TooMany) => JoinErrorReason::ConnectionRooms,
+            };
+            if room.retire() {
+                // It was made in vain.
+                self.rooms.forget(&room);
+            }
+            return refuse(reason);
+        }
+    }
+
+    /// Has a connection leave a room.
+    pub(super) fn leave(&self, name: &str, session: &Session) {
+        if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
+            hub.leave(&room, session);
+            if room.is_retired() {
+                self.rooms.forget(&room);
+            }
+        }
+    }
+
+    /// For those who do not ask whether it worked.
+    pub(super) fn warn_of(&self, joined: Result<(), JoinError>) {
+        // That a client has gone is no news.
+        if let Err(error) = joined
+            && error.reason != JoinErrorReason::Closed
+        {
+            warning!("{error}");
         }
     }
 
@@ -149,7 +259,10 @@ impl Link {
 
     /// What belongs to no shard.
     fn common_metrics(&self) -> Metrics {
-        let mut common = Metrics::default();
+        let mut common = Metrics {
+            rooms: self.rooms.len() as u64,
+            ..Metrics::default()
+        };
         self.counters.add_to(&mut common);
         if let Some(hub) = self.hub.get() {
             hub.add_common_metrics(&mut common);

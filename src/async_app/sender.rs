@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::publish::{Audience, Link, Patience};
+use super::room::Room;
 use crate::engine::ConnectionId;
 use crate::error::SendError;
 use crate::message::Message;
@@ -78,7 +79,7 @@ impl AsyncSender {
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is connected, and before and after the app runs.
     pub fn broadcast(&self, message: Message) {
-        let _ = self.0.publish(Audience::Everyone, message, Patience::Wait);
+        self.everyone().broadcast(message);
     }
 
     /// Sends a message to everyone who is connected, or hands it back: then nobody gets it.
@@ -91,7 +92,17 @@ impl AsyncSender {
     /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
     /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
     pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
-        self.0.publish(Audience::Everyone, message, Patience::Try)
+        self.everyone().try_broadcast(message)
+    }
+
+    /// The room of that name, whether or not anybody is in it.
+    pub fn room(&self, name: &str) -> Room {
+        Room::named(self.0.clone(), name)
+    }
+
+    /// Everyone who is connected, as a room.
+    pub fn everyone(&self) -> Room {
+        Room::everyone(self.0.clone())
     }
 
     /// Closes a connection, behind what was sent to it before; see [`AsyncStream::close`](crate::AsyncStream::close).

@@ -5,8 +5,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use super::publish::{Audience, Link, Patience};
+use super::room::Room;
 use crate::engine::{ConnectionId, Session};
-use crate::error::{SendError, SendErrorReason};
+use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::request::RequestHead;
@@ -187,12 +188,75 @@ where
     pub fn broadcast(&self, message: Message) {
         match &self.way {
             Way::Engine { link, .. } => {
-                let _ = link.publish(Audience::Everyone, message, Patience::Wait);
+                let everyone = Audience::Everyone { except: None };
+                let _ = link.publish(everyone, message, Patience::Wait);
             }
             Way::Channel { sender, .. } => {
                 // As 0.5.1: who has dropped the receiver does not want to know.
                 let _ = sender.send(OutgoingMessage::Broadcast(message));
             }
+        }
+    }
+
+    /// Joins a room: from now on the client gets what is sent to it. Does nothing if it is in it already, has gone, or may
+    /// not join for one of the reasons that [`try_join`](Self::try_join) tells; then a warning is logged.
+    ///
+    /// A join in the connect handler holds before the client's first message is handled. Waits only while the engine's
+    /// own mailbox is full. On a stream that was made with [`AsyncStream::new`] this does nothing.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_connect_handler(|stream, _| stream.join("news"));
+    /// // From any thread, such as that of an HTTP route:
+    /// app.sender().room("news").broadcast(Message::new("It rains."));
+    /// ```
+    pub fn join(&self, room: &str) {
+        if let Way::Engine { link, .. } = &self.way {
+            link.warn_of(self.try_join(room));
+        }
+    }
+
+    /// Joins a room. That the connection is in it already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::JoinErrorReason::Closed) if the connection has gone;
+    /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
+    /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
+    pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
+        match &self.way {
+            Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
+            Way::Channel { .. } => Err(JoinError {
+                room: room.to_owned(),
+                reason: JoinErrorReason::Closed,
+            }),
+        }
+    }
+
+    /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
+    /// leaves all its rooms by itself.
+    pub fn leave(&self, room: &str) {
+        if let Way::Engine { session, link, .. } = &self.way {
+            link.leave(room, session);
+        }
+    }
+
+    /// The room of that name, whether or not this connection or anybody is in it.
+    pub fn room(&self, name: &str) -> Room {
+        Room::named(self.link(), name)
+    }
+
+    /// Everyone who is connected, as a room.
+    pub fn everyone(&self) -> Room {
+        Room::everyone(self.link())
+    }
+
+    fn link(&self) -> Arc<Link> {
+        match &self.way {
+            Way::Engine { link, .. } => link.clone(),
+            // An app that does not run.
+            Way::Channel { .. } => Arc::default(),
         }
     }
 

@@ -313,7 +313,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn flush(&mut self) {
-        self.flush_run();
+        self.flush_runs();
         while !self.dirty.is_empty() {
             for slot in std::mem::take(&mut self.dirty) {
                 if let Some(conn) = self.conns.get_mut(slot) {
@@ -581,17 +581,27 @@ impl<T: Transport> Core<T> {
 
     /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.
     fn give_up_mail(&mut self) {
-        let members = self.link().members.load(Relaxed) as u64;
+        let members = self.link().members.load(Relaxed);
         let mut rest = std::mem::take(&mut self.delivery.mail);
         let mut later = VecDeque::new();
         self.link().mailbox.finish(&mut later);
         rest.append(&mut later);
         let undelivered = rest.iter().map(|mail| match mail {
             Mail::Broadcast(_) => members.max(1),
+            Mail::Publish(publication) => {
+                let members = match &publication.room {
+                    Some(room) => self.delivery.rooms.len(room.number()),
+                    None => members,
+                };
+                let except = usize::from(publication.except.is_some());
+                members.saturating_sub(except).max(1)
+            }
             Mail::Send(..) => 1,
-            Mail::Close(..) => 0,
+            Mail::Join(joining) => joining.replays(),
+            Mail::Close(..) | Mail::Leave(..) => 0,
         });
-        self.counters().dropped_not_running.add(undelivered.sum());
+        let undelivered: usize = undelivered.sum();
+        self.counters().dropped_not_running.add(undelivered as u64);
     }
 
     pub(super) fn job(&mut self, key: Key, work: Work) {

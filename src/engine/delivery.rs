@@ -1,8 +1,11 @@
-//! From the mailbox to the outboxes: messages for one, and for everyone.
+//! From the mailbox to the outboxes: messages for one, for a room, and for everyone.
 //!
-//! Broadcasts of a turn are joined: they gather in one `run` of frames, which each member is sent with one write when
-//! the turn ends, or when the run is long enough. A lone broadcast never waits for company. What is meant for one
-//! connection only goes behind the part of the run that came before it, so order holds between the two.
+//! Broadcasts of a turn are joined: those for the same audience gather in one run of frames, which each member is sent
+//! with one write when the turn ends, or when there is enough of it. A lone broadcast never waits for company.
+//!
+//! Broadcasts are numbered as they come, and a connection knows the number that it has not `seen` yet. So what is meant
+//! for it alone goes behind its share of what came before, and whoever is in several rooms gets their messages in order:
+//! its share of several runs is put together by number.
 //!
 //! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
 //! the mailbox, and its producers wait.
@@ -16,8 +19,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::core::{Core, Role};
 use super::form::Form;
-use super::hub::{Mail, Settings};
+use super::hub::{Mail, Publication, Settings};
+use super::id::Key;
 use super::outbox::GATHER_BYTES_MAX;
+use super::rooms::LocalRooms;
+use super::runs::{Audience, Closed, Run};
 use super::slow_consumer::{Verdict, judge};
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
@@ -26,18 +32,33 @@ use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::report::info;
 use crate::transport::Transport;
 
+/// So many runs are looked through for a connection's; more are not.
+const FEW_RUNS: usize = 8;
+
 /// Frames from this size on are not copied into a run: they are one by themselves.
 const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(super) struct Delivery {
     /// Taken out of the mailbox, and not delivered yet.
     pub(super) mail: VecDeque<Mail>,
-    /// Broadcasts of this turn that the members have still to be sent, from each one's `run_from`.
-    run: BytesMut,
-    run_messages: u32,
-    run_bytes_max: usize,
+    /// Broadcasts of this turn that their members have still to be sent, from each one's `seen`.
+    runs: Vec<Run>,
+    /// How long all of them are.
+    runs_bytes: usize,
+    runs_bytes_max: usize,
+    /// The run for everyone, if there is one.
+    run_for_everyone: Option<u32>,
+    /// Memory of former runs.
+    spare: BytesMut,
+    /// Broadcasts so far, whoever they were for.
+    broadcasts: u64,
     /// Everyone.
     members: Vec<u32>,
+    /// Event streams, which are not of everyone, but have outboxes like them.
+    streams: Vec<u32>,
+    pub(super) rooms: LocalRooms,
+    /// Of a room that is being sent something.
+    slots: Vec<u32>,
     /// Whether producers wait for congested members.
     paces: bool,
     /// Since when, or since the last count, producers wait for congested members.
@@ -64,11 +85,17 @@ impl Delivery {
         let half = settings.limits.outbox_bytes_max / 2;
         Self {
             mail: VecDeque::new(),
-            run: BytesMut::new(),
-            run_messages: 0,
-            // With half of the outbox kept free, a paced member has room for any run.
-            run_bytes_max: GATHER_BYTES_MAX.min(half),
+            runs: Vec::new(),
+            runs_bytes: 0,
+            // With half of the outbox kept free, a paced member has room for all runs.
+            runs_bytes_max: GATHER_BYTES_MAX.min(half),
+            run_for_everyone: None,
+            spare: BytesMut::new(),
+            broadcasts: 0,
             members: Vec::new(),
+            streams: Vec::new(),
+            rooms: LocalRooms::default(),
+            slots: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
             paced_since: None,
             own_bytes: 0,
@@ -81,6 +108,14 @@ impl Delivery {
             waiting: Vec::new(),
             #[cfg(all(any(test, fuzzing), not(loom)))]
             due: 0,
+        }
+    }
+
+    /// Those that are sent this form.
+    fn all_of(&mut self, form: Form) -> &mut Vec<u32> {
+        match form {
+            Form::Frames => &mut self.members,
+            Form::Events => &mut self.streams,
         }
     }
 
@@ -176,12 +211,14 @@ impl<T: Transport> Core<T> {
             if self.delivery.paces {
                 let len = match mail {
                     Mail::Send(_, frame) | Mail::Broadcast(frame) => frame.len(),
-                    Mail::Close(..) => 0,
+                    Mail::Publish(publication) => publication.frame.len(),
+                    Mail::Join(joining) => joining.replay_bytes(),
+                    Mail::Close(..) | Mail::Leave(..) => 0,
                 };
                 self.need_room(len);
-                if self.delivery.run.len().saturating_add(len) > self.delivery.run_bytes_max {
+                if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
-                    self.flush_run();
+                    self.flush_runs();
                 }
                 if self.delivery.is_paced() {
                     return;
@@ -192,7 +229,19 @@ impl<T: Transport> Core<T> {
             };
             self.delivery.delivered += 1;
             match mail {
-                Mail::Broadcast(frame) => self.broadcast(frame),
+                Mail::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
+                Mail::Publish(publication) => {
+                    let Publication {
+                        room,
+                        frame,
+                        except,
+                    } = *publication;
+                    let audience =
+                        room.map_or(Audience::Everyone, |room| Audience::Room(room.number()));
+                    self.broadcast(audience, frame, except);
+                }
+                Mail::Join(joining) => self.join_room(*joining),
+                Mail::Leave(key, room) => self.leave_room(key, room),
                 Mail::Send(key, frame) => match self.conns.find(key) {
                     Some(slot) => self.send(slot, frame),
                     None => self.counters().dropped_no_recipient.add(1),
@@ -220,11 +269,13 @@ impl<T: Transport> Core<T> {
             return;
         }
         // What a longer message has in front of it must be on its way before it can be judged.
-        self.flush_run();
+        self.flush_runs();
         self.delivery.need = need;
-        for index in 0..self.delivery.members.len() {
-            let slot = self.delivery.members[index];
-            self.note_fill(slot);
+        for form in [Form::Frames, Form::Events] {
+            for index in 0..self.delivery.all_of(form).len() {
+                let slot = self.delivery.all_of(form)[index];
+                self.note_fill(slot);
+            }
         }
     }
 
@@ -247,52 +298,138 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Everyone is sent this frame when the turn ends.
-    fn broadcast(&mut self, frame: Bytes) {
-        let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(self.delivery.run_bytes_max);
-        if stands_alone || self.delivery.run.len() + frame.len() > self.delivery.run_bytes_max {
-            self.flush_run();
+    /// An audience is sent this frame when the turn ends.
+    fn broadcast(&mut self, audience: Audience, frame: Bytes, except: Option<Key>) {
+        let max = self.delivery.runs_bytes_max;
+        let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
+        if stands_alone || self.delivery.runs_bytes + frame.len() > max {
+            self.flush_runs();
         }
+        let excepted = except
+            .and_then(|key| Some((self.conns.find(key)?, key)))
+            .filter(|&(slot, key)| self.is_in(audience, slot, key));
         // Only now: the flush may have cost the last member its connection.
-        if self.delivery.members.is_empty() {
+        let reached = self.audience_len(audience) - usize::from(excepted.is_some());
+        if reached == 0 {
             self.counters().dropped_no_recipient.add(1);
             return;
         }
         #[cfg(all(any(test, fuzzing), not(loom)))]
-        self.due_to_members();
+        {
+            self.delivery.due += reached as u64;
+        }
+        let number = self.delivery.broadcasts;
+        self.delivery.broadcasts += 1;
+        if let Some((slot, _)) = excepted {
+            self.take_run(slot);
+            if let Some(ws) = self.open_ws(slot) {
+                ws.seen = number + 1;
+            }
+        }
         if stands_alone {
-            self.deliver_run(frame, 1);
+            let run = Run::new(audience, number, frame);
+            let run = run.close(&mut self.delivery.spare);
+            self.deliver_run(audience, &run);
             return;
         }
-        if self.delivery.run.capacity() - self.delivery.run.len() < frame.len() {
-            self.delivery.run.reserve(GATHER_BYTES_MAX);
+        let delivery = &mut self.delivery;
+        delivery.runs_bytes += frame.len();
+        let index = match audience {
+            Audience::Everyone => Some(&mut delivery.run_for_everyone),
+            Audience::Room(room) => delivery.rooms.get_mut(room).map(|room| &mut room.run),
+        };
+        match index {
+            Some(&mut Some(index)) => {
+                delivery.runs[index as usize].push(number, &frame, &mut delivery.spare);
+            }
+            Some(none) => {
+                *none = Some(delivery.runs.len() as u32);
+                delivery.runs.push(Run::new(audience, number, frame));
+            }
+            None => debug_assert!(false, "nobody is in a room that is not there"),
         }
-        self.delivery.run.extend_from_slice(&frame);
-        self.delivery.run_messages += 1;
     }
 
-    #[cfg(all(any(test, fuzzing), not(loom)))]
-    fn due_to_members(&mut self) {
-        self.delivery.due += self.delivery.members.len() as u64;
+    fn is_in(&self, audience: Audience, slot: u32, key: Key) -> bool {
+        match (audience, self.conns.get(slot).map(|conn| &conn.role)) {
+            (Audience::Everyone, Some(Role::WebSocket(ws))) => ws.is_of_everyone(),
+            (Audience::Everyone, _) => false,
+            (Audience::Room(room), _) => self.delivery.rooms.contains(room, key),
+        }
     }
 
-    /// Sends what has gathered for everyone.
-    pub(super) fn flush_run(&mut self) {
-        if self.delivery.run_messages == 0 {
-            return;
+    fn audience_len(&self, audience: Audience) -> usize {
+        match audience {
+            Audience::Everyone => self.delivery.members.len(),
+            Audience::Room(room) => self.delivery.rooms.len(room),
         }
-        let run = self.delivery.run.split().freeze();
-        let messages = std::mem::take(&mut self.delivery.run_messages);
-        self.deliver_run(run, messages);
+    }
+
+    /// Sends what has gathered for all.
+    pub(super) fn flush_runs(&mut self) {
+        if self.delivery.runs.len() > 1 {
+            // Who has a share in several runs gets it in order, and at once.
+            for slot in self.shared_slots() {
+                self.take_run(slot);
+                self.note_fill(slot);
+            }
+        }
+        // A connection that breaks meanwhile may have a share in none but the run at hand.
+        while let Some(run) = self.delivery.runs.pop() {
+            let audience = run.audience;
+            match audience {
+                Audience::Everyone => self.delivery.run_for_everyone = None,
+                Audience::Room(room) => {
+                    if let Some(room) = self.delivery.rooms.get_mut(room) {
+                        room.run = None;
+                    }
+                }
+            }
+            self.delivery.runs_bytes -= run.len();
+            let run = run.close(&mut self.delivery.spare);
+            self.deliver_run(audience, &run);
+        }
+    }
+
+    /// Connections that are in several audiences which have a run.
+    fn shared_slots(&mut self) -> Vec<u32> {
+        let conns = &self.conns;
+        let mut slots: Vec<u32> = Vec::new();
+        for run in &self.delivery.runs {
+            match run.audience {
+                Audience::Everyone => slots.extend_from_slice(&self.delivery.members),
+                Audience::Room(room) => {
+                    let members = self.delivery.rooms.members(room);
+                    slots.extend(members.filter_map(|&key| conns.find(key)));
+                }
+            }
+        }
+        slots.sort_unstable();
+        let mut shared: Vec<u32> = slots
+            .windows(2)
+            .filter(|two| two[0] == two[1])
+            .map(|two| two[0])
+            .collect();
+        shared.dedup();
+        shared
     }
 
     /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
-    fn deliver_run(&mut self, run: Bytes, messages: u32) {
+    fn deliver_run(&mut self, audience: Audience, run: &Closed) {
         let bytes_max = self.hub.settings.limits.outbox_bytes_max;
-        let members = std::mem::take(&mut self.delivery.members);
+        // Taken, since cases that may change who is a member come after.
+        let mut members = match audience {
+            Audience::Everyone => std::mem::take(&mut self.delivery.members),
+            Audience::Room(room) => {
+                let mut slots = std::mem::take(&mut self.delivery.slots);
+                let keys = self.delivery.rooms.members(room);
+                slots.extend(keys.filter_map(|&key| self.conns.find(key)));
+                slots
+            }
+        };
+        let bytes = &run.bytes;
         let mut left_bytes = 0;
         let mut left_messages = 0;
-        // Cases that may change who is a member come after.
         let mut broken = Vec::new();
         let mut offers = Vec::new();
         let mut blocked = Vec::new();
@@ -304,19 +441,15 @@ impl<T: Transport> Core<T> {
             else {
                 continue;
             };
-            let from = std::mem::take(&mut ws.run_from) as usize;
-            if from >= run.len() {
+            let (from, own_messages) = run.share(ws.seen);
+            if own_messages == 0 {
                 continue;
             }
-            let own_messages = match from {
-                0 => messages,
-                _ => Form::Frames.whole(&run[from..], usize::MAX).1,
-            };
             if !ws.outbox.is_empty() {
-                offers.push((slot, run.slice(from..), own_messages));
+                offers.push((slot, bytes.slice(from..), own_messages));
                 continue;
             }
-            let piece = &run[from..];
+            let piece = &bytes[from..];
             match transport.write(piece) {
                 Ok(n) if n == piece.len() => {
                     left_bytes += n as u64;
@@ -325,11 +458,11 @@ impl<T: Transport> Core<T> {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.
-                    let (rest, kept) = Form::Frames.whole(piece, n.saturating_add(bytes_max));
-                    left_messages += ws.outbox.push_rest(run.slice(from..from + rest), kept, n);
+                    let (rest, kept) = ws.form().whole(piece, n.saturating_add(bytes_max));
+                    left_messages += ws.outbox.push_rest(bytes.slice(from..from + rest), kept, n);
                     ws.blocked(self.tick);
                     if rest < piece.len() {
-                        offers.push((slot, run.slice(from + rest..), own_messages - kept));
+                        offers.push((slot, bytes.slice(from + rest..), own_messages - kept));
                     } else {
                         blocked.push(slot);
                     }
@@ -341,7 +474,7 @@ impl<T: Transport> Core<T> {
                     ) =>
                 {
                     ws.blocked(self.tick);
-                    offers.push((slot, run.slice(from..), own_messages));
+                    offers.push((slot, bytes.slice(from..), own_messages));
                 }
                 Err(_) => {
                     self.hub.shards[usize::from(self.index)]
@@ -352,7 +485,13 @@ impl<T: Transport> Core<T> {
                 }
             }
         }
-        self.delivery.members = members;
+        match audience {
+            Audience::Everyone => self.delivery.members = members,
+            Audience::Room(_) => {
+                members.clear();
+                self.delivery.slots = members;
+            }
+        }
         let counters = self.counters();
         counters.bytes_out.add(left_bytes);
         counters.messages_out.add(left_messages);
@@ -370,7 +509,7 @@ impl<T: Transport> Core<T> {
         self.make_room_outside();
     }
 
-    /// Sends a frame to one connection, behind the part of the run that came before.
+    /// Sends a frame to one connection, behind its share of what was sent to many before.
     fn send(&mut self, slot: u32, frame: Bytes) {
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
@@ -427,37 +566,86 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Puts the part of the run that a member has still to be sent into its outbox.
+    /// Puts what a connection has still to be sent of all runs into its outbox.
     pub(super) fn take_run(&mut self, slot: u32) {
-        let len = self.delivery.run.len();
+        let broadcasts = self.delivery.broadcasts;
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        let from = std::mem::replace(&mut ws.run_from, len as u32) as usize;
-        if !ws.is_member() || from >= len {
+        let seen = std::mem::replace(&mut ws.seen, broadcasts);
+        if self.delivery.runs.is_empty() {
             return;
         }
-        let piece = Bytes::copy_from_slice(&self.delivery.run[from..]);
-        let (_, messages) = Form::Frames.whole(&piece, usize::MAX);
-        self.offer_own(slot, piece, messages);
+        let mut frames: Vec<(u64, &[u8])> = self
+            .runs_with(slot)
+            .into_iter()
+            .flat_map(|index| self.delivery.runs[index as usize].from(seen))
+            .collect();
+        if frames.is_empty() {
+            return;
+        }
+        frames.sort_unstable_by_key(|&(number, _)| number);
+        let mut piece = Vec::with_capacity(frames.iter().map(|(_, frame)| frame.len()).sum());
+        frames
+            .iter()
+            .for_each(|(_, frame)| piece.extend_from_slice(frame));
+        let messages = frames.len() as u32;
+        self.offer_own(slot, piece.into(), messages);
     }
 
-    /// Messages of the run that a member has still to be sent.
-    pub(super) fn pending_run(&self, slot: u32) -> u64 {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) if ws.is_member() => {
-                let run = self
-                    .delivery
-                    .run
-                    .get(ws.run_from as usize..)
-                    .unwrap_or_default();
-                u64::from(Form::Frames.whole(run, usize::MAX).1)
-            }
-            _ => 0,
+    /// The runs that a connection is in the audience of.
+    fn runs_with(&self, slot: u32) -> Vec<u32> {
+        let Some((key, conn)) = self.conns.key(slot).zip(self.conns.get(slot)) else {
+            return Vec::new();
+        };
+        let Role::WebSocket(ws) = &conn.role else {
+            return Vec::new();
+        };
+        let delivery = &self.delivery;
+        let for_everyone = delivery.run_for_everyone.filter(|_| ws.is_of_everyone());
+        let mut runs: Vec<u32> = for_everyone.into_iter().collect();
+        if delivery.runs.len() <= FEW_RUNS {
+            let in_room = |run: &Run| match run.audience {
+                Audience::Everyone => false,
+                Audience::Room(room) => delivery.rooms.contains(room, key),
+            };
+            let with = (0..).zip(&delivery.runs).filter(|(_, run)| in_room(run));
+            runs.extend(with.map(|(index, _)| index));
+        } else {
+            runs.extend(self.rooms_with_runs(&ws.session));
         }
+        runs
+    }
+
+    /// Messages of runs that a connection has still to be sent.
+    pub(super) fn pending_run(&self, slot: u32) -> u64 {
+        let seen = match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) if !self.delivery.runs.is_empty() => ws.seen,
+            _ => return 0,
+        };
+        let messages = |index: u32| self.delivery.runs[index as usize].messages_from(seen);
+        self.runs_with(slot)
+            .into_iter()
+            .map(|index| messages(index) as u64)
+            .sum()
+    }
+
+    /// What a room has kept for somebody who has just joined: as one, whose length is no sign of a slow client.
+    pub(super) fn replay(&mut self, slot: u32, frames: Vec<Bytes>) {
+        if frames.is_empty() {
+            return;
+        }
+        let messages = frames.len() as u32;
+        #[cfg(all(any(test, fuzzing), not(loom)))]
+        {
+            self.delivery.due += u64::from(messages);
+        }
+        self.offer_own(slot, frames.concat().into(), messages);
+        self.note_fill(slot);
+        self.make_room_outside();
     }
 
     /// Queues whole messages, as the slow-consumer policy allows.
@@ -484,7 +672,9 @@ impl<T: Transport> Core<T> {
             }
             let (len, count) = match messages {
                 1 => (bytes.len(), 1),
-                _ => Form::Frames.whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
+                _ => ws
+                    .form()
+                    .whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
             };
             let piece = bytes.split_to(len);
             match judge(policy, fill, len) {
@@ -516,8 +706,8 @@ impl<T: Transport> Core<T> {
             return;
         };
         let dropped = ws.outbox.drop_waiting() + unsent;
-        // Nothing more of the run either, and no longer than the deadline.
-        ws.run_from = u32::MAX;
+        // Nothing more of the runs either, and no longer than the deadline.
+        ws.seen = u64::MAX;
         ws.found_slow = true;
         let id = ws.session.id;
         ws.session.span.within(|| {
@@ -531,21 +721,25 @@ impl<T: Transport> Core<T> {
         self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
     }
 
-    /// Makes a connection one of everyone: it gets what is broadcast from now on.
+    /// Makes a connection one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
     pub(super) fn join(&mut self, slot: u32) {
-        let member_at = self.delivery.members.len() as u32;
-        let run_from = self.delivery.run.len() as u32;
+        let seen = self.delivery.broadcasts;
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
-            ws.member_at = Some(member_at);
-            ws.run_from = run_from;
-            self.delivery.members.push(slot);
-            self.link().members.fetch_add(1, SeqCst);
+            ws.seen = seen;
+            let all = self.delivery.all_of(ws.form());
+            ws.member_at = Some(all.len() as u32);
+            all.push(slot);
+            if ws.form() == Form::Frames {
+                self.link().members.fetch_add(1, SeqCst);
+            }
         }
     }
 
+    /// A connection ends: it is one of everyone no longer, nor in any room.
     pub(super) fn leave(&mut self, slot: u32) {
+        self.leave_rooms(slot);
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -559,9 +753,13 @@ impl<T: Transport> Core<T> {
             self.delivery.congested -= 1;
             ws.congestion_changed(self.tick, &self.hub.settings);
         }
-        self.link().members.fetch_sub(1, SeqCst);
-        self.delivery.members.swap_remove(at as usize);
-        if let Some(&moved) = self.delivery.members.get(at as usize)
+        let form = ws.form();
+        if form == Form::Frames {
+            self.link().members.fetch_sub(1, SeqCst);
+        }
+        let all = self.delivery.all_of(form);
+        all.swap_remove(at as usize);
+        if let Some(&moved) = all.get(at as usize)
             && let Some(conn) = self.conns.get_mut(moved)
             && let Role::WebSocket(ws) = &mut conn.role
         {

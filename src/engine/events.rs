@@ -6,10 +6,11 @@ use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::form::Form;
 use super::id::ConnectionId;
+use super::rooms::{Membership, Presence, Room};
 use crate::message::Message;
 use crate::protocol::http::Head;
 use crate::report::Span;
@@ -28,6 +29,8 @@ pub(crate) struct Session {
     /// What the program keeps for it; set by whoever needs it first.
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
+    /// The rooms it is in.
+    pub(super) rooms: Mutex<Box<[Membership]>>,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
     batch: AtomicU8,
 }
@@ -87,6 +90,7 @@ impl Session {
             target: target.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
+            rooms: Mutex::default(),
             batch: AtomicU8::new(Batch::HANDED_OVER),
         }
     }
@@ -165,18 +169,22 @@ pub(crate) struct Interests {
     pub(crate) close: bool,
     pub(crate) request: bool,
     pub(crate) handshake: bool,
+    pub(crate) room: bool,
 }
 
 /// The program, as the engine sees it.
 ///
-/// `entered` and `left` are called on the shard's thread and return at once. The others are called on a handler
+/// `entered`, `left` and `emptied` are called on the shard's thread and return at once. The others are called on a handler
 /// thread and may block: for one session never two at a time, and in this order: `open`, each `message` as it was
 /// sent, `close`, each exactly once. `handshake` is before all of them, while there is no session yet.
+/// In between is `room`, once for each change, as they were made.
 pub(crate) trait Events: Send + Sync + 'static {
     fn interests(&self) -> Interests;
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
+    /// A room is no more, since nobody is in it.
+    fn emptied(&self, room: &Room);
 
     /// May this client come in?
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject>;
@@ -192,6 +200,7 @@ pub(crate) trait Events: Send + Sync + 'static {
     /// The request is the one that the session began with, if it is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);
+    fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence);
     fn close(&self, session: &Arc<Session>);
     fn request(&self, request: Request) -> Response;
 }

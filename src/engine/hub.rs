@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
+use super::rooms::{Joining, Room};
 use super::sync::{AtomicBool, AtomicUsize};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -52,6 +53,8 @@ pub(crate) struct Hub {
     pub(super) said: Said,
     /// The program decides who may come in.
     pub(super) asks: bool,
+    /// Rooms that there ever were.
+    pub(super) rooms_ever: AtomicU64,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -88,8 +91,22 @@ impl Link {
 /// Something to deliver, in order.
 pub(crate) enum Mail {
     Send(Key, Bytes),
+    /// For everyone.
     Broadcast(Bytes),
+    /// For a room, or for some of everyone.
+    Publish(Box<Publication>),
     Close(Key, CloseCode, Box<str>),
+    Join(Box<Joining>),
+    Leave(Key, Arc<Room>),
+}
+
+/// A message for many.
+pub(crate) struct Publication {
+    /// None: everyone.
+    pub(super) room: Option<Arc<Room>>,
+    pub(super) frame: Bytes,
+    /// Who is not to get it.
+    pub(super) except: Option<Key>,
 }
 
 impl Weigh for Mail {
@@ -97,7 +114,10 @@ impl Weigh for Mail {
         size_of::<Self>()
             + match self {
                 Self::Send(_, frame) | Self::Broadcast(frame) => frame.len(),
+                Self::Publish(publication) => size_of::<Publication>() + publication.frame.len(),
                 Self::Close(_, _, reason) => reason.len(),
+                Self::Join(joining) => joining.weight(),
+                Self::Leave(..) => 0,
             }
     }
 }
@@ -161,6 +181,33 @@ impl Upgraded {
     }
 }
 
+/// Who a message for many is for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Audience<'a> {
+    /// None: everyone.
+    pub(crate) room: Option<&'a Arc<Room>>,
+    /// Who is not to get it.
+    pub(crate) except: Option<ConnectionId>,
+}
+
+impl Audience<'_> {
+    /// What one of the shards is told.
+    fn mail(self, shard: usize, frame: &Bytes) -> Mail {
+        let except = self
+            .except
+            .filter(|id| usize::from(id.shard) == shard)
+            .map(ConnectionId::key);
+        match (self.room, except) {
+            (None, None) => Mail::Broadcast(frame.clone()),
+            (room, except) => Mail::Publish(Box::new(Publication {
+                room: room.cloned(),
+                frame: frame.clone(),
+                except,
+            })),
+        }
+    }
+}
+
 impl Hub {
     pub(super) fn new(
         settings: Settings,
@@ -185,12 +232,17 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
+            rooms_ever: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,
             stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
+    }
+
+    pub(crate) fn rooms_max(&self) -> usize {
+        self.settings.limits.rooms_max
     }
 
     pub(crate) fn message_bytes_max(&self) -> usize {
@@ -212,13 +264,13 @@ impl Hub {
         }
     }
 
-    /// Leaves a frame for everyone, in the mailboxes of the shards that have anyone; waits while one is full.
+    /// Leaves a frame for an audience, in the mailboxes of the shards that have any of it; waits while one is full.
     /// Returns whether there was anyone.
-    pub(crate) fn broadcast(&self, frame: &Bytes) -> Result<bool, Refused> {
+    pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = pool::when(self);
         let mut anyone = false;
-        for link in self.populated() {
-            let mail = Mail::Broadcast(frame.clone());
+        for (index, link) in self.populated(to) {
+            let mail = to.mail(index, frame);
             link.mailbox.push(mail, when).map_err(|_| Refused::Closed)?;
             anyone = true;
         }
@@ -226,23 +278,22 @@ impl Hub {
     }
 
     /// The same, unless a mailbox is full: then nobody gets it.
-    pub(crate) fn try_broadcast(&self, frame: &Bytes) -> Result<bool, Refused> {
+    pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = pool::when(self);
-        let weight = Mail::Broadcast(frame.clone()).weight();
         let mut reserved = Vec::with_capacity(self.shards.len());
-        for link in self.populated() {
-            if let Err(refused) = link.mailbox.try_reserve(weight) {
-                for link in reserved {
-                    let link: &Link = link;
-                    link.mailbox.unreserve(weight);
+        for (index, link) in self.populated(to) {
+            let mail = to.mail(index, frame);
+            if let Err(refused) = link.mailbox.try_reserve(mail.weight()) {
+                for (link, mail) in reserved {
+                    let (link, mail): (&Link, Mail) = (link, mail);
+                    link.mailbox.unreserve(mail.weight());
                 }
                 return Err(refused);
             }
-            reserved.push(link);
+            reserved.push((link, mail));
         }
         let mut outcome = Ok(!reserved.is_empty());
-        for link in reserved {
-            let mail = Mail::Broadcast(frame.clone());
+        for (link, mail) in reserved {
             if link.mailbox.push_reserved(mail, when).is_err() {
                 outcome = Err(Refused::Closed);
             }
@@ -250,10 +301,23 @@ impl Hub {
         outcome
     }
 
-    fn populated(&self) -> impl Iterator<Item = &Link> {
+    /// Waits until a frame would be taken for an audience, which is no promise that it still is.
+    pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
+        for (index, link) in self.populated(to) {
+            link.mailbox.wait_for_room(to.mail(index, frame).weight())?;
+        }
+        Ok(())
+    }
+
+    /// The shards that have any of an audience.
+    fn populated(&self, to: Audience<'_>) -> impl Iterator<Item = (usize, &Link)> {
         self.shards
             .iter()
-            .filter(|link| link.members.load(SeqCst) > 0)
+            .enumerate()
+            .filter(move |(index, link)| match to.room {
+                Some(room) => room.reaches(*index),
+                None => link.members.load(SeqCst) > 0,
+            })
     }
 
     /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.

@@ -116,13 +116,34 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     /// Leaves data; waits while the mailbox is full.
     pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
         let weight = data.weight();
+        let Ok(mut state) = self.room_for(weight) else {
+            return Err(data);
+        };
+        state.add(data, weight);
+        self.notify(state, when, false);
+        Ok(())
+    }
+
+    /// Keeps room for data of that weight, as `try_reserve` does; waits while the mailbox is full.
+    pub(crate) fn reserve(&self, weight: usize) -> Result<(), Refused> {
+        self.room_for(weight)?.reserved += weight;
+        Ok(())
+    }
+
+    /// Waits until there is room, which is no promise that there still is.
+    pub(crate) fn wait_for_room(&self, weight: usize) -> Result<(), Refused> {
+        self.room_for(weight).map(drop)
+    }
+
+    /// Waits while the mailbox is full.
+    fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
-                return Err(data);
+                return Err(Refused::Closed);
             }
             if state.has_room(weight, self.bytes_max) {
-                break;
+                return Ok(state);
             }
             // A full mailbox is emptied by its shard, which must not sleep meanwhile. One that is only promised away
             // is none of its business: whoever it was promised to comes back.
@@ -134,9 +155,6 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             state = wait(&self.emptied, state);
             state.waiting -= 1;
         }
-        state.add(data, weight);
-        self.notify(state, when, false);
-        Ok(())
     }
 
     /// Leaves data if there is room.

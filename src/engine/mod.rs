@@ -30,6 +30,8 @@ mod pace;
 mod peers;
 mod pool;
 mod request;
+mod rooms;
+mod runs;
 mod shard;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod sim_tests;
@@ -53,10 +55,12 @@ use mio::{Poll, Waker};
 pub(crate) use self::ask::{Accepted, Verdict};
 use self::core::Core;
 pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status, Welcome};
-pub(crate) use self::hub::{Hub, Mail, Newcomer, Received, Settings, Upgraded};
+pub(crate) use self::hub::{Audience, Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
 pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
+pub use self::rooms::Presence;
+pub(crate) use self::rooms::{NotJoined, Room};
 use self::shard::{Ending, Listener, Shard, WAKER};
 use crate::report::error;
 

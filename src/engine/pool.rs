@@ -20,6 +20,7 @@ use super::handover::Handover;
 use super::hub::{Hub, Word};
 use super::id::Key;
 use super::mailbox::When;
+use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
 use crate::report::warning;
@@ -45,6 +46,8 @@ pub(crate) enum Event {
     /// With the request that it began with, if that is known.
     Open(Option<Arc<RequestHead>>),
     Message(Message),
+    /// Its presence in a room has changed.
+    Room(Presence, Arc<Room>),
     Close,
 }
 
@@ -284,6 +287,9 @@ impl Pool {
                         !caught(&mut || match event.take() {
                             Some(Event::Open(request)) => events.open(&session, request.as_ref()),
                             Some(Event::Message(message)) => events.message(&session, message),
+                            Some(Event::Room(change, room)) => {
+                                events.room(&session, &room, change);
+                            }
                             Some(Event::Close) => events.close(&session),
                             None => {}
                         })
@@ -293,7 +299,10 @@ impl Pool {
                 for event in list {
                     match event {
                         Event::Message(_) => unhandled += 1,
-                        // It is told whatever happened before.
+                        // These are told whatever happened before.
+                        Event::Room(change, room) => {
+                            span.within(|| caught(&mut || events.room(&session, &room, change)));
+                        }
                         Event::Close => {
                             span.within(|| caught(&mut || events.close(&session)));
                         }
@@ -301,8 +310,15 @@ impl Pool {
                     }
                 }
                 // The shard has ended meanwhile, and nobody else will tell.
-                if goes_on && session.batch_done() && events.interests().close {
-                    span.within(|| caught(&mut || events.close(&session)));
+                if goes_on && session.batch_done() {
+                    for room in session.rooms_left_behind() {
+                        span.within(|| {
+                            caught(&mut || events.room(&session, &room, Presence::Left))
+                        });
+                    }
+                    if events.interests().close {
+                        span.within(|| caught(&mut || events.close(&session)));
+                    }
                 }
                 // With it may go what the program keeps for the stream, and dropping that is user code, too.
                 let mut session = Some(session);

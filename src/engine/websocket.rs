@@ -49,8 +49,8 @@ pub(super) struct WebSocket {
     pub(super) member_at: Option<u32>,
     /// Of what waits for it, what waits for nobody else.
     pub(super) own_bytes: usize,
-    /// Where in the run its share begins.
-    pub(super) run_from: u32,
+    /// The first broadcast that it has not been given yet.
+    pub(super) seen: u64,
     /// A message that has begun: since when, and what is held of it.
     unfinished: Option<Box<Unfinished>>,
     /// When something was last read.
@@ -126,7 +126,7 @@ impl WebSocket {
             inbox_bytes: 0,
             member_at: None,
             own_bytes: 0,
-            run_from: 0,
+            seen: u64::MAX,
             unfinished: None,
             heard: now,
             deadline: None,
@@ -153,6 +153,11 @@ impl WebSocket {
 
     fn is_stream(&self) -> bool {
         self.form() == Form::Events
+    }
+
+    /// It gets what everyone gets, and as a frame.
+    pub(super) fn is_of_everyone(&self) -> bool {
+        self.is_member() && !self.is_stream()
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -444,25 +449,31 @@ impl<T: Transport> Core<T> {
             let farewell = self.ws(slot).and_then(|ws| ws.farewell.take());
             self.end_outgoing(slot, farewell.map(Vec::from));
         }
-        self.tell_close(slot, key, Vec::new());
+        self.tell_close(slot, key);
         match self.conns.get(slot) {
             Some(conn) if conn.transport.is_none() => self.free(slot),
             _ => self.want_write(slot),
         }
     }
 
-    /// The close handler's turn has come, once.
-    /// `before` is what is still to be handled before it.
-    fn tell_close(&mut self, slot: u32, key: Key, before: Vec<Event>) {
+    /// The close handler's turn has come, once; behind what is still to be handled.
+    fn tell_close(&mut self, slot: u32, key: Key) {
         let Some(session) = self.depart(slot) else {
             return;
         };
-        let mut events = before;
+        let (mut events, bytes) = self.ws(slot).map_or_else(Default::default, |ws| {
+            (
+                std::mem::take(&mut ws.inbox),
+                std::mem::take(&mut ws.inbox_bytes),
+            )
+        });
         if self.interests.close && session.form == Form::Frames {
             events.push(Event::Close);
         }
-        if !events.is_empty() {
-            self.job(key, Work::Session(session, events, 0));
+        if events.is_empty() {
+            self.intake.sub_unhandled(bytes);
+        } else {
+            self.job(key, Work::Session(session, events, bytes));
         }
     }
 
@@ -513,10 +524,16 @@ impl<T: Transport> Core<T> {
                 ws.busy = false;
                 ws.mail_mark = mark;
                 if panicked {
-                    let waiting = ws.inbox.len() as u64;
-                    ws.inbox.clear();
-                    let bytes = std::mem::take(&mut ws.inbox_bytes);
-                    self.intake.sub_unhandled(bytes);
+                    let mut waiting = 0;
+                    // Of its rooms the program is still told.
+                    ws.inbox.retain(|event| {
+                        let message = matches!(event, Event::Message(_));
+                        waiting += u64::from(message);
+                        !message
+                    });
+                    let rest = ws.inbox.len() * size_of::<Event>();
+                    let bytes = std::mem::replace(&mut ws.inbox_bytes, rest);
+                    self.intake.sub_unhandled(bytes - rest);
                     let unhandled = waiting + u64::from(unhandled);
                     self.counters().dropped_unhandled.add(unhandled);
                     self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");
@@ -599,26 +616,36 @@ impl<T: Transport> Core<T> {
             return;
         };
         let unsent = self.pending_run(slot);
+        if let Some(ws) = self.ws(slot) {
+            ws.session.set_status(Status::Closed);
+        }
         self.leave(slot);
         let Some(ws) = self.ws(slot) else {
             return;
         };
-        ws.session.set_status(Status::Closed);
         let lost = ws.outbox.clear() + unsent;
-        let handlers_tell = ws.busy && ws.session.batch_abandoned();
-        let inbox = std::mem::take(&mut ws.inbox);
+        let session = ws.session.clone();
+        let busy = ws.busy;
         self.counters().dropped_closed.add(lost);
-        if handlers_tell {
-            // Its handler still runs, and never two do at a time: the close handler follows on the same thread.
-            let messages = inbox
-                .iter()
-                .filter(|event| matches!(event, Event::Message(_)));
-            self.counters()
-                .dropped_unhandled
-                .add(messages.count() as u64);
-            self.depart(slot);
-        } else {
-            self.tell_close(slot, key, inbox);
+        if busy && let Some(ws) = self.ws(slot) {
+            let inbox = std::mem::take(&mut ws.inbox);
+            // Its handler still runs, and never two do at a time: what is still to be told follows on the same thread.
+            self.leave_rooms_behind(&session, &inbox);
+            if session.batch_abandoned() {
+                let messages = inbox
+                    .iter()
+                    .filter(|event| matches!(event, Event::Message(_)));
+                self.counters()
+                    .dropped_unhandled
+                    .add(messages.count() as u64);
+                self.depart(slot);
+                return;
+            }
+            let _ = session.rooms_left_behind();
+            if let Some(ws) = self.ws(slot) {
+                ws.inbox = inbox;
+            }
         }
+        self.tell_close(slot, key);
     }
 }

@@ -72,6 +72,18 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.event_streams_opened),
     },
     Family {
+        name: "rooms",
+        kind: "gauge",
+        help: "Rooms that there are.",
+        values: |metrics| one(metrics.rooms),
+    },
+    Family {
+        name: "room_members",
+        kind: "gauge",
+        help: "Connections in rooms, each once for every room that it is in.",
+        values: |metrics| one(metrics.room_members),
+    },
+    Family {
         name: "connections_accepted_total",
         kind: "counter",
         help: "Connections of all kinds that were accepted or adopted.",
@@ -255,6 +267,8 @@ mod tests {
             connections_opened: next(),
             event_streams: next(),
             event_streams_opened: next(),
+            rooms: next(),
+            room_members: next(),
             accepted: next(),
             refused: Refused {
                 connections_max: next(),

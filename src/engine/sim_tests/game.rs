@@ -11,7 +11,7 @@ use super::wire::{
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::core::{READ_BYTES, Role};
 use crate::engine::events::{Interests, Request, Response, Session};
-use crate::engine::hub::{Hub, Received, Upgraded};
+use crate::engine::hub::{Audience, Hub, Received, Upgraded};
 use crate::engine::mailbox::Weigh;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -91,9 +91,9 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
         }
         Told::Message(_) => {}
         Told::Close => {
-            let _ = hub.try_broadcast(Message::new("G:0:").frame());
+            let _ = hub.try_broadcast(Message::new("G:0:").frame(), Audience::default());
         }
-        Told::Entered | Told::Left => {}
+        Told::Entered | Told::Left | Told::Room(..) => {}
     }
 }
 
@@ -156,6 +156,7 @@ impl Game {
                 message: true,
                 close: true,
                 request: dice.one_in(2),
+                room: true,
                 ..Interests::default()
             },
             handler: Box::new(handler),

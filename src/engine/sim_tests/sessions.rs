@@ -5,7 +5,7 @@ use super::wire::{
 };
 use super::world::{Setup, Told, World, echo, panic_quietly, send};
 use crate::engine::events::{Interests, Status};
-use crate::engine::hub::{Mail, Received, Upgraded};
+use crate::engine::hub::{Audience, Mail, Received, Upgraded};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::Connection;
@@ -391,7 +391,8 @@ fn a_close_between_broadcasts_keeps_its_place() {
 fn what_a_connect_handler_broadcasts_reaches_the_new_client() {
     let mut world = World::with_handler(|hub, _, told| {
         if *told == Told::Open {
-            hub.try_broadcast(Message::new("welcome").frame()).unwrap();
+            hub.try_broadcast(Message::new("welcome").frame(), Audience::default())
+                .unwrap();
         }
     });
     let first = world.join();

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
 use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
-use crate::engine::hub::{Hub, Mail, Settings, Upgraded, Word};
+use crate::engine::hub::{Audience, Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
 use crate::engine::pool::{Job, Pool};
+use crate::engine::rooms::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -28,6 +29,7 @@ pub(super) enum Told {
     Left,
     Open,
     Message(Vec<u8>),
+    Room(String, Presence),
     Close,
 }
 
@@ -62,6 +64,7 @@ impl Default for Setup {
                 open: true,
                 message: true,
                 close: true,
+                room: true,
                 ..Interests::default()
             },
             handler: Box::new(|_, _, _| {}),
@@ -123,6 +126,12 @@ impl Events for Program {
 
     fn left(&self, session: &Session) {
         self.note(session, Told::Left);
+    }
+
+    fn emptied(&self, _: &Room) {}
+
+    fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence) {
+        self.handle(session, Told::Room(room.name.to_string(), change));
     }
 
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
@@ -420,7 +429,8 @@ impl World {
     }
 
     pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
-        self.hub.try_broadcast(Message::new(payload).frame())
+        self.hub
+            .try_broadcast(Message::new(payload).frame(), Audience::default())
     }
 
     pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {

@@ -22,6 +22,14 @@ impl WebSocket {
         self.inbox.push(Event::Message(message));
     }
 
+    /// Keeps anything else for the handlers.
+    fn keep_event(&mut self, event: Event, intake: &mut Intake) {
+        let bytes = size_of::<Event>();
+        self.inbox_bytes += bytes;
+        intake.add_unhandled(bytes);
+        self.inbox.push(event);
+    }
+
     pub(in crate::engine) fn unfinished_bytes(&self) -> usize {
         self.unfinished
             .as_ref()
@@ -46,6 +54,17 @@ impl WebSocket {
 }
 
 impl<T: Transport> Core<T> {
+    /// Keeps an event that is no message for the handlers.
+    pub(in crate::engine) fn keep_event(&mut self, slot: u32, event: Event) {
+        if let Some(Conn {
+            role: Role::WebSocket(ws),
+            ..
+        }) = self.conns.get_mut(slot)
+        {
+            ws.keep_event(event, &mut self.intake);
+        }
+    }
+
     /// Goes on where somebody else has stopped reading.
     pub(in crate::engine) fn resume(&mut self, slot: u32, received: Received) {
         let wants_messages = self.interests.message;

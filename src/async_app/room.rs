@@ -1,0 +1,190 @@
+//! A room, as the program sees it.
+
+use std::sync::Arc;
+
+use super::publish::{Audience, Link, Patience};
+use crate::engine::ConnectionId;
+use crate::error::{JoinError, SendError};
+use crate::message::Message;
+
+/// A named set of connections, which can be sent something together.
+///
+/// Any connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
+/// A room needs no making and no deleting: it is there while somebody is in it, and costs nothing else. Names are any
+/// text of up to 255 bytes. Everyone who is connected is a room, too, without a name:
+/// [`AsyncSender::everyone`](crate::AsyncSender::everyone).
+///
+/// What one thread does with rooms and connections happens in that order: who joins before a broadcast gets it, who
+/// leaves before it does not, and broadcasts to several rooms arrive in the order they were made at a client that is in
+/// all of them. A broadcast costs in proportion to the room's members, not to all who are connected.
+///
+/// Taken with [`AsyncStream::room`](crate::AsyncStream::room) or [`AsyncSender::room`](crate::AsyncSender::room). Clones
+/// are cheap.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Message};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_connect_handler(|stream, _| stream.join(stream.path()))
+///     .with_message_handler(|stream, message, _| {
+///         // To everyone on the same path but the sender.
+///         stream.room(stream.path()).broadcast_except(stream.id(), message);
+///     });
+/// let news = app.sender().room("/news");
+/// news.broadcast(Message::new("Nobody is here yet, which is no error."));
+/// assert!(news.is_empty());
+/// ```
+#[derive(Clone)]
+pub struct Room {
+    link: Arc<Link>,
+    /// None: everyone.
+    name: Option<Arc<str>>,
+}
+
+impl Room {
+    pub(super) fn named(link: Arc<Link>, name: &str) -> Self {
+        Self {
+            link,
+            name: Some(name.into()),
+        }
+    }
+
+    pub(super) fn of(link: Arc<Link>, name: Arc<str>) -> Self {
+        Self {
+            link,
+            name: Some(name),
+        }
+    }
+
+    pub(super) fn everyone(link: Arc<Link>) -> Self {
+        Self { link, name: None }
+    }
+
+    /// The room's name; `None` for everyone.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn audience(&self) -> Audience<'_> {
+        Audience::of_room(self.name.as_deref(), None)
+    }
+
+    fn all_but(&self, id: ConnectionId) -> Audience<'_> {
+        Audience::of_room(self.name.as_deref(), Some(id))
+    }
+
+    /// Has a connection join the room. Does nothing if it is in it already, has gone, or may not join for one of the
+    /// reasons that [`try_join`](Self::try_join) tells; then a warning is logged.
+    ///
+    /// Waits only while the engine's own mailbox is full.
+    pub fn join(&self, id: ConnectionId) {
+        self.link.warn_of(self.try_join(id));
+    }
+
+    /// Has a connection join the room. That it is in it already is no error. Everyone is always in the room of everyone.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::JoinErrorReason::Closed) if the connection has gone, or the app does not run;
+    /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
+    /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
+    pub fn try_join(&self, id: ConnectionId) -> Result<(), JoinError> {
+        let session = self.link.directory.find_id(id);
+        self.link.join(self.name.as_deref(), session.as_deref())
+    }
+
+    /// Has a connection leave the room, behind what the room was sent before. Does nothing if it is not in it, nor in the
+    /// room of everyone, which is left by disconnecting.
+    ///
+    /// Waits only while the engine's own mailbox is full.
+    pub fn leave(&self, id: ConnectionId) {
+        if let (Some(name), Some(session)) = (&self.name, self.link.directory.find_id(id)) {
+            self.link.leave(name, &session);
+        }
+    }
+
+    /// Sends a message to all who are in the room.
+    ///
+    /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
+    /// is in the room, and before and after the app runs.
+    pub fn broadcast(&self, message: Message) {
+        let _ = self.link.publish(self.audience(), message, Patience::Wait);
+    }
+
+    /// Sends a message to all who are in the room, or hands it back: then nobody gets it.
+    ///
+    /// That nobody is in the room is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::SendErrorReason::Full) if a mailbox of the engine is full;
+    /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
+    /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
+    pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
+        self.link.publish(self.audience(), message, Patience::Try)
+    }
+
+    /// Sends a message to all who are in the room but one, such as whoever it came from; otherwise as
+    /// [`broadcast`](Self::broadcast).
+    pub fn broadcast_except(&self, id: ConnectionId, message: Message) {
+        let _ = self.link.publish(self.all_but(id), message, Patience::Wait);
+    }
+
+    /// The same, or hands the message back.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_broadcast`](Self::try_broadcast).
+    pub fn try_broadcast_except(
+        &self,
+        id: ConnectionId,
+        message: Message,
+    ) -> Result<(), SendError> {
+        self.link.publish(self.all_but(id), message, Patience::Try)
+    }
+
+    /// How many connections are in the room.
+    pub fn len(&self) -> usize {
+        match &self.name {
+            Some(name) => self.link.rooms.find(name).map_or(0, |room| room.len()),
+            None => self.link.connections(),
+        }
+    }
+
+    /// Whether nobody is in the room.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a connection is in the room.
+    pub fn contains(&self, id: ConnectionId) -> bool {
+        match &self.name {
+            Some(name) => {
+                let room = self.link.rooms.find(name);
+                room.is_some_and(|room| room.contains(id))
+            }
+            None => self.link.directory.find_id(id).is_some(),
+        }
+    }
+
+    /// Who is in the room, in no order. While others join and leave, this is what each shard had at some moment of the
+    /// call.
+    pub fn members(&self) -> Vec<ConnectionId> {
+        match &self.name {
+            Some(name) => {
+                let room = self.link.rooms.find(name);
+                room.map_or_else(Vec::new, |room| room.members())
+            }
+            None => self.link.directory.ids(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Room")
+            .field("name", &self.name)
+            .field("len", &self.len())
+            .finish()
+    }
+}

@@ -1,0 +1,487 @@
+//! Rooms: sets of connections. The engine knows them by number.
+//!
+//! Who is in a room is kept twice. A [`Room`] answers any thread at once; the shards of its members each have a list of
+//! their own ([`LocalRooms`]), which follows through the mailbox. So joining, leaving and what is sent keep their order
+//! at each connection, and what any thread reads is what it has done.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use super::core::{Core, Role};
+use super::events::{Session, Status};
+use super::hub::{Hub, Mail};
+use super::id::{ConnectionId, Key};
+use super::mailbox::Weigh;
+use super::pool::{self, Event};
+use crate::transport::Transport;
+
+/// A room, as any thread knows it.
+pub(crate) struct Room {
+    number: u64,
+    /// What it is called above the engine.
+    pub(crate) name: Arc<str>,
+    /// It stays when nobody is in it.
+    permanent: bool,
+    /// How many are in it; `RETIRED` when it is no more.
+    len: AtomicUsize,
+    shards: Box<[OnShard]>,
+}
+
+const RETIRED: usize = usize::MAX;
+
+#[derive(Default)]
+struct OnShard {
+    members: Mutex<HashSet<Key>>,
+    /// Members that the shard knows of, or will learn of. Without any, nothing that is sent to the room goes there.
+    reached: AtomicUsize,
+}
+
+/// A connection's being in a room; kept by its session.
+pub(crate) struct Membership {
+    room: Arc<Room>,
+    /// It has joined, and not left.
+    wanted: bool,
+    /// Its shard has seen it join, and not leave.
+    held: bool,
+}
+
+/// How somebody's being in a room has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// The connection is in the room now.
+    Joined,
+    /// The connection is in the room no longer: it has left, or has ended.
+    Left,
+}
+
+/// Why a connection did not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotJoined {
+    /// It has gone, or the engine has stopped.
+    Closed,
+    /// It is in as many rooms as it may be.
+    TooMany,
+    /// The room is no more: another of the same name may take its place.
+    Retired,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Room {
+    pub(super) fn new(number: u64, name: Arc<str>, permanent: bool, shards: usize) -> Self {
+        Self {
+            number,
+            name,
+            permanent,
+            len: AtomicUsize::new(0),
+            shards: (0..shards).map(|_| OnShard::default()).collect(),
+        }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self.len.load(SeqCst) {
+            RETIRED => 0,
+            len => len,
+        }
+    }
+
+    pub(crate) fn contains(&self, id: ConnectionId) -> bool {
+        self.shards
+            .get(usize::from(id.shard))
+            .is_some_and(|on| lock(&on.members).contains(&id.key()))
+    }
+
+    pub(crate) fn members(&self) -> Vec<ConnectionId> {
+        (0..)
+            .zip(&self.shards)
+            .flat_map(|(shard, on)| {
+                let keys: Vec<Key> = lock(&on.members).iter().copied().collect();
+                keys.into_iter().map(move |key| ConnectionId { shard, key })
+            })
+            .collect()
+    }
+
+    pub(super) fn reaches(&self, shard: usize) -> bool {
+        self.shards[shard].reached.load(SeqCst) > 0
+    }
+
+    /// Nothing more will come to the shard for one of its members.
+    fn unreach(&self, shard: u16) {
+        self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
+    }
+
+    /// Counts somebody in, unless the room is no more.
+    fn enter(&self) -> bool {
+        let count = |len| (len != RETIRED).then(|| len + 1);
+        self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.len.load(SeqCst) == RETIRED
+    }
+
+    /// Counts somebody out. Returns whether that was the end of the room.
+    fn exit(&self) -> bool {
+        self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
+    }
+
+    /// Ends the room if it is empty and need not stay. Nobody can join it after.
+    pub(crate) fn retire(&self) -> bool {
+        !self.permanent
+            && self
+                .len
+                .compare_exchange(0, RETIRED, SeqCst, SeqCst)
+                .is_ok()
+    }
+
+    fn add(&self, id: ConnectionId) {
+        let on = &self.shards[usize::from(id.shard)];
+        lock(&on.members).insert(id.key());
+        // Before the room's next message is left anywhere.
+        on.reached.fetch_add(1, SeqCst);
+    }
+
+    fn remove(&self, id: ConnectionId) {
+        let mut members = lock(&self.shards[usize::from(id.shard)].members);
+        members.remove(&id.key());
+        if members.capacity() > 64 && members.len() < members.capacity() / 8 {
+            // After a rush, give back what it took.
+            members.shrink_to_fit();
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<Room> {
+        let number = self.rooms_ever.fetch_add(1, Relaxed);
+        Arc::new(Room::new(number, name, permanent, self.shards.len()))
+    }
+
+    /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Waits while its
+    /// shard's mailbox is full. Returns whether it was not in it.
+    pub(crate) fn join(
+        &self,
+        room: &Arc<Room>,
+        session: &Session,
+        replay: Vec<Bytes>,
+    ) -> Result<bool, NotJoined> {
+        let link = &self.shards[usize::from(session.id.shard)];
+        let mail = Mail::Join(Box::new(Joining {
+            key: session.id.key(),
+            room: room.clone(),
+            replay,
+        }));
+        let weight = mail.weight();
+        // Nobody waits with a lock in his hands: the shard takes it, too.
+        if link.mailbox.reserve(weight).is_err() {
+            return Err(NotJoined::Closed);
+        }
+        let mut rooms = lock(&session.rooms);
+        let found = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room));
+        let wanted = rooms.iter().filter(|of| of.wanted).count();
+        let refused = if session.status() == Status::Closed {
+            Some(Err(NotJoined::Closed))
+        } else if found.is_some_and(|at| rooms[at].wanted) {
+            Some(Ok(false))
+        } else if wanted >= self.settings.limits.connection_rooms_max {
+            Some(Err(NotJoined::TooMany))
+        } else if !room.enter() {
+            Some(Err(NotJoined::Retired))
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            link.mailbox.unreserve(weight);
+            return refused;
+        }
+        room.add(session.id);
+        match found {
+            Some(at) => rooms[at].wanted = true,
+            None => push(
+                &mut rooms,
+                Membership {
+                    room: room.clone(),
+                    wanted: true,
+                    held: false,
+                },
+            ),
+        }
+        self.common.room_members.add(1);
+        // Under the session's lock, so that its shard learns of changes in the order they were made.
+        if link.mailbox.push_reserved(mail, pool::when(self)).is_err() {
+            // The engine stops, and with it goes everyone's being anywhere.
+            return Err(NotJoined::Closed);
+        }
+        Ok(true)
+    }
+
+    /// Has a connection leave a room: it gets what the room was sent so far. Returns whether it was in it. The room may
+    /// be no more after.
+    pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
+        let link = &self.shards[usize::from(session.id.shard)];
+        let mail = Mail::Leave(session.id.key(), room.clone());
+        let weight = mail.weight();
+        if link.mailbox.reserve(weight).is_err() {
+            return false;
+        }
+        let mut rooms = lock(&session.rooms);
+        let found = rooms
+            .iter_mut()
+            .find(|of| of.wanted && Arc::ptr_eq(&of.room, room));
+        let Some(membership) = found else {
+            link.mailbox.unreserve(weight);
+            return false;
+        };
+        membership.wanted = false;
+        room.remove(session.id);
+        self.common.room_members.sub(1);
+        // Refused only by an engine that stops, where everyone leaves everything.
+        let _ = link.mailbox.push_reserved(mail, pool::when(self));
+        drop(rooms);
+        room.exit();
+        true
+    }
+}
+
+/// Exactly as long as needed: most connections are in a room or two.
+fn push(rooms: &mut Box<[Membership]>, new: Membership) {
+    let mut list = std::mem::take(rooms).into_vec();
+    list.reserve_exact(1);
+    list.push(new);
+    *rooms = list.into_boxed_slice();
+}
+
+fn remove(rooms: &mut Box<[Membership]>, at: usize) {
+    let mut list = std::mem::take(rooms).into_vec();
+    list.swap_remove(at);
+    *rooms = list.into_boxed_slice();
+}
+
+impl Session {
+    /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
+    fn hold(&self, room: &Arc<Room>, held: bool) -> bool {
+        let mut rooms = lock(&self.rooms);
+        let Some(at) = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room)) else {
+            return false;
+        };
+        rooms[at].held = held;
+        if !held && !rooms[at].wanted {
+            remove(&mut rooms, at);
+        }
+        true
+    }
+
+    /// Rooms that are to be told of its leaving by whoever is at work for it: its shard has ended.
+    fn leave_behind(&self, rooms: Vec<Arc<Room>>) {
+        let left = |room| Membership {
+            room,
+            wanted: false,
+            held: true,
+        };
+        *lock(&self.rooms) = rooms.into_iter().map(left).collect();
+    }
+
+    /// Takes what was left behind.
+    pub(super) fn rooms_left_behind(&self) -> Vec<Arc<Room>> {
+        let rooms = std::mem::take(&mut *lock(&self.rooms));
+        rooms.into_iter().map(|of| of.room).collect()
+    }
+}
+
+/// A connection that joins a room.
+pub(crate) struct Joining {
+    key: Key,
+    room: Arc<Room>,
+    /// What it is sent first.
+    replay: Vec<Bytes>,
+}
+
+impl Joining {
+    /// Bytes of what it is sent first.
+    pub(super) fn replay_bytes(&self) -> usize {
+        self.replay.iter().map(Bytes::len).sum()
+    }
+
+    /// Messages that it is sent first.
+    pub(super) fn replays(&self) -> usize {
+        self.replay.len()
+    }
+}
+
+impl Weigh for Joining {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.replays() * size_of::<Bytes>() + self.replay_bytes()
+    }
+}
+
+/// The rooms of a shard: those that any of its connections is in.
+#[derive(Default)]
+pub(super) struct LocalRooms(HashMap<u64, LocalRoom>);
+
+#[derive(Default)]
+pub(super) struct LocalRoom {
+    members: HashSet<Key>,
+    /// Where its messages of this turn gather, if it has any.
+    pub(super) run: Option<u32>,
+}
+
+impl LocalRooms {
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut LocalRoom> {
+        self.0.get_mut(&number)
+    }
+
+    pub(super) fn contains(&self, number: u64, key: Key) -> bool {
+        self.0
+            .get(&number)
+            .is_some_and(|room| room.members.contains(&key))
+    }
+
+    pub(super) fn len(&self, number: u64) -> usize {
+        self.0.get(&number).map_or(0, |room| room.members.len())
+    }
+
+    pub(super) fn members(&self, number: u64) -> impl Iterator<Item = &Key> {
+        self.0
+            .get(&number)
+            .into_iter()
+            .flat_map(|room| &room.members)
+    }
+
+    fn insert(&mut self, number: u64, key: Key) {
+        self.0.entry(number).or_default().members.insert(key);
+    }
+
+    fn remove(&mut self, number: u64, key: Key) {
+        if let Some(room) = self.0.get_mut(&number) {
+            room.members.remove(&key);
+            if room.members.is_empty() {
+                self.0.remove(&number);
+            } else if room.members.capacity() > 64
+                && room.members.len() < room.members.capacity() / 8
+            {
+                room.members.shrink_to_fit();
+            }
+        }
+        if self.0.capacity() > 64 && self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to_fit();
+        }
+    }
+
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn memberships(&self) -> usize {
+        self.0.values().map(|room| room.members.len()).sum()
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Runs that a connection may have a share in: those of its rooms, by number.
+    pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
+        lock(&session.rooms)
+            .iter()
+            .filter(|of| of.held)
+            .filter_map(|of| self.delivery.rooms.0.get(&of.room.number)?.run)
+            .collect()
+    }
+
+    pub(super) fn join_room(&mut self, joining: Joining) {
+        let Joining { key, room, replay } = joining;
+        let slot = self.conns.find(key);
+        let holds = slot
+            .and_then(|slot| self.open_ws(slot))
+            .is_some_and(|ws| ws.session.hold(&room, true));
+        let Some(slot) = slot.filter(|_| holds) else {
+            room.unreach(self.index);
+            let lost = replay.len() as u64;
+            self.counters().dropped_closed.add(lost);
+            return;
+        };
+        // What it is due to get so far does not include what this room has gathered.
+        self.take_run(slot);
+        self.delivery.rooms.insert(room.number, key);
+        self.replay(slot, replay);
+        self.presence_changed(slot, Presence::Joined, room);
+    }
+
+    pub(super) fn leave_room(&mut self, key: Key, room: Arc<Room>) {
+        let Some(slot) = self.conns.find(key) else {
+            return;
+        };
+        if !self
+            .open_ws(slot)
+            .is_some_and(|ws| ws.session.hold(&room, false))
+        {
+            return;
+        }
+        self.take_run(slot);
+        self.delivery.rooms.remove(room.number, key);
+        room.unreach(self.index);
+        self.presence_changed(slot, Presence::Left, room);
+    }
+
+    fn presence_changed(&mut self, slot: u32, change: Presence, room: Arc<Room>) {
+        if self.interests.room {
+            self.keep_event(slot, Event::Room(change, room));
+            self.advance(slot);
+        }
+    }
+
+    /// A connection ends, and leaves all its rooms. What they have gathered for it has been seen to.
+    pub(super) fn leave_rooms(&mut self, slot: u32) {
+        let (Some(key), Some(conn)) = (self.conns.key(slot), self.conns.get(slot)) else {
+            return;
+        };
+        let Role::WebSocket(ws) = &conn.role else {
+            return;
+        };
+        let rooms = std::mem::take(&mut *lock(&ws.session.rooms));
+        let id = ws.session.id;
+        for Membership { room, wanted, held } in rooms {
+            if held {
+                self.delivery.rooms.remove(room.number, key);
+                room.unreach(self.index);
+            }
+            if wanted {
+                room.remove(id);
+                self.hub.common.room_members.sub(1);
+                if room.exit() {
+                    self.events.emptied(&room);
+                }
+            }
+            // Who was never seen to join does not leave.
+            if held && self.interests.room {
+                self.keep_event(slot, Event::Room(Presence::Left, room));
+            }
+        }
+    }
+
+    /// The shard ends while handlers are at work for a session: they tell its rooms.
+    pub(super) fn leave_rooms_behind(&self, session: &Session, unhandled: &[Event]) {
+        let mut rooms: Vec<Arc<Room>> = Vec::new();
+        let mut joined: Vec<&Arc<Room>> = Vec::new();
+        for event in unhandled {
+            match event {
+                Event::Room(Presence::Joined, room) => joined.push(room),
+                Event::Room(Presence::Left, room) => {
+                    // Changes that nobody was told of cancel each other out.
+                    match joined.iter().position(|other| Arc::ptr_eq(other, room)) {
+                        Some(at) => drop(joined.swap_remove(at)),
+                        None => rooms.push(room.clone()),
+                    }
+                }
+                _ => {}
+            }
+        }
+        session.leave_behind(rooms);
+    }
+}
