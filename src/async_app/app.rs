@@ -10,6 +10,7 @@ use std::time::Duration;
 use humphrey::{App, SubApp};
 
 use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
+use super::history::HistoryPatterns;
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
@@ -72,6 +73,7 @@ where
     shutdown: Option<Receiver<()>>,
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
+    histories: HistoryPatterns,
     origins: Option<Origins>,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
@@ -160,6 +162,7 @@ where
             shutdown: None,
             routes: Vec::new(),
             cors: None,
+            histories: HistoryPatterns::default(),
             origins: None,
             proxies: None,
             on_handshake: None,
@@ -373,6 +376,29 @@ where
         self
     }
 
+    /// Has rooms keep their last messages: those whose name matches, at most so many messages with so many bytes of
+    /// payload in all, each. In a pattern, `*` stands for any characters, or none. The first call that matches a room counts;
+    /// by default rooms keep nothing.
+    ///
+    /// What is kept can be read with [`Room::since`](crate::Room::since), and is replayed with
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since). Every message of such a room has an id
+    /// ([`HistoryId`](crate::HistoryId)). A room that keeps a history stays when nobody is in it. Where there are
+    /// [`Limits::rooms_max`], those that were not used for longest give way, and what they kept with them. A replay that is
+    /// longer than [`Limits::outbox_bytes_max`] is sent all the same.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// // Of a secret room nothing is kept; of every other the last 50 messages, up to 64 KiB.
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("secret/*", 0, 0)
+    ///     .with_history("*", 50, 64 * 1024);
+    /// ```
+    pub fn with_history(mut self, pattern: &str, messages: usize, bytes: usize) -> Self {
+        self.histories.add(pattern, messages, bytes);
+        self
+    }
+
     /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -517,7 +543,7 @@ where
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
         // Before anything runs: the first handler may send.
-        self.link.started(engine.hub.clone());
+        self.link.started(engine.hub.clone(), self.histories);
         let engine = engine.start()?;
         let helpers = || {
             if address.is_none() {

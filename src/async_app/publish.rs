@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::Directory;
-use super::rooms::{NAME_BYTES_MAX, Rooms};
+use super::history::{History, HistoryPatterns};
+use super::rooms::{self, NAME_BYTES_MAX, Rooms};
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
@@ -75,8 +77,8 @@ impl Link {
     }
 
     /// The engine runs.
-    pub(super) fn started(&self, hub: Arc<Hub>) {
-        self.rooms.set_rooms_max(hub.rooms_max());
+    pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns) {
+        self.rooms.set_up(hub.rooms_max(), histories);
         // An app starts once: starting consumes it.
         let _ = self.hub.set(hub);
     }
@@ -89,13 +91,12 @@ impl Link {
         patience: Patience,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
-        let Some(hub) = self.hub.get().filter(|hub| !hub.has_stopped()) else {
+        let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
             return refuse(message, SendErrorReason::Closed);
         };
-        if message.bytes().len() > hub.message_bytes_max() {
-            self.counters.dropped_too_large.add(1);
-            return refuse(message, SendErrorReason::TooLarge);
+        if let Err(reason) = self.check_len(hub, &message) {
+            return refuse(message, reason);
         }
         let frame = message.frame();
         let id = match to {
@@ -106,17 +107,10 @@ impl Link {
                     .or_else(|reason| refuse(message, reason));
             }
             Audience::Room { name, except } => {
-                let Some(room) = self.rooms.find(name) else {
-                    // Nobody listens: that is no error of the sender's.
-                    self.counters.dropped_no_recipient.add(1);
-                    return Ok(());
-                };
-                let to = engine::Audience {
-                    room: Some(&room),
-                    except,
-                };
+                let same = message.clone();
                 return self
-                    .broadcast(hub, to, frame, patience)
+                    .broadcast_to_room(hub, name, except, |_| same.clone(), patience)
+                    .map(drop)
                     .or_else(|reason| refuse(message, reason));
             }
             Audience::Nobody => {
@@ -164,53 +158,208 @@ impl Link {
         }
     }
 
+    /// Sends a message to a room, which keeps it if it keeps anything. What is to be sent may depend on the id that it
+    /// gets; it may be asked for more than once.
+    fn broadcast_to_room(
+        &self,
+        hub: &Hub,
+        name: &str,
+        except: Option<ConnectionId>,
+        message: impl Fn(Option<HistoryId>) -> Message,
+        patience: Patience,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
+        loop {
+            let Some(room) = self.rooms.find_to_send(hub, name) else {
+                // Nobody listens: that is no error of the sender's.
+                self.counters.dropped_no_recipient.add(1);
+                return Ok(None);
+            };
+            let to = engine::Audience {
+                room: Some(&room.members),
+                except,
+            };
+            let Some(id) = room.history().map(|history| history.next_id()) else {
+                let message = message(None);
+                self.check_len(hub, &message)?;
+                return self
+                    .broadcast(hub, to, message.frame(), patience)
+                    .map(|()| None);
+            };
+            // User code, and waiting, without the history's lock.
+            let message = message(Some(id));
+            self.check_len(hub, &message)?;
+            if patience == Patience::Wait {
+                hub.wait_for_room(message.frame(), to)
+                    .map_err(|refused| self.refused(refused))?;
+            }
+            let Some(mut history) = room.history() else {
+                continue;
+            };
+            if history.next_id() != id || room.members.is_retired() {
+                // Somebody else was quicker, and has this id.
+                continue;
+            }
+            // Under the lock, so that ids are in the order in which every shard gets the messages.
+            match self.broadcast(hub, to, message.frame(), Patience::Try) {
+                Ok(()) => {
+                    self.rooms.keep(&room, &mut history, message);
+                    return Ok(Some(id));
+                }
+                Err(SendErrorReason::Full) if patience == Patience::Wait => {}
+                Err(reason) => return Err(reason),
+            }
+        }
+    }
+
+    /// The same, for a message that has its own id in it.
+    pub(super) fn broadcast_with(
+        &self,
+        name: &str,
+        message: impl Fn(Option<HistoryId>) -> Message,
+    ) -> Option<HistoryId> {
+        let Some(hub) = self.running() else {
+            self.counters.dropped_not_running.add(1);
+            return None;
+        };
+        self.broadcast_to_room(hub, name, None, message, Patience::Wait)
+            .ok()?
+    }
+
+    fn running(&self) -> Option<&Arc<Hub>> {
+        self.hub.get().filter(|hub| !hub.has_stopped())
+    }
+
+    fn check_len(&self, hub: &Hub, message: &Message) -> Result<(), SendErrorReason> {
+        if message.bytes().len() > hub.message_bytes_max() {
+            self.counters.dropped_too_large.add(1);
+            return Err(SendErrorReason::TooLarge);
+        }
+        Ok(())
+    }
+
     /// Has a connection join a room; everyone is in the room without a name.
     pub(super) fn join(
         &self,
         name: Option<&str>,
         session: Option<&Session>,
     ) -> Result<(), JoinError> {
-        let refuse = |reason| {
-            let name = name.unwrap_or_default();
-            let shown = name.floor_char_boundary(NAME_BYTES_MAX);
-            Err(JoinError {
-                room: name[..shown].to_owned(),
-                reason,
-            })
-        };
-        let hub = self.hub.get().filter(|hub| !hub.has_stopped());
-        let (Some(hub), Some(session)) = (hub, session) else {
-            return refuse(JoinErrorReason::Closed);
-        };
         let Some(name) = name else {
-            return Ok(());
+            return match session {
+                Some(_) => Ok(()),
+                None => Err(join_error("", JoinErrorReason::Closed)),
+            };
+        };
+        let join = |hub: &Hub, room: &rooms::Room, session: &Session| {
+            let reserved = hub.reserve_join(session, 0, 0)?;
+            hub.join(reserved, &room.members, session, Vec::new())?;
+            Ok(())
+        };
+        self.find_and_join(name, session, join)
+    }
+
+    /// The same, and has the connection sent first what the room keeps from there on. Returns how many messages that are.
+    pub(super) fn join_since(
+        &self,
+        name: &str,
+        session: &Session,
+        since: Option<HistoryId>,
+    ) -> Result<usize, JoinError> {
+        let join = |hub: &Hub, room: &rooms::Room, session: &Session| {
+            let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
+                let kept = history.since(since)?;
+                Ok(kept
+                    .map(|(_, message, _)| message.frame().clone())
+                    .collect())
+            };
+            loop {
+                let Some(frames) = room.history().map(|history| kept(&history)).transpose()? else {
+                    if since.is_some() {
+                        return Err(JoinFailure::HistoryGone);
+                    }
+                    let reserved = hub.reserve_join(session, 0, 0)?;
+                    hub.join(reserved, &room.members, session, Vec::new())?;
+                    return Ok(0);
+                };
+                let bytes = frames.iter().map(Bytes::len).sum();
+                let reserved = hub.reserve_join(session, frames.len(), bytes)?;
+                let Some(history) = room.history() else {
+                    continue;
+                };
+                // Under the lock: what comes next is behind the replay, and is not in it.
+                let frames = kept(&history)?;
+                let messages = frames.len();
+                match hub.join(reserved, &room.members, session, frames) {
+                    Ok(true) => return Ok(messages),
+                    // What it would be sent it has got already, or will.
+                    Ok(false) => return Ok(0),
+                    // The room has been sent more meanwhile.
+                    Err(NotJoined::Full) => {}
+                    Err(refused) => return Err(refused.into()),
+                }
+            }
+        };
+        self.find_and_join(name, Some(session), join)
+    }
+
+    fn find_and_join<T>(
+        &self,
+        name: &str,
+        session: Option<&Session>,
+        join: impl Fn(&Hub, &rooms::Room, &Session) -> Result<T, JoinFailure>,
+    ) -> Result<T, JoinError> {
+        let refuse = |reason| Err(join_error(name, reason));
+        let (Some(hub), Some(session)) = (self.running(), session) else {
+            return refuse(JoinErrorReason::Closed);
         };
         loop {
             let room = match self.rooms.find_or_make(hub, name) {
                 Ok(room) => room,
                 Err(reason) => return refuse(reason),
             };
-            let reason = match hub.join(&room, session, Vec::new()) {
-                Ok(_) => return Ok(()),
+            let reason = match join(hub, &room, session) {
+                Ok(joined) => return Ok(joined),
                 // The last one has left at this moment. There will be another of this name.
-                Err(NotJoined::Retired) => continue,
-                Err(NotJoined::Closed) => JoinErrorReason::Closed,
-                Err(NotJoined::TooMany) => JoinErrorReason::ConnectionRooms,
+                Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
+                Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
+                Err(JoinFailure::Refused(NotJoined::Closed | NotJoined::Full)) => {
+                    JoinErrorReason::Closed
+                }
+                Err(JoinFailure::HistoryGone) => JoinErrorReason::HistoryGone,
             };
-            if room.retire() {
+            if room.members.retire() {
                 // It was made in vain.
-                self.rooms.forget(&room);
+                self.rooms.forget(&room.members);
             }
             return refuse(reason);
         }
     }
 
+    /// What a room keeps from there on.
+    pub(super) fn since(
+        &self,
+        name: Option<&str>,
+        since: Option<HistoryId>,
+    ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
+        let room = name.and_then(|name| self.rooms.find(name));
+        match room.as_deref().and_then(rooms::Room::history) {
+            Some(history) => Ok(history
+                .since(since)?
+                .map(|(id, message, _)| (id, message.clone()))
+                .collect()),
+            None => since.map_or(Ok(Vec::new()), |id| Err(HistoryGone::new(id, None))),
+        }
+    }
+
+    pub(super) fn last_id(&self, name: &str) -> Option<HistoryId> {
+        self.rooms.find(name)?.history()?.last_id()
+    }
+
     /// Has a connection leave a room.
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
-            hub.leave(&room, session);
-            if room.is_retired() {
-                self.rooms.forget(&room);
+            hub.leave(&room.members, session);
+            if room.members.is_retired() {
+                self.rooms.forget(&room.members);
             }
         }
     }
@@ -292,5 +441,31 @@ impl Link {
             let mut hook = hook.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             *hook = mpsc::channel().0;
         }
+    }
+}
+
+/// Why a connection did not join.
+enum JoinFailure {
+    Refused(NotJoined),
+    HistoryGone,
+}
+
+impl From<NotJoined> for JoinFailure {
+    fn from(refused: NotJoined) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<HistoryGone> for JoinFailure {
+    fn from(_: HistoryGone) -> Self {
+        Self::HistoryGone
+    }
+}
+
+fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
+    let shown = name.floor_char_boundary(NAME_BYTES_MAX);
+    JoinError {
+        room: name[..shown].to_owned(),
+        reason,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::publish::{Audience, Link, Patience};
 use crate::engine::ConnectionId;
 use crate::error::{JoinError, SendError};
+use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 
 /// A named set of connections, which can be sent something together.
@@ -143,10 +144,60 @@ impl Room {
         self.link.publish(self.all_but(id), message, Patience::Try)
     }
 
+    /// Sends a message that depends on the id that it gets in the room's history, such as one that tells its client what
+    /// to resume from; otherwise as [`broadcast`](Self::broadcast). Returns the id, if it was kept.
+    ///
+    /// The closure gets no id where the room keeps no history, nor does everyone. It is called anew when another message
+    /// has got the id meanwhile, so it must do nothing but make the message.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Message};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_history("news", 50, 64 * 1024);
+    /// let news = app.sender().room("news");
+    /// news.broadcast_with(|id| match id {
+    ///     Some(id) => Message::new(format!("{id}\nIt rains.")),
+    ///     None => Message::new("It rains."),
+    /// });
+    /// ```
+    pub fn broadcast_with(
+        &self,
+        message: impl Fn(Option<HistoryId>) -> Message,
+    ) -> Option<HistoryId> {
+        match &self.name {
+            Some(name) => self.link.broadcast_with(name, message),
+            None => {
+                self.broadcast(message(None));
+                None
+            }
+        }
+    }
+
+    /// What the room keeps of what came after a message, oldest first; with `None` all that it keeps, which is nothing
+    /// unless [`with_history`](crate::AsyncWebsocketApp::with_history) says otherwise.
+    ///
+    /// To have a connection sent that, and then what follows, use [`AsyncStream::join_since`](crate::AsyncStream::join_since).
+    ///
+    /// # Errors
+    ///
+    /// If something that came after that message is kept no longer, or the id is none of this room's: as after a restart.
+    pub fn since(&self, id: Option<HistoryId>) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
+        self.link.since(self.name.as_deref(), id)
+    }
+
+    /// The id of the last message that the room was to keep, if there was one.
+    pub fn last_id(&self) -> Option<HistoryId> {
+        self.link.last_id(self.name.as_deref()?)
+    }
+
     /// How many connections are in the room.
     pub fn len(&self) -> usize {
         match &self.name {
-            Some(name) => self.link.rooms.find(name).map_or(0, |room| room.len()),
+            Some(name) => self
+                .link
+                .rooms
+                .find(name)
+                .map_or(0, |room| room.members.len()),
             None => self.link.connections(),
         }
     }
@@ -161,7 +212,7 @@ impl Room {
         match &self.name {
             Some(name) => {
                 let room = self.link.rooms.find(name);
-                room.is_some_and(|room| room.contains(id))
+                room.is_some_and(|room| room.members.contains(id))
             }
             None => self.link.directory.find_id(id).is_some(),
         }
@@ -173,7 +224,7 @@ impl Room {
         match &self.name {
             Some(name) => {
                 let room = self.link.rooms.find(name);
-                room.map_or_else(Vec::new, |room| room.members())
+                room.map_or_else(Vec::new, |room| room.members.members())
             }
             None => self.link.directory.ids(),
         }

@@ -1,10 +1,14 @@
-//! Which rooms there are, by name.
+//! Which rooms there are, by name, and what they keep.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::engine::{Hub, Room};
+use super::history::{History, HistoryPatterns};
+use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
+use crate::message::Message;
 
 /// Longest name of a room, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
@@ -12,14 +16,43 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 /// From names to rooms. A room is here while anybody is in it, or while it keeps messages.
 #[derive(Default)]
 pub(super) struct Rooms {
-    named: RwLock<HashMap<Arc<str>, Arc<Room>>>,
-    rooms_max: OnceLock<usize>,
+    named: RwLock<Named>,
+    /// Told once, by the app that starts.
+    setup: OnceLock<Setup>,
+    /// Messages that were ever kept, in all rooms.
+    stamps: AtomicU64,
+}
+
+type Named = HashMap<Arc<str>, Arc<Room>>;
+
+struct Setup {
+    rooms_max: usize,
+    histories: HistoryPatterns,
+}
+
+/// A room, and what it keeps.
+pub(super) struct Room {
+    pub(super) members: Arc<engine::Room>,
+    history: Option<Mutex<History>>,
+    /// The stamp of the last message it was to keep.
+    used: AtomicU64,
+}
+
+impl Room {
+    /// What it keeps, if it keeps anything. Nobody may wait, or call user code, who holds it.
+    pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
+        let history = self.history.as_ref()?;
+        Some(history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Rooms {
-    pub(super) fn set_rooms_max(&self, rooms_max: usize) {
-        // Told once, by the app that starts.
-        let _ = self.rooms_max.set(rooms_max);
+    pub(super) fn set_up(&self, rooms_max: usize, histories: HistoryPatterns) {
+        let setup = Setup {
+            rooms_max,
+            histories,
+        };
+        let _ = self.setup.set(setup);
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Arc<Room>> {
@@ -27,35 +60,60 @@ impl Rooms {
         named.get(name).cloned()
     }
 
+    /// The room of that name, if it is there, or else is to keep what it is sent.
+    pub(super) fn find_to_send(&self, hub: &Hub, name: &str) -> Option<Arc<Room>> {
+        self.find(name).or_else(|| {
+            let setup = self.setup.get()?;
+            let keeps = name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some();
+            keeps.then(|| self.find_or_make(hub, name).ok())?
+        })
+    }
+
     /// The room of that name, which is made if there is none.
     pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<Arc<Room>, JoinErrorReason> {
         if name.len() > NAME_BYTES_MAX {
             return Err(JoinErrorReason::NameTooLong);
         }
-        if let Some(room) = self.find(name).filter(|room| !room.is_retired()) {
+        let is_there = |room: &&Arc<Room>| !room.members.is_retired();
+        if let Some(room) = self.find(name).filter(|room| is_there(&room)) {
             return Ok(room);
         }
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(room) = named.get(name).filter(|room| !room.is_retired()) {
+        let mut named = self.write();
+        if let Some(room) = named.get(name).filter(is_there) {
             return Ok(room.clone());
         }
-        if !named.contains_key(name)
-            && named.len() >= self.rooms_max.get().copied().unwrap_or(usize::MAX)
-        {
-            return Err(JoinErrorReason::Rooms);
+        let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
+        if !named.contains_key(name) && named.len() >= setup.rooms_max {
+            give_up_some(&mut named);
+            if named.len() >= setup.rooms_max {
+                return Err(JoinErrorReason::Rooms);
+            }
         }
         let name: Arc<str> = name.into();
-        let room = hub.new_room(name.clone(), false);
+        let bounds = setup.histories.find(&name);
+        let history = bounds.map(|bounds| History::new(bounds.messages_max, bounds.bytes_max));
+        let room = Arc::new(Room {
+            members: hub.new_room(name.clone(), history.is_some()),
+            history: history.map(Mutex::new),
+            used: AtomicU64::new(self.stamps.load(Relaxed)),
+        });
         named.insert(name, room.clone());
         Ok(room)
     }
 
+    /// Keeps a message. Called with the room's history locked, so that ids are given in the order of what is sent.
+    pub(super) fn keep(&self, room: &Room, history: &mut History, message: Message) {
+        let stamp = self.stamps.fetch_add(1, Relaxed) + 1;
+        room.used.store(stamp, Relaxed);
+        history.push(message, stamp);
+    }
+
     /// A room is no more: its name is free, unless another has it already.
-    pub(super) fn forget(&self, room: &Room) {
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn forget(&self, room: &engine::Room) {
+        let mut named = self.write();
         if named
             .get(&room.name)
-            .is_some_and(|other| std::ptr::eq(&**other, room))
+            .is_some_and(|other| std::ptr::eq(&*other.members, room))
         {
             named.remove(&room.name);
             // After a rush, give back what it took.
@@ -68,5 +126,27 @@ impl Rooms {
     pub(super) fn len(&self) -> usize {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
         named.len()
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Named> {
+        self.named.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
+/// used for longest are given up. Several at once, so that it is not all there is to do.
+fn give_up_some(named: &mut Named) {
+    const SHARE: usize = 16;
+    let mut empty: Vec<(u64, Arc<str>)> = named
+        .iter()
+        .filter(|(_, room)| room.members.len() == 0)
+        .map(|(name, room)| (room.used.load(Relaxed), name.clone()))
+        .collect();
+    let count = named.len().div_ceil(SHARE).min(empty.len());
+    empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
+    for (_, name) in empty.split_off(empty.len() - count) {
+        if named[&name].members.give_up() {
+            named.remove(&name);
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::publish::{Audience, Link, Patience};
 use super::room::Room;
 use crate::engine::{ConnectionId, Session};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::request::RequestHead;
@@ -227,6 +228,40 @@ where
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
         match &self.way {
             Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
+            Way::Channel { .. } => Err(JoinError {
+                room: room.to_owned(),
+                reason: JoinErrorReason::Closed,
+            }),
+        }
+    }
+
+    /// Joins a room, and has the client sent first what the room keeps of what came after a message; with `None`, all that
+    /// it keeps. What is sent to the room from now on follows without gap or duplicate. Returns how many messages are
+    /// replayed: none if the connection is in the room already.
+    ///
+    /// Which rooms keep how much is set with [`with_history`](crate::AsyncWebsocketApp::with_history).
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if something that came after that message is kept no longer,
+    /// or the id is none of this room's, as after a restart: then the room is not joined. Otherwise as
+    /// [`try_join`](Self::try_join).
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, Message};
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("news", 50, 64 * 1024)
+    ///     .with_connect_handler(|stream, _| {
+    ///         let last: Option<HistoryId> = None; // as the client has said, perhaps
+    ///         if stream.join_since("news", last).is_err() {
+    ///             stream.send(Message::new("You have missed something."));
+    ///             let _ = stream.join_since("news", None);
+    ///         }
+    ///     });
+    /// ```
+    pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
+        match &self.way {
+            Way::Engine { session, link, .. } => link.join_since(room, session, id),
             Way::Channel { .. } => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,

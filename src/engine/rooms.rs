@@ -12,9 +12,9 @@ use bytes::Bytes;
 
 use super::core::{Core, Role};
 use super::events::{Session, Status};
-use super::hub::{Hub, Mail};
+use super::hub::{Hub, Mail, Word};
 use super::id::{ConnectionId, Key};
-use super::mailbox::Weigh;
+use super::mailbox::{Mailbox, Wake, Weigh, When};
 use super::pool::{self, Event};
 use crate::transport::Transport;
 
@@ -66,6 +66,8 @@ pub(crate) enum NotJoined {
     TooMany,
     /// The room is no more: another of the same name may take its place.
     Retired,
+    /// What was reserved is less than the replay.
+    Full,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -138,11 +140,14 @@ impl Room {
 
     /// Ends the room if it is empty and need not stay. Nobody can join it after.
     pub(crate) fn retire(&self) -> bool {
-        !self.permanent
-            && self
-                .len
-                .compare_exchange(0, RETIRED, SeqCst, SeqCst)
-                .is_ok()
+        !self.permanent && self.give_up()
+    }
+
+    /// Ends the room if it is empty.
+    pub(crate) fn give_up(&self) -> bool {
+        self.len
+            .compare_exchange(0, RETIRED, SeqCst, SeqCst)
+            .is_ok()
     }
 
     fn add(&self, id: ConnectionId) {
@@ -168,24 +173,38 @@ impl Hub {
         Arc::new(Room::new(number, name, permanent, self.shards.len()))
     }
 
-    /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Waits while its
-    /// shard's mailbox is full. Returns whether it was not in it.
+    /// Keeps room in the mailbox of a connection's shard for its joining a room, with a replay of that many messages and
+    /// bytes. Waits while it is full.
+    pub(crate) fn reserve_join(
+        &self,
+        session: &Session,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Reserved<'_>, NotJoined> {
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
+        let weight = mail_weight(messages, bytes);
+        match mailbox.reserve(weight) {
+            Ok(()) => Ok(Reserved { mailbox, weight }),
+            Err(_) => Err(NotJoined::Closed),
+        }
+    }
+
+    /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
+    /// was not in it. Never waits, so it may be called with a lock held.
     pub(crate) fn join(
         &self,
+        mut reserved: Reserved<'_>,
         room: &Arc<Room>,
         session: &Session,
         replay: Vec<Bytes>,
     ) -> Result<bool, NotJoined> {
-        let link = &self.shards[usize::from(session.id.shard)];
         let mail = Mail::Join(Box::new(Joining {
             key: session.id.key(),
             room: room.clone(),
             replay,
         }));
-        let weight = mail.weight();
-        // Nobody waits with a lock in his hands: the shard takes it, too.
-        if link.mailbox.reserve(weight).is_err() {
-            return Err(NotJoined::Closed);
+        if !reserved.shrink(mail.weight()) {
+            return Err(NotJoined::Full);
         }
         let mut rooms = lock(&session.rooms);
         let found = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room));
@@ -202,7 +221,6 @@ impl Hub {
             None
         };
         if let Some(refused) = refused {
-            link.mailbox.unreserve(weight);
             return refused;
         }
         room.add(session.id);
@@ -219,7 +237,7 @@ impl Hub {
         }
         self.common.room_members.add(1);
         // Under the session's lock, so that its shard learns of changes in the order they were made.
-        if link.mailbox.push_reserved(mail, pool::when(self)).is_err() {
+        if reserved.push(mail, pool::when(self)).is_err() {
             // The engine stops, and with it goes everyone's being anywhere.
             return Err(NotJoined::Closed);
         }
@@ -229,29 +247,66 @@ impl Hub {
     /// Has a connection leave a room: it gets what the room was sent so far. Returns whether it was in it. The room may
     /// be no more after.
     pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
-        let link = &self.shards[usize::from(session.id.shard)];
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         let mail = Mail::Leave(session.id.key(), room.clone());
         let weight = mail.weight();
-        if link.mailbox.reserve(weight).is_err() {
+        // Nobody waits with a session's lock in his hands: the shard takes it, too.
+        if mailbox.reserve(weight).is_err() {
             return false;
         }
+        let reserved = Reserved { mailbox, weight };
         let mut rooms = lock(&session.rooms);
         let found = rooms
             .iter_mut()
             .find(|of| of.wanted && Arc::ptr_eq(&of.room, room));
         let Some(membership) = found else {
-            link.mailbox.unreserve(weight);
             return false;
         };
         membership.wanted = false;
         room.remove(session.id);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
-        let _ = link.mailbox.push_reserved(mail, pool::when(self));
+        let _ = reserved.push(mail, pool::when(self));
         drop(rooms);
         room.exit();
         true
     }
+}
+
+/// Room in a mailbox, which is given back if it is not used.
+pub(crate) struct Reserved<'a> {
+    mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+    weight: usize,
+}
+
+impl Reserved<'_> {
+    /// Gives back what is not needed. Returns whether there was as much.
+    fn shrink(&mut self, weight: usize) -> bool {
+        let Some(rest) = self.weight.checked_sub(weight) else {
+            return false;
+        };
+        self.mailbox.unreserve(rest);
+        self.weight = weight;
+        true
+    }
+
+    fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+        self.weight = 0;
+        self.mailbox.push_reserved(mail, when)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.weight > 0 {
+            self.mailbox.unreserve(self.weight);
+        }
+    }
+}
+
+/// What the mail of a joining weighs.
+fn mail_weight(messages: usize, bytes: usize) -> usize {
+    size_of::<Mail>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
 /// Exactly as long as needed: most connections are in a room or two.
@@ -321,7 +376,7 @@ impl Joining {
 
 impl Weigh for Joining {
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.replays() * size_of::<Bytes>() + self.replay_bytes()
+        mail_weight(self.replays(), self.replay_bytes()) - size_of::<Mail>()
     }
 }
 
@@ -397,6 +452,8 @@ impl<T: Transport> Core<T> {
     pub(super) fn join_room(&mut self, joining: Joining) {
         let Joining { key, room, replay } = joining;
         let slot = self.conns.find(key);
+        // What it is due to get so far does not include what this room has gathered.
+        slot.into_iter().for_each(|slot| self.take_run(slot));
         let holds = slot
             .and_then(|slot| self.open_ws(slot))
             .is_some_and(|ws| ws.session.hold(&room, true));
@@ -406,8 +463,6 @@ impl<T: Transport> Core<T> {
             self.counters().dropped_closed.add(lost);
             return;
         };
-        // What it is due to get so far does not include what this room has gathered.
-        self.take_run(slot);
         self.delivery.rooms.insert(room.number, key);
         self.replay(slot, replay);
         self.presence_changed(slot, Presence::Joined, room);
@@ -417,13 +472,14 @@ impl<T: Transport> Core<T> {
         let Some(slot) = self.conns.find(key) else {
             return;
         };
+        // While it is still in it.
+        self.take_run(slot);
         if !self
             .open_ws(slot)
             .is_some_and(|ws| ws.session.hold(&room, false))
         {
             return;
         }
-        self.take_run(slot);
         self.delivery.rooms.remove(room.number, key);
         room.unreach(self.index);
         self.presence_changed(slot, Presence::Left, room);
