@@ -57,7 +57,7 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp};
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};

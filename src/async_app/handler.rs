@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::event_stream::EventStreams;
 use super::publish::Link;
 use super::room::Room;
 use super::stream::AsyncStream;
-use crate::engine::{self, Events, Interests, Presence, Request, Response, Session, Welcome};
+use crate::engine::{self, Events, Form, Interests, Presence, Request, Response, Session, Welcome};
 use crate::host::Routes;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
@@ -132,6 +133,7 @@ where
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) routes: Option<Routes<State>>,
+    pub(super) event_streams: EventStreams<State>,
 }
 
 impl<State, StreamState> Program<State, StreamState>
@@ -196,7 +198,28 @@ where
         })
     }
 
+    fn has_event_stream(&self, path: &str) -> bool {
+        self.event_streams.iter().any(|(known, _)| **known == *path)
+    }
+
+    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+        let mut streams = self.event_streams.iter();
+        let (_, handler) = streams
+            .find(|(known, _)| **known == *request.path())
+            .ok_or_else(|| Reject::new(404))?;
+        Ok(Arc::new(handler(request, self.state.clone())?))
+    }
+
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        if session.form == Form::Events {
+            let subscription = session.attachment.get();
+            if let Some(subscription) = subscription.and_then(|any| any.downcast_ref())
+                && let Some(request) = request
+            {
+                self.link.subscribe(session, request, subscription);
+            }
+            return;
+        }
         if let Some(handler) = &self.on_connect {
             let stream = self.stream(session).with_request(request);
             handler(stream, self.state.clone());
@@ -217,7 +240,9 @@ where
     }
 
     fn close(&self, session: &Arc<Session>) {
-        if let Some(handler) = &self.on_disconnect {
+        if let Some(handler) = &self.on_disconnect
+            && session.form == Form::Frames
+        {
             handler(self.stream(session), self.state.clone());
         }
     }

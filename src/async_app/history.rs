@@ -47,6 +47,12 @@ impl History {
         }
     }
 
+    /// Treats all messages up to that stamp as such that are not kept any more.
+    pub(super) fn since_stamp(mut self, stamp: u64) -> Self {
+        self.dropped_stamp = stamp;
+        self
+    }
+
     fn id(&self, sequence: u64) -> HistoryId {
         HistoryId::new(self.epoch, sequence)
     }
@@ -142,6 +148,13 @@ impl History {
 
     fn oldest_id(&self) -> Option<HistoryId> {
         (!self.kept.is_empty()).then(|| self.id(self.dropped() + 1))
+    }
+
+    /// The stamp of the last message, kept or not; 0 if there never was one.
+    pub(super) fn last_stamp(&self) -> u64 {
+        self.kept
+            .back()
+            .map_or(self.dropped_stamp, |kept| kept.stamp)
     }
 
     /// The stamp of that message, if what follows it is kept; 0 for the place before the first.

@@ -209,13 +209,16 @@ impl<T: Transport> Core<T> {
     pub(super) fn deliver_mail(&mut self) {
         while let Some(mail) = self.delivery.mail.front() {
             if self.delivery.paces {
-                let len = match mail {
-                    Mail::Send(_, frame) | Mail::Broadcast(frame) => frame.len(),
-                    Mail::Publish(publication) => publication.frame.len(),
-                    Mail::Join(joining) => joining.replay_bytes(),
-                    Mail::Close(..) | Mail::Leave(..) => 0,
+                let lens = match mail {
+                    Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0],
+                    Mail::Publish(publication) => publication.lens(),
+                    Mail::Join(joining) => [joining.replay_bytes(), 0],
+                    Mail::Subscribe(subscribing) => [0, subscribing.replay_bytes()],
+                    Mail::Close(..) | Mail::Leave(..) => [0, 0],
                 };
-                self.need_room(len);
+                // Nobody gets both.
+                self.need_room(lens[0].max(lens[1]));
+                let len = lens[0].saturating_add(lens[1]);
                 if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
                     self.flush_runs();
@@ -235,13 +238,20 @@ impl<T: Transport> Core<T> {
                         room,
                         frame,
                         except,
+                        event,
                     } = *publication;
                     let audience =
                         room.map_or(Audience::Everyone, |room| Audience::Room(room.number()));
-                    self.broadcast(audience, frame, except);
+                    if let Some(frame) = frame {
+                        self.broadcast(audience, frame, except);
+                    }
+                    if let Some((streams, event)) = event {
+                        self.broadcast(Audience::Room(streams.number()), event, None);
+                    }
                 }
                 Mail::Join(joining) => self.join_room(*joining),
                 Mail::Leave(key, room) => self.leave_room(key, room),
+                Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
                 Mail::Send(key, frame) => match self.conns.find(key) {
                     Some(slot) => self.send(slot, frame),
                     None => self.counters().dropped_no_recipient.add(1),

@@ -55,6 +55,7 @@ use mio::{Poll, Waker};
 pub(crate) use self::ask::{Accepted, Verdict};
 use self::core::Core;
 pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status, Welcome};
+pub(crate) use self::form::Form;
 pub(crate) use self::hub::{Audience, Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
 pub(crate) use self::mailbox::Refused;
@@ -62,6 +63,7 @@ use self::mailbox::Wake;
 pub use self::rooms::Presence;
 pub(crate) use self::rooms::{NotJoined, Room};
 use self::shard::{Ending, Listener, Shard, WAKER};
+pub(crate) use self::streams::Beginning;
 use crate::report::error;
 
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.

@@ -312,9 +312,9 @@ impl<T: Transport> Core<T> {
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
+        let is_known = request.is_known() || form == Form::Events;
         if self.interests.open || form == Form::Events {
-            ws.inbox
-                .push(Event::Open(request.is_known().then_some(request)));
+            ws.inbox.push(Event::Open(is_known.then_some(request)));
         }
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -388,8 +388,16 @@ impl<T: Transport> Core<T> {
             let answer = shutting_down().response(true, false);
             ws.outbox.push_preface(answer.into());
         }
-        ws.incoming = Incoming::Ended;
+        self.end_stream(slot);
+    }
+
+    /// Nothing more is sent on an event stream.
+    pub(super) fn end_stream(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+        }
         self.end_outgoing(slot, None);
+        self.advance(slot);
     }
 
     /// The last that is sent is queued, with a close frame or without.

@@ -160,7 +160,10 @@ pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
 /// The last event that the client has seen, by its header `Last-Event-ID` (WHATWG HTML §9.2.4) or, since some clients
 /// can't set one, by `lastEventId` in its query. None if it has seen none.
 pub(crate) fn last_event_id(head: &Head) -> Option<String> {
-    let header = head.header("Last-Event-ID").map(str::to_owned);
+    let header = head
+        .header("Last-Event-ID")
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned);
     let in_query = || {
         let mut pairs = head.query().split('&');
         pairs.find_map(|pair| pair.strip_prefix("lastEventId=").map(percent_decoded))

@@ -29,7 +29,6 @@ pub(crate) mod connection;
 mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
-#[allow(dead_code)] // Until connections can be event streams.
 pub(crate) mod event_stream;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.

@@ -275,6 +275,7 @@ fn the_last_event_is_named_by_the_header_or_else_by_the_query() {
         ("/", Some("a-1"), Some("a-1")),
         ("/?lastEventId=b-2", Some("a-1"), Some("a-1")),
         ("/?lastEventId=b-2", None, Some("b-2")),
+        ("/?lastEventId=b-2", Some(""), Some("b-2")),
         ("/?x=y&lastEventId=b%2D2&z", None, Some("b-2")),
         ("/?lastEventId=", None, None),
         ("/?lastEventId", None, None),
