@@ -48,6 +48,10 @@ pub struct Limits {
     /// the connection with the largest is closed with 1013. The other half is for messages that wait for handlers or are in their hands: beyond it nothing is
     /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
     /// either half.
+    ///
+    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler, and for what clients send
+    /// behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
+    /// for connect handlers ([`AsyncStream::request`](crate::AsyncStream::request)).
     pub received_bytes_max: usize,
     /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
     pub head_bytes_max: usize,

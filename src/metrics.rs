@@ -30,7 +30,8 @@ pub struct Metrics {
     pub room_members: u64,
     /// Connections of all kinds that were accepted or adopted, WebSocket or not.
     pub accepted: u64,
-    /// Connections that were turned away because of a limit or of where they came from, by cause.
+    /// Connections that were turned away because of a limit, of where they came from, or of the
+    /// handshake handler, by cause.
     pub refused: Refused,
     /// Connections that ended before they were a WebSocket, by what was wrong with their request; and, with mounted
     /// routes, HTTP requests that could not be read.
@@ -87,6 +88,7 @@ pub struct Refused {
     /// There were [`Limits::connections_max`](crate::Limits::connections_max).
     pub connections_max: u64,
     /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
+    /// Or too many waited for the handshake handler ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,
@@ -98,7 +100,7 @@ pub struct Refused {
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
     /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
     pub handshake_handler: u64,
-    /// The app was stopping, or the operating system could not watch its socket.
+    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,
 }
 

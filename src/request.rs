@@ -65,9 +65,24 @@ impl RequestHead {
         request
     }
 
+    /// Who sent it was not known when it was received.
+    #[cfg_attr(not(feature = "axum"), allow(dead_code))]
+    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+        self.client = peer.ip();
+    }
+
     /// Whether it is known: no handshake is without headers.
     pub(crate) fn is_known(&self) -> bool {
         !self.head.headers.is_empty()
+    }
+
+    /// What it takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.head.headers.iter();
+        let line =
+            |(name, value): &(String, String)| name.len() + value.len() + size_of_val(name) * 2;
+        size_of::<Self>() + self.head.target.len() + headers.map(line).sum::<usize>()
     }
 
     pub(crate) fn head(&self) -> &Head {

@@ -19,7 +19,7 @@ const LEAVES: [&str; 11] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -50,6 +50,8 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "protocol::event_stream",
         ],
     ),
+    // What a program of axum's sees of its host.
+    ("axum", &["async_app", "host"]),
     // Ways in for fuzzers; not built otherwise.
     ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (

@@ -120,7 +120,7 @@ where
     }
 
     /// Creates an app that takes its connections from a Humphrey app, which
-    /// [`async_websocket_handler`](crate::async_websocket_handler) links to it.
+    /// [`async_websocket_handler`](crate::async_websocket_handler) links to it; or, with the feature `axum`, from an axum app.
     pub fn new_unlinked() -> Self
     where
         State: Default,

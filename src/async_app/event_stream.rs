@@ -1,7 +1,8 @@
 //! Event streams: what a client of one gets, and how it comes to get it.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -200,31 +201,54 @@ impl Replay {
     }
 }
 
+/// A request for an event stream that is granted: its session's attachment, until it is put into effect.
+struct Asked {
+    subscription: Subscription,
+    /// The last event that the client has seen, as it says.
+    last_event: Option<String>,
+    /// Of the answer.
+    head: Vec<u8>,
+}
+
+type Attachment = Mutex<Option<Box<Asked>>>;
+
 impl Link {
-    /// Puts into effect what a client of an event stream is to get, on a handler's thread.
-    pub(super) fn subscribe(
+    /// What is to be known of a request when its stream begins.
+    pub(super) fn stream_asked(
         &self,
-        session: &Session,
         request: &RequestHead,
-        subscription: &Subscription,
-    ) {
-        let Some(hub) = self.running() else {
-            // Whoever stops it answers.
-            return;
-        };
-        if let Err(refused) = self.try_subscribe(hub, session, request, subscription) {
+        subscription: Subscription,
+    ) -> Arc<dyn Any + Send + Sync> {
+        let head = request.head();
+        let hub = self.running();
+        Arc::new(Attachment::new(hub.map(|hub| {
+            Box::new(Asked {
+                subscription,
+                last_event: event_stream::last_event_id(head),
+                head: hub.stream_head(head),
+            })
+        })))
+    }
+
+    /// Has an event stream begin, on a handler's thread.
+    pub(super) fn subscribe(&self, session: &Session) {
+        let attachment = session.attachment.get();
+        let attachment = attachment.and_then(|any| any.downcast_ref::<Attachment>());
+        let asked = attachment.and_then(|asked| asked.lock().ok()?.take());
+        // Whoever stops the engine answers.
+        if let (Some(hub), Some(asked)) = (self.running(), asked)
+            && let Err(refused) = self.try_subscribe(hub, session, &asked)
+        {
             hub.refuse_stream(session, &refused);
         }
     }
 
-    fn try_subscribe(
-        &self,
-        hub: &Hub,
-        session: &Session,
-        request: &RequestHead,
-        subscription: &Subscription,
-    ) -> Result<(), Reject> {
-        let asked = event_stream::last_event_id(request.head());
+    fn try_subscribe(&self, hub: &Hub, session: &Session, asked: &Asked) -> Result<(), Reject> {
+        let Asked {
+            subscription,
+            last_event,
+            head,
+        } = asked;
         // Rendered without a lock; what is published meanwhile is little.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
         // For the head, and for what is published meanwhile.
@@ -232,7 +256,7 @@ impl Link {
         loop {
             let rooms = self.rooms_of(hub, subscription)?;
             let plan = |histories: &[MutexGuard<'_, History>]| {
-                Replay::plan(histories, asked.as_deref(), subscription.history)
+                Replay::plan(histories, last_event.as_deref(), subscription.history)
             };
             for (id, message) in plan(&lock_all(&rooms)).messages {
                 rendered
@@ -251,25 +275,30 @@ impl Link {
             let replay = plan(&histories);
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
             let position = replay.position.map(|id| id.to_string());
-            let mut preamble =
-                event_stream::preamble(retry, position.as_deref().filter(|_| !replay.reset));
+            let here = position.as_deref();
+            let mut preface = head.clone();
+            preface.extend(event_stream::preamble(
+                retry,
+                here.filter(|_| !replay.reset),
+            ));
             if replay.reset {
-                let asked = asked.as_deref().unwrap_or_default();
-                preamble.extend(event_stream::reset(asked, position.as_deref()));
+                let last_event = last_event.as_deref().unwrap_or_default();
+                preface.extend(event_stream::reset(last_event, here));
             }
             let event = |(id, message): (HistoryId, Message)| {
                 rendered
                     .remove(&id)
                     .unwrap_or_else(|| render(&message, Some(id)))
             };
+            let members: Vec<_> = rooms.iter().map(|room| &room.members).collect();
             let beginning = Beginning {
-                preamble: &preamble,
+                preface,
+                rooms: &members,
                 keep_alive: subscription.keep_alive,
                 replay: replay.messages.into_iter().map(event).collect(),
                 broadcasts: subscription.broadcasts,
             };
-            let members: Vec<_> = rooms.iter().map(|room| &room.members).collect();
-            let begun = hub.begin_stream(reserved, session, request, &members, beginning);
+            let begun = hub.begin_stream(reserved, session, beginning);
             drop(histories);
             let refused = match begun {
                 Ok(()) | Err(NotJoined::Closed) => return Ok(()),

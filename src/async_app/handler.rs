@@ -207,17 +207,13 @@ where
         let (_, handler) = streams
             .find(|(known, _)| **known == *request.path())
             .ok_or_else(|| Reject::new(404))?;
-        Ok(Arc::new(handler(request, self.state.clone())?))
+        let subscription = handler(request, self.state.clone())?;
+        Ok(self.link.stream_asked(request, subscription))
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
         if session.form == Form::Events {
-            let subscription = session.attachment.get();
-            if let Some(subscription) = subscription.and_then(|any| any.downcast_ref())
-                && let Some(request) = request
-            {
-                self.link.subscribe(session, request, subscription);
-            }
+            self.link.subscribe(session);
             return;
         }
         if let Some(handler) = &self.on_connect {

@@ -84,6 +84,11 @@ impl Link {
         let _ = self.hub.set(hub);
     }
 
+    #[cfg(feature = "axum")]
+    pub(super) fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.get().cloned()
+    }
+
     /// Sends a message. What is not sent is counted, and handed back.
     pub(super) fn publish(
         &self,
@@ -481,9 +486,13 @@ impl From<HistoryGone> for JoinFailure {
 }
 
 fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
-    let shown = name.floor_char_boundary(NAME_BYTES_MAX);
+    let fits = |&(at, char): &(usize, char)| at + char.len_utf8() <= NAME_BYTES_MAX;
     JoinError {
-        room: name[..shown].to_owned(),
+        room: name
+            .char_indices()
+            .take_while(fits)
+            .map(|(_, char)| char)
+            .collect(),
         reason,
     }
 }

@@ -58,6 +58,8 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     way: Way,
+    /// Of the connect handler's stream, until that handler has returned.
+    request: Weak<RequestHead>,
     /// The stream's own state: the same for all its handlers.
     pub state: Arc<StreamState>,
 }
@@ -66,8 +68,6 @@ enum Way {
     Engine {
         session: Arc<Session>,
         link: Arc<Link>,
-        /// The connect handler's stream has it; it is let go when that handler has returned.
-        request: Weak<RequestHead>,
     },
     /// For tests of handlers, without an app.
     Channel {
@@ -120,7 +120,11 @@ where
             sender,
             connected,
         };
-        Self { way, state }
+        Self {
+            way,
+            request: Weak::new(),
+            state,
+        }
     }
 
     pub(super) fn of_session(
@@ -128,17 +132,17 @@ where
         link: Arc<Link>,
         state: Arc<StreamState>,
     ) -> Self {
-        let way = Way::Engine {
-            session,
-            link,
+        let way = Way::Engine { session, link };
+        Self {
+            way,
             request: Weak::new(),
-        };
-        Self { way, state }
+            state,
+        }
     }
 
     pub(super) fn with_request(mut self, known: Option<&Arc<RequestHead>>) -> Self {
-        if let (Way::Engine { request, .. }, Some(known)) = (&mut self.way, known) {
-            *request = Arc::downgrade(known);
+        if let Some(known) = known {
+            self.request = Arc::downgrade(known);
         }
         self
     }
@@ -166,7 +170,7 @@ where
 
     fn publish(&self, message: Message, patience: Patience) -> Result<(), SendError> {
         match &self.way {
-            Way::Engine { session, link, .. } => {
+            Way::Engine { session, link } => {
                 link.publish(Audience::Session(session), message, patience)
             }
             Way::Channel {
@@ -307,7 +311,7 @@ where
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
-        if let Way::Engine { session, link, .. } = &self.way {
+        if let Way::Engine { session, link } = &self.way {
             link.close(session.id, code, reason);
         }
     }
@@ -359,7 +363,8 @@ where
     }
 
     /// The whole request that the connection began with, on the connect handler's stream and until that handler has
-    /// returned; then it is let go. `None` later, on other streams, and if the request is not known.
+    /// returned; then it is let go. `None` later, on other streams, if the request is not known, and while
+    /// more waits for handlers than [`Limits::received_bytes_max`](crate::Limits::received_bytes_max) allows.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};
@@ -370,10 +375,7 @@ where
     /// });
     /// ```
     pub fn request(&self) -> Option<Arc<RequestHead>> {
-        match &self.way {
-            Way::Engine { request, .. } => request.upgrade(),
-            Way::Channel { .. } => None,
-        }
+        self.request.upgrade()
     }
 
     /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)).

@@ -194,10 +194,15 @@ impl<T: Transport> Core<T> {
         mut transport: T,
         peer: SocketAddr,
         place: Option<Box<Place>>,
-        upgraded: Option<Upgraded>,
+        mut upgraded: Option<Upgraded>,
     ) {
         self.counters().accepted.add(1);
-        self.hub.connected();
+        let accepted = upgraded
+            .as_mut()
+            .and_then(|upgraded| upgraded.accepted.as_mut());
+        if !accepted.is_some_and(|accepted| accepted.give_seat()) {
+            self.hub.connected();
+        }
         let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
         if self.stop != Stop::Running {
             self.counters().refused_unserved.add(1);
@@ -466,7 +471,7 @@ impl<T: Transport> Core<T> {
         transport.finish();
         match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
             Role::Http(http) => self.http_release(*http),
-            Role::WebSocket(ws) => self.release(slot, ws),
+            Role::WebSocket(ws) => self.release(ws),
             Role::Lingering(_) => {}
         }
         if let Some(conn) = self.conns.get_mut(slot) {
@@ -485,7 +490,7 @@ impl<T: Transport> Core<T> {
             drop(conn.transport);
             match conn.role {
                 Role::Http(http) => self.http_release(*http),
-                Role::WebSocket(ws) => self.release(slot, ws),
+                Role::WebSocket(ws) => self.release(ws),
                 Role::Lingering(_) => {}
             }
             self.forget();
@@ -493,13 +498,14 @@ impl<T: Transport> Core<T> {
     }
 
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
-    fn release(&mut self, slot: u32, mut ws: WebSocket) {
+    fn release(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() {
-            let key = ws.session.id.key();
-            debug_assert_eq!(key.slot, slot);
-            self.job(key, Work::Session(ws.session, Vec::new(), 0));
+            self.jobs.push(Job {
+                to: None,
+                work: Work::Session(ws.session, Vec::new(), 0),
+            });
         }
     }
 

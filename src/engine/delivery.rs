@@ -643,6 +643,15 @@ impl<T: Transport> Core<T> {
             .sum()
     }
 
+    /// Who was to get a replay has gone.
+    pub(super) fn lose_replay(&mut self, messages: u64) {
+        #[cfg(all(any(test, fuzzing), not(loom)))]
+        {
+            self.delivery.due += messages;
+        }
+        self.counters().dropped_closed.add(messages);
+    }
+
     /// What a room has kept for somebody who has just joined: as one, whose length is no sign of a slow client.
     pub(super) fn replay(&mut self, slot: u32, frames: Vec<Bytes>) {
         if frames.is_empty() {

@@ -176,8 +176,8 @@ pub(crate) struct Interests {
 ///
 /// `entered`, `left` and `emptied` are called on the shard's thread and return at once. The others are called on a handler
 /// thread and may block: for one session never two at a time, and in this order: `open`, each `message` as it was
-/// sent, `close`, each exactly once. `handshake` is before all of them, while there is no session yet.
-/// In between is `room`, once for each change, as they were made.
+/// sent, `close`, each exactly once. In between is `room`, once for each change, as they were made. `handshake` is before all
+/// of them, while there is no session yet.
 pub(crate) trait Events: Send + Sync + 'static {
     fn interests(&self) -> Interests;
 

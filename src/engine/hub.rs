@@ -58,6 +58,8 @@ pub(crate) struct Hub {
     pub(super) rooms_ever: AtomicU64,
     /// The event streams that get what everyone gets.
     pub(super) streams_of_all: Arc<Room>,
+    /// Of requests that hosts have asked about, and whose connections are still to come.
+    pub(super) asked_bytes: AtomicUsize,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
@@ -264,6 +266,7 @@ impl Hub {
             common: Counters::default(),
             rooms_ever: AtomicU64::new(1),
             streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
+            asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,

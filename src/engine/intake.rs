@@ -24,8 +24,8 @@ pub(super) struct Intake {
     unfinished: usize,
     /// Of messages that wait for handlers, or are in their hands.
     unhandled: usize,
-    /// What clients have sent behind handshakes that the program is being asked about.
-    early: usize,
+    /// Of handshakes that the program is being asked about, and of what clients have sent behind them.
+    asking: usize,
     /// For either of the first two.
     half: usize,
     /// Handlers have come back from connections that hold some of it back.
@@ -39,7 +39,7 @@ impl Intake {
         Self {
             unfinished: 0,
             unhandled: 0,
-            early: 0,
+            asking: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
             more_held_back: false,
@@ -57,16 +57,17 @@ impl Intake {
         self.unhandled = self.unhandled.saturating_sub(bytes);
     }
 
-    /// Keeps early bytes until the program has decided, if there is room for them: clients are to wait (RFC 6455 §4.1), so
-    /// it is little.
-    pub(super) fn add_early(&mut self, bytes: usize) -> bool {
-        self.early += bytes;
-        bytes == 0 || self.early <= self.half / 4
+    /// Keeps a handshake until the program has decided about it, if there is room. Clients are to wait for the answer
+    /// (RFC 6455 §4.1): for those that have sent something behind it, there is half the room.
+    pub(super) fn add_asking(&mut self, bytes: usize, is_early: bool) -> bool {
+        self.asking += bytes;
+        self.asking <= self.half / if is_early { 8 } else { 4 }
     }
 
-    pub(super) fn sub_early(&mut self, bytes: usize) {
-        debug_assert!(self.early >= bytes);
-        self.early = self.early.saturating_sub(bytes);
+    /// The program has decided, or will not.
+    pub(super) fn sub_asking(&mut self, bytes: usize) {
+        debug_assert!(self.asking >= bytes);
+        self.asking = self.asking.saturating_sub(bytes);
     }
 
     /// What a connection holds of an unfinished message has changed.
@@ -97,7 +98,7 @@ impl Intake {
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn bytes(&self) -> usize {
-        self.unfinished + self.unhandled + self.early
+        self.unfinished + self.unhandled + self.asking
     }
 }
 

@@ -3,24 +3,21 @@
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod asking;
 
-use super::admission::{Granted, TurnedAway, shutting_down};
+use std::net::SocketAddr;
+
+use self::asking::Asking;
+use super::admission::{TurnedAway, shutting_down};
 use super::core::{Core, Role};
 use super::events::{Request, Response};
-use super::form::Form;
-use super::hub::Upgraded;
 use super::pool::Work;
 use super::timers::Tick;
-use super::websocket::Opening;
 use crate::metrics::{Counter, Counters};
 use crate::protocol::close::CloseCode;
-use crate::protocol::encode;
-use crate::protocol::handshake::{self, Handshake, Refusal};
+use crate::protocol::handshake::{self, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::report::debug;
-use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
 pub(super) struct Http {
@@ -49,49 +46,6 @@ enum Phase {
     },
 }
 
-/// A handshake that the program is being asked about.
-struct Asking {
-    request: Arc<RequestHead>,
-    entry: Entry,
-}
-
-/// How a handshake has come.
-enum Entry {
-    /// It was read here, and is to be answered.
-    Here(Handshake),
-    /// It was read elsewhere.
-    Elsewhere(Box<Upgraded>),
-    /// It is no handshake, but a request for an event stream.
-    EventStream { head_only: bool },
-}
-
-impl Entry {
-    /// Messages that came with it, and are still to be handled.
-    fn messages(&self) -> usize {
-        match self {
-            Self::Here(_) | Self::EventStream { .. } => 0,
-            Self::Elsewhere(upgraded) => upgraded.messages(),
-        }
-    }
-}
-
-/// The answer to an accepted handshake.
-fn response(handshake: &Handshake, granted: &Granted) -> Vec<u8> {
-    http::response(101, &granted.headers(handshake), b"", false, false)
-}
-
-/// What a client is owed whose handshake was to be accepted as it was, with the answer that it gets instead.
-fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
-    let head = request.head();
-    let Ok(handshake) = handshake::check(&head.method, head.minor_version, head.pairs()) else {
-        return owed;
-    };
-    match owed.strip_prefix(handshake::response(&handshake).as_slice()) {
-        Some(rest) => [response(&handshake, granted).as_slice(), rest].concat(),
-        None => owed,
-    }
-}
-
 impl Http {
     /// Its deadline is set with `begin_head`.
     pub(super) fn new(peer: SocketAddr, now: Tick) -> Self {
@@ -113,10 +67,10 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
-    /// What is held behind a handshake that the program is being asked about.
-    fn early_bytes(&self) -> usize {
-        match self.phase {
-            Phase::Asking(_) => self.buffer.len(),
+    /// What is held of a handshake that the program is being asked about, and of what was sent behind it.
+    fn asking_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Asking(asking) => asking.request.bytes() + self.buffer.len(),
             _ => 0,
         }
     }
@@ -277,252 +231,6 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// A valid handshake: a WebSocket begins, unless its client may not come in.
-    fn http_upgrade(&mut self, slot: u32, head: Head, handshake: Handshake) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Role::Http(http) = &mut conn.role else {
-            return;
-        };
-        let peer = http.peer;
-        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
-            Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, peer, client));
-                self.ask(slot, request, Entry::Here(handshake));
-            }
-            Err(turned_away) => self.turn_away(slot, turned_away),
-        }
-    }
-
-    /// A request for an event stream.
-    fn http_event_stream(&mut self, slot: u32, head: Head) {
-        let head_only = head.method == "HEAD";
-        if !head_only && head.method != "GET" {
-            let answer = self.hub.other_method(&head);
-            self.http_answer(slot, answer, false);
-            return;
-        }
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Role::Http(http) = &mut conn.role else {
-            return;
-        };
-        // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
-        http.buffer = Vec::new();
-        let peer = http.peer;
-        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
-            Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, peer, client));
-                self.ask(slot, request, Entry::EventStream { head_only });
-            }
-            Err(turned_away) => self.turn_away(slot, turned_away),
-        }
-    }
-
-    /// The same for a connection whose request was read elsewhere.
-    pub(super) fn take_over(&mut self, slot: u32, peer: SocketAddr, mut upgraded: Upgraded) {
-        if let Some(http) = self.http(slot) {
-            http.buffer = std::mem::take(&mut upgraded.early);
-        }
-        if let Some(accepted) = upgraded.accepted.take() {
-            let (request, granted) = accepted.into_parts();
-            self.come_in(slot, request, Entry::Elsewhere(Box::new(upgraded)), granted);
-            return;
-        }
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let head = upgraded.head.take();
-        let admitted = match self.hub.is_full() {
-            true => Err(TurnedAway::ConnectionsMax),
-            false => self
-                .hub
-                .admit(peer, head.as_deref(), &mut conn.place, self.now),
-        };
-        match admitted {
-            Ok(client) => {
-                let request = Arc::new(match head {
-                    Some(head) => RequestHead::received(*head, peer, client),
-                    None => RequestHead::unknown(peer, client),
-                });
-                self.ask(slot, request, Entry::Elsewhere(Box::new(upgraded)));
-            }
-            Err(turned_away) if upgraded.answered => {
-                turned_away.counter(self.counters()).add(1);
-                self.dismiss(slot, upgraded, turned_away.close_frame());
-            }
-            Err(turned_away) => self.turn_away(slot, turned_away),
-        }
-    }
-
-    /// Has the program decide whether a client may come in. Meanwhile nothing is read.
-    fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
-        let for_events = matches!(entry, Entry::EventStream { .. });
-        if !self.interests.handshake && !for_events {
-            self.come_in(slot, request, entry, Granted::default());
-            return;
-        }
-        self.leave_line(slot);
-        let Some(key) = self.conns.key(slot) else {
-            return;
-        };
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        http.buffer.shrink_to_fit();
-        http.phase = Phase::Asking(Box::new(Asking {
-            request: request.clone(),
-            entry,
-        }));
-        let early = http.early_bytes();
-        if self.intake.add_early(early) {
-            self.job(
-                key,
-                match for_events {
-                    true => Work::EventStream(request),
-                    false => Work::Handshake(request),
-                },
-            );
-            return;
-        }
-        // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
-        self.counters().unfinished_messages.add(1);
-        let reason = "too much was sent before the handshake was answered";
-        if let Some(asking) = self.stop_asking(slot) {
-            let answer = Reject::new(503).with_body(format!("{reason}\n"));
-            self.http_reject(slot, asking.entry, &answer, CloseCode::TRY_AGAIN_LATER);
-        }
-    }
-
-    /// The program is not asked any more, or has answered. What was held of early bytes is as that of others again.
-    fn stop_asking(&mut self, slot: u32) -> Option<Asking> {
-        let http = self.http(slot)?;
-        if !matches!(http.phase, Phase::Asking(_)) {
-            return None;
-        }
-        let early = http.early_bytes();
-        let Phase::Asking(asking) = std::mem::replace(&mut http.phase, Phase::Head) else {
-            return None;
-        };
-        self.intake.sub_early(early);
-        Some(*asking)
-    }
-
-    /// The program has decided.
-    pub(super) fn http_verdict(&mut self, slot: u32, answer: Result<Granted, Reject>) {
-        // Where nobody waits for it any more, what was granted is dropped.
-        let Some(Asking { request, entry }) = self.stop_asking(slot) else {
-            return;
-        };
-        match answer {
-            Ok(mut granted) => {
-                if matches!(&entry, Entry::Elsewhere(upgraded) if upgraded.answered) {
-                    // The client can't be told of it any more.
-                    granted.subprotocol = None;
-                }
-                self.come_in(slot, request, entry, granted);
-            }
-            Err(reject) => {
-                self.counters().refused_handshake_handler.add(1);
-                let peer = request.peer_addr();
-                debug!("{peer} was turned away by the handshake handler: {reject}");
-                self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
-            }
-        }
-    }
-
-    /// Answers a handshake with a refusal; with a close frame where it was answered already.
-    fn http_reject(&mut self, slot: u32, entry: Entry, reject: &Reject, code: CloseCode) {
-        match entry {
-            Entry::Elsewhere(upgraded) if upgraded.answered => {
-                let frame = encode::close(Some((code, reject.reason())));
-                self.dismiss(slot, *upgraded, frame);
-            }
-            Entry::EventStream { head_only } => {
-                self.http_answer(slot, reject.response(true, head_only), false);
-            }
-            entry => {
-                self.hub.count_unhandled(entry.messages());
-                self.http_answer(slot, reject.response(true, false), false);
-            }
-        }
-    }
-
-    /// Ends a connection whose handshake was answered elsewhere.
-    fn dismiss(&mut self, slot: u32, upgraded: Upgraded, close_frame: Vec<u8>) {
-        self.hub.count_unhandled(upgraded.messages());
-        // Behind what was begun, lest the frame end up inside another.
-        let last = match (upgraded.closed, upgraded.farewell) {
-            (true, _) => Vec::new(),
-            (false, Some(farewell)) => farewell,
-            (false, None) => close_frame,
-        };
-        self.http_answer(slot, [upgraded.owed, last].concat(), false);
-    }
-
-    /// A WebSocket begins.
-    fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        let mut early = std::mem::take(&mut http.buffer);
-        let (preface, upgraded) = match entry {
-            Entry::Here(handshake) => (response(&handshake, &granted), None),
-            Entry::EventStream { head_only: true } => {
-                let head = self.hub.stream_head(request.head());
-                self.http_answer(slot, head, false);
-                return;
-            }
-            Entry::EventStream { head_only: false } => {
-                let opening = Opening {
-                    request,
-                    granted,
-                    // Its head is sent when it is known what follows.
-                    preface: None,
-                    form: Form::Events,
-                };
-                self.open(slot, opening);
-                return;
-            }
-            Entry::Elsewhere(mut upgraded) => {
-                let mut owed = std::mem::take(&mut upgraded.owed);
-                if !upgraded.answered {
-                    owed = rewritten(owed, &request, &granted);
-                }
-                (owed, Some(upgraded))
-            }
-        };
-        let opening = Opening {
-            request,
-            granted,
-            preface: (!preface.is_empty()).then(|| preface.into()),
-            form: Form::Frames,
-        };
-        self.open(slot, opening);
-        if let Some(upgraded) = upgraded {
-            if let Some(received) = upgraded.received {
-                self.resume(slot, received);
-            }
-            if upgraded.closed {
-                self.resume_closed(slot);
-            } else if upgraded.ended {
-                self.resume_ended(slot, upgraded.farewell);
-            }
-        }
-        if early.is_empty() {
-            return;
-        }
-        if self.intake.is_full() {
-            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
-            let reason = "too many messages wait";
-            self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
-        } else {
-            self.ws_input(slot, &mut early);
-        }
-    }
-
     fn http_begin_body(&mut self, slot: u32, head: Head) {
         let body_bytes_max = self.hub.settings.limits.body_bytes_max;
         let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
@@ -607,11 +315,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn http_error(&mut self, slot: u32, error: HttpError) {
-        let counters = self.counters();
-        match error {
-            HttpError::HeadTooLarge | HttpError::BodyTooLarge => counters.failed_too_large.add(1),
-            _ => counters.failed_malformed.add(1),
-        }
+        unreadable(error, self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
@@ -743,10 +447,17 @@ impl<T: Transport> Core<T> {
     /// It is an HTTP connection no longer.
     pub(super) fn http_release(&mut self, http: Http) {
         self.heads_len -= usize::from(http.is_in_line());
-        self.intake.sub_early(http.early_bytes());
+        self.intake.sub_asking(http.asking_bytes());
         if let Phase::Asking(asking) = &http.phase {
             self.hub.count_unhandled(asking.entry.messages());
         }
+    }
+}
+
+pub(super) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
+    match error {
+        HttpError::HeadTooLarge | HttpError::BodyTooLarge => &counters.failed_too_large,
+        _ => &counters.failed_malformed,
     }
 }
 

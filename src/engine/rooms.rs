@@ -49,8 +49,15 @@ pub(crate) struct Membership {
     pub(super) room: Arc<Room>,
     /// It has joined, and not left.
     pub(super) wanted: bool,
-    /// Its shard has seen it join, and not leave.
-    pub(super) held: bool,
+    /// How often it has joined or left since its shard has last seen it do so.
+    pub(super) pending: u32,
+}
+
+impl Membership {
+    /// Whether its shard has seen it join, and not leave.
+    fn is_held(&self) -> bool {
+        self.wanted != (self.pending % 2 == 1)
+    }
 }
 
 /// How somebody's being in a room has changed.
@@ -264,13 +271,16 @@ impl Hub {
         }
         room.add(session.id);
         match found {
-            Some(at) => rooms[at].wanted = true,
+            Some(at) => {
+                rooms[at].wanted = true;
+                rooms[at].pending += 1;
+            }
             None => push(
                 &mut rooms,
                 Membership {
                     room: room.clone(),
                     wanted: true,
-                    held: false,
+                    pending: 1,
                 },
             ),
         }
@@ -302,6 +312,7 @@ impl Hub {
             return false;
         };
         membership.wanted = false;
+        membership.pending += 1;
         room.remove(session.id);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
@@ -375,13 +386,13 @@ fn remove(rooms: &mut Box<[Membership]>, at: usize) {
 
 impl Session {
     /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
-    pub(super) fn hold(&self, room: &Arc<Room>, held: bool) -> bool {
+    pub(super) fn is_seen(&self, room: &Arc<Room>) -> bool {
         let mut rooms = lock(&self.rooms);
         let Some(at) = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room)) else {
             return false;
         };
-        rooms[at].held = held;
-        if !held && !rooms[at].wanted {
+        rooms[at].pending -= 1;
+        if rooms[at].pending == 0 && !rooms[at].wanted {
             remove(&mut rooms, at);
         }
         true
@@ -392,7 +403,7 @@ impl Session {
         let left = |room| Membership {
             room,
             wanted: false,
-            held: true,
+            pending: 0,
         };
         *lock(&self.rooms) = rooms.into_iter().map(left).collect();
     }
@@ -483,7 +494,7 @@ impl LocalRooms {
         }
     }
 
-    #[cfg(all(any(test, fuzzing), not(loom)))]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn memberships(&self) -> usize {
         self.0.values().map(|room| room.members.len()).sum()
     }
@@ -494,7 +505,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .iter()
-            .filter(|of| of.held)
+            .filter(|of| of.is_held())
             .filter_map(|of| self.delivery.rooms.0.get(&of.room.number)?.run)
             .collect()
     }
@@ -506,11 +517,10 @@ impl<T: Transport> Core<T> {
         slot.into_iter().for_each(|slot| self.take_run(slot));
         let holds = slot
             .and_then(|slot| self.open_ws(slot))
-            .is_some_and(|ws| ws.session.hold(&room, true));
+            .is_some_and(|ws| ws.session.is_seen(&room));
         let Some(slot) = slot.filter(|_| holds) else {
             room.unreach(self.index);
-            let lost = replay.len() as u64;
-            self.counters().dropped_closed.add(lost);
+            self.lose_replay(replay.len() as u64);
             return;
         };
         self.delivery.rooms.insert(room.number, key);
@@ -526,7 +536,7 @@ impl<T: Transport> Core<T> {
         self.take_run(slot);
         if !self
             .open_ws(slot)
-            .is_some_and(|ws| ws.session.hold(&room, false))
+            .is_some_and(|ws| ws.session.is_seen(&room))
         {
             return;
         }
@@ -553,7 +563,9 @@ impl<T: Transport> Core<T> {
         let rooms = std::mem::take(&mut *lock(&ws.session.rooms));
         let id = ws.session.id;
         let form = ws.form();
-        for Membership { room, wanted, held } in rooms {
+        for membership in rooms {
+            let held = membership.is_held();
+            let Membership { room, wanted, .. } = membership;
             if held {
                 self.delivery.rooms.remove(room.number, key);
                 room.unreach(self.index);

@@ -10,11 +10,15 @@
 pub(crate) mod dialogue;
 pub(crate) mod game;
 #[cfg(test)]
+mod handshakes;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod regressions;
+#[cfg(test)]
+mod rooms;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::rooms::{Membership, NotJoined, Reserved, Room, lock, push};
 use super::timers::Tick;
 use crate::protocol::event_stream;
 use crate::protocol::http::{self, Head};
-use crate::request::{Reject, RequestHead};
+use crate::request::Reject;
 use crate::transport::Transport;
 
 /// What an event stream has that a WebSocket has not.
@@ -65,8 +65,10 @@ impl Weigh for Subscribing {
 
 /// What an event stream begins with.
 pub(crate) struct Beginning<'a> {
-    /// Behind the head of the answer.
-    pub(crate) preamble: &'a [u8],
+    /// The head of the answer, and what leads to the first event.
+    pub(crate) preface: Vec<u8>,
+    /// Whose messages it gets.
+    pub(crate) rooms: &'a [&'a Arc<Room>],
     pub(crate) keep_alive: Duration,
     /// What it is sent first.
     pub(crate) replay: Vec<Bytes>,
@@ -102,12 +104,11 @@ impl Hub {
         &self,
         mut reserved: Reserved<'_>,
         session: &Session,
-        request: &RequestHead,
-        rooms: &[&Arc<Room>],
         beginning: Beginning<'_>,
     ) -> Result<(), NotJoined> {
         let Beginning {
-            preamble,
+            preface,
+            rooms,
             keep_alive,
             replay,
             broadcasts,
@@ -116,9 +117,7 @@ impl Hub {
         let of_all = broadcasts.then_some(&self.streams_of_all);
         let subscribing = Subscribing {
             key: session.id.key(),
-            preface: [&self.stream_head(request.head()), preamble]
-                .concat()
-                .into(),
+            preface: preface.into(),
             keep_alive: Some(keep_alive.max(KEEP_ALIVE_MIN)),
             rooms: of_rooms.chain(of_all).cloned().collect(),
             replay,
@@ -148,7 +147,7 @@ impl Hub {
             let membership = Membership {
                 room,
                 wanted: true,
-                held: false,
+                pending: 1,
             };
             push(&mut memberships, membership);
         }
@@ -203,7 +202,7 @@ impl<T: Transport> Core<T> {
         // What the rooms have gathered before is not for it.
         self.take_run(slot);
         for room in rooms {
-            if session.hold(&room, true) {
+            if session.is_seen(&room) {
                 self.delivery.rooms.insert(room.number(), key);
             } else {
                 room.unreach(self.index);
@@ -217,7 +216,7 @@ impl<T: Transport> Core<T> {
 
 impl Hub {
     /// The head of the answer to a request for an event stream.
-    pub(super) fn stream_head(&self, request: &Head) -> Vec<u8> {
+    pub(crate) fn stream_head(&self, request: &Head) -> Vec<u8> {
         event_stream::response_head(&self.cors(request))
     }
 

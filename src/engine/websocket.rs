@@ -312,9 +312,16 @@ impl<T: Transport> Core<T> {
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
-        let is_known = request.is_known() || form == Form::Events;
-        if self.interests.open || form == Form::Events {
-            ws.inbox.push(Event::Open(is_known.then_some(request)));
+        if form == Form::Events {
+            ws.inbox.push(Event::Open(None));
+        } else if self.interests.open {
+            // Where too much waits for handlers already, it is not kept for them.
+            let is_kept = request.is_known() && !self.intake.is_full();
+            if is_kept {
+                ws.inbox_bytes += request.bytes();
+                self.intake.add_unhandled(request.bytes());
+            }
+            ws.inbox.push(Event::Open(is_kept.then_some(request)));
         }
         let Some(conn) = self.conns.get_mut(slot) else {
             return;

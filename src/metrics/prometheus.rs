@@ -92,7 +92,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "connections_refused_total",
         kind: "counter",
-        help: "Connections that were turned away because of a limit or of where they came from.",
+        help: "Connections that were turned away because of a limit, of where they came from, or of the handshake handler.",
         values: |metrics| {
             let refused = &metrics.refused;
             vec![

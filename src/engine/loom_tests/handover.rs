@@ -127,6 +127,32 @@ fn loom_eager_threads_call_each_other_and_take_every_job_exactly_once() {
 }
 
 #[test]
+fn loom_a_job_that_is_offered_while_the_queue_is_closed_is_taken_or_handed_back() {
+    check(Some(3), || {
+        let model = Model::new(1, false);
+        model.start_first();
+        let offers = model.clone();
+        let offering =
+            thread::spawn(
+                move || match offers.handover.try_push(1, offers.now, offers.eager) {
+                    Ok(start) => {
+                        assert_eq!(start, 0, "the one thread is there");
+                        true
+                    }
+                    Err(job) => {
+                        assert_eq!(job, 1);
+                        false
+                    }
+                },
+            );
+        model.end();
+        let was_taken = offering.join().unwrap();
+        let expected: &[u8] = if was_taken { &[1] } else { &[] };
+        assert_eq!(model.ledger.sorted(), expected);
+    });
+}
+
+#[test]
 fn loom_jobs_of_two_shards_are_taken_exactly_once() {
     check(Some(3), || {
         let model = Model::new(1, false);

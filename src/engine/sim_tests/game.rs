@@ -3,6 +3,8 @@
 //! A failure names its seed: `SEED=<n> cargo test --lib sim_tests::game` runs that one alone, and `SEEDS=<n>` so many.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::wire::{
@@ -10,7 +12,7 @@ use super::wire::{
 };
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::core::{READ_BYTES, Role};
-use crate::engine::events::{Interests, Request, Response, Session};
+use crate::engine::events::{Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Audience, Hub, Received, Upgraded};
 use crate::engine::mailbox::Weigh;
 use crate::limits::{Limits, SlowConsumer};
@@ -20,6 +22,7 @@ use crate::protocol::connection::Connection;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::fuzz::dice::Dice;
 use crate::protocol::http;
+use crate::request::{Reject, RequestHead};
 
 const STEPS: usize = 2_000;
 const CLIENTS_MAX: usize = 8;
@@ -109,6 +112,19 @@ fn route(request: Request) -> Response {
     }
 }
 
+/// Lets most in, some with an attachment, rejects every seventh, and panics at every eleventh.
+fn gate() -> impl Fn(&RequestHead) -> Result<Welcome, Reject> {
+    let asked = AtomicUsize::new(0);
+    move |_| match asked.fetch_add(1, Relaxed) {
+        n if n % 7 == 3 => Err(Reject::new(403).with_body("every seventh\n")),
+        n if n % 11 == 5 => panic_quietly(),
+        n => Ok(Welcome {
+            attachment: (n % 2 == 0).then(|| Arc::new(n) as _),
+            ..Welcome::default()
+        }),
+    }
+}
+
 impl Game {
     fn new(mut dice: Dice) -> Self {
         let policy = match dice.below(4) {
@@ -156,12 +172,13 @@ impl Game {
                 message: true,
                 close: true,
                 request: dice.one_in(2),
+                // Not drawn either.
+                handshake: mailbox_bytes_max.is_multiple_of(3),
                 room: true,
-                ..Interests::default()
             },
             handler: Box::new(handler),
+            gate: Box::new(gate()),
             route: Box::new(route),
-            ..Setup::default()
         });
         Self {
             world,

@@ -98,8 +98,8 @@ struct Program {
     hub: OnceLock<Weak<Hub>>,
     log: Mutex<Vec<(Key, Told)>>,
     sessions: Mutex<Vec<Arc<Session>>>,
-    /// With which the last session began, while its handler runs.
-    request: Mutex<Weak<RequestHead>>,
+    /// Those that sessions began with, as connect handlers got them.
+    requests: Mutex<Vec<Weak<RequestHead>>>,
 }
 
 impl Program {
@@ -139,7 +139,9 @@ impl Events for Program {
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
-        *self.request.lock().unwrap() = request.map_or_else(Weak::new, Arc::downgrade);
+        let mut requests = self.requests.lock().unwrap();
+        requests.extend(request.map(Arc::downgrade));
+        drop(requests);
         self.handle(session, Told::Open);
     }
 
@@ -209,7 +211,7 @@ impl World {
             hub: OnceLock::new(),
             log: Mutex::default(),
             sessions: Mutex::default(),
-            request: Mutex::default(),
+            requests: Mutex::default(),
         });
         let rung = Arc::new(AtomicBool::new(false));
         let hub = Hub::new(
@@ -405,6 +407,18 @@ impl World {
         let mut told = self.told(client);
         told.retain(|told| !matches!(told, Told::Entered | Told::Left));
         told
+    }
+
+    /// How many connect handlers have got the request that their session began with, and how many of those are kept.
+    pub(super) fn requests(&self) -> (usize, usize) {
+        let requests = self.program.requests.lock().unwrap();
+        let kept = requests.iter().filter(|known| known.strong_count() > 0);
+        (requests.len(), kept.count())
+    }
+
+    /// The test lets go of the sessions that it knows, as a handler that has kept them.
+    pub(super) fn forget_sessions(&mut self) {
+        self.program.sessions.lock().unwrap().clear();
     }
 
     pub(super) fn session(&self, client: usize) -> Arc<Session> {

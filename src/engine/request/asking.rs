@@ -1,0 +1,321 @@
+//! Handshakes, on their way to a WebSocket: the program may be asked who comes in, and everything waits until it has decided.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Phase;
+use crate::engine::admission::{Granted, TurnedAway, too_many};
+use crate::engine::core::{Core, Role};
+use crate::engine::form::Form;
+use crate::engine::hub::Upgraded;
+use crate::engine::pool::Work;
+use crate::engine::websocket::Opening;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::protocol::handshake::{self, Handshake};
+use crate::protocol::http::{self, Head};
+use crate::report::debug;
+use crate::request::{Reject, RequestHead};
+use crate::transport::Transport;
+
+/// A handshake that the program is being asked about.
+pub(super) struct Asking {
+    pub(super) request: Arc<RequestHead>,
+    pub(super) entry: Entry,
+}
+
+/// How a handshake has come.
+pub(super) enum Entry {
+    /// It was read here, and is to be answered.
+    Here(Handshake),
+    /// It was read elsewhere.
+    Elsewhere(Box<Upgraded>),
+    /// It is no handshake, but a request for an event stream.
+    EventStream { head_only: bool },
+}
+
+impl Entry {
+    /// Messages that came with it, and are still to be handled.
+    pub(super) fn messages(&self) -> usize {
+        match self {
+            Self::Here(_) | Self::EventStream { .. } => 0,
+            Self::Elsewhere(upgraded) => upgraded.messages(),
+        }
+    }
+}
+
+/// The answer to an accepted handshake.
+fn response(handshake: &Handshake, granted: &Granted) -> Vec<u8> {
+    http::response(101, &granted.headers(handshake), b"", false, false)
+}
+
+/// What a client is owed whose handshake was to be accepted as it was, with the answer that it gets instead.
+fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
+    let head = request.head();
+    let Ok(handshake) = handshake::check(&head.method, head.minor_version, head.pairs()) else {
+        return owed;
+    };
+    match owed.strip_prefix(handshake::response(&handshake).as_slice()) {
+        Some(rest) => [response(&handshake, granted).as_slice(), rest].concat(),
+        None => owed,
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// A valid handshake: a WebSocket begins, unless its client may not come in.
+    pub(super) fn http_upgrade(&mut self, slot: u32, head: Head, handshake: Handshake) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        let peer = http.peer;
+        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => {
+                let request = Arc::new(RequestHead::received(head, peer, client));
+                self.ask(slot, request, Entry::Here(handshake));
+            }
+            Err(turned_away) => self.turn_away(slot, turned_away),
+        }
+    }
+
+    /// A request for an event stream.
+    pub(super) fn http_event_stream(&mut self, slot: u32, head: Head) {
+        let head_only = head.method == "HEAD";
+        if !head_only && head.method != "GET" {
+            let answer = self.hub.other_method(&head);
+            self.http_answer(slot, answer, false);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
+        http.buffer = Vec::new();
+        let peer = http.peer;
+        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => {
+                let request = Arc::new(RequestHead::received(head, peer, client));
+                self.ask(slot, request, Entry::EventStream { head_only });
+            }
+            Err(turned_away) => self.turn_away(slot, turned_away),
+        }
+    }
+
+    /// The same for a connection whose request was read elsewhere.
+    pub(in crate::engine) fn take_over(
+        &mut self,
+        slot: u32,
+        peer: SocketAddr,
+        mut upgraded: Upgraded,
+    ) {
+        if let Some(http) = self.http(slot) {
+            http.buffer = std::mem::take(&mut upgraded.early);
+        }
+        if let Some(accepted) = upgraded.accepted.take() {
+            let (request, granted) = accepted.into_parts();
+            self.come_in(slot, request, Entry::Elsewhere(Box::new(upgraded)), granted);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let head = upgraded.head.take();
+        let admitted = match self.hub.is_full() {
+            true => Err(TurnedAway::ConnectionsMax),
+            false => self
+                .hub
+                .admit(peer, head.as_deref(), &mut conn.place, self.now),
+        };
+        match admitted {
+            Ok(client) => {
+                let request = Arc::new(match head {
+                    Some(head) => RequestHead::received(*head, peer, client),
+                    None => RequestHead::unknown(peer, client),
+                });
+                self.ask(slot, request, Entry::Elsewhere(Box::new(upgraded)));
+            }
+            Err(turned_away) if upgraded.answered => {
+                turned_away.counter(self.counters()).add(1);
+                self.dismiss(slot, upgraded, turned_away.close_frame());
+            }
+            Err(turned_away) => {
+                self.hub.count_unhandled(upgraded.messages());
+                self.turn_away(slot, turned_away);
+            }
+        }
+    }
+
+    /// Has the program decide whether a client may come in. Meanwhile nothing is read.
+    fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
+        let for_events = matches!(entry, Entry::EventStream { .. });
+        if !self.interests.handshake && !for_events {
+            self.come_in(slot, request, entry, Granted::default());
+            return;
+        }
+        self.leave_line(slot);
+        let Some(key) = self.conns.key(slot) else {
+            return;
+        };
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        http.buffer.shrink_to_fit();
+        http.phase = Phase::Asking(Box::new(Asking {
+            request: request.clone(),
+            entry,
+        }));
+        let (bytes, is_early) = (http.asking_bytes(), !http.buffer.is_empty());
+        if self.intake.add_asking(bytes, is_early) {
+            self.job(
+                key,
+                match for_events {
+                    true => Work::EventStream(request),
+                    false => Work::Handshake(request),
+                },
+            );
+            return;
+        }
+        self.counters().refused_handshakes_max.add(1);
+        if let Some(asking) = self.stop_asking(slot) {
+            self.http_reject(slot, asking.entry, &too_many(), CloseCode::TRY_AGAIN_LATER);
+        }
+    }
+
+    /// The program is not asked any more, or has answered.
+    pub(super) fn stop_asking(&mut self, slot: u32) -> Option<Asking> {
+        let http = self.http(slot)?;
+        if !matches!(http.phase, Phase::Asking(_)) {
+            return None;
+        }
+        let bytes = http.asking_bytes();
+        let Phase::Asking(asking) = std::mem::replace(&mut http.phase, Phase::Head) else {
+            return None;
+        };
+        self.intake.sub_asking(bytes);
+        Some(*asking)
+    }
+
+    /// The program has decided.
+    pub(in crate::engine) fn http_verdict(&mut self, slot: u32, answer: Result<Granted, Reject>) {
+        // Where nobody waits for it any more, what was granted is dropped.
+        let Some(Asking { request, entry }) = self.stop_asking(slot) else {
+            return;
+        };
+        match answer {
+            Ok(mut granted) => {
+                if matches!(&entry, Entry::Elsewhere(upgraded) if upgraded.answered) {
+                    // The client can't be told of it any more.
+                    granted.subprotocol = None;
+                }
+                self.come_in(slot, request, entry, granted);
+            }
+            Err(reject) => {
+                self.counters().refused_handshake_handler.add(1);
+                let peer = request.peer_addr();
+                debug!("{peer} was turned away by the handshake handler: {reject}");
+                self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
+            }
+        }
+    }
+
+    /// Answers a handshake with a refusal; with a close frame where it was answered already.
+    pub(super) fn http_reject(
+        &mut self,
+        slot: u32,
+        entry: Entry,
+        reject: &Reject,
+        code: CloseCode,
+    ) {
+        match entry {
+            Entry::Elsewhere(upgraded) if upgraded.answered => {
+                let frame = encode::close(Some((code, reject.reason())));
+                self.dismiss(slot, *upgraded, frame);
+            }
+            Entry::EventStream { head_only } => {
+                self.http_answer(slot, reject.response(true, head_only), false);
+            }
+            entry => {
+                self.hub.count_unhandled(entry.messages());
+                self.http_answer(slot, reject.response(true, false), false);
+            }
+        }
+    }
+
+    /// Ends a connection whose handshake was answered elsewhere.
+    fn dismiss(&mut self, slot: u32, upgraded: Upgraded, close_frame: Vec<u8>) {
+        self.hub.count_unhandled(upgraded.messages());
+        // Behind what was begun, lest the frame end up inside another.
+        let last = match (upgraded.closed, upgraded.farewell) {
+            (true, _) => Vec::new(),
+            (false, Some(farewell)) => farewell,
+            (false, None) => close_frame,
+        };
+        self.http_answer(slot, [upgraded.owed, last].concat(), false);
+    }
+
+    /// A WebSocket begins.
+    fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let mut early = std::mem::take(&mut http.buffer);
+        let (preface, upgraded) = match entry {
+            Entry::Here(handshake) => (response(&handshake, &granted), None),
+            Entry::EventStream { head_only: true } => {
+                let head = self.hub.stream_head(request.head());
+                self.http_answer(slot, head, false);
+                return;
+            }
+            Entry::EventStream { head_only: false } => {
+                let opening = Opening {
+                    request,
+                    granted,
+                    // Its head is sent when it is known what follows.
+                    preface: None,
+                    form: Form::Events,
+                };
+                self.open(slot, opening);
+                return;
+            }
+            Entry::Elsewhere(mut upgraded) => {
+                let mut owed = std::mem::take(&mut upgraded.owed);
+                if !upgraded.answered {
+                    owed = rewritten(owed, &request, &granted);
+                }
+                (owed, Some(upgraded))
+            }
+        };
+        let opening = Opening {
+            request,
+            granted,
+            preface: (!preface.is_empty()).then(|| preface.into()),
+            form: Form::Frames,
+        };
+        self.open(slot, opening);
+        if let Some(upgraded) = upgraded {
+            if let Some(received) = upgraded.received {
+                self.resume(slot, received);
+            }
+            if upgraded.closed {
+                self.resume_closed(slot);
+            } else if upgraded.ended {
+                self.resume_ended(slot, upgraded.farewell);
+            }
+        }
+        if early.is_empty() {
+            return;
+        }
+        if self.intake.is_full() {
+            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
+            let reason = "too many messages wait";
+            self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
+        } else {
+            self.ws_input(slot, &mut early);
+        }
+    }
+}

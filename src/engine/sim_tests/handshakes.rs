@@ -1,0 +1,677 @@
+//! Handshakes that the program decides about.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
+use super::world::{Setup, Told, World, echo, panic_quietly};
+use crate::engine::ask::{Accepted, Verdict};
+use crate::engine::events::{Interests, Welcome};
+use crate::engine::hub::{Hub, Received, Upgraded};
+use crate::engine::pool;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::connection::Connection;
+use crate::protocol::encode::{self, Opcode};
+use crate::protocol::handshake;
+use crate::protocol::http::{self, Head, Parsed};
+use crate::request::{Reject, RequestHead};
+
+/// What the program keeps for its streams: how many there are, and of those that were dropped, whether a handler thread
+/// has done it.
+#[derive(Clone, Default)]
+struct Kept {
+    made: Arc<AtomicUsize>,
+    dropped: Arc<Mutex<Vec<bool>>>,
+    hub: Arc<OnceLock<Weak<Hub>>>,
+}
+
+struct Attachment(Kept);
+
+impl Kept {
+    fn make(&self) -> Arc<Attachment> {
+        self.made.fetch_add(1, SeqCst);
+        Arc::new(Attachment(self.clone()))
+    }
+
+    #[track_caller]
+    fn assert_dropped_by_handlers(&self, made: usize) {
+        assert_eq!(self.made.load(SeqCst), made);
+        assert_eq!(*self.dropped.lock().unwrap(), vec![true; made]);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let hub = self.0.hub.get().and_then(Weak::upgrade);
+        let by_handler = hub.is_some_and(|hub| pool::is_handler_of(&hub));
+        self.0.dropped.lock().unwrap().push(by_handler);
+        if by_handler && !std::thread::panicking() {
+            // User code may do so, and nobody is to be hurt.
+            panic_quietly();
+        }
+    }
+}
+
+/// Lets everyone in but for some paths.
+fn gate(request: &RequestHead, kept: &Kept) -> Result<Welcome, Reject> {
+    let welcome = || Welcome {
+        attachment: Some(kept.make()),
+        ..Welcome::default()
+    };
+    match request.path() {
+        "/reject" => Err(Reject::new(403)
+            .with_header("X-Why", "no")
+            .with_body("not you\n")),
+        "/panic" => panic_quietly(),
+        "/speak" => Ok(Welcome {
+            subprotocol: Some("chat".into()),
+            headers: vec![("X-Server".into(), "north".into())],
+            ..welcome()
+        }),
+        "/split" => Ok(Welcome {
+            headers: vec![("X".into(), "a\r\nSet-Cookie: b".into())],
+            ..welcome()
+        }),
+        _ => Ok(welcome()),
+    }
+}
+
+fn gated(limits: Limits) -> (World, Kept) {
+    let kept = Kept::default();
+    let program = kept.clone();
+    let world = World::new(Setup {
+        limits,
+        interests: Interests {
+            open: true,
+            message: true,
+            close: true,
+            handshake: true,
+            ..Interests::default()
+        },
+        handler: Box::new(echo),
+        gate: Box::new(move |request| gate(request, &program)),
+        ..Setup::default()
+    });
+    let _ = kept.hub.set(Arc::downgrade(&world.hub));
+    (world, kept)
+}
+
+fn upgrade(path: &str, more: &str) -> Vec<u8> {
+    let upgrade = String::from_utf8(UPGRADE.to_vec()).unwrap();
+    let (line, rest) = upgrade.split_once("\r\n").unwrap();
+    assert!(line.starts_with("GET /"), "{line}");
+    format!("GET {path} HTTP/1.1\r\n{more}{rest}").into_bytes()
+}
+
+fn head(path: &str, more: &str) -> Head {
+    match http::parse_head(&upgrade(path, more), 1 << 14) {
+        Ok(Parsed::Complete { head, .. }) => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A connection of a Humphrey app, whose handshake is to be answered.
+fn handed_over(path: &str, more: &str) -> Upgraded {
+    let head = head(path, more);
+    let handshake = handshake::check(&head.method, head.minor_version, head.pairs()).unwrap();
+    Upgraded {
+        head: Some(Box::new(head)),
+        owed: handshake::response(&handshake),
+        ..Upgraded::default()
+    }
+}
+
+const CHAT: &str = "Sec-WebSocket-Protocol: other, chat\r\n";
+
+#[test]
+fn nobody_comes_in_before_the_program_has_said_so_however_long_that_takes() {
+    let (mut world, _) = gated(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, UPGRADE);
+    world.advance(Duration::from_secs(100_000));
+    assert_eq!(world.output(client), b"");
+    assert_eq!(world.told(client), []);
+    assert!(!world.is_closed(client));
+    world.run_jobs();
+    assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+    world.run_handlers();
+    assert_eq!(world.told(client), [Told::Entered, Told::Open]);
+}
+
+#[test]
+fn what_the_program_chooses_is_in_the_answer_and_the_session_has_it() {
+    let (mut world, kept) = gated(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, upgrade("/speak?a=b", CHAT));
+    world.run_handlers();
+    let head = world.head(client);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(
+        head.contains("\r\nSec-WebSocket-Protocol: chat\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("\r\nX-Server: north\r\n"), "{head}");
+    let session = world.session(client);
+    assert_eq!(session.subprotocol(), Some("chat"));
+    assert_eq!(&*session.target, "/speak?a=b");
+    assert!(session.attachment.get().unwrap().is::<Attachment>());
+    drop(session);
+    world.forget_sessions();
+    world.client_resets(client);
+    world.assert_empty();
+    kept.assert_dropped_by_handlers(1);
+}
+
+#[test]
+fn a_rejection_is_answered_as_the_program_says_and_counted() {
+    let (mut world, kept) = gated(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, upgrade("/reject", ""));
+    world.run_handlers();
+    let head = world.head(client);
+    assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
+    assert!(head.contains("\r\nX-Why: no\r\n"), "{head}");
+    assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+    assert_eq!(world.output(client), b"not you\n");
+    assert!(world.is_finished(client));
+    world.client_ends(client);
+    assert_eq!(world.told(client), []);
+    assert_eq!(world.metrics().refused.handshake_handler, 1);
+    assert_eq!(world.metrics().refused.total(), 1);
+    world.assert_empty();
+    kept.assert_dropped_by_handlers(0);
+}
+
+#[test]
+fn a_panic_or_an_answer_that_can_not_be_sent_is_an_internal_error() {
+    for (path, panics, made) in [("/panic", 1, 0), ("/split", 0, 1), ("/speak", 0, 1)] {
+        let (mut world, kept) = gated(Limits::default());
+        let client = world.connect();
+        // The subprotocol is not offered.
+        world.client_sends(client, upgrade(path, ""));
+        world.run_handlers();
+        let head = world.head(client);
+        assert!(head.starts_with("HTTP/1.1 500 "), "{path}: {head}");
+        assert!(!head.contains("Set-Cookie"), "{path}: {head}");
+        world.client_ends(client);
+        assert_eq!(world.told(client), []);
+        assert_eq!(world.metrics().refused.handshake_handler, 1);
+        assert_eq!(world.metrics().handler_panics, panics, "{path}");
+        world.assert_empty();
+        kept.assert_dropped_by_handlers(made);
+    }
+}
+
+#[test]
+fn what_a_client_sends_before_it_is_let_in_is_handled_afterwards() {
+    let (mut world, _) = gated(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, [UPGRADE, &client_text("early")].concat());
+    world.client_says(client, "later");
+    assert_eq!(world.told(client), []);
+    world.run_handlers();
+    world.head(client);
+    assert_eq!(world.frames(client), [text("early"), text("later")]);
+    let told = [Told::Open, Told::message("early"), Told::message("later")];
+    assert_eq!(world.handled(client), told);
+    world.client_resets(client);
+    world.assert_empty();
+}
+
+/// There is room for 10,000 bytes of requests that wait for the program, and half of it for those with early bytes.
+fn with_little_room() -> Limits {
+    Limits {
+        message_bytes_max: 40_000,
+        received_bytes_max: 80_000,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
+    let (mut world, _) = gated(with_little_room());
+    let early = client_text(&"x".repeat(2_400));
+    let clients: Vec<_> = (0..3).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, [UPGRADE, early.as_slice()].concat());
+    }
+    assert!(world.core().intake.bytes() <= 5_000);
+    for &client in &clients[1..] {
+        assert!(world.head(client).starts_with("HTTP/1.1 503 "));
+        world.client_ends(client);
+    }
+    assert_eq!(world.metrics().refused.handshakes_max, 2);
+    // Who waits for the answer, as clients are to, is not concerned.
+    let conforming = world.connect();
+    world.client_sends(conforming, UPGRADE);
+    world.run_handlers();
+    for client in [clients[0], conforming] {
+        assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so() {
+    let (mut world, _) = gated(with_little_room());
+    let clients: Vec<_> = (0..30).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, UPGRADE);
+        assert!(world.core().intake.bytes() <= 10_000);
+    }
+    let refused = world.metrics().refused.handshakes_max as usize;
+    assert!((10..25).contains(&refused), "{refused}");
+    world.run_handlers();
+    for (n, &client) in clients.iter().enumerate() {
+        let status = if n + refused < 30 { "101" } else { "503" };
+        let head = world.head(client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn requests_that_wait_for_connect_handlers_are_bounded_and_let_go() {
+    let mut world = World::new(Setup {
+        limits: with_little_room(),
+        ..Setup::default()
+    });
+    let clients: Vec<_> = (0..200).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, UPGRADE);
+        assert!(world.core().intake.bytes() <= 41_000);
+    }
+    world.run_handlers();
+    let (seen, kept) = world.requests();
+    assert!((40..150).contains(&seen), "{seen}");
+    assert_eq!(kept, 0);
+    assert_eq!(world.core().intake.bytes(), 0);
+    assert_eq!(world.metrics().connections, 200);
+}
+
+#[test]
+fn a_client_that_goes_while_the_program_decides_leaves_nothing() {
+    for (path, ends) in [
+        ("/", true),
+        ("/", false),
+        ("/reject", true),
+        ("/reject", false),
+    ] {
+        let (mut world, kept) = gated(Limits::default());
+        let client = world.connect();
+        world.client_sends(
+            client,
+            [upgrade(path, "").as_slice(), &client_text("a")].concat(),
+        );
+        match ends {
+            true => world.client_ends(client),
+            false => world.client_resets(client),
+        }
+        world.run_jobs();
+        world.forget_sessions();
+        world.run_handlers();
+        if ends && path == "/" {
+            assert_eq!(world.handled(client).last(), Some(&Told::Close));
+        }
+        world.assert_empty();
+        kept.assert_dropped_by_handlers(usize::from(path == "/"));
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_program_to_decide() {
+    for (accepts, early) in [(true, ""), (true, "early"), (false, "")] {
+        let (mut world, kept) = gated(Limits::default());
+        let client = world.connect();
+        let path = if accepts { "/" } else { "/reject" };
+        let mut request = upgrade(path, "");
+        if !early.is_empty() {
+            request.extend(client_text(early));
+        }
+        world.client_sends(client, request);
+        world.stop(Duration::from_secs(10));
+        let head = world.head(client);
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        world.client_ends(client);
+        assert!(world.has_stopped());
+        assert_eq!(world.core().intake.bytes(), 0);
+        assert_eq!(world.metrics().refused.unserved, 1);
+        // The handler comes back only now, and the shard is still there, or not.
+        if early.is_empty() {
+            world.run_job(0);
+        }
+        world.finish();
+        assert_eq!(world.told(client), []);
+        kept.assert_dropped_by_handlers(usize::from(accepts));
+    }
+}
+
+#[test]
+fn at_the_end_of_a_stop_nobody_is_left_though_the_program_has_not_decided() {
+    let (mut world, kept) = gated(Limits::default());
+    let client = world.connect();
+    world.client_sends(client, upgrade("/", ""));
+    // It does not read, so the answer can't be written.
+    world.stall(client, 0);
+    world.stop(Duration::from_secs(1));
+    world.advance(Duration::from_secs(2));
+    assert!(world.has_stopped());
+    world.finish();
+    assert!(world.is_closed(client));
+    assert_eq!(world.told(client), []);
+    kept.assert_dropped_by_handlers(1);
+}
+
+#[test]
+fn the_request_is_let_go_when_the_connect_handler_has_returned() {
+    let mut world = World::with_handler(echo);
+    let client = world.connect();
+    world.client_sends(client, UPGRADE);
+    assert_eq!(world.requests(), (0, 0));
+    world.run_handlers();
+    assert_eq!(world.requests(), (1, 0));
+    assert!(!world.is_closed(client));
+}
+
+// ------------------------------------------------------------------------------------------ what others have read
+
+#[test]
+fn a_handed_over_request_is_asked_about_and_answered_as_the_program_says() {
+    let (mut world, _) = gated(Limits::default());
+    let client = world.adopt(handed_over("/speak", CHAT));
+    assert_eq!(world.output(client), b"");
+    world.run_handlers();
+    let head = world.head(client);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(
+        head.contains("\r\nSec-WebSocket-Protocol: chat\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("\r\nX-Server: north\r\n"), "{head}");
+    assert_eq!(head.matches("HTTP/1.1").count(), 1, "{head}");
+    assert_eq!(world.session(client).subprotocol(), Some("chat"));
+    world.client_says(client, "a");
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("a")]);
+
+    let client = world.adopt(handed_over("/reject", ""));
+    world.run_handlers();
+    assert!(world.head(client).starts_with("HTTP/1.1 403 "));
+    assert_eq!(world.output(client), b"not you\n");
+    assert_eq!(world.metrics().refused.handshake_handler, 1);
+}
+
+#[test]
+fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
+    let (mut world, _) = gated(Limits::default());
+    // The client has had the first three bytes of the pong.
+    let owed = encode::control(Opcode::Pong, b"owed").split_off(3);
+    let client = world.adopt(Upgraded {
+        answered: true,
+        owed: owed.clone(),
+        received: Some(Received {
+            messages: vec![Message::new("a"), Message::new("b")],
+            protocol: Connection::new(1_000),
+        }),
+        ..handed_over("/reject", "")
+    });
+    world.run_handlers();
+    let mut output = world.output(client);
+    assert_eq!(output.drain(..owed.len()).collect::<Vec<_>>(), owed);
+    let close = Frame::Close(Some(1008), "not you".into());
+    assert_eq!(parse_frames(&mut output), [close]);
+    assert!(world.is_finished(client));
+    world.client_ends(client);
+    assert_eq!(world.metrics().dropped.unhandled, 2);
+    assert_eq!(world.told(client), []);
+    world.assert_empty();
+}
+
+#[test]
+fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refused() {
+    for (connections_max, status) in [(1, "403"), (0, "503")] {
+        let (mut world, _) = gated(Limits {
+            connections_max,
+            ..Limits::default()
+        });
+        let client = world.adopt(Upgraded {
+            received: Some(Received {
+                messages: vec![Message::new("a")],
+                protocol: Connection::new(1_000),
+            }),
+            ..handed_over("/reject", "")
+        });
+        world.run_handlers();
+        let head = world.head(client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert_eq!(world.metrics().dropped.unhandled, 1);
+    }
+}
+
+#[test]
+fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
+    let (mut world, _) = gated(Limits::default());
+    let client = world.adopt(Upgraded {
+        answered: true,
+        owed: Vec::new(),
+        ..handed_over("/speak", CHAT)
+    });
+    world.run_handlers();
+    assert_eq!(world.output(client), b"");
+    assert_eq!(world.session(client).subprotocol(), None);
+    assert_eq!(world.handled(client), [Told::Open]);
+}
+
+#[test]
+fn a_connection_of_which_nobody_has_kept_the_request_is_asked_about_too() {
+    let (mut world, _) = gated(Limits::default());
+    let client = world.adopt(Upgraded {
+        answered: true,
+        ..Upgraded::default()
+    });
+    assert_eq!(world.told(client), []);
+    world.run_handlers();
+    assert_eq!(world.handled(client), [Told::Open]);
+    assert_eq!(world.requests(), (0, 0));
+}
+
+#[test]
+fn who_waits_for_the_program_is_not_among_those_that_wait_for_a_request() {
+    let (mut world, _) = gated(Limits {
+        handshakes_max: 1,
+        ..Limits::default()
+    });
+    let asked = world.connect();
+    world.client_sends(asked, UPGRADE);
+    let handed_over = world.adopt(handed_over("/", ""));
+    let (first, second) = (world.connect(), world.connect());
+    let closed = [asked, handed_over, first, second].map(|client| world.is_closed(client));
+    assert_eq!(closed, [false, false, true, false]);
+    world.run_handlers();
+    for client in [asked, handed_over] {
+        assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+    }
+}
+
+#[test]
+fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_decision() {
+    let one_message = || Upgraded {
+        answered: true,
+        owed: Vec::new(),
+        received: Some(Received {
+            messages: vec![Message::new("a")],
+            protocol: Connection::new(1_000),
+        }),
+        ..handed_over("/", "")
+    };
+    let (mut world, _) = gated(Limits::default());
+    world.adopt(one_message());
+    // The shard ends without being told to, as where it can't poll.
+    world.finish();
+    assert_eq!(world.metrics().dropped.unhandled, 1);
+
+    let (mut world, kept) = gated(Limits::default());
+    let client = world.adopt(one_message());
+    world.stop(Duration::from_secs(1));
+    let close = Frame::Close(Some(1001), "the server is shutting down".into());
+    assert_eq!(world.frames(client), [close]);
+    world.client_ends(client);
+    assert!(world.has_stopped());
+    world.finish();
+    assert_eq!(world.metrics().messages_in, 1);
+    assert_eq!(world.metrics().dropped.unhandled, 1);
+    kept.assert_dropped_by_handlers(1);
+}
+
+// ----------------------------------------------------------------------------------- who asks before there is a connection
+
+type Told1 = Arc<Mutex<Option<Verdict>>>;
+
+fn ask(world: &World, path: &str, more: &str) -> Told1 {
+    let told = Told1::default();
+    let then = told.clone();
+    let peer = ([192, 0, 2, 1], 1234).into();
+    let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
+    world.hub.ask(head(path, more), peer, Box::new(tell));
+    told
+}
+
+/// Takes over what was handed to the handlers without the shard.
+fn run_asked(world: &mut World) {
+    world.turn();
+    world.run_handlers();
+}
+
+fn accepted(told: &Told1) -> Box<Accepted> {
+    match told.lock().unwrap().take() {
+        Some(Verdict::Accepted(accepted)) => accepted,
+        Some(Verdict::Rejected(reject)) => panic!("{reject}"),
+        None => panic!("nothing was told"),
+    }
+}
+
+fn rejected(told: &Told1) -> Reject {
+    match told.lock().unwrap().take() {
+        Some(Verdict::Rejected(reject)) => reject,
+        Some(Verdict::Accepted(_)) => panic!("it was accepted"),
+        None => panic!("nothing was told"),
+    }
+}
+
+#[test]
+fn who_asks_is_told_what_the_program_says() {
+    let (mut world, kept) = gated(Limits::default());
+    let told = ask(&world, "/speak", CHAT);
+    assert!(told.lock().unwrap().is_none(), "the handler has not run");
+    run_asked(&mut world);
+    let accepted = accepted(&told);
+    let names: Vec<_> = accepted.headers().iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "Upgrade",
+            "Connection",
+            "Sec-WebSocket-Accept",
+            "Sec-WebSocket-Protocol",
+            "X-Server"
+        ]
+    );
+    let client = world.adopt(Upgraded {
+        answered: true,
+        early: client_text("early"),
+        accepted: Some(accepted),
+        ..Upgraded::default()
+    });
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("early")]);
+    assert_eq!(world.session(client).subprotocol(), Some("chat"));
+    assert_eq!(world.requests(), (1, 0));
+    world.forget_sessions();
+    world.client_resets(client);
+
+    let told = ask(&world, "/reject", "");
+    run_asked(&mut world);
+    assert_eq!(rejected(&told).status(), 403);
+    let told = ask(&world, "/panic", "");
+    run_asked(&mut world);
+    assert_eq!(rejected(&told).status(), 500);
+    assert_eq!(world.metrics().refused.handshake_handler, 2);
+    world.assert_empty();
+    kept.assert_dropped_by_handlers(1);
+}
+
+#[test]
+fn who_asks_in_vain_is_told_at_once() {
+    let (world, _) = gated(Limits::default());
+    let mut no_handshake = head("/", "");
+    no_handshake.headers.retain(|(name, _)| name != "Upgrade");
+    let told = Told1::default();
+    let then = told.clone();
+    let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
+    let peer = ([192, 0, 2, 1], 1234).into();
+    world.hub.ask(no_handshake, peer, Box::new(tell));
+    assert_eq!(rejected(&told).status(), 426);
+    assert_eq!(world.metrics().handshake_failures.not_an_upgrade, 1);
+    world.hub.stop(Duration::ZERO);
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
+}
+
+#[test]
+fn where_there_is_no_handshake_handler_who_asks_is_told_at_once() {
+    let world = World::with_handler(echo);
+    accepted(&ask(&world, "/", ""));
+}
+
+#[test]
+fn who_is_accepted_counts_from_the_question_to_the_end_of_the_connection() {
+    let (mut world, _) = gated(Limits {
+        connections_max: 2,
+        peer_connections_max: Some(1),
+        ..Limits::default()
+    });
+    let told = ask(&world, "/", "");
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 429);
+    run_asked(&mut world);
+    drop(accepted(&told));
+    let told = ask(&world, "/", "");
+    world.connect();
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
+    run_asked(&mut world);
+    let mut accepted = accepted(&told);
+    let place = accepted.place.take();
+    let client = world.adopt(Upgraded {
+        answered: true,
+        accepted: Some(accepted),
+        ..Upgraded::default()
+    });
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
+    world.client_resets(client);
+    world.run_handlers();
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 429);
+    drop(place);
+    ask(&world, "/", "");
+    run_asked(&mut world);
+}
+
+#[test]
+fn who_asks_a_program_that_has_ended_is_told_so() {
+    let (mut world, _) = gated(Limits::default());
+    world.stop(Duration::from_secs(1));
+    world.finish();
+    world.hub.pool.close();
+    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
+}
+
+#[test]
+fn what_was_granted_to_somebody_who_never_came_is_dropped_by_a_handler() {
+    let (mut world, kept) = gated(Limits::default());
+    let told = ask(&world, "/", "");
+    run_asked(&mut world);
+    drop(accepted(&told));
+    run_asked(&mut world);
+    kept.assert_dropped_by_handlers(1);
+}

@@ -1,0 +1,700 @@
+//! Who may come in: the recipes of docs/authentication.md, and what the handshake handler promises.
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Barrier, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use humphrey::App;
+use humphrey::http::{Response, StatusCode};
+use humphrey::stream::Stream;
+use humphrey_ws::{
+    Accept, AsyncStream, AsyncWebsocketApp, CloseCode, Message, Origins, Reject, RunningApp,
+    WebsocketStream, async_websocket_handler,
+};
+use support::{
+    Client, DEADLINE, close_code, eventually, free_address, read_frame, read_head, start, tcp,
+};
+use tungstenite::client::ClientRequestBuilder;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::frame::coding::CloseCode as Code;
+
+// ----------------------------------------------------------------------------------------------------------- helpers
+
+/// The ways in: the app's own listener, and a Humphrey app that hands connections over.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Own,
+    Linked,
+}
+
+const WAYS: [Way; 2] = [Way::Own, Way::Linked];
+
+/// Starts an app that is the same for both ways in.
+fn start_by<S, T>(
+    way: Way,
+    state: S,
+    build: impl FnOnce(AsyncWebsocketApp<S, T>) -> AsyncWebsocketApp<S, T>,
+) -> (RunningApp, SocketAddr)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    match way {
+        Way::Own => start(build(AsyncWebsocketApp::new_with_config(state, 8, 1))),
+        Way::Linked => {
+            let app = build(AsyncWebsocketApp::new_unlinked_with_config(state, 8));
+            let hook = app.connect_hook().unwrap();
+            let address = free_address();
+            thread::spawn(move || {
+                App::<()>::new()
+                    .with_websocket_route("/*", async_websocket_handler(hook))
+                    .run(address)
+                    .unwrap();
+            });
+            (app.start().unwrap(), address)
+        }
+    }
+}
+
+fn request(address: SocketAddr, target: &str) -> ClientRequestBuilder {
+    ClientRequestBuilder::new(format!("ws://{address}{target}").parse().unwrap())
+}
+
+fn connect(request: ClientRequestBuilder, address: SocketAddr) -> Client {
+    let (client, _) = tungstenite::client(request, tcp(address)).expect("it may come in");
+    Client(client)
+}
+
+/// The status that a client is rejected with.
+fn rejected(request: ClientRequestBuilder, address: SocketAddr) -> u16 {
+    match tungstenite::client(request, tcp(address)) {
+        Ok(_) => panic!("it came in"),
+        Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+            response.status().as_u16()
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The whole answer to a handshake that is rejected.
+fn answer(address: SocketAddr, target: &str) -> (String, String) {
+    let mut socket = tcp(address);
+    socket
+        .write_all(support::upgrade_request(target).as_bytes())
+        .unwrap();
+    let head = read_head(&mut socket);
+    let mut body = String::new();
+    socket.read_to_string(&mut body).unwrap();
+    (head, body)
+}
+
+// ----------------------------------------------------------------------------------------------------------- recipes
+
+#[derive(Debug, Default)]
+struct User {
+    name: String,
+}
+
+type Users = HashMap<&'static str, &'static str>;
+
+fn users() -> Users {
+    HashMap::from([("4711", "Ada"), ("4712", "Grace")])
+}
+
+fn greet(stream: AsyncStream<User>, _: Arc<Users>) {
+    stream.send(Message::new(format!("Hello, {}!", stream.state.name)));
+}
+
+/// The user whom a token stands for.
+fn user(users: &Users, token: Option<&str>) -> Result<User, Reject> {
+    let name = token.and_then(|token| users.get(token));
+    let name = name.ok_or_else(|| Reject::new(401).with_body("a valid token is needed\n"))?;
+    Ok(User {
+        name: (*name).to_owned(),
+    })
+}
+
+#[test]
+fn a_token_in_the_query_says_who_comes_in() {
+    for way in WAYS {
+        let (_running, address) = start_by(way, users(), |app| {
+            app.with_handshake_handler(|request, users| {
+                let user = user(&users, request.query_param("token").as_deref())?;
+                Ok(Accept::new().with_state(user))
+            })
+            .with_connect_handler(greet)
+        });
+        let mut ada = connect(request(address, "/?a=b&token=4711"), address);
+        assert_eq!(ada.receive_text(), "Hello, Ada!");
+        let mut grace = connect(request(address, "/?token=%34%37%31%32"), address);
+        assert_eq!(grace.receive_text(), "Hello, Grace!");
+        for target in ["/?token=4713", "/?token=", "/"] {
+            assert_eq!(rejected(request(address, target), address), 401, "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cookie_says_who_comes_in() {
+    for way in WAYS {
+        let (_running, address) = start_by(way, users(), |app| {
+            app.with_allowed_origins(Origins::Same)
+                .with_handshake_handler(|request, users| {
+                    let user = user(&users, request.cookie("session"))?;
+                    Ok(Accept::new().with_state(user))
+                })
+                .with_connect_handler(greet)
+        });
+        let with_cookie =
+            |cookie: &str| request(address, "/").with_header("Cookie", format!("a=b; {cookie}"));
+        let own = format!("http://{address}");
+        let mut ada = connect(
+            with_cookie("session=4711").with_header("Origin", own),
+            address,
+        );
+        assert_eq!(ada.receive_text(), "Hello, Ada!");
+        assert_eq!(rejected(with_cookie("session=0"), address), 401, "{way:?}");
+        assert_eq!(rejected(request(address, "/"), address), 401, "{way:?}");
+        // A browser sends the cookie for pages of others, too.
+        let foreign = with_cookie("session=4711").with_header("Origin", "http://evil.example");
+        assert_eq!(rejected(foreign, address), 403, "{way:?}");
+    }
+}
+
+#[test]
+fn a_token_among_the_subprotocols_says_who_comes_in_and_is_not_sent_back() {
+    for way in WAYS {
+        let (_running, address) = start_by(way, users(), |app| {
+            app.with_handshake_handler(|request, users| {
+                let mut offered = request.subprotocols();
+                let token = offered.find_map(|offered| offered.strip_prefix("token."));
+                let user = user(&users, token)?;
+                Ok(Accept::new().with_state(user).with_subprotocol("chat.v1"))
+            })
+            .with_connect_handler(|stream, _| {
+                stream.send(Message::new(format!(
+                    "{} speaks {:?}",
+                    stream.state.name,
+                    stream.subprotocol()
+                )))
+            })
+        });
+        let offering = |token: &str| {
+            request(address, "/")
+                .with_sub_protocol("chat.v1")
+                .with_sub_protocol(token)
+        };
+        let (client, response) =
+            tungstenite::client(offering("token.4711"), tcp(address)).expect("it may come in");
+        let chosen: Vec<_> = response
+            .headers()
+            .get_all("Sec-WebSocket-Protocol")
+            .iter()
+            .collect();
+        assert_eq!(chosen, ["chat.v1"], "{way:?}");
+        assert_eq!(
+            Client(client).receive_text(),
+            "Ada speaks Some(\"chat.v1\")"
+        );
+        assert_eq!(rejected(offering("token.0"), address), 401, "{way:?}");
+    }
+}
+
+/// A stream that has yet to say who it is.
+#[derive(Default)]
+struct Guest {
+    name: OnceLock<String>,
+}
+
+type Arrival = (Instant, AsyncStream<Guest>);
+
+/// Closes streams that have not said who they are in time. Each has as long as the others, so they wait in line.
+fn doorman(patience: Duration) -> Sender<Arrival> {
+    let (sender, line) = channel::<Arrival>();
+    thread::spawn(move || {
+        for (since, stream) in line {
+            thread::sleep((since + patience).saturating_duration_since(Instant::now()));
+            if stream.state.name.get().is_none() {
+                stream.close(CloseCode::POLICY_VIOLATION, "log in first");
+            }
+        }
+    });
+    sender
+}
+
+fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAddr) {
+    let door = Mutex::new(door);
+    start_by(way, users(), |app| {
+        app.with_connect_handler(move |stream, _| {
+            let _ = door.lock().unwrap().send((Instant::now(), stream));
+        })
+        .with_message_handler(|stream: AsyncStream<Guest>, message, users| {
+            if let Some(name) = stream.state.name.get() {
+                let text = message.text().unwrap_or("?");
+                let said = Message::new(format!("{name}: {text}"));
+                return stream.room("members").broadcast(said);
+            }
+            match message.text().and_then(|token| users.get(token)) {
+                Some(name) => {
+                    let _ = stream.state.name.set((*name).to_owned());
+                    stream.join("members");
+                }
+                None => stream.close(CloseCode::POLICY_VIOLATION, "no such token"),
+            }
+        })
+    })
+}
+
+#[test]
+fn the_first_message_says_who_it_is() {
+    for way in WAYS {
+        let (_running, address) = with_first_message(way, doorman(DEADLINE));
+        let mut stranger = Client::connect(address);
+        let mut ada = Client::connect(address);
+        ada.send("4711");
+        ada.send("hi");
+        assert_eq!(ada.receive_text(), "Ada: hi", "{way:?}");
+        stranger.send("hi");
+        let (heard, frame) = stranger.receive_to_close();
+        assert_eq!(heard, [""; 0], "it is not for strangers");
+        let frame = frame.unwrap();
+        assert_eq!(
+            (frame.code, frame.reason.as_str()),
+            (Code::Policy, "no such token")
+        );
+    }
+}
+
+#[test]
+fn who_does_not_say_who_it_is_in_time_is_closed() {
+    for way in WAYS {
+        let (_running, address) = with_first_message(way, doorman(Duration::from_millis(100)));
+        let mut silent = Client::connect(address);
+        let (_, frame) = silent.receive_to_close();
+        let frame = frame.unwrap();
+        assert_eq!(
+            (frame.code, frame.reason.as_str()),
+            (Code::Policy, "log in first")
+        );
+    }
+}
+
+#[test]
+fn who_has_said_who_it_is_in_time_stays() {
+    let (door, arrivals) = channel();
+    let doorman = doorman(Duration::ZERO);
+    let (_running, address) = with_first_message(Way::Own, door);
+    let mut ada = Client::connect(address);
+    ada.send("4711");
+    ada.send("hi");
+    assert_eq!(ada.receive_text(), "Ada: hi");
+    let mut silent = Client::connect(address);
+    // Their time is over one after the other.
+    for arrival in arrivals.iter().take(2) {
+        doorman.send(arrival).unwrap();
+    }
+    let (_, frame) = silent.receive_to_close();
+    assert_eq!(frame.unwrap().code, Code::Policy);
+    ada.send("still here");
+    assert_eq!(ada.receive_text(), "Ada: still here");
+}
+
+/// What a stream is for.
+#[derive(Debug, Default)]
+enum Endpoint {
+    #[default]
+    Echo,
+    Shout {
+        twice: bool,
+    },
+}
+
+#[test]
+fn each_path_has_its_handlers_and_others_are_not_found() {
+    for way in WAYS {
+        let (_running, address) = start_by(way, (), |app| {
+            app.with_handshake_handler(|request, _| {
+                let endpoint = match request.path() {
+                    "/echo" => Endpoint::Echo,
+                    "/shout" => Endpoint::Shout {
+                        twice: request.query_param("twice").is_some(),
+                    },
+                    _ => return Err(Reject::new(404)),
+                };
+                Ok(Accept::new().with_state(endpoint))
+            })
+            .with_message_handler(|stream: AsyncStream<Endpoint>, message, _| {
+                let text = message.text().unwrap_or_default();
+                match &*stream.state {
+                    Endpoint::Echo => stream.send(message),
+                    Endpoint::Shout { twice } => {
+                        for _ in 0..=usize::from(*twice) {
+                            stream.send(Message::new(text.to_uppercase()));
+                        }
+                    }
+                }
+            })
+        });
+        let mut echo = Client::connect_to(address, "/echo");
+        let mut shout = Client::connect_to(address, "/shout?twice");
+        echo.send("a");
+        shout.send("a");
+        assert_eq!(echo.receive_text(), "a");
+        assert_eq!([shout.receive_text(), shout.receive_text()], ["A", "A"]);
+        assert_eq!(
+            rejected(request(address, "/other"), address),
+            404,
+            "{way:?}"
+        );
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- promises
+
+#[test]
+fn a_rejected_client_sees_status_headers_and_body() {
+    for way in WAYS {
+        let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_handshake_handler(|_, _| {
+                Err(Reject::new(401)
+                    .with_header("WWW-Authenticate", "Bearer realm=\"chat\"")
+                    .with_header("Content-Type", "application/json")
+                    .with_body("{\"error\":\"no token\"}"))
+            })
+            .with_connect_handler(|_, _| panic!("nobody came in"))
+        });
+        let (head, body) = answer(address, "/");
+        assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{head}");
+        assert!(
+            head.contains("\r\nWWW-Authenticate: Bearer realm=\"chat\"\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("\r\nContent-Type: application/json\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+        assert_eq!(body, "{\"error\":\"no token\"}", "{way:?}");
+        let metrics = running.sender().metrics();
+        assert_eq!(metrics.refused.handshake_handler, 1);
+        assert_eq!(metrics.connections_opened, 0);
+        let text = running.sender().prometheus();
+        assert!(text.contains("cause=\"handshake_handler\"} 1\n"), "{text}");
+    }
+}
+
+#[test]
+fn headers_of_an_accepted_handshake_reach_the_client() {
+    for way in WAYS {
+        let (_running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_handshake_handler(|_, _| {
+                Ok(Accept::new()
+                    .with_header("Set-Cookie", "seen=1; HttpOnly")
+                    .with_header("Set-Cookie", "theme=dark"))
+            })
+        });
+        let (_, response) =
+            tungstenite::client(format!("ws://{address}/"), tcp(address)).expect("it may come in");
+        let cookies: Vec<_> = response.headers().get_all("Set-Cookie").iter().collect();
+        assert_eq!(cookies, ["seen=1; HttpOnly", "theme=dark"], "{way:?}");
+    }
+}
+
+#[test]
+fn a_panic_or_an_answer_that_can_not_be_sent_is_answered_with_500() {
+    for way in WAYS {
+        let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_handshake_handler(|request, _| match request.path() {
+                "/panic" => panic!("a handler's panic"),
+                "/unoffered" => Ok(Accept::new().with_subprotocol("chat")),
+                "/split" => Ok(Accept::new().with_header("X", "a\r\nSet-Cookie: b=c")),
+                "/own" => Ok(Accept::new().with_header("Sec-WebSocket-Accept", "x")),
+                "/switching" => Err(Reject::new(101)),
+                "/split-rejection" => Err(Reject::new(302).with_header("Location", "/\r\nX: y")),
+                _ => Ok(Accept::new()),
+            })
+            .with_message_handler(|stream, message, _| stream.send(message))
+        });
+        let paths = [
+            "/panic",
+            "/unoffered",
+            "/split",
+            "/own",
+            "/switching",
+            "/split-rejection",
+        ];
+        for path in paths {
+            let (head, body) = answer(address, path);
+            assert!(head.starts_with("HTTP/1.1 500 "), "{way:?} {path}: {head}");
+            assert!(
+                !head.contains("Set-Cookie") && !head.contains("X: y"),
+                "{head}"
+            );
+            assert_eq!(body, "internal server error\n");
+        }
+        let metrics = running.sender().metrics();
+        assert_eq!(metrics.refused.handshake_handler, paths.len() as u64);
+        assert_eq!(metrics.handler_panics, 1);
+        // The others are served on.
+        let mut client = Client::connect(address);
+        client.send("a");
+        assert_eq!(client.receive_text(), "a");
+    }
+}
+
+#[test]
+fn without_a_state_from_the_handshake_a_stream_has_the_default() {
+    let app: AsyncWebsocketApp<(), User> = AsyncWebsocketApp::new()
+        .with_handshake_handler(|_, _| Ok(Accept::new()))
+        .with_connect_handler(|stream: AsyncStream<User>, _| {
+            stream.send(Message::new(format!("[{}]", stream.state.name)))
+        });
+    let (_running, address) = start(app);
+    assert_eq!(Client::connect(address).receive_text(), "[]");
+}
+
+#[test]
+fn a_handler_that_blocks_delays_its_own_client_only() {
+    let together = Arc::new(Barrier::new(2));
+    let waits = together.clone();
+    let (_running, address) = start_by(Way::Own, (), |app: AsyncWebsocketApp<(), ()>| {
+        app.with_handshake_handler(move |request, _| {
+            if request.path() == "/wait" {
+                waits.wait();
+            }
+            Ok(Accept::new())
+        })
+        .with_message_handler(|stream, message, _| stream.send(message))
+    });
+    let blocked = thread::spawn(move || Client::connect_to(address, "/wait"));
+    let mut quick = Client::connect(address);
+    quick.send("a");
+    assert_eq!(quick.receive_text(), "a");
+    together.wait();
+    let mut blocked = blocked.join().unwrap();
+    blocked.send("b");
+    assert_eq!(blocked.receive_text(), "b");
+}
+
+#[test]
+fn what_a_client_sends_while_the_handler_runs_is_received_when_it_has_come_in() {
+    let (asked, was_asked) = channel();
+    let (go, may_go) = channel();
+    let (asked, may_go) = (Mutex::new(asked), Mutex::new(may_go));
+    let (_running, address) = start_by(Way::Own, (), |app: AsyncWebsocketApp<(), ()>| {
+        app.with_handshake_handler(move |_, _| {
+            asked.lock().unwrap().send(()).unwrap();
+            may_go.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            Ok(Accept::new())
+        })
+        .with_message_handler(|stream, message, _| stream.send(message))
+    });
+    let mut socket = tcp(address);
+    let early = [
+        support::upgrade_request("/").as_bytes(),
+        &support::client_frame(0x81, b"early"),
+    ]
+    .concat();
+    socket.write_all(&early).unwrap();
+    was_asked.recv_timeout(DEADLINE).unwrap();
+    socket
+        .write_all(&support::client_frame(0x81, b"later"))
+        .unwrap();
+    go.send(()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+    for expected in ["early", "later"] {
+        let (first, payload) = read_frame(&mut socket).unwrap();
+        assert_eq!((first, payload.as_slice()), (0x81, expected.as_bytes()));
+    }
+}
+
+#[test]
+fn an_app_stops_while_a_handshake_handler_runs_and_tells_the_client() {
+    for way in WAYS {
+        let (asked, was_asked) = channel();
+        let (go, may_go) = channel::<()>();
+        let (asked, may_go) = (Mutex::new(asked), Mutex::new(may_go));
+        let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_handshake_handler(move |_, _| {
+                asked.lock().unwrap().send(()).unwrap();
+                let _ = may_go.lock().unwrap().recv_timeout(DEADLINE);
+                Ok(Accept::new())
+            })
+            .with_connect_handler(|_, _| panic!("nobody came in"))
+        });
+        let client = thread::spawn(move || answer(address, "/"));
+        was_asked.recv_timeout(DEADLINE).unwrap();
+        running.sender().shutdown(DEADLINE);
+        let (head, body) = client.join().unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 "), "{way:?}: {head}");
+        assert_eq!(body, "the server is shutting down\n");
+        drop(go);
+        running.join();
+    }
+}
+
+#[test]
+fn the_state_of_a_client_that_has_gone_meanwhile_is_dropped() {
+    /// Counts those that there are.
+    #[derive(Default)]
+    struct Counted(Option<Arc<()>>);
+
+    let count = Arc::new(());
+    let kept = count.clone();
+    let (asked, was_asked) = channel();
+    let (go, may_go) = channel::<()>();
+    let (asked, may_go) = (Mutex::new(asked), Mutex::new(may_go));
+    let (running, address) = start_by(Way::Own, (), |app: AsyncWebsocketApp<(), Counted>| {
+        app.with_handshake_handler(move |_, _| {
+            asked.lock().unwrap().send(()).unwrap();
+            may_go.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            Ok(Accept::new().with_state(Counted(Some(kept.clone()))))
+        })
+        .with_message_handler(|stream, message, _| {
+            assert!(stream.state.0.is_some());
+            stream.send(message);
+        })
+    });
+    let before = Arc::strong_count(&count);
+    let mut socket = tcp(address);
+    socket
+        .write_all(support::upgrade_request("/").as_bytes())
+        .unwrap();
+    was_asked.recv_timeout(DEADLINE).unwrap();
+    drop(socket);
+    go.send(()).unwrap();
+    let sender = running.sender();
+    eventually("it came and went", || {
+        let metrics = sender.metrics();
+        metrics.connections_opened == 1 && metrics.connections == 0
+    });
+    eventually("its state is dropped", || {
+        Arc::strong_count(&count) == before
+    });
+}
+
+#[test]
+fn the_handler_is_not_asked_about_who_may_not_come_in_anyway() {
+    for way in WAYS {
+        let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_allowed_origins(Origins::Same)
+                .with_handshake_handler(|_, _| panic!("it was asked"))
+        });
+        let foreign = request(address, "/").with_header("Origin", "http://evil.example");
+        assert_eq!(rejected(foreign, address), 403, "{way:?}");
+        let metrics = running.sender().metrics();
+        assert_eq!((metrics.refused.origin, metrics.handler_panics), (1, 0));
+    }
+}
+
+#[test]
+fn routes_are_served_without_the_handshake_handler() {
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_handshake_handler(|_, _| Err(Reject::new(403)))
+        .with_routes(
+            humphrey::SubApp::new()
+                .with_stateless_route("/", |_| Response::new(StatusCode::OK, "for all")),
+        );
+    let (_running, address) = start(app);
+    let mut socket = tcp(address);
+    let get = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    socket.write_all(get.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 200 "));
+    assert_eq!(rejected(request(address, "/"), address), 403);
+}
+
+#[test]
+fn a_connection_that_was_answered_before_it_is_handed_over_is_closed_with_1008() {
+    let app: AsyncWebsocketApp<()> =
+        AsyncWebsocketApp::new_unlinked().with_handshake_handler(|request, _| {
+            match request.header("X-Token") {
+                Some("4711") => Ok(Accept::new()),
+                _ => Err(Reject::new(403).with_body("nobody knows you\n")),
+            }
+        });
+    let app = app.with_message_handler(|stream, message, _| stream.send(message));
+    let hook = app.connect_hook().unwrap();
+    let running = app.start().unwrap();
+
+    // A hook of the program's own: its handshakes are answered by the route, and the request is known.
+    let (own, handed_over) = channel();
+    let address = free_address();
+    thread::spawn(move || {
+        App::<()>::new()
+            .with_websocket_route("/*", async_websocket_handler(Arc::new(Mutex::new(own))))
+            .run(address)
+            .unwrap();
+    });
+    let forward = hook.clone();
+    thread::spawn(move || {
+        for stream in handed_over {
+            forward.lock().unwrap().send(stream).unwrap();
+        }
+    });
+    let mut known = connect(
+        request(address, "/").with_header("X-Token", "4711"),
+        address,
+    );
+    known.send("a");
+    assert_eq!(known.receive_text(), "a");
+    let mut stranger = connect(request(address, "/"), address);
+    let (_, frame) = stranger.receive_to_close();
+    let frame = frame.unwrap();
+    assert_eq!(
+        (frame.code, frame.reason.as_str()),
+        (Code::Policy, "nobody knows you")
+    );
+
+    // A stream of the program's own, of whose request nothing is known.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = tcp(listener.local_addr().unwrap());
+    let stream = Stream::Tcp(listener.accept().unwrap().0);
+    hook.lock()
+        .unwrap()
+        .send(WebsocketStream::new(stream))
+        .unwrap();
+    let (first, payload) = read_frame(&mut client).unwrap();
+    assert_eq!((first, close_code(&payload)), (0x88, 1008));
+    assert_eq!(running.sender().metrics().refused.handshake_handler, 2);
+}
+
+#[test]
+fn the_request_stays_readable_as_long_as_the_documentation_says() {
+    for way in WAYS {
+        let (told, tells) = channel();
+        let told = Mutex::new(told);
+        let kept = Arc::new(Mutex::new(None));
+        let keeps = kept.clone();
+        let (_running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
+            app.with_connect_handler(move |stream, _| {
+                let request = stream.request().expect("it is there");
+                let agent = request.header("X-Agent").unwrap().to_owned();
+                told.lock().unwrap().send(agent).unwrap();
+                *keeps.lock().unwrap() = Some(stream);
+            })
+            .with_message_handler(|stream, _, _| {
+                assert!(stream.request().is_none());
+                stream.send(Message::new(format!(
+                    "{} {}",
+                    stream.path(),
+                    stream.query()
+                )));
+            })
+        });
+        let with_agent = request(address, "/a?b=c&d?e").with_header("X-Agent", "test");
+        let mut client = connect(with_agent, address);
+        assert_eq!(tells.recv_timeout(DEADLINE).unwrap(), "test");
+        client.send("?");
+        assert_eq!(client.receive_text(), "/a b=c&d?e", "{way:?}");
+        let stream = kept.lock().unwrap().take().unwrap();
+        assert!(stream.request().is_none(), "{way:?}: it is let go");
+        assert_eq!(stream.query(), "b=c&d?e");
+        assert_eq!(stream.subprotocol(), None);
+    }
+}
