@@ -188,6 +188,7 @@ impl Game {
             let to = Audience {
                 room: self.rooms.get(room),
                 except: except.map(|player| self.world.id(self.players[player].client)),
+                ..Audience::default()
             };
             self.world
                 .hub
@@ -334,6 +335,7 @@ fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
     let to = Audience {
         room: Some(room),
         except: None,
+        ..Audience::default()
     };
     world
         .hub
