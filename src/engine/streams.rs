@@ -184,7 +184,7 @@ impl<T: Transport> Core<T> {
         let slot = self.conns.find(key);
         let Some((slot, ws)) = slot.and_then(|slot| Some((slot, self.open_ws(slot)?))) else {
             rooms.iter().for_each(|room| room.unreach(self.index));
-            self.counters().dropped_closed.add(replay.len() as u64);
+            self.lose_replay(replay.len() as u64);
             return;
         };
         ws.outbox.push_preface(preface);
