@@ -318,6 +318,26 @@ fn routes_and_websockets_go_on_beside_a_stream_on_the_same_port() {
 }
 
 #[test]
+fn a_star_in_the_path_stands_for_any_characters_and_the_first_stream_that_fits_counts() {
+    let (running, address) = start(
+        app()
+            .with_event_stream("/of/secret", |_, _| Err(Reject::new(403)))
+            .with_event_stream("/of/*", |request, _| {
+                Ok(Subscription::room(&request.path()["/of/".len()..]))
+            }),
+    );
+    let mut source = EventSource::open(address, "/of/news/zurich?x=y");
+    let sender = running.sender();
+    sender.room("news/zurich").broadcast(text("It rains."));
+    assert_eq!(source.text(), "It rains.");
+    let (head, _) = answer(address, &request("GET", "/of/secret", ""));
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    let (head, _) = answer(address, &request("GET", "/of", "Connection: close\r\n"));
+    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    running.shutdown(STOP);
+}
+
+#[test]
 fn a_rejected_client_gets_status_headers_and_body_and_a_panic_is_500() {
     let (running, address) = start(app().with_event_stream("/events", |request, _| {
         assert_ne!(request.query(), "panic");

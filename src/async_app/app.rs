@@ -406,8 +406,9 @@ where
     /// [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html), for clients that have no
     /// WebSocket or need none. A page reads it with `new EventSource("/events")`.
     ///
-    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. The path is exact;
-    /// it goes before mounted routes, and a WebSocket handshake for it still becomes a WebSocket.
+    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. In the path, `*` stands
+    /// for any characters, or none; the first call that fits a request counts, before mounted routes. A WebSocket handshake
+    /// for it still becomes a WebSocket.
     ///
     /// - A text is an event `message`, a binary message an event `binary` in base64. Line ends in a text (CRLF, CR) arrive as
     ///   LF.

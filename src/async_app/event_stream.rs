@@ -46,7 +46,7 @@ impl<T, S> EventStreamHandler<S> for T where
 {
 }
 
-/// Event streams by path.
+/// Event streams by the pattern of their paths; the first that fits counts.
 pub(super) type EventStreams<S> = Vec<(Box<str>, Box<dyn EventStreamHandler<S>>)>;
 
 /// What a client of an event stream gets: the messages of rooms, broadcasts to everyone, or both. What an

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::event_stream::EventStreams;
+use super::history::matches;
 use super::publish::Link;
 use super::room::Room;
 use super::stream::AsyncStream;
@@ -199,13 +200,15 @@ where
     }
 
     fn has_event_stream(&self, path: &str) -> bool {
-        self.event_streams.iter().any(|(known, _)| **known == *path)
+        self.event_streams
+            .iter()
+            .any(|(pattern, _)| matches(pattern, path))
     }
 
     fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
         let mut streams = self.event_streams.iter();
         let (_, handler) = streams
-            .find(|(known, _)| **known == *request.path())
+            .find(|(pattern, _)| matches(pattern, request.path()))
             .ok_or_else(|| Reject::new(404))?;
         let subscription = handler(request, self.state.clone())?;
         Ok(self.link.stream_asked(request, subscription))

@@ -193,7 +193,7 @@ impl HistoryPatterns {
     pub(super) fn find(&self, name: &str) -> Option<Bounds> {
         self.patterns
             .iter()
-            .find(|(pattern, _)| matches(pattern.as_bytes(), name.as_bytes()))
+            .find(|(pattern, _)| matches(pattern, name))
             .map(|&(_, bounds)| bounds)
             .filter(|bounds| bounds.messages_max > 0)
     }
@@ -201,7 +201,8 @@ impl HistoryPatterns {
 
 /// Whether a name matches a pattern: `*` is any run of characters, also an empty one. Takes at most the product of the
 /// lengths: only the last `*` is ever tried anew.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     // Where to go on if the run of the last `*` has to be longer.
     let mut again = None;
