@@ -476,3 +476,31 @@ mod axum {
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     }
 }
+
+#[test]
+fn server_sent_events_serves_its_page_and_streams_every_line_to_whoever_comes() {
+    let mut example = Example::start("server_sent_events");
+    let page = http(example.address, "GET", "/", "");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    assert!(page.contains("new EventSource("), "{page}");
+    example.type_line("first");
+    let mut stream = TcpStream::connect(example.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+        .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut got = String::new();
+    let mut read_to = |end: &str| {
+        while !got.ends_with(end) {
+            let mut bytes = [0; 1_000];
+            let n = stream.read(&mut bytes).unwrap();
+            assert!(n > 0, "{got}");
+            got.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+        }
+    };
+    read_to("\ndata: first\n\n");
+    example.type_line("second");
+    read_to("\ndata: second\n\n");
+    assert!(got.contains("Content-Type: text/event-stream\r\n"), "{got}");
+    assert!(got.contains("retry: 500\n"), "{got}");
+}
