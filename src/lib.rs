@@ -102,3 +102,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/authentication.md")]
 struct Authentication;
+
+/// The same of its page on server-sent events.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/server-sent-events.md")]
+struct ServerSentEvents;
