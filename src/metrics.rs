@@ -98,7 +98,8 @@ pub struct Refused {
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
-    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
+    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
+    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
     pub handshake_handler: u64,
     /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,

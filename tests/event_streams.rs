@@ -382,6 +382,8 @@ fn a_stream_is_nobodys_connection_and_no_handler_hears_of_it() {
     assert_eq!(sender.metrics().connections, 0);
     assert_eq!(news.len(), 0);
     assert!(news.members().is_empty());
+    assert_eq!(news.event_streams(), 1);
+    assert_eq!(sender.everyone().event_streams(), 0);
     // It is someone to deliver to all the same.
     news.broadcast(text("hi"));
     assert_eq!(source.text(), "hi");
@@ -389,6 +391,8 @@ fn a_stream_is_nobodys_connection_and_no_handler_hears_of_it() {
     eventually("it is counted", || sender.metrics().messages_out == 1);
     drop(source);
     eventually("it has ended", || sender.metrics().event_streams == 0);
+    assert_eq!(news.event_streams(), 0);
+    assert_eq!(sender.metrics().rooms, 0, "the room has ended with it");
     news.broadcast(text("nobody listens"));
     assert_eq!(sender.metrics().dropped.no_recipient, 1);
     running.shutdown(STOP);
@@ -714,6 +718,41 @@ fn limits_hold_for_streams_as_for_websockets() {
     let _sources = [(); 2].map(|()| EventSource::open(address, "/events?room=news"));
     let (head, _) = answer(address, &request("GET", "/events?room=news", ""));
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn limits_of_rooms_hold_for_streams_as_for_members() {
+    let limits = Limits {
+        connection_rooms_max: 2,
+        rooms_max: 3,
+        ..Limits::default()
+    };
+    let (running, address) = start(app().with_limits(limits).with_event_stream(
+        "/events",
+        |request, _| {
+            let mut rooms = request.query().split(',');
+            let first = Subscription::room(rooms.next().unwrap_or_default());
+            Ok(rooms.fold(first, Subscription::and_room))
+        },
+    ));
+    let status = |rooms: &str| {
+        let (head, _) = answer(address, &request("GET", &format!("/events?{rooms}"), ""));
+        head.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(status(&"x".repeat(256)), "400");
+    assert_eq!(status("a,b,c"), "503", "too many for one");
+    assert_eq!(
+        running.sender().metrics().rooms,
+        0,
+        "none was made for nothing"
+    );
+    let _open = [
+        EventSource::open(address, "/events?a,b"),
+        EventSource::open(address, "/events?b,c"),
+    ];
+    assert_eq!(status("d"), "503", "too many in all");
+    assert_eq!(running.sender().metrics().rooms, 3);
     running.shutdown(STOP);
 }
 

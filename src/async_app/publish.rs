@@ -417,6 +417,12 @@ impl Link {
         }
     }
 
+    /// Event streams that get what everyone gets.
+    pub(super) fn streams_of_all(&self) -> usize {
+        let streams = self.hub.get().and_then(|hub| hub.streams_of_all());
+        streams.map_or(0, |streams| streams.len())
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.hub.get().map_or(0, |hub| hub.members())
     }

@@ -111,6 +111,11 @@ impl Room {
         })
     }
 
+    /// How many there are of them.
+    pub(crate) fn streams_len(&self) -> usize {
+        self.streams.get().map_or(0, |streams| streams.len())
+    }
+
     /// The same, if there are any.
     pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
         self.streams.get().filter(|streams| streams.len() > 0)
@@ -124,7 +129,7 @@ impl Room {
         match self.len.load(SeqCst) {
             RETIRED => 0,
             // Counted out of the one before the other, so it may be one too few for a moment.
-            len => len.saturating_sub(self.streams().map_or(0, |streams| streams.len())),
+            len => len.saturating_sub(self.streams_len()),
         }
     }
 

@@ -217,7 +217,7 @@ impl<T: Transport> Core<T> {
             Err(reject) => {
                 self.counters().refused_handshake_handler.add(1);
                 let peer = request.peer_addr();
-                debug!("{peer} was turned away by the handshake handler: {reject}");
+                debug!("{peer} was turned away by the program: {reject}");
                 self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
             }
         }
