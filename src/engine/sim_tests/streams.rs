@@ -423,6 +423,34 @@ fn a_client_that_goes_before_its_stream_begins_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_client_that_goes_while_the_beginning_of_its_stream_is_held_back_leaves_nothing_behind() {
+    let pace = SlowConsumer::Pace {
+        bytes_per_second_min: 1,
+        patience: Duration::from_secs(1_000),
+    };
+    let mut scene = Scene::with_replay(pace, &["one", "two"]);
+    let slow = scene.join();
+    scene.world.stall(slow, 0);
+    for n in 0..2 * FIT {
+        scene.publish(&nth(n));
+        scene.world.settle();
+    }
+    let gone = scene.ask("/events");
+    scene.world.run_handlers();
+    assert_eq!(scene.world.output(gone), b"", "it waits behind the mail");
+    scene.world.client_resets(gone);
+    assert!(scene.world.is_closed(gone));
+    scene.world.unstall(slow);
+    assert_eq!(scene.events(slow).len(), 2 * FIT);
+    assert_eq!(scene.world.metrics().dropped.closed, 2, "the replay");
+    assert_eq!(scene.room.streams_len(), 1);
+    scene.world.client_ends(slow);
+    scene.world.assert_empty();
+    let streams = scene.room.room_of_streams(&scene.world.hub);
+    assert!(!streams.reaches(0), "nothing goes there");
+}
+
+#[test]
 fn an_app_that_stops_ends_streams_behind_what_was_published_and_answers_who_waits() {
     for handlers in 0..3 {
         let mut scene = Scene::new(SlowConsumer::Disconnect);
@@ -535,6 +563,17 @@ impl Game {
         });
         let made = (0..ROOMS).map(|n| world.hub.new_room(n.to_string().into(), true));
         let _ = rooms.set(made.collect());
+        let mut world = world;
+        // So that there are frames, too.
+        for (member, room) in world.joined(2).into_iter().zip(rooms.get().unwrap()) {
+            let session = world.session(member);
+            let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
+            world
+                .hub
+                .join(reserved, room, &session, Vec::new())
+                .unwrap();
+        }
+        world.run_handlers();
         Self {
             world,
             dice: Dice::from_seed(seed),
@@ -630,9 +669,18 @@ impl Game {
             assert_eq!(events, due);
             self.world.client_ends(client);
         }
+        self.world.run_handlers();
+        for member in [0, 1] {
+            self.world.client_ends(member);
+        }
         self.world.assert_empty();
         for room in self.rooms.get().unwrap() {
             assert_eq!((room.len(), room.streams_len()), (0, 0));
+            let streams = room.room_of_streams(&self.world.hub);
+            assert!(
+                !room.reaches(0) && !streams.reaches(0),
+                "nothing goes there"
+            );
         }
     }
 }
