@@ -419,7 +419,7 @@ where
     ///   Broadcasts have no ids and are not replayed.
     /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
     ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
-    ///   visitors' cookies; where none are set any may, without.
+    ///   visitors' cookies; where any may connect, without.
     /// - Its clients are no connections: no handler hears of them, and they are not in
     ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
     ///   [`Metrics::event_streams`](crate::Metrics::event_streams) counts them.

@@ -15,7 +15,7 @@ use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::event_stream::{self, Payload};
-use crate::report::error;
+use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
 /// A function that decides about a request for an event stream.
@@ -349,7 +349,7 @@ impl Link {
 }
 
 fn too_many(of: &str) -> Reject {
-    error!("an event stream is refused: there are too many rooms {of}");
+    debug!("an event stream is refused: there are too many rooms {of}");
     Reject::new(503)
         .with_header("Retry-After", "5")
         .with_body("there are too many rooms\n")

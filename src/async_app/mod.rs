@@ -7,7 +7,6 @@ mod app;
 mod directory;
 mod event_stream;
 mod handler;
-#[allow(dead_code)] // Until rooms keep histories.
 mod history;
 mod publish;
 mod room;

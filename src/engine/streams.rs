@@ -18,6 +18,7 @@ use super::mailbox::Weigh;
 use super::pool;
 use super::rooms::{Membership, NotJoined, Reserved, Room, lock, push};
 use super::timers::Tick;
+use crate::origins::Origins;
 use crate::protocol::event_stream;
 use crate::protocol::http::{self, Head};
 use crate::request::Reject;
@@ -220,11 +221,11 @@ impl Hub {
         event_stream::response_head(&self.cors(request))
     }
 
-    /// Which pages may read the answer: those that may connect. Where any may, it is not to be read with its visitor's
-    /// cookies: nobody has said so.
+    /// Which pages may read the answer: those that may connect. Where any may, they may not with their visitors' cookies.
     fn cors<'a>(&self, request: &'a Head) -> Vec<(&'static str, &'a str)> {
-        let Some(origins) = &self.settings.origins else {
-            return vec![("Access-Control-Allow-Origin", "*")];
+        let origins = match &self.settings.origins {
+            None | Some(Origins::Any) => return vec![("Access-Control-Allow-Origin", "*")],
+            Some(origins) => origins,
         };
         // The answer depends on it, so caches must tell them apart.
         let mut headers = vec![("Vary", "Origin")];
