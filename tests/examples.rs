@@ -418,7 +418,7 @@ fn notifications_are_stored_when_nobody_listens() {
         let list = http(example.address, "GET", "/paekli/ada", "");
         assert!(list.starts_with("HTTP/1.1 200 "), "{list}");
         let (_, list) = list.split_once("\r\n\r\n").unwrap();
-        let list: serde_json::Value = serde_json::from_str(list).unwrap();
+        let list: Value = serde_json::from_str(list).unwrap();
         let list = list.as_array().unwrap();
         assert_eq!(list.len(), 100, "the oldest give way");
         assert_eq!(list[0]["number"], 3);
