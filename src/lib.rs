@@ -102,3 +102,15 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/authentication.md")]
 struct Authentication;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rooms.md")]
+struct Rooms;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/notifications.md")]
+struct Notifications;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/chat.md")]
+struct Chat;

@@ -554,6 +554,25 @@ fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
 }
 
 #[test]
+fn chat_closes_with_1008_who_finds_the_room_full() {
+    let example = Example::start("chat");
+    let mut people: Vec<Client> = (0..100)
+        .map(|_| enter(&example, "room=r&name=Ada").0)
+        .collect();
+    let mut late = Client::connect_to(example.address, "/chat?room=r&name=Late");
+    let (texts, close) = late.receive_to_close();
+    assert!(texts.is_empty(), "{texts:?}");
+    let close = close.expect("it says why");
+    assert_eq!(
+        (u16::from(close.code), &*close.reason),
+        (1008, "This room is full.")
+    );
+    people.pop().unwrap().close();
+    assert!(hear(&mut people[0], "left")["name"] != "Late");
+    enter(&example, "room=r&name=Late");
+}
+
+#[test]
 fn an_example_whose_address_is_taken_ends_and_says_so() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     for name in [

@@ -80,8 +80,9 @@ fn main() {
         .with_allowed_origins(Origins::Same)
         .with_limits(Limits {
             message_bytes_max: 32 * 1024,
-            rooms_max: 10_000,
-            peer_connections_max: Some(100),
+            // Of the library's rooms, those of people included. Histories take 256 MiB at most.
+            rooms_max: 4_000,
+            peer_connections_max: Some(200),
             ..Limits::default()
         })
         .with_heartbeat(Heartbeat::new(

@@ -293,6 +293,25 @@ async function what_is_written_while_disconnected_is_said_once() {
   await leave(ada, bob);
 }
 
+async function who_gets_no_answer_connects_again_and_nothing_is_said_twice() {
+  const room = newRoom();
+  const ada = await enter('Ada', room);
+  const bob = await enter('Bob', room);
+  server.child.kill('SIGSTOP');
+  await say(ada, 'is anybody there?');
+  await ada.locator('#state:not([data-state=open])').waitFor();
+  // It hears now what was said to it before.
+  server.child.kill('SIGCONT');
+  await isConnected(ada);
+  await say(ada, 'now');
+  for (const page of [ada, bob]) {
+    await hears(page, 'now');
+    assert.deepEqual(await said(page), ['is anybody there?', 'now']);
+  }
+  assert.equal(await ada.locator('#outbox li').count(), 0);
+  await leave(ada, bob);
+}
+
 async function who_comes_hears_the_last_messages() {
   const room = newRoom();
   await sayAll(room, numbers(KEPT + 3));
@@ -490,6 +509,7 @@ const checks = [
   who_writes_to_somebody_that_has_gone_is_told,
   a_reload_loses_nothing_and_shows_nothing_twice,
   what_is_written_while_disconnected_is_said_once,
+  who_gets_no_answer_connects_again_and_nothing_is_said_twice,
   who_comes_hears_the_last_messages,
   who_was_away_for_too_long_is_told_so,
   rooms_have_people_and_messages_of_their_own,
