@@ -490,6 +490,20 @@ fn chat_tells_who_is_here_and_who_comes_and_goes() {
 }
 
 #[test]
+fn chat_knows_a_person_by_the_key_and_nobody_by_none() {
+    let example = Example::start("chat");
+    let (mut ada, _) = enter(&example, "room=r&name=Ada&person=4711");
+    let (_window, welcome) = enter(&example, "room=r&name=Ada&person=4711");
+    assert_eq!(welcome["people"], json!(["Ada"]));
+    let (_bob, welcome) = enter(&example, "room=r&name=Bob&person=");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob"]));
+    let (_second, welcome) = enter(&example, "room=r&name=Bob&person=");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob", "Bob 2"]));
+    // Nothing was told of the second window.
+    assert_eq!(hear(&mut ada, "came")["name"], "Bob");
+}
+
+#[test]
 fn chat_replays_what_came_after_the_last_message_that_a_client_has() {
     let example = Example::start("chat");
     let (mut ada, _) = enter(&example, "room=r&name=Ada");

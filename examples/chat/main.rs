@@ -116,13 +116,13 @@ fn guest(request: &RequestHead) -> Result<Accept<Guest>, Reject> {
         return Err(Reject::new(404));
     }
     let query = |name| request.query_param(name).unwrap_or_default();
-    let since = Some(query("since")).filter(|id| !id.is_empty());
+    let given = |name| Some(query(name)).filter(|value| !value.is_empty());
     let guest = Guest {
         room: clean(&query("room")).ok_or_else(|| bad("which room?"))?,
         wanted_name: clean(&query("name")).ok_or_else(|| bad("what name?"))?,
         // Whoever has none is somebody else each time.
-        key: request.query_param("person").unwrap_or_else(random),
-        since: since
+        key: given("person").unwrap_or_else(random),
+        since: given("since")
             .map(|id| id.parse())
             .transpose()
             .map_err(|_| bad("since when?"))?,
