@@ -103,7 +103,18 @@ struct Readme;
 #[doc = include_str!("../docs/authentication.md")]
 struct Authentication;
 
-/// The same of its page on server-sent events.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rooms.md")]
+struct Rooms;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/notifications.md")]
+struct Notifications;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/chat.md")]
+struct Chat;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/server-sent-events.md")]
 struct ServerSentEvents;
