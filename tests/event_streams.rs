@@ -460,6 +460,41 @@ fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
 }
 
 #[test]
+fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
+    let limits = Limits {
+        rooms_max: 3,
+        ..Limits::default()
+    };
+    let (running, address) = start(
+        app()
+            .with_limits(limits)
+            .with_history("*", 100, 10_000)
+            .with_event_stream("/events", |_, _| Ok(Subscription::room("a").and_room("b"))),
+    );
+    let sender = running.sender();
+    let publish = |room: &str, data: &str| sender.room(room).broadcast(text(data));
+    let mut source = EventSource::open(address, "/events");
+    publish("a", "a1");
+    let seen = source.next().id;
+    drop(source);
+    eventually("it has gone", || sender.metrics().event_streams == 0);
+    publish("b", "b1");
+    publish("a", "a2");
+    let mut source = EventSource::resume(address, "/events", &seen);
+    assert_eq!(source.texts(2), ["b1", "a2"]);
+    drop(source);
+    eventually("it has gone", || sender.metrics().event_streams == 0);
+    // The fourth room takes the place of the one that was not used for longest.
+    publish("c", "c1");
+    publish("d", "d1");
+    assert!(sender.room("b").since(None).unwrap().is_empty());
+    let mut source = EventSource::resume(address, "/events", &seen);
+    assert_eq!(source.next().kind, "reset");
+    assert_eq!(source.texts(2), ["a1", "a2"]);
+    running.shutdown(STOP);
+}
+
+#[test]
 fn a_room_without_history_ignores_what_a_client_has_seen() {
     let (running, address) = serve(app());
     let mut source = EventSource::resume(address, "/events?room=news", "dead-1");
