@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
@@ -110,10 +110,12 @@ impl EventSource {
 
     /// The next event. None: the stream has ended.
     fn try_next(&mut self) -> Option<Event> {
+        let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(event) = self.block()? {
                 return Some(event);
             }
+            assert!(Instant::now() < deadline, "comments, and no event");
         }
     }
 

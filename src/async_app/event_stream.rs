@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::history::History;
 use super::publish::Link;
 use super::rooms::Room;
-use crate::engine::{Beginning, Hub, NotJoined, Session};
+use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -244,21 +244,30 @@ impl Link {
     }
 
     fn try_subscribe(&self, hub: &Hub, session: &Session, asked: &Asked) -> Result<(), Reject> {
+        let rooms = self.follow(hub, &asked.subscription)?;
+        if !self.begin(hub, session, asked, &rooms) {
+            self.part(&rooms);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the stream has begun. If not, its client has gone, or the engine stops.
+    fn begin(&self, hub: &Hub, session: &Session, asked: &Asked, rooms: &[Followed]) -> bool {
         let Asked {
             subscription,
             last_event,
             head,
         } = asked;
+        let plan = |histories: &[MutexGuard<'_, History>]| {
+            Replay::plan(histories, last_event.as_deref(), subscription.history)
+        };
+        let streams: Vec<_> = rooms.iter().map(|room| room.streams.clone()).collect();
         // Rendered without a lock; what is published meanwhile is little.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
         // For the head, and for what is published meanwhile.
         let mut more_bytes = 16 << 10;
         loop {
-            let rooms = self.rooms_of(hub, subscription)?;
-            let plan = |histories: &[MutexGuard<'_, History>]| {
-                Replay::plan(histories, last_event.as_deref(), subscription.history)
-            };
-            for (id, message) in plan(&lock_all(&rooms)).messages {
+            for (id, message) in plan(&lock_all(rooms)).messages {
                 rendered
                     .entry(id)
                     .or_insert_with(|| render(&message, Some(id)));
@@ -268,9 +277,9 @@ impl Link {
                 .map(|event| event.len() + EVENT_BYTES_MORE);
             let Ok(reserved) = hub.reserve_stream(session, bytes.sum::<usize>() + more_bytes)
             else {
-                return Ok(());
+                return false;
             };
-            let histories = lock_all(&rooms);
+            let histories = lock_all(rooms);
             // What comes next is behind the replay, and is not in it.
             let replay = plan(&histories);
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
@@ -285,67 +294,76 @@ impl Link {
                 let last_event = last_event.as_deref().unwrap_or_default();
                 preface.extend(event_stream::reset(last_event, here));
             }
-            let event = |(id, message): (HistoryId, Message)| {
-                rendered
-                    .remove(&id)
-                    .unwrap_or_else(|| render(&message, Some(id)))
+            let event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
+                Some(event) => event.clone(),
+                None => render(&message, Some(id)),
             };
-            let members: Vec<_> = rooms.iter().map(|room| &room.members).collect();
             let beginning = Beginning {
                 preface,
-                rooms: &members,
+                rooms: &streams,
                 keep_alive: subscription.keep_alive,
                 replay: replay.messages.into_iter().map(event).collect(),
                 broadcasts: subscription.broadcasts,
             };
-            let begun = hub.begin_stream(reserved, session, beginning);
-            drop(histories);
-            let refused = match begun {
-                Ok(()) | Err(NotJoined::Closed) => return Ok(()),
-                Err(NotJoined::Full) => {
-                    // So that it comes to an end, however much is published.
-                    more_bytes *= 4;
-                    None
-                }
-                // A room has ended at this moment. There will be another of its name.
-                Err(NotJoined::Retired) => None,
-                Err(NotJoined::TooMany) => Some(too_many("of a client")),
-            };
-            for room in rooms {
-                if room.members.is_retired() || (refused.is_some() && room.members.retire()) {
-                    self.rooms.forget(&room.members);
-                }
-            }
-            if let Some(refused) = refused {
-                return Err(refused);
+            match hub.begin_stream(reserved, session, beginning) {
+                Ok(()) => return true,
+                // So that it comes to an end, however much is published meanwhile.
+                Err(NotJoined::Full) => more_bytes *= 4,
+                Err(_) => return false,
             }
         }
     }
 
-    /// The rooms of a subscription, in an order that is the same for all who lock several.
-    fn rooms_of(&self, hub: &Hub, subscription: &Subscription) -> Result<Vec<Arc<Room>>, Reject> {
-        let mut rooms = Vec::with_capacity(subscription.rooms.len());
-        for name in &subscription.rooms {
-            let refused = match self.rooms.find_or_make(hub, name) {
-                Ok(room) => {
-                    rooms.push(room);
-                    continue;
-                }
-                Err(JoinErrorReason::NameTooLong) => {
-                    Reject::new(400).with_body("the name of the room is too long\n")
-                }
-                Err(_) => too_many("in all"),
-            };
-            for room in rooms {
-                if room.members.retire() {
-                    self.rooms.forget(&room.members);
+    /// Follows the rooms of a subscription, so that none of them ends meanwhile; in an order that is the same for all who
+    /// lock several.
+    fn follow(&self, hub: &Hub, subscription: &Subscription) -> Result<Vec<Followed>, Reject> {
+        let names = &subscription.rooms;
+        if names.len() > hub.connection_rooms_max() {
+            return Err(too_many("of a client"));
+        }
+        let mut rooms = Vec::with_capacity(names.len());
+        for name in names {
+            match self.follow_one(hub, name) {
+                Ok(followed) => rooms.push(followed),
+                Err(refused) => {
+                    self.part(&rooms);
+                    return Err(refused);
                 }
             }
-            return Err(refused);
         }
-        rooms.sort_by_key(|room| Arc::as_ptr(room).addr());
+        rooms.sort_by_key(|followed| Arc::as_ptr(&followed.room).addr());
         Ok(rooms)
     }
+
+    fn follow_one(&self, hub: &Hub, name: &str) -> Result<Followed, Reject> {
+        loop {
+            let room = match self.rooms.find_or_make(hub, name) {
+                Ok(room) => room,
+                Err(JoinErrorReason::NameTooLong) => {
+                    return Err(Reject::new(400).with_body("the name of the room is too long\n"));
+                }
+                Err(_) => return Err(too_many("in all")),
+            };
+            // Where it has ended at this moment, there will be another of its name.
+            if let Some(streams) = room.members.follow(hub) {
+                return Ok(Followed { room, streams });
+            }
+        }
+    }
+
+    fn part(&self, rooms: &[Followed]) {
+        for followed in rooms {
+            if let Some(ended) = followed.streams.part() {
+                self.rooms.forget(&ended);
+            }
+        }
+    }
+}
+
+/// A room that an event stream follows, or is about to.
+struct Followed {
+    room: Arc<Room>,
+    streams: Arc<engine::Room>,
 }
 
 fn too_many(of: &str) -> Reject {
@@ -358,6 +376,7 @@ fn too_many(of: &str) -> Reject {
 /// What an event takes in a mailbox beside its bytes.
 const EVENT_BYTES_MORE: usize = size_of::<Bytes>();
 
-fn lock_all(rooms: &[Arc<Room>]) -> Vec<MutexGuard<'_, History>> {
-    rooms.iter().filter_map(|room| room.history()).collect()
+fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
+    let histories = rooms.iter().map(|followed| followed.room.history());
+    histories.flatten().collect()
 }

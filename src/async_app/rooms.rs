@@ -150,7 +150,7 @@ fn give_up_some(named: &mut Named) -> u64 {
     const SHARE: usize = 16;
     let mut empty: Vec<(u64, Arc<str>)> = named
         .iter()
-        .filter(|(_, room)| room.members.len() == 0)
+        .filter(|(_, room)| room.members.is_deserted())
         .map(|(name, room)| (room.used.load(Relaxed), name.clone()))
         .collect();
     let count = named.len().div_ceil(SHARE).min(empty.len());

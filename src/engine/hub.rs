@@ -275,6 +275,10 @@ impl Hub {
         })
     }
 
+    pub(crate) fn connection_rooms_max(&self) -> usize {
+        self.settings.limits.connection_rooms_max
+    }
+
     pub(crate) fn rooms_max(&self) -> usize {
         self.settings.limits.rooms_max
     }

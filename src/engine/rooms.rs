@@ -173,18 +173,25 @@ impl Room {
         self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
     }
 
-    /// Counts an event stream in: here, where this is their room, and in the one that it follows.
-    pub(super) fn enter_stream(&self) -> bool {
-        self.enter();
-        let entered = self.followed.upgrade().is_none_or(|room| room.enter());
-        if !entered {
-            self.exit();
+    /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
+    /// from: by whoever has called this, or when the stream ends that has begun with it.
+    pub(crate) fn follow(self: &Arc<Self>, hub: &Hub) -> Option<Arc<Room>> {
+        let streams = self.room_of_streams(hub);
+        streams.enter();
+        if self.enter() {
+            return Some(streams.clone());
         }
-        entered
+        streams.exit();
+        None
+    }
+
+    /// Whether nobody is in it and nobody follows it.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.len.load(SeqCst) == 0
     }
 
     /// Counts somebody out. Returns the room whose end that was.
-    pub(super) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
+    pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
         let followed = self.followed.upgrade();
         let ended = followed.filter(|room| room.exit());
         match self.exit() {

@@ -68,8 +68,8 @@ impl Weigh for Subscribing {
 pub(crate) struct Beginning<'a> {
     /// The head of the answer, and what leads to the first event.
     pub(crate) preface: Vec<u8>,
-    /// Whose messages it gets.
-    pub(crate) rooms: &'a [&'a Arc<Room>],
+    /// Whose messages it gets, as [`Room::follow`] has returned them.
+    pub(crate) rooms: &'a [Arc<Room>],
     pub(crate) keep_alive: Duration,
     /// What it is sent first.
     pub(crate) replay: Vec<Bytes>,
@@ -100,7 +100,7 @@ impl Hub {
     }
 
     /// Has an event stream begin: from now on it gets what the rooms are sent, behind the replay. Never waits, so it may be
-    /// called with locks held. All of the rooms, or none: then some may have ended.
+    /// called with locks held. If it does not, whoever has followed the rooms is to part from them.
     pub(crate) fn begin_stream(
         &self,
         mut reserved: Reserved<'_>,
@@ -114,13 +114,12 @@ impl Hub {
             replay,
             broadcasts,
         } = beginning;
-        let of_rooms = rooms.iter().map(|room| room.room_of_streams(self));
         let of_all = broadcasts.then_some(&self.streams_of_all);
         let subscribing = Subscribing {
             key: session.id.key(),
             preface: preface.into(),
             keep_alive: Some(keep_alive.max(KEEP_ALIVE_MIN)),
-            rooms: of_rooms.chain(of_all).cloned().collect(),
+            rooms: rooms.iter().chain(of_all).cloned().collect(),
             replay,
         };
         let rooms = subscribing.rooms.clone();
@@ -128,21 +127,11 @@ impl Hub {
         if !reserved.shrink(mail.weight()) {
             return Err(NotJoined::Full);
         }
-        if rooms.len() > self.settings.limits.connection_rooms_max {
-            return Err(NotJoined::TooMany);
-        }
         let mut memberships = lock(&session.rooms);
         if session.status() == Status::Closed {
             return Err(NotJoined::Closed);
         }
-        for (index, room) in rooms.iter().enumerate() {
-            if !room.enter_stream() {
-                for entered in &rooms[..index] {
-                    entered.part();
-                }
-                return Err(NotJoined::Retired);
-            }
-        }
+        of_all.map(|room| room.enter());
         for room in rooms {
             room.add(session.id);
             let membership = Membership {
@@ -152,9 +141,9 @@ impl Hub {
             };
             push(&mut memberships, membership);
         }
-        // Under the session's lock, as for joining a room.
-        let pushed = reserved.push(mail, pool::when(self));
-        pushed.map_err(|_| NotJoined::Closed)
+        // Under the session's lock, as for joining a room. Refused only by an engine that stops, and with it goes everything.
+        let _ = reserved.push(mail, pool::when(self));
+        Ok(())
     }
 
     /// Answers a request for an event stream otherwise. Waits while its shard's mailbox is full.

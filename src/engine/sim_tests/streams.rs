@@ -34,17 +34,20 @@ fn event(text: &str) -> Vec<u8> {
 
 /// A stream of the room begins, with this replay.
 fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: &[&str]) {
-    let reserved = hub.reserve_stream(session, 1 << 20);
+    // An engine that stops takes nothing more.
+    let Ok(reserved) = hub.reserve_stream(session, 1 << 20) else {
+        return;
+    };
+    let rooms = [room.follow(hub).unwrap()];
     let beginning = Beginning {
         preface: [HEAD, PREAMBLE].concat(),
-        rooms: &[room],
+        rooms: &rooms,
         keep_alive: Duration::from_millis(KEEP_ALIVE_MS),
         replay: replay.iter().map(|text| event(text).into()).collect(),
         broadcasts: true,
     };
-    // An engine that stops takes nothing more.
-    if let Ok(reserved) = reserved {
-        let _ = hub.begin_stream(reserved, session, beginning);
+    if hub.begin_stream(reserved, session, beginning).is_err() {
+        rooms[0].part();
     }
 }
 
@@ -536,10 +539,10 @@ impl Game {
                 let wanted = wanted(&session.target);
                 let rooms = rooms.get().unwrap();
                 let rooms: Vec<_> = rooms.iter().enumerate().collect();
-                let of_stream: Vec<&Arc<Room>> = rooms
+                let of_stream: Vec<Arc<Room>> = rooms
                     .iter()
                     .filter(|(n, _)| wanted.contains(n))
-                    .map(|&(_, room)| room)
+                    .map(|(_, room)| room.follow(hub).unwrap())
                     .collect();
                 let beginning = Beginning {
                     preface: [HEAD, PREAMBLE].concat(),
@@ -549,9 +552,12 @@ impl Game {
                     broadcasts: wanted.contains(&ALL),
                 };
                 let reserved = hub.reserve_stream(session, 10_000).unwrap();
-                if hub.begin_stream(reserved, session, beginning).is_ok() {
-                    let now = published.lock().unwrap().len();
-                    begun.lock().unwrap().insert(session.id.key(), now);
+                match hub.begin_stream(reserved, session, beginning) {
+                    Ok(()) => {
+                        let now = published.lock().unwrap().len();
+                        begun.lock().unwrap().insert(session.id.key(), now);
+                    }
+                    Err(_) => of_stream.iter().for_each(|room| drop(room.part())),
                 }
             }),
             limits: Limits {
