@@ -6,15 +6,11 @@
 // The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Waits are for what is promised,
 // with a deadline; nothing sleeps for a guess.
 
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright-core";
-
-const WAIT_MS = 15_000;
+import { roomTests } from "./rooms.mjs";
+import { Program, WAIT_MS, assert, browser, hasState, message, open, says, sees, setBinary } from "./support.mjs";
 
 const { values, positionals } = parseArgs({
   options: { screenshots: { type: "string" } },
@@ -24,85 +20,7 @@ if (positionals.length !== 1) {
   console.error("usage: node run.mjs PATH_TO_BINARY [--screenshots DIR]");
   process.exit(2);
 }
-const [binary] = positionals;
-
-/** The program, started and listening. */
-class Program {
-  static async start(listen = "127.0.0.1:0", ...options) {
-    const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
-    const program = new Program();
-    program.child = child;
-    program.stderr = [];
-    const listening = new Promise((resolve, reject) => {
-      child.once("error", reject);
-      child.once("exit", (code) => reject(new Error(`the program ended with ${code}:\n${program.stderr.join("\n")}`)));
-      createInterface(child.stderr).on("line", (line) => {
-        program.stderr.push(line);
-        const where = /open (http:\/\/([^/]+)\/) /.exec(line);
-        if (where) resolve({ url: where[1], listen: where[2] });
-      });
-    });
-    Object.assign(program, await within(listening, "the program to listen"));
-    return program;
-  }
-
-  say(line) {
-    this.child.stdin.write(`${line}\n`);
-  }
-
-  async end(signal) {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
-    const exited = once(this.child, "exit");
-    this.child.kill(signal);
-    await within(exited, "the program to end");
-  }
-}
-
-async function within(promise, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited ${WAIT_MS} ms for ${what}`)), WAIT_MS);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function assert(condition, what) {
-  if (!condition) throw new Error(what);
-}
-
-const message = (page, text) => page.locator("#log li", { hasText: text });
-const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT_MS });
-const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
-const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
-
-async function open(program, { time, ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
-  const page = await context.newPage();
-  page.complaints = [];
-  page.requests = [];
-  page.on("pageerror", (error) => page.complaints.push(String(error)));
-  page.on("console", (entry) => {
-    // That the server is gone is what some tests are about.
-    if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
-      page.complaints.push(entry.text());
-    }
-  });
-  page.on("request", (request) => page.requests.push(request.url()));
-  if (time) await page.clock.setFixedTime(time);
-  await page.goto(program.url);
-  await hasState(page, "open");
-  return page;
-}
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // There is no sandbox for root, as in a container; the only page is our own.
-  args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
-});
+setBinary(positionals[0]);
 
 const tests = {
   async "a line of standard input appears on both pages"({ program, pages }) {
@@ -327,7 +245,7 @@ let failed = 0;
 const program = await Program.start();
 const run = { program, pages: [await open(program), await open(program)] };
 try {
-  for (const [name, test] of Object.entries(tests)) {
+  for (const [name, test] of [...Object.entries(tests), ...Object.entries(roomTests)]) {
     try {
       await test(run);
       passed += 1;
