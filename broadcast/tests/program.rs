@@ -318,6 +318,12 @@ fn help_and_version_go_to_standard_output() {
     for option in [
         "--listen",
         "--on-message",
+        "--room",
+        "--history",
+        "256 KiB",
+        "--max-rooms",
+        "--publish-token",
+        "--publish-token-file",
         "--no-welcome",
         "--exit-on-eof",
         "--slow-client",
