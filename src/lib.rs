@@ -22,8 +22,8 @@
 //!
 //! An [`AsyncWebsocketApp`] listens itself, and can serve the HTTP routes of a Humphrey
 //! [`SubApp`](humphrey::SubApp) on the same port; or it takes its connections from an existing Humphrey
-//! [`App`](humphrey::App) ([`async_websocket_handler`]). [`WebsocketStream`] is the blocking way
-//! ([`websocket_handler`]).
+//! [`App`](humphrey::App) ([`async_websocket_handler`]), or with the feature `axum` from an axum app (the module `axum`).
+//! [`WebsocketStream`] is the blocking way ([`websocket_handler`]).
 //!
 //! What holds, whatever clients do:
 //!
@@ -36,6 +36,8 @@
 //! Code written for humphrey_ws 0.5.1 compiles unchanged.
 
 pub mod async_app;
+#[cfg(feature = "axum")]
+pub mod axum;
 mod engine;
 pub mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -57,7 +59,7 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp};
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
@@ -85,6 +87,11 @@ mod humphrey_without_tokio {
     const fn check<T: Blocking>() {}
     const _: () = check::<humphrey::stream::Stream>();
 }
+
+/// The programs of the guide's page on axum compile.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../docs/axum.md")]
+struct AxumGuide;
 
 /// The README's programs compile.
 #[cfg(doctest)]

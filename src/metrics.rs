@@ -20,6 +20,10 @@ pub struct Metrics {
     pub connections: u64,
     /// WebSocket connections that were opened.
     pub connections_opened: u64,
+    /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
+    pub event_streams: u64,
+    /// Clients of event streams that were served, and not just with the head.
+    pub event_streams_opened: u64,
     /// Rooms that there are now (a gauge).
     pub rooms: u64,
     /// Connections in rooms now (a gauge): each counts once for every room that it is in.
@@ -96,7 +100,7 @@ pub struct Refused {
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
     /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
     pub handshake_handler: u64,
-    /// The app was stopping, or the operating system could not watch its socket.
+    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,
 }
 
@@ -245,6 +249,8 @@ macro_rules! counters {
 counters! {
     sum connections = connections;
     sum connections_opened = connections_opened;
+    sum event_streams = event_streams;
+    sum event_streams_opened = event_streams_opened;
     sum room_members = room_members;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;

@@ -65,6 +65,13 @@ impl RequestHead {
         request
     }
 
+    /// Who sent it was not known when it was received.
+    #[cfg_attr(not(feature = "axum"), allow(dead_code))]
+    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+        self.client = peer.ip();
+    }
+
     /// Whether it is known: no handshake is without headers.
     pub(crate) fn is_known(&self) -> bool {
         !self.head.headers.is_empty()

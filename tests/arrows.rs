@@ -19,7 +19,7 @@ const LEAVES: [&str; 11] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -38,11 +38,20 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("stream", &["protocol"]),
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
-    // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type.
+    // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an
+    // event once, where it is published.
     (
         "async_app",
-        &["engine", "host", "stream", "protocol::close"],
+        &[
+            "engine",
+            "host",
+            "stream",
+            "protocol::close",
+            "protocol::event_stream",
+        ],
     ),
+    // What a program of axum's sees of its host.
+    ("axum", &["async_app", "host"]),
     // Ways in for fuzzers; not built otherwise.
     ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (

@@ -360,6 +360,10 @@ fn an_example_whose_address_is_taken_ends_and_says_so() {
         "echo",
         "linked",
         "stateful",
+        #[cfg(feature = "axum")]
+        "axum_chat",
+        #[cfg(feature = "axum")]
+        "axum_notifications",
     ] {
         let mut example = Example::spawn(name, taken.local_addr().unwrap());
         eventually("the example ends", || example.has_ended());
@@ -368,5 +372,107 @@ fn an_example_whose_address_is_taken_ends_and_says_so() {
         stderr.read_to_string(&mut words).unwrap();
         assert!(words.contains("in use"), "{name}: {words}");
         assert!(!example.process.wait().unwrap().success(), "{name}");
+    }
+}
+
+#[cfg(feature = "axum")]
+mod axum {
+    use super::{Client, Example, Message, http, support};
+    use std::io::Write;
+    use tungstenite::protocol::frame::coding::CloseCode;
+
+    #[test]
+    fn axum_notifications_keeps_what_is_posted_and_tells_every_subscriber() {
+        let example = Example::start("axum_notifications");
+        // To nobody.
+        let created = http(example.address, "POST", "/notices", "Tea is ready.");
+        assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
+        let mut subscribers: Vec<Client> = (0..3)
+            .map(|_| Client::connect_to(example.address, "/live"))
+            .collect();
+        // hyper has answered them; the engine has them once one of these arrives.
+        for subscriber in &mut subscribers {
+            subscriber.0.get_ref().set_nonblocking(true).unwrap();
+            support::eventually("it is told", || {
+                http(example.address, "POST", "/notices", "Is anybody here?");
+                subscriber.0.read().is_ok()
+            });
+            subscriber.0.get_ref().set_nonblocking(false).unwrap();
+        }
+        let created = http(example.address, "POST", "/notices", "The cake, too.");
+        assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
+        for subscriber in &mut subscribers {
+            while subscriber.receive_text() != "The cake, too." {}
+        }
+        let kept = http(example.address, "GET", "/notices", "");
+        assert!(kept.contains("Tea is ready.\n"), "{kept}");
+        assert!(kept.ends_with("The cake, too.\n"), "{kept}");
+    }
+
+    #[test]
+    fn axum_chat_tells_everyone_what_is_said() {
+        let example = Example::start("axum_chat");
+        let page = http(example.address, "GET", "/", "");
+        assert!(page.contains("new WebSocket("), "{page}");
+        // The second has joined once it hears itself.
+        let mut first = Client::connect_to(example.address, "/chat");
+        first.send("one");
+        assert_eq!(first.receive_text(), "one");
+        let mut second = Client::connect_to(example.address, "/chat");
+        second.send("two");
+        assert_eq!(second.receive_text(), "two");
+        assert_eq!(first.receive_text(), "two");
+        second.send_binary([0xff]);
+        let (_, frame) = second.receive_to_close();
+        assert_eq!(frame.unwrap().code, CloseCode::Unsupported);
+    }
+
+    #[test]
+    fn axum_chat_disconnects_who_lags_with_1013_and_nobody_else_misses_anything() {
+        const MESSAGE_BYTES: usize = 60_000;
+        let example = Example::start("axum_chat");
+        let mut lagging = Client::connect_to(example.address, "/chat");
+        lagging.send("here I am");
+        assert_eq!(lagging.receive_text(), "here I am");
+        let mut talking = Client::connect_to(example.address, "/chat");
+        let text = "x".repeat(MESSAGE_BYTES);
+        // More than the sockets' buffers and an outbox hold together.
+        for n in 0..1_000 {
+            talking.send(&format!("{n} {text}"));
+            let heard = talking.receive_text();
+            assert_eq!(heard.split(' ').next(), Some(n.to_string().as_str()));
+        }
+        let mut heard = 0;
+        let closed = loop {
+            match lagging.receive() {
+                Message::Text(text) => {
+                    assert!(text.starts_with(&format!("{heard} ")), "a gap");
+                    heard += 1;
+                }
+                Message::Close(frame) => break frame.unwrap(),
+                other => panic!("unexpected: {other:?}"),
+            }
+        };
+        assert_eq!(closed.code, CloseCode::Again);
+        assert!(heard < 1_000, "everything fitted into buffers");
+        // It comes again, and hears on.
+        let mut again = Client::connect_to(example.address, "/chat");
+        again.send("back");
+        assert_eq!(again.receive_text(), "back");
+        assert_eq!(talking.receive_text(), "back");
+    }
+
+    #[test]
+    fn axum_chat_refuses_pages_of_other_origins() {
+        let example = Example::start("axum_chat");
+        let request = support::upgrade_request("/chat").replacen(
+            "\r\n\r\n",
+            "\r\nOrigin: https://evil.example\r\n\r\n",
+            1,
+        );
+        let mut socket = support::tcp(example.address);
+        socket.write_all(request.as_bytes()).unwrap();
+        let head = support::read_head(&mut socket);
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::Directory;
+use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
@@ -83,6 +84,11 @@ impl Link {
         let _ = self.hub.set(hub);
     }
 
+    #[cfg(feature = "axum")]
+    pub(super) fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.get().cloned()
+    }
+
     /// Sends a message. What is not sent is counted, and handed back.
     pub(super) fn publish(
         &self,
@@ -101,7 +107,14 @@ impl Link {
         let frame = message.frame();
         let id = match to {
             Audience::Everyone { except } => {
-                let to = engine::Audience { room: None, except };
+                let event = hub
+                    .streams_of_all()
+                    .map(|streams| (streams, render(&message, None)));
+                let to = engine::Audience {
+                    room: None,
+                    except,
+                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                };
                 return self
                     .broadcast(hub, to, frame, patience)
                     .or_else(|reason| refuse(message, reason));
@@ -174,20 +187,23 @@ impl Link {
                 self.counters.dropped_no_recipient.add(1);
                 return Ok(None);
             };
+            let id = room.history().map(|history| history.next_id());
+            // User code, and waiting, without the history's lock.
+            let message = message(id);
+            self.check_len(hub, &message)?;
+            // Once for all, and only if there is anyone to get it.
+            let streams = room.members.streams();
+            let event = streams.map(|streams| (streams, render(&message, id)));
             let to = engine::Audience {
                 room: Some(&room.members),
                 except,
+                event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
-            let Some(id) = room.history().map(|history| history.next_id()) else {
-                let message = message(None);
-                self.check_len(hub, &message)?;
+            let Some(id) = id else {
                 return self
                     .broadcast(hub, to, message.frame(), patience)
                     .map(|()| None);
             };
-            // User code, and waiting, without the history's lock.
-            let message = message(Some(id));
-            self.check_len(hub, &message)?;
             if patience == Patience::Wait {
                 hub.wait_for_room(message.frame(), to)
                     .map_err(|refused| self.refused(refused))?;
@@ -195,14 +211,21 @@ impl Link {
             let Some(mut history) = room.history() else {
                 continue;
             };
-            if history.next_id() != id || room.members.is_retired() {
-                // Somebody else was quicker, and has this id.
+            let has_streams = room.members.streams().is_some();
+            if history.next_id() != id
+                || room.members.is_retired()
+                || has_streams != to.event.is_some()
+            {
+                // Somebody else was quicker, and has this id; or an event stream has come.
                 continue;
             }
-            // Under the lock, so that ids are in the order in which every shard gets the messages.
+            // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
+            // several rooms, stamps are, too.
+            let mut stamps = self.rooms.stamps();
             match self.broadcast(hub, to, message.frame(), Patience::Try) {
                 Ok(()) => {
-                    self.rooms.keep(&room, &mut history, message);
+                    *stamps += 1;
+                    room.keep(&mut history, message, *stamps);
                     return Ok(Some(id));
                 }
                 Err(SendErrorReason::Full) if patience == Patience::Wait => {}
@@ -225,7 +248,7 @@ impl Link {
             .ok()?
     }
 
-    fn running(&self) -> Option<&Arc<Hub>> {
+    pub(super) fn running(&self) -> Option<&Arc<Hub>> {
         self.hub.get().filter(|hub| !hub.has_stopped())
     }
 
@@ -463,9 +486,13 @@ impl From<HistoryGone> for JoinFailure {
 }
 
 fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
-    let shown = name.floor_char_boundary(NAME_BYTES_MAX);
+    let fits = |&(at, char): &(usize, char)| at + char.len_utf8() <= NAME_BYTES_MAX;
     JoinError {
-        room: name[..shown].to_owned(),
+        room: name
+            .char_indices()
+            .take_while(fits)
+            .map(|(_, char)| char)
+            .collect(),
         reason,
     }
 }

@@ -20,7 +20,9 @@ pub(super) struct Rooms {
     /// Told once, by the app that starts.
     setup: OnceLock<Setup>,
     /// Messages that were ever kept, in all rooms.
-    stamps: AtomicU64,
+    stamps: Mutex<u64>,
+    /// The last stamp of any room that was given up, with what it kept.
+    given_up: AtomicU64,
 }
 
 type Named = HashMap<Arc<str>, Arc<Room>>;
@@ -43,6 +45,12 @@ impl Room {
     pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
         let history = self.history.as_ref()?;
         Some(history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a message. Called with its history locked, so that ids are given in the order of what is sent.
+    pub(super) fn keep(&self, history: &mut History, message: Message, stamp: u64) {
+        self.used.store(stamp, Relaxed);
+        history.push(message, stamp);
     }
 }
 
@@ -84,28 +92,31 @@ impl Rooms {
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
         if !named.contains_key(name) && named.len() >= setup.rooms_max {
-            give_up_some(&mut named);
+            self.given_up.fetch_max(give_up_some(&mut named), Relaxed);
             if named.len() >= setup.rooms_max {
                 return Err(JoinErrorReason::Rooms);
             }
         }
         let name: Arc<str> = name.into();
         let bounds = setup.histories.find(&name);
-        let history = bounds.map(|bounds| History::new(bounds.messages_max, bounds.bytes_max));
+        // What a room of this name may have kept before is not kept any more.
+        let given_up = self.given_up.load(Relaxed);
+        let history = bounds.map(|bounds| {
+            History::new(bounds.messages_max, bounds.bytes_max).since_stamp(given_up)
+        });
         let room = Arc::new(Room {
             members: hub.new_room(name.clone(), history.is_some()),
             history: history.map(Mutex::new),
-            used: AtomicU64::new(self.stamps.load(Relaxed)),
+            used: AtomicU64::new(*self.stamps()),
         });
         named.insert(name, room.clone());
         Ok(room)
     }
 
-    /// Keeps a message. Called with the room's history locked, so that ids are given in the order of what is sent.
-    pub(super) fn keep(&self, room: &Room, history: &mut History, message: Message) {
-        let stamp = self.stamps.fetch_add(1, Relaxed) + 1;
-        room.used.store(stamp, Relaxed);
-        history.push(message, stamp);
+    /// The last stamp that was given. Locked behind a room's history, by whoever publishes what is to be kept: so stamps are
+    /// in the order of what is sent. Nobody may wait who holds it.
+    pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A room is no more: its name is free, unless another has it already.
@@ -134,8 +145,8 @@ impl Rooms {
 }
 
 /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
-/// used for longest are given up. Several at once, so that it is not all there is to do.
-fn give_up_some(named: &mut Named) {
+/// used for longest are given up. Several at once, so that it is not all there is to do. Returns the last stamp of any.
+fn give_up_some(named: &mut Named) -> u64 {
     const SHARE: usize = 16;
     let mut empty: Vec<(u64, Arc<str>)> = named
         .iter()
@@ -144,9 +155,13 @@ fn give_up_some(named: &mut Named) {
         .collect();
     let count = named.len().div_ceil(SHARE).min(empty.len());
     empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
+    let mut last = 0;
     for (_, name) in empty.split_off(empty.len() - count) {
-        if named[&name].members.give_up() {
+        let room = named[&name].clone();
+        if room.members.give_up() {
+            last = last.max(room.used.load(Relaxed));
             named.remove(&name);
         }
     }
+    last
 }

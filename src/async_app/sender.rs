@@ -52,6 +52,12 @@ impl AsyncSender {
         self.to_address(address, message, Patience::Try)
     }
 
+    /// The engine that it sends through, once there is one.
+    #[cfg(feature = "axum")]
+    pub(crate) fn hub(&self) -> Option<Arc<crate::engine::Hub>> {
+        self.0.hub()
+    }
+
     fn to_address(
         &self,
         address: SocketAddr,

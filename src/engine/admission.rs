@@ -275,6 +275,13 @@ impl Drop for Kept {
     }
 }
 
+/// The answer to a handshake that finds no room among those that are asked about.
+pub(super) fn too_many() -> Reject {
+    Reject::new(503)
+        .with_header("Retry-After", "1")
+        .with_body("too many handshakes wait\n")
+}
+
 /// The answer to a handshake that has come too late.
 pub(super) fn shutting_down() -> Reject {
     Reject::new(503)

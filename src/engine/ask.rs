@@ -1,20 +1,21 @@
 //! Handshakes that somebody else has read and will answer, as a host with a runtime of its own does: asked about here before
 //! their connection comes.
 
-#![allow(dead_code)] // Only some features bring such a host.
+#![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring such a host.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use super::admission::{Granted, TurnedAway, shutting_down};
+use super::admission::{Granted, TurnedAway, shutting_down, too_many};
 use super::hub::{Hub, Newcomer, Upgraded};
 use super::peers::Place;
 use super::pool::{Pool, Work};
 use crate::protocol::handshake::{self, Handshake, Refusal};
-use crate::protocol::http::Head;
+use crate::protocol::http::{Head, HttpError};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -32,14 +33,22 @@ pub(crate) struct Accepted {
     handshake: Handshake,
     pub(super) granted: Granted,
     pub(super) place: Option<Box<Place>>,
-    /// None once the connection itself counts.
-    pub(super) seat: Option<Seat>,
+    /// None once the connection has come.
+    seat: Option<Seat>,
 }
 
 impl Accepted {
     /// All headers of the 101 response.
     pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
         self.granted.headers(&self.handshake)
+    }
+
+    /// The connection has come, and counts from here on itself. Returns whether it has counted already.
+    pub(super) fn give_seat(&mut self) -> bool {
+        self.seat.take().is_some_and(|mut seat| {
+            seat.is_given = true;
+            true
+        })
     }
 
     pub(super) fn grant(&mut self, granted: Granted) {
@@ -50,19 +59,35 @@ impl Accepted {
         (self.request, self.granted)
     }
 
+    /// Its host did not know where it comes from before it came.
+    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+        // Nobody else has it: the handler has returned, and the connection has not begun.
+        if let Some(request) = Arc::get_mut(&mut self.request) {
+            request.found_at(peer);
+        }
+    }
+
     /// Who asks.
     pub(crate) fn request(&self) -> &RequestHead {
         &self.request
     }
 }
 
-/// Counts as a connection.
-pub(crate) struct Seat(Weak<Hub>);
+/// Counts as a connection that is still to come, and for what its request takes.
+struct Seat {
+    hub: Weak<Hub>,
+    bytes: usize,
+    /// The connection counts instead.
+    is_given: bool,
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(hub) = self.0.upgrade() {
-            hub.disconnected();
+        if let Some(hub) = self.hub.upgrade() {
+            hub.asked_bytes.fetch_sub(self.bytes, Relaxed);
+            if !self.is_given {
+                hub.disconnected();
+            }
         }
     }
 }
@@ -129,6 +154,31 @@ impl Hub {
         });
     }
 
+    /// Longest request head, for a host that bounds what it asks about.
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.settings.limits.head_bytes_max
+    }
+
+    /// Whether where a client comes from decides about it.
+    pub(crate) fn needs_peers(&self) -> bool {
+        self.peers.is_some() || self.settings.proxies.is_some()
+    }
+
+    /// Counts a request that its host has not asked about: it is no handshake.
+    pub(crate) fn count_failure(&self, refusal: Refusal) {
+        super::request::failure(refusal, &self.common).add(1);
+    }
+
+    /// The same, where it is no request that can be used.
+    pub(crate) fn count_unreadable(&self, error: HttpError) {
+        super::request::unreadable(error, &self.common).add(1);
+    }
+
+    /// Counts a connection that was accepted, and that nobody can serve.
+    pub(crate) fn count_unserved(&self) {
+        self.common.refused_unserved.add(1);
+    }
+
     fn ask_admission(
         self: &Arc<Self>,
         head: Head,
@@ -140,7 +190,11 @@ impl Hub {
             return Err(shutting_down());
         }
         self.connected();
-        let seat = Seat(Arc::downgrade(self));
+        let mut seat = Seat {
+            hub: Arc::downgrade(self),
+            bytes: 0,
+            is_given: false,
+        };
         let turned_away = |turned_away: TurnedAway| {
             turned_away.counter(counters).add(1);
             debug!("{peer} was turned away: {}", turned_away.reason());
@@ -160,8 +214,17 @@ impl Hub {
         let client = self
             .admit(peer, Some(&head), &mut place, Instant::now())
             .map_err(turned_away)?;
+        let request = RequestHead::received(head, peer, client);
+        seat.bytes = request.bytes();
+        let asked_bytes = self.asked_bytes.fetch_add(seat.bytes, Relaxed) + seat.bytes;
+        let limits = &self.settings.limits;
+        // As much as the shards have for those that they ask about; there is room for one in any case.
+        if asked_bytes > (limits.received_bytes_max / 8).max(2 * limits.head_bytes_max) {
+            counters.refused_handshakes_max.add(1);
+            return Err(too_many());
+        }
         Ok(Box::new(Accepted {
-            request: Arc::new(RequestHead::received(head, peer, client)),
+            request: Arc::new(request),
             handshake,
             granted: Granted::default(),
             place,

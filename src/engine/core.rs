@@ -21,6 +21,7 @@ use super::intake::Intake;
 use super::peers::Place;
 use super::pool::{Job, Pool, Work};
 use super::request::Http;
+use super::rooms::Room;
 use super::slots::Slots;
 use super::timers::{Tick, Timers};
 use super::websocket::WebSocket;
@@ -193,10 +194,15 @@ impl<T: Transport> Core<T> {
         mut transport: T,
         peer: SocketAddr,
         place: Option<Box<Place>>,
-        upgraded: Option<Upgraded>,
+        mut upgraded: Option<Upgraded>,
     ) {
         self.counters().accepted.add(1);
-        self.hub.connected();
+        let accepted = upgraded
+            .as_mut()
+            .and_then(|upgraded| upgraded.accepted.as_mut());
+        if !accepted.is_some_and(|accepted| accepted.give_seat()) {
+            self.hub.connected();
+        }
         let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
         if self.stop != Stop::Running {
             self.counters().refused_unserved.add(1);
@@ -590,15 +596,16 @@ impl<T: Transport> Core<T> {
         let undelivered = rest.iter().map(|mail| match mail {
             Mail::Broadcast(_) => members.max(1),
             Mail::Publish(publication) => {
-                let members = match &publication.room {
-                    Some(room) => self.delivery.rooms.len(room.number()),
-                    None => members,
-                };
+                let in_room = |room: &Arc<Room>| self.delivery.rooms.len(room.number());
+                let members = publication.room.as_ref().map_or(members, in_room);
                 let except = usize::from(publication.except.is_some());
-                members.saturating_sub(except).max(1)
+                let event = publication.event.as_ref();
+                let streams = event.map_or(0, |(streams, _)| in_room(streams));
+                (members.saturating_sub(except) + streams).max(1)
             }
             Mail::Send(..) => 1,
             Mail::Join(joining) => joining.replays(),
+            Mail::Subscribe(subscribing) => subscribing.replays(),
             Mail::Close(..) | Mail::Leave(..) => 0,
         });
         let undelivered: usize = undelivered.sum();

@@ -21,6 +21,7 @@ use super::core::Core;
 use super::events::{Events, Interests, Request, Response, Session, Welcome};
 use super::hub::{Hub, Settings};
 use super::mailbox::{Mailbox, Wake, Weigh};
+use super::rooms::{Presence, Room};
 use super::sync::{Condvar, Mutex, lock, wait};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -144,6 +145,8 @@ impl Events for Silent {
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
+    fn emptied(&self, _: &Room) {}
+    fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
     fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {}
     fn message(&self, _: &Arc<Session>, _: Message) {}
     fn close(&self, _: &Arc<Session>) {}

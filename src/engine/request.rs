@@ -1,4 +1,4 @@
-//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or is answered.
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
@@ -215,6 +215,9 @@ impl<T: Transport> Core<T> {
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
+            Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
+                self.http_event_stream(slot, head);
+            }
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
@@ -312,11 +315,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn http_error(&mut self, slot: u32, error: HttpError) {
-        let counters = self.counters();
-        match error {
-            HttpError::HeadTooLarge | HttpError::BodyTooLarge => counters.failed_too_large.add(1),
-            _ => counters.failed_malformed.add(1),
-        }
+        unreadable(error, self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
@@ -452,6 +451,13 @@ impl<T: Transport> Core<T> {
         if let Phase::Asking(asking) = &http.phase {
             self.hub.count_unhandled(asking.entry.messages());
         }
+    }
+}
+
+pub(super) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
+    match error {
+        HttpError::HeadTooLarge | HttpError::BodyTooLarge => &counters.failed_too_large,
+        _ => &counters.failed_malformed,
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::Bytes;
 
 use super::core::{Core, Role};
 use super::events::{Session, Status};
+use super::form::Form;
 use super::hub::{Hub, Mail, Word};
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Wake, Weigh, When};
@@ -28,6 +29,10 @@ pub(crate) struct Room {
     /// How many are in it; `RETIRED` when it is no more.
     len: AtomicUsize,
     shards: Box<[OnShard]>,
+    /// The event streams that follow it: a room of their own, since what they are sent has another form.
+    streams: OnceLock<Arc<Room>>,
+    /// Of such a room, the one that it follows, which counts its members, too.
+    followed: Weak<Room>,
 }
 
 const RETIRED: usize = usize::MAX;
@@ -41,11 +46,18 @@ struct OnShard {
 
 /// A connection's being in a room; kept by its session.
 pub(crate) struct Membership {
-    room: Arc<Room>,
+    pub(super) room: Arc<Room>,
     /// It has joined, and not left.
-    wanted: bool,
-    /// Its shard has seen it join, and not leave.
-    held: bool,
+    pub(super) wanted: bool,
+    /// How often it has joined or left since its shard has last seen it do so.
+    pub(super) pending: u32,
+}
+
+impl Membership {
+    /// Whether its shard has seen it join, and not leave.
+    fn is_held(&self) -> bool {
+        self.wanted != (self.pending % 2 == 1)
+    }
 }
 
 /// How somebody's being in a room has changed.
@@ -70,7 +82,7 @@ pub(crate) enum NotJoined {
     Full,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -84,7 +96,24 @@ impl Room {
             permanent,
             len: AtomicUsize::new(0),
             shards: (0..shards).map(|_| OnShard::default()).collect(),
+            streams: OnceLock::new(),
+            followed: Weak::new(),
         }
+    }
+
+    /// The room of the event streams that follow it.
+    pub(super) fn room_of_streams(self: &Arc<Self>, hub: &Hub) -> &Arc<Room> {
+        self.streams.get_or_init(|| {
+            let number = hub.rooms_ever.fetch_add(1, Relaxed);
+            let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
+            streams.followed = Arc::downgrade(self);
+            Arc::new(streams)
+        })
+    }
+
+    /// The same, if there are any.
+    pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
+        self.streams.get().filter(|streams| streams.len() > 0)
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -94,7 +123,8 @@ impl Room {
     pub(crate) fn len(&self) -> usize {
         match self.len.load(SeqCst) {
             RETIRED => 0,
-            len => len,
+            // Counted out of the one before the other, so it may be one too few for a moment.
+            len => len.saturating_sub(self.streams().map_or(0, |streams| streams.len())),
         }
     }
 
@@ -119,12 +149,12 @@ impl Room {
     }
 
     /// Nothing more will come to the shard for one of its members.
-    fn unreach(&self, shard: u16) {
+    pub(super) fn unreach(&self, shard: u16) {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
     /// Counts somebody in, unless the room is no more.
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         let count = |len| (len != RETIRED).then(|| len + 1);
         self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
     }
@@ -136,6 +166,26 @@ impl Room {
     /// Counts somebody out. Returns whether that was the end of the room.
     fn exit(&self) -> bool {
         self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
+    }
+
+    /// Counts an event stream in: here, where this is their room, and in the one that it follows.
+    pub(super) fn enter_stream(&self) -> bool {
+        self.enter();
+        let entered = self.followed.upgrade().is_none_or(|room| room.enter());
+        if !entered {
+            self.exit();
+        }
+        entered
+    }
+
+    /// Counts somebody out. Returns the room whose end that was.
+    pub(super) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
+        let followed = self.followed.upgrade();
+        let ended = followed.filter(|room| room.exit());
+        match self.exit() {
+            true => Some(self.clone()),
+            false => ended,
+        }
     }
 
     /// Ends the room if it is empty and need not stay. Nobody can join it after.
@@ -150,7 +200,7 @@ impl Room {
             .is_ok()
     }
 
-    fn add(&self, id: ConnectionId) {
+    pub(super) fn add(&self, id: ConnectionId) {
         let on = &self.shards[usize::from(id.shard)];
         lock(&on.members).insert(id.key());
         // Before the room's next message is left anywhere.
@@ -182,11 +232,7 @@ impl Hub {
         bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        let weight = mail_weight(messages, bytes);
-        match mailbox.reserve(weight) {
-            Ok(()) => Ok(Reserved { mailbox, weight }),
-            Err(_) => Err(NotJoined::Closed),
-        }
+        Reserved::new(mailbox, mail_weight(messages, bytes))
     }
 
     /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
@@ -225,13 +271,16 @@ impl Hub {
         }
         room.add(session.id);
         match found {
-            Some(at) => rooms[at].wanted = true,
+            Some(at) => {
+                rooms[at].wanted = true;
+                rooms[at].pending += 1;
+            }
             None => push(
                 &mut rooms,
                 Membership {
                     room: room.clone(),
                     wanted: true,
-                    held: false,
+                    pending: 1,
                 },
             ),
         }
@@ -263,6 +312,7 @@ impl Hub {
             return false;
         };
         membership.wanted = false;
+        membership.pending += 1;
         room.remove(session.id);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
@@ -279,9 +329,20 @@ pub(crate) struct Reserved<'a> {
     weight: usize,
 }
 
-impl Reserved<'_> {
+impl<'a> Reserved<'a> {
+    /// Waits while the mailbox is full.
+    pub(super) fn new(
+        mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+        weight: usize,
+    ) -> Result<Self, NotJoined> {
+        match mailbox.reserve(weight) {
+            Ok(()) => Ok(Self { mailbox, weight }),
+            Err(_) => Err(NotJoined::Closed),
+        }
+    }
+
     /// Gives back what is not needed. Returns whether there was as much.
-    fn shrink(&mut self, weight: usize) -> bool {
+    pub(super) fn shrink(&mut self, weight: usize) -> bool {
         let Some(rest) = self.weight.checked_sub(weight) else {
             return false;
         };
@@ -290,7 +351,7 @@ impl Reserved<'_> {
         true
     }
 
-    fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+    pub(super) fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
         self.weight = 0;
         self.mailbox.push_reserved(mail, when)
     }
@@ -310,7 +371,7 @@ fn mail_weight(messages: usize, bytes: usize) -> usize {
 }
 
 /// Exactly as long as needed: most connections are in a room or two.
-fn push(rooms: &mut Box<[Membership]>, new: Membership) {
+pub(super) fn push(rooms: &mut Box<[Membership]>, new: Membership) {
     let mut list = std::mem::take(rooms).into_vec();
     list.reserve_exact(1);
     list.push(new);
@@ -325,13 +386,13 @@ fn remove(rooms: &mut Box<[Membership]>, at: usize) {
 
 impl Session {
     /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
-    fn hold(&self, room: &Arc<Room>, held: bool) -> bool {
+    pub(super) fn is_seen(&self, room: &Arc<Room>) -> bool {
         let mut rooms = lock(&self.rooms);
         let Some(at) = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room)) else {
             return false;
         };
-        rooms[at].held = held;
-        if !held && !rooms[at].wanted {
+        rooms[at].pending -= 1;
+        if rooms[at].pending == 0 && !rooms[at].wanted {
             remove(&mut rooms, at);
         }
         true
@@ -342,7 +403,7 @@ impl Session {
         let left = |room| Membership {
             room,
             wanted: false,
-            held: true,
+            pending: 0,
         };
         *lock(&self.rooms) = rooms.into_iter().map(left).collect();
     }
@@ -413,7 +474,7 @@ impl LocalRooms {
             .flat_map(|room| &room.members)
     }
 
-    fn insert(&mut self, number: u64, key: Key) {
+    pub(super) fn insert(&mut self, number: u64, key: Key) {
         self.0.entry(number).or_default().members.insert(key);
     }
 
@@ -433,7 +494,7 @@ impl LocalRooms {
         }
     }
 
-    #[cfg(all(any(test, fuzzing), not(loom)))]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn memberships(&self) -> usize {
         self.0.values().map(|room| room.members.len()).sum()
     }
@@ -444,7 +505,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .iter()
-            .filter(|of| of.held)
+            .filter(|of| of.is_held())
             .filter_map(|of| self.delivery.rooms.0.get(&of.room.number)?.run)
             .collect()
     }
@@ -456,11 +517,10 @@ impl<T: Transport> Core<T> {
         slot.into_iter().for_each(|slot| self.take_run(slot));
         let holds = slot
             .and_then(|slot| self.open_ws(slot))
-            .is_some_and(|ws| ws.session.hold(&room, true));
+            .is_some_and(|ws| ws.session.is_seen(&room));
         let Some(slot) = slot.filter(|_| holds) else {
             room.unreach(self.index);
-            let lost = replay.len() as u64;
-            self.counters().dropped_closed.add(lost);
+            self.lose_replay(replay.len() as u64);
             return;
         };
         self.delivery.rooms.insert(room.number, key);
@@ -476,7 +536,7 @@ impl<T: Transport> Core<T> {
         self.take_run(slot);
         if !self
             .open_ws(slot)
-            .is_some_and(|ws| ws.session.hold(&room, false))
+            .is_some_and(|ws| ws.session.is_seen(&room))
         {
             return;
         }
@@ -502,20 +562,25 @@ impl<T: Transport> Core<T> {
         };
         let rooms = std::mem::take(&mut *lock(&ws.session.rooms));
         let id = ws.session.id;
-        for Membership { room, wanted, held } in rooms {
+        let form = ws.form();
+        for membership in rooms {
+            let held = membership.is_held();
+            let Membership { room, wanted, .. } = membership;
             if held {
                 self.delivery.rooms.remove(room.number, key);
                 room.unreach(self.index);
             }
             if wanted {
                 room.remove(id);
-                self.hub.common.room_members.sub(1);
-                if room.exit() {
-                    self.events.emptied(&room);
+                if form == Form::Frames {
+                    self.hub.common.room_members.sub(1);
+                }
+                if let Some(ended) = room.part() {
+                    self.events.emptied(&ended);
                 }
             }
             // Who was never seen to join does not leave.
-            if held && self.interests.room {
+            if held && self.interests.room && form == Form::Frames {
                 self.keep_event(slot, Event::Room(Presence::Left, room));
             }
         }

@@ -18,11 +18,15 @@ mod memory;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]
+mod rooms;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
 mod stopping;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod time;
 mod wire;

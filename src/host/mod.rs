@@ -1,8 +1,10 @@
-//! The ways in: the app's own listener, mounted Humphrey routes, and an existing Humphrey app.
+//! The ways in: the app's own listener, mounted Humphrey routes, an existing Humphrey app, and an axum app.
 //!
 //! Depends on `protocol`, `engine` and `stream` (the hook carries its type), and on Humphrey. It must not know the app's
 //! handlers. The contract: whatever comes in ends as a connection of the engine, or is refused in words.
 
+#[cfg(feature = "axum")]
+pub(crate) mod axum;
 mod cors;
 mod humphrey;
 mod listener;

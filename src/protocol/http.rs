@@ -110,17 +110,8 @@ pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, Ht
     else {
         return Err(HttpError::BadRequest("the request line is incomplete"));
     };
-    let headers = request.headers.iter();
-    let mut head = Head {
-        method: method.to_owned(),
-        target: String::new(),
-        minor_version,
-        headers: headers
-            .map(|line| (line.name.to_owned(), decode(line.value)))
-            .collect(),
-    };
-    head.check_host()?;
-    head.set_target(target)?;
+    let lines = request.headers.iter().map(|line| (line.name, line.value));
+    let head = Head::new(method, target, minor_version, lines)?;
     Ok(Parsed::Complete { head, head_bytes })
 }
 
@@ -165,6 +156,45 @@ fn decode(value: &[u8]) -> String {
 }
 
 impl Head {
+    /// A head of its parts, as sent.
+    fn new<'a>(
+        method: &str,
+        target: &str,
+        minor_version: u8,
+        lines: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Self, HttpError> {
+        let mut head = Self {
+            method: method.to_owned(),
+            target: String::new(),
+            minor_version,
+            headers: lines
+                .map(|(name, value)| (name.to_owned(), decode(value)))
+                .collect(),
+        };
+        head.check_host()?;
+        head.set_target(target)?;
+        Ok(head)
+    }
+
+    /// The head of a request that somebody else has read, by the rules of [`parse_head`].
+    #[cfg(feature = "axum")]
+    pub(crate) fn of_parts(
+        method: &str,
+        target: &str,
+        minor_version: u8,
+        lines: &[(&str, &[u8])],
+        head_bytes_max: usize,
+    ) -> Result<Self, HttpError> {
+        /// Spaces, the version, and the ends of the request line and of the head.
+        const REST_BYTES: usize = "  HTTP/1.1\r\n\r\n".len();
+        let line_bytes = |(name, value): &(&str, &[u8])| name.len() + value.len() + ": \r\n".len();
+        let bytes = method.len() + target.len() + lines.iter().map(line_bytes).sum::<usize>();
+        if lines.len() > HEADERS_MAX || bytes + REST_BYTES > head_bytes_max {
+            return Err(HttpError::HeadTooLarge);
+        }
+        Self::new(method, target, minor_version, lines.iter().copied())
+    }
+
     /// The first value of a header, whatever the case of its name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.pairs()
@@ -368,15 +398,7 @@ pub(crate) fn response(
 ) -> Vec<u8> {
     // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
     let bodiless = matches!(status, 100..=199 | 204 | 304);
-    let mut out = format!("HTTP/1.1 {status:03} {}\r\n", reason_phrase(status)).into_bytes();
-    for (name, value) in headers
-        .iter()
-        .filter(|(name, value)| may_be_sent(name, value))
-    {
-        for part in [name, ": ", value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    let mut out = begin_response(status, headers);
     if !bodiless {
         // Writing to a Vec cannot fail.
         let _ = write!(out, "Content-Length: {}\r\n", body.len());
@@ -387,6 +409,26 @@ pub(crate) fn response(
     out.extend_from_slice(b"\r\n");
     if !bodiless && !head_only {
         out.extend_from_slice(body);
+    }
+    out
+}
+
+/// The head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops headers as [`response`].
+pub(super) fn head_of_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = begin_response(status, headers);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn begin_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {status:03} {}\r\n", reason_phrase(status)).into_bytes();
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, value)| may_be_sent(name, value))
+    {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
     out
 }

@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_DEADLINE = 20
 
 
-def build(*names):
+def build(*names, features=()):
     """Builds examples, and returns where each is."""
     command = ["cargo", "build", "--quiet", "--message-format", "json"]
+    for feature in features:
+        command += ["--features", feature]
     for name in names:
         command += ["--example", name]
     output = subprocess.run(

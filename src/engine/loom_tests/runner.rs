@@ -13,6 +13,7 @@ use super::{Reactor, check, hub};
 use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Hub, Upgraded};
 use crate::engine::pool::Pool;
+use crate::engine::rooms::{Presence, Room};
 use crate::engine::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
@@ -80,6 +81,8 @@ impl Events for Diary {
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
+    fn emptied(&self, _: &Room) {}
+    fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
 
     fn handshake(&self, _: &RequestHead) -> Result<Welcome, Reject> {
         panic!("no gate")

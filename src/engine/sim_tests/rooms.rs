@@ -1,0 +1,402 @@
+//! Rooms, with chance at play: whoever is in which room when something is sent gets exactly that, in that order, however
+//! the shard's turns, its sockets and its handlers go.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::wire::{Frame, UPGRADE, client_close, client_text, text};
+use super::world::{Setup, Told, World, panic_quietly, send};
+use crate::engine::hub::Audience;
+use crate::engine::rooms::{NotJoined, Presence, Room};
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::fuzz::dice::{Dice, for_seeds};
+
+const ROOMS: usize = 5;
+
+struct Player {
+    client: usize,
+    /// What it is due to get, in order.
+    due: Vec<String>,
+    /// The rooms it is in.
+    rooms: BTreeSet<usize>,
+    /// What is due to be told of its rooms.
+    changes: Vec<(usize, Presence)>,
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    None,
+    /// The program has closed it: what was due before arrives.
+    Closed,
+    /// It has gone by itself, at a time that only the shard knows.
+    Gone,
+}
+
+struct Game {
+    world: World,
+    dice: Dice,
+    rooms: Vec<Arc<Room>>,
+    players: Vec<Player>,
+    sent: usize,
+    long: bool,
+}
+
+impl Game {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice::from_seed(seed);
+        let long = dice.one_in(4);
+        let limits = Limits {
+            // Nobody is slow.
+            outbox_bytes_max: 64 << 20,
+            write_timeout: Duration::from_secs(1_000),
+            ..Limits::default()
+        };
+        let world = World::new(Setup {
+            limits,
+            handler: Box::new(|hub, session, told| match told {
+                Told::Message(payload) if payload.ends_with(b"panic") => panic_quietly(),
+                Told::Message(payload) => send(hub, session, payload),
+                _ => {}
+            }),
+            ..Setup::default()
+        });
+        let rooms = (0..ROOMS)
+            .map(|n| world.hub.new_room(n.to_string().into(), true))
+            .collect();
+        Self {
+            world,
+            dice,
+            rooms,
+            players: Vec::new(),
+            sent: 0,
+            long,
+        }
+    }
+
+    fn payload(&mut self) -> String {
+        self.sent += 1;
+        let len = match self.dice.below(20) {
+            0 if self.long => 20_000,
+            _ => self.dice.below(30),
+        };
+        format!("{}:{}", self.sent, ".".repeat(len))
+    }
+
+    fn pick(&mut self) -> Option<usize> {
+        let here: Vec<usize> = (0..self.players.len())
+            .filter(|&player| self.players[player].end == End::None)
+            .collect();
+        (!here.is_empty()).then(|| here[self.dice.below(here.len())])
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(40) {
+            0..2 if self.players.len() < 12 => {
+                let client = self.world.connect();
+                self.world.client_sends(client, UPGRADE);
+                self.players.push(Player {
+                    client,
+                    due: Vec::new(),
+                    rooms: BTreeSet::new(),
+                    changes: Vec::new(),
+                    end: End::None,
+                });
+                if self.dice.one_in(3) {
+                    self.world.stall(client, self.dice.below(500));
+                }
+            }
+            2..9 => self.join(),
+            9..13 => self.leave(),
+            13..24 => self.publish(),
+            24..27 => {
+                if let Some(player) = self.pick() {
+                    let payload = self.payload();
+                    let client = self.players[player].client;
+                    self.world.sends(client, &payload);
+                    self.players[player].due.push(payload);
+                }
+            }
+            27..29 => {
+                let ms = self.dice.below(20) as u64;
+                self.world.advance_ms(ms);
+            }
+            29 => self.world.turn(),
+            30 if !self.world.jobs.is_empty() => {
+                let job = self.dice.below(self.world.jobs.len());
+                self.world.run_job(job);
+            }
+            31..34 => {
+                if let Some(player) = self.pick() {
+                    let room = self.dice.below(3_000);
+                    let client = self.players[player].client;
+                    self.world.pipe(client).add_room(room);
+                }
+            }
+            34 if self.dice.one_in(4) => self.end(),
+            _ => {}
+        }
+        if self.dice.one_in(4) {
+            self.world.settle();
+        }
+    }
+
+    fn join(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let room = self.dice.below(ROOMS);
+        let replay: Vec<String> = (0..self.dice.below(3)).map(|_| self.payload()).collect();
+        let session = self.world.session(self.players[index].client);
+        let hub = &self.world.hub;
+        let frames: Vec<_> = replay
+            .iter()
+            .map(|payload| Message::new(payload).frame().clone())
+            .collect();
+        let bytes = frames.iter().map(|frame| frame.len()).sum();
+        let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
+        let joined = hub.join(reserved, &self.rooms[room], &session, frames);
+        let player = &mut self.players[index];
+        let is_new = player.rooms.insert(room);
+        assert!(matches!(joined, Ok(new) if new == is_new));
+        if is_new {
+            player.due.extend(replay);
+            player.changes.push((room, Presence::Joined));
+        }
+        assert!(self.rooms[room].contains(session.id));
+    }
+
+    fn leave(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let room = self.dice.below(ROOMS);
+        let session = self.world.session(self.players[index].client);
+        let left = self.world.hub.leave(&self.rooms[room], &session);
+        let player = &mut self.players[index];
+        assert_eq!(left, player.rooms.remove(&room));
+        if left {
+            player.changes.push((room, Presence::Left));
+        }
+        assert!(!self.rooms[room].contains(session.id));
+    }
+
+    /// Something is sent to a room, or to everyone; perhaps not to one.
+    fn publish(&mut self) {
+        let room = self.dice.below(ROOMS + 2);
+        let except = self.dice.one_in(4).then(|| self.pick()).flatten();
+        for _ in 0..=self.dice.below(4) {
+            let payload = self.payload();
+            let to = Audience {
+                room: self.rooms.get(room),
+                except: except.map(|player| self.world.id(self.players[player].client)),
+                ..Audience::default()
+            };
+            self.world
+                .hub
+                .try_broadcast(Message::new(&payload).frame(), to)
+                .unwrap();
+            for (index, player) in self.players.iter_mut().enumerate() {
+                let is_due = room >= ROOMS || player.rooms.contains(&room);
+                if is_due && player.end != End::Closed && except != Some(index) {
+                    player.due.push(payload.clone());
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let client = self.players[index].client;
+        self.players[index].end = End::Gone;
+        match self.dice.below(5) {
+            0 => self.world.pipe(client).client_resets(),
+            1 => self.world.pipe(client).client_ends(),
+            2 => self.world.pipe(client).client_sends(&client_close(1000)),
+            3 => self.world.pipe(client).client_sends(&client_text("panic")),
+            _ => {
+                self.world.closes(client, 4000, "");
+                self.players[index].end = End::Closed;
+                let rooms = std::mem::take(&mut self.players[index].rooms);
+                let left = rooms.into_iter().map(|room| (room, Presence::Left));
+                self.players[index].changes.extend(left);
+            }
+        }
+    }
+
+    /// Everyone reads everything, and everything is told.
+    fn finish(mut self) {
+        for player in 0..self.players.len() {
+            let client = self.players[player].client;
+            self.world.unstall(client);
+        }
+        self.world.run_handlers();
+        let mut members = vec![0; ROOMS];
+        for player in &self.players {
+            let client = player.client;
+            self.world.head(client);
+            let output = match player.end {
+                End::Gone => self.world.frames(client),
+                _ => self.world.all_frames(client),
+            };
+            let got: Vec<String> = output
+                .into_iter()
+                .filter_map(|frame| match frame {
+                    Frame::Text(payload) => Some(payload),
+                    _ => None,
+                })
+                .collect();
+            let told: Vec<(usize, Presence)> = self
+                .world
+                .told(client)
+                .into_iter()
+                .filter_map(|told| match told {
+                    Told::Room(room, change) => Some((room.parse().unwrap(), change)),
+                    _ => None,
+                })
+                .collect();
+            if player.end == End::Gone {
+                assert!(player.due.starts_with(&got), "only what was due, in order");
+                assert_balanced(&told);
+                continue;
+            }
+            assert_eq!(got, player.due, "all that was due, in order");
+            // Who ends leaves its rooms in no order.
+            let rest = player.changes.len().min(told.len());
+            let certain = match player.end {
+                End::None => rest,
+                _ => rest.saturating_sub(ROOMS),
+            };
+            assert_eq!(told[..certain], player.changes[..certain]);
+            let count = |changes: &[(usize, Presence)]| {
+                let mut counts = HashMap::new();
+                for change in changes {
+                    *counts.entry(*change).or_insert(0) += 1;
+                }
+                counts
+            };
+            assert_eq!(count(&told), count(&player.changes));
+            if player.end == End::None {
+                for &room in &player.rooms {
+                    members[room] += 1;
+                    assert!(self.rooms[room].contains(self.world.id(client)));
+                }
+            }
+        }
+        for (room, members) in self.rooms.iter().zip(&members) {
+            assert_eq!(room.len(), *members);
+            assert_eq!(room.members().len(), *members);
+            assert_eq!(room.reaches(0), *members > 0);
+        }
+        let memberships = members.iter().sum::<usize>();
+        assert_eq!(self.world.core().delivery.rooms.memberships(), memberships);
+        assert_eq!(self.world.metrics().room_members, memberships as u64);
+        assert_eq!(self.world.metrics().slow_consumers, 0);
+    }
+}
+
+/// Each room is joined before it is left, and left in the end, once.
+fn assert_balanced(told: &[(usize, Presence)]) {
+    let mut inside = BTreeSet::new();
+    for (room, change) in told {
+        match change {
+            Presence::Joined => assert!(inside.insert(*room), "joined twice"),
+            Presence::Left => assert!(inside.remove(room), "left twice"),
+        }
+    }
+    assert!(inside.is_empty(), "never left");
+}
+
+#[test]
+fn random_joins_leaves_and_broadcasts_reach_exactly_who_is_in_the_room() {
+    for_seeds(300, |seed| {
+        let mut game = Game::new(seed);
+        for _ in 0..300 {
+            game.step();
+        }
+        game.finish();
+    });
+}
+
+/// A room, and a client that joins and is told so.
+fn with_room(world: &mut World) -> (Arc<Room>, usize) {
+    let room = world.hub.new_room("r".into(), false);
+    let client = world.join();
+    join(world, &room, client).unwrap();
+    world.run_handlers();
+    (room, client)
+}
+
+fn join(world: &World, room: &Arc<Room>, client: usize) -> Result<bool, NotJoined> {
+    let session = world.session(client);
+    let reserved = world.hub.reserve_join(&session, 0, 0)?;
+    world.hub.join(reserved, room, &session, Vec::new())
+}
+
+fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
+    let to = Audience {
+        room: Some(room),
+        except: None,
+        ..Audience::default()
+    };
+    world
+        .hub
+        .try_broadcast(Message::new(payload).frame(), to)
+        .unwrap();
+}
+
+#[test]
+fn a_room_that_its_last_member_has_left_takes_nobody_any_more() {
+    let mut world = World::new(Setup::default());
+    let (room, client) = with_room(&mut world);
+    assert!(!room.is_retired());
+    world.hub.leave(&room, &world.session(client));
+    assert!(room.is_retired());
+    assert!(matches!(
+        join(&world, &room, client),
+        Err(NotJoined::Retired)
+    ));
+    to_room(&world, &room, "late");
+    world.run_handlers();
+    assert_eq!(world.frames(client), []);
+}
+
+#[test]
+fn broadcasts_to_a_room_leave_in_one_write_for_each_member() {
+    let mut world = World::new(Setup::default());
+    let (room, client) = with_room(&mut world);
+    let other = world.join();
+    join(&world, &room, other).unwrap();
+    world.run_handlers();
+    let before = [client, other].map(|client| world.pipe(client).writes);
+    for n in 0..20 {
+        to_room(&world, &room, &n.to_string());
+    }
+    world.settle();
+    let expected: Vec<Frame> = (0..20).map(|n| text(n.to_string())).collect();
+    for (client, before) in [client, other].into_iter().zip(before) {
+        assert_eq!(world.frames(client), expected);
+        assert_eq!(world.pipe(client).writes - before, 1);
+    }
+}
+
+#[test]
+fn a_handler_that_outlasts_the_shard_has_its_rooms_told_when_it_ends() {
+    let mut world = World::new(Setup::default());
+    let (room, client) = with_room(&mut world);
+    let other = world.hub.new_room("other".into(), false);
+    world.client_says(client, "work");
+    // The handler has the message when this comes, and is told of it by nobody.
+    join(&world, &other, client).unwrap();
+    world.settle();
+    world.stop(Duration::ZERO);
+    world.finish();
+    let told = world.told(client);
+    let changes: Vec<&Told> = told
+        .iter()
+        .filter(|told| matches!(told, Told::Room(..)))
+        .collect();
+    let change = |change| Told::Room("r".into(), change);
+    let expected = [change(Presence::Joined), change(Presence::Left)];
+    assert_eq!(changes, expected.iter().collect::<Vec<_>>());
+    assert_eq!(told.last(), Some(&Told::Close));
+    assert_eq!((room.len(), other.len()), (0, 0));
+}

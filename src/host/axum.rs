@@ -1,0 +1,249 @@
+//! axum: a task of its runtime checks the handshake and asks the engine, hyper answers, and the engine takes the socket.
+//!
+//! The one place that knows tokio: the engine does without.
+
+use std::future::poll_fn;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
+
+use ::axum::body::Body;
+use ::axum::extract::{ConnectInfo, FromRequestParts, OriginalUri};
+use ::axum::http::request::Parts;
+use ::axum::http::{self, StatusCode, Version};
+use ::axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::rt::Write as _;
+use hyper::upgrade::{OnUpgrade, Upgraded as Socket};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::engine::{Accepted, Hub, Verdict};
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::protocol::handshake::Refusal;
+use crate::protocol::http::{Head, HttpError};
+use crate::report::{debug, error};
+use crate::request::Reject;
+
+/// Stands for a client's address while nobody knows it.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// What is said once, lest clients fill a log.
+static NO_ADDRESS_SAID: AtomicBool = AtomicBool::new(false);
+static NO_SOCKET_SAID: AtomicBool = AtomicBool::new(false);
+static NOT_PLAIN_SAID: AtomicBool = AtomicBool::new(false);
+
+/// A client that may come in, and has not been told yet.
+pub(crate) struct Arrival {
+    hub: Arc<Hub>,
+    accepted: Box<Accepted>,
+    /// Who it is was asked without knowing its address.
+    is_unknown: bool,
+    socket: OnUpgrade,
+}
+
+/// Asks the engine whether a request may become a WebSocket. An error is the answer to one that may not.
+pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Reject> {
+    if parts.version > Version::HTTP_11 {
+        hub.count_failure(Refusal::HttpVersion);
+        return Err(Reject::new(505).with_body(
+            "WebSockets are served over HTTP/1.1 only: a connection of HTTP/2 carries other requests, too.\n",
+        ));
+    }
+    let head = head(parts, hub.head_bytes_max()).map_err(|error| {
+        hub.count_unreadable(error);
+        Reject::new(error.status()).with_body(format!("{error}\n"))
+    })?;
+    let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, &());
+    let peer = peer.await.ok().map(|ConnectInfo(peer)| peer);
+    if peer.is_none() && hub.needs_peers() {
+        return Err(cannot_serve(
+            hub,
+            &NO_ADDRESS_SAID,
+            "the app has limits for each address, or trusts proxies, and is not told who connects: serve the router with \
+             into_make_service_with_connect_info::<SocketAddr>()",
+        ));
+    }
+    let (then, verdict) = oneshot::channel();
+    let then = move |verdict| {
+        // If the client has gone meanwhile, the verdict is dropped here, on a handler thread.
+        let _ = then.send(verdict);
+    };
+    hub.ask(head, peer.unwrap_or(UNKNOWN), Box::new(then));
+    let accepted = match verdict.await {
+        Ok(Verdict::Accepted(accepted)) => accepted,
+        Ok(Verdict::Rejected(reject)) => return Err(reject),
+        Err(_) => return Err(not_running()),
+    };
+    // Last, so that who is no WebSocket client is told that first.
+    let Some(socket) = parts.extensions.remove::<OnUpgrade>() else {
+        return Err(cannot_serve(
+            hub,
+            &NO_SOCKET_SAID,
+            "the server below axum does not hand its connections over: axum::serve does",
+        ));
+    };
+    Ok(Arrival {
+        hub: hub.clone(),
+        accepted,
+        is_unknown: peer.is_none(),
+        socket,
+    })
+}
+
+/// The answer where the program has not set up what a WebSocket needs.
+fn cannot_serve(hub: &Hub, said: &AtomicBool, why: &str) -> Reject {
+    hub.count_unserved();
+    if !said.swap(true, Relaxed) {
+        error!("a WebSocket can't be served and is answered with 500: {why} (this is said once)");
+    }
+    Reject::new(500).with_body(format!("{why}\n"))
+}
+
+/// The answer where no app runs.
+pub(crate) fn not_running() -> Reject {
+    Reject::new(503).with_body("the WebSocket app does not run\n")
+}
+
+/// The request, as the engine knows requests. Its path is the one that was asked for, also in a nested router.
+fn head(parts: &Parts, head_bytes_max: usize) -> Result<Head, HttpError> {
+    let asked_for = parts.extensions.get::<OriginalUri>();
+    let target = asked_for.map_or(&parts.uri, |OriginalUri(uri)| uri);
+    let lines = parts.headers.iter();
+    let lines: Vec<_> = lines
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    Head::of_parts(
+        parts.method.as_str(),
+        &target.to_string(),
+        u8::from(parts.version == Version::HTTP_11),
+        &lines,
+        head_bytes_max,
+    )
+}
+
+/// An answer of the engine's, for hyper to write.
+pub(crate) fn rejection(reject: &Reject) -> Response {
+    let mut headers = reject.all_headers();
+    if reject.headers().any(|(name, _)| name == "Upgrade") {
+        // RFC 9110 §7.8
+        headers.push(("Connection", "Upgrade"));
+    }
+    response(reject.status(), &headers, reject.body().to_vec().into())
+}
+
+fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
+    let mut response = http::Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(body).unwrap_or_else(|error| {
+        error!("an answer could not be sent: {error}");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    })
+}
+
+impl Arrival {
+    /// The 101 response. Once hyper has sent it, the engine takes the socket.
+    pub(crate) fn answer(self) -> Response {
+        let Ok(runtime) = Handle::try_current() else {
+            error!(
+                "a WebSocket was accepted outside of tokio, which has its socket: the client gets 500"
+            );
+            return rejection(&Reject::internal_error());
+        };
+        if self.hub.has_stopped() {
+            self.hub.count_unserved();
+            return rejection(&not_running());
+        }
+        let answer = response(101, &self.accepted.headers(), Body::empty());
+        runtime.spawn(self.take_over());
+        answer
+    }
+
+    async fn take_over(self) {
+        let Self {
+            hub,
+            mut accepted,
+            is_unknown,
+            socket,
+        } = self;
+        let (socket, early) = match socket.await.map(plain) {
+            Ok(Ok(plain)) => plain,
+            Ok(Err(other)) => {
+                hub.count_unserved();
+                refuse(other).await;
+                return;
+            }
+            Err(error) => {
+                debug!("a client has gone before it became a WebSocket: {error}");
+                return;
+            }
+        };
+        let adopted = socket.into_std().and_then(|socket| {
+            if is_unknown {
+                accepted.found_at(socket.peer_addr()?);
+            }
+            // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
+            let _ = socket.set_nodelay(true);
+            Ok(mio::net::TcpStream::from_std(socket))
+        });
+        match adopted {
+            Ok(mut socket) if hub.has_stopped() => {
+                // Nobody takes it in any more. It is told, if it can be at once.
+                hub.count_unserved();
+                let _ = socket.write(&close_frame(
+                    CloseCode::GOING_AWAY,
+                    "server is shutting down",
+                ));
+            }
+            Ok(socket) => hub.adopt_accepted(accepted, socket, early.into()),
+            Err(error) => debug!("a connection was not taken over: {error}"),
+        }
+    }
+}
+
+/// The TCP socket, and what was read from it behind the request; the socket back if it is another.
+fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
+    // axum::serve's connections are hyper-util's of either version; a server of one's own may have hyper's.
+    let socket = match upgrade::downcast::<TokioIo<TcpStream>>(socket) {
+        Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
+        Err(socket) => socket,
+    };
+    let parts = socket.downcast::<TokioIo<TcpStream>>()?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+/// Closes a WebSocket whose socket the engine can't have.
+async fn refuse(mut socket: Socket) {
+    if !NOT_PLAIN_SAID.swap(true, Relaxed) {
+        error!(
+            "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy end \
+             TLS in front of axum, and have axum::serve listen on TCP (this is said once)"
+        );
+    }
+    let frame = close_frame(
+        CloseCode::INTERNAL_ERROR,
+        "only plain TCP connections can be served here",
+    );
+    // Each step as far as it goes at once: nobody here waits for a client.
+    poll_fn(|context| {
+        let mut socket = Pin::new(&mut socket);
+        let _ = socket.as_mut().poll_write(context, &frame);
+        let _ = socket.as_mut().poll_flush(context);
+        let _ = socket.poll_shutdown(context);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+fn close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
+    encode::close(Some((code, reason)))
+}

@@ -1,0 +1,961 @@
+//! WebSockets in an axum app: axum listens, hyper answers, and the engine serves.
+
+mod support;
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{FromRef, FromRequestParts, State};
+use axum::http::{Method, Request, StatusCode, Version};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use humphrey_ws::axum::{WebsocketUpgrade, upgrade};
+use humphrey_ws::{
+    Accept, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Reject, RunningApp,
+    TrustedProxies,
+};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use support::{
+    Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, tcp,
+    upgrade_request,
+};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+/// A router that is served, on a runtime with one thread, until this is dropped.
+struct Served {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Served {
+    fn start(router: Router) -> Self {
+        Self::with(async move |listener, stopped| {
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            let served = axum::serve(listener, service);
+            served.with_graceful_shutdown(stopped).await.unwrap();
+        })
+    }
+
+    /// The same, but axum is not told who connects.
+    fn start_without_connect_info(router: Router) -> Self {
+        Self::with(async move |listener, stopped| {
+            let served = axum::serve(listener, router);
+            served.with_graceful_shutdown(stopped).await.unwrap();
+        })
+    }
+
+    fn with<F>(serve: F) -> Self
+    where
+        F: AsyncFnOnce(TcpListener, Stopped) + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let (told, address) = channel();
+        let thread = thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                told.send(listener.local_addr().unwrap()).unwrap();
+                let stopped: Stopped = Box::pin(async { drop(stopped.await) });
+                serve(listener, stopped).await;
+            });
+        });
+        Self {
+            address: address.recv_timeout(DEADLINE).unwrap(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+type Stopped = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || thread::panicking(), "axum has panicked");
+    }
+}
+
+/// `/ws` in an axum app of its own.
+fn serve<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, Served)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    let running = app.start().unwrap();
+    let served = Served::start(routes(&running));
+    (running, served)
+}
+
+fn routes(running: &RunningApp) -> Router {
+    Router::new()
+        .route("/ws", any(upgrade))
+        .with_state(running.sender())
+}
+
+fn unlinked() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new_unlinked()
+}
+
+fn echo() -> AsyncWebsocketApp<()> {
+    unlinked().with_message_handler(|stream, message, _| stream.send(message))
+}
+
+/// Sends a request by hand, and returns the whole answer of a connection that ends with it.
+fn ask(address: SocketAddr, request: &str) -> String {
+    let mut socket = tcp(address);
+    let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A handshake with a further header line.
+fn handshake_with(line: &str) -> String {
+    upgrade_request("/ws").replacen("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"), 1)
+}
+
+/// The answer to a handshake that is rejected.
+fn rejected(address: SocketAddr, request: &str) -> String {
+    let mut socket = tcp(address);
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    let length = head
+        .lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).unwrap();
+    head + &String::from_utf8(body).unwrap()
+}
+
+fn socket_to_websocket(address: SocketAddr, early: &[u8]) -> std::net::TcpStream {
+    let mut socket = tcp(address);
+    let mut bytes = upgrade_request("/ws").into_bytes();
+    bytes.extend_from_slice(early);
+    socket.write_all(&bytes).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    socket
+}
+
+#[test]
+fn messages_come_back_in_order() {
+    let (_running, served) = serve(echo());
+    let mut client = Client::connect_to(served.address, "/ws");
+    for n in 0..100 {
+        client.send(&n.to_string());
+    }
+    client.send_binary([0xff; 70_000]);
+    for n in 0..100 {
+        assert_eq!(client.receive_text(), n.to_string());
+    }
+    assert_eq!(client.receive().into_data().len(), 70_000);
+    client.close();
+}
+
+#[test]
+fn the_stream_knows_where_its_client_is_and_what_it_asked_for_also_in_a_nested_router() {
+    let app = unlinked().with_connect_handler(|stream, _| {
+        let asked_for = format!(
+            "{} {}?{}",
+            stream.peer_addr(),
+            stream.path(),
+            stream.query()
+        );
+        stream.send(Message::new(asked_for));
+    });
+    let running = app.start().unwrap();
+    for start in [Served::start, Served::start_without_connect_info] {
+        let served = start(Router::new().nest("/api", routes(&running)));
+        let mut client = Client::connect_to(served.address, "/api/ws?a=%20b");
+        let expected = format!("{} /api/ws?a=%20b", client.address());
+        assert_eq!(client.receive_text(), expected);
+    }
+}
+
+#[test]
+fn what_is_sent_together_with_the_request_is_not_lost() {
+    let (_running, served) = serve(echo());
+    let mut early = client_frame(0x81, b"one");
+    early.extend(client_frame(0x82, b"two"));
+    let begun = client_frame(0x81, b"three");
+    early.extend(&begun[..4]);
+    let mut socket = socket_to_websocket(served.address, &early);
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x81, b"one".to_vec()));
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x82, b"two".to_vec()));
+    socket.write_all(&begun[4..]).unwrap();
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x81, b"three".to_vec()));
+}
+
+#[test]
+fn more_than_hyper_reads_at_once_may_be_sent_together_with_the_request() {
+    let (_running, served) = serve(echo());
+    let payload = [b'x'; 1000];
+    let early: Vec<u8> = (0..300)
+        .flat_map(|_| client_frame(0x81, &payload))
+        .collect();
+    let mut socket = tcp(served.address);
+    let mut writer = socket.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        let mut bytes = upgrade_request("/ws").into_bytes();
+        bytes.extend(early);
+        writer.write_all(&bytes).unwrap();
+    });
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for _ in 0..300 {
+        assert_eq!(read_frame(&mut socket).unwrap(), (0x81, payload.to_vec()));
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn requests_that_are_no_handshake_are_told_what_they_lack_and_counted() {
+    let (running, served) = serve(echo());
+    let plain = rejected(
+        served.address,
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    );
+    assert!(plain.starts_with("HTTP/1.1 426 "), "{plain}");
+    assert!(plain.contains("upgrade: websocket\r\n"), "{plain}");
+    assert!(plain.contains("connection: Upgrade\r\n"), "{plain}");
+    assert!(
+        plain.contains("the request needs 'Upgrade: websocket'"),
+        "{plain}"
+    );
+
+    let no_connection = upgrade_request("/ws").replacen("Connection: Upgrade\r\n", "", 1);
+    let answer = rejected(served.address, &no_connection);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(
+        answer.contains("The Connection header does not say 'Upgrade'"),
+        "{answer}"
+    );
+
+    let old = upgrade_request("/ws").replacen("Version: 13", "Version: 8", 1);
+    let answer = rejected(served.address, &old);
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+    assert!(answer.contains("sec-websocket-version: 13\r\n"), "{answer}");
+
+    let post = upgrade_request("/ws").replacen("GET", "POST", 1);
+    assert!(rejected(served.address, &post).starts_with("HTTP/1.1 405 "));
+
+    let two_hosts = handshake_with("Host: other");
+    assert!(rejected(served.address, &two_hosts).starts_with("HTTP/1.1 400 "));
+
+    let long = handshake_with(&format!("Cookie: {}", "x".repeat(16 << 10)));
+    assert!(rejected(served.address, &long).starts_with("HTTP/1.1 431 "));
+
+    let failures = running.sender().metrics().handshake_failures;
+    assert_eq!(failures.not_an_upgrade, 1);
+    assert_eq!(failures.version, 1);
+    assert_eq!(failures.requirements, 2);
+    assert_eq!(failures.malformed, 1);
+    assert_eq!(failures.too_large, 1);
+}
+
+#[test]
+fn pages_of_other_origins_are_answered_with_403() {
+    let (running, served) = serve(echo().with_allowed_origins(Origins::Same));
+    let answer = rejected(
+        served.address,
+        &handshake_with("Origin: https://evil.example"),
+    );
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(
+        answer.contains("pages of this origin may not connect"),
+        "{answer}"
+    );
+    assert_eq!(running.sender().metrics().refused.origin, 1);
+
+    let own = handshake_with("Origin: http://localhost");
+    let mut socket = tcp(served.address);
+    socket.write_all(own.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
+fn the_handshake_handler_accepts_with_a_subprotocol_headers_and_a_state() {
+    let app: AsyncWebsocketApp<(), String> = AsyncWebsocketApp::new_unlinked()
+        .with_handshake_handler(|request, _| {
+            let name = request.query_param("name").ok_or(Reject::new(401))?;
+            let accept = Accept::new().with_subprotocol("chat.v2");
+            Ok(accept.with_header("Set-Cookie", "seen=1").with_state(name))
+        })
+        .with_connect_handler(|stream, _| {
+            let subprotocol = stream.subprotocol().unwrap_or("none");
+            stream.send(Message::new(format!("{} {subprotocol}", stream.state)));
+        });
+    let (_running, served) = serve(app);
+    let request = handshake_with("Sec-WebSocket-Protocol: chat.v1, chat.v2");
+    let request = request.replacen("GET /ws", "GET /ws?name=J%C3%B6rg", 1);
+    let mut socket = tcp(served.address);
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for line in [
+        "upgrade: websocket",
+        "connection: Upgrade",
+        "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        "sec-websocket-protocol: chat.v2",
+        "set-cookie: seen=1",
+    ] {
+        assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+    }
+    let greeting = "Jörg chat.v2".as_bytes().to_vec();
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x81, greeting));
+}
+
+#[test]
+fn the_handshake_handler_rejects_with_a_status_headers_and_a_body() {
+    let app = echo().with_handshake_handler(|_, _| {
+        Err(Reject::new(401)
+            .with_header("WWW-Authenticate", "Bearer")
+            .with_body("a token is needed\n"))
+    });
+    let (running, served) = serve(app);
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(
+        answer.contains("\r\nwww-authenticate: Bearer\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\na token is needed\n"), "{answer}");
+    let metrics = running.sender().metrics();
+    assert_eq!(metrics.refused.handshake_handler, 1);
+    assert_eq!(metrics.connections_opened, 0);
+}
+
+#[test]
+fn a_handshake_handler_that_panics_is_answered_with_500() {
+    let (_running, served) = serve(echo().with_handshake_handler(|_, _| panic!("on purpose")));
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+}
+
+#[test]
+fn a_handshake_handler_that_blocks_keeps_no_thread_of_axums() {
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let app = echo().with_handshake_handler(move |_, _| {
+        gate.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        Ok(Accept::new())
+    });
+    let running = app.start().unwrap();
+    // One thread only.
+    let served = Served::start(routes(&running).route("/", get(async || "alive")));
+    let mut waiting = tcp(served.address);
+    waiting
+        .write_all(upgrade_request("/ws").as_bytes())
+        .unwrap();
+    eventually("the handler runs", || {
+        running.sender().metrics().handlers_blocked == 1
+    });
+    let page = ask(served.address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(page.ends_with("alive"), "{page}");
+    go_on.send(()).unwrap();
+    assert!(read_head(&mut waiting).starts_with("HTTP/1.1 101 "));
+}
+
+/// What its thread is called when it is dropped.
+struct Tells(std::sync::mpsc::Sender<String>);
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        let thread = thread::current();
+        let _ = self.0.send(thread.name().unwrap_or("nobody").to_owned());
+    }
+}
+
+#[test]
+fn a_client_that_goes_while_it_is_asked_about_leaves_nothing_behind() {
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let (tells, told) = channel();
+    let tells = Mutex::new(tells);
+    let app: AsyncWebsocketApp<(), Option<Tells>> = AsyncWebsocketApp::new_unlinked()
+        .with_limits(Limits {
+            connections_max: 1,
+            peer_connections_max: Some(1),
+            ..Limits::default()
+        })
+        .with_handshake_handler(move |_, _| {
+            gate.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            let tells = Tells(tells.lock().unwrap().clone());
+            Ok(Accept::new().with_state(Some(tells)))
+        });
+    let (running, served) = serve(app);
+    let mut going = tcp(served.address);
+    going.write_all(upgrade_request("/ws").as_bytes()).unwrap();
+    eventually("the handler runs", || {
+        running.sender().metrics().handlers_blocked == 1
+    });
+    // It has the only place.
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    drop(going);
+    go_on.send(()).unwrap();
+    let thread = told.recv_timeout(DEADLINE).unwrap();
+    assert!(thread.starts_with("humphrey_ws "), "{thread}");
+    eventually("its place is free again", || {
+        go_on.send(()).unwrap();
+        let mut socket = tcp(served.address);
+        socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
+        read_head(&mut socket).starts_with("HTTP/1.1 101 ")
+    });
+}
+
+#[test]
+fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let app = echo()
+        .with_limits(Limits {
+            received_bytes_max: 0,
+            ..Limits::default()
+        })
+        .with_handshake_handler(move |_, _| {
+            let _ = gate.lock().unwrap().recv_timeout(DEADLINE);
+            Ok(Accept::new())
+        });
+    let (running, served) = serve(app);
+    // Two fill the room, which is for two of the longest: none but those are let in or kept waiting.
+    let long = handshake_with(&format!("Cookie: {}", "x".repeat(15 << 10)));
+    let mut waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let mut socket = tcp(served.address);
+            socket.write_all(long.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    eventually("both are asked about", || {
+        running.sender().metrics().handlers_blocked == 2
+    });
+    let answer = rejected(served.address, &long);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("too many handshakes wait"), "{answer}");
+    assert_eq!(running.sender().metrics().refused.handshakes_max, 1);
+
+    drop(go_on);
+    for socket in &mut waiting {
+        assert!(read_head(socket).starts_with("HTTP/1.1 101 "));
+    }
+    // And there is room again.
+    eventually("they are served", || running.sender().connections() == 2);
+    let mut socket = tcp(served.address);
+    socket.write_all(long.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
+fn many_clients_come_and_go_and_each_is_counted_once() {
+    const CLIENTS: usize = 200;
+    let app = echo().with_limits(Limits {
+        connections_max: CLIENTS,
+        peer_connections_max: Some(CLIENTS),
+        ..Limits::default()
+    });
+    let (running, served) = serve(app);
+    for round in 1..=3 {
+        let mut clients: Vec<Client> = (0..CLIENTS)
+            .map(|_| Client::connect_to(served.address, "/ws"))
+            .collect();
+        for client in &mut clients {
+            client.send("here");
+        }
+        for client in &mut clients {
+            assert_eq!(client.receive_text(), "here");
+        }
+        let metrics = running.sender().metrics();
+        assert_eq!(metrics.connections, CLIENTS as u64);
+        assert_eq!(metrics.accepted, (round * CLIENTS) as u64);
+        assert_eq!(metrics.refused.total(), 0);
+        clients.into_iter().for_each(Client::close);
+        eventually("all have gone", || {
+            running.sender().metrics().connections == 0
+        });
+    }
+}
+
+#[test]
+fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
+    let app = echo().with_limits(Limits {
+        connections_max: 2,
+        ..Limits::default()
+    });
+    let (running, served) = serve(app);
+    let first = Client::connect_to(served.address, "/ws");
+    let _second = Client::connect_to(served.address, "/ws");
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("too many connections"), "{answer}");
+    assert_eq!(running.sender().metrics().refused.connections_max, 1);
+
+    first.close();
+    eventually("its place is free again", || {
+        let mut socket = tcp(served.address);
+        socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
+        read_head(&mut socket).starts_with("HTTP/1.1 101 ")
+    });
+}
+
+#[test]
+fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
+    let app = echo().with_limits(Limits {
+        peer_connections_max: Some(2),
+        ..Limits::default()
+    });
+    let (running, served) = serve(app);
+    let mut first = Client::connect_to(served.address, "/ws");
+    let _second = Client::connect_to(served.address, "/ws");
+    first.send("served");
+    assert_eq!(first.receive_text(), "served");
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(
+        answer.contains("too many connections from your address"),
+        "{answer}"
+    );
+    assert_eq!(running.sender().metrics().refused.peer_connections_max, 1);
+
+    first.close();
+    eventually("its place is free again", || {
+        let mut socket = tcp(served.address);
+        socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
+        read_head(&mut socket).starts_with("HTTP/1.1 101 ")
+    });
+}
+
+#[test]
+fn limits_for_each_address_need_the_address_and_say_so() {
+    let app = echo().with_limits(Limits {
+        peer_connections_max: Some(2),
+        ..Limits::default()
+    });
+    let running = app.start().unwrap();
+    let served = Served::start_without_connect_info(routes(&running));
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert!(
+        answer.contains("into_make_service_with_connect_info"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_hand_over_its_connections_is_told_so() {
+    let running = echo()
+        .with_limits(Limits {
+            connections_max: 1,
+            ..Limits::default()
+        })
+        .start()
+        .unwrap();
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    for _ in 0..2 {
+        let request = Request::builder()
+            .uri("/ws")
+            .header("Host", "localhost")
+            .header("Upgrade", "websocket")
+            .header("Connection", "Upgrade")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .body(())
+            .unwrap();
+        let (mut parts, ()) = request.into_parts();
+        let sender = running.sender();
+        let extracted = WebsocketUpgrade::from_request_parts(&mut parts, &sender);
+        let reject = runtime.block_on(extracted).unwrap_err();
+        // Each time: what it was accepted with has gone.
+        assert_eq!(reject.status(), 500);
+        let words = String::from_utf8_lossy(reject.body());
+        assert!(words.contains("axum::serve does"), "{words}");
+    }
+}
+
+#[test]
+fn a_trusted_proxy_is_believed() {
+    let app = unlinked()
+        .with_trusted_proxies(TrustedProxies::x_forwarded_for(["127.0.0.1"]))
+        .with_connect_handler(|stream, _| {
+            stream.send(Message::new(stream.client_ip().to_string()));
+        });
+    let (_running, served) = serve(app);
+    let mut socket = tcp(served.address);
+    let request = handshake_with("X-Forwarded-For: 192.0.2.7");
+    socket.write_all(request.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+    assert_eq!(
+        read_frame(&mut socket).unwrap(),
+        (0x81, b"192.0.2.7".to_vec())
+    );
+}
+
+#[test]
+fn a_websocket_over_http_2_is_told_that_it_needs_http_1_1() {
+    let (running, served) = serve(echo());
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let answers = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(served.address)
+            .await
+            .unwrap();
+        let (mut requests, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for method in [Method::GET, Method::CONNECT] {
+            requests = requests.ready().await.unwrap();
+            let mut request = Request::builder()
+                .version(Version::HTTP_2)
+                .method(&method)
+                .uri(format!("http://{}/ws", served.address))
+                .header("sec-websocket-version", "13")
+                .body(())
+                .unwrap();
+            if method == Method::CONNECT {
+                // RFC 8441; the first answer has brought the server's word that it may be asked.
+                assert!(requests.is_extended_connect_protocol_enabled());
+                let protocol = h2::ext::Protocol::from_static("websocket");
+                request.extensions_mut().insert(protocol);
+            }
+            let (answer, _) = requests.send_request(request, false).unwrap();
+            let (head, mut body) = answer.await.unwrap().into_parts();
+            let mut words = Vec::new();
+            while let Some(part) = body.data().await {
+                words.extend_from_slice(&part.unwrap());
+            }
+            answers.push((head.status, String::from_utf8(words).unwrap()));
+        }
+        answers
+    });
+    for (status, words) in answers {
+        assert_eq!(status, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "{words}");
+        assert!(words.contains("HTTP/1.1 only"), "{words}");
+    }
+    assert_eq!(
+        running.sender().metrics().handshake_failures.requirements,
+        2
+    );
+}
+
+#[test]
+fn a_socket_that_is_not_plain_tcp_is_closed_with_1011_and_a_reason() {
+    let directory = env::temp_dir().join(format!("humphrey_ws_axum_{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("socket");
+    let running = echo()
+        .with_limits(Limits {
+            connections_max: 1,
+            ..Limits::default()
+        })
+        .start()
+        .unwrap();
+    let router = routes(&running);
+    let bound = path.clone();
+    let _served = Served::with(async move |_, stopped| {
+        let listener = UnixListener::bind(bound).unwrap();
+        let served = axum::serve(listener, router);
+        served.with_graceful_shutdown(stopped).await.unwrap();
+    });
+    eventually("it listens", || UnixStream::connect(&path).is_ok());
+    for _ in 0..2 {
+        let socket = UnixStream::connect(&path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (mut client, _) = tungstenite::client("ws://localhost/ws", socket).unwrap();
+        let tungstenite::Message::Close(Some(frame)) = client.read().unwrap() else {
+            panic!("no close frame");
+        };
+        assert_eq!(frame.code, CloseCode::Error);
+        assert!(frame.reason.contains("only plain TCP"), "{}", frame.reason);
+        drop(client);
+        // And it counts no longer.
+    }
+    assert_eq!(running.sender().metrics().refused.unserved, 2);
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_post_handler_tells_all_subscribers_and_succeeds_where_there_are_none() {
+    async fn notify(State(sender): State<AsyncSender>, text: String) -> StatusCode {
+        match sender.try_broadcast(Message::new(text)) {
+            Ok(()) => StatusCode::ACCEPTED,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+    let running = unlinked()
+        .with_connect_handler(|stream, _| stream.send(Message::new("subscribed")))
+        .start()
+        .unwrap();
+    let router = Router::new()
+        .route("/ws", any(upgrade))
+        .route("/notify", post(notify))
+        .with_state(running.sender());
+    let served = Served::start(router);
+    let notify = |text: &str| {
+        let len = text.len();
+        let head =
+            format!("POST /notify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n");
+        let answer = ask(served.address, &(head + text));
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    };
+    notify("nobody hears this");
+    let mut subscribers: Vec<Client> = (0..3)
+        .map(|_| Client::connect_to(served.address, "/ws"))
+        .collect();
+    for subscriber in &mut subscribers {
+        assert_eq!(subscriber.receive_text(), "subscribed");
+    }
+    notify("first");
+    notify("second");
+    for subscriber in &mut subscribers {
+        assert_eq!(subscriber.receive_text(), "first");
+        assert_eq!(subscriber.receive_text(), "second");
+    }
+}
+
+#[test]
+fn a_stopped_app_closes_its_clients_with_1001_and_answers_later_ones_with_503() {
+    let (running, served) = serve(echo());
+    let mut client = Client::connect_to(served.address, "/ws");
+    client.send("served");
+    assert_eq!(client.receive_text(), "served");
+    let sender = running.sender();
+    let stopping = thread::spawn(move || running.shutdown(DEADLINE));
+    let (_, frame) = client.receive_to_close();
+    assert_eq!(frame.unwrap().code, CloseCode::Away);
+    stopping.join().unwrap();
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(sender.metrics().refused.unserved, 1);
+}
+
+#[test]
+fn an_app_that_stops_while_its_handshake_handler_runs_leaves_nobody_without_an_answer() {
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let app = echo().with_handshake_handler(move |_, _| {
+        let _ = gate.lock().unwrap().recv_timeout(DEADLINE);
+        Err(Reject::new(418))
+    });
+    let (running, served) = serve(app);
+    let mut waiting = tcp(served.address);
+    waiting
+        .write_all(upgrade_request("/ws").as_bytes())
+        .unwrap();
+    let sender = running.sender();
+    eventually("the handler runs", || {
+        sender.metrics().handlers_blocked == 1
+    });
+    running.shutdown(Duration::from_millis(100));
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    // The one that is left behind is answered all the same.
+    go_on.send(()).unwrap();
+    let head = read_head(&mut waiting);
+    assert!(head.starts_with("HTTP/1.1 418 "), "{head}");
+}
+
+#[test]
+fn an_app_that_stops_between_an_extractor_and_its_handlers_answer_answers_with_503() {
+    let running = echo().start().unwrap();
+    let sender = running.sender();
+    let stopping = Arc::new(Mutex::new(Some(running)));
+    let router: Router = Router::new()
+        .route(
+            "/ws",
+            any(async move |upgrade: WebsocketUpgrade| {
+                let running = stopping.lock().unwrap().take().unwrap();
+                running.shutdown(DEADLINE);
+                upgrade
+            }),
+        )
+        .with_state(sender.clone());
+    let served = Served::start(router);
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(sender.metrics().refused.unserved, 1);
+}
+
+#[test]
+fn a_server_of_ones_own_with_hypers_http1_alone_hands_its_connections_over_too() {
+    let running = echo().start().unwrap();
+    let router = routes(&running);
+    let served = Served::with(async move |listener, _| {
+        let (socket, _) = listener.accept().await.unwrap();
+        let service = TowerToHyperService::new(router);
+        http1::Builder::new()
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades()
+            .await
+            .unwrap();
+        // The runtime ends with this: what hands the socket over has not run yet.
+        tokio::task::yield_now().await;
+    });
+    let mut early = upgrade_request("/ws").into_bytes();
+    early.extend(client_frame(0x81, b"early"));
+    let mut socket = tcp(served.address);
+    socket.write_all(&early).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+    assert_eq!(read_frame(&mut socket).unwrap(), (0x81, b"early".to_vec()));
+}
+
+#[test]
+fn before_the_app_runs_clients_are_answered_with_503() {
+    let app = echo();
+    let router: Router = Router::new()
+        .route("/ws", any(upgrade))
+        .with_state(app.sender());
+    let served = Served::start(router);
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("does not run"), "{answer}");
+    let _running = app.start().unwrap();
+    let mut client = Client::connect_to(served.address, "/ws");
+    client.send("now it does");
+    assert_eq!(client.receive_text(), "now it does");
+}
+
+#[test]
+fn axum_can_stop_while_the_app_serves_its_clients_on() {
+    let (_running, served) = serve(echo());
+    let mut client = Client::connect_to(served.address, "/ws");
+    // Waits until axum has no connection left.
+    drop(served);
+    client.send("still here");
+    assert_eq!(client.receive_text(), "still here");
+}
+
+#[test]
+fn handlers_run_on_threads_of_the_app_without_a_runtime() {
+    let app = unlinked().with_message_handler(|stream, _, _| {
+        let thread = thread::current().name().unwrap_or("nobody").to_owned();
+        let has_runtime = runtime::Handle::try_current().is_ok();
+        stream.send(Message::new(format!("{thread} {has_runtime}")));
+    });
+    let (_running, served) = serve(app);
+    let mut client = Client::connect_to(served.address, "/ws");
+    client.send("who?");
+    let answer = client.receive_text();
+    assert!(answer.starts_with("humphrey_ws handler"), "{answer}");
+    assert!(answer.ends_with(" false"), "{answer}");
+}
+
+#[test]
+fn an_axum_handler_may_look_at_a_client_and_not_let_it_in() {
+    #[derive(Clone)]
+    struct Site {
+        live: AsyncSender,
+        doors: Arc<HashMap<&'static str, bool>>,
+    }
+    impl FromRef<Site> for AsyncSender {
+        fn from_ref(site: &Site) -> Self {
+            site.live.clone()
+        }
+    }
+    async fn door(
+        State(site): State<Site>,
+        uri: axum::http::Uri,
+        upgrade: Result<WebsocketUpgrade, Reject>,
+    ) -> Response {
+        match (site.doors.get(uri.path()), upgrade) {
+            (Some(true), Ok(upgrade)) => upgrade.into_response(),
+            (_, Ok(_)) => (StatusCode::GONE, "closed").into_response(),
+            (_, Err(reject)) => (StatusCode::IM_A_TEAPOT, reject.to_string()).into_response(),
+        }
+    }
+    let running = echo()
+        .with_limits(Limits {
+            connections_max: 1,
+            ..Limits::default()
+        })
+        .start()
+        .unwrap();
+    let site = Site {
+        live: running.sender(),
+        doors: Arc::new([("/open", true), ("/closed", false)].into()),
+    };
+    let served = Served::start(Router::new().fallback(door).with_state(site));
+    for _ in 0..3 {
+        let answer = rejected(served.address, &upgrade_request("/closed"));
+        assert!(answer.starts_with("HTTP/1.1 410 "), "{answer}");
+    }
+    let plain = ask(
+        served.address,
+        "GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    );
+    assert!(plain.starts_with("HTTP/1.1 418 "), "{plain}");
+    let mut client = Client::connect_to(served.address, "/open");
+    client.send("in");
+    assert_eq!(client.receive_text(), "in");
+}
+
+#[test]
+fn a_violation_right_behind_the_request_is_closed_with_its_code() {
+    let (_running, served) = serve(echo());
+    let unmasked = [0x81, 0x01, b'x'];
+    let mut socket = socket_to_websocket(served.address, &unmasked);
+    let (first, payload) = read_frame(&mut socket).unwrap();
+    assert_eq!((first, close_code(&payload)), (0x88, 1002));
+}
+
+#[test]
+fn a_build_without_the_feature_has_nothing_of_axum() {
+    let tree = |features: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--package",
+                "humphrey_ws",
+                "--edges",
+                "normal",
+                "--prefix",
+                "none",
+            ])
+            .args(["--offline", "--locked"])
+            .args(features)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let has = |tree: &str, name: &str| {
+        tree.lines()
+            .any(|line| line.split(' ').next() == Some(name))
+    };
+    let with = tree(&["--features", "axum"]);
+    let without = tree(&[]);
+    for name in ["axum", "hyper", "hyper-util", "tokio", "http", "tower"] {
+        assert!(has(&with, name), "{name}");
+        assert!(!has(&without, name), "{name}");
+    }
+}

@@ -1,0 +1,289 @@
+//! What rooms keep: ids without gaps, replays without gap or duplicate, bounds.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::{
+    AsyncWebsocketApp, HistoryId, JoinErrorReason, Limits, Message, RunningApp, SendErrorReason,
+};
+use support::{Client, eventually, start};
+
+const STOP: Duration = Duration::from_millis(100);
+
+fn message(text: impl std::fmt::Display) -> Message {
+    Message::new(text.to_string())
+}
+
+/// An app whose clients join the room `r` from the id in their path on; `/all` is from the first kept message on.
+/// They are told how many messages that is, behind the replay.
+fn resuming() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_connect_handler(|stream, _| {
+            let id = match &stream.path()[1..] {
+                "all" => None,
+                id => Some(id.parse().expect("an id")),
+            };
+            match stream.join_since("r", id) {
+                Ok(messages) => stream.send(message(format!("replayed {messages}"))),
+                Err(error) => stream.send(message(format!("{:?}", error.reason))),
+            }
+        })
+}
+
+fn texts(running: &RunningApp, id: Option<HistoryId>) -> Vec<String> {
+    let kept = running.sender().room("r").since(id).expect("it is kept");
+    let text = |(_, message): &(HistoryId, Message)| message.text().unwrap().to_owned();
+    kept.iter().map(text).collect()
+}
+
+#[test]
+fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept() {
+    let app = resuming().with_history("r", 10, 1_000);
+    let (running, _) = start(app);
+    let room = running.sender().room("r");
+    assert_eq!(room.last_id(), None);
+    for n in 1..=25 {
+        room.broadcast(message(n));
+        let id = room.last_id().unwrap();
+        assert_eq!(id.sequence(), n);
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    let kept = room.since(None).unwrap();
+    let sequences: Vec<u64> = kept.iter().map(|(id, _)| id.sequence()).collect();
+    assert_eq!(sequences, (16..=25).collect::<Vec<_>>());
+    assert!(
+        kept.iter()
+            .all(|(id, message)| message.text() == Some(&id.sequence().to_string()))
+    );
+    let id = |index: usize| Some(kept[index].0);
+    assert_eq!(texts(&running, id(6)), ["23", "24", "25"]);
+    assert_eq!(texts(&running, id(9)), [""; 0]);
+
+    // Bytes bound it, too.
+    for _ in 0..5 {
+        room.broadcast(message("x".repeat(400)));
+    }
+    assert_eq!(room.since(None).unwrap().len(), 2);
+    let gone = room.since(id(9)).unwrap_err();
+    assert_eq!(Some(gone.asked), id(9));
+    assert_eq!(gone.oldest.map(|id| id.sequence()), Some(29));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_room_that_is_not_to_keep_anything_keeps_nothing() {
+    let app = resuming()
+        .with_history("secret/*", 0, 0)
+        .with_history("*", 10, 1_000);
+    let (running, _) = start(app);
+    let sender = running.sender();
+    for room in ["secret/a", "public"] {
+        sender.room(room).broadcast(message("x"));
+    }
+    assert!(sender.room("secret/a").since(None).unwrap().is_empty());
+    assert_eq!(sender.room("secret/a").last_id(), None);
+    assert_eq!(sender.room("public").since(None).unwrap().len(), 1);
+    let foreign = sender.room("public").last_id();
+    assert!(sender.room("secret/a").since(foreign).is_err());
+    assert!(sender.everyone().since(None).unwrap().is_empty());
+    assert_eq!(sender.metrics().rooms, 1, "the one that keeps something");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_joins_since_a_message_gets_what_came_after_and_is_told_when_that_is_gone() {
+    let (running, address) = start(resuming().with_history("r", 5, 10_000));
+    let room = running.sender().room("r");
+    let ids: Vec<HistoryId> = (1..=8)
+        .map(|n| {
+            room.broadcast(message(n));
+            room.last_id().unwrap()
+        })
+        .collect();
+    let mut all = Client::connect_to(address, "/all");
+    let mut some = Client::connect_to(address, &format!("/{}", ids[5]));
+    let mut last = Client::connect_to(address, &format!("/{}", ids[7]));
+    for n in 4..=8 {
+        assert_eq!(all.receive_text(), n.to_string());
+    }
+    assert_eq!(all.receive_text(), "replayed 5");
+    assert_eq!(
+        (some.receive_text(), some.receive_text()),
+        ("7".into(), "8".into())
+    );
+    assert_eq!(some.receive_text(), "replayed 2");
+    assert_eq!(last.receive_text(), "replayed 0");
+
+    let mut early = Client::connect_to(address, &format!("/{}", ids[0]));
+    assert_eq!(early.receive_text(), "HistoryGone");
+    let foreign = "1-5".parse::<HistoryId>().unwrap();
+    let mut other = Client::connect_to(address, &format!("/{foreign}"));
+    assert_eq!(other.receive_text(), "HistoryGone");
+    assert_eq!(room.len(), 3, "who was refused is not in the room");
+    room.broadcast(message("live"));
+    for client in [&mut all, &mut some, &mut last] {
+        assert_eq!(client.receive_text(), "live");
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn replay_goes_over_into_live_without_gap_or_duplicate_while_many_threads_send() {
+    const SENDERS: usize = 4;
+    const MESSAGES: usize = 2_000;
+    let (running, address) = start(resuming().with_history("r", 100_000, 16 << 20));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let room = running.sender().room("r");
+            scope.spawn(move || {
+                for n in 0..MESSAGES {
+                    room.broadcast_with(|id| message(format!("{} {sender} {n}", id.unwrap())));
+                }
+            });
+        }
+        let clients: Vec<_> = (0..12)
+            .map(|_| {
+                let (done, running) = (&done, &running);
+                scope.spawn(move || {
+                    let room = running.sender().room("r");
+                    let since = room.last_id();
+                    let path = since.map_or("/all".to_owned(), |id| format!("/{id}"));
+                    let mut client = Client::connect_to(address, &path);
+                    let mut next = since.map_or(1, |id| id.sequence() + 1);
+                    let mut of = [None; SENDERS];
+                    while next <= (SENDERS * MESSAGES) as u64 {
+                        let text = client.receive_text();
+                        let words: Vec<&str> = text.split(' ').collect();
+                        let [id, sender, n] = words[..] else {
+                            assert!(text.starts_with("replayed "), "{text}");
+                            continue;
+                        };
+                        let id: HistoryId = id.parse().unwrap();
+                        assert_eq!(id.sequence(), next, "the ids have no gap");
+                        next += 1;
+                        let (sender, n): (usize, usize) =
+                            (sender.parse().unwrap(), n.parse().unwrap());
+                        let before = of[sender].replace(n);
+                        assert!(
+                            before.is_none_or(|before| before + 1 == n),
+                            "each sender's order"
+                        );
+                        assert!(!done.load(Ordering::Relaxed));
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_is_in_the_room_already_is_sent_nothing_twice() {
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_history("r", 10, 1_000)
+        .with_connect_handler(|stream, _| {
+            stream.join("r");
+            stream.send(message("joined"));
+        })
+        .with_message_handler(|stream, _, _| {
+            let replayed = stream.join_since("r", None).unwrap();
+            stream.send(message(format!("replayed {replayed}")));
+        });
+    let (running, address) = start(app);
+    let mut client = Client::connect(address);
+    assert_eq!(client.receive_text(), "joined");
+    running.sender().room("r").broadcast(message("once"));
+    client.send("again");
+    assert_eq!(client.receive_text(), "once");
+    assert_eq!(client.receive_text(), "replayed 0");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_replay_that_is_longer_than_the_outbox_bound_is_no_sign_of_a_slow_client() {
+    let app = resuming()
+        .with_history("r", 1_000, 8 << 20)
+        .with_limits(Limits {
+            outbox_bytes_max: 64 << 10,
+            mailbox_bytes_max: 64 << 10,
+            ..Limits::default()
+        });
+    let (running, address) = start(app);
+    let room = running.sender().room("r");
+    for n in 0..1_000 {
+        room.broadcast(message(format!("{n} {}", "x".repeat(4_000))));
+    }
+    let mut client = Client::connect_to(address, "/all");
+    for n in 0..1_000 {
+        assert!(client.receive_text().starts_with(&format!("{n} ")));
+    }
+    assert_eq!(client.receive_text(), "replayed 1000");
+    assert_eq!(running.sender().metrics().slow_consumers, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_first() {
+    let app = resuming().with_history("*", 3, 1_000).with_limits(Limits {
+        rooms_max: 32,
+        ..Limits::default()
+    });
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let mut inside = Client::connect_to(address, "/all");
+    assert_eq!(inside.receive_text(), "replayed 0");
+    for n in 0..100 {
+        sender.room(&format!("user {n}")).broadcast(message(n));
+        sender.room("often").broadcast(message(n));
+        assert!(sender.metrics().rooms <= 32);
+    }
+    assert!(sender.room("user 0").since(None).unwrap().is_empty());
+    assert_eq!(sender.room("user 99").since(None).unwrap().len(), 1);
+    assert_eq!(sender.room("often").last_id().unwrap().sequence(), 100);
+    // The room that somebody is in has stayed, and is the same.
+    sender.room("r").broadcast(message("still there"));
+    assert_eq!(inside.receive_text(), "still there");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_message_that_is_refused_gets_no_id() {
+    let app = resuming().with_history("r", 10, 1_000).with_limits(Limits {
+        message_bytes_max: 100,
+        ..Limits::default()
+    });
+    let (running, _) = start(app);
+    let room = running.sender().room("r");
+    let error = room.try_broadcast(message("x".repeat(101))).unwrap_err();
+    assert_eq!(error.reason, SendErrorReason::TooLarge);
+    assert_eq!(room.last_id(), None);
+    room.try_broadcast(message("fits")).unwrap();
+    assert_eq!(room.last_id().unwrap().sequence(), 1);
+    running.shutdown(STOP);
+    let late = room.try_broadcast(message("late")).unwrap_err();
+    assert_eq!(late.reason, SendErrorReason::Closed);
+    assert_eq!(room.broadcast_with(|_| message("late")), None);
+}
+
+#[test]
+fn a_join_that_needs_no_history_is_a_join_and_one_that_does_is_refused() {
+    let (running, address) = start(resuming());
+    let mut plain = Client::connect_to(address, "/all");
+    assert_eq!(plain.receive_text(), "replayed 0");
+    let mut resumes = Client::connect_to(address, "/1-1");
+    let refused = format!("{:?}", JoinErrorReason::HistoryGone);
+    assert_eq!(resumes.receive_text(), refused);
+    assert_eq!(running.sender().room("r").len(), 1);
+    plain.close();
+    eventually("the room is gone", || running.sender().metrics().rooms == 0);
+    running.shutdown(STOP);
+}
