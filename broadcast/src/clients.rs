@@ -205,6 +205,6 @@ fn form_of(stream: &Stream) -> Form {
     }
 }
 
-fn bad_request(why: impl std::fmt::Display) -> Reject {
+pub(crate) fn bad_request(why: impl std::fmt::Display) -> Reject {
     Reject::new(400).with_body(format!("{why}\n"))
 }

@@ -5,6 +5,7 @@
 //! input) can be hastened (by a signal).
 
 mod clients;
+mod events;
 mod json;
 mod lines;
 mod metrics;
@@ -146,7 +147,10 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
         let door = door.clone();
         app.on_handshake(move |request, _| door.handshake(request));
     }
-    app.on_connect(move |stream, _| door.enter(&stream));
+    {
+        let door = door.clone();
+        app.on_connect(move |stream, _| door.enter(&stream));
+    }
     match options.on_message {
         OnMessage::Echo => app.on_message(move |stream, message, _| {
             clients::echo(&stream, message, message_bytes_max);
@@ -162,7 +166,10 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
     if let Some(token) = options.publish_token()? {
         app = app.with_routes(publish::routes(rooms.clone(), token));
     }
-    let app = app.with_routes(page::routes(rooms.clone()));
+    let app = app
+        .with_event_stream("/events", events::handler(door.clone()))
+        .with_event_stream("/events/*", events::handler(door.clone()))
+        .with_routes(page::routes(rooms.clone()));
     Ok((app, rooms))
 }
 

@@ -26,7 +26,8 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// every connection with code 1001 and ends the program.
 ///
 /// Who connects to ws://127.0.0.1:8080/ROOM is in that room (percent-encoded, up to 240 bytes), and gets what is sent
-/// to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM.
+/// to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the same as
+/// server-sent events, from http://127.0.0.1:8080/events/ROOM or /events.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -55,7 +56,7 @@ pub(crate) struct Options {
     pub(crate) max_rooms: Option<usize>,
 
     /// Let programs that know this token send messages, of up to 1 MiB: POST /publish/ROOM, or /publish for everyone, with
-    /// the header 'Authorization: Bearer TOKEN'. The answer is JSON and says how many clients there were to get it:
+    /// the header 'Authorization: Bearer TOKEN'. The answer is JSON and says how many WebSocket clients there were to get it:
     /// {"members": 2}. A body of Content-Type application/octet-stream is sent as a binary message, any other as text. Other
     /// users of this machine can see the token in the list of processes: see the next option. Without it, /publish is not
     /// found
