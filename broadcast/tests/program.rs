@@ -344,6 +344,27 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
+fn the_options_of_the_readme_are_those_of_the_help() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## The program").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let (_, help, _) = support::run(&["--help"]);
+    let mut seen = 0;
+    for (at, _) in section.match_indices("--") {
+        let name = section[at..].trim_start_matches('-');
+        let name = &name[..name
+            .find(|c: char| c != '-' && !c.is_ascii_lowercase())
+            .unwrap()];
+        // Lines of a table have others.
+        if !name.is_empty() {
+            assert!(help.contains(&format!(" --{name}")), "--{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 8, "only {seen}");
+}
+
+#[test]
 fn one_connection_too_many_is_answered_with_503() {
     let program = Program::start(&["--no-welcome", "--max-connections", "2"]);
     let (mut first, second) = (program.connect(), program.connect());

@@ -2,7 +2,17 @@
 
 import { Program, WAIT_MS, assert, hasState, message, open, says, sees } from "./support.mjs";
 
-const TOKEN = "s3cret";
+export const TOKEN = "s3cret";
+
+/** Sends something to a room, or to everyone; how many there were to get it. */
+export async function publish(program, room, body) {
+  const path = room === null ? "publish" : `publish/${encodeURIComponent(room)}`;
+  const headers = { Authorization: `Bearer ${TOKEN}` };
+  if (typeof body !== "string") headers["Content-Type"] = "application/octet-stream";
+  const response = await fetch(program.url + path, { method: "POST", headers, body });
+  assert(response.status === 200, `published with status ${response.status}`);
+  return (await response.json()).members;
+}
 
 /** A test with a program of its own, and ways to publish and to open pages. */
 function withProgram(options, test) {
@@ -16,17 +26,7 @@ function withProgram(options, test) {
         run.contexts.push(page.context());
         return page;
       },
-      /** Sends something to a room, or to everyone; how many there were to get it. */
-      async publish(room, body) {
-        const path = room === null ? "publish" : `publish/${encodeURIComponent(room)}`;
-        const response = await fetch(run.program.url + path, {
-          method: "POST",
-          headers: { Authorization: `Bearer ${TOKEN}` },
-          body,
-        });
-        assert(response.status === 200, `published with status ${response.status}`);
-        return (await response.json()).members;
-      },
+      publish: (room, body) => publish(run.program, room, body),
       async restart() {
         await run.program.end("SIGKILL");
         run.program = await start(run.program.listen);
@@ -55,7 +55,7 @@ async function choose(page, room) {
  * A page without a connection, while `meanwhile` happens: the program is told to stop, which its clients see, and another
  * takes the place, or the network is gone.
  */
-async function offline(page, meanwhile) {
+export async function offline(page, meanwhile) {
   // A connection that is there stays in Chromium when it goes offline, so the page lets go of it itself.
   await page.context().setOffline(true);
   await page.evaluate(() => socket.close());
@@ -188,8 +188,9 @@ export const roomTests = {
       await offline(page, async () => {
         for (const n of [1, 2, 3]) await publish("a", `missed ${n}`);
       });
-      await sees(page, "More was sent meanwhile than the server keeps");
-      await sees(page, "missed 3");
+      await sees(page, "Connected again. Missed meanwhile: 2 messages.");
+      const gap = "More was sent meanwhile than the server keeps: something is missing here.";
+      assert(String((await shown(page)).slice(-4, -1)) === `${gap},missed 2,missed 3`, `${await shown(page)}`);
       assert(String(await missed(page)) === "missed 2,missed 3", `marked: ${await missed(page)}`);
     },
   ),
@@ -208,7 +209,7 @@ export const roomTests = {
       await run.publish("a", "since");
       await page.context().setOffline(false);
       await sees(page, "The server was restarted meanwhile: something may be missing here.");
-      await sees(page, "Live from here");
+      await sees(page, "Connected again. Missed meanwhile: 1 message.");
       assert(String(await missed(page)) === "since", `marked: ${await missed(page)}`);
       await run.publish("a", "after");
       await sees(page, "after");
