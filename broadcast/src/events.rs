@@ -51,6 +51,7 @@ mod tests {
         let setup = Setup {
             history,
             rooms_max: None,
+            announces,
         };
         let door = Door::new(Rooms::new(app.sender(), setup), announces);
         subscription(&door, &RequestHead::new(path)).unwrap()

@@ -142,7 +142,7 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
     }
     app = setup.apply(app);
     let rooms = Rooms::new(app.sender(), setup);
-    let door = Arc::new(Door::new(rooms.clone(), !options.no_welcome));
+    let door = Arc::new(Door::new(rooms.clone(), setup.announces));
     {
         let door = door.clone();
         app.on_handshake(move |request, _| door.handshake(request));

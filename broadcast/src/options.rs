@@ -167,6 +167,7 @@ impl Options {
         Setup {
             history: self.history.map(usize::from),
             rooms_max: self.max_rooms,
+            announces: !self.no_welcome,
         }
     }
 

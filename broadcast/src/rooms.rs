@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) history: Option<usize>,
     /// How many rooms there may be, if the user has said so.
     pub(crate) rooms_max: Option<usize>,
+    /// New clients are announced.
+    pub(crate) announces: bool,
 }
 
 impl Setup {
@@ -53,10 +55,11 @@ impl Setup {
     pub(crate) fn library_rooms_max(self) -> usize {
         match self.history {
             None => self.rooms_max.unwrap_or(Limits::default().rooms_max),
-            // Four for each, and for everyone.
+            // One for each form, and as many for announcements; and the same for everyone.
             Some(_) => {
                 let rooms = self.rooms_max.unwrap_or(KEPT_ROOMS_MAX);
-                rooms.saturating_add(1).saturating_mul(4)
+                let each = if self.announces { 4 } else { 2 };
+                rooms.saturating_add(1).saturating_mul(each)
             }
         }
     }
@@ -209,6 +212,7 @@ mod tests {
         let setup = Setup {
             history,
             rooms_max: None,
+            announces: false,
         };
         Rooms::new(app.sender(), setup)
     }
@@ -233,10 +237,19 @@ mod tests {
 
     #[test]
     fn there_are_as_many_rooms_as_the_user_says_whatever_one_is_made_of() {
-        let of = |history, rooms_max| Setup { history, rooms_max }.library_rooms_max();
-        assert_eq!(of(None, None), Limits::default().rooms_max);
-        assert_eq!(of(None, Some(5)), 5);
-        assert_eq!(of(Some(10), Some(5)), 24);
-        assert_eq!(of(Some(10), Some(usize::MAX)), usize::MAX);
+        let of = |history, rooms_max| {
+            [false, true].map(|announces| {
+                let setup = Setup {
+                    history,
+                    rooms_max,
+                    announces,
+                };
+                setup.library_rooms_max()
+            })
+        };
+        assert_eq!(of(None, None), [Limits::default().rooms_max; 2]);
+        assert_eq!(of(None, Some(5)), [5; 2]);
+        assert_eq!(of(Some(10), Some(5)), [12, 24]);
+        assert_eq!(of(Some(10), Some(usize::MAX)), [usize::MAX; 2]);
     }
 }
