@@ -29,6 +29,14 @@ fn connect_to(program: &Program, room: &str, members: usize) -> Client {
     client
 }
 
+/// A client of everyone, once what is sent to everyone reaches it: its first message is handled behind that.
+fn connect(program: &Program) -> Client {
+    let mut client = program.connect();
+    client.send(Message::text("in?"));
+    assert_eq!(client.text(), "in?");
+    client
+}
+
 #[test]
 fn with_room_standard_input_goes_to_that_room_only() {
     for history in [&[][..], &["--history", "9"]] {
@@ -53,7 +61,7 @@ fn what_goes_to_everyone_goes_to_who_is_in_a_room_too() {
         let mut arguments = vec![NO_WELCOME];
         arguments.extend(history);
         let mut program = Program::start(&arguments);
-        let (mut inside, mut outside) = (connect_to(&program, "news", 1), program.connect());
+        let (mut inside, mut outside) = (connect_to(&program, "news", 1), connect(&program));
         for n in 0..100 {
             program.write(format!("{n}\n").as_bytes());
         }
@@ -259,7 +267,7 @@ fn as_json_a_reply_is_one_and_has_no_id() {
 fn as_json_a_line_that_would_be_too_long_is_left_out_and_said() {
     const LINE_BYTES: usize = 9 << 20;
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
-    let (mut plain, mut json) = (program.connect(), program.connect_json("/"));
+    let (mut plain, mut json) = (connect(&program), program.connect_json("/"));
     assert_eq!(json.json()["kind"], "live");
     // Each of them takes two bytes in JSON.
     let mut line = vec![b'"'; LINE_BYTES];

@@ -324,8 +324,11 @@ impl Client {
     /// The next message that carries data.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
+        let begun = Instant::now();
         loop {
             let message = self.any();
+            // Pings would keep it from ending.
+            assert!(begun.elapsed() < DEADLINE, "no message");
             if message.is_text() || message.is_binary() {
                 return message;
             }
