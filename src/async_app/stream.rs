@@ -346,7 +346,7 @@ where
     /// handed over with [`WebsocketStream::new`].
     pub fn path(&self) -> &str {
         match &self.way {
-            Way::Engine { session, .. } => session.target.split('?').next().unwrap_or("/"),
+            Way::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
             Way::Channel { .. } => "/",
         }
     }
@@ -355,7 +355,7 @@ where
     pub fn query(&self) -> &str {
         match &self.way {
             Way::Engine { session, .. } => session
-                .target
+                .target()
                 .split_once('?')
                 .map_or("", |(_, query)| query),
             Way::Channel { .. } => "",

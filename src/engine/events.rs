@@ -24,8 +24,8 @@ pub(crate) struct Session {
     /// What its messages are sent as.
     pub(crate) form: Form,
     pub(super) span: Span,
-    /// The path of the request that opened it, with its query.
-    pub(crate) target: Box<str>,
+    /// The path of the request that opened it, with its query; nothing stands for `/`, which most ask for.
+    target: Box<str>,
     /// What the program keeps for it; set by whoever needs it first.
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
@@ -87,11 +87,19 @@ impl Session {
             peer,
             form,
             rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
-            target: target.into(),
+            target: if target == "/" { "" } else { target }.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
             rooms: Mutex::default(),
             batch: AtomicU8::new(Batch::HANDED_OVER),
+        }
+    }
+
+    /// The path of the request that opened it, with its query.
+    pub(crate) fn target(&self) -> &str {
+        match &*self.target {
+            "" => "/",
+            target => target,
         }
     }
 

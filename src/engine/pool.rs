@@ -65,6 +65,8 @@ pub(crate) enum Done {
         panicked: bool,
         unhandled: u32,
         bytes: usize,
+        /// Where the events were: the next ones can be put there.
+        memory: Vec<Event>,
     },
     /// The request is answered.
     Request(Response),
@@ -275,12 +277,12 @@ impl Pool {
             outcome.is_ok()
         };
         let done = match job.work {
-            Work::Session(session, list, bytes) => {
+            Work::Session(session, mut memory, bytes) => {
                 let span = session.span.clone();
-                let goes_on = list
+                let goes_on = memory
                     .last()
                     .is_some_and(|last| !matches!(last, Event::Close));
-                let mut list = list.into_iter();
+                let mut list = memory.drain(..);
                 let panicked = span.within(|| {
                     list.by_ref().any(|event| {
                         let mut event = Some(event);
@@ -327,6 +329,7 @@ impl Pool {
                     panicked,
                     unhandled,
                     bytes,
+                    memory,
                 }
             }
             Work::Request(request) => {

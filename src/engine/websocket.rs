@@ -513,9 +513,10 @@ impl<T: Transport> Core<T> {
     }
 
     /// Word of a batch's end.
-    pub(super) fn done(&mut self, key: Key, done: Done) {
-        if let Done::Session { bytes, .. } = done {
-            self.intake.sub_unhandled(bytes);
+    pub(super) fn done(&mut self, key: Key, mut done: Done) {
+        if let Done::Session { bytes, memory, .. } = &mut done {
+            self.intake.sub_unhandled(*bytes);
+            self.intake.give_back(std::mem::take(memory));
         }
         let Some(slot) = self.conns.find(key) else {
             return;
@@ -526,7 +527,7 @@ impl<T: Transport> Core<T> {
             Done::Session {
                 panicked,
                 unhandled,
-                bytes: _,
+                ..
             } => {
                 let mark = self.delivery.mark();
                 let Some(ws) = self.ws(slot) else {

@@ -536,7 +536,7 @@ impl Game {
         let world = World::new(Setup {
             streamer: Box::new(move |hub, session| {
                 let (rooms, begun, published) = &of_program;
-                let wanted = wanted(&session.target);
+                let wanted = wanted(session.target());
                 let rooms = rooms.get().unwrap();
                 let rooms: Vec<_> = rooms.iter().enumerate().collect();
                 let of_stream: Vec<Arc<Room>> = rooms

@@ -19,6 +19,9 @@ impl WebSocket {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
+        if self.inbox.capacity() == 0 {
+            self.inbox = intake.spare();
+        }
         self.inbox.push(Event::Message(message));
     }
 
