@@ -22,7 +22,7 @@ pub struct Metrics {
     pub connections_opened: u64,
     /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
     pub event_streams: u64,
-    /// Clients of event streams that were served, and not just with the head.
+    /// Clients of event streams that were served; requests for the head alone (`HEAD`) do not count.
     pub event_streams_opened: u64,
     /// Rooms that there are now (a gauge).
     pub rooms: u64,
@@ -46,7 +46,7 @@ pub struct Metrics {
     pub bytes_in: u64,
     /// Messages written to sockets in full, once for each recipient.
     pub messages_out: u64,
-    /// Bytes written to WebSocket clients, framing included.
+    /// Bytes written to WebSocket clients and event streams, framing included.
     pub bytes_out: u64,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
@@ -92,7 +92,7 @@ pub struct Refused {
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,
-    /// Its address began more than
+    /// Its address began more WebSockets and event streams than
     /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
     pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
@@ -130,7 +130,7 @@ pub struct HandshakeFailures {
     pub too_large: u64,
     /// Not there in time ([`Limits::handshake_timeout`](crate::Limits::handshake_timeout)).
     pub timeout: u64,
-    /// No WebSocket was asked for, and no routes are mounted.
+    /// No WebSocket was asked for, nor an event stream that there is, and no routes are mounted.
     pub not_an_upgrade: u64,
     /// Another version of the WebSocket protocol than 13, or none.
     pub version: u64,
@@ -162,7 +162,7 @@ pub struct Dropped {
     pub slow_consumer: u64,
     /// The connection closed, or broke, while the message waited for it.
     pub closed: u64,
-    /// Nobody was connected, or nobody had that address or id.
+    /// Nobody was connected, or in that room, or had that address or id.
     pub no_recipient: u64,
     /// The app did not run yet, or no longer.
     pub not_running: u64,

@@ -13,7 +13,9 @@ use std::time::Duration;
 use events::{EventSource, STOP, answer, app, request, serve, text};
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
-use humphrey_ws::{Limits, Message, Origins, Reject, RunningApp, SlowConsumer, Subscription};
+use humphrey_ws::{
+    AsyncWebsocketApp, Limits, Message, Origins, Reject, RunningApp, SlowConsumer, Subscription,
+};
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
 #[test]
@@ -180,6 +182,18 @@ fn a_star_in_the_path_stands_for_any_characters_and_the_first_stream_that_fits_c
     let (head, _) = answer(address, &request("GET", "/of", "Connection: close\r\n"));
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
     running.shutdown(STOP);
+}
+
+#[test]
+fn an_event_stream_that_no_request_could_reach_is_an_error_at_the_start() {
+    let stream = |app: AsyncWebsocketApp<()>, path| {
+        let app = app.with_event_stream(path, |_, _| Ok(Subscription::broadcasts()));
+        app.start().map(drop).unwrap_err().to_string()
+    };
+    let error = stream(app(), "events");
+    assert!(error.contains("\"events\" fits no request"), "{error}");
+    let error = stream(AsyncWebsocketApp::new_unlinked(), "/events");
+    assert!(error.contains("no port of its own"), "{error}");
 }
 
 #[test]

@@ -211,13 +211,13 @@ fn whereabouts(address: SocketAddr) -> String {
 /// What was done, in one line: what went as it should first, losses only where there were any.
 fn summary(metrics: &Metrics) -> String {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
-    let mut summary = format!(
-        "{} client{}, {} message{} sent",
-        metrics.connections_opened,
-        plural(metrics.connections_opened),
-        metrics.messages_out,
-        plural(metrics.messages_out),
-    );
+    let (clients, streams) = (metrics.connections_opened, metrics.event_streams_opened);
+    let mut summary = format!("{clients} client{}", plural(clients));
+    if streams > 0 {
+        summary += &format!(", {streams} event stream{}", plural(streams));
+    }
+    let sent = metrics.messages_out;
+    summary += &format!(", {sent} message{} sent", plural(sent));
     let dropped = &metrics.dropped;
     let losses = [
         (dropped.slow_consumer, "dropped (slow clients)"),
@@ -250,11 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_losses_only_where_there_were_any() {
+    fn the_summary_names_event_streams_and_losses_only_where_there_were_any() {
         let mut metrics = Metrics::default();
         metrics.connections_opened = 1;
         metrics.messages_out = 2;
         assert_eq!(summary(&metrics), "1 client, 2 messages sent");
+        metrics.event_streams_opened = 1;
+        assert_eq!(
+            summary(&metrics),
+            "1 client, 1 event stream, 2 messages sent"
+        );
+        metrics.event_streams_opened = 0;
         metrics.connections_opened = 12;
         metrics.dropped.slow_consumer = 78;
         metrics.dropped.no_recipient = 3;

@@ -93,8 +93,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections_per_address: Option<usize>,
 
-    /// WebSocket handshakes that one address may begin per second; further ones are answered with 429. Without it,
-    /// any number
+    /// WebSocket handshakes and event streams that one address may begin per second; further ones are answered with 429.
+    /// Without it, any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 

@@ -80,7 +80,8 @@ pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
 
 fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
     if request.method != Method::Post {
-        return refusal(StatusCode::MethodNotAllowed, "send a POST").with_header("Allow", "POST");
+        return refusal(StatusCode::MethodNotAllowed, "publish with POST")
+            .with_header("Allow", "POST");
     }
     let authorization = request.headers.get(HeaderType::Authorization);
     if !authorization.is_some_and(|value| token.is_in(value)) {
@@ -88,8 +89,9 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
             Some(_) => "Bearer realm=\"publish\", error=\"invalid_token\"",
             None => "Bearer realm=\"publish\"",
         };
-        return refusal(StatusCode::Unauthorized, "the token is needed to publish")
-            .with_header("WWW-Authenticate", challenge);
+        let why =
+            "publishing needs the header 'Authorization: Bearer TOKEN', with the server's token";
+        return refusal(StatusCode::Unauthorized, why).with_header("WWW-Authenticate", challenge);
     }
     let room = match RoomName::of_path(path) {
         Ok(room) => room,

@@ -420,11 +420,14 @@ where
     /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
     ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
     ///   visitors' cookies; where any may connect, without.
-    /// - Its clients are no connections: no handler hears of them, and they are not in
+    /// - No other handler hears of its clients, and they are not in
     ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
-    ///   [`Metrics::event_streams`](crate::Metrics::event_streams) counts them.
+    ///   [`Metrics::event_streams`](crate::Metrics::event_streams) and
+    ///   [`Room::event_streams`](crate::Room::event_streams) count them.
     ///
     /// Every event is rendered once, however many clients get it, and not at all where there is none.
+    ///
+    /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Message, Reject, Subscription};
@@ -561,6 +564,7 @@ where
             .map(TrustedProxies::resolve)
             .transpose()
             .map_err(|error| invalid(error.to_string()))?;
+        self.check_event_streams()?;
         let routes = self.take_routes()?;
         let address = match self.humphrey_link {
             HumphreyLink::Internal(..) => Some(self.bind()?),
@@ -611,6 +615,27 @@ where
             link: self.link,
             address,
         })
+    }
+
+    fn check_event_streams(&self) -> io::Result<()> {
+        let invalid = |error| Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        if let Some((path, _)) = self
+            .event_streams
+            .iter()
+            .find(|(path, _)| !path.starts_with(['/', '*']))
+        {
+            return invalid(format!(
+                "the path of an event stream begins with '/': {path:?} fits no request"
+            ));
+        }
+        if matches!(self.humphrey_link, HumphreyLink::External(_)) && !self.event_streams.is_empty()
+        {
+            return invalid(
+                "an unlinked app has no port of its own, where with_event_stream could be served"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn take_routes(&mut self) -> io::Result<Option<Routes<State>>> {

@@ -11,8 +11,9 @@ use crate::message::Message;
 /// A named set of connections, which can be sent something together.
 ///
 /// Any connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
-/// A room needs no making and no deleting: it is there while somebody is in it, and costs nothing else. Names are any
-/// text of up to 255 bytes. Everyone who is connected is a room, too, without a name:
+/// A room needs no making and no deleting: it is there while somebody is in it, or while it keeps messages
+/// ([`with_history`](crate::AsyncWebsocketApp::with_history)), and costs nothing else. Names are any text of up to 255
+/// bytes. Everyone who is connected is a room, too, without a name:
 /// [`AsyncSender::everyone`](crate::AsyncSender::everyone).
 ///
 /// What one thread does with rooms and connections happens in that order: who joins before a broadcast gets it, who

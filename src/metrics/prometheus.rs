@@ -162,7 +162,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "sent_bytes_total",
         kind: "counter",
-        help: "Bytes written to WebSocket clients, framing included.",
+        help: "Bytes written to WebSocket clients and event streams, framing included.",
         values: |metrics| one(metrics.bytes_out),
     },
     Family {
