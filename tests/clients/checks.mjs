@@ -2,7 +2,7 @@
 
 import { writeFile } from 'node:fs/promises';
 
-export const { AXUM_CHAT_URL, ECHO_URL, BROADCAST_URL, BROADCAST_INPUT, EVENTS_URL, EVENTS_INPUT } = process.env;
+export const { AXUM_CHAT_URL, ECHO_URL, BROADCAST_URL, BROADCAST_INPUT, EVENTS_URL, EVENTS_INPUT, LINKED_URL } = process.env;
 
 // How long anything may take, in milliseconds. Whoever waits so long waits for nothing.
 export const DEADLINE = 60_000;
