@@ -49,8 +49,8 @@ pub struct Limits {
     /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
     /// either half.
     ///
-    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler, and for what clients send
-    /// behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
+    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler or an event stream's, and
+    /// for what clients send behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
     /// for connect handlers ([`AsyncStream::request`](crate::AsyncStream::request)).
     pub received_bytes_max: usize,
     /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.

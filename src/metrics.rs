@@ -88,7 +88,7 @@ pub struct Refused {
     /// There were [`Limits::connections_max`](crate::Limits::connections_max).
     pub connections_max: u64,
     /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
-    /// Or too many waited for the handshake handler ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
+    /// Or too many waited for the handshake handler, or an event stream's ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,

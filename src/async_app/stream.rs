@@ -187,7 +187,8 @@ where
         }
     }
 
-    /// Sends a message to everyone who is connected, this client included.
+    /// Sends a message to everyone who is connected, this client included, and to event streams
+    /// [with broadcasts](crate::Subscription::with_broadcasts).
     ///
     /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
     pub fn broadcast(&self, message: Message) {
