@@ -227,9 +227,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("must be a whole number, at least 1".to_owned()),
     }
 }
 
@@ -301,6 +300,7 @@ mod tests {
             (&["--history", "0"], "'0'"),
             (&["--history", "10001"], "10001"),
             (&["--max-rooms", "0"], "at least 1"),
+            (&["--max-rooms", "many"], "a whole number"),
             (
                 &["--publish-token=a", "--publish-token-file=b"],
                 "cannot be used with",

@@ -36,8 +36,10 @@ impl Token {
 
     /// Reads it from a file; whitespace around it, as at the end of the line, is none of it.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
-        let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let named = |error: io::Error| {
+            let what = format!("--publish-token-file {}: {error}", path.display());
+            io::Error::new(error.kind(), what)
+        };
         // Whatever the file is, such as a device without end.
         let bytes_max = TOKEN_BYTES_MAX as u64 + 3;
         let mut text = String::new();
