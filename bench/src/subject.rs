@@ -1,17 +1,27 @@
-//! The subject: the same two jobs on humphrey_ws, through its ordinary public API.
+//! The subject: the same jobs on humphrey_ws, through its ordinary public API.
 //!
 //! One shard, handlers on the pool, no option that a usual program would not set.
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
-use humphrey_ws::AsyncWebsocketApp;
+use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
 use crate::args::Job;
-use crate::wire::PUBLISH;
+use crate::wire::{self, PUBLISH, VISIT};
+
+/// How many join, and how many leave, each second of a [`Job::Churn`].
+pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
+/// How many of them at once.
+const CHURN_BURST: u32 = 10;
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
-    let app = AsyncWebsocketApp::<()>::new_with_config((), 32, 1)
+    let visitors = Arc::new(Visitors::default());
+    let app = AsyncWebsocketApp::<Arc<Visitors>>::new_with_config(visitors.clone(), 32, 1)
         .with_address(address)
         .with_shards(1);
     let mut app = match job {
@@ -21,8 +31,91 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
                 stream.broadcast(message);
             }
         }),
+        Job::Rooms => app
+            .with_connect_handler(enter)
+            .with_message_handler(|stream, message, _| in_rooms(&stream, message)),
+        Job::Churn => {
+            let sender = app.sender();
+            let of_thread = visitors.clone();
+            let thread = thread::spawn(move || churn(&of_thread, &sender));
+            let _ = visitors.thread.set(thread.thread().clone());
+            app.with_connect_handler(enter)
+                .with_message_handler(|stream, message, visitors| {
+                    visitors.call();
+                    in_rooms(&stream, message);
+                })
+        }
     };
     crate::ready(app.bind()?)?;
     app.run();
     Err(io::Error::other("the server came to an end by itself"))
+}
+
+/// A connection's path is the room that it is in.
+fn enter(stream: AsyncStream, visitors: Arc<Arc<Visitors>>) {
+    match stream.path() {
+        PUBLISH | "/" => {}
+        VISIT => {
+            let mut all = visitors.all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push(stream.id());
+        }
+        path => stream.join(path.trim_start_matches('/')),
+    }
+}
+
+fn in_rooms(stream: &AsyncStream, message: Message) {
+    let room = wire::room_of(message.bytes()).map(|name| stream.room(name));
+    if stream.path() != PUBLISH {
+        room.into_iter().for_each(|room| room.join(stream.id()));
+        stream.send(message);
+    } else if let Some(room) = room {
+        room.broadcast(message);
+    }
+}
+
+/// Those who join and leave while there is something to be had.
+#[derive(Default)]
+struct Visitors {
+    all: Mutex<Vec<ConnectionId>>,
+    /// Something has been published since the last burst.
+    wanted: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Visitors {
+    fn call(&self) {
+        if !self.wanted.swap(true, Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// Has visitors join room 0 in turn, and leave it one burst later.
+fn churn(visitors: &Visitors, sender: &AsyncSender) {
+    let name = wire::room_name(0);
+    let room = sender.room(&String::from_utf8_lossy(&name));
+    let pause = Duration::from_secs(1) * CHURN_BURST / CHURN_PER_SECOND;
+    let mut inside: Vec<ConnectionId> = Vec::new();
+    let mut next = 0;
+    let mut due = Instant::now();
+    loop {
+        if !visitors.wanted.swap(false, Relaxed) {
+            thread::park();
+            due = Instant::now();
+            continue;
+        }
+        inside.drain(..).for_each(|id| room.leave(id));
+        let all = visitors.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.is_empty() {
+            let come = (0..CHURN_BURST as usize).map(|at| all[(next + at) % all.len()]);
+            inside.extend(come);
+            next += CHURN_BURST as usize;
+        }
+        drop(all);
+        inside.iter().for_each(|&id| room.join(id));
+        due += pause;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
 }
