@@ -25,6 +25,8 @@ use receiver::{Receiver, Shape};
 
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
+/// So many join a room at once.
+const GROUP: usize = 50;
 /// Nothing for this long although something is owed: the server has stalled.
 const STALLED: Duration = Duration::from_secs(10);
 
@@ -247,14 +249,27 @@ impl Load {
     }
 
     fn echo(&mut self, each: u64) -> io::Result<()> {
-        self.tally.expected += each * self.connections.len() as u64;
         let first = each.min(self.plan.window as u64);
-        for (token, connection) in self.connections.iter_mut().enumerate() {
-            connection.quota += each;
-            let room = |number| self.plan.room_of_message(token, number);
-            connection.send(&self.frame, &mut self.output, first, self.tally.now(), room)?;
+        let count = self.connections.len();
+        // Joining comes in small groups, so that what is in flight is no part of what a membership takes.
+        let group = if self.plan.rooms.count > 0 {
+            GROUP
+        } else {
+            count
+        };
+        for start in (0..count).step_by(group) {
+            let end = count.min(start + group);
+            self.tally.expected += each * (end - start) as u64;
+            for token in start..end {
+                let connection = &mut self.connections[token];
+                connection.quota += each;
+                let room = |number| self.plan.room_of_message(token, number);
+                let now = self.tally.now();
+                connection.send(&self.frame, &mut self.output, first, now, room)?;
+            }
+            self.until_received()?;
         }
-        self.until_received()
+        Ok(())
     }
 
     fn fan_out(&mut self, messages: u64) -> io::Result<()> {

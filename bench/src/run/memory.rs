@@ -153,9 +153,13 @@ fn join(setup: &Setup) -> io::Result<[Added; 2]> {
     first.expect_nothing_more(settle(setup))?;
     drop(first);
 
-    let mut load = Load::connect(server.address, plan(MEMBERS, ROOMS))?;
+    let (members, rooms) = match setup.quick {
+        true => (MEMBERS / 10, ROOMS / 10),
+        false => (MEMBERS, ROOMS),
+    };
+    let mut load = Load::connect(server.address, plan(members, rooms))?;
     let mut step = |joins: usize| {
-        load.deliver((joins * MEMBERS) as u64)?;
+        load.deliver((joins * members) as u64)?;
         load.expect_nothing_more(settle(setup))?;
         let (expected, received) = load.counts();
         Ok::<_, io::Error>((machine::resident(server.pid())?, expected, received))
@@ -166,7 +170,7 @@ fn join(setup: &Setup) -> io::Result<[Added; 2]> {
     let added = |full, each, expected, received| Added {
         base,
         full,
-        things: each * MEMBERS,
+        things: each * members,
         expected,
         received,
     };

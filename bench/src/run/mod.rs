@@ -152,7 +152,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         program: std::env::current_exe()?,
         baseline: options.text("baseline").map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
-        cpu_seconds: options.number("cpu-seconds", if quick { 0.3 } else { 2.0 })?,
+        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 2.0 })?,
         server_cpu: options.number("server-cpu", cpus[0])?,
         client_cpu: options.number("client-cpu", *cpus.get(1).unwrap_or(&cpus[0]))?,
     };
@@ -286,7 +286,7 @@ impl Side {
         let mut client = Client::connect(
             &setup.program,
             server.address,
-            work.plan(setup.sleep),
+            work.plan(setup.quick, setup.sleep),
             setup.client_cpu,
         )?;
         let mut chunk = work.in_flight();

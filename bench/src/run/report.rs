@@ -48,7 +48,7 @@ impl Report {
         }
         if setup.quick {
             head.push_str(
-                "A quick run: the counts are exact, the times are too short to mean much.\n",
+                "A quick run: the counts are exact, the times are too short to mean much, and there is a tenth of the rooms.\n",
             );
         }
         Self {

@@ -199,11 +199,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 impl Work {
-    pub(super) fn plan(&self, sleep: bool) -> Plan {
+    /// Quick, with a tenth of those who are in rooms, or beside them.
+    pub(super) fn plan(&self, quick: bool, sleep: bool) -> Plan {
+        let (mut clients, mut rooms) = (self.clients, self.rooms);
+        if quick && rooms.count > 0 {
+            clients /= 10;
+            match rooms.count {
+                1 => rooms.members /= 10,
+                _ => rooms.count /= 10,
+            }
+        }
         Plan {
             job: self.job,
-            clients: self.clients,
-            rooms: self.rooms,
+            clients,
+            rooms,
             window: self.window,
             size: SIZE,
             sleep,
