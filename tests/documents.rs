@@ -44,6 +44,8 @@ fn every_limit_stands_in_the_table_with_its_default() {
         received_bytes_max,
         head_bytes_max,
         body_bytes_max,
+        connection_rooms_max,
+        rooms_max,
         connections_max,
         peer_connections_max,
         peer_handshakes_per_second_max,
@@ -63,6 +65,8 @@ fn every_limit_stands_in_the_table_with_its_default() {
         ("received_bytes_max", bytes(received_bytes_max)),
         ("head_bytes_max", bytes(head_bytes_max)),
         ("body_bytes_max", bytes(body_bytes_max)),
+        ("connection_rooms_max", count(connection_rooms_max)),
+        ("rooms_max", count(rooms_max)),
         ("connections_max", count(connections_max)),
         ("peer_connections_max", option(peer_connections_max)),
         (

@@ -241,8 +241,8 @@ fn everyone_but_one_gets_what_is_sent_to_all_but_that_one() {
     let everyone: HashSet<ConnectionId> = sender.everyone().members().into_iter().collect();
     assert_eq!(everyone, members);
     assert_eq!(sender.everyone().len(), 5);
-    for n in 0..5 {
-        let id = clients[n].1;
+    for (n, (_, id)) in clients.iter().enumerate() {
+        let id = *id;
         room.broadcast_except(id, message(format!("room without {n}")));
         sender
             .everyone()

@@ -285,8 +285,9 @@ impl Link {
                     hub.join(reserved, &room.members, session, Vec::new())?;
                     return Ok(0);
                 };
-                let bytes = frames.iter().map(Bytes::len).sum();
-                let reserved = hub.reserve_join(session, frames.len(), bytes)?;
+                // Some more than now, since the room may be sent more meanwhile.
+                let bytes = frames.iter().map(Bytes::len).sum::<usize>() * 5 / 4;
+                let reserved = hub.reserve_join(session, frames.len() + 16, bytes + (4 << 10))?;
                 let Some(history) = room.history() else {
                     continue;
                 };

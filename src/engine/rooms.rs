@@ -444,7 +444,7 @@ impl LocalRooms {
         }
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn memberships(&self) -> usize {
         self.0.values().map(|room| room.members.len()).sum()
     }
