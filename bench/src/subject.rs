@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Mes
 use crate::args::Job;
 use crate::wire::{self, PUBLISH, VISIT};
 
+const THREADS: usize = 32;
+/// Messages that take long: more than there are threads.
+const WARM_UP: usize = 48;
 /// How many join, and how many leave, each second of a [`Job::Churn`].
 pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
 /// How many of them at once.
@@ -21,7 +24,7 @@ const CHURN_BURST: u32 = 10;
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
     let visitors = Arc::new(Visitors::default());
-    let app = AsyncWebsocketApp::<Arc<Visitors>>::new_with_config(visitors.clone(), 32, 1)
+    let app = AsyncWebsocketApp::<Arc<Visitors>>::new_with_config(visitors.clone(), THREADS, 1)
         .with_address(address)
         .with_shards(1);
     let mut app = match job {
@@ -66,10 +69,20 @@ fn enter(stream: AsyncStream, visitors: Arc<Arc<Visitors>>) {
 fn in_rooms(stream: &AsyncStream, message: Message) {
     let room = wire::room_of(message.bytes()).map(|name| stream.room(name));
     if stream.path() != PUBLISH {
+        warm_up();
         room.into_iter().for_each(|room| room.join(stream.id()));
         stream.send(message);
     } else if let Some(room) = room {
         room.broadcast(message);
+    }
+}
+
+/// The first messages that are no publisher's find every handler thread: so each has its stack and its part of the heap
+/// before memory is measured.
+fn warm_up() {
+    static MESSAGES: AtomicUsize = AtomicUsize::new(0);
+    if MESSAGES.load(Relaxed) < WARM_UP && MESSAGES.fetch_add(1, Relaxed) < WARM_UP {
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -4,7 +4,7 @@
 //! their own ([`LocalRooms`]), which follows through the mailbox. So joining, leaving and what is sent keep their order
 //! at each connection, and what any thread reads is what it has done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +15,8 @@ use super::events::{Session, Status};
 use super::hub::{Hub, Mail, Word};
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Wake, Weigh, When};
+use super::members::Members;
+use super::memberships::{Membership, Memberships};
 use super::pool::{self, Event};
 use crate::transport::Transport;
 
@@ -34,25 +36,9 @@ const RETIRED: usize = usize::MAX;
 
 #[derive(Default)]
 struct OnShard {
-    members: Mutex<HashSet<Key>>,
+    members: Mutex<Members<Key>>,
     /// Members that the shard knows of, or will learn of. Without any, nothing that is sent to the room goes there.
     reached: AtomicUsize,
-}
-
-/// A connection's being in a room; kept by its session.
-pub(crate) struct Membership {
-    room: Arc<Room>,
-    /// It has joined, and not left.
-    wanted: bool,
-    /// How often it has joined or left since its shard has last seen it do so.
-    pending: u32,
-}
-
-impl Membership {
-    /// Whether its shard has seen it join, and not leave.
-    fn is_held(&self) -> bool {
-        self.wanted != (self.pending % 2 == 1)
-    }
 }
 
 /// How somebody's being in a room has changed.
@@ -108,14 +94,14 @@ impl Room {
     pub(crate) fn contains(&self, id: ConnectionId) -> bool {
         self.shards
             .get(usize::from(id.shard))
-            .is_some_and(|on| lock(&on.members).contains(&id.key()))
+            .is_some_and(|on| lock(&on.members).contains(id.key()))
     }
 
     pub(crate) fn members(&self) -> Vec<ConnectionId> {
         (0..)
             .zip(&self.shards)
             .flat_map(|(shard, on)| {
-                let keys: Vec<Key> = lock(&on.members).iter().copied().collect();
+                let keys: Vec<Key> = lock(&on.members).iter().collect();
                 keys.into_iter().map(move |key| ConnectionId { shard, key })
             })
             .collect()
@@ -165,12 +151,7 @@ impl Room {
     }
 
     fn remove(&self, id: ConnectionId) {
-        let mut members = lock(&self.shards[usize::from(id.shard)].members);
-        members.remove(&id.key());
-        if members.capacity() > 64 && members.len() < members.capacity() / 8 {
-            // After a rush, give back what it took.
-            members.shrink_to_fit();
-        }
+        lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
     }
 }
 
@@ -214,13 +195,11 @@ impl Hub {
             return Err(NotJoined::Full);
         }
         let mut rooms = lock(&session.rooms);
-        let found = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room));
-        let wanted = rooms.iter().filter(|of| of.wanted).count();
         let refused = if session.status() == Status::Closed {
             Some(Err(NotJoined::Closed))
-        } else if found.is_some_and(|at| rooms[at].wanted) {
+        } else if rooms.wants(room) {
             Some(Ok(false))
-        } else if wanted >= self.settings.limits.connection_rooms_max {
+        } else if rooms.wanted() >= self.settings.limits.connection_rooms_max {
             Some(Err(NotJoined::TooMany))
         } else if !room.enter() {
             Some(Err(NotJoined::Retired))
@@ -231,20 +210,7 @@ impl Hub {
             return refused;
         }
         room.add(session.id);
-        match found {
-            Some(at) => {
-                rooms[at].wanted = true;
-                rooms[at].pending += 1;
-            }
-            None => push(
-                &mut rooms,
-                Membership {
-                    room: room.clone(),
-                    wanted: true,
-                    pending: 1,
-                },
-            ),
-        }
+        rooms.change(room);
         self.common.room_members.add(1);
         // Under the session's lock, so that its shard learns of changes in the order they were made.
         if reserved.push(mail, pool::when(self)).is_err() {
@@ -266,14 +232,10 @@ impl Hub {
         }
         let reserved = Reserved { mailbox, weight };
         let mut rooms = lock(&session.rooms);
-        let found = rooms
-            .iter_mut()
-            .find(|of| of.wanted && Arc::ptr_eq(&of.room, room));
-        let Some(membership) = found else {
+        if !rooms.wants(room) {
             return false;
-        };
-        membership.wanted = false;
-        membership.pending += 1;
+        }
+        rooms.change(room);
         room.remove(session.id);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
@@ -320,32 +282,10 @@ fn mail_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Mail>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
-/// Exactly as long as needed: most connections are in a room or two.
-fn push(rooms: &mut Box<[Membership]>, new: Membership) {
-    let mut list = std::mem::take(rooms).into_vec();
-    list.reserve_exact(1);
-    list.push(new);
-    *rooms = list.into_boxed_slice();
-}
-
-fn remove(rooms: &mut Box<[Membership]>, at: usize) {
-    let mut list = std::mem::take(rooms).into_vec();
-    list.swap_remove(at);
-    *rooms = list.into_boxed_slice();
-}
-
 impl Session {
     /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
     fn is_seen(&self, room: &Arc<Room>) -> bool {
-        let mut rooms = lock(&self.rooms);
-        let Some(at) = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room)) else {
-            return false;
-        };
-        rooms[at].pending -= 1;
-        if rooms[at].pending == 0 && !rooms[at].wanted {
-            remove(&mut rooms, at);
-        }
-        true
+        lock(&self.rooms).seen(room)
     }
 
     /// Rooms that are to be told of its leaving by whoever is at work for it: its shard has ended.
@@ -355,12 +295,12 @@ impl Session {
             wanted: false,
             pending: 0,
         };
-        *lock(&self.rooms) = rooms.into_iter().map(left).collect();
+        *lock(&self.rooms) = rooms.into_iter().map(left).collect::<Memberships>();
     }
 
     /// Takes what was left behind.
     pub(super) fn rooms_left_behind(&self) -> Vec<Arc<Room>> {
-        let rooms = std::mem::take(&mut *lock(&self.rooms));
+        let rooms = std::mem::take(&mut *lock(&self.rooms)).into_vec();
         rooms.into_iter().map(|of| of.room).collect()
     }
 }
@@ -397,7 +337,8 @@ pub(super) struct LocalRooms(HashMap<u64, LocalRoom>);
 
 #[derive(Default)]
 pub(super) struct LocalRoom {
-    members: HashSet<Key>,
+    /// Their slots: who ends leaves before another can have his.
+    members: Members<u32>,
     /// Where its messages of this turn gather, if it has any.
     pub(super) run: Option<u32>,
 }
@@ -410,33 +351,30 @@ impl LocalRooms {
     pub(super) fn contains(&self, number: u64, key: Key) -> bool {
         self.0
             .get(&number)
-            .is_some_and(|room| room.members.contains(&key))
+            .is_some_and(|room| room.members.contains(key.slot))
     }
 
     pub(super) fn len(&self, number: u64) -> usize {
         self.0.get(&number).map_or(0, |room| room.members.len())
     }
 
-    pub(super) fn members(&self, number: u64) -> impl Iterator<Item = &Key> {
+    /// The slots of those who are in it.
+    pub(super) fn members(&self, number: u64) -> impl Iterator<Item = u32> {
         self.0
             .get(&number)
             .into_iter()
-            .flat_map(|room| &room.members)
+            .flat_map(|room| room.members.iter())
     }
 
     fn insert(&mut self, number: u64, key: Key) {
-        self.0.entry(number).or_default().members.insert(key);
+        self.0.entry(number).or_default().members.insert(key.slot);
     }
 
     fn remove(&mut self, number: u64, key: Key) {
         if let Some(room) = self.0.get_mut(&number) {
-            room.members.remove(&key);
+            room.members.remove(key.slot);
             if room.members.is_empty() {
                 self.0.remove(&number);
-            } else if room.members.capacity() > 64
-                && room.members.len() < room.members.capacity() / 8
-            {
-                room.members.shrink_to_fit();
             }
         }
         if self.0.capacity() > 64 && self.0.len() < self.0.capacity() / 8 {
@@ -454,9 +392,8 @@ impl<T: Transport> Core<T> {
     /// Runs that a connection may have a share in: those of its rooms, by number.
     pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
-            .iter()
-            .filter(|of| of.is_held())
-            .filter_map(|of| self.delivery.rooms.0.get(&of.room.number)?.run)
+            .held()
+            .filter_map(|room| self.delivery.rooms.0.get(&room.number)?.run)
             .collect()
     }
 
@@ -510,7 +447,7 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &conn.role else {
             return;
         };
-        let rooms = std::mem::take(&mut *lock(&ws.session.rooms));
+        let rooms = std::mem::take(&mut *lock(&ws.session.rooms)).into_vec();
         let id = ws.session.id;
         for membership in rooms {
             let held = membership.is_held();
