@@ -23,8 +23,7 @@ pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
 const CHURN_BURST: u32 = 10;
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
-    let visitors = Arc::new(Visitors::default());
-    let app = AsyncWebsocketApp::<Arc<Visitors>>::new_with_config(visitors.clone(), THREADS, 1)
+    let app = AsyncWebsocketApp::<()>::new_with_config((), THREADS, 1)
         .with_address(address)
         .with_shards(1);
     let mut app = match job {
@@ -39,12 +38,11 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
             .with_message_handler(|stream, message, _| in_rooms(&stream, message)),
         Job::Churn => {
             let sender = app.sender();
-            let of_thread = visitors.clone();
-            let thread = thread::spawn(move || churn(&of_thread, &sender));
-            let _ = visitors.thread.set(thread.thread().clone());
+            let thread = thread::spawn(move || churn(&sender));
+            let _ = VISITORS.thread.set(thread.thread().clone());
             app.with_connect_handler(enter)
-                .with_message_handler(|stream, message, visitors| {
-                    visitors.call();
+                .with_message_handler(|stream, message, _| {
+                    VISITORS.call();
                     in_rooms(&stream, message);
                 })
         }
@@ -55,11 +53,11 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
 }
 
 /// A connection's path is the room that it is in.
-fn enter(stream: AsyncStream, visitors: Arc<Arc<Visitors>>) {
+fn enter(stream: AsyncStream, _: Arc<()>) {
     match stream.path() {
         PUBLISH | "/" => {}
         VISIT => {
-            let mut all = visitors.all.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = VISITORS.all.lock().unwrap_or_else(PoisonError::into_inner);
             all.push(stream.id());
         }
         path => stream.join(path.trim_start_matches('/')),
@@ -87,13 +85,18 @@ fn warm_up() {
 }
 
 /// Those who join and leave while there is something to be had.
-#[derive(Default)]
 struct Visitors {
     all: Mutex<Vec<ConnectionId>>,
     /// Something has been published since the last burst.
     wanted: AtomicBool,
     thread: OnceLock<Thread>,
 }
+
+static VISITORS: Visitors = Visitors {
+    all: Mutex::new(Vec::new()),
+    wanted: AtomicBool::new(false),
+    thread: OnceLock::new(),
+};
 
 impl Visitors {
     fn call(&self) {
@@ -106,7 +109,7 @@ impl Visitors {
 }
 
 /// Has visitors join room 0 in turn, and leave it one burst later.
-fn churn(visitors: &Visitors, sender: &AsyncSender) {
+fn churn(sender: &AsyncSender) {
     let name = wire::room_name(0);
     let room = sender.room(&String::from_utf8_lossy(&name));
     let pause = Duration::from_secs(1) * CHURN_BURST / CHURN_PER_SECOND;
@@ -114,13 +117,13 @@ fn churn(visitors: &Visitors, sender: &AsyncSender) {
     let mut next = 0;
     let mut due = Instant::now();
     loop {
-        if !visitors.wanted.swap(false, Relaxed) {
+        if !VISITORS.wanted.swap(false, Relaxed) {
             thread::park();
             due = Instant::now();
             continue;
         }
         inside.drain(..).for_each(|id| room.leave(id));
-        let all = visitors.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = VISITORS.all.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.is_empty() {
             let come = (0..CHURN_BURST as usize).map(|at| all[(next + at) % all.len()]);
             inside.extend(come);

@@ -5,7 +5,7 @@
 //! at each connection, and what any thread reads is what it has done.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -27,12 +27,12 @@ pub(crate) struct Room {
     pub(crate) name: Arc<str>,
     /// It stays when nobody is in it.
     permanent: bool,
-    /// How many are in it; `RETIRED` when it is no more.
-    len: AtomicUsize,
+    /// How many are in it; `RETIRED` when it is no more. Beside `permanent`, so that a room is small.
+    len: AtomicU32,
     shards: Box<[OnShard]>,
 }
 
-const RETIRED: usize = usize::MAX;
+const RETIRED: u32 = u32::MAX;
 
 #[derive(Default)]
 struct OnShard {
@@ -75,7 +75,7 @@ impl Room {
             number,
             name,
             permanent,
-            len: AtomicUsize::new(0),
+            len: AtomicU32::new(0),
             shards: (0..shards).map(|_| OnShard::default()).collect(),
         }
     }
@@ -87,7 +87,7 @@ impl Room {
     pub(crate) fn len(&self) -> usize {
         match self.len.load(SeqCst) {
             RETIRED => 0,
-            len => len,
+            len => len as usize,
         }
     }
 

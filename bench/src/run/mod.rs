@@ -138,9 +138,10 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     args::check_server_threads(options)?;
     let quick = options.flag("quick");
     let only = options.text("only").unwrap_or_default();
-    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|s| s.name.contains(only)).collect();
-    let with_idle = memory::IDLE.contains(only);
-    let with_memberships = memory::MEMBERSHIPS.contains(only);
+    let picked = |name: &str| only.split(',').any(|part| name.contains(part));
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|s| picked(s.name)).collect();
+    let with_idle = picked(memory::IDLE);
+    let with_memberships = picked(memory::MEMBERSHIPS);
     if scenarios.is_empty() && !with_idle && !with_memberships {
         return Err(args::bad("only", only));
     }
