@@ -88,8 +88,8 @@ impl Client {
         for (name, value) in &values {
             command.args([name, value.as_str()]);
         }
-        if plan.sleep {
-            command.arg("--sleep");
+        for (is_given, flag) in [(plan.sleep, "--sleep"), (plan.rooms.together, "--together")] {
+            command.args(is_given.then_some(flag));
         }
         let mut child = command
             .stdin(Stdio::piped())

@@ -52,8 +52,10 @@ pub(crate) struct Rooms {
     /// How many there are. One message is published to each in turn; in an echo, each connection joins one more with each
     /// of its messages but the first.
     pub(crate) count: usize,
-    /// Who is in each. They are spread: neighbours are in different rooms, or in none.
+    /// Who is in each. Those who have come one after the other are in different rooms, or in none.
     pub(crate) members: usize,
+    /// Unless they are together: then they are in the same.
+    pub(crate) together: bool,
     /// Connections besides that the server lets in and out of room 0.
     pub(crate) visitors: usize,
 }
@@ -74,7 +76,13 @@ impl Plan {
 
     /// The room of a client, if it is in one.
     fn room_of_client(&self, client: usize) -> Option<usize> {
-        let room = client % (self.clients / self.rooms.members);
+        let Rooms {
+            members, together, ..
+        } = self.rooms;
+        let room = match together {
+            true => client / members,
+            false => client % (self.clients / members),
+        };
         (room < self.rooms.count).then_some(room)
     }
 
@@ -552,6 +560,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     args::value("rooms"),
     args::value("members"),
     args::value("visitors"),
+    args::flag("together"),
     args::value("messages"),
     args::value("hold"),
     args::value("cpu"),
@@ -568,6 +577,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         rooms: Rooms {
             count: options.number("rooms", 0)?,
             members: options.number("members", 0)?,
+            together: options.flag("together"),
             visitors: options.number("visitors", 0)?,
         },
         window: options.number("window", 1)?,

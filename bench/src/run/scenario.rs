@@ -71,14 +71,23 @@ const fn rooms(clients: usize, count: usize, members: usize, window: usize) -> W
         rooms: Rooms {
             count,
             members,
+            together: false,
             visitors: 0,
         },
     }
 }
 
+/// One room of 1,000.
+const fn in_10_000(together: bool) -> Work {
+    let mut work = rooms(10_000, 1, 1_000, 1);
+    work.rooms.together = together;
+    work
+}
+
 const NO_ROOMS: Rooms = Rooms {
     count: 0,
     members: 0,
+    together: false,
     visitors: 0,
 };
 
@@ -90,6 +99,7 @@ const fn churn(job: Job, window: usize) -> Work {
         rooms: Rooms {
             count: 1,
             members: 1_000,
+            together: false,
             visitors: 100,
         },
     }
@@ -101,6 +111,16 @@ const fn floor(work: Work, target: Target) -> Beside {
         kind: Kind::Floor,
         work,
         target,
+    }
+}
+
+/// What the floor's own fan-out costs, to tell what the rest of its sockets adds.
+const fn floor_alone(work: Work) -> Beside {
+    Beside {
+        name: "floor, fan-out 1,000",
+        kind: Kind::Floor,
+        work,
+        target: Target::None,
     }
 }
 
@@ -168,11 +188,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rounds >= 1
     ),
     scenario!(
-        "room-in-10000 W 1",
-        rooms(10_000, 1, 1_000, 1),
+        "room-in-10000, together",
+        in_10_000(true),
         [
-            floor(rooms(10_000, 1, 1_000, 1), Target::Ratio(1.15)),
+            floor(in_10_000(true), Target::Ratio(1.15)),
             subject("fan-out 1,000", fan_out(1_000, 1), Target::Ratio(1.03))
+        ],
+        rounds >= 1
+    ),
+    // Here the floor, too, pays for sockets that lie far apart.
+    scenario!(
+        "room-in-10000, scattered",
+        in_10_000(false),
+        [
+            floor(in_10_000(false), Target::Ratio(1.15)),
+            floor_alone(fan_out(1_000, 1)),
+            subject("fan-out 1,000", fan_out(1_000, 1), Target::None)
         ],
         rounds >= 1
     ),
