@@ -51,8 +51,7 @@ Measures humphrey_ws against a bare epoll loop.
 
   bench load echo|fanout|rooms|churn|idle --address 127.0.0.1:PORT [--clients N]
             [--size 32] [--window 1] [--rooms N] [--members N] [--visitors N]
-            [--together]
-            [--messages N] [--hold SECONDS] [--cpu N] [--sleep]
+            [--together] [--messages N] [--hold SECONDS] [--cpu N] [--sleep]
       the load client against any server that does the same job";
 
 fn main() -> ExitCode {
