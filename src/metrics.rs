@@ -20,6 +20,10 @@ pub struct Metrics {
     pub connections: u64,
     /// WebSocket connections that were opened.
     pub connections_opened: u64,
+    /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
+    pub event_streams: u64,
+    /// Clients of event streams that were served, and not just with the head.
+    pub event_streams_opened: u64,
     /// Rooms that there are now (a gauge).
     pub rooms: u64,
     /// Connections in rooms now (a gauge): each counts once for every room that it is in.
@@ -94,7 +98,8 @@ pub struct Refused {
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
-    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
+    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
+    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
     pub handshake_handler: u64,
     /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,
@@ -245,6 +250,8 @@ macro_rules! counters {
 counters! {
     sum connections = connections;
     sum connections_opened = connections_opened;
+    sum event_streams = event_streams;
+    sum event_streams_opened = event_streams_opened;
     sum room_members = room_members;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
+use super::event_stream::{EventStreamHandler, EventStreams};
 use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
 use super::history::HistoryPatterns;
 use super::publish::Link;
@@ -74,6 +75,7 @@ where
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
     histories: HistoryPatterns,
+    event_streams: EventStreams<State>,
     origins: Option<Origins>,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
@@ -163,6 +165,7 @@ where
             routes: Vec::new(),
             cors: None,
             histories: HistoryPatterns::default(),
+            event_streams: Vec::new(),
             origins: None,
             proxies: None,
             on_handshake: None,
@@ -399,6 +402,50 @@ where
         self
     }
 
+    /// Serves an event stream at a path of the app's own port: the messages of rooms, and broadcasts if it is to have them, as
+    /// [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html), for clients that have no
+    /// WebSocket or need none. A page reads it with `new EventSource("/events")`.
+    ///
+    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. In the path, `*` stands
+    /// for any characters, or none; the first call that fits a request counts, before mounted routes. A WebSocket handshake
+    /// for it still becomes a WebSocket.
+    ///
+    /// - A text is an event `message`, a binary message an event `binary` in base64. Line ends in a text (CRLF, CR) arrive as
+    ///   LF.
+    /// - Messages of a room that keeps a history ([`with_history`](Self::with_history)) have their
+    ///   [`HistoryId`](crate::HistoryId) as id. A client that comes again says which it has seen last (browsers do so by
+    ///   themselves) and gets what it has missed, of all its rooms, then what is new, without gap or duplicate. If that is not
+    ///   kept any more, it gets an event `reset` first, whose data is the id that it has named, and then what is kept.
+    ///   Broadcasts have no ids and are not replayed.
+    /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
+    ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
+    ///   visitors' cookies; where any may connect, without.
+    /// - Its clients are no connections: no handler hears of them, and they are not in
+    ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
+    ///   [`Metrics::event_streams`](crate::Metrics::event_streams) counts them.
+    ///
+    /// Every event is rendered once, however many clients get it, and not at all where there is none.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Message, Reject, Subscription};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("news/*", 50, 64 * 1024)
+    ///     .with_event_stream("/events", |request, _| match request.query_param("of") {
+    ///         Some(city) => Ok(Subscription::room(format!("news/{city}")).with_broadcasts()),
+    ///         None => Err(Reject::new(400).with_body("of which city?\n")),
+    ///     });
+    /// app.sender().room("news/zurich").broadcast(Message::new("It rains."));
+    /// ```
+    pub fn with_event_stream(
+        mut self,
+        path: &str,
+        handler: impl EventStreamHandler<State>,
+    ) -> Self {
+        self.event_streams.push((path.into(), Box::new(handler)));
+        self
+    }
+
     /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -535,6 +582,7 @@ where
             state: self.state,
             link: self.link.clone(),
             on_handshake: self.on_handshake,
+            event_streams: self.event_streams,
             on_connect: self.on_connect,
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,

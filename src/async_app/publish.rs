@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::Directory;
+use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
@@ -106,7 +107,14 @@ impl Link {
         let frame = message.frame();
         let id = match to {
             Audience::Everyone { except } => {
-                let to = engine::Audience { room: None, except };
+                let event = hub
+                    .streams_of_all()
+                    .map(|streams| (streams, render(&message, None)));
+                let to = engine::Audience {
+                    room: None,
+                    except,
+                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                };
                 return self
                     .broadcast(hub, to, frame, patience)
                     .or_else(|reason| refuse(message, reason));
@@ -179,20 +187,23 @@ impl Link {
                 self.counters.dropped_no_recipient.add(1);
                 return Ok(None);
             };
+            let id = room.history().map(|history| history.next_id());
+            // User code, and waiting, without the history's lock.
+            let message = message(id);
+            self.check_len(hub, &message)?;
+            // Once for all, and only if there is anyone to get it.
+            let streams = room.members.streams();
+            let event = streams.map(|streams| (streams, render(&message, id)));
             let to = engine::Audience {
                 room: Some(&room.members),
                 except,
+                event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
-            let Some(id) = room.history().map(|history| history.next_id()) else {
-                let message = message(None);
-                self.check_len(hub, &message)?;
+            let Some(id) = id else {
                 return self
                     .broadcast(hub, to, message.frame(), patience)
                     .map(|()| None);
             };
-            // User code, and waiting, without the history's lock.
-            let message = message(Some(id));
-            self.check_len(hub, &message)?;
             if patience == Patience::Wait {
                 hub.wait_for_room(message.frame(), to)
                     .map_err(|refused| self.refused(refused))?;
@@ -200,14 +211,21 @@ impl Link {
             let Some(mut history) = room.history() else {
                 continue;
             };
-            if history.next_id() != id || room.members.is_retired() {
-                // Somebody else was quicker, and has this id.
+            let has_streams = room.members.streams().is_some();
+            if history.next_id() != id
+                || room.members.is_retired()
+                || has_streams != to.event.is_some()
+            {
+                // Somebody else was quicker, and has this id; or an event stream has come.
                 continue;
             }
-            // Under the lock, so that ids are in the order in which every shard gets the messages.
+            // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
+            // several rooms, stamps are, too.
+            let mut stamps = self.rooms.stamps();
             match self.broadcast(hub, to, message.frame(), Patience::Try) {
                 Ok(()) => {
-                    self.rooms.keep(&room, &mut history, message);
+                    *stamps += 1;
+                    room.keep(&mut history, message, *stamps);
                     return Ok(Some(id));
                 }
                 Err(SendErrorReason::Full) if patience == Patience::Wait => {}
@@ -230,7 +248,7 @@ impl Link {
             .ok()?
     }
 
-    fn running(&self) -> Option<&Arc<Hub>> {
+    pub(super) fn running(&self) -> Option<&Arc<Hub>> {
         self.hub.get().filter(|hub| !hub.has_stopped())
     }
 
@@ -398,6 +416,12 @@ impl Link {
             // Refused only by an engine that stops, and closes everyone.
             let _ = hub.post(id, mail, true);
         }
+    }
+
+    /// Event streams that get what everyone gets.
+    pub(super) fn streams_of_all(&self) -> usize {
+        let streams = self.hub.get().and_then(|hub| hub.streams_of_all());
+        streams.map_or(0, |streams| streams.len())
     }
 
     pub(super) fn connections(&self) -> usize {

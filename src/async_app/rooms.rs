@@ -22,7 +22,9 @@ pub(super) struct Rooms {
     /// Told once, by the app that starts.
     setup: OnceLock<Setup>,
     /// Messages that were ever kept, in all rooms.
-    stamps: AtomicU64,
+    stamps: Mutex<u64>,
+    /// The last stamp of any room that was given up, with what it kept.
+    given_up: AtomicU64,
 }
 
 type Named = HashSet<ByName>;
@@ -79,10 +81,12 @@ impl Room {
         self.kept.as_ref().map_or(0, |kept| kept.used.load(Relaxed))
     }
 
-    fn use_now(&self, stamp: u64) {
+    /// Keeps a message. Called with its history locked, so that ids are given in the order of what is sent.
+    pub(super) fn keep(&self, history: &mut History, message: Message, stamp: u64) {
         if let Some(kept) = &self.kept {
             kept.used.store(stamp, Relaxed);
         }
+        history.push(message, stamp);
     }
 }
 
@@ -124,18 +128,22 @@ impl Rooms {
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
         if !named.contains(name) && named.len() >= setup.rooms_max {
-            give_up_some(&mut named);
+            self.given_up.fetch_max(give_up_some(&mut named), Relaxed);
             if named.len() >= setup.rooms_max {
                 return Err(JoinErrorReason::Rooms);
             }
         }
         let name: Arc<str> = name.into();
         let bounds = setup.histories.find(&name);
-        let history = bounds.map(|bounds| History::new(bounds.messages_max, bounds.bytes_max));
+        // What a room of this name may have kept before is not kept any more.
+        let given_up = self.given_up.load(Relaxed);
+        let history = bounds.map(|bounds| {
+            History::new(bounds.messages_max, bounds.bytes_max).since_stamp(given_up)
+        });
         let kept = history.map(|history| {
             Arc::new(Kept {
                 history: Mutex::new(history),
-                used: AtomicU64::new(self.stamps.load(Relaxed)),
+                used: AtomicU64::new(*self.stamps()),
             })
         });
         let room = Room {
@@ -147,11 +155,10 @@ impl Rooms {
         Ok(room)
     }
 
-    /// Keeps a message. Called with the room's history locked, so that ids are given in the order of what is sent.
-    pub(super) fn keep(&self, room: &Room, history: &mut History, message: Message) {
-        let stamp = self.stamps.fetch_add(1, Relaxed) + 1;
-        room.use_now(stamp);
-        history.push(message, stamp);
+    /// The last stamp that was given. Locked behind a room's history, by whoever publishes what is to be kept: so stamps are
+    /// in the order of what is sent. Nobody may wait who holds it.
+    pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A room is no more: its name is free, unless another has it already.
@@ -180,26 +187,27 @@ impl Rooms {
 }
 
 /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
-/// used for longest are given up. Several at once, so that it is not all there is to do.
+/// used for longest are given up. Several at once, so that it is not all there is to do. Returns the last stamp of any.
 #[expect(
     clippy::mutable_key_type,
     reason = "the name, by which they are found, never changes"
 )]
-fn give_up_some(named: &mut Named) {
+fn give_up_some(named: &mut Named) -> u64 {
     const SHARE: usize = 16;
     let mut empty: Vec<(u64, Arc<str>)> = named
         .iter()
-        .filter(|named| named.0.members.len() == 0)
+        .filter(|named| named.0.members.is_deserted())
         .map(|named| (named.0.used(), named.0.members.name.clone()))
         .collect();
     let count = named.len().div_ceil(SHARE).min(empty.len());
     empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
+    let mut last = 0;
     for (_, name) in empty.split_off(empty.len() - count) {
-        if named
-            .get(&*name)
-            .is_some_and(|found| found.0.members.give_up())
-        {
+        let room = named.get(&*name).map(|found| found.0.clone());
+        if let Some(room) = room.filter(|room| room.members.give_up()) {
+            last = last.max(room.used());
             named.remove(&*name);
         }
     }
+    last
 }

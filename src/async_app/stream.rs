@@ -231,7 +231,7 @@ where
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
         match &self.way {
-            Way::Engine { session, link } => link.join(Some(room), Some(session)),
+            Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
             Way::Channel { .. } => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
@@ -265,7 +265,7 @@ where
     /// ```
     pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
         match &self.way {
-            Way::Engine { session, link } => link.join_since(room, session, id),
+            Way::Engine { session, link, .. } => link.join_since(room, session, id),
             Way::Channel { .. } => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
@@ -276,7 +276,7 @@ where
     /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
     /// leaves all its rooms by itself.
     pub fn leave(&self, room: &str) {
-        if let Way::Engine { session, link } = &self.way {
+        if let Way::Engine { session, link, .. } = &self.way {
             link.leave(room, session);
         }
     }

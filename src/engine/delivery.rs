@@ -18,9 +18,10 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::core::{Core, Role};
+use super::form::Form;
 use super::hub::{Mail, Publication, Settings};
 use super::id::Key;
-use super::outbox::{GATHER_BYTES_MAX, whole_frames};
+use super::outbox::GATHER_BYTES_MAX;
 use super::rooms::LocalRooms;
 use super::runs::{Audience, Closed, Run};
 use super::slow_consumer::{Verdict, judge};
@@ -53,6 +54,8 @@ pub(super) struct Delivery {
     broadcasts: u64,
     /// Everyone.
     members: Vec<u32>,
+    /// Event streams, which are not of everyone, but have outboxes like them.
+    streams: Vec<u32>,
     pub(super) rooms: LocalRooms,
     /// Of a room that is being sent something.
     slots: Vec<u32>,
@@ -90,6 +93,7 @@ impl Delivery {
             spare: BytesMut::new(),
             broadcasts: 0,
             members: Vec::new(),
+            streams: Vec::new(),
             rooms: LocalRooms::default(),
             slots: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
@@ -104,6 +108,14 @@ impl Delivery {
             waiting: Vec::new(),
             #[cfg(all(any(test, fuzzing), not(loom)))]
             due: 0,
+        }
+    }
+
+    /// Those that are sent this form.
+    fn all_of(&mut self, form: Form) -> &mut Vec<u32> {
+        match form {
+            Form::Frames => &mut self.members,
+            Form::Events => &mut self.streams,
         }
     }
 
@@ -197,13 +209,16 @@ impl<T: Transport> Core<T> {
     pub(super) fn deliver_mail(&mut self) {
         while let Some(mail) = self.delivery.mail.front() {
             if self.delivery.paces {
-                let len = match mail {
-                    Mail::Send(_, frame) | Mail::Broadcast(frame) => frame.len(),
-                    Mail::Publish(publication) => publication.frame.len(),
-                    Mail::Join(joining) => joining.replay_bytes(),
-                    Mail::Close(..) | Mail::Leave(..) => 0,
+                let lens = match mail {
+                    Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0],
+                    Mail::Publish(publication) => publication.lens(),
+                    Mail::Join(joining) => [joining.replay_bytes(), 0],
+                    Mail::Subscribe(subscribing) => [0, subscribing.replay_bytes()],
+                    Mail::Close(..) | Mail::Leave(..) => [0, 0],
                 };
-                self.need_room(len);
+                // Nobody gets both.
+                self.need_room(lens[0].max(lens[1]));
+                let len = lens[0].saturating_add(lens[1]);
                 if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
                     self.flush_runs();
@@ -223,13 +238,20 @@ impl<T: Transport> Core<T> {
                         room,
                         frame,
                         except,
+                        event,
                     } = *publication;
                     let audience =
                         room.map_or(Audience::Everyone, |room| Audience::Room(room.number()));
-                    self.broadcast(audience, frame, except);
+                    if let Some(frame) = frame {
+                        self.broadcast(audience, frame, except);
+                    }
+                    if let Some((streams, event)) = event {
+                        self.broadcast(Audience::Room(streams.number()), event, None);
+                    }
                 }
                 Mail::Join(joining) => self.join_room(*joining),
                 Mail::Leave(key, room) => self.leave_room(key, room),
+                Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
                 Mail::Send(key, frame) => match self.conns.find(key) {
                     Some(slot) => self.send(slot, frame),
                     None => self.counters().dropped_no_recipient.add(1),
@@ -259,9 +281,11 @@ impl<T: Transport> Core<T> {
         // What a longer message has in front of it must be on its way before it can be judged.
         self.flush_runs();
         self.delivery.need = need;
-        for index in 0..self.delivery.members.len() {
-            let slot = self.delivery.members[index];
-            self.note_fill(slot);
+        for form in [Form::Frames, Form::Events] {
+            for index in 0..self.delivery.all_of(form).len() {
+                let slot = self.delivery.all_of(form)[index];
+                self.note_fill(slot);
+            }
         }
     }
 
@@ -338,7 +362,7 @@ impl<T: Transport> Core<T> {
 
     fn is_in(&self, audience: Audience, slot: u32, key: Key) -> bool {
         match (audience, self.conns.get(slot).map(|conn| &conn.role)) {
-            (Audience::Everyone, Some(Role::WebSocket(ws))) => ws.is_member(),
+            (Audience::Everyone, Some(Role::WebSocket(ws))) => ws.is_of_everyone(),
             (Audience::Everyone, _) => false,
             (Audience::Room(room), _) => self.delivery.rooms.contains(room, key),
         }
@@ -439,7 +463,7 @@ impl<T: Transport> Core<T> {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.
-                    let (rest, kept) = whole_frames(piece, n.saturating_add(bytes_max));
+                    let (rest, kept) = ws.form().whole(piece, n.saturating_add(bytes_max));
                     left_messages += ws.outbox.push_rest(bytes.slice(from..from + rest), kept, n);
                     ws.blocked(self.tick);
                     if rest < piece.len() {
@@ -586,7 +610,7 @@ impl<T: Transport> Core<T> {
             return Vec::new();
         };
         let delivery = &self.delivery;
-        let for_everyone = delivery.run_for_everyone.filter(|_| ws.is_member());
+        let for_everyone = delivery.run_for_everyone.filter(|_| ws.is_of_everyone());
         let mut runs: Vec<u32> = for_everyone.into_iter().collect();
         if delivery.runs.len() <= FEW_RUNS {
             let in_room = |run: &Run| match run.audience {
@@ -662,7 +686,9 @@ impl<T: Transport> Core<T> {
             }
             let (len, count) = match messages {
                 1 => (bytes.len(), 1),
-                _ => whole_frames(&bytes, bytes_max.saturating_sub(fill.bytes)),
+                _ => ws
+                    .form()
+                    .whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
             };
             let piece = bytes.split_to(len);
             match judge(policy, fill, len) {
@@ -709,17 +735,19 @@ impl<T: Transport> Core<T> {
         self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
     }
 
-    /// Makes a connection one of everyone: it gets what is broadcast from now on.
+    /// Makes a connection one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
     pub(super) fn join(&mut self, slot: u32) {
-        let member_at = self.delivery.members.len() as u32;
         let seen = self.delivery.broadcasts;
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
-            ws.member_at = Some(member_at);
             ws.seen = seen;
-            self.delivery.members.push(slot);
-            self.link().members.fetch_add(1, SeqCst);
+            let all = self.delivery.all_of(ws.form());
+            ws.member_at = Some(all.len() as u32);
+            all.push(slot);
+            if ws.form() == Form::Frames {
+                self.link().members.fetch_add(1, SeqCst);
+            }
         }
     }
 
@@ -739,9 +767,13 @@ impl<T: Transport> Core<T> {
             self.delivery.congested -= 1;
             ws.congestion_changed(self.tick, &self.hub.settings);
         }
-        self.link().members.fetch_sub(1, SeqCst);
-        self.delivery.members.swap_remove(at as usize);
-        if let Some(&moved) = self.delivery.members.get(at as usize)
+        let form = ws.form();
+        if form == Form::Frames {
+            self.link().members.fetch_sub(1, SeqCst);
+        }
+        let all = self.delivery.all_of(form);
+        all.swap_remove(at as usize);
+        if let Some(&moved) = all.get(at as usize)
             && let Some(conn) = self.conns.get_mut(moved)
             && let Role::WebSocket(ws) = &mut conn.role
         {

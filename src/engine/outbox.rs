@@ -3,14 +3,16 @@
 //! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
 //! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
 //! `own_bytes` that of those that no other outbox shares. An empty outbox owns no memory.
+//!
+//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::form::Form;
 use super::slow_consumer::Fill;
-use crate::protocol::encode::{frame_len, is_control_frame};
 use crate::transport::Transport;
 
 /// Control frames that may wait for a client at once. At 127 bytes each they are the outbox's small allowance beside
@@ -41,6 +43,7 @@ pub(crate) struct Outbox {
     own_bytes: usize,
     in_progress: usize,
     controls: u16,
+    form: Form,
 }
 
 struct Chunk {
@@ -61,6 +64,13 @@ pub(crate) struct Written {
 }
 
 impl Outbox {
+    pub(crate) fn new(form: Form) -> Self {
+        Self {
+            form,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -240,7 +250,7 @@ impl Outbox {
                 at += 1;
                 continue;
             }
-            let frame = frame_len(&chunk.bytes);
+            let frame = self.form.len_of_first(&chunk.bytes);
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
             self.bytes -= frame;
@@ -279,7 +289,7 @@ impl Outbox {
             .iter()
             .map(|chunk| u64::from(chunk.messages))
             .sum();
-        *self = Self::default();
+        *self = Self::new(self.form);
         dropped
     }
 
@@ -307,7 +317,7 @@ impl Outbox {
             let mut boundary = self.in_progress;
             let mut done = u32::from(boundary > 0 && boundary <= n);
             while boundary < n {
-                boundary += frame_len(&front.bytes[boundary..]);
+                boundary += self.form.len_of_first(&front.bytes[boundary..]);
                 done += u32::from(boundary <= n);
             }
             let done = done.min(front.messages);
@@ -373,22 +383,6 @@ impl Outbox {
         }
         (written, Ok(()))
     }
-}
-
-/// The first `bytes_max` bytes' worth of whole frames of a run, at least one: how many bytes that are, and messages.
-pub(crate) fn whole_frames(run: &[u8], bytes_max: usize) -> (usize, u32) {
-    let mut at = 0;
-    let mut frames = 0;
-    while at < run.len() {
-        let len = frame_len(&run[at..]);
-        debug_assert!(!is_control_frame(&run[at..]));
-        if frames > 0 && at + len > bytes_max {
-            break;
-        }
-        at += len;
-        frames += 1;
-    }
-    (at, frames)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or is answered.
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
@@ -215,6 +215,9 @@ impl<T: Transport> Core<T> {
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
+            Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
+                self.http_event_stream(slot, head);
+            }
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::Bytes;
 
 use super::core::{Core, Role};
 use super::events::{Session, Status};
+use super::form::Form;
 use super::hub::{Hub, Mail, Word};
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Wake, Weigh, When};
@@ -30,6 +31,10 @@ pub(crate) struct Room {
     /// How many are in it; `RETIRED` when it is no more. Beside `permanent`, so that a room is small.
     len: AtomicU32,
     shards: Box<[OnShard]>,
+    /// The event streams that follow it: a room of their own, since what they are sent has another form.
+    streams: OnceLock<Arc<Room>>,
+    /// Of such a room, the one that it follows, which counts its members, too.
+    followed: Weak<Room>,
 }
 
 const RETIRED: u32 = u32::MAX;
@@ -63,7 +68,7 @@ pub(crate) enum NotJoined {
     Full,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -77,7 +82,29 @@ impl Room {
             permanent,
             len: AtomicU32::new(0),
             shards: (0..shards).map(|_| OnShard::default()).collect(),
+            streams: OnceLock::new(),
+            followed: Weak::new(),
         }
+    }
+
+    /// The room of the event streams that follow it.
+    pub(super) fn room_of_streams(self: &Arc<Self>, hub: &Hub) -> &Arc<Room> {
+        self.streams.get_or_init(|| {
+            let number = hub.rooms_ever.fetch_add(1, Relaxed);
+            let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
+            streams.followed = Arc::downgrade(self);
+            Arc::new(streams)
+        })
+    }
+
+    /// How many there are of them.
+    pub(crate) fn streams_len(&self) -> usize {
+        self.streams.get().map_or(0, |streams| streams.len())
+    }
+
+    /// The same, if there are any.
+    pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
+        self.streams.get().filter(|streams| streams.len() > 0)
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -87,7 +114,8 @@ impl Room {
     pub(crate) fn len(&self) -> usize {
         match self.len.load(SeqCst) {
             RETIRED => 0,
-            len => len as usize,
+            // Counted out of the one before the other, so it may be one too few for a moment.
+            len => (len as usize).saturating_sub(self.streams_len()),
         }
     }
 
@@ -112,12 +140,12 @@ impl Room {
     }
 
     /// Nothing more will come to the shard for one of its members.
-    fn unreach(&self, shard: u16) {
+    pub(super) fn unreach(&self, shard: u16) {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
     /// Counts somebody in, unless the room is no more.
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         let count = |len| (len != RETIRED).then(|| len + 1);
         self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
     }
@@ -129,6 +157,33 @@ impl Room {
     /// Counts somebody out. Returns whether that was the end of the room.
     fn exit(&self) -> bool {
         self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
+    }
+
+    /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
+    /// from: by whoever has called this, or when the stream ends that has begun with it.
+    pub(crate) fn follow(self: &Arc<Self>, hub: &Hub) -> Option<Arc<Room>> {
+        let streams = self.room_of_streams(hub);
+        streams.enter();
+        if self.enter() {
+            return Some(streams.clone());
+        }
+        streams.exit();
+        None
+    }
+
+    /// Whether nobody is in it and nobody follows it.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.len.load(SeqCst) == 0
+    }
+
+    /// Counts somebody out. Returns the room whose end that was.
+    pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
+        let followed = self.followed.upgrade();
+        let ended = followed.filter(|room| room.exit());
+        match self.exit() {
+            true => Some(self.clone()),
+            false => ended,
+        }
     }
 
     /// Ends the room if it is empty and need not stay. Nobody can join it after.
@@ -143,7 +198,7 @@ impl Room {
             .is_ok()
     }
 
-    fn add(&self, id: ConnectionId) {
+    pub(super) fn add(&self, id: ConnectionId) {
         let on = &self.shards[usize::from(id.shard)];
         lock(&on.members).insert(id.key());
         // Before the room's next message is left anywhere.
@@ -170,11 +225,7 @@ impl Hub {
         bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        let weight = mail_weight(messages, bytes);
-        match mailbox.reserve(weight) {
-            Ok(()) => Ok(Reserved { mailbox, weight }),
-            Err(_) => Err(NotJoined::Closed),
-        }
+        Reserved::new(mailbox, mail_weight(messages, bytes))
     }
 
     /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
@@ -252,9 +303,20 @@ pub(crate) struct Reserved<'a> {
     weight: usize,
 }
 
-impl Reserved<'_> {
+impl<'a> Reserved<'a> {
+    /// Waits while the mailbox is full.
+    pub(super) fn new(
+        mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+        weight: usize,
+    ) -> Result<Self, NotJoined> {
+        match mailbox.reserve(weight) {
+            Ok(()) => Ok(Self { mailbox, weight }),
+            Err(_) => Err(NotJoined::Closed),
+        }
+    }
+
     /// Gives back what is not needed. Returns whether there was as much.
-    fn shrink(&mut self, weight: usize) -> bool {
+    pub(super) fn shrink(&mut self, weight: usize) -> bool {
         let Some(rest) = self.weight.checked_sub(weight) else {
             return false;
         };
@@ -263,7 +325,7 @@ impl Reserved<'_> {
         true
     }
 
-    fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+    pub(super) fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
         self.weight = 0;
         self.mailbox.push_reserved(mail, when)
     }
@@ -284,7 +346,7 @@ fn mail_weight(messages: usize, bytes: usize) -> usize {
 
 impl Session {
     /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
-    fn is_seen(&self, room: &Arc<Room>) -> bool {
+    pub(super) fn is_seen(&self, room: &Arc<Room>) -> bool {
         lock(&self.rooms).seen(room)
     }
 
@@ -366,7 +428,7 @@ impl LocalRooms {
             .flat_map(|room| room.members.iter())
     }
 
-    fn insert(&mut self, number: u64, key: Key) {
+    pub(super) fn insert(&mut self, number: u64, key: Key) {
         self.0.entry(number).or_default().members.insert(key.slot);
     }
 
@@ -449,6 +511,7 @@ impl<T: Transport> Core<T> {
         };
         let rooms = std::mem::take(&mut *lock(&ws.session.rooms)).into_vec();
         let id = ws.session.id;
+        let form = ws.form();
         for membership in rooms {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
@@ -458,13 +521,15 @@ impl<T: Transport> Core<T> {
             }
             if wanted {
                 room.remove(id);
-                self.hub.common.room_members.sub(1);
-                if room.exit() {
-                    self.events.emptied(&room);
+                if form == Form::Frames {
+                    self.hub.common.room_members.sub(1);
+                }
+                if let Some(ended) = room.part() {
+                    self.events.emptied(&ended);
                 }
             }
             // Who was never seen to join does not leave.
-            if held && self.interests.room {
+            if held && self.interests.room && form == Form::Frames {
                 self.keep_event(slot, Event::Room(Presence::Left, room));
             }
         }

@@ -26,6 +26,8 @@ mod slow;
 #[cfg(test)]
 mod stopping;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod time;
 mod wire;
 mod world;

@@ -212,6 +212,7 @@ impl Game {
             let to = Audience {
                 room: self.rooms.get(room),
                 except: except.map(|player| self.world.id(self.players[player].client)),
+                ..Audience::default()
             };
             self.world
                 .hub
@@ -361,6 +362,7 @@ mod tests {
         let to = Audience {
             room: Some(room),
             except: None,
+            ..Audience::default()
         };
         world
             .hub
