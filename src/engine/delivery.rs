@@ -429,6 +429,8 @@ impl<T: Transport> Core<T> {
             Audience::Room(room) => {
                 let mut slots = std::mem::take(&mut self.delivery.slots);
                 slots.extend(self.delivery.rooms.members(room));
+                // As they lie in memory, here and in the kernel.
+                slots.sort_unstable();
                 slots
             }
         };
