@@ -5,6 +5,7 @@
 //! at each connection, and what any thread reads is what it has done.
 
 use std::collections::HashMap;
+use std::ops::Index;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
@@ -30,7 +31,7 @@ pub(crate) struct Room {
     permanent: bool,
     /// How many are in it; `RETIRED` when it is no more. Beside `permanent`, so that a room is small.
     len: AtomicU32,
-    shards: Box<[OnShard]>,
+    shards: Shards,
     /// The event streams that follow it: a room of their own, since what they are sent has another form.
     streams: OnceLock<Arc<Room>>,
     /// Of such a room, the one that it follows, which counts its members, too.
@@ -38,6 +39,48 @@ pub(crate) struct Room {
 }
 
 const RETIRED: u32 = u32::MAX;
+
+/// What there is of a room on each shard, by the shard's index. The first takes no memory of its own: rooms are many, and
+/// small.
+struct Shards {
+    first: OnShard,
+    others: Box<[OnShard]>,
+}
+
+impl Shards {
+    fn new(count: usize) -> Self {
+        Self {
+            first: OnShard::default(),
+            others: (1..count).map(|_| OnShard::default()).collect(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    fn get(&self, shard: usize) -> Option<&OnShard> {
+        match shard.checked_sub(1) {
+            None => Some(&self.first),
+            Some(at) => self.others.get(at),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &OnShard> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl Index<usize> for Shards {
+    type Output = OnShard;
+
+    fn index(&self, shard: usize) -> &OnShard {
+        match shard.checked_sub(1) {
+            None => &self.first,
+            Some(at) => &self.others[at],
+        }
+    }
+}
 
 #[derive(Default)]
 struct OnShard {
@@ -81,7 +124,7 @@ impl Room {
             name,
             permanent,
             len: AtomicU32::new(0),
-            shards: (0..shards).map(|_| OnShard::default()).collect(),
+            shards: Shards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
         }
@@ -127,7 +170,7 @@ impl Room {
 
     pub(crate) fn members(&self) -> Vec<ConnectionId> {
         (0..)
-            .zip(&self.shards)
+            .zip(self.shards.iter())
             .flat_map(|(shard, on)| {
                 let keys: Vec<Key> = lock(&on.members).iter().collect();
                 keys.into_iter().map(move |key| ConnectionId { shard, key })
