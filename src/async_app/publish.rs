@@ -369,7 +369,7 @@ impl Link {
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.rooms.find(name));
-        match room.as_deref().and_then(rooms::Room::history) {
+        match room.as_ref().and_then(rooms::Room::history) {
             Some(history) => Ok(history
                 .since(since)?
                 .map(|(id, message, _)| (id, message.clone()))
