@@ -162,7 +162,7 @@ pub struct Dropped {
     pub slow_consumer: u64,
     /// The connection closed, or broke, while the message waited for it.
     pub closed: u64,
-    /// Nobody was connected, or in that room, or had that address or id.
+    /// Nobody was connected, or in the room, or nobody had that address or id. A message that its room keeps is not lost.
     pub no_recipient: u64,
     /// The app did not run yet, or no longer.
     pub not_running: u64,

@@ -71,6 +71,8 @@ fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept
     let gone = room.since(id(9)).unwrap_err();
     assert_eq!(Some(gone.asked), id(9));
     assert_eq!(gone.oldest.map(|id| id.sequence()), Some(29));
+    // What is kept is not lost, though nobody was there.
+    assert_eq!(running.sender().metrics().dropped.total(), 0);
     running.shutdown(STOP);
 }
 

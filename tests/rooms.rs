@@ -435,6 +435,10 @@ fn shards_without_a_member_are_left_in_peace() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 2);
+    // A message is counted a moment after it has been written.
+    eventually("what they were sent is counted", || {
+        running.sender().metrics().messages_out == 2
+    });
     let room = running.sender().room("r");
     room.join(clients[0].1);
     let before = running.sender().metrics_by_shard();

@@ -111,7 +111,7 @@ fn run(options: &Options) -> io::Result<()> {
     if !options.quiet {
         let mut metrics = sender.metrics();
         if rooms.keeps() {
-            // What nobody got is kept, and each form of a message counts for itself.
+            // Each form of an announcement counts for itself, and often nobody is there for one of them.
             metrics.dropped.no_recipient = 0;
         }
         say!("{}", summary(&metrics));

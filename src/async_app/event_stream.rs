@@ -331,7 +331,7 @@ impl Link {
                 }
             }
         }
-        rooms.sort_by_key(|followed| Arc::as_ptr(&followed.room).addr());
+        rooms.sort_by_key(|followed| Arc::as_ptr(&followed.room.members).addr());
         Ok(rooms)
     }
 
@@ -362,7 +362,7 @@ impl Link {
 
 /// A room that an event stream follows, or is about to.
 struct Followed {
-    room: Arc<Room>,
+    room: Room,
     streams: Arc<engine::Room>,
 }
 

@@ -115,9 +115,13 @@ impl Link {
                     except,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
                 };
-                return self
-                    .broadcast(hub, to, frame, patience)
-                    .or_else(|reason| refuse(message, reason));
+                return match self.broadcast(hub, to, frame, patience) {
+                    Ok(anyone) => {
+                        self.count_reached(anyone);
+                        Ok(())
+                    }
+                    Err(reason) => refuse(message, reason),
+                };
             }
             Audience::Room { name, except } => {
                 let same = message.clone();
@@ -150,24 +154,24 @@ impl Link {
         }
     }
 
+    /// Returns whether there was anyone. That there is nobody is no error of the sender's.
     fn broadcast(
         &self,
         hub: &Hub,
         to: engine::Audience<'_>,
         frame: &Bytes,
         patience: Patience,
-    ) -> Result<(), SendErrorReason> {
-        let outcome = match patience {
+    ) -> Result<bool, SendErrorReason> {
+        match patience {
             Patience::Wait => hub.broadcast(frame, to),
             Patience::Try => hub.try_broadcast(frame, to),
-        };
-        match outcome {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.counters.dropped_no_recipient.add(1);
-                Ok(())
-            }
-            Err(refused) => Err(self.refused(refused)),
+        }
+        .map_err(|refused| self.refused(refused))
+    }
+
+    fn count_reached(&self, anyone: bool) {
+        if !anyone {
+            self.counters.dropped_no_recipient.add(1);
         }
     }
 
@@ -183,8 +187,7 @@ impl Link {
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
             let Some(room) = self.rooms.find_to_send(hub, name) else {
-                // Nobody listens: that is no error of the sender's.
-                self.counters.dropped_no_recipient.add(1);
+                self.count_reached(false);
                 return Ok(None);
             };
             let id = room.history().map(|history| history.next_id());
@@ -200,9 +203,9 @@ impl Link {
                 event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
             let Some(id) = id else {
-                return self
-                    .broadcast(hub, to, message.frame(), patience)
-                    .map(|()| None);
+                let anyone = self.broadcast(hub, to, message.frame(), patience)?;
+                self.count_reached(anyone);
+                return Ok(None);
             };
             if patience == Patience::Wait {
                 hub.wait_for_room(message.frame(), to)
@@ -223,7 +226,8 @@ impl Link {
             // several rooms, stamps are, too.
             let mut stamps = self.rooms.stamps();
             match self.broadcast(hub, to, message.frame(), Patience::Try) {
-                Ok(()) => {
+                // What is kept is not lost, if nobody is there to get it now.
+                Ok(_) => {
                     *stamps += 1;
                     room.keep(&mut history, message, *stamps);
                     return Ok(Some(id));
@@ -365,7 +369,7 @@ impl Link {
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.rooms.find(name));
-        match room.as_deref().and_then(rooms::Room::history) {
+        match room.as_ref().and_then(rooms::Room::history) {
             Some(history) => Ok(history
                 .since(since)?
                 .map(|(id, message, _)| (id, message.clone()))

@@ -1,7 +1,9 @@
 //! Which rooms there are, by name, and what they keep.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -25,31 +27,65 @@ pub(super) struct Rooms {
     given_up: AtomicU64,
 }
 
-type Named = HashMap<Arc<str>, Arc<Room>>;
+type Named = HashSet<ByName>;
 
 struct Setup {
     rooms_max: usize,
     histories: HistoryPatterns,
 }
 
-/// A room, and what it keeps.
+/// A room, and what it keeps. Clones are of the same.
+#[derive(Clone)]
 pub(super) struct Room {
     pub(super) members: Arc<engine::Room>,
-    history: Option<Mutex<History>>,
+    kept: Option<Arc<Kept>>,
+}
+
+struct Kept {
+    history: Mutex<History>,
     /// The stamp of the last message it was to keep.
     used: AtomicU64,
 }
 
+/// Found by its name, which it has itself: many rooms have few members.
+struct ByName(Room);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        &self.0.members.name
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.members.name.hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.members.name == other.0.members.name
+    }
+}
+
+impl Eq for ByName {}
+
 impl Room {
     /// What it keeps, if it keeps anything. Nobody may wait, or call user code, who holds it.
     pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
-        let history = self.history.as_ref()?;
+        let history = &self.kept.as_ref()?.history;
         Some(history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn used(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.used.load(Relaxed))
     }
 
     /// Keeps a message. Called with its history locked, so that ids are given in the order of what is sent.
     pub(super) fn keep(&self, history: &mut History, message: Message, stamp: u64) {
-        self.used.store(stamp, Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.used.store(stamp, Relaxed);
+        }
         history.push(message, stamp);
     }
 }
@@ -63,13 +99,13 @@ impl Rooms {
         let _ = self.setup.set(setup);
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<Arc<Room>> {
+    pub(super) fn find(&self, name: &str) -> Option<Room> {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        named.get(name).cloned()
+        named.get(name).map(|found| found.0.clone())
     }
 
     /// The room of that name, if it is there, or else is to keep what it is sent.
-    pub(super) fn find_to_send(&self, hub: &Hub, name: &str) -> Option<Arc<Room>> {
+    pub(super) fn find_to_send(&self, hub: &Hub, name: &str) -> Option<Room> {
         self.find(name).or_else(|| {
             let setup = self.setup.get()?;
             let keeps = name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some();
@@ -78,20 +114,20 @@ impl Rooms {
     }
 
     /// The room of that name, which is made if there is none.
-    pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<Arc<Room>, JoinErrorReason> {
+    pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<Room, JoinErrorReason> {
         if name.len() > NAME_BYTES_MAX {
             return Err(JoinErrorReason::NameTooLong);
         }
-        let is_there = |room: &&Arc<Room>| !room.members.is_retired();
-        if let Some(room) = self.find(name).filter(|room| is_there(&room)) {
+        let is_there = |room: &Room| !room.members.is_retired();
+        if let Some(room) = self.find(name).filter(is_there) {
             return Ok(room);
         }
         let mut named = self.write();
-        if let Some(room) = named.get(name).filter(is_there) {
+        if let Some(ByName(room)) = named.get(name).filter(|found| is_there(&found.0)) {
             return Ok(room.clone());
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
-        if !named.contains_key(name) && named.len() >= setup.rooms_max {
+        if !named.contains(name) && named.len() >= setup.rooms_max {
             self.given_up.fetch_max(give_up_some(&mut named), Relaxed);
             if named.len() >= setup.rooms_max {
                 return Err(JoinErrorReason::Rooms);
@@ -104,12 +140,18 @@ impl Rooms {
         let history = bounds.map(|bounds| {
             History::new(bounds.messages_max, bounds.bytes_max).since_stamp(given_up)
         });
-        let room = Arc::new(Room {
-            members: hub.new_room(name.clone(), history.is_some()),
-            history: history.map(Mutex::new),
-            used: AtomicU64::new(*self.stamps()),
+        let kept = history.map(|history| {
+            Arc::new(Kept {
+                history: Mutex::new(history),
+                used: AtomicU64::new(*self.stamps()),
+            })
         });
-        named.insert(name, room.clone());
+        let room = Room {
+            members: hub.new_room(name, kept.is_some()),
+            kept,
+        };
+        // One of the same name that is no more gives way.
+        named.replace(ByName(room.clone()));
         Ok(room)
     }
 
@@ -123,10 +165,10 @@ impl Rooms {
     pub(super) fn forget(&self, room: &engine::Room) {
         let mut named = self.write();
         if named
-            .get(&room.name)
-            .is_some_and(|other| std::ptr::eq(&*other.members, room))
+            .get(&*room.name)
+            .is_some_and(|other| std::ptr::eq(&*other.0.members, room))
         {
-            named.remove(&room.name);
+            named.remove(&*room.name);
             // After a rush, give back what it took.
             if named.capacity() > 1024 && named.len() < named.capacity() / 8 {
                 named.shrink_to_fit();
@@ -146,21 +188,25 @@ impl Rooms {
 
 /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
 /// used for longest are given up. Several at once, so that it is not all there is to do. Returns the last stamp of any.
+#[expect(
+    clippy::mutable_key_type,
+    reason = "the name, by which they are found, never changes"
+)]
 fn give_up_some(named: &mut Named) -> u64 {
     const SHARE: usize = 16;
     let mut empty: Vec<(u64, Arc<str>)> = named
         .iter()
-        .filter(|(_, room)| room.members.is_deserted())
-        .map(|(name, room)| (room.used.load(Relaxed), name.clone()))
+        .filter(|named| named.0.members.is_deserted())
+        .map(|named| (named.0.used(), named.0.members.name.clone()))
         .collect();
     let count = named.len().div_ceil(SHARE).min(empty.len());
     empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
     let mut last = 0;
     for (_, name) in empty.split_off(empty.len() - count) {
-        let room = named[&name].clone();
-        if room.members.give_up() {
-            last = last.max(room.used.load(Relaxed));
-            named.remove(&name);
+        let room = named.get(&*name).map(|found| found.0.clone());
+        if let Some(room) = room.filter(|room| room.members.give_up()) {
+            last = last.max(room.used());
+            named.remove(&*name);
         }
     }
     last

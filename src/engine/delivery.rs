@@ -403,15 +403,11 @@ impl<T: Transport> Core<T> {
 
     /// Connections that are in several audiences which have a run.
     fn shared_slots(&mut self) -> Vec<u32> {
-        let conns = &self.conns;
         let mut slots: Vec<u32> = Vec::new();
         for run in &self.delivery.runs {
             match run.audience {
                 Audience::Everyone => slots.extend_from_slice(&self.delivery.members),
-                Audience::Room(room) => {
-                    let members = self.delivery.rooms.members(room);
-                    slots.extend(members.filter_map(|&key| conns.find(key)));
-                }
+                Audience::Room(room) => slots.extend(self.delivery.rooms.members(room)),
             }
         }
         slots.sort_unstable();
@@ -432,8 +428,9 @@ impl<T: Transport> Core<T> {
             Audience::Everyone => std::mem::take(&mut self.delivery.members),
             Audience::Room(room) => {
                 let mut slots = std::mem::take(&mut self.delivery.slots);
-                let keys = self.delivery.rooms.members(room);
-                slots.extend(keys.filter_map(|&key| self.conns.find(key)));
+                slots.extend(self.delivery.rooms.members(room));
+                // As they lie in memory, here and in the kernel.
+                slots.sort_unstable();
                 slots
             }
         };

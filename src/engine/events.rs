@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::form::Form;
 use super::id::ConnectionId;
-use super::rooms::{Membership, Presence, Room};
+use super::memberships::Memberships;
+use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::protocol::http::Head;
 use crate::report::Span;
@@ -30,7 +31,7 @@ pub(crate) struct Session {
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
     /// The rooms it is in.
-    pub(super) rooms: Mutex<Box<[Membership]>>,
+    pub(super) rooms: Mutex<Memberships>,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
     batch: AtomicU8,
 }

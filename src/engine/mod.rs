@@ -25,6 +25,8 @@ mod intake;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod mailbox;
+mod members;
+mod memberships;
 mod outbox;
 mod pace;
 mod peers;

@@ -16,7 +16,7 @@ use super::hub::{Hub, Mail};
 use super::id::Key;
 use super::mailbox::Weigh;
 use super::pool;
-use super::rooms::{Membership, NotJoined, Reserved, Room, lock, push};
+use super::rooms::{NotJoined, Reserved, Room, lock};
 use super::timers::Tick;
 use crate::origins::Origins;
 use crate::protocol::event_stream;
@@ -134,12 +134,7 @@ impl Hub {
         of_all.map(|room| room.enter());
         for room in rooms {
             room.add(session.id);
-            let membership = Membership {
-                room,
-                wanted: true,
-                pending: 1,
-            };
-            push(&mut memberships, membership);
+            memberships.change(&room);
         }
         // Under the session's lock, as for joining a room. Refused only by an engine that stops, and with it goes everything.
         let _ = reserved.push(mail, pool::when(self));
