@@ -1,6 +1,6 @@
 //! Each example is run as its users run it, and does for real clients what its first lines say.
 //!
-//! `cargo test` has built them beside this test.
+//! `cargo test` has built them beside this test. It is one file, though a long one: a list with an entry for each example.
 
 mod support;
 
