@@ -120,6 +120,19 @@ fn head_gets_the_head_and_other_methods_are_not_allowed() {
 }
 
 #[test]
+fn head_gets_no_body_from_whoever_is_turned_away_either() {
+    let app = app().with_allowed_origins(Origins::Same);
+    let (running, address) = serve(app);
+    let headers = "Origin: https://elsewhere.example\r\n";
+    let (head, body) = answer(address, &request("HEAD", "/events?room=news", headers));
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert!(!head.contains("Content-Length: 0"), "as for GET: {head}");
+    assert_eq!(body, "");
+    assert_eq!(running.sender().metrics().refused.origin, 1);
+    running.shutdown(STOP);
+}
+
+#[test]
 fn a_client_of_http_1_0_gets_the_same_stream() {
     let (running, address) = serve(app());
     let mut source = EventSource::ask(address, "GET /events?room=news HTTP/1.0\r\n\r\n");
