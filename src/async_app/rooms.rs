@@ -36,7 +36,7 @@ struct Setup {
 pub(super) struct Room {
     pub(super) members: Arc<engine::Room>,
     history: Option<Mutex<History>>,
-    /// The stamp of the last message it was to keep.
+    /// The stamp of the last message it was to keep; 0 if there never was one.
     used: AtomicU64,
 }
 
@@ -107,7 +107,7 @@ impl Rooms {
         let room = Arc::new(Room {
             members: hub.new_room(name.clone(), history.is_some()),
             history: history.map(Mutex::new),
-            used: AtomicU64::new(*self.stamps()),
+            used: AtomicU64::new(0),
         });
         named.insert(name, room.clone());
         Ok(room)
@@ -145,7 +145,8 @@ impl Rooms {
 }
 
 /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
-/// used for longest are given up. Several at once, so that it is not all there is to do. Returns the last stamp of any.
+/// used for longest are given up, and before them those that have nothing to keep: names that somebody has made up take no
+/// one's messages. Several at once, so that it is not all there is to do. Returns the last stamp of any.
 fn give_up_some(named: &mut Named) -> u64 {
     const SHARE: usize = 16;
     let mut empty: Vec<(u64, Arc<str>)> = named
@@ -158,6 +159,8 @@ fn give_up_some(named: &mut Named) -> u64 {
     let mut last = 0;
     for (_, name) in empty.split_off(empty.len() - count) {
         let room = named[&name].clone();
+        // Whoever is about to publish to it has done so, or will find that it is no more.
+        let _history = room.history();
         if room.members.give_up() {
             last = last.max(room.used.load(Relaxed));
             named.remove(&name);
