@@ -80,6 +80,7 @@ fn the_answer_says_that_it_is_a_stream_and_is_to_be_handed_on_at_once() {
         "Content-Type: text/event-stream\r\n",
         "Cache-Control: no-store, no-transform\r\n",
         "X-Accel-Buffering: no\r\n",
+        "X-Content-Type-Options: nosniff\r\n",
         "Connection: close\r\n",
     ] {
         assert!(source.head.contains(line), "{line} in {}", source.head);
