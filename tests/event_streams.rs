@@ -82,6 +82,7 @@ fn the_answer_says_that_it_is_a_stream_and_is_to_be_handed_on_at_once() {
         "Content-Type: text/event-stream\r\n",
         "Cache-Control: no-store, no-transform\r\n",
         "X-Accel-Buffering: no\r\n",
+        "X-Content-Type-Options: nosniff\r\n",
         "Connection: close\r\n",
     ] {
         assert!(source.head.contains(line), "{line} in {}", source.head);
@@ -118,6 +119,19 @@ fn head_gets_the_head_and_other_methods_are_not_allowed() {
         assert!(head.contains("Allow: GET, HEAD, OPTIONS\r\n"), "{head}");
     }
     assert_eq!(running.sender().metrics().event_streams_opened, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn head_gets_no_body_from_whoever_is_turned_away_either() {
+    let app = app().with_allowed_origins(Origins::Same);
+    let (running, address) = serve(app);
+    let headers = "Origin: https://elsewhere.example\r\n";
+    let (head, body) = answer(address, &request("HEAD", "/events?room=news", headers));
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert!(!head.contains("Content-Length: 0"), "as for GET: {head}");
+    assert_eq!(body, "");
+    assert_eq!(running.sender().metrics().refused.origin, 1);
     running.shutdown(STOP);
 }
 

@@ -258,6 +258,34 @@ fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_fir
 }
 
 #[test]
+fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
+    let app = resuming().with_history("*", 3, 1_000).with_limits(Limits {
+        rooms_max: 8,
+        ..Limits::default()
+    });
+    let (running, address) = start(app);
+    let sender = running.sender();
+    for n in 0..4 {
+        sender.room(&format!("talk {n}")).broadcast(message(n));
+    }
+    // Whoever makes up names of rooms, says nothing and goes, takes nothing from those who have said something.
+    let visitor = Client::connect_to(address, "/all");
+    eventually("it is in", || sender.room("r").len() == 1);
+    let id = sender.room("r").members()[0];
+    for n in 0..100 {
+        let room = sender.room(&format!("made up {n}"));
+        room.try_join(id).expect("there is room for it");
+        room.leave(id);
+    }
+    for n in 0..4 {
+        let kept = sender.room(&format!("talk {n}")).since(None).unwrap();
+        assert_eq!(kept.len(), 1, "talk {n}");
+    }
+    drop(visitor);
+    running.shutdown(STOP);
+}
+
+#[test]
 fn a_message_that_is_refused_gets_no_id() {
     let app = resuming().with_history("r", 10, 1_000).with_limits(Limits {
         message_bytes_max: 100,

@@ -189,6 +189,13 @@ impl HistoryPatterns {
         self.patterns.push((pattern.into(), bounds));
     }
 
+    /// Whether any room keeps anything.
+    pub(super) fn any(&self) -> bool {
+        self.patterns
+            .iter()
+            .any(|(_, bounds)| bounds.messages_max > 0)
+    }
+
     /// How much a room of that name keeps; `None` if nothing.
     pub(super) fn find(&self, name: &str) -> Option<Bounds> {
         self.patterns

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryPatterns};
 use crate::engine::{self, Hub};
@@ -25,6 +26,8 @@ pub(super) struct Rooms {
     stamps: Mutex<u64>,
     /// The last stamp of any room that was given up, with what it kept.
     given_up: AtomicU64,
+    /// When rooms to give up are looked for.
+    search: Mutex<Search>,
 }
 
 type Named = HashSet<ByName>;
@@ -43,7 +46,7 @@ pub(super) struct Room {
 
 struct Kept {
     history: Mutex<History>,
-    /// The stamp of the last message it was to keep.
+    /// The stamp of the last message it was to keep; 0 if there never was one.
     used: AtomicU64,
 }
 
@@ -128,7 +131,10 @@ impl Rooms {
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
         if !named.contains(name) && named.len() >= setup.rooms_max {
-            self.given_up.fetch_max(give_up_some(&mut named), Relaxed);
+            // Others don't keep anything, and are gone when they are empty.
+            if setup.histories.any() {
+                self.give_up_some(&mut named);
+            }
             if named.len() >= setup.rooms_max {
                 return Err(JoinErrorReason::Rooms);
             }
@@ -143,7 +149,7 @@ impl Rooms {
         let kept = history.map(|history| {
             Arc::new(Kept {
                 history: Mutex::new(history),
-                used: AtomicU64::new(*self.stamps()),
+                used: AtomicU64::new(0),
             })
         });
         let room = Room {
@@ -184,30 +190,90 @@ impl Rooms {
     fn write(&self) -> RwLockWriteGuard<'_, Named> {
         self.named.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were not
-/// used for longest are given up. Several at once, so that it is not all there is to do. Returns the last stamp of any.
-#[expect(
-    clippy::mutable_key_type,
-    reason = "the name, by which they are found, never changes"
-)]
-fn give_up_some(named: &mut Named) -> u64 {
-    const SHARE: usize = 16;
-    let mut empty: Vec<(u64, Arc<str>)> = named
-        .iter()
-        .filter(|named| named.0.members.is_deserted())
-        .map(|named| (named.0.used(), named.0.members.name.clone()))
-        .collect();
-    let count = named.len().div_ceil(SHARE).min(empty.len());
-    empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
-    let mut last = 0;
-    for (_, name) in empty.split_off(empty.len() - count) {
-        let room = named.get(&*name).map(|found| found.0.clone());
-        if let Some(room) = room.filter(|room| room.members.give_up()) {
-            last = last.max(room.used());
-            named.remove(&*name);
+    /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were
+    /// not used for longest are given up, and before them those that have nothing to keep: names that somebody has made
+    /// up take no one's messages. Several at once, so that it is not all there is to do.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "the name, by which they are found, never changes"
+    )]
+    fn give_up_some(&self, named: &mut Named) {
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if !search.is_due(now) {
+            return;
+        }
+        let wanted = named.len().div_ceil(SHARE);
+        let mut empty: Vec<(u64, Arc<str>)> = named
+            .iter()
+            .filter(|named| named.0.members.is_deserted())
+            .map(|named| (named.0.used(), named.0.members.name.clone()))
+            .collect();
+        let count = wanted.min(empty.len());
+        search.has_found(count, named.len(), now);
+        empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
+        for (_, name) in empty.split_off(empty.len() - count) {
+            let Some(ByName(room)) = named.get(&*name) else {
+                continue;
+            };
+            let room = room.clone();
+            // Whoever is about to publish to it has done so, or will find that it is no more.
+            let _history = room.history();
+            if room.members.give_up() {
+                self.given_up.fetch_max(room.used(), Relaxed);
+                named.remove(&*name);
+            }
         }
     }
-    last
+}
+
+/// So much of all rooms is given up at once, if there is as much.
+const SHARE: usize = 16;
+
+/// Fewer rooms are looked through in no time.
+const FEW_ROOMS: usize = 4096;
+
+const SEARCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everybody who sends to a room waits while all rooms are looked through. Where that has found little, it is not done
+/// again for each client that would like to join another.
+#[derive(Default)]
+struct Search {
+    not_before: Option<Instant>,
+}
+
+impl Search {
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|not_before| not_before <= now)
+    }
+
+    fn has_found(&mut self, count: usize, of: usize, now: Instant) {
+        let pauses = of > FEW_ROOMS && count < of.div_ceil(SHARE);
+        self.not_before = pauses.then(|| now + SEARCH_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_rooms_are_not_looked_through_again_and_again_where_there_is_little_to_find() {
+        let now = Instant::now();
+        for (count, of, pauses) in [
+            (0, FEW_ROOMS, false),
+            (1, FEW_ROOMS, false),
+            (0, FEW_ROOMS + 1, true),
+            (1, 100_000, true),
+            (6_249, 100_000, true),
+            (6_250, 100_000, false),
+        ] {
+            let mut search = Search::default();
+            assert!(search.is_due(now));
+            search.has_found(count, of, now);
+            assert_eq!(!search.is_due(now), pauses, "{count} of {of}");
+            assert!(search.is_due(now + SEARCH_PAUSE));
+        }
+    }
 }

@@ -321,7 +321,10 @@ impl<T: Transport> Core<T> {
         // Only now: the flush may have cost the last member its connection.
         let reached = self.audience_len(audience) - usize::from(excepted.is_some());
         if reached == 0 {
-            self.counters().dropped_no_recipient.add(1);
+            // Where somebody is there, and is not to get it, nobody has missed anything.
+            if excepted.is_none() {
+                self.counters().dropped_no_recipient.add(1);
+            }
             return;
         }
         #[cfg(all(any(test, fuzzing), not(loom)))]

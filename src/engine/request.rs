@@ -210,7 +210,7 @@ impl<T: Transport> Core<T> {
     fn http_request(&mut self, slot: u32, head: Head) {
         self.leave_line(slot);
         if self.hub.is_full() {
-            self.turn_away(slot, TurnedAway::ConnectionsMax);
+            self.turn_away(slot, TurnedAway::ConnectionsMax, head.method == "HEAD");
             return;
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
@@ -324,12 +324,12 @@ impl<T: Transport> Core<T> {
         self.http_answer(slot, answer, false);
     }
 
-    fn turn_away(&mut self, slot: u32, turned_away: TurnedAway) {
+    fn turn_away(&mut self, slot: u32, turned_away: TurnedAway, head_only: bool) {
         turned_away.counter(self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} was turned away: {}", http.peer, turned_away.reason());
         }
-        self.http_answer(slot, turned_away.response(), false);
+        self.http_answer(slot, turned_away.response(head_only), false);
     }
 
     fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {

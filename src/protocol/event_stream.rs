@@ -151,6 +151,8 @@ pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
         ("Cache-Control", "no-store, no-transform"),
         // nginx would gather a buffer's worth before it hands anything on.
         ("X-Accel-Buffering", "no"),
+        // A page elsewhere can't have it run as a script, and so learn what its visitors may read (WHATWG Fetch §3.6).
+        ("X-Content-Type-Options", "nosniff"),
         ("Connection", "close"),
     ];
     let headers: Vec<_> = own.iter().chain(headers).copied().collect();

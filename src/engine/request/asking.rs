@@ -76,7 +76,7 @@ impl<T: Transport> Core<T> {
                 let request = Arc::new(RequestHead::received(head, peer, client));
                 self.ask(slot, request, Entry::Here(handshake));
             }
-            Err(turned_away) => self.turn_away(slot, turned_away),
+            Err(turned_away) => self.turn_away(slot, turned_away, false),
         }
     }
 
@@ -102,7 +102,7 @@ impl<T: Transport> Core<T> {
                 let request = Arc::new(RequestHead::received(head, peer, client));
                 self.ask(slot, request, Entry::EventStream { head_only });
             }
-            Err(turned_away) => self.turn_away(slot, turned_away),
+            Err(turned_away) => self.turn_away(slot, turned_away, head_only),
         }
     }
 
@@ -145,7 +145,7 @@ impl<T: Transport> Core<T> {
             }
             Err(turned_away) => {
                 self.hub.count_unhandled(upgraded.messages());
-                self.turn_away(slot, turned_away);
+                self.turn_away(slot, turned_away, false);
             }
         }
     }
