@@ -154,7 +154,8 @@ impl Door {
             return Ok(true);
         };
         match stream.join_since(&name, seen) {
-            Ok(_) => Ok(true),
+            // Who has seen nothing yet gets all there was, if all of it is kept.
+            Ok(_) => Ok(seen.is_some() || self.rooms.keeps_all(&name)),
             Err(error) if error.reason == JoinErrorReason::HistoryGone => {
                 stream.join_since(&name, None).map(|_| false)
             }

@@ -168,6 +168,16 @@ impl Rooms {
     pub(crate) fn last_id(&self, name: &RoomName, form: Form) -> Option<HistoryId> {
         self.room(name, form, false).last_id()
     }
+
+    /// Whether a room of the library keeps all that it was ever sent.
+    pub(crate) fn keeps_all(&self, library_name: &str) -> bool {
+        let room = self.sender.room(library_name);
+        let kept = room.since(None).unwrap_or_default();
+        match kept.first() {
+            Some((first, _)) => first.sequence() == 1,
+            None => room.last_id().is_none(),
+        }
+    }
 }
 
 /// A way to send messages to a room.

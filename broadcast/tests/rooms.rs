@@ -250,6 +250,22 @@ fn as_json_each_message_says_its_room_its_id_and_its_time() {
 }
 
 #[test]
+fn a_client_that_has_seen_nothing_is_told_whether_what_is_kept_is_all_there_was() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
+    let mut witness = connect(&program);
+    for n in 1..=4 {
+        program.write(format!("{n}\n").as_bytes());
+        assert_eq!(witness.text(), n.to_string());
+        let mut client = program.connect_json("/?since=");
+        let kept = n.min(3);
+        for _ in 0..kept {
+            assert_eq!(client.json()["kind"], "message");
+        }
+        assert_eq!(client.json()["complete"], n <= 3, "{n}");
+    }
+}
+
+#[test]
 fn as_json_a_reply_is_one_and_has_no_id() {
     let program = Program::start(&[NO_WELCOME, "--history", "9"]);
     let mut client = program.connect_json("/");
