@@ -68,7 +68,7 @@ impl fmt::Display for SendError {
             SendErrorReason::Closed => {
                 write!(
                     f,
-                    "message of {len} bytes not sent: the connection is closed"
+                    "message of {len} bytes not sent: the connection has gone, or the app does not run"
                 )
             }
             SendErrorReason::TooLarge => write!(
@@ -125,7 +125,7 @@ impl fmt::Display for JoinError {
             }
             JoinErrorReason::Rooms => "there are Limits::rooms_max rooms already",
             JoinErrorReason::HistoryGone => "what it keeps does not reach back to that message",
-            JoinErrorReason::Closed => "the connection is closed",
+            JoinErrorReason::Closed => "the connection has gone, or the app does not run",
         };
         write!(f, "room {:?} not joined: {reason}", self.room)
     }

@@ -27,5 +27,10 @@ pub fn shard(data: &[u8]) {
     crate::engine::sim_tests::game::run(data);
 }
 
+/// Who is in which room, and what they are sent.
+pub fn rooms(data: &[u8]) {
+    crate::engine::sim_tests::rooms::run(data);
+}
+
 #[cfg(test)]
 mod tests;

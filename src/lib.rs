@@ -59,7 +59,7 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp};
+pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
@@ -102,3 +102,19 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/authentication.md")]
 struct Authentication;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rooms.md")]
+struct Rooms;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/notifications.md")]
+struct Notifications;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/chat.md")]
+struct Chat;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/server-sent-events.md")]
+struct ServerSentEvents;

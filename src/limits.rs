@@ -49,8 +49,8 @@ pub struct Limits {
     /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
     /// either half.
     ///
-    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler, and for what clients send
-    /// behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
+    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler or an event stream's, and
+    /// for what clients send behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
     /// for connect handlers ([`AsyncStream::request`](crate::AsyncStream::request)).
     pub received_bytes_max: usize,
     /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
@@ -66,16 +66,19 @@ pub struct Limits {
     /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. With 0, nobody comes in. An
     /// IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until the proxy is
     /// trusted to say whose it is ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)); then
-    /// WebSockets count, and not the connections that the proxy keeps for HTTP requests.
+    /// WebSockets and event streams count, and not the connections that the proxy keeps for HTTP requests.
     pub peer_connections_max: Option<usize>,
-    /// WebSocket handshakes that one address may begin, per second; a second's worth may come at once. Default none:
-    /// any number. Further ones are answered with 429; with 0, all are.
+    /// WebSocket handshakes and event streams that one address may begin, per second; a second's worth may come at once.
+    /// Default none: any number. Further ones are answered with 429; with 0, all are.
     pub peer_handshakes_per_second_max: Option<u32>,
     /// Rooms that one connection may be in at once. Default 1,024. Joining a further one fails, with
-    /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms).
+    /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms); an event stream of more is answered
+    /// with 503.
     pub connection_rooms_max: usize,
-    /// Rooms that there may be at once: those that somebody is in, and those that keep a history. Default 100,000. Joining
-    /// a further one fails, with [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms).
+    /// Rooms that there may be at once: those that somebody is in, or follows as an event stream, and those that keep a
+    /// history. Default 100,000. Joining a further one fails, with
+    /// [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms); an event stream of one is answered with 503. Of rooms that
+    /// only keep a history, those that were not used for longest give way.
     pub rooms_max: usize,
     /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
     /// waited longest gives way.

@@ -20,6 +20,10 @@ pub struct Metrics {
     pub connections: u64,
     /// WebSocket connections that were opened.
     pub connections_opened: u64,
+    /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
+    pub event_streams: u64,
+    /// Clients of event streams that were served; requests for the head alone (`HEAD`) do not count.
+    pub event_streams_opened: u64,
     /// Rooms that there are now (a gauge).
     pub rooms: u64,
     /// Connections in rooms now (a gauge): each counts once for every room that it is in.
@@ -42,7 +46,7 @@ pub struct Metrics {
     pub bytes_in: u64,
     /// Messages written to sockets in full, once for each recipient.
     pub messages_out: u64,
-    /// Bytes written to WebSocket clients, framing included.
+    /// Bytes written to WebSocket clients and event streams, framing included.
     pub bytes_out: u64,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
@@ -84,17 +88,18 @@ pub struct Refused {
     /// There were [`Limits::connections_max`](crate::Limits::connections_max).
     pub connections_max: u64,
     /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
-    /// Or too many waited for the handshake handler ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
+    /// Or too many waited for the handshake handler, or an event stream's ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
     pub handshakes_max: u64,
     /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,
-    /// Its address began more than
+    /// Its address began more WebSockets and event streams than
     /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
     pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
-    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)).
+    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
+    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
     pub handshake_handler: u64,
     /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
     pub unserved: u64,
@@ -125,7 +130,7 @@ pub struct HandshakeFailures {
     pub too_large: u64,
     /// Not there in time ([`Limits::handshake_timeout`](crate::Limits::handshake_timeout)).
     pub timeout: u64,
-    /// No WebSocket was asked for, and no routes are mounted.
+    /// No WebSocket was asked for, nor an event stream that there is, and no routes are mounted.
     pub not_an_upgrade: u64,
     /// Another version of the WebSocket protocol than 13, or none.
     pub version: u64,
@@ -157,7 +162,7 @@ pub struct Dropped {
     pub slow_consumer: u64,
     /// The connection closed, or broke, while the message waited for it.
     pub closed: u64,
-    /// Nobody was connected, or nobody had that address or id.
+    /// Nobody was connected, or in the room, or nobody had that address or id. A message that its room keeps is not lost.
     pub no_recipient: u64,
     /// The app did not run yet, or no longer.
     pub not_running: u64,
@@ -245,6 +250,8 @@ macro_rules! counters {
 counters! {
     sum connections = connections;
     sum connections_opened = connections_opened;
+    sum event_streams = event_streams;
+    sum event_streams_opened = event_streams_opened;
     sum room_members = room_members;
     sum accepted = accepted;
     sum refused.connections_max = refused_connections_max;

@@ -33,14 +33,16 @@ pub(crate) struct Span;
 
 #[cfg(feature = "tracing")]
 impl Span {
-    /// A connection's span: which, from where, whose behind proxies, and what was asked for.
+    /// A connection's span: which, from where, whose behind proxies, and what was asked for; without the query, where
+    /// secrets may be.
     pub(crate) fn connection(
         id: impl std::fmt::Display,
         peer: std::net::SocketAddr,
         client: std::net::IpAddr,
         target: &str,
     ) -> Self {
-        Self(tracing::info_span!("connection", %id, %peer, %client, target))
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        Self(tracing::info_span!("connection", %id, %peer, %client, path))
     }
 
     pub(crate) fn within<R>(&self, f: impl FnOnce() -> R) -> R {

@@ -15,8 +15,9 @@ use crate::protocol::http::{Head, list};
 
 /// A request before it is answered: its path and query, its headers, and who sends it.
 ///
-/// A [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) decides by it who may come in. What is in it
-/// was written by the client, but for the addresses.
+/// A [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) decides by it who may come in, and an
+/// [event stream's](crate::AsyncWebsocketApp::with_event_stream) who gets what. What is in it was written by the client,
+/// but for the addresses.
 ///
 /// ```
 /// use humphrey_ws::RequestHead;
@@ -89,7 +90,7 @@ impl RequestHead {
         &self.head
     }
 
-    /// The method: `GET` for a handshake.
+    /// The method: `GET` for a handshake; `GET` or `HEAD` for an event stream.
     pub fn method(&self) -> &str {
         &self.head.method
     }

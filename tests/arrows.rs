@@ -38,10 +38,17 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("stream", &["protocol"]),
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
-    // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type.
+    // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an
+    // event once, where it is published.
     (
         "async_app",
-        &["engine", "host", "stream", "protocol::close"],
+        &[
+            "engine",
+            "host",
+            "stream",
+            "protocol::close",
+            "protocol::event_stream",
+        ],
     ),
     // What a program of axum's sees of its host.
     ("axum", &["async_app", "host"]),

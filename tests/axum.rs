@@ -1,4 +1,6 @@
 //! WebSockets in an axum app: axum listens, hyper answers, and the engine serves.
+//!
+//! It is one file, though a long one, because each further one would link axum, hyper and tokio once more.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Each example is run as its users run it, and does for real clients what its first lines say.
 //!
-//! `cargo test` has built them beside this test.
+//! `cargo test` has built them beside this test. It is one file, though a long one: a list with an entry for each example.
 
 mod support;
 
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
 
@@ -23,10 +24,14 @@ struct Example {
 
 impl Example {
     fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    fn start_with(name: &str, options: &[&str]) -> Self {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let address = free_address();
-            let mut example = Self::spawn(name, address);
+            let mut example = Self::spawn(name, address, options);
             while Instant::now() < deadline {
                 if TcpStream::connect(address).is_ok() {
                     return example;
@@ -41,9 +46,10 @@ impl Example {
         }
     }
 
-    fn spawn(name: &str, address: SocketAddr) -> Self {
+    fn spawn(name: &str, address: SocketAddr, options: &[&str]) -> Self {
         let mut process = Command::new(binary(name))
             .arg(address.to_string())
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -351,21 +357,252 @@ fn stateful_notices_a_client_that_vanishes_without_a_word() {
     assert_eq!(ada.receive_text(), "Ada (1): alone");
 }
 
+/// The ways to run `notifications`: alone, and in a Humphrey app.
+const NOTIFICATIONS: [&[&str]; 2] = [&[], &["--linked"]];
+
+/// A device that has subscribed: to one recipient, or to all.
+fn subscribe(example: &Example, recipient: Option<&str>) -> Client {
+    let query = recipient.map_or(String::new(), |name| format!("?recipient={name}"));
+    let mut client = Client::connect_to(example.address, &format!("/notifications{query}"));
+    assert!(client.receive_text().starts_with(r#"{"subscribed":"#));
+    client
+}
+
+fn post(example: &Example, recipient: &str, text: &str) {
+    let response = http(
+        example.address,
+        "POST",
+        &format!("/paekli/{recipient}"),
+        text,
+    );
+    assert!(response.starts_with("HTTP/1.1 201 "), "{response}");
+}
+
+#[test]
+fn notifications_reach_every_device_of_the_recipient_and_who_listens_to_all() {
+    for way in NOTIFICATIONS {
+        let example = Example::start_with("notifications", way);
+        let mut ada = [(); 3].map(|()| subscribe(&example, Some("ada")));
+        let mut bob = subscribe(&example, Some("bob"));
+        let mut all = subscribe(&example, None);
+
+        post(&example, "ada", "Grüezi");
+        post(&example, "bob", "\"quoted\"");
+        let for_ada = r#"{"number":1,"recipient":"ada","text":"Grüezi"}"#;
+        let for_bob = r#"{"number":1,"recipient":"bob","text":"\"quoted\""}"#;
+        for device in &mut ada {
+            assert_eq!(device.receive_text(), for_ada);
+        }
+        assert_eq!(bob.receive_text(), for_bob);
+        assert_eq!(all.receive_text(), for_ada);
+        assert_eq!(all.receive_text(), for_bob);
+
+        // Who has gone is missed by nobody, and nothing was sent that is not asserted above.
+        let [first, mut second, third] = ada;
+        first.close();
+        drop(third);
+        post(&example, "ada", "again");
+        let again = r#"{"number":2,"recipient":"ada","text":"again"}"#;
+        assert_eq!(second.receive_text(), again);
+        assert_eq!(all.receive_text(), again);
+    }
+}
+
+#[test]
+fn notifications_are_stored_when_nobody_listens() {
+    for way in NOTIFICATIONS {
+        let example = Example::start_with("notifications", way);
+        for number in 1..=102 {
+            post(&example, "ada", &format!("parcel {number}"));
+        }
+        let list = http(example.address, "GET", "/paekli/ada", "");
+        assert!(list.starts_with("HTTP/1.1 200 "), "{list}");
+        let (_, list) = list.split_once("\r\n\r\n").unwrap();
+        let list: Value = serde_json::from_str(list).unwrap();
+        let list = list.as_array().unwrap();
+        assert_eq!(list.len(), 100, "the oldest give way");
+        assert_eq!(list[0]["number"], 3);
+        assert_eq!(list[99]["text"], "parcel 102");
+        let nothing = http(example.address, "GET", "/paekli/bob", "");
+        assert!(nothing.trim_end().ends_with("\r\n\r\n[]"), "{nothing}");
+    }
+}
+
+#[test]
+fn notifications_refuses_what_is_no_parcel_or_no_recipient() {
+    for way in NOTIFICATIONS {
+        let example = Example::start_with("notifications", way);
+        let heavy = "x".repeat(4097);
+        for (method, path, body, status) in [
+            ("POST", "/paekli/ada", "", "400"),
+            ("POST", "/paekli/ada", &heavy, "413"),
+            ("POST", "/paekli/a%20b", "text", "404"),
+            ("POST", "/paekli/", "text", "404"),
+            ("PUT", "/paekli/ada", "text", "405"),
+        ] {
+            let response = http(example.address, method, path, body);
+            let expected = format!("HTTP/1.1 {status} ");
+            assert!(
+                response.starts_with(&expected),
+                "{method} {path}: {response}"
+            );
+        }
+        let mut socket = support::tcp(example.address);
+        let request = support::upgrade_request("/notifications?recipient=a+b");
+        socket.write_all(request.as_bytes()).unwrap();
+        let head = support::read_head(&mut socket);
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    }
+}
+
+/// Somebody in the example `chat`, who has been welcomed.
+fn enter(example: &Example, query: &str) -> (Client, Value) {
+    let mut client = Client::connect_to(example.address, &format!("/chat?{query}"));
+    let welcome = hear(&mut client, "welcome");
+    (client, welcome)
+}
+
+/// The next message of that kind.
+fn hear(client: &mut Client, kind: &str) -> Value {
+    loop {
+        let message: Value = serde_json::from_str(&client.receive_text()).unwrap();
+        if message["type"] == kind {
+            return message;
+        }
+    }
+}
+
+#[test]
+fn chat_tells_who_is_here_and_who_comes_and_goes() {
+    let example = Example::start("chat");
+    let (mut ada, welcome) = enter(&example, "room=r&name=Ada");
+    assert_eq!(welcome["people"], json!(["Ada"]));
+    let (bob, welcome) = enter(&example, "room=r&name=++Bob+B.%0A");
+    assert_eq!(welcome["you"], "Bob B.");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob B."]));
+    assert_eq!(hear(&mut ada, "came")["name"], "Bob B.");
+    let (_other, welcome) = enter(&example, "room=elsewhere&name=Ada");
+    assert_eq!(welcome["people"], json!(["Ada"]));
+    let (_second, welcome) = enter(&example, "room=r&name=ada");
+    assert_eq!(welcome["you"], "ada 2");
+    drop(bob);
+    assert_eq!(hear(&mut ada, "left")["name"], "Bob B.");
+}
+
+#[test]
+fn chat_knows_a_person_by_the_key_and_nobody_by_none() {
+    let example = Example::start("chat");
+    let (mut ada, _) = enter(&example, "room=r&name=Ada&person=4711");
+    let (_window, welcome) = enter(&example, "room=r&name=Ada&person=4711");
+    assert_eq!(welcome["people"], json!(["Ada"]));
+    let (_bob, welcome) = enter(&example, "room=r&name=Bob&person=");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob"]));
+    let (_second, welcome) = enter(&example, "room=r&name=Bob&person=");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob", "Bob 2"]));
+    // Nothing was told of the second window.
+    assert_eq!(hear(&mut ada, "came")["name"], "Bob");
+}
+
+#[test]
+fn chat_replays_what_came_after_the_last_message_that_a_client_has() {
+    let example = Example::start("chat");
+    let (mut ada, _) = enter(&example, "room=r&name=Ada");
+    let ids: Vec<String> = (0..5)
+        .map(|n| {
+            ada.send(&json!({"text": n.to_string()}).to_string());
+            hear(&mut ada, "said")["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let query = format!("/chat?room=r&name=Bob&since={}", ids[2]);
+    let mut bob = Client::connect_to(example.address, &query);
+    assert_eq!(hear(&mut bob, "said")["id"], json!(ids[3]));
+    assert_eq!(hear(&mut bob, "said")["text"], "4");
+    hear(&mut bob, "welcome");
+
+    let mut late = Client::connect_to(example.address, "/chat?room=r&name=Cy&since=abc-7");
+    assert_eq!(hear(&mut late, "gap")["restarted"], true);
+    assert_eq!(hear(&mut late, "said")["id"], json!(ids[0]));
+}
+
+#[test]
+fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
+    let example = Example::start("chat");
+    let (mut ada, _) = enter(&example, "room=r&name=Ada");
+    for (request, why) in [
+        (json!({"text": " ", "key": "k"}), "There is no text."),
+        (
+            json!({"text": "x".repeat(2001), "key": "k"}),
+            "It is longer than 2000 characters.",
+        ),
+        (
+            json!({"text": "psst", "to": "Bob", "key": "k"}),
+            "Bob is not here.",
+        ),
+    ] {
+        ada.send(&request.to_string());
+        assert_eq!(
+            ada.receive_text(),
+            json!({"type": "refused", "key": "k", "why": why}).to_string()
+        );
+    }
+    ada.send("no JSON");
+    assert_eq!(hear(&mut ada, "refused")["why"], "There is no text.");
+    for _ in 0..40 {
+        ada.send(&json!({"text": "more"}).to_string());
+    }
+    assert_eq!(hear(&mut ada, "refused")["why"], "That was too fast.");
+
+    for query in [
+        "name=Ada",
+        "room=r",
+        "room=a%2Fb&name=Ada",
+        "room=r&name=Ada&since=yesterday",
+        "room=r&name=%E2%80%AE",
+    ] {
+        let mut socket = support::tcp(example.address);
+        let request = support::upgrade_request(&format!("/chat?{query}"));
+        socket.write_all(request.as_bytes()).unwrap();
+        let head = support::read_head(&mut socket);
+        assert!(head.starts_with("HTTP/1.1 400 "), "{query}: {head}");
+    }
+}
+
+#[test]
+fn chat_closes_with_1008_who_finds_the_room_full() {
+    let example = Example::start("chat");
+    let mut people: Vec<Client> = (0..100)
+        .map(|_| enter(&example, "room=r&name=Ada").0)
+        .collect();
+    let mut late = Client::connect_to(example.address, "/chat?room=r&name=Late");
+    let (texts, close) = late.receive_to_close();
+    assert!(texts.is_empty(), "{texts:?}");
+    let close = close.expect("it says why");
+    assert_eq!(
+        (u16::from(close.code), &*close.reason),
+        (1008, "This room is full.")
+    );
+    people.pop().unwrap().close();
+    assert!(hear(&mut people[0], "left")["name"] != "Late");
+    enter(&example, "room=r&name=Late");
+}
+
 #[test]
 fn an_example_whose_address_is_taken_ends_and_says_so() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     for name in [
         "broadcast",
         "broadcast_blocking",
+        "chat",
         "echo",
         "linked",
+        "notifications",
         "stateful",
         #[cfg(feature = "axum")]
         "axum_chat",
         #[cfg(feature = "axum")]
         "axum_notifications",
     ] {
-        let mut example = Example::spawn(name, taken.local_addr().unwrap());
+        let mut example = Example::spawn(name, taken.local_addr().unwrap(), &[]);
         eventually("the example ends", || example.has_ended());
         let mut words = String::new();
         let mut stderr = example.process.stderr.take().unwrap();
@@ -475,4 +712,32 @@ mod axum {
         let head = support::read_head(&mut socket);
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     }
+}
+
+#[test]
+fn server_sent_events_serves_its_page_and_streams_every_line_to_whoever_comes() {
+    let mut example = Example::start("server_sent_events");
+    let page = http(example.address, "GET", "/", "");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    assert!(page.contains("new EventSource("), "{page}");
+    example.type_line("first");
+    let mut stream = TcpStream::connect(example.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+        .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut got = String::new();
+    let mut read_to = |end: &str| {
+        while !got.ends_with(end) {
+            let mut bytes = [0; 1_000];
+            let n = stream.read(&mut bytes).unwrap();
+            assert!(n > 0, "{got}");
+            got.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+        }
+    };
+    read_to("\ndata: first\n\n");
+    example.type_line("second");
+    read_to("\ndata: second\n\n");
+    assert!(got.contains("Content-Type: text/event-stream\r\n"), "{got}");
+    assert!(got.contains("retry: 500\n"), "{got}");
 }

@@ -71,6 +71,8 @@ fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept
     let gone = room.since(id(9)).unwrap_err();
     assert_eq!(Some(gone.asked), id(9));
     assert_eq!(gone.oldest.map(|id| id.sequence()), Some(29));
+    // What is kept is not lost, though nobody was there.
+    assert_eq!(running.sender().metrics().dropped.total(), 0);
     running.shutdown(STOP);
 }
 
@@ -252,6 +254,34 @@ fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_fir
     // The room that somebody is in has stayed, and is the same.
     sender.room("r").broadcast(message("still there"));
     assert_eq!(inside.receive_text(), "still there");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
+    let app = resuming().with_history("*", 3, 1_000).with_limits(Limits {
+        rooms_max: 8,
+        ..Limits::default()
+    });
+    let (running, address) = start(app);
+    let sender = running.sender();
+    for n in 0..4 {
+        sender.room(&format!("talk {n}")).broadcast(message(n));
+    }
+    // Whoever makes up names of rooms, says nothing and goes, takes nothing from those who have said something.
+    let visitor = Client::connect_to(address, "/all");
+    eventually("it is in", || sender.room("r").len() == 1);
+    let id = sender.room("r").members()[0];
+    for n in 0..100 {
+        let room = sender.room(&format!("made up {n}"));
+        room.try_join(id).expect("there is room for it");
+        room.leave(id);
+    }
+    for n in 0..4 {
+        let kept = sender.room(&format!("talk {n}")).since(None).unwrap();
+        assert_eq!(kept.len(), 1, "talk {n}");
+    }
+    drop(visitor);
     running.shutdown(STOP);
 }
 

@@ -260,6 +260,28 @@ fn everyone_but_one_gets_what_is_sent_to_all_but_that_one() {
 }
 
 #[test]
+fn a_message_that_all_have_got_but_the_one_it_is_not_for_is_not_counted_as_lost() {
+    let (app, ids) = recording();
+    let (running, address) = start(app);
+    // One on each shard.
+    let mut clients = connect(address, &ids, 2);
+    let sender = running.sender();
+    let room = sender.room("r");
+    for (_, id) in &clients {
+        room.join(*id);
+    }
+    let own = clients[0].1;
+    room.broadcast_except(own, message("room"));
+    sender.everyone().broadcast_except(own, message("all"));
+    sender.broadcast(message("end"));
+    assert_eq!(clients[1].0.receive_text(), "room");
+    assert_eq!(clients[1].0.receive_text(), "all");
+    assert_eq!(clients[0].0.receive_text(), "end");
+    assert_eq!(sender.metrics().dropped.total(), 0);
+    running.shutdown(STOP);
+}
+
+#[test]
 fn a_connection_that_ends_leaves_all_its_rooms_and_an_empty_room_is_gone() {
     let (running, address) = start(joining());
     let sender = running.sender();
@@ -435,6 +457,10 @@ fn shards_without_a_member_are_left_in_peace() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 2);
+    // A message is counted a moment after it has been written.
+    eventually("what they were sent is counted", || {
+        running.sender().metrics().messages_out == 2
+    });
     let room = running.sender().room("r");
     room.join(clients[0].1);
     let before = running.sender().metrics_by_shard();

@@ -78,7 +78,7 @@ fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
         });
     let (running, address) = start(app);
 
-    let mut client = Client::connect_to(address, "/news");
+    let mut client = Client::connect_to(address, "/news?token=s3cret");
     let peer = format!("peer={}", client.address());
     client.send("hello");
     assert_eq!(client.receive_text(), "hello");
@@ -86,7 +86,7 @@ fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
     let own = lines.with(&["the handler has", "hello"]);
     assert_eq!(own.len(), 1, "{own:?}");
     assert!(
-        own[0].contains(&peer) && own[0].contains("target=\"/news\""),
+        own[0].contains(&peer) && own[0].contains("path=\"/news\""),
         "{own:?}"
     );
     assert_eq!(lines.with(&["opened", &peer]).len(), 1);
@@ -113,6 +113,9 @@ fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
         lines.with(&["may not connect", "WARN", "\"null\""]).len(),
         1
     );
+
+    // Queries have tokens in them, and logs are read by many.
+    assert_eq!(lines.with(&["s3cret"]), Vec::<String>::new());
 
     running.shutdown(Duration::from_secs(1));
     assert_eq!(*LOGGED.0.lock().unwrap(), Vec::<String>::new());

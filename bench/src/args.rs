@@ -90,6 +90,12 @@ pub(crate) enum Job {
     /// Sends what comes from the connection opened at [`crate::wire::PUBLISH`] to everyone, itself
     /// included.
     Fanout,
+    /// Sends what comes from [`crate::wire::PUBLISH`] to the room that each message names. Every other connection is in
+    /// the room that its path names, joins those that its messages name, and is sent these back.
+    Rooms,
+    /// The same, while [`crate::subject::CHURN_PER_SECOND`] of those at [`crate::wire::VISIT`] join room 0, and as many
+    /// leave it.
+    Churn,
 }
 
 impl Job {
@@ -97,7 +103,11 @@ impl Job {
         match options.word() {
             Some("echo") => Ok(Self::Echo),
             Some("fanout") => Ok(Self::Fanout),
-            _ => Err(invalid("say which job: echo or fanout".into())),
+            Some("rooms") => Ok(Self::Rooms),
+            Some("churn") => Ok(Self::Churn),
+            _ => Err(invalid(
+                "say which job: echo, fanout, rooms or churn".into(),
+            )),
         }
     }
 
@@ -105,6 +115,8 @@ impl Job {
         match self {
             Self::Echo => "echo",
             Self::Fanout => "fanout",
+            Self::Rooms => "rooms",
+            Self::Churn => "churn",
         }
     }
 }

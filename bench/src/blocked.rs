@@ -12,7 +12,7 @@ use humphrey_ws::AsyncWebsocketApp;
 
 use crate::args::{self, Job, Known, Options};
 use crate::histogram::Summary;
-use crate::load::{Load, Plan};
+use crate::load::{Load, Plan, Rooms};
 use crate::wire;
 
 pub(crate) const OPTIONS: &[Known] = &[
@@ -45,6 +45,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
     let plan = Plan {
         job: Job::Echo,
         clients,
+        rooms: Rooms::default(),
         window: 1,
         size: 32,
         sleep: true,

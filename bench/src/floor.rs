@@ -4,7 +4,8 @@
 //! upgrade, to unmask and to write the same bytes to the same sockets:
 //!
 //! - echo: all replies that one read caused leave in one send;
-//! - fan-out: one send per socket and per message, never joined.
+//! - fan-out: one send per socket and per message, never joined;
+//! - rooms: the same for the members of one room, which are in a plain array.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -47,6 +48,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
         job,
         epoll,
         connections: Vec::new(),
+        rooms: Vec::new(),
         free: Vec::new(),
         input: vec![0; READ_BUFFER],
         output: Vec::new(),
@@ -81,12 +83,21 @@ struct Floor {
     job: Job,
     epoll: OwnedFd,
     connections: Vec<Option<Connection>>,
+    /// The members of each room, by its number.
+    rooms: Vec<Vec<u32>>,
     free: Vec<u32>,
     /// What one read brought, behind what the last one left over.
     input: Vec<u8>,
     /// The server frames made of it, and where each of them ends.
     output: Vec<u8>,
-    ends: Vec<usize>,
+    ends: Vec<Frame>,
+}
+
+/// A frame of the output.
+struct Frame {
+    /// Where its payload begins, and where it ends.
+    payload: usize,
+    end: usize,
 }
 
 struct Connection {
@@ -155,7 +166,8 @@ impl Floor {
     }
 
     fn drop_connection(&mut self, token: usize) {
-        if self.connections[token].take().is_some() {
+        // With rooms, its place is not given to another, who is not in its room.
+        if self.connections[token].take().is_some() && self.rooms.is_empty() {
             self.free.push(token as u32);
         }
     }
@@ -204,7 +216,14 @@ impl Floor {
         self.ends.clear();
         let mut at = 0;
         if !connection.open {
-            at = connection.upgrade(input)?;
+            let (end, room) = connection.upgrade(input)?;
+            at = end;
+            if let Some(room) = room {
+                if self.rooms.len() <= room {
+                    self.rooms.resize_with(room + 1, Vec::new);
+                }
+                self.rooms[room].push(token as u32);
+            }
         }
         // A connection that is not open yet has an incomplete request there: no frame.
         while at < length && connection.open {
@@ -213,8 +232,12 @@ impl Floor {
                     let payload = &mut input[at + frame.start..at + frame.end];
                     wire::mask(payload, frame.mask);
                     wire::put_server_head(&mut self.output, frame.opcode, payload.len());
+                    let start = self.output.len();
                     self.output.extend_from_slice(payload);
-                    self.ends.push(self.output.len());
+                    self.ends.push(Frame {
+                        payload: start,
+                        end: self.output.len(),
+                    });
                     at += frame.end;
                 }
                 Found::Part => break,
@@ -234,6 +257,11 @@ impl Floor {
                 self.fan_out();
                 Ok(())
             }
+            Job::Rooms | Job::Churn if connection.publisher => {
+                self.fan_out_to_rooms();
+                Ok(())
+            }
+            Job::Rooms | Job::Churn => connection.send(&self.output),
             Job::Fanout => Ok(()),
         }
     }
@@ -241,7 +269,7 @@ impl Floor {
     /// One send per socket and per message.
     fn fan_out(&mut self) {
         let mut start = 0;
-        for &end in &self.ends {
+        for &Frame { end, .. } in &self.ends {
             let frame = &self.output[start..end];
             start = end;
             for token in 0..self.connections.len() {
@@ -256,13 +284,35 @@ impl Floor {
             }
         }
     }
+
+    /// One send per member and per message.
+    fn fan_out_to_rooms(&mut self) {
+        let mut start = 0;
+        for &Frame { payload, end } in &self.ends {
+            let frame = &self.output[start..end];
+            start = end;
+            let room = wire::room_of(&self.output[payload..end]).and_then(|name| name.parse().ok());
+            let Some(members) = room.and_then(|room: usize| self.rooms.get(room)) else {
+                continue;
+            };
+            for &token in members {
+                let slot = &mut self.connections[token as usize];
+                if let Some(connection) = slot
+                    && connection.send(frame).is_err()
+                {
+                    // Its place is not given to another, who is not in its room.
+                    *slot = None;
+                }
+            }
+        }
+    }
 }
 
 impl Connection {
-    /// Answers the request when all of it is there; returns how much of the input it was.
-    fn upgrade(&mut self, input: &[u8]) -> Result<usize, Gone> {
+    /// Answers the request when all of it is there; returns how much of the input it was, and the room it names.
+    fn upgrade(&mut self, input: &[u8]) -> Result<(usize, Option<usize>), Gone> {
         let Some(end) = wire::head_end(input) else {
-            return Ok(0);
+            return Ok((0, None));
         };
         let head = std::str::from_utf8(&input[..end]).map_err(|_| Gone)?;
         let key = wire::header(head, "sec-websocket-key").ok_or(Gone)?;
@@ -272,9 +322,10 @@ impl Connection {
             wire::accept_key(key)
         );
         self.open = true;
-        self.publisher = head.split(' ').nth(1) == Some(wire::PUBLISH);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        self.publisher = path == wire::PUBLISH;
         self.send(answer.as_bytes())?;
-        Ok(end)
+        Ok((end, path.trim_start_matches('/').parse().ok()))
     }
 
     /// Writes now what the socket takes, and keeps the rest for later.

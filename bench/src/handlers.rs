@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use humphrey_ws::AsyncWebsocketApp;
 
 use crate::args::{self, Job, Known, Options};
-use crate::load::{Load, Plan};
+use crate::load::{Load, Plan, Rooms};
 use crate::machine;
 use crate::wire::PUBLISH;
 
@@ -258,6 +258,7 @@ fn measure(scenario: &Scenario, server: &Server, seconds: f64) -> io::Result<f64
     let plan = Plan {
         job,
         clients,
+        rooms: Rooms::default(),
         window: scenario.window,
         size: 32,
         sleep: true,

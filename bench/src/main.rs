@@ -36,8 +36,8 @@ Measures humphrey_ws against a bare epoll loop.
             [--server-cpu N] [--client-cpu N] [--server-threads pool] [--sleep]
             [--self-check] [--baseline PROGRAM]
       all scenarios, servers in turn, as a Markdown table; --quick asserts exact
-      counts only, in about 20 seconds; --only keeps the scenarios whose name
-      contains NAME; --sleep lets the client sleep while nothing arrives, where
+      counts only, in about ten seconds; --only keeps the scenarios whose name
+      contains NAME, or one of several with commas between; --sleep lets the client sleep while nothing arrives, where
       it otherwise looks again at once; --self-check measures the floor against
       itself: how far its ratios are from 1 is how far to trust the others;
       --baseline puts another build of this program in the floor's place
@@ -50,12 +50,14 @@ Measures humphrey_ws against a bare epoll loop.
       handlers on the reactors' own threads while they are quick, beside the pool
       alone; `floor` is a mode, too, where handlers do nothing
 
-  bench floor   echo|fanout [--address 127.0.0.1:0] [--cpu N]
-  bench subject echo|fanout [--address 127.0.0.1:0] [--cpu N] [--server-threads pool]
+  bench floor   echo|fanout|rooms [--address 127.0.0.1:0] [--cpu N]
+  bench subject echo|fanout|rooms|churn [--address 127.0.0.1:0] [--cpu N]
+            [--server-threads pool]
       one server, until it is killed; says READY and its address when it listens
 
-  bench load echo|fanout|idle --address 127.0.0.1:PORT [--clients N] [--size 32]
-            [--window 1] [--messages N] [--hold SECONDS] [--cpu N] [--sleep]
+  bench load echo|fanout|rooms|churn|idle --address 127.0.0.1:PORT [--clients N]
+            [--size 32] [--window 1] [--rooms N] [--members N] [--visitors N]
+            [--together] [--messages N] [--hold SECONDS] [--cpu N] [--sleep]
       the load client against any server that does the same job";
 
 fn main() -> ExitCode {

@@ -1,17 +1,29 @@
-//! The subject: the same two jobs on humphrey_ws, through its ordinary public API.
+//! The subject: the same jobs on humphrey_ws, through its ordinary public API.
 //!
 //! One shard, handlers on the pool, no option that a usual program would not set.
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
-use humphrey_ws::AsyncWebsocketApp;
+use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
 use crate::args::Job;
-use crate::wire::PUBLISH;
+use crate::wire::{self, PUBLISH, VISIT};
+
+const THREADS: usize = 32;
+/// Messages that take long: more than there are threads.
+const WARM_UP: usize = 48;
+/// How many join, and how many leave, each second of a [`Job::Churn`].
+pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
+/// How many of them at once.
+const CHURN_BURST: u32 = 10;
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
-    let app = AsyncWebsocketApp::<()>::new_with_config((), 32, 1)
+    let app = AsyncWebsocketApp::<()>::new_with_config((), THREADS, 1)
         .with_address(address)
         .with_shards(1);
     let mut app = match job {
@@ -21,8 +33,105 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
                 stream.broadcast(message);
             }
         }),
+        Job::Rooms => app
+            .with_connect_handler(enter)
+            .with_message_handler(|stream, message, _| in_rooms(&stream, message)),
+        Job::Churn => {
+            let sender = app.sender();
+            let thread = thread::spawn(move || churn(&sender));
+            let _ = VISITORS.thread.set(thread.thread().clone());
+            app.with_connect_handler(enter)
+                .with_message_handler(|stream, message, _| {
+                    VISITORS.call();
+                    in_rooms(&stream, message);
+                })
+        }
     };
     crate::ready(app.bind()?)?;
     app.run();
     Err(io::Error::other("the server came to an end by itself"))
+}
+
+/// A connection's path is the room that it is in.
+fn enter(stream: AsyncStream, _: Arc<()>) {
+    match stream.path() {
+        PUBLISH | "/" => {}
+        VISIT => {
+            let mut all = VISITORS.all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push(stream.id());
+        }
+        path => stream.join(path.trim_start_matches('/')),
+    }
+}
+
+fn in_rooms(stream: &AsyncStream, message: Message) {
+    let room = wire::room_of(message.bytes()).map(|name| stream.room(name));
+    if stream.path() != PUBLISH {
+        warm_up();
+        room.into_iter().for_each(|room| room.join(stream.id()));
+        stream.send(message);
+    } else if let Some(room) = room {
+        room.broadcast(message);
+    }
+}
+
+/// The first messages that are no publisher's find every handler thread: so each has its stack and its part of the heap
+/// before memory is measured.
+fn warm_up() {
+    static MESSAGES: AtomicUsize = AtomicUsize::new(0);
+    if MESSAGES.load(Relaxed) < WARM_UP && MESSAGES.fetch_add(1, Relaxed) < WARM_UP {
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Those who join and leave while there is something to be had.
+struct Visitors {
+    all: Mutex<Vec<ConnectionId>>,
+    /// Something has been published since the last burst.
+    wanted: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+static VISITORS: Visitors = Visitors {
+    all: Mutex::new(Vec::new()),
+    wanted: AtomicBool::new(false),
+    thread: OnceLock::new(),
+};
+
+impl Visitors {
+    fn call(&self) {
+        if !self.wanted.swap(true, Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// Has visitors join room 0 in turn, and leave it one burst later.
+fn churn(sender: &AsyncSender) {
+    let name = wire::room_name(0);
+    let room = sender.room(&String::from_utf8_lossy(&name));
+    let pause = Duration::from_secs(1) * CHURN_BURST / CHURN_PER_SECOND;
+    let mut inside: Vec<ConnectionId> = Vec::new();
+    let mut next = 0;
+    let mut due = Instant::now();
+    loop {
+        if !VISITORS.wanted.swap(false, Relaxed) {
+            thread::park();
+            due = Instant::now();
+            continue;
+        }
+        inside.drain(..).for_each(|id| room.leave(id));
+        let all = VISITORS.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.is_empty() {
+            let come = (0..CHURN_BURST as usize).map(|at| all[(next + at) % all.len()]);
+            inside.extend(come);
+            next += CHURN_BURST as usize;
+        }
+        drop(all);
+        inside.iter().for_each(|&id| room.join(id));
+        due += pause;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
 }

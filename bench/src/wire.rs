@@ -6,6 +6,32 @@ use sha1::{Digest as _, Sha1};
 
 /// The path whose connection is the publisher of a fan-out.
 pub(crate) const PUBLISH: &str = "/publish";
+/// The path of those who are in room 0 at times.
+pub(crate) const VISIT: &str = "/visit";
+
+/// A room's name: its number.
+pub(crate) type RoomName = [u8; 8];
+
+/// Where in a message's payload the room is named.
+const ROOM_AT: usize = 16;
+/// A message that names no room.
+pub(crate) const NO_ROOM: RoomName = *b"--------";
+
+pub(crate) fn room_name(number: usize) -> RoomName {
+    let mut name = NO_ROOM;
+    let mut left = number;
+    for digit in name.iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    name
+}
+
+/// The room that a message names.
+pub(crate) fn room_of(payload: &[u8]) -> Option<&str> {
+    let name = payload.get(ROOM_AT..ROOM_AT + size_of::<RoomName>())?;
+    (name != NO_ROOM).then(|| std::str::from_utf8(name).ok())?
+}
 
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -140,6 +166,16 @@ fn put_head(out: &mut Vec<u8>, opcode: u8, length: usize, masked: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_room_is_found_where_it_is_named() {
+        let mut payload = [0; 32];
+        payload[16..24].copy_from_slice(&room_name(1_234));
+        assert_eq!(room_of(&payload), Some("00001234"));
+        payload[16..24].copy_from_slice(&NO_ROOM);
+        assert_eq!(room_of(&payload), None);
+        assert_eq!(room_of(&payload[..20]), None);
+    }
 
     #[test]
     fn accepts_the_key_of_the_rfc() {

@@ -4,10 +4,16 @@
 //! others end the program by asking the engine to stop; what is first asked for in a friendly way (at the end of the
 //! input) can be hastened (by a signal).
 
+mod clients;
+mod events;
+mod json;
 mod lines;
 mod metrics;
+mod name;
 mod options;
 mod page;
+mod publish;
+mod rooms;
 mod say;
 mod signals;
 
@@ -20,10 +26,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Metrics, RunningApp};
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, RunningApp};
 
+use crate::clients::{Client, Door};
 use crate::lines::Line;
+use crate::name::RoomName;
 use crate::options::{OnMessage, Options};
+use crate::rooms::{Channel, Rooms};
 use crate::say::say;
 
 /// Read from standard input at once: what a pipe holds on Linux.
@@ -52,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<()> {
-    let mut app = app(options);
+    let (mut app, rooms) = app(options)?;
     let address = app.bind()?;
     let sender = app.sender();
     let stopping = Arc::new(AtomicBool::new(false));
@@ -71,17 +80,23 @@ fn run(options: &Options) -> io::Result<()> {
             say!("metrics for Prometheus at http://{address}/metrics");
         }
         if io::stdin().is_terminal() {
-            say!("what you type here goes to everyone, line by line; Ctrl-C ends");
+            let whom = match &options.room {
+                Some(room) => format!("room {:?}", room.as_str()),
+                None => "everyone".to_owned(),
+            };
+            say!("what you type here goes to {whom}, line by line; Ctrl-C ends");
         }
     }
     {
         let sender = sender.clone();
         let exit_on_eof = options.exit_on_eof;
         let quiet = options.quiet;
+        let room = options.room.clone().unwrap_or_else(RoomName::everyone);
+        let channel = rooms.channel(&room);
         thread::Builder::new()
             .name("standard input".into())
             .spawn(move || {
-                broadcast_input(&sender, &stopping);
+                broadcast_input(&channel, &stopping);
                 if exit_on_eof {
                     sender.shutdown(FLUSH_WAIT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
@@ -94,19 +109,27 @@ fn run(options: &Options) -> io::Result<()> {
         metrics.shutdown(Duration::ZERO);
     }
     if !options.quiet {
-        say!("{}", summary(&sender.metrics()));
+        let mut metrics = sender.metrics();
+        if rooms.keeps() {
+            // Each form of an announcement counts for itself, and often nobody is there for one of them.
+            metrics.dropped.no_recipient = 0;
+        }
+        say!("{}", summary(&metrics));
     }
     Ok(())
 }
 
-fn app(options: &Options) -> AsyncWebsocketApp<()> {
+fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> {
+    let setup = options.rooms();
     let limits = Limits {
         connections_max: options.max_connections,
         peer_connections_max: options.max_connections_per_address,
         peer_handshakes_per_second_max: options.max_handshakes_per_address,
+        rooms_max: setup.library_rooms_max(),
         ..Limits::default()
     };
-    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let message_bytes_max = limits.message_bytes_max;
+    let mut app: AsyncWebsocketApp<(), Client> = AsyncWebsocketApp::new()
         .with_address(options.listen)
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())
@@ -117,27 +140,46 @@ fn app(options: &Options) -> AsyncWebsocketApp<()> {
     if let Some(heartbeat) = options.heartbeat() {
         app = app.with_heartbeat(heartbeat);
     }
-    if !options.no_welcome {
-        app.on_connect(|stream, _| {
-            stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())));
-        });
+    app = setup.apply(app);
+    let rooms = Rooms::new(app.sender(), setup);
+    let door = Arc::new(Door::new(rooms.clone(), setup.announces));
+    {
+        let door = door.clone();
+        app.on_handshake(move |request, _| door.handshake(request));
+    }
+    {
+        let door = door.clone();
+        app.on_connect(move |stream, _| door.enter(&stream));
     }
     match options.on_message {
-        OnMessage::Echo => app.on_message(|stream, message, _| stream.send(message)),
-        OnMessage::Broadcast => app.on_message(|stream, message, _| stream.broadcast(message)),
+        OnMessage::Echo => app.on_message(move |stream, message, _| {
+            clients::echo(&stream, message, message_bytes_max);
+        }),
+        OnMessage::Broadcast => {
+            let rooms = rooms.clone();
+            app.on_message(move |stream: clients::Stream, message, _| {
+                rooms.channel(&stream.state.room).publish(message);
+            });
+        }
         OnMessage::Ignore => {}
     }
-    let sender = app.sender();
-    app.with_routes(page::routes(sender))
+    if let Some(token) = options.publish_token()? {
+        app = app.with_routes(publish::routes(rooms.clone(), token));
+    }
+    let app = app
+        .with_event_stream("/events", events::handler(door.clone()))
+        .with_event_stream("/events/*", events::handler(door.clone()))
+        .with_routes(page::routes(rooms.clone()));
+    Ok((app, rooms))
 }
 
-/// Sends each line to everyone, until the input ends or the program is to stop.
-fn broadcast_input(sender: &AsyncSender, stopping: &AtomicBool) {
+/// Sends each line to a room, or to everyone, until the input ends or the program is to stop.
+fn broadcast_input(channel: &Channel, stopping: &AtomicBool) {
     let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, io::stdin().lock());
     let line_bytes_max = Limits::default().message_bytes_max;
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
-            Line::Whole(line) => sender.broadcast(Message::new(line)),
+            Line::Whole(line) => channel.publish(Message::new(line)),
             Line::TooLong { bytes } => say!(
                 "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
             ),
@@ -169,13 +211,13 @@ fn whereabouts(address: SocketAddr) -> String {
 /// What was done, in one line: what went as it should first, losses only where there were any.
 fn summary(metrics: &Metrics) -> String {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
-    let mut summary = format!(
-        "{} client{}, {} message{} sent",
-        metrics.connections_opened,
-        plural(metrics.connections_opened),
-        metrics.messages_out,
-        plural(metrics.messages_out),
-    );
+    let (clients, streams) = (metrics.connections_opened, metrics.event_streams_opened);
+    let mut summary = format!("{clients} client{}", plural(clients));
+    if streams > 0 {
+        summary += &format!(", {streams} event stream{}", plural(streams));
+    }
+    let sent = metrics.messages_out;
+    summary += &format!(", {sent} message{} sent", plural(sent));
     let dropped = &metrics.dropped;
     let losses = [
         (dropped.slow_consumer, "dropped (slow clients)"),
@@ -208,11 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_losses_only_where_there_were_any() {
+    fn the_summary_names_event_streams_and_losses_only_where_there_were_any() {
         let mut metrics = Metrics::default();
         metrics.connections_opened = 1;
         metrics.messages_out = 2;
         assert_eq!(summary(&metrics), "1 client, 2 messages sent");
+        metrics.event_streams_opened = 1;
+        assert_eq!(
+            summary(&metrics),
+            "1 client, 1 event stream, 2 messages sent"
+        );
+        metrics.event_streams_opened = 0;
         metrics.connections_opened = 12;
         metrics.dropped.slow_consumer = 78;
         metrics.dropped.no_recipient = 3;

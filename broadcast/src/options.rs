@@ -1,6 +1,8 @@
 //! The command line.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +10,9 @@ use clap::{Parser, ValueEnum};
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::{Limits, Origins, SlowConsumer, TrustedProxies};
 
+use crate::name::RoomName;
+use crate::publish::Token;
+use crate::rooms::Setup;
 use crate::say::say;
 
 /// How much longer than the interval between pings a client may be silent: time for a ping's answer.
@@ -19,6 +24,10 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C or SIGTERM closes
 /// every connection with code 1001 and ends the program.
+///
+/// Who connects to ws://127.0.0.1:8080/ROOM is in that room (percent-encoded, up to 240 bytes), and gets what is sent
+/// to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the same as
+/// server-sent events, from http://127.0.0.1:8080/events/ROOM or /events.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -31,7 +40,34 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WHAT", default_value = "echo")]
     pub(crate) on_message: OnMessage,
 
-    /// Do not announce new clients to everyone
+    /// Send standard input to this room only. Without it, everyone gets it
+    #[arg(long, value_name = "ROOM")]
+    pub(crate) room: Option<RoomName>,
+
+    /// Keep the last N messages to each room and to everyone, each up to 256 KiB in all, and send them to who connects:
+    /// to a program all of them, or none with ws://…/ROOM?since=now; to the page those that it has missed. At most 10000.
+    /// Without it, nothing is kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) history: Option<u16>,
+
+    /// Rooms that there may be at once; who asks for a further one is disconnected with code 1013. Without it 100000,
+    /// and with --history 1000: there, rooms that nobody is in give way, and what they keep
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_rooms: Option<usize>,
+
+    /// Let programs that know this token send messages, of up to 1 MiB: POST /publish/ROOM, or /publish for everyone, with
+    /// the header 'Authorization: Bearer TOKEN'. The answer is JSON and says how many WebSocket clients there were to get it:
+    /// {"members": 2}. A body of Content-Type application/octet-stream is sent as a binary message, any other as text. Other
+    /// users of this machine can see the token in the list of processes: see the next option. Without it, /publish is not
+    /// found
+    #[arg(long, value_name = "TOKEN", conflicts_with = "publish_token_file")]
+    pub(crate) publish_token: Option<String>,
+
+    /// The same, with the token that this file holds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) publish_token_file: Option<PathBuf>,
+
+    /// Do not announce new clients to their room, or to everyone
     #[arg(long)]
     pub(crate) no_welcome: bool,
 
@@ -57,8 +93,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections_per_address: Option<usize>,
 
-    /// WebSocket handshakes that one address may begin per second; further ones are answered with 429. Without it,
-    /// any number
+    /// WebSocket handshakes and event streams that one address may begin per second; further ones are answered with 429.
+    /// Without it, any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 
@@ -86,7 +122,7 @@ pub(crate) struct Options {
 pub(crate) enum OnMessage {
     /// Send it back
     Echo,
-    /// Send it to everyone
+    /// Send it to the sender's room, or to everyone if it is in none
     Broadcast,
     /// Nothing
     Ignore,
@@ -124,6 +160,25 @@ impl Options {
             Origins::Any
         } else {
             Origins::same_or_list(self.allow_origin.clone())
+        }
+    }
+
+    pub(crate) fn rooms(&self) -> Setup {
+        Setup {
+            history: self.history.map(usize::from),
+            rooms_max: self.max_rooms,
+            announces: !self.no_welcome,
+        }
+    }
+
+    /// What whoever publishes must know; `None` if nobody may.
+    pub(crate) fn publish_token(&self) -> io::Result<Option<Token>> {
+        match (&self.publish_token, &self.publish_token_file) {
+            (Some(token), _) => Token::new(token)
+                .map(Some)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error)),
+            (None, Some(path)) => Token::read(path).map(Some),
+            (None, None) => Ok(None),
         }
     }
 
@@ -172,9 +227,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("must be a whole number, at least 1".to_owned()),
     }
 }
 
@@ -205,6 +259,10 @@ mod tests {
         assert_eq!(options.max_connections_per_address, None);
         assert_eq!(options.max_handshakes_per_address, None);
         assert_eq!(options.metrics, None);
+        assert_eq!(options.room, None);
+        let setup = options.rooms();
+        assert_eq!((setup.history, setup.rooms_max), (None, None));
+        assert!(options.publish_token().unwrap().is_none());
         assert!(options.heartbeat().is_some());
         assert!(!options.no_welcome && !options.exit_on_eof && !options.quiet);
     }
@@ -237,6 +295,16 @@ mod tests {
             (&["--max-connections-per-address", "0"], "at least 1"),
             (&["--max-handshakes-per-address", "0"], "'0'"),
             (&["--metrics", "9100"], "127.0.0.1:8080"),
+            (&["--room", ""], "a room needs a name"),
+            (&["--room", ".."], "'..'"),
+            (&["--history", "0"], "'0'"),
+            (&["--history", "10001"], "10001"),
+            (&["--max-rooms", "0"], "at least 1"),
+            (&["--max-rooms", "many"], "a whole number"),
+            (
+                &["--publish-token=a", "--publish-token-file=b"],
+                "cannot be used with",
+            ),
             (&["--heartbeat", "-1"], "'-1'"),
             (&["--heartbeat=soon"], "'soon'"),
             (&["--loud"], "'--loud'"),

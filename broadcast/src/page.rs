@@ -1,8 +1,10 @@
 //! The page, and the number of clients that it shows.
 
 use humphrey::SubApp;
-use humphrey::http::{Response, StatusCode};
-use humphrey_ws::AsyncSender;
+use humphrey::http::{Request, Response, StatusCode};
+
+use crate::name::RoomName;
+use crate::rooms::Rooms;
 
 /// One file, with its style and script in it.
 const PAGE: &str = include_str!("page.html");
@@ -12,15 +14,29 @@ const PAGE: &str = include_str!("page.html");
 /// The hashes are written down rather than computed, as a program that serves one fixed page needs no SHA-256 for it.
 /// The test below says what they are when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
-    style-src 'sha256-6Rouw7FMwufwtAr9tOfEecdyYaVxJFWlMfCW+EilJtw='; \
-    script-src 'sha256-lok7TwIBxDe0mzhrtFDyslMLilqf7oKeaVIeFEuroC8='; \
+    style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
+    script-src 'sha256-Sx7bwDb7j7G1AZg7lXXnDWH5UlKQ6nWdxQWkSDXZq00='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `/` and `/clients`.
-pub(crate) fn routes(sender: AsyncSender) -> SubApp<()> {
+/// `/`, `/clients` and `/clients/ROOM`.
+pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
+    let all = rooms.clone();
     SubApp::new()
         .with_stateless_route("/", |_| page())
-        .with_stateless_route("/clients", move |_| clients(sender.connections()))
+        .with_stateless_route("/clients", move |_| {
+            clients(all.members(&RoomName::everyone()), None)
+        })
+        .with_stateless_route("/clients/*", move |request: Request| {
+            let path = request.uri.strip_prefix("/clients").unwrap_or_default();
+            match RoomName::of_path(path) {
+                Ok(room) => {
+                    let in_room = (!room.is_everyone()).then(|| rooms.members(&room));
+                    clients(rooms.members(&RoomName::everyone()), in_room)
+                }
+                Err(error) => Response::new(StatusCode::BadRequest, format!("{error}\n"))
+                    .with_header("Content-Type", "text/plain; charset=utf-8"),
+            }
+        })
 }
 
 fn page() -> Response {
@@ -33,8 +49,10 @@ fn page() -> Response {
         .with_header("Cache-Control", "no-cache")
 }
 
-fn clients(connections: usize) -> Response {
-    Response::new(StatusCode::OK, format!("{{\"clients\": {connections}}}\n"))
+fn clients(connections: usize, in_room: Option<usize>) -> Response {
+    let in_room = in_room.map_or_else(String::new, |members| format!(", \"room\": {members}"));
+    let json = format!("{{\"clients\": {connections}{in_room}}}\n");
+    Response::new(StatusCode::OK, json)
         .with_header("Content-Type", "application/json")
         .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Cache-Control", "no-store")

@@ -318,6 +318,12 @@ fn help_and_version_go_to_standard_output() {
     for option in [
         "--listen",
         "--on-message",
+        "--room",
+        "--history",
+        "256 KiB",
+        "--max-rooms",
+        "--publish-token",
+        "--publish-token-file",
         "--no-welcome",
         "--exit-on-eof",
         "--slow-client",
@@ -335,6 +341,27 @@ fn help_and_version_go_to_standard_output() {
         out.trim(),
         concat!("humphrey-broadcast ", env!("CARGO_PKG_VERSION"))
     );
+}
+
+#[test]
+fn the_options_of_the_readme_are_those_of_the_help() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## The program").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let (_, help, _) = support::run(&["--help"]);
+    let mut seen = 0;
+    for (at, _) in section.match_indices("--") {
+        let name = section[at..].trim_start_matches('-');
+        let name = &name[..name
+            .find(|c: char| c != '-' && !c.is_ascii_lowercase())
+            .unwrap()];
+        // Lines of a table have others.
+        if !name.is_empty() {
+            assert!(help.contains(&format!(" --{name}")), "--{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 8, "only {seen}");
 }
 
 #[test]

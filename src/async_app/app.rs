@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
+use super::event_stream::{EventStreamHandler, EventStreams};
 use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
 use super::history::HistoryPatterns;
 use super::publish::Link;
@@ -77,6 +78,7 @@ where
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
     histories: HistoryPatterns,
+    event_streams: EventStreams<State>,
     origins: Option<Origins>,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
@@ -167,6 +169,7 @@ where
             routes: Vec::new(),
             cors: None,
             histories: HistoryPatterns::default(),
+            event_streams: Vec::new(),
             origins: None,
             proxies: None,
             on_handshake: None,
@@ -403,6 +406,53 @@ where
         self
     }
 
+    /// Serves an event stream at a path of the app's own port: the messages of rooms, and broadcasts if it is to have them, as
+    /// [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html), for clients that have no
+    /// WebSocket or need none. A page reads it with `new EventSource("/events")`.
+    ///
+    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. In the path, `*` stands
+    /// for any characters, or none; the first call that fits a request counts, before mounted routes. A WebSocket handshake
+    /// for it still becomes a WebSocket.
+    ///
+    /// - A text is an event `message`, a binary message an event `binary` in base64. Line ends in a text (CRLF, CR) arrive as
+    ///   LF.
+    /// - Messages of a room that keeps a history ([`with_history`](Self::with_history)) have their
+    ///   [`HistoryId`](crate::HistoryId) as id. A client that comes again says which it has seen last (browsers do so by
+    ///   themselves) and gets what it has missed, of all its rooms, then what is new, without gap or duplicate. If that is not
+    ///   kept any more, it gets an event `reset` first, whose data is the id that it has named, and then what is kept.
+    ///   Broadcasts have no ids and are not replayed.
+    /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
+    ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
+    ///   visitors' cookies; where any may connect, without.
+    /// - No other handler hears of its clients, and they are not in
+    ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
+    ///   [`Metrics::event_streams`](crate::Metrics::event_streams) and
+    ///   [`Room::event_streams`](crate::Room::event_streams) count them.
+    ///
+    /// Every event is rendered once, however many clients get it, and not at all where there is none.
+    ///
+    /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Message, Reject, Subscription};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_history("news/*", 50, 64 * 1024)
+    ///     .with_event_stream("/events", |request, _| match request.query_param("of") {
+    ///         Some(city) => Ok(Subscription::room(format!("news/{city}")).with_broadcasts()),
+    ///         None => Err(Reject::new(400).with_body("of which city?\n")),
+    ///     });
+    /// app.sender().room("news/zurich").broadcast(Message::new("It rains."));
+    /// ```
+    pub fn with_event_stream(
+        mut self,
+        path: &str,
+        handler: impl EventStreamHandler<State>,
+    ) -> Self {
+        self.event_streams.push((path.into(), Box::new(handler)));
+        self
+    }
+
     /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -540,6 +590,7 @@ where
             .map(TrustedProxies::resolve)
             .transpose()
             .map_err(|error| invalid(error.to_string()))?;
+        self.check_event_streams()?;
         let routes = self.take_routes()?;
         let address = match self.humphrey_link {
             HumphreyLink::Internal(..) => Some(self.bind()?),
@@ -562,6 +613,7 @@ where
             state: self.state,
             link: self.link.clone(),
             on_handshake: self.on_handshake,
+            event_streams: self.event_streams,
             on_connect: self.on_connect,
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,
@@ -590,6 +642,27 @@ where
             link: self.link,
             address,
         })
+    }
+
+    fn check_event_streams(&self) -> io::Result<()> {
+        let invalid = |error| Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        if let Some((path, _)) = self
+            .event_streams
+            .iter()
+            .find(|(path, _)| !path.starts_with(['/', '*']))
+        {
+            return invalid(format!(
+                "the path of an event stream begins with '/': {path:?} fits no request"
+            ));
+        }
+        if matches!(self.humphrey_link, HumphreyLink::External(_)) && !self.event_streams.is_empty()
+        {
+            return invalid(
+                "an unlinked app has no port of its own, where with_event_stream could be served"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn take_routes(&mut self) -> io::Result<Option<Routes<State>>> {

@@ -1,7 +1,7 @@
-//! Who is connected: by address, and by id.
+//! Who is connected: by id, and by address.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::engine::{ConnectionId, Session};
@@ -12,22 +12,69 @@ pub(super) struct Directory(RwLock<Sessions>);
 
 #[derive(Default)]
 struct Sessions {
-    /// Addresses are what 0.5.1 named its clients by.
-    by_address: HashMap<SocketAddr, Arc<Session>>,
     /// For each shard, by slot.
-    by_id: Vec<Vec<Option<Arc<Session>>>>,
+    places: Vec<Vec<Option<Arc<Session>>>>,
+    /// Addresses are what 0.5.1 named its clients by.
+    of_ipv4: HashMap<(Ipv4Addr, u16), Place>,
+    /// Apart, since they take twice the memory.
+    of_others: HashMap<SocketAddr, Place>,
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy)]
+struct Place {
+    slot: u32,
+    shard: u16,
+}
+
+impl Place {
+    fn of(id: ConnectionId) -> Self {
+        Self {
+            slot: id.key().slot,
+            shard: id.shard,
+        }
+    }
+}
+
+impl Sessions {
+    fn at(&self, place: Place) -> Option<&Arc<Session>> {
+        let slots = self.places.get(usize::from(place.shard))?;
+        slots.get(place.slot as usize)?.as_ref()
+    }
+
+    fn place_of(&self, address: SocketAddr) -> Option<Place> {
+        match address {
+            SocketAddr::V4(v4) => self.of_ipv4.get(&ipv4(v4)).copied(),
+            other @ SocketAddr::V6(_) => self.of_others.get(&other).copied(),
+        }
+    }
+}
+
+fn ipv4(address: SocketAddrV4) -> (Ipv4Addr, u16) {
+    (*address.ip(), address.port())
+}
+
+/// After a rush, gives back what it took.
+fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to_fit();
+    }
 }
 
 impl Directory {
     /// Where an address is used again before its former owner has left, it means the latest.
     pub(super) fn enter(&self, session: &Arc<Session>) {
         let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        sessions.by_address.insert(session.peer, session.clone());
-        let (shard, slot) = place(session.id);
-        if sessions.by_id.len() <= shard {
-            sessions.by_id.resize_with(shard + 1, Vec::new);
+        let place = Place::of(session.id);
+        match session.peer {
+            SocketAddr::V4(v4) => sessions.of_ipv4.insert(ipv4(v4), place),
+            other @ SocketAddr::V6(_) => sessions.of_others.insert(other, place),
+        };
+        let (shard, slot) = (usize::from(place.shard), place.slot as usize);
+        if sessions.places.len() <= shard {
+            sessions.places.resize_with(shard + 1, Vec::new);
         }
-        let slots = &mut sessions.by_id[shard];
+        let slots = &mut sessions.places[shard];
         if slots.len() <= slot {
             slots.resize_with(slot + 1, || None);
         }
@@ -36,14 +83,23 @@ impl Directory {
 
     pub(super) fn leave(&self, session: &Session) {
         let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let (shard, slot) = place(session.id);
-        if let Some(slots) = sessions.by_id.get_mut(shard) {
-            if let Some(place) = slots.get_mut(slot)
-                && place.as_ref().is_some_and(|other| other.id == session.id)
-            {
-                *place = None;
+        let sessions = &mut *sessions;
+        let is_its_place = |place: Option<Place>, sessions: &Sessions| {
+            let owner = place.and_then(|place| sessions.at(place));
+            owner.is_some_and(|owner| owner.id == session.id)
+        };
+        if is_its_place(sessions.place_of(session.peer), sessions) {
+            match session.peer {
+                SocketAddr::V4(v4) => drop(sessions.of_ipv4.remove(&ipv4(v4))),
+                other @ SocketAddr::V6(_) => drop(sessions.of_others.remove(&other)),
             }
-            // After a rush, give back what it took.
+            shrink(&mut sessions.of_ipv4);
+            shrink(&mut sessions.of_others);
+        }
+        let place = Place::of(session.id);
+        if is_its_place(Some(place), sessions) {
+            let slots = &mut sessions.places[usize::from(place.shard)];
+            slots[place.slot as usize] = None;
             while slots.last().is_some_and(Option::is_none) {
                 slots.pop();
             }
@@ -51,38 +107,25 @@ impl Directory {
                 slots.shrink_to_fit();
             }
         }
-        let by_address = &mut sessions.by_address;
-        if by_address
-            .get(&session.peer)
-            .is_some_and(|other| other.id == session.id)
-        {
-            by_address.remove(&session.peer);
-            if by_address.capacity() > 1024 && by_address.len() < by_address.capacity() / 8 {
-                by_address.shrink_to_fit();
-            }
-        }
     }
 
     pub(super) fn find(&self, address: SocketAddr) -> Option<Arc<Session>> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        sessions.by_address.get(&address).cloned()
+        let session = sessions.at(sessions.place_of(address)?)?;
+        // Its place may be another's by now.
+        (session.peer == address).then(|| session.clone())
     }
 
     pub(super) fn find_id(&self, id: ConnectionId) -> Option<Arc<Session>> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let (shard, slot) = place(id);
-        let session = sessions.by_id.get(shard)?.get(slot)?.as_ref()?;
+        let session = sessions.at(Place::of(id))?;
         (session.id == id).then(|| session.clone())
     }
 
     /// Everyone.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let sessions = sessions.by_id.iter().flatten().flatten();
+        let sessions = sessions.places.iter().flatten().flatten();
         sessions.map(|session| session.id).collect()
     }
-}
-
-fn place(id: ConnectionId) -> (usize, usize) {
-    (usize::from(id.shard), id.key().slot as usize)
 }

@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::event_stream::EventStreams;
+use super::history::matches;
 use super::publish::Link;
 use super::room::Room;
 use super::stream::AsyncStream;
-use crate::engine::{self, Events, Interests, Presence, Request, Response, Session, Welcome};
+use crate::engine::{self, Events, Form, Interests, Presence, Request, Response, Session, Welcome};
 use crate::host::Routes;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
@@ -132,6 +134,7 @@ where
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) routes: Option<Routes<State>>,
+    pub(super) event_streams: EventStreams<State>,
 }
 
 impl<State, StreamState> Program<State, StreamState>
@@ -196,7 +199,26 @@ where
         })
     }
 
+    fn has_event_stream(&self, path: &str) -> bool {
+        self.event_streams
+            .iter()
+            .any(|(pattern, _)| matches(pattern, path))
+    }
+
+    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+        let mut streams = self.event_streams.iter();
+        let (_, handler) = streams
+            .find(|(pattern, _)| matches(pattern, request.path()))
+            .ok_or_else(|| Reject::new(404))?;
+        let subscription = handler(request, self.state.clone())?;
+        Ok(self.link.stream_asked(request, subscription))
+    }
+
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        if session.form == Form::Events {
+            self.link.subscribe(session);
+            return;
+        }
         if let Some(handler) = &self.on_connect {
             let stream = self.stream(session).with_request(request);
             handler(stream, self.state.clone());
@@ -217,7 +239,9 @@ where
     }
 
     fn close(&self, session: &Arc<Session>) {
-        if let Some(handler) = &self.on_disconnect {
+        if let Some(handler) = &self.on_disconnect
+            && session.form == Form::Frames
+        {
             handler(self.stream(session), self.state.clone());
         }
     }

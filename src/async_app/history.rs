@@ -47,6 +47,12 @@ impl History {
         }
     }
 
+    /// Treats all messages up to that stamp as such that are not kept any more.
+    pub(super) fn since_stamp(mut self, stamp: u64) -> Self {
+        self.dropped_stamp = stamp;
+        self
+    }
+
     fn id(&self, sequence: u64) -> HistoryId {
         HistoryId::new(self.epoch, sequence)
     }
@@ -144,6 +150,13 @@ impl History {
         (!self.kept.is_empty()).then(|| self.id(self.dropped() + 1))
     }
 
+    /// The stamp of the last message, kept or not; 0 if there never was one.
+    pub(super) fn last_stamp(&self) -> u64 {
+        self.kept
+            .back()
+            .map_or(self.dropped_stamp, |kept| kept.stamp)
+    }
+
     /// The stamp of that message, if what follows it is kept; 0 for the place before the first.
     pub(super) fn stamp_of(&self, id: HistoryId) -> Option<u64> {
         Some(match self.seen(id)?.checked_sub(1) {
@@ -176,11 +189,18 @@ impl HistoryPatterns {
         self.patterns.push((pattern.into(), bounds));
     }
 
+    /// Whether any room keeps anything.
+    pub(super) fn any(&self) -> bool {
+        self.patterns
+            .iter()
+            .any(|(_, bounds)| bounds.messages_max > 0)
+    }
+
     /// How much a room of that name keeps; `None` if nothing.
     pub(super) fn find(&self, name: &str) -> Option<Bounds> {
         self.patterns
             .iter()
-            .find(|(pattern, _)| matches(pattern.as_bytes(), name.as_bytes()))
+            .find(|(pattern, _)| matches(pattern, name))
             .map(|&(_, bounds)| bounds)
             .filter(|bounds| bounds.messages_max > 0)
     }
@@ -188,7 +208,8 @@ impl HistoryPatterns {
 
 /// Whether a name matches a pattern: `*` is any run of characters, also an empty one. Takes at most the product of the
 /// lengths: only the last `*` is ever tried anew.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     // Where to go on if the run of the last `*` has to be longer.
     let mut again = None;

@@ -5,8 +5,8 @@
 
 mod app;
 mod directory;
+mod event_stream;
 mod handler;
-#[allow(dead_code)] // Until rooms keep histories.
 mod history;
 mod publish;
 mod room;
@@ -16,6 +16,7 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
+pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::room::Room;
 pub use self::running::RunningApp;

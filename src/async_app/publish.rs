@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::Directory;
+use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
@@ -106,10 +107,21 @@ impl Link {
         let frame = message.frame();
         let id = match to {
             Audience::Everyone { except } => {
-                let to = engine::Audience { room: None, except };
-                return self
-                    .broadcast(hub, to, frame, patience)
-                    .or_else(|reason| refuse(message, reason));
+                let event = hub
+                    .streams_of_all()
+                    .map(|streams| (streams, render(&message, None)));
+                let to = engine::Audience {
+                    room: None,
+                    except,
+                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                };
+                return match self.broadcast(hub, to, frame, patience) {
+                    Ok(anyone) => {
+                        self.count_reached(anyone);
+                        Ok(())
+                    }
+                    Err(reason) => refuse(message, reason),
+                };
             }
             Audience::Room { name, except } => {
                 let same = message.clone();
@@ -142,24 +154,24 @@ impl Link {
         }
     }
 
+    /// Returns whether there was anyone. That there is nobody is no error of the sender's.
     fn broadcast(
         &self,
         hub: &Hub,
         to: engine::Audience<'_>,
         frame: &Bytes,
         patience: Patience,
-    ) -> Result<(), SendErrorReason> {
-        let outcome = match patience {
+    ) -> Result<bool, SendErrorReason> {
+        match patience {
             Patience::Wait => hub.broadcast(frame, to),
             Patience::Try => hub.try_broadcast(frame, to),
-        };
-        match outcome {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.counters.dropped_no_recipient.add(1);
-                Ok(())
-            }
-            Err(refused) => Err(self.refused(refused)),
+        }
+        .map_err(|refused| self.refused(refused))
+    }
+
+    fn count_reached(&self, anyone: bool) {
+        if !anyone {
+            self.counters.dropped_no_recipient.add(1);
         }
     }
 
@@ -175,24 +187,26 @@ impl Link {
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
             let Some(room) = self.rooms.find_to_send(hub, name) else {
-                // Nobody listens: that is no error of the sender's.
-                self.counters.dropped_no_recipient.add(1);
+                self.count_reached(false);
                 return Ok(None);
             };
+            let id = room.history().map(|history| history.next_id());
+            // User code, and waiting, without the history's lock.
+            let message = message(id);
+            self.check_len(hub, &message)?;
+            // Once for all, and only if there is anyone to get it.
+            let streams = room.members.streams();
+            let event = streams.map(|streams| (streams, render(&message, id)));
             let to = engine::Audience {
                 room: Some(&room.members),
                 except,
+                event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
-            let Some(id) = room.history().map(|history| history.next_id()) else {
-                let message = message(None);
-                self.check_len(hub, &message)?;
-                return self
-                    .broadcast(hub, to, message.frame(), patience)
-                    .map(|()| None);
+            let Some(id) = id else {
+                let anyone = self.broadcast(hub, to, message.frame(), patience)?;
+                self.count_reached(anyone);
+                return Ok(None);
             };
-            // User code, and waiting, without the history's lock.
-            let message = message(Some(id));
-            self.check_len(hub, &message)?;
             if patience == Patience::Wait {
                 hub.wait_for_room(message.frame(), to)
                     .map_err(|refused| self.refused(refused))?;
@@ -200,14 +214,22 @@ impl Link {
             let Some(mut history) = room.history() else {
                 continue;
             };
-            if history.next_id() != id || room.members.is_retired() {
-                // Somebody else was quicker, and has this id.
+            let has_streams = room.members.streams().is_some();
+            if history.next_id() != id
+                || room.members.is_retired()
+                || has_streams != to.event.is_some()
+            {
+                // Somebody else was quicker, and has this id; or an event stream has come.
                 continue;
             }
-            // Under the lock, so that ids are in the order in which every shard gets the messages.
+            // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
+            // several rooms, stamps are, too.
+            let mut stamps = self.rooms.stamps();
             match self.broadcast(hub, to, message.frame(), Patience::Try) {
-                Ok(()) => {
-                    self.rooms.keep(&room, &mut history, message);
+                // What is kept is not lost, if nobody is there to get it now.
+                Ok(_) => {
+                    *stamps += 1;
+                    room.keep(&mut history, message, *stamps);
                     return Ok(Some(id));
                 }
                 Err(SendErrorReason::Full) if patience == Patience::Wait => {}
@@ -230,7 +252,7 @@ impl Link {
             .ok()?
     }
 
-    fn running(&self) -> Option<&Arc<Hub>> {
+    pub(super) fn running(&self) -> Option<&Arc<Hub>> {
         self.hub.get().filter(|hub| !hub.has_stopped())
     }
 
@@ -285,8 +307,9 @@ impl Link {
                     hub.join(reserved, &room.members, session, Vec::new())?;
                     return Ok(0);
                 };
-                let bytes = frames.iter().map(Bytes::len).sum();
-                let reserved = hub.reserve_join(session, frames.len(), bytes)?;
+                // Some more than now, since the room may be sent more meanwhile.
+                let bytes = frames.iter().map(Bytes::len).sum::<usize>() * 5 / 4;
+                let reserved = hub.reserve_join(session, frames.len() + 16, bytes + (4 << 10))?;
                 let Some(history) = room.history() else {
                     continue;
                 };
@@ -346,7 +369,7 @@ impl Link {
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.rooms.find(name));
-        match room.as_deref().and_then(rooms::Room::history) {
+        match room.as_ref().and_then(rooms::Room::history) {
             Some(history) => Ok(history
                 .since(since)?
                 .map(|(id, message, _)| (id, message.clone()))
@@ -397,6 +420,12 @@ impl Link {
             // Refused only by an engine that stops, and closes everyone.
             let _ = hub.post(id, mail, true);
         }
+    }
+
+    /// Event streams that get what everyone gets.
+    pub(super) fn streams_of_all(&self) -> usize {
+        let streams = self.hub.get().and_then(|hub| hub.streams_of_all());
+        streams.map_or(0, |streams| streams.len())
     }
 
     pub(super) fn connections(&self) -> usize {

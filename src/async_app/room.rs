@@ -11,8 +11,9 @@ use crate::message::Message;
 /// A named set of connections, which can be sent something together.
 ///
 /// Any connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
-/// A room needs no making and no deleting: it is there while somebody is in it, and costs nothing else. Names are any
-/// text of up to 255 bytes. Everyone who is connected is a room, too, without a name:
+/// A room needs no making and no deleting: it is there while somebody is in it, or while it keeps messages
+/// ([`with_history`](crate::AsyncWebsocketApp::with_history)), and costs nothing else. Names are any text of up to 255
+/// bytes. Everyone who is connected is a room, too, without a name:
 /// [`AsyncSender::everyone`](crate::AsyncSender::everyone).
 ///
 /// What one thread does with rooms and connections happens in that order: who joins before a broadcast gets it, who
@@ -104,7 +105,7 @@ impl Room {
         }
     }
 
-    /// Sends a message to all who are in the room.
+    /// Sends a message to all who are in the room, and to its [event streams](Self::event_streams).
     ///
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is in the room, and before and after the app runs.
@@ -190,7 +191,7 @@ impl Room {
         self.link.last_id(self.name.as_deref()?)
     }
 
-    /// How many connections are in the room.
+    /// How many connections are in the room. [Event streams](Self::event_streams) of it are not among them.
     pub fn len(&self) -> usize {
         match &self.name {
             Some(name) => self
@@ -199,6 +200,18 @@ impl Room {
                 .find(name)
                 .map_or(0, |room| room.members.len()),
             None => self.link.connections(),
+        }
+    }
+
+    /// How many clients of event streams get what the room is sent
+    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
+    pub fn event_streams(&self) -> usize {
+        match &self.name {
+            Some(name) => {
+                let room = self.link.rooms.find(name);
+                room.map_or(0, |room| room.members.streams_len())
+            }
+            None => self.link.streams_of_all(),
         }
     }
 

@@ -80,7 +80,8 @@ impl AsyncSender {
             .publish(Audience::Connection(id), message, Patience::Wait);
     }
 
-    /// Sends a message to everyone who is connected.
+    /// Sends a message to everyone who is connected, and to event streams
+    /// [with broadcasts](crate::Subscription::with_broadcasts).
     ///
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is connected, and before and after the app runs.

@@ -187,7 +187,8 @@ where
         }
     }
 
-    /// Sends a message to everyone who is connected, this client included.
+    /// Sends a message to everyone who is connected, this client included, and to event streams
+    /// [with broadcasts](crate::Subscription::with_broadcasts).
     ///
     /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
     pub fn broadcast(&self, message: Message) {
@@ -231,7 +232,7 @@ where
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
         match &self.way {
-            Way::Engine { session, link } => link.join(Some(room), Some(session)),
+            Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
             Way::Channel { .. } => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
@@ -265,7 +266,7 @@ where
     /// ```
     pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
         match &self.way {
-            Way::Engine { session, link } => link.join_since(room, session, id),
+            Way::Engine { session, link, .. } => link.join_since(room, session, id),
             Way::Channel { .. } => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
@@ -276,7 +277,7 @@ where
     /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
     /// leaves all its rooms by itself.
     pub fn leave(&self, room: &str) {
-        if let Way::Engine { session, link } = &self.way {
+        if let Way::Engine { session, link, .. } = &self.way {
             link.leave(room, session);
         }
     }
@@ -346,7 +347,7 @@ where
     /// handed over with [`WebsocketStream::new`].
     pub fn path(&self) -> &str {
         match &self.way {
-            Way::Engine { session, .. } => session.target.split('?').next().unwrap_or("/"),
+            Way::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
             Way::Channel { .. } => "/",
         }
     }
@@ -355,7 +356,7 @@ where
     pub fn query(&self) -> &str {
         match &self.way {
             Way::Engine { session, .. } => session
-                .target
+                .target()
                 .split_once('?')
                 .map_or("", |(_, query)| query),
             Way::Channel { .. } => "",

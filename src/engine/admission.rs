@@ -129,9 +129,9 @@ impl Hub {
 }
 
 impl TurnedAway {
-    /// The whole answer to a request; the connection closes after it.
-    pub(super) fn response(self) -> Vec<u8> {
-        self.reject().response(true, false)
+    /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
+    pub(super) fn response(self, head_only: bool) -> Vec<u8> {
+        self.reject().response(true, head_only)
     }
 
     pub(super) fn reject(self) -> Reject {

@@ -22,6 +22,7 @@ use super::peers::Place;
 use super::pool::{Done, Job, Pool, Work};
 use super::quickness::Quickness;
 use super::request::Http;
+use super::rooms::Room;
 use super::slots::Slots;
 use super::timers::{Tick, Timers};
 use super::websocket::WebSocket;
@@ -661,15 +662,16 @@ impl<T: Transport> Core<T> {
         let undelivered = rest.iter().map(|mail| match mail {
             Mail::Broadcast(_) => members.max(1),
             Mail::Publish(publication) => {
-                let members = match &publication.room {
-                    Some(room) => self.delivery.rooms.len(room.number()),
-                    None => members,
-                };
+                let in_room = |room: &Arc<Room>| self.delivery.rooms.len(room.number());
+                let members = publication.room.as_ref().map_or(members, in_room);
                 let except = usize::from(publication.except.is_some());
-                members.saturating_sub(except).max(1)
+                let event = publication.event.as_ref();
+                let streams = event.map_or(0, |(streams, _)| in_room(streams));
+                (members.saturating_sub(except) + streams).max(1)
             }
             Mail::Send(..) => 1,
             Mail::Join(joining) => joining.replays(),
+            Mail::Subscribe(subscribing) => subscribing.replays(),
             Mail::Close(..) | Mail::Leave(..) => 0,
         });
         let undelivered: usize = undelivered.sum();

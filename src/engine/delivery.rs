@@ -10,6 +10,8 @@
 //! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
 //! the mailbox, and its producers wait.
 
+mod offering;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
@@ -18,17 +20,15 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::core::{Core, Role};
+use super::form::Form;
 use super::hub::{Mail, Publication, Settings};
 use super::id::Key;
-use super::outbox::{GATHER_BYTES_MAX, whole_frames};
+use super::outbox::GATHER_BYTES_MAX;
 use super::rooms::LocalRooms;
 use super::runs::{Audience, Closed, Run};
-use super::slow_consumer::{Verdict, judge};
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
-use crate::protocol::close::CloseCode;
 use crate::protocol::encode::HEADER_BYTES_MAX;
-use crate::report::info;
 use crate::transport::Transport;
 
 /// So many runs are looked through for a connection's; more are not.
@@ -53,6 +53,8 @@ pub(super) struct Delivery {
     broadcasts: u64,
     /// Everyone.
     members: Vec<u32>,
+    /// Event streams, which are not of everyone, but have outboxes like them.
+    streams: Vec<u32>,
     pub(super) rooms: LocalRooms,
     /// Of a room that is being sent something.
     slots: Vec<u32>,
@@ -90,6 +92,7 @@ impl Delivery {
             spare: BytesMut::new(),
             broadcasts: 0,
             members: Vec::new(),
+            streams: Vec::new(),
             rooms: LocalRooms::default(),
             slots: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
@@ -104,6 +107,14 @@ impl Delivery {
             waiting: Vec::new(),
             #[cfg(all(any(test, fuzzing), not(loom)))]
             due: 0,
+        }
+    }
+
+    /// Those that are sent this form.
+    fn all_of(&mut self, form: Form) -> &mut Vec<u32> {
+        match form {
+            Form::Frames => &mut self.members,
+            Form::Events => &mut self.streams,
         }
     }
 
@@ -197,13 +208,16 @@ impl<T: Transport> Core<T> {
     pub(super) fn deliver_mail(&mut self) {
         while let Some(mail) = self.delivery.mail.front() {
             if self.delivery.paces {
-                let len = match mail {
-                    Mail::Send(_, frame) | Mail::Broadcast(frame) => frame.len(),
-                    Mail::Publish(publication) => publication.frame.len(),
-                    Mail::Join(joining) => joining.replay_bytes(),
-                    Mail::Close(..) | Mail::Leave(..) => 0,
+                let lens = match mail {
+                    Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0],
+                    Mail::Publish(publication) => publication.lens(),
+                    Mail::Join(joining) => [joining.replay_bytes(), 0],
+                    Mail::Subscribe(subscribing) => [0, subscribing.replay_bytes()],
+                    Mail::Close(..) | Mail::Leave(..) => [0, 0],
                 };
-                self.need_room(len);
+                // Nobody gets both.
+                self.need_room(lens[0].max(lens[1]));
+                let len = lens[0].saturating_add(lens[1]);
                 if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
                     self.flush_runs();
@@ -223,13 +237,20 @@ impl<T: Transport> Core<T> {
                         room,
                         frame,
                         except,
+                        event,
                     } = *publication;
                     let audience =
                         room.map_or(Audience::Everyone, |room| Audience::Room(room.number()));
-                    self.broadcast(audience, frame, except);
+                    if let Some(frame) = frame {
+                        self.broadcast(audience, frame, except);
+                    }
+                    if let Some((streams, event)) = event {
+                        self.broadcast(Audience::Room(streams.number()), event, None);
+                    }
                 }
                 Mail::Join(joining) => self.join_room(*joining),
                 Mail::Leave(key, room) => self.leave_room(key, room),
+                Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
                 Mail::Send(key, frame) => match self.conns.find(key) {
                     Some(slot) => self.send(slot, frame),
                     None => self.counters().dropped_no_recipient.add(1),
@@ -259,9 +280,11 @@ impl<T: Transport> Core<T> {
         // What a longer message has in front of it must be on its way before it can be judged.
         self.flush_runs();
         self.delivery.need = need;
-        for index in 0..self.delivery.members.len() {
-            let slot = self.delivery.members[index];
-            self.note_fill(slot);
+        for form in [Form::Frames, Form::Events] {
+            for index in 0..self.delivery.all_of(form).len() {
+                let slot = self.delivery.all_of(form)[index];
+                self.note_fill(slot);
+            }
         }
     }
 
@@ -297,7 +320,10 @@ impl<T: Transport> Core<T> {
         // Only now: the flush may have cost the last member its connection.
         let reached = self.audience_len(audience) - usize::from(excepted.is_some());
         if reached == 0 {
-            self.counters().dropped_no_recipient.add(1);
+            // Where somebody is there, and is not to get it, nobody has missed anything.
+            if excepted.is_none() {
+                self.counters().dropped_no_recipient.add(1);
+            }
             return;
         }
         #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -338,7 +364,7 @@ impl<T: Transport> Core<T> {
 
     fn is_in(&self, audience: Audience, slot: u32, key: Key) -> bool {
         match (audience, self.conns.get(slot).map(|conn| &conn.role)) {
-            (Audience::Everyone, Some(Role::WebSocket(ws))) => ws.is_member(),
+            (Audience::Everyone, Some(Role::WebSocket(ws))) => ws.is_of_everyone(),
             (Audience::Everyone, _) => false,
             (Audience::Room(room), _) => self.delivery.rooms.contains(room, key),
         }
@@ -379,15 +405,11 @@ impl<T: Transport> Core<T> {
 
     /// Connections that are in several audiences which have a run.
     fn shared_slots(&mut self) -> Vec<u32> {
-        let conns = &self.conns;
         let mut slots: Vec<u32> = Vec::new();
         for run in &self.delivery.runs {
             match run.audience {
                 Audience::Everyone => slots.extend_from_slice(&self.delivery.members),
-                Audience::Room(room) => {
-                    let members = self.delivery.rooms.members(room);
-                    slots.extend(members.filter_map(|&key| conns.find(key)));
-                }
+                Audience::Room(room) => slots.extend(self.delivery.rooms.members(room)),
             }
         }
         slots.sort_unstable();
@@ -408,8 +430,9 @@ impl<T: Transport> Core<T> {
             Audience::Everyone => std::mem::take(&mut self.delivery.members),
             Audience::Room(room) => {
                 let mut slots = std::mem::take(&mut self.delivery.slots);
-                let keys = self.delivery.rooms.members(room);
-                slots.extend(keys.filter_map(|&key| self.conns.find(key)));
+                slots.extend(self.delivery.rooms.members(room));
+                // As they lie in memory, here and in the kernel.
+                slots.sort_unstable();
                 slots
             }
         };
@@ -444,7 +467,7 @@ impl<T: Transport> Core<T> {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.
-                    let (rest, kept) = whole_frames(piece, n.saturating_add(bytes_max));
+                    let (rest, kept) = ws.form().whole(piece, n.saturating_add(bytes_max));
                     left_messages += ws.outbox.push_rest(bytes.slice(from..from + rest), kept, n);
                     ws.blocked(self.tick);
                     if rest < piece.len() {
@@ -511,47 +534,6 @@ impl<T: Transport> Core<T> {
         self.make_room_outside();
     }
 
-    /// Queues what is in no other outbox.
-    fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
-        self.offer(slot, bytes, messages, true);
-        if let Some(conn) = self.conns.get_mut(slot)
-            && let Role::WebSocket(ws) = &mut conn.role
-        {
-            self.delivery.note_own(ws);
-        }
-    }
-
-    /// Where what waits for clients takes too much memory in all, those that have most waiting go, if they can't take
-    /// any of it now.
-    fn make_room_outside(&mut self) {
-        if self.delivery.own_bytes <= self.delivery.own_bytes_max {
-            return;
-        }
-        // What nobody has tried to write yet says nothing.
-        for (slot, _) in self.by_greed(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
-            self.ws_write(slot);
-        }
-        for (slot, _) in self.by_greed(|ws, _| ws.own_bytes) {
-            if self.delivery.own_bytes <= self.delivery.own_bytes_max {
-                break;
-            }
-            let before = self.outbox_bytes(slot);
-            self.ws_write(slot);
-            if self.outbox_bytes(slot) == before {
-                // It does not read, so it can't be told either.
-                self.disconnect_slow(slot);
-                self.broken(slot);
-            }
-        }
-    }
-
-    fn outbox_bytes(&self, slot: u32) -> usize {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
-            _ => 0,
-        }
-    }
-
     /// Puts what a connection has still to be sent of all runs into its outbox.
     pub(super) fn take_run(&mut self, slot: u32) {
         let broadcasts = self.delivery.broadcasts;
@@ -591,7 +573,7 @@ impl<T: Transport> Core<T> {
             return Vec::new();
         };
         let delivery = &self.delivery;
-        let for_everyone = delivery.run_for_everyone.filter(|_| ws.is_member());
+        let for_everyone = delivery.run_for_everyone.filter(|_| ws.is_of_everyone());
         let mut runs: Vec<u32> = for_everyone.into_iter().collect();
         if delivery.runs.len() <= FEW_RUNS {
             let in_room = |run: &Run| match run.audience {
@@ -643,88 +625,19 @@ impl<T: Transport> Core<T> {
         self.make_room_outside();
     }
 
-    /// Queues whole messages, as the slow-consumer policy allows.
-    fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32, own: bool) {
-        let bytes_max = self.hub.settings.limits.outbox_bytes_max;
-        let policy = self.hub.settings.slow_consumer;
-        let mut written = false;
-        while messages > 0 {
-            let Some(ws) = self.open_ws(slot) else {
-                self.counters().dropped_closed.add(u64::from(messages));
-                return;
-            };
-            let fill = ws.outbox.fill(bytes_max);
-            if judge(policy, fill, bytes.len()) == Verdict::Queue {
-                ws.outbox.push(bytes, messages, own);
-                break;
-            }
-            if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
-                // The socket may take what is queued: a full outbox in itself is no sign of a slow client. Before the
-                // last verdict that is asked even of one that was blocked.
-                written = true;
-                self.ws_write(slot);
-                continue;
-            }
-            let (len, count) = match messages {
-                1 => (bytes.len(), 1),
-                _ => whole_frames(&bytes, bytes_max.saturating_sub(fill.bytes)),
-            };
-            let piece = bytes.split_to(len);
-            match judge(policy, fill, len) {
-                // A paced shard has made sure of room beforehand.
-                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count, own),
-                Verdict::DropNewest => self.counters().dropped_slow_consumer.add(u64::from(count)),
-                Verdict::DropOldest => {
-                    let dropped = ws.outbox.drop_oldest(len, bytes_max);
-                    ws.outbox.push(piece, count, own);
-                    self.counters().dropped_slow_consumer.add(dropped);
-                }
-                Verdict::Disconnect => {
-                    self.counters()
-                        .dropped_slow_consumer
-                        .add(u64::from(messages));
-                    self.disconnect_slow(slot);
-                    return;
-                }
-            }
-            messages -= count;
-        }
-        self.want_write(slot);
-    }
-
-    /// The verdict on a slow consumer: the frame in progress is finished, the rest is dropped, 1013 says why.
-    pub(super) fn disconnect_slow(&mut self, slot: u32) {
-        let unsent = self.pending_run(slot);
-        let Some(ws) = self.open_ws(slot) else {
-            return;
-        };
-        let dropped = ws.outbox.drop_waiting() + unsent;
-        // Nothing more of the runs either, and no longer than the deadline.
-        ws.seen = u64::MAX;
-        ws.found_slow = true;
-        let id = ws.session.id;
-        ws.session.span.within(|| {
-            info!(
-                "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
-            );
-        });
-        let counters = self.counters();
-        counters.dropped_slow_consumer.add(dropped);
-        counters.slow_consumers.add(1);
-        self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
-    }
-
-    /// Makes a connection one of everyone: it gets what is broadcast from now on.
+    /// Makes a connection one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
     pub(super) fn join(&mut self, slot: u32) {
-        let member_at = self.delivery.members.len() as u32;
         let seen = self.delivery.broadcasts;
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
-            ws.member_at = Some(member_at);
             ws.seen = seen;
-            self.delivery.members.push(slot);
-            self.link().members.fetch_add(1, SeqCst);
+            let all = self.delivery.all_of(ws.form());
+            ws.member_at = Some(all.len() as u32);
+            all.push(slot);
+            if ws.form() == Form::Frames {
+                self.link().members.fetch_add(1, SeqCst);
+            }
         }
     }
 
@@ -744,9 +657,13 @@ impl<T: Transport> Core<T> {
             self.delivery.congested -= 1;
             ws.congestion_changed(self.tick, &self.hub.settings);
         }
-        self.link().members.fetch_sub(1, SeqCst);
-        self.delivery.members.swap_remove(at as usize);
-        if let Some(&moved) = self.delivery.members.get(at as usize)
+        let form = ws.form();
+        if form == Form::Frames {
+            self.link().members.fetch_sub(1, SeqCst);
+        }
+        let all = self.delivery.all_of(form);
+        all.swap_remove(at as usize);
+        if let Some(&moved) = all.get(at as usize)
             && let Some(conn) = self.conns.get_mut(moved)
             && let Role::WebSocket(ws) = &mut conn.role
         {

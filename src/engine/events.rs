@@ -8,8 +8,10 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::form::Form;
 use super::id::ConnectionId;
-use super::rooms::{Membership, Presence, Room};
+use super::memberships::Memberships;
+use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::protocol::http::Head;
 use crate::report::Span;
@@ -20,14 +22,16 @@ pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
     rare: Option<Box<Rare>>,
+    /// What its messages are sent as.
+    pub(crate) form: Form,
     pub(super) span: Span,
-    /// The path of the request that opened it, with its query.
-    pub(crate) target: Box<str>,
+    /// The path of the request that opened it, with its query; nothing stands for `/`, which most ask for.
+    target: Box<str>,
     /// What the program keeps for it; set by whoever needs it first.
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
     /// The rooms it is in.
-    pub(super) rooms: Mutex<Box<[Membership]>>,
+    pub(super) rooms: Mutex<Memberships>,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
     batch: AtomicU8,
 }
@@ -69,6 +73,7 @@ impl Session {
         id: ConnectionId,
         request: &RequestHead,
         subprotocol: Option<String>,
+        form: Form,
     ) -> Self {
         let peer = request.peer_addr();
         let client = request.client_ip();
@@ -81,12 +86,21 @@ impl Session {
             span: Span::connection(id, peer, client, target),
             id,
             peer,
+            form,
             rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
-            target: target.into(),
+            target: if target == "/" { "" } else { target }.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
             rooms: Mutex::default(),
             batch: AtomicU8::new(Batch::HANDED_OVER),
+        }
+    }
+
+    /// The path of the request that opened it, with its query.
+    pub(crate) fn target(&self) -> &str {
+        match &*self.target {
+            "" => "/",
+            target => target,
         }
     }
 
@@ -183,6 +197,15 @@ pub(crate) trait Events: Send + Sync + 'static {
 
     /// May this client come in?
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject>;
+    /// Whether requests for this path are for an event stream. Returns at once, like `entered`.
+    fn has_event_stream(&self, _path: &str) -> bool {
+        false
+    }
+    /// What the client of an event stream is to get: its session's attachment, which `open` puts into effect. Such a
+    /// session has no other events.
+    fn event_stream(&self, _request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+        Err(Reject::new(404))
+    }
     /// The request is the one that the session began with, if it is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);

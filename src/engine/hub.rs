@@ -18,6 +18,7 @@ use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
 use super::rooms::{Joining, Room};
 use super::shard::Leases;
+use super::streams::Subscribing;
 use super::sync::{AtomicBool, AtomicUsize};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -58,6 +59,8 @@ pub(crate) struct Hub {
     pub(super) asks: bool,
     /// Rooms that there ever were.
     pub(super) rooms_ever: AtomicU64,
+    /// The event streams that get what everyone gets.
+    pub(super) streams_of_all: Arc<Room>,
     /// Of requests that hosts have asked about, and whose connections are still to come.
     pub(super) asked_bytes: AtomicUsize,
     /// Connections of all kinds, on all shards.
@@ -103,15 +106,27 @@ pub(crate) enum Mail {
     Close(Key, CloseCode, Box<str>),
     Join(Box<Joining>),
     Leave(Key, Arc<Room>),
+    Subscribe(Box<Subscribing>),
 }
 
 /// A message for many.
 pub(crate) struct Publication {
     /// None: everyone.
     pub(super) room: Option<Arc<Room>>,
-    pub(super) frame: Bytes,
+    /// None: nobody is there who would get a frame.
+    pub(super) frame: Option<Bytes>,
     /// Who is not to get it.
     pub(super) except: Option<Key>,
+    /// What event streams get instead, and which.
+    pub(super) event: Option<(Arc<Room>, Bytes)>,
+}
+
+impl Publication {
+    /// How long each of its forms is.
+    pub(super) fn lens(&self) -> [usize; 2] {
+        let event = self.event.as_ref().map(|(_, event)| event);
+        [self.frame.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
+    }
 }
 
 impl Weigh for Mail {
@@ -119,10 +134,13 @@ impl Weigh for Mail {
         size_of::<Self>()
             + match self {
                 Self::Send(_, frame) | Self::Broadcast(frame) => frame.len(),
-                Self::Publish(publication) => size_of::<Publication>() + publication.frame.len(),
+                Self::Publish(publication) => {
+                    size_of::<Publication>() + publication.lens().iter().sum::<usize>()
+                }
                 Self::Close(_, _, reason) => reason.len(),
                 Self::Join(joining) => joining.weight(),
                 Self::Leave(..) => 0,
+                Self::Subscribe(subscribing) => subscribing.weight(),
             }
     }
 }
@@ -193,23 +211,34 @@ pub(crate) struct Audience<'a> {
     pub(crate) room: Option<&'a Arc<Room>>,
     /// Who is not to get it.
     pub(crate) except: Option<ConnectionId>,
+    /// The event streams that get it, too, and what as.
+    pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
 }
 
 impl Audience<'_> {
-    /// What one of the shards is told.
-    fn mail(self, shard: usize, frame: &Bytes) -> Mail {
+    /// What one of the shards is told, if it has any of the audience.
+    fn mail(self, shard: usize, link: &Link, frame: &Bytes) -> Option<Mail> {
+        let has_members = match self.room {
+            Some(room) => room.reaches(shard),
+            None => link.members.load(SeqCst) > 0,
+        };
+        let event = self.event.filter(|(streams, _)| streams.reaches(shard));
+        if !has_members && event.is_none() {
+            return None;
+        }
         let except = self
             .except
             .filter(|id| usize::from(id.shard) == shard)
             .map(ConnectionId::key);
-        match (self.room, except) {
-            (None, None) => Mail::Broadcast(frame.clone()),
-            (room, except) => Mail::Publish(Box::new(Publication {
+        Some(match (self.room, except, event) {
+            (None, None, None) => Mail::Broadcast(frame.clone()),
+            (room, except, event) => Mail::Publish(Box::new(Publication {
                 room: room.cloned(),
-                frame: frame.clone(),
+                frame: has_members.then(|| frame.clone()),
                 except,
+                event: event.map(|(streams, event)| (streams.clone(), event.clone())),
             })),
-        }
+        })
     }
 }
 
@@ -219,7 +248,8 @@ impl Hub {
         wakers: Vec<Box<dyn Wake>>,
         events: Arc<dyn Events>,
     ) -> Arc<Self> {
-        let shards_running = AtomicUsize::new(wakers.len());
+        let shards_len = wakers.len();
+        let shards_running = AtomicUsize::new(shards_len);
         let shards = wakers
             .into_iter()
             .map(|waker| Link {
@@ -237,7 +267,8 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
-            rooms_ever: AtomicU64::new(0),
+            rooms_ever: AtomicU64::new(1),
+            streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
             asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
@@ -245,6 +276,10 @@ impl Hub {
             stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
+    }
+
+    pub(crate) fn connection_rooms_max(&self) -> usize {
+        self.settings.limits.connection_rooms_max
     }
 
     pub(crate) fn rooms_max(&self) -> usize {
@@ -275,8 +310,7 @@ impl Hub {
     pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = pool::when(self);
         let mut anyone = false;
-        for (index, link) in self.populated(to) {
-            let mail = to.mail(index, frame);
+        for (link, mail) in self.mail_for(frame, to) {
             link.mailbox.push(mail, when).map_err(|_| Refused::Closed)?;
             anyone = true;
         }
@@ -287,8 +321,7 @@ impl Hub {
     pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = pool::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());
-        for (index, link) in self.populated(to) {
-            let mail = to.mail(index, frame);
+        for (link, mail) in self.mail_for(frame, to) {
             if let Err(refused) = link.mailbox.try_reserve(mail.weight()) {
                 for (link, mail) in reserved {
                     let (link, mail): (&Link, Mail) = (link, mail);
@@ -309,21 +342,20 @@ impl Hub {
 
     /// Waits until a frame would be taken for an audience, which is no promise that it still is.
     pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
-        for (index, link) in self.populated(to) {
-            link.mailbox.wait_for_room(to.mail(index, frame).weight())?;
+        for (link, mail) in self.mail_for(frame, to) {
+            link.mailbox.wait_for_room(mail.weight())?;
         }
         Ok(())
     }
 
-    /// The shards that have any of an audience.
-    fn populated(&self, to: Audience<'_>) -> impl Iterator<Item = (usize, &Link)> {
-        self.shards
-            .iter()
-            .enumerate()
-            .filter(move |(index, link)| match to.room {
-                Some(room) => room.reaches(*index),
-                None => link.members.load(SeqCst) > 0,
-            })
+    /// What the shards are told that have any of an audience.
+    fn mail_for<'a>(
+        &'a self,
+        frame: &'a Bytes,
+        to: Audience<'a>,
+    ) -> impl Iterator<Item = (&'a Link, Mail)> {
+        let shards = self.shards.iter().enumerate();
+        shards.filter_map(move |(shard, link)| Some((link, to.mail(shard, link, frame)?)))
     }
 
     /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.

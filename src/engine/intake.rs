@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use super::core::{Core, Role};
 use super::id::Key;
 use super::peers::counted_as;
+use super::pool::Event;
 use super::websocket::WebSocket;
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
@@ -32,7 +33,13 @@ pub(super) struct Intake {
     more_held_back: bool,
     /// Connections that are not read because of this, the longest first. They count as queued for reading.
     held_up: VecDeque<Key>,
+    /// Memory for events that wait for handlers: most connections need some for a moment, again and again.
+    spares: Vec<Vec<Event>>,
 }
+
+const SPARES_MAX: usize = 64;
+/// Larger ones are not kept.
+const SPARE_EVENTS_MAX: usize = 64;
 
 impl Intake {
     pub(super) fn new(limits: &Limits, shards: usize) -> Self {
@@ -44,6 +51,19 @@ impl Intake {
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
             more_held_back: false,
             held_up: VecDeque::new(),
+            spares: Vec::new(),
+        }
+    }
+
+    /// Memory for the next events that wait.
+    pub(super) fn spare(&mut self) -> Vec<Event> {
+        self.spares.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&mut self, spare: Vec<Event>) {
+        debug_assert!(spare.is_empty());
+        if (1..=SPARE_EVENTS_MAX).contains(&spare.capacity()) && self.spares.len() < SPARES_MAX {
+            self.spares.push(spare);
         }
     }
 

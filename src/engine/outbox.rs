@@ -3,52 +3,38 @@
 //! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
 //! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
 //! `own_bytes` that of those that no other outbox shares. An empty outbox owns no memory.
+//!
+//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+mod queue;
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::cell::RefCell;
+use std::io;
 
+use bytes::Bytes;
+
+use self::queue::Queue;
+use super::form::Form;
 use super::slow_consumer::Fill;
-use crate::protocol::encode::{frame_len, is_control_frame};
 use crate::transport::Transport;
 
-/// Control frames that may wait for a client at once. At 127 bytes each they are the outbox's small allowance beside
-/// its bound; a client that makes us owe it more is not read until it has taken some.
-const CONTROLS_MAX: u16 = 16;
-
-/// Chunks from this size on are handed to the kernel where they lie; smaller ones are gathered first.
-const GATHER_BELOW_BYTES: usize = 16 << 10;
 /// Bytes gathered for one write.
 pub(crate) const GATHER_BYTES_MAX: usize = 64 << 10;
-/// Pieces of one vectored write.
-const PIECES_MAX: usize = 16;
 
-/// From so many chunks on, small ones are copied together, into chunks of up to so many bytes.
-const MERGE_FROM_CHUNKS: usize = 32;
-const MERGE_BYTES_MAX: usize = 4 << 10;
+/// Queues that a thread keeps for outboxes that need one: most are needed for a moment, again and again.
+const SPARES_MAX: usize = 64;
+/// Longer ones are not kept.
+const SPARE_CHUNKS_MAX: usize = 64;
 
-fn copy_to_merge(bytes: &[u8]) -> BytesMut {
-    let mut copy = BytesMut::with_capacity(MERGE_BYTES_MAX);
-    copy.extend_from_slice(bytes);
-    copy
+thread_local! {
+    #[allow(clippy::vec_box)] // They move as they are.
+    static SPARES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Default)]
 pub(crate) struct Outbox {
-    queue: VecDeque<Chunk>,
-    bytes: usize,
-    own_bytes: usize,
-    in_progress: usize,
-    controls: u16,
-}
-
-struct Chunk {
-    bytes: Bytes,
-    /// Whole messages in it, with the one in progress; none in a chunk of control frames.
-    messages: u32,
-    /// No other outbox shares it, and it is no control frame.
-    own: bool,
+    waiting: Option<Box<Queue>>,
+    form: Form,
 }
 
 /// What a write came to.
@@ -61,268 +47,133 @@ pub(crate) struct Written {
 }
 
 impl Outbox {
+    pub(crate) fn new(form: Form) -> Self {
+        Self {
+            waiting: None,
+            form,
+        }
+    }
+
+    /// Changes the queue, which is there while something is in it.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let form = self.form;
+        let queue = self.waiting.get_or_insert_with(|| {
+            let mut spare = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+            spare.form = form;
+            spare
+        });
+        let outcome = change(queue);
+        if queue.is_empty()
+            && let Some(spare) = self.waiting.take()
+            && spare.chunks.capacity() <= SPARE_CHUNKS_MAX
+        {
+            debug_assert!(spare.is_as_new());
+            SPARES.with_borrow_mut(|spares| {
+                if spares.len() < SPARES_MAX {
+                    spares.push(spare);
+                }
+            });
+        }
+        outcome
+    }
+
+    /// The same, if there is one.
+    fn change_any<R: Default>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        match self.waiting {
+            Some(_) => self.change(change),
+            None => R::default(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.waiting.is_none()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.waiting.as_ref().map_or(0, |queue| queue.bytes())
     }
 
     /// Those of them that are kept for this client alone.
     pub(crate) fn own_bytes(&self) -> usize {
-        self.own_bytes
+        self.waiting.as_ref().map_or(0, |queue| queue.own_bytes())
     }
 
     pub(crate) fn fill(&self, bytes_max: usize) -> Fill {
-        Fill {
-            bytes: self.bytes,
-            in_progress: self.in_progress,
-            bytes_max,
+        match &self.waiting {
+            Some(queue) => queue.fill(bytes_max),
+            None => Fill {
+                bytes: 0,
+                in_progress: 0,
+                bytes_max,
+            },
         }
     }
 
     /// Whether the client makes us owe it more control frames than it takes.
     pub(crate) fn controls_full(&self) -> bool {
-        self.controls >= CONTROLS_MAX
+        self.waiting
+            .as_ref()
+            .is_some_and(|queue| queue.controls_full())
     }
 
     /// Messages in it, with the one in progress.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn messages(&self) -> u64 {
-        self.queue
-            .iter()
-            .map(|chunk| u64::from(chunk.messages))
-            .sum()
+        self.waiting.as_ref().map_or(0, |queue| queue.messages())
     }
 
     /// Bytes of messages that nobody else holds.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn unshared_bytes(&self) -> usize {
-        let unshared = |chunk: &&Chunk| chunk.messages > 0 && chunk.bytes.is_unique();
-        self.queue
-            .iter()
-            .filter(unshared)
-            .map(|chunk| chunk.bytes.len())
-            .sum()
+        self.waiting
+            .as_ref()
+            .map_or(0, |queue| queue.unshared_bytes())
     }
 
     /// Queues whole messages; they are `own` if no other outbox shares them.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
-        debug_assert!(messages > 0);
-        self.bytes += bytes.len();
-        self.own_bytes += if own { bytes.len() } else { 0 };
-        if self.queue.len() >= MERGE_FROM_CHUNKS
-            && let Some(tail) = self.queue.back_mut()
-            && tail.messages > 0
-            && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
-        {
-            // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
-            let newly_own = [(tail.own, tail.bytes.len()), (own, bytes.len())];
-            let newly_own = newly_own.into_iter().filter(|(own, _)| !own);
-            self.own_bytes += newly_own.map(|(_, len)| len).sum::<usize>();
-            tail.own = true;
-            let tail_bytes = std::mem::take(&mut tail.bytes);
-            let mut merged = match tail_bytes.try_into_mut() {
-                Ok(own) if own.capacity() - own.len() >= bytes.len() => own,
-                Ok(own) => copy_to_merge(&own),
-                Err(shared) => copy_to_merge(&shared),
-            };
-            merged.extend_from_slice(&bytes);
-            tail.bytes = merged.freeze();
-            tail.messages += messages;
-            return;
-        }
-        self.queue.push_back(Chunk {
-            bytes,
-            messages,
-            own,
-        });
+        self.change(|queue| queue.push(bytes, messages, own));
     }
 
     /// Queues bytes that are no frame, before all frames: the answer to a handshake.
     pub(crate) fn push_preface(&mut self, bytes: Bytes) {
-        debug_assert!(self.is_empty());
-        self.in_progress = bytes.len();
-        self.bytes += bytes.len();
-        self.controls += 1;
-        self.queue.push_back(Chunk {
-            bytes,
-            messages: 0,
-            own: false,
-        });
+        self.change(|queue| queue.push_preface(bytes));
     }
 
-    /// Queues messages whose first `written` bytes have left already.
+    /// Queues messages whose first `written` bytes have left already. Returns how many messages those were.
     pub(crate) fn push_rest(&mut self, bytes: Bytes, messages: u32, written: usize) -> u64 {
-        debug_assert!(self.is_empty());
-        self.push(bytes, messages, false);
-        self.consumed(written)
+        self.change(|queue| queue.push_rest(bytes, messages, written))
     }
 
     /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
     pub(crate) fn push_control(&mut self, frame: Bytes) {
-        self.controls += 1;
-        self.bytes += frame.len();
-        let mut at = self.split_in_progress();
-        while self.queue.get(at).is_some_and(|chunk| chunk.messages == 0) {
-            at += 1;
-        }
-        self.queue.insert(
-            at,
-            Chunk {
-                bytes: frame,
-                messages: 0,
-                own: false,
-            },
-        );
+        self.change(|queue| queue.push_control(frame));
     }
 
     /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
     /// the most recent ping only).
     pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
-        if self.controls_full() {
-            let first = self.split_in_progress();
-            let mut at = first;
-            while self.queue.get(at).is_some_and(|chunk| chunk.messages == 0) {
-                at += 1;
-            }
-            if at > first
-                && let Some(latest) = self.queue.remove(at - 1)
-            {
-                self.bytes -= latest.bytes.len();
-                self.controls -= 1;
-            }
-        }
-        self.push_control(frame);
+        self.change(|queue| queue.push_control_or_replace(frame));
     }
 
     /// Queues a control frame behind everything: the close frame of a graceful end.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
-        self.controls += 1;
-        self.bytes += frame.len();
-        self.queue.push_back(Chunk {
-            bytes: frame,
-            messages: 0,
-            own: false,
-        });
-    }
-
-    /// Makes the frame in progress a chunk of its own. Returns where the whole frames begin.
-    fn split_in_progress(&mut self) -> usize {
-        let Some(front) = self.queue.front_mut() else {
-            return 0;
-        };
-        if self.in_progress == 0 {
-            return 0;
-        }
-        if front.bytes.len() > self.in_progress {
-            let rest = Chunk {
-                bytes: front.bytes.split_off(self.in_progress),
-                messages: front.messages.saturating_sub(1),
-                own: front.own,
-            };
-            front.messages = front.messages.min(1);
-            self.queue.insert(1, rest);
-        }
-        1
+        self.change(|queue| queue.push_last(frame));
     }
 
     /// Drops the oldest whole messages until `len` bytes fit. Returns how many.
     pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
-        let mut dropped = 0;
-        let mut at = self.split_in_progress();
-        while self.bytes > 0 && self.bytes.saturating_add(len) > bytes_max {
-            let Some(chunk) = self.queue.get_mut(at) else {
-                break;
-            };
-            if chunk.messages == 0 {
-                at += 1;
-                continue;
-            }
-            let frame = frame_len(&chunk.bytes);
-            chunk.bytes.advance(frame);
-            chunk.messages -= 1;
-            self.bytes -= frame;
-            self.own_bytes -= if chunk.own { frame } else { 0 };
-            dropped += 1;
-            if chunk.bytes.is_empty() {
-                self.queue.remove(at);
-            }
-        }
-        dropped
+        self.change_any(|queue| queue.drop_oldest(len, bytes_max))
     }
 
     /// Drops everything but the frame in progress. Returns how many messages that were.
     pub(crate) fn drop_waiting(&mut self) -> u64 {
-        let keep = self.split_in_progress();
-        let dropped = self
-            .queue
-            .drain(keep..)
-            .map(|chunk| u64::from(chunk.messages))
-            .sum();
-        self.bytes = self.queue.iter().map(|chunk| chunk.bytes.len()).sum();
-        let own = self.queue.iter().filter(|chunk| chunk.own);
-        self.own_bytes = own.map(|chunk| chunk.bytes.len()).sum();
-        self.controls = self
-            .queue
-            .iter()
-            .filter(|chunk| chunk.messages == 0)
-            .count() as u16;
-        dropped
+        self.change_any(Queue::drop_waiting)
     }
 
     /// Drops everything. Returns how many messages that were.
     pub(crate) fn clear(&mut self) -> u64 {
-        let dropped = self
-            .queue
-            .iter()
-            .map(|chunk| u64::from(chunk.messages))
-            .sum();
-        *self = Self::default();
-        dropped
-    }
-
-    /// Takes what has left off the front. Returns how many messages have left in full by it.
-    fn consumed(&mut self, mut n: usize) -> u64 {
-        let mut messages = 0;
-        self.bytes -= n;
-        while n > 0 {
-            let Some(front) = self.queue.front_mut() else {
-                debug_assert!(false, "more was written than was queued");
-                break;
-            };
-            if n >= front.bytes.len() {
-                n -= front.bytes.len();
-                self.own_bytes -= if front.own { front.bytes.len() } else { 0 };
-                messages += u64::from(front.messages);
-                if front.messages == 0 {
-                    self.controls = self.controls.saturating_sub(1);
-                }
-                self.in_progress = 0;
-                self.queue.pop_front();
-                continue;
-            }
-            // The write ended inside this chunk: find the frame that it ended in.
-            let mut boundary = self.in_progress;
-            let mut done = u32::from(boundary > 0 && boundary <= n);
-            while boundary < n {
-                boundary += frame_len(&front.bytes[boundary..]);
-                done += u32::from(boundary <= n);
-            }
-            let done = done.min(front.messages);
-            front.messages -= done;
-            messages += u64::from(done);
-            self.in_progress = boundary - n;
-            front.bytes.advance(n);
-            self.own_bytes -= if front.own { n } else { 0 };
-            n = 0;
-        }
-        if self.queue.is_empty() {
-            // Idle connections own no buffer.
-            self.queue = VecDeque::new();
-        }
-        messages
+        self.change_any(Queue::clear)
     }
 
     /// Writes until the outbox is empty or the transport takes no more.
@@ -331,64 +182,11 @@ impl Outbox {
         transport: &mut T,
         scratch: &mut Vec<u8>,
     ) -> (Written, io::Result<()>) {
-        let mut written = Written::default();
-        while let Some(front) = self.queue.front() {
-            let wanted;
-            let result = if self.queue.len() == 1 {
-                wanted = front.bytes.len();
-                transport.write(&front.bytes)
-            } else if front.bytes.len() >= GATHER_BELOW_BYTES {
-                let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-                let mut count = 0;
-                for (piece, chunk) in pieces.iter_mut().zip(&self.queue) {
-                    *piece = IoSlice::new(&chunk.bytes);
-                    count += 1;
-                }
-                wanted = pieces.iter().map(|piece| piece.len()).sum();
-                transport.write_vectored(&pieces[..count])
-            } else {
-                scratch.clear();
-                for chunk in &self.queue {
-                    if scratch.len() + chunk.bytes.len() > GATHER_BYTES_MAX {
-                        break;
-                    }
-                    scratch.extend_from_slice(&chunk.bytes);
-                }
-                wanted = scratch.len();
-                transport.write(scratch)
-            };
-            match result {
-                Ok(n) => {
-                    written.bytes += n;
-                    written.messages += self.consumed(n);
-                    if n < wanted {
-                        // A short write means a full socket; readiness will be reported.
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return (written, Err(error)),
-            }
+        match self.waiting {
+            Some(_) => self.change(|queue| queue.flush(transport, scratch)),
+            None => (Written::default(), Ok(())),
         }
-        (written, Ok(()))
     }
-}
-
-/// The first `bytes_max` bytes' worth of whole frames of a run, at least one: how many bytes that are, and messages.
-pub(crate) fn whole_frames(run: &[u8], bytes_max: usize) -> (usize, u32) {
-    let mut at = 0;
-    let mut frames = 0;
-    while at < run.len() {
-        let len = frame_len(&run[at..]);
-        debug_assert!(!is_control_frame(&run[at..]));
-        if frames > 0 && at + len > bytes_max {
-            break;
-        }
-        at += len;
-        frames += 1;
-    }
-    (at, frames)
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
+use std::io::IoSlice;
+
+use super::queue::CONTROLS_MAX;
 use super::*;
-use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, write_header};
+use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, frame_len, write_header};
+use crate::protocol::event_stream::tests::Parser;
+use crate::protocol::event_stream::{KEEP_ALIVE, Payload, event, preamble};
 
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES_MAX];
@@ -112,11 +117,8 @@ fn what_is_queued_leaves_in_order_whatever_the_socket_takes_at_a_time() {
         }
         assert_eq!(taken, expected, "in steps of {step}");
         assert_eq!(messages, 5, "in steps of {step}");
-        assert_eq!(
-            (outbox.bytes(), outbox.in_progress, outbox.controls),
-            (0, 0, 0)
-        );
-        assert_eq!(outbox.queue.capacity(), 0, "an empty outbox owns no memory");
+        assert_eq!((outbox.bytes(), in_progress(&outbox)), (0, 0));
+        assert!(outbox.waiting.is_none(), "an empty outbox owns no memory");
     }
 }
 
@@ -159,7 +161,8 @@ fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
         outbox.push_control(pong(b"!").into());
         // Room for one more of this size, beside what can't be dropped.
         let more = frame(b"fifth!!");
-        let bytes_max = outbox.in_progress + pong(b"!").len() + more.len() + frame(b"fourth").len();
+        let bytes_max =
+            in_progress(&outbox) + pong(b"!").len() + more.len() + frame(b"fourth").len();
         let dropped = outbox.drop_oldest(more.len(), bytes_max);
         outbox.push(more.into(), 1, false);
         assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
@@ -186,7 +189,7 @@ fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
         outbox.push(whole.clone(), 3, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         let dropped = outbox.drop_waiting();
-        assert_eq!(outbox.bytes(), outbox.in_progress);
+        assert_eq!(outbox.bytes(), in_progress(&outbox));
         outbox.push_last(control(Opcode::Close, b"\x03\xf5").into());
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
@@ -229,11 +232,11 @@ fn what_is_cleared_is_counted_with_the_message_in_progress() {
 #[test]
 fn the_first_whole_frames_of_a_run_are_found() {
     let whole = run(&[b"12345678", b"12345678", b"12345678"]);
-    assert_eq!(whole_frames(&whole, 0), (10, 1), "at least one");
-    assert_eq!(whole_frames(&whole, 19), (10, 1));
-    assert_eq!(whole_frames(&whole, 20), (20, 2));
-    assert_eq!(whole_frames(&whole, usize::MAX), (30, 3));
-    assert_eq!(whole_frames(&[], 10), (0, 0));
+    assert_eq!(Form::Frames.whole(&whole, 0), (10, 1), "at least one");
+    assert_eq!(Form::Frames.whole(&whole, 19), (10, 1));
+    assert_eq!(Form::Frames.whole(&whole, 20), (20, 2));
+    assert_eq!(Form::Frames.whole(&whole, usize::MAX), (30, 3));
+    assert_eq!(Form::Frames.whole(&[], 10), (0, 0));
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn many_small_messages_take_little_more_memory_than_their_bytes() {
         outbox.push(message.into(), 1, false);
     }
     assert_eq!(outbox.bytes(), expected.len());
-    assert!(outbox.queue.len() < 100, "{} chunks", outbox.queue.len());
+    assert!(chunks(&outbox) < 100, "{} chunks", chunks(&outbox));
     let mut taken = Vec::new();
     let mut messages = 0;
     while !outbox.is_empty() {
@@ -256,4 +259,136 @@ fn many_small_messages_take_little_more_memory_than_their_bytes() {
     }
     assert!(taken == expected, "in order, and whole");
     assert_eq!(messages, 10_000);
+}
+
+fn events(texts: &[&str]) -> Bytes {
+    texts
+        .iter()
+        .flat_map(|text| event(None, Payload::Text(text.as_bytes())))
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+/// The data of the events in a stream, which must end with a whole one, and how many comments there are.
+fn parse_events(bytes: &[u8]) -> (Vec<String>, usize) {
+    assert!(bytes.is_empty() || bytes.ends_with(b"\n\n"));
+    let mut parser = Parser::default();
+    parser.feed(bytes);
+    let data = parser.events.into_iter().map(|event| event.data);
+    (data.collect(), parser.comments)
+}
+
+const TEXTS: [&str; 4] = ["first", "second\n\nline\n", "", "fourth"];
+
+#[test]
+fn events_leave_whole_and_in_order_and_each_is_counted_whatever_the_socket_takes_at_a_time() {
+    for step in 1..60 {
+        let mut outbox = Outbox::new(Form::Events);
+        outbox.push_preface(preamble(1000, None).into());
+        outbox.push(events(&TEXTS), 4, false);
+        outbox.push(events(&["last"]), 1, false);
+        let (mut taken, mut messages) = (Vec::new(), 0);
+        while !outbox.is_empty() {
+            let (bytes, left) = flush(&mut outbox, step);
+            taken.extend(bytes);
+            messages += left;
+            let mut parser = Parser::default();
+            parser.feed(&taken);
+            assert_eq!(parser.events.len() as u64, messages, "in steps of {step}");
+        }
+        let (data, _) = parse_events(&taken);
+        assert_eq!(data[..4], TEXTS, "in steps of {step}");
+        assert_eq!(messages, 5);
+    }
+}
+
+#[test]
+fn a_comment_goes_ahead_of_events_but_never_into_one() {
+    let whole = events(&TEXTS);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::new(Form::Events);
+        outbox.push(whole.clone(), 4, false);
+        let (mut taken, begun) = flush(&mut outbox, sent);
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        // The comment in steps, too: it is found as a whole like an event.
+        let mut messages = begun;
+        while !outbox.is_empty() {
+            let (bytes, left) = flush(&mut outbox, 2);
+            taken.extend(bytes);
+            messages += left;
+        }
+        assert_eq!(messages, 4);
+        let (data, comments) = parse_events(&taken);
+        assert_eq!((&data[..], comments), (&TEXTS.map(String::from)[..], 1));
+    }
+}
+
+#[test]
+fn dropping_the_oldest_events_never_cuts_one_and_counts_each() {
+    let whole = events(&TEXTS);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::new(Form::Events);
+        outbox.push(whole.clone(), 4, false);
+        let (mut taken, mut messages) = flush(&mut outbox, sent);
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        let more = events(&["fifth"]);
+        let bytes_max =
+            in_progress(&outbox) + KEEP_ALIVE.len() + more.len() + events(&["fourth"]).len();
+        let dropped = outbox.drop_oldest(more.len(), bytes_max);
+        outbox.push(more, 1, false);
+        assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        let (data, comments) = parse_events(&taken);
+        assert_eq!(data.len() as u64, messages, "after {sent} bytes");
+        assert_eq!(messages + dropped, 5, "after {sent} bytes");
+        assert_eq!(data.last().unwrap(), "fifth");
+        assert_eq!(comments, 1);
+    }
+}
+
+#[test]
+fn the_event_in_progress_survives_when_everything_that_waits_is_dropped() {
+    let whole = events(&TEXTS);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::new(Form::Events);
+        outbox.push(whole.clone(), 4, false);
+        let (mut taken, mut messages) = flush(&mut outbox, sent);
+        let dropped = outbox.drop_waiting();
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        assert_eq!(messages + dropped, 4, "after {sent} bytes");
+        assert_eq!(parse_events(&taken).0.len() as u64, messages);
+    }
+}
+
+#[test]
+fn a_cleared_outbox_keeps_its_form() {
+    let mut outbox = Outbox::new(Form::Events);
+    outbox.push(events(&TEXTS), 4, false);
+    assert_eq!(outbox.clear(), 4);
+    assert_eq!(outbox.form, Form::Events);
+}
+
+#[test]
+fn the_first_whole_events_of_a_run_are_found() {
+    let whole = events(&["1234", "1\n2", "12345678"]);
+    let lens = [12, 17, 16];
+    assert_eq!(Form::Events.whole(&whole, 0), (lens[0], 1), "at least one");
+    assert_eq!(Form::Events.whole(&whole, 28), (12, 1));
+    assert_eq!(Form::Events.whole(&whole, 29), (29, 2));
+    assert_eq!(Form::Events.whole(&whole, usize::MAX), (45, 3));
+}
+
+fn chunks(outbox: &Outbox) -> usize {
+    outbox
+        .waiting
+        .as_ref()
+        .map_or(0, |queue| queue.chunks.len())
+}
+
+fn in_progress(outbox: &Outbox) -> usize {
+    outbox.fill(0).in_progress
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::admission::{Granted, Kept};
 use super::ask::{Accepted, Then, Verdict};
 use super::core::Core;
-use super::events::{Events, Request, Response, Session};
+use super::events::{Events, Request, Response, Session, Welcome};
 use super::handover::Handover;
 use super::hub::{Hub, Word};
 use super::id::Key;
@@ -42,6 +42,8 @@ pub(crate) enum Work {
     Request(Box<Request>),
     /// A handshake of an HTTP connection, which waits for the verdict.
     Handshake(Arc<RequestHead>),
+    /// The same for the request for an event stream.
+    EventStream(Arc<RequestHead>),
     /// A handshake that somebody else has read, who waits for the verdict.
     Ask(Box<Accepted>, Then),
     /// Something that the program kept for a connection that has gone.
@@ -71,6 +73,8 @@ pub(crate) enum Done {
         panicked: bool,
         unhandled: u32,
         bytes: usize,
+        /// Where the events were: the next ones can be put there.
+        memory: Vec<Event>,
     },
     /// The request is answered.
     Request(Response),
@@ -401,12 +405,12 @@ impl Pool {
             outcome.is_ok()
         };
         let done = match work {
-            Work::Session(session, list, bytes) => {
+            Work::Session(session, mut memory, bytes) => {
                 let span = session.span.clone();
-                let goes_on = list
+                let goes_on = memory
                     .last()
                     .is_some_and(|last| !matches!(last, Event::Close));
-                let mut list = list.into_iter();
+                let mut list = memory.drain(..);
                 let panicked = span.within(|| {
                     list.by_ref().any(|event| {
                         let mut event = Some(event);
@@ -453,6 +457,7 @@ impl Pool {
                     panicked,
                     unhandled,
                     bytes,
+                    memory,
                 }
             }
             Work::Request(request) => {
@@ -464,6 +469,12 @@ impl Pool {
                 Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
             }
             Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request)),
+            Work::EventStream(request) => Done::Handshake(Self::granted(hub, &request, || {
+                Ok(Welcome {
+                    attachment: Some(events.event_stream(&request)?),
+                    ..Welcome::default()
+                })
+            })),
             Work::Ask(accepted, then) => {
                 let mut asked = Some((accepted, then));
                 caught(&mut || {
@@ -492,7 +503,15 @@ impl Pool {
 
     /// Runs the handshake handler.
     fn ask(hub: &Arc<Hub>, events: &dyn Events, request: &RequestHead) -> Result<Granted, Reject> {
-        let answer = catch_unwind(AssertUnwindSafe(|| events.handshake(request)));
+        Self::granted(hub, request, || events.handshake(request))
+    }
+
+    fn granted(
+        hub: &Arc<Hub>,
+        request: &RequestHead,
+        decide: impl FnOnce() -> Result<Welcome, Reject>,
+    ) -> Result<Granted, Reject> {
+        let answer = catch_unwind(AssertUnwindSafe(decide));
         let answer = answer.unwrap_or_else(|_| {
             hub.common.handler_panics.add(1);
             Err(Reject::internal_error())

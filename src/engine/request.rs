@@ -1,4 +1,4 @@
-//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or is answered.
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
@@ -210,11 +210,14 @@ impl<T: Transport> Core<T> {
     fn http_request(&mut self, slot: u32, head: Head) {
         self.leave_line(slot);
         if self.hub.is_full() {
-            self.turn_away(slot, TurnedAway::ConnectionsMax);
+            self.turn_away(slot, TurnedAway::ConnectionsMax, head.method == "HEAD");
             return;
         }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
+            Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
+                self.http_event_stream(slot, head);
+            }
             Err(Refusal::NotAnUpgrade) if self.interests.request => {
                 self.http_begin_body(slot, head)
             }
@@ -321,12 +324,12 @@ impl<T: Transport> Core<T> {
         self.http_answer(slot, answer, false);
     }
 
-    fn turn_away(&mut self, slot: u32, turned_away: TurnedAway) {
+    fn turn_away(&mut self, slot: u32, turned_away: TurnedAway, head_only: bool) {
         turned_away.counter(self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} was turned away: {}", http.peer, turned_away.reason());
         }
-        self.http_answer(slot, turned_away.response(), false);
+        self.http_answer(slot, turned_away.response(head_only), false);
     }
 
     fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {

@@ -4,17 +4,21 @@
 //! their own ([`LocalRooms`]), which follows through the mailbox. So joining, leaving and what is sent keep their order
 //! at each connection, and what any thread reads is what it has done.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::ops::Index;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::Bytes;
 
 use super::core::{Core, Role};
 use super::events::{Session, Status};
+use super::form::Form;
 use super::hub::{Hub, Mail, Word};
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Wake, Weigh, When};
+use super::members::Members;
+use super::memberships::{Membership, Memberships};
 use super::pool::{self, Event};
 use crate::transport::Transport;
 
@@ -25,34 +29,64 @@ pub(crate) struct Room {
     pub(crate) name: Arc<str>,
     /// It stays when nobody is in it.
     permanent: bool,
-    /// How many are in it; `RETIRED` when it is no more.
-    len: AtomicUsize,
-    shards: Box<[OnShard]>,
+    /// How many are in it; `RETIRED` when it is no more. Beside `permanent`, so that a room is small.
+    len: AtomicU32,
+    shards: Shards,
+    /// The event streams that follow it: a room of their own, since what they are sent has another form.
+    streams: OnceLock<Arc<Room>>,
+    /// Of such a room, the one that it follows, which counts its members, too.
+    followed: Weak<Room>,
 }
 
-const RETIRED: usize = usize::MAX;
+const RETIRED: u32 = u32::MAX;
+
+/// What there is of a room on each shard, by the shard's index. The first takes no memory of its own: rooms are many, and
+/// small.
+struct Shards {
+    first: OnShard,
+    others: Box<[OnShard]>,
+}
+
+impl Shards {
+    fn new(count: usize) -> Self {
+        Self {
+            first: OnShard::default(),
+            others: (1..count).map(|_| OnShard::default()).collect(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    fn get(&self, shard: usize) -> Option<&OnShard> {
+        match shard.checked_sub(1) {
+            None => Some(&self.first),
+            Some(at) => self.others.get(at),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &OnShard> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl Index<usize> for Shards {
+    type Output = OnShard;
+
+    fn index(&self, shard: usize) -> &OnShard {
+        match shard.checked_sub(1) {
+            None => &self.first,
+            Some(at) => &self.others[at],
+        }
+    }
+}
 
 #[derive(Default)]
 struct OnShard {
-    members: Mutex<HashSet<Key>>,
+    members: Mutex<Members<Key>>,
     /// Members that the shard knows of, or will learn of. Without any, nothing that is sent to the room goes there.
     reached: AtomicUsize,
-}
-
-/// A connection's being in a room; kept by its session.
-pub(crate) struct Membership {
-    room: Arc<Room>,
-    /// It has joined, and not left.
-    wanted: bool,
-    /// How often it has joined or left since its shard has last seen it do so.
-    pending: u32,
-}
-
-impl Membership {
-    /// Whether its shard has seen it join, and not leave.
-    fn is_held(&self) -> bool {
-        self.wanted != (self.pending % 2 == 1)
-    }
 }
 
 /// How somebody's being in a room has changed.
@@ -77,7 +111,7 @@ pub(crate) enum NotJoined {
     Full,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -89,9 +123,31 @@ impl Room {
             number,
             name,
             permanent,
-            len: AtomicUsize::new(0),
-            shards: (0..shards).map(|_| OnShard::default()).collect(),
+            len: AtomicU32::new(0),
+            shards: Shards::new(shards),
+            streams: OnceLock::new(),
+            followed: Weak::new(),
         }
+    }
+
+    /// The room of the event streams that follow it.
+    pub(super) fn room_of_streams(self: &Arc<Self>, hub: &Hub) -> &Arc<Room> {
+        self.streams.get_or_init(|| {
+            let number = hub.rooms_ever.fetch_add(1, Relaxed);
+            let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
+            streams.followed = Arc::downgrade(self);
+            Arc::new(streams)
+        })
+    }
+
+    /// How many there are of them.
+    pub(crate) fn streams_len(&self) -> usize {
+        self.streams.get().map_or(0, |streams| streams.len())
+    }
+
+    /// The same, if there are any.
+    pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
+        self.streams.get().filter(|streams| streams.len() > 0)
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -101,21 +157,22 @@ impl Room {
     pub(crate) fn len(&self) -> usize {
         match self.len.load(SeqCst) {
             RETIRED => 0,
-            len => len,
+            // Counted out of the one before the other, so it may be one too few for a moment.
+            len => (len as usize).saturating_sub(self.streams_len()),
         }
     }
 
     pub(crate) fn contains(&self, id: ConnectionId) -> bool {
         self.shards
             .get(usize::from(id.shard))
-            .is_some_and(|on| lock(&on.members).contains(&id.key()))
+            .is_some_and(|on| lock(&on.members).contains(id.key()))
     }
 
     pub(crate) fn members(&self) -> Vec<ConnectionId> {
         (0..)
-            .zip(&self.shards)
+            .zip(self.shards.iter())
             .flat_map(|(shard, on)| {
-                let keys: Vec<Key> = lock(&on.members).iter().copied().collect();
+                let keys: Vec<Key> = lock(&on.members).iter().collect();
                 keys.into_iter().map(move |key| ConnectionId { shard, key })
             })
             .collect()
@@ -126,12 +183,12 @@ impl Room {
     }
 
     /// Nothing more will come to the shard for one of its members.
-    fn unreach(&self, shard: u16) {
+    pub(super) fn unreach(&self, shard: u16) {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
     /// Counts somebody in, unless the room is no more.
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         let count = |len| (len != RETIRED).then(|| len + 1);
         self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
     }
@@ -143,6 +200,33 @@ impl Room {
     /// Counts somebody out. Returns whether that was the end of the room.
     fn exit(&self) -> bool {
         self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
+    }
+
+    /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
+    /// from: by whoever has called this, or when the stream ends that has begun with it.
+    pub(crate) fn follow(self: &Arc<Self>, hub: &Hub) -> Option<Arc<Room>> {
+        let streams = self.room_of_streams(hub);
+        streams.enter();
+        if self.enter() {
+            return Some(streams.clone());
+        }
+        streams.exit();
+        None
+    }
+
+    /// Whether nobody is in it and nobody follows it.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.len.load(SeqCst) == 0
+    }
+
+    /// Counts somebody out. Returns the room whose end that was.
+    pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
+        let followed = self.followed.upgrade();
+        let ended = followed.filter(|room| room.exit());
+        match self.exit() {
+            true => Some(self.clone()),
+            false => ended,
+        }
     }
 
     /// Ends the room if it is empty and need not stay. Nobody can join it after.
@@ -157,7 +241,7 @@ impl Room {
             .is_ok()
     }
 
-    fn add(&self, id: ConnectionId) {
+    pub(super) fn add(&self, id: ConnectionId) {
         let on = &self.shards[usize::from(id.shard)];
         lock(&on.members).insert(id.key());
         // Before the room's next message is left anywhere.
@@ -165,12 +249,7 @@ impl Room {
     }
 
     fn remove(&self, id: ConnectionId) {
-        let mut members = lock(&self.shards[usize::from(id.shard)].members);
-        members.remove(&id.key());
-        if members.capacity() > 64 && members.len() < members.capacity() / 8 {
-            // After a rush, give back what it took.
-            members.shrink_to_fit();
-        }
+        lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
     }
 }
 
@@ -189,11 +268,7 @@ impl Hub {
         bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        let weight = mail_weight(messages, bytes);
-        match mailbox.reserve(weight) {
-            Ok(()) => Ok(Reserved { mailbox, weight }),
-            Err(_) => Err(NotJoined::Closed),
-        }
+        Reserved::new(mailbox, mail_weight(messages, bytes))
     }
 
     /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
@@ -214,13 +289,11 @@ impl Hub {
             return Err(NotJoined::Full);
         }
         let mut rooms = lock(&session.rooms);
-        let found = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room));
-        let wanted = rooms.iter().filter(|of| of.wanted).count();
         let refused = if session.status() == Status::Closed {
             Some(Err(NotJoined::Closed))
-        } else if found.is_some_and(|at| rooms[at].wanted) {
+        } else if rooms.wants(room) {
             Some(Ok(false))
-        } else if wanted >= self.settings.limits.connection_rooms_max {
+        } else if rooms.wanted() >= self.settings.limits.connection_rooms_max {
             Some(Err(NotJoined::TooMany))
         } else if !room.enter() {
             Some(Err(NotJoined::Retired))
@@ -231,20 +304,7 @@ impl Hub {
             return refused;
         }
         room.add(session.id);
-        match found {
-            Some(at) => {
-                rooms[at].wanted = true;
-                rooms[at].pending += 1;
-            }
-            None => push(
-                &mut rooms,
-                Membership {
-                    room: room.clone(),
-                    wanted: true,
-                    pending: 1,
-                },
-            ),
-        }
+        rooms.change(room);
         self.common.room_members.add(1);
         // Under the session's lock, so that its shard learns of changes in the order they were made.
         if reserved.push(mail, pool::when(self)).is_err() {
@@ -266,14 +326,10 @@ impl Hub {
         }
         let reserved = Reserved { mailbox, weight };
         let mut rooms = lock(&session.rooms);
-        let found = rooms
-            .iter_mut()
-            .find(|of| of.wanted && Arc::ptr_eq(&of.room, room));
-        let Some(membership) = found else {
+        if !rooms.wants(room) {
             return false;
-        };
-        membership.wanted = false;
-        membership.pending += 1;
+        }
+        rooms.change(room);
         room.remove(session.id);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
@@ -290,9 +346,20 @@ pub(crate) struct Reserved<'a> {
     weight: usize,
 }
 
-impl Reserved<'_> {
+impl<'a> Reserved<'a> {
+    /// Waits while the mailbox is full.
+    pub(super) fn new(
+        mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+        weight: usize,
+    ) -> Result<Self, NotJoined> {
+        match mailbox.reserve(weight) {
+            Ok(()) => Ok(Self { mailbox, weight }),
+            Err(_) => Err(NotJoined::Closed),
+        }
+    }
+
     /// Gives back what is not needed. Returns whether there was as much.
-    fn shrink(&mut self, weight: usize) -> bool {
+    pub(super) fn shrink(&mut self, weight: usize) -> bool {
         let Some(rest) = self.weight.checked_sub(weight) else {
             return false;
         };
@@ -301,7 +368,7 @@ impl Reserved<'_> {
         true
     }
 
-    fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+    pub(super) fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
         self.weight = 0;
         self.mailbox.push_reserved(mail, when)
     }
@@ -320,32 +387,10 @@ fn mail_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Mail>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
-/// Exactly as long as needed: most connections are in a room or two.
-fn push(rooms: &mut Box<[Membership]>, new: Membership) {
-    let mut list = std::mem::take(rooms).into_vec();
-    list.reserve_exact(1);
-    list.push(new);
-    *rooms = list.into_boxed_slice();
-}
-
-fn remove(rooms: &mut Box<[Membership]>, at: usize) {
-    let mut list = std::mem::take(rooms).into_vec();
-    list.swap_remove(at);
-    *rooms = list.into_boxed_slice();
-}
-
 impl Session {
     /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
-    fn is_seen(&self, room: &Arc<Room>) -> bool {
-        let mut rooms = lock(&self.rooms);
-        let Some(at) = rooms.iter().position(|of| Arc::ptr_eq(&of.room, room)) else {
-            return false;
-        };
-        rooms[at].pending -= 1;
-        if rooms[at].pending == 0 && !rooms[at].wanted {
-            remove(&mut rooms, at);
-        }
-        true
+    pub(super) fn is_seen(&self, room: &Arc<Room>) -> bool {
+        lock(&self.rooms).seen(room)
     }
 
     /// Rooms that are to be told of its leaving by whoever is at work for it: its shard has ended.
@@ -355,12 +400,12 @@ impl Session {
             wanted: false,
             pending: 0,
         };
-        *lock(&self.rooms) = rooms.into_iter().map(left).collect();
+        *lock(&self.rooms) = rooms.into_iter().map(left).collect::<Memberships>();
     }
 
     /// Takes what was left behind.
     pub(super) fn rooms_left_behind(&self) -> Vec<Arc<Room>> {
-        let rooms = std::mem::take(&mut *lock(&self.rooms));
+        let rooms = std::mem::take(&mut *lock(&self.rooms)).into_vec();
         rooms.into_iter().map(|of| of.room).collect()
     }
 }
@@ -397,7 +442,8 @@ pub(super) struct LocalRooms(HashMap<u64, LocalRoom>);
 
 #[derive(Default)]
 pub(super) struct LocalRoom {
-    members: HashSet<Key>,
+    /// Their slots: who ends leaves before another can have his.
+    members: Members<u32>,
     /// Where its messages of this turn gather, if it has any.
     pub(super) run: Option<u32>,
 }
@@ -410,33 +456,30 @@ impl LocalRooms {
     pub(super) fn contains(&self, number: u64, key: Key) -> bool {
         self.0
             .get(&number)
-            .is_some_and(|room| room.members.contains(&key))
+            .is_some_and(|room| room.members.contains(key.slot))
     }
 
     pub(super) fn len(&self, number: u64) -> usize {
         self.0.get(&number).map_or(0, |room| room.members.len())
     }
 
-    pub(super) fn members(&self, number: u64) -> impl Iterator<Item = &Key> {
+    /// The slots of those who are in it.
+    pub(super) fn members(&self, number: u64) -> impl Iterator<Item = u32> {
         self.0
             .get(&number)
             .into_iter()
-            .flat_map(|room| &room.members)
+            .flat_map(|room| room.members.iter())
     }
 
-    fn insert(&mut self, number: u64, key: Key) {
-        self.0.entry(number).or_default().members.insert(key);
+    pub(super) fn insert(&mut self, number: u64, key: Key) {
+        self.0.entry(number).or_default().members.insert(key.slot);
     }
 
     fn remove(&mut self, number: u64, key: Key) {
         if let Some(room) = self.0.get_mut(&number) {
-            room.members.remove(&key);
+            room.members.remove(key.slot);
             if room.members.is_empty() {
                 self.0.remove(&number);
-            } else if room.members.capacity() > 64
-                && room.members.len() < room.members.capacity() / 8
-            {
-                room.members.shrink_to_fit();
             }
         }
         if self.0.capacity() > 64 && self.0.len() < self.0.capacity() / 8 {
@@ -444,7 +487,7 @@ impl LocalRooms {
         }
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn memberships(&self) -> usize {
         self.0.values().map(|room| room.members.len()).sum()
     }
@@ -454,9 +497,8 @@ impl<T: Transport> Core<T> {
     /// Runs that a connection may have a share in: those of its rooms, by number.
     pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
-            .iter()
-            .filter(|of| of.is_held())
-            .filter_map(|of| self.delivery.rooms.0.get(&of.room.number)?.run)
+            .held()
+            .filter_map(|room| self.delivery.rooms.0.get(&room.number)?.run)
             .collect()
     }
 
@@ -510,8 +552,9 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &conn.role else {
             return;
         };
-        let rooms = std::mem::take(&mut *lock(&ws.session.rooms));
+        let rooms = std::mem::take(&mut *lock(&ws.session.rooms)).into_vec();
         let id = ws.session.id;
+        let form = ws.form();
         for membership in rooms {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
@@ -521,13 +564,15 @@ impl<T: Transport> Core<T> {
             }
             if wanted {
                 room.remove(id);
-                self.hub.common.room_members.sub(1);
-                if room.exit() {
-                    self.events.emptied(&room);
+                if form == Form::Frames {
+                    self.hub.common.room_members.sub(1);
+                }
+                if let Some(ended) = room.part() {
+                    self.events.emptied(&ended);
                 }
             }
             // Who was never seen to join does not leave.
-            if held && self.interests.room {
+            if held && self.interests.room && form == Form::Frames {
                 self.keep_event(slot, Event::Room(Presence::Left, room));
             }
         }

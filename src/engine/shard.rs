@@ -115,7 +115,7 @@ impl Listener {
                             self.hub.common.accepted.add(1);
                             turned_away.counter(&self.hub.common).add(1);
                             // Not worth a place among the others to wait in: it is told, if it can be at once.
-                            let _ = stream.write(&turned_away.response());
+                            let _ = stream.write(&turned_away.response(false));
                             continue;
                         }
                     };

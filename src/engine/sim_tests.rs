@@ -2,8 +2,9 @@
 //!
 //! The shard is the real one; its sockets, its clock, its sleep and its handlers' threads are the test's ([`world`]).
 //! So everything happens in the order that the test says, a second costs nothing, and a socket takes exactly as many
-//! bytes as it is told. [`game`] lets chance play all parts at once and checks what must hold whatever happens, and
-//! [`dialogue`] holds one connection to the letter of RFC 6455; their chances come from seeds, or from a fuzzer.
+//! bytes as it is told. [`game`] lets chance play all parts at once and checks what must hold whatever happens, [`rooms`]
+//! does so with who is in which room, and [`dialogue`] holds one connection to the letter of RFC 6455; their chances come
+//! from seeds, or from a fuzzer.
 
 #![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
 
@@ -17,14 +18,15 @@ mod http;
 mod memory;
 #[cfg(test)]
 mod regressions;
-#[cfg(test)]
-mod rooms;
+pub(crate) mod rooms;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
 mod stopping;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod time;
 mod wire;

@@ -4,33 +4,45 @@
 //! entry fires for nothing and is set anew, so that activity costs no timer work at all.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 /// A point in time, in steps of [`TICK`] since the shard started. Now is rounded down and waits are rounded up, so a
 /// deadline is met to within a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Tick(u64);
+pub(crate) struct Tick(
+    /// One more than the steps, so that a connection's lack of a deadline takes no memory.
+    NonZeroU64,
+);
 
 /// Coarse enough that thousands of connections share few entries, fine enough for a patience of a second.
 const TICK: Duration = Duration::from_millis(8);
 
 impl Tick {
     /// Beyond all time.
-    pub(crate) const NEVER: Self = Self(u64::MAX);
+    pub(crate) const NEVER: Self = Self(NonZeroU64::MAX);
+
+    fn of_steps(steps: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(steps))
+    }
+
+    fn steps(self) -> u64 {
+        self.0.get() - 1
+    }
 
     /// The tick that lies so much later, or none if that is beyond all time.
     pub(crate) fn after(self, wait: Duration) -> Tick {
-        let ticks = wait.as_nanos().div_ceil(TICK.as_nanos());
+        let steps = wait.as_nanos().div_ceil(TICK.as_nanos());
         Tick(
             self.0
-                .saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)),
+                .saturating_add(u64::try_from(steps).unwrap_or(u64::MAX)),
         )
     }
 
     /// How long ago `earlier` was.
     pub(crate) fn since(self, earlier: Tick) -> Duration {
-        let ticks = self.0.saturating_sub(earlier.0);
-        Duration::from_millis(ticks.saturating_mul(TICK.as_millis() as u64))
+        let steps = self.steps().saturating_sub(earlier.steps());
+        Duration::from_millis(steps.saturating_mul(TICK.as_millis() as u64))
     }
 }
 
@@ -51,7 +63,7 @@ impl Timers {
     /// The tick that has been reached at an instant.
     pub(crate) fn now(&self, now: Instant) -> Tick {
         let elapsed = now.saturating_duration_since(self.epoch);
-        Tick((elapsed.as_nanos() / TICK.as_nanos()) as u64)
+        Tick::of_steps((elapsed.as_nanos() / TICK.as_nanos()) as u64)
     }
 
     /// Has `slot` looked at when the time comes.
@@ -77,8 +89,8 @@ impl Timers {
 
     /// How long until something is due.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
-        let (&Tick(at), _) = self.queue.first_key_value()?;
-        let at = Duration::from_millis(at.saturating_mul(TICK.as_millis() as u64));
+        let (at, _) = self.queue.first_key_value()?;
+        let at = Duration::from_millis(at.steps().saturating_mul(TICK.as_millis() as u64));
         Some(at.saturating_sub(now.saturating_duration_since(self.epoch)))
     }
 }

@@ -1,5 +1,7 @@
 //! A connection in its role as a WebSocket.
 //!
+//! An event stream is one, too, whose messages have another form: it receives nothing, and ends without a close frame.
+//!
 //! ```text
 //! incoming:  Open ──close frame, end of stream, violation, break──▶ Ended
 //!              └───we have closed──▶ Discarding ──▶ Ended            (only the peer's close frame is of interest)
@@ -17,14 +19,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{Granted, Kept};
+use super::admission::{Granted, Kept, shutting_down};
 use super::core::{Conn, Core, Role};
 use super::events::{Session, Status};
+use super::form::Form;
 use super::hub::Settings;
 use super::id::{ConnectionId, Key};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
+use super::streams::Stream;
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::close::CloseCode;
@@ -77,6 +81,8 @@ pub(super) struct WebSocket {
     pub(super) found_slow: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
+    /// None if it is no event stream, or its answer has yet to begin.
+    pub(super) stream: Option<Box<Stream>>,
 }
 
 struct Unfinished {
@@ -92,6 +98,7 @@ pub(super) struct Opening {
     pub(super) granted: Granted,
     /// The answer to the handshake, if it has yet to be sent.
     pub(super) preface: Option<Bytes>,
+    pub(super) form: Form,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,9 +119,9 @@ enum Outgoing {
 impl WebSocket {
     fn new(session: Arc<Session>, message_bytes_max: usize, now: Tick) -> Self {
         Self {
-            session,
             protocol: Connection::new(message_bytes_max),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(session.form),
+            session,
             inbox: Vec::new(),
             inbox_bytes: 0,
             member_at: None,
@@ -136,7 +143,21 @@ impl WebSocket {
             peer_closed: false,
             found_slow: false,
             congested: false,
+            stream: None,
         }
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.session.form
+    }
+
+    fn is_stream(&self) -> bool {
+        self.form() == Form::Events
+    }
+
+    /// It gets what everyone gets, and as a frame.
+    pub(super) fn is_of_everyone(&self) -> bool {
+        self.is_member() && !self.is_stream()
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -210,7 +231,9 @@ impl WebSocket {
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Tick> {
         let heartbeat = match &settings.heartbeat {
             Some(heartbeat)
-                if self.incoming == Incoming::Open && self.outgoing == Outgoing::Open =>
+                if self.incoming == Incoming::Open
+                    && self.outgoing == Outgoing::Open
+                    && !self.is_stream() =>
             {
                 let silence = if self.pinged {
                     heartbeat.silence_max()
@@ -230,6 +253,10 @@ impl WebSocket {
             self.stalled
                 .map(|since| since.after(settings.limits.write_timeout)),
             self.pace.as_ref().and_then(|pace| pace.deadline()),
+            self.stream
+                .as_ref()
+                .filter(|_| self.outgoing == Outgoing::Open)
+                .map(|stream| stream.comment_at),
         ]
         .into_iter()
         .flatten()
@@ -267,8 +294,9 @@ impl<T: Transport> Core<T> {
             request,
             granted,
             preface,
+            form,
         } = opening;
-        let session = Arc::new(Session::new(id, &request, granted.subprotocol));
+        let session = Arc::new(Session::new(id, &request, granted.subprotocol, form));
         if let Some(attachment) = granted.kept.and_then(Kept::take) {
             let _ = session.attachment.set(attachment);
         }
@@ -276,13 +304,17 @@ impl<T: Transport> Core<T> {
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
-        self.events.entered(&session);
+        if form == Form::Frames {
+            self.events.entered(&session);
+        }
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         let mut ws = WebSocket::new(session, message_bytes_max, self.tick);
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
-        if self.interests.open {
+        if form == Form::Events {
+            ws.inbox.push(Event::Open(None));
+        } else if self.interests.open {
             // Where too much waits for handlers already, it is not kept for them.
             let is_kept = request.is_known() && !self.intake.is_full();
             if is_kept {
@@ -299,8 +331,10 @@ impl<T: Transport> Core<T> {
         }
         // Before its handler runs, so that what the handler broadcasts reaches it too.
         self.join(slot);
-        self.counters().connections.add(1);
-        self.counters().connections_opened.add(1);
+        if form == Form::Frames {
+            self.counters().connections.add(1);
+            self.counters().connections_opened.add(1);
+        }
         self.advance(slot);
         self.want_write(slot);
     }
@@ -336,15 +370,41 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.take_run(slot);
-        let frame = encode::close(Some((code, reason)));
-        self.end_outgoing(slot, Some(frame));
-        if let Some(ws) = self.ws(slot)
-            && ws.incoming == Incoming::Open
-        {
-            ws.incoming = Incoming::Discarding;
+        if self.ws(slot).is_some_and(|ws| ws.is_stream()) {
+            self.close_stream(slot);
+        } else {
+            let frame = encode::close(Some((code, reason)));
+            self.end_outgoing(slot, Some(frame));
+            if let Some(ws) = self.ws(slot)
+                && ws.incoming == Incoming::Open
+            {
+                ws.incoming = Incoming::Discarding;
+            }
         }
         self.advance(slot);
         self.want_read(slot);
+    }
+
+    /// The same for an event stream, which ends with its connection.
+    fn close_stream(&mut self, slot: u32) {
+        let Some(ws) = self.open_ws(slot) else {
+            return;
+        };
+        if ws.stream.is_none() {
+            // Its client is still owed an answer.
+            let answer = shutting_down().response(true, false);
+            ws.outbox.push_preface(answer.into());
+        }
+        self.end_stream(slot);
+    }
+
+    /// Nothing more is sent on an event stream.
+    pub(super) fn end_stream(&mut self, slot: u32) {
+        if let Some(ws) = self.ws(slot) {
+            ws.incoming = Incoming::Ended;
+        }
+        self.end_outgoing(slot, None);
+        self.advance(slot);
     }
 
     /// The last that is sent is queued, with a close frame or without.
@@ -422,7 +482,7 @@ impl<T: Transport> Core<T> {
                 std::mem::take(&mut ws.inbox_bytes),
             )
         });
-        if self.interests.close {
+        if self.interests.close && session.form == Form::Frames {
             events.push(Event::Close);
         }
         if events.is_empty() {
@@ -441,15 +501,22 @@ impl<T: Transport> Core<T> {
         let session = ws.session.clone();
         let id = session.id;
         session.span.within(|| debug!("connection {id} ended"));
-        self.counters().connections.sub(1);
-        self.events.left(&session);
+        let is_served = ws.stream.is_some();
+        match session.form {
+            Form::Frames => {
+                self.counters().connections.sub(1);
+                self.events.left(&session);
+            }
+            Form::Events => self.counters().event_streams.sub(u64::from(is_served)),
+        }
         Some(session)
     }
 
     /// Word of a batch's end.
-    pub(super) fn done(&mut self, key: Key, done: Done) {
-        if let Done::Session { bytes, .. } = done {
-            self.intake.sub_unhandled(bytes);
+    pub(super) fn done(&mut self, key: Key, mut done: Done) {
+        if let Done::Session { bytes, memory, .. } = &mut done {
+            self.intake.sub_unhandled(*bytes);
+            self.intake.give_back(std::mem::take(memory));
         }
         let Some(slot) = self.conns.find(key) else {
             return;
@@ -460,7 +527,7 @@ impl<T: Transport> Core<T> {
             Done::Session {
                 panicked,
                 unhandled,
-                bytes: _,
+                ..
             } => {
                 let mark = self.delivery.mark();
                 let Some(ws) = self.ws(slot) else {

@@ -3,17 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::engine::sim_tests::{dialogue, game};
+use crate::engine::sim_tests::{dialogue, game, rooms};
 use crate::protocol::fuzz::client_frame;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 6] = [
     ("frames", super::frames),
     ("handshake", super::handshake),
     ("close_payload", super::close_payload),
     ("protocol", super::protocol),
     ("shard", super::shard),
+    ("rooms", super::rooms),
 ];
 
 fn seeds(target: &str) -> PathBuf {
@@ -178,6 +179,7 @@ fn write_seeds() {
         ("close_payload", named(close_payloads())),
         ("protocol", games(dialogue::chances, 40)),
         ("shard", shard),
+        ("rooms", games(rooms::chances, 12)),
     ];
     for (target, named) in all {
         fs::create_dir_all(seeds(target)).unwrap();

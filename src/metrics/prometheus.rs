@@ -60,6 +60,18 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.connections_opened),
     },
     Family {
+        name: "event_streams",
+        kind: "gauge",
+        help: "Clients of event streams that are being served.",
+        values: |metrics| one(metrics.event_streams),
+    },
+    Family {
+        name: "event_streams_opened_total",
+        kind: "counter",
+        help: "Clients of event streams that were served.",
+        values: |metrics| one(metrics.event_streams_opened),
+    },
+    Family {
         name: "rooms",
         kind: "gauge",
         help: "Rooms that there are.",
@@ -150,7 +162,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "sent_bytes_total",
         kind: "counter",
-        help: "Bytes written to WebSocket clients, framing included.",
+        help: "Bytes written to WebSocket clients and event streams, framing included.",
         values: |metrics| one(metrics.bytes_out),
     },
     Family {
@@ -253,6 +265,8 @@ mod tests {
         let metrics = Metrics {
             connections: next(),
             connections_opened: next(),
+            event_streams: next(),
+            event_streams_opened: next(),
             rooms: next(),
             room_members: next(),
             accepted: next(),

@@ -398,15 +398,7 @@ pub(crate) fn response(
 ) -> Vec<u8> {
     // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
     let bodiless = matches!(status, 100..=199 | 204 | 304);
-    let mut out = format!("HTTP/1.1 {status:03} {}\r\n", reason_phrase(status)).into_bytes();
-    for (name, value) in headers
-        .iter()
-        .filter(|(name, value)| may_be_sent(name, value))
-    {
-        for part in [name, ": ", value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    let mut out = begin_response(status, headers);
     if !bodiless {
         // Writing to a Vec cannot fail.
         let _ = write!(out, "Content-Length: {}\r\n", body.len());
@@ -417,6 +409,26 @@ pub(crate) fn response(
     out.extend_from_slice(b"\r\n");
     if !bodiless && !head_only {
         out.extend_from_slice(body);
+    }
+    out
+}
+
+/// The head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops headers as [`response`].
+pub(super) fn head_of_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = begin_response(status, headers);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn begin_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {status:03} {}\r\n", reason_phrase(status)).into_bytes();
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, value)| may_be_sent(name, value))
+    {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
     out
 }

@@ -1,4 +1,4 @@
-//! RFC 6455 (server role) and the HTTP/1.x head and body framing, as bytes and rules without I/O.
+//! RFC 6455 (server role), the HTTP/1.x head and body framing, and server-sent events, as bytes and rules without I/O.
 //!
 //! **Depends on** nothing in this crate; outside it on httparse, sha1 and base64.
 //!
@@ -19,6 +19,7 @@
 //! | [`assembler`] | one message growing from its parts (§5.4) |
 //! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
 //! | [`encode`] | frames to send (§5.2, unmasked) |
+//! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
 
 pub(crate) mod assembler;
@@ -28,6 +29,7 @@ pub(crate) mod connection;
 mod differential_tests;
 pub(crate) mod encode;
 pub(crate) mod error;
+pub(crate) mod event_stream;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
 pub(crate) mod fuzz;

@@ -42,14 +42,16 @@ def free_address():
 class Example:
     """An example that runs on a free port until the block is left."""
 
-    def __init__(self, binary, stdin=subprocess.DEVNULL, stderr=None):
+    def __init__(self, binary, *options, stdin=subprocess.DEVNULL, stderr=None):
         self.binary = binary
+        self.options = options
         self.stdin = stdin
         self.stderr = stderr
 
     def __enter__(self):
         self.address = host, port = free_address()
-        self.process = subprocess.Popen([self.binary, f"{host}:{port}"], stdin=self.stdin, stderr=self.stderr)
+        command = [self.binary, f"{host}:{port}", *self.options]
+        self.process = subprocess.Popen(command, stdin=self.stdin, stderr=self.stderr)
         deadline = time.monotonic() + START_DEADLINE
         while True:
             try:

@@ -25,7 +25,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) fn open(
     address: SocketAddrV4,
     count: usize,
-    path: impl Fn(usize) -> &'static str,
+    path: impl Fn(usize) -> String,
 ) -> io::Result<Vec<OwnedFd>> {
     let accept = wire::accept_key(KEY);
     let mut sockets = Vec::with_capacity(count);

@@ -1,10 +1,12 @@
 //! The load client: one thread, one epoll loop, no task and no allocation per message.
 //!
 //! Every message is whole, binary and of one size; its first eight bytes are its number, the next
-//! eight the time it was made. Every connection must receive exactly the numbers it is owed, in
-//! order: a gap, a repetition or a stranger ends the run with an error.
+//! eight the time it was made, and eight more name a room where there are rooms. Every connection
+//! must receive exactly the numbers it is owed, in order: a gap, a repetition or a stranger ends
+//! the run with an error. Only visitors, who are in the room at times, may have gaps.
 
 mod connect;
+pub(crate) mod driven;
 mod receiver;
 
 use std::io;
@@ -23,6 +25,8 @@ use receiver::{Receiver, Shape};
 
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
+/// So many join a room at once.
+const GROUP: usize = 50;
 /// Nothing for this long although something is owed: the server has stalled.
 const STALLED: Duration = Duration::from_secs(10);
 
@@ -30,26 +34,109 @@ const STALLED: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) job: Job,
-    /// Connections; a fan-out has the publisher besides, who receives like all others.
+    /// Connections; a fan-out has the publisher besides, who receives like all others, and rooms have one who does not.
     pub(crate) clients: usize,
+    pub(crate) rooms: Rooms,
     /// Messages in flight: of the publisher, or of each client of an echo.
     pub(crate) window: usize,
-    /// Bytes of payload, 16 at least.
+    /// Bytes of payload, 24 at least.
     pub(crate) size: usize,
     /// Whether to sleep while nothing has arrived. Otherwise the client looks again at once, so
     /// that waking it never adds to what the server's sends cost.
     pub(crate) sleep: bool,
 }
 
+/// Who is in which room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rooms {
+    /// How many there are. One message is published to each in turn; in an echo, each connection joins one more with each
+    /// of its messages but the first.
+    pub(crate) count: usize,
+    /// Who is in each. Those who have come one after the other are in different rooms, or in none.
+    pub(crate) members: usize,
+    /// Unless they are together: then they are in the same.
+    pub(crate) together: bool,
+    /// Connections besides that the server lets in and out of room 0.
+    pub(crate) visitors: usize,
+}
+
 impl Plan {
+    fn has_rooms(&self) -> bool {
+        matches!(self.job, Job::Rooms | Job::Churn)
+    }
+
+    /// How many get each message that is published.
+    fn everyone(&self) -> usize {
+        match self.job {
+            Job::Echo => self.clients,
+            Job::Fanout => self.clients + 1,
+            Job::Rooms | Job::Churn => self.rooms.members,
+        }
+    }
+
+    /// The room of a client, if it is in one.
+    fn room_of_client(&self, client: usize) -> Option<usize> {
+        let Rooms {
+            members, together, ..
+        } = self.rooms;
+        let room = match together {
+            true => client / members,
+            false => client % (self.clients / members),
+        };
+        (room < self.rooms.count).then_some(room)
+    }
+
+    fn path(&self, at: usize) -> String {
+        match at.checked_sub(1) {
+            _ if self.job == Job::Echo => "/".into(),
+            None => wire::PUBLISH.into(),
+            Some(_) if self.job == Job::Fanout => "/".into(),
+            Some(client) if client >= self.clients => wire::VISIT.into(),
+            Some(client) => match self.room_of_client(client) {
+                Some(room) => format!("/{}", String::from_utf8_lossy(&wire::room_name(room))),
+                None => "/".into(),
+            },
+        }
+    }
+
+    /// The first number that a connection is owed.
+    fn first_number(&self, at: usize) -> u64 {
+        match at.checked_sub(1) {
+            Some(client) if self.has_rooms() && client < self.clients => self
+                .room_of_client(client)
+                .map_or(u64::MAX, |room| room as u64),
+            None if self.has_rooms() => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// The room that a message names.
+    fn room_of_message(&self, connection: usize, number: u64) -> Option<wire::RoomName> {
+        let count = self.rooms.count;
+        match (self.job, number.checked_sub(1)) {
+            _ if count == 0 => None,
+            (Job::Echo, None) => Some(wire::NO_ROOM),
+            (Job::Echo, Some(before)) => Some(wire::room_name(
+                before as usize * count + connection % count,
+            )),
+            _ => Some(wire::room_name((number % count as u64) as usize)),
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         match () {
             () if self.clients == 0 => Err(args::bad("clients", "0")),
             () if !(1..=1 << 16).contains(&self.window) => {
                 Err(args::bad("window", &self.window.to_string()))
             }
-            () if !(16..=16 << 20).contains(&self.size) => {
+            () if !(24..=16 << 20).contains(&self.size) => {
                 Err(args::bad("size", &self.size.to_string()))
+            }
+            () if self.has_rooms() && self.rooms.count == 0 => Err(args::bad("rooms", "0")),
+            () if self.has_rooms()
+                && !(1..=self.clients / self.rooms.count).contains(&self.rooms.members) =>
+            {
+                Err(args::bad("members", &self.rooms.members.to_string()))
             }
             () => Ok(()),
         }
@@ -72,8 +159,11 @@ pub(crate) struct Load {
 struct Connection {
     socket: OwnedFd,
     receiver: Receiver,
-    /// The number its next message must have: how many it has received.
+    /// The number its next message must have, and how far apart these are.
     next: u64,
+    stride: u64,
+    /// It is in the room at times.
+    visitor: bool,
     /// Echo: how many it has sent, and how many it may send in all.
     sent: u64,
     quota: u64,
@@ -93,25 +183,25 @@ struct Tally {
     complete: u64,
     reached: Vec<usize>,
     everyone: usize,
+    /// How often a visitor has missed something, and come again.
+    visits: u64,
 }
 
 impl Load {
     /// Opens all connections; the first is a fan-out's publisher.
     pub(crate) fn connect(address: SocketAddrV4, plan: Plan) -> io::Result<Self> {
         plan.check()?;
-        let publisher = usize::from(plan.job == Job::Fanout);
-        let everyone = plan.clients + publisher;
+        let publisher = usize::from(plan.job != Job::Echo);
+        let count = publisher + plan.clients + plan.rooms.visitors;
         let descriptors = machine::raise_descriptor_limit()?;
-        if everyone as u64 + 16 > descriptors {
+        if count as u64 + 16 > descriptors {
             return Err(io::Error::other(format!(
-                "{everyone} connections need more than {descriptors} descriptors"
+                "{count} connections need more than {descriptors} descriptors"
             )));
         }
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let sockets = connect::open(address, everyone, |at| {
-            if at < publisher { wire::PUBLISH } else { "/" }
-        })?;
-        let mut connections = Vec::with_capacity(everyone);
+        let sockets = connect::open(address, count, |at| plan.path(at))?;
+        let mut connections = Vec::with_capacity(count);
         for (token, socket) in sockets.into_iter().enumerate() {
             epoll::add(
                 &epoll,
@@ -123,7 +213,12 @@ impl Load {
             connections.push(Connection {
                 socket,
                 receiver,
-                next: 0,
+                next: plan.first_number(token),
+                stride: match plan.has_rooms() {
+                    true => plan.rooms.count as u64,
+                    false => 1,
+                },
+                visitor: token >= publisher + plan.clients,
                 sent: 0,
                 quota: 0,
                 unsent: Vec::new(),
@@ -145,7 +240,8 @@ impl Load {
                 published: 0,
                 complete: 0,
                 reached: vec![0; plan.window],
-                everyone,
+                everyone: plan.everyone(),
+                visits: 0,
             },
             plan,
         })
@@ -156,18 +252,32 @@ impl Load {
     pub(crate) fn deliver(&mut self, messages: u64) -> io::Result<()> {
         match self.plan.job {
             Job::Echo => self.echo(messages.div_ceil(self.plan.clients as u64)),
-            Job::Fanout => self.fan_out(messages),
+            Job::Fanout | Job::Rooms | Job::Churn => self.fan_out(messages),
         }
     }
 
     fn echo(&mut self, each: u64) -> io::Result<()> {
-        self.tally.expected += each * self.connections.len() as u64;
         let first = each.min(self.plan.window as u64);
-        for connection in &mut self.connections {
-            connection.quota += each;
-            connection.send(&self.frame, &mut self.output, first, self.tally.now())?;
+        let count = self.connections.len();
+        // Joining comes in small groups, so that what is in flight is no part of what a membership takes.
+        let group = if self.plan.rooms.count > 0 {
+            GROUP
+        } else {
+            count
+        };
+        for start in (0..count).step_by(group) {
+            let end = count.min(start + group);
+            self.tally.expected += each * (end - start) as u64;
+            for token in start..end {
+                let connection = &mut self.connections[token];
+                connection.quota += each;
+                let room = |number| self.plan.room_of_message(token, number);
+                let now = self.tally.now();
+                connection.send(&self.frame, &mut self.output, first, now, room)?;
+            }
+            self.until_received()?;
         }
-        self.until_received()
+        Ok(())
     }
 
     fn fan_out(&mut self, messages: u64) -> io::Result<()> {
@@ -180,7 +290,8 @@ impl Load {
             if more > 0 {
                 let publisher = &mut self.connections[0];
                 tally.published += more;
-                publisher.send(&self.frame, &mut self.output, more, tally.now())?;
+                let room = |number| self.plan.room_of_message(0, number);
+                publisher.send(&self.frame, &mut self.output, more, tally.now(), room)?;
             }
             self.turn(STALLED)?;
         }
@@ -244,14 +355,15 @@ impl Load {
             {
                 let owed = match self.plan.job {
                     Job::Echo => connection.sent,
-                    Job::Fanout => self.tally.published,
+                    Job::Fanout | Job::Rooms | Job::Churn => self.tally.published,
                 };
                 let received = connection
                     .read(&mut self.input, &self.shape, &mut self.tally, owed)
                     .map_err(|e| io::Error::new(e.kind(), format!("connection {token}: {e}")))?;
                 if self.plan.job == Job::Echo {
                     let more = received.min(connection.quota - connection.sent);
-                    connection.send(&self.frame, &mut self.output, more, self.tally.now())?;
+                    let room = |number| self.plan.room_of_message(token, number);
+                    connection.send(&self.frame, &mut self.output, more, self.tally.now(), room)?;
                 }
             }
         }
@@ -279,6 +391,11 @@ impl Load {
         (self.tally.expected, self.tally.received)
     }
 
+    /// How often visitors have come again.
+    pub(crate) fn visits(&self) -> u64 {
+        self.tally.visits
+    }
+
     pub(crate) fn latencies(&mut self) -> &mut Histogram {
         &mut self.tally.latencies
     }
@@ -293,7 +410,7 @@ impl Connection {
         tally: &mut Tally,
         owed: u64,
     ) -> io::Result<u64> {
-        let before = self.next;
+        let mut count = 0;
         loop {
             let read = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
                 Ok((0, _)) => return Err(io::Error::other("the server closed it")),
@@ -305,20 +422,26 @@ impl Connection {
             let now = tally.now();
             let mut bytes = &input[..read];
             while let Some(message) = self.receiver.next(shape, &mut bytes)? {
-                if message.number != self.next || message.number >= owed {
+                let missed = self.visitor && message.number > self.next;
+                if message.number != self.next && !missed || message.number >= owed {
                     let (number, next) = (message.number, self.next);
                     return Err(io::Error::other(format!(
                         "message {number} where {next} of {owed} was due"
                     )));
                 }
-                self.next += 1;
-                tally.count(message.number, now.saturating_sub(message.stamp));
+                self.next = message.number + self.stride;
+                count += 1;
+                if self.visitor {
+                    tally.count_visitor(missed);
+                } else {
+                    tally.count(message.number, now.saturating_sub(message.stamp));
+                }
             }
             if read < input.len() {
                 break;
             }
         }
-        Ok(self.next - before)
+        Ok(count)
     }
 
     /// Sends `count` messages in one write.
@@ -328,13 +451,14 @@ impl Connection {
         output: &mut Vec<u8>,
         count: u64,
         stamp: u64,
+        room: impl Fn(u64) -> Option<wire::RoomName>,
     ) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
         output.clear();
         for _ in 0..count {
-            frame.put(output, self.sent, stamp);
+            frame.put(output, self.sent, stamp, room(self.sent));
             self.sent += 1;
         }
         let sent = if self.unsent.is_empty() {
@@ -377,15 +501,23 @@ impl Tally {
         self.received += 1;
         self.latencies.record(latency);
         if self.published > 0 {
-            // Each connection receives in order, so the messages become complete in order.
+            // Those to different rooms become complete in any order; counted they are in theirs.
             let window = self.reached.len() as u64;
-            let reached = &mut self.reached[(number % window) as usize];
-            *reached += 1;
-            if *reached == self.everyone {
+            self.reached[(number % window) as usize] += 1;
+            while let reached = &mut self.reached[(self.complete % window) as usize]
+                && *reached == self.everyone
+            {
                 *reached = 0;
                 self.complete += 1;
             }
         }
+    }
+
+    /// What a visitor gets nobody could foresee.
+    fn count_visitor(&mut self, missed: bool) {
+        self.received += 1;
+        self.expected += 1;
+        self.visits += u64::from(missed);
     }
 }
 
@@ -407,12 +539,16 @@ impl FrameTemplate {
         Self { bytes, payload }
     }
 
-    fn put(&self, output: &mut Vec<u8>, number: u64, stamp: u64) {
+    fn put(&self, output: &mut Vec<u8>, number: u64, stamp: u64, room: Option<wire::RoomName>) {
         let payload = output.len() + self.payload;
         output.extend_from_slice(&self.bytes);
         let mask = wire::wide_mask(MASK);
         output[payload..payload + 8].copy_from_slice(&(number ^ mask).to_ne_bytes());
         output[payload + 8..payload + 16].copy_from_slice(&(stamp ^ mask).to_ne_bytes());
+        if let Some(room) = room {
+            let room = u64::from_ne_bytes(room) ^ mask;
+            output[payload + 16..payload + 24].copy_from_slice(&room.to_ne_bytes());
+        }
     }
 }
 
@@ -421,10 +557,15 @@ pub(crate) const OPTIONS: &[Known] = &[
     args::value("clients"),
     args::value("size"),
     args::value("window"),
+    args::value("rooms"),
+    args::value("members"),
+    args::value("visitors"),
+    args::flag("together"),
     args::value("messages"),
     args::value("hold"),
     args::value("cpu"),
     args::flag("sleep"),
+    args::flag("driven"),
 ];
 
 /// `bench load`: one job against a server that runs already.
@@ -433,6 +574,12 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
     let plan = Plan {
         job: if idle { Job::Echo } else { Job::of(options)? },
         clients: options.number("clients", if idle { 5_000 } else { 100 })?,
+        rooms: Rooms {
+            count: options.number("rooms", 0)?,
+            members: options.number("members", 0)?,
+            together: options.flag("together"),
+            visitors: options.number("visitors", 0)?,
+        },
         window: options.number("window", 1)?,
         size: options.number("size", 32)?,
         sleep: options.flag("sleep"),
@@ -446,6 +593,10 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         machine::pin(cpu.parse().map_err(|_| args::bad("cpu", cpu))?)?;
     }
 
+    if options.flag("driven") {
+        machine::die_with_parent()?;
+        return driven::obey(Load::connect(address, plan)?);
+    }
     let mut load = Load::connect(address, plan)?;
     if idle {
         let hold: u64 = options.number("hold", 60)?;

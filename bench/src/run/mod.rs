@@ -3,7 +3,9 @@
 //! The yardstick is the server's CPU time per delivery, user and system apart, as the operating
 //! system accounts for it. Each figure of the subject is a ratio to the floor's of the same round.
 
+mod memory;
 mod report;
+mod scenario;
 mod server;
 
 use std::fs;
@@ -13,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use crate::args::{self, Job, Known, Options};
 use crate::histogram::Summary;
-use crate::load::{Load, Plan};
+use crate::load::driven::{Client, State};
 use crate::machine::{self, AllCpus, CpuTime};
 use report::Report;
+use scenario::{Beside, SCENARIOS, Scenario, Work};
 use server::{Kind, Server};
 
 pub(crate) const OPTIONS: &[Known] = &[
@@ -32,68 +35,8 @@ pub(crate) const OPTIONS: &[Known] = &[
     args::value("server-threads"),
 ];
 
-/// What is measured, and what is aimed at as a ratio to the floor.
-const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "fan-out 1,000 W 1",
-        job: Job::Fanout,
-        clients: 1_000,
-        window: 1,
-        target: Some(1.15),
-    },
-    Scenario {
-        name: "fan-out 1,000 W 16",
-        job: Job::Fanout,
-        clients: 1_000,
-        window: 16,
-        target: Some(0.15),
-    },
-    Scenario {
-        name: "echo 100 W 1",
-        job: Job::Echo,
-        clients: 100,
-        window: 1,
-        target: Some(1.35),
-    },
-    Scenario {
-        name: "echo 100 W 16",
-        job: Job::Echo,
-        clients: 100,
-        window: 16,
-        target: None,
-    },
-];
-
-const SIZE: usize = 32;
 /// How long a server is under load before it is the other's turn.
 const TURN: Duration = Duration::from_millis(150);
-const IDLE: &str = "idle 5,000";
-const IDLE_CLIENTS: usize = 5_000;
-/// Resident bytes per idle connection.
-const IDLE_TARGET: f64 = 700.0;
-/// Connections that have already echoed when the resident memory of "none" is read, so that code
-/// and thread stacks used for the first time are not taken for the cost of connections.
-const IDLE_BASE: usize = 64;
-
-struct Scenario {
-    name: &'static str,
-    job: Job,
-    clients: usize,
-    window: usize,
-    target: Option<f64>,
-}
-
-impl Scenario {
-    fn plan(&self, setup: &Setup) -> Plan {
-        Plan {
-            job: self.job,
-            clients: self.clients,
-            window: self.window,
-            size: SIZE,
-            sleep: setup.sleep,
-        }
-    }
-}
 
 /// How long and where.
 struct Setup {
@@ -123,6 +66,14 @@ impl Setup {
         };
         Server::start(program, kind, job, self.server_cpu)
     }
+
+    /// What stands there.
+    fn name_of(&self, beside: &Beside) -> &'static str {
+        match (&self.baseline, beside.kind) {
+            (Some(_), Kind::Floor) => "baseline",
+            _ => beside.name,
+        }
+    }
 }
 
 /// One server's work in one round.
@@ -132,8 +83,12 @@ struct Measured {
     user: f64,
     system: f64,
     cpu_seconds: f64,
+    /// How long it was under load.
+    seconds: f64,
     expected: u64,
     received: u64,
+    /// How often visitors of a room have come.
+    visits: u64,
     latency: Summary,
     /// The share of all CPUs that neither the server nor the client used.
     foreign: f64,
@@ -142,21 +97,6 @@ struct Measured {
 impl Measured {
     fn total(&self) -> f64 {
         self.user + self.system
-    }
-}
-
-/// One server with many connections that do nothing.
-#[derive(Clone, Copy, Debug, Default)]
-struct Idle {
-    base: u64,
-    full: u64,
-    expected: u64,
-    received: u64,
-}
-
-impl Idle {
-    fn per_connection(&self) -> f64 {
-        (self.full as f64 - self.base as f64) / IDLE_CLIENTS as f64
     }
 }
 
@@ -177,9 +117,20 @@ impl<T> Pair<T> {
     }
 }
 
-impl Pair<Measured> {
-    fn ratio(&self) -> f64 {
-        self.subject.total() / self.floor.total()
+/// One round of a scenario.
+struct Round {
+    subject: Measured,
+    beside: Vec<Measured>,
+}
+
+impl Round {
+    /// What a delivery costs on humphrey_ws, to what it costs beside.
+    fn ratio(&self, index: usize) -> f64 {
+        self.subject.total() / self.beside[index].total()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Measured> {
+        self.beside.iter().chain([&self.subject])
     }
 }
 
@@ -187,9 +138,11 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     args::check_server_threads(options)?;
     let quick = options.flag("quick");
     let only = options.text("only").unwrap_or_default();
-    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|s| s.name.contains(only)).collect();
-    let with_idle = IDLE.contains(only);
-    if scenarios.is_empty() && !with_idle {
+    let picked = |name: &str| only.split(',').any(|part| name.contains(part));
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|s| picked(s.name)).collect();
+    let with_idle = picked(memory::IDLE);
+    let with_memberships = picked(memory::MEMBERSHIPS);
+    if scenarios.is_empty() && !with_idle && !with_memberships {
         return Err(args::bad("only", only));
     }
     let cpus = machine::allowed_cpus()?;
@@ -200,7 +153,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         program: std::env::current_exe()?,
         baseline: options.text("baseline").map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
-        cpu_seconds: options.number("cpu-seconds", if quick { 0.3 } else { 2.0 })?,
+        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 2.0 })?,
         server_cpu: options.number("server-cpu", cpus[0])?,
         client_cpu: options.number("client-cpu", *cpus.get(1).unwrap_or(&cpus[0]))?,
     };
@@ -222,41 +175,27 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     let mut report = Report::new(&setup, idle_share_now()?);
     machine::pin(setup.client_cpu)?;
     for scenario in scenarios {
-        let mut rounds = Vec::with_capacity(setup.rounds);
-        for round in 1..=setup.rounds {
-            let pair = measure(&setup, scenario)?;
+        let count = match (quick, options.text("rounds")) {
+            (false, None) => setup.rounds.max(scenario.rounds_min),
+            _ => setup.rounds,
+        };
+        let mut rounds = Vec::with_capacity(count);
+        for round in 1..=count {
+            let measured = measure(&setup, scenario)?;
             eprintln!(
-                "{}, round {round} of {}: {} {:.3} µs, humphrey_ws {:.3} µs, ratio {:.3}",
+                "{}, round {round} of {count}: {}",
                 scenario.name,
-                setup.rounds,
-                if setup.baseline.is_some() {
-                    "baseline"
-                } else {
-                    "floor"
-                },
-                pair.floor.total(),
-                pair.subject.total(),
-                pair.ratio()
+                describe(&setup, scenario, &measured)
             );
-            rounds.push(pair);
+            rounds.push(measured);
         }
-        report.add(scenario, &rounds);
+        report.add(&setup, scenario, &rounds);
     }
     if with_idle {
-        let mut rounds = Vec::with_capacity(setup.rounds);
-        for round in 1..=setup.rounds {
-            rounds.push(Pair::of(|kind| {
-                let idle = hold(&setup, kind)?;
-                let bytes = idle.per_connection();
-                eprintln!(
-                    "{IDLE}, round {round} of {}, {}: {bytes:.0} bytes each",
-                    setup.rounds,
-                    kind.name()
-                );
-                Ok(idle)
-            })?);
-        }
-        report.add_idle(&rounds);
+        report.add_memory(&memory::idle(&setup)?);
+    }
+    if with_memberships {
+        report.add_memory(&memory::memberships(&setup)?);
     }
 
     let text = report.finish();
@@ -275,82 +214,118 @@ fn idle_share_now() -> io::Result<f64> {
     Ok(if all > 0.0 { 1.0 - busy / all } else { 0.0 })
 }
 
-/// Both servers, warmed up and then loaded in turn, a fraction of a second each, until each has
+fn describe(setup: &Setup, scenario: &Scenario, round: &Round) -> String {
+    let mut text = format!("humphrey_ws {:.3} µs", round.subject.total());
+    for (index, (beside, measured)) in scenario.beside.iter().zip(&round.beside).enumerate() {
+        text += &format!(
+            ", {} {:.3} µs, ratio {:.3}",
+            setup.name_of(beside),
+            measured.total(),
+            round.ratio(index)
+        );
+    }
+    if round.subject.visits > 0 {
+        text += &format!(
+            ", {:.0} visits each second",
+            round.subject.visits as f64 / round.subject.seconds
+        );
+    }
+    text
+}
+
+/// All servers, warmed up and then loaded in turn, a fraction of a second each, until each has
 /// used enough CPU time to be measured. The turns are short so that whatever else slows the machine
-/// down for a second slows both. While one is at work the other has nothing to do.
-fn measure(setup: &Setup, scenario: &Scenario) -> io::Result<Pair<Measured>> {
-    let mut sides = Pair::of(|kind| Side::start(setup, scenario, kind))?;
+/// down for a second slows all. While one is at work the others have nothing to do.
+fn measure(setup: &Setup, scenario: &Scenario) -> io::Result<Round> {
+    let mut sides = Vec::with_capacity(scenario.beside.len() + 1);
+    for beside in scenario.beside {
+        sides.push(Side::start(setup, beside.kind, &beside.work)?);
+    }
+    sides.push(Side::start(setup, Kind::Subject, &scenario.work)?);
     let before = Accounts::read(&sides)?;
-    let end = Instant::now() + Duration::from_secs_f64(setup.cpu_seconds * 30.0);
+    let limit = setup.cpu_seconds * 15.0 * sides.len() as f64;
+    let end = Instant::now() + Duration::from_secs_f64(limit);
     let after = loop {
-        sides.floor.load.deliver(sides.floor.chunk)?;
-        sides.subject.load.deliver(sides.subject.chunk)?;
+        for side in &mut sides {
+            let start = Instant::now();
+            side.client.deliver(side.chunk)?;
+            side.seconds += start.elapsed().as_secs_f64();
+        }
         let now = Accounts::read(&sides)?;
-        let spent = (now.floor - before.floor)
-            .total()
-            .min((now.subject - before.subject).total());
-        if spent >= setup.cpu_seconds || Instant::now() >= end {
+        let enough =
+            |(now, before): (&CpuTime, &CpuTime)| (*now - *before).total() >= setup.cpu_seconds;
+        if now.servers.iter().zip(&before.servers).all(enough) || Instant::now() >= end {
             break now;
         }
     };
     let foreign = after.foreign_since(&before);
-    Ok(Pair {
-        floor: sides.floor.finish(after.floor - before.floor, foreign)?,
-        subject: sides
-            .subject
-            .finish(after.subject - before.subject, foreign)?,
-    })
+    let spent = after.servers.iter().zip(&before.servers);
+    let mut beside = Vec::with_capacity(sides.len());
+    for (side, (after, before)) in sides.into_iter().zip(spent) {
+        beside.push(side.finish(*after - *before, foreign)?);
+    }
+    let subject = beside.pop().unwrap_or_default();
+    Ok(Round { subject, beside })
 }
 
 /// A server under load.
 struct Side {
     server: Server,
-    load: Load,
+    client: Client,
     /// Messages of one turn.
     chunk: u64,
-    /// Deliveries before the measurement.
-    warm_up: u64,
+    /// Before the measurement.
+    warm_up: State,
+    /// Under load, since.
+    seconds: f64,
 }
 
 impl Side {
     /// Connects, and warms up until a turn takes long enough.
-    fn start(setup: &Setup, scenario: &Scenario, kind: Kind) -> io::Result<Self> {
-        let server = setup.start(kind, scenario.job)?;
-        let mut load = Load::connect(server.address, scenario.plan(setup))?;
-        let mut chunk = match scenario.job {
-            Job::Echo => scenario.window * scenario.clients,
-            Job::Fanout => scenario.window,
-        } as u64;
+    fn start(setup: &Setup, place: Kind, work: &Work) -> io::Result<Self> {
+        let server = setup.start(place, work.job)?;
+        let mut client = Client::connect(
+            &setup.program,
+            server.address,
+            work.plan(setup.quick, setup.sleep),
+            setup.client_cpu,
+        )?;
+        let mut chunk = work.in_flight();
         let turn = Duration::from_secs_f64(setup.cpu_seconds / 4.0).min(TURN);
         loop {
             let start = Instant::now();
-            load.deliver(chunk)?;
+            client.deliver(chunk)?;
             if start.elapsed() >= turn {
                 break;
             }
             chunk *= 2;
         }
-        load.latencies().clear();
-        let (_, warm_up) = load.counts();
+        client.clear_latencies()?;
         Ok(Self {
             server,
-            load,
+            warm_up: client.state,
+            client,
             chunk,
-            warm_up,
+            seconds: 0.0,
         })
     }
 
     fn finish(mut self, spent: CpuTime, foreign: f64) -> io::Result<Measured> {
-        let latency = self.load.latencies().summary();
-        self.load.expect_nothing_more(Duration::from_millis(50))?;
-        let (expected, received) = self.load.counts();
-        let deliveries = (received - self.warm_up) as f64;
+        let State {
+            expected,
+            received,
+            visits,
+            latency,
+        } = self.client.finish()?;
+        let deliveries = (received - self.warm_up.received) as f64;
         Ok(Measured {
             user: spent.user * 1e6 / deliveries,
             system: spent.system * 1e6 / deliveries,
             cpu_seconds: spent.total(),
+            seconds: self.seconds,
             expected,
             received,
+            visits: visits - self.warm_up.visits,
             latency,
             foreign,
         })
@@ -359,18 +334,22 @@ impl Side {
 
 /// The accounts that a measurement reads at both of its ends.
 struct Accounts {
-    floor: CpuTime,
-    subject: CpuTime,
-    client: CpuTime,
+    servers: Vec<CpuTime>,
+    clients: Vec<CpuTime>,
     machine: AllCpus,
 }
 
 impl Accounts {
-    fn read(sides: &Pair<Side>) -> io::Result<Self> {
+    fn read(sides: &[Side]) -> io::Result<Self> {
+        let of = |pid: fn(&Side) -> u32| -> io::Result<Vec<CpuTime>> {
+            sides
+                .iter()
+                .map(|side| machine::cpu_time(pid(side)))
+                .collect()
+        };
         Ok(Self {
-            floor: machine::cpu_time(sides.floor.server.pid())?,
-            subject: machine::cpu_time(sides.subject.server.pid())?,
-            client: machine::cpu_time(std::process::id())?,
+            servers: of(|side| side.server.pid())?,
+            clients: of(|side| side.client.pid())?,
             machine: machine::all_cpus()?,
         })
     }
@@ -378,54 +357,15 @@ impl Accounts {
     /// The share of all CPUs that others used.
     fn foreign_since(&self, before: &Self) -> f64 {
         let AllCpus { busy, all } = self.machine - before.machine;
-        let ours = [
-            self.floor - before.floor,
-            self.subject - before.subject,
-            self.client - before.client,
-        ];
-        let ours: f64 = ours.into_iter().map(CpuTime::total).sum();
+        let sum = |accounts: &Self| -> f64 {
+            let both = accounts.servers.iter().chain(&accounts.clients);
+            both.map(|time| time.total()).sum()
+        };
+        let ours = sum(self) - sum(before);
         if all > 0.0 {
             ((busy - ours) / all).max(0.0)
         } else {
             0.0
         }
     }
-}
-
-/// One server with many connections: its resident memory, and then one echo on each of them.
-fn hold(setup: &Setup, kind: Kind) -> io::Result<Idle> {
-    let server = setup.start(kind, Job::Echo)?;
-    let plan = Plan {
-        job: Job::Echo,
-        clients: IDLE_BASE,
-        window: 4,
-        size: SIZE,
-        sleep: true,
-    };
-    let mut base_load = Load::connect(server.address, plan)?;
-    base_load.deliver(200 * IDLE_BASE as u64)?;
-    let settle = Duration::from_millis(if setup.quick { 200 } else { 1_000 });
-    base_load.expect_nothing_more(settle)?;
-    let base = machine::resident(server.pid())?;
-
-    let mut load = Load::connect(
-        server.address,
-        Plan {
-            clients: IDLE_CLIENTS,
-            window: 1,
-            ..plan
-        },
-    )?;
-    load.expect_nothing_more(settle)?;
-    let full = machine::resident(server.pid())?;
-
-    load.deliver(IDLE_CLIENTS as u64)?;
-    load.expect_nothing_more(Duration::from_millis(50))?;
-    let (expected, received) = load.counts();
-    Ok(Idle {
-        base,
-        full,
-        expected,
-        received,
-    })
 }

@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{
-    IDLE, IDLE_BASE, IDLE_CLIENTS, IDLE_TARGET, Idle, Measured, Pair, SIZE, Scenario, Setup,
-};
+use super::memory::{Added, Line};
+use super::scenario::{Beside, SIZE, Scenario, Target};
+use super::server::Kind;
+use super::{Measured, Round, Setup};
 use crate::machine;
 
 pub(super) struct Report {
     head: String,
     costs: String,
     latencies: String,
-    idle: String,
+    memory: String,
     foreign: Vec<f64>,
     shortest: f64,
 }
@@ -47,85 +48,80 @@ impl Report {
         }
         if setup.quick {
             head.push_str(
-                "A quick run: the counts are exact, the times are too short to mean much.\n",
+                "A quick run: the counts are exact, the times are too short to mean much, and there is a tenth of the rooms.\n",
             );
         }
         Self {
             head,
             costs: String::new(),
             latencies: String::new(),
-            idle: String::new(),
+            memory: String::new(),
             foreign: Vec::new(),
             shortest: f64::INFINITY,
         }
     }
 
-    pub(super) fn add(&mut self, scenario: &Scenario, rounds: &[Pair<Measured>]) {
-        let floor = median_by(rounds.iter().map(|r| r.floor), Measured::total);
+    pub(super) fn add(&mut self, setup: &Setup, scenario: &Scenario, rounds: &[Round]) {
         let subject = median_by(rounds.iter().map(|r| r.subject), Measured::total);
-        let ratios: Vec<f64> = rounds.iter().map(Pair::ratio).collect();
-        let (low, ratio, high) = spread(&ratios);
-        let (target, met) = match scenario.target {
-            Some(target) => (
-                format!("≤ {target}"),
-                if ratio <= target { "yes" } else { "no" },
-            ),
-            None => ("–".into(), "–"),
-        };
-        put(
-            &mut self.costs,
-            format_args!(
-                "| {} | {} | {} | **{ratio:.3}** ({low:.3}–{high:.3}) | {target} | {met} | {} |",
-                scenario.name,
-                cost(&floor),
-                cost(&subject),
-                counts(
-                    rounds
-                        .iter()
-                        .flat_map(|r| [r.floor, r.subject])
-                        .map(|m| (m.expected, m.received))
+        for (index, beside) in scenario.beside.iter().enumerate() {
+            let other = median_by(rounds.iter().map(|r| r.beside[index]), Measured::total);
+            let ratios: Vec<f64> = rounds.iter().map(|r| r.ratio(index)).collect();
+            let (low, ratio, high) = spread(&ratios);
+            let (target, met) = aim(setup, beside, rounds, index);
+            put(
+                &mut self.costs,
+                format_args!(
+                    "| {} | {} {} | {} | **{ratio:.3}** ({low:.3}–{high:.3}) | {target} | {met} | {} |",
+                    scenario.name,
+                    setup.name_of(beside),
+                    cost(&other),
+                    cost(&subject),
+                    counts(
+                        rounds
+                            .iter()
+                            .flat_map(|r| [r.beside[index], r.subject])
+                            .map(|m| (m.expected, m.received))
+                    ),
                 ),
-            ),
-        );
-        put(
-            &mut self.latencies,
-            format_args!(
-                "| {} | {} | {} |",
-                scenario.name,
-                latency(rounds.iter().map(|r| &r.floor)),
-                latency(rounds.iter().map(|r| &r.subject)),
-            ),
-        );
-        for measured in rounds.iter().flat_map(|r| [r.floor, r.subject]) {
+            );
+            put(
+                &mut self.latencies,
+                format_args!(
+                    "| {} | {} {} | {} |",
+                    scenario.name,
+                    setup.name_of(beside),
+                    latency(rounds.iter().map(|r| &r.beside[index])),
+                    latency(rounds.iter().map(|r| &r.subject)),
+                ),
+            );
+        }
+        for measured in rounds.iter().flat_map(Round::all) {
             self.foreign.push(measured.foreign);
             self.shortest = self.shortest.min(measured.cpu_seconds);
         }
     }
 
-    pub(super) fn add_idle(&mut self, rounds: &[Pair<Idle>]) {
-        let side = |of: fn(&Pair<Idle>) -> Idle| rounds.iter().map(of).collect::<Vec<_>>();
-        let sides = [
-            ("floor", side(|r| r.floor), false),
-            ("humphrey_ws", side(|r| r.subject), true),
-        ];
-        for (name, all, aimed) in sides {
-            let idle = median_by(all.iter().copied(), Idle::per_connection);
-            let (low, bytes, high) =
-                spread(&all.iter().map(Idle::per_connection).collect::<Vec<_>>());
-            let (target, met) = match aimed {
-                true => (
-                    format!("≤ {IDLE_TARGET}"),
-                    if bytes <= IDLE_TARGET { "yes" } else { "no" },
-                ),
-                false => ("–".into(), "–"),
+    pub(super) fn add_memory(&mut self, lines: &[Line]) {
+        for Line {
+            name,
+            server,
+            rounds,
+            target,
+        } in lines
+        {
+            let added = median_by(rounds.iter().copied(), Added::each);
+            let (low, bytes, high) = spread(&rounds.iter().map(Added::each).collect::<Vec<_>>());
+            let (target, met) = match target {
+                Some(target) => (format!("≤ {target}"), yes_or_no(bytes <= *target)),
+                None => ("–".into(), "–"),
             };
             put(
-                &mut self.idle,
+                &mut self.memory,
                 format_args!(
-                    "| {IDLE} | {name} | {} KiB | {} KiB | **{bytes:.0}** ({low:.0}–{high:.0}) | {target} | {met} | {} |",
-                    idle.base / 1024,
-                    idle.full / 1024,
-                    counts(all.iter().map(|i| (i.expected, i.received))),
+                    "| {name} | {server} | {} KiB | {} KiB | **{bytes:.0}** ({low:.0}–{high:.0}) | {target} | {met} | {} |",
+                    added.base / 1024,
+                    added.full / 1024,
+                    counts(rounds.iter().map(|added| (added.expected, added.received))),
                 ),
             );
         }
@@ -152,28 +148,57 @@ impl Report {
                 text.push_str(rows);
             }
         }
-        if !self.idle.is_empty() {
-            put(
-                &mut text,
-                format_args!(
-                    "\n| scenario | server | resident with {IDLE_BASE} | with {IDLE_CLIENTS} more | bytes per connection \
-                     | target | met | echoes afterwards expected = received |\n|---|---|---|---|---|---|---|---|"
-                ),
-            );
-            text.push_str(&self.idle);
+        if !self.memory.is_empty() {
+            text.push_str(MEMORY);
+            text.push_str(&self.memory);
         }
         text
     }
 }
 
 const COSTS: &str = "\n\
-    | scenario | floor µs/delivery (user + system) | humphrey_ws µs/delivery (user + system) \
+    | scenario | beside: µs/delivery (user + system) | humphrey_ws µs/delivery (user + system) \
     | ratio, median (min–max) | target | met | deliveries expected = received |\n\
     |---|---|---|---|---|---|---|\n";
 
 const LATENCIES: &str = "\n\
-    | latency p50 / p99 / max | floor | humphrey_ws |\n\
+    | latency p50 / p99 / max | beside | humphrey_ws |\n\
     |---|---|---|\n";
+
+const MEMORY: &str = "\n\
+    | scenario | server | resident before | after | bytes each \
+    | target | met | echoes expected = received |\n\
+    |---|---|---|---|---|---|---|---|\n";
+
+/// What is aimed at, and whether it is reached.
+fn aim(setup: &Setup, beside: &Beside, rounds: &[Round], index: usize) -> (String, &'static str) {
+    let applies = setup.baseline.is_none() || beside.kind != Kind::Floor;
+    match beside.target {
+        Target::Ratio(target) if applies => {
+            let ratios: Vec<f64> = rounds.iter().map(|r| r.ratio(index)).collect();
+            let (_, ratio, _) = spread(&ratios);
+            (format!("≤ {target}"), yes_or_no(ratio <= target))
+        }
+        Target::RatioAndExcess(ratio, micros) if applies => {
+            // What a broadcast costs beyond the ratio, for all who get it.
+            let members = beside.work.members();
+            let over = |r: &Round| r.subject.total() - ratio * r.beside[index].total();
+            let excess: Vec<f64> = rounds.iter().map(|r| over(r) * members).collect();
+            let (low, excess, high) = spread(&excess);
+            (
+                format!(
+                    "≤ {ratio} and {micros} µs a broadcast; it was {excess:.1} ({low:.1}–{high:.1})"
+                ),
+                yes_or_no(excess <= micros),
+            )
+        }
+        _ => ("–".into(), "–"),
+    }
+}
+
+fn yes_or_no(met: bool) -> &'static str {
+    if met { "yes" } else { "no" }
+}
 
 fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.

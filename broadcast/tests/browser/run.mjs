@@ -6,15 +6,11 @@
 // The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Waits are for what is promised,
 // with a deadline; nothing sleeps for a guess.
 
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright-core";
-
-const WAIT_MS = 15_000;
+import { TOKEN, offline, publish, roomTests } from "./rooms.mjs";
+import { Program, WAIT_MS, assert, browser, hasState, message, open, says, sees, setBinary } from "./support.mjs";
 
 const { values, positionals } = parseArgs({
   options: { screenshots: { type: "string" } },
@@ -24,85 +20,7 @@ if (positionals.length !== 1) {
   console.error("usage: node run.mjs PATH_TO_BINARY [--screenshots DIR]");
   process.exit(2);
 }
-const [binary] = positionals;
-
-/** The program, started and listening. */
-class Program {
-  static async start(listen = "127.0.0.1:0", ...options) {
-    const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
-    const program = new Program();
-    program.child = child;
-    program.stderr = [];
-    const listening = new Promise((resolve, reject) => {
-      child.once("error", reject);
-      child.once("exit", (code) => reject(new Error(`the program ended with ${code}:\n${program.stderr.join("\n")}`)));
-      createInterface(child.stderr).on("line", (line) => {
-        program.stderr.push(line);
-        const where = /open (http:\/\/([^/]+)\/) /.exec(line);
-        if (where) resolve({ url: where[1], listen: where[2] });
-      });
-    });
-    Object.assign(program, await within(listening, "the program to listen"));
-    return program;
-  }
-
-  say(line) {
-    this.child.stdin.write(`${line}\n`);
-  }
-
-  async end(signal) {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
-    const exited = once(this.child, "exit");
-    this.child.kill(signal);
-    await within(exited, "the program to end");
-  }
-}
-
-async function within(promise, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited ${WAIT_MS} ms for ${what}`)), WAIT_MS);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function assert(condition, what) {
-  if (!condition) throw new Error(what);
-}
-
-const message = (page, text) => page.locator("#log li", { hasText: text });
-const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT_MS });
-const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
-const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
-
-async function open(program, { time, ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
-  const page = await context.newPage();
-  page.complaints = [];
-  page.requests = [];
-  page.on("pageerror", (error) => page.complaints.push(String(error)));
-  page.on("console", (entry) => {
-    // That the server is gone is what some tests are about.
-    if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
-      page.complaints.push(entry.text());
-    }
-  });
-  page.on("request", (request) => page.requests.push(request.url()));
-  if (time) await page.clock.setFixedTime(time);
-  await page.goto(program.url);
-  await hasState(page, "open");
-  return page;
-}
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // There is no sandbox for root, as in a container; the only page is our own.
-  args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
-});
+setBinary(positionals[0]);
 
 const tests = {
   async "a line of standard input appears on both pages"({ program, pages }) {
@@ -272,53 +190,68 @@ const tests = {
 /** Pictures of a page with something on it. */
 async function screenshots(directory) {
   await mkdir(directory, { recursive: true });
-  // Where a reader will find it; any other port if that one is taken.
-  const program = await Program.start("127.0.0.1:8080").catch(() => Program.start());
-  try {
-    const others = [await open(program), await open(program)];
-    for (const colorScheme of ["light", "dark"]) {
+  const options = ["--no-welcome", "--history", "50", "--publish-token", TOKEN];
+  const room = "tickets";
+  for (const colorScheme of ["light", "dark"]) {
+    // Where a reader will find it; any other port if that one is taken.
+    const program = await Program.start("127.0.0.1:8080", ...options).catch(() => Program.start(undefined, ...options));
+    try {
+      const others = [await open(program, { room }), await open(program)];
+      const empty = await open(program, { colorScheme, room: "an empty room" });
+      await empty.screenshot({ path: join(directory, `page-empty-${colorScheme}.png`) });
+      await empty.context().close();
       let time = Date.parse("2026-03-14T09:26:44");
-      const page = await open(program, { colorScheme, time });
+      const page = await open(program, { colorScheme, time, room });
+      // Of the same clock as the page: what comes has the time that it was told last.
+      await page.evaluate(() => {
+        const addAsItIs = addMessage;
+        window.times = [];
+        addMessage = (message, missed) => addAsItIs({ ...message, at: times.shift() ?? Date.now() }, missed);
+      });
       const later = (seconds) => page.clock.setFixedTime((time += seconds * 1000));
       const say = async (seconds, line) => {
         await later(seconds);
-        program.say(line);
+        await publish(program, room, line);
         await sees(page, line);
       };
       await say(3, '203.0.113.7 - - "GET /tickets/4711 HTTP/1.1" 200 5316 0.012');
       await say(2, '198.51.100.23 - - "POST /tickets HTTP/1.1" 201 148 0.031');
-      await say(1, '203.0.113.7 - - "GET /assets/app.css HTTP/1.1" 304 0 0.001');
       await say(4, '192.0.2.144 - - "GET /search?q=broadcast HTTP/1.1" 200 9120 0.087');
-      await say(7, "deploy: web-3 is healthy again, taking traffic");
+      await later(7);
+      program.say("deploy: web-3 is healthy again, taking traffic");
+      await sees(page, "deploy: ");
       await say(3, '198.51.100.23 - - "GET /tickets/4712 HTTP/1.1" 200 4877 0.010');
       await later(9);
       await page.keyboard.type("Looks good from Zürich. Grüezi mitenand!");
       await page.keyboard.press("Enter");
       await page.locator("#log li.text", { hasText: "Zürich" }).waitFor({ timeout: WAIT_MS });
       await later(5);
-      program.child.stdin.write(Buffer.concat([Buffer.alloc(2048, 0xff), Buffer.from("\n")]));
+      await publish(program, room, Buffer.alloc(2048, 0xff));
       await sees(page, "binary, ");
-      await say(
-        6,
-        '{"level":"warn","service":"mailer","message":"queue is 120 deep","retry_in_s":5,"hosts":["mail-1","mail-2"],"trace":"0b7c5f7e9d7b4b0a9e0d"}',
-      );
-      await say(2, '192.0.2.144 - - "GET /tickets/4712/history HTTP/1.1" 200 12044 0.024');
-      await say(5, '203.0.113.7 - - "PUT /tickets/4711 HTTP/1.1" 200 5402 0.019');
-      await say(8, '198.51.100.23 - - "GET /tickets?state=open&page=2 HTTP/1.1" 200 18233 0.042');
+      await offline(page, async () => {
+        await later(21);
+        const times = [time - 14_000, time - 12_000, time - 3_000];
+        await page.evaluate((times) => (window.times = times), times);
+        await publish(
+          program,
+          room,
+          '{"level":"warn","service":"mailer","message":"queue is 120 deep","retry_in_s":5,"hosts":["mail-1","mail-2"],"trace":"0b7c5f7e9d7b4b0a9e0d"}',
+        );
+        await publish(program, room, '192.0.2.144 - - "GET /tickets/4712/history HTTP/1.1" 200 12044 0.024');
+        await publish(program, room, '203.0.113.7 - - "PUT /tickets/4711 HTTP/1.1" 200 5402 0.019');
+      });
       await say(3, "backup: 1,204 files, 3.1 GiB, finished in 41 s");
-      await says(page, "#clients", "3 clients");
+      await page.locator("#clients", { hasText: "here" }).waitFor({ timeout: WAIT_MS });
       await page.screenshot({ path: join(directory, `page-${colorScheme}.png`) });
       await page.setViewportSize({ width: 390, height: 760 });
       await page.screenshot({ path: join(directory, `page-narrow-${colorScheme}.png`) });
-      await page.context().close();
+      await program.end("SIGKILL");
+      await page.locator("#now").waitFor({ timeout: WAIT_MS });
+      await page.screenshot({ path: join(directory, `page-waiting-${colorScheme}.png`) });
+      for (const one of [page, ...others]) await one.context().close();
+    } finally {
+      await program.end("SIGKILL");
     }
-    const empty = await open(program);
-    await program.end("SIGKILL");
-    await empty.locator("#now").waitFor({ timeout: WAIT_MS });
-    await empty.screenshot({ path: join(directory, "page-waiting.png") });
-    for (const page of [empty, ...others]) await page.context().close();
-  } finally {
-    await program.end("SIGKILL");
   }
 }
 
@@ -327,7 +260,7 @@ let failed = 0;
 const program = await Program.start();
 const run = { program, pages: [await open(program), await open(program)] };
 try {
-  for (const [name, test] of Object.entries(tests)) {
+  for (const [name, test] of [...Object.entries(tests), ...Object.entries(roomTests)]) {
     try {
       await test(run);
       passed += 1;

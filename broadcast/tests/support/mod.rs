@@ -13,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
@@ -124,6 +126,22 @@ impl Program {
     /// Connects, or returns the HTTP status that was answered.
     pub(crate) fn try_connect(&self) -> Result<Client, u16> {
         Client::connect(self.address, "/")
+    }
+
+    pub(crate) fn connect_to(&self, path: &str) -> Client {
+        Client::connect(self.address, path).unwrap()
+    }
+
+    /// Connects as a client that gets messages as JSON.
+    pub(crate) fn connect_json(&self, path: &str) -> Client {
+        Client::connect_as(self.address, path, Some("json.humphrey-broadcast")).unwrap()
+    }
+
+    /// Publishes to `/publish` with a path behind it; the status, and the answer.
+    pub(crate) fn publish(&self, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+        let path = format!("/publish{path}");
+        let (status, _, answer) = http(self.address, "POST", &path, headers, body);
+        (status, answer)
     }
 
     pub(crate) fn connect_raw(&self) -> RawClient {
@@ -258,10 +276,28 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, or returns the HTTP status that was answered.
     pub(crate) fn connect(address: SocketAddr, path: &str) -> Result<Self, u16> {
+        Self::connect_as(address, path, None)
+    }
+
+    /// The same, with a subprotocol.
+    pub(crate) fn connect_as(
+        address: SocketAddr,
+        path: &str,
+        subprotocol: Option<&'static str>,
+    ) -> Result<Self, u16> {
+        let mut request = format!("ws://{address}{path}")
+            .into_client_request()
+            .unwrap();
+        if let Some(subprotocol) = subprotocol {
+            request.headers_mut().insert(
+                "Sec-WebSocket-Protocol",
+                HeaderValue::from_static(subprotocol),
+            );
+        }
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        match tungstenite::client(format!("ws://{address}{path}"), stream) {
+        match tungstenite::client(request, stream) {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
                 Err(response.status().as_u16())
@@ -288,8 +324,11 @@ impl Client {
     /// The next message that carries data.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
+        let begun = Instant::now();
         loop {
             let message = self.any();
+            // Pings would keep it from ending.
+            assert!(begun.elapsed() < DEADLINE, "no message");
             if message.is_text() || message.is_binary() {
                 return message;
             }
@@ -302,6 +341,12 @@ impl Client {
             Message::Text(text) => text.to_string(),
             other => panic!("no text: {other:?}"),
         }
+    }
+
+    /// The next message, which is JSON.
+    #[track_caller]
+    pub(crate) fn json(&mut self) -> serde_json::Value {
+        serde_json::from_str(&self.text()).unwrap()
     }
 
     /// Expects the server's goodbye, and that the connection then ends in good order; then it hangs up, as the server
@@ -418,16 +463,34 @@ pub(crate) fn number_of(line: &[u8]) -> u64 {
 
 /// Gets a route over plain HTTP: status, headers, body.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    http(address, "GET", path, "", b"")
+}
+
+/// One request over plain HTTP, with further header lines and a body: status, headers, body.
+pub(crate) fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let length = body.len();
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n{headers}\r\n"
     )
     .unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    // It may be refused before it is all there.
+    let _ = stream.write_all(body);
+    let mut response = Vec::new();
+    let end = stream.read_to_end(&mut response);
+    let response = String::from_utf8(response).unwrap();
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("{end:?}: {response:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, head.to_owned(), body.to_owned())
 }

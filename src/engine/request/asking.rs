@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Phase;
 use crate::engine::admission::{Granted, TurnedAway, too_many};
 use crate::engine::core::{Core, Role};
+use crate::engine::form::Form;
 use crate::engine::hub::Upgraded;
 use crate::engine::pool::Work;
 use crate::engine::websocket::Opening;
@@ -29,13 +30,15 @@ pub(super) enum Entry {
     Here(Handshake),
     /// It was read elsewhere.
     Elsewhere(Box<Upgraded>),
+    /// It is no handshake, but a request for an event stream.
+    EventStream { head_only: bool },
 }
 
 impl Entry {
     /// Messages that came with it, and are still to be handled.
     pub(super) fn messages(&self) -> usize {
         match self {
-            Self::Here(_) => 0,
+            Self::Here(_) | Self::EventStream { .. } => 0,
             Self::Elsewhere(upgraded) => upgraded.messages(),
         }
     }
@@ -73,7 +76,33 @@ impl<T: Transport> Core<T> {
                 let request = Arc::new(RequestHead::received(head, peer, client));
                 self.ask(slot, request, Entry::Here(handshake));
             }
-            Err(turned_away) => self.turn_away(slot, turned_away),
+            Err(turned_away) => self.turn_away(slot, turned_away, false),
+        }
+    }
+
+    /// A request for an event stream.
+    pub(super) fn http_event_stream(&mut self, slot: u32, head: Head) {
+        let head_only = head.method == "HEAD";
+        if !head_only && head.method != "GET" {
+            let answer = self.hub.other_method(&head);
+            self.http_answer(slot, answer, false);
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let Role::Http(http) = &mut conn.role else {
+            return;
+        };
+        // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
+        http.buffer = Vec::new();
+        let peer = http.peer;
+        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+            Ok(client) => {
+                let request = Arc::new(RequestHead::received(head, peer, client));
+                self.ask(slot, request, Entry::EventStream { head_only });
+            }
+            Err(turned_away) => self.turn_away(slot, turned_away, head_only),
         }
     }
 
@@ -116,14 +145,15 @@ impl<T: Transport> Core<T> {
             }
             Err(turned_away) => {
                 self.hub.count_unhandled(upgraded.messages());
-                self.turn_away(slot, turned_away);
+                self.turn_away(slot, turned_away, false);
             }
         }
     }
 
     /// Has the program decide whether a client may come in. Meanwhile nothing is read.
     fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
-        if !self.interests.handshake {
+        let for_events = matches!(entry, Entry::EventStream { .. });
+        if !self.interests.handshake && !for_events {
             self.come_in(slot, request, entry, Granted::default());
             return;
         }
@@ -141,7 +171,13 @@ impl<T: Transport> Core<T> {
         }));
         let (bytes, is_early) = (http.asking_bytes(), !http.buffer.is_empty());
         if self.intake.add_asking(bytes, is_early) {
-            self.job(key, Work::Handshake(request));
+            self.job(
+                key,
+                match for_events {
+                    true => Work::EventStream(request),
+                    false => Work::Handshake(request),
+                },
+            );
             return;
         }
         self.counters().refused_handshakes_max.add(1);
@@ -181,7 +217,7 @@ impl<T: Transport> Core<T> {
             Err(reject) => {
                 self.counters().refused_handshake_handler.add(1);
                 let peer = request.peer_addr();
-                debug!("{peer} was turned away by the handshake handler: {reject}");
+                debug!("{peer} was turned away by the program: {reject}");
                 self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
             }
         }
@@ -199,6 +235,9 @@ impl<T: Transport> Core<T> {
             Entry::Elsewhere(upgraded) if upgraded.answered => {
                 let frame = encode::close(Some((code, reject.reason())));
                 self.dismiss(slot, *upgraded, frame);
+            }
+            Entry::EventStream { head_only } => {
+                self.http_answer(slot, reject.response(true, head_only), false);
             }
             entry => {
                 self.hub.count_unhandled(entry.messages());
@@ -227,6 +266,22 @@ impl<T: Transport> Core<T> {
         let mut early = std::mem::take(&mut http.buffer);
         let (preface, upgraded) = match entry {
             Entry::Here(handshake) => (response(&handshake, &granted), None),
+            Entry::EventStream { head_only: true } => {
+                let head = self.hub.stream_head(request.head());
+                self.http_answer(slot, head, false);
+                return;
+            }
+            Entry::EventStream { head_only: false } => {
+                let opening = Opening {
+                    request,
+                    granted,
+                    // Its head is sent when it is known what follows.
+                    preface: None,
+                    form: Form::Events,
+                };
+                self.open(slot, opening);
+                return;
+            }
             Entry::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {
@@ -239,6 +294,7 @@ impl<T: Transport> Core<T> {
             request,
             granted,
             preface: (!preface.is_empty()).then(|| preface.into()),
+            form: Form::Frames,
         };
         self.open(slot, opening);
         if let Some(upgraded) = upgraded {

@@ -180,6 +180,7 @@ impl Game {
             handler: Box::new(handler),
             gate: Box::new(gate()),
             route: Box::new(route),
+            ..Setup::default()
         });
         Self {
             world,

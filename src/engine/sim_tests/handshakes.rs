@@ -155,7 +155,7 @@ fn what_the_program_chooses_is_in_the_answer_and_the_session_has_it() {
     assert!(head.contains("\r\nX-Server: north\r\n"), "{head}");
     let session = world.session(client);
     assert_eq!(session.subprotocol(), Some("chat"));
-    assert_eq!(&*session.target, "/speak?a=b");
+    assert_eq!(session.target(), "/speak?a=b");
     assert!(session.attachment.get().unwrap().is::<Attachment>());
     drop(session);
     world.forget_sessions();

@@ -5,15 +5,28 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::wire::{Frame, UPGRADE, client_close, client_text, text};
+use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Audience;
-use crate::engine::rooms::{NotJoined, Presence, Room};
+use crate::engine::rooms::{Presence, Room};
 use crate::limits::Limits;
 use crate::message::Message;
-use crate::protocol::fuzz::dice::{Dice, for_seeds};
+use crate::protocol::fuzz::dice::Dice;
 
 const ROOMS: usize = 5;
+const PLAYERS_MAX: usize = 12;
+const STEPS: usize = 300;
+
+/// Plays the game that these bytes describe.
+pub(crate) fn run(data: &[u8]) {
+    Game::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
+}
+
+/// The bytes of a game of that many steps: a seed for fuzzers.
+#[cfg(test)]
+pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
+    Game::new(Dice::from_seed(seed)).play_to_the_end(steps)
+}
 
 struct Player {
     client: usize,
@@ -45,8 +58,7 @@ struct Game {
 }
 
 impl Game {
-    fn new(seed: u64) -> Self {
-        let mut dice = Dice::from_seed(seed);
+    fn new(mut dice: Dice) -> Self {
         let long = dice.one_in(4);
         let limits = Limits {
             // Nobody is slow.
@@ -76,6 +88,18 @@ impl Game {
         }
     }
 
+    /// Returns the chances that were taken.
+    fn play_to_the_end(mut self, steps: usize) -> Vec<u8> {
+        for _ in 0..steps {
+            if self.dice.is_used_up() {
+                break;
+            }
+            self.step();
+        }
+        self.finish();
+        self.dice.taken()
+    }
+
     fn payload(&mut self) -> String {
         self.sent += 1;
         let len = match self.dice.below(20) {
@@ -94,7 +118,7 @@ impl Game {
 
     fn step(&mut self) {
         match self.dice.below(40) {
-            0..2 if self.players.len() < 12 => {
+            0..2 if self.players.len() < PLAYERS_MAX => {
                 let client = self.world.connect();
                 self.world.client_sends(client, UPGRADE);
                 self.players.push(Player {
@@ -188,6 +212,7 @@ impl Game {
             let to = Audience {
                 room: self.rooms.get(room),
                 except: except.map(|player| self.world.id(self.players[player].client)),
+                ..Audience::default()
             };
             self.world
                 .hub
@@ -222,7 +247,7 @@ impl Game {
     }
 
     /// Everyone reads everything, and everything is told.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         for player in 0..self.players.len() {
             let client = self.players[player].client;
             self.world.unstall(client);
@@ -304,97 +329,102 @@ fn assert_balanced(told: &[(usize, Presence)]) {
     assert!(inside.is_empty(), "never left");
 }
 
-#[test]
-fn random_joins_leaves_and_broadcasts_reach_exactly_who_is_in_the_room() {
-    for_seeds(300, |seed| {
-        let mut game = Game::new(seed);
-        for _ in 0..300 {
-            game.step();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rooms::NotJoined;
+    use crate::engine::sim_tests::wire::text;
+    use crate::protocol::fuzz::dice::for_seeds;
+
+    #[test]
+    fn random_joins_leaves_and_broadcasts_reach_exactly_who_is_in_the_room() {
+        for_seeds(200, |seed| {
+            Game::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
+        });
+    }
+
+    /// A room, and a client that joins and is told so.
+    fn with_room(world: &mut World) -> (Arc<Room>, usize) {
+        let room = world.hub.new_room("r".into(), false);
+        let client = world.join();
+        join(world, &room, client).unwrap();
+        world.run_handlers();
+        (room, client)
+    }
+
+    fn join(world: &World, room: &Arc<Room>, client: usize) -> Result<bool, NotJoined> {
+        let session = world.session(client);
+        let reserved = world.hub.reserve_join(&session, 0, 0)?;
+        world.hub.join(reserved, room, &session, Vec::new())
+    }
+
+    fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
+        let to = Audience {
+            room: Some(room),
+            except: None,
+            ..Audience::default()
+        };
+        world
+            .hub
+            .try_broadcast(Message::new(payload).frame(), to)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_room_that_its_last_member_has_left_takes_nobody_any_more() {
+        let mut world = World::new(Setup::default());
+        let (room, client) = with_room(&mut world);
+        assert!(!room.is_retired());
+        world.hub.leave(&room, &world.session(client));
+        assert!(room.is_retired());
+        assert!(matches!(
+            join(&world, &room, client),
+            Err(NotJoined::Retired)
+        ));
+        to_room(&world, &room, "late");
+        world.run_handlers();
+        assert_eq!(world.frames(client), []);
+    }
+
+    #[test]
+    fn broadcasts_to_a_room_leave_in_one_write_for_each_member() {
+        let mut world = World::new(Setup::default());
+        let (room, client) = with_room(&mut world);
+        let other = world.join();
+        join(&world, &room, other).unwrap();
+        world.run_handlers();
+        let before = [client, other].map(|client| world.pipe(client).writes);
+        for n in 0..20 {
+            to_room(&world, &room, &n.to_string());
         }
-        game.finish();
-    });
-}
-
-/// A room, and a client that joins and is told so.
-fn with_room(world: &mut World) -> (Arc<Room>, usize) {
-    let room = world.hub.new_room("r".into(), false);
-    let client = world.join();
-    join(world, &room, client).unwrap();
-    world.run_handlers();
-    (room, client)
-}
-
-fn join(world: &World, room: &Arc<Room>, client: usize) -> Result<bool, NotJoined> {
-    let session = world.session(client);
-    let reserved = world.hub.reserve_join(&session, 0, 0)?;
-    world.hub.join(reserved, room, &session, Vec::new())
-}
-
-fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
-    let to = Audience {
-        room: Some(room),
-        except: None,
-    };
-    world
-        .hub
-        .try_broadcast(Message::new(payload).frame(), to)
-        .unwrap();
-}
-
-#[test]
-fn a_room_that_its_last_member_has_left_takes_nobody_any_more() {
-    let mut world = World::new(Setup::default());
-    let (room, client) = with_room(&mut world);
-    assert!(!room.is_retired());
-    world.hub.leave(&room, &world.session(client));
-    assert!(room.is_retired());
-    assert!(matches!(
-        join(&world, &room, client),
-        Err(NotJoined::Retired)
-    ));
-    to_room(&world, &room, "late");
-    world.run_handlers();
-    assert_eq!(world.frames(client), []);
-}
-
-#[test]
-fn broadcasts_to_a_room_leave_in_one_write_for_each_member() {
-    let mut world = World::new(Setup::default());
-    let (room, client) = with_room(&mut world);
-    let other = world.join();
-    join(&world, &room, other).unwrap();
-    world.run_handlers();
-    let before = [client, other].map(|client| world.pipe(client).writes);
-    for n in 0..20 {
-        to_room(&world, &room, &n.to_string());
+        world.settle();
+        let expected: Vec<Frame> = (0..20).map(|n| text(n.to_string())).collect();
+        for (client, before) in [client, other].into_iter().zip(before) {
+            assert_eq!(world.frames(client), expected);
+            assert_eq!(world.pipe(client).writes - before, 1);
+        }
     }
-    world.settle();
-    let expected: Vec<Frame> = (0..20).map(|n| text(n.to_string())).collect();
-    for (client, before) in [client, other].into_iter().zip(before) {
-        assert_eq!(world.frames(client), expected);
-        assert_eq!(world.pipe(client).writes - before, 1);
-    }
-}
 
-#[test]
-fn a_handler_that_outlasts_the_shard_has_its_rooms_told_when_it_ends() {
-    let mut world = World::new(Setup::default());
-    let (room, client) = with_room(&mut world);
-    let other = world.hub.new_room("other".into(), false);
-    world.client_says(client, "work");
-    // The handler has the message when this comes, and is told of it by nobody.
-    join(&world, &other, client).unwrap();
-    world.settle();
-    world.stop(Duration::ZERO);
-    world.finish();
-    let told = world.told(client);
-    let changes: Vec<&Told> = told
-        .iter()
-        .filter(|told| matches!(told, Told::Room(..)))
-        .collect();
-    let change = |change| Told::Room("r".into(), change);
-    let expected = [change(Presence::Joined), change(Presence::Left)];
-    assert_eq!(changes, expected.iter().collect::<Vec<_>>());
-    assert_eq!(told.last(), Some(&Told::Close));
-    assert_eq!((room.len(), other.len()), (0, 0));
+    #[test]
+    fn a_handler_that_outlasts_the_shard_has_its_rooms_told_when_it_ends() {
+        let mut world = World::new(Setup::default());
+        let (room, client) = with_room(&mut world);
+        let other = world.hub.new_room("other".into(), false);
+        world.client_says(client, "work");
+        // The handler has the message when this comes, and is told of it by nobody.
+        join(&world, &other, client).unwrap();
+        world.settle();
+        world.stop(Duration::ZERO);
+        world.finish();
+        let told = world.told(client);
+        let changes: Vec<&Told> = told
+            .iter()
+            .filter(|told| matches!(told, Told::Room(..)))
+            .collect();
+        let change = |change| Told::Room("r".into(), change);
+        let expected = [change(Presence::Joined), change(Presence::Left)];
+        assert_eq!(changes, expected.iter().collect::<Vec<_>>());
+        assert_eq!(told.last(), Some(&Told::Close));
+        assert_eq!((room.len(), other.len()), (0, 0));
+    }
 }

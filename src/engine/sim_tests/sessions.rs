@@ -638,7 +638,7 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
         world.handled(client),
         [Told::Open, Told::message("early"), Told::message("cut")]
     );
-    assert_eq!(&*world.session(client).target, "/path");
+    assert_eq!(world.session(client).target(), "/path");
 }
 
 #[test]

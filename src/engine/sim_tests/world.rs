@@ -1,5 +1,6 @@
 //! A shard's world: clients, time, and handlers that run when the test says so.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
 use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
+use crate::engine::form::Form;
 use crate::engine::hub::{Audience, Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
@@ -41,6 +43,8 @@ impl Told {
 
 type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
 type Gate = dyn Fn(&RequestHead) -> Result<Welcome, Reject> + Send + Sync;
+/// What the program does for an event stream whose request it has granted.
+type Streamer = dyn Fn(&Hub, &Session) + Send + Sync;
 type Route = dyn Fn(Request) -> Response + Send + Sync;
 
 /// How a world is to be.
@@ -53,6 +57,7 @@ pub(super) struct Setup {
     pub(super) adaptive_handlers: bool,
     pub(super) handler: Box<Handler>,
     pub(super) gate: Box<Gate>,
+    pub(super) streamer: Box<Streamer>,
     pub(super) route: Box<Route>,
 }
 
@@ -72,6 +77,7 @@ impl Default for Setup {
             adaptive_handlers: is_adaptive(),
             handler: Box::new(|_, _, _| {}),
             gate: Box::new(|_| panic!("no gate")),
+            streamer: Box::new(|_, _| panic!("no event stream")),
             route: Box::new(|_| panic!("no route")),
         }
     }
@@ -146,7 +152,24 @@ impl Events for Program {
         (self.setup.gate)(request)
     }
 
+    fn has_event_stream(&self, path: &str) -> bool {
+        path == "/events"
+    }
+
+    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+        match request.query() {
+            "refused" => Err(Reject::new(403)),
+            "panic" => panic_quietly(),
+            _ => Ok(Arc::new(())),
+        }
+    }
+
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        if session.form == Form::Events {
+            let hub = self.hub.get().and_then(Weak::upgrade).unwrap();
+            (self.setup.streamer)(&hub, session);
+            return;
+        }
         let mut requests = self.requests.lock().unwrap();
         requests.extend(request.map(Arc::downgrade));
         drop(requests);
@@ -637,7 +660,7 @@ impl World {
             match core.conns.get(slot).map(|conn| &conn.role) {
                 Some(Role::Http(http)) => heads += usize::from(http.is_in_line()),
                 Some(Role::WebSocket(ws)) => {
-                    reached += usize::from(ws.is_member());
+                    reached += usize::from(ws.is_of_everyone());
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
                     own_bytes += ws.outbox.own_bytes();

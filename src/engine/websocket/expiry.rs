@@ -1,10 +1,13 @@
 //! Deadlines of a WebSocket: closing, a socket that takes nothing, pace and heartbeat.
 
+use bytes::Bytes;
+
 use super::{Incoming, Outgoing};
 use crate::engine::core::{Core, Role};
 use crate::engine::pace::Pace;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
+use crate::protocol::event_stream;
 use crate::report::info;
 use crate::transport::Transport;
 
@@ -39,6 +42,7 @@ impl<T: Transport> Core<T> {
         }
         self.expire_unfinished(slot);
         self.expire_pace(slot);
+        self.expire_comment(slot);
         if settings.heartbeat.is_some() {
             self.expire_heartbeat(slot);
         }
@@ -64,6 +68,28 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Shows an event stream's client, and what is in between, that it is still there.
+    fn expire_comment(&mut self, slot: u32) {
+        let tick = self.tick;
+        let Some(ws) = self.open_ws(slot) else {
+            return;
+        };
+        let Some(stream) = ws
+            .stream
+            .as_mut()
+            .filter(|stream| stream.comment_at <= tick)
+        else {
+            return;
+        };
+        stream.comment_at = tick.after(stream.keep_alive);
+        // Where something waits, the socket takes nothing, and there is a deadline for that.
+        if ws.outbox.is_empty() {
+            ws.outbox
+                .push_control(Bytes::from_static(event_stream::KEEP_ALIVE));
+            self.want_write(slot);
+        }
+    }
+
     fn expire_heartbeat(&mut self, slot: u32) {
         let tick = self.tick;
         let Some(heartbeat) = self.hub.settings.heartbeat else {
@@ -76,7 +102,7 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
-        if ws.incoming != Incoming::Open || ws.outgoing != Outgoing::Open {
+        if ws.incoming != Incoming::Open || ws.outgoing != Outgoing::Open || ws.is_stream() {
             return;
         }
         if readable || !ws.wants_input(&self.hub.settings.limits) {

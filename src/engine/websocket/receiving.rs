@@ -19,6 +19,9 @@ impl WebSocket {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
+        if self.inbox.capacity() == 0 {
+            self.inbox = intake.spare();
+        }
         self.inbox.push(Event::Message(message));
     }
 
@@ -113,6 +116,10 @@ impl<T: Transport> Core<T> {
     pub(in crate::engine) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
         let tick = self.tick;
         self.counters().bytes_in.add(bytes.len() as u64);
+        if self.ws(slot).is_some_and(|ws| ws.is_stream()) {
+            // A further request on a connection that is to be closed.
+            return;
+        }
         if let Some(ws) = self.ws(slot) {
             ws.heard = tick;
             ws.pinged = false;

@@ -1,0 +1,162 @@
+//! A load client as a process of its own, told what to do line by line: so that many connections to several servers need
+//! not fit into the descriptors of one process.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use super::{Load, Plan};
+use crate::histogram::Summary;
+
+/// The child: does what its standard input says, until that ends.
+pub(crate) fn obey(mut load: Load) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut answer = |load: &mut Load, summary: Summary| {
+        let (expected, received) = load.counts();
+        let visits = load.visits();
+        let Summary { p50, p99, max } = summary;
+        writeln!(
+            out,
+            "{expected} {received} {visits} {} {} {}",
+            p50.as_nanos(),
+            p99.as_nanos(),
+            max.as_nanos()
+        )?;
+        out.flush()
+    };
+    answer(&mut load, Summary::default())?;
+    for line in io::stdin().lines() {
+        let line = line?;
+        let mut summary = Summary::default();
+        match line.split_once(' ') {
+            Some(("deliver", messages)) => {
+                let messages = messages.parse().map_err(io::Error::other)?;
+                load.deliver(messages)?;
+            }
+            _ if line == "clear" => load.latencies().clear(),
+            _ if line == "finish" => {
+                summary = load.latencies().summary();
+                load.expect_nothing_more(Duration::from_millis(50))?;
+            }
+            _ => return Err(io::Error::other(format!("what is {line:?}?"))),
+        }
+        answer(&mut load, summary)?;
+    }
+    Ok(())
+}
+
+/// What a client answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) expected: u64,
+    pub(crate) received: u64,
+    pub(crate) visits: u64,
+    /// Only of a client that has finished.
+    pub(crate) latency: Summary,
+}
+
+/// The parent's end.
+pub(crate) struct Client {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub(crate) state: State,
+}
+
+impl Client {
+    /// Starts this program as a load client, and waits until it is connected.
+    pub(crate) fn connect(
+        program: &Path,
+        address: SocketAddrV4,
+        plan: Plan,
+        cpu: usize,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["load", plan.job.name(), "--driven"]);
+        let values = [
+            ("--address", address.to_string()),
+            ("--cpu", cpu.to_string()),
+            ("--clients", plan.clients.to_string()),
+            ("--window", plan.window.to_string()),
+            ("--size", plan.size.to_string()),
+            ("--rooms", plan.rooms.count.to_string()),
+            ("--members", plan.rooms.members.to_string()),
+            ("--visitors", plan.rooms.visitors.to_string()),
+        ];
+        for (name, value) in &values {
+            command.args([name, value.as_str()]);
+        }
+        for (is_given, flag) in [(plan.sleep, "--sleep"), (plan.rooms.together, "--together")] {
+            command.args(is_given.then_some(flag));
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipe"))?;
+        let mut client = Self {
+            child,
+            orders,
+            answers: BufReader::new(answers),
+            state: State::default(),
+        };
+        client.listen()?;
+        Ok(client)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn deliver(&mut self, messages: u64) -> io::Result<()> {
+        self.order(format_args!("deliver {messages}"))
+    }
+
+    pub(crate) fn clear_latencies(&mut self) -> io::Result<()> {
+        self.order(format_args!("clear"))
+    }
+
+    /// Fails if anything comes that nobody is owed.
+    pub(crate) fn finish(&mut self) -> io::Result<State> {
+        self.order(format_args!("finish"))?;
+        Ok(self.state)
+    }
+
+    fn order(&mut self, order: std::fmt::Arguments<'_>) -> io::Result<()> {
+        writeln!(self.orders, "{order}")?;
+        self.listen()
+    }
+
+    fn listen(&mut self) -> io::Result<()> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        let numbers: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
+        let &[expected, received, visits, p50, p99, max] = numbers.as_deref().unwrap_or_default()
+        else {
+            // Its own error it has printed.
+            return Err(io::Error::other("the load client has failed"));
+        };
+        self.state = State {
+            expected,
+            received,
+            visits,
+            latency: Summary {
+                p50: Duration::from_nanos(p50),
+                p99: Duration::from_nanos(p99),
+                max: Duration::from_nanos(max),
+            },
+        };
+        Ok(())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Both fail only if it has already been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,169 @@
+//! `POST /publish` and `POST /publish/ROOM`, for those who have the token.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use humphrey::SubApp;
+use humphrey::http::headers::HeaderType;
+use humphrey::http::method::Method;
+use humphrey::http::{Request, Response, StatusCode};
+use humphrey_ws::Message;
+use subtle::ConstantTimeEq;
+
+use crate::name::RoomName;
+use crate::rooms::Rooms;
+
+/// Longest token. What is longer was not meant to be one.
+const TOKEN_BYTES_MAX: usize = 4096;
+
+/// What whoever publishes must know.
+#[derive(Clone)]
+pub(crate) struct Token(String);
+
+impl Token {
+    /// The error does not say what the token is.
+    pub(crate) fn new(token: &str) -> Result<Self, &'static str> {
+        let is_visible = |byte: &u8| byte.is_ascii_graphic();
+        match token.len() {
+            0 => Err("the token to publish is empty"),
+            n if n > TOKEN_BYTES_MAX => Err("the token to publish is longer than 4096 bytes"),
+            _ if token.as_bytes().iter().all(is_visible) => Ok(Self(token.to_owned())),
+            _ => Err("the token to publish has spaces, or characters that are not ASCII"),
+        }
+    }
+
+    /// Reads it from a file; whitespace around it, as at the end of the line, is none of it.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let named = |error: io::Error| {
+            let what = format!("--publish-token-file {}: {error}", path.display());
+            io::Error::new(error.kind(), what)
+        };
+        // Whatever the file is, such as a device without end.
+        let bytes_max = TOKEN_BYTES_MAX as u64 + 3;
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(bytes_max).read_to_string(&mut text))
+            .map_err(named)?;
+        Self::new(text.trim())
+            .map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))
+    }
+
+    /// Whether that header has it (RFC 6750 §2.1). How long it takes says nothing of the token but its length.
+    fn is_in(&self, authorization: &str) -> bool {
+        let Some((scheme, token)) = authorization.split_once(' ') else {
+            return false;
+        };
+        let is_same = token.trim().as_bytes().ct_eq(self.0.as_bytes());
+        scheme.eq_ignore_ascii_case("Bearer") && bool::from(is_same)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// `/publish` and `/publish/ROOM`.
+pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
+    let to_everyone = (rooms.clone(), token.clone());
+    SubApp::new()
+        .with_stateless_route("/publish", move |request: Request| {
+            let (rooms, token) = &to_everyone;
+            publish(&request, RoomName::EVERYONE_PATH, rooms, token)
+        })
+        .with_stateless_route("/publish/*", move |request: Request| {
+            let path = request.uri.strip_prefix("/publish");
+            publish(&request, path.unwrap_or_default(), &rooms, &token)
+        })
+}
+
+fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
+    if request.method != Method::Post {
+        return refusal(StatusCode::MethodNotAllowed, "publish with POST")
+            .with_header("Allow", "POST");
+    }
+    let authorization = request.headers.get(HeaderType::Authorization);
+    if !authorization.is_some_and(|value| token.is_in(value)) {
+        let challenge = match authorization {
+            Some(_) => "Bearer realm=\"publish\", error=\"invalid_token\"",
+            None => "Bearer realm=\"publish\"",
+        };
+        let why =
+            "publishing needs the header 'Authorization: Bearer TOKEN', with the server's token";
+        return refusal(StatusCode::Unauthorized, why).with_header("WWW-Authenticate", challenge);
+    }
+    let room = match RoomName::of_path(path) {
+        Ok(room) => room,
+        Err(error) => return refusal(StatusCode::BadRequest, &error.to_string()),
+    };
+    let body = request.content.as_deref().unwrap_or_default();
+    let message = if is_binary(request) {
+        Message::new_binary(body)
+    } else if std::str::from_utf8(body).is_ok() {
+        Message::new(body)
+    } else {
+        let why = "the body is not UTF-8: send it with Content-Type: application/octet-stream";
+        return refusal(StatusCode::BadRequest, why);
+    };
+    let members = rooms.members(&room);
+    rooms.channel(&room).publish(message);
+    Response::new(StatusCode::OK, format!("{{\"members\": {members}}}\n"))
+        .with_header("Content-Type", "application/json")
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Cache-Control", "no-store")
+}
+
+fn is_binary(request: &Request) -> bool {
+    let content_type = request.headers.get(HeaderType::ContentType);
+    let media_type = content_type.and_then(|value| value.split(';').next());
+    media_type.is_some_and(|media_type| {
+        media_type
+            .trim()
+            .eq_ignore_ascii_case("application/octet-stream")
+    })
+}
+
+fn refusal(status: StatusCode, why: &str) -> Response {
+    Response::new(status, format!("{why}\n"))
+        .with_header("Content-Type", "text/plain; charset=utf-8")
+        .with_header("Cache-Control", "no-store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_visible_ascii_and_is_never_shown() {
+        let token = Token::new("s3cret-._~+/=").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(..)");
+        for bad in ["", "two words", "Zürich", "line\n", &"x".repeat(4097)] {
+            let error = Token::new(bad).unwrap_err();
+            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_the_whole_token_as_a_bearer_is_it() {
+        let token = Token::new("s3cret").unwrap();
+        for good in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "] {
+            assert!(token.is_in(good), "{good}");
+        }
+        for bad in [
+            "",
+            "s3cret",
+            "Bearer",
+            "Bearer ",
+            "Bearer s3cre",
+            "Bearer s3crets",
+            "Bearer S3CRET",
+            "Basic s3cret",
+            "Bearer s3cret s3cret",
+        ] {
+            assert!(!token.is_in(bad), "{bad}");
+        }
+    }
+}

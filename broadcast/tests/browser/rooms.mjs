@@ -1,0 +1,231 @@
+// Rooms on the page, and what was missed. Each test starts a program of its own.
+
+import { Program, WAIT_MS, assert, hasState, message, open, says, sees } from "./support.mjs";
+
+export const TOKEN = "s3cret";
+
+/** Sends something to a room, or to everyone; how many there were to get it. */
+export async function publish(program, room, body) {
+  const path = room === null ? "publish" : `publish/${encodeURIComponent(room)}`;
+  const headers = { Authorization: `Bearer ${TOKEN}` };
+  if (typeof body !== "string") headers["Content-Type"] = "application/octet-stream";
+  const response = await fetch(program.url + path, { method: "POST", headers, body });
+  assert(response.status === 200, `published with status ${response.status}`);
+  return (await response.json()).members;
+}
+
+/** A test with a program of its own, and ways to publish and to open pages. */
+function withProgram(options, test) {
+  return async () => {
+    const start = (listen) => Program.start(listen, "--publish-token", TOKEN, ...options);
+    const run = {
+      program: await start(),
+      contexts: [],
+      async open(options) {
+        const page = await open(run.program, options);
+        run.contexts.push(page.context());
+        return page;
+      },
+      publish: (room, body) => publish(run.program, room, body),
+      async restart() {
+        await run.program.end("SIGKILL");
+        run.program = await start(run.program.listen);
+      },
+    };
+    try {
+      await test(run);
+    } finally {
+      for (const context of run.contexts) await context.close();
+      await run.program.end("SIGKILL");
+    }
+  };
+}
+
+/** The texts of what is shown, in order. */
+const shown = (page) => page.locator("#log li p").allInnerTexts();
+
+/** Goes to a room as a person does. */
+async function choose(page, room) {
+  await page.locator("#room").fill(room);
+  await page.locator("#room").press("Enter");
+  await hasState(page, "open");
+}
+
+/**
+ * A page without a connection, while `meanwhile` happens: the program is told to stop, which its clients see, and another
+ * takes the place, or the network is gone.
+ */
+export async function offline(page, meanwhile) {
+  // A connection that is there stays in Chromium when it goes offline, so the page lets go of it itself.
+  await page.context().setOffline(true);
+  await page.evaluate(() => socket.close());
+  await hasState(page, "waiting");
+  await meanwhile();
+  await page.context().setOffline(false);
+  await hasState(page, "open");
+}
+
+const missed = (page) => page.locator("#log li.missed p").allInnerTexts();
+
+export const roomTests = {
+  "a person chooses a room, gets what is sent to it and to everyone, and can link to it": withProgram(
+    ["--no-welcome"],
+    async ({ program, open, publish }) => {
+      const page = await open();
+      await page.locator("#field").press("Shift+Tab");
+      await choose(page, "Zürich & Bern/2");
+      assert(page.url() === `${program.url}#Z%C3%BCrich%20%26%20Bern%2F2`, `the address is ${page.url()}`);
+      assert((await page.title()) === "Zürich & Bern/2 · humphrey-broadcast", `the title is ${await page.title()}`);
+      assert((await page.evaluate(() => document.activeElement.id)) === "field", "the focus is not in the field");
+      const linked = await open({ room: "Zürich & Bern/2" });
+      await says(page, "#clients", "2 here, 2 clients in all");
+      assert((await publish("Zürich & Bern/2", "to the room")) === 2, "both are in the room");
+      assert((await publish("elsewhere", "to another room")) === 0, "nobody is there");
+      program.say("to everyone");
+      for (const one of [page, linked]) {
+        await sees(one, "to everyone");
+        assert(String(await shown(one)) === "to the room,to everyone", `${await shown(one)}`);
+      }
+    },
+  ),
+
+  "who leaves a room gets nothing of it any more, and back is the way back": withProgram(
+    ["--no-welcome"],
+    async ({ program, open, publish }) => {
+      const page = await open({ room: "a" });
+      await says(page, "#clients", "1 here");
+      await publish("a", "in a");
+      await sees(page, "in a");
+      await choose(page, "");
+      assert(page.url() === program.url, `the address is ${page.url()}`);
+      await says(page, "#empty", "Nothing yet");
+      await page.waitForFunction(() => document.getElementById("clients").textContent === "1 client");
+      assert((await publish("a", "not seen")) === 0, "it is still in the room");
+      await page.goBack();
+      await page.waitForFunction(() => document.getElementById("clients").textContent.startsWith("1 here"));
+      await publish("a", "in a again");
+      await sees(page, "in a again");
+      assert(String(await shown(page)) === "in a again", `${await shown(page)}`);
+    },
+  ),
+
+  "a name that can be no room's is not taken": withProgram(["--no-welcome"], async ({ program, open }) => {
+    const page = await open({ room: "a" });
+    for (const name of ["..", "ü".repeat(121)]) {
+      await page.locator("#room").fill(name);
+      await page.locator("#room").press("Enter");
+      assert(!(await page.locator("#room").evaluate((field) => field.validity.valid)), `${name} is taken`);
+      assert(page.url() === `${program.url}#a`, `the address is ${page.url()}`);
+    }
+    await page.locator("#room").press("Escape");
+    assert((await page.inputValue("#room")) === "a", "the room's name is not back");
+    const lost = await open({ room: "..".repeat(121) });
+    await sees(lost, "names a room that there can’t be");
+  }),
+
+  "who comes later is shown what was kept, with its time": withProgram(
+    ["--no-welcome", "--history", "3"],
+    async ({ program, open, publish }) => {
+      for (const n of [1, 2, 3, 4]) await publish("a", `room ${n}`);
+      const early = await open({ room: "a" });
+      program.say("for all");
+      await sees(early, "for all");
+      const page = await open({ room: "a" });
+      await sees(page, "Sent before. Live from here.");
+      const texts = await shown(page);
+      assert(
+        String(texts) === "room 2,room 3,room 4,to everyonefor all,Sent before. Live from here.",
+        JSON.stringify(texts),
+      );
+      assert((await missed(page)).length === 0, "what was never missed is marked");
+      const times = (one) => message(one, "for all").locator("time").getAttribute("datetime");
+      assert((await times(page)) === (await times(early)), "it is shown with another time than that of its sending");
+    },
+  ),
+
+  "what was missed is shown after a reconnect, marked, once and in order": withProgram(
+    ["--no-welcome", "--history", "50"],
+    async ({ program, open, publish }) => {
+      const page = await open({ room: "a" });
+      const other = await open({ room: "a" });
+      await says(page, "#clients", "2 here");
+      await publish("a", "before");
+      await sees(page, "before");
+      await offline(page, async () => {
+        for (const n of [1, 2]) await publish("a", `missed in the room ${n}`);
+        program.say("missed by everyone");
+        await sees(other, "missed by everyone");
+        await publish("a", "missed <b>last</b>");
+        await publish("b", "of another room");
+      });
+      await sees(page, "Connected again. Missed meanwhile: 4 messages.");
+      await publish("a", "after");
+      await sees(page, "after");
+      const expected = [
+        "missed in the room 1",
+        "missed in the room 2",
+        "to everyonemissed by everyone",
+        "missed <b>last</b>",
+      ];
+      assert(String(await missed(page)) === String(expected), `marked: ${await missed(page)}`);
+      for (const text of ["before", "after"]) {
+        assert((await message(page, text).count()) === 1, `${text} is shown more than once`);
+      }
+      assert((await page.locator("#log li p b").count()) === 0, "markup has become elements");
+      await offline(page, async () => {});
+      await sees(page, "Connected again. Nothing was missed.");
+      assert((await message(page, "missed in the room 1").count()) === 1, "what was missed is shown twice");
+    },
+  ),
+
+  "that more was missed than is kept is said": withProgram(
+    ["--no-welcome", "--history", "2"],
+    async ({ open, publish }) => {
+      const page = await open({ room: "a" });
+      await says(page, "#clients", "1 here");
+      await publish("a", "before");
+      await sees(page, "before");
+      await offline(page, async () => {
+        for (const n of [1, 2, 3]) await publish("a", `missed ${n}`);
+      });
+      await sees(page, "Connected again. Missed meanwhile: 2 messages.");
+      const gap = "More was sent meanwhile than the server keeps: something is missing here.";
+      assert(String((await shown(page)).slice(-4, -1)) === `${gap},missed 2,missed 3`, `${await shown(page)}`);
+      assert(String(await missed(page)) === "missed 2,missed 3", `marked: ${await missed(page)}`);
+    },
+  ),
+
+  "that the server was restarted is said, with what it has kept since": withProgram(
+    ["--no-welcome", "--history", "50"],
+    async (run) => {
+      const page = await run.open({ room: "a" });
+      await says(page, "#clients", "1 here");
+      await run.publish("a", "before");
+      await sees(page, "before");
+      await run.program.end("SIGKILL");
+      await hasState(page, "waiting");
+      await page.context().setOffline(true);
+      await run.restart();
+      await run.publish("a", "since");
+      await page.context().setOffline(false);
+      await sees(page, "The server was restarted meanwhile: something may be missing here.");
+      await sees(page, "Connected again. Missed meanwhile: 1 message.");
+      assert(String(await missed(page)) === "since", `marked: ${await missed(page)}`);
+      await run.publish("a", "after");
+      await sees(page, "after");
+    },
+  ),
+
+  "a reload loses nothing that is kept": withProgram(["--no-welcome", "--history", "50"], async ({ program, open }) => {
+    const page = await open();
+    program.say("first\nsecond");
+    program.child.stdin.write(Buffer.from([0xff, 0xfe, 0x00, 0x0a]));
+    await says(page, "#log li.binary", "binary, 3 bytes");
+    await page.reload();
+    await sees(page, "Sent before");
+    assert(String((await shown(page)).slice(0, 3)) === "first,second,binary, 3 bytes", `${await shown(page)}`);
+    await page.locator("#field").fill("an echo");
+    await page.locator("#field").press("Enter");
+    await page.locator("#log li.text", { hasText: "an echo" }).waitFor({ timeout: WAIT_MS });
+  }),
+};

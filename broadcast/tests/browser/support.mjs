@@ -1,0 +1,94 @@
+// The program under test, and a browser that looks at its page.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+export const WAIT_MS = 15_000;
+
+let binary;
+
+/** Which program is tested. */
+export function setBinary(path) {
+  binary = path;
+}
+
+/** The program, started and listening. */
+export class Program {
+  static async start(listen = "127.0.0.1:0", ...options) {
+    const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
+    const program = new Program();
+    program.child = child;
+    program.stderr = [];
+    const listening = new Promise((resolve, reject) => {
+      child.once("error", reject);
+      child.once("exit", (code) => reject(new Error(`the program ended with ${code}:\n${program.stderr.join("\n")}`)));
+      createInterface(child.stderr).on("line", (line) => {
+        program.stderr.push(line);
+        const where = /open (http:\/\/([^/]+)\/) /.exec(line);
+        if (where) resolve({ url: where[1], listen: where[2] });
+      });
+    });
+    Object.assign(program, await within(listening, "the program to listen"));
+    return program;
+  }
+
+  say(line) {
+    this.child.stdin.write(`${line}\n`);
+  }
+
+  async end(signal) {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const exited = once(this.child, "exit");
+    this.child.kill(signal);
+    await within(exited, "the program to end");
+  }
+}
+
+export async function within(promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited ${WAIT_MS} ms for ${what}`)), WAIT_MS);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export function assert(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+export const message = (page, text) => page.locator("#log li", { hasText: text });
+export const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT_MS });
+export const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
+export const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
+
+export async function open(program, { time, room, ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+  const page = await context.newPage();
+  page.complaints = [];
+  page.requests = [];
+  page.on("pageerror", (error) => page.complaints.push(String(error)));
+  page.on("console", (entry) => {
+    // That the server is gone is what some tests are about.
+    if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
+      page.complaints.push(entry.text());
+    }
+  });
+  page.on("request", (request) => page.requests.push(request.url()));
+  if (time) await page.clock.setFixedTime(time);
+  await page.goto(program.url + (room === undefined ? "" : `#${encodeURIComponent(room)}`));
+  await hasState(page, "open");
+  return page;
+}
+
+export const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  // There is no sandbox for root, as in a container; the only page is our own.
+  args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
+});
+

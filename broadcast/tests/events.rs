@@ -1,0 +1,136 @@
+//! `/events`, over real sockets. The format itself is the library's, and tested there.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use support::{DEADLINE, Program, http_get};
+
+/// A client that reads the lines of an event stream.
+struct Events {
+    socket: BufReader<TcpStream>,
+}
+
+impl Events {
+    /// The stream has begun when this returns.
+    fn open(program: &Program, path: &str, headers: &str) -> Self {
+        let mut socket = TcpStream::connect(program.address()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
+        )
+        .unwrap();
+        let mut events = Self {
+            socket: BufReader::new(socket),
+        };
+        assert_eq!(events.line(), "HTTP/1.1 200 OK");
+        while !events.line().starts_with("retry: ") {}
+        events
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.socket.read_line(&mut line).unwrap() > 0, "the end");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event: its fields, but for its id, which comes by itself.
+    fn next(&mut self) -> (String, Option<String>) {
+        let (mut fields, mut id) = (Vec::new(), None);
+        loop {
+            match self.line() {
+                line if line.is_empty() && !fields.is_empty() => return (fields.join("; "), id),
+                line if line.starts_with("id: ") => id = Some(line[4..].to_owned()),
+                line if line.is_empty() || line.starts_with(':') => {}
+                line => fields.push(line),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_stream_gets_what_a_websocket_client_gets() {
+    let mut program = Program::start(&["--no-welcome", "--publish-token", "s3cret"]);
+    let mut inside = Events::open(&program, "/events/Z%C3%BCrich", "");
+    let mut outside = Events::open(&program, "/events", "");
+    let bearer = "Authorization: Bearer s3cret\r\n";
+    assert_eq!(
+        program.publish("/Z%C3%BCrich", bearer, b"to the room").0,
+        200
+    );
+    assert_eq!(program.publish("", bearer, b"two\nlines").0, 200);
+    assert_eq!(inside.next(), ("data: to the room".to_owned(), None));
+    for events in [&mut inside, &mut outside] {
+        assert_eq!(events.next().0, "data: two; data: lines");
+    }
+    program.write(b"\xff\xfe\x00\n");
+    for events in [&mut inside, &mut outside] {
+        assert_eq!(events.next().0, "event: binary; data: //4A");
+    }
+    assert_eq!(http_get(program.address(), "/events/%FF").0, 400);
+}
+
+#[test]
+fn with_history_an_event_stream_begins_with_what_is_kept_and_resumes_from_what_it_has_seen() {
+    let arguments = [
+        "--no-welcome",
+        "--history",
+        "3",
+        "--publish-token",
+        "s3cret",
+    ];
+    let mut program = Program::start(&arguments);
+    let bearer = "Authorization: Bearer s3cret\r\n";
+    let mut live = Events::open(&program, "/events/news", "");
+    let mut say = |program: &mut Program, n: u32| {
+        program.write(format!("line {n}\n").as_bytes());
+        let line = live.next();
+        assert_eq!(line.0, format!("data: line {n}"));
+        let body = format!("news {n}");
+        assert_eq!(program.publish("/news", bearer, body.as_bytes()).0, 200);
+        let news = live.next();
+        assert_eq!(news.0, format!("data: news {n}"));
+        news.1.unwrap()
+    };
+    let seen = say(&mut program, 1);
+    say(&mut program, 2);
+    let texts = |events: &mut Events, n: usize| -> Vec<String> {
+        let data = (0..n).map(|_| events.next().0);
+        data.map(|data| data.replace("data: ", "")).collect()
+    };
+    let mut first = Events::open(&program, "/events/news", "");
+    assert_eq!(
+        texts(&mut first, 4),
+        ["line 1", "news 1", "line 2", "news 2"]
+    );
+    let header = format!("Last-Event-ID: {seen}\r\n");
+    let mut again = Events::open(&program, "/events/news", &header);
+    assert_eq!(texts(&mut again, 2), ["line 2", "news 2"]);
+    let mut now = Events::open(&program, "/events/news?since=now", "");
+    for n in 3..6 {
+        say(&mut program, n);
+    }
+    assert_eq!(texts(&mut now, 1), ["line 3"]);
+    let mut late = Events::open(&program, "/events/news", &header);
+    let (reset, _) = late.next();
+    assert!(reset.starts_with("event: reset"), "{reset}");
+    assert_eq!(texts(&mut late, 2), ["line 3", "news 3"]);
+}
+
+#[test]
+fn new_clients_are_announced_on_event_streams_too() {
+    for history in [&[][..], &["--history", "9"]] {
+        let program = Program::start(history);
+        let mut inside = Events::open(&program, "/events/news", "");
+        let mut outside = Events::open(&program, "/events", "");
+        let member = program.connect_to("/news");
+        let welcome = |client: &support::Client| format!("data: Welcome, {}!", client.local_addr());
+        assert_eq!(inside.next().0, welcome(&member));
+        let other = program.connect();
+        assert_eq!(inside.next().0, welcome(&other));
+        assert_eq!(outside.next().0, welcome(&other));
+    }
+}

@@ -1,0 +1,188 @@
+//! `POST /publish`, over real sockets.
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use support::{Program, eventually, http};
+use tungstenite::Message;
+
+const TOKEN: &str = "s3cret";
+const BEARER: &str = "Authorization: Bearer s3cret\r\n";
+
+fn start(arguments: &[&str]) -> Program {
+    Program::start(&[&["--no-welcome", "--publish-token", TOKEN], arguments].concat())
+}
+
+#[test]
+fn who_has_the_token_publishes_to_a_room_or_to_everyone_and_is_told_how_many_there_were() {
+    for history in [&[][..], &["--history", "9"]] {
+        let program = start(history);
+        let mut inside = program.connect_to("/Z%C3%BCrich/1");
+        eventually("it is in the room", || {
+            support::http_get(program.address(), "/clients/Z%C3%BCrich%2F1")
+                .2
+                .contains("\"room\": 1")
+        });
+        let mut outside = program.connect();
+        let members = |n: u32| (200, format!("{{\"members\": {n}}}\n"));
+        assert_eq!(
+            program.publish("/Z%C3%BCrich%2f1", BEARER, b"to the room"),
+            members(1)
+        );
+        assert_eq!(program.publish("", BEARER, b"to everyone"), members(2));
+        assert_eq!(
+            program.publish("/", BEARER, b"to everyone again"),
+            members(2)
+        );
+        assert_eq!(program.publish("/empty", BEARER, b"to nobody"), members(0));
+        assert_eq!(inside.text(), "to the room");
+        for client in [&mut inside, &mut outside] {
+            assert_eq!(client.text(), "to everyone");
+            assert_eq!(client.text(), "to everyone again");
+        }
+    }
+}
+
+#[test]
+fn the_content_type_says_whether_a_message_is_text_or_binary() {
+    let program = start(&[]);
+    let mut client = program.connect();
+    let send = |content_type: &str, body: &[u8]| {
+        let headers = format!("{BEARER}{content_type}");
+        program.publish("", &headers, body).0
+    };
+    assert_eq!(send("", b"two\nlines\n"), 200);
+    assert_eq!(client.message(), Message::text("two\nlines\n"));
+    assert_eq!(send("Content-Type: application/json\r\n", b"{}"), 200);
+    assert_eq!(client.message(), Message::text("{}"));
+    for content_type in [
+        "Content-Type: application/octet-stream\r\n",
+        "content-type: Application/Octet-Stream; x=y\r\n",
+    ] {
+        assert_eq!(send(content_type, b"bytes"), 200);
+        assert_eq!(client.message(), Message::binary(b"bytes".to_vec()));
+    }
+    assert_eq!(send("Content-Type: text/plain\r\n", b"\xff"), 400);
+    assert_eq!(send("", b""), 200);
+    assert_eq!(client.message(), Message::text(""));
+}
+
+#[test]
+fn without_the_token_it_is_401_and_nothing_is_sent() {
+    let program = start(&[]);
+    let mut client = program.connect();
+    const NONE: &str = "Bearer realm=\"publish\"";
+    const INVALID: &str = "Bearer realm=\"publish\", error=\"invalid_token\"";
+    for (headers, challenge) in [
+        ("", NONE),
+        ("Cookie: token=s3cret\r\n", NONE),
+        ("Authorization: Bearer wrong\r\n", INVALID),
+        ("Authorization: Bearer s3cre\r\n", INVALID),
+        ("Authorization: Bearer\r\n", INVALID),
+        ("Authorization: Basic s3cret\r\n", INVALID),
+    ] {
+        for path in ["/publish", "/publish/news", "/publish/%"] {
+            let (status, head, body) = http(program.address(), "POST", path, headers, b"no");
+            assert_eq!(status, 401, "{headers}");
+            let answered = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("WWW-Authenticate")
+                    .then_some(value)
+            });
+            assert_eq!(answered, Some(challenge), "{headers}");
+            assert!(!body.contains(TOKEN), "{body}");
+        }
+    }
+    assert_eq!(program.publish("", BEARER, b"the first").0, 200);
+    assert_eq!(client.text(), "the first");
+}
+
+#[test]
+fn what_is_no_post_is_405_and_what_is_too_long_413() {
+    let program = start(&[]);
+    for method in ["GET", "HEAD", "PUT", "DELETE"] {
+        let (status, head, _) = http(program.address(), method, "/publish", BEARER, b"");
+        assert_eq!(status, 405, "{method}");
+        assert!(head.contains("Allow: POST"), "{head}");
+    }
+    let mut client = program.connect();
+    let longest = vec![b'x'; 1 << 20];
+    assert_eq!(program.publish("", BEARER, &longest).0, 200);
+    assert_eq!(client.text().len(), longest.len());
+    let longer = [&longest[..], b"x"].concat();
+    assert_eq!(program.publish("", BEARER, &longer).0, 413);
+}
+
+#[test]
+fn what_can_not_be_a_rooms_name_is_400() {
+    let program = start(&[]);
+    for path in ["/%", "/%FF", "/..", &format!("/{}", "x".repeat(241))] {
+        let (status, answer) = program.publish(path, BEARER, b"no");
+        assert_eq!(status, 400, "{path}");
+        assert!(answer.contains("room"), "{answer}");
+    }
+}
+
+#[test]
+fn without_the_option_there_is_no_such_path() {
+    let program = Program::start(&["--no-welcome"]);
+    for path in ["", "/news"] {
+        assert_eq!(program.publish(path, BEARER, b"no").0, 404, "{path}");
+    }
+}
+
+/// A file that is removed again.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, content: &[u8]) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn the_token_can_come_from_a_file() {
+    let file = File::new("publish-token", b"s3cret\r\n");
+    let program = Program::start(&["--no-welcome", "--publish-token-file", file.path()]);
+    assert_eq!(program.publish("", BEARER, b"hi").0, 200);
+    assert_eq!(program.publish("", "", b"hi").0, 401);
+}
+
+#[test]
+fn a_token_that_can_not_be_one_is_one_clear_line_that_does_not_tell_it() {
+    let two_words = File::new("publish-token-two-words", b"two words\n");
+    let empty = File::new("publish-token-empty", b"\n");
+    let endless = "/dev/zero";
+    for (option, value, said) in [
+        ("--publish-token", "", "empty"),
+        ("--publish-token", "two words", "spaces"),
+        (
+            "--publish-token-file",
+            "/nonexistent/token",
+            "/nonexistent/token",
+        ),
+        ("--publish-token-file", two_words.path(), "spaces"),
+        ("--publish-token-file", empty.path(), "empty"),
+        ("--publish-token-file", endless, "longer than"),
+    ] {
+        let (code, out, err) = support::run(&["--listen", "127.0.0.1:0", option, value]);
+        assert_eq!((code, out.as_str()), (1, ""), "{option} {value}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.contains(said) && !err.contains("two words"), "{err}");
+    }
+}

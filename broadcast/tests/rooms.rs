@@ -1,0 +1,387 @@
+//! Rooms and histories of the program, over real sockets.
+#![cfg(unix)]
+
+mod support;
+
+use rustix::process::Signal;
+use support::{Client, Program, eventually, http_get};
+use tungstenite::Message;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+const NO_WELCOME: &str = "--no-welcome";
+
+/// Waits until so many are in a room: who connects joins it a moment after its handshake.
+fn expect_members(program: &Program, room: &str, members: usize) {
+    let expected = format!("\"room\": {members}}}");
+    eventually("they are in the room", || {
+        let path = format!("/clients/{room}");
+        http_get(program.address(), &path)
+            .2
+            .trim()
+            .ends_with(&expected)
+    });
+}
+
+/// A client in a room, once it is in.
+fn connect_to(program: &Program, room: &str, members: usize) -> Client {
+    let client = program.connect_to(&format!("/{room}"));
+    expect_members(program, room, members);
+    client
+}
+
+/// A client of everyone, once what is sent to everyone reaches it: its first message is handled behind that.
+fn connect(program: &Program) -> Client {
+    let mut client = program.connect();
+    client.send(Message::text("in?"));
+    assert_eq!(client.text(), "in?");
+    client
+}
+
+#[test]
+fn with_room_standard_input_goes_to_that_room_only() {
+    for history in [&[][..], &["--history", "9"]] {
+        let mut arguments = vec![NO_WELCOME, "--room", "Zürich & more"];
+        arguments.extend(history);
+        let mut program = Program::start(&arguments);
+        let mut inside = connect_to(&program, "Z%C3%BCrich%20&%20more", 1);
+        let mut elsewhere = connect_to(&program, "news", 1);
+        let mut outside = program.connect();
+        program.write(b"one\ntwo\n");
+        assert_eq!((inside.text(), inside.text()), ("one".into(), "two".into()));
+        for client in [&mut elsewhere, &mut outside] {
+            client.send(Message::text("mine"));
+            assert_eq!(client.text(), "mine", "it has got what is the room's");
+        }
+    }
+}
+
+#[test]
+fn what_goes_to_everyone_goes_to_who_is_in_a_room_too() {
+    for history in [&[][..], &["--history", "9"]] {
+        let mut arguments = vec![NO_WELCOME];
+        arguments.extend(history);
+        let mut program = Program::start(&arguments);
+        let (mut inside, mut outside) = (connect_to(&program, "news", 1), connect(&program));
+        for n in 0..100 {
+            program.write(format!("{n}\n").as_bytes());
+        }
+        for n in 0..100 {
+            assert_eq!(inside.text(), n.to_string());
+            assert_eq!(outside.text(), n.to_string());
+        }
+    }
+}
+
+#[test]
+fn with_on_message_broadcast_a_message_goes_to_the_senders_room() {
+    for history in [&[][..], &["--history", "9"]] {
+        let mut arguments = vec![NO_WELCOME, "--on-message", "broadcast"];
+        arguments.extend(history);
+        let program = Program::start(&arguments);
+        let mut sender = connect_to(&program, "news", 1);
+        let mut member = connect_to(&program, "news", 2);
+        let mut elsewhere = connect_to(&program, "sport", 1);
+        let mut outside = program.connect();
+        sender.send(Message::text("to the room"));
+        assert_eq!(sender.text(), "to the room");
+        outside.send(Message::text("to everyone"));
+        assert_eq!(elsewhere.text(), "to everyone");
+        assert_eq!(outside.text(), "to everyone");
+        assert_eq!(member.text(), "to the room");
+        assert_eq!(member.text(), "to everyone");
+    }
+}
+
+#[test]
+fn new_clients_are_announced_to_their_room_and_not_kept() {
+    for history in [&[][..], &["--history", "9"]] {
+        let program = Program::start(history);
+        let welcome = |client: &Client| format!("Welcome, {}!", client.local_addr());
+        let mut inside = program.connect_to("/news");
+        assert_eq!(inside.text(), welcome(&inside));
+        let mut elsewhere = program.connect_to("/sport");
+        assert_eq!(elsewhere.text(), welcome(&elsewhere));
+        let mut outside = program.connect();
+        for client in [&mut inside, &mut elsewhere] {
+            assert_eq!(
+                client.text(),
+                welcome(&outside),
+                "not announced to everyone"
+            );
+        }
+        assert_eq!(outside.text(), welcome(&outside));
+        // What was said before them is not said to them.
+        let mut second = program.connect_to("/news");
+        assert_eq!(second.text(), welcome(&second));
+        assert_eq!(inside.text(), welcome(&second));
+    }
+}
+
+#[test]
+fn a_name_that_can_not_be_a_rooms_is_a_clear_error() {
+    let program = Program::start(&[NO_WELCOME]);
+    let of_bytes = |n: usize| format!("/{}", "x".repeat(n));
+    for path in [of_bytes(241), "/%".into(), "/%FF".into(), "/%2e%2E".into()] {
+        let status = Client::connect(program.address(), &path).unwrap_err();
+        assert_eq!(status, 400, "{path}");
+        let (status, _, body) = http_get(program.address(), &format!("/clients{path}"));
+        assert_eq!(status, 400, "{path}");
+        assert!(body.contains("room"), "{body}");
+    }
+    program.connect_to(&of_bytes(240));
+    let (code, out, err) = support::run(&["--room", &of_bytes(240)]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        err.contains("240 bytes") && err.lines().count() == 1,
+        "{err}"
+    );
+}
+
+#[test]
+fn one_room_too_many_is_turned_away_with_1013_and_said_once() {
+    let mut program = Program::start(&[NO_WELCOME, "--max-rooms", "2"]);
+    let first = connect_to(&program, "a", 1);
+    let _second = connect_to(&program, "b", 1);
+    for _ in 0..2 {
+        program.connect_to("/c").expect_close(CloseCode::Again);
+    }
+    let _third = connect_to(&program, "a", 2);
+    drop(first);
+    program.expect_line("--max-rooms");
+    program.signal(Signal::TERM);
+    program.expect_exit(0);
+    let rest = program.rest_of_stderr();
+    assert!(!rest.contains("--max-rooms"), "{rest}");
+}
+
+#[test]
+fn with_a_history_empty_rooms_give_way_to_new_ones() {
+    let program = Program::start(&[NO_WELCOME, "--history", "9", "--max-rooms", "3"]);
+    for n in 0..20 {
+        drop(connect_to(&program, &format!("room-{n}"), 1));
+        expect_members(&program, &format!("room-{n}"), 0);
+    }
+}
+
+#[test]
+fn with_history_who_connects_gets_the_last_messages_of_everyone_and_of_the_room() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "3", "--on-message", "broadcast"]);
+    let mut witness = connect_to(&program, "news", 1);
+    for n in 0..5 {
+        program.write(format!("line {n}\n").as_bytes());
+        assert_eq!(witness.text(), format!("line {n}"));
+        witness.send(Message::binary(vec![0xff, n]));
+        assert_eq!(witness.message(), Message::binary(vec![0xff, n]));
+    }
+    let (mut inside, mut outside) = (program.connect_to("/news"), program.connect());
+    for n in 2..5 {
+        assert_eq!(inside.text(), format!("line {n}"));
+        assert_eq!(outside.text(), format!("line {n}"));
+    }
+    for n in 2..5 {
+        assert_eq!(inside.message(), Message::binary(vec![0xff, n]));
+    }
+    let mut late = program.connect_to("/news?since=now");
+    program.write(b"live\n");
+    for client in [&mut inside, &mut outside, &mut late] {
+        assert_eq!(client.text(), "live");
+    }
+}
+
+#[test]
+fn with_history_nothing_is_lost_between_a_handshake_and_what_follows() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
+    for n in 0..50 {
+        // All at once: the line may be read before the client has joined.
+        let mut client = program.connect_to("/?since=now");
+        program.write(format!("{n}\n").as_bytes());
+        assert_eq!(client.text(), n.to_string());
+    }
+}
+
+#[test]
+fn a_history_is_bounded_in_bytes() {
+    const LINE_BYTES: usize = 100 << 10;
+    let mut program = Program::start(&[NO_WELCOME, "--history", "1000"]);
+    let mut witness = program.connect();
+    for n in 0..10 {
+        let line = format!("{n} {}\n", "x".repeat(LINE_BYTES));
+        program.write(line.as_bytes());
+        assert!(witness.text().starts_with(&format!("{n} ")));
+    }
+    let mut late = program.connect();
+    for n in 8..10 {
+        assert!(late.text().starts_with(&format!("{n} ")));
+    }
+}
+
+#[test]
+fn as_json_each_message_says_its_room_its_id_and_its_time() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "9", "--on-message", "broadcast"]);
+    let mut client = program.connect_json("/Z%C3%BCrich");
+    let live = client.json();
+    assert_eq!(live["kind"], "live");
+    assert_eq!(live["complete"], true);
+    assert!(live["last"]["everyone"].is_null() && live["last"]["room"].is_null());
+    assert!(!live["server"].as_str().unwrap().is_empty());
+    program.write(b"\"to\" all\t\x01\xe2\x80\xa8\n\xff\xfe\x00\n");
+    let line = client.json();
+    assert_eq!(line["kind"], "message");
+    assert!(line["room"].is_null());
+    assert_eq!(line["text"], "\"to\" all\t\u{1}\u{2028}");
+    assert!(line["at"].as_u64().unwrap() > 1_700_000_000_000);
+    let sequence = |message: &serde_json::Value| {
+        let id = message["id"].as_str().unwrap();
+        id.rsplit('-').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(sequence(&line), 1);
+    let bytes = client.json();
+    assert_eq!(
+        (bytes["base64"].as_str(), sequence(&bytes)),
+        (Some("//4A"), 2)
+    );
+    client.send(Message::text("mine"));
+    let own = client.json();
+    assert_eq!(
+        (own["room"].as_str(), own["text"].as_str()),
+        (Some("Zürich"), Some("mine"))
+    );
+    assert_eq!(sequence(&own), 1);
+}
+
+#[test]
+fn a_client_that_has_seen_nothing_is_told_whether_what_is_kept_is_all_there_was() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
+    let mut witness = connect(&program);
+    for n in 1..=4 {
+        program.write(format!("{n}\n").as_bytes());
+        assert_eq!(witness.text(), n.to_string());
+        let mut client = program.connect_json("/?since=");
+        let kept = n.min(3);
+        for _ in 0..kept {
+            assert_eq!(client.json()["kind"], "message");
+        }
+        assert_eq!(client.json()["complete"], n <= 3, "{n}");
+    }
+}
+
+#[test]
+fn as_json_a_reply_is_one_and_has_no_id() {
+    let program = Program::start(&[NO_WELCOME, "--history", "9"]);
+    let mut client = program.connect_json("/");
+    assert_eq!(client.json()["kind"], "live");
+    client.send(Message::text("mine"));
+    let reply = client.json();
+    assert_eq!(
+        (reply["kind"].as_str(), reply["text"].as_str()),
+        (Some("reply"), Some("mine"))
+    );
+    assert!(reply["id"].is_null());
+}
+
+#[test]
+fn as_json_a_line_that_would_be_too_long_is_left_out_and_said() {
+    const LINE_BYTES: usize = 9 << 20;
+    let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
+    let (mut plain, mut json) = (connect(&program), program.connect_json("/"));
+    assert_eq!(json.json()["kind"], "live");
+    // Each of them takes two bytes in JSON.
+    let mut line = vec![b'"'; LINE_BYTES];
+    line.push(b'\n');
+    program.write(&line);
+    assert_eq!(plain.text().len(), LINE_BYTES);
+    let message = json.json();
+    assert_eq!(message["omitted_bytes"].as_u64(), Some(LINE_BYTES as u64));
+    assert!(message.get("text").is_none());
+}
+
+#[test]
+fn a_client_that_comes_back_with_its_ids_gets_what_it_has_missed_and_is_told_if_that_is_not_all() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "3", "--on-message", "broadcast"]);
+    let mut witness = connect_to(&program, "news", 1);
+    let mut say = |program: &mut Program, n: u32| {
+        program.write(format!("line {n}\n").as_bytes());
+        assert_eq!(witness.text(), format!("line {n}"));
+        witness.send(Message::text(format!("news {n}")));
+        assert_eq!(witness.text(), format!("news {n}"));
+    };
+    say(&mut program, 0);
+    let mut client = program.connect_json("/news");
+    let ids: Vec<String> = (0..2)
+        .map(|_| client.json()["id"].as_str().unwrap().to_owned())
+        .collect();
+    drop(client);
+    let missed = |program: &Program| {
+        let path = format!("/news?since={}&room_since={}", ids[0], ids[1]);
+        let mut client = program.connect_json(&path);
+        let mut texts = Vec::new();
+        loop {
+            let message = client.json();
+            if message["kind"] == "live" {
+                return (texts.join(", "), message["complete"].as_bool().unwrap());
+            }
+            texts.push(message["text"].as_str().unwrap().to_owned());
+        }
+    };
+    assert_eq!(missed(&program), (String::new(), true));
+    for n in 1..3 {
+        say(&mut program, n);
+    }
+    let all = "line 1, line 2, news 1, news 2".to_owned();
+    assert_eq!(missed(&program), (all, true));
+    for n in 3..6 {
+        say(&mut program, n);
+    }
+    let kept = "line 3, line 4, line 5, news 3, news 4, news 5".to_owned();
+    assert_eq!(missed(&program), (kept, false));
+    // After a restart, the ids are of another time.
+    let program = Program::start(&[NO_WELCOME, "--history", "3"]);
+    assert_eq!(missed(&program), (String::new(), false));
+}
+
+#[test]
+fn what_is_no_id_is_refused_and_json_without_a_history_too() {
+    let program = Program::start(&[NO_WELCOME, "--history", "3"]);
+    for path in ["/?since=yesterday", "/news?room_since=1"] {
+        let json = Some("json.humphrey-broadcast");
+        let status = Client::connect_as(program.address(), path, json).unwrap_err();
+        assert_eq!(status, 400, "{path}");
+    }
+    let program = Program::start(&[NO_WELCOME]);
+    let connect = |subprotocol| Client::connect_as(program.address(), "/", Some(subprotocol));
+    assert_eq!(connect("json.humphrey-broadcast").unwrap_err(), 400);
+    let both = "json.humphrey-broadcast, plain.humphrey-broadcast";
+    let mut plain = connect(both).unwrap();
+    plain.send(Message::text("as it is"));
+    assert_eq!(plain.text(), "as it is");
+}
+
+#[test]
+fn the_clients_route_says_how_many_are_in_a_room() {
+    for history in [&[][..], &["--history", "9"]] {
+        let mut arguments = vec![NO_WELCOME];
+        arguments.extend(history);
+        let program = Program::start(&arguments);
+        let _inside = connect_to(&program, "a/b", 1);
+        let _outside = program.connect();
+        let of = |path| http_get(program.address(), path).2;
+        eventually("all are counted", || {
+            of("/clients/a%2Fb").trim() == r#"{"clients": 2, "room": 1}"#
+        });
+        assert_eq!(of("/clients/").trim(), r#"{"clients": 2}"#);
+        assert_eq!(of("/clients/c").trim(), r#"{"clients": 2, "room": 0}"#);
+    }
+}
+
+#[test]
+fn with_a_history_the_summary_does_not_complain_of_what_is_kept() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "9", "--exit-on-eof"]);
+    let mut client = program.connect();
+    program.write(b"one\n");
+    assert_eq!(client.text(), "one");
+    program.close_input();
+    client.expect_close(CloseCode::Away);
+    let summary = program.expect_line("1 client");
+    assert!(summary.ends_with("1 client, 1 message sent"), "{summary}");
+    program.expect_exit(0);
+}

@@ -1,0 +1,521 @@
+"use strict";
+
+// Bounds: of what is shown, of what waits to be sent, and of waiting.
+const SHOWN_MAX = 300;
+const OUTBOX_MAX = 20;
+const DELAY_FIRST_MS = 500;
+const DELAY_MAX_MS = 15000;
+// A connection that lasted this long was a success: the next delay is short again.
+const LASTED_MS = 2000;
+// Who gets no answer for so long talks to nobody, though the browser has not noticed yet.
+const ANSWER_MS = 10000;
+// Messages of one person that follow within this belong together.
+const TOGETHER_MS = 300000;
+
+const byId = (id) => document.getElementById(id);
+const [log, outbox, scroll, field] = ["log", "outbox", "scroll", "text"].map(byId);
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+// A browser may forbid to keep anything: then nothing outlasts a reload.
+function recall(storage, key) {
+  try {
+    return JSON.parse(storage().getItem(key));
+  } catch {
+    return null;
+  }
+}
+function keep(storage, key, value) {
+  try {
+    storage().setItem(key, JSON.stringify(value));
+  } catch {
+    // Full, or forbidden.
+  }
+}
+const browser = () => localStorage;
+const tab = () => sessionStorage;
+
+// All tabs of a browser are the same person: with the same secret, the server knows.
+const person = recall(browser, "chat.person") ?? random();
+keep(browser, "chat.person", person);
+
+let room = "";
+let you = null;
+let people = new Set();
+
+// What this tab shows, and what it has not sent yet. It outlasts a reload, with the id to resume from, in one piece.
+let memory = { last: null, shown: [], outbox: [] };
+// Ids and keys of what is shown: what comes again is not shown twice.
+let seen = new Set();
+
+function save() {
+  keep(tab, `chat.room.${room}`, memory);
+}
+setInterval(() => memory.changed && save((memory.changed = false)), 500);
+addEventListener("pagehide", save);
+
+// ---- what is shown ----
+
+let lastShown = null;
+let unread = 0;
+let unseen = 0;
+let atEnd = true;
+
+function add(item) {
+  item.at ??= Date.now();
+  memory.shown.push(item);
+  memory.changed = true;
+  if (item.key) seen.add(item.key);
+  while (memory.shown.length > SHOWN_MAX) {
+    seen.delete(memory.shown.shift().key);
+    const height = scroll.scrollHeight;
+    log.firstChild.remove();
+    // Removing what is above would move what is being read.
+    if (!atEnd) scroll.scrollTop -= height - scroll.scrollHeight;
+  }
+  show(item);
+  if (!you || item.kind === "note" || item.own) return;
+  if (document.visibilityState === "hidden") unread += 1;
+  if (!atEnd) unseen += 1;
+  showCounts();
+}
+
+function show(item) {
+  // The day is part of the message's element, so that one element goes when one message goes.
+  const element = make(item);
+  const day = new Date(item.at).toDateString();
+  if (lastShown && day !== new Date(lastShown.at).toDateString()) {
+    const line = document.createElement("div");
+    line.className = "day";
+    line.textContent = calendar.format(item.at);
+    element.prepend(line);
+    line.style.gridColumn = "1 / -1";
+    element.classList.remove("more");
+  }
+  lastShown = item;
+  log.append(element);
+  byId("empty").hidden = true;
+  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+}
+
+// Everything that somebody has written goes through textContent: markup in it stays text.
+function make(item, before = lastShown) {
+  const element = document.createElement("li");
+  element.className = item.kind;
+  if (item.kind === "note") {
+    element.textContent = item.text;
+    return element;
+  }
+  const isMore = before && before.kind === item.kind && before.from === item.from && before.to === item.to;
+  element.classList.toggle("more", Boolean(isMore && item.at - before.at < TOGETHER_MS));
+  element.classList.toggle("own", Boolean(item.own));
+  const who = document.createElement("p");
+  who.className = "who";
+  const name = document.createElement("b");
+  const time = document.createElement("time");
+  name.append(isolated(item.from));
+  time.dateTime = new Date(item.at).toISOString();
+  time.textContent = clock.format(item.at);
+  who.append(name, time);
+  if (item.kind === "private") who.append(" · private to ", isolated(item.own ? item.to : "you"));
+  const what = document.createElement("p");
+  what.className = "what";
+  what.dir = "auto";
+  what.append(...linked(item.text));
+  element.append(face(item.from), who, what);
+  return element;
+}
+
+// A name in another direction of writing must not turn around what stands beside it.
+function isolated(name) {
+  const element = document.createElement("bdi");
+  element.textContent = name;
+  return element;
+}
+
+function face(name) {
+  const element = document.createElement("span");
+  element.className = "face";
+  element.ariaHidden = "true";
+  element.textContent = [...name][0].toUpperCase();
+  let hue = 7;
+  for (const letter of name) hue = (hue * 31 + letter.codePointAt(0)) % 360;
+  element.style.setProperty("--hue", hue);
+  return element;
+}
+
+function linked(text) {
+  return text.split(/(https?:\/\/[^\s<>"]+[^\s<>".,;:!?)\]}'])/).map((part, n) => {
+    if (n % 2 === 0) return part;
+    const link = document.createElement("a");
+    link.href = part;
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+    link.textContent = part;
+    return link;
+  });
+}
+
+function note(text) {
+  add({ kind: "note", text });
+}
+
+function showCounts() {
+  const name = room ? `#${room} · Chat` : "Chat";
+  document.title = unread ? `(${unread}) ${name}` : name;
+  byId("newest").hidden = unseen === 0;
+  byId("newest").textContent = unseen === 1 ? "1 new message" : `${unseen} new messages`;
+}
+
+function goToNewest() {
+  atEnd = true;
+  scroll.scrollTop = scroll.scrollHeight;
+  unseen = 0;
+  showCounts();
+}
+byId("newest").addEventListener("click", () => {
+  goToNewest();
+  field.focus();
+});
+scroll.addEventListener("scroll", () => {
+  atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+  if (atEnd && unseen) goToNewest();
+}, { passive: true });
+// A smaller window, as with a keyboard on the screen, must not leave the newest out of sight.
+new ResizeObserver(() => {
+  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+}).observe(scroll);
+
+function showPeople() {
+  const names = [...people].sort((a, b) => (b === you) - (a === you) || a.localeCompare(b));
+  byId("people-button").textContent = `${names.length} here`;
+  byId("me").textContent = you ?? "You";
+  const focused = document.activeElement?.closest?.("#names button")?.dataset.name;
+  byId("names").replaceChildren(...names.map((name) => {
+    const item = document.createElement("li");
+    const entry = document.createElement(name === you ? "span" : "button");
+    entry.dataset.name = name;
+    entry.append(face(name), isolated(name));
+    if (name === you) {
+      const self = document.createElement("small");
+      self.textContent = "you";
+      entry.className = "self";
+      entry.append(self);
+    } else {
+      entry.type = "button";
+      entry.title = `Write privately to ${name}`;
+      entry.addEventListener("click", () => writeTo(name));
+    }
+    item.append(entry);
+    return item;
+  }));
+  if (focused) [...byId("names").querySelectorAll("button")].find(({ dataset }) => dataset.name === focused)?.focus();
+}
+
+byId("people-button").addEventListener("click", () => showAside(!byId("people").classList.contains("open")));
+function showAside(open) {
+  byId("people").classList.toggle("open", open);
+  byId("people-button").setAttribute("aria-expanded", String(open));
+}
+
+// ---- the connection ----
+
+let socket = null;
+let failures = 0;
+let openedAt = 0;
+let retryAt = 0;
+let retryTimer = 0;
+let ended = "";
+
+function connect() {
+  clearTimeout(retryTimer);
+  retryAt = 0;
+  ended = "";
+  you = null;
+  const url = new URL("chat", location.href);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  url.hash = "";
+  url.search = new URLSearchParams({ room, name: recall(browser, "chat.name"), person, since: memory.last ?? "" });
+  const own = new WebSocket(url);
+  socket = own;
+  showState();
+  own.addEventListener("open", () => (openedAt = Date.now()));
+  own.addEventListener("message", ({ data }) => own === socket && receive(JSON.parse(data)));
+  own.addEventListener("close", ({ code, reason }) => own === socket && lost(code, reason));
+}
+
+function disconnect() {
+  const old = socket;
+  socket = null;
+  clearTimeout(retryTimer);
+  retryAt = 0;
+  old?.close();
+}
+
+function lost(code, reason) {
+  disconnect();
+  log.ariaLive = "off";
+  if (you) byId("aloud").textContent = "Disconnected. Trying to reconnect.";
+  you = null;
+  if (openedAt && Date.now() - openedAt > LASTED_MS) failures = 0;
+  openedAt = 0;
+  if (code === 1008) {
+    // Coming back would not help.
+    ended = reason || "The server does not want us.";
+    showState();
+    return;
+  }
+  // Growing, so that a server that is down is left in peace; jittered, so that not everyone comes back at once.
+  const delay = Math.min(DELAY_MAX_MS, DELAY_FIRST_MS * 2 ** failures) * (0.5 + Math.random() / 2);
+  failures = Math.min(failures + 1, 16);
+  retryAt = Date.now() + delay;
+  retryTimer = setTimeout(connect, delay);
+  showState();
+}
+
+const received = {
+  said(said) {
+    memory.last = said.id;
+    // Programs may send no key.
+    receiveText({ kind: "said", ...said, key: said.key ?? said.id });
+  },
+  private(item) {
+    receiveText({ kind: "private", ...item });
+  },
+  welcome(welcome) {
+    you = welcome.you;
+    people = new Set(welcome.people);
+    log.ariaLive = "polite";
+    byId("aloud").textContent = `Connected as ${you}`;
+    showState();
+    showPeople();
+    // Whatever of it had arrived after all has come back with the replay, and is here no longer.
+    for (const item of memory.outbox) item.failed || send(item);
+  },
+  came({ name }) {
+    people.add(name);
+    note(`${name} has come in`);
+    showPeople();
+  },
+  left({ name }) {
+    if (people.delete(name)) note(`${name} has left`);
+    showPeople();
+  },
+  renamed({ from, to }) {
+    people.delete(from);
+    people.add(to);
+    if (from === you) you = to;
+    note(`${from} is now ${to}`);
+    showPeople();
+  },
+  gap({ restarted }) {
+    memory.last = null;
+    if (restarted) note("The server has started anew: what was said earlier is gone.");
+    else note("More has been said meanwhile than is kept: some messages are missing here.");
+  },
+  refused({ key, why }) {
+    const item = memory.outbox.find((item) => item.key === key);
+    if (!item) return;
+    item.failed = why;
+    showOutbox();
+    byId("aloud").textContent = `Not sent: ${why}`;
+  },
+};
+
+function receive(message) {
+  // What this page does not know may be of a later version of the server.
+  received[message.type]?.(message);
+}
+
+function receiveText({ kind, from, to, text, at, key }) {
+  const isMine = memory.outbox.some((item) => item.key === key);
+  if (isMine) {
+    memory.outbox = memory.outbox.filter((item) => item.key !== key);
+    showOutbox();
+  }
+  if (key && seen.has(key)) return;
+  add({ kind, from, to, text, at, key, own: isMine || from === (you ?? memory.you) });
+}
+
+function showState() {
+  const state = ended ? "ended" : you ? "open" : retryAt ? "waiting" : "connecting";
+  const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
+  const text = { open: "Connected", connecting: "Connecting…", waiting: `Reconnecting in ${seconds} s`, ended }[state];
+  byId("state").dataset.state = state;
+  if (byId("state-text").textContent !== text) byId("state-text").textContent = text;
+  if (you) memory.you = you;
+  const now = byId("now");
+  // A button that goes takes the focus with it.
+  if (state === "open" && document.activeElement === now) field.focus();
+  // The count-down is short at first: a button that flashes up helps nobody.
+  now.hidden = !(ended || (state === "waiting" && failures > 2) || (state === "connecting" && !now.hidden));
+}
+setInterval(() => {
+  if (retryAt) showState();
+  if (you && memory.outbox.some(({ sentAt, failed }) => !failed && Date.now() - sentAt > ANSWER_MS)) lost();
+}, 250);
+
+function retryNow() {
+  if (retryAt) connect();
+}
+byId("now").addEventListener("click", connect);
+addEventListener("online", retryNow);
+// A page that is left for another and comes back from the browser's cache has lost its connection.
+addEventListener("pageshow", ({ persisted }) => persisted && room && !socket && connect());
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "hidden") return save();
+  unread = 0;
+  showCounts();
+  retryNow();
+});
+
+// ---- sending ----
+
+let to = null;
+
+function writeTo(name) {
+  to = name;
+  byId("to").hidden = name === null;
+  byId("to-name").textContent = name;
+  field.placeholder = name === null ? "Write a message" : "Write a private message";
+  showAside(false);
+  field.focus();
+}
+byId("to-all").addEventListener("click", () => writeTo(null));
+
+function send(item) {
+  item.sentAt = Date.now();
+  socket.send(JSON.stringify({ text: item.text, key: item.key, to: item.to }));
+}
+
+// A message waits in the outbox until it comes back from the server, so that it is shown where all others see it.
+function submit() {
+  const text = field.value.trim();
+  if (text === "" || memory.outbox.length >= OUTBOX_MAX) return;
+  const item = { key: random(), text, to: to ?? undefined };
+  memory.outbox.push(item);
+  save();
+  if (you) send(item);
+  field.value = "";
+  fitField();
+  showOutbox();
+  goToNewest();
+}
+
+function showOutbox() {
+  save();
+  outbox.replaceChildren(...memory.outbox.map((item) => {
+    const shown = { kind: item.to ? "private" : "said", from: you ?? memory.you ?? "?", at: Date.now(), own: true, ...item };
+    const element = make(shown, null);
+    if (item.failed) {
+      element.classList.add("failed");
+      const why = document.createElement("p");
+      why.className = "why";
+      why.append(`Not sent: ${item.failed}`, action("Send again", () => {
+        delete item.failed;
+        if (you) send(item);
+        showOutbox();
+      }), action("Remove", () => {
+        memory.outbox = memory.outbox.filter((other) => other !== item);
+        showOutbox();
+      }));
+      element.append(why);
+    }
+    return element;
+  }));
+  if (memory.outbox.length > 0) byId("empty").hidden = true;
+  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+}
+
+function action(text, run) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "plain";
+  button.textContent = text;
+  button.addEventListener("click", () => {
+    run();
+    field.focus();
+  });
+  return button;
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+  field.focus();
+});
+field.addEventListener("keydown", (event) => {
+  // While an input method composes a word, Enter belongs to it.
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  }
+  if (event.key === "Escape" && to !== null) writeTo(null);
+});
+field.addEventListener("input", fitField);
+function fitField() {
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight + 2}px`;
+}
+
+// ---- coming in ----
+
+const roomName = (name) => [...name.replaceAll("/", "").trim()].slice(0, 24).join("");
+
+function roomOfAddress() {
+  try {
+    return roomName(decodeURIComponent(location.hash.slice(1)));
+  } catch {
+    return "";
+  }
+}
+
+function openRoom(name) {
+  disconnect();
+  if (room) save();
+  room = name;
+  memory = { last: null, shown: [], outbox: [], ...recall(tab, `chat.room.${room}`) };
+  seen = new Set(memory.shown.map(({ key }) => key).filter(Boolean));
+  people = new Set();
+  lastShown = null;
+  unread = unseen = 0;
+  atEnd = true;
+  log.replaceChildren();
+  byId("empty").hidden = false;
+  memory.shown.forEach(show);
+  byId("room").textContent = room;
+  writeTo(null);
+  showCounts();
+  showOutbox();
+  showPeople();
+  failures = 0;
+  connect();
+}
+
+function askForName() {
+  byId("name").value = recall(browser, "chat.name") ?? "";
+  byId("room-name").value = room || roomOfAddress() || "lobby";
+  if (!byId("enter").open) byId("enter").showModal();
+}
+byId("me").addEventListener("click", askForName);
+byId("enter").addEventListener("cancel", (event) => {
+  if (!room) event.preventDefault();
+});
+byId("enter-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = byId("name").value.trim();
+  const wanted = roomName(byId("room-name").value);
+  if (name === "" || wanted === "") return;
+  byId("enter").close();
+  keep(browser, "chat.name", name);
+  history.replaceState(null, "", `#${encodeURIComponent(wanted)}`);
+  openRoom(wanted);
+});
+addEventListener("hashchange", start);
+
+function start() {
+  if (recall(browser, "chat.name") && roomOfAddress()) openRoom(roomOfAddress());
+  else askForName();
+}
+start();

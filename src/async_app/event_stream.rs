@@ -1,0 +1,382 @@
+//! Event streams: what a client of one gets, and how it comes to get it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::history::History;
+use super::publish::Link;
+use super::rooms::Room;
+use crate::engine::{self, Beginning, Hub, NotJoined, Session};
+use crate::error::JoinErrorReason;
+use crate::history_id::HistoryId;
+use crate::message::Message;
+use crate::protocol::event_stream::{self, Payload};
+use crate::report::debug;
+use crate::request::{Reject, RequestHead};
+
+/// A function that decides about a request for an event stream.
+///
+/// It gets the request and the app's state, and returns what the client is to get, or what it is answered instead. It may
+/// block: only this client waits for it.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Reject, RequestHead, Subscription};
+/// use std::sync::Arc;
+///
+/// fn news(request: &RequestHead, password: Arc<String>) -> Result<Subscription, Reject> {
+///     match request.query_param("password") {
+///         Some(given) if given == *password => Ok(Subscription::room("news")),
+///         _ => Err(Reject::new(403)),
+///     }
+/// }
+///
+/// let app: AsyncWebsocketApp<String> = AsyncWebsocketApp::new().with_event_stream("/news", news);
+/// ```
+pub trait EventStreamHandler<S>:
+    Fn(&RequestHead, Arc<S>) -> Result<Subscription, Reject> + Send + Sync + 'static
+{
+}
+
+impl<T, S> EventStreamHandler<S> for T where
+    T: Fn(&RequestHead, Arc<S>) -> Result<Subscription, Reject> + Send + Sync + 'static
+{
+}
+
+/// Event streams by the pattern of their paths; the first that fits counts.
+pub(super) type EventStreams<S> = Vec<(Box<str>, Box<dyn EventStreamHandler<S>>)>;
+
+/// What a client of an event stream gets: the messages of rooms, broadcasts to everyone, or both. What an
+/// [event stream's](crate::AsyncWebsocketApp::with_event_stream) function returns for a request.
+///
+/// A room that is in it does not get a member by it: [`Room::members`](crate::Room::members) and
+/// [`Room::len`](crate::Room::len) are of WebSockets only, and no handler hears of the client.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+///     .with_event_stream("/events", |request, _| {
+///         let room = request.query_param("room").ok_or(Reject::new(400))?;
+///         Ok(Subscription::room(room).with_broadcasts())
+///     });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    pub(super) rooms: Vec<String>,
+    pub(super) broadcasts: bool,
+    pub(super) history: bool,
+    pub(super) retry: Duration,
+    pub(super) keep_alive: Duration,
+}
+
+impl Subscription {
+    /// How long a client waits before it connects again, if the subscription does not say.
+    pub const RETRY_DEFAULT: Duration = Duration::from_secs(2);
+    /// How long a stream is silent at most, if the subscription does not say: proxies give up on a connection that is
+    /// silent for a minute or even half of one.
+    pub const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(15);
+
+    fn nothing() -> Self {
+        Self {
+            rooms: Vec::new(),
+            broadcasts: false,
+            history: false,
+            retry: Self::RETRY_DEFAULT,
+            keep_alive: Self::KEEP_ALIVE_DEFAULT,
+        }
+    }
+
+    /// The messages of a room.
+    pub fn room(name: impl Into<String>) -> Self {
+        Self::nothing().and_room(name)
+    }
+
+    /// What is broadcast to everyone ([`AsyncSender::broadcast`](crate::AsyncSender::broadcast)).
+    pub fn broadcasts() -> Self {
+        Self::nothing().with_broadcasts()
+    }
+
+    /// Adds the messages of another room.
+    pub fn and_room(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        if !self.rooms.contains(&name) {
+            self.rooms.push(name);
+        }
+        self
+    }
+
+    /// Adds what is broadcast to everyone.
+    pub fn with_broadcasts(mut self) -> Self {
+        self.broadcasts = true;
+        self
+    }
+
+    /// Has a client that comes for the first time begin with what the rooms have kept
+    /// ([`with_history`](crate::AsyncWebsocketApp::with_history)). Otherwise it begins with what is new.
+    ///
+    /// A client that comes again, and names the last event that it has seen, always gets what it has missed since.
+    pub fn with_history(mut self) -> Self {
+        self.history = true;
+        self
+    }
+
+    /// Sets how long a client is to wait before it connects again when the stream has ended, in whole milliseconds
+    /// (default: 2 seconds).
+    pub fn with_retry(mut self, retry: Duration) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets how often a comment is sent, which proxies and broken connections are kept from, or found out, by
+    /// (default: every 15 seconds). Less than a second counts as one.
+    pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = keep_alive;
+        self
+    }
+}
+
+/// A message as an event.
+pub(super) fn render(message: &Message, id: Option<HistoryId>) -> Bytes {
+    let payload = match message.is_text() {
+        true => Payload::Text(message.bytes()),
+        false => Payload::Binary(message.bytes()),
+    };
+    let id = id.map(|id| id.to_string());
+    event_stream::event(id.as_deref(), payload).into()
+}
+
+/// What a client is sent before what is new.
+#[derive(Default)]
+struct Replay {
+    /// It has missed what is not kept any more.
+    reset: bool,
+    /// Where it is, if no message of the replay says so.
+    position: Option<HistoryId>,
+    messages: Vec<(HistoryId, Message)>,
+}
+
+impl Replay {
+    /// What is to be replayed of rooms whose histories are locked all at once: to a client that has seen everything up to
+    /// that event, or comes for the first time.
+    fn plan(histories: &[MutexGuard<'_, History>], asked: Option<&str>, from_start: bool) -> Self {
+        let mut replay = Self::default();
+        if histories.is_empty() {
+            return replay;
+        }
+        let asked_id = asked.map(|asked| asked.parse::<HistoryId>().ok());
+        // The id is of one of the rooms, and its stamp says what is later in the others.
+        let known = asked_id.flatten().and_then(|id| {
+            let stamp = histories.iter().find_map(|history| history.stamp_of(id))?;
+            let reach = |history: &MutexGuard<'_, History>| history.reaches_stamp(stamp);
+            histories.iter().all(reach).then_some(stamp)
+        });
+        let from = match (asked, known) {
+            (Some(_), Some(stamp)) => Some(stamp),
+            (Some(_), None) => {
+                replay.reset = true;
+                Some(0)
+            }
+            (None, _) => from_start.then_some(0),
+        };
+        if let Some(stamp) = from {
+            let mut messages: Vec<_> = histories
+                .iter()
+                .flat_map(|history| history.after_stamp(stamp))
+                .collect();
+            messages.sort_by_key(|&(_, _, stamp)| stamp);
+            replay.messages = messages
+                .into_iter()
+                .map(|(id, message, _)| (id, message.clone()))
+                .collect();
+        }
+        if replay.messages.is_empty() {
+            let latest = histories.iter().max_by_key(|history| history.last_stamp());
+            replay.position = latest.map(|history| history.position());
+        }
+        replay
+    }
+}
+
+/// A request for an event stream that is granted: its session's attachment, until it is put into effect.
+struct Asked {
+    subscription: Subscription,
+    /// The last event that the client has seen, as it says.
+    last_event: Option<String>,
+    /// Of the answer.
+    head: Vec<u8>,
+}
+
+type Attachment = Mutex<Option<Box<Asked>>>;
+
+impl Link {
+    /// What is to be known of a request when its stream begins.
+    pub(super) fn stream_asked(
+        &self,
+        request: &RequestHead,
+        subscription: Subscription,
+    ) -> Arc<dyn Any + Send + Sync> {
+        let head = request.head();
+        let hub = self.running();
+        Arc::new(Attachment::new(hub.map(|hub| {
+            Box::new(Asked {
+                subscription,
+                last_event: event_stream::last_event_id(head),
+                head: hub.stream_head(head),
+            })
+        })))
+    }
+
+    /// Has an event stream begin, on a handler's thread.
+    pub(super) fn subscribe(&self, session: &Session) {
+        let attachment = session.attachment.get();
+        let attachment = attachment.and_then(|any| any.downcast_ref::<Attachment>());
+        let asked = attachment.and_then(|asked| asked.lock().ok()?.take());
+        // Whoever stops the engine answers.
+        if let (Some(hub), Some(asked)) = (self.running(), asked)
+            && let Err(refused) = self.try_subscribe(hub, session, &asked)
+        {
+            hub.refuse_stream(session, &refused);
+        }
+    }
+
+    fn try_subscribe(&self, hub: &Hub, session: &Session, asked: &Asked) -> Result<(), Reject> {
+        let rooms = self.follow(hub, &asked.subscription)?;
+        if !self.begin(hub, session, asked, &rooms) {
+            self.part(&rooms);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the stream has begun. If not, its client has gone, or the engine stops.
+    fn begin(&self, hub: &Hub, session: &Session, asked: &Asked, rooms: &[Followed]) -> bool {
+        let Asked {
+            subscription,
+            last_event,
+            head,
+        } = asked;
+        let plan = |histories: &[MutexGuard<'_, History>]| {
+            Replay::plan(histories, last_event.as_deref(), subscription.history)
+        };
+        let streams: Vec<_> = rooms.iter().map(|room| room.streams.clone()).collect();
+        // Rendered without a lock; what is published meanwhile is little.
+        let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
+        // For the head, and for what is published meanwhile.
+        let mut more_bytes = 16 << 10;
+        loop {
+            for (id, message) in plan(&lock_all(rooms)).messages {
+                rendered
+                    .entry(id)
+                    .or_insert_with(|| render(&message, Some(id)));
+            }
+            let bytes = rendered
+                .values()
+                .map(|event| event.len() + EVENT_BYTES_MORE);
+            let Ok(reserved) = hub.reserve_stream(session, bytes.sum::<usize>() + more_bytes)
+            else {
+                return false;
+            };
+            let histories = lock_all(rooms);
+            // What comes next is behind the replay, and is not in it.
+            let replay = plan(&histories);
+            let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
+            let position = replay.position.map(|id| id.to_string());
+            let here = position.as_deref();
+            let mut preface = head.clone();
+            preface.extend(event_stream::preamble(
+                retry,
+                here.filter(|_| !replay.reset),
+            ));
+            if replay.reset {
+                let last_event = last_event.as_deref().unwrap_or_default();
+                preface.extend(event_stream::reset(last_event, here));
+            }
+            let event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
+                Some(event) => event.clone(),
+                None => render(&message, Some(id)),
+            };
+            let beginning = Beginning {
+                preface,
+                rooms: &streams,
+                keep_alive: subscription.keep_alive,
+                replay: replay.messages.into_iter().map(event).collect(),
+                broadcasts: subscription.broadcasts,
+            };
+            match hub.begin_stream(reserved, session, beginning) {
+                Ok(()) => return true,
+                // So that it comes to an end, however much is published meanwhile.
+                Err(NotJoined::Full) => more_bytes *= 4,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Follows the rooms of a subscription, so that none of them ends meanwhile; in an order that is the same for all who
+    /// lock several.
+    fn follow(&self, hub: &Hub, subscription: &Subscription) -> Result<Vec<Followed>, Reject> {
+        let names = &subscription.rooms;
+        if names.len() > hub.connection_rooms_max() {
+            return Err(too_many("of a client"));
+        }
+        let mut rooms = Vec::with_capacity(names.len());
+        for name in names {
+            match self.follow_one(hub, name) {
+                Ok(followed) => rooms.push(followed),
+                Err(refused) => {
+                    self.part(&rooms);
+                    return Err(refused);
+                }
+            }
+        }
+        rooms.sort_by_key(|followed| Arc::as_ptr(&followed.room.members).addr());
+        Ok(rooms)
+    }
+
+    fn follow_one(&self, hub: &Hub, name: &str) -> Result<Followed, Reject> {
+        loop {
+            let room = match self.rooms.find_or_make(hub, name) {
+                Ok(room) => room,
+                Err(JoinErrorReason::NameTooLong) => {
+                    return Err(Reject::new(400).with_body("the name of the room is too long\n"));
+                }
+                Err(_) => return Err(too_many("in all")),
+            };
+            // Where it has ended at this moment, there will be another of its name.
+            if let Some(streams) = room.members.follow(hub) {
+                return Ok(Followed { room, streams });
+            }
+        }
+    }
+
+    fn part(&self, rooms: &[Followed]) {
+        for followed in rooms {
+            if let Some(ended) = followed.streams.part() {
+                self.rooms.forget(&ended);
+            }
+        }
+    }
+}
+
+/// A room that an event stream follows, or is about to.
+struct Followed {
+    room: Room,
+    streams: Arc<engine::Room>,
+}
+
+fn too_many(of: &str) -> Reject {
+    debug!("an event stream is refused: there are too many rooms {of}");
+    Reject::new(503)
+        .with_header("Retry-After", "5")
+        .with_body("there are too many rooms\n")
+}
+
+/// What an event takes in a mailbox beside its bytes.
+const EVENT_BYTES_MORE: usize = size_of::<Bytes>();
+
+fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
+    let histories = rooms.iter().map(|followed| followed.room.history());
+    histories.flatten().collect()
+}

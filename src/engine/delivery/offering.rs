@@ -1,0 +1,126 @@
+//! What is put into an outbox: as its bound and the slow-consumer policy allow, and as all outboxes together do.
+
+use bytes::Bytes;
+
+use crate::engine::core::{Core, Role};
+use crate::engine::slow_consumer::{Verdict, judge};
+use crate::limits::SlowConsumer;
+use crate::protocol::close::CloseCode;
+use crate::report::info;
+use crate::transport::Transport;
+
+impl<T: Transport> Core<T> {
+    /// Queues what is in no other outbox.
+    pub(super) fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
+        self.offer(slot, bytes, messages, true);
+        if let Some(conn) = self.conns.get_mut(slot)
+            && let Role::WebSocket(ws) = &mut conn.role
+        {
+            self.delivery.note_own(ws);
+        }
+    }
+
+    /// Where what waits for clients takes too much memory in all, those that have most waiting go, if they can't take
+    /// any of it now.
+    pub(super) fn make_room_outside(&mut self) {
+        if self.delivery.own_bytes <= self.delivery.own_bytes_max {
+            return;
+        }
+        // What nobody has tried to write yet says nothing.
+        for (slot, _) in self.by_greed(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
+            self.ws_write(slot);
+        }
+        for (slot, _) in self.by_greed(|ws, _| ws.own_bytes) {
+            if self.delivery.own_bytes <= self.delivery.own_bytes_max {
+                break;
+            }
+            let before = self.outbox_bytes(slot);
+            self.ws_write(slot);
+            if self.outbox_bytes(slot) == before {
+                // It does not read, so it can't be told either.
+                self.disconnect_slow(slot);
+                self.broken(slot);
+            }
+        }
+    }
+
+    fn outbox_bytes(&self, slot: u32) -> usize {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Queues whole messages, as the slow-consumer policy allows.
+    pub(super) fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32, own: bool) {
+        let bytes_max = self.hub.settings.limits.outbox_bytes_max;
+        let policy = self.hub.settings.slow_consumer;
+        let mut written = false;
+        while messages > 0 {
+            let Some(ws) = self.open_ws(slot) else {
+                self.counters().dropped_closed.add(u64::from(messages));
+                return;
+            };
+            let fill = ws.outbox.fill(bytes_max);
+            if judge(policy, fill, bytes.len()) == Verdict::Queue {
+                ws.outbox.push(bytes, messages, own);
+                break;
+            }
+            if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
+                // The socket may take what is queued: a full outbox in itself is no sign of a slow client. Before the
+                // last verdict that is asked even of one that was blocked.
+                written = true;
+                self.ws_write(slot);
+                continue;
+            }
+            let (len, count) = match messages {
+                1 => (bytes.len(), 1),
+                _ => ws
+                    .form()
+                    .whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
+            };
+            let piece = bytes.split_to(len);
+            match judge(policy, fill, len) {
+                // A paced shard has made sure of room beforehand.
+                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count, own),
+                Verdict::DropNewest => self.counters().dropped_slow_consumer.add(u64::from(count)),
+                Verdict::DropOldest => {
+                    let dropped = ws.outbox.drop_oldest(len, bytes_max);
+                    ws.outbox.push(piece, count, own);
+                    self.counters().dropped_slow_consumer.add(dropped);
+                }
+                Verdict::Disconnect => {
+                    self.counters()
+                        .dropped_slow_consumer
+                        .add(u64::from(messages));
+                    self.disconnect_slow(slot);
+                    return;
+                }
+            }
+            messages -= count;
+        }
+        self.want_write(slot);
+    }
+
+    /// The verdict on a slow consumer: the frame in progress is finished, the rest is dropped, 1013 says why.
+    pub(in crate::engine) fn disconnect_slow(&mut self, slot: u32) {
+        let unsent = self.pending_run(slot);
+        let Some(ws) = self.open_ws(slot) else {
+            return;
+        };
+        let dropped = ws.outbox.drop_waiting() + unsent;
+        // Nothing more of the runs either, and no longer than the deadline.
+        ws.seen = u64::MAX;
+        ws.found_slow = true;
+        let id = ws.session.id;
+        ws.session.span.within(|| {
+            info!(
+                "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
+            );
+        });
+        let counters = self.counters();
+        counters.dropped_slow_consumer.add(dropped);
+        counters.slow_consumers.add(1);
+        self.close_ws(slot, CloseCode::TRY_AGAIN_LATER, "too slow");
+    }
+}

@@ -1,0 +1,709 @@
+//! Event streams: connections whose messages are events.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use super::wire::text;
+use super::world::{Setup, Told, World};
+use crate::engine::hub::{Audience, Hub};
+use crate::engine::id::Key;
+use crate::engine::rooms::Room;
+use crate::engine::streams::Beginning;
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::protocol::event_stream::tests::Parser;
+use crate::protocol::event_stream::{self, Payload};
+use crate::protocol::fuzz::dice::{Dice, for_seeds};
+use crate::request::Reject;
+
+const OUTBOX: usize = 1_000;
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+const PREAMBLE: &[u8] = b"retry: 1\n\n";
+const KEEP_ALIVE_MS: u64 = 15_000;
+
+/// A world with a room that event streams are for.
+struct Scene {
+    world: World,
+    room: Arc<Room>,
+}
+
+fn event(text: &str) -> Vec<u8> {
+    event_stream::event(None, Payload::Text(text.as_bytes()))
+}
+
+/// A stream of the room begins, with this replay.
+fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: &[&str]) {
+    // An engine that stops takes nothing more.
+    let Ok(reserved) = hub.reserve_stream(session, 1 << 20) else {
+        return;
+    };
+    let rooms = [room.follow(hub).unwrap()];
+    let beginning = Beginning {
+        preface: [HEAD, PREAMBLE].concat(),
+        rooms: &rooms,
+        keep_alive: Duration::from_millis(KEEP_ALIVE_MS),
+        replay: replay.iter().map(|text| event(text).into()).collect(),
+        broadcasts: true,
+    };
+    if hub.begin_stream(reserved, session, beginning).is_err() {
+        rooms[0].part();
+    }
+}
+
+impl Scene {
+    fn new(policy: SlowConsumer) -> Self {
+        Self::with_replay(policy, &[])
+    }
+
+    fn with_replay(policy: SlowConsumer, replay: &'static [&'static str]) -> Self {
+        let room = Arc::new(OnceLock::<Arc<Room>>::new());
+        let of_program = room.clone();
+        let world = World::new(Setup {
+            slow_consumer: policy,
+            limits: Limits {
+                outbox_bytes_max: OUTBOX,
+                ..Limits::default()
+            },
+            streamer: Box::new(move |hub, session| {
+                begin(hub, session, of_program.get().unwrap(), replay);
+            }),
+            ..Setup::default()
+        });
+        let room = room
+            .get_or_init(|| world.hub.new_room("r".into(), false))
+            .clone();
+        Self { world, room }
+    }
+
+    /// Asks for a stream; nothing is decided yet.
+    fn ask(&mut self, target: &str) -> usize {
+        let client = self.world.connect();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        self.world.client_sends(client, request);
+        client
+    }
+
+    /// A stream that has begun, and whose head is read.
+    fn join(&mut self) -> usize {
+        let client = self.ask("/events");
+        self.world.run_handlers();
+        let output = self.world.output(client);
+        assert!(output.starts_with(&[HEAD, PREAMBLE].concat()));
+        client
+    }
+
+    /// Sends something to the room, in both forms.
+    fn publish(&mut self, text: &str) {
+        let event = event(text).into();
+        let to = Audience {
+            room: Some(&self.room),
+            event: self.room.streams().map(|streams| (streams, &event)),
+            ..Audience::default()
+        };
+        let message = Message::new(text);
+        self.world.hub.try_broadcast(message.frame(), to).unwrap();
+    }
+
+    /// The data of all that a client got since, which must be whole events.
+    fn events(&mut self, client: usize) -> Vec<String> {
+        parse(&self.world.output(client))
+    }
+}
+
+fn parse(output: &[u8]) -> Vec<String> {
+    assert!(
+        output.is_empty() || output.ends_with(b"\n\n"),
+        "half an event"
+    );
+    let mut parser = Parser::default();
+    parser.feed(output);
+    parser.events.into_iter().map(|event| event.data).collect()
+}
+
+/// The `n`th message: 50 bytes as an event.
+fn nth(n: usize) -> String {
+    format!("{n:042}")
+}
+
+const NTH_BYTES: usize = 50;
+const FIT: usize = OUTBOX / NTH_BYTES;
+
+fn numbers(events: &[String]) -> Vec<usize> {
+    events.iter().map(|data| data.parse().unwrap()).collect()
+}
+
+#[test]
+fn members_of_a_room_get_frames_and_its_event_streams_get_events() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    let stream = scene.join();
+    let (member, other) = (scene.world.join(), scene.world.join());
+    let session = scene.world.session(member);
+    let reserved = scene.world.hub.reserve_join(&session, 0, 0).unwrap();
+    let room = scene.room.clone();
+    scene
+        .world
+        .hub
+        .join(reserved, &room, &session, Vec::new())
+        .unwrap();
+    scene.world.run_handlers();
+    for n in 0..5 {
+        scene.publish(&nth(n));
+    }
+    scene.world.settle();
+    let frames = scene.world.all_frames(member);
+    assert_eq!(frames, (0..5).map(|n| text(nth(n))).collect::<Vec<_>>());
+    assert_eq!(scene.world.all_frames(other), []);
+    assert_eq!(numbers(&scene.events(stream)), [0, 1, 2, 3, 4]);
+    assert_eq!(room.len(), 1, "a stream is no member");
+    assert_eq!(room.members(), [scene.world.id(member)]);
+    // What is joined leaves with one write for each.
+    let writes = scene.world.pipe(stream).writes;
+    scene.publish("a");
+    scene.publish("b");
+    scene.world.settle();
+    assert_eq!(scene.world.pipe(stream).writes, writes + 1);
+    let metrics = scene.world.metrics();
+    assert_eq!((metrics.connections, metrics.event_streams), (2, 1));
+    assert_eq!(metrics.messages_out, 5 + 5 + 2 + 2);
+}
+
+#[test]
+fn no_handler_hears_of_a_stream_and_its_room_ends_with_it() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    let stream = scene.join();
+    assert!(!scene.room.is_retired());
+    assert_eq!(scene.room.streams().map(|streams| streams.len()), Some(1));
+    scene.world.client_ends(stream);
+    assert_eq!(scene.world.told(stream), Vec::<Told>::new());
+    assert_eq!(scene.world.metrics().event_streams, 0);
+    assert!(scene.room.is_retired(), "nobody is in it");
+    scene.world.assert_empty();
+}
+
+#[test]
+fn head_replay_and_what_is_new_leave_in_that_order_wherever_the_socket_blocks() {
+    let replay = &["one", "two\n\nlines", ""];
+    for room in 0..120 {
+        let mut scene = Scene::with_replay(SlowConsumer::Disconnect, replay);
+        let client = scene.world.connect();
+        scene.world.stall(client, room);
+        let request = "GET /events HTTP/1.1\r\nHost: x\r\n\r\n";
+        scene.world.client_sends(client, request);
+        scene.world.run_handlers();
+        scene.publish("new");
+        scene.world.settle();
+        scene.publish("newer");
+        scene.world.settle();
+        scene.world.unstall(client);
+        let output = scene.world.output(client);
+        let body = output.strip_prefix(HEAD).unwrap();
+        assert_eq!(
+            parse(body),
+            ["one", "two\n\nlines", "", "new", "newer"],
+            "{room}"
+        );
+        assert_eq!(scene.world.metrics().messages_out, 5, "{room}");
+    }
+}
+
+#[test]
+fn a_slow_stream_ends_behind_the_event_in_progress_wherever_the_socket_blocks() {
+    for one_turn in [true, false] {
+        for room in 0..2 * NTH_BYTES {
+            let mut scene = Scene::new(SlowConsumer::Disconnect);
+            let (slow, quick) = (scene.join(), scene.join());
+            scene.world.stall(slow, room);
+            let sent = FIT + 5;
+            for n in 0..sent {
+                scene.publish(&nth(n));
+                if !one_turn {
+                    scene.world.settle();
+                }
+            }
+            scene.world.settle();
+            assert_eq!(scene.events(quick).len(), sent);
+            scene.world.unstall(slow);
+            let expected = room.div_ceil(NTH_BYTES);
+            let got = numbers(&scene.events(slow));
+            assert_eq!(got, (0..expected).collect::<Vec<_>>(), "{room}");
+            assert!(scene.world.is_finished(slow), "the response ends");
+            let metrics = scene.world.metrics();
+            assert_eq!((metrics.slow_consumers, metrics.event_streams), (1, 1));
+            let meant = if one_turn {
+                sent
+            } else {
+                (OUTBOX + room) / NTH_BYTES + 1
+            };
+            assert_eq!(metrics.dropped.slow_consumer as usize, meant - expected);
+            assert_eq!(metrics.messages_out as usize, sent + expected);
+            scene.world.client_ends(slow);
+            assert!(scene.world.is_closed(slow));
+        }
+    }
+}
+
+#[test]
+fn whole_events_are_dropped_and_each_is_counted_wherever_the_socket_blocks() {
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        for room in 0..2 * NTH_BYTES {
+            let mut scene = Scene::new(policy);
+            let slow = scene.join();
+            scene.world.stall(slow, room);
+            let sent = FIT + 10;
+            for n in 0..sent {
+                scene.publish(&nth(n));
+                scene.world.settle();
+            }
+            scene.world.unstall(slow);
+            let got = numbers(&scene.events(slow));
+            assert!(got.windows(2).all(|two| two[0] < two[1]), "in order");
+            let is_last_there = got.last() == Some(&(sent - 1));
+            assert_eq!(is_last_there, policy == SlowConsumer::DropOldest, "{room}");
+            let metrics = scene.world.metrics();
+            assert_eq!(metrics.messages_out as usize, got.len(), "{room}");
+            assert_eq!(metrics.dropped.slow_consumer as usize, sent - got.len());
+            assert!(metrics.dropped.slow_consumer > 0);
+            scene.world.client_ends(slow);
+            scene.world.assert_empty();
+        }
+    }
+}
+
+#[test]
+fn producers_wait_for_a_stream_that_reads_slowly() {
+    let mut scene = Scene::new(SlowConsumer::Pace {
+        bytes_per_second_min: 1,
+        patience: Duration::from_secs(1_000),
+    });
+    let slow = scene.join();
+    scene.world.stall(slow, 10);
+    let sent = 3 * FIT;
+    for n in 0..sent {
+        scene.publish(&nth(n));
+        scene.world.settle();
+    }
+    for _ in 0..sent {
+        scene.world.client_reads(slow, NTH_BYTES);
+    }
+    let got = numbers(&scene.events(slow));
+    assert_eq!(got, (0..sent).collect::<Vec<_>>());
+    let metrics = scene.world.metrics();
+    assert_eq!(metrics.dropped.total(), 0);
+    let peak = metrics.outbox_bytes_peak as usize;
+    assert!(
+        peak > OUTBOX / 2 && peak <= OUTBOX,
+        "the rest has waited: {peak}"
+    );
+}
+
+#[test]
+fn a_long_event_waits_until_the_outboxes_of_streams_have_room_for_it() {
+    let mut scene = Scene::new(SlowConsumer::Pace {
+        bytes_per_second_min: 1,
+        patience: Duration::from_secs(1_000),
+    });
+    let slow = scene.join();
+    scene.world.stall(slow, 10);
+    let long = "l".repeat(OUTBOX - 100);
+    for text in ["short", &nth(1), &nth(2), &nth(3), &long, "end"] {
+        scene.publish(text);
+        scene.world.settle();
+    }
+    for _ in 0..2 * OUTBOX {
+        scene.world.client_reads(slow, 1);
+    }
+    let events = scene.events(slow);
+    assert_eq!(events.len(), 6);
+    assert_eq!(events[4], long);
+    assert!(scene.world.metrics().outbox_bytes_peak as usize <= OUTBOX);
+}
+
+#[test]
+fn a_stream_that_stays_below_the_pace_is_ended() {
+    let mut scene = Scene::new(SlowConsumer::Pace {
+        bytes_per_second_min: 1_000,
+        patience: Duration::from_secs(1),
+    });
+    let slow = scene.join();
+    scene.world.stall(slow, 0);
+    for n in 0..3 * FIT {
+        scene.publish(&nth(n));
+    }
+    scene.world.settle();
+    scene.world.advance_ms(1_100);
+    assert_eq!(scene.world.metrics().slow_consumers, 1);
+    assert!(scene.world.core().delivery.mail.is_empty(), "nobody waits");
+    scene.world.advance_ms(10_000);
+    assert!(scene.world.is_closed(slow));
+    scene.world.assert_empty();
+}
+
+#[test]
+fn a_comment_is_sent_every_so_often_and_only_where_nothing_waits() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    let stream = scene.join();
+    scene.world.advance_ms(KEEP_ALIVE_MS - 100);
+    assert_eq!(scene.world.output(stream), b"");
+    scene.world.advance_ms(200);
+    assert_eq!(scene.world.output(stream), b":\n\n");
+    scene.world.advance_ms(KEEP_ALIVE_MS);
+    assert_eq!(scene.world.output(stream), b":\n\n");
+    scene.world.stall(stream, 0);
+    scene.publish("waits");
+    scene.world.settle();
+    scene.world.advance_ms(KEEP_ALIVE_MS);
+    scene.world.unstall(stream);
+    assert_eq!(scene.world.output(stream), event("waits"));
+    assert_eq!(
+        scene.world.metrics().messages_out,
+        1,
+        "a comment is no message"
+    );
+}
+
+#[test]
+fn a_stream_that_takes_nothing_for_too_long_is_broken_off() {
+    let mut scene = Scene::new(SlowConsumer::DropOldest);
+    let stream = scene.join();
+    scene.world.stall(stream, 0);
+    scene.publish("waits");
+    scene.world.settle();
+    let write_timeout = Limits::default().write_timeout.as_millis() as u64;
+    scene.world.advance_ms(write_timeout - 100);
+    assert!(!scene.world.is_closed(stream));
+    scene.world.advance_ms(300);
+    assert!(scene.world.is_closed(stream));
+    assert_eq!(scene.world.metrics().dropped.closed, 1);
+    scene.world.assert_empty();
+}
+
+#[test]
+fn what_a_client_sends_behind_its_request_is_ignored() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    let stream = scene.join();
+    for _ in 0..10 {
+        scene.world.client_sends(stream, [0xff; 100_000]);
+    }
+    scene.publish("on");
+    scene.world.settle();
+    assert_eq!(scene.events(stream), ["on"]);
+    assert_eq!(scene.world.metrics().protocol_errors, 0);
+    scene.world.client_resets(stream);
+    assert!(scene.world.is_closed(stream));
+    scene.world.assert_empty();
+}
+
+#[test]
+fn a_client_that_goes_before_its_stream_begins_leaves_nothing_behind() {
+    // How many handlers have run by then: one decides, one begins the stream.
+    for handlers in 0..3 {
+        for resets in [true, false] {
+            let mut scene = Scene::with_replay(SlowConsumer::Disconnect, &["one", "two"]);
+            let client = scene.ask("/events");
+            for _ in 0..handlers {
+                scene.world.run_jobs();
+            }
+            match resets {
+                true => scene.world.client_resets(client),
+                false => scene.world.client_ends(client),
+            }
+            scene.world.run_handlers();
+            if !resets && handlers < 2 {
+                // It may have ended its side only.
+                let output = scene.world.output(client);
+                assert!(output.starts_with(HEAD), "{handlers}");
+            }
+            scene.world.advance_ms(20_000);
+            assert!(scene.world.is_closed(client), "{handlers} {resets}");
+            assert_eq!(scene.world.metrics().event_streams, 0);
+            scene.publish("to nobody");
+            scene.world.settle();
+            assert_eq!(scene.room.streams().map(|streams| streams.len()), None);
+            scene.world.assert_empty();
+        }
+    }
+}
+
+#[test]
+fn a_client_that_goes_while_the_beginning_of_its_stream_is_held_back_leaves_nothing_behind() {
+    let pace = SlowConsumer::Pace {
+        bytes_per_second_min: 1,
+        patience: Duration::from_secs(1_000),
+    };
+    let mut scene = Scene::with_replay(pace, &["one", "two"]);
+    let slow = scene.join();
+    scene.world.stall(slow, 0);
+    for n in 0..2 * FIT {
+        scene.publish(&nth(n));
+        scene.world.settle();
+    }
+    let gone = scene.ask("/events");
+    scene.world.run_handlers();
+    assert_eq!(scene.world.output(gone), b"", "it waits behind the mail");
+    scene.world.client_resets(gone);
+    assert!(scene.world.is_closed(gone));
+    scene.world.unstall(slow);
+    assert_eq!(scene.events(slow).len(), 2 * FIT);
+    assert_eq!(scene.world.metrics().dropped.closed, 2, "the replay");
+    assert_eq!(scene.room.streams_len(), 1);
+    scene.world.client_ends(slow);
+    scene.world.assert_empty();
+    let streams = scene.room.room_of_streams(&scene.world.hub);
+    assert!(!streams.reaches(0), "nothing goes there");
+}
+
+#[test]
+fn an_app_that_stops_ends_streams_behind_what_was_published_and_answers_who_waits() {
+    for handlers in 0..3 {
+        let mut scene = Scene::new(SlowConsumer::Disconnect);
+        let stream = scene.join();
+        let late = scene.ask("/events");
+        for _ in 0..handlers {
+            scene.world.run_jobs();
+        }
+        scene.publish("last");
+        scene.world.stop(Duration::from_secs(10));
+        assert_eq!(scene.events(stream), ["last"]);
+        assert!(scene.world.is_finished(stream));
+        scene.world.run_handlers();
+        let output = scene.world.output(late);
+        match handlers {
+            2 => assert_eq!(parse(output.strip_prefix(HEAD).unwrap()), ["last"]),
+            _ => assert!(output.starts_with(b"HTTP/1.1 503 "), "{handlers}"),
+        }
+        scene.world.client_ends(stream);
+        scene.world.client_ends(late);
+        scene.world.assert_empty();
+        assert!(scene.world.has_stopped());
+        scene.world.finish();
+    }
+}
+
+#[test]
+fn a_request_may_be_refused_by_the_program_and_a_panic_is_500() {
+    for (target, status) in [("/events?refused", 403), ("/events?panic", 500)] {
+        let mut scene = Scene::new(SlowConsumer::Disconnect);
+        let client = scene.ask(target);
+        scene.world.run_handlers();
+        let head = scene.world.head(client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(scene.world.is_finished(client));
+        scene.world.client_ends(client);
+        scene.world.assert_empty();
+    }
+}
+
+#[test]
+fn a_stream_that_can_not_begin_is_answered_all_the_same() {
+    let mut world = World::new(Setup {
+        streamer: Box::new(|hub, session| hub.refuse_stream(session, &Reject::new(503))),
+        ..Setup::default()
+    });
+    let client = world.connect();
+    world.client_sends(client, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    world.run_handlers();
+    assert!(world.head(client).starts_with("HTTP/1.1 503 "));
+    assert!(world.is_finished(client));
+    assert_eq!(world.metrics().event_streams_opened, 0);
+    world.client_ends(client);
+    world.assert_empty();
+}
+
+const ROOMS: usize = 4;
+/// Beyond the rooms: everyone.
+const ALL: usize = ROOMS;
+
+/// Event streams of several rooms come, read and go while much is published, by chance.
+struct Game {
+    world: World,
+    dice: Dice,
+    rooms: Arc<OnceLock<Vec<Arc<Room>>>>,
+    /// How much had been published when each stream began.
+    begun: Arc<Mutex<HashMap<Key, usize>>>,
+    /// To which room, in order.
+    published: Arc<Mutex<Vec<usize>>>,
+    /// Clients, with the rooms that each wants, and what it has got.
+    streams: Vec<(usize, Vec<usize>, Vec<u8>)>,
+}
+
+impl Game {
+    fn new(seed: u64) -> Self {
+        let rooms = Arc::new(OnceLock::<Vec<Arc<Room>>>::new());
+        let begun = Arc::<Mutex<HashMap<Key, usize>>>::default();
+        let published = Arc::<Mutex<Vec<usize>>>::default();
+        let of_program = (rooms.clone(), begun.clone(), published.clone());
+        let world = World::new(Setup {
+            streamer: Box::new(move |hub, session| {
+                let (rooms, begun, published) = &of_program;
+                let wanted = wanted(session.target());
+                let rooms = rooms.get().unwrap();
+                let rooms: Vec<_> = rooms.iter().enumerate().collect();
+                let of_stream: Vec<Arc<Room>> = rooms
+                    .iter()
+                    .filter(|(n, _)| wanted.contains(n))
+                    .map(|(_, room)| room.follow(hub).unwrap())
+                    .collect();
+                let beginning = Beginning {
+                    preface: [HEAD, PREAMBLE].concat(),
+                    rooms: &of_stream,
+                    keep_alive: Duration::from_secs(15),
+                    replay: vec![event("replay").into()],
+                    broadcasts: wanted.contains(&ALL),
+                };
+                let reserved = hub.reserve_stream(session, 10_000).unwrap();
+                match hub.begin_stream(reserved, session, beginning) {
+                    Ok(()) => {
+                        let now = published.lock().unwrap().len();
+                        begun.lock().unwrap().insert(session.id.key(), now);
+                    }
+                    Err(_) => of_stream.iter().for_each(|room| drop(room.part())),
+                }
+            }),
+            limits: Limits {
+                // Nobody is slow.
+                outbox_bytes_max: 64 << 20,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let made = (0..ROOMS).map(|n| world.hub.new_room(n.to_string().into(), true));
+        let _ = rooms.set(made.collect());
+        let mut world = world;
+        // So that there are frames, too.
+        for (member, room) in world.joined(2).into_iter().zip(rooms.get().unwrap()) {
+            let session = world.session(member);
+            let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
+            world
+                .hub
+                .join(reserved, room, &session, Vec::new())
+                .unwrap();
+        }
+        world.run_handlers();
+        Self {
+            world,
+            dice: Dice::from_seed(seed),
+            rooms,
+            begun,
+            published,
+            streams: Vec::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        let streams = self.streams.len();
+        match self.dice.below(20) {
+            0..2 if streams < 8 => {
+                let wanted: Vec<String> = (0..=ALL)
+                    .filter(|_| self.dice.one_in(2))
+                    .map(|n| n.to_string())
+                    .collect();
+                let client = self.world.connect();
+                if self.dice.one_in(2) {
+                    self.world.stall(client, self.dice.below(300));
+                }
+                let target = format!("/events?{}", wanted.join(","));
+                let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+                self.world.client_sends(client, request);
+                self.streams
+                    .push((client, self::wanted(&target), Vec::new()));
+            }
+            2..10 => {
+                for _ in 0..=self.dice.below(3) {
+                    self.publish();
+                }
+            }
+            10..12 if !self.world.jobs.is_empty() => {
+                let job = self.dice.below(self.world.jobs.len());
+                self.world.run_job(job);
+                self.world.hub.wake_deferred();
+            }
+            12..15 if streams > 0 => {
+                let (client, ..) = self.streams[self.dice.below(streams)];
+                let room = self.dice.below(200);
+                self.world.pipe(client).add_room(room);
+            }
+            15 if streams > 0 && self.dice.one_in(5) => {
+                let gone = self.dice.below(streams);
+                let (client, ..) = self.streams.remove(gone);
+                self.world.client_resets(client);
+            }
+            16 => self.world.turn(),
+            _ => {}
+        }
+        if self.dice.one_in(4) {
+            self.world.settle();
+        }
+    }
+
+    fn publish(&mut self) {
+        let room = self.dice.below(ROOMS + 1);
+        let mut published = self.published.lock().unwrap();
+        let text = published.len().to_string();
+        published.push(room);
+        let of_events = event(&text).into();
+        let room = self.rooms.get().unwrap().get(room);
+        let hub = &self.world.hub;
+        let streams = match room {
+            Some(room) => room.streams(),
+            None => hub.streams_of_all(),
+        };
+        let to = Audience {
+            room,
+            event: streams.map(|streams| (streams, &of_events)),
+            ..Audience::default()
+        };
+        let message = Message::new(&text);
+        hub.try_broadcast(message.frame(), to).unwrap();
+    }
+
+    fn finish(mut self) {
+        self.world.run_handlers();
+        for index in 0..self.streams.len() {
+            self.world.unstall(self.streams[index].0);
+        }
+        let published = self.published.lock().unwrap().clone();
+        for (client, wanted, mut output) in std::mem::take(&mut self.streams) {
+            output.extend(self.world.output(client));
+            let events = parse(output.strip_prefix(HEAD).unwrap());
+            let begun = self.begun.lock().unwrap()[&self.world.key(client)];
+            let due = published.iter().enumerate().skip(begun);
+            let due = due.filter(|(_, room)| wanted.contains(room));
+            let due: Vec<String> = std::iter::once("replay".to_owned())
+                .chain(due.map(|(n, _)| n.to_string()))
+                .collect();
+            assert_eq!(events, due);
+            self.world.client_ends(client);
+        }
+        self.world.run_handlers();
+        for member in [0, 1] {
+            self.world.client_ends(member);
+        }
+        self.world.assert_empty();
+        for room in self.rooms.get().unwrap() {
+            assert_eq!((room.len(), room.streams_len()), (0, 0));
+            let streams = room.room_of_streams(&self.world.hub);
+            assert!(
+                !room.reaches(0) && !streams.reaches(0),
+                "nothing goes there"
+            );
+        }
+    }
+}
+
+/// The rooms that a target names.
+fn wanted(target: &str) -> Vec<usize> {
+    let (_, query) = target.split_once('?').unwrap();
+    query.split(',').filter_map(|n| n.parse().ok()).collect()
+}
+
+#[test]
+fn streams_get_exactly_what_their_rooms_were_sent_since_they_began_and_in_order() {
+    for_seeds(300, |seed| {
+        let mut game = Game::new(seed);
+        for _ in 0..300 {
+            game.step();
+        }
+        game.finish();
+    });
+}

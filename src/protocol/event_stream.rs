@@ -1,0 +1,198 @@
+//! Server-sent events: `text/event-stream` to send (WHATWG HTML §9.2).
+//!
+//! A stream is the head of a response, blocks, and the end of the connection. A **block** is an event or a comment: lines,
+//! none of them empty, and an empty line behind them. So where a block ends can be found again in its bytes
+//! ([`block_len`]), however many of them have been joined.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::http::{self, Head};
+
+/// The media type of event streams (WHATWG HTML §9.2.5). Its charset is always UTF-8, so it is not named.
+pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
+
+/// A comment without a word, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7).
+pub(crate) const KEEP_ALIVE: &[u8] = b":\n\n";
+
+/// What an event carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload<'a> {
+    /// UTF-8, as an event of the usual type, `message`. Its line ends (CRLF, CR or LF) arrive as LF.
+    Text(&'a [u8]),
+    /// Anything, as an event of the type `binary`, in base64 (RFC 4648 §4) with padding.
+    Binary(&'a [u8]),
+}
+
+/// An event, with an id if the client is to name it when it comes again.
+pub(crate) fn event(id: Option<&str>, payload: Payload<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(event_bytes(id, payload));
+    push_id(&mut out, id);
+    match payload {
+        Payload::Text(text) => push_data(&mut out, text),
+        Payload::Binary(bytes) => {
+            out.extend_from_slice(b"event: binary\ndata: ");
+            let begin = out.len();
+            let len = base64_len(bytes.len());
+            out.resize(begin + len, 0);
+            let written = STANDARD.encode_slice(bytes, &mut out[begin..]);
+            debug_assert_eq!(written, Ok(len));
+            out.push(b'\n');
+        }
+    }
+    out.push(b'\n');
+    out
+}
+
+/// How long an event is at most; exact unless its text has lines that end in CRLF.
+fn event_bytes(id: Option<&str>, payload: Payload<'_>) -> usize {
+    let id = id.map_or(0, |id| "id: \n".len() + id.len());
+    let data = match payload {
+        Payload::Text(text) => {
+            let ends = text.iter().filter(|byte| matches!(byte, b'\r' | b'\n'));
+            // Of a line end, which goes, and its line's own.
+            text.len() + ends.count() * "data: ".len() + "data: \n".len()
+        }
+        Payload::Binary(bytes) => "event: binary\ndata: \n".len() + base64_len(bytes.len()),
+    };
+    id + data + 1
+}
+
+fn base64_len(len: usize) -> usize {
+    len.div_ceil(3) * 4
+}
+
+/// The event that says that messages are missing: what the client shows is to be loaded anew. `asked` is what it has
+/// named as the last that it has seen, and `id` where it is now, if nothing that is sent next says so.
+pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_id(&mut out, id);
+    out.extend_from_slice(b"event: reset\n");
+    push_data(&mut out, asked.as_bytes());
+    out.push(b'\n');
+    out
+}
+
+/// What a stream begins with: how many milliseconds a client is to wait before it comes again when the connection has
+/// ended, and where it is. It causes no event, since it has no data (WHATWG HTML §9.2.6).
+pub(crate) fn preamble(retry_ms: u64, id: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _ = writeln!(out, "retry: {retry_ms}");
+    push_id(&mut out, id);
+    out.push(b'\n');
+    out
+}
+
+fn push_id(out: &mut Vec<u8>, id: Option<&str>) {
+    // A NUL would have the whole line ignored (WHATWG HTML §9.2.6), a line end would begin another field.
+    if let Some(id) = id.filter(|id| !id.contains(['\r', '\n', '\0'])) {
+        for part in ["id: ", id, "\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+/// One `data` line for each line of the text, also for an empty one: the client joins them with LF, and an event without
+/// any would be none.
+fn push_data(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let (line, next) = split_line(text);
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+        rest = next;
+    }
+}
+
+/// The first line, and what follows its end, which is CRLF, CR or LF (WHATWG HTML §9.2.5). None if it has no end.
+fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        None => (text, None),
+        Some(at) => {
+            let len = if text[at..].starts_with(b"\r\n") {
+                2
+            } else {
+                1
+            };
+            (&text[..at], Some(&text[at + len..]))
+        }
+    }
+}
+
+/// Length of the block that stands at the front of `blocks`, its empty line included. It trusts that the block was made
+/// here.
+pub(crate) fn block_len(blocks: &[u8]) -> usize {
+    let mut from = 0;
+    while let Some(at) = blocks[from..].iter().position(|&byte| byte == b'\n') {
+        let next = from + at + 1;
+        if blocks.get(next) == Some(&b'\n') {
+            return next + 1;
+        }
+        from = next;
+    }
+    blocks.len()
+}
+
+/// Whether the block at the front is a comment.
+pub(crate) fn is_comment(blocks: &[u8]) -> bool {
+    blocks.first() == Some(&b':')
+}
+
+/// The head of the response, with further headers. The body has neither length nor chunks: it ends with the connection
+/// (RFC 9112 §6.3 rule 8), so clients of HTTP/1.0 understand it too.
+pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
+    let own = [
+        ("Content-Type", MEDIA_TYPE),
+        // Nobody may keep it, nor hold it back to compress it (RFC 9111 §5.2.2.5, §5.2.2.6).
+        ("Cache-Control", "no-store, no-transform"),
+        // nginx would gather a buffer's worth before it hands anything on.
+        ("X-Accel-Buffering", "no"),
+        // A page elsewhere can't have it run as a script, and so learn what its visitors may read (WHATWG Fetch §3.6).
+        ("X-Content-Type-Options", "nosniff"),
+        ("Connection", "close"),
+    ];
+    let headers: Vec<_> = own.iter().chain(headers).copied().collect();
+    http::head_of_response(200, &headers)
+}
+
+/// The last event that the client has seen, by its header `Last-Event-ID` (WHATWG HTML §9.2.4) or, since some clients
+/// can't set one, by `lastEventId` in its query. None if it has seen none.
+pub(crate) fn last_event_id(head: &Head) -> Option<String> {
+    let header = head
+        .header("Last-Event-ID")
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned);
+    let in_query = || {
+        let mut pairs = head.query().split('&');
+        pairs.find_map(|pair| pair.strip_prefix("lastEventId=").map(percent_decoded))
+    };
+    header.or_else(in_query).filter(|id| !id.is_empty())
+}
+
+/// RFC 3986 §2.1. What is no escape stays as it is; what is not UTF-8 afterwards is replaced.
+fn percent_decoded(text: &str) -> String {
+    let hex = |byte: u8| char::from(byte).to_digit(16);
+    let mut rest = text.as_bytes();
+    let mut out = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        rest = after;
+        out.push(*first);
+        if *first == b'%'
+            && let [high, low, after @ ..] = after
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            out.pop();
+            out.push((high * 16 + low) as u8);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
+pub(crate) mod tests;

@@ -1,0 +1,291 @@
+//! Event streams, read back by a parser that follows the standard word by word.
+
+use super::*;
+
+/// An event as a page gets it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) kind: String,
+    pub(crate) data: String,
+    /// The last id that was set, by this event or before it.
+    pub(crate) id: String,
+}
+
+/// The parser of WHATWG HTML §9.2.6, fed in any portions.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    line: Vec<u8>,
+    after_cr: bool,
+    data: String,
+    kind: String,
+    id_buffer: String,
+    /// What a client would send as `Last-Event-ID`.
+    pub(crate) last_event_id: String,
+    pub(crate) retry_ms: Option<u64>,
+    pub(crate) comments: usize,
+    pub(crate) events: Vec<Event>,
+}
+
+impl Parser {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
+            match byte {
+                b'\n' if after_cr => {}
+                b'\r' | b'\n' => self.end_line(),
+                byte => self.line.push(byte),
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
+        if line.is_empty() {
+            self.dispatch();
+        } else if line.starts_with(':') {
+            self.comments += 1;
+        } else if let Some((field, value)) = line.split_once(':') {
+            self.field(field, value.strip_prefix(' ').unwrap_or(value));
+        } else {
+            self.field(&line, "");
+        }
+    }
+
+    fn field(&mut self, field: &str, value: &str) {
+        match field {
+            "event" => self.kind = value.to_owned(),
+            "data" => {
+                self.data.push_str(value);
+                self.data.push('\n');
+            }
+            "id" if !value.contains('\0') => self.id_buffer = value.to_owned(),
+            "retry" if value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                self.retry_ms = value.parse().ok();
+            }
+            _ => {}
+        }
+    }
+
+    fn dispatch(&mut self) {
+        self.last_event_id = self.id_buffer.clone();
+        let mut data = std::mem::take(&mut self.data);
+        let kind = std::mem::take(&mut self.kind);
+        if data.is_empty() {
+            return;
+        }
+        data.pop();
+        self.events.push(Event {
+            kind: if kind.is_empty() {
+                "message".into()
+            } else {
+                kind
+            },
+            data,
+            id: self.last_event_id.clone(),
+        });
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Vec<Event> {
+    let mut parser = Parser::default();
+    parser.feed(bytes);
+    assert!(parser.line.is_empty(), "the last line has ended");
+    assert!(parser.data.is_empty(), "the last event has ended");
+    parser.events
+}
+
+fn got(kind: &str, data: &str, id: &str) -> Event {
+    Event {
+        kind: kind.into(),
+        data: data.into(),
+        id: id.into(),
+    }
+}
+
+/// The text as the standard has it arrive.
+fn with_line_feeds(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// All texts of up to so many of these pieces.
+fn texts(pieces: &[&str], count_max: usize) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut from = 0;
+    for _ in 0..count_max {
+        let to = all.len();
+        for index in from..to {
+            for piece in pieces {
+                let text = format!("{}{piece}", all[index]);
+                all.push(text);
+            }
+        }
+        from = to;
+    }
+    all
+}
+
+#[test]
+fn a_text_of_one_line_is_an_event_of_one_line() {
+    assert_eq!(event(None, Payload::Text(b"hi")), b"data: hi\n\n");
+    assert_eq!(
+        event(Some("a-1"), Payload::Text("Grüezi".as_bytes())),
+        "id: a-1\ndata: Grüezi\n\n".as_bytes()
+    );
+}
+
+#[test]
+fn every_text_arrives_with_line_feeds_for_its_line_ends() {
+    for text in texts(&["\n", "\r", "\r\n", " ", ":", "a", "data: x", "\0"], 5) {
+        let bytes = event(None, Payload::Text(text.as_bytes()));
+        let expected = got("message", &with_line_feeds(&text), "");
+        assert_eq!(parsed(&bytes), [expected], "{text:?}");
+    }
+}
+
+#[test]
+fn an_event_ends_with_its_only_empty_line() {
+    for text in texts(&["\n", "\r", "\r\n", "a"], 6) {
+        let bytes = event(Some("a-1"), Payload::Text(text.as_bytes()));
+        let ends: Vec<usize> = (1..=bytes.len())
+            .filter(|&end| bytes[..end].ends_with(b"\n\n"))
+            .collect();
+        assert_eq!(ends, [bytes.len()], "{text:?}");
+        assert_eq!(block_len(&bytes), bytes.len());
+        assert!(bytes.len() <= event_bytes(Some("a-1"), Payload::Text(text.as_bytes())));
+    }
+}
+
+#[test]
+fn room_for_an_event_is_taken_once_and_exactly() {
+    for (id, payload) in [
+        (None, Payload::Text(b"")),
+        (Some("a-1"), Payload::Text(b"a\nb\rc")),
+        (None, Payload::Binary(b"")),
+        (Some("a-1"), Payload::Binary(b"abcd")),
+    ] {
+        let bytes = event(id, payload);
+        assert_eq!(bytes.len(), event_bytes(id, payload));
+        assert_eq!(bytes.capacity(), bytes.len());
+    }
+}
+
+#[test]
+fn binary_is_an_event_of_its_own_kind_in_base64() {
+    for (bytes, text) in [
+        (&b""[..], ""),
+        (b"\xff", "/w=="),
+        (b"\xff\x00", "/wA="),
+        (b"\xff\xfe\xfd", "//79"),
+        (b"\n\n", "Cgo="),
+    ] {
+        let event = event(Some("a-1"), Payload::Binary(bytes));
+        assert_eq!(parsed(&event), [got("binary", text, "a-1")]);
+        assert_eq!(block_len(&event), event.len());
+    }
+}
+
+#[test]
+fn joined_blocks_are_found_again_by_their_lengths() {
+    let blocks = [
+        preamble(2000, Some("a-0")),
+        event(None, Payload::Text(b"\n\n")),
+        KEEP_ALIVE.to_vec(),
+        event(Some("a-1"), Payload::Binary(b"x")),
+        reset("", None),
+    ];
+    let joined = blocks.concat();
+    let mut rest = &joined[..];
+    for block in &blocks {
+        let (front, after) = rest.split_at(block_len(rest));
+        assert_eq!(front, block);
+        assert_eq!(is_comment(front), front == KEEP_ALIVE);
+        rest = after;
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn the_preamble_sets_retry_and_id_without_an_event() {
+    let mut parser = Parser::default();
+    parser.feed(&preamble(2000, Some("a-7")));
+    assert_eq!(parser.retry_ms, Some(2000));
+    assert_eq!(parser.last_event_id, "a-7");
+    assert_eq!(parser.events, []);
+}
+
+#[test]
+fn a_comment_causes_nothing() {
+    let mut parser = Parser::default();
+    parser.feed(KEEP_ALIVE);
+    assert_eq!(parser.events, []);
+    assert_eq!(parser.comments, 1);
+}
+
+#[test]
+fn a_reset_is_an_event_that_says_what_was_asked_for() {
+    assert_eq!(parsed(&reset("b-3", None)), [got("reset", "b-3", "")]);
+    assert_eq!(
+        parsed(&reset("b-3", Some("a-9"))),
+        [got("reset", "b-3", "a-9")]
+    );
+    // What a client names is not ours to trust.
+    assert_eq!(
+        parsed(&reset("x\n\nevent: message", None)),
+        [got("reset", "x\n\nevent: message", "")]
+    );
+}
+
+#[test]
+fn an_id_that_would_break_its_line_is_left_out() {
+    for id in ["a\nb", "a\rb", "a\0b"] {
+        let bytes = event(Some(id), Payload::Text(b"x"));
+        assert_eq!(bytes, b"data: x\n\n");
+    }
+}
+
+#[test]
+fn the_response_says_neither_length_nor_chunks_and_keeps_caches_and_proxies_from_holding_back() {
+    let head = response_head(&[("Access-Control-Allow-Origin", "*"), ("X-Evil", "a\r\nb")]);
+    assert_eq!(
+        String::from_utf8(head).unwrap(),
+        "HTTP/1.1 200 OK\r\n\
+         Content-Type: text/event-stream\r\n\
+         Cache-Control: no-store, no-transform\r\n\
+         X-Accel-Buffering: no\r\n\
+         X-Content-Type-Options: nosniff\r\n\
+         Connection: close\r\n\
+         Access-Control-Allow-Origin: *\r\n\
+         \r\n"
+    );
+}
+
+#[test]
+fn the_last_event_is_named_by_the_header_or_else_by_the_query() {
+    let head = |target: &str, header: Option<&str>| Head {
+        method: "GET".into(),
+        target: target.into(),
+        minor_version: 1,
+        headers: header
+            .map(|value| ("last-event-id".into(), value.into()))
+            .into_iter()
+            .collect(),
+    };
+    for (target, header, expected) in [
+        ("/", None, None),
+        ("/", Some(""), None),
+        ("/", Some("a-1"), Some("a-1")),
+        ("/?lastEventId=b-2", Some("a-1"), Some("a-1")),
+        ("/?lastEventId=b-2", None, Some("b-2")),
+        ("/?lastEventId=b-2", Some(""), Some("b-2")),
+        ("/?x=y&lastEventId=b%2D2&z", None, Some("b-2")),
+        ("/?lastEventId=", None, None),
+        ("/?lastEventId", None, None),
+        ("/?notlastEventId=b-2", None, None),
+        ("/?lastEventId=%zz%4", None, Some("%zz%4")),
+        ("/?lastEventId=%C3%A4", None, Some("ä")),
+        ("/?lastEventId=%ff", None, Some("\u{fffd}")),
+    ] {
+        let found = last_event_id(&head(target, header));
+        assert_eq!(found.as_deref(), expected, "{target} {header:?}");
+    }
+}

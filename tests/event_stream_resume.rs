@@ -1,0 +1,272 @@
+//! Event streams that go on where their client has seen the last event: nothing is lost, and nothing comes twice.
+
+#[path = "support/events.rs"]
+mod events;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use events::{EventSource, STOP, app, serve, text};
+use humphrey_ws::{Limits, Subscription};
+use support::{DEADLINE, eventually, start};
+
+#[test]
+fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
+    let (running, address) = serve(app().with_history("news", 100, 10_000));
+    let news = running.sender().room("news");
+    news.broadcast(text("before anyone came"));
+    let mut source = EventSource::open(address, "/events?room=news");
+    let begin = source.last_event_id.clone();
+    assert!(begin.ends_with("-1"), "it knows where it begins: {begin}");
+    for n in 2..=4 {
+        news.broadcast(text(format!("{n}")));
+    }
+    assert_eq!(source.texts(3), ["2", "3", "4"]);
+    let last = source.last_event_id.clone();
+    assert_eq!(
+        Some(last.as_str()),
+        news.last_id().map(|id| id.to_string()).as_deref()
+    );
+    drop(source);
+    news.broadcast(text("5"));
+    news.broadcast(text("6"));
+    let targets = [
+        ("/events?room=news".to_owned(), last.as_str()),
+        (format!("/events?room=news&lastEventId={last}"), ""),
+    ];
+    for (target, header) in targets {
+        let mut source = EventSource::resume(address, &target, header);
+        assert_eq!(source.texts(2), ["5", "6"]);
+    }
+    let mut source = EventSource::resume(address, "/events?room=news", &begin);
+    assert_eq!(source.texts(5), ["2", "3", "4", "5", "6"]);
+    news.broadcast(text("7"));
+    assert_eq!(source.text(), "7");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
+    let (running, address) = serve(app().with_history("*", 2, 10_000));
+    let news = running.sender().room("news");
+    let source = EventSource::open(address, "/events?room=news");
+    let begin = source.last_event_id.clone();
+    for n in 1..=5 {
+        news.broadcast(text(format!("{n}")));
+    }
+    for asked in [begin.as_str(), "dead-1", "not an id"] {
+        let mut source = EventSource::resume(address, "/events?room=news", asked);
+        let event = source.next();
+        assert_eq!((&*event.kind, &*event.data), ("reset", asked));
+        assert_eq!(source.texts(2), ["4", "5"]);
+    }
+    // A room that has kept nothing says where it is, so that the next time there is no reset.
+    let mut source = EventSource::resume(address, "/events?room=quiet", "dead-1");
+    let event = source.next();
+    assert_eq!(event.kind, "reset");
+    let mut source = EventSource::resume(address, "/events?room=quiet", &event.id);
+    running.sender().room("quiet").broadcast(text("hi"));
+    assert_eq!(source.text(), "hi");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
+    let limits = Limits {
+        rooms_max: 3,
+        ..Limits::default()
+    };
+    let (running, address) = start(
+        app()
+            .with_limits(limits)
+            .with_history("*", 100, 10_000)
+            .with_event_stream("/events", |_, _| Ok(Subscription::room("a").and_room("b"))),
+    );
+    let sender = running.sender();
+    let publish = |room: &str, data: &str| sender.room(room).broadcast(text(data));
+    let mut source = EventSource::open(address, "/events");
+    publish("a", "a1");
+    let seen = source.next().id;
+    drop(source);
+    eventually("it has gone", || sender.metrics().event_streams == 0);
+    publish("b", "b1");
+    publish("a", "a2");
+    let mut source = EventSource::resume(address, "/events", &seen);
+    assert_eq!(source.texts(2), ["b1", "a2"]);
+    drop(source);
+    eventually("it has gone", || sender.metrics().event_streams == 0);
+    // The fourth room takes the place of the one that was not used for longest.
+    publish("c", "c1");
+    publish("d", "d1");
+    assert!(sender.room("b").since(None).unwrap().is_empty());
+    let mut source = EventSource::resume(address, "/events", &seen);
+    assert_eq!(source.next().kind, "reset");
+    assert_eq!(source.texts(2), ["a1", "a2"]);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_room_without_history_ignores_what_a_client_has_seen() {
+    let (running, address) = serve(app());
+    let mut source = EventSource::resume(address, "/events?room=news", "dead-1");
+    running.sender().room("news").broadcast(text("hi"));
+    assert_eq!(source.text(), "hi");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_comes_for_the_first_time_gets_the_history_if_it_is_to() {
+    let (running, address) = start(
+        app()
+            .with_history("*", 10, 10_000)
+            .with_event_stream("/events", |_, _| {
+                Ok(Subscription::room("a").and_room("b").with_history())
+            }),
+    );
+    let sender = running.sender();
+    for n in 0..4 {
+        sender.room("a").broadcast(text(format!("a{n}")));
+        sender.room("b").broadcast(text(format!("b{n}")));
+    }
+    let mut source = EventSource::open(address, "/events");
+    assert_eq!(
+        source.texts(8),
+        ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"],
+        "as they were sent"
+    );
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
+    let (running, address) = start(
+        app()
+            .with_history("*", 100, 10_000)
+            .with_event_stream("/events", |_, _| {
+                Ok(Subscription::room("a").and_room("b").and_room("c"))
+            }),
+    );
+    let sender = running.sender();
+    let mut source = EventSource::open(address, "/events");
+    let mut ids = vec![source.last_event_id.clone()];
+    let rooms = ["a", "b", "b", "a", "c", "a"];
+    for (n, room) in rooms.iter().enumerate() {
+        sender.room(room).broadcast(text(format!("{n}")));
+        ids.push(source.next().id);
+    }
+    for (seen, id) in ids.iter().enumerate() {
+        let mut source = EventSource::resume(address, "/events", id);
+        sender.room("a").broadcast(text("live"));
+        let expected: Vec<String> = (seen..rooms.len()).map(|n| n.to_string()).collect();
+        assert_eq!(source.texts(expected.len()), expected, "after {seen}");
+        // Of the earlier rounds, and of this one.
+        assert_eq!(source.texts(seen + 1), vec!["live"; seen + 1]);
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
+    const ROOMS: usize = 3;
+    const ROUNDS: usize = 100;
+    /// Little, so that the client is nearly always where the publishers are when it comes again.
+    const AHEAD_MAX: usize = 200;
+    let (running, address) = start(
+        app()
+            .with_history("*", 10_000, 10_000_000)
+            .with_event_stream("/events", |_, _| {
+                Ok((0..ROOMS).fold(Subscription::broadcasts(), |all, n| {
+                    all.and_room(format!("{n}"))
+                }))
+            }),
+    );
+    let stop = Arc::new(AtomicBool::new(false));
+    let read = Arc::new([const { AtomicUsize::new(0) }; ROOMS]);
+    let first = EventSource::open(address, "/events");
+    let mut last = first.last_event_id.clone();
+    drop(first);
+    let publishers: Vec<_> = (0..ROOMS)
+        .map(|n| {
+            let room = running.sender().room(&n.to_string());
+            let (stop, read) = (stop.clone(), read.clone());
+            std::thread::spawn(move || {
+                let mut count = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    if count < read[n].load(Ordering::SeqCst) + AHEAD_MAX {
+                        room.broadcast(text(format!("{n} {count}")));
+                        count += 1;
+                    }
+                    // The client is to keep up.
+                    std::thread::sleep(Duration::from_micros(1));
+                }
+                count
+            })
+        })
+        .collect();
+    let mut expected = [0; ROOMS];
+    let mut check = |data: &str| {
+        let (room, count) = data.split_once(' ').unwrap();
+        let room: usize = room.parse().unwrap();
+        assert_eq!(count.parse(), Ok(expected[room]), "of room {room}");
+        expected[room] += 1;
+        read[room].store(expected[room], Ordering::SeqCst);
+    };
+    for round in 0..ROUNDS {
+        let mut source = EventSource::resume(address, "/events", &last);
+        for _ in 0..20 + round % 13 {
+            let event = source.next();
+            assert_eq!(event.kind, "message", "{event:?}");
+            check(&event.data);
+        }
+        last = source.last_event_id.clone();
+    }
+    stop.store(true, Ordering::SeqCst);
+    let sent: Vec<usize> = publishers
+        .into_iter()
+        .map(|publisher| publisher.join().unwrap())
+        .collect();
+    let source = EventSource::resume(address, "/events", &last);
+    running.shutdown(DEADLINE);
+    for data in source.rest() {
+        check(&data);
+    }
+    assert_eq!(expected.to_vec(), sent);
+}
+
+#[test]
+fn what_is_replayed_of_several_rooms_comes_in_the_order_in_which_it_came_live() {
+    const ROOMS: usize = 4;
+    const EACH: usize = 5_000;
+    let (running, address) = start(
+        app()
+            .with_history("*", EACH, 10_000_000)
+            .with_limits(Limits {
+                outbox_bytes_max: 100_000_000,
+                ..Limits::default()
+            })
+            .with_event_stream("/events", |_, _| {
+                Ok((0..ROOMS).fold(Subscription::broadcasts(), |all, n| {
+                    all.and_room(format!("{n}"))
+                }))
+            }),
+    );
+    let mut live = EventSource::open(address, "/events");
+    let begin = live.last_event_id.clone();
+    let publishers: Vec<_> = (0..ROOMS)
+        .map(|n| {
+            let room = running.sender().room(&n.to_string());
+            std::thread::spawn(move || (0..EACH).for_each(|n| room.broadcast(text(format!("{n}")))))
+        })
+        .collect();
+    let came: Vec<String> = (0..ROOMS * EACH).map(|_| live.next().id).collect();
+    for publisher in publishers {
+        publisher.join().unwrap();
+    }
+    live = EventSource::resume(address, "/events", &begin);
+    let replayed: Vec<String> = (0..ROOMS * EACH).map(|_| live.next().id).collect();
+    // So whatever id a client has seen last, what it has not seen is what comes behind.
+    assert!(replayed == came);
+    running.shutdown(STOP);
+}

@@ -1,0 +1,113 @@
+//! Mailboxes that have room for one thing at a time: everybody waits for everybody, and everything goes on.
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Presence, Subscription};
+use support::{Client, eventually, read_head, start, tcp};
+
+fn message(text: impl std::fmt::Display) -> Message {
+    Message::new(text.to_string())
+}
+
+/// An app whose handlers call back into everything that may wait.
+fn app() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_limits(Limits {
+            mailbox_bytes_max: 1,
+            ..Limits::default()
+        })
+        .with_history("*", 20, 100_000)
+        .with_room_handler(|room, stream, change, _| {
+            if room.name() == Some("hall") && change == Presence::Joined {
+                room.broadcast_except(stream.id(), message("somebody has come"));
+                stream.leave("hall");
+            }
+        })
+        .with_connect_handler(|stream, _| {
+            stream.join("hall");
+            stream
+                .join_since(&stream.path()[1..], None)
+                .expect("it joins");
+            stream.send(message("joined"));
+        })
+        .with_message_handler(|stream, message, _| {
+            let room = stream.room(&stream.path()[1..]);
+            room.broadcast_with(|id| {
+                assert_eq!(room.contains(stream.id()), id.is_some());
+                message.clone()
+            });
+        })
+        .with_event_stream("/events", |_, _| {
+            let rooms = Subscription::room("a").and_room("b");
+            Ok(rooms.with_broadcasts().with_history())
+        })
+}
+
+fn come_and_say(address: SocketAddr, room: &str) {
+    let mut client = Client::connect_to(address, &format!("/{room}"));
+    while client.receive_text() != "joined" {}
+    client.send("mine");
+    while client.receive_text() != "mine" {}
+}
+
+fn follow(address: SocketAddr) {
+    let mut socket = tcp(address);
+    socket
+        .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 200 "));
+}
+
+fn move_about(sender: &AsyncSender, room: &str) {
+    for id in sender.room(room).members() {
+        sender.room("corner").join(id);
+        sender.room("corner").leave(id);
+    }
+}
+
+#[test]
+fn who_sends_joins_leaves_and_resumes_gets_on_where_mailboxes_are_full() {
+    let (running, address) = start(app());
+    let done = Arc::new(AtomicBool::new(false));
+    let turns: Vec<Arc<AtomicUsize>> = (0..6).map(|_| Arc::default()).collect();
+    let threads: Vec<_> = (0..)
+        .zip(&turns)
+        .map(|(n, turns)| {
+            let (sender, done, turns) = (running.sender(), done.clone(), turns.clone());
+            thread::spawn(move || {
+                let room = ["a", "b"][n % 2];
+                while !done.load(Ordering::Relaxed) {
+                    match n {
+                        0 | 1 => sender.room(room).broadcast(message("x".repeat(200))),
+                        2 => sender.broadcast(message("all")),
+                        3 => come_and_say(address, room),
+                        4 => follow(address),
+                        _ => move_about(&sender, room),
+                    }
+                    turns.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    eventually("everybody gets on", || {
+        turns.iter().all(|turns| turns.load(Ordering::Relaxed) > 20)
+    });
+    done.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("it ends well");
+    }
+    eventually("nobody is left anywhere", || {
+        let metrics = running.sender().metrics();
+        metrics.connections == 0 && metrics.event_streams == 0 && metrics.room_members == 0
+    });
+    assert_eq!(running.sender().metrics().handler_panics, 0);
+    running.shutdown(Duration::from_millis(100));
+}
