@@ -1,4 +1,6 @@
 //! A shard's world: clients, time, and handlers that run when the test says so.
+//!
+//! It is one file, though a long one, because it is one type, which every test here plays with.
 
 use std::any::Any;
 use std::net::SocketAddr;
