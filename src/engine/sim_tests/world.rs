@@ -499,6 +499,8 @@ impl World {
 
     /// Lets shard and handlers go on until both have nothing more to do.
     pub(super) fn run_handlers(&mut self) {
+        // Of jobs that ran one by one.
+        self.hub.wake_deferred();
         self.settle();
         while !self.jobs.is_empty() {
             self.run_jobs();
