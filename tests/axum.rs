@@ -506,6 +506,12 @@ fn many_clients_come_and_go_and_each_is_counted_once() {
     }
 }
 
+fn comes_in(address: SocketAddr) -> bool {
+    let mut socket = tcp(address);
+    socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
+    read_head(&mut socket).starts_with("HTTP/1.1 101 ")
+}
+
 #[test]
 fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
     let app = echo().with_limits(Limits {
@@ -521,11 +527,7 @@ fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
     assert_eq!(running.sender().metrics().refused.connections_max, 1);
 
     first.close();
-    eventually("its place is free again", || {
-        let mut socket = tcp(served.address);
-        socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
-        read_head(&mut socket).starts_with("HTTP/1.1 101 ")
-    });
+    eventually("its place is free again", || comes_in(served.address));
 }
 
 #[test]
@@ -548,11 +550,7 @@ fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
     assert_eq!(running.sender().metrics().refused.peer_connections_max, 1);
 
     first.close();
-    eventually("its place is free again", || {
-        let mut socket = tcp(served.address);
-        socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
-        read_head(&mut socket).starts_with("HTTP/1.1 101 ")
-    });
+    eventually("its place is free again", || comes_in(served.address));
 }
 
 #[test]

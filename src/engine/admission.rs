@@ -37,7 +37,8 @@ pub(super) struct Said {
 }
 
 impl Hub {
-    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `place` is what its connection counts as, which it may not have yet.
+    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `place` is what its
+    /// connection counts as, which it may not have yet.
     pub(super) fn admit(
         &self,
         peer: SocketAddr,

@@ -5,17 +5,14 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
 import WebSocket from 'ws';
 
 import { DEADLINE, run } from './checks.mjs';
+import { launch } from './windows.mjs';
 
 const KEPT = 50;
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: process.getuid() === 0 ? ['--no-sandbox'] : [],
-});
+const browser = await launch();
 
 /** The example, which can be ended and started again at the same address. */
 class Server {

@@ -40,6 +40,17 @@ class Checks:
         print(f"FAILED  {self.client}: {name}", flush=True)
         traceback.print_exc(file=sys.stdout)
 
+    def run(self, *checks):
+        """Runs checks one after the other, and ends the program."""
+        for check in checks:
+            try:
+                check()
+            except Exception:
+                self.fails(check.__name__)
+            else:
+                self.passes(check.__name__)
+        self.finish()
+
     def finish(self):
         print(f"{self.passed} passed, {self.failed} failed", flush=True)
         sys.exit(1 if self.failed else 0)

@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { once } from 'node:events';
-import { chromium } from 'playwright-core';
 
 import { BROADCAST_URL, DEADLINE, ECHO_URL, run, typeLine } from './checks.mjs';
+import { launch } from './windows.mjs';
 
 const SIZES = [0, 1, 125, 126, 65_535, 65_536, 1 << 20];
 const PIPELINED = 10_000;
@@ -19,10 +19,7 @@ const site = createServer((_, response) => {
 site.listen(0, '127.0.0.1');
 await once(site, 'listening');
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: process.getuid() === 0 ? ['--no-sandbox'] : [],
-});
+const browser = await launch();
 const page = await browser.newPage();
 page.setDefaultTimeout(DEADLINE);
 await page.goto(`http://127.0.0.1:${site.address().port}/`);

@@ -68,16 +68,8 @@ def head_shows_the_headers():
     assert "Content-Type: text/event-stream" in output, output
 
 
-def main():
-    checks = Checks("curl -N")
-    for check in follows_line_by_line, resumes_from_an_id, head_shows_the_headers:
-        try:
-            check()
-        except Exception:
-            checks.fails(check.__name__)
-        else:
-            checks.passes(check.__name__)
-    checks.finish()
-
-
-main()
+Checks("curl -N").run(
+    follows_line_by_line,
+    resumes_from_an_id,
+    head_shows_the_headers,
+)

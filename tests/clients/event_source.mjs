@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import { createServer, connect } from 'node:net';
 import { once } from 'node:events';
-import { chromium } from 'playwright-core';
 
 import { DEADLINE, EVENTS_URL, run, typeEvent } from './checks.mjs';
+import { launch } from './windows.mjs';
 
 const { hostname, port } = new URL(EVENTS_URL);
 
@@ -51,10 +51,7 @@ class Proxy {
 }
 
 const proxy = await Proxy.start();
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: process.getuid() === 0 ? ['--no-sandbox'] : [],
-});
+const browser = await launch();
 const page = await browser.newPage();
 page.setDefaultTimeout(DEADLINE);
 

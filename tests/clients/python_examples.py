@@ -96,21 +96,9 @@ def a_chat_is_resumed_where_it_was_left():
             assert receive(bob, "private")["text"] == "psst"
 
 
-def main():
-    checks = Checks("Python, examples")
-    for check in (
-        what_is_posted_reaches_its_recipient_and_who_listens_to_all,
-        a_post_succeeds_when_nobody_listens_and_is_found_later,
-        a_subscription_to_no_name_is_refused,
-        a_chat_is_resumed_where_it_was_left,
-    ):
-        try:
-            check()
-        except Exception:
-            checks.fails(check.__name__)
-        else:
-            checks.passes(check.__name__)
-    checks.finish()
-
-
-main()
+Checks("Python, examples").run(
+    what_is_posted_reaches_its_recipient_and_who_listens_to_all,
+    a_post_succeeds_when_nobody_listens_and_is_found_later,
+    a_subscription_to_no_name_is_refused,
+    a_chat_is_resumed_where_it_was_left,
+)

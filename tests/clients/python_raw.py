@@ -76,16 +76,7 @@ def byte_by_byte_client_is_understood():
     client.close()
 
 
-def main():
-    checks = Checks("plain socket")
-    for check in half_closed_client_gets_its_replies, byte_by_byte_client_is_understood:
-        try:
-            check()
-        except Exception:
-            checks.fails(check.__name__)
-        else:
-            checks.passes(check.__name__)
-    checks.finish()
-
-
-main()
+Checks("plain socket").run(
+    half_closed_client_gets_its_replies,
+    byte_by_byte_client_is_understood,
+)

@@ -117,26 +117,14 @@ def broadcast_to_many_clients():
             client.close()
 
 
-def main():
-    checks = Checks("Python websockets, sync")
-    for check in (
-        handshake,
-        text_and_binary_of_every_size,
-        pipelined_messages_in_order,
-        fragmented_messages,
-        ping_is_answered_with_its_payload,
-        keep_alive_pings_while_messages_flow,
-        close_1000,
-        close_4000,
-        broadcast_to_many_clients,
-    ):
-        try:
-            check()
-        except Exception:
-            checks.fails(check.__name__)
-        else:
-            checks.passes(check.__name__)
-    checks.finish()
-
-
-main()
+Checks("Python websockets, sync").run(
+    handshake,
+    text_and_binary_of_every_size,
+    pipelined_messages_in_order,
+    fragmented_messages,
+    ping_is_answered_with_its_payload,
+    keep_alive_pings_while_messages_flow,
+    close_1000,
+    close_4000,
+    broadcast_to_many_clients,
+)

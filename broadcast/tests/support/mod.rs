@@ -25,22 +25,21 @@ const BINARY: &str = env!("CARGO_BIN_EXE_humphrey-broadcast");
 
 /// Runs the program to its end, without input. Returns its exit code, standard output and standard error.
 pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
-    let mut child = Command::new(BINARY)
+    let child = Command::new(BINARY)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > DEADLINE {
-            child.kill().unwrap();
-            panic!("it runs on with {arguments:?}");
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    let output = child.wait_with_output().unwrap();
+    let pid = Pid::from_child(&child);
+    let (ended, end) = channel();
+    thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(DEADLINE) else {
+        kill_process(pid, Signal::KILL).unwrap();
+        panic!("it runs on with {arguments:?}");
+    };
+    let output = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (
         output.status.code().unwrap(),

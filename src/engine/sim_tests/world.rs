@@ -1,4 +1,6 @@
 //! A shard's world: clients, time, and handlers that run when the test says so.
+//!
+//! It is one file, though a long one, because it is one type, which every test here plays with.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -531,6 +533,8 @@ impl World {
 
     /// Lets shard and handlers go on until both have nothing more to do.
     pub(super) fn run_handlers(&mut self) {
+        // Of jobs that ran one by one.
+        self.hub.wake_deferred();
         self.settle();
         while !self.jobs.is_empty() {
             self.run_jobs();

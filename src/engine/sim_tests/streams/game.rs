@@ -1,0 +1,213 @@
+//! Event streams, with chance at play: each gets exactly what its rooms were sent since it began.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use super::{HEAD, PREAMBLE, event, parse};
+use crate::engine::hub::Audience;
+use crate::engine::id::Key;
+use crate::engine::rooms::Room;
+use crate::engine::sim_tests::world::{Setup, World};
+use crate::engine::streams::Beginning;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::fuzz::dice::{Dice, for_seeds};
+
+const ROOMS: usize = 4;
+/// Beyond the rooms: everyone.
+const ALL: usize = ROOMS;
+
+/// Event streams of several rooms come, read and go while much is published, by chance.
+struct Game {
+    world: World,
+    dice: Dice,
+    rooms: Arc<OnceLock<Vec<Arc<Room>>>>,
+    /// How much had been published when each stream began.
+    begun: Arc<Mutex<HashMap<Key, usize>>>,
+    /// To which room, in order.
+    published: Arc<Mutex<Vec<usize>>>,
+    /// Clients, with the rooms that each wants, and what it has got.
+    streams: Vec<(usize, Vec<usize>, Vec<u8>)>,
+}
+
+impl Game {
+    fn new(seed: u64) -> Self {
+        let rooms = Arc::new(OnceLock::<Vec<Arc<Room>>>::new());
+        let begun = Arc::<Mutex<HashMap<Key, usize>>>::default();
+        let published = Arc::<Mutex<Vec<usize>>>::default();
+        let of_program = (rooms.clone(), begun.clone(), published.clone());
+        let world = World::new(Setup {
+            streamer: Box::new(move |hub, session| {
+                let (rooms, begun, published) = &of_program;
+                let wanted = wanted(session.target());
+                let rooms = rooms.get().unwrap();
+                let rooms: Vec<_> = rooms.iter().enumerate().collect();
+                let of_stream: Vec<Arc<Room>> = rooms
+                    .iter()
+                    .filter(|(n, _)| wanted.contains(n))
+                    .map(|(_, room)| room.follow(hub).unwrap())
+                    .collect();
+                let beginning = Beginning {
+                    preface: [HEAD, PREAMBLE].concat(),
+                    rooms: &of_stream,
+                    keep_alive: Duration::from_secs(15),
+                    replay: vec![event("replay").into()],
+                    broadcasts: wanted.contains(&ALL),
+                };
+                let reserved = hub.reserve_stream(session, 10_000).unwrap();
+                match hub.begin_stream(reserved, session, beginning) {
+                    Ok(()) => {
+                        let now = published.lock().unwrap().len();
+                        begun.lock().unwrap().insert(session.id.key(), now);
+                    }
+                    Err(_) => of_stream.iter().for_each(|room| drop(room.part())),
+                }
+            }),
+            limits: Limits {
+                // Nobody is slow.
+                outbox_bytes_max: 64 << 20,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let made = (0..ROOMS).map(|n| world.hub.new_room(n.to_string().into(), true));
+        let _ = rooms.set(made.collect());
+        let mut world = world;
+        // So that there are frames, too.
+        for (member, room) in world.joined(2).into_iter().zip(rooms.get().unwrap()) {
+            let session = world.session(member);
+            let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
+            world
+                .hub
+                .join(reserved, room, &session, Vec::new())
+                .unwrap();
+        }
+        world.run_handlers();
+        Self {
+            world,
+            dice: Dice::from_seed(seed),
+            rooms,
+            begun,
+            published,
+            streams: Vec::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        let streams = self.streams.len();
+        match self.dice.below(20) {
+            0..2 if streams < 8 => {
+                let wanted: Vec<String> = (0..=ALL)
+                    .filter(|_| self.dice.one_in(2))
+                    .map(|n| n.to_string())
+                    .collect();
+                let client = self.world.connect();
+                if self.dice.one_in(2) {
+                    self.world.stall(client, self.dice.below(300));
+                }
+                let target = format!("/events?{}", wanted.join(","));
+                let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+                self.world.client_sends(client, request);
+                self.streams
+                    .push((client, self::wanted(&target), Vec::new()));
+            }
+            2..10 => {
+                for _ in 0..=self.dice.below(3) {
+                    self.publish();
+                }
+            }
+            10..12 if !self.world.jobs.is_empty() => {
+                let job = self.dice.below(self.world.jobs.len());
+                self.world.run_job(job);
+                self.world.hub.wake_deferred();
+            }
+            12..15 if streams > 0 => {
+                let (client, ..) = self.streams[self.dice.below(streams)];
+                let room = self.dice.below(200);
+                self.world.pipe(client).add_room(room);
+            }
+            15 if streams > 0 && self.dice.one_in(5) => {
+                let gone = self.dice.below(streams);
+                let (client, ..) = self.streams.remove(gone);
+                self.world.client_resets(client);
+            }
+            16 => self.world.turn(),
+            _ => {}
+        }
+        if self.dice.one_in(4) {
+            self.world.settle();
+        }
+    }
+
+    fn publish(&mut self) {
+        let room = self.dice.below(ROOMS + 1);
+        let mut published = self.published.lock().unwrap();
+        let text = published.len().to_string();
+        published.push(room);
+        let of_events = event(&text).into();
+        let room = self.rooms.get().unwrap().get(room);
+        let hub = &self.world.hub;
+        let streams = match room {
+            Some(room) => room.streams(),
+            None => hub.streams_of_all(),
+        };
+        let to = Audience {
+            room,
+            event: streams.map(|streams| (streams, &of_events)),
+            ..Audience::default()
+        };
+        let message = Message::new(&text);
+        hub.try_broadcast(message.frame(), to).unwrap();
+    }
+
+    fn finish(mut self) {
+        self.world.run_handlers();
+        for index in 0..self.streams.len() {
+            self.world.unstall(self.streams[index].0);
+        }
+        let published = self.published.lock().unwrap().clone();
+        for (client, wanted, mut output) in std::mem::take(&mut self.streams) {
+            output.extend(self.world.output(client));
+            let events = parse(output.strip_prefix(HEAD).unwrap());
+            let begun = self.begun.lock().unwrap()[&self.world.key(client)];
+            let due = published.iter().enumerate().skip(begun);
+            let due = due.filter(|(_, room)| wanted.contains(room));
+            let due: Vec<String> = std::iter::once("replay".to_owned())
+                .chain(due.map(|(n, _)| n.to_string()))
+                .collect();
+            assert_eq!(events, due);
+            self.world.client_ends(client);
+        }
+        self.world.run_handlers();
+        for member in [0, 1] {
+            self.world.client_ends(member);
+        }
+        self.world.assert_empty();
+        for room in self.rooms.get().unwrap() {
+            assert_eq!((room.len(), room.streams_len()), (0, 0));
+            let streams = room.room_of_streams(&self.world.hub);
+            assert!(
+                !room.reaches(0) && !streams.reaches(0),
+                "nothing goes there"
+            );
+        }
+    }
+}
+
+/// The rooms that a target names.
+fn wanted(target: &str) -> Vec<usize> {
+    let (_, query) = target.split_once('?').unwrap();
+    query.split(',').filter_map(|n| n.parse().ok()).collect()
+}
+
+#[test]
+fn streams_get_exactly_what_their_rooms_were_sent_since_they_began_and_in_order() {
+    for_seeds(300, |seed| {
+        let mut game = Game::new(seed);
+        for _ in 0..300 {
+            game.step();
+        }
+        game.finish();
+    });
+}
