@@ -18,7 +18,8 @@ use humphrey_ws::{
     WebsocketStream, async_websocket_handler,
 };
 use support::{
-    Client, DEADLINE, close_code, eventually, free_address, read_frame, read_head, start, tcp,
+    Client, DEADLINE, close_code, either_way, eventually, free_address, read_frame, read_head,
+    start, tcp,
 };
 use tungstenite::client::ClientRequestBuilder;
 use tungstenite::handshake::HandshakeError;
@@ -57,7 +58,7 @@ where
                     .run(address)
                     .unwrap();
             });
-            (app.start().unwrap(), address)
+            (either_way(app).start().unwrap(), address)
         }
     }
 }

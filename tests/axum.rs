@@ -865,7 +865,7 @@ fn handlers_run_on_threads_of_the_app_without_a_runtime() {
     let mut client = Client::connect_to(served.address, "/ws");
     client.send("who?");
     let answer = client.receive_text();
-    assert!(answer.starts_with("humphrey_ws handler"), "{answer}");
+    assert!(answer.starts_with("humphrey_ws "), "{answer}");
     assert!(answer.ends_with(" false"), "{answer}");
 }
 

@@ -145,6 +145,7 @@ fn the_state_of_a_stream_is_dropped_on_a_handler_thread() {
     *DROPPED_ON.lock().unwrap() = Some(tell);
     let app: AsyncWebsocketApp<(), Tells> = AsyncWebsocketApp::new()
         .with_shards(1)
+        .with_adaptive_handlers(false)
         .with_message_handler(|stream: AsyncStream<Tells>, message, _| stream.send(message));
     let (running, address) = start(app);
     let mut other = Client::connect(address);

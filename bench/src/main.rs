@@ -15,6 +15,7 @@ compile_error!("the bench measures through epoll and /proc: it runs on Linux onl
 mod args;
 mod blocked;
 mod floor;
+mod handlers;
 mod histogram;
 mod load;
 mod machine;
@@ -44,6 +45,11 @@ Measures humphrey_ws against a bare epoll loop.
   bench blocked [--clients 100] [--sleepers 20] [--seconds 5]
       how long clients wait for their echo while the handlers of others sleep
 
+  bench handlers [--seconds 1.5] [--rounds 3] [--only NAME] [--server-cpu N]
+            [--modes pool,adaptive]
+      handlers on the reactors' own threads while they are quick, beside the pool
+      alone; `floor` is a mode, too, where handlers do nothing
+
   bench floor   echo|fanout|rooms [--address 127.0.0.1:0] [--cpu N]
   bench subject echo|fanout|rooms|churn [--address 127.0.0.1:0] [--cpu N]
             [--server-threads pool]
@@ -63,6 +69,10 @@ fn main() -> ExitCode {
             Options::parse(args, SERVER_OPTIONS).and_then(|o| serve(&command, &o))
         }
         "blocked" => Options::parse(args, blocked::OPTIONS).and_then(|o| blocked::command(&o)),
+        "handlers" => Options::parse(args, handlers::OPTIONS).and_then(|o| handlers::command(&o)),
+        "handlers-server" => {
+            Options::parse(args, handlers::SERVER_OPTIONS).and_then(|o| handlers::serve(&o))
+        }
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

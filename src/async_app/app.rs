@@ -51,9 +51,11 @@ pub enum HumphreyLink {
 /// app.run();
 /// ```
 ///
-/// Handlers are ordinary closures and may block: they run on threads of their own, those of one connection one after
-/// the other. For each connection the connect handler runs first, then the message handler for each message as it was
-/// sent, then the disconnect handler, each exactly once. A handler that panics closes its connection with 1011.
+/// Handlers are ordinary closures and may block: they run on threads of their own, or on a reactor's as long as they are
+/// quick ([`with_adaptive_handlers`](Self::with_adaptive_handlers)), those of one connection one after the other, and not
+/// always on the same thread. For each connection the connect handler runs first, then the message handler for each
+/// message as it was sent, then the disconnect handler, each exactly once. A handler that panics closes its connection
+/// with 1011.
 #[allow(missing_debug_implementations)] // Handlers and Humphrey's types have none.
 pub struct AsyncWebsocketApp<State, StreamState = ()>
 where
@@ -67,6 +69,7 @@ where
     state: Arc<State>,
     link: Arc<Link>,
     handler_threads: usize,
+    adaptive_handlers: bool,
     shards: Option<usize>,
     limits: Limits,
     slow_consumer: SlowConsumer,
@@ -157,6 +160,7 @@ where
             state: Arc::new(state),
             link: Arc::default(),
             handler_threads,
+            adaptive_handlers: true,
             shards: None,
             limits: Limits::default(),
             slow_consumer: SlowConsumer::default(),
@@ -455,6 +459,28 @@ where
         self
     }
 
+    /// Sets whether quick handlers run on the reactors' own threads. By default they do.
+    ///
+    /// A handler that runs there costs less and answers sooner, but holds up its reactor for as long as it lasts. So what
+    /// handlers take is measured: while they are quick (some microseconds), they run there; where they are not, they run on
+    /// the handler threads. One that turns out to block after all is left to itself within about two milliseconds:
+    /// another thread goes on with its reactor. In all, no more handlers run at a time than there are handler threads,
+    /// in order for each connection, as always; with a single handler thread, all run there. It costs one more thread
+    /// for each reactor.
+    ///
+    /// With `false` every handler runs on a handler thread: no client ever waits for that of another, however
+    /// short a while.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_adaptive_handlers(false);
+    /// ```
+    pub fn with_adaptive_handlers(mut self, adaptive: bool) -> Self {
+        self.adaptive_handlers = adaptive;
+        self
+    }
+
     /// Serves the HTTP routes of a Humphrey [`SubApp`] on the app's own port; every path can still be upgraded to a
     /// WebSocket. Further calls add further sub-apps, which are told apart by their `host`.
     ///
@@ -578,6 +604,7 @@ where
                 .shards
                 .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
             handler_threads: self.handler_threads,
+            adaptive_handlers: self.adaptive_handlers && self.handler_threads > 1,
             origins: self.origins,
             proxies,
         };

@@ -19,7 +19,8 @@ use super::hub::{Hub, Link, Mail, Newcomer, Upgraded, Word};
 use super::id::Key;
 use super::intake::Intake;
 use super::peers::Place;
-use super::pool::{Job, Pool, Work};
+use super::pool::{Done, Job, Pool, Work};
+use super::quickness::Quickness;
 use super::request::Http;
 use super::rooms::Room;
 use super::slots::Slots;
@@ -49,7 +50,12 @@ pub(crate) struct Core<T: Transport> {
     /// Connections with something to write at the end of this turn.
     dirty: Vec<u32>,
     /// For the handlers, at the end of this turn.
-    pub(super) jobs: Vec<Job>,
+    jobs: VecDeque<Job>,
+    /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
+    runs_here: bool,
+    quickness: Quickness,
+    /// What came of those that have run here.
+    dones: Vec<(Key, Done)>,
     pub(super) delivery: Delivery,
     pub(super) intake: Intake,
     words: Vec<Word>,
@@ -125,7 +131,10 @@ impl<T: Transport> Core<T> {
             now,
             ready: Vec::new(),
             dirty: Vec::new(),
-            jobs: Vec::new(),
+            jobs: VecDeque::new(),
+            runs_here: false,
+            quickness: Quickness::new(now),
+            dones: Vec::new(),
             delivery: Delivery::new(&hub.settings),
             intake: Intake::new(&hub.settings.limits, hub.shards.len()),
             hub,
@@ -153,8 +162,15 @@ impl<T: Transport> Core<T> {
     pub(crate) fn collect(&mut self, now: Instant) {
         self.now = now;
         self.tick = self.timers.now(now);
+        self.runs_here = self.hub.settings.adaptive_handlers
+            && self.quickness.is_quick(now, || self.hub.pool.is_slow());
         self.count_pace();
         self.take_mail();
+        let mut dones = std::mem::take(&mut self.dones);
+        for (key, done) in dones.drain(..) {
+            self.done(key, done);
+        }
+        self.dones = dones;
         let mut words = std::mem::take(&mut self.words);
         for word in words.drain(..) {
             match word {
@@ -312,10 +328,60 @@ impl<T: Transport> Core<T> {
         }
         self.go_on_stopping();
         // Handlers begin while this thread writes.
-        Pool::push(&self.hub, &mut self.jobs, self.now);
+        self.hand_over();
         self.flush();
         // What the flush has set going, as when a client has read on.
-        Pool::push(&self.hub, &mut self.jobs, self.now);
+        self.hand_over();
+    }
+
+    /// Jobs go to the handlers, unless they are to run here.
+    fn hand_over(&mut self) {
+        if !self.runs_here {
+            Pool::push(&self.hub, &mut self.jobs, self.now);
+        }
+    }
+
+    /// Jobs can't run here at present.
+    pub(super) fn hand_over_all(&mut self) {
+        self.quickness.postpone(self.now);
+        self.runs_here = false;
+        self.hand_over();
+    }
+
+    /// Whether the shard's own thread is to run jobs.
+    pub(super) fn runs_here(&self) -> bool {
+        self.runs_here
+    }
+
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// A job for the shard's own thread.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
+    /// handlers have sent.
+    pub(super) fn ran_here(
+        &mut self,
+        to: Option<(u16, Key)>,
+        done: Option<Done>,
+        took: Duration,
+        now: Instant,
+    ) {
+        if let (Some((_, key)), Some(done)) = (to, done) {
+            self.dones.push((key, done));
+        }
+        self.quickness.ran(took, now);
+        self.runs_here &= !self.quickness.is_paused();
+    }
+
+    /// Another thread goes on with the shard, since a handler takes long.
+    pub(super) fn was_handed_on(&mut self, now: Instant) {
+        self.quickness.found_slow(now);
+        self.runs_here = false;
     }
 
     fn flush(&mut self) {
@@ -502,7 +568,7 @@ impl<T: Transport> Core<T> {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() {
-            self.jobs.push(Job {
+            self.jobs.push_back(Job {
                 to: None,
                 work: Work::Session(ws.session, Vec::new(), 0),
             });
@@ -512,8 +578,8 @@ impl<T: Transport> Core<T> {
     /// How long the shard may sleep: not at all, until a deadline, or for ever.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let may_read_on = self.intake.held_up() > 0 && !self.intake.is_full();
-        if !self.ready.is_empty() || may_read_on || !self.dirty.is_empty() || self.mail_can_go_on()
-        {
+        let has_work = !self.ready.is_empty() || !self.dirty.is_empty() || self.has_jobs();
+        if has_work || may_read_on || self.mail_can_go_on() {
             return Some(Duration::ZERO);
         }
         let mailbox = &self.link().mailbox;
@@ -613,7 +679,7 @@ impl<T: Transport> Core<T> {
     }
 
     pub(super) fn job(&mut self, key: Key, work: Work) {
-        self.jobs.push(Job {
+        self.jobs.push_back(Job {
             to: Some((self.index, key)),
             work,
         });

@@ -183,10 +183,10 @@ pub(crate) struct Interests {
 
 /// The program, as the engine sees it.
 ///
-/// `entered`, `left` and `emptied` are called on the shard's thread and return at once. The others are called on a handler
-/// thread and may block: for one session never two at a time, and in this order: `open`, each `message` as it was
-/// sent, `close`, each exactly once. In between is `room`, once for each change, as they were made. `handshake` is before all
-/// of them, while there is no session yet.
+/// `entered`, `left` and `emptied` are called on the shard's thread and return at once. The others are called where they
+/// may block, on a handler thread, or on the shard's own while it is lent out: for one session never two at a time, and
+/// in this order: `open`, each `message` as it was sent, `close`, each exactly once. In between is `room`, once for each
+/// change, as they were made. `handshake` is before all of them, while there is no session yet.
 pub(crate) trait Events: Send + Sync + 'static {
     fn interests(&self) -> Interests;
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::sync::{Condvar, Mutex, MutexGuard, lock, wait};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
 /// A push that finds the last job taken longer ago than this calls a further thread: those at work seem to be blocked.
 const STALE: Duration = Duration::from_micros(50);
@@ -20,6 +20,8 @@ pub(crate) struct Handover<J> {
     watch: Condvar,
     /// Told when a thread ends.
     ended: Condvar,
+    /// As in the queue, or about to be.
+    watch_parked: AtomicBool,
     threads_max: usize,
 }
 
@@ -33,6 +35,8 @@ struct Queue<J> {
     tickets: usize,
     /// Those that are being started.
     starting: usize,
+    /// Of all that may be at work, those that are not, since shards run handlers themselves.
+    reserved: usize,
     /// How many jobs have been taken, and when the last one was.
     taken: u64,
     taken_at: Option<Instant>,
@@ -60,6 +64,7 @@ impl<J> Handover<J> {
                 idle: 0,
                 tickets: 0,
                 starting: 0,
+                reserved: 0,
                 taken: 0,
                 taken_at: None,
                 watch_parked: false,
@@ -68,6 +73,7 @@ impl<J> Handover<J> {
             work: Condvar::new(),
             watch: Condvar::new(),
             ended: Condvar::new(),
+            watch_parked: AtomicBool::new(false),
             threads_max: threads_max.max(1),
         }
     }
@@ -100,16 +106,32 @@ impl<J> Handover<J> {
     }
 
     fn pushed(&self, mut queue: MutexGuard<'_, Queue<J>>, now: Instant, eager: bool) -> usize {
-        if queue.watch_parked {
-            queue.watch_parked = false;
-            self.watch.notify_one();
-        }
+        self.unpark_watch(&mut queue);
         let none_at_work = queue.idle == queue.threads;
         let stale = queue
             .taken_at
             .is_some_and(|at| now.saturating_duration_since(at) > STALE);
         let threads = usize::from(none_at_work || stale || eager);
         let called = queue.call(threads, self.threads_max);
+        drop(queue);
+        self.notify(called)
+    }
+
+    /// Keeps one place at work free for a shard, which runs handlers itself. False if too many are taken: one is always
+    /// left to the threads, lest their jobs wait for ever.
+    pub(crate) fn reserve(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        let left = self.threads_max - queue.reserved;
+        let is_free = left > 1 && queue.at_work() < left;
+        queue.reserved += usize::from(is_free);
+        is_free
+    }
+
+    /// Gives that place back. Returns how many threads the caller is to start.
+    pub(crate) fn unreserve(&self) -> usize {
+        let mut queue = lock(&self.queue);
+        queue.reserved -= 1;
+        let called = queue.call(1, self.threads_max);
         drop(queue);
         self.notify(called)
     }
@@ -208,17 +230,38 @@ impl<J> Handover<J> {
         }
     }
 
-    /// The watch waits until there is something to watch. False once the queue is closed.
-    pub(crate) fn park_watch(&self) -> bool {
+    /// The watch waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
+    /// with `call_watch`. False once the queue is closed.
+    pub(crate) fn park_watch(&self, is_busy: impl Fn() -> bool) -> bool {
         let mut queue = lock(&self.queue);
         if !queue.is_busy() {
             queue.watch_parked = true;
+            // Before it looks elsewhere: what begins there after the look finds it set.
+            self.watch_parked.store(true, Ordering::Relaxed);
+            if is_busy() {
+                queue.watch_parked = false;
+            }
             while queue.watch_parked && !queue.closed {
                 queue = wait(&self.watch, queue);
             }
             queue.watch_parked = false;
+            self.watch_parked.store(false, Ordering::Relaxed);
         }
         !queue.closed
+    }
+
+    /// There is something to watch elsewhere. To be called after the lock under which `is_busy` looks for it.
+    pub(crate) fn call_watch(&self) {
+        if self.watch_parked.load(Ordering::Relaxed) {
+            self.unpark_watch(&mut lock(&self.queue));
+        }
+    }
+
+    fn unpark_watch(&self, queue: &mut Queue<J>) {
+        if queue.watch_parked {
+            queue.watch_parked = false;
+            self.watch.notify_one();
+        }
     }
 
     /// Lets the threads end once the queue is empty.
@@ -265,17 +308,25 @@ struct Called {
 }
 
 impl<J> Queue<J> {
-    /// Calls up to `n` threads, but no more than there are jobs to take.
+    /// Calls up to `n` threads, but no more than there are jobs to take, and than may be at work.
     fn call(&mut self, n: usize, threads_max: usize) -> Called {
         let on_their_way = self.tickets + self.starting;
-        let wanted = n.min(self.jobs.len().saturating_sub(on_their_way));
+        let room = threads_max.saturating_sub(self.reserved + self.at_work());
+        let wanted = n
+            .min(self.jobs.len().saturating_sub(on_their_way))
+            .min(room);
         let woken = wanted.min(self.idle);
         self.idle -= woken;
         self.tickets += woken;
-        let started = (wanted - woken).min(threads_max.saturating_sub(self.threads));
+        let started = wanted - woken;
         self.threads += started;
         self.starting += started;
         Called { woken, started }
+    }
+
+    /// Those that are at work, or on their way to it.
+    fn at_work(&self) -> usize {
+        self.threads - self.idle
     }
 
     fn is_busy(&self) -> bool {

@@ -17,6 +17,7 @@ use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
 use super::rooms::{Joining, Room};
+use super::shard::Leases;
 use super::streams::Subscribing;
 use super::sync::{AtomicBool, AtomicUsize};
 use crate::limits::{Limits, SlowConsumer};
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) shards: usize,
     pub(crate) handler_threads: usize,
+    /// Quick handlers run on the shards' own threads. Of no use with one handler thread: that is for what shards can't run.
+    pub(crate) adaptive_handlers: bool,
     /// None: any, which is said when it first matters.
     pub(crate) origins: Option<Origins>,
     pub(crate) proxies: Option<Proxies>,
@@ -469,12 +472,12 @@ impl Hub {
         self.shards.iter().for_each(|link| link.add_metrics(sum));
     }
 
-    pub(super) fn start_handlers(self: &Arc<Self>) -> io::Result<()> {
+    pub(super) fn start_handlers(self: &Arc<Self>, leases: Leases) -> io::Result<()> {
         Pool::start(self)?;
         let hub = self.clone();
         std::thread::Builder::new()
             .name("humphrey_ws watch".into())
-            .spawn(move || super::watch::run(&hub))
+            .spawn(move || super::watch::run(&hub, &leases))
             .map(drop)
     }
 
@@ -486,13 +489,11 @@ impl Hub {
     }
 
     /// Waits for the handlers, as far as they end before the deadline.
-    pub(super) fn join_handlers(&self) {
+    pub(super) fn join_handlers(&self, leases: &Leases) {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
-        if !self
-            .pool
-            .handover
-            .join(deadline.unwrap_or_else(Instant::now))
-        {
+        let deadline = deadline.unwrap_or_else(Instant::now);
+        let have_ended = self.pool.handover.join(deadline);
+        if !leases.iter().all(|lease| lease.join_late(deadline)) || !have_ended {
             warning!("handlers that still run are left behind");
         }
     }

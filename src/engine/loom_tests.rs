@@ -9,6 +9,7 @@
 
 mod adoption;
 mod handover;
+mod lease;
 mod mailbox;
 mod runner;
 
@@ -162,12 +163,23 @@ impl Events for Silent {
 
 /// A hub of so many shards whose sleep is the model's, and so many handler threads that the model is to start.
 fn hub(shards: usize, handlers: usize, events: Arc<dyn Events>) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
+    hub_with_places(shards, handlers, handlers, events)
+}
+
+/// The same, where more handlers may run at a time than there are threads; shards run some themselves.
+fn hub_with_places(
+    shards: usize,
+    places: usize,
+    handlers: usize,
+    events: Arc<dyn Events>,
+) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
     let settings = Settings {
         limits: Limits::default(),
         slow_consumer: SlowConsumer::Disconnect,
         heartbeat: None,
         shards,
-        handler_threads: handlers,
+        handler_threads: places,
+        adaptive_handlers: places > handlers,
         origins: None,
         proxies: None,
     };

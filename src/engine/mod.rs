@@ -9,7 +9,8 @@
 //! ```text
 //! any thread ── Mail, Word ──▶ mailbox ─▶ ┐
 //! readiness, time ──────────────────────▶ ├ core: one turn ──▶ sockets
-//!                                         └──▶ jobs ──▶ pool ── Word::Done ──▶ mailbox
+//!                                         └──▶ jobs ─┬▶ pool ── Word::Done ──▶ mailbox
+//!                                                    └▶ here, while the core is lent out
 //! ```
 
 mod admission;
@@ -22,6 +23,7 @@ mod handover;
 mod hub;
 mod id;
 mod intake;
+mod lease;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod mailbox;
@@ -31,6 +33,7 @@ mod outbox;
 mod pace;
 mod peers;
 mod pool;
+mod quickness;
 mod request;
 mod rooms;
 mod runs;
@@ -47,7 +50,6 @@ mod websocket;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
@@ -60,13 +62,13 @@ pub(crate) use self::events::{Events, Interests, Request, Response, Session, Sta
 pub(crate) use self::form::Form;
 pub(crate) use self::hub::{Audience, Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
+use self::lease::Lease;
 pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
 pub use self::rooms::Presence;
 pub(crate) use self::rooms::{NotJoined, Room};
-use self::shard::{Ending, Listener, Shard, WAKER};
+use self::shard::{Ending, Leases, Listener, Shard, WAKER};
 pub(crate) use self::streams::Beginning;
-use crate::report::error;
 
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
 const SHARDS_MAX: usize = u16::MAX as usize;
@@ -80,7 +82,7 @@ pub(crate) struct Prepared {
 /// A running engine.
 pub(crate) struct Engine {
     pub(crate) hub: Arc<Hub>,
-    shards: Vec<JoinHandle<()>>,
+    leases: Leases,
 }
 
 impl Prepared {
@@ -112,35 +114,32 @@ impl Prepared {
                 None => None,
             };
             let now = Instant::now();
-            shards.push(Shard {
-                core: Core::new(index as u16, hub.clone(), events.clone(), registry, now),
-                ending: Ending(hub.clone()),
-                poll,
-                listener,
-            });
+            let core = Core::new(index as u16, hub.clone(), events.clone(), registry, now);
+            let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
+            let ending = Ending::new(hub.clone(), lease);
+            shards.push(Shard::new(core, poll, listener, ending));
         }
         Ok(Self { hub, shards })
     }
 
     /// Starts handlers and shards.
     pub(crate) fn start(self) -> io::Result<Engine> {
-        self.hub.start_handlers()?;
-        let mut engine = Engine {
+        let leases: Leases = self.shards.iter().map(|shard| shard.lease()).collect();
+        let engine = Engine {
             hub: self.hub,
-            shards: Vec::with_capacity(self.shards.len()),
+            leases: leases.clone(),
         };
-        for (index, shard) in self.shards.into_iter().enumerate() {
-            let thread = std::thread::Builder::new()
-                .name(format!("humphrey_ws shard {index}"))
-                .spawn(move || shard.run());
-            match thread {
-                Ok(thread) => engine.shards.push(thread),
-                Err(error) => {
-                    engine.hub.stop(Duration::ZERO);
-                    engine.join();
-                    return Err(error);
-                }
-            }
+        let mut shards = self.shards.into_iter();
+        let started = engine
+            .hub
+            .start_handlers(leases)
+            .and_then(|()| shards.try_for_each(Shard::start));
+        if let Err(error) = started {
+            engine.hub.stop(Duration::ZERO);
+            // Those that have not begun end here.
+            drop(shards);
+            engine.join();
+            return Err(error);
         }
         Ok(engine)
     }
@@ -149,11 +148,7 @@ impl Prepared {
 impl Engine {
     /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, as far as they end in time.
     pub(crate) fn join(self) {
-        for shard in self.shards {
-            if shard.join().is_err() {
-                error!("a shard has panicked: this is a defect of humphrey_ws");
-            }
-        }
-        self.hub.join_handlers();
+        self.leases.iter().for_each(|lease| lease.join());
+        self.hub.join_handlers(&self.leases);
     }
 }

@@ -1,12 +1,17 @@
-//! The runner: handlers on threads of their own, never two at a time for one connection.
+//! The runner: handlers, never two at a time for one connection, on threads of their own or, while they are quick, on
+//! the shard's.
 //!
 //! A shard hands over all jobs of a turn with one lock and at most one wake-up. A job is what one connection has to
 //! handle; when it is done, word goes back to the shard, which may then hand over the next. Quick handlers are run one
 //! after the other by one thread, and the shard is woken once for many of them. Slow ones bring up further threads:
 //! a thread that takes a job calls the next while jobs have lately been slow, and the watch does so where a thread
 //! does not come back.
+//!
+//! Both cost more than a quick handler itself. So a shard whose handlers are quick (`quickness`) runs them itself: it lends
+//! itself out meanwhile (`lease`), so that it can go on without its thread where one takes long after all.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -15,16 +20,19 @@ use std::time::{Duration, Instant};
 
 use super::admission::{Granted, Kept};
 use super::ask::{Accepted, Then, Verdict};
+use super::core::Core;
 use super::events::{Events, Request, Response, Session, Welcome};
 use super::handover::Handover;
 use super::hub::{Hub, Word};
 use super::id::Key;
+use super::lease::{Lease, Next};
 use super::mailbox::When;
 use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
 use crate::report::warning;
 use crate::request::{Reject, RequestHead};
+use crate::transport::Transport;
 
 /// What a connection has to handle.
 pub(crate) enum Work {
@@ -80,7 +88,7 @@ const SLOW_NANOS: u32 = 20_000;
 const NANOS_MAX: u32 = 500_000;
 /// The average goes over about so many jobs.
 const MEAN_JOBS: u32 = 16;
-/// How long word of finished jobs may be held back while further quick jobs are run.
+/// How long word of finished jobs may be held back while further quick jobs are run; also by a shard's own thread.
 const HOLD_BACK: Duration = Duration::from_micros(50);
 
 pub(crate) struct Pool {
@@ -90,11 +98,21 @@ pub(crate) struct Pool {
     /// A moving average of how long jobs take.
     nanos_mean: AtomicU32,
     runs: Mutex<Vec<Arc<Run>>>,
+    /// Of the shards' own threads.
+    runs_here: Mutex<Vec<Arc<Run>>>,
 }
 
-/// What others see of a handler thread.
+/// A shard that can be lent out.
+pub(super) trait Lend {
+    type Transport: Transport;
+
+    fn core(&mut self) -> &mut Core<Self::Transport>;
+}
+
+/// What others see of a thread that runs handlers.
 #[derive(Default)]
-struct Run {
+#[repr(align(128))] // As `Counters`: threads do not share.
+pub(super) struct Run {
     /// Odd while a job runs, and more with each.
     count: AtomicU64,
     /// How long its jobs have taken.
@@ -127,6 +145,7 @@ impl Pool {
             events: Mutex::new(Some(events)),
             nanos_mean: AtomicU32::new(0),
             runs: Mutex::default(),
+            runs_here: Mutex::default(),
         }
     }
 
@@ -150,6 +169,11 @@ impl Pool {
             return Ok(());
         };
         let of_thread = (hub.clone(), run.clone());
+        if cfg!(loom) {
+            // A model starts its threads itself.
+            hub.pool.handover.not_started();
+            return Ok(());
+        }
         std::thread::Builder::new()
             .name("humphrey_ws handler".into())
             .spawn(move || {
@@ -180,20 +204,22 @@ impl Pool {
     }
 
     pub(super) fn add_metrics(&self, sum: &mut Metrics) {
-        if let Ok(runs) = self.runs.lock() {
-            for run in runs.iter() {
-                sum.handler_runs += run.count.load(Relaxed) / 2;
-                sum.handler_time += Duration::from_nanos(run.nanos.get());
+        for runs in [&self.runs, &self.runs_here] {
+            if let Ok(runs) = runs.lock() {
+                for run in runs.iter() {
+                    sum.handler_runs += run.count.load(Relaxed) / 2;
+                    sum.handler_time += Duration::from_nanos(run.nanos.get());
+                }
             }
         }
     }
 
-    fn is_slow(&self) -> bool {
+    pub(super) fn is_slow(&self) -> bool {
         self.nanos_mean.load(Relaxed) > SLOW_NANOS
     }
 
     /// Hands over the jobs of a turn.
-    pub(crate) fn push(hub: &Arc<Hub>, jobs: &mut Vec<Job>, now: Instant) {
+    pub(crate) fn push(hub: &Arc<Hub>, jobs: &mut VecDeque<Job>, now: Instant) {
         if !jobs.is_empty() {
             let start = hub
                 .pool
@@ -267,8 +293,110 @@ impl Pool {
             .store(mean - mean / MEAN_JOBS + nanos / MEAN_JOBS, Relaxed);
     }
 
+    /// What the calling thread keeps count of its jobs with: one of a shard's.
+    pub(super) fn run_of_shard(&self) -> Arc<Run> {
+        let run = Arc::<Run>::default();
+        if let Ok(mut runs) = self.runs_here.lock() {
+            runs.push(run.clone());
+        }
+        run
+    }
+
+    /// Runs jobs of a shard on its own thread, for as long as their outcome may be held back; those that can't be run
+    /// here go to the other threads. `None`: one took long, and another thread goes on with the shard.
+    pub(super) fn run_lent<S: Lend>(
+        hub: &Arc<Hub>,
+        events: &dyn Events,
+        lease: &Lease<S>,
+        run: &Run,
+        shard: S,
+        mut clock: impl FnMut() -> Instant,
+    ) -> Option<S> {
+        let lent = lease.lend(shard, |shard| shard.core().next_job());
+        let lent = lent.or_else(|shard| {
+            // A place among the handlers is had once, and kept until others need it.
+            if Self::give_back_place(hub, lease) || !hub.pool.handover.reserve() {
+                return Err(shard);
+            }
+            lease.set_reserved();
+            lease.lend(shard, |shard| shard.core().next_job())
+        });
+        let mut job = match lent {
+            Ok(job) => job,
+            Err(mut shard) => {
+                Self::give_back_place(hub, lease);
+                shard.core().hand_over_all();
+                return Some(shard);
+            }
+        };
+        hub.pool.handover.call_watch();
+        HANDLER_OF.set(Arc::as_ptr(hub).addr());
+        let began = clock();
+        let mut started = began;
+        loop {
+            let to = job.to;
+            let done = Self::outcome(hub, events, job.work);
+            let now = clock();
+            let took = now.saturating_duration_since(started);
+            run.count.fetch_add(2, Relaxed);
+            run.nanos.add_time(took);
+            let goes_on = now.saturating_duration_since(began) < HOLD_BACK;
+            let step = |shard: &mut S, done: Option<Done>| {
+                let core = shard.core();
+                core.ran_here(to, done, took, now);
+                if goes_on && core.runs_here() {
+                    core.next_job()
+                } else {
+                    None
+                }
+            };
+            match lease.next(done, step) {
+                Next::Job(next) => {
+                    job = next;
+                    started = now;
+                }
+                Next::Back(mut shard) => {
+                    HANDLER_OF.set(0);
+                    hub.wake_deferred();
+                    if !shard.core().runs_here() {
+                        Self::give_back_place(hub, lease);
+                    }
+                    return Some(shard);
+                }
+                Next::Late(done) => {
+                    HANDLER_OF.set(0);
+                    if let (Some((shard, key)), Some(done)) = (to, done) {
+                        hub.word(shard, Word::Done(key, done), When::Now);
+                    }
+                    hub.wake_deferred();
+                    Self::spawn_more(hub, hub.pool.handover.unreserve());
+                    lease.is_spare_again();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// A shard needs its place among the handlers no longer, or others need it more. Returns whether it had one that was
+    /// not in use.
+    pub(super) fn give_back_place<S>(hub: &Arc<Hub>, lease: &Lease<S>) -> bool {
+        let had_place = lease.take_reserved();
+        if had_place {
+            Self::spawn_more(hub, hub.pool.handover.unreserve());
+        }
+        had_place
+    }
+
     /// Runs the handlers of a job, and leaves word of its end with the shard.
     pub(super) fn handle(hub: &Arc<Hub>, events: &dyn Events, job: Job) {
+        let done = Self::outcome(hub, events, job.work);
+        if let (Some((shard, key)), Some(done)) = (job.to, done) {
+            hub.word(shard, Word::Done(key, done), When::Deferred);
+        }
+    }
+
+    /// Runs the handlers of a job. Returns what came of it, if a shard waits for that.
+    fn outcome(hub: &Arc<Hub>, events: &dyn Events, work: Work) -> Option<Done> {
         let caught = |handler: &mut dyn FnMut()| {
             let outcome = catch_unwind(AssertUnwindSafe(handler));
             if outcome.is_err() {
@@ -276,7 +404,7 @@ impl Pool {
             }
             outcome.is_ok()
         };
-        let done = match job.work {
+        let done = match work {
             Work::Session(session, mut memory, bytes) => {
                 let span = session.span.clone();
                 let goes_on = memory
@@ -363,16 +491,14 @@ impl Pool {
                         });
                     }
                 });
-                return;
+                return None;
             }
             Work::Drop(kept) => {
                 drop(kept);
-                return;
+                return None;
             }
         };
-        if let Some((shard, key)) = job.to {
-            hub.word(shard, Word::Done(key, done), When::Deferred);
-        }
+        Some(done)
     }
 
     /// Runs the handshake handler.
@@ -393,20 +519,27 @@ impl Pool {
         Granted::by(hub, request, answer)
     }
 
-    /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread.
+    /// Runs a job on this thread as a handler thread does: for tests, which hold a whole shard in one thread. With
+    /// `here`, as a shard's thread does: what came of it is returned.
     #[cfg(all(any(test, fuzzing), not(loom)))]
-    pub(super) fn run_here(hub: &Arc<Hub>, job: Job) {
+    pub(super) fn run_here(hub: &Arc<Hub>, job: Job, here: bool) -> Option<Done> {
         let before = HANDLER_OF.replace(Arc::as_ptr(hub).addr());
-        if let Some(events) = hub
+        let events = hub
             .pool
             .events
             .lock()
             .ok()
-            .and_then(|events| events.clone())
-        {
-            Self::handle(hub, &*events, job);
-        }
+            .and_then(|events| events.clone());
+        let done = events.and_then(|events| {
+            if here {
+                Self::outcome(hub, &*events, job.work)
+            } else {
+                Self::handle(hub, &*events, job);
+                None
+            }
+        });
         HANDLER_OF.set(before);
+        done
     }
 
     /// Threads whose job is still the one that `seen` has from the last call.

@@ -1,8 +1,13 @@
-//! A shard's thread: polls, and lets the core turn. The first shard accepts for all.
+//! A shard's threads: they poll, let the core turn, and run its handlers while these are quick. The first shard accepts
+//! for all.
+//!
+//! There are two, of which one goes on with the shard where the other is held up by a handler (`lease`). So everything
+//! that a shard has is in one value, which they hand to each other.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
@@ -11,7 +16,9 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::core::Core;
 use super::hub::{Hub, Newcomer, Word};
+use super::lease::Lease;
 use super::mailbox::When;
+use super::pool::{Lend, Pool};
 use crate::report::{error, info, warning};
 
 /// What the poll reports the waker under. Connections have smaller numbers: no shard has so many slots.
@@ -26,24 +33,42 @@ const ACCEPTS_PER_TURN: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Shard {
-    pub(super) core: Core<TcpStream>,
-    /// Dropped with the shard, whether it ran to its end, panicked or never ran.
-    pub(super) ending: Ending,
-    pub(super) poll: Poll,
-    pub(super) listener: Option<Listener>,
+    core: Core<TcpStream>,
+    poll: Poll,
+    events: Events,
+    listener: Option<Listener>,
+    /// Dropped last, whether the shard ran to its end, panicked or never ran.
+    ending: Ending,
 }
 
+/// Those of all shards.
+pub(super) type Leases = Arc<[Arc<Lease<Box<Shard>>>]>;
+
 /// Says that a shard has ended.
-pub(super) struct Ending(pub(super) Arc<Hub>);
+pub(super) struct Ending {
+    hub: Arc<Hub>,
+    lease: Arc<Lease<Box<Shard>>>,
+}
+
+impl Ending {
+    pub(super) fn new(hub: Arc<Hub>, lease: Arc<Lease<Box<Shard>>>) -> Self {
+        Self { hub, lease }
+    }
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if !self.0.has_stopped() {
+        if thread::panicking() {
+            error!("a shard has panicked: this is a defect of humphrey_ws");
+        }
+        if !self.hub.has_stopped() {
             // A shard that can't go on takes the others with it: an app that serves some of its clients only would
             // not be noticed.
-            self.0.stop(Duration::ZERO);
+            self.hub.stop(Duration::ZERO);
         }
-        self.0.shard_ended();
+        Pool::give_back_place(&self.hub, &self.lease);
+        self.hub.shard_ended();
+        self.lease.close();
     }
 }
 
@@ -160,48 +185,134 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+impl Lend for Box<Shard> {
+    type Transport = TcpStream;
+
+    fn core(&mut self) -> &mut Core<TcpStream> {
+        &mut self.core
+    }
+}
+
 impl Shard {
-    /// Runs until the engine has stopped.
-    pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut wait = Some(Duration::ZERO);
-        loop {
-            if let Err(error) = self.poll.poll(&mut events, wait)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                error!("a shard can't poll and ends: {error}");
-                break;
-            }
-            let now = Instant::now();
-            for event in &events {
-                match event.token() {
-                    WAKER => {}
-                    LISTENER => {
-                        if let Some(listener) = &mut self.listener {
-                            listener.ready = true;
-                        }
+    pub(super) fn new(
+        core: Core<TcpStream>,
+        poll: Poll,
+        listener: Option<Listener>,
+        ending: Ending,
+    ) -> Self {
+        Self {
+            core,
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            listener,
+            ending,
+        }
+    }
+
+    pub(super) fn lease(&self) -> Arc<Lease<Box<Self>>> {
+        self.ending.lease.clone()
+    }
+
+    /// Starts its threads.
+    pub(super) fn start(self) -> io::Result<()> {
+        let hub = self.ending.hub.clone();
+        let lease = self.lease();
+        let name = || thread::Builder::new().name(format!("humphrey_ws shard {}", self.core.index));
+        let (first, spare) = (name(), name());
+        if hub.settings.adaptive_handlers {
+            let (hub, lease) = (hub.clone(), lease.clone());
+            spare.spawn(move || {
+                let shard = Self::handed_on(&lease);
+                Self::work(&hub, &lease, shard);
+            })?;
+        }
+        first
+            .spawn(move || Self::work(&hub, &lease, Some(Box::new(self))))
+            .map(drop)
+    }
+
+    /// What a shard's thread does: turns the shard, and waits as the spare one when it is late.
+    fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
+        let run = hub.pool.run_of_shard();
+        while let Some(mut shard) = next {
+            let events = shard.core.events.clone();
+            loop {
+                shard.turn();
+                if shard.core.has_jobs() && shard.core.runs_here() {
+                    match Pool::run_lent(hub, &*events, lease, &run, shard, Instant::now) {
+                        Some(back) => shard = back,
+                        None => break,
                     }
-                    Token(token) => self.core.ready(
-                        token,
-                        event.is_readable(),
-                        event.is_read_closed() || event.is_error(),
-                        event.is_writable(),
-                    ),
+                    shard.turn();
+                }
+                if shard.core.is_finished() || !shard.poll() {
+                    drop(events);
+                    shard.end();
+                    return;
                 }
             }
-            // After readiness: a client that can take something again is not judged by what it could not take before.
-            self.core.collect(now);
-            self.take_in(now);
-            self.core.turn();
-            if self.core.is_finished() {
-                break;
-            }
-            wait = self.wait();
+            drop(events);
+            next = Self::handed_on(lease);
         }
+    }
+
+    /// Waits as the spare thread until the shard is handed to it. `None`: it has ended.
+    fn handed_on(lease: &Lease<Box<Self>>) -> Option<Box<Self>> {
+        let mut shard = lease.wait()?;
+        shard.core.was_handed_on(Instant::now());
+        Some(shard)
+    }
+
+    /// Waits for something to do. False if the shard can't go on.
+    fn poll(&mut self) -> bool {
+        let wait = self.wait();
+        if let Err(error) = self.poll.poll(&mut self.events, wait)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            error!("a shard can't poll and ends: {error}");
+            return false;
+        }
+        for event in &self.events {
+            match event.token() {
+                WAKER => {}
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.ready = true;
+                    }
+                }
+                Token(token) => self.core.ready(
+                    token,
+                    event.is_readable(),
+                    event.is_read_closed() || event.is_error(),
+                    event.is_writable(),
+                ),
+            }
+        }
+        true
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        // After readiness: a client that can take something again is not judged by what it could not take before.
+        self.core.collect(now);
+        self.take_in(now);
+        self.core.turn();
+    }
+
+    /// The end.
+    fn end(self: Box<Self>) {
+        let Self {
+            core,
+            poll,
+            listener,
+            ending,
+            ..
+        } = *self;
         // Closed before the clients are, so that none of them comes back to a listener that does not answer.
-        self.listener = None;
-        self.core.finish();
-        drop(self.ending);
+        drop(listener);
+        core.finish();
+        drop(poll);
+        drop(ending);
     }
 
     /// Connections that were accepted, here or on the first shard, or adopted.

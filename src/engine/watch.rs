@@ -1,38 +1,61 @@
 //! The watch: looks after handlers that take long.
 //!
 //! Each millisecond while handlers run, it wakes shards for what handlers have sent and then blocked on, calls
-//! threads for jobs that nobody comes to, and counts the blocked. When nothing runs, it parks and costs nothing.
+//! threads for jobs that nobody comes to, has shards go on whose own thread is held up, and counts the blocked. When
+//! nothing runs, it parks and costs nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hub::Hub;
+use super::lease::Look;
 use super::pool::Pool;
+use super::shard::Leases;
 use crate::report::warning;
 
 const TICK: Duration = Duration::from_millis(1);
+/// After so many ticks in which shards have run no handler it parks: calling it costs more than a few ticks.
+const QUIET_TICKS: u32 = 16;
 /// The warning about blocked handlers is not repeated more often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until the pool is closed.
-pub(super) fn run(hub: &Arc<Hub>) {
+pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let pool = &hub.pool;
     let mut seen = Vec::new();
+    let mut turns = vec![0; leases.len()];
     let mut taken = 0;
     let mut quiet = true;
+    let mut quiet_ticks = QUIET_TICKS;
     let mut exhausted = false;
     let mut warned: Option<Instant> = None;
     loop {
         // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
-        if quiet && !pool.handover.park_watch() {
+        let is_busy = || leases.iter().any(|lease| lease.is_busy());
+        if quiet && quiet_ticks >= QUIET_TICKS && !pool.handover.park_watch(is_busy) {
             return;
         }
         std::thread::sleep(TICK);
         hub.wake_deferred();
         let load = pool.handover.load();
-        let blocked = pool.blocked(&mut seen);
+        let mut blocked = pool.blocked(&mut seen);
+        quiet_ticks = quiet_ticks.saturating_add(1);
+        for (lease, turn) in leases.iter().zip(&mut turns) {
+            match lease.look(turn) {
+                Look::Quiet => {}
+                Look::Busy => quiet_ticks = 0,
+                Look::Blocked => {
+                    quiet_ticks = 0;
+                    blocked += 1;
+                }
+            }
+        }
         hub.common.handlers_blocked.set(blocked as u64);
         if load.waiting > 0 && load.taken == taken {
+            // A shard that has nothing to handle makes room for those that have.
+            for lease in leases.iter() {
+                Pool::give_back_place(hub, lease);
+            }
             Pool::call_all(hub);
         }
         let threads = pool.handover.threads_max();

@@ -22,12 +22,24 @@ where
     S: Send + Sync + 'static,
     T: Send + Sync + Default + 'static,
 {
-    let running = app
+    let running = either_way(app)
         .with_address("127.0.0.1:0")
         .start()
         .expect("the app starts");
     let address = running.local_addr().expect("it listens itself");
     (running, address)
+}
+
+/// What must hold, must hold whether shards run handlers or not: with `HUMPHREY_WS_ADAPTIVE=no` they don't.
+pub(crate) fn either_way<S, T>(app: AsyncWebsocketApp<S, T>) -> AsyncWebsocketApp<S, T>
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    match std::env::var("HUMPHREY_WS_ADAPTIVE").as_deref() {
+        Ok("no") => app.with_adaptive_handlers(false),
+        _ => app,
+    }
 }
 
 /// An address that is free, and that nobody else takes who asks here.

@@ -296,7 +296,7 @@ fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
             thread::spawn(move || {
                 let mut round = 0;
                 while round < 2 {
-                    assert!(handover.park_watch());
+                    assert!(handover.park_watch(|| false));
                     if handover.load().busy {
                         round += 1;
                         rounds.note(round);
@@ -326,7 +326,7 @@ fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
             let rounds = rounds.clone();
             thread::spawn(move || {
                 // Nobody takes the job, so from the push on there is something to watch.
-                if handover.park_watch() {
+                if handover.park_watch(|| false) {
                     assert!(handover.load().busy);
                     assert_eq!(handover.load().waiting, 1);
                     rounds.store(true, Ordering::SeqCst);
@@ -345,7 +345,7 @@ fn loom_close_ends_a_watch_that_is_parked_or_about_to() {
         let handover = Arc::new(Handover::<u8>::new(1));
         let watch = {
             let handover = handover.clone();
-            thread::spawn(move || handover.park_watch())
+            thread::spawn(move || handover.park_watch(|| false))
         };
         handover.close();
         assert!(!watch.join().unwrap());

@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use loom::thread;
 
-use super::{Reactor, check, hub};
+use super::{Reactor, check, hub, hub_with_places};
+use crate::engine::core::Core;
 use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::hub::{Hub, Upgraded};
-use crate::engine::pool::Pool;
+use crate::engine::lease::Lease;
+use crate::engine::pool::{Lend, Pool};
 use crate::engine::rooms::{Presence, Room};
 use crate::engine::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::message::Message;
@@ -118,13 +120,40 @@ fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
     }
 }
 
+/// A client that says this and goes; its handshake was answered elsewhere.
+fn client(reads: &[[u8; 2]], has_ended: &Arc<atomic::AtomicBool>) -> (Script, Upgraded) {
+    // Masked with zeros: text, and text again in another read.
+    let frame = |text: &[u8; 2]| vec![0x81, 0x82, 0, 0, 0, 0, text[0], text[1]];
+    let script = Script {
+        reads: reads.iter().map(frame).collect(),
+        has_ended: has_ended.clone(),
+    };
+    let upgraded = Upgraded {
+        answered: true,
+        ..Upgraded::default()
+    };
+    (script, upgraded)
+}
+
+fn diary() -> Arc<Diary> {
+    Arc::new(Diary {
+        is_told: AtomicBool::new(false),
+        told: Mutex::new(String::new()),
+    })
+}
+
+/// A poll would report anew that there is something to read.
+fn report(core: &mut Core<Script>) {
+    for slot in core.conns.used() {
+        let key = core.conns.key(slot).unwrap();
+        core.ready(key.to_token(), true, false, false);
+    }
+}
+
 #[test]
 fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_time() {
     check(Some(2), || {
-        let diary = Arc::new(Diary {
-            is_told: AtomicBool::new(false),
-            told: Mutex::new(String::new()),
-        });
+        let diary = diary();
         let (hub, alarms) = hub(1, 2, diary.clone());
         let mut shard = Reactor::new(0, &hub, diary.clone(), (), &alarms);
         let now = shard.now;
@@ -134,35 +163,15 @@ fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_t
                 thread::spawn(move || work(&hub, &diary, now))
             })
             .collect();
-        // Masked with zeros: text, and text again in another read.
-        let frame = |text: &[u8; 2]| vec![0x81, 0x82, 0, 0, 0, 0, text[0], text[1]];
         let has_ended = Arc::new(atomic::AtomicBool::new(false));
-        let script = Script {
-            reads: [frame(b"1 "), frame(b"2 ")].into(),
-            has_ended: has_ended.clone(),
-        };
         hub.shards[0].load.fetch_add(1, Relaxed);
-        let upgraded = Upgraded {
-            head: None,
-            answered: true,
-            owed: Vec::new(),
-            ended: false,
-            farewell: None,
-            closed: false,
-            received: None,
-            ..Upgraded::default()
-        };
-        let mut arrival = Some((script, upgraded));
+        let mut arrival = Some(client(&[*b"1 ", *b"2 "], &has_ended));
         loop {
             shard.turn(|core| {
                 if let Some((script, upgraded)) = arrival.take() {
                     core.insert(script, PEER, None, Some(upgraded));
                 }
-                // A poll would report anew that there is something to read.
-                for slot in core.conns.used() {
-                    let key = core.conns.key(slot).unwrap();
-                    core.ready(key.to_token(), true, false, false);
-                }
+                report(core);
             });
             if shard.core.conns.len() == 0 {
                 break;
@@ -176,5 +185,100 @@ fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_t
             handler.join().unwrap();
         }
         assert_eq!(*lock(&diary.told), "open 1 2 close");
+    });
+}
+
+/// A shard that is lent out.
+struct Lent {
+    reactor: Reactor<Script>,
+    has_ended: Arc<atomic::AtomicBool>,
+}
+
+impl Lend for Box<Lent> {
+    type Transport = Script;
+
+    fn core(&mut self) -> &mut Core<Script> {
+        &mut self.reactor.core
+    }
+}
+
+/// A shard's thread, as in `Shard::work`.
+fn turn_and_handle(
+    hub: &Arc<Hub>,
+    diary: &Diary,
+    lease: &Lease<Box<Lent>>,
+    mut next: Option<Box<Lent>>,
+) {
+    let run = hub.pool.run_of_shard();
+    while let Some(mut shard) = next {
+        let now = shard.reactor.now;
+        loop {
+            shard.reactor.turn(report);
+            if shard.reactor.core.has_jobs() {
+                match Pool::run_lent(hub, diary, lease, &run, shard, || now) {
+                    Some(back) => shard = back,
+                    None => break,
+                }
+                shard.reactor.turn(report);
+            }
+            if shard.reactor.core.conns.len() == 0 && !shard.reactor.core.has_jobs() {
+                Pool::give_back_place(hub, lease);
+                hub.pool.close();
+                lease.close();
+                return;
+            }
+            if shard.has_ended.load(Relaxed) {
+                shard.reactor.sleep();
+            }
+        }
+        next = lease.wait().map(|mut shard| {
+            shard.reactor.core.was_handed_on(now);
+            shard
+        });
+    }
+}
+
+#[test]
+fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it_is_handed_on() {
+    // Two threads of the shard, one of the pool, and the watch, which hands the shard on in the midst of a handler.
+    check(Some(2), || {
+        let diary = diary();
+        let (hub, alarms) = hub_with_places(1, 2, 1, diary.clone());
+        let lease = Arc::new(Lease::new(true));
+        let mut reactor = Reactor::new(0, &hub, diary.clone(), (), &alarms);
+        let now = reactor.now;
+        let has_ended = Arc::new(atomic::AtomicBool::new(false));
+        hub.shards[0].load.fetch_add(1, Relaxed);
+        let (script, upgraded) = client(&[*b"1 ", *b"2 "], &has_ended);
+        reactor.turn(|core| core.insert(script, PEER, None, Some(upgraded)));
+        let shard = Box::new(Lent { reactor, has_ended });
+        let handler = {
+            let (hub, diary) = (hub.clone(), diary.clone());
+            thread::spawn(move || work(&hub, &diary, now))
+        };
+        let spare = {
+            let (hub, diary, lease) = (hub.clone(), diary.clone(), lease.clone());
+            thread::spawn(move || {
+                let shard = lease.wait().map(|mut shard: Box<Lent>| {
+                    shard.reactor.core.was_handed_on(now);
+                    shard
+                });
+                turn_and_handle(&hub, &diary, &lease, shard);
+            })
+        };
+        let watch = {
+            let lease = lease.clone();
+            thread::spawn(move || {
+                let mut seen = 0;
+                lease.look(&mut seen);
+                lease.look(&mut seen);
+            })
+        };
+        turn_and_handle(&hub, &diary, &lease, Some(shard));
+        for thread in [handler, spare, watch] {
+            thread.join().unwrap();
+        }
+        assert_eq!(*lock(&diary.told), "open 1 2 close");
+        assert!(hub.pool.handover.reserve(), "no place is lost");
     });
 }

@@ -176,6 +176,7 @@ impl Game {
                 handshake: mailbox_bytes_max.is_multiple_of(3),
                 room: true,
             },
+            adaptive_handlers: outbox_bytes_max.is_multiple_of(2),
             handler: Box::new(handler),
             gate: Box::new(gate()),
             route: Box::new(route),

@@ -90,7 +90,7 @@ fn a_handler_that_outlasts_the_end_is_followed_by_the_disconnect_all_the_same() 
     let client = world.join();
     world.client_says(client, "its handler takes its time");
     world.client_says(client, "waits");
-    let job = world.jobs.remove(0);
+    let job = world.hold_job();
     world.stop(WAIT);
     world.advance(WAIT);
     world.turn();
@@ -105,8 +105,7 @@ fn a_handler_that_outlasts_the_end_is_followed_by_the_disconnect_all_the_same() 
     );
     let metrics = world.metrics();
     assert_eq!((metrics.connections, metrics.dropped.unhandled), (0, 1));
-    world.jobs.push(job);
-    world.run_job(0);
+    world.run_held_job(job);
     assert_eq!(
         world.handled(client),
         [Told::message("its handler takes its time"), Told::Close]
@@ -301,8 +300,7 @@ fn a_disconnect_is_told_also_behind_a_panic_of_the_same_job() {
         to: Some((0, world.key(client))),
         work: Work::Session(world.session(client), events, 0),
     };
-    world.jobs.push(job);
-    world.run_job(0);
+    world.run_held_job(job);
     let expected = [Told::Open, Told::message("a"), Told::Close];
     assert_eq!(world.handled(client), expected);
 }

@@ -55,6 +55,8 @@ pub(super) struct Setup {
     pub(super) slow_consumer: SlowConsumer,
     pub(super) heartbeat: Option<Heartbeat>,
     pub(super) interests: Interests,
+    /// Handlers run on the shard's own thread, as far as it gets.
+    pub(super) adaptive_handlers: bool,
     pub(super) handler: Box<Handler>,
     pub(super) gate: Box<Gate>,
     pub(super) streamer: Box<Streamer>,
@@ -74,12 +76,18 @@ impl Default for Setup {
                 room: true,
                 ..Interests::default()
             },
+            adaptive_handlers: is_adaptive(),
             handler: Box::new(|_, _, _| {}),
             gate: Box::new(|_| panic!("no gate")),
             streamer: Box::new(|_, _| panic!("no event stream")),
             route: Box::new(|_| panic!("no route")),
         }
     }
+}
+
+/// Whether worlds have it so: what must hold, must hold both ways.
+fn is_adaptive() -> bool {
+    std::env::var("HUMPHREY_WS_ADAPTIVE").as_deref() != Ok("no")
 }
 
 /// A message from the program to a session's client.
@@ -213,6 +221,8 @@ pub(super) struct World {
     pub(super) come_from: [u8; 4],
     /// Handed over, and not run yet.
     pub(super) jobs: Vec<Job>,
+    /// Those of them that the shard's own thread runs, and whose shard has not gone on without it.
+    lent: usize,
     pub(super) turns: usize,
 }
 
@@ -228,6 +238,7 @@ impl World {
             shards: 1,
             // One, which never comes: so the jobs stay where the test can take them.
             handler_threads: 1,
+            adaptive_handlers: setup.adaptive_handlers,
             origins: None,
             proxies: None,
         };
@@ -259,6 +270,7 @@ impl World {
             clients: Vec::new(),
             come_from: [127, 0, 0, 1],
             jobs: Vec::new(),
+            lent: 0,
             turns: 0,
         };
         world.settle();
@@ -482,10 +494,32 @@ impl World {
         self.hub.post(self.id(client), mail, false)
     }
 
+    /// A job that was handed over, and is to last: also where it was the shard's own, which then goes on without it.
+    pub(super) fn hold_job(&mut self) -> Job {
+        self.lent = 0;
+        self.jobs.remove(0)
+    }
+
+    /// Runs a job that was held.
+    pub(super) fn run_held_job(&mut self, job: Job) {
+        Pool::run_here(&self.hub, job, false);
+    }
+
     /// Runs one of the jobs that were handed over. The shard is not woken for it yet.
     pub(super) fn run_job(&mut self, index: usize) {
+        let lent_from = self.jobs.len() - self.lent;
         let job = self.jobs.remove(index);
-        Pool::run_here(&self.hub, job);
+        if index < lent_from {
+            Pool::run_here(&self.hub, job, false);
+            return;
+        }
+        self.lent -= 1;
+        let to = job.to;
+        let done = Pool::run_here(&self.hub, job, true);
+        let now = self.base + self.now;
+        self.core().ran_here(to, done, Duration::ZERO, now);
+        // Its thread goes on with it.
+        self.asleep_until = Some(self.now);
     }
 
     /// Runs what is handed over now, and lets the shard take in the outcome.
@@ -558,15 +592,27 @@ impl World {
         let now = self.base + self.now;
         assert!(self.core().arrivals().is_empty());
         self.core().turn();
+        // Handlers of the last turn that still run: the shard has gone on without their thread.
+        self.lent = 0;
         while let Some((job, started)) = self.hub.pool.handover.take(now, false) {
             assert_eq!(started, 0);
-            let is_second = job.to.is_some() && self.jobs.iter().any(|other| other.to == job.to);
-            assert!(!is_second, "two jobs of one connection at once");
-            self.jobs.push(job);
+            self.push_job(job);
+        }
+        if self.core().runs_here() {
+            while let Some(job) = self.core().next_job() {
+                self.push_job(job);
+                self.lent += 1;
+            }
         }
         self.check();
         let wait = self.core().wait(now);
         self.asleep_until = wait.map(|wait| self.now + wait);
+    }
+
+    fn push_job(&mut self, job: Job) {
+        let is_second = job.to.is_some() && self.jobs.iter().any(|other| other.to == job.to);
+        assert!(!is_second, "two jobs of one connection at once");
+        self.jobs.push(job);
     }
 
     /// How long the shard sleeps; none: until it is woken.
@@ -698,6 +744,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         let now = self.base + self.now;
         self.core.take().unwrap().finish();
+        self.lent = 0;
         while let Some((job, _)) = self.hub.pool.handover.take(now, false) {
             self.jobs.push(job);
         }

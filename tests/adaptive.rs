@@ -1,0 +1,420 @@
+//! Handlers on the reactors' own threads: what is promised of handlers holds there, too, and where they change over.
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, RunningApp};
+use support::{Client, DEADLINE, client_frame, eventually, raw_websocket, read_frame};
+
+const STOP: Duration = Duration::from_millis(100);
+const HERE: &str = "humphrey_ws shard 0";
+const POOL: &str = "humphrey_ws handler";
+
+fn thread_name() -> String {
+    thread::current().name().unwrap_or_default().to_owned()
+}
+
+/// Not `support::start`: it is about this way here, whatever the others are run with.
+fn start<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    let running = app
+        .with_adaptive_handlers(true)
+        .with_address("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let address = running.local_addr().unwrap();
+    (running, address)
+}
+
+/// A door that handlers wait at until it is opened.
+#[derive(Default)]
+struct Door {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Door {
+    fn pass(&self) {
+        let mut open = self.open.lock().unwrap();
+        while !*open {
+            open = self.opened.wait(open).unwrap();
+        }
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+
+    fn close(&self) {
+        *self.open.lock().unwrap() = false;
+    }
+}
+
+/// Says where its handler runs; `block` waits at the door, `sleep` sleeps for some milliseconds.
+fn where_app(threads: usize) -> AsyncWebsocketApp<Door> {
+    AsyncWebsocketApp::new_with_config(Door::default(), threads, 1)
+        .with_shards(1)
+        .with_message_handler(|stream, message, door: Arc<Door>| {
+            stream.send(Message::new(thread_name()));
+            match message.text() {
+                Some("block") => {
+                    door.pass();
+                    stream.send(Message::new("after"));
+                }
+                Some("sleep") => thread::sleep(Duration::from_millis(5)),
+                _ => {}
+            }
+        })
+}
+
+/// Asks until the handler runs there.
+fn until_on(client: &mut Client, place: &str, message: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        client.send(message);
+        if client.receive_text() == place {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never on {place}");
+    }
+}
+
+#[test]
+fn quick_handlers_run_on_the_reactors_thread_and_only_if_they_are_to() {
+    let (running, address) = start(where_app(4));
+    until_on(&mut Client::connect(address), HERE, "quick");
+    running.shutdown(STOP);
+
+    let running = where_app(4)
+        .with_adaptive_handlers(false)
+        .with_address("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let mut client = Client::connect(running.local_addr().unwrap());
+    for _ in 0..100 {
+        client.send("quick");
+        assert_eq!(client.receive_text(), POOL);
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn with_one_handler_thread_all_handlers_run_on_it() {
+    let (running, address) = start(where_app(1));
+    let mut client = Client::connect(address);
+    for _ in 0..100 {
+        client.send("quick");
+        assert_eq!(client.receive_text(), POOL);
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn handlers_that_are_slow_go_to_the_pool_and_come_back_when_they_are_quick() {
+    let (running, address) = start(where_app(4));
+    let mut client = Client::connect(address);
+    for _ in 0..2 {
+        until_on(&mut client, HERE, "quick");
+        until_on(&mut client, POOL, "sleep");
+    }
+    running.shutdown(STOP);
+}
+
+/// Has a handler block that runs on the reactor's thread.
+fn block_here(client: &mut Client, door: &Door) {
+    loop {
+        until_on(client, HERE, "quick");
+        client.send("block");
+        if client.receive_text() == HERE {
+            return;
+        }
+        // A machine that halts for a moment makes a quick handler slow.
+        door.open();
+        assert_eq!(client.receive_text(), "after");
+        door.close();
+    }
+}
+
+#[test]
+fn a_handler_that_blocks_has_its_messages_out_and_leaves_the_reactor_to_another_thread() {
+    let app = where_app(4);
+    let door = app.get_state();
+    let (running, address) = start(app);
+    let mut blocker = Client::connect(address);
+    block_here(&mut blocker, &door);
+    blocker.send("behind");
+    let sender = running.sender();
+    eventually("it is counted as blocked", || {
+        sender.metrics().handlers_blocked == 1
+    });
+    // The reactor goes on in all its parts.
+    let mut other = Client::connect(address);
+    for _ in 0..100 {
+        other.send("quick");
+        assert_eq!(other.receive_text(), POOL, "there is no spare thread");
+    }
+    assert_goes_on(&running, address);
+    assert_eq!(blocker.receive_text(), "to all");
+    assert_eq!(other.receive_text(), "to all");
+    // Then it goes on where it was, and what is behind it comes behind it.
+    door.open();
+    assert_eq!(blocker.receive_text(), "after");
+    let place = blocker.receive_text();
+    assert!(place == HERE || place == POOL, "{place}");
+    eventually("nothing is blocked", || {
+        sender.metrics().handlers_blocked == 0
+    });
+    until_on(&mut other, HERE, "quick");
+    running.shutdown(STOP);
+}
+
+/// Handshakes, pings and broadcasts are served.
+fn assert_goes_on(running: &RunningApp, address: SocketAddr) {
+    let mut newcomer = raw_websocket(address);
+    newcomer.write_all(&client_frame(0x89, b"ping")).unwrap();
+    assert_eq!(read_frame(&mut newcomer).unwrap(), (0x8a, b"ping".to_vec()));
+    running.sender().broadcast(Message::new("to all"));
+    let broadcast = read_frame(&mut newcomer).unwrap();
+    assert_eq!(broadcast, (0x81, b"to all".to_vec()));
+}
+
+/// How many handlers run, and have run at a time.
+#[derive(Default)]
+struct Gauge {
+    door: Door,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[test]
+fn no_more_handlers_run_at_a_time_than_there_are_threads_and_when_all_block_the_reactors_go_on() {
+    const THREADS: usize = 3;
+    let app = AsyncWebsocketApp::new_with_config(Gauge::default(), THREADS, 1)
+        .with_shards(2)
+        .with_message_handler(|stream: AsyncStream, message, gauge: Arc<Gauge>| {
+            let running = gauge.running.fetch_add(1, SeqCst) + 1;
+            gauge.most.fetch_max(running, SeqCst);
+            if message.text() == Some("block") {
+                gauge.door.pass();
+            }
+            gauge.running.fetch_sub(1, SeqCst);
+            stream.send(message);
+        });
+    let gauge = app.get_state();
+    let (running, address) = start(app);
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(address)).collect();
+    // Both reactors run handlers themselves before.
+    for client in &mut clients {
+        client.send("quick");
+        assert_eq!(client.receive_text(), "quick");
+    }
+    for client in &mut clients {
+        client.send("block");
+    }
+    let sender = running.sender();
+    eventually("all threads are blocked, and that is counted", || {
+        let metrics = sender.metrics();
+        metrics.handlers_blocked == THREADS as u64 && metrics.handlers_exhausted > 0
+    });
+    assert_eq!(gauge.running.load(SeqCst), THREADS);
+    assert_goes_on(&running, address);
+    gauge.door.open();
+    for client in &mut clients {
+        let mut received = [client.receive_text(), client.receive_text()];
+        received.sort();
+        assert_eq!(received, ["block", "to all"]);
+    }
+    assert_eq!(gauge.most.load(SeqCst), THREADS);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_reactor_that_has_nothing_to_handle_keeps_no_thread_from_those_that_have() {
+    const THREADS: usize = 3;
+    let app = AsyncWebsocketApp::new_with_config(Barrier::new(THREADS), THREADS, 1)
+        .with_shards(2)
+        .with_message_handler(|stream: AsyncStream, message, barrier: Arc<Barrier>| {
+            if message.text() == Some("together") {
+                barrier.wait();
+            }
+            stream.send(Message::new(stream.id().to_string()));
+        });
+    let (running, address) = start(app);
+    let mut by_shard = [Vec::new(), Vec::new()];
+    for _ in 0..2 * THREADS {
+        let mut client = Client::connect(address);
+        client.send("quick");
+        let shard = usize::from(!client.receive_text().starts_with("0-"));
+        by_shard[shard].push(client);
+    }
+    let [first, second] = &mut by_shard;
+    assert_eq!((first.len(), second.len()), (THREADS, THREADS));
+    for clients in [first, second] {
+        for client in clients.iter_mut() {
+            client.send("together");
+        }
+        for client in clients {
+            client.receive_text();
+        }
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_panic_on_the_reactors_thread_closes_that_one_connection_with_1011() {
+    let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
+        .with_shards(1)
+        .with_message_handler(|stream, message, _| {
+            stream.send(Message::new(thread_name()));
+            if message.text() == Some("panic") {
+                std::panic::resume_unwind(Box::new("quietly"));
+            }
+        });
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    let place = loop {
+        until_on(&mut other, HERE, "quick");
+        let mut client = Client::connect(address);
+        client.send("panic");
+        let (texts, close) = client.receive_to_close();
+        assert_eq!(u16::from(close.unwrap().code), 1011);
+        if texts == [HERE] {
+            break texts;
+        }
+    };
+    assert_eq!(place, [HERE]);
+    until_on(&mut other, HERE, "quick");
+    assert!(running.sender().metrics().handler_panics > 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn an_app_that_stops_while_the_reactors_thread_is_blocked_closes_everyone_and_tells_the_rest_behind()
+ {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let app = where_app(4).with_disconnect_handler(move |_, _| {
+        tell.lock().unwrap().send(()).unwrap();
+    });
+    let door = app.get_state();
+    let (running, address) = start(app);
+    let mut blocker = Client::connect(address);
+    block_here(&mut blocker, &door);
+    running.sender().shutdown(Duration::from_millis(300));
+    let (_, close) = blocker.receive_to_close();
+    assert_eq!(u16::from(close.unwrap().code), 1001);
+    // It is left behind.
+    running.join();
+    assert!(told.try_recv().is_err(), "never two at a time");
+    door.open();
+    told.recv_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn what_a_turn_has_no_time_for_is_handled_in_the_next_though_nothing_else_happens() {
+    for _ in 0..5 {
+        let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
+            .with_shards(1)
+            .with_message_handler(|stream, message, _| {
+                thread::sleep(Duration::from_micros(60));
+                stream.send(message);
+            });
+        let (running, address) = start(app);
+        let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+        // Most come while the first is handled.
+        for client in &mut clients {
+            client.send("all at once");
+        }
+        for client in &mut clients {
+            assert_eq!(client.receive_text(), "all at once");
+        }
+        drop(clients);
+        running.shutdown(STOP);
+    }
+}
+
+#[test]
+fn every_handler_is_counted_and_timed_wherever_it_runs() {
+    let (running, address) = start(where_app(4));
+    let mut client = Client::connect(address);
+    for n in 0..300 {
+        client.send(if n % 10 == 9 { "sleep" } else { "quick" });
+        client.receive_text();
+    }
+    let sender = running.sender();
+    // Each text was one job; the last is counted when it has ended.
+    eventually("all are counted", || sender.metrics().handler_runs == 300);
+    assert!(sender.metrics().handler_time >= Duration::from_millis(30 * 5));
+    running.shutdown(STOP);
+}
+
+/// What handlers of one connection have been told, and where.
+#[derive(Default)]
+struct Seen {
+    next: AtomicUsize,
+    running: AtomicUsize,
+}
+
+#[test]
+fn what_comes_while_handlers_change_over_is_handled_in_order_once_and_never_two_at_a_time() {
+    const CLIENTS: usize = 8;
+    const MESSAGES: usize = 3_000;
+    let places = Arc::new(Mutex::new(HashSet::new()));
+    let noted = places.clone();
+    let app = AsyncWebsocketApp::<(), Seen>::new_with_config((), 4, 1)
+        .with_shards(2)
+        .with_message_handler(move |stream: AsyncStream<Seen>, message, _| {
+            let n: usize = message.text().unwrap().parse().unwrap();
+            assert_eq!(stream.state.running.fetch_add(1, SeqCst), 0);
+            assert_eq!(stream.state.next.fetch_add(1, SeqCst), n);
+            // Spells of quick ones, so that reactors begin anew; then some that take long, and some that take very long.
+            match n % 1_000 {
+                500..550 => thread::sleep(Duration::from_micros(200)),
+                900 => thread::sleep(Duration::from_millis(8)),
+                _ => {}
+            }
+            noted.lock().unwrap().insert(thread_name());
+            assert_eq!(stream.state.running.fetch_sub(1, SeqCst), 1);
+            stream.send(message);
+        });
+    let (running, address) = start(app);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let mut received = 0;
+                for n in 0..MESSAGES {
+                    client.send(&n.to_string());
+                    // Some wait, so that batches are of several.
+                    if n % 7 == 0 || n + 1 == MESSAGES {
+                        while received <= n {
+                            assert_eq!(client.receive_text(), received.to_string());
+                            received += 1;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    let metrics = running.sender().metrics();
+    assert_eq!(metrics.messages_in, (CLIENTS * MESSAGES) as u64);
+    assert_eq!((metrics.handler_panics, metrics.dropped.total()), (0, 0));
+    let places = places.lock().unwrap();
+    assert!(places.contains(HERE) && places.contains(POOL), "{places:?}");
+    running.shutdown(STOP);
+}
