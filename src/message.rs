@@ -31,6 +31,13 @@ pub struct Message {
     text: bool,
 }
 
+/// What is known of a message's frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    header_len: u8,
+    text: bool,
+}
+
 impl Message {
     /// Creates a message with a copy of the payload: text if it is valid UTF-8 (as an empty one is), else binary.
     ///
@@ -115,6 +122,23 @@ impl Message {
     /// The frame, shared.
     pub(crate) fn frame(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The frame, and what makes a message of it again: so a message that nobody else has costs no reference count.
+    pub(crate) fn into_frame(self) -> (Bytes, Shape) {
+        let shape = Shape {
+            header_len: self.header_len,
+            text: self.text,
+        };
+        (self.frame, shape)
+    }
+
+    pub(crate) fn of_frame(frame: Bytes, shape: Shape) -> Self {
+        Self {
+            frame,
+            header_len: shape.header_len,
+            text: shape.text,
+        }
     }
 }
 

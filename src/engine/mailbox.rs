@@ -159,12 +159,17 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 
     /// Leaves data if there is room.
     pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
-        match self.try_reserve(data.weight()) {
-            Ok(()) => self
-                .push_reserved(data, when)
-                .map_err(|data| (data, Refused::Closed)),
-            Err(refused) => Err((data, refused)),
+        let weight = data.weight();
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err((data, Refused::Closed));
         }
+        if !state.has_room(weight, self.bytes_max) {
+            return Err((data, Refused::Full));
+        }
+        state.add(data, weight);
+        self.notify(state, when, false);
+        Ok(())
     }
 
     /// Keeps room for data of that weight, which is brought with `push_reserved` or given back with `unreserve`.
