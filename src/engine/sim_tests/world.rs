@@ -286,6 +286,11 @@ impl World {
         })
     }
 
+    /// A hub of so many shards as there are wakers, for the same program. Nobody turns them.
+    pub(super) fn hub_of(&self, wakers: Vec<Box<dyn Wake>>) -> Arc<Hub> {
+        Hub::new(self.hub.settings.clone(), wakers, self.program.clone())
+    }
+
     pub(super) fn core(&mut self) -> &mut Core<Wire> {
         self.core.as_mut().unwrap()
     }
