@@ -58,6 +58,7 @@ impl Message {
         Self::from_slice(payload.as_ref(), false)
     }
 
+    #[inline]
     fn from_slice(payload: &[u8], text: bool) -> Self {
         let mut header = [0; HEADER_BYTES_MAX];
         let header_len = encode::write_header(opcode(text), payload.len(), &mut header);
@@ -73,6 +74,7 @@ impl Message {
     }
 
     /// A received message, whose text the protocol has checked already.
+    #[inline]
     pub(crate) fn from_payload(payload: Payload<'_>, text: bool) -> Self {
         match payload {
             Payload::Whole(payload) => Self::from_slice(payload, text),
@@ -125,6 +127,7 @@ impl Message {
     }
 
     /// The frame, and what makes a message of it again: so a message that nobody else has costs no reference count.
+    #[inline]
     pub(crate) fn into_frame(self) -> (Bytes, Shape) {
         let shape = Shape {
             header_len: self.header_len,
@@ -133,6 +136,7 @@ impl Message {
         (self.frame, shape)
     }
 
+    #[inline]
     pub(crate) fn of_frame(frame: Bytes, shape: Shape) -> Self {
         Self {
             frame,

@@ -297,6 +297,7 @@ impl Hub {
     }
 
     /// The same, and what is not taken comes back.
+    #[inline]
     fn leave_mail(
         &self,
         to: ConnectionId,
@@ -317,6 +318,7 @@ impl Hub {
     }
 
     /// Leaves a frame for a connection, or gives it back.
+    #[inline]
     pub(crate) fn send(
         &self,
         to: ConnectionId,

@@ -114,6 +114,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Leaves data; waits while the mailbox is full.
+    #[inline]
     pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
         let weight = data.weight();
         let Ok(mut state) = self.room_for(weight) else {
@@ -136,6 +137,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Waits while the mailbox is full.
+    #[inline]
     fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
         let mut state = lock(&self.state);
         loop {
@@ -217,6 +219,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         self.notify(state, when, true);
     }
 
+    #[inline]
     fn notify(
         &self,
         mut state: super::sync::MutexGuard<'_, State<D, C>>,
@@ -314,6 +317,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 }
 
 impl<D, C> State<D, C> {
+    #[inline]
     fn add(&mut self, data: D, weight: usize) {
         self.data.push_back(data);
         self.pushed += 1;

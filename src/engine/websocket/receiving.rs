@@ -15,6 +15,7 @@ use crate::transport::Transport;
 
 impl WebSocket {
     /// Keeps a message for the handlers.
+    #[inline]
     fn keep(&mut self, message: Message, intake: &mut Intake) {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
