@@ -16,6 +16,7 @@ mod expiry;
 mod rare;
 mod receiving;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,8 +48,8 @@ pub(super) struct WebSocket {
     /// Waits for the handlers.
     inbox: Vec<Event>,
     inbox_bytes: usize,
-    /// Where it stands among the members of everyone.
-    pub(super) member_at: Option<u32>,
+    /// Where it stands among the members of everyone, counted from one.
+    pub(super) member_at: Option<NonZeroU32>,
     /// Of what waits for it, what waits for nobody else.
     pub(super) own_bytes: usize,
     /// The first broadcast that it has not been given yet.
@@ -284,7 +285,7 @@ impl<T: Transport> Core<T> {
         if let Some(attachment) = granted.kept.and_then(Kept::take) {
             let _ = session.attachment.set(attachment);
         }
-        let peer = session.peer;
+        let peer = session.peer();
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));

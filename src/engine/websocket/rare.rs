@@ -63,6 +63,18 @@ impl WebSocket {
         value
     }
 
+    /// Something is going on. What is rare is not kept for nothing.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(in crate::engine) fn owns_memory(&self) -> bool {
+        if let Some(rare) = &self.rare {
+            assert!(!rare.is_empty());
+        }
+        self.rare.is_some()
+            || self.protocol.held_bytes() > 0
+            || !self.outbox.is_empty()
+            || self.inbox.capacity() > 0
+    }
+
     pub(super) fn unfinished(&self) -> Option<&Unfinished> {
         self.rare.as_ref()?.unfinished.as_ref()
     }
