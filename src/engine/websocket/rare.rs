@@ -49,6 +49,7 @@ impl Rare {
 
 impl WebSocket {
     /// Sets something that is rare.
+    #[cold] // Also lest it be inlined into what is done for each delivery.
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
