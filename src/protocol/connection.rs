@@ -336,7 +336,7 @@ impl Progress {
 
     /// Judges the header at the front of `bytes` as far as it has arrived; frame and header length
     /// once it is complete.
-    #[inline]
+    #[inline(always)] // Once for each message.
     fn judge_header(
         &self,
         bytes: &[u8],
