@@ -537,7 +537,6 @@ impl<T: Transport> Core<T> {
         };
         let next = match &conn.role {
             Role::Http(http) => Some(http.deadline()),
-            Role::WebSocket(ws) if ws.has_no_deadline(&self.hub.settings) => return,
             Role::WebSocket(ws) => ws.deadline(&self.hub.settings),
             Role::Lingering(until) => Some(*until),
         };

@@ -14,6 +14,7 @@ mod offering;
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
@@ -669,8 +670,8 @@ impl<T: Transport> Core<T> {
         {
             ws.seen = seen;
             let all = self.delivery.all_of(ws.form());
-            ws.member_at = Some(all.len() as u32);
             all.push(slot);
+            ws.member_at = NonZeroU32::new(all.len() as u32);
             if ws.form() == Form::Frames {
                 self.link().members.fetch_add(1, SeqCst);
             }
@@ -698,8 +699,9 @@ impl<T: Transport> Core<T> {
             self.link().members.fetch_sub(1, SeqCst);
         }
         let all = self.delivery.all_of(form);
-        all.swap_remove(at as usize);
-        if let Some(&moved) = all.get(at as usize)
+        let index = at.get() as usize - 1;
+        all.swap_remove(index);
+        if let Some(&moved) = all.get(index)
             && let Some(conn) = self.conns.get_mut(moved)
             && let Role::WebSocket(ws) = &mut conn.role
         {

@@ -17,6 +17,8 @@ mod handshakes;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod idle;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod regressions;

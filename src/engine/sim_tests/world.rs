@@ -672,6 +672,7 @@ impl World {
                     reached += usize::from(ws.is_of_everyone());
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
+                    ws.owns_memory();
                     own_bytes += ws.outbox.own_bytes();
                 }
                 Some(Role::Lingering(_)) | None => {}
