@@ -228,6 +228,16 @@ impl WebSocket {
         }
     }
 
+    /// Most have none, most of the time: quicker than to ask for the earliest.
+    pub(super) fn has_no_deadline(&self, settings: &Settings) -> bool {
+        settings.heartbeat.is_none()
+            && self.deadline.is_none()
+            && self.unfinished.is_none()
+            && self.stalled.is_none()
+            && self.pace.is_none()
+            && self.stream.is_none()
+    }
+
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Tick> {
         let heartbeat = match &settings.heartbeat {
             Some(heartbeat)
@@ -551,7 +561,7 @@ impl<T: Transport> Core<T> {
                     let bytes = std::mem::replace(&mut ws.inbox_bytes, rest);
                     self.intake.sub_unhandled(bytes - rest);
                     let unhandled = waiting + u64::from(unhandled);
-                    self.counters().dropped_unhandled.add(unhandled);
+                    self.counters().dropped_unhandled.add_alone(unhandled);
                     self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");
                 }
                 self.advance(slot);
@@ -594,8 +604,8 @@ impl<T: Transport> Core<T> {
         let may_end = has_left && ws.told;
         let ended = ws.eof || ws.peer_closed;
         let idle = ws.inbox.is_empty();
-        self.counters().bytes_out.add(written.bytes as u64);
-        self.counters().messages_out.add(written.messages);
+        self.counters().bytes_out.add_alone(written.bytes as u64);
+        self.counters().messages_out.add_alone(written.messages);
         if result.is_err() {
             self.broken(slot);
             return;

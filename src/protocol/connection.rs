@@ -16,10 +16,13 @@ use std::ops::Deref;
 
 use super::assembler::{Assembler, reserve};
 use super::close::{self, CloseFrame};
-use super::encode::{HEADER_BYTES_MAX, Opcode};
+use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, Opcode};
 use super::error::Violation;
-use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES};
+use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES, MASK};
 use super::mask;
+
+/// The header of a masked frame with the shortest form of the length.
+const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
 /// What has been received and is not complete.
 #[derive(Debug)]
@@ -150,11 +153,46 @@ impl Connection {
         &mut self,
         input: &mut &'a mut [u8],
     ) -> Result<Option<Event<'a>>, Violation> {
+        if let Some((text, payload)) = self.whole_small(input) {
+            let payload = Payload::Whole(payload);
+            return Ok(Some(Event::Message { text, payload }));
+        }
         let received = self.advance(input);
         if matches!(received, Err(_) | Ok(Some(Event::Close(_)))) {
             self.abandon();
         }
         received
+    }
+
+    /// Takes a message that is one short frame and stands whole at the front of the input, unless anything is wrong with it.
+    /// Most messages are like this: `advance` would do the same in three times as many instructions.
+    #[inline]
+    fn whole_small<'a>(&mut self, input: &mut &'a mut [u8]) -> Option<(bool, &'a [u8])> {
+        const TEXT: u8 = FIN | Opcode::Text as u8;
+        const BINARY: u8 = FIN | Opcode::Binary as u8;
+        if !matches!(self.state, State::Header { len: 0, .. }) || self.message.is_some() {
+            return None;
+        }
+        let &[first @ (TEXT | BINARY), second, a, b, c, d, ..] = &**input else {
+            return None;
+        };
+        // Masked, and no longer form of the length.
+        let len = usize::from(second.checked_sub(MASK)?);
+        if len > LEN_7_MAX || len > self.message_bytes_max {
+            return None;
+        }
+        let end = SMALL_HEADER_BYTES + len;
+        let payload = input.get_mut(SMALL_HEADER_BYTES..end)?;
+        mask::unmask(payload, [a, b, c, d], 0);
+        let text = first == TEXT;
+        if text && std::str::from_utf8(payload).is_err() {
+            // As it was, for who tells what is wrong with it.
+            mask::unmask(payload, [a, b, c, d], 0);
+            return None;
+        }
+        let (frame, rest) = mem::take(input).split_at_mut(end);
+        *input = rest;
+        Some((text, frame.get(SMALL_HEADER_BYTES..).unwrap_or_default()))
     }
 
     /// Changes the limit, for messages that have not begun.

@@ -15,6 +15,7 @@ use crate::transport::Transport;
 
 impl WebSocket {
     /// Keeps a message for the handlers.
+    #[inline]
     fn keep(&mut self, message: Message, intake: &mut Intake) {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
@@ -72,9 +73,9 @@ impl<T: Transport> Core<T> {
     pub(in crate::engine) fn resume(&mut self, slot: u32, received: Received) {
         let wants_messages = self.interests.message;
         let count = received.messages.len() as u64;
-        self.counters().messages_in.add(count);
+        self.counters().messages_in.add_alone(count);
         if !wants_messages {
-            self.counters().dropped_unhandled.add(count);
+            self.counters().dropped_unhandled.add_alone(count);
         }
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         if let Some(Conn {
@@ -115,7 +116,7 @@ impl<T: Transport> Core<T> {
     /// Bytes from the client.
     pub(in crate::engine) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
         let tick = self.tick;
-        self.counters().bytes_in.add(bytes.len() as u64);
+        self.counters().bytes_in.add_alone(bytes.len() as u64);
         if self.ws(slot).is_some_and(|ws| ws.is_stream()) {
             // A further request on a connection that is to be closed.
             return;
@@ -128,10 +129,11 @@ impl<T: Transport> Core<T> {
         let mut input = bytes;
         let mut messages = 0;
         let mut unhandled = 0;
-        while let Some(Conn {
-            role: Role::WebSocket(ws),
-            ..
-        }) = self.conns.get_mut(slot)
+        while !input.is_empty()
+            && let Some(Conn {
+                role: Role::WebSocket(ws),
+                ..
+            }) = self.conns.get_mut(slot)
         {
             if ws.incoming == Incoming::Ended {
                 break;
@@ -184,8 +186,8 @@ impl<T: Transport> Core<T> {
                 }
             }
         }
-        self.counters().messages_in.add(messages);
-        self.counters().dropped_unhandled.add(unhandled);
+        self.counters().messages_in.add_alone(messages);
+        self.counters().dropped_unhandled.add_alone(unhandled);
         if messages > 0 {
             // What is unfinished now has begun with what was just read.
             self.forget_unfinished(slot);
