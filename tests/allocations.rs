@@ -23,17 +23,17 @@ use support::{client_frame, eventually, raise_descriptors, raw_websocket, start}
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// For a message that a handler gets, and does nothing with.
-const RECEIVED: usize = 3;
+const RECEIVED: usize = 1;
 /// For one that a handler sends back.
-const ECHOED: usize = 5;
+const ECHOED: usize = 1;
 /// For one that a thread of the program makes, and sends to one connection.
-const SENT: usize = 3;
+const SENT: usize = 1;
 /// For one that it makes, and sends to everyone: however many these are.
 const BROADCAST: usize = 3;
 /// The same, to a room.
 const ROOM_BROADCAST: usize = 4;
 /// For one that a handler gets, and sends to everyone.
-const REBROADCAST: usize = 5;
+const REBROADCAST: usize = 3;
 /// Bytes of these allocations, beside the payload. A message is copied once when it is received, or made.
 const BYTES: usize = 150;
 
