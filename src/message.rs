@@ -31,6 +31,13 @@ pub struct Message {
     text: bool,
 }
 
+/// What is known of a message's frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    header_len: u8,
+    text: bool,
+}
+
 impl Message {
     /// Creates a message with a copy of the payload: text if it is valid UTF-8 (as an empty one is), else binary.
     ///
@@ -51,6 +58,7 @@ impl Message {
         Self::from_slice(payload.as_ref(), false)
     }
 
+    #[inline]
     fn from_slice(payload: &[u8], text: bool) -> Self {
         let mut header = [0; HEADER_BYTES_MAX];
         let header_len = encode::write_header(opcode(text), payload.len(), &mut header);
@@ -66,6 +74,7 @@ impl Message {
     }
 
     /// A received message, whose text the protocol has checked already.
+    #[inline]
     pub(crate) fn from_payload(payload: Payload<'_>, text: bool) -> Self {
         match payload {
             Payload::Whole(payload) => Self::from_slice(payload, text),
@@ -115,6 +124,25 @@ impl Message {
     /// The frame, shared.
     pub(crate) fn frame(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The frame, and what makes a message of it again: so a message that nobody else has costs no reference count.
+    #[inline]
+    pub(crate) fn into_frame(self) -> (Bytes, Shape) {
+        let shape = Shape {
+            header_len: self.header_len,
+            text: self.text,
+        };
+        (self.frame, shape)
+    }
+
+    #[inline]
+    pub(crate) fn of_frame(frame: Bytes, shape: Shape) -> Self {
+        Self {
+            frame,
+            header_len: shape.header_len,
+            text: shape.text,
+        }
     }
 }
 

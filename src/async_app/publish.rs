@@ -148,10 +148,11 @@ impl Link {
             }
         };
         let patient = patience == Patience::Wait;
-        match hub.post(id, Mail::Send(id.key(), frame.clone()), patient) {
-            Ok(()) => Ok(()),
-            Err(refused) => refuse(message, self.refused(refused)),
-        }
+        let (frame, shape) = message.into_frame();
+        hub.send(id, frame, patient).or_else(|(frame, refused)| {
+            let message = Message::of_frame(frame, shape);
+            refuse(message, self.refused(refused))
+        })
     }
 
     /// Returns whether there was anyone. That there is nobody is no error of the sender's.

@@ -320,7 +320,7 @@ where
     /// The address of the other end of the connection: the client's, or that of a proxy in front.
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.way {
-            Way::Engine { session, .. } => session.peer,
+            Way::Engine { session, .. } => session.peer(),
             Way::Channel { address, .. } => *address,
         }
     }

@@ -49,6 +49,7 @@ pub(crate) struct Core<T: Transport> {
     ready: Vec<u32>,
     /// Connections with something to write at the end of this turn.
     dirty: Vec<u32>,
+    spare_slots: Spare,
     /// For the handlers, at the end of this turn.
     jobs: VecDeque<Job>,
     /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
@@ -111,6 +112,26 @@ pub(super) enum Role {
     Lingering(Tick),
 }
 
+/// Memory of a list of slots, for the next one.
+#[derive(Default)]
+struct Spare(Vec<u32>);
+
+impl Spare {
+    /// Longer ones are not kept.
+    const SLOTS_MAX: usize = 4096;
+
+    /// Takes a list, and leaves an empty one.
+    fn swap(&mut self, slots: &mut Vec<u32>) -> Vec<u32> {
+        std::mem::replace(slots, std::mem::take(&mut self.0))
+    }
+
+    fn keep(&mut self, slots: Vec<u32>) {
+        if slots.capacity() <= Self::SLOTS_MAX {
+            self.0 = slots;
+        }
+    }
+}
+
 impl<T: Transport> Core<T> {
     pub(crate) fn new(
         index: u16,
@@ -131,6 +152,7 @@ impl<T: Transport> Core<T> {
             now,
             ready: Vec::new(),
             dirty: Vec::new(),
+            spare_slots: Spare::default(),
             jobs: VecDeque::new(),
             runs_here: false,
             quickness: Quickness::new(now),
@@ -314,9 +336,11 @@ impl<T: Transport> Core<T> {
                 self.read_queued(slot);
             }
         }
-        for slot in std::mem::take(&mut self.ready) {
+        let mut ready = self.spare_slots.swap(&mut self.ready);
+        for slot in ready.drain(..) {
             self.read_queued(slot);
         }
+        self.spare_slots.keep(ready);
         while let Some((at, slot)) = self.timers.expired(self.tick) {
             if let Some(conn) = self.conns.get_mut(slot)
                 && conn.timer == Some(at)
@@ -387,13 +411,15 @@ impl<T: Transport> Core<T> {
     fn flush(&mut self) {
         self.flush_runs();
         while !self.dirty.is_empty() {
-            for slot in std::mem::take(&mut self.dirty) {
+            let mut dirty = self.spare_slots.swap(&mut self.dirty);
+            for slot in dirty.drain(..) {
                 if let Some(conn) = self.conns.get_mut(slot) {
                     conn.dirty = false;
                     self.write(slot);
                     self.arm(slot);
                 }
             }
+            self.spare_slots.keep(dirty);
         }
     }
 

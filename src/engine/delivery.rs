@@ -14,6 +14,7 @@ mod offering;
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
@@ -251,10 +252,13 @@ impl<T: Transport> Core<T> {
                 Mail::Join(joining) => self.join_room(*joining),
                 Mail::Leave(key, room) => self.leave_room(key, room),
                 Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
-                Mail::Send(key, frame) => match self.conns.find(key) {
-                    Some(slot) => self.send(slot, frame),
-                    None => self.counters().dropped_no_recipient.add(1),
-                },
+                Mail::Send(key, frame) => {
+                    let (frames, messages) = self.with_next_sends(key, frame);
+                    match self.conns.find(key) {
+                        Some(slot) => self.send(slot, frames, messages),
+                        None => self.counters().dropped_no_recipient.add(messages.into()),
+                    }
+                }
                 Mail::Close(key, code, reason) => {
                     if let Some(slot) = self.conns.find(key) {
                         self.close_ws(slot, code, &reason);
@@ -269,6 +273,39 @@ impl<T: Transport> Core<T> {
         for slot in std::mem::take(&mut self.delivery.waiting) {
             self.advance(slot);
         }
+    }
+
+    /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
+    /// has answered to messages that came together.
+    fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
+        let delivery = &mut self.delivery;
+        let max = delivery.runs_bytes_max.min(JOIN_BELOW_BYTES);
+        // Producers that are paced are paced for each message.
+        if delivery.paces || frame.len() >= max {
+            return (frame, 1);
+        }
+        let (mut len, mut count) = (frame.len(), 0);
+        for mail in &delivery.mail {
+            match mail {
+                Mail::Send(to, next) if *to == key && len + next.len() <= max => {
+                    len += next.len();
+                    count += 1;
+                }
+                _ => break,
+            }
+        }
+        if count == 0 {
+            return (frame, 1);
+        }
+        let mut joined = Vec::with_capacity(len);
+        joined.extend_from_slice(&frame);
+        for mail in delivery.mail.drain(..count) {
+            if let Mail::Send(_, frame) = mail {
+                joined.extend_from_slice(&frame);
+            }
+        }
+        delivery.delivered += count as u64;
+        (joined.into(), 1 + count as u32)
     }
 
     /// Asks every outbox for room for a message of that length, which may be longer than usual.
@@ -502,8 +539,8 @@ impl<T: Transport> Core<T> {
             }
         }
         let counters = self.counters();
-        counters.bytes_out.add(left_bytes);
-        counters.messages_out.add(left_messages);
+        counters.bytes_out.add_alone(left_bytes);
+        counters.messages_out.add_alone(left_messages);
         for (slot, piece, messages) in offers {
             self.offer(slot, piece, messages, false);
             blocked.push(slot);
@@ -518,18 +555,18 @@ impl<T: Transport> Core<T> {
         self.make_room_outside();
     }
 
-    /// Sends a frame to one connection, behind its share of what was sent to many before.
-    fn send(&mut self, slot: u32, frame: Bytes) {
+    /// Sends frames to one connection, behind its share of what was sent to many before.
+    fn send(&mut self, slot: u32, frames: Bytes, messages: u32) {
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
-            self.delivery.due += 1;
+            self.delivery.due += u64::from(messages);
         }
         if !self.is_open(slot) {
-            self.counters().dropped_closed.add(1);
+            self.counters().dropped_closed.add(messages.into());
             return;
         }
         self.take_run(slot);
-        self.offer_own(slot, frame, 1);
+        self.offer(slot, frames, messages, true);
         self.note_fill(slot);
         self.make_room_outside();
     }
@@ -633,8 +670,8 @@ impl<T: Transport> Core<T> {
         {
             ws.seen = seen;
             let all = self.delivery.all_of(ws.form());
-            ws.member_at = Some(all.len() as u32);
             all.push(slot);
+            ws.member_at = NonZeroU32::new(all.len() as u32);
             if ws.form() == Form::Frames {
                 self.link().members.fetch_add(1, SeqCst);
             }
@@ -662,8 +699,9 @@ impl<T: Transport> Core<T> {
             self.link().members.fetch_sub(1, SeqCst);
         }
         let all = self.delivery.all_of(form);
-        all.swap_remove(at as usize);
-        if let Some(&moved) = all.get(at as usize)
+        let index = at.get() as usize - 1;
+        all.swap_remove(index);
+        if let Some(&moved) = all.get(index)
             && let Some(conn) = self.conns.get_mut(moved)
             && let Role::WebSocket(ws) = &mut conn.role
         {

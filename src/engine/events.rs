@@ -3,7 +3,7 @@
 //! The engine calls up through the one trait [`Events`]; it knows neither the program's handlers nor its states.
 
 use std::any::Any;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -20,7 +20,7 @@ use crate::request::{Reject, RequestHead};
 /// One WebSocket connection, as everything above the engine knows it.
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
+    peer: Peer,
     rare: Option<Box<Rare>>,
     /// What its messages are sent as.
     pub(crate) form: Form,
@@ -34,6 +34,12 @@ pub(crate) struct Session {
     pub(super) rooms: Mutex<Memberships>,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
     batch: AtomicU8,
+}
+
+/// An address of IPv6 takes five times the memory of one of IPv4, and so does what may be either.
+enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
 }
 
 /// What few sessions have.
@@ -85,7 +91,10 @@ impl Session {
         Self {
             span: Span::connection(id, peer, client, target),
             id,
-            peer,
+            peer: match peer {
+                SocketAddr::V4(v4) => Peer::V4(v4),
+                SocketAddr::V6(v6) => Peer::V6(Box::new(v6)),
+            },
             form,
             rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
             target: if target == "/" { "" } else { target }.into(),
@@ -104,10 +113,18 @@ impl Session {
         }
     }
 
+    /// Who is connected: the client, or a proxy of its.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        match &self.peer {
+            Peer::V4(v4) => SocketAddr::V4(*v4),
+            Peer::V6(v6) => SocketAddr::V6(**v6),
+        }
+    }
+
     /// Where the client is, as far as can be known.
     pub(crate) fn client_ip(&self) -> IpAddr {
         let client = self.rare.as_ref().and_then(|rare| rare.client);
-        client.unwrap_or(self.peer.ip())
+        client.unwrap_or_else(|| self.peer().ip())
     }
 
     /// What was chosen of the subprotocols that the client has offered.

@@ -292,17 +292,47 @@ impl Hub {
 
     /// Leaves mail for a connection; waits while its shard's mailbox is full if `patient`.
     pub(crate) fn post(&self, to: ConnectionId, mail: Mail, patient: bool) -> Result<(), Refused> {
+        self.leave_mail(to, mail, patient)
+            .map_err(|(_, refused)| refused)
+    }
+
+    /// The same, and what is not taken comes back.
+    #[inline]
+    fn leave_mail(
+        &self,
+        to: ConnectionId,
+        mail: Mail,
+        patient: bool,
+    ) -> Result<(), (Mail, Refused)> {
         let Some(link) = self.shards.get(usize::from(to.shard)) else {
-            return Err(Refused::Closed);
+            return Err((mail, Refused::Closed));
         };
         let when = pool::when(self);
         if patient {
-            link.mailbox.push(mail, when).map_err(|_| Refused::Closed)
-        } else {
             link.mailbox
-                .try_push(mail, when)
-                .map_err(|(_, refused)| refused)
+                .push(mail, when)
+                .map_err(|mail| (mail, Refused::Closed))
+        } else {
+            link.mailbox.try_push(mail, when)
         }
+    }
+
+    /// Leaves a frame for a connection, or gives it back.
+    #[inline]
+    pub(crate) fn send(
+        &self,
+        to: ConnectionId,
+        frame: Bytes,
+        patient: bool,
+    ) -> Result<(), (Bytes, Refused)> {
+        let mail = Mail::Send(to.key(), frame);
+        self.leave_mail(to, mail, patient)
+            .map_err(|(mail, refused)| {
+                let Mail::Send(_, frame) = mail else {
+                    unreachable!("what comes back is what was left");
+                };
+                (frame, refused)
+            })
     }
 
     /// Leaves a frame for an audience, in the mailboxes of the shards that have any of it; waits while one is full.

@@ -114,6 +114,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Leaves data; waits while the mailbox is full.
+    #[inline]
     pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
         let weight = data.weight();
         let Ok(mut state) = self.room_for(weight) else {
@@ -136,6 +137,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Waits while the mailbox is full.
+    #[inline]
     fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
         let mut state = lock(&self.state);
         loop {
@@ -159,12 +161,17 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 
     /// Leaves data if there is room.
     pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
-        match self.try_reserve(data.weight()) {
-            Ok(()) => self
-                .push_reserved(data, when)
-                .map_err(|data| (data, Refused::Closed)),
-            Err(refused) => Err((data, refused)),
+        let weight = data.weight();
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err((data, Refused::Closed));
         }
+        if !state.has_room(weight, self.bytes_max) {
+            return Err((data, Refused::Full));
+        }
+        state.add(data, weight);
+        self.notify(state, when, false);
+        Ok(())
     }
 
     /// Keeps room for data of that weight, which is brought with `push_reserved` or given back with `unreserve`.
@@ -212,6 +219,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         self.notify(state, when, true);
     }
 
+    #[inline]
     fn notify(
         &self,
         mut state: super::sync::MutexGuard<'_, State<D, C>>,
@@ -309,6 +317,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 }
 
 impl<D, C> State<D, C> {
+    #[inline]
     fn add(&mut self, data: D, weight: usize) {
         self.data.push_back(data);
         self.pushed += 1;

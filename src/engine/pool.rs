@@ -130,6 +130,7 @@ pub(super) fn is_handler_of(hub: &Hub) -> bool {
 }
 
 /// When a shard is to learn of what the calling thread leaves: a handler of that hub wakes it when its batch ends.
+#[inline]
 pub(super) fn when(hub: &Hub) -> When {
     if is_handler_of(hub) {
         When::Deferred

@@ -8,7 +8,10 @@
 use std::time::{Duration, Instant};
 
 /// A handler that takes longer holds up its shard by more than the way to the pool and back would cost.
-const LONG: Duration = Duration::from_micros(20);
+const LONG: Duration = match cfg!(humphrey_ws_patient) {
+    true => Duration::from_secs(1),
+    false => Duration::from_micros(20),
+};
 /// One part of so many of a shard's time may go to long handlers.
 const SHARE: u32 = 32;
 /// So much of it at once.

@@ -4,16 +4,20 @@
 //! So everything happens in the order that the test says, a second costs nothing, and a socket takes exactly as many
 //! bytes as it is told. [`game`] lets chance play all parts at once and checks what must hold whatever happens, [`rooms`]
 //! does so with who is in which room, and [`dialogue`] holds one connection to the letter of RFC 6455; their chances come
-//! from seeds, or from a fuzzer.
+//! from seeds, or from a fuzzer. [`costs`] counts what everything takes: calls to sockets, turns, wake-ups, copies.
 
 #![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
 
+#[cfg(test)]
+mod costs;
 pub(crate) mod dialogue;
 pub(crate) mod game;
 #[cfg(test)]
 mod handshakes;
 #[cfg(test)]
 mod http;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]

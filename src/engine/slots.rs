@@ -15,6 +15,10 @@ struct Place<T> {
 }
 
 impl<T> Slots<T> {
+    /// What one takes, whether it is used or not.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) const PLACE_BYTES: usize = size_of::<Place<T>>();
+
     pub(crate) fn new() -> Self {
         Self {
             places: Vec::new(),

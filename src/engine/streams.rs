@@ -177,10 +177,10 @@ impl<T: Transport> Core<T> {
             self.end_stream(slot);
             return;
         };
-        ws.stream = Some(Box::new(Stream {
+        ws.begin_stream(Stream {
             keep_alive,
             comment_at: tick.after(keep_alive),
-        }));
+        });
         let session = ws.session.clone();
         self.counters().event_streams.add(1);
         self.counters().event_streams_opened.add(1);

@@ -17,6 +17,9 @@ pub(crate) struct Tick(
 
 /// Coarse enough that thousands of connections share few entries, fine enough for a patience of a second.
 const TICK: Duration = Duration::from_millis(8);
+/// A whole number: so seconds and the rest are counted apart, which is quick.
+const TICKS_PER_SECOND: u64 = 125;
+const _: () = assert!(TICKS_PER_SECOND * TICK.subsec_nanos() as u64 == 1_000_000_000);
 
 impl Tick {
     /// Beyond all time.
@@ -32,11 +35,9 @@ impl Tick {
 
     /// The tick that lies so much later, or none if that is beyond all time.
     pub(crate) fn after(self, wait: Duration) -> Tick {
-        let steps = wait.as_nanos().div_ceil(TICK.as_nanos());
-        Tick(
-            self.0
-                .saturating_add(u64::try_from(steps).unwrap_or(u64::MAX)),
-        )
+        let steps = u64::from(wait.subsec_nanos().div_ceil(TICK.subsec_nanos()));
+        let seconds = wait.as_secs().saturating_mul(TICKS_PER_SECOND);
+        Tick(self.0.saturating_add(seconds.saturating_add(steps)))
     }
 
     /// How long ago `earlier` was.
@@ -63,7 +64,8 @@ impl Timers {
     /// The tick that has been reached at an instant.
     pub(crate) fn now(&self, now: Instant) -> Tick {
         let elapsed = now.saturating_duration_since(self.epoch);
-        Tick::of_steps((elapsed.as_nanos() / TICK.as_nanos()) as u64)
+        let steps = u64::from(elapsed.subsec_nanos() / TICK.subsec_nanos());
+        Tick::of_steps(elapsed.as_secs() * TICKS_PER_SECOND + steps)
     }
 
     /// Has `slot` looked at when the time comes.

@@ -14,6 +14,10 @@ use super::shard::Leases;
 use crate::report::warning;
 
 const TICK: Duration = Duration::from_millis(1);
+/// While shards have run all handlers themselves for so many ticks, and none of them was long, it comes by less often: a
+/// tick costs a quick program more than all else that this takes.
+const CALM_TICKS: u32 = 500;
+const CALM_TICK: Duration = Duration::from_millis(4);
 /// After so many ticks in which shards have run no handler it parks: calling it costs more than a few ticks.
 const QUIET_TICKS: u32 = 16;
 /// The warning about blocked handlers is not repeated more often.
@@ -27,6 +31,7 @@ pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let mut taken = 0;
     let mut quiet = true;
     let mut quiet_ticks = QUIET_TICKS;
+    let mut calm_ticks = 0;
     let mut exhausted = false;
     let mut warned: Option<Instant> = None;
     loop {
@@ -35,7 +40,8 @@ pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
         if quiet && quiet_ticks >= QUIET_TICKS && !pool.handover.park_watch(is_busy) {
             return;
         }
-        std::thread::sleep(TICK);
+        let is_calm = calm_ticks >= CALM_TICKS;
+        std::thread::sleep(if is_calm { CALM_TICK } else { TICK });
         hub.wake_deferred();
         let load = pool.handover.load();
         let mut blocked = pool.blocked(&mut seen);
@@ -50,6 +56,11 @@ pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
                 }
             }
         }
+        calm_ticks = if blocked == 0 && load.taken == taken {
+            calm_ticks.saturating_add(1)
+        } else {
+            0
+        };
         hub.common.handlers_blocked.set(blocked as u64);
         if load.waiting > 0 && load.taken == taken {
             // A shard that has nothing to handle makes room for those that have.

@@ -13,12 +13,15 @@
 //! answered when the messages before it are handled, so that their replies come before the answer.
 
 mod expiry;
+mod rare;
 mod receiving;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::rare::Rare;
 use super::admission::{Granted, Kept, shutting_down};
 use super::core::{Conn, Core, Role};
 use super::events::{Session, Status};
@@ -28,40 +31,32 @@ use super::id::{ConnectionId, Key};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
-use super::streams::Stream;
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::close::CloseCode;
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::Progress;
 use crate::protocol::encode;
 use crate::report::debug;
 use crate::request::RequestHead;
 use crate::transport::Transport;
 
+/// There is one for each connection, so it is to be small: what most do not have most of the time is in `rare`.
 pub(super) struct WebSocket {
     pub(super) session: Arc<Session>,
-    protocol: Connection,
+    protocol: Progress,
     pub(super) outbox: Outbox,
     /// Waits for the handlers.
     inbox: Vec<Event>,
     inbox_bytes: usize,
-    /// Where it stands among the members of everyone.
-    pub(super) member_at: Option<u32>,
+    /// Where it stands among the members of everyone, counted from one.
+    pub(super) member_at: Option<NonZeroU32>,
     /// Of what waits for it, what waits for nobody else.
     pub(super) own_bytes: usize,
     /// The first broadcast that it has not been given yet.
     pub(super) seen: u64,
-    /// A message that has begun: since when, and what is held of it.
-    unfinished: Option<Box<Unfinished>>,
     /// When something was last read.
     heard: Tick,
-    /// Until when a closing handshake may last.
-    deadline: Option<Tick>,
-    /// Since when the socket has taken nothing.
-    stalled: Option<Tick>,
-    pace: Option<Box<Pace>>,
-    /// The close frame that answers the peer's end, when the handlers are done.
-    farewell: Option<Box<[u8]>>,
+    rare: Option<Box<Rare>>,
     /// Mail before this mark is to be delivered before the connection ends.
     mail_mark: u64,
     incoming: Incoming,
@@ -81,15 +76,6 @@ pub(super) struct WebSocket {
     pub(super) found_slow: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
-    /// None if it is no event stream, or its answer has yet to begin.
-    pub(super) stream: Option<Box<Stream>>,
-}
-
-struct Unfinished {
-    since: Tick,
-    /// Its time was over once, while there was more to read.
-    late: bool,
-    bytes: usize,
 }
 
 /// What a WebSocket begins with.
@@ -117,9 +103,9 @@ enum Outgoing {
 }
 
 impl WebSocket {
-    fn new(session: Arc<Session>, message_bytes_max: usize, now: Tick) -> Self {
+    fn new(session: Arc<Session>, now: Tick) -> Self {
         Self {
-            protocol: Connection::new(message_bytes_max),
+            protocol: Progress::default(),
             outbox: Outbox::new(session.form),
             session,
             inbox: Vec::new(),
@@ -127,12 +113,8 @@ impl WebSocket {
             member_at: None,
             own_bytes: 0,
             seen: u64::MAX,
-            unfinished: None,
             heard: now,
-            deadline: None,
-            stalled: None,
-            pace: None,
-            farewell: None,
+            rare: None,
             mail_mark: 0,
             incoming: Incoming::Open,
             outgoing: Outgoing::Open,
@@ -143,7 +125,6 @@ impl WebSocket {
             peer_closed: false,
             found_slow: false,
             congested: false,
-            stream: None,
         }
     }
 
@@ -190,16 +171,16 @@ impl WebSocket {
 
     /// The socket takes nothing at present.
     pub(super) fn is_blocked(&self) -> bool {
-        self.stalled.is_some()
+        self.stalled().is_some()
     }
 
     /// The socket says that it takes something again.
     pub(super) fn unblocked(&mut self) {
-        self.stalled = None;
+        self.clear(|rare| &mut rare.stalled);
     }
 
     pub(super) fn blocked(&mut self, now: Tick) {
-        self.stalled.get_or_insert(now);
+        self.rare().stalled.get_or_insert(now);
     }
 
     /// The outbox has become short of room, or no longer is.
@@ -220,10 +201,11 @@ impl WebSocket {
             return;
         };
         if self.congested {
-            self.pace
+            self.rare()
+                .pace
                 .get_or_insert_with(|| Box::new(Pace::new(bytes_per_second_min, patience, now)))
                 .start(now);
-        } else if let Some(pace) = &mut self.pace {
+        } else if let Some(pace) = self.pace() {
             pace.stop(now);
         }
     }
@@ -244,16 +226,19 @@ impl WebSocket {
             }
             _ => None,
         };
+        let Some(rare) = &self.rare else {
+            return heartbeat;
+        };
         [
             heartbeat,
-            self.deadline,
-            self.unfinished
+            rare.deadline,
+            rare.unfinished
                 .as_ref()
                 .map(|unfinished| unfinished.since.after(settings.limits.message_timeout)),
-            self.stalled
+            rare.stalled
                 .map(|since| since.after(settings.limits.write_timeout)),
-            self.pace.as_ref().and_then(|pace| pace.deadline()),
-            self.stream
+            rare.pace.as_ref().and_then(|pace| pace.deadline()),
+            rare.stream
                 .as_ref()
                 .filter(|_| self.outgoing == Outgoing::Open)
                 .map(|stream| stream.comment_at),
@@ -300,15 +285,14 @@ impl<T: Transport> Core<T> {
         if let Some(attachment) = granted.kept.and_then(Kept::take) {
             let _ = session.attachment.set(attachment);
         }
-        let peer = session.peer;
+        let peer = session.peer();
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
         if form == Form::Frames {
             self.events.entered(&session);
         }
-        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
-        let mut ws = WebSocket::new(session, message_bytes_max, self.tick);
+        let mut ws = WebSocket::new(session, self.tick);
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
@@ -355,8 +339,8 @@ impl<T: Transport> Core<T> {
         ws.protocol.abandon();
         ws.incoming = Incoming::Ended;
         ws.outgoing = Outgoing::Broken;
-        ws.deadline = None;
-        ws.stalled = None;
+        ws.clear(|rare| &mut rare.deadline);
+        ws.unblocked();
         ws.session.set_status(Status::Closed);
         self.counters().dropped_closed.add(lost);
         self.note_unfinished(slot);
@@ -390,7 +374,7 @@ impl<T: Transport> Core<T> {
         let Some(ws) = self.open_ws(slot) else {
             return;
         };
-        if ws.stream.is_none() {
+        if ws.stream().is_none() {
             // Its client is still owed an answer.
             let answer = shutting_down().response(true, false);
             ws.outbox.push_preface(answer.into());
@@ -417,7 +401,7 @@ impl<T: Transport> Core<T> {
             ws.outbox.push_last(frame.into());
         }
         ws.outgoing = Outgoing::Closing;
-        ws.deadline = Some(deadline);
+        ws.rare().deadline = Some(deadline);
         ws.session.set_status(Status::Closed);
         self.leave(slot);
         self.want_write(slot);
@@ -461,7 +445,9 @@ impl<T: Transport> Core<T> {
         }
         if self.is_open(slot) {
             self.take_run(slot);
-            let farewell = self.ws(slot).and_then(|ws| ws.farewell.take());
+            let farewell = self
+                .ws(slot)
+                .and_then(|ws| ws.clear(|rare| &mut rare.farewell));
             self.end_outgoing(slot, farewell.map(Vec::from));
         }
         self.tell_close(slot, key);
@@ -501,7 +487,7 @@ impl<T: Transport> Core<T> {
         let session = ws.session.clone();
         let id = session.id;
         session.span.within(|| debug!("connection {id} ended"));
-        let is_served = ws.stream.is_some();
+        let is_served = ws.stream().is_some();
         match session.form {
             Form::Frames => {
                 self.counters().connections.sub(1);
@@ -551,7 +537,7 @@ impl<T: Transport> Core<T> {
                     let bytes = std::mem::replace(&mut ws.inbox_bytes, rest);
                     self.intake.sub_unhandled(bytes - rest);
                     let unhandled = waiting + u64::from(unhandled);
-                    self.counters().dropped_unhandled.add(unhandled);
+                    self.counters().dropped_unhandled.add_alone(unhandled);
                     self.close_ws(slot, CloseCode::INTERNAL_ERROR, "internal error");
                 }
                 self.advance(slot);
@@ -576,26 +562,26 @@ impl<T: Transport> Core<T> {
         };
         let (written, result) = ws.outbox.flush(transport, &mut self.scratch);
         if ws.outbox.is_empty() {
-            ws.stalled = None;
+            ws.unblocked();
         } else if written.bytes > 0 {
-            ws.stalled = Some(tick);
+            ws.rare().stalled = Some(tick);
         } else {
             ws.blocked(tick);
         }
         if written.bytes > 0 {
-            if let Some(pace) = &mut ws.pace {
+            if let Some(pace) = ws.pace() {
                 pace.read(written.bytes, tick);
             }
-            if ws.deadline.is_some() && !ws.found_slow {
-                ws.deadline = Some(tick.after(close_timeout));
+            if ws.closing_deadline().is_some() && !ws.found_slow {
+                ws.rare().deadline = Some(tick.after(close_timeout));
             }
         }
         let has_left = ws.outbox.is_empty() && ws.outgoing == Outgoing::Closing;
         let may_end = has_left && ws.told;
         let ended = ws.eof || ws.peer_closed;
         let idle = ws.inbox.is_empty();
-        self.counters().bytes_out.add(written.bytes as u64);
-        self.counters().messages_out.add(written.messages);
+        self.counters().bytes_out.add_alone(written.bytes as u64);
+        self.counters().messages_out.add_alone(written.messages);
         if result.is_err() {
             self.broken(slot);
             return;
@@ -604,7 +590,7 @@ impl<T: Transport> Core<T> {
         if let Some(ws) = self.ws(slot)
             && ws.outbox.is_empty()
         {
-            ws.pace = None;
+            ws.clear(|rare| &mut rare.pace);
         }
         if may_end && ended {
             // RFC 6455 §7.1.1: the server ends the TCP stream first. Nothing more comes that would make it a reset.

@@ -40,9 +40,9 @@ impl Assembler {
         self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
     }
 
-    /// Bytes of memory this message takes now.
+    /// Bytes of memory that this message takes beyond the struct.
     pub(crate) fn held_bytes(&self) -> usize {
-        size_of::<Self>() + self.buffer.capacity()
+        self.buffer.capacity()
     }
 
     /// Appends an unmasked part. `announced` is what the frame will bring after this part, `fin`

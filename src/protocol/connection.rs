@@ -16,21 +16,27 @@ use std::ops::Deref;
 
 use super::assembler::{Assembler, reserve};
 use super::close::{self, CloseFrame};
-use super::encode::{HEADER_BYTES_MAX, Opcode};
+use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, Opcode};
 use super::error::Violation;
-use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES};
+use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES, MASK};
 use super::mask;
 
-/// What has been received and is not complete.
+/// The header of a masked frame with the shortest form of the length.
+const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
+
+/// What has been received and is not complete, and the limit that it is held to.
 #[derive(Debug)]
 pub(crate) struct Connection {
     message_bytes_max: usize,
+    progress: Progress,
+}
+
+/// The same without the limit, for those who have many connections, and one limit for all.
+#[derive(Debug)]
+pub(crate) struct Progress {
     state: State,
-    /// The data message of which a part has arrived.
-    message: Option<Box<Assembler>>,
-    /// The control frame of which a part of the payload has arrived. Apart from `message`, because
-    /// control frames may stand between fragments (RFC 6455 §5.4).
-    control: Option<Box<PartialControl>>,
+    /// None if there are no parts.
+    parts: Option<Box<Parts>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,17 +62,33 @@ impl State {
 /// A frame whose header has been read and accepted.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
-    /// Payload bytes that have not arrived; at most `message_bytes_max` or 125.
-    remaining: usize,
+    /// See [`Frame::remaining`]. As bytes, so that the state takes no more memory than a header does.
+    remaining: [u8; size_of::<usize>()],
     /// The masking key as it applies to the next payload byte.
     key: [u8; KEY_BYTES],
     opcode: Opcode,
     fin: bool,
 }
 
+impl Frame {
+    /// Payload bytes that have not arrived; at most `message_bytes_max` or 125.
+    fn remaining(self) -> usize {
+        usize::from_ne_bytes(self.remaining)
+    }
+
+    fn set_remaining(&mut self, remaining: usize) {
+        self.remaining = remaining.to_ne_bytes();
+    }
+}
+
+/// Parts of payloads that have arrived.
 #[derive(Debug, Default)]
-struct PartialControl {
-    payload: Vec<u8>,
+struct Parts {
+    /// Of a data message.
+    message: Option<Assembler>,
+    /// Of a control frame. Apart from `message`, because control frames may stand between fragments
+    /// (RFC 6455 §5.4).
+    control: Vec<u8>,
 }
 
 /// Something complete that the client sent.
@@ -135,31 +157,101 @@ impl Connection {
     pub(crate) fn new(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max,
-            state: State::BETWEEN_FRAMES,
-            message: None,
-            control: None,
+            progress: Progress::default(),
         }
     }
 
+    /// See [`Progress::receive`].
+    pub(crate) fn receive<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+    ) -> Result<Option<Event<'a>>, Violation> {
+        self.progress.receive(input, self.message_bytes_max)
+    }
+
+    /// Bytes held of what is not complete.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.progress.held_bytes()
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_mid_message(&self) -> bool {
+        self.progress.is_mid_message()
+    }
+
+    /// How far it is, for somebody who has the limit elsewhere.
+    pub(crate) fn into_progress(self) -> Progress {
+        self.progress
+    }
+}
+
+impl Default for Progress {
+    /// Nothing has arrived.
+    fn default() -> Self {
+        Self {
+            state: State::BETWEEN_FRAMES,
+            parts: None,
+        }
+    }
+}
+
+impl Progress {
     /// Takes bytes from the front of `input` until one event is complete, or all of them: then
-    /// `Ok(None)`, and `input` is empty. Unmasks in place.
+    /// `Ok(None)`, and `input` is empty. Unmasks in place. Messages of more than `message_bytes_max` bytes
+    /// are a violation; where the limit changes, that holds for messages that have not begun.
     ///
     /// After an error or [`Event::Close`] nothing more is to be fed; further calls take everything
     /// and return `Ok(None)`.
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
+        message_bytes_max: usize,
     ) -> Result<Option<Event<'a>>, Violation> {
-        let received = self.advance(input);
+        if let Some((text, payload)) = self.whole_small(input, message_bytes_max) {
+            let payload = Payload::Whole(payload);
+            return Ok(Some(Event::Message { text, payload }));
+        }
+        let received = self.advance(input, message_bytes_max);
         if matches!(received, Err(_) | Ok(Some(Event::Close(_)))) {
             self.abandon();
         }
         received
     }
 
-    /// Changes the limit, for messages that have not begun.
-    pub(crate) fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
-        self.message_bytes_max = message_bytes_max;
+    /// Takes a message that is one short frame and stands whole at the front of the input, unless anything is wrong with it.
+    /// Most messages are like this: `advance` would do the same in three times as many instructions.
+    #[inline]
+    fn whole_small<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        message_bytes_max: usize,
+    ) -> Option<(bool, &'a [u8])> {
+        const TEXT: u8 = FIN | Opcode::Text as u8;
+        const BINARY: u8 = FIN | Opcode::Binary as u8;
+        if !matches!(self.state, State::Header { len: 0, .. }) || self.parts.is_some() {
+            return None;
+        }
+        let &[first @ (TEXT | BINARY), second, a, b, c, d, ..] = &**input else {
+            return None;
+        };
+        // Masked, and no longer form of the length.
+        let len = usize::from(second.checked_sub(MASK)?);
+        if len > LEN_7_MAX || len > message_bytes_max {
+            return None;
+        }
+        let end = SMALL_HEADER_BYTES + len;
+        let payload = input.get_mut(SMALL_HEADER_BYTES..end)?;
+        mask::unmask(payload, [a, b, c, d], 0);
+        let text = first == TEXT;
+        if text && std::str::from_utf8(payload).is_err() {
+            // As it was, for who tells what is wrong with it.
+            mask::unmask(payload, [a, b, c, d], 0);
+            return None;
+        }
+        let (frame, rest) = mem::take(input).split_at_mut(end);
+        *input = rest;
+        Some((text, frame.get(SMALL_HEADER_BYTES..).unwrap_or_default()))
     }
 
     /// Bytes of payload and state held for a frame or message that is not complete.
@@ -168,21 +260,17 @@ impl Connection {
             State::Header { len, .. } => usize::from(len),
             State::Payload(_) | State::Finished => 0,
         };
-        let message = self
-            .message
-            .as_ref()
-            .map_or(0, |message| message.held_bytes());
-        let control = self.control.as_ref().map_or(0, |control| {
-            size_of::<PartialControl>() + control.payload.capacity()
+        let parts = self.parts.as_ref().map_or(0, |parts| {
+            let message = parts.message.as_ref().map_or(0, Assembler::held_bytes);
+            size_of::<Parts>() + message + parts.control.capacity()
         });
-        header + message + control
+        header + parts
     }
 
     /// Gives up on whatever has begun, and on all that follows.
     pub(crate) fn abandon(&mut self) {
         self.state = State::Finished;
-        self.message = None;
-        self.control = None;
+        self.parts = None;
     }
 
     /// A frame or message has begun and is not complete.
@@ -192,15 +280,25 @@ impl Connection {
             State::Payload(_) => true,
             State::Finished => false,
         };
-        mid_frame || self.message.is_some()
+        mid_frame || self.message().is_some()
     }
 
-    fn advance<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, Violation> {
+    /// The data message of which a part has arrived.
+    fn message(&self) -> Option<&Assembler> {
+        self.parts.as_ref()?.message.as_ref()
+    }
+
+    fn advance<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<Event<'a>>, Violation> {
         // Each turn consumes a header or returns, so the input bounds the loop.
         loop {
             let mut frame = match self.state {
                 State::Header { bytes, len } => {
-                    match self.read_header(bytes, usize::from(len), input)? {
+                    let held = usize::from(len);
+                    match self.read_header(bytes, held, input, message_bytes_max)? {
                         Some(frame) => frame,
                         None => return Ok(None),
                     }
@@ -213,13 +311,15 @@ impl Connection {
             };
 
             let arrived = mem::take(input);
-            let len = frame.remaining.min(arrived.len());
+            let remaining = frame.remaining();
+            let len = remaining.min(arrived.len());
             let (part, rest) = arrived.split_at_mut(len);
             *input = rest;
             // RFC 6455 §5.3
             mask::unmask(part, frame.key, 0);
-            frame.remaining -= len;
-            if frame.remaining == 0 {
+            let remaining = remaining - len;
+            frame.set_remaining(remaining);
+            if remaining == 0 {
                 self.state = State::BETWEEN_FRAMES;
             } else {
                 frame.key = mask::rotate(frame.key, len);
@@ -231,7 +331,7 @@ impl Connection {
             } else {
                 self.data_part(frame, part)?
             };
-            if event.is_some() || frame.remaining > 0 {
+            if event.is_some() || remaining > 0 {
                 return Ok(event);
             }
         }
@@ -245,9 +345,10 @@ impl Connection {
         mut bytes: [u8; CLIENT_HEADER_BYTES_MAX],
         held: usize,
         input: &mut &mut [u8],
+        message_bytes_max: usize,
     ) -> Result<Option<Frame>, Violation> {
         if held == 0
-            && let Some((frame, header_len)) = self.judge_header(input)?
+            && let Some((frame, header_len)) = self.judge_header(input, message_bytes_max)?
         {
             consume(input, header_len);
             return Ok(Some(frame));
@@ -258,7 +359,7 @@ impl Connection {
             *to = *from;
         }
         let so_far = bytes.get(..held + taken).unwrap_or_default();
-        match self.judge_header(so_far)? {
+        match self.judge_header(so_far, message_bytes_max)? {
             Some((frame, header_len)) => {
                 // The bytes held did not suffice, so the header ends inside the input.
                 consume(input, header_len.saturating_sub(held));
@@ -277,18 +378,22 @@ impl Connection {
 
     /// Judges the header at the front of `bytes` as far as it has arrived; frame and header length
     /// once it is complete.
-    #[inline]
-    fn judge_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, Violation> {
+    #[inline(always)] // Once for each message.
+    fn judge_header(
+        &self,
+        bytes: &[u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<(Frame, usize)>, Violation> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
         let (fin, opcode) = header::first_byte(first)?;
         // RFC 6455 §5.4: fragments of one message follow each other, control frames aside.
         match opcode {
-            Opcode::Continuation if self.message.is_none() => {
+            Opcode::Continuation if self.message().is_none() => {
                 return Err(Violation::UnexpectedContinuation);
             }
-            Opcode::Text | Opcode::Binary if self.message.is_some() => {
+            Opcode::Text | Opcode::Binary if self.message().is_some() => {
                 return Err(Violation::ExpectedContinuation);
             }
             _ => {}
@@ -299,7 +404,7 @@ impl Connection {
         let remaining = if opcode.is_control() {
             length as usize // at most 125, as `length` has checked
         } else {
-            self.admit(length)?
+            self.admit(length, message_bytes_max)?
         };
         let key = bytes
             .get(key_at..)
@@ -307,7 +412,7 @@ impl Connection {
         Ok(key.map(|&key| {
             (
                 Frame {
-                    remaining,
+                    remaining: remaining.to_ne_bytes(),
                     key,
                     opcode,
                     fin,
@@ -320,14 +425,11 @@ impl Connection {
     /// Checks an announced length against the limit, together with what the message already has
     /// (RFC 6455 §10.4: limits hold for the message, not only for the frame).
     #[inline]
-    fn admit(&self, length: u64) -> Result<usize, Violation> {
-        let held = self
-            .message
-            .as_ref()
-            .map_or(0, |message| message.payload_len());
+    fn admit(&self, length: u64, message_bytes_max: usize) -> Result<usize, Violation> {
+        let held = self.message().map_or(0, Assembler::payload_len);
         usize::try_from(length)
             .ok()
-            .filter(|&length| length <= self.message_bytes_max.saturating_sub(held))
+            .filter(|&length| length <= message_bytes_max.saturating_sub(held))
             .ok_or(Violation::MessageTooBig)
     }
 
@@ -338,8 +440,8 @@ impl Connection {
         frame: Frame,
         part: &'a [u8],
     ) -> Result<Option<Event<'a>>, Violation> {
-        let complete = frame.remaining == 0;
-        if self.message.is_none() {
+        let complete = frame.remaining() == 0;
+        if self.message().is_none() {
             let text = frame.opcode == Opcode::Text;
             if complete && frame.fin {
                 // RFC 6455 §8.1
@@ -360,18 +462,24 @@ impl Connection {
 
     /// Takes a part of a message that is not whole in the input.
     fn assemble<'a>(&mut self, frame: Frame, part: &[u8]) -> Result<Option<Event<'a>>, Violation> {
-        let mut message = self
+        let parts = self.parts.get_or_insert_default();
+        let message = parts
             .message
-            .take()
-            .unwrap_or_else(|| Box::new(Assembler::new(frame.opcode == Opcode::Text)));
-        message.push(part, frame.remaining, frame.fin)?;
-        if frame.fin && frame.remaining == 0 {
-            let text = message.is_text();
-            let payload = Payload::Assembled(message.finish()?);
-            return Ok(Some(Event::Message { text, payload }));
+            .get_or_insert_with(|| Assembler::new(frame.opcode == Opcode::Text));
+        message.push(part, frame.remaining(), frame.fin)?;
+        if !(frame.fin && frame.remaining() == 0) {
+            return Ok(None);
         }
-        self.message = Some(message);
-        Ok(None)
+        let message = parts.message.take();
+        // None of a control frame: it would be in the midst of this one.
+        self.parts = None;
+        message
+            .map(|message| {
+                let text = message.is_text();
+                let payload = Payload::Assembled(message.finish()?);
+                Ok(Event::Message { text, payload })
+            })
+            .transpose()
     }
 
     /// Takes an unmasked part of a control frame's payload (RFC 6455 §5.5).
@@ -380,18 +488,19 @@ impl Connection {
         frame: Frame,
         part: &[u8],
     ) -> Result<Option<Event<'a>>, Violation> {
-        if frame.remaining > 0 {
+        if frame.remaining() > 0 {
             if !part.is_empty() {
-                let control = self.control.get_or_insert_default();
-                reserve(&mut control.payload, part.len(), frame.remaining);
-                control.payload.extend_from_slice(part);
+                let parts = self.parts.get_or_insert_default();
+                reserve(&mut parts.control, part.len(), frame.remaining());
+                parts.control.extend_from_slice(part);
             }
             return Ok(None);
         }
-        let mut payload = self
-            .control
-            .take()
-            .map_or_else(Vec::new, |control| control.payload);
+        let mut payload = match &mut self.parts {
+            Some(parts) => mem::take(&mut parts.control),
+            None => Vec::new(),
+        };
+        self.parts.take_if(|parts| parts.message.is_none());
         payload.extend_from_slice(part);
         Ok(Some(match frame.opcode {
             Opcode::Close => Event::Close(close::parse(&payload)?),

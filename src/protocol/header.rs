@@ -13,7 +13,7 @@ pub(super) const KEY_BYTES: usize = 4;
 
 const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0F;
-const MASK: u8 = 0x80;
+pub(super) const MASK: u8 = 0x80;
 const LENGTH_TOP: u8 = 0x80;
 
 /// FIN and opcode, from the first byte.

@@ -29,8 +29,11 @@ pub(super) struct Pipe {
     /// Writes that took something, and bytes that they took.
     pub(super) writes: usize,
     pub(super) written: usize,
-    /// Reads, of all kinds.
+    /// Reads and writes, of all kinds.
     pub(super) reads: usize,
+    pub(super) tries: usize,
+    /// Where in memory lay what the last write was handed.
+    pub(super) handed: Vec<usize>,
 }
 
 /// Readiness that has come anew and is yet to be reported, as by an edge-triggered poll.
@@ -122,12 +125,37 @@ impl Wire {
             writes: 0,
             written: 0,
             reads: 0,
+            tries: 0,
+            handed: Vec::new(),
         }));
         (Self(pipe.clone()), pipe)
     }
 
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
         lock(&self.0)
+    }
+
+    fn take(&self, bytes: &[u8], handed: Vec<usize>) -> io::Result<usize> {
+        let mut pipe = self.pipe();
+        pipe.tries += 1;
+        pipe.handed = handed;
+        assert!(!pipe.finished, "written after the end");
+        assert!(!bytes.is_empty(), "an empty write");
+        if pipe.reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(pipe.room);
+        if n < bytes.len() {
+            pipe.wants_room = true;
+        }
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        pipe.room -= n;
+        pipe.writes += 1;
+        pipe.written += n;
+        pipe.output.extend_from_slice(&bytes[..n]);
+        Ok(n)
     }
 }
 
@@ -161,29 +189,13 @@ impl Transport for Wire {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut pipe = self.pipe();
-        assert!(!pipe.finished, "written after the end");
-        assert!(!bytes.is_empty(), "an empty write");
-        if pipe.reset {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let n = bytes.len().min(pipe.room);
-        if n < bytes.len() {
-            pipe.wants_room = true;
-        }
-        if n == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        pipe.room -= n;
-        pipe.writes += 1;
-        pipe.written += n;
-        pipe.output.extend_from_slice(&bytes[..n]);
-        Ok(n)
+        self.take(bytes, vec![bytes.as_ptr().addr()])
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
-        self.write(&all)
+        let places = pieces.iter().map(|piece| piece.as_ptr().addr());
+        self.take(&all, places.collect())
     }
 
     fn finish(&mut self) {

@@ -286,6 +286,11 @@ impl World {
         })
     }
 
+    /// A hub of so many shards as there are wakers, for the same program. Nobody turns them.
+    pub(super) fn hub_of(&self, wakers: Vec<Box<dyn Wake>>) -> Arc<Hub> {
+        Hub::new(self.hub.settings.clone(), wakers, self.program.clone())
+    }
+
     pub(super) fn core(&mut self) -> &mut Core<Wire> {
         self.core.as_mut().unwrap()
     }
@@ -667,6 +672,7 @@ impl World {
                     reached += usize::from(ws.is_of_everyone());
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
+                    ws.owns_memory();
                     own_bytes += ws.outbox.own_bytes();
                 }
                 Some(Role::Lingering(_)) | None => {}

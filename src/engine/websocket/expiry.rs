@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Incoming, Outgoing};
+use super::{Incoming, Outgoing, WebSocket};
 use crate::engine::core::{Core, Role};
 use crate::engine::pace::Pace;
 use crate::protocol::close::CloseCode;
@@ -19,9 +19,11 @@ impl<T: Transport> Core<T> {
         let Some(ws) = self.ws(slot) else {
             return;
         };
-        let closing_is_over = ws.deadline.is_some_and(|deadline| deadline <= tick);
+        let closing_is_over = ws
+            .closing_deadline()
+            .is_some_and(|deadline| deadline <= tick);
         let is_stalled = ws
-            .stalled
+            .stalled()
             .is_some_and(|since| since.after(settings.limits.write_timeout) <= tick);
         if is_stalled {
             // It may have room that was never reported; a reader that has stopped has none.
@@ -29,7 +31,7 @@ impl<T: Transport> Core<T> {
             let Some(ws) = self.ws(slot) else {
                 return;
             };
-            if ws.stalled.is_some_and(|since| since < tick) {
+            if ws.stalled().is_some_and(|since| since < tick) {
                 let newly = !ws.found_slow;
                 self.counters().slow_consumers.add(u64::from(newly));
                 self.broken(slot);
@@ -50,16 +52,12 @@ impl<T: Transport> Core<T> {
 
     fn expire_pace(&mut self, slot: u32) {
         let tick = self.tick;
-        let is_due = |pace: &Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);
-        if !self
-            .ws(slot)
-            .and_then(|ws| ws.pace.as_deref())
-            .is_some_and(is_due)
-        {
+        let is_due = |pace: &mut Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);
+        if !self.ws(slot).and_then(WebSocket::pace).is_some_and(is_due) {
             return;
         }
         self.ws_write(slot);
-        let Some(pace) = self.ws(slot).and_then(|ws| ws.pace.as_mut()) else {
+        let Some(pace) = self.ws(slot).and_then(WebSocket::pace) else {
             return;
         };
         pace.tried(tick);
@@ -74,11 +72,7 @@ impl<T: Transport> Core<T> {
         let Some(ws) = self.open_ws(slot) else {
             return;
         };
-        let Some(stream) = ws
-            .stream
-            .as_mut()
-            .filter(|stream| stream.comment_at <= tick)
-        else {
+        let Some(stream) = ws.stream().filter(|stream| stream.comment_at <= tick) else {
             return;
         };
         stream.comment_at = tick.after(stream.keep_alive);

@@ -1,6 +1,7 @@
 //! What comes from the client: bytes, messages, its end; and messages that have begun, which may not take for ever.
 
-use super::{Incoming, Outgoing, Unfinished, WebSocket};
+use super::rare::Unfinished;
+use super::{Incoming, Outgoing, WebSocket};
 use crate::engine::core::{Conn, Core, Role};
 use crate::engine::hub::Received;
 use crate::engine::intake::Intake;
@@ -15,6 +16,7 @@ use crate::transport::Transport;
 
 impl WebSocket {
     /// Keeps a message for the handlers.
+    #[inline]
     fn keep(&mut self, message: Message, intake: &mut Intake) {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
@@ -34,9 +36,14 @@ impl WebSocket {
     }
 
     pub(in crate::engine) fn unfinished_bytes(&self) -> usize {
-        self.unfinished
-            .as_ref()
-            .map_or(0, |unfinished| unfinished.bytes)
+        self.unfinished().map_or(0, |unfinished| unfinished.bytes)
+    }
+
+    /// The message that had begun is no longer waited for.
+    fn forget_unfinished(&mut self, intake: &mut Intake) {
+        if let Some(unfinished) = self.clear(|rare| &mut rare.unfinished) {
+            intake.set_unfinished(unfinished.bytes, 0);
+        }
     }
 
     /// What waits because its client does not read the replies to what came before.
@@ -50,8 +57,7 @@ impl WebSocket {
 
     /// What it holds of received messages is held no longer.
     pub(in crate::engine) fn let_go(&mut self, intake: &mut Intake) {
-        intake.set_unfinished(self.unfinished_bytes(), 0);
-        self.unfinished = None;
+        self.forget_unfinished(intake);
         intake.sub_unhandled(std::mem::take(&mut self.inbox_bytes));
     }
 }
@@ -72,18 +78,16 @@ impl<T: Transport> Core<T> {
     pub(in crate::engine) fn resume(&mut self, slot: u32, received: Received) {
         let wants_messages = self.interests.message;
         let count = received.messages.len() as u64;
-        self.counters().messages_in.add(count);
+        self.counters().messages_in.add_alone(count);
         if !wants_messages {
-            self.counters().dropped_unhandled.add(count);
+            self.counters().dropped_unhandled.add_alone(count);
         }
-        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         if let Some(Conn {
             role: Role::WebSocket(ws),
             ..
         }) = self.conns.get_mut(slot)
         {
-            ws.protocol = received.protocol;
-            ws.protocol.set_message_bytes_max(message_bytes_max);
+            ws.protocol = received.protocol.into_progress();
             if wants_messages {
                 for message in received.messages {
                     ws.keep(message, &mut self.intake);
@@ -98,7 +102,9 @@ impl<T: Transport> Core<T> {
     pub(in crate::engine) fn resume_ended(&mut self, slot: u32, farewell: Option<Vec<u8>>) {
         if let Some(ws) = self.ws(slot) {
             ws.incoming = Incoming::Ended;
-            ws.farewell = farewell.map(Vec::into_boxed_slice);
+            if let Some(farewell) = farewell {
+                ws.rare().farewell = Some(farewell.into());
+            }
         }
         self.advance(slot);
     }
@@ -115,7 +121,7 @@ impl<T: Transport> Core<T> {
     /// Bytes from the client.
     pub(in crate::engine) fn ws_input(&mut self, slot: u32, bytes: &mut [u8]) {
         let tick = self.tick;
-        self.counters().bytes_in.add(bytes.len() as u64);
+        self.counters().bytes_in.add_alone(bytes.len() as u64);
         if self.ws(slot).is_some_and(|ws| ws.is_stream()) {
             // A further request on a connection that is to be closed.
             return;
@@ -125,18 +131,20 @@ impl<T: Transport> Core<T> {
             ws.pinged = false;
         }
         let wants_messages = self.interests.message;
+        let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         let mut input = bytes;
         let mut messages = 0;
         let mut unhandled = 0;
-        while let Some(Conn {
-            role: Role::WebSocket(ws),
-            ..
-        }) = self.conns.get_mut(slot)
+        while !input.is_empty()
+            && let Some(Conn {
+                role: Role::WebSocket(ws),
+                ..
+            }) = self.conns.get_mut(slot)
         {
             if ws.incoming == Incoming::Ended {
                 break;
             }
-            match ws.protocol.receive(&mut input) {
+            match ws.protocol.receive(&mut input, message_bytes_max) {
                 Ok(None) => break,
                 Ok(Some(connection::Event::Message { text, payload })) => {
                     messages += 1;
@@ -167,14 +175,15 @@ impl<T: Transport> Core<T> {
                 Ok(Some(connection::Event::Pong(_))) => {}
                 Ok(Some(connection::Event::Close(frame))) => {
                     // RFC 6455 §5.5.1: the answer has the code that was received.
-                    ws.farewell = Some(encode::close(frame.code.map(|code| (code, ""))).into());
+                    let farewell = encode::close(frame.code.map(|code| (code, "")));
+                    ws.rare().farewell = Some(farewell.into());
                     ws.incoming = Incoming::Ended;
                     ws.peer_closed = true;
                 }
                 Err(violation) => {
                     let reason = violation.to_string();
-                    ws.farewell =
-                        Some(encode::close(Some((violation.close_code(), &reason))).into());
+                    let farewell = encode::close(Some((violation.close_code(), &reason)));
+                    ws.rare().farewell = Some(farewell.into());
                     ws.incoming = Incoming::Ended;
                     let id = ws.session.id;
                     ws.session
@@ -184,8 +193,8 @@ impl<T: Transport> Core<T> {
                 }
             }
         }
-        self.counters().messages_in.add(messages);
-        self.counters().dropped_unhandled.add(unhandled);
+        self.counters().messages_in.add_alone(messages);
+        self.counters().dropped_unhandled.add_alone(unhandled);
         if messages > 0 {
             // What is unfinished now has begun with what was just read.
             self.forget_unfinished(slot);
@@ -211,8 +220,7 @@ impl<T: Transport> Core<T> {
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
-            self.intake.set_unfinished(ws.unfinished_bytes(), 0);
-            ws.unfinished = None;
+            ws.forget_unfinished(&mut self.intake);
         }
     }
 
@@ -228,17 +236,16 @@ impl<T: Transport> Core<T> {
         let before = ws.unfinished_bytes();
         if ws.protocol.is_mid_message() {
             let bytes = ws.protocol.held_bytes();
-            ws.unfinished
-                .get_or_insert_with(|| {
-                    Box::new(Unfinished {
-                        since: tick,
-                        late: false,
-                        bytes,
-                    })
+            ws.rare()
+                .unfinished
+                .get_or_insert(Unfinished {
+                    since: tick,
+                    late: false,
+                    bytes,
                 })
                 .bytes = bytes;
         } else {
-            ws.unfinished = None;
+            ws.clear(|rare| &mut rare.unfinished);
         }
         self.intake.set_unfinished(before, ws.unfinished_bytes());
     }
@@ -254,7 +261,7 @@ impl<T: Transport> Core<T> {
             return;
         };
         let is_read = ws.wants_input(limits) && !self.intake.is_full();
-        let Some(unfinished) = &mut ws.unfinished else {
+        let Some(unfinished) = ws.rare.as_mut().and_then(|rare| rare.unfinished.as_mut()) else {
             return;
         };
         if unfinished.since.after(limits.message_timeout) > tick {
@@ -287,7 +294,7 @@ impl<T: Transport> Core<T> {
             return;
         };
         ws.protocol.abandon();
-        ws.farewell = Some(encode::close(Some((code, reason))).into());
+        ws.rare().farewell = Some(encode::close(Some((code, reason))).into());
         ws.incoming = Incoming::Ended;
         let id = ws.session.id;
         ws.session

@@ -110,7 +110,8 @@ fn breaks_with_its_last_byte(max: usize, bytes: &[u8], violation: Violation) {
 
 #[test]
 fn an_idle_connection_is_small_and_holds_nothing() {
-    assert!(size_of::<Connection>() <= 48);
+    // The state of a frame takes no more than a header that has been cut, and what is rare is elsewhere.
+    assert_eq!(size_of::<Progress>(), 24);
     let connection = Connection::new(MAX);
     assert_eq!(connection.held_bytes(), 0);
     assert!(!connection.is_mid_message());

@@ -1,0 +1,346 @@
+//! What things cost, in what can be counted: reads, writes, turns, wake-ups, and copies of what is sent.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::wire::client_text;
+use super::world::{Setup, World, echo};
+use crate::engine::hub::{Audience, Hub};
+use crate::engine::id::{ConnectionId, Key};
+use crate::engine::mailbox::Wake;
+use crate::engine::pool::{Event, Job, Pool, Work};
+use crate::limits::Limits;
+use crate::message::Message;
+
+/// Turns of a shard for a message that is answered: in one it is read, in one the answer is sent.
+const TURNS_OF_AN_ECHO: usize = 2;
+const TURNS_OF_A_BROADCAST: usize = 1;
+
+/// Calls to a client's socket, with those that brought nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Calls {
+    reads: usize,
+    writes: usize,
+}
+
+fn calls_so_far(world: &World, client: usize) -> Calls {
+    let pipe = world.pipe(client);
+    Calls {
+        reads: pipe.reads,
+        writes: pipe.tries,
+    }
+}
+
+/// What something takes of each client's socket, which must be the same for all, and how many turns of the shard.
+fn cost(
+    world: &mut World,
+    clients: &[usize],
+    something: impl FnOnce(&mut World),
+) -> (Calls, usize) {
+    let turns = world.turns;
+    let before: Vec<Calls> = clients.iter().map(|&c| calls_so_far(world, c)).collect();
+    something(world);
+    world.run_handlers();
+    let mut costs = clients.iter().zip(before).map(|(&client, before)| {
+        let now = calls_so_far(world, client);
+        Calls {
+            reads: now.reads - before.reads,
+            writes: now.writes - before.writes,
+        }
+    });
+    let first = costs.next().expect("there are clients");
+    assert!(costs.all(|other| other == first), "all alike");
+    (first, world.turns - turns)
+}
+
+const ONE_WRITE: Calls = Calls {
+    reads: 0,
+    writes: 1,
+};
+const ONE_READ: Calls = Calls {
+    reads: 1,
+    writes: 0,
+};
+const ONE_OF_EACH: Calls = Calls {
+    reads: 1,
+    writes: 1,
+};
+
+#[test]
+fn an_echo_is_one_read_one_write_and_two_turns() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    for n in 0..10 {
+        let (calls, turns) = cost(&mut world, &[client], |world| {
+            world.client_says(client, &n.to_string());
+        });
+        // A short read means an empty socket: that is not asked for again.
+        assert_eq!(calls, ONE_OF_EACH);
+        assert!(turns <= TURNS_OF_AN_ECHO, "{turns}");
+    }
+}
+
+#[test]
+fn replies_to_what_came_in_one_read_are_one_write_and_two_turns() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    for messages in [2, 16, 500] {
+        let (calls, turns) = cost(&mut world, &[client], |world| {
+            world.client_sends(client, client_text("message").repeat(messages));
+        });
+        assert_eq!(calls, ONE_OF_EACH);
+        assert!(turns <= TURNS_OF_AN_ECHO, "{turns}");
+    }
+}
+
+#[test]
+fn messages_of_many_clients_take_no_more_turns_than_one() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(100);
+    let (calls, turns) = cost(&mut world, &clients, |world| {
+        for client in 0..100 {
+            world.pipe(client).client_sends(&client_text("message"));
+        }
+    });
+    assert_eq!(calls, ONE_OF_EACH);
+    assert!(turns <= TURNS_OF_AN_ECHO, "{turns}");
+}
+
+#[test]
+fn a_message_that_is_not_answered_is_one_read() {
+    let mut world = World::new(Setup::default());
+    let client = world.join();
+    let (calls, _) = cost(&mut world, &[client], |world| {
+        world.client_says(client, "message");
+    });
+    assert_eq!(calls, ONE_READ);
+}
+
+#[test]
+fn broadcasts_that_wait_together_are_one_write_for_each_member_and_one_turn() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(20);
+    let room = world.hub.new_room("room".into(), false);
+    for &client in &clients {
+        let session = world.session(client);
+        let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
+        world.hub.join(reserved, &room, &session, vec![]).unwrap();
+    }
+    world.run_handlers();
+    for room in [None, Some(&room)] {
+        for messages in [1, 4, 100] {
+            let (calls, turns) = cost(&mut world, &clients, |world| {
+                for n in 0..messages {
+                    let message = Message::new(n.to_string());
+                    let to = Audience {
+                        room,
+                        ..Audience::default()
+                    };
+                    world.hub.try_broadcast(message.frame(), to).unwrap();
+                }
+            });
+            assert_eq!(calls, ONE_WRITE, "{messages} messages");
+            assert!(turns <= TURNS_OF_A_BROADCAST, "{turns}");
+        }
+    }
+}
+
+#[test]
+fn broadcasts_and_what_is_for_one_alone_are_one_write() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(3);
+    let (calls, turns) = cost(&mut world, &clients, |world| {
+        for _ in 0..5 {
+            world.broadcasts("for all");
+            for client in 0..3 {
+                world.sends(client, "for one");
+            }
+        }
+    });
+    assert_eq!(calls, ONE_WRITE);
+    assert!(turns <= TURNS_OF_A_BROADCAST, "{turns}");
+}
+
+#[test]
+fn a_full_socket_is_tried_once_in_a_turn_and_takes_all_in_one_write_when_it_has_room() {
+    let mut world = World::with_handler(echo);
+    let client = world.join();
+    world.stall(client, 10);
+    world.broadcasts("more than ten bytes");
+    world.settle();
+    let (calls, turns) = cost(&mut world, &[client], |world| {
+        for _ in 0..10 {
+            world.broadcasts("more");
+            world.sends(client, "and more");
+        }
+    });
+    assert!(calls.writes <= turns && turns <= TURNS_OF_A_BROADCAST);
+    let (calls, _) = cost(&mut world, &[client], |world| world.unstall(client));
+    assert_eq!(calls, ONE_WRITE);
+}
+
+#[test]
+fn who_is_sent_a_broadcast_is_handed_the_bytes_of_its_message_and_no_copy() {
+    let mut world = World::with_handler(echo);
+    let clients = world.joined(5);
+    for size in [1, 100, 10_000, 100_000] {
+        let message = Message::new("x".repeat(size));
+        world
+            .hub
+            .try_broadcast(message.frame(), Audience::default())
+            .unwrap();
+        world.settle();
+        for &client in &clients {
+            let of_message = message.frame().as_ptr().addr();
+            assert_eq!(world.pipe(client).handed, [of_message], "{size} bytes");
+        }
+    }
+}
+
+#[test]
+fn broadcasts_that_slow_members_are_still_owed_are_in_memory_once() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            outbox_bytes_max: 10 << 20,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let clients = world.joined(5);
+    for &client in &clients {
+        world.stall(client, 0);
+    }
+    let messages: Vec<Message> = [20_000, 30_000, 25_000]
+        .map(|size| Message::new("x".repeat(size)))
+        .into();
+    for message in &messages {
+        let audience = Audience::default();
+        world.hub.try_broadcast(message.frame(), audience).unwrap();
+        world.settle();
+    }
+    for &client in &clients {
+        assert_eq!(world.unshared_bytes(client), 0);
+        world.unstall(client);
+        let frames = messages.iter().map(|m| m.frame().as_ptr().addr());
+        assert_eq!(world.pipe(client).handed, frames.collect::<Vec<_>>());
+    }
+}
+
+/// Counts how often it is rung.
+#[derive(Clone, Default)]
+struct Bell(Arc<AtomicUsize>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// Shards that nobody turns: they take mail and go to sleep when the test says so.
+struct Sleepers {
+    hub: Arc<Hub>,
+    bells: Vec<Bell>,
+}
+
+impl Sleepers {
+    /// With so many members each; all asleep.
+    fn new(world: &World, members: &[usize]) -> Self {
+        let bells: Vec<Bell> = members.iter().map(|_| Bell::default()).collect();
+        let wakers = bells.iter().map(|bell| Box::new(bell.clone()) as _);
+        let hub = world.hub_of(wakers.collect());
+        let sleepers = Self { hub, bells };
+        for (shard, &members) in members.iter().enumerate() {
+            sleepers.hub.shards[shard].members.store(members, SeqCst);
+            sleepers.goes_to_sleep(shard);
+        }
+        sleepers
+    }
+
+    fn takes_its_mail(&self, shard: usize) {
+        let mailbox = &self.hub.shards[shard].mailbox;
+        mailbox.take(Some(&mut VecDeque::new()), &mut Vec::new());
+    }
+
+    fn goes_to_sleep(&self, shard: usize) {
+        self.takes_its_mail(shard);
+        assert!(self.hub.shards[shard].mailbox.sleep(false));
+    }
+
+    fn broadcast(&self) {
+        let frame = Message::new("message").frame().clone();
+        self.hub.broadcast(&frame, Audience::default()).unwrap();
+    }
+
+    /// How often each has been woken since the last call.
+    fn wakes(&self) -> Vec<usize> {
+        let wakes = self.bells.iter().map(|bell| bell.0.swap(0, SeqCst));
+        wakes.collect()
+    }
+}
+
+#[test]
+fn a_broadcast_wakes_each_sleeping_shard_with_members_once_and_no_other() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[3, 0, 1, 2]);
+    sleepers.broadcast();
+    assert_eq!(sleepers.wakes(), [1, 0, 1, 1]);
+    for _ in 0..10 {
+        sleepers.broadcast();
+    }
+    assert_eq!(sleepers.wakes(), [0; 4], "they are on their way");
+    sleepers.takes_its_mail(0);
+    sleepers.goes_to_sleep(2);
+    sleepers.broadcast();
+    assert_eq!(sleepers.wakes(), [0, 0, 1, 0], "one is awake");
+}
+
+#[test]
+fn a_broadcast_to_a_room_wakes_no_shard_without_a_member_of_it() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[5, 5, 5]);
+    let room = sleepers.hub.new_room("room".into(), false);
+    for slot in 0..4 {
+        let key = Key {
+            slot,
+            generation: 0,
+        };
+        room.add(ConnectionId { shard: 1, key });
+    }
+    let to = Audience {
+        room: Some(&room),
+        ..Audience::default()
+    };
+    for expected in [[0, 1, 0], [0, 0, 0]] {
+        let frame = Message::new("message").frame().clone();
+        sleepers.hub.broadcast(&frame, to).unwrap();
+        assert_eq!(sleepers.wakes(), expected);
+    }
+}
+
+#[test]
+fn what_handlers_send_wakes_nobody_before_they_end_and_then_each_sleeping_shard_once() {
+    let hub: Arc<OnceLock<Weak<Hub>>> = Arc::default();
+    let of_handler = hub.clone();
+    let mut world = World::with_handler(move |_, _, _| {
+        let frame = Message::new("message").frame().clone();
+        if let Some(hub) = of_handler.get().and_then(Weak::upgrade) {
+            hub.broadcast(&frame, Audience::default()).unwrap();
+        }
+    });
+    let client = world.join();
+    let sleepers = Sleepers::new(&world, &[3, 1, 0, 2]);
+    hub.set(Arc::downgrade(&sleepers.hub)).unwrap();
+    // The first is the one whose thread runs the handlers, the last is awake, too.
+    sleepers.takes_its_mail(0);
+    sleepers.takes_its_mail(3);
+    for _ in 0..10 {
+        let event = Event::Message(Message::new("message"));
+        let work = Work::Session(world.session(client), vec![event], 0);
+        Pool::run_here(&sleepers.hub, Job { to: None, work }, true);
+    }
+    assert_eq!(sleepers.wakes(), [0; 4]);
+    sleepers.hub.wake_deferred();
+    sleepers.hub.wake_deferred();
+    assert_eq!(sleepers.wakes(), [0, 1, 0, 0]);
+}

@@ -1,0 +1,103 @@
+//! What a WebSocket has only while something is going on. Idle ones are many: they own no memory for it.
+
+use super::WebSocket;
+use crate::engine::pace::Pace;
+use crate::engine::streams::Stream;
+use crate::engine::timers::Tick;
+
+/// Made when something of it is first set, and given back when nothing of it is.
+#[derive(Default)]
+pub(super) struct Rare {
+    /// A message that has begun: since when, and what is held of it.
+    pub(super) unfinished: Option<Unfinished>,
+    /// Until when a closing handshake may last.
+    pub(super) deadline: Option<Tick>,
+    /// Since when the socket has taken nothing.
+    pub(super) stalled: Option<Tick>,
+    pub(super) pace: Option<Box<Pace>>,
+    /// The close frame that answers the peer's end, when the handlers are done.
+    pub(super) farewell: Option<Box<[u8]>>,
+    /// None if it is no event stream, or its answer has yet to begin.
+    pub(super) stream: Option<Stream>,
+}
+
+pub(super) struct Unfinished {
+    pub(super) since: Tick,
+    /// Its time was over once, while there was more to read.
+    pub(super) late: bool,
+    pub(super) bytes: usize,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self {
+            unfinished,
+            deadline,
+            stalled,
+            pace,
+            farewell,
+            stream,
+        } = self;
+        unfinished.is_none()
+            && deadline.is_none()
+            && stalled.is_none()
+            && pace.is_none()
+            && farewell.is_none()
+            && stream.is_none()
+    }
+}
+
+impl WebSocket {
+    /// Sets something that is rare.
+    #[cold] // Also lest it be inlined into what is done for each delivery.
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Takes back something of what is rare, if there is any.
+    pub(super) fn clear<V>(&mut self, of: impl FnOnce(&mut Rare) -> &mut Option<V>) -> Option<V> {
+        let rare = self.rare.as_mut()?;
+        let value = of(rare).take();
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        value
+    }
+
+    /// Something is going on. What is rare is not kept for nothing.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(in crate::engine) fn owns_memory(&self) -> bool {
+        if let Some(rare) = &self.rare {
+            assert!(!rare.is_empty());
+        }
+        self.rare.is_some()
+            || self.protocol.held_bytes() > 0
+            || !self.outbox.is_empty()
+            || self.inbox.capacity() > 0
+    }
+
+    pub(super) fn unfinished(&self) -> Option<&Unfinished> {
+        self.rare.as_ref()?.unfinished.as_ref()
+    }
+
+    pub(super) fn closing_deadline(&self) -> Option<Tick> {
+        self.rare.as_ref()?.deadline
+    }
+
+    pub(super) fn stalled(&self) -> Option<Tick> {
+        self.rare.as_ref()?.stalled
+    }
+
+    pub(super) fn pace(&mut self) -> Option<&mut Pace> {
+        self.rare.as_mut()?.pace.as_deref_mut()
+    }
+
+    pub(super) fn stream(&mut self) -> Option<&mut Stream> {
+        self.rare.as_mut()?.stream.as_mut()
+    }
+
+    /// An event stream begins.
+    pub(in crate::engine) fn begin_stream(&mut self, stream: Stream) {
+        self.rare().stream = Some(stream);
+    }
+}

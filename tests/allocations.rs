@@ -1,0 +1,253 @@
+//! What messages cost in memory that is asked for: so many allocations for each, and none for each recipient.
+//!
+//! All threads of this process are counted, so clients here allocate nothing: they write frames that were made before, and
+//! read into buffers of their own. Each step waits for the one before, so each message has turns of the engine to itself:
+//! where many come at once, it is fewer.
+
+#![cfg(target_os = "linux")] // Elsewhere the poll may have allocations of its own.
+
+mod support;
+
+use std::alloc::System;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Message, RunningApp};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use support::{client_frame, eventually, raise_descriptors, raw_websocket, start};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// For a message that a handler gets, and does nothing with.
+const RECEIVED: usize = 1;
+/// For one that a handler sends back.
+const ECHOED: usize = 1;
+/// For one that a thread of the program makes, and sends to one connection.
+const SENT: usize = 1;
+/// For one that it makes, and sends to everyone: however many these are.
+const BROADCAST: usize = 3;
+/// The same, to a room.
+const ROOM_BROADCAST: usize = 4;
+/// For one that a handler gets, and sends to everyone.
+const REBROADCAST: usize = 3;
+/// Bytes of these allocations, beside the payload. A message is copied once when it is received, or made.
+const BYTES: usize = 150;
+
+const MESSAGES: usize = 300;
+/// What others in this process, as the test harness, may allocate meanwhile.
+const STRAY: usize = MESSAGES / 10;
+const FEW: usize = 10;
+const MANY: usize = 100;
+const SMALL: usize = 32;
+const LARGE: usize = 10_000;
+const HEADER_MAX: usize = 10;
+const ROOM: &str = "room";
+
+/// Tests take turns: there is one count.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What each of many steps has taken.
+#[derive(Debug)]
+struct Cost {
+    allocations: usize,
+    bytes: usize,
+}
+
+/// Does it a few times, then counts.
+fn cost(mut step: impl FnMut()) -> Cost {
+    (0..MESSAGES).for_each(|_| step());
+    let region = Region::new(ALLOCATOR);
+    (0..MESSAGES).for_each(|_| step());
+    let stats = region.change();
+    let grown = usize::try_from(stats.bytes_reallocated).unwrap_or(0);
+    Cost {
+        allocations: stats.allocations + stats.reallocations,
+        bytes: stats.bytes_allocated + grown,
+    }
+}
+
+impl Cost {
+    #[track_caller]
+    fn assert_within(&self, allocations: usize, bytes: usize) {
+        let each = |sum: usize| sum as f64 / MESSAGES as f64;
+        assert!(
+            self.allocations <= allocations * MESSAGES + STRAY,
+            "{} allocations for each, and not {allocations}",
+            each(self.allocations)
+        );
+        assert!(
+            self.bytes <= (bytes + 1) * MESSAGES + STRAY * 1_000,
+            "{} bytes for each, and not {bytes}",
+            each(self.bytes)
+        );
+    }
+}
+
+/// An app with clients that are all in one room.
+struct Scene {
+    running: Option<RunningApp>,
+    handled: Arc<AtomicUsize>,
+    clients: Vec<TcpStream>,
+    frame: Vec<u8>,
+    buffer: Vec<u8>,
+    payload: Vec<u8>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// Has messages of that many bytes handled so.
+    fn new(
+        clients: usize,
+        payload: usize,
+        handler: impl Fn(&AsyncStream, Message) + Send + Sync + 'static,
+    ) -> Self {
+        let alone = alone();
+        raise_descriptors(2 * MANY as u64 + 200);
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = handled.clone();
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+            .with_shards(1)
+            .with_connect_handler(|stream, _| stream.join(ROOM))
+            .with_message_handler(move |stream, message, _| {
+                handler(&stream, message);
+                count.fetch_add(1, SeqCst);
+            });
+        let (running, address) = start(app);
+        let clients: Vec<_> = (0..clients).map(|_| raw_websocket(address)).collect();
+        eventually("all are in the room", || {
+            running.sender().room(ROOM).len() == clients.len()
+        });
+        let payload = vec![b'x'; payload];
+        Self {
+            running: Some(running),
+            handled,
+            clients,
+            frame: client_frame(0x81, &payload),
+            buffer: vec![0; HEADER_MAX + payload.len()],
+            payload,
+            _alone: alone,
+        }
+    }
+
+    fn sender(&self) -> AsyncSender {
+        self.running.as_ref().expect("it runs").sender()
+    }
+
+    fn message(&self) -> Message {
+        Message::new(&self.payload)
+    }
+
+    fn first_client_sends(&mut self) {
+        self.clients[0].write_all(&self.frame).unwrap();
+    }
+
+    /// Everyone reads a message, in one frame.
+    fn all_receive(&mut self) {
+        let header = if self.payload.len() < 126 { 2 } else { 4 };
+        let frame = &mut self.buffer[..header + self.payload.len()];
+        for client in &mut self.clients {
+            frame.fill(0);
+            client.read_exact(frame).unwrap();
+            assert_eq!(frame[header..], self.payload);
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // So that nobody is waited for.
+        self.clients.clear();
+        if let Some(running) = self.running.take() {
+            running.shutdown(Duration::from_secs(1));
+        }
+    }
+}
+
+#[test]
+fn a_message_that_is_received_allocates_a_fixed_number_of_times() {
+    let mut scene = Scene::new(1, SMALL, |_, _| {});
+    let mut sent = 0;
+    let cost = cost(|| {
+        scene.first_client_sends();
+        sent += 1;
+        eventually("it is handled", || scene.handled.load(SeqCst) == sent);
+    });
+    cost.assert_within(RECEIVED, SMALL + BYTES);
+}
+
+#[test]
+fn an_echo_allocates_a_fixed_number_of_times_and_is_never_copied_once_it_is_a_message() {
+    for size in [SMALL, LARGE] {
+        let mut scene = Scene::new(1, size, |stream, message| stream.send(message));
+        let cost = cost(|| {
+            scene.first_client_sends();
+            scene.all_receive();
+        });
+        cost.assert_within(ECHOED, size + BYTES);
+    }
+}
+
+#[test]
+fn a_message_from_outside_allocates_a_fixed_number_of_times() {
+    for size in [SMALL, LARGE] {
+        let mut scene = Scene::new(1, size, |_, _| {});
+        let sender = scene.sender();
+        let id = sender.room(ROOM).members()[0];
+        let cost = cost(|| {
+            sender.send_to(id, scene.message());
+            scene.all_receive();
+        });
+        cost.assert_within(SENT, size + BYTES);
+    }
+}
+
+#[test]
+fn a_broadcast_allocates_and_copies_nothing_for_its_recipients() {
+    for size in [SMALL, LARGE] {
+        for clients in [FEW, MANY] {
+            let mut scene = Scene::new(clients, size, |_, _| {});
+            let sender = scene.sender();
+            let cost = cost(|| {
+                sender.broadcast(scene.message());
+                scene.all_receive();
+            });
+            cost.assert_within(BROADCAST, size + BYTES);
+        }
+    }
+}
+
+#[test]
+fn a_broadcast_to_a_room_allocates_and_copies_nothing_for_its_members() {
+    for size in [SMALL, LARGE] {
+        for clients in [FEW, MANY] {
+            let mut scene = Scene::new(clients, size, |_, _| {});
+            let room = scene.sender().room(ROOM);
+            let cost = cost(|| {
+                room.broadcast(scene.message());
+                scene.all_receive();
+            });
+            cost.assert_within(ROOM_BROADCAST, size + BYTES);
+        }
+    }
+}
+
+#[test]
+fn a_message_that_is_passed_on_to_everyone_is_copied_once_when_it_is_received() {
+    for size in [SMALL, LARGE] {
+        for clients in [FEW, MANY] {
+            let mut scene = Scene::new(clients, size, |stream, message| stream.broadcast(message));
+            let cost = cost(|| {
+                scene.first_client_sends();
+                scene.all_receive();
+            });
+            cost.assert_within(REBROADCAST, size + BYTES);
+        }
+    }
+}
