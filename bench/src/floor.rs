@@ -4,7 +4,7 @@
 //! upgrade, to unmask and to write the same bytes to the same sockets:
 //!
 //! - echo: all replies that one read caused leave in one send;
-//! - fan-out: one send per socket and per message, never joined;
+//! - fan-out: one send per socket and per message; joined, one send per socket for all messages that one read brought;
 //! - rooms: the same for the members of one room, which are in a plain array.
 
 use std::io;
@@ -18,7 +18,7 @@ use rustix::net::{
     listen, recv, send, socket_with, sockopt,
 };
 
-use crate::args::Job;
+use crate::args::{self, Job, Known};
 use crate::wire::{self, Found};
 
 const LISTENER: u64 = u64::MAX;
@@ -26,7 +26,26 @@ const BACKLOG: i32 = 4096;
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
-pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
+pub(crate) const OPTIONS: &[Known] = &[
+    args::value("address"),
+    args::value("cpu"),
+    args::flag("joined"),
+    args::flag("child"),
+];
+
+/// How the messages of a fan-out leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One send per socket and per message.
+    Single,
+    /// One send per socket for all that one read brought.
+    Joined,
+}
+
+pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<()> {
+    if matches!(job, Job::Lines | Job::Churn) {
+        return Err(io::Error::other("the floor has no such job"));
+    }
     let listener = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -46,6 +65,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
 
     let mut floor = Floor {
         job,
+        mode,
         epoll,
         connections: Vec::new(),
         rooms: Vec::new(),
@@ -81,6 +101,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
 
 struct Floor {
     job: Job,
+    mode: Mode,
     epoll: OwnedFd,
     connections: Vec<Option<Connection>>,
     /// The members of each room, by its number.
@@ -231,6 +252,9 @@ impl Floor {
                 Found::Frame(frame) => {
                     let payload = &mut input[at + frame.start..at + frame.end];
                     wire::mask(payload, frame.mask);
+                    if self.job == Job::Blocked && wire::is_blocking(payload) {
+                        std::thread::sleep(wire::BLOCK_TIME);
+                    }
                     wire::put_server_head(&mut self.output, frame.opcode, payload.len());
                     let start = self.output.len();
                     self.output.extend_from_slice(payload);
@@ -252,7 +276,7 @@ impl Floor {
                 .extend_from_slice(&input[at..]);
         }
         match self.job {
-            Job::Echo => connection.send(&self.output),
+            Job::Echo | Job::Blocked => connection.send(&self.output),
             Job::Fanout if connection.publisher => {
                 self.fan_out();
                 Ok(())
@@ -262,14 +286,18 @@ impl Floor {
                 Ok(())
             }
             Job::Rooms | Job::Churn => connection.send(&self.output),
-            Job::Fanout => Ok(()),
+            Job::Fanout | Job::Lines => Ok(()),
         }
     }
 
-    /// One send per socket and per message.
+    /// To every socket, each message by itself or all of them at once.
     fn fan_out(&mut self) {
         let mut start = 0;
-        for &Frame { end, .. } in &self.ends {
+        let ends = match self.mode {
+            Mode::Single => &self.ends[..],
+            Mode::Joined => &self.ends[self.ends.len().saturating_sub(1)..],
+        };
+        for &Frame { end, .. } in ends {
             let frame = &self.output[start..end];
             start = end;
             for token in 0..self.connections.len() {
