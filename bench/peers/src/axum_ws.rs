@@ -24,7 +24,8 @@ pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
 }
 
 async fn upgrade(State(hall): State<Hall>, uri: Uri, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(move |socket| hall.serve(socket, uri.path().to_owned()))
+    let guest = hall.guest();
+    upgrade.on_upgrade(move |socket| guest.serve(socket, uri.path().to_owned()))
 }
 
 impl Payload for Message {

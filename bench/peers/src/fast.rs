@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast::Receiver;
 
 use crate::hall::{self, Hall, Job};
 
@@ -36,11 +37,13 @@ async fn answer(
     hall: Hall,
 ) -> Result<Response<Empty<Bytes>>, WebSocketError> {
     let publishes = hall.is_publisher(request.uri().path());
+    // Before the answer: who is connected must get what is published then.
+    let receiver = hall.everyone.subscribe();
     let (response, upgraded) = upgrade::upgrade(&mut request)?;
     tokio::spawn(async move {
         // An error is the end of the connection, which the client reports.
         let _ = match hall.job {
-            Job::FanOut => fan_out(upgraded, hall, publishes).await,
+            Job::FanOut => fan_out(upgraded, hall, receiver, publishes).await,
             Job::Echo | Job::Blocked => echo(upgraded, hall.job).await,
         };
     });
@@ -65,9 +68,9 @@ async fn echo(upgraded: upgrade::UpgradeFut, job: Job) -> Result<(), WebSocketEr
 async fn fan_out(
     upgraded: upgrade::UpgradeFut,
     hall: Hall,
+    mut receiver: Receiver<Bytes>,
     publishes: bool,
 ) -> Result<(), WebSocketError> {
-    let mut receiver = hall.everyone.subscribe();
     let (mut read, mut write) = upgraded.await?.split(tokio::io::split);
     let writer = tokio::spawn(async move {
         while let Ok(message) = receiver.recv().await {

@@ -58,32 +58,48 @@ impl Hall {
         path == PUBLISH
     }
 
-    /// Serves one connection until it ends.
+    /// To be asked before the handshake is answered: who is connected must get what is published then.
+    pub fn guest(&self) -> Guest {
+        Guest {
+            receiver: (self.job == Job::FanOut).then(|| self.everyone.subscribe()),
+            hall: self.clone(),
+        }
+    }
+}
+
+/// Someone who is about to be connected.
+pub struct Guest {
+    hall: Hall,
+    receiver: Option<broadcast::Receiver<Bytes>>,
+}
+
+impl Guest {
+    /// Serves the connection until it ends.
     pub async fn serve<S, M, E>(self, mut socket: S, path: String)
     where
         S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
         M: Payload,
     {
-        if self.job != Job::FanOut {
+        let Self { hall, receiver } = self;
+        let Some(mut receiver) = receiver else {
             while let Some(Ok(message)) = socket.next().await {
                 let Some(payload) = message.data() else {
                     continue;
                 };
-                handle(self.job, payload);
+                handle(hall.job, payload);
                 if socket.send(message).await.is_err() {
                     return;
                 }
             }
             return;
-        }
-        let mut receiver = self.everyone.subscribe();
-        let publishes = self.is_publisher(&path);
+        };
+        let publishes = hall.is_publisher(&path);
         loop {
             tokio::select! {
                 received = socket.next() => match received {
                     Some(Ok(message)) => if publishes && message.data().is_some() {
                         // Nobody there to hear it is no error.
-                        let _ = self.everyone.send(message.into_bytes());
+                        let _ = hall.everyone.send(message.into_bytes());
                     },
                     _ => return,
                 },

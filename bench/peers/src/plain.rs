@@ -23,7 +23,7 @@ pub async fn tungstenite(
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let hall = hall.clone();
+        let guest = hall.guest();
         tokio::spawn(async move {
             let mut path = String::new();
             // Its signature is the library's.
@@ -35,7 +35,7 @@ pub async fn tungstenite(
             let accepted =
                 tokio_tungstenite::accept_hdr_async_with_config(stream, note, Some(config));
             if let Ok(socket) = accepted.await {
-                hall.serve(socket, path).await;
+                guest.serve(socket, path).await;
             }
         });
     }
@@ -62,11 +62,11 @@ pub async fn websockets(listener: TcpListener, hall: Hall) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let hall = hall.clone();
+        let guest = hall.guest();
         tokio::spawn(async move {
             if let Ok((request, socket)) = ServerBuilder::new().accept(stream).await {
                 let path = request.uri().path().to_owned();
-                hall.serve(socket, path).await;
+                guest.serve(socket, path).await;
             }
         });
     }

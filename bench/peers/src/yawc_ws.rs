@@ -37,11 +37,12 @@ async fn answer(
     hall: Hall,
 ) -> Result<Response<Empty<Bytes>>, WebSocketError> {
     let path = request.uri().path().to_owned();
+    let guest = hall.guest();
     let options = Options::default().without_compression();
     let (response, upgraded) = WebSocket::upgrade_with_options(&mut request, options)?;
     tokio::spawn(async move {
         if let Ok(socket) = upgraded.await {
-            hall.serve(socket.map(Ok::<_, WebSocketError>), path).await;
+            guest.serve(socket.map(Ok::<_, WebSocketError>), path).await;
         }
     });
     Ok(response)

@@ -15,7 +15,7 @@ use crate::load::driven::{Client, State};
 use crate::machine::{self, AllCpus, CpuTime};
 
 /// How long a server is under load before it is the other's turn.
-const TURN: Duration = Duration::from_millis(150);
+const TURN: Duration = Duration::from_millis(200);
 /// A measurement takes at most so many times the CPU time asked for: some servers sleep most of the time.
 const TIMES_MAX: f64 = 8.0;
 

@@ -168,12 +168,10 @@ fn is_quick(scenario: &Scenario) -> bool {
         scenario.id.as_str(),
         "fan-out-1000-w1"
             | "fan-out-1000-w16"
-            | "fan-out-1000-4096b-w16"
             | "outside-1000-w16"
             | "echo-100-w1"
             | "echo-100-w16"
             | "rooms-w16"
-            | "room-in-10000-scattered"
             | "idle-5000"
             | "lone"
             | "two-shards-echo-w1"

@@ -20,8 +20,8 @@ const LONE_PER_SECOND: f64 = 100.0;
 /// What the others send per second while some handlers block.
 const BESIDE_PER_SECOND: f64 = 5_000.0;
 /// Messages before a stalled reader's buffers are full, and after: many times what these hold.
-const BEFORE_STALL: u64 = 60;
-const WITH_STALL: u64 = 400;
+const BEFORE_STALL: u64 = 40;
+const WITH_STALL: u64 = 300;
 
 pub(super) fn measure(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Sample> {
     let machine = machine::all_cpus()?;
