@@ -50,10 +50,11 @@ Measures humphrey_ws against a bare epoll loop.
       handlers on the reactors' own threads while they are quick, beside the pool
       alone; `floor` is a mode, too, where handlers do nothing
 
-  bench floor   echo|fanout|rooms [--address 127.0.0.1:0] [--cpu N]
+  bench floor   echo|fanout|rooms [--address 127.0.0.1:0] [--cpu N] [--ring]
   bench subject echo|fanout|rooms|churn [--address 127.0.0.1:0] [--cpu N]
             [--server-threads pool]
-      one server, until it is killed; says READY and its address when it listens
+      one server, until it is killed; says READY and its address when it listens;
+      --ring sends through an io_uring ring, one system call for all sends of a turn
 
   bench load echo|fanout|rooms|churn|idle --address 127.0.0.1:PORT [--clients N]
             [--size 32] [--window 1] [--rooms N] [--members N] [--visitors N]
@@ -97,6 +98,7 @@ const SERVER_OPTIONS: &[args::Known] = &[
     args::value("cpu"),
     args::value("server-threads"),
     args::flag("child"),
+    args::flag("ring"),
 ];
 
 /// Becomes one of the two servers; returns only on a failure.
@@ -114,7 +116,7 @@ fn serve(which: &str, options: &Options) -> io::Result<()> {
     }
     machine::raise_descriptor_limit()?;
     match which {
-        "floor" => floor::serve(job, address),
+        "floor" => floor::serve(job, address, options.flag("ring")),
         _ => subject::serve(job, address),
     }
 }
