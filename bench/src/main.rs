@@ -52,7 +52,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       table and plot once more, of a run that is over
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
-            [--joined]
+            [--joined|--ring]
   bench subject echo|fanout|rooms|churn|blocked|lines [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--micros N [--one-in N] [--works]]
       one server, until it is killed; says READY and its address when it listens
@@ -97,9 +97,10 @@ fn main() -> ExitCode {
 
 /// Becomes the floor; returns only on a failure.
 fn serve_floor(options: &Options) -> io::Result<()> {
-    let mode = match options.flag("joined") {
-        true => floor::Mode::Joined,
-        false => floor::Mode::Single,
+    let mode = match (options.flag("joined"), options.flag("ring")) {
+        (_, true) => floor::Mode::Ring,
+        (true, false) => floor::Mode::Joined,
+        (false, false) => floor::Mode::Single,
     };
     let job = Job::of(options)?;
     floor::serve(job, settle(options)?, mode)

@@ -105,8 +105,12 @@ fn side_by_side(results: &Results) -> String {
     // One line for each server: there are more of them than a page is wide.
     let titles: Vec<String> = outcomes
         .iter()
-        .map(|outcome| format!("{}: {}", outcome.title, outcome.unit.text()))
+        .map(|outcome| match outcome.unit {
+            Unit::CpuPerDelivery => outcome.title.clone(),
+            unit => format!("{}: {}", outcome.title, unit.text()),
+        })
         .collect();
+    text.push_str("\nMicroseconds of the server's CPU per delivery where no unit is said, and to the first server's.\n");
     put(&mut text, format_args!("\n| | {} |", titles.join(" | ")));
     put(
         &mut text,
@@ -133,9 +137,13 @@ fn cell(outcome: &Outcome, name: &str) -> String {
     let Some(sample) = served.median() else {
         return "–".into();
     };
-    let value = number(sample.value);
+    let value = match outcome.unit {
+        Unit::Percentile99 | Unit::Median => short_time(sample.value),
+        _ => number(sample.value),
+    };
+    let is_cost = matches!(outcome.unit, Unit::CpuPerDelivery | Unit::CpuPerConnection);
     match outcome.servers.first() {
-        Some(first) if first.server != name && outcome.unit != Unit::BytesPerConnection => {
+        Some(first) if first.server != name && is_cost => {
             let ratio = spread(&served.ratios(first, |sample| sample.value));
             format!("{value} ({} ×)", number(ratio.map_or(f64::NAN, |r| r.1)))
         }

@@ -212,6 +212,13 @@ fn scenario(
 }
 
 impl Scenario {
+    /// Another server with the first one's work.
+    fn beside(mut self, kind: Kind) -> Self {
+        let work = self.sides[0].work;
+        self.sides.insert(1, side(kind, work));
+        self
+    }
+
     fn peers(mut self) -> Self {
         self.peers = true;
         self
@@ -263,6 +270,7 @@ impl Scenario {
 const OURS: &str = "humphrey_ws";
 const FLOOR: &str = "floor";
 const JOINED: Kind = Kind::Floor(Mode::Joined);
+const RING: Kind = Kind::Floor(Mode::Ring);
 const POOL: Kind = Kind::Subject(Variant {
     shards: 1,
     pool: true,
@@ -296,12 +304,6 @@ fn fan_outs() -> Vec<Scenario> {
         let title = format!("fan-out to {clients}, {size} B, W {window}");
         scenario(id, title, Test::Cost, pair(fan_out(clients, size, window)))
     };
-    let joined = |scenario: Scenario| {
-        let mut scenario = scenario;
-        let work = scenario.sides[0].work;
-        scenario.sides.insert(1, side(JOINED, work));
-        scenario
-    };
     let outside = |window| {
         let lines = Work {
             job: Job::Lines,
@@ -325,19 +327,22 @@ fn fan_outs() -> Vec<Scenario> {
         plain(100, 32, 1),
         plain(100, 32, 16),
         plain(1_000, 32, 1)
+            .beside(RING)
             .peers()
             .target("fan-out, N 1,000, 32 B, W 1", Bound::Ratio(1.04)),
         plain(1_000, 32, 4),
-        joined(plain(1_000, 32, 16))
+        plain(1_000, 32, 16)
+            .beside(JOINED)
             .peers()
             .target("the same, W 16", Bound::Ratio(0.065)),
         plain(1_000, 512, 1),
         plain(1_000, 512, 16),
         plain(1_000, 4_096, 1),
-        joined(plain(1_000, 4_096, 16))
+        plain(1_000, 4_096, 16)
+            .beside(JOINED)
             .peers()
             .target("fan-out, 4,096 B, W 16", Bound::Ratio(0.19)),
-        plain(5_000, 32, 1).peers(),
+        plain(5_000, 32, 1).beside(RING).peers(),
         plain(5_000, 32, 16),
         plain(15_000, 32, 1).target(
             "cost per delivery at 15,000 connections",
@@ -387,6 +392,7 @@ fn echoes() -> Vec<Scenario> {
         plain(1, 1),
         plain(1, 16),
         plain(100, 1)
+            .beside(RING)
             .peers()
             .target("echo, 100 clients, W 1", Bound::Ratio(1.0)),
         plain(100, 16)
@@ -587,7 +593,7 @@ fn others() -> Vec<Scenario> {
         .peers()
         .rounds(Rounds::AtMost(2))
         .target(
-            "blocked handlers: others' p99, as a share of",
+            "blocked handlers: the others' p99, ms",
             Bound::Unhindered(3.0, 5_000.0),
         ),
         scenario(
@@ -599,7 +605,7 @@ fn others() -> Vec<Scenario> {
         .peers()
         .rounds(Rounds::AtMost(1))
         .target(
-            "a stalled reader: others' p99, as a share of",
+            "a stalled reader: the others' p99, ms",
             Bound::Unhindered(3.0, 5_000.0),
         ),
     ]

@@ -48,6 +48,7 @@ impl Kind {
         match self {
             Self::Floor(Mode::Single) => "floor".into(),
             Self::Floor(Mode::Joined) => "floor, joined".into(),
+            Self::Floor(Mode::Ring) => "floor, ring".into(),
             Self::Subject(Variant { shards, pool }) => {
                 let shards = match shards {
                     1 => String::new(),
@@ -71,6 +72,7 @@ impl Kind {
                 match mode {
                     Mode::Single => {}
                     Mode::Joined => put(&["--joined"]),
+                    Mode::Ring => put(&["--ring"]),
                 }
             }
             Self::Subject(Variant { shards, pool }) => {

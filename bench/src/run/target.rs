@@ -1,6 +1,6 @@
 //! What is aimed at, and whether a run has reached it.
 
-use super::results::{Outcome, Sample, Verdict, spread};
+use super::results::{Outcome, Sample, Served, Verdict, spread};
 
 /// A target of a scenario.
 #[derive(Clone, Copy, Debug)]
@@ -68,16 +68,14 @@ impl Target {
                 )
             }
             Bound::Unhindered(times, micros) => {
-                let over = |sample: &Sample| {
-                    let most = (times * sample.unhindered_p99.unwrap_or(0.0)).max(micros);
-                    sample.value / most
-                };
+                let most = (times * served.middle(|s| s.unhindered_p99.unwrap_or(0.0))).max(micros);
                 (
                     format!(
-                        "1, which is {times} × unhindered, or {} ms",
-                        micros / 1_000.0
+                        "≤ {:.1} ms: {times} × unhindered, {} ms at least",
+                        most / 1e3,
+                        micros / 1e3
                     ),
-                    served.rounds.iter().map(over).collect(),
+                    served.rounds.iter().map(|s| s.value / 1e3).collect(),
                 )
             }
         };
@@ -88,17 +86,20 @@ impl Target {
             figure,
             least,
             most,
-            met: self.bound.is_met(figure),
+            met: self.bound.is_met(figure, served),
         })
     }
 }
 
 impl Bound {
-    fn is_met(self, figure: f64) -> bool {
+    fn is_met(self, figure: f64, served: &Served) -> bool {
         match self {
             Self::Ratio(most) | Self::User(most) | Self::Value(most) => figure <= most,
             Self::RatioAndExcess(_, most, _) => figure <= most,
-            Self::Unhindered(..) => figure <= 1.0,
+            Self::Unhindered(times, micros) => {
+                let unhindered = served.middle(|s| s.unhindered_p99.unwrap_or(0.0));
+                figure * 1e3 <= (times * unhindered).max(micros)
+            }
             Self::AtLeast(least) | Self::Share(least) => figure >= least,
         }
     }
@@ -156,6 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn what_others_notice_is_beside_what_they_did_before() {
+        let mut outcome = example().outcomes.remove(0);
+        for sample in &mut outcome.servers[1].rounds {
+            (sample.value, sample.unhindered_p99) = (6_000.0, Some(2_100.0));
+        }
+        let mut target = Target {
+            what: "echo",
+            server: "humphrey_ws",
+            beside: "floor",
+            bound: Bound::Unhindered(3.0, 5_000.0),
+        };
+        let verdict = target.verdict(&outcome).unwrap();
+        assert_eq!((verdict.figure, verdict.met), (6.0, true));
+        target.bound = Bound::Unhindered(2.0, 5_000.0);
+        assert!(!target.verdict(&outcome).unwrap().met);
+    }
+
+    #[test]
     fn user_time_is_taken_over_all_rounds() {
         let verdict = judge(Bound::User(1.07));
         assert!((verdict.figure - 8.6 / 8.0).abs() < 1e-9);
@@ -174,7 +193,7 @@ mod tests {
         for (bound, figure) in [(Bound::Ratio(1.0), 0.9), (Bound::Ratio(1.0), 1.2)] {
             let verdict = Verdict {
                 figure,
-                met: bound.is_met(figure),
+                met: bound.is_met(figure, &example().outcomes[0].servers[1]),
                 ..judge(bound)
             };
             add(&mut verdicts, &target(bound), verdict);
