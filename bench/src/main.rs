@@ -31,7 +31,7 @@ const USAGE: &str = "\
 Measures humphrey_ws beside a bare epoll loop, and beside other servers.
 
   bench run [--quick] [--only NAME] [--list] [--peers all|none|NAMES] [--out PATH]
-            [--readme FILE] [--rounds 3] [--cpu-seconds 1.2] [--server-cpu N]
+            [--readme FILE] [--rounds 3] [--cpu-seconds 1] [--server-cpu N]
             [--client-cpu N] [--sleep] [--self-check] [--baseline PROGRAM]
       all scenarios, servers in turn, as a Markdown table.
       --quick      a few scenarios without peers, for ten seconds: that everything

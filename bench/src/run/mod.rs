@@ -189,7 +189,8 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         .to_owned();
     let names = match options.text("peers") {
         Some(names) => names,
-        None if quick || scenarios.iter().all(|scenario| !scenario.peers) => "none",
+        None if quick || options.flag("self-check") || options.text("baseline").is_some() => "none",
+        None if scenarios.iter().all(|scenario| !scenario.peers) => "none",
         None => "all",
     };
     let cpu = |name: &str, default: usize| match options.text(name) {
@@ -208,7 +209,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         self_check: options.flag("self-check"),
         baseline: options.text("baseline").map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
-        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 1.2 })?,
+        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 1.0 })?,
         server_cpu: cpu("server-cpu", cpus[0]),
         client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
         all_cpus: names_of(&cpus),

@@ -359,7 +359,7 @@ fn fan_outs() -> Vec<Scenario> {
             Test::Cost,
             pair(fan_out(1_000, SIZE, 1)),
         )
-        .effort(3.0)
+        .effort(4.0)
         .target("user time alone, fan-out W 1", Bound::User(1.5)),
         scenario(
             "pipe-1000-w16",
@@ -583,7 +583,8 @@ fn others() -> Vec<Scenario> {
             Test::Connect,
             pair(echo(10_000, 1)),
         )
-        .peers(),
+        .peers()
+        .rounds(Rounds::AtMost(2)),
         scenario(
             "blocked",
             "10 clients of 1000 in a handler that blocks 50 ms: the others",

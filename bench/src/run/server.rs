@@ -183,7 +183,8 @@ fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
     if !path.exists() {
         return Err(io::Error::other(format!("there is no {}", path.display())));
     }
-    let words = ["--listen", "127.0.0.1:0"].map(PathBuf::from);
+    // Nobody is owed a welcome.
+    let words = ["--listen", "127.0.0.1:0", "--no-welcome"].map(PathBuf::from);
     Ok([path].into_iter().chain(words).collect())
 }
 

@@ -68,7 +68,7 @@ fn sample(value: f64, state: State) -> Sample {
 fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Loaded> {
     let base = Work {
         clients: BASE,
-        window: 4,
+        window: 1,
         ..side.work
     };
     let mut loaded = Loaded::with(setup, scenario, side, &base, true)?;
@@ -227,7 +227,7 @@ fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
 /// How many messages per second come back.
 fn rate(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
     let mut loaded = Loaded::start(setup, scenario, side)?;
-    let seconds = seconds(setup, 0.8);
+    let seconds = seconds(setup, 0.5);
     let mut messages = 2 * side.work.clients as u64;
     // As many as it takes; those before are for warming up.
     let value = loop {
