@@ -20,6 +20,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::args::{self, Known, Options};
+use crate::floor::Mode;
 use crate::machine::{self, AllCpus};
 use peers::Peers;
 use results::{Outcome, Results, Sample, Served, Unit};
@@ -260,6 +261,11 @@ fn idle_share_now() -> io::Result<f64> {
     Ok(if all > 0.0 { 1.0 - busy / all } else { 0.0 })
 }
 
+/// Whether a run goes on without it: what others wrote, and what kernels and containers may forbid.
+fn may_fail(kind: Kind) -> bool {
+    matches!(kind, Kind::Peer(_) | Kind::Floor(Mode::Ring))
+}
+
 /// All rounds of a scenario. What a peer fails at is noted, and it takes no further part; any other failure ends the run.
 fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
     let rounds = setup.rounds(&scenario);
@@ -302,7 +308,7 @@ fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
                     line += &format!(" {} {:.3},", served.server, sample.value);
                     served.rounds.push(sample);
                 }
-                Err(error) if served.is_peer => {
+                Err(error) if may_fail(sides[at].kind) => {
                     line += &format!(" {} {error},", served.server);
                     served.failure = Some(error.to_string());
                 }
