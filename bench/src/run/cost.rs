@@ -1,4 +1,4 @@
-//! CPU time per delivery: all servers are started, warmed up, and then loaded in turn, a fraction of a second each, until
+//! CPU time per delivery: all servers are started, warmed up, and then loaded in turn, a part of a second each, until
 //! each has used enough CPU time to be measured.
 //!
 //! The turns are short so that whatever else slows the machine down for a second slows all. While one is at work the
@@ -14,8 +14,9 @@ use crate::args::Job;
 use crate::load::driven::{Client, State};
 use crate::machine::{self, AllCpus, CpuTime};
 
-/// How long a server is under load before it is the other's turn.
-const TURN: Duration = Duration::from_millis(200);
+/// How long a server is under load before it is the other's turn: long enough that its having been out of the caches adds
+/// little.
+const TURN: Duration = Duration::from_millis(400);
 /// A measurement takes at most so many times the CPU time asked for: some servers sleep most of the time.
 const TIMES_MAX: f64 = 8.0;
 
@@ -152,7 +153,7 @@ impl Turns {
     fn start(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Self> {
         let mut loaded = Loaded::start(setup, scenario, side)?;
         let mut chunk = side.work.in_flight();
-        let turn = Duration::from_secs_f64(setup.cpu_seconds / 4.0).min(TURN);
+        let turn = Duration::from_secs_f64(setup.cpu_seconds / 2.5).min(TURN);
         loop {
             let start = Instant::now();
             loaded.client.deliver(chunk)?;
