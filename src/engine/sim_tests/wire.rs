@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::protocol::fuzz;
-use crate::transport::Transport;
+use crate::transport::{Transport, WriteMany};
 
 /// One connection's two directions, between the shard's end ([`Wire`]) and the test.
 pub(super) struct Pipe {
@@ -138,6 +138,7 @@ pub(super) fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 
 impl Transport for Wire {
     type Registry = ();
+    type Ring = Together;
 
     fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
         self.pipe().edges.writable = true;
@@ -161,6 +162,38 @@ impl Transport for Wire {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        self.write(&all)
+    }
+
+    fn finish(&mut self) {
+        self.pipe().finished = true;
+    }
+}
+
+/// Writes to many at once.
+pub(super) struct Together;
+
+impl WriteMany<Wire> for Together {
+    fn write_many(&mut self, writes: &[(&Wire, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
+        let outcomes = writes.iter().map(|(wire, bytes)| (wire.take(bytes), bytes));
+        let unfinished =
+            outcomes
+                .enumerate()
+                .filter_map(|(index, (outcome, bytes))| match outcome {
+                    Ok(n) if n == bytes.len() => None,
+                    outcome => Some((index, outcome)),
+                });
+        unfinished.collect()
+    }
+}
+
+impl Wire {
+    fn take(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut pipe = self.pipe();
         assert!(!pipe.finished, "written after the end");
         assert!(!bytes.is_empty(), "an empty write");
@@ -179,15 +212,6 @@ impl Transport for Wire {
         pipe.written += n;
         pipe.output.extend_from_slice(&bytes[..n]);
         Ok(n)
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
-        self.write(&all)
-    }
-
-    fn finish(&mut self) {
-        self.pipe().finished = true;
     }
 }
 
