@@ -126,3 +126,7 @@ fn push(ring: &mut IoUring, writes: &[(&TcpStream, &[u8])]) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;
