@@ -94,16 +94,30 @@ fn a_full_socket_takes_nothing_and_holds_up_nobody() {
 }
 
 #[test]
-fn more_writes_than_entries_arrive_all_and_once() {
-    let Some(mut ring) = ring() else { return };
+fn of_more_writes_than_entries_each_is_made_once_and_told_by_its_place() {
     const SOCKETS: usize = 16;
+    let Some(mut ring) = ring() else { return };
     let pairs = pairs(SOCKETS);
+    let closed = pair();
+    closed.0.shutdown(net::Shutdown::Write).unwrap();
     let bytes: Vec<u8> = (0..2 * ENTRIES + MANY + 1)
         .map(|n| (n / SOCKETS) as u8)
         .collect();
     let sockets = pairs.iter().map(|(ours, _)| ours).cycle();
-    let writes: Vec<(&TcpStream, &[u8])> = sockets.zip(bytes.chunks(1)).collect();
-    assert!(ring.write_many(&writes).is_empty());
+    let mut writes: Vec<(&TcpStream, &[u8])> = sockets.zip(bytes.chunks(1)).collect();
+    let places = [0, ENTRIES, 2 * ENTRIES + MANY];
+    places
+        .iter()
+        .for_each(|&place| writes.insert(place, (&closed.0, b"x")));
+    let mut unfinished = ring.write_many(&writes);
+    unfinished.sort_by_key(|&(index, _)| index);
+    assert!(unfinished.iter().all(|(_, outcome)| {
+        matches!(outcome, Err(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }));
+    assert!(
+        unfinished.iter().map(|&(index, _)| index).eq(places),
+        "{unfinished:?}"
+    );
     for (index, (ours, mut client)) in pairs
         .iter()
         .map(|(ours, client)| (ours, client))
