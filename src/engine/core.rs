@@ -99,7 +99,7 @@ pub(super) struct Conn<T> {
     /// It is in `ready`, or held up.
     pub(super) queued: bool,
     /// It is in `dirty`.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// When `timers` will have it looked at.
     timer: Option<Tick>,
 }

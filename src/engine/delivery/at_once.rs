@@ -69,19 +69,28 @@ impl<T: Transport> Core<T> {
             return Vec::new();
         };
         let mut places = Vec::with_capacity(slots.len());
-        let mut writes = Vec::with_capacity(slots.len());
         for (place, &slot) in slots.iter().enumerate() {
-            if let Some(Conn {
+            // A slot stands there twice where a connection has gone and another has come in its place.
+            if let Some(conn) = self.conns.get_mut(slot)
+                && std::mem::take(&mut conn.dirty)
+            {
+                places.push(place);
+            }
+        }
+        let mut writes = Vec::with_capacity(places.len());
+        places.retain(|&place| {
+            let Some(Conn {
                 role: Role::WebSocket(ws),
                 transport: Some(transport),
                 ..
-            }) = self.conns.get(slot)
-                && let Some(bytes) = ws.outbox.front()
-            {
-                places.push(place);
-                writes.push((transport, bytes));
-            }
-        }
+            }) = self.conns.get(slots[place])
+            else {
+                return false;
+            };
+            let front = ws.outbox.front();
+            writes.extend(front.map(|bytes| (transport, bytes)));
+            front.is_some()
+        });
         let mut begun: Vec<Begun> = Vec::new();
         begun.resize_with(slots.len(), || None);
         for (&place, (_, bytes)) in places.iter().zip(&writes) {
