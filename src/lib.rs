@@ -35,6 +35,9 @@
 //!
 //! Code written for humphrey_ws 0.5.1 compiles unchanged.
 
+// What unsafe code there is stands in `transport::ring`, which is built with this feature only.
+#![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
+
 pub mod async_app;
 #[cfg(feature = "axum")]
 pub mod axum;

@@ -29,6 +29,8 @@ pub(crate) const fn flag(name: &'static str) -> Known {
 pub(crate) struct Options {
     word: Option<String>,
     values: BTreeMap<&'static str, String>,
+    /// What followed `--`.
+    command: Vec<String>,
 }
 
 impl Options {
@@ -39,8 +41,13 @@ impl Options {
         let mut options = Self {
             word: None,
             values: BTreeMap::new(),
+            command: Vec::new(),
         };
         while let Some(arg) = args.next() {
+            if arg == "--" {
+                options.command = args.collect();
+                break;
+            }
             let Some(name) = arg.strip_prefix("--") else {
                 if options.word.replace(arg.clone()).is_some() {
                     return Err(invalid(format!("one word too many: {arg}")));
@@ -66,12 +73,25 @@ impl Options {
         self.word.as_deref()
     }
 
+    pub(crate) fn command(&self) -> &[String] {
+        &self.command
+    }
+
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
+    }
+
+    /// CPUs: their numbers, with commas between.
+    pub(crate) fn cpus(&self, name: &str) -> io::Result<Option<Vec<usize>>> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let cpus: Result<_, _> = text.split(',').map(str::parse).collect();
+        cpus.map(Some).map_err(|_| bad(name, text))
     }
 
     pub(crate) fn number<T: FromStr>(&self, name: &str, default: T) -> io::Result<T> {
@@ -96,6 +116,10 @@ pub(crate) enum Job {
     /// The same, while [`crate::subject::CHURN_PER_SECOND`] of those at [`crate::wire::VISIT`] join room 0, and as many
     /// leave it.
     Churn,
+    /// An echo whose handler blocks for [`crate::wire::BLOCK_TIME`] on each message that says [`crate::wire::BLOCK`].
+    Blocked,
+    /// Sends each line of its standard input to everyone, from a thread of its own.
+    Lines,
 }
 
 impl Job {
@@ -105,8 +129,10 @@ impl Job {
             Some("fanout") => Ok(Self::Fanout),
             Some("rooms") => Ok(Self::Rooms),
             Some("churn") => Ok(Self::Churn),
+            Some("blocked") => Ok(Self::Blocked),
+            Some("lines") => Ok(Self::Lines),
             _ => Err(invalid(
-                "say which job: echo, fanout, rooms or churn".into(),
+                "say which job: echo, fanout, rooms, churn, blocked or lines".into(),
             )),
         }
     }
@@ -117,15 +143,14 @@ impl Job {
             Self::Fanout => "fanout",
             Self::Rooms => "rooms",
             Self::Churn => "churn",
+            Self::Blocked => "blocked",
+            Self::Lines => "lines",
         }
     }
-}
 
-/// Where the subject's handlers run. The pool is all there is today.
-pub(crate) fn check_server_threads(options: &Options) -> io::Result<()> {
-    match options.text("server-threads") {
-        None | Some("pool") => Ok(()),
-        Some(other) => Err(bad("server-threads", other)),
+    /// Whether each client gets its own messages back.
+    pub(crate) fn is_echo(self) -> bool {
+        matches!(self, Self::Echo | Self::Blocked)
     }
 }
 
@@ -135,4 +160,30 @@ pub(crate) fn bad(name: &str, text: &str) -> io::Error {
 
 pub(crate) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> io::Result<Options> {
+        let known = [value("cpu"), flag("quick")];
+        Options::parse(args.iter().map(|arg| (*arg).to_owned()), &known)
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_a_command_of_its_own() {
+        let options = parse(&["--cpu", "0,3", "--quick", "--", "node", "--cpu"]).unwrap();
+        assert_eq!(options.cpus("cpu").unwrap(), Some(vec![0, 3]));
+        assert!(options.flag("quick"));
+        assert_eq!(options.command(), ["node", "--cpu"]);
+    }
+
+    #[test]
+    fn nothing_unknown_is_taken() {
+        assert!(parse(&["--only", "echo"]).is_err());
+        assert!(parse(&["one", "two"]).is_err());
+        assert!(parse(&["--cpu"]).is_err());
+        assert!(parse(&["--cpu", "first"]).unwrap().cpus("cpu").is_err());
+    }
 }

@@ -4,11 +4,17 @@
 //! upgrade, to unmask and to write the same bytes to the same sockets:
 //!
 //! - echo: all replies that one read caused leave in one send;
-//! - fan-out: one send per socket and per message, never joined;
+//! - fan-out: one send per socket and per message; joined, one send per socket for all messages that one read brought;
 //! - rooms: the same for the members of one room, which are in a plain array.
+//!
+//! Through a ring, all sends of a fan-out, and all replies of a turn, are made with one system call.
+
+#[path = "floor_ring.rs"]
+mod ring;
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll;
@@ -18,15 +24,38 @@ use rustix::net::{
     listen, recv, send, socket_with, sockopt,
 };
 
-use crate::args::Job;
+use crate::args::{self, Job, Known};
 use crate::wire::{self, Found};
+use ring::Ring;
 
 const LISTENER: u64 = u64::MAX;
 const BACKLOG: i32 = 4096;
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
-pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
+pub(crate) const OPTIONS: &[Known] = &[
+    args::value("address"),
+    args::value("cpu"),
+    args::flag("joined"),
+    args::flag("ring"),
+    args::flag("child"),
+];
+
+/// How the messages of a fan-out leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One send per socket and per message.
+    Single,
+    /// One send per socket for all that one read brought.
+    Joined,
+    /// One send per socket and per message, all of a turn through a ring with one system call.
+    Ring,
+}
+
+pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<()> {
+    if matches!(job, Job::Lines | Job::Churn) {
+        return Err(io::Error::other("the floor has no such job"));
+    }
     let listener = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -46,6 +75,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
 
     let mut floor = Floor {
         job,
+        mode,
         epoll,
         connections: Vec::new(),
         rooms: Vec::new(),
@@ -53,6 +83,8 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
         input: vec![0; READ_BUFFER],
         output: Vec::new(),
         ends: Vec::new(),
+        ring: (mode == Mode::Ring).then(Ring::new).transpose()?,
+        replies: Vec::new(),
     };
     crate::ready(SocketAddr::try_from(getsockname(&listener)?)?)?;
 
@@ -76,11 +108,13 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
                 floor.turn(token as usize, event.flags);
             }
         }
+        floor.send_replies();
     }
 }
 
 struct Floor {
     job: Job,
+    mode: Mode,
     epoll: OwnedFd,
     connections: Vec<Option<Connection>>,
     /// The members of each room, by its number.
@@ -91,6 +125,9 @@ struct Floor {
     /// The server frames made of it, and where each of them ends.
     output: Vec<u8>,
     ends: Vec<Frame>,
+    ring: Option<Ring>,
+    /// With a ring, the replies of this turn: pieces of the output.
+    replies: Vec<(u32, Range<usize>)>,
 }
 
 /// A frame of the output.
@@ -161,6 +198,7 @@ impl Floor {
             outcome = self.read(token);
         }
         if outcome.is_err() {
+            self.send_replies();
             self.drop_connection(token);
         }
     }
@@ -208,11 +246,20 @@ impl Floor {
 
     /// Does the job on the first `length` bytes of the input.
     fn take(&mut self, token: usize, length: usize) -> Result<(), Gone> {
+        if self
+            .replies
+            .last()
+            .is_some_and(|&(last, _)| last == token as u32)
+        {
+            self.send_replies();
+        }
+        if self.replies.is_empty() {
+            self.output.clear();
+        }
         let Some(connection) = &mut self.connections[token] else {
             return Ok(());
         };
         let input = &mut self.input[..length];
-        self.output.clear();
         self.ends.clear();
         let mut at = 0;
         if !connection.open {
@@ -231,6 +278,9 @@ impl Floor {
                 Found::Frame(frame) => {
                     let payload = &mut input[at + frame.start..at + frame.end];
                     wire::mask(payload, frame.mask);
+                    if self.job == Job::Blocked && wire::is_blocking(payload) {
+                        std::thread::sleep(wire::BLOCK_TIME);
+                    }
                     wire::put_server_head(&mut self.output, frame.opcode, payload.len());
                     let start = self.output.len();
                     self.output.extend_from_slice(payload);
@@ -252,7 +302,11 @@ impl Floor {
                 .extend_from_slice(&input[at..]);
         }
         match self.job {
-            Job::Echo => connection.send(&self.output),
+            Job::Echo if self.ring.is_some() => {
+                self.reply_later(token as u32);
+                Ok(())
+            }
+            Job::Echo | Job::Blocked => connection.send(&self.output),
             Job::Fanout if connection.publisher => {
                 self.fan_out();
                 Ok(())
@@ -262,14 +316,29 @@ impl Floor {
                 Ok(())
             }
             Job::Rooms | Job::Churn => connection.send(&self.output),
-            Job::Fanout => Ok(()),
+            Job::Fanout | Job::Lines => Ok(()),
         }
     }
 
-    /// One send per socket and per message.
+    /// To every socket, each message by itself or all of them at once.
     fn fan_out(&mut self) {
+        if self.ring.is_some() {
+            let ends = std::mem::take(&mut self.ends);
+            let mut start = 0;
+            for &Frame { end, .. } in &ends {
+                let everyone = self.everyone();
+                self.send_all(everyone.into_iter().map(|token| (token, start..end)));
+                start = end;
+            }
+            self.ends = ends;
+            return;
+        }
         let mut start = 0;
-        for &Frame { end, .. } in &self.ends {
+        let ends = match self.mode {
+            Mode::Single | Mode::Ring => &self.ends[..],
+            Mode::Joined => &self.ends[self.ends.len().saturating_sub(1)..],
+        };
+        for &Frame { end, .. } in ends {
             let frame = &self.output[start..end];
             start = end;
             for token in 0..self.connections.len() {
@@ -288,13 +357,20 @@ impl Floor {
     /// One send per member and per message.
     fn fan_out_to_rooms(&mut self) {
         let mut start = 0;
-        for &Frame { payload, end } in &self.ends {
-            let frame = &self.output[start..end];
+        let ends = std::mem::take(&mut self.ends);
+        for &Frame { payload, end } in &ends {
+            let piece = start..end;
+            let frame = &self.output[piece.clone()];
             start = end;
             let room = wire::room_of(&self.output[payload..end]).and_then(|name| name.parse().ok());
             let Some(members) = room.and_then(|room: usize| self.rooms.get(room)) else {
                 continue;
             };
+            if self.ring.is_some() {
+                let members = members.clone();
+                self.send_all(members.into_iter().map(|token| (token, piece.clone())));
+                continue;
+            }
             for &token in members {
                 let slot = &mut self.connections[token as usize];
                 if let Some(connection) = slot
@@ -305,6 +381,7 @@ impl Floor {
                 }
             }
         }
+        self.ends = ends;
     }
 }
 
@@ -334,7 +411,7 @@ impl Connection {
             return Ok(());
         }
         let mut sent = 0;
-        if self.rest.as_ref().is_none_or(|rest| rest.output.is_empty()) {
+        if !self.has_output() {
             sent = self.write(bytes)?;
         }
         if sent < bytes.len() {
@@ -356,6 +433,13 @@ impl Connection {
         self.rest = Some(rest);
         self.tidy();
         sent.map(drop)
+    }
+
+    /// Whether something waits already that is to leave first.
+    fn has_output(&self) -> bool {
+        self.rest
+            .as_ref()
+            .is_some_and(|rest| !rest.output.is_empty())
     }
 
     fn write(&self, bytes: &[u8]) -> Result<usize, Gone> {

@@ -9,14 +9,17 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Keeps this thread, and those it will start, on one CPU.
-pub(crate) fn pin(cpu: usize) -> io::Result<()> {
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(crate::args::bad("cpu", &cpu.to_string()));
-    }
+/// Keeps this thread, and those it will start, on these CPUs.
+pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).map_err(|e| io::Error::other(format!("can't use CPU {cpu}: {e}")))
+    for &cpu in cpus {
+        if cpu >= CpuSet::MAX_CPU {
+            return Err(crate::args::bad("cpu", &cpu.to_string()));
+        }
+        set.set(cpu);
+    }
+    sched_setaffinity(None, &set)
+        .map_err(|e| io::Error::other(format!("can't use CPUs {cpus:?}: {e}")))
 }
 
 /// The CPUs this process may use.
@@ -107,6 +110,24 @@ pub(crate) fn resident(pid: u32) -> io::Result<u64> {
         })
         .map(|kib| kib * 1024)
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup is not as expected")))
+}
+
+/// How often the threads of a process have gone to sleep of themselves, and so have been woken.
+pub(crate) fn wake_ups(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that ends meanwhile is none that sleeps and wakes.
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
+            continue;
+        };
+        let count = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+            .and_then(|count| count.trim().parse::<u64>().ok());
+        sum += count
+            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/task is not as expected")))?;
+    }
+    Ok(sum)
 }
 
 /// What all CPUs together did since boot, in seconds.
@@ -205,6 +226,7 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
+        assert!(wake_ups(pid).is_ok());
         assert!(all_cpus().is_ok_and(|all| all.all > 0.0));
         assert!(!allowed_cpus().unwrap_or_default().is_empty());
     }

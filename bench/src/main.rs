@@ -1,7 +1,7 @@
 //! `bench`: what a delivery costs on humphrey_ws, as a ratio to the least a server can do.
 //!
-//! One binary with five commands. `run` is the one for people: it starts the servers `floor` and
-//! `subject` in turn as its own children, loads them, and prints a table. See `README.md`.
+//! One binary with several commands. `run` is the one for people: it starts servers in turn as its own children, loads
+//! them, and prints a table. See `README.md`.
 
 #![allow(
     clippy::print_stdout,
@@ -13,9 +13,7 @@
 compile_error!("the bench measures through epoll and /proc: it runs on Linux only");
 
 mod args;
-mod blocked;
 mod floor;
-mod handlers;
 mod histogram;
 mod load;
 mod machine;
@@ -30,50 +28,55 @@ use std::process::ExitCode;
 use args::{Job, Options};
 
 const USAGE: &str = "\
-Measures humphrey_ws against a bare epoll loop.
+Measures humphrey_ws beside a bare epoll loop, and beside other servers.
 
-  bench run [--quick] [--rounds 3] [--cpu-seconds 2] [--out FILE] [--only NAME]
-            [--server-cpu N] [--client-cpu N] [--server-threads pool] [--sleep]
-            [--self-check] [--baseline PROGRAM]
-      all scenarios, servers in turn, as a Markdown table; --quick asserts exact
-      counts only, in about ten seconds; --only keeps the scenarios whose name
-      contains NAME, or one of several with commas between; --sleep lets the client sleep while nothing arrives, where
-      it otherwise looks again at once; --self-check measures the floor against
-      itself: how far its ratios are from 1 is how far to trust the others;
-      --baseline puts another build of this program in the floor's place
+  bench run [--quick] [--only NAME] [--list] [--peers all|none|NAMES] [--out PATH]
+            [--readme FILE] [--rounds 3] [--cpu-seconds 1] [--server-cpu N]
+            [--client-cpu N] [--sleep] [--self-check] [--baseline PROGRAM]
+      all scenarios, servers in turn, as a Markdown table.
+      --quick      a few scenarios without peers, for ten seconds: that everything
+                   arrives, and nothing about time
+      --only       the scenarios whose names contain NAME, or one of several with
+                   commas between; --list says which there are
+      --peers      the servers beside: all that can be had, none, or some, with
+                   commas between; what is missing is built or installed
+      --out        writes PATH.json, PATH.md and PATH.svg
+      --readme     puts the short table between the marks of a page
+      --sleep      lets the client sleep while nothing arrives, where it otherwise
+                   looks again at once
+      --self-check measures the floor against itself: how far its ratios are from
+                   1 is how far to trust the others
+      --baseline   puts another build of this program in the floor's place
 
-  bench blocked [--clients 100] [--sleepers 20] [--seconds 5]
-      how long clients wait for their echo while the handlers of others sleep
+  bench report FILE.json [--out PATH] [--readme FILE]
+      table and plot once more, of a run that is over
 
-  bench handlers [--seconds 1.5] [--rounds 3] [--only NAME] [--server-cpu N]
-            [--modes pool,adaptive]
-      handlers on the reactors' own threads while they are quick, beside the pool
-      alone; `floor` is a mode, too, where handlers do nothing
-
-  bench floor   echo|fanout|rooms [--address 127.0.0.1:0] [--cpu N]
-  bench subject echo|fanout|rooms|churn [--address 127.0.0.1:0] [--cpu N]
-            [--server-threads pool]
+  bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
+            [--joined|--ring]
+  bench subject echo|fanout|rooms|churn|blocked|lines [--address 127.0.0.1:0]
+            [--cpu N] [--shards 1] [--pool] [--micros N [--one-in N] [--works]]
       one server, until it is killed; says READY and its address when it listens
 
-  bench load echo|fanout|rooms|churn|idle --address 127.0.0.1:PORT [--clients N]
-            [--size 32] [--window 1] [--rooms N] [--members N] [--visitors N]
-            [--together] [--messages N] [--hold SECONDS] [--cpu N] [--sleep]
-      the load client against any server that does the same job";
+  bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
+            [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
+            [--visitors N] [--together] [--stalled N] [--blockers N] [--feed FILE]
+            [--messages N] [--rate N] [--hold SECONDS] [--cpu N] [--sleep]
+      the load client against any server that does the same job: W messages in
+      flight, or so many per second
+
+  bench exec [--cpu N] -- PROGRAM ...
+      any program on some CPUs, with all descriptors there are";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let outcome = match command.as_str() {
         "run" => Options::parse(args, run::OPTIONS).and_then(|o| run::run(&o)),
-        "floor" | "subject" => {
-            Options::parse(args, SERVER_OPTIONS).and_then(|o| serve(&command, &o))
-        }
-        "blocked" => Options::parse(args, blocked::OPTIONS).and_then(|o| blocked::command(&o)),
-        "handlers" => Options::parse(args, handlers::OPTIONS).and_then(|o| handlers::command(&o)),
-        "handlers-server" => {
-            Options::parse(args, handlers::SERVER_OPTIONS).and_then(|o| handlers::serve(&o))
-        }
+        "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
+        "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
+        "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
+        "exec" => Options::parse(args, EXEC_OPTIONS).and_then(|o| exec(&o)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -92,31 +95,53 @@ fn main() -> ExitCode {
     }
 }
 
-const SERVER_OPTIONS: &[args::Known] = &[
-    args::value("address"),
-    args::value("cpu"),
-    args::value("server-threads"),
-    args::flag("child"),
-];
-
-/// Becomes one of the two servers; returns only on a failure.
-fn serve(which: &str, options: &Options) -> io::Result<()> {
+/// Becomes the floor; returns only on a failure.
+fn serve_floor(options: &Options) -> io::Result<()> {
+    let mode = match (options.flag("joined"), options.flag("ring")) {
+        (_, true) => floor::Mode::Ring,
+        (true, false) => floor::Mode::Joined,
+        (false, false) => floor::Mode::Single,
+    };
     let job = Job::of(options)?;
-    let address: SocketAddrV4 =
-        options.number("address", SocketAddrV4::new([127, 0, 0, 1].into(), 0))?;
-    args::check_server_threads(options)?;
+    floor::serve(job, settle(options)?, mode)
+}
+
+/// Becomes humphrey_ws; returns only on a failure.
+fn serve_subject(options: &Options) -> io::Result<()> {
+    let settings = subject::Settings::of(options)?;
+    let job = Job::of(options)?;
+    subject::serve(job, settle(options)?, &settings)
+}
+
+/// What every server does first; returns where it is to listen.
+fn settle(options: &Options) -> io::Result<SocketAddrV4> {
+    let address = options.number("address", SocketAddrV4::new([127, 0, 0, 1].into(), 0))?;
     if options.flag("child") {
         machine::die_with_parent()?;
     }
     // Before any other thread exists, so that all of them inherit it.
-    if let Some(cpu) = options.text("cpu") {
-        machine::pin(cpu.parse().map_err(|_| args::bad("cpu", cpu))?)?;
+    if let Some(cpus) = options.cpus("cpu")? {
+        machine::pin(&cpus)?;
     }
     machine::raise_descriptor_limit()?;
-    match which {
-        "floor" => floor::serve(job, address),
-        _ => subject::serve(job, address),
+    Ok(address)
+}
+
+const EXEC_OPTIONS: &[args::Known] = &[args::value("cpu")];
+
+/// Becomes another program, which ends with the one that started this.
+fn exec(options: &Options) -> io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let [program, rest @ ..] = options.command() else {
+        return Err(args::invalid("which program?".into()));
+    };
+    machine::die_with_parent()?;
+    if let Some(cpus) = options.cpus("cpu")? {
+        machine::pin(&cpus)?;
     }
+    machine::raise_descriptor_limit()?;
+    let error = std::process::Command::new(program).args(rest).exec();
+    Err(io::Error::new(error.kind(), format!("{program}: {error}")))
 }
 
 /// Tells whoever started this server where it listens.

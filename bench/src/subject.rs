@@ -1,17 +1,17 @@
 //! The subject: the same jobs on humphrey_ws, through its ordinary public API.
 //!
-//! One shard, handlers on the pool, no option that a usual program would not set.
+//! One shard unless it is told otherwise, and no option that a usual program would not set.
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
-use crate::args::Job;
+use crate::args::{self, Job, Known, Options};
 use crate::wire::{self, PUBLISH, VISIT};
 
 const THREADS: usize = 32;
@@ -22,17 +22,102 @@ pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
 /// How many of them at once.
 const CHURN_BURST: u32 = 10;
 
-pub(crate) fn serve(job: Job, address: SocketAddrV4) -> io::Result<()> {
-    let app = AsyncWebsocketApp::<()>::new_with_config((), THREADS, 1)
+/// What is not as a program gets it that sets nothing.
+pub(crate) struct Settings {
+    shards: usize,
+    /// Whether handlers run on the pool alone.
+    pool: bool,
+    nap: Option<Nap>,
+}
+
+/// What some handlers of an echo do before they answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nap {
+    pub(crate) micros: u64,
+    pub(crate) one_in: u64,
+    /// Whether they work for that long. Otherwise they sleep.
+    pub(crate) works: bool,
+}
+
+impl Nap {
+    fn take(self) {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        if !COUNT.fetch_add(1, Relaxed).is_multiple_of(self.one_in) {
+            return;
+        }
+        let (begun, takes) = (Instant::now(), Duration::from_micros(self.micros));
+        if !self.works {
+            thread::sleep(takes);
+        }
+        while self.works && begun.elapsed() < takes {}
+    }
+}
+
+pub(crate) const OPTIONS: &[Known] = &[
+    args::value("address"),
+    args::value("cpu"),
+    args::value("shards"),
+    args::flag("pool"),
+    args::value("micros"),
+    args::value("one-in"),
+    args::flag("works"),
+    args::flag("child"),
+];
+
+impl Settings {
+    pub(crate) fn of(options: &Options) -> io::Result<Self> {
+        let micros = options.number("micros", 0)?;
+        let one_in = options.number("one-in", 1)?;
+        if one_in == 0 {
+            return Err(args::bad("one-in", "0"));
+        }
+        Ok(Self {
+            shards: options.number("shards", 1)?,
+            pool: options.flag("pool"),
+            nap: (micros > 0).then_some(Nap {
+                micros,
+                one_in,
+                works: options.flag("works"),
+            }),
+        })
+    }
+}
+
+pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io::Result<()> {
+    let mut app = AsyncWebsocketApp::<()>::new_with_config((), THREADS, 1)
         .with_address(address)
-        .with_shards(1);
+        .with_shards(settings.shards);
+    if settings.pool {
+        app = app.with_adaptive_handlers(false);
+    }
     let mut app = match job {
-        Job::Echo => app.with_message_handler(|stream, message, _| stream.send(message)),
+        Job::Echo => match settings.nap {
+            None => app.with_message_handler(|stream, message, _| stream.send(message)),
+            Some(nap) => app.with_message_handler(move |stream, message, _| {
+                nap.take();
+                stream.send(message);
+            }),
+        },
+        Job::Blocked => app.with_message_handler(|stream, message, _| {
+            if wire::is_blocking(message.bytes()) {
+                thread::sleep(wire::BLOCK_TIME);
+            }
+            stream.send(message);
+        }),
         Job::Fanout => app.with_message_handler(|stream, message, _| {
             if stream.path() == PUBLISH {
                 stream.broadcast(message);
             }
         }),
+        Job::Lines => {
+            let sender = app.sender();
+            thread::spawn(move || {
+                for line in io::stdin().lines().map_while(Result::ok) {
+                    sender.broadcast(Message::new(line));
+                }
+            });
+            app
+        }
         Job::Rooms => app
             .with_connect_handler(enter)
             .with_message_handler(|stream, message, _| in_rooms(&stream, message)),

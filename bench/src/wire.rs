@@ -1,5 +1,7 @@
 //! The little of HTTP and RFC 6455 that the floor and the load client need.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
@@ -16,6 +18,15 @@ pub(crate) type RoomName = [u8; 8];
 const ROOM_AT: usize = 16;
 /// A message that names no room.
 pub(crate) const NO_ROOM: RoomName = *b"--------";
+/// In a room's place: a message whose handler blocks.
+pub(crate) const BLOCK: RoomName = *b"sleep-50";
+/// For so long.
+pub(crate) const BLOCK_TIME: Duration = Duration::from_millis(50);
+
+/// Whether a message is one whose handler blocks.
+pub(crate) fn is_blocking(payload: &[u8]) -> bool {
+    payload.get(ROOM_AT..ROOM_AT + BLOCK.len()) == Some(&BLOCK[..])
+}
 
 pub(crate) fn room_name(number: usize) -> RoomName {
     let mut name = NO_ROOM;
@@ -31,6 +42,15 @@ pub(crate) fn room_name(number: usize) -> RoomName {
 pub(crate) fn room_of(payload: &[u8]) -> Option<&str> {
     let name = payload.get(ROOM_AT..ROOM_AT + size_of::<RoomName>())?;
     (name != NO_ROOM).then(|| std::str::from_utf8(name).ok())?
+}
+
+/// A number as text, so that it may stand in a line.
+pub(crate) fn hex(number: u64) -> [u8; 16] {
+    let mut text = [0; 16];
+    for (at, digit) in text.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * at)) as usize & 15];
+    }
+    text
 }
 
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -60,7 +80,7 @@ pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 pub(crate) const BINARY: u8 = 2;
-const TEXT: u8 = 1;
+pub(crate) const TEXT: u8 = 1;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
@@ -175,6 +195,15 @@ mod tests {
         payload[16..24].copy_from_slice(&NO_ROOM);
         assert_eq!(room_of(&payload), None);
         assert_eq!(room_of(&payload[..20]), None);
+    }
+
+    #[test]
+    fn hexadecimal_text_is_what_the_standard_library_reads() {
+        for number in [0, 1, 0xABC_DEF0, u64::MAX] {
+            let text = hex(number);
+            let text = std::str::from_utf8(&text).unwrap();
+            assert_eq!(u64::from_str_radix(text, 16), Ok(number));
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(crate) struct Core<T: Transport> {
     pub(super) interests: Interests,
     pub(super) events: Arc<dyn super::events::Events>,
     registry: T::Registry,
+    /// Writes what many are sent, if there is one.
+    pub(super) ring: Option<T::Ring>,
     pub(super) conns: Slots<Conn<T>>,
     pub(super) timers: Timers,
     /// When this turn began.
@@ -98,7 +100,7 @@ pub(super) struct Conn<T> {
     /// It is in `ready`, or held up.
     pub(super) queued: bool,
     /// It is in `dirty`.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// When `timers` will have it looked at.
     timer: Option<Tick>,
 }
@@ -146,6 +148,7 @@ impl<T: Transport> Core<T> {
             interests: events.interests(),
             events,
             registry,
+            ring: None,
             conns: Slots::new(),
             tick: timers.now(now),
             timers,
@@ -170,6 +173,11 @@ impl<T: Transport> Core<T> {
             scratch: Vec::new(),
             stop: Stop::Running,
         }
+    }
+
+    /// Writes to many connections go through this from now on.
+    pub(crate) fn write_through(&mut self, ring: Option<T::Ring>) {
+        self.ring = ring;
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -412,10 +420,11 @@ impl<T: Transport> Core<T> {
         self.flush_runs();
         while !self.dirty.is_empty() {
             let mut dirty = self.spare_slots.swap(&mut self.dirty);
-            for slot in dirty.drain(..) {
+            let mut begun = self.write_at_once(&dirty);
+            for (index, slot) in dirty.drain(..).enumerate() {
                 if let Some(conn) = self.conns.get_mut(slot) {
                     conn.dirty = false;
-                    self.write(slot);
+                    self.write(slot, begun.get_mut(index).and_then(Option::take));
                     self.arm(slot);
                 }
             }
@@ -512,10 +521,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    fn write(&mut self, slot: u32) {
+    /// Writes what waits, where that has not begun already.
+    fn write(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
         match self.conns.get(slot).map(|conn| &conn.role) {
             Some(Role::Http(_)) => self.http_write(slot),
-            Some(Role::WebSocket(_)) => self.ws_write(slot),
+            Some(Role::WebSocket(_)) => self.ws_write_on(slot, begun),
             Some(Role::Lingering(_)) | None => {}
         }
     }

@@ -10,6 +10,7 @@
 //! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
 //! the mailbox, and its producers wait.
 
+mod at_once;
 mod offering;
 
 use std::collections::VecDeque;
@@ -479,7 +480,15 @@ impl<T: Transport> Core<T> {
         let mut broken = Vec::new();
         let mut offers = Vec::new();
         let mut blocked = Vec::new();
-        for &slot in &members {
+        let (all, rest) = match self.write_run_at_once(&members, run) {
+            Some(at_once) => {
+                left_bytes = at_once.bytes;
+                left_messages = at_once.messages;
+                (&[][..], at_once.rest)
+            }
+            None => (&members[..], Vec::new()),
+        };
+        for (slot, begun) in all.iter().map(|&slot| (slot, None)).chain(rest) {
             let Some(conn) = self.conns.get_mut(slot) else {
                 continue;
             };
@@ -496,7 +505,7 @@ impl<T: Transport> Core<T> {
                 continue;
             }
             let piece = &bytes[from..];
-            match transport.write(piece) {
+            match begun.unwrap_or_else(|| transport.write(piece)) {
                 Ok(n) if n == piece.len() => {
                     left_bytes += n as u64;
                     left_messages += u64::from(own_messages);

@@ -52,7 +52,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Poll, Waker};
 
 #[allow(unused_imports)] // As `ask` is.
@@ -69,6 +69,8 @@ pub use self::rooms::Presence;
 pub(crate) use self::rooms::{NotJoined, Room};
 use self::shard::{Ending, Leases, Listener, Shard, WAKER};
 pub(crate) use self::streams::Beginning;
+use crate::report::warning;
+use crate::transport::{self, Transport};
 
 /// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
 const SHARDS_MAX: usize = u16::MAX as usize;
@@ -102,6 +104,7 @@ impl Prepared {
         }
         let hub = Hub::new(settings, wakers, events.clone());
         let mut shards = Vec::with_capacity(count);
+        let mut rings = rings(count).into_iter();
         let mut listener = listener;
         for (index, poll) in polls.into_iter().enumerate() {
             let registry = poll.registry().try_clone()?;
@@ -114,7 +117,8 @@ impl Prepared {
                 None => None,
             };
             let now = Instant::now();
-            let core = Core::new(index as u16, hub.clone(), events.clone(), registry, now);
+            let mut core = Core::new(index as u16, hub.clone(), events.clone(), registry, now);
+            core.write_through(rings.next());
             let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
             let ending = Ending::new(hub.clone(), lease);
             shards.push(Shard::new(core, poll, listener, ending));
@@ -143,6 +147,19 @@ impl Prepared {
         }
         Ok(engine)
     }
+}
+
+/// A ring for each shard, or none at all.
+fn rings(count: usize) -> Vec<<TcpStream as Transport>::Ring> {
+    let rings: Option<io::Result<_>> = (0..count).map(|_| transport::ring()).collect();
+    rings
+        .unwrap_or_else(|| Ok(Vec::new()))
+        .unwrap_or_else(|error| {
+            warning!(
+                "io_uring can't be used here, as in many containers, and is done without: {error}"
+            );
+            Vec::new()
+        })
 }
 
 impl Engine {

@@ -176,14 +176,30 @@ impl Outbox {
         self.change_any(Queue::clear)
     }
 
+    /// What a flush writes first, if it lies in one piece.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        self.waiting.as_ref().and_then(|queue| queue.sole())
+    }
+
     /// Writes until the outbox is empty or the transport takes no more.
+    #[cfg(test)]
     pub(crate) fn flush<T: Transport>(
         &mut self,
         transport: &mut T,
         scratch: &mut Vec<u8>,
     ) -> (Written, io::Result<()>) {
+        self.flush_on(None, transport, scratch)
+    }
+
+    /// The same; that of [`Outbox::front`] may have been written already, with this outcome.
+    pub(crate) fn flush_on<T: Transport>(
+        &mut self,
+        begun: Option<io::Result<usize>>,
+        transport: &mut T,
+        scratch: &mut Vec<u8>,
+    ) -> (Written, io::Result<()>) {
         match self.waiting {
-            Some(_) => self.change(|queue| queue.flush(transport, scratch)),
+            Some(_) => self.change(|queue| queue.flush(begun, transport, scratch)),
             None => (Written::default(), Ok(())),
         }
     }

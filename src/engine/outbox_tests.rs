@@ -5,6 +5,7 @@ use super::*;
 use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, frame_len, write_header};
 use crate::protocol::event_stream::tests::Parser;
 use crate::protocol::event_stream::{KEEP_ALIVE, Payload, event, preamble};
+use crate::transport::NoRing;
 
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES_MAX];
@@ -41,6 +42,7 @@ impl Takes {
 
 impl Transport for Takes {
     type Registry = ();
+    type Ring = NoRing;
 
     fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
         Ok(())

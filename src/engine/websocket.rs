@@ -16,6 +16,7 @@ mod expiry;
 mod rare;
 mod receiving;
 
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -550,6 +551,11 @@ impl<T: Transport> Core<T> {
 
     /// Writes what waits.
     pub(super) fn ws_write(&mut self, slot: u32) {
+        self.ws_write_on(slot, None);
+    }
+
+    /// The same; the first write may have been made already.
+    pub(super) fn ws_write_on(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
         let tick = self.tick;
         let close_timeout = self.hub.settings.limits.close_timeout;
         let Some(Conn {
@@ -560,7 +566,7 @@ impl<T: Transport> Core<T> {
         else {
             return;
         };
-        let (written, result) = ws.outbox.flush(transport, &mut self.scratch);
+        let (written, result) = ws.outbox.flush_on(begun, transport, &mut self.scratch);
         if ws.outbox.is_empty() {
             ws.unblocked();
         } else if written.bytes > 0 {

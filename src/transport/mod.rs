@@ -4,6 +4,9 @@
 //! readiness will be reported again; an end of stream is a read of 0 bytes. A shard needs nothing else of the world, so
 //! tests run a whole shard on transports of their own.
 
+#[cfg(all(feature = "io-uring", target_os = "linux"))]
+mod ring;
+
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
@@ -15,6 +18,9 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 pub(crate) trait Transport: Sized + Send + 'static {
     /// Where readiness is asked for.
     type Registry: Send;
+
+    /// What writes to many at once.
+    type Ring: WriteMany<Self>;
 
     /// Asks for readiness, to be reported under `key`, each time it comes anew (edge-triggered).
     fn register(&mut self, registry: &Self::Registry, key: usize) -> io::Result<()>;
@@ -32,8 +38,42 @@ pub(crate) trait Transport: Sized + Send + 'static {
     fn finish(&mut self);
 }
 
+/// Writes to many with one system call, where a system has that.
+pub(crate) trait WriteMany<T>: Send + 'static {
+    /// Writes each of these pieces as `Transport::write` would, to another transport each. Returns what came of those that
+    /// were not written whole, by their place.
+    fn write_many(&mut self, writes: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)>;
+}
+
+/// A system, or a build, that has no such thing.
+#[allow(dead_code)] // Where the other is built.
+pub(crate) enum NoRing {}
+
+impl<T> WriteMany<T> for NoRing {
+    fn write_many(&mut self, _: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
+        match *self {}
+    }
+}
+
+/// Makes a ring, where this build has any.
+pub(crate) fn ring() -> Option<io::Result<<TcpStream as Transport>::Ring>> {
+    #[cfg(all(feature = "io-uring", target_os = "linux"))]
+    let ring = Some(ring::Ring::new());
+    #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
+    let ring = None;
+    ring
+}
+
+fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
 impl Transport for TcpStream {
     type Registry = Registry;
+    #[cfg(all(feature = "io-uring", target_os = "linux"))]
+    type Ring = ring::Ring;
+    #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
+    type Ring = NoRing;
 
     fn register(&mut self, registry: &Registry, key: usize) -> io::Result<()> {
         // Both interests, once: edge-triggered, an empty outbox costs no event, and no further call is ever needed.
@@ -46,7 +86,7 @@ impl Transport for TcpStream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&*self, bytes, SendFlags::NOSIGNAL)?)
+        write(self, bytes)
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {

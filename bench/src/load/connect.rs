@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::ioctl_fionbio;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size, set_socket_timeout, set_tcp_nodelay,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
     socket_with,
@@ -21,22 +23,33 @@ const PER_SOURCE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// Opens `count` connections to the paths given by `path`, ready for an epoll loop.
+/// What the connections of those who will not read have room for.
+const SMALL: usize = 4096;
+
+/// What a connection asks for.
+pub(crate) struct Wish {
+    pub(crate) path: String,
+    /// Whether its receive buffer is to be small, so that it is soon full.
+    pub(crate) small: bool,
+}
+
+/// Opens `count` connections, ready for an epoll loop. Those before them have used `from` places of the addresses.
 pub(crate) fn open(
     address: SocketAddrV4,
+    from: usize,
     count: usize,
-    path: impl Fn(usize) -> String,
+    wish: impl Fn(usize) -> Wish,
 ) -> io::Result<Vec<OwnedFd>> {
     let accept = wire::accept_key(KEY);
     let mut sockets = Vec::with_capacity(count);
     while sockets.len() < count {
         let first = sockets.len();
         for at in first..count.min(first + BATCH) {
-            let socket = socket(address, at)?;
+            let Wish { path, small } = wish(at);
+            let socket = socket(address, from + at, small)?;
             let request = format!(
-                "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
-                path(at)
+                "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
             );
             // The send buffer of a new socket holds many times this.
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
@@ -52,7 +65,7 @@ pub(crate) fn open(
     Ok(sockets)
 }
 
-fn socket(address: SocketAddrV4, at: usize) -> io::Result<OwnedFd> {
+fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -61,6 +74,9 @@ fn socket(address: SocketAddrV4, at: usize) -> io::Result<OwnedFd> {
     )?;
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    if small {
+        set_socket_recv_buffer_size(&socket, SMALL)?;
+    }
     if at >= PER_SOURCE {
         let host = u8::try_from(1 + at / PER_SOURCE)
             .map_err(|_| io::Error::other("too many connections"))?;

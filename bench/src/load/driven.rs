@@ -1,7 +1,7 @@
 //! A load client as a process of its own, told what to do line by line: so that many connections to several servers need
 //! not fit into the descriptors of one process.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -35,7 +35,15 @@ pub(crate) fn obey(mut load: Load) -> io::Result<()> {
                 let messages = messages.parse().map_err(io::Error::other)?;
                 load.deliver(messages)?;
             }
+            Some(("pace", numbers)) => {
+                let (messages, rate) = numbers.split_once(' ').unwrap_or((numbers, "1"));
+                let messages = messages.parse().map_err(io::Error::other)?;
+                load.pace(messages, rate.parse().map_err(io::Error::other)?)?;
+            }
+            Some(("hold", count)) => load.hold(count.parse().map_err(io::Error::other)?)?,
+            _ if line == "block" => load.block(),
             _ if line == "clear" => load.latencies().clear(),
+            _ if line == "summary" => summary = load.latencies().summary(),
             _ if line == "finish" => {
                 summary = load.latencies().summary();
                 load.expect_nothing_more(Duration::from_millis(50))?;
@@ -53,7 +61,7 @@ pub(crate) struct State {
     pub(crate) expected: u64,
     pub(crate) received: u64,
     pub(crate) visits: u64,
-    /// Only of a client that has finished.
+    /// Only where it was asked for.
     pub(crate) latency: Summary,
 }
 
@@ -66,27 +74,33 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Starts this program as a load client, and waits until it is connected.
+    /// Starts this program as a load client, and waits until it is connected. Lines it writes to the file `feed`.
     pub(crate) fn connect(
         program: &Path,
         address: SocketAddrV4,
-        plan: Plan,
-        cpu: usize,
+        plan: &Plan,
+        cpus: &str,
+        feed: Option<&Path>,
     ) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(["load", plan.job.name(), "--driven"]);
         let values = [
             ("--address", address.to_string()),
-            ("--cpu", cpu.to_string()),
+            ("--cpu", cpus.to_string()),
             ("--clients", plan.clients.to_string()),
             ("--window", plan.window.to_string()),
             ("--size", plan.size.to_string()),
             ("--rooms", plan.rooms.count.to_string()),
             ("--members", plan.rooms.members.to_string()),
             ("--visitors", plan.rooms.visitors.to_string()),
+            ("--stalled", plan.stalled.to_string()),
+            ("--blockers", plan.blockers.to_string()),
         ];
         for (name, value) in &values {
             command.args([name, value.as_str()]);
+        }
+        if let Some(feed) = feed {
+            command.arg("--feed").arg(feed);
         }
         for (is_given, flag) in [(plan.sleep, "--sleep"), (plan.rooms.together, "--together")] {
             command.args(is_given.then_some(flag));
@@ -94,6 +108,7 @@ impl Client {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipe"))?;
@@ -115,6 +130,27 @@ impl Client {
         self.order(format_args!("deliver {messages}"))
     }
 
+    /// So many messages at a rate per second.
+    pub(crate) fn pace(&mut self, messages: u64, per_second: f64) -> io::Result<()> {
+        self.order(format_args!("pace {messages} {per_second}"))
+    }
+
+    /// Has those with blocking handlers send theirs, while the others are paced.
+    pub(crate) fn block(&mut self) -> io::Result<()> {
+        self.order(format_args!("block"))
+    }
+
+    /// Opens further connections.
+    pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
+        self.order(format_args!("hold {count}"))
+    }
+
+    /// The latencies since they were last cleared.
+    pub(crate) fn latency(&mut self) -> io::Result<Summary> {
+        self.order(format_args!("summary"))?;
+        Ok(self.state.latency)
+    }
+
     pub(crate) fn clear_latencies(&mut self) -> io::Result<()> {
         self.order(format_args!("clear"))
     }
@@ -126,8 +162,20 @@ impl Client {
     }
 
     fn order(&mut self, order: std::fmt::Arguments<'_>) -> io::Result<()> {
-        writeln!(self.orders, "{order}")?;
+        // One that has ended says why when it is listened to.
+        let _ = writeln!(self.orders, "{order}");
         self.listen()
+    }
+
+    /// What the client said when it ended.
+    fn last_words(&mut self) -> io::Error {
+        let mut text = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            // What can't be read is not said.
+            let _ = errors.read_to_string(&mut text);
+        }
+        let text = text.trim().trim_start_matches("bench load: ");
+        io::Error::other(format!("the load client has failed: {text}"))
     }
 
     fn listen(&mut self) -> io::Result<()> {
@@ -136,8 +184,7 @@ impl Client {
         let numbers: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
         let &[expected, received, visits, p50, p99, max] = numbers.as_deref().unwrap_or_default()
         else {
-            // Its own error it has printed.
-            return Err(io::Error::other("the load client has failed"));
+            return Err(self.last_words());
         };
         self.state = State {
             expected,

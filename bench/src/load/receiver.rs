@@ -4,29 +4,36 @@ use std::io;
 
 use crate::wire;
 
-/// Number and stamp.
+/// Number and stamp, in bytes; in hexadecimal text they take twice as much.
 const STAMPED: usize = 16;
-const PREFIX: usize = 10 + STAMPED;
+const PREFIX: usize = 10 + 2 * STAMPED;
 
 /// What every frame looks like.
 pub(crate) struct Shape {
     head: Vec<u8>,
-    /// Bytes of payload behind number and stamp.
+    /// Bytes of number and stamp, and of payload behind them.
+    stamped: usize,
     rest: usize,
 }
 
 impl Shape {
-    pub(crate) fn new(size: usize) -> Self {
+    /// Binary messages, or lines as text.
+    pub(crate) fn new(size: usize, lines: bool) -> Self {
+        let (opcode, stamped) = match lines {
+            true => (wire::TEXT, 2 * STAMPED),
+            false => (wire::BINARY, STAMPED),
+        };
         let mut head = Vec::new();
-        wire::put_server_head(&mut head, wire::BINARY, size);
+        wire::put_server_head(&mut head, opcode, size);
         Self {
             head,
-            rest: size - STAMPED,
+            stamped,
+            rest: size - stamped,
         }
     }
 
     fn prefix(&self) -> usize {
-        self.head.len() + STAMPED
+        self.head.len() + self.stamped
     }
 
     fn parse(&self, prefix: &[u8]) -> io::Result<Message> {
@@ -37,12 +44,15 @@ impl Shape {
                 self.head
             )));
         }
-        let (number, stamp) = stamped.split_at(8);
-        let u64_of = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).unwrap_or_default();
-        Ok(Message {
-            number: u64_of(number),
-            stamp: u64_of(stamp),
-        })
+        let (number, stamp) = stamped.split_at(self.stamped / 2);
+        let u64_of = |bytes: &[u8]| match <[u8; 8]>::try_from(bytes) {
+            Ok(bytes) => Some(u64::from_ne_bytes(bytes)),
+            Err(_) => u64::from_str_radix(std::str::from_utf8(bytes).ok()?, 16).ok(),
+        };
+        match (u64_of(number), u64_of(stamp)) {
+            (Some(number), Some(stamp)) => Ok(Message { number, stamp }),
+            _ => Err(io::Error::other("a message has no number")),
+        }
     }
 }
 
@@ -54,12 +64,21 @@ pub(crate) struct Message {
 }
 
 /// Where in a frame a connection's last read ended.
-#[derive(Default)]
 pub(crate) struct Receiver {
     prefix: [u8; PREFIX],
     have: usize,
     /// A message of which this many bytes are still to come.
     pending: Option<(Message, usize)>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self {
+            prefix: [0; PREFIX],
+            have: 0,
+            pending: None,
+        }
+    }
 }
 
 impl Receiver {
@@ -118,7 +137,7 @@ mod tests {
     #[test]
     fn any_cut_gives_the_same_messages() {
         for size in [16, 32, 200, 70_000] {
-            let (shape, bytes) = (Shape::new(size), stream(size, 3));
+            let (shape, bytes) = (Shape::new(size, false), stream(size, 3));
             let expected: Vec<_> = (0..3)
                 .map(|number| Message {
                     number,
@@ -147,7 +166,7 @@ mod tests {
         let bytes = stream(48, 1);
         assert!(
             Receiver::default()
-                .next(&Shape::new(32), &mut &bytes[..])
+                .next(&Shape::new(32, false), &mut &bytes[..])
                 .is_err()
         );
     }

@@ -1,42 +1,49 @@
-//! `bench run`: floor and subject in turn, one CPU for the server and one for the client.
+//! `bench run`: servers in turn, some CPUs for the server and others for the client.
 //!
 //! The yardstick is the server's CPU time per delivery, user and system apart, as the operating
-//! system accounts for it. Each figure of the subject is a ratio to the floor's of the same round.
+//! system accounts for it. Each figure is a ratio to the floor's of the same round.
 
-mod memory;
+mod cost;
+mod markdown;
+mod peers;
+mod plot;
 mod report;
+mod results;
 mod scenario;
 mod server;
+mod single;
+mod target;
 
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::args::{self, Job, Known, Options};
-use crate::histogram::Summary;
-use crate::load::driven::{Client, State};
-use crate::machine::{self, AllCpus, CpuTime};
-use report::Report;
-use scenario::{Beside, SCENARIOS, Scenario, Work};
-use server::{Kind, Server};
+use crate::args::{self, Known, Options};
+use crate::floor::Mode;
+use crate::machine::{self, AllCpus};
+use peers::Peers;
+use results::{Outcome, Results, Sample, Served, Unit};
+use scenario::{Rounds, Scenario, Side, Test, Work};
+use server::Kind;
+
+pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 
 pub(crate) const OPTIONS: &[Known] = &[
     args::flag("quick"),
     args::flag("sleep"),
     args::flag("self-check"),
+    args::flag("list"),
     args::value("baseline"),
     args::value("rounds"),
     args::value("cpu-seconds"),
     args::value("out"),
+    args::value("readme"),
     args::value("only"),
+    args::value("peers"),
     args::value("server-cpu"),
     args::value("client-cpu"),
-    args::value("server-threads"),
 ];
-
-/// How long a server is under load before it is the other's turn.
-const TURN: Duration = Duration::from_millis(150);
 
 /// How long and where.
 struct Setup {
@@ -52,110 +59,163 @@ struct Setup {
     rounds: usize,
     /// The server's CPU time that a measurement takes at least; ticks are of 10 ms.
     cpu_seconds: f64,
-    server_cpu: usize,
-    client_cpu: usize,
+    server_cpu: String,
+    client_cpu: String,
+    all_cpus: String,
+    peers: Peers,
 }
 
 impl Setup {
-    /// Starts the server of a place.
-    fn start(&self, place: Kind, job: Job) -> io::Result<Server> {
-        let (program, kind) = match (&self.baseline, place) {
-            (Some(baseline), Kind::Floor) => (baseline, Kind::Subject),
-            _ if self.self_check => (&self.program, Kind::Floor),
-            _ => (&self.program, place),
-        };
-        Server::start(program, kind, job, self.server_cpu)
-    }
-
-    /// What stands there.
-    fn name_of(&self, beside: &Beside) -> &'static str {
-        match (&self.baseline, beside.kind) {
-            (Some(_), Kind::Floor) => "baseline",
-            _ => beside.name,
+    /// What stands in a server's place.
+    fn stands_for(&self, kind: Kind) -> Kind {
+        match kind {
+            Kind::Floor(_) if self.baseline.is_some() => Kind::SUBJECT,
+            Kind::Subject(_) if self.self_check => Kind::FLOOR,
+            kind => kind,
         }
     }
-}
 
-/// One server's work in one round.
-#[derive(Clone, Copy, Debug, Default)]
-struct Measured {
-    /// Microseconds of the server's CPU per delivery.
-    user: f64,
-    system: f64,
-    cpu_seconds: f64,
-    /// How long it was under load.
-    seconds: f64,
-    expected: u64,
-    received: u64,
-    /// How often visitors of a room have come.
-    visits: u64,
-    latency: Summary,
-    /// The share of all CPUs that neither the server nor the client used.
-    foreign: f64,
-}
-
-impl Measured {
-    fn total(&self) -> f64 {
-        self.user + self.system
-    }
-}
-
-/// The same of both servers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pair<T> {
-    floor: T,
-    subject: T,
-}
-
-impl<T> Pair<T> {
-    /// Runs `measure` on the floor, then on the subject.
-    fn of(mut measure: impl FnMut(Kind) -> io::Result<T>) -> io::Result<Self> {
-        Ok(Self {
-            floor: measure(Kind::Floor)?,
-            subject: measure(Kind::Subject)?,
-        })
-    }
-}
-
-/// One round of a scenario.
-struct Round {
-    subject: Measured,
-    beside: Vec<Measured>,
-}
-
-impl Round {
-    /// What a delivery costs on humphrey_ws, to what it costs beside.
-    fn ratio(&self, index: usize) -> f64 {
-        self.subject.total() / self.beside[index].total()
+    fn program_of(&self, kind: Kind) -> &Path {
+        match (&self.baseline, kind) {
+            (Some(baseline), Kind::Floor(_)) => baseline,
+            _ => &self.program,
+        }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Measured> {
-        self.beside.iter().chain([&self.subject])
+    /// Which CPUs the server has, and which the client.
+    fn cpus(&self, scenario: &Scenario) -> (&str, &str) {
+        match scenario.spread {
+            true => (&self.all_cpus, &self.all_cpus),
+            false => (&self.server_cpu, &self.client_cpu),
+        }
+    }
+
+    /// How often a scenario is measured.
+    fn rounds(&self, scenario: &Scenario) -> usize {
+        match scenario.rounds {
+            _ if self.quick => self.rounds,
+            Rounds::AsAsked => self.rounds,
+            Rounds::AtLeast(least) => self.rounds.max(least),
+            Rounds::AtMost(most) => self.rounds.min(most),
+        }
+    }
+
+    /// Takes the sides of a scenario, peers included.
+    fn sides(&self, scenario: &mut Scenario) -> Vec<Side> {
+        let work = scenario.sides[0].work;
+        let mut sides = std::mem::take(&mut scenario.sides);
+        if self.baseline.is_some() || self.self_check {
+            // Only two of them differ.
+            sides.retain(|side| side.kind == Kind::FLOOR || side.kind == Kind::SUBJECT);
+        } else if scenario.peers {
+            sides.extend(self.peers.picked.iter().map(|&peer| Side {
+                name: None,
+                kind: Kind::Peer(peer),
+                work,
+            }));
+        }
+        sides
     }
 }
 
 pub(crate) fn run(options: &Options) -> io::Result<()> {
-    args::check_server_threads(options)?;
     let quick = options.flag("quick");
     let only = options.text("only").unwrap_or_default();
-    let picked = |name: &str| only.split(',').any(|part| name.contains(part));
-    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|s| picked(s.name)).collect();
-    let with_idle = picked(memory::IDLE);
-    let with_memberships = picked(memory::MEMBERSHIPS);
-    if scenarios.is_empty() && !with_idle && !with_memberships {
+    let picked = |scenario: &Scenario| match only {
+        "" => scenario.usual && (!quick || is_quick(scenario)),
+        parts => parts.split(',').any(|part| scenario.id.contains(part)),
+    };
+    let scenarios: Vec<Scenario> = scenario::all().into_iter().filter(picked).collect();
+    if scenarios.is_empty() {
         return Err(args::bad("only", only));
     }
+    if options.flag("list") {
+        scenarios
+            .iter()
+            .for_each(|s| println!("{:28} {}", s.id, s.title));
+        return Ok(());
+    }
+    let setup = setup(options, quick, &scenarios)?;
+    let begun = Instant::now();
+    let mut results = Results {
+        head: report::head(&setup, idle_share_now()?),
+        peers: setup.peers.versions(),
+        left_out: setup.peers.left_out.clone(),
+        ..Results::default()
+    };
+    for scenario in scenarios {
+        let targets = scenario.targets.clone();
+        let outcome = measure(&setup, scenario)?;
+        if setup.baseline.is_none() && !setup.self_check && !quick {
+            for target in &targets {
+                if let Some(verdict) = target.verdict(&outcome) {
+                    target::add(&mut results.verdicts, target, verdict);
+                }
+            }
+        }
+        results.outcomes.push(outcome);
+    }
+    results.head.extend(report::foreign(&results.outcomes));
+    results.head.push(format!(
+        "It took {:.0} minutes.",
+        begun.elapsed().as_secs_f64() / 60.0
+    ));
+    report::write(&results, options.text("out"), options.text("readme"))
+}
+
+/// What shows in a few seconds that everything arrives.
+fn is_quick(scenario: &Scenario) -> bool {
+    matches!(
+        scenario.id.as_str(),
+        "fan-out-1000-w1"
+            | "fan-out-1000-w16"
+            | "outside-1000-w16"
+            | "echo-100-w1"
+            | "echo-100-w16"
+            | "rooms-w16"
+            | "idle-5000"
+            | "lone"
+            | "two-shards-echo-w1"
+    )
+}
+
+fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<Setup> {
     let cpus = machine::allowed_cpus()?;
+    let program = std::env::current_exe()?;
+    // The directory of builds that this one is in, as `target` is.
+    let target = program
+        .ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("target"))
+        .to_owned();
+    let names = match options.text("peers") {
+        Some(names) => names,
+        None if quick || options.flag("self-check") || options.text("baseline").is_some() => "none",
+        None if scenarios.iter().all(|scenario| !scenario.peers) => "none",
+        None => "all",
+    };
+    let cpu = |name: &str, default: usize| match options.text(name) {
+        Some(text) => text.to_owned(),
+        None => default.to_string(),
+    };
+    let names_of = |cpus: &[usize]| {
+        cpus.iter()
+            .map(usize::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     let setup = Setup {
         quick,
         sleep: options.flag("sleep"),
         self_check: options.flag("self-check"),
-        program: std::env::current_exe()?,
         baseline: options.text("baseline").map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
-        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 2.0 })?,
-        server_cpu: options.number("server-cpu", cpus[0])?,
-        client_cpu: options.number("client-cpu", *cpus.get(1).unwrap_or(&cpus[0]))?,
+        cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 1.0 })?,
+        server_cpu: cpu("server-cpu", cpus[0]),
+        client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
+        all_cpus: names_of(&cpus),
+        peers: Peers::get(names, &target)?,
+        program,
     };
     if !(1..=100).contains(&setup.rounds) {
         return Err(args::bad("rounds", &setup.rounds.to_string()));
@@ -171,39 +231,26 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     if setup.server_cpu == setup.client_cpu {
         eprintln!("note: one CPU for both the server and the client: the figures will mean little");
     }
+    let with_program = |s: &Scenario| s.sides.iter().any(|side| side.kind == Kind::Program);
+    if scenarios.iter().any(with_program) {
+        build_program(&target)?;
+    }
+    Ok(setup)
+}
 
-    let mut report = Report::new(&setup, idle_share_now()?);
-    machine::pin(setup.client_cpu)?;
-    for scenario in scenarios {
-        let count = match (quick, options.text("rounds")) {
-            (false, None) => setup.rounds.max(scenario.rounds_min),
-            _ => setup.rounds,
-        };
-        let mut rounds = Vec::with_capacity(count);
-        for round in 1..=count {
-            let measured = measure(&setup, scenario)?;
-            eprintln!(
-                "{}, round {round} of {count}: {}",
-                scenario.name,
-                describe(&setup, scenario, &measured)
-            );
-            rounds.push(measured);
-        }
-        report.add(&setup, scenario, &rounds);
+/// `humphrey-broadcast`, as fast as this program.
+fn build_program(target: &Path) -> io::Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--quiet", "-p", "humphrey-broadcast"]);
+    cargo.args([
+        "--manifest-path",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"),
+    ]);
+    cargo.arg("--target-dir").arg(target);
+    match cargo.status()?.success() {
+        true => Ok(()),
+        false => Err(io::Error::other("humphrey-broadcast could not be built")),
     }
-    if with_idle {
-        report.add_memory(&memory::idle(&setup)?);
-    }
-    if with_memberships {
-        report.add_memory(&memory::memberships(&setup)?);
-    }
-
-    let text = report.finish();
-    if let Some(path) = options.text("out") {
-        fs::write(path, &text).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))?;
-    }
-    print!("{text}");
-    Ok(())
 }
 
 /// The share of all CPUs that nobody uses before the bench does.
@@ -214,158 +261,76 @@ fn idle_share_now() -> io::Result<f64> {
     Ok(if all > 0.0 { 1.0 - busy / all } else { 0.0 })
 }
 
-fn describe(setup: &Setup, scenario: &Scenario, round: &Round) -> String {
-    let mut text = format!("humphrey_ws {:.3} µs", round.subject.total());
-    for (index, (beside, measured)) in scenario.beside.iter().zip(&round.beside).enumerate() {
-        text += &format!(
-            ", {} {:.3} µs, ratio {:.3}",
-            setup.name_of(beside),
-            measured.total(),
-            round.ratio(index)
-        );
-    }
-    if round.subject.visits > 0 {
-        text += &format!(
-            ", {:.0} visits each second",
-            round.subject.visits as f64 / round.subject.seconds
-        );
-    }
-    text
+/// Whether a run goes on without it: what others wrote, and what kernels and containers may forbid.
+fn may_fail(kind: Kind) -> bool {
+    matches!(kind, Kind::Peer(_) | Kind::Floor(Mode::Ring))
 }
 
-/// All servers, warmed up and then loaded in turn, a fraction of a second each, until each has
-/// used enough CPU time to be measured. The turns are short so that whatever else slows the machine
-/// down for a second slows all. While one is at work the others have nothing to do.
-fn measure(setup: &Setup, scenario: &Scenario) -> io::Result<Round> {
-    let mut sides = Vec::with_capacity(scenario.beside.len() + 1);
-    for beside in scenario.beside {
-        sides.push(Side::start(setup, beside.kind, &beside.work)?);
-    }
-    sides.push(Side::start(setup, Kind::Subject, &scenario.work)?);
-    let before = Accounts::read(&sides)?;
-    let limit = setup.cpu_seconds * 15.0 * sides.len() as f64;
-    let end = Instant::now() + Duration::from_secs_f64(limit);
-    let after = loop {
-        for side in &mut sides {
-            let start = Instant::now();
-            side.client.deliver(side.chunk)?;
-            side.seconds += start.elapsed().as_secs_f64();
-        }
-        let now = Accounts::read(&sides)?;
-        let enough =
-            |(now, before): (&CpuTime, &CpuTime)| (*now - *before).total() >= setup.cpu_seconds;
-        if now.servers.iter().zip(&before.servers).all(enough) || Instant::now() >= end {
-            break now;
-        }
+/// All rounds of a scenario. What a peer fails at is noted, and it takes no further part; any other failure ends the run.
+fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
+    let rounds = setup.rounds(&scenario);
+    let mut outcome = Outcome {
+        id: scenario.id.clone(),
+        title: scenario.title.clone(),
+        unit: unit(scenario.test),
+        servers: Vec::new(),
     };
-    let foreign = after.foreign_since(&before);
-    let spent = after.servers.iter().zip(&before.servers);
-    let mut beside = Vec::with_capacity(sides.len());
-    for (side, (after, before)) in sides.into_iter().zip(spent) {
-        beside.push(side.finish(*after - *before, foreign)?);
-    }
-    let subject = beside.pop().unwrap_or_default();
-    Ok(Round { subject, beside })
-}
-
-/// A server under load.
-struct Side {
-    server: Server,
-    client: Client,
-    /// Messages of one turn.
-    chunk: u64,
-    /// Before the measurement.
-    warm_up: State,
-    /// Under load, since.
-    seconds: f64,
-}
-
-impl Side {
-    /// Connects, and warms up until a turn takes long enough.
-    fn start(setup: &Setup, place: Kind, work: &Work) -> io::Result<Self> {
-        let server = setup.start(place, work.job)?;
-        let mut client = Client::connect(
-            &setup.program,
-            server.address,
-            work.plan(setup.quick, setup.sleep),
-            setup.client_cpu,
-        )?;
-        let mut chunk = work.in_flight();
-        let turn = Duration::from_secs_f64(setup.cpu_seconds / 4.0).min(TURN);
-        loop {
-            let start = Instant::now();
-            client.deliver(chunk)?;
-            if start.elapsed() >= turn {
-                break;
-            }
-            chunk *= 2;
-        }
-        client.clear_latencies()?;
-        Ok(Self {
-            server,
-            warm_up: client.state,
-            client,
-            chunk,
-            seconds: 0.0,
+    let sides = setup.sides(&mut scenario);
+    outcome.servers = sides
+        .iter()
+        .map(|side| Served {
+            server: match (&setup.baseline, side.kind) {
+                (Some(_), Kind::Floor(_)) => "baseline".into(),
+                _ => side.name(),
+            },
+            is_peer: matches!(side.kind, Kind::Peer(_)),
+            rounds: Vec::new(),
+            failure: None,
         })
-    }
-
-    fn finish(mut self, spent: CpuTime, foreign: f64) -> io::Result<Measured> {
-        let State {
-            expected,
-            received,
-            visits,
-            latency,
-        } = self.client.finish()?;
-        let deliveries = (received - self.warm_up.received) as f64;
-        Ok(Measured {
-            user: spent.user * 1e6 / deliveries,
-            system: spent.system * 1e6 / deliveries,
-            cpu_seconds: spent.total(),
-            seconds: self.seconds,
-            expected,
-            received,
-            visits: visits - self.warm_up.visits,
-            latency,
-            foreign,
-        })
-    }
-}
-
-/// The accounts that a measurement reads at both of its ends.
-struct Accounts {
-    servers: Vec<CpuTime>,
-    clients: Vec<CpuTime>,
-    machine: AllCpus,
-}
-
-impl Accounts {
-    fn read(sides: &[Side]) -> io::Result<Self> {
-        let of = |pid: fn(&Side) -> u32| -> io::Result<Vec<CpuTime>> {
-            sides
+        .collect();
+    for round in 1..=rounds {
+        let fit: Vec<usize> = (0..sides.len())
+            .filter(|&at| outcome.servers[at].failure.is_none())
+            .collect();
+        let picked: Vec<&Side> = fit.iter().map(|&at| &sides[at]).collect();
+        let samples = match scenario.test {
+            Test::Cost => cost::measure(setup, &scenario, &picked),
+            _ => picked
                 .iter()
-                .map(|side| machine::cpu_time(pid(side)))
-                .collect()
+                .map(|side| single::measure(setup, &scenario, side))
+                .collect(),
         };
-        Ok(Self {
-            servers: of(|side| side.server.pid())?,
-            clients: of(|side| side.client.pid())?,
-            machine: machine::all_cpus()?,
-        })
-    }
-
-    /// The share of all CPUs that others used.
-    fn foreign_since(&self, before: &Self) -> f64 {
-        let AllCpus { busy, all } = self.machine - before.machine;
-        let sum = |accounts: &Self| -> f64 {
-            let both = accounts.servers.iter().chain(&accounts.clients);
-            both.map(|time| time.total()).sum()
-        };
-        let ours = sum(self) - sum(before);
-        if all > 0.0 {
-            ((busy - ours) / all).max(0.0)
-        } else {
-            0.0
+        let mut line = format!("{}, round {round} of {rounds}:", scenario.title);
+        for (&at, sample) in fit.iter().zip(samples) {
+            let served = &mut outcome.servers[at];
+            match sample {
+                Ok(sample) => {
+                    line += &format!(" {} {:.3},", served.server, sample.value);
+                    served.rounds.push(sample);
+                }
+                Err(error) if may_fail(sides[at].kind) => {
+                    line += &format!(" {} {error},", served.server);
+                    served.failure = Some(error.to_string());
+                }
+                Err(error) => {
+                    let text = format!("{}, {}: {error}", scenario.title, served.server);
+                    return Err(io::Error::new(error.kind(), text));
+                }
+            }
         }
+        eprintln!("{}", line.trim_end_matches(','));
+    }
+    Ok(outcome)
+}
+
+fn unit(test: Test) -> Unit {
+    match test {
+        Test::Cost => Unit::CpuPerDelivery,
+        Test::Idle => Unit::BytesPerConnection,
+        Test::Memberships => Unit::BytesPerMembership,
+        Test::Connect => Unit::CpuPerConnection,
+        Test::Blocked | Test::Stalled => Unit::Percentile99,
+        Test::Lone => Unit::Median,
+        Test::Rate => Unit::Rate,
     }
 }

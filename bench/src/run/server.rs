@@ -1,13 +1,17 @@
 //! A server as a child process of its own, which ends with its handle.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::net::SocketAddrV4;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::args::Job;
+use super::Setup;
+use super::peers::Peer;
+use super::scenario::Work;
+use crate::floor::Mode;
 
 /// How long a server may take until it listens.
 const PATIENCE: Timespec = Timespec {
@@ -15,60 +19,139 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Floor,
-    Subject,
+    Floor(Mode),
+    Subject(Variant),
+    /// `humphrey-broadcast`.
+    Program,
+    Peer(&'static Peer),
+}
+
+/// How humphrey_ws is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Variant {
+    pub(super) shards: usize,
+    /// Whether handlers run on the pool alone.
+    pub(super) pool: bool,
 }
 
 impl Kind {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) const FLOOR: Self = Self::Floor(Mode::Single);
+    pub(super) const SUBJECT: Self = Self::Subject(Variant {
+        shards: 1,
+        pool: false,
+    });
+
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Floor => "floor",
-            Self::Subject => "humphrey_ws",
+            Self::Floor(Mode::Single) => "floor".into(),
+            Self::Floor(Mode::Joined) => "floor, joined".into(),
+            Self::Floor(Mode::Ring) => "floor, ring".into(),
+            Self::Subject(Variant { shards, pool }) => {
+                let shards = match shards {
+                    1 => String::new(),
+                    n => format!(", {n} shards"),
+                };
+                let pool = if pool { ", pool" } else { "" };
+                format!("humphrey_ws{shards}{pool}")
+            }
+            Self::Program => "humphrey-broadcast".into(),
+            Self::Peer(peer) => peer.name.into(),
         }
     }
 
-    fn command(self) -> &'static str {
+    /// The arguments with which this program becomes that server.
+    fn arguments(self, work: &Work) -> Vec<String> {
+        let mut args: Vec<String> = Vec::new();
+        let mut put = |all: &[&str]| args.extend(all.iter().map(|arg| (*arg).to_owned()));
         match self {
-            Self::Floor => "floor",
-            Self::Subject => "subject",
+            Self::Floor(mode) => {
+                put(&["floor", work.job.name()]);
+                match mode {
+                    Mode::Single => {}
+                    Mode::Joined => put(&["--joined"]),
+                    Mode::Ring => put(&["--ring"]),
+                }
+            }
+            Self::Subject(Variant { shards, pool }) => {
+                put(&["subject", work.job.name(), "--shards", &shards.to_string()]);
+                if pool {
+                    put(&["--pool"]);
+                }
+                if let Some(nap) = work.nap {
+                    put(&["--micros", &nap.micros.to_string()]);
+                    put(&["--one-in", &nap.one_in.to_string()]);
+                    if nap.works {
+                        put(&["--works"]);
+                    }
+                }
+            }
+            Self::Program | Self::Peer(_) => {}
         }
+        args
     }
 }
 
 pub(super) struct Server {
     child: Child,
     pub(super) address: SocketAddrV4,
+    /// Whether it stands still while it is not its turn.
+    pauses: bool,
 }
 
 impl Server {
-    /// Starts a build of this program as a server, on a port of the system's choice.
-    pub(super) fn start(program: &Path, kind: Kind, job: Job, cpu: usize) -> io::Result<Self> {
-        let mut child = Command::new(program)
-            .args([
-                kind.command(),
-                job.name(),
-                "--child",
-                "--cpu",
-                &cpu.to_string(),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+    /// Starts a server on a port of the system's choice. Its standard input is `feed`.
+    pub(super) fn start(
+        setup: &Setup,
+        kind: Kind,
+        work: &Work,
+        cpus: &str,
+        feed: Option<PipeReader>,
+    ) -> io::Result<Self> {
+        let mut command;
+        match kind {
+            Kind::Floor(_) | Kind::Subject(_) => {
+                command = Command::new(setup.program_of(kind));
+                command.args(setup.stands_for(kind).arguments(work));
+                command.args(["--child", "--cpu", cpus]);
+            }
+            Kind::Program | Kind::Peer(_) => {
+                let words = match kind {
+                    Kind::Peer(peer) => setup.peers.command(peer, work.job)?,
+                    _ => program(setup)?,
+                };
+                command = Command::new(&setup.program);
+                command.args(["exec", "--cpu", cpus, "--"]).args(words);
+            }
+        }
+        // The program says on its standard error where it listens.
+        let says = kind == Kind::Program;
+        let mut child = command
+            .stdin(feed.map_or(Stdio::null(), Stdio::from))
+            .stdout(if says { Stdio::null() } else { Stdio::piped() })
+            .stderr(if says {
+                Stdio::piped()
+            } else {
+                Stdio::inherit()
+            })
             .spawn()?;
-        let address = child
-            .stdout
-            .take()
-            .ok_or_else(|| io::Error::other("no pipe"))
-            .and_then(ready);
-        match address {
-            Ok(address) => Ok(Self { child, address }),
+        let address = match says {
+            true => child.stderr.take().map(|out| ready(out, "ws://")),
+            false => child.stdout.take().map(|out| ready(out, "READY ")),
+        };
+        match address.unwrap_or_else(|| Err(io::Error::other("no pipe"))) {
+            Ok(address) => Ok(Self {
+                child,
+                address,
+                pauses: matches!(kind, Kind::Peer(_)),
+            }),
             Err(error) => {
                 end(&mut child);
-                Err(io::Error::new(
-                    error.kind(),
-                    format!("{} did not start: {error}", kind.name()),
-                ))
+                let name = kind.name();
+                let text = format!("{name} did not start: {error}");
+                Err(io::Error::new(error.kind(), text))
             }
         }
     }
@@ -76,6 +159,33 @@ impl Server {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// A peer that polls, or collects garbage, must not do so while others are measured.
+    pub(super) fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub(super) fn go_on(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            Some(pid) if self.pauses => Ok(kill_process(pid, signal)?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The program beside this one, which `run` has built.
+fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
+    let path = setup.program.with_file_name("humphrey-broadcast");
+    if !path.exists() {
+        return Err(io::Error::other(format!("there is no {}", path.display())));
+    }
+    // Nobody is owed a welcome.
+    let words = ["--listen", "127.0.0.1:0", "--no-welcome"].map(PathBuf::from);
+    Ok([path].into_iter().chain(words).collect())
 }
 
 impl Drop for Server {
@@ -90,8 +200,8 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Waits for the line that says where the server listens.
-fn ready(out: ChildStdout) -> io::Result<SocketAddrV4> {
+/// Waits for the line that says where the server listens: behind `word`, which everything before belongs to.
+fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAddrV4> {
     if poll(&mut [PollFd::new(&out, PollFlags::IN)], Some(&PATIENCE))? == 0 {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -100,7 +210,25 @@ fn ready(out: ChildStdout) -> io::Result<SocketAddrV4> {
     }
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
-    line.strip_prefix("READY ")
-        .and_then(|address| address.trim().parse().ok())
-        .ok_or_else(|| io::Error::other(format!("it said {line:?}")))
+    address_in(&line, word).ok_or_else(|| io::Error::other(format!("it said {line:?}")))
+}
+
+fn address_in(line: &str, word: &str) -> Option<SocketAddrV4> {
+    let (_, rest) = line.split_once(word)?;
+    let address = rest.trim().trim_end_matches('/');
+    address.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_in_what_servers_say() {
+        let ours = address_in("READY 127.0.0.1:4000\n", "READY ");
+        assert_eq!(ours, "127.0.0.1:4000".parse().ok());
+        let line = "open http://127.0.0.1:80/ in a browser, or connect to ws://127.0.0.1:80/\n";
+        assert_eq!(address_in(line, "ws://"), "127.0.0.1:80".parse().ok());
+        assert_eq!(address_in("listen EADDRINUSE", "READY "), None);
+    }
 }

@@ -16,7 +16,7 @@ use super::{Alarm, Reactor, Silent, check, hub};
 use crate::engine::hub::{Hub, Newcomer};
 use crate::engine::sync::{Mutex, lock};
 use crate::metrics::Metrics;
-use crate::transport::Transport;
+use crate::transport::{NoRing, Transport};
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const LONG: Duration = Duration::from_secs(3600);
@@ -142,6 +142,7 @@ impl Drop for Last {
 
 impl Transport for Last {
     type Registry = ();
+    type Ring = NoRing;
 
     fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
         Ok(())

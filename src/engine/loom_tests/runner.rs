@@ -19,7 +19,7 @@ use crate::engine::rooms::{Presence, Room};
 use crate::engine::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
-use crate::transport::Transport;
+use crate::transport::{NoRing, Transport};
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
@@ -31,6 +31,7 @@ struct Script {
 
 impl Transport for Script {
     type Registry = ();
+    type Ring = NoRing;
 
     fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
         Ok(())

@@ -54,6 +54,14 @@ impl Queue {
             && (self.bytes, self.own_bytes, self.in_progress, self.controls) == (0, 0, 0, 0)
     }
 
+    /// All that waits, if it lies in one piece.
+    pub(super) fn sole(&self) -> Option<&[u8]> {
+        match self.chunks.len() {
+            1 => Some(&self.chunks[0].bytes),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
@@ -320,6 +328,7 @@ impl Queue {
     /// Writes until the outbox is empty or the transport takes no more.
     pub(super) fn flush<T: Transport>(
         &mut self,
+        mut begun: Option<io::Result<usize>>,
         transport: &mut T,
         scratch: &mut Vec<u8>,
     ) -> (Written, io::Result<()>) {
@@ -328,7 +337,8 @@ impl Queue {
             let wanted;
             let result = if self.chunks.len() == 1 {
                 wanted = front.bytes.len();
-                transport.write(&front.bytes)
+                let begun = begun.take();
+                begun.unwrap_or_else(|| transport.write(&front.bytes))
             } else if front.bytes.len() >= GATHER_BELOW_BYTES {
                 let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
                 let mut count = 0;

@@ -675,3 +675,20 @@ fn what_was_granted_to_somebody_who_never_came_is_dropped_by_a_handler() {
     run_asked(&mut world);
     kept.assert_dropped_by_handlers(1);
 }
+
+#[test]
+fn who_comes_in_the_place_of_one_who_goes_in_the_same_turn_is_answered_once() {
+    let mut world = World::with_handler(echo);
+    let gone = world.join();
+    world.client_says(gone, "a");
+    world.client_resets(gone);
+    world.run_job(0);
+    let left = world.key(gone);
+    // Readiness comes before word of the handler, which was all that kept its place.
+    world.core().ready(left.to_token(), false, false, true);
+    let came = world.adopt(handed_over("/", ""));
+    assert_eq!(world.key(came).slot, left.slot);
+    world.run_handlers();
+    let output = String::from_utf8(world.output(came)).unwrap();
+    assert_eq!(output.matches("HTTP/1.1").count(), 1, "{output}");
+}

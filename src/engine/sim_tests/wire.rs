@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::protocol::fuzz;
-use crate::transport::Transport;
+use crate::transport::{Transport, WriteMany};
 
 /// One connection's two directions, between the shard's end ([`Wire`]) and the test.
 pub(super) struct Pipe {
@@ -166,6 +166,7 @@ pub(super) fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 
 impl Transport for Wire {
     type Registry = ();
+    type Ring = Together;
 
     fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
         self.pipe().edges.writable = true;
@@ -200,6 +201,25 @@ impl Transport for Wire {
 
     fn finish(&mut self) {
         self.pipe().finished = true;
+    }
+}
+
+/// Writes to many at once.
+pub(super) struct Together;
+
+impl WriteMany<Wire> for Together {
+    fn write_many(&mut self, writes: &[(&Wire, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
+        let outcomes = writes
+            .iter()
+            .map(|(wire, bytes)| (wire.take(bytes, vec![bytes.as_ptr().addr()]), bytes));
+        let unfinished =
+            outcomes
+                .enumerate()
+                .filter_map(|(index, (outcome, bytes))| match outcome {
+                    Ok(n) if n == bytes.len() => None,
+                    outcome => Some((index, outcome)),
+                });
+        unfinished.collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::wire::{ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
+use super::wire::{ACCEPT, Frame, Pipe, Together, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::core::{Core, Role};
 use crate::engine::events::{Events, Interests, Request, Response, Session, Welcome};
 use crate::engine::form::Form;
@@ -258,7 +258,9 @@ impl World {
         hub.pool.handover.starting_first();
         let _ = program.hub.set(Arc::downgrade(&hub));
         let base = Instant::now();
-        let core = Core::new(0, hub.clone(), program.clone(), (), base);
+        let mut core = Core::new(0, hub.clone(), program.clone(), (), base);
+        // With the feature, every game goes over it.
+        core.write_through(cfg!(feature = "io-uring").then_some(Together));
         let mut world = Self {
             core: Some(core),
             hub,

@@ -1,0 +1,63 @@
+//! yawc, upgraded by hyper.
+
+use std::io;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use yawc::frame::OpCode;
+use yawc::{Frame, Options, WebSocket, WebSocketError};
+
+use crate::hall::{Hall, Payload};
+
+pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let hall = hall.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(request, hall.clone()));
+            let connection = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            // It ends with the upgrade, or with a client that is gone.
+            let _ = connection.await;
+        });
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    hall: Hall,
+) -> Result<Response<Empty<Bytes>>, WebSocketError> {
+    let path = request.uri().path().to_owned();
+    let guest = hall.guest();
+    let options = Options::default().without_compression();
+    let (response, upgraded) = WebSocket::upgrade_with_options(&mut request, options)?;
+    tokio::spawn(async move {
+        if let Ok(socket) = upgraded.await {
+            guest.serve(socket.map(Ok::<_, WebSocketError>), path).await;
+        }
+    });
+    Ok(response)
+}
+
+impl Payload for Frame {
+    fn binary(bytes: Bytes) -> Self {
+        Frame::binary(bytes)
+    }
+
+    fn data(&self) -> Option<&[u8]> {
+        (self.opcode() == OpCode::Binary).then(|| &**self.payload())
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.into_payload()
+    }
+}

@@ -1,0 +1,285 @@
+//! The servers that humphrey_ws is measured beside: where they come from, and how they are started.
+//!
+//! Those in Rust are a package of their own, `bench/peers`, which is built when they are asked for. Those in JavaScript
+//! are installed by npm into the target directory, with what the lock file says. What can't be had is left out, and the
+//! table says so.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::args::Job;
+
+/// A server that others wrote.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// What `--peers` calls it.
+    pub(super) id: &'static str,
+    pub(super) name: &'static str,
+    from: Source,
+    /// The package whose version is told, as the lock file calls it.
+    package: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Cargo,
+    Node,
+    Bun,
+}
+
+const fn rust(id: &'static str, name: &'static str, package: &'static str) -> Peer {
+    Peer {
+        id,
+        name,
+        from: Source::Cargo,
+        package,
+    }
+}
+
+pub(super) const PEERS: &[Peer] = &[
+    rust("humphrey_ws-0.5.1", "humphrey_ws 0.5.1", "humphrey_ws"),
+    rust(
+        "tokio-tungstenite-4k",
+        "tokio-tungstenite, 4 KiB buffers",
+        "tokio-tungstenite",
+    ),
+    rust(
+        "tokio-tungstenite",
+        "tokio-tungstenite",
+        "tokio-tungstenite",
+    ),
+    rust("axum", "axum", "axum"),
+    rust("fastwebsockets", "fastwebsockets", "fastwebsockets"),
+    rust("tokio-websockets", "tokio-websockets", "tokio-websockets"),
+    rust("yawc", "yawc", "yawc"),
+    Peer {
+        id: "ws",
+        name: "ws (Node.js)",
+        from: Source::Node,
+        package: "ws",
+    },
+    Peer {
+        id: "bun",
+        name: "Bun",
+        from: Source::Bun,
+        package: "bun",
+    },
+];
+
+/// Where this package's sources lie.
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+const SCRIPTS: [&str; 3] = ["server.mjs", "server.bun.mjs", "jobs.mjs"];
+const MANIFESTS: [&str; 2] = ["package.json", "package-lock.json"];
+
+/// Those that are there, ready to be started.
+#[derive(Default)]
+pub(super) struct Peers {
+    pub(super) picked: Vec<&'static Peer>,
+    /// Who is left out, and why.
+    pub(super) left_out: Vec<String>,
+    rust: PathBuf,
+    scripts: PathBuf,
+    bun: PathBuf,
+}
+
+impl Peers {
+    /// Gets those of `names` that can be had: `all`, `none`, or ids with commas between.
+    pub(super) fn get(names: &str, target: &Path) -> io::Result<Self> {
+        let mut peers = Self {
+            picked: named(names)?,
+            ..Self::default()
+        };
+        if peers.any(Source::Cargo) {
+            match build_rust(target) {
+                Ok(program) => peers.rust = program,
+                Err(error) => peers.leave_out(Source::Cargo, &error),
+            }
+        }
+        if peers.any(Source::Node) || peers.any(Source::Bun) {
+            match install(&target.join("peers-npm")) {
+                Ok(scripts) => peers.scripts = scripts,
+                Err(error) => {
+                    peers.leave_out(Source::Node, &error);
+                    peers.leave_out(Source::Bun, &error);
+                }
+            }
+        }
+        if peers.any(Source::Bun) {
+            match bun(&peers.scripts) {
+                Ok(bun) => peers.bun = bun,
+                Err(error) => peers.leave_out(Source::Bun, &error),
+            }
+        }
+        Ok(peers)
+    }
+
+    fn any(&self, from: Source) -> bool {
+        self.picked.iter().any(|peer| peer.from == from)
+    }
+
+    fn leave_out(&mut self, from: Source, error: &io::Error) {
+        for peer in self.picked.extract_if(.., |peer| peer.from == from) {
+            eprintln!("{} is left out: {error}", peer.name);
+            self.left_out.push(format!("{}: {error}", peer.name));
+        }
+    }
+
+    /// How a peer is started, for the job.
+    pub(super) fn command(&self, peer: &Peer, job: Job) -> io::Result<Vec<PathBuf>> {
+        let mut words = match peer.from {
+            Source::Cargo => vec![self.rust.clone(), peer.id.into()],
+            Source::Node => vec!["node".into(), self.scripts.join(SCRIPTS[0])],
+            Source::Bun => vec![self.bun.clone(), self.scripts.join(SCRIPTS[1])],
+        };
+        words.push(job.name().into());
+        Ok(words)
+    }
+
+    /// Each with its version.
+    pub(super) fn versions(&self) -> Vec<String> {
+        let version = |peer: &&Peer| Some(format!("{} {}", peer.package, version_of(peer)?));
+        let mut versions: Vec<String> = self.picked.iter().filter_map(version).collect();
+        versions.dedup();
+        versions
+    }
+}
+
+fn named(names: &str) -> io::Result<Vec<&'static Peer>> {
+    match names {
+        "all" => Ok(PEERS.iter().collect()),
+        "none" => Ok(Vec::new()),
+        names => names
+            .split(',')
+            .map(|id| {
+                let peer = PEERS.iter().find(|peer| peer.id == id);
+                peer.ok_or_else(|| crate::args::bad("peers", id))
+            })
+            .collect(),
+    }
+}
+
+/// What the lock files say.
+fn version_of(peer: &Peer) -> Option<String> {
+    let read = |file: &str| fs::read_to_string(Path::new(SOURCES).join(file)).ok();
+    if peer.from != Source::Cargo {
+        let lock: serde_json::Value = serde_json::from_str(&read(MANIFESTS[1])?).ok()?;
+        let version = &lock["packages"][format!("node_modules/{}", peer.package)]["version"];
+        return version.as_str().map(str::to_owned);
+    }
+    let lock = read("Cargo.lock")?;
+    // Of several, the last is the newest: the one that is named in the manifest.
+    let (_, rest) = lock.rsplit_once(&format!("name = \"{}\"\nversion = \"", peer.package))?;
+    rest.split_once('"').map(|(version, _)| version.to_owned())
+}
+
+fn build_rust(target: &Path) -> io::Result<PathBuf> {
+    let target = target.join("peers");
+    let manifest = Path::new(SOURCES).join("Cargo.toml");
+    eprintln!("building the peers in Rust");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--quiet", "--locked"]);
+    cargo.arg("--manifest-path").arg(manifest);
+    cargo.arg("--target-dir").arg(&target);
+    succeed(&mut cargo)?;
+    Ok(target.join("release/humphrey_ws_bench_peers"))
+}
+
+/// Puts the scripts, and the packages they need, where they are started from.
+fn install(into: &Path) -> io::Result<PathBuf> {
+    fs::create_dir_all(into)?;
+    let copy = |file: &str| fs::copy(Path::new(SOURCES).join(file), into.join(file));
+    for file in SCRIPTS {
+        copy(file)?;
+    }
+    let is_there = MANIFESTS.iter().all(|file| {
+        let read = |directory: &Path| fs::read(directory.join(file)).ok();
+        read(into).is_some_and(|bytes| read(Path::new(SOURCES)) == Some(bytes))
+    });
+    if !is_there || !into.join("node_modules/ws").exists() {
+        eprintln!("installing the peers in JavaScript");
+        for file in MANIFESTS {
+            copy(file)?;
+        }
+        let mut npm = Command::new("npm");
+        npm.args([
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--silent",
+        ]);
+        succeed(npm.current_dir(into))?;
+    }
+    Ok(into.to_owned())
+}
+
+/// The binary among those for other machines that works on this one.
+fn bun(scripts: &Path) -> io::Result<PathBuf> {
+    for package in fs::read_dir(scripts.join("node_modules/@oven"))? {
+        let bun = package?.path().join("bin/bun");
+        let mut try_it = Command::new(&bun);
+        if succeed(try_it.arg("--version")).is_ok() {
+            return Ok(bun);
+        }
+    }
+    Err(io::Error::other("npm has no Bun for this machine"))
+}
+
+fn succeed(command: &mut Command) -> io::Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let last = errors.lines().rev().find(|line| !line.trim().is_empty());
+    Err(io::Error::other(format!(
+        "{name}: {}",
+        last.unwrap_or("it failed")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_peer_is_in_a_lock_file() {
+        for peer in PEERS {
+            let version = version_of(peer);
+            assert!(version.is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit())));
+        }
+        assert_eq!(version_of(&PEERS[0]).as_deref(), Some("0.5.1"));
+    }
+
+    #[test]
+    fn peers_are_picked_by_name() {
+        assert_eq!(named("all").unwrap().len(), PEERS.len());
+        assert!(named("none").unwrap().is_empty());
+        let picked = named("bun,axum").unwrap();
+        assert_eq!(
+            picked.iter().map(|p| p.id).collect::<Vec<_>>(),
+            ["bun", "axum"]
+        );
+        assert!(named("apache").is_err());
+    }
+
+    #[test]
+    fn the_lock_files_name_no_registry() {
+        for (file, usual) in [
+            ("package-lock.json", "https://registry.npmjs.org/"),
+            (
+                "Cargo.lock",
+                "registry+https://github.com/rust-lang/crates.io-index",
+            ),
+        ] {
+            let lock = fs::read_to_string(Path::new(SOURCES).join(file)).unwrap();
+            assert!(!lock.replace(usual, "").contains("://"), "{file}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What is measured of one server after the other.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::cost::{Loaded, foreign_since};
+use super::{Sample, Scenario, Setup, Side, Test, Work};
+use crate::args::Job;
+use crate::histogram::Summary;
+use crate::load::driven::{Client, State};
+use crate::machine;
+
+/// Connections that have already echoed when the resident memory of "none" is read, so that code
+/// and thread stacks used for the first time are not taken for the cost of connections.
+const BASE: usize = 64;
+/// Rooms that each of the members joins.
+const ROOMS_EACH: u64 = 10;
+/// A lone message comes each 10 ms.
+const LONE_PER_SECOND: f64 = 100.0;
+/// What the others send per second while some handlers block.
+const BESIDE_PER_SECOND: f64 = 5_000.0;
+/// Messages before a stalled reader's buffers are full, and after: many times what these hold.
+const BEFORE_STALL: u64 = 40;
+const WITH_STALL: u64 = 300;
+
+pub(super) fn measure(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Sample> {
+    let machine = machine::all_cpus()?;
+    let (mut sample, used) = match scenario.test {
+        Test::Idle => idle(setup, scenario, side),
+        Test::Memberships => memberships(setup, scenario, side),
+        Test::Connect => connect(setup, scenario, side),
+        Test::Blocked => blocked(setup, scenario, side),
+        Test::Stalled => stalled(setup, scenario, side),
+        Test::Lone => lone(setup, scenario, side),
+        Test::Rate | Test::Cost => rate(setup, scenario, side),
+    }?;
+    sample.foreign = foreign_since(machine, used)?;
+    Ok(sample)
+}
+
+/// What was measured, and the CPU time that server and client have used.
+type Outcome = io::Result<(Sample, f64)>;
+
+fn settle(setup: &Setup) {
+    std::thread::sleep(Duration::from_millis(if setup.quick { 200 } else { 1_000 }));
+}
+
+fn sample(value: f64, state: State) -> Sample {
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let State {
+        expected,
+        received,
+        latency: Summary { p50, p99, max },
+        ..
+    } = state;
+    Sample {
+        value,
+        expected,
+        received,
+        p50: micros(p50),
+        p99: micros(p99),
+        max: micros(max),
+        ..Sample::default()
+    }
+}
+
+/// A server with a few connections that have all been at work.
+fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Loaded> {
+    let base = Work {
+        clients: BASE,
+        window: 1,
+        ..side.work
+    };
+    let mut loaded = Loaded::with(setup, scenario, side, &base, true)?;
+    loaded.client.deliver(200 * BASE as u64)?;
+    settle(setup);
+    Ok(loaded)
+}
+
+/// What idle connections add to the resident memory of a server, and how often it wakes while they are idle.
+fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = warm(setup, scenario, side)?;
+    let pid = loaded.server.pid();
+    let base = machine::resident(pid)?;
+    loaded.client.hold(side.work.clients)?;
+    settle(setup);
+    let full = machine::resident(pid)?;
+
+    let (since, before) = (Instant::now(), machine::wake_ups(pid)?);
+    settle(setup);
+    settle(setup);
+    let woken = machine::wake_ups(pid)? - before;
+    let seconds = since.elapsed().as_secs_f64();
+
+    let state = loaded.client.finish()?;
+    let value = (full as f64 - base as f64) / side.work.clients as f64;
+    let sample = Sample {
+        wake_ups: Some(woken as f64 / seconds),
+        resident: Some(full),
+        ..sample(value, state)
+    };
+    Ok((sample, loaded.used()))
+}
+
+/// What being in rooms adds to connections.
+fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let joining = Work {
+        job: Job::Echo,
+        ..side.work
+    };
+    // Those before them find every handler thread.
+    let mut first = Loaded::with(
+        setup,
+        scenario,
+        side,
+        &Work {
+            clients: BASE,
+            ..joining
+        },
+        true,
+    )?;
+    first.client.deliver(2 * BASE as u64)?;
+    drop(first.client);
+    let (_, client_cpus) = setup.cpus(scenario);
+    let plan = joining.plan(setup.quick, true);
+    let mut client = Client::connect(
+        &setup.program,
+        first.server.address,
+        &plan,
+        client_cpus,
+        None,
+    )?;
+    let members = plan.clients as u64;
+    // The first message of each joins nothing, and is as much work otherwise.
+    client.deliver(members)?;
+    settle(setup);
+    let base = machine::resident(first.server.pid())?;
+    client.deliver(ROOMS_EACH * members)?;
+    settle(setup);
+    let full = machine::resident(first.server.pid())?;
+    let state = client.finish()?;
+    let value = (full as f64 - base as f64) / (ROOMS_EACH * members) as f64;
+    Ok((
+        sample(value, state),
+        machine::cpu_time(first.server.pid())?.total(),
+    ))
+}
+
+/// The server's CPU time for accepting a connection and answering its handshake.
+fn connect(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = warm(setup, scenario, side)?;
+    let pid = loaded.server.pid();
+    let before = machine::cpu_time(pid)?;
+    loaded.client.hold(side.work.clients)?;
+    let spent = machine::cpu_time(pid)? - before;
+    let each = |seconds: f64| seconds * 1e6 / side.work.clients as f64;
+    let state = loaded.client.finish()?;
+    let sample = Sample {
+        user: each(spent.user),
+        system: each(spent.system),
+        cpu_seconds: spent.total(),
+        ..sample(each(spent.total()), state)
+    };
+    Ok((sample, loaded.used()))
+}
+
+fn seconds(setup: &Setup, seconds: f64) -> f64 {
+    if setup.quick { 0.2 } else { seconds }
+}
+
+/// What those notice whose handlers don't block of those whose handlers do.
+fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = Loaded::start(setup, scenario, side)?;
+    let messages = (BESIDE_PER_SECOND * seconds(setup, 1.5)) as u64;
+    let client = &mut loaded.client;
+    client.deliver(side.work.clients as u64)?;
+    client.pace(messages / 5, BESIDE_PER_SECOND)?;
+    client.clear_latencies()?;
+    client.pace(messages, BESIDE_PER_SECOND)?;
+    let unhindered = client.latency()?;
+    client.clear_latencies()?;
+    client.block()?;
+    client.pace(messages, BESIDE_PER_SECOND)?;
+    hindered(loaded, unhindered)
+}
+
+/// What those notice who read of those who don't.
+fn stalled(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = Loaded::start(setup, scenario, side)?;
+    let client = &mut loaded.client;
+    client.deliver(10)?;
+    client.clear_latencies()?;
+    client.deliver(BEFORE_STALL)?;
+    let unhindered = client.latency()?;
+    client.clear_latencies()?;
+    client.deliver(if setup.quick {
+        BEFORE_STALL
+    } else {
+        WITH_STALL
+    })?;
+    hindered(loaded, unhindered)
+}
+
+fn hindered(mut loaded: Loaded, unhindered: Summary) -> Outcome {
+    let state = loaded.client.finish()?;
+    let p99 = |summary: Summary| summary.p99.as_secs_f64() * 1e6;
+    let sample = Sample {
+        unhindered_p99: Some(p99(unhindered)),
+        resident: Some(machine::resident(loaded.server.pid())?),
+        ..sample(p99(state.latency), state)
+    };
+    Ok((sample, loaded.used()))
+}
+
+/// How long a message takes that comes when nothing else happens.
+fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = Loaded::start(setup, scenario, side)?;
+    loaded.client.pace(20, LONE_PER_SECOND)?;
+    loaded.client.clear_latencies()?;
+    let messages = (LONE_PER_SECOND * seconds(setup, 2.0)) as u64;
+    loaded.client.pace(messages, LONE_PER_SECOND)?;
+    let state = loaded.client.finish()?;
+    let sample = sample(state.latency.p50.as_secs_f64() * 1e6, state);
+    Ok((sample, loaded.used()))
+}
+
+/// How many messages per second come back.
+fn rate(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+    let mut loaded = Loaded::start(setup, scenario, side)?;
+    let seconds = seconds(setup, 0.5);
+    let mut messages = 2 * side.work.clients as u64;
+    // As many as it takes; those before are for warming up.
+    let value = loop {
+        let begun = Instant::now();
+        loaded.client.deliver(messages)?;
+        let took = begun.elapsed().as_secs_f64();
+        if took >= seconds {
+            break messages as f64 / took;
+        }
+        messages = (messages as f64 * (1.2 * seconds / took).clamp(1.2, 10.0)) as u64;
+    };
+    let state = loaded.client.finish()?;
+    Ok((sample(value, state), loaded.used()))
+}

@@ -1,0 +1,132 @@
+//! Writes to many sockets with one system call: an io_uring ring, for sends and nothing else.
+//!
+//! The one place in this crate with unsafe code. What it rests on:
+//!
+//! - The kernel uses a request's bytes and descriptor until the request has completed. [`Ring::write_many`] borrows both,
+//!   and neither returns nor unwinds before it has seen the completion of each request that the kernel has taken.
+//! - The kernel takes requests in order, and none behind our back. Those that it has not taken when the ring fails go
+//!   with the ring, which is used no more.
+//! - So a ring holds nothing between two calls: it may be dropped, and go to another thread, at any time.
+//!
+//! Sends say `MSG_DONTWAIT`, so that the kernel completes each of them at once, as a call of `send` would be: nothing here
+//! waits for a socket.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process::abort;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use mio::net::TcpStream;
+use rustix::net::SendFlags;
+
+use super::{WriteMany, write};
+
+/// Sends of one system call; for more, several are made.
+const ENTRIES: usize = 1024;
+/// Fewer are made one by one.
+const MANY: usize = 4;
+
+/// `None` once it has failed.
+pub(crate) struct Ring(Option<IoUring>);
+
+/// So many could be told to the kernel; the others could not.
+struct Failed {
+    taken: usize,
+}
+
+type Unfinished = Vec<(usize, io::Result<usize>)>;
+
+impl Ring {
+    /// Fails where the kernel is too old (before 5.6) or forbids it, as most containers do.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Some(IoUring::new(ENTRIES as u32)?)))
+    }
+}
+
+impl WriteMany<TcpStream> for Ring {
+    fn write_many(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
+        let mut unfinished = Vec::new();
+        for (chunk, writes) in writes.chunks(ENTRIES).enumerate() {
+            let first = chunk * ENTRIES;
+            let taken = match &mut self.0 {
+                Some(ring) if writes.len() >= MANY => {
+                    send_all(ring, writes, first, &mut unfinished).unwrap_or_else(|failed| {
+                        self.0 = None;
+                        failed.taken
+                    })
+                }
+                _ => 0,
+            };
+            for (index, (socket, bytes)) in writes.iter().enumerate().skip(taken) {
+                let outcome = write(socket, bytes);
+                note(first + index, outcome, bytes, &mut unfinished);
+            }
+        }
+        unfinished
+    }
+}
+
+/// At most [`ENTRIES`], through a ring in which nothing is. Returns how many that were: all.
+fn send_all(
+    ring: &mut IoUring,
+    writes: &[(&TcpStream, &[u8])],
+    first: usize,
+    unfinished: &mut Unfinished,
+) -> Result<usize, Failed> {
+    push(ring, writes);
+    let mut left = writes.len();
+    while left > 0 {
+        let submitted = ring.submit_and_wait(left);
+        for completion in ring.completion() {
+            left -= 1;
+            let index = completion.user_data() as usize;
+            let outcome = usize::try_from(completion.result())
+                .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
+            if let Some((_, bytes)) = writes.get(index) {
+                note(first + index, outcome, bytes, unfinished);
+            }
+        }
+        if submitted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+            let untaken = ring.submission().len();
+            if left > untaken {
+                // The kernel has not completed what completes at once, and may still read what is borrowed here.
+                abort();
+            }
+            return Err(Failed {
+                taken: writes.len() - untaken,
+            });
+        }
+    }
+    Ok(writes.len())
+}
+
+fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut Unfinished) {
+    if !matches!(outcome, Ok(n) if n == bytes.len()) {
+        unfinished.push((index, outcome));
+    }
+}
+
+#[allow(unsafe_code)]
+fn push(ring: &mut IoUring, writes: &[(&TcpStream, &[u8])]) {
+    let flags = (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() as i32;
+    let mut queue = ring.submission();
+    for (index, (socket, bytes)) in writes.iter().enumerate() {
+        let socket = types::Fd(socket.as_raw_fd());
+        // Of longer ones a part is sent, as by `send`.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry: squeue::Entry = opcode::Send::new(socket, bytes.as_ptr(), len)
+            .flags(flags)
+            .build()
+            .user_data(index as u64);
+        // SAFETY: bytes and descriptor are borrowed by `write_many`, which does not return or unwind until the kernel
+        // has completed this, or can't take it any more.
+        if unsafe { queue.push(&entry) }.is_err() {
+            // There is room for all of them; and those before can't be taken back.
+            abort();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+use std::io::Read;
+use std::net;
+
+use super::*;
+
+/// A shard's end, and the client's.
+fn pair() -> (TcpStream, net::TcpStream) {
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (TcpStream::from_std(ours), client)
+}
+
+fn pairs(count: usize) -> Vec<(TcpStream, net::TcpStream)> {
+    (0..count).map(|_| pair()).collect()
+}
+
+/// `None` where the kernel has no ring for us: the engine does without then, and there is nothing to test.
+fn ring() -> Option<Ring> {
+    Ring::new().ok()
+}
+
+fn received(mut client: &net::TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    client.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// One is full, and one has gone, among others that take everything.
+fn check_each_outcome(ring: &mut Ring) {
+    let pairs = pairs(2 * MANY);
+    let much = vec![7; 64 << 20];
+    let mut writes: Vec<(&TcpStream, &[u8])> = pairs
+        .iter()
+        .map(|(ours, _)| (ours, &b"all of it"[..]))
+        .collect();
+    writes[1].1 = &much;
+    pairs[MANY].0.shutdown(net::Shutdown::Write).unwrap();
+
+    let mut unfinished = ring.write_many(&writes);
+    unfinished.sort_by_key(|&(index, _)| index);
+    let [(1, Ok(part)), (MANY, Err(ref gone))] = unfinished[..] else {
+        panic!("{unfinished:?}");
+    };
+    assert!(0 < part && part < much.len());
+    assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+    for (index, (_, client)) in pairs.iter().enumerate() {
+        match index {
+            1 => assert_eq!(received(client, part), much[..part]),
+            MANY => {}
+            _ => assert_eq!(received(client, 9), b"all of it"),
+        }
+    }
+}
+
+#[test]
+fn what_a_socket_does_not_take_is_told_by_its_place() {
+    if let Some(mut ring) = ring() {
+        check_each_outcome(&mut ring);
+        assert!(ring.0.is_some());
+    }
+}
+
+#[test]
+fn when_the_ring_fails_writes_are_made_without_it() {
+    // The kernel refuses all that comes through such a ring.
+    let Ok(disabled) = IoUring::builder().setup_r_disabled().build(ENTRIES as u32) else {
+        return;
+    };
+    let mut ring = Ring(Some(disabled));
+    check_each_outcome(&mut ring);
+    assert!(ring.0.is_none());
+    check_each_outcome(&mut ring);
+}
+
+#[test]
+fn a_full_socket_takes_nothing_and_holds_up_nobody() {
+    let Some(mut ring) = ring() else { return };
+    let pairs = pairs(MANY);
+    let much = vec![7; 4 << 20];
+    let full = &pairs[0].0;
+    while write(full, &much).is_ok() {}
+    let writes: Vec<(&TcpStream, &[u8])> =
+        pairs.iter().map(|(ours, _)| (ours, &b"x"[..])).collect();
+    let unfinished = ring.write_many(&writes);
+    let [(0, Err(ref error))] = unfinished[..] else {
+        panic!("{unfinished:?}");
+    };
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    for (_, client) in &pairs[1..] {
+        assert_eq!(received(client, 1), b"x");
+    }
+}
+
+#[test]
+fn of_more_writes_than_entries_each_is_made_once_and_told_by_its_place() {
+    const SOCKETS: usize = 16;
+    let Some(mut ring) = ring() else { return };
+    let pairs = pairs(SOCKETS);
+    let closed = pair();
+    closed.0.shutdown(net::Shutdown::Write).unwrap();
+    let bytes: Vec<u8> = (0..2 * ENTRIES + MANY + 1)
+        .map(|n| (n / SOCKETS) as u8)
+        .collect();
+    let sockets = pairs.iter().map(|(ours, _)| ours).cycle();
+    let mut writes: Vec<(&TcpStream, &[u8])> = sockets.zip(bytes.chunks(1)).collect();
+    let places = [0, ENTRIES, 2 * ENTRIES + MANY];
+    places
+        .iter()
+        .for_each(|&place| writes.insert(place, (&closed.0, b"x")));
+    let mut unfinished = ring.write_many(&writes);
+    unfinished.sort_by_key(|&(index, _)| index);
+    assert!(unfinished.iter().all(|(_, outcome)| {
+        matches!(outcome, Err(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }));
+    assert!(
+        unfinished.iter().map(|&(index, _)| index).eq(places),
+        "{unfinished:?}"
+    );
+    for (index, (ours, mut client)) in pairs
+        .iter()
+        .map(|(ours, client)| (ours, client))
+        .enumerate()
+    {
+        ours.shutdown(net::Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        let sent: Vec<u8> = bytes.iter().skip(index).step_by(SOCKETS).copied().collect();
+        assert_eq!(received, sent, "socket {index}");
+    }
+}
+
+#[test]
+fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
+    let Some(mut ring) = ring() else { return };
+    let pairs = pairs(MANY);
+    let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n ^ (n >> 11)) as u8).collect();
+    let mut sent = [0; MANY];
+    let mut got = vec![Vec::new(); MANY];
+    let mut part = vec![0; 100_003];
+    while got.iter().any(|got| got.len() < bytes.len()) {
+        let left = (0..MANY).filter(|&index| sent[index] < bytes.len());
+        let left: Vec<usize> = left.collect();
+        // As many as the ring is used for, so that it is in question to the end.
+        if left.len() == MANY {
+            let pieces = left
+                .iter()
+                .map(|&index| (&pairs[index].0, &bytes[sent[index]..]));
+            let pieces: Vec<(&TcpStream, &[u8])> = pieces.collect();
+            let mut outcomes: Vec<io::Result<usize>> =
+                pieces.iter().map(|(_, piece)| Ok(piece.len())).collect();
+            for (index, outcome) in ring.write_many(&pieces) {
+                outcomes[index] = outcome;
+            }
+            for (&index, outcome) in left.iter().zip(outcomes) {
+                match outcome {
+                    Ok(n) => sent[index] += n,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+        } else {
+            for index in left {
+                if let Ok(n) = write(&pairs[index].0, &bytes[sent[index]..]) {
+                    sent[index] += n;
+                }
+            }
+        }
+        for (index, (_, client)) in pairs.iter().enumerate() {
+            if got[index].len() < sent[index] {
+                let n = { client }.read(&mut part).unwrap();
+                got[index].extend_from_slice(&part[..n]);
+            }
+        }
+    }
+    assert!(got.iter().all(|got| *got == bytes));
+}
