@@ -131,7 +131,7 @@ impl Outbox {
     }
 
     /// The memory that is kept for them.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn kept_bytes(&mut self) -> usize {
         self.change_any(Queue::kept_bytes)
     }

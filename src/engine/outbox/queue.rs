@@ -109,7 +109,7 @@ impl Queue {
     }
 
     /// The memory that is kept for messages that nobody else holds.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn kept_bytes(&mut self) -> usize {
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.own);
         chunks
