@@ -418,3 +418,44 @@ fn what_comes_while_handlers_change_over_is_handled_in_order_once_and_never_two_
     assert!(places.contains(HERE) && places.contains(POOL), "{places:?}");
     running.shutdown(STOP);
 }
+
+/// What a handler panics with: dropping it panics, too, and so does dropping that, a few times.
+struct Loud(u8);
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            std::panic::resume_unwind(Box::new(Loud(self.0 - 1)));
+        }
+    }
+}
+
+#[test]
+fn a_panic_whose_payload_panics_when_it_is_dropped_costs_no_thread() {
+    let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
+        .with_shards(1)
+        .with_message_handler(|stream, message, _| {
+            stream.send(Message::new(thread_name()));
+            match message.text() {
+                Some("panic") => std::panic::resume_unwind(Box::new(Loud(3))),
+                Some("sleep") => thread::sleep(Duration::from_millis(5)),
+                _ => {}
+            }
+        });
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    for (place, message) in [(HERE, "quick"), (POOL, "sleep")] {
+        loop {
+            until_on(&mut other, place, message);
+            let mut client = Client::connect(address);
+            client.send("panic");
+            let (texts, close) = client.receive_to_close();
+            assert_eq!(u16::from(close.unwrap().code), 1011);
+            if texts == [place] {
+                break;
+            }
+        }
+    }
+    until_on(&mut other, HERE, "quick");
+    running.shutdown(STOP);
+}

@@ -17,8 +17,8 @@ fn message(text: impl std::fmt::Display) -> Message {
 }
 
 /// An app whose handlers call back into everything that may wait.
-fn app() -> AsyncWebsocketApp<()> {
-    AsyncWebsocketApp::new()
+fn app(handler_threads: usize) -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new_with_config((), handler_threads, 1)
         .with_shards(2)
         .with_limits(Limits {
             mailbox_bytes_max: 1,
@@ -75,7 +75,14 @@ fn move_about(sender: &AsyncSender, room: &str) {
 
 #[test]
 fn who_sends_joins_leaves_and_resumes_gets_on_where_mailboxes_are_full() {
-    let (running, address) = start(app());
+    // One, and shards run no handler themselves; one that is left beside a shard's; one that is left beside both's.
+    for handler_threads in [1, 2, 3, 32] {
+        everybody_gets_on(handler_threads);
+    }
+}
+
+fn everybody_gets_on(handler_threads: usize) {
+    let (running, address) = start(app(handler_threads));
     let done = Arc::new(AtomicBool::new(false));
     let turns: Vec<Arc<AtomicUsize>> = (0..6).map(|_| Arc::default()).collect();
     let threads: Vec<_> = (0..)

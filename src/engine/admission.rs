@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -258,7 +257,7 @@ impl Drop for Kept {
         };
         let here = |attachment| {
             // Nobody is left to tell of a panic.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(attachment)));
+            super::pool::caught(|| drop(attachment));
         };
         match self.hub.upgrade() {
             Some(hub) if !super::pool::is_handler_of(&hub) => {

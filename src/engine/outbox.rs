@@ -130,6 +130,12 @@ impl Outbox {
             .map_or(0, |queue| queue.unshared_bytes())
     }
 
+    /// The memory that is kept for them.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn kept_bytes(&mut self) -> usize {
+        self.change_any(Queue::kept_bytes)
+    }
+
     /// Queues whole messages; they are `own` if no other outbox shares them.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         self.change(|queue| queue.push(bytes, messages, own));

@@ -139,6 +139,19 @@ pub(super) fn when(hub: &Hub) -> When {
     }
 }
 
+/// Runs user code. None: it has panicked.
+pub(super) fn caught<R>(code: impl FnOnce() -> R) -> Option<R> {
+    let payload = match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => return Some(value),
+        Err(payload) => payload,
+    };
+    // What it panicked with is user code's, too: dropping it may panic again, and must not cost this thread.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+    }
+    None
+}
+
 impl Pool {
     pub(crate) fn new(threads_max: usize, events: Arc<dyn Events>) -> Self {
         Self {
@@ -201,7 +214,7 @@ impl Pool {
         self.handover.close();
         let events = self.events.lock().ok().and_then(|mut events| events.take());
         // What it drops is user code.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(events)));
+        caught(|| drop(events));
     }
 
     pub(super) fn add_metrics(&self, sum: &mut Metrics) {
@@ -399,11 +412,11 @@ impl Pool {
     /// Runs the handlers of a job. Returns what came of it, if a shard waits for that.
     fn outcome(hub: &Arc<Hub>, events: &dyn Events, work: Work) -> Option<Done> {
         let caught = |handler: &mut dyn FnMut()| {
-            let outcome = catch_unwind(AssertUnwindSafe(handler));
-            if outcome.is_err() {
+            let outcome = caught(handler);
+            if outcome.is_none() {
                 hub.common.handler_panics.add(1);
             }
-            outcome.is_ok()
+            outcome.is_some()
         };
         let done = match work {
             Work::Session(session, mut memory, bytes) => {
@@ -512,8 +525,7 @@ impl Pool {
         request: &RequestHead,
         decide: impl FnOnce() -> Result<Welcome, Reject>,
     ) -> Result<Granted, Reject> {
-        let answer = catch_unwind(AssertUnwindSafe(decide));
-        let answer = answer.unwrap_or_else(|_| {
+        let answer = caught(decide).unwrap_or_else(|| {
             hub.common.handler_panics.add(1);
             Err(Reject::internal_error())
         });

@@ -14,6 +14,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process::abort;
+use std::thread;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use mio::net::TcpStream;
@@ -39,7 +40,13 @@ type Unfinished = Vec<(usize, io::Result<usize>)>;
 impl Ring {
     /// Fails where the kernel is too old (before 5.6) or forbids it, as most containers do.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(Some(IoUring::new(ENTRIES as u32)?)))
+        // When a ring ends, the kernel interrupts the thread that has made it, which may be the program's, in whatever it
+        // waits for. So that is a thread of its own, which has gone by then.
+        let made = thread::Builder::new()
+            .spawn(|| IoUring::new(ENTRIES as u32))?
+            .join();
+        let ring = made.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+        Ok(Self(Some(ring)))
     }
 }
 

@@ -175,3 +175,18 @@ fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
     }
     assert!(got.iter().all(|got| *got == bytes));
 }
+
+#[test]
+fn the_end_of_a_ring_does_not_interrupt_the_thread_that_has_made_it() {
+    for _ in 0..20 {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // With a timeout, what is interrupted is not taken up again by the kernel.
+        let timeout = std::time::Duration::from_millis(50);
+        socket.set_read_timeout(Some(timeout)).unwrap();
+        let Ok(ring) = Ring::new() else { return };
+        let ended = thread::spawn(move || drop(ring));
+        let error = socket.recv(&mut [0]).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::Interrupted);
+        ended.join().unwrap();
+    }
+}

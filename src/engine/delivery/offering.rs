@@ -56,6 +56,12 @@ impl<T: Transport> Core<T> {
         let bytes_max = self.hub.settings.limits.outbox_bytes_max;
         let policy = self.hub.settings.slow_consumer;
         let mut written = false;
+        let mut is_cut = false;
+        // What is queued of frames that nobody else holds does not keep the memory of those that are dropped.
+        let keep = |piece: Bytes, is_cut: bool| match own && is_cut {
+            true => Bytes::copy_from_slice(&piece),
+            false => piece,
+        };
         while messages > 0 {
             let Some(ws) = self.open_ws(slot) else {
                 self.counters().dropped_closed.add(u64::from(messages));
@@ -63,7 +69,7 @@ impl<T: Transport> Core<T> {
             };
             let fill = ws.outbox.fill(bytes_max);
             if judge(policy, fill, bytes.len()) == Verdict::Queue {
-                ws.outbox.push(bytes, messages, own);
+                ws.outbox.push(keep(bytes, is_cut), messages, own);
                 break;
             }
             if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
@@ -80,13 +86,14 @@ impl<T: Transport> Core<T> {
                     .whole(&bytes, bytes_max.saturating_sub(fill.bytes)),
             };
             let piece = bytes.split_to(len);
+            is_cut |= !bytes.is_empty();
             match judge(policy, fill, len) {
                 // A paced shard has made sure of room beforehand.
-                Verdict::Queue | Verdict::Wait => ws.outbox.push(piece, count, own),
+                Verdict::Queue | Verdict::Wait => ws.outbox.push(keep(piece, is_cut), count, own),
                 Verdict::DropNewest => self.counters().dropped_slow_consumer.add(u64::from(count)),
                 Verdict::DropOldest => {
                     let dropped = ws.outbox.drop_oldest(len, bytes_max);
-                    ws.outbox.push(piece, count, own);
+                    ws.outbox.push(keep(piece, is_cut), count, own);
                     self.counters().dropped_slow_consumer.add(dropped);
                 }
                 Verdict::Disconnect => {

@@ -108,6 +108,27 @@ impl Queue {
             .sum()
     }
 
+    /// The memory that is kept for messages that nobody else holds.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn kept_bytes(&mut self) -> usize {
+        let chunks = self.chunks.iter_mut().filter(|chunk| chunk.own);
+        chunks
+            .map(
+                |chunk| match std::mem::take(&mut chunk.bytes).try_into_mut() {
+                    Ok(bytes) => {
+                        let kept = bytes.capacity();
+                        chunk.bytes = bytes.freeze();
+                        kept
+                    }
+                    Err(shared) => {
+                        chunk.bytes = shared;
+                        0
+                    }
+                },
+            )
+            .sum()
+    }
+
     /// Queues whole messages; they are `own` if no other outbox shares them.
     pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         debug_assert!(messages > 0);

@@ -580,3 +580,34 @@ fn somebody_with_many_connections_gives_way_before_others_with_one_that_has_more
     world.run_handlers();
     assert_eq!(world.all_frames(honest).len(), 1, "it is finished");
 }
+
+#[test]
+fn what_is_kept_of_joined_replies_does_not_keep_those_that_are_dropped() {
+    const OUTBOX: usize = 64 << 10;
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let mut world = World::new(Setup {
+            slow_consumer: policy,
+            limits: Limits {
+                outbox_bytes_max: OUTBOX,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let client = world.join();
+        world.stall(client, 0);
+        // Nearly full, with what has begun to leave, so that it is not dropped.
+        world.sends(client, &"x".repeat(OUTBOX - 1_000));
+        world.settle();
+        world.client_reads(client, 1);
+        for _ in 0..100 {
+            // Of these, there is room for the first.
+            world.sends(client, "x");
+            for _ in 0..7 {
+                world.sends(client, &"x".repeat(2_000));
+            }
+            world.settle();
+        }
+        let kept = world.kept_bytes(client);
+        assert!(kept <= 2 * OUTBOX, "{policy:?}: {kept}");
+    }
+}

@@ -7,6 +7,7 @@ use super::world::{Setup, Told, World, echo};
 use crate::engine::events::Status;
 use crate::engine::mailbox::Refused;
 use crate::limits::{Limits, SlowConsumer};
+use crate::protocol::fuzz::dice::Dice;
 
 const OUTBOX: usize = 1_000;
 
@@ -594,4 +595,61 @@ fn a_paced_shard_that_sleeps_is_not_woken_by_data() {
     assert_eq!(world.turns, turns);
     world.unstall(stuck);
     assert_eq!(world.all_frames(stuck).len(), 200);
+}
+
+/// What a client got, and what became of the rest, where its replies stand one behind the other in the mailbox, and can be
+/// joined, or where others stand between them.
+fn got_of_replies(dice: &mut Dice, policy: SlowConsumer, joined: bool) -> (Vec<Frame>, [u64; 3]) {
+    let mut world = World::new(Setup {
+        slow_consumer: policy,
+        limits: Limits {
+            outbox_bytes_max: 1 + dice.below(400),
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    let (slow, other) = (world.join(), world.join());
+    world.run_handlers();
+    world.frames(slow);
+    world.stall(slow, dice.below(200));
+    let mut n = 0;
+    for _ in 0..1 + dice.below(5) {
+        let replies = 1 + dice.below(12);
+        for _ in 0..replies {
+            let len = dice.below(60);
+            world.sends(slow, &format!("{n:0len$}"));
+            if !joined {
+                world.sends(other, "between");
+            }
+            n += 1;
+        }
+        if joined {
+            (0..replies).for_each(|_| world.sends(other, "behind"));
+        }
+        world.settle();
+        world.client_reads(slow, dice.below(150));
+    }
+    world.unstall(slow);
+    let metrics = world.metrics();
+    let dropped = metrics.dropped.slow_consumer + metrics.dropped.closed;
+    (
+        world.all_frames(slow),
+        [metrics.messages_out, dropped, metrics.slow_consumers],
+    )
+}
+
+#[test]
+fn replies_that_are_joined_meet_the_policy_as_each_by_itself_would() {
+    let policies = [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropOldest,
+        SlowConsumer::DropNewest,
+    ];
+    for seed in 0..400 {
+        for policy in policies {
+            let [joined, one_by_one] = [true, false]
+                .map(|joined| got_of_replies(&mut Dice::from_seed(seed), policy, joined));
+            assert_eq!(joined, one_by_one, "{policy:?}, seed {seed}");
+        }
+    }
 }

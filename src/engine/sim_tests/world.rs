@@ -714,6 +714,19 @@ impl World {
         }
     }
 
+    /// The memory that is kept for them.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&mut self, client: usize) -> usize {
+        let key = self.key(client);
+        let core = self.core();
+        let slot = core.conns.find(key);
+        let conn = slot.and_then(|slot| core.conns.get_mut(slot));
+        match conn.map(|conn| &mut conn.role) {
+            Some(Role::WebSocket(ws)) => ws.outbox.kept_bytes(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn conns(&mut self) -> usize {
         self.core().conns.len()
     }
