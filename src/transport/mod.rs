@@ -40,6 +40,9 @@ pub(crate) trait Transport: Sized + Send + 'static {
 
 /// Writes to many with one system call, where a system has that.
 pub(crate) trait WriteMany<T>: Send + 'static {
+    /// Fewer are as well written one by one.
+    const MANY: usize;
+
     /// Writes each of these pieces as `Transport::write` would, to another transport each. Returns what came of those that
     /// were not written whole, by their place.
     fn write_many(&mut self, writes: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)>;
@@ -50,6 +53,8 @@ pub(crate) trait WriteMany<T>: Send + 'static {
 pub(crate) enum NoRing {}
 
 impl<T> WriteMany<T> for NoRing {
+    const MANY: usize = usize::MAX;
+
     fn write_many(&mut self, _: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
         match *self {}
     }

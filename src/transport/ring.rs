@@ -24,8 +24,6 @@ use super::{WriteMany, write};
 
 /// Sends of one system call; for more, several are made.
 const ENTRIES: usize = 1024;
-/// Fewer are made one by one.
-const MANY: usize = 4;
 
 /// `None` once it has failed.
 pub(crate) struct Ring(Option<IoUring>);
@@ -51,12 +49,14 @@ impl Ring {
 }
 
 impl WriteMany<TcpStream> for Ring {
+    const MANY: usize = 4;
+
     fn write_many(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
         let mut unfinished = Vec::new();
         for (chunk, writes) in writes.chunks(ENTRIES).enumerate() {
             let first = chunk * ENTRIES;
             let taken = match &mut self.0 {
-                Some(ring) if writes.len() >= MANY => {
+                Some(ring) if writes.len() >= Self::MANY => {
                     send_all(ring, writes, first, &mut unfinished).unwrap_or_else(|failed| {
                         self.0 = None;
                         failed.taken

@@ -3,6 +3,8 @@ use std::net;
 
 use super::*;
 
+const MANY: usize = <Ring as WriteMany<TcpStream>>::MANY;
+
 /// A shard's end, and the client's.
 fn pair() -> (TcpStream, net::TcpStream) {
     let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -20,9 +20,12 @@ pub(super) struct AtOnce {
 }
 
 impl<T: Transport> Core<T> {
-    /// Writes a run to all members for whom nothing else waits; `None` without a ring.
+    /// Writes a run to all members for whom nothing else waits; `None` without a ring, or if they are few.
     pub(super) fn write_run_at_once(&mut self, members: &[u32], run: &Closed) -> Option<AtOnce> {
         let ring = self.ring.as_mut()?;
+        if members.len() < T::Ring::MANY {
+            return None;
+        }
         let mut at_once = AtOnce {
             bytes: 0,
             messages: 0,
@@ -63,11 +66,14 @@ impl<T: Transport> Core<T> {
     }
 
     /// Writes what waits for these, as far as it lies in one piece. Returns what came of it, for each in its place; without
-    /// a ring nothing.
+    /// a ring nothing, nor if they are few.
     pub(in crate::engine) fn write_at_once(&mut self, slots: &[u32]) -> Vec<Begun> {
         let Some(ring) = &mut self.ring else {
             return Vec::new();
         };
+        if slots.len() < T::Ring::MANY {
+            return Vec::new();
+        }
         let mut places = Vec::with_capacity(slots.len());
         for (place, &slot) in slots.iter().enumerate() {
             // A slot stands there twice where a connection has gone and another has come in its place.

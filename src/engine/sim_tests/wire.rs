@@ -208,6 +208,8 @@ impl Transport for Wire {
 pub(super) struct Together;
 
 impl WriteMany<Wire> for Together {
+    const MANY: usize = 1;
+
     fn write_many(&mut self, writes: &[(&Wire, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
         let outcomes = writes
             .iter()
