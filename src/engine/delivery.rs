@@ -276,39 +276,6 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
-    /// has answered to messages that came together.
-    fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
-        let delivery = &mut self.delivery;
-        let max = delivery.runs_bytes_max.min(JOIN_BELOW_BYTES);
-        // Producers that are paced are paced for each message.
-        if delivery.paces || frame.len() >= max {
-            return (frame, 1);
-        }
-        let (mut len, mut count) = (frame.len(), 0);
-        for mail in &delivery.mail {
-            match mail {
-                Mail::Send(to, next) if *to == key && len + next.len() <= max => {
-                    len += next.len();
-                    count += 1;
-                }
-                _ => break,
-            }
-        }
-        if count == 0 {
-            return (frame, 1);
-        }
-        let mut joined = Vec::with_capacity(len);
-        joined.extend_from_slice(&frame);
-        for mail in delivery.mail.drain(..count) {
-            if let Mail::Send(_, frame) = mail {
-                joined.extend_from_slice(&frame);
-            }
-        }
-        delivery.delivered += count as u64;
-        (joined.into(), 1 + count as u32)
-    }
-
     /// Asks every outbox for room for a message of that length, which may be longer than usual.
     fn need_room(&mut self, len: usize) {
         let need = len.max(self.delivery.need_usual);

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
+use super::JOIN_BELOW_BYTES;
 use crate::engine::core::{Core, Role};
+use crate::engine::hub::Mail;
+use crate::engine::id::Key;
 use crate::engine::slow_consumer::{Verdict, judge};
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
@@ -10,6 +13,39 @@ use crate::report::info;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
+    /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
+    /// has answered to messages that came together.
+    pub(super) fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
+        let delivery = &mut self.delivery;
+        let max = delivery.runs_bytes_max.min(JOIN_BELOW_BYTES);
+        // Producers that are paced are paced for each message.
+        if delivery.paces || frame.len() >= max {
+            return (frame, 1);
+        }
+        let (mut len, mut count) = (frame.len(), 0);
+        for mail in &delivery.mail {
+            match mail {
+                Mail::Send(to, next) if *to == key && len + next.len() <= max => {
+                    len += next.len();
+                    count += 1;
+                }
+                _ => break,
+            }
+        }
+        if count == 0 {
+            return (frame, 1);
+        }
+        let mut joined = Vec::with_capacity(len);
+        joined.extend_from_slice(&frame);
+        for mail in delivery.mail.drain(..count) {
+            if let Mail::Send(_, frame) = mail {
+                joined.extend_from_slice(&frame);
+            }
+        }
+        delivery.delivered += count as u64;
+        (joined.into(), 1 + count as u32)
+    }
+
     /// Queues what is in no other outbox.
     pub(super) fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
         self.offer(slot, bytes, messages, true);
