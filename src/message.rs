@@ -27,8 +27,7 @@ use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 pub struct Message {
     /// An unmasked frame with FIN set: header, then payload.
     frame: Bytes,
-    header_len: u8,
-    text: bool,
+    shape: Shape,
 }
 
 /// What is known of a message's frame.
@@ -68,8 +67,10 @@ impl Message {
         frame.extend_from_slice(payload);
         Self {
             frame: frame.into(),
-            header_len: header_len as u8,
-            text,
+            shape: Shape {
+                header_len: header_len as u8,
+                text,
+            },
         }
     }
 
@@ -85,8 +86,10 @@ impl Message {
                 buffer[..HEADER_BYTES_MAX].copy_from_slice(&header);
                 Self {
                     frame: Bytes::from(buffer).slice(HEADER_BYTES_MAX - header_len..),
-                    header_len: header_len as u8,
-                    text,
+                    shape: Shape {
+                        header_len: header_len as u8,
+                        text,
+                    },
                 }
             }
         }
@@ -94,12 +97,12 @@ impl Message {
 
     /// Whether this is a text message.
     pub fn is_text(&self) -> bool {
-        self.text
+        self.shape.text
     }
 
     /// The payload of a text message; `None` if the message is binary.
     pub fn text(&self) -> Option<&str> {
-        if self.text {
+        if self.shape.text {
             std::str::from_utf8(self.bytes()).ok()
         } else {
             None
@@ -108,7 +111,7 @@ impl Message {
 
     /// The payload.
     pub fn bytes(&self) -> &[u8] {
-        &self.frame[usize::from(self.header_len)..]
+        &self.frame[usize::from(self.shape.header_len)..]
     }
 
     /// The message as one unmasked frame, as a server sends it (RFC 6455 §5.2).
@@ -129,20 +132,12 @@ impl Message {
     /// The frame, and what makes a message of it again: so a message that nobody else has costs no reference count.
     #[inline]
     pub(crate) fn into_frame(self) -> (Bytes, Shape) {
-        let shape = Shape {
-            header_len: self.header_len,
-            text: self.text,
-        };
-        (self.frame, shape)
+        (self.frame, self.shape)
     }
 
     #[inline]
     pub(crate) fn of_frame(frame: Bytes, shape: Shape) -> Self {
-        Self {
-            frame,
-            header_len: shape.header_len,
-            text: shape.text,
-        }
+        Self { frame, shape }
     }
 }
 
@@ -163,7 +158,9 @@ impl fmt::Debug for Message {
         let payload = self.bytes();
         let shown = &payload[..payload.len().min(SHOWN_BYTES_MAX)];
         let mut debug = f.debug_struct("Message");
-        debug.field("text", &self.text).field("len", &payload.len());
+        debug
+            .field("text", &self.shape.text)
+            .field("len", &payload.len());
         match self.text() {
             Some(_) => debug.field("payload", &String::from_utf8_lossy(shown)),
             None => debug.field("payload", &shown),

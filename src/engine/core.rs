@@ -53,12 +53,12 @@ pub(crate) struct Core<T: Transport> {
     dirty: Vec<u32>,
     spare_slots: Spare,
     /// For the handlers, at the end of this turn.
-    jobs: VecDeque<Job>,
+    pub(super) jobs: VecDeque<Job>,
     /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
-    runs_here: bool,
-    quickness: Quickness,
+    pub(super) runs_here: bool,
+    pub(super) quickness: Quickness,
     /// What came of those that have run here.
-    dones: Vec<(Key, Done)>,
+    pub(super) dones: Vec<(Key, Done)>,
     pub(super) delivery: Delivery,
     pub(super) intake: Intake,
     words: Vec<Word>,
@@ -364,56 +364,6 @@ impl<T: Transport> Core<T> {
         self.flush();
         // What the flush has set going, as when a client has read on.
         self.hand_over();
-    }
-
-    /// Jobs go to the handlers, unless they are to run here.
-    fn hand_over(&mut self) {
-        if !self.runs_here {
-            Pool::push(&self.hub, &mut self.jobs, self.now);
-        }
-    }
-
-    /// Jobs can't run here at present.
-    pub(super) fn hand_over_all(&mut self) {
-        self.quickness.postpone(self.now);
-        self.runs_here = false;
-        self.hand_over();
-    }
-
-    /// Whether the shard's own thread is to run jobs.
-    pub(super) fn runs_here(&self) -> bool {
-        self.runs_here
-    }
-
-    pub(super) fn has_jobs(&self) -> bool {
-        !self.jobs.is_empty()
-    }
-
-    /// A job for the shard's own thread.
-    pub(super) fn next_job(&mut self) -> Option<Job> {
-        self.jobs.pop_front()
-    }
-
-    /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
-    /// handlers have sent.
-    pub(super) fn ran_here(
-        &mut self,
-        to: Option<(u16, Key)>,
-        done: Option<Done>,
-        took: Duration,
-        now: Instant,
-    ) {
-        if let (Some((_, key)), Some(done)) = (to, done) {
-            self.dones.push((key, done));
-        }
-        self.quickness.ran(took, now);
-        self.runs_here &= !self.quickness.is_paused();
-    }
-
-    /// Another thread goes on with the shard, since a handler takes long.
-    pub(super) fn was_handed_on(&mut self, now: Instant) {
-        self.quickness.found_slow(now);
-        self.runs_here = false;
     }
 
     fn flush(&mut self) {

@@ -141,11 +141,10 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
         let mut state = lock(&self.state);
         loop {
-            if state.closed {
-                return Err(Refused::Closed);
-            }
-            if state.has_room(weight, self.bytes_max) {
-                return Ok(state);
+            match state.admits(weight, self.bytes_max) {
+                Ok(()) => return Ok(state),
+                Err(Refused::Closed) => return Err(Refused::Closed),
+                Err(Refused::Full) => {}
             }
             // A full mailbox is emptied by its shard, which must not sleep meanwhile. One that is only promised away
             // is none of its business: whoever it was promised to comes back.
@@ -163,11 +162,8 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
         let weight = data.weight();
         let mut state = lock(&self.state);
-        if state.closed {
-            return Err((data, Refused::Closed));
-        }
-        if !state.has_room(weight, self.bytes_max) {
-            return Err((data, Refused::Full));
+        if let Err(refused) = state.admits(weight, self.bytes_max) {
+            return Err((data, refused));
         }
         state.add(data, weight);
         self.notify(state, when, false);
@@ -177,12 +173,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     /// Keeps room for data of that weight, which is brought with `push_reserved` or given back with `unreserve`.
     pub(crate) fn try_reserve(&self, weight: usize) -> Result<(), Refused> {
         let mut state = lock(&self.state);
-        if state.closed {
-            return Err(Refused::Closed);
-        }
-        if !state.has_room(weight, self.bytes_max) {
-            return Err(Refused::Full);
-        }
+        state.admits(weight, self.bytes_max)?;
         state.reserved += weight;
         Ok(())
     }
@@ -323,6 +314,17 @@ impl<D, C> State<D, C> {
         self.pushed += 1;
         self.bytes += weight;
         self.bytes_peak = self.bytes_peak.max(self.bytes);
+    }
+
+    /// Whether data of that weight is taken now.
+    fn admits(&self, weight: usize, bytes_max: usize) -> Result<(), Refused> {
+        if self.closed {
+            Err(Refused::Closed)
+        } else if self.has_room(weight, bytes_max) {
+            Ok(())
+        } else {
+            Err(Refused::Full)
+        }
     }
 
     /// An empty mailbox takes anything, so that a message longer than the bound gets through.

@@ -24,6 +24,7 @@ mod hub;
 mod id;
 mod intake;
 mod lease;
+mod lending;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod mailbox;

@@ -7,6 +7,7 @@
 mod axum_ws;
 mod fast;
 mod hall;
+mod http1;
 mod plain;
 mod published_ws;
 mod yawc_ws;

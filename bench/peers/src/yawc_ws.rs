@@ -6,30 +6,16 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use yawc::frame::OpCode;
 use yawc::{Frame, Options, WebSocket, WebSocketError};
 
 use crate::hall::{Hall, Payload};
+use crate::http1;
 
 pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let hall = hall.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, hall.clone()));
-            let connection = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
-            // It ends with the upgrade, or with a client that is gone.
-            let _ = connection.await;
-        });
-    }
+    http1::serve(listener, hall, answer).await
 }
 
 async fn answer(
