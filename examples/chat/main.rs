@@ -45,7 +45,7 @@ const HISTORY_BYTES: usize = 64 * 1024;
 const PACE: Duration = Duration::from_millis(500);
 const BURST: u32 = 20;
 /// Somebody who comes back within this has not left: a reload, a tunnel.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Who is in each room. Its lock is held while changes are told, so that everyone is told of them in the same order.
 #[derive(Default)]
