@@ -20,6 +20,7 @@
 //! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
 //! | [`encode`] | frames to send (§5.2, unmasked) |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
+//! | [`procedures`] | notifications, calls and their answers in binary messages |
 //! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
 
 pub(crate) mod assembler;
@@ -37,6 +38,7 @@ pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
 pub(crate) mod mask;
+pub(crate) mod procedures;
 #[cfg(test)]
 mod regressions;
 pub(crate) mod utf8;

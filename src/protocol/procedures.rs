@@ -1,0 +1,273 @@
+//! The frames of the procedures' subprotocols: what is in a binary message. Numbers are big-endian.
+//!
+//! The newer subprotocol has all that the older one has, in the same bytes, so what is sent to many is written once.
+
+use std::fmt;
+
+/// The older subprotocol: notifications, and calls from the client.
+pub(crate) const OLD: &str = "websocket.io-rpc-v0.1";
+/// The newer one: also errors, streamed responses, calls from the server, and ids of messages that a room keeps.
+pub(crate) const V1: &str = "humphrey_ws.procedures.v1";
+
+const NOTIFICATION: u8 = 1;
+const REQUEST: u8 = 2;
+const RESET: u8 = 3;
+const RESPONSE: u8 = 4;
+const ERROR: u8 = 5;
+const ITEM: u8 = 6;
+const OF_ROOM: u8 = 7;
+
+/// The longest name, in bytes.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
+
+/// What a client may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frame<'a> {
+    Notification {
+        name: &'a str,
+        payload: &'a [u8],
+    },
+    Request {
+        id: u32,
+        name: &'a str,
+        payload: &'a [u8],
+    },
+    /// Who has asked does not want the answer any more.
+    Reset {
+        id: u32,
+    },
+    /// The end of a call.
+    Response {
+        id: u32,
+        payload: &'a [u8],
+    },
+    /// The end of a call that has failed.
+    Error {
+        id: u32,
+        code: u8,
+        text: &'a str,
+    },
+}
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    Empty,
+    /// A form that there is not, or not from a client.
+    Form(u8),
+    /// It ends before its end.
+    Short,
+    /// There is more behind its end.
+    Long,
+    /// A name or a text that is not UTF-8.
+    Utf8,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("an empty frame"),
+            Self::Form(form) => write!(f, "a frame of the unknown form {form}"),
+            Self::Short => f.write_str("a frame that is cut off"),
+            Self::Long => f.write_str("a frame with more behind its end"),
+            Self::Utf8 => f.write_str("a frame with a name or text that is not UTF-8"),
+        }
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Reads a frame that a client has sent. The older subprotocol has but the first three forms.
+    pub(crate) fn parse(bytes: &'a [u8], is_old: bool) -> Result<Self, Malformed> {
+        let (&form, mut rest) = bytes.split_first().ok_or(Malformed::Empty)?;
+        match form {
+            NOTIFICATION => Ok(Self::Notification {
+                name: take_name(&mut rest)?,
+                payload: rest,
+            }),
+            REQUEST => Ok(Self::Request {
+                id: take_id(&mut rest)?,
+                name: take_name(&mut rest)?,
+                payload: rest,
+            }),
+            RESET => match (take_id(&mut rest)?, rest) {
+                (id, []) => Ok(Self::Reset { id }),
+                _ => Err(Malformed::Long),
+            },
+            RESPONSE if !is_old => Ok(Self::Response {
+                id: take_id(&mut rest)?,
+                payload: rest,
+            }),
+            ERROR if !is_old => {
+                let id = take_id(&mut rest)?;
+                let (&code, text) = rest.split_first().ok_or(Malformed::Short)?;
+                let text = std::str::from_utf8(text).map_err(|_| Malformed::Utf8)?;
+                Ok(Self::Error { id, code, text })
+            }
+            form => Err(Malformed::Form(form)),
+        }
+    }
+}
+
+fn take_id(rest: &mut &[u8]) -> Result<u32, Malformed> {
+    let (id, behind) = rest.split_first_chunk().ok_or(Malformed::Short)?;
+    *rest = behind;
+    Ok(u32::from_be_bytes(*id))
+}
+
+/// A text behind its length, which is one byte.
+pub(crate) fn take_name<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
+    let (&len, behind) = rest.split_first().ok_or(Malformed::Short)?;
+    let (name, behind) = behind
+        .split_at_checked(len.into())
+        .ok_or(Malformed::Short)?;
+    *rest = behind;
+    std::str::from_utf8(name).map_err(|_| Malformed::Utf8)
+}
+
+fn push_name(out: &mut Vec<u8>, name: &str) {
+    // Whoever has let a longer one in has a fault, and no client is to suffer from a frame that says something else.
+    debug_assert!(name.len() <= NAME_BYTES_MAX);
+    out.push(name.len().min(NAME_BYTES_MAX) as u8);
+    out.extend_from_slice(&name.as_bytes()[..name.len().min(NAME_BYTES_MAX)]);
+}
+
+fn with_id(form: u8, id: u32, len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(5 + len);
+    out.push(form);
+    out.extend_from_slice(&id.to_be_bytes());
+    out
+}
+
+pub(crate) fn notification(name: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + name.len() + payload.len());
+    out.push(NOTIFICATION);
+    push_name(&mut out, name);
+    out.extend_from_slice(payload);
+    out
+}
+
+pub(crate) fn request(id: u32, name: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = with_id(REQUEST, id, 1 + name.len() + payload.len());
+    push_name(&mut out, name);
+    out.extend_from_slice(payload);
+    out
+}
+
+pub(crate) fn reset(id: u32) -> Vec<u8> {
+    with_id(RESET, id, 0)
+}
+
+pub(crate) fn response(id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = with_id(RESPONSE, id, payload.len());
+    out.extend_from_slice(payload);
+    out
+}
+
+pub(crate) fn error(id: u32, code: u8, text: &str) -> Vec<u8> {
+    let mut out = with_id(ERROR, id, 1 + text.len());
+    out.push(code);
+    out.extend_from_slice(text.as_bytes());
+    out
+}
+
+pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = with_id(ITEM, id, payload.len());
+    out.extend_from_slice(payload);
+    out
+}
+
+/// A message of a room that keeps a history, with its id there.
+pub(crate) fn of_room(room: &str, id: &str, is_text: bool, message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 + room.len() + id.len() + message.len());
+    out.push(OF_ROOM);
+    push_name(&mut out, room);
+    push_name(&mut out, id);
+    out.push(if is_text { 1 } else { 2 });
+    out.extend_from_slice(message);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_the_bytes_of_the_table() {
+        assert_eq!(notification("tick", b"7"), b"\x01\x04tick7");
+        assert_eq!(request(258, "myip", b""), b"\x02\x00\x00\x01\x02\x04myip");
+        assert_eq!(reset(u32::MAX), b"\x03\xff\xff\xff\xff");
+        assert_eq!(response(1, b"ok"), b"\x04\x00\x00\x00\x01ok");
+        assert_eq!(error(1, 2, "no"), b"\x05\x00\x00\x00\x01\x02no");
+        assert_eq!(item(1, b"half"), b"\x06\x00\x00\x00\x01half");
+        assert_eq!(
+            of_room("news", "a-1", true, b"rain"),
+            b"\x07\x04news\x03a-1\x01rain"
+        );
+        assert_eq!(of_room("", "a-1", false, b"\0"), b"\x07\x00\x03a-1\x02\0");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let name = "n".repeat(NAME_BYTES_MAX);
+        let payload = b"\x00\xff";
+        let same =
+            |bytes: &[u8], frame: Frame<'_>| assert_eq!(Frame::parse(bytes, false), Ok(frame));
+        same(
+            &notification(&name, payload),
+            Frame::Notification {
+                name: &name,
+                payload,
+            },
+        );
+        same(
+            &request(7, "", payload),
+            Frame::Request {
+                id: 7,
+                name: "",
+                payload,
+            },
+        );
+        same(&reset(7), Frame::Reset { id: 7 });
+        same(&response(7, payload), Frame::Response { id: 7, payload });
+        same(
+            &error(7, 3, "ü"),
+            Frame::Error {
+                id: 7,
+                code: 3,
+                text: "ü",
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        for (bytes, is_old, expected) in [
+            (&b""[..], false, Malformed::Empty),
+            (b"\x00", false, Malformed::Form(0)),
+            (b"\x06\x00\x00\x00\x01", false, Malformed::Form(6)),
+            (b"\x07\x00\x00\x01", false, Malformed::Form(7)),
+            (b"\x04\x00\x00\x00\x01", true, Malformed::Form(4)),
+            (b"\x05\x00\x00\x00\x01\x02", true, Malformed::Form(5)),
+            (b"\x01", false, Malformed::Short),
+            (b"\x01\x02a", true, Malformed::Short),
+            (b"\x02\x00\x00\x00", false, Malformed::Short),
+            (b"\x02\x00\x00\x00\x01", false, Malformed::Short),
+            (b"\x03\x00\x00\x00", false, Malformed::Short),
+            (b"\x03\x00\x00\x00\x01\x00", false, Malformed::Long),
+            (b"\x05\x00\x00\x00\x01", false, Malformed::Short),
+            (b"\x05\x00\x00\x00\x01\x02\xff", false, Malformed::Utf8),
+            (b"\x01\x01\xff", true, Malformed::Utf8),
+        ] {
+            assert_eq!(Frame::parse(bytes, is_old), Err(expected), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn no_start_of_a_frame_is_read_past_its_end() {
+        let whole = request(1, "name", b"");
+        for len in 0..whole.len() {
+            assert!(Frame::parse(&whole[..len], false).is_err());
+        }
+        assert!(Frame::parse(&whole, false).is_ok());
+    }
+}
