@@ -14,6 +14,7 @@ use super::memberships::Memberships;
 use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::protocol::http::Head;
+use crate::protocol::procedures;
 use crate::report::Span;
 use crate::request::{Reject, RequestHead};
 
@@ -130,6 +131,11 @@ impl Session {
     /// What was chosen of the subprotocols that the client has offered.
     pub(crate) fn subprotocol(&self) -> Option<&str> {
         self.rare.as_ref()?.subprotocol.as_deref()
+    }
+
+    /// Whether it gets messages of rooms with their ids there.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.subprotocol() == Some(procedures::V1)
     }
 
     pub(crate) fn status(&self) -> Status {
