@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::metrics::Counters;
+use crate::report::error;
+
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -69,17 +72,18 @@ impl InFlight {
         }
     }
 
-    /// Tells whoever waits. Returns whether it was not cancelled before.
-    pub(super) fn cancel(&self, cause: Cause) -> bool {
+    /// Counts it, unless it was cancelled before, and tells whoever waits.
+    pub(super) fn cancel(&self, cause: Cause, counters: &Counters) {
         let mut lock = self.lock();
-        let before = self.cause.fetch_max(cause as u8, SeqCst);
+        if self.cause.fetch_max(cause as u8, SeqCst) == 0 {
+            counters.calls_cancelled.add(1);
+        }
         let wakers = std::mem::take(&mut *lock);
         self.changed.notify_all();
         drop(lock);
         for waker in wakers {
             run(waker);
         }
-        before == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
@@ -90,7 +94,7 @@ impl InFlight {
 /// It is user code, and its fault is not this thread's.
 fn run(waker: Waker) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(waker)) {
-        crate::report::error!("what was to be done when a call is cancelled has panicked");
+        error!("what was to be done when a call is cancelled has panicked");
         // Dropping what it panicked with may panic again.
         std::mem::forget(payload);
     }

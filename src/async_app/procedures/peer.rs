@@ -189,10 +189,8 @@ impl Peer {
                     Version::V1 => state.by_id.get(&id).cloned(),
                 };
                 drop(state);
-                if let Some(call) = call
-                    && call.cancel(Cause::Reset)
-                {
-                    counters.calls_cancelled.add(1);
+                if let Some(call) = call {
+                    call.cancel(Cause::Reset, counters);
                 }
                 Receipt::Done
             }
@@ -246,8 +244,9 @@ impl Peer {
                 waiter.tell(Err(CallErrorReason::Closed.into()));
             }
         }
-        let cancelled = calls.iter().filter(|call| call.cancel(cause)).count();
-        counters.calls_cancelled.add(cancelled as u64);
+        for call in calls {
+            call.cancel(cause, counters);
+        }
     }
 
     /// The call whose request the handlers have come to. None: there were too many.
