@@ -41,7 +41,7 @@ pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
         return Err(error);
     }
     Ok(match outcome {
-        Outcome::Done | Outcome::Stopped | Outcome::ClosedByServer => ExitCode::SUCCESS,
+        Outcome::Done | Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::FAILURE,
     })
 }
@@ -103,13 +103,15 @@ impl Listener {
                 say!("the server was started anew: what it had sent last may be missing");
             }
             Gap::TooLong => say!("messages are missing: the server keeps them no longer"),
-            Gap::Plain => say!("what was sent meanwhile is missing: the server does not keep it"),
+            Gap::Plain => say!("what was sent meanwhile may be missing"),
         }
     }
 }
 
 impl Peer for Listener {
     const OFFERS: &'static [&'static str] = OFFERS;
+
+    const SERVER_MAY_END: bool = true;
 
     const CLOSE_WAIT: Duration = Duration::from_secs(2);
 

@@ -53,7 +53,7 @@ pub(super) enum Gap {
     Restarted,
     /// The server keeps what was missed no longer.
     TooLong,
-    /// The server keeps nothing.
+    /// The server keeps nothing, as far as we know.
     Plain,
 }
 

@@ -39,11 +39,7 @@ pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
         &mut world,
         &mut sender,
     )?;
-    sender.input.end();
-    if outcome == Outcome::ClosedByServer {
-        say!("the server has closed the connection with 1000 before all was sent");
-    }
-    Ok(sender.verdict(options.connect.quiet))
+    Ok(sender.verdict(outcome, options.connect.quiet))
 }
 
 struct Sender {
@@ -114,7 +110,7 @@ impl Sender {
     }
 
     /// Says what has become of the lines.
-    fn verdict(&self, quiet: bool) -> ExitCode {
+    fn verdict(&self, outcome: Outcome, quiet: bool) -> ExitCode {
         let plural = |n: u64| if n == 1 { "" } else { "s" };
         let unsent = (self.again.len() + self.input.waiting()) as u64;
         let (doubtful, skipped) = (self.doubtful, self.input.skipped());
@@ -129,9 +125,12 @@ impl Sender {
             );
         }
         if unsent > 0 {
-            say!("{unsent} line{} not sent", plural(unsent));
+            say!(
+                "{unsent} line{} that had been read could not be sent",
+                plural(unsent)
+            );
         }
-        if doubtful + unsent + skipped == 0 && self.is_done() {
+        if doubtful + unsent + skipped == 0 && outcome != Outcome::Failed {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -154,6 +153,8 @@ fn message(line: Vec<u8>) -> Message {
 
 impl Peer for Sender {
     const OFFERS: &'static [&'static str] = &[];
+
+    const SERVER_MAY_END: bool = false;
 
     // The server may be busy with all that it was sent, and says goodbye behind that.
     const CLOSE_WAIT: Duration = Duration::from_secs(30);
@@ -182,7 +183,7 @@ impl Peer for Sender {
         let flow = self.send_some(link)?;
         self.count_left(link);
         let taken = self.left + self.leaving.len() as u64;
-        if self.asked.is_none() && taken > self.arrived && flow != Flow::Finish {
+        if self.asked.is_none() && taken > self.arrived {
             let number = taken.to_be_bytes();
             link.send(Message::Ping(Bytes::copy_from_slice(&number)))?;
             self.asked = Some(taken);

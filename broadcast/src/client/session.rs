@@ -23,6 +23,9 @@ pub(super) trait Peer {
     /// The subprotocols that it would like.
     const OFFERS: &'static [&'static str];
 
+    /// Whether a server that closes with 1000 says that all is done.
+    const SERVER_MAY_END: bool;
+
     /// How long the server may be silent once it has been told that this is the end.
     const CLOSE_WAIT: Duration;
 
@@ -82,12 +85,10 @@ pub(super) enum End {
 /// How all of it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The peer is done.
+    /// All is done.
     Done,
     /// A signal came, or nobody reads the output.
     Stopped,
-    /// The server has closed with code 1000.
-    ClosedByServer,
     /// There is no connection, and there will be none. It has been said.
     Failed,
 }
@@ -96,6 +97,8 @@ pub(super) enum Outcome {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Stop(Outcome),
+    /// The end, if the server may say so.
+    ServerEnds,
     /// Another attempt; `later` if the server has asked for time, and not before so long.
     Again {
         later: bool,
@@ -109,7 +112,7 @@ impl End {
         match *self {
             Self::Done => Next::Stop(Outcome::Done),
             Self::Stopped => Next::Stop(Outcome::Stopped),
-            Self::Closed { code: 1000, .. } => Next::Stop(Outcome::ClosedByServer),
+            Self::Closed { code: 1000, .. } => Next::ServerEnds,
             Self::Closed { code: 1008, .. } | Self::Foreign(_) => Next::Stop(Outcome::Failed),
             Self::Closed { code, .. } => again(code == 1013, Duration::ZERO),
             Self::Lost(_) => again(false, Duration::ZERO),
@@ -194,12 +197,17 @@ pub(super) fn run<P: Peer>(
             return Ok(Outcome::Stopped);
         }
         let (later, at_least) = match end.next() {
-            Next::Stop(outcome) => {
-                if outcome == Outcome::Failed || !connect.quiet {
+            Next::ServerEnds if P::SERVER_MAY_END => {
+                if !connect.quiet {
                     say!("{end}");
                 }
-                return Ok(outcome);
+                return Ok(Outcome::Done);
             }
+            Next::ServerEnds | Next::Stop(Outcome::Failed) => {
+                say!("{end}");
+                return Ok(Outcome::Failed);
+            }
+            Next::Stop(outcome) => return Ok(outcome),
             Next::Again { .. } if connect.no_reconnect => {
                 say!("{end}");
                 return Ok(Outcome::Failed);
@@ -295,7 +303,7 @@ mod tests {
             later,
             at_least: Duration::ZERO,
         };
-        assert_eq!(closed(1000), Next::Stop(Outcome::ClosedByServer));
+        assert_eq!(closed(1000), Next::ServerEnds);
         assert_eq!(closed(1008), Next::Stop(Outcome::Failed));
         assert_eq!(closed(1013), again(true));
         for code in [1001, 1005, 1009, 1011, 1012, 4000] {
