@@ -452,10 +452,10 @@ fn a_signal_ends_it_with_a_goodbye() {
 
 #[test]
 fn a_reader_that_does_not_read_slows_the_server_and_memory_is_bounded() {
-    const MESSAGES: usize = 400;
+    const MESSAGES: usize = 300;
     const MESSAGE_BYTES: usize = 256 << 10;
     let server = Foreign::new();
-    let (mut shell, mut stdout) = Shell::start(&["listen", &server.url(), "--count=400"]);
+    let (mut shell, mut stdout) = Shell::start(&["listen", &server.url(), "--count=300"]);
     let mut guest = server.guest();
     let writer = thread::spawn(move || {
         for _ in 0..MESSAGES {

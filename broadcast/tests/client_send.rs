@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use rustix::process::Signal;
 use support::shell::{Cable, Foreign, Shell};
 use support::{Program, eventually, http_get, number_of, numbered};
 use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 const NO_WELCOME: &str = "--no-welcome";
 
@@ -130,8 +133,15 @@ fn it_ends_only_when_the_server_has_answered_its_goodbye() {
     sender.stdin = None;
     let mut guest = server.guest();
     assert_eq!(guest.message(), Message::text("one"));
+    assert!(guest.message().is_close());
+    // It does not hang up before the answer, which leaves with the next call.
+    let stream = guest.socket.get_ref();
+    let some_time = Some(Duration::from_millis(300));
+    stream.set_read_timeout(some_time).unwrap();
+    assert!(stream.peek(&mut [0]).is_err(), "it has hung up");
     assert!(sender.is_running());
-    assert_eq!(guest.expect_close(), []);
+    stream.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    guest.socket.flush().unwrap_err();
     sender.expect_exit(0);
 }
 
@@ -221,6 +231,31 @@ fn after_cuts_each_line_has_arrived_once_or_is_counted_as_in_doubt() {
 }
 
 #[test]
+fn what_a_server_has_said_before_it_went_is_heard_though_nothing_can_be_written() {
+    for _ in 0..20 {
+        let server = Foreign::new();
+        let mut sender = Shell::send(&server.url(), &["--quiet"]);
+        let mut input = sender.stdin.take().unwrap();
+        let writer = thread::spawn(move || {
+            let lines = numbered(0..10_000);
+            // Until it has gone.
+            while input.write_all(&lines).is_ok() {}
+        });
+        let mut guest = server.guest();
+        guest.message();
+        guest.send(Message::Close(Some(CloseFrame {
+            code: CloseCode::Policy,
+            reason: "".into(),
+        })));
+        // It hangs up without reading the rest, or an answer.
+        drop(guest);
+        sender.expect_exit(1);
+        assert!(sender.said.contains("with 1008"), "{}", sender.said);
+        writer.join().unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_ends_it_is_obeyed_and_what_was_not_sent_is_said() {
     for code in [1000, 1008] {
         let server = Foreign::new();
@@ -267,7 +302,6 @@ fn a_server_that_does_not_read_stops_the_input_and_memory_is_bounded() {
     let mut input = sender.stdin.take().unwrap();
     let (written, progress) = std::sync::mpsc::channel();
     let writer = thread::spawn(move || {
-        use std::io::Write;
         let line = [&[b'x'; LINE_BYTES][..], b"\n"].concat();
         for _ in 0..LINES {
             input.write_all(&line).unwrap();

@@ -70,6 +70,11 @@ impl<W: Write> Output<W> {
 
 /// A text, with a space for each line break: a message must not pass for several.
 fn push_one_line(line: &mut Vec<u8>, text: &str) {
+    // Most have none, and that is quickly seen.
+    if !text.contains('\n') && !text.contains('\r') {
+        line.extend_from_slice(text.as_bytes());
+        return;
+    }
     let mut rest = text;
     while let Some(at) = rest.find(['\r', '\n']) {
         line.extend_from_slice(&rest.as_bytes()[..at]);

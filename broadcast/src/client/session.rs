@@ -18,6 +18,9 @@ use crate::say::say;
 /// Messages that are read before something else has its turn.
 const TURN_MESSAGES_MAX: usize = 256;
 
+/// Messages that are read from a connection that can't be written any more: what a socket holds, mostly.
+const LAST_MESSAGES_MAX: usize = 100_000;
+
 /// Who talks on a connection.
 pub(super) trait Peer {
     /// The subprotocols that it would like.
@@ -253,7 +256,7 @@ fn talk<P: Peer>(world: &mut World, link: &mut Link, peer: &mut P) -> End {
     }
 }
 
-/// Does what there is to do. Returns until when to wait for more.
+/// Reads what has come, and does what there is to do. Returns until when to wait for more.
 fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<Instant>, End> {
     let mut has_more = true;
     for _ in 0..TURN_MESSAGES_MAX {
@@ -265,18 +268,38 @@ fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<
             }
         }
     }
-    match peer.turn(link, world.is_over())? {
-        Flow::Wait => {}
-        Flow::Again => has_more = true,
-        Flow::Finish if link.is_closing() => {}
-        Flow::Finish => link.close()?,
+    match act(world, link, peer) {
+        Ok(again) => has_more |= again,
+        Err(end) => return Err(last_words(link, peer).unwrap_or(end)),
     }
-    link.write_out()?;
     // What has come is read before the server is judged by its silence.
     if has_more {
         return Ok(Some(Instant::now()));
     }
     link.deadline(P::CLOSE_WAIT)
+}
+
+/// What the peer and the link have to send. Returns whether there is more.
+fn act<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<bool, End> {
+    let flow = peer.turn(link, world.is_over())?;
+    if flow == Flow::Finish && !link.is_closing() {
+        link.close()?;
+    }
+    link.write_out()?;
+    Ok(flow == Flow::Again)
+}
+
+/// Where nothing can be written any more, the server may still have said why it has gone, and what it has got.
+fn last_words<P: Peer>(link: &mut Link, peer: &mut P) -> Option<End> {
+    for _ in 0..LAST_MESSAGES_MAX {
+        match link.read() {
+            Ok(Some(message)) => peer.received(link, message).ok()?,
+            Ok(None) => return None,
+            Err(end @ (End::Closed { .. } | End::Done)) => return Some(end),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 #[cfg(test)]
