@@ -94,7 +94,7 @@ fn push_id(json: &mut String, key: &str, id: Option<HistoryId>) {
 }
 
 /// A string, with what JSON does not allow in one escaped (RFC 8259 §7).
-fn quote(json: &mut String, text: &str) {
+pub(crate) fn quote(json: &mut String, text: &str) {
     json.push('"');
     let mut rest = text;
     while let Some(at) = rest

@@ -4,6 +4,7 @@
 //! others end the program by asking the engine to stop; what is first asked for in a friendly way (at the end of the
 //! input) can be hastened (by a signal).
 
+mod client;
 mod clients;
 mod events;
 mod json;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(code) => return code,
     };
+    if let Some(command) = &options.command {
+        return client::run(command);
+    }
     say::init(options.quiet);
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,

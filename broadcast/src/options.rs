@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::{Limits, Origins, SlowConsumer, TrustedProxies};
 
+use crate::client::Command;
 use crate::name::RoomName;
 use crate::publish::Token;
 use crate::rooms::Setup;
@@ -30,8 +31,16 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// server-sent events, from http://127.0.0.1:8080/events/ROOM or /events.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// Address to listen on: IP:PORT or HOST:PORT. Port 0 takes any free one; 0.0.0.0 lets other machines in
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(crate) listen: SocketAddr,

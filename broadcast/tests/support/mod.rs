@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
+pub(crate) mod shell;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -69,7 +71,11 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut program = Self::spawn("127.0.0.1:0", arguments);
+        Self::start_at("127.0.0.1:0", arguments)
+    }
+
+    pub(crate) fn start_at(listen: &str, arguments: &[&str]) -> Self {
+        let mut program = Self::spawn(listen, arguments);
         let line = program.expect_line("connect to ws://");
         assert!(line.contains("open http://"), "{line}");
         let address = line.rsplit("ws://").next().unwrap();
@@ -247,15 +253,20 @@ impl Program {
     }
 
     fn status_kib(&self, field: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).unwrap_or_default();
-        // There is none where there is no /proc, and none once it has ended.
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .and_then(|value| value.trim().trim_end_matches(" kB").parse().ok())
-            .unwrap_or(0)
+        status_kib(self.child.id(), field)
     }
+}
+
+/// What the system says of a process.
+fn status_kib(pid: u32, field: &str) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(path).unwrap_or_default();
+    // There is none where there is no /proc, and none once it has ended.
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .and_then(|value| value.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0)
 }
 
 impl Drop for Program {

@@ -1,0 +1,323 @@
+//! `humphrey-broadcast send`, against the program and against servers that are not ours.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::shell::{Cable, Foreign, Shell};
+use support::{Program, eventually, http_get, number_of, numbered};
+use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+const NO_WELCOME: &str = "--no-welcome";
+
+/// So that a test that comes back does not wait for long.
+const SOON: &str = "--max-delay=1";
+
+fn url_of(program: &Program) -> String {
+    format!("ws://{}/", program.address())
+}
+
+#[test]
+fn a_hundred_thousand_lines_go_from_shell_to_shell() {
+    const LINES: u64 = 100_000;
+    let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
+    let count = format!("--count={LINES}");
+    let mut listener = Shell::listen(&url_of(&program), &["--room=a b", &count]);
+    eventually("it is in", || {
+        let answer = http_get(program.address(), "/clients/a%20b").2;
+        answer.contains("\"room\": 1}")
+    });
+    let mut sender = Shell::send(&url_of(&program), &["--room=a b"]);
+    sender.write(&numbered(0..LINES));
+    sender.stdin = None;
+    sender.expect_exit(0);
+    assert!(sender.said.ends_with(": 100000 lines reached the server\n"));
+    for n in 0..LINES {
+        assert_eq!(listener.line(), n.to_string());
+    }
+    listener.expect_exit(0);
+    listener.expect_end_of_output();
+    sender.expect_end_of_output();
+}
+
+#[test]
+fn what_the_server_sends_is_read_and_dropped() {
+    let program = Program::start(&[NO_WELCOME, "--on-message", "echo"]);
+    let mut sender = Shell::send(&url_of(&program), &["--quiet"]);
+    let line = [&[b'x'; 10_000][..], b"\n"].concat();
+    for _ in 0..2_000 {
+        sender.write(&line);
+    }
+    sender.stdin = None;
+    sender.expect_exit(0);
+    assert_eq!(sender.said, "");
+    sender.expect_end_of_output();
+}
+
+#[test]
+fn each_line_is_a_message_and_one_that_is_no_text_a_binary_one() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    sender.write("one\n\ntwo\r\nGr\u{fc}ezi\n".as_bytes());
+    sender.write(b"\xff\xfe\nthe end");
+    sender.stdin = None;
+    let guest = server.guest();
+    assert!(guest.header("Sec-WebSocket-Protocol").is_none());
+    assert_eq!(
+        guest.expect_close(),
+        [
+            Message::text("one"),
+            Message::text(""),
+            Message::text("two"),
+            Message::text("Gr\u{fc}ezi"),
+            Message::binary(b"\xff\xfe".as_slice()),
+            Message::text("the end"),
+        ]
+    );
+    sender.expect_exit(0);
+}
+
+#[test]
+fn a_line_is_sent_as_soon_as_it_is_there() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    let mut guest = server.guest();
+    for line in ["one", "two"] {
+        sender.write(format!("{line}\n").as_bytes());
+        assert_eq!(guest.message(), Message::text(line));
+    }
+}
+
+#[test]
+fn no_input_is_a_greeting_and_a_goodbye() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    sender.stdin = None;
+    assert_eq!(server.guest().expect_close(), []);
+    sender.expect_exit(0);
+}
+
+#[test]
+fn a_line_that_is_too_long_is_skipped_and_said_and_the_others_are_sent() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    let guest = thread::spawn(move || server.guest().expect_close());
+    sender.write(b"one\n");
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..16 {
+        sender.write(&piece);
+    }
+    sender.write(b"\n");
+    for _ in 0..17 {
+        sender.write(&piece);
+    }
+    sender.write(b"\ntwo\n");
+    sender.stdin = None;
+    sender.expect_line("line 3 is 17825792 bytes long and is skipped");
+    sender.expect_exit(1);
+    let lens: Vec<usize> = guest.join().unwrap().iter().map(Message::len).collect();
+    assert_eq!(lens, [3, 16 << 20, 3]);
+}
+
+#[test]
+fn it_ends_only_when_the_server_has_answered_its_goodbye() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    sender.write(b"one\n");
+    sender.stdin = None;
+    let mut guest = server.guest();
+    assert_eq!(guest.message(), Message::text("one"));
+    assert!(guest.message().is_close());
+    // It does not hang up before the answer, which leaves with the next call.
+    let stream = guest.socket.get_ref();
+    let some_time = Some(Duration::from_millis(300));
+    stream.set_read_timeout(some_time).unwrap();
+    assert!(stream.peek(&mut [0]).is_err(), "it has hung up");
+    assert!(sender.is_running());
+    stream.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    guest.socket.flush().unwrap_err();
+    sender.expect_exit(0);
+}
+
+#[test]
+fn lines_that_the_server_has_not_confirmed_are_said_to_be_in_doubt() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[SOON]);
+    sender.write(b"one\ntwo\n");
+    // It reads neither, and so confirms neither.
+    let guest = server.guest();
+    let mut peeked = [0; 1];
+    let stream = guest.socket.get_ref();
+    eventually("they have left", || stream.peek(&mut peeked).unwrap() > 0);
+    drop(guest);
+    sender.expect_line("again in");
+    sender.write(b"three\n");
+    sender.stdin = None;
+    // What has not left is sent; what has, is not sent twice.
+    let rest = server.guest().expect_close();
+    assert!(rest.ends_with(&[Message::text("three")]));
+    sender.expect_exit(1);
+    let doubtful = 3 - rest.len();
+    assert!(sender.said.contains("may be lost"), "{}", sender.said);
+    assert!(sender.said.contains(&format!("{doubtful} line")));
+}
+
+#[test]
+fn lines_that_it_has_confirmed_are_not() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[SOON]);
+    sender.write(b"one\n");
+    let mut guest = server.guest();
+    assert_eq!(guest.message(), Message::text("one"));
+    // The ping behind it is answered with the next read, and that is the last.
+    assert!(guest.socket.read().unwrap().is_ping());
+    guest.socket.flush().unwrap();
+    guest.close(1001, "");
+    sender.expect_line("again in");
+    sender.write(b"two\n");
+    sender.stdin = None;
+    assert_eq!(server.guest().expect_close(), [Message::text("two")]);
+    sender.expect_exit(0);
+    assert!(sender.said.ends_with(": 2 lines reached the server\n"));
+}
+
+#[test]
+fn after_cuts_each_line_has_arrived_once_or_is_counted_as_in_doubt() {
+    const LINES: u64 = 20_000;
+    let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
+    let mut witness = program.connect();
+    let reader = thread::spawn(move || {
+        let mut got = Vec::new();
+        loop {
+            match witness.text().as_str() {
+                "end" => return got,
+                text => got.push(number_of(text.as_bytes())),
+            }
+        }
+    });
+    let cable = Cable::to(program.address());
+    let mut sender = Shell::send(&cable.url(), &[SOON]);
+    for cut in 0..4 {
+        sender.expect_line("connected");
+        sender.write(&numbered(cut * LINES / 4..(cut + 1) * LINES / 4));
+        cable.cut();
+        cable.mend();
+    }
+    sender.write(b"end\n");
+    sender.stdin = None;
+    let code = sender.wait();
+    let doubtful = sender.said.lines().find_map(|line| {
+        let (_, line) = line.split_once(": ")?;
+        let (n, _) = line.split_once(" line")?;
+        line.contains("may be lost").then(|| n.parse().unwrap())
+    });
+    let doubtful: u64 = doubtful.unwrap_or(0);
+    assert_eq!(code, i32::from(doubtful > 0), "{}", sender.said);
+    if doubtful > 0 {
+        // The last line may be one of them.
+        let mut last = program.connect();
+        last.send(Message::text("end"));
+    }
+    let got = reader.join().unwrap();
+    assert!(got.is_sorted_by(|a, b| a < b), "not in order, or twice");
+    let lost = LINES - got.len() as u64;
+    assert!(lost <= doubtful, "{lost} are lost: {}", sender.said);
+}
+
+#[test]
+fn what_a_server_has_said_before_it_went_is_heard_though_nothing_can_be_written() {
+    for _ in 0..20 {
+        let server = Foreign::new();
+        let mut sender = Shell::send(&server.url(), &["--quiet"]);
+        let mut input = sender.stdin.take().unwrap();
+        let writer = thread::spawn(move || {
+            let lines = numbered(0..10_000);
+            // Until it has gone.
+            while input.write_all(&lines).is_ok() {}
+        });
+        let mut guest = server.guest();
+        guest.message();
+        guest.send(Message::Close(Some(CloseFrame {
+            code: CloseCode::Policy,
+            reason: "".into(),
+        })));
+        // It hangs up without reading the rest, or an answer.
+        drop(guest);
+        sender.expect_exit(1);
+        assert!(sender.said.contains("with 1008"), "{}", sender.said);
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_ends_it_is_obeyed_and_what_was_not_sent_is_said() {
+    for code in [1000, 1008] {
+        let server = Foreign::new();
+        let mut sender = Shell::send(&server.url(), &[]);
+        server.guest().close(code, "");
+        sender.expect_line(&format!("with {code}"));
+        sender.expect_exit(1);
+    }
+}
+
+#[test]
+fn where_there_is_no_server_it_gives_up_and_says_what_was_not_sent() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--no-reconnect"]);
+    // More than what a pipe holds: when it is written, some of it has been read.
+    sender.write(&numbered(0..20_000));
+    server.refuse("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+    sender.expect_exit(1);
+    assert!(sender.said.contains("answers 502"), "{}", sender.said);
+    assert!(sender.said.contains("could not be sent"), "{}", sender.said);
+}
+
+#[test]
+fn a_signal_has_what_was_read_sent_and_says_goodbye() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    sender.write(b"one\ntwo\n");
+    let mut guest = server.guest();
+    for line in ["one", "two"] {
+        assert_eq!(guest.message(), Message::text(line));
+    }
+    sender.signal(Signal::TERM);
+    assert_eq!(guest.expect_close(), []);
+    sender.expect_exit(0);
+}
+
+#[test]
+fn a_server_that_does_not_read_stops_the_input_and_memory_is_bounded() {
+    const LINE_BYTES: usize = 100 << 10;
+    const LINES: usize = 1_000;
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--heartbeat=0"]);
+    let guest = server.guest();
+    let mut input = sender.stdin.take().unwrap();
+    let (written, progress) = std::sync::mpsc::channel();
+    let writer = thread::spawn(move || {
+        let line = [&[b'x'; LINE_BYTES][..], b"\n"].concat();
+        for _ in 0..LINES {
+            input.write_all(&line).unwrap();
+            let _ = written.send(());
+        }
+    });
+    // It goes on for as long as there is room between them, and then no more.
+    let mut lines = 0;
+    while progress.recv_timeout(Duration::from_millis(500)).is_ok() {
+        lines += 1;
+    }
+    assert!(lines < LINES, "it has read all");
+    let peak = sender.peak_resident_bytes();
+    let reader = thread::spawn(move || guest.expect_close().len());
+    writer.join().unwrap();
+    sender.expect_exit(0);
+    assert_eq!(reader.join().unwrap(), LINES);
+    assert!(peak < 32 << 20, "{peak}");
+}

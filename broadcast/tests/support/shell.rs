@@ -1,0 +1,375 @@
+//! The program as a client: `listen` and `send` as child processes, servers that are not ours, and what lies between.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tungstenite::handshake::server::{Request, Response};
+use tungstenite::http::HeaderValue;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+use super::{BINARY, DEADLINE, eventually, status_kib};
+
+/// `listen` or `send`, running. It is killed when this is dropped.
+pub(crate) struct Shell {
+    child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    /// Its standard output, line by line.
+    stdout: Option<Receiver<Vec<u8>>>,
+    stderr: Receiver<String>,
+    /// What it has said.
+    pub(crate) said: String,
+}
+
+impl Shell {
+    /// Any command; its output is read by nobody until [`read_output`](Self::read_output) does.
+    pub(crate) fn start(arguments: &[&str]) -> (Self, ChildStdout) {
+        let mut child = Command::new(BINARY)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        let stdout = child.stdout.take().unwrap();
+        let shell = Self {
+            stdin: child.stdin.take(),
+            child,
+            stdout: None,
+            stderr: receiver,
+            said: String::new(),
+        };
+        (shell, stdout)
+    }
+
+    pub(crate) fn listen(url: &str, arguments: &[&str]) -> Self {
+        let (mut shell, stdout) = Self::start(&[&["listen", url], arguments].concat());
+        shell.stdin = None;
+        shell.read_output(stdout);
+        shell
+    }
+
+    pub(crate) fn send(url: &str, arguments: &[&str]) -> Self {
+        let (mut shell, stdout) = Self::start(&[&["send", url], arguments].concat());
+        shell.read_output(stdout);
+        shell
+    }
+
+    pub(crate) fn read_output(&mut self, stdout: ChildStdout) {
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            loop {
+                let mut line = Vec::new();
+                if stdout.read_until(b'\n', &mut line).unwrap() == 0 || sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        self.stdout = Some(receiver);
+    }
+
+    /// The next line that it prints, without its line break.
+    #[track_caller]
+    pub(crate) fn bytes(&mut self) -> Vec<u8> {
+        let stdout = self.stdout.as_ref().unwrap();
+        let Ok(mut line) = stdout.recv_timeout(DEADLINE) else {
+            let said: Vec<String> = self.stderr.try_iter().collect();
+            panic!("it prints nothing, but has said: {}{said:#?}", self.said);
+        };
+        assert_eq!(line.pop(), Some(b'\n'));
+        line
+    }
+
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        String::from_utf8(self.bytes()).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&mut self) -> serde_json::Value {
+        serde_json::from_str(&self.line()).unwrap()
+    }
+
+    /// It prints nothing more.
+    #[track_caller]
+    pub(crate) fn expect_end_of_output(&mut self) {
+        let stdout = self.stdout.as_ref().unwrap();
+        if let Ok(line) = stdout.recv_timeout(DEADLINE) {
+            panic!("it prints {:?}", String::from_utf8_lossy(&line));
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// Waits until it says a line that contains this.
+    #[track_caller]
+    pub(crate) fn expect_line(&mut self, part: &str) -> String {
+        let by = Instant::now() + DEADLINE;
+        loop {
+            let wait = by.saturating_duration_since(Instant::now());
+            let Ok(line) = self.stderr.recv_timeout(wait) else {
+                panic!("no line with {part:?}, only:\n{}", self.said);
+            };
+            self.said += &format!("{line}\n");
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_exit(&mut self, code: i32) {
+        assert_eq!(self.wait(), code, "{}", self.said);
+    }
+
+    /// Waits for its end, and returns its exit code; what it has said is in [`said`](Self::said) then.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> i32 {
+        let mut status: Option<ExitStatus> = None;
+        eventually("it exits", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        while let Ok(line) = self.stderr.recv_timeout(DEADLINE) {
+            self.said += &format!("{line}\n");
+        }
+        let status = status.unwrap();
+        let code = status.code();
+        code.unwrap_or_else(|| panic!("{status}: {}", self.said))
+    }
+
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        status_kib(self.child.id(), "VmHWM:") << 10
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server that is not ours.
+pub(crate) struct Foreign {
+    listener: TcpListener,
+}
+
+/// A client of it.
+pub(crate) struct Guest {
+    pub(crate) socket: WebSocket<TcpStream>,
+    pub(crate) request: Request,
+}
+
+impl Foreign {
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { listener }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/", self.listener.local_addr().unwrap())
+    }
+
+    pub(crate) fn tcp(&self) -> TcpStream {
+        let stream = accept(&self.listener);
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// The next client, after its handshake; it is given no subprotocol.
+    pub(crate) fn guest(&self) -> Guest {
+        self.guest_as(None)
+    }
+
+    pub(crate) fn guest_as(&self, subprotocol: Option<&'static str>) -> Guest {
+        let mut asked = None;
+        #[allow(clippy::result_large_err)] // tungstenite's own.
+        let look = |request: &Request, mut response: Response| {
+            asked = Some(request.clone());
+            if let Some(subprotocol) = subprotocol {
+                response.headers_mut().insert(
+                    "Sec-WebSocket-Protocol",
+                    HeaderValue::from_static(subprotocol),
+                );
+            }
+            Ok(response)
+        };
+        let socket = tungstenite::accept_hdr(self.tcp(), look).unwrap();
+        Guest {
+            socket,
+            request: asked.unwrap(),
+        }
+    }
+
+    /// Answers the next handshake with this instead, and hangs up.
+    pub(crate) fn refuse(&self, answer: &str) {
+        let mut stream = self.tcp();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+    }
+}
+
+/// Waits for the next connection, but not for ever.
+#[track_caller]
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("somebody connects", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (stream, _) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+impl Guest {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let value = self.request.headers().get(name)?;
+        value.to_str().ok()
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, message: Message) {
+        self.socket.send(message).unwrap();
+    }
+
+    /// The next message that carries data, or the close.
+    #[track_caller]
+    pub(crate) fn message(&mut self) -> Message {
+        loop {
+            let message = self.socket.read().unwrap();
+            if !message.is_ping() && !message.is_pong() {
+                return message;
+            }
+        }
+    }
+
+    /// Closes, and waits for the client's answer.
+    #[track_caller]
+    pub(crate) fn close(mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame {
+            code: code.into(),
+            reason: reason.into(),
+        };
+        self.socket.close(Some(frame)).unwrap();
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(Some(frame))) => {
+                    assert_eq!(u16::from(frame.code), code);
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => panic!("it does not answer: {error}"),
+            }
+        }
+    }
+
+    /// Waits for the client's goodbye, and answers it. Returns what had come before.
+    #[track_caller]
+    pub(crate) fn expect_close(mut self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        loop {
+            match self.message() {
+                Message::Close(Some(frame)) => {
+                    assert_eq!(frame.code, CloseCode::Normal);
+                    break;
+                }
+                message => messages.push(message),
+            }
+        }
+        // It has gone, or goes now.
+        let _ = self.socket.read();
+        messages
+    }
+}
+
+/// Passes on what comes, to and fro, until it is cut.
+pub(crate) struct Cable {
+    address: SocketAddr,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+    /// Those who connect wait.
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Cable {
+    pub(crate) fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let cable = Self {
+            address: listener.local_addr().unwrap(),
+            ends: Arc::default(),
+            is_closed: Arc::default(),
+        };
+        let (ends, is_closed) = (cable.ends.clone(), cable.is_closed.clone());
+        // Ends with the test's process.
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                eventually("it is opened", || !is_closed.load(Ordering::SeqCst));
+                let Ok(server) = TcpStream::connect(server) else {
+                    continue;
+                };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    ends.lock().unwrap().push(from.try_clone().unwrap());
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        cable
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    /// Cuts all connections, and has those that come wait.
+    pub(crate) fn cut(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        for end in self.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub(crate) fn mend(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+    }
+}
