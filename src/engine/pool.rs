@@ -425,20 +425,20 @@ impl Pool {
                     .last()
                     .is_some_and(|last| !matches!(last, Event::Close));
                 let mut list = memory.drain(..);
-                let panicked = span.within(|| {
-                    list.by_ref().any(|event| {
-                        let mut event = Some(event);
-                        !caught(&mut || match event.take() {
-                            Some(Event::Open(request)) => events.open(&session, request.as_ref()),
-                            Some(Event::Message(message)) => events.message(&session, message),
-                            Some(Event::Room(change, room)) => {
-                                events.room(&session, &room, change);
+                // One that panics ends the loop, and is not in the list any more.
+                let handled = span.within(|| {
+                    caught(&mut || {
+                        for event in list.by_ref() {
+                            match event {
+                                Event::Message(message) => events.message(&session, message),
+                                Event::Open(request) => events.open(&session, request.as_ref()),
+                                Event::Room(change, room) => events.room(&session, &room, change),
+                                Event::Close => events.close(&session),
                             }
-                            Some(Event::Close) => events.close(&session),
-                            None => {}
-                        })
+                        }
                     })
                 });
+                let panicked = !handled;
                 let mut unhandled = 0;
                 for event in list {
                     match event {
