@@ -79,7 +79,7 @@ pub(crate) enum Done {
     /// The request is answered.
     Request(Response),
     /// The program has decided who may come in.
-    Handshake(Result<Granted, Reject>),
+    Handshake(Box<Result<Granted, Reject>>),
 }
 
 /// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
@@ -345,8 +345,8 @@ impl Pool {
         };
         hub.pool.handover.call_watch();
         HANDLER_OF.set(Arc::as_ptr(hub).addr());
-        let began = clock();
-        let mut started = began;
+        let mut started = clock();
+        let mut spent = Duration::ZERO;
         loop {
             let to = job.to;
             let done = Self::outcome(hub, events, job.work);
@@ -354,7 +354,8 @@ impl Pool {
             let took = now.saturating_duration_since(started);
             run.count.fetch_add(2, Relaxed);
             run.nanos.add_time(took);
-            let goes_on = now.saturating_duration_since(began) < HOLD_BACK;
+            spent += took;
+            let goes_on = spent < HOLD_BACK;
             let step = |shard: &mut S, done: Option<Done>| {
                 let core = shard.core();
                 core.ran_here(to, done, took, now);
@@ -482,13 +483,16 @@ impl Pool {
                 caught(&mut || response = request.take().map(|request| events.request(request)));
                 Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
             }
-            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request)),
-            Work::EventStream(request) => Done::Handshake(Self::granted(hub, &request, || {
-                Ok(Welcome {
-                    attachment: Some(events.event_stream(&request)?),
-                    ..Welcome::default()
-                })
-            })),
+            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request).into()),
+            Work::EventStream(request) => {
+                let welcome = || {
+                    Ok(Welcome {
+                        attachment: Some(events.event_stream(&request)?),
+                        ..Welcome::default()
+                    })
+                };
+                Done::Handshake(Self::granted(hub, &request, welcome).into())
+            }
             Work::Ask(accepted, then) => {
                 let mut asked = Some((accepted, then));
                 caught(&mut || {
