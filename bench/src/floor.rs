@@ -52,6 +52,11 @@ pub(crate) enum Mode {
     Ring,
 }
 
+/// Whether the kernel, or the container, allows rings.
+pub(crate) fn check_ring() -> io::Result<()> {
+    Ring::new().map(drop)
+}
+
 pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<()> {
     if matches!(job, Job::Lines | Job::Churn) {
         return Err(io::Error::other("the floor has no such job"));

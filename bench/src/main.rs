@@ -54,7 +54,8 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
             [--joined|--ring]
   bench subject echo|fanout|rooms|churn|blocked|lines [--address 127.0.0.1:0]
-            [--cpu N] [--shards 1] [--pool] [--micros N [--one-in N] [--works]]
+            [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
+            [--works]]
       one server, until it is killed; says READY and its address when it listens
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
@@ -109,6 +110,14 @@ fn serve_floor(options: &Options) -> io::Result<()> {
 /// Becomes humphrey_ws; returns only on a failure.
 fn serve_subject(options: &Options) -> io::Result<()> {
     let settings = subject::Settings::of(options)?;
+    if options.flag("ring") {
+        // Otherwise the library would go without, and nobody would know.
+        floor::check_ring()?;
+    }
+    if options.flag("ring") != cfg!(feature = "io-uring") {
+        let text = "--ring is for the build with the feature io-uring, which writes through one";
+        return Err(args::invalid(text.into()));
+    }
     let job = Job::of(options)?;
     subject::serve(job, settle(options)?, &settings)
 }

@@ -58,6 +58,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     args::value("cpu"),
     args::value("shards"),
     args::flag("pool"),
+    args::flag("ring"),
     args::value("micros"),
     args::value("one-in"),
     args::flag("works"),

@@ -69,12 +69,14 @@ enum Way {
         session: Arc<Session>,
         link: Arc<Link>,
     },
-    /// For tests of handlers, without an app.
-    Channel {
-        address: SocketAddr,
-        sender: Sender<OutgoingMessage>,
-        connected: bool,
-    },
+    /// For tests of handlers, without an app. In a box, since streams are passed on for every message.
+    Channel(Box<Channel>),
+}
+
+struct Channel {
+    address: SocketAddr,
+    sender: Sender<OutgoingMessage>,
+    connected: bool,
 }
 
 impl<StreamState> AsyncStream<StreamState>
@@ -115,13 +117,13 @@ where
         state: Arc<StreamState>,
         connected: bool,
     ) -> Self {
-        let way = Way::Channel {
+        let channel = Channel {
             address,
             sender,
             connected,
         };
         Self {
-            way,
+            way: Way::Channel(channel.into()),
             request: Weak::new(),
             state,
         }
@@ -173,14 +175,11 @@ where
             Way::Engine { session, link } => {
                 link.publish(Audience::Session(session), message, patience)
             }
-            Way::Channel {
-                address,
-                sender,
-                connected: true,
-            } => sender
-                .send(OutgoingMessage::Message(*address, message))
+            Way::Channel(channel) if channel.connected => channel
+                .sender
+                .send(OutgoingMessage::Message(channel.address, message))
                 .map_err(handed_back),
-            Way::Channel { .. } => Err(SendError {
+            Way::Channel(_) => Err(SendError {
                 message,
                 reason: SendErrorReason::Closed,
             }),
@@ -197,9 +196,9 @@ where
                 let everyone = Audience::Everyone { except: None };
                 let _ = link.publish(everyone, message, Patience::Wait);
             }
-            Way::Channel { sender, .. } => {
+            Way::Channel(channel) => {
                 // As 0.5.1: who has dropped the receiver does not want to know.
-                let _ = sender.send(OutgoingMessage::Broadcast(message));
+                let _ = channel.sender.send(OutgoingMessage::Broadcast(message));
             }
         }
     }
@@ -233,7 +232,7 @@ where
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
         match &self.way {
             Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
-            Way::Channel { .. } => Err(JoinError {
+            Way::Channel(_) => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
             }),
@@ -267,7 +266,7 @@ where
     pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
         match &self.way {
             Way::Engine { session, link, .. } => link.join_since(room, session, id),
-            Way::Channel { .. } => Err(JoinError {
+            Way::Channel(_) => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
             }),
@@ -304,7 +303,7 @@ where
         match &self.way {
             Way::Engine { link, .. } => link.clone(),
             // An app that does not run.
-            Way::Channel { .. } => Arc::default(),
+            Way::Channel(_) => Arc::default(),
         }
     }
 
@@ -329,7 +328,7 @@ where
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.way {
             Way::Engine { session, .. } => session.peer(),
-            Way::Channel { address, .. } => *address,
+            Way::Channel(channel) => channel.address,
         }
     }
 
@@ -338,7 +337,7 @@ where
     pub fn client_ip(&self) -> IpAddr {
         match &self.way {
             Way::Engine { session, .. } => session.client_ip(),
-            Way::Channel { address, .. } => address.ip(),
+            Way::Channel(channel) => channel.address.ip(),
         }
     }
 
@@ -347,7 +346,7 @@ where
     pub fn id(&self) -> ConnectionId {
         match &self.way {
             Way::Engine { session, .. } => session.id,
-            Way::Channel { .. } => ConnectionId::NOBODY,
+            Way::Channel(_) => ConnectionId::NOBODY,
         }
     }
 
@@ -356,7 +355,7 @@ where
     pub fn path(&self) -> &str {
         match &self.way {
             Way::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
-            Way::Channel { .. } => "/",
+            Way::Channel(_) => "/",
         }
     }
 
@@ -367,7 +366,7 @@ where
                 .target()
                 .split_once('?')
                 .map_or("", |(_, query)| query),
-            Way::Channel { .. } => "",
+            Way::Channel(_) => "",
         }
     }
 
@@ -392,7 +391,7 @@ where
     pub fn subprotocol(&self) -> Option<&str> {
         match &self.way {
             Way::Engine { session, .. } => session.subprotocol(),
-            Way::Channel { .. } => None,
+            Way::Channel(_) => None,
         }
     }
 }

@@ -303,13 +303,16 @@ impl<T: Transport> Core<T> {
             conn.readable = true;
             conn.hangup |= hangup;
         }
+        let mut writes = writable;
         if writable && let Role::WebSocket(ws) = &mut conn.role {
             ws.unblocked();
+            // Every report says so whose socket has room: mostly nothing waits for that.
+            writes = !ws.outbox.is_empty();
         }
         if readable || hangup {
             self.want_read(slot);
         }
-        if writable {
+        if writes {
             self.want_write(slot);
         }
     }

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use self::at_once::AtOnce;
 use super::core::{Core, Role};
 use super::form::Form;
 use super::hub::{Mail, Publication, Settings};
@@ -454,41 +455,28 @@ impl<T: Transport> Core<T> {
             }
         };
         let bytes = &run.bytes;
-        let mut left_bytes = 0;
-        let mut left_messages = 0;
         let mut broken = Vec::new();
         let mut offers = Vec::new();
         let mut blocked = Vec::new();
-        let (all, rest) = match self.write_run_at_once(&members, run) {
-            Some(at_once) => {
-                left_bytes = at_once.bytes;
-                left_messages = at_once.messages;
-                (&[][..], at_once.rest)
-            }
-            None => (&members[..], Vec::new()),
-        };
-        for (slot, begun) in all.iter().map(|&slot| (slot, None)).chain(rest) {
+        let AtOnce {
+            bytes: mut left_bytes,
+            messages: mut left_messages,
+            rest,
+        } = self.write_run(&members, run);
+        for (slot, outcome) in rest {
             let Some(conn) = self.conns.get_mut(slot) else {
                 continue;
             };
-            let (Role::WebSocket(ws), Some(transport)) = (&mut conn.role, &mut conn.transport)
-            else {
+            let Role::WebSocket(ws) = &mut conn.role else {
                 continue;
             };
             let (from, own_messages) = run.share(ws.seen);
-            if own_messages == 0 {
-                continue;
-            }
-            if !ws.outbox.is_empty() {
+            let Some(outcome) = outcome else {
                 offers.push((slot, bytes.slice(from..), own_messages));
                 continue;
-            }
+            };
             let piece = &bytes[from..];
-            match begun.unwrap_or_else(|| transport.write(piece)) {
-                Ok(n) if n == piece.len() => {
-                    left_bytes += n as u64;
-                    left_messages += u64::from(own_messages);
-                }
+            match outcome {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
 /// Ends a shard's sleep.
 pub(crate) trait Wake: Send + Sync {
@@ -138,14 +138,22 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 
     /// Waits while the mailbox is full.
     #[inline]
-    fn room_for(&self, weight: usize) -> Result<super::sync::MutexGuard<'_, State<D, C>>, Refused> {
-        let mut state = lock(&self.state);
+    fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, State<D, C>>, Refused> {
+        let state = lock(&self.state);
+        match state.admits(weight, self.bytes_max) {
+            Ok(()) => Ok(state),
+            Err(Refused::Closed) => Err(Refused::Closed),
+            Err(Refused::Full) => self.wait_while_full(state, weight),
+        }
+    }
+
+    #[cold]
+    fn wait_while_full<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<D, C>>,
+        weight: usize,
+    ) -> Result<MutexGuard<'a, State<D, C>>, Refused> {
         loop {
-            match state.admits(weight, self.bytes_max) {
-                Ok(()) => return Ok(state),
-                Err(Refused::Closed) => return Err(Refused::Closed),
-                Err(Refused::Full) => {}
-            }
             // A full mailbox is emptied by its shard, which must not sleep meanwhile. One that is only promised away
             // is none of its business: whoever it was promised to comes back.
             if state.sleep == Sleep::Asleep && !state.data.is_empty() {
@@ -155,6 +163,11 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             state.waiting += 1;
             state = wait(&self.emptied, state);
             state.waiting -= 1;
+            match state.admits(weight, self.bytes_max) {
+                Ok(()) => return Ok(state),
+                Err(Refused::Closed) => return Err(Refused::Closed),
+                Err(Refused::Full) => {}
+            }
         }
     }
 
@@ -211,12 +224,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     #[inline]
-    fn notify(
-        &self,
-        mut state: super::sync::MutexGuard<'_, State<D, C>>,
-        when: When,
-        control: bool,
-    ) {
+    fn notify(&self, mut state: MutexGuard<'_, State<D, C>>, when: When, control: bool) {
         let sleeps = match state.sleep {
             Sleep::Awake => false,
             Sleep::Asleep => true,

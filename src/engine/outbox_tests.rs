@@ -1,3 +1,4 @@
+use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
 
 use super::queue::CONTROLS_MAX;
@@ -27,15 +28,15 @@ fn run(payloads: &[&[u8]]) -> Bytes {
 
 /// A transport that takes so many bytes, then blocks.
 struct Takes {
-    room: usize,
-    taken: Vec<u8>,
+    room: Cell<usize>,
+    taken: RefCell<Vec<u8>>,
 }
 
 impl Takes {
     fn room(room: usize) -> Self {
         Self {
-            room,
-            taken: Vec::new(),
+            room: Cell::new(room),
+            taken: RefCell::default(),
         }
     }
 }
@@ -52,13 +53,13 @@ impl Transport for Takes {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = bytes.len().min(self.room);
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(self.room.get());
         if n == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.room -= n;
-        self.taken.extend_from_slice(&bytes[..n]);
+        self.room.set(self.room.get() - n);
+        self.taken.borrow_mut().extend_from_slice(&bytes[..n]);
         Ok(n)
     }
 
@@ -74,8 +75,9 @@ fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
     let mut transport = Takes::room(room);
     let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
     assert!(result.is_ok());
-    assert_eq!(written.bytes, transport.taken.len());
-    (transport.taken, written.messages)
+    let taken = transport.taken.into_inner();
+    assert_eq!(written.bytes, taken.len());
+    (taken, written.messages)
 }
 
 /// The opcodes and payloads of whole server frames.

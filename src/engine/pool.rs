@@ -81,7 +81,7 @@ pub(crate) enum Done {
     /// The request is answered.
     Request(Response),
     /// The program has decided who may come in.
-    Handshake(Result<Granted, Reject>),
+    Handshake(Box<Result<Granted, Reject>>),
 }
 
 /// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
@@ -347,8 +347,8 @@ impl Pool {
         };
         hub.pool.handover.call_watch();
         HANDLER_OF.set(Arc::as_ptr(hub).addr());
-        let began = clock();
-        let mut started = began;
+        let mut started = clock();
+        let mut spent = Duration::ZERO;
         loop {
             let to = job.to;
             let done = Self::outcome(hub, events, job.work);
@@ -356,7 +356,8 @@ impl Pool {
             let took = now.saturating_duration_since(started);
             run.count.fetch_add(2, Relaxed);
             run.nanos.add_time(took);
-            let goes_on = now.saturating_duration_since(began) < HOLD_BACK;
+            spent += took;
+            let goes_on = spent < HOLD_BACK;
             let step = |shard: &mut S, done: Option<Done>| {
                 let core = shard.core();
                 core.ran_here(to, done, took, now);
@@ -427,21 +428,21 @@ impl Pool {
                     .last()
                     .is_some_and(|last| !matches!(last, Event::Close));
                 let mut list = memory.drain(..);
-                let panicked = span.within(|| {
-                    list.by_ref().any(|event| {
-                        let mut event = Some(event);
-                        !caught(&mut || match event.take() {
-                            Some(Event::Open(request)) => events.open(&session, request.as_ref()),
-                            Some(Event::Message(message)) => events.message(&session, message),
-                            Some(Event::Room(change, room)) => {
-                                events.room(&session, &room, change);
+                // One that panics ends the loop, and is not in the list any more.
+                let handled = span.within(|| {
+                    caught(&mut || {
+                        for event in list.by_ref() {
+                            match event {
+                                Event::Message(message) => events.message(&session, message),
+                                Event::Open(request) => events.open(&session, request.as_ref()),
+                                Event::Room(change, room) => events.room(&session, &room, change),
+                                Event::Nudge => events.nudged(&session),
+                                Event::Close => events.close(&session),
                             }
-                            Some(Event::Nudge) => events.nudged(&session),
-                            Some(Event::Close) => events.close(&session),
-                            None => {}
-                        })
+                        }
                     })
                 });
+                let panicked = !handled;
                 let mut unhandled = 0;
                 for event in list {
                     match event {
@@ -485,13 +486,16 @@ impl Pool {
                 caught(&mut || response = request.take().map(|request| events.request(request)));
                 Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
             }
-            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request)),
-            Work::EventStream(request) => Done::Handshake(Self::granted(hub, &request, || {
-                Ok(Welcome {
-                    attachment: Some(events.event_stream(&request)?),
-                    ..Welcome::default()
-                })
-            })),
+            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request).into()),
+            Work::EventStream(request) => {
+                let welcome = || {
+                    Ok(Welcome {
+                        attachment: Some(events.event_stream(&request)?),
+                        ..Welcome::default()
+                    })
+                };
+                Done::Handshake(Self::granted(hub, &request, welcome).into())
+            }
             Work::Ask(accepted, then) => {
                 let mut asked = Some((accepted, then));
                 caught(&mut || {

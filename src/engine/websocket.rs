@@ -513,7 +513,7 @@ impl<T: Transport> Core<T> {
         };
         match done {
             Done::Request(response) => self.http_respond(slot, response),
-            Done::Handshake(answer) => self.http_verdict(slot, answer),
+            Done::Handshake(answer) => self.http_verdict(slot, *answer),
             Done::Session {
                 panicked,
                 unhandled,

@@ -203,6 +203,7 @@ impl Progress {
     ///
     /// After an error or [`Event::Close`] nothing more is to be fed; further calls take everything
     /// and return `Ok(None)`.
+    #[inline]
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
@@ -212,6 +213,14 @@ impl Progress {
             let payload = Payload::Whole(payload);
             return Ok(Some(Event::Message { text, payload }));
         }
+        self.receive_any(input, message_bytes_max)
+    }
+
+    fn receive_any<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<Event<'a>>, Violation> {
         let received = self.advance(input, message_bytes_max);
         if matches!(received, Err(_) | Ok(Some(Event::Close(_)))) {
             self.abandon();

@@ -29,7 +29,7 @@ pub(crate) trait Transport: Sized + Send + 'static {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes what fits.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Writes what fits, of several pieces.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
@@ -90,7 +90,7 @@ impl Transport for TcpStream {
         Ok(n)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         write(self, bytes)
     }
 

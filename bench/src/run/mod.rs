@@ -54,6 +54,8 @@ struct Setup {
     self_check: bool,
     /// This program.
     program: PathBuf,
+    /// The same, built with the library's feature `io-uring`; nothing if no scenario needs it.
+    ring_program: Option<PathBuf>,
     /// Another build of this program, whose subject stands in for the floor.
     baseline: Option<PathBuf>,
     rounds: usize,
@@ -76,8 +78,9 @@ impl Setup {
     }
 
     fn program_of(&self, kind: Kind) -> &Path {
-        match (&self.baseline, kind) {
-            (Some(baseline), Kind::Floor(_)) => baseline,
+        match (&self.baseline, &self.ring_program) {
+            (Some(baseline), _) if matches!(kind, Kind::Floor(_)) => baseline,
+            (_, Some(ring_program)) if kind.is_ring_build() => ring_program,
             _ => &self.program,
         }
     }
@@ -104,6 +107,9 @@ impl Setup {
     fn sides(&self, scenario: &mut Scenario) -> Vec<Side> {
         let work = scenario.sides[0].work;
         let mut sides = std::mem::take(&mut scenario.sides);
+        if self.ring_program.is_none() {
+            sides.retain(|side| !side.kind.is_ring_build());
+        }
         if self.baseline.is_some() || self.self_check {
             // Only two of them differ.
             sides.retain(|side| side.kind == Kind::FLOOR || side.kind == Kind::SUBJECT);
@@ -188,9 +194,10 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         .nth(2)
         .unwrap_or(Path::new("target"))
         .to_owned();
+    let (self_check, baseline) = (options.flag("self-check"), options.text("baseline"));
     let names = match options.text("peers") {
         Some(names) => names,
-        None if quick || options.flag("self-check") || options.text("baseline").is_some() => "none",
+        None if quick || self_check || baseline.is_some() => "none",
         None if scenarios.iter().all(|scenario| !scenario.peers) => "none",
         None => "all",
     };
@@ -204,17 +211,23 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
             .collect::<Vec<_>>()
             .join(",")
     };
+    let has = |wanted: fn(Kind) -> bool| {
+        let mut sides = scenarios.iter().flat_map(|scenario| &scenario.sides);
+        sides.any(|side| wanted(side.kind))
+    };
+    let with_ring = !quick && !self_check && baseline.is_none() && has(Kind::is_ring_build);
     let setup = Setup {
         quick,
         sleep: options.flag("sleep"),
-        self_check: options.flag("self-check"),
-        baseline: options.text("baseline").map(PathBuf::from),
+        self_check,
+        baseline: baseline.map(PathBuf::from),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 1.0 })?,
         server_cpu: cpu("server-cpu", cpus[0]),
         client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
         all_cpus: names_of(&cpus),
         peers: Peers::get(names, &target)?,
+        ring_program: with_ring.then(|| target.join("io-uring/release/bench")),
         program,
     };
     if !(1..=100).contains(&setup.rounds) {
@@ -231,17 +244,21 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
     if setup.server_cpu == setup.client_cpu {
         eprintln!("note: one CPU for both the server and the client: the figures will mean little");
     }
-    let with_program = |s: &Scenario| s.sides.iter().any(|side| side.kind == Kind::Program);
-    if scenarios.iter().any(with_program) {
-        build_program(&target)?;
+    if has(|kind| kind == Kind::Program) {
+        build(&["-p", "humphrey-broadcast"], &target)?;
+    }
+    if with_ring {
+        // In a directory of its own, lest it takes the place of this one.
+        let features = ["-p", "humphrey_ws_bench", "--features", "io-uring"];
+        build(&features, &target.join("io-uring"))?;
     }
     Ok(setup)
 }
 
-/// `humphrey-broadcast`, as fast as this program.
-fn build_program(target: &Path) -> io::Result<()> {
+/// Another program of this workspace, as fast as this one.
+fn build(what: &[&str], target: &Path) -> io::Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--quiet", "-p", "humphrey-broadcast"]);
+    cargo.args(["build", "--release", "--quiet"]).args(what);
     cargo.args([
         "--manifest-path",
         concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"),
@@ -249,7 +266,10 @@ fn build_program(target: &Path) -> io::Result<()> {
     cargo.arg("--target-dir").arg(target);
     match cargo.status()?.success() {
         true => Ok(()),
-        false => Err(io::Error::other("humphrey-broadcast could not be built")),
+        false => Err(io::Error::other(format!(
+            "cargo build {} has failed",
+            what.join(" ")
+        ))),
     }
 }
 
@@ -263,7 +283,7 @@ fn idle_share_now() -> io::Result<f64> {
 
 /// Whether a run goes on without it: what others wrote, and what kernels and containers may forbid.
 fn may_fail(kind: Kind) -> bool {
-    matches!(kind, Kind::Peer(_) | Kind::Floor(Mode::Ring))
+    matches!(kind, Kind::Peer(_) | Kind::Floor(Mode::Ring)) || kind.is_ring_build()
 }
 
 /// All rounds of a scenario. What a peer fails at is noted, and it takes no further part; any other failure ends the run.

@@ -219,6 +219,14 @@ impl Scenario {
         self
     }
 
+    /// The floor and humphrey_ws once more, each with its writes through a ring.
+    fn rings(mut self, what: &'static str, bound: Bound) -> Self {
+        self = self.beside(RING);
+        let work = self.sides[0].work;
+        self.sides.push(side(OUR_RING, work));
+        self.target_of(what, OURS_WITH_RING, FLOOR, bound)
+    }
+
     fn peers(mut self) -> Self {
         self.peers = true;
         self
@@ -268,20 +276,26 @@ impl Scenario {
 }
 
 const OURS: &str = "humphrey_ws";
+const OURS_WITH_RING: &str = "humphrey_ws, io_uring";
 const FLOOR: &str = "floor";
 const JOINED: Kind = Kind::Floor(Mode::Joined);
 const RING: Kind = Kind::Floor(Mode::Ring);
 const POOL: Kind = Kind::Subject(Variant {
-    shards: 1,
     pool: true,
+    ..Variant::USUAL
 });
 const TWO: Kind = Kind::Subject(Variant {
     shards: 2,
-    pool: false,
+    ..Variant::USUAL
 });
 const TWO_POOL: Kind = Kind::Subject(Variant {
     shards: 2,
     pool: true,
+    ..Variant::USUAL
+});
+const OUR_RING: Kind = Kind::Subject(Variant {
+    ring: true,
+    ..Variant::USUAL
 });
 
 /// All of them, in the order in which they are measured and shown.
@@ -327,9 +341,9 @@ fn fan_outs() -> Vec<Scenario> {
         plain(100, 32, 1),
         plain(100, 32, 16),
         plain(1_000, 32, 1)
-            .beside(RING)
-            .peers()
-            .target("fan-out, N 1,000, 32 B, W 1", Bound::Ratio(1.04)),
+            .target("fan-out, N 1,000, 32 B, W 1", Bound::Ratio(1.04))
+            .rings("with io_uring: fan-out, N 1,000, W 1", Bound::Ratio(0.92))
+            .peers(),
         plain(1_000, 32, 4),
         plain(1_000, 32, 16)
             .beside(JOINED)
@@ -342,7 +356,9 @@ fn fan_outs() -> Vec<Scenario> {
             .beside(JOINED)
             .peers()
             .target("fan-out, 4,096 B, W 16", Bound::Ratio(0.19)),
-        plain(5_000, 32, 1).beside(RING).peers(),
+        plain(5_000, 32, 1)
+            .rings("with io_uring: fan-out, N 5,000, W 1", Bound::Ratio(0.92))
+            .peers(),
         plain(5_000, 32, 16),
         plain(15_000, 32, 1).target(
             "cost per delivery at 15,000 connections",
@@ -392,9 +408,9 @@ fn echoes() -> Vec<Scenario> {
         plain(1, 1),
         plain(1, 16),
         plain(100, 1)
-            .beside(RING)
-            .peers()
-            .target("echo, 100 clients, W 1", Bound::Ratio(1.0)),
+            .target("echo, 100 clients, W 1", Bound::Ratio(1.0))
+            .rings("with io_uring: echo, 100 clients, W 1", Bound::Ratio(0.93))
+            .peers(),
         plain(100, 16)
             .peers()
             .target("echo, 100 clients, W 16", Bound::Ratio(1.15)),

@@ -35,27 +35,40 @@ pub(super) struct Variant {
     pub(super) shards: usize,
     /// Whether handlers run on the pool alone.
     pub(super) pool: bool,
+    /// Whether it writes through an io_uring ring: then it is another build of this program.
+    pub(super) ring: bool,
+}
+
+impl Variant {
+    /// As a program gets it that sets nothing, but for the number of shards.
+    pub(super) const USUAL: Self = Self {
+        shards: 1,
+        pool: false,
+        ring: false,
+    };
 }
 
 impl Kind {
     pub(super) const FLOOR: Self = Self::Floor(Mode::Single);
-    pub(super) const SUBJECT: Self = Self::Subject(Variant {
-        shards: 1,
-        pool: false,
-    });
+    pub(super) const SUBJECT: Self = Self::Subject(Variant::USUAL);
+
+    pub(super) fn is_ring_build(self) -> bool {
+        matches!(self, Self::Subject(Variant { ring: true, .. }))
+    }
 
     pub(super) fn name(self) -> String {
         match self {
             Self::Floor(Mode::Single) => "floor".into(),
             Self::Floor(Mode::Joined) => "floor, joined".into(),
             Self::Floor(Mode::Ring) => "floor, ring".into(),
-            Self::Subject(Variant { shards, pool }) => {
+            Self::Subject(Variant { shards, pool, ring }) => {
                 let shards = match shards {
                     1 => String::new(),
                     n => format!(", {n} shards"),
                 };
                 let pool = if pool { ", pool" } else { "" };
-                format!("humphrey_ws{shards}{pool}")
+                let ring = if ring { ", io_uring" } else { "" };
+                format!("humphrey_ws{shards}{pool}{ring}")
             }
             Self::Program => "humphrey-broadcast".into(),
             Self::Peer(peer) => peer.name.into(),
@@ -75,10 +88,13 @@ impl Kind {
                     Mode::Ring => put(&["--ring"]),
                 }
             }
-            Self::Subject(Variant { shards, pool }) => {
+            Self::Subject(Variant { shards, pool, ring }) => {
                 put(&["subject", work.job.name(), "--shards", &shards.to_string()]);
                 if pool {
                     put(&["--pool"]);
+                }
+                if ring {
+                    put(&["--ring"]);
                 }
                 if let Some(nap) = work.nap {
                     put(&["--micros", &nap.micros.to_string()]);

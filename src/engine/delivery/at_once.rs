@@ -1,4 +1,4 @@
-//! Writes to many connections at once, where the shard has a ring for that (`Transport::Ring`).
+//! Writes to many connections: with one system call, where the shard has a ring for that (`Transport::Ring`), or one by one.
 //!
 //! Nothing happens between the writes and the look at what came of them: so each outcome meets the outbox that it belongs
 //! to as the write found it.
@@ -7,62 +7,106 @@ use std::io;
 
 use crate::engine::core::{Conn, Core, Role};
 use crate::engine::runs::Closed;
+use crate::engine::slots::Slots;
 use crate::transport::{Transport, WriteMany};
+
+/// So many members are looked up before the first of them is written to.
+const LOOKED_UP: usize = 16;
 
 /// Of one write; `None` if none was made.
 type Begun = Option<io::Result<usize>>;
 
 /// What was written to those who got all of it, and who else is to be looked at.
+#[derive(Default)]
 pub(super) struct AtOnce {
     pub(super) bytes: u64,
     pub(super) messages: u64,
     pub(super) rest: Vec<(u32, Begun)>,
 }
 
+/// What a member is to be written.
+struct Share<'a, T> {
+    slot: u32,
+    messages: u32,
+    transport: &'a T,
+    piece: &'a [u8],
+}
+
+/// What a member has still to get of a run, unless something else waits for it: then it is of the `rest`.
+#[inline]
+fn share<'a, T>(
+    conns: &'a Slots<Conn<T>>,
+    slot: u32,
+    run: &'a Closed,
+    rest: &mut Vec<(u32, Begun)>,
+) -> Option<Share<'a, T>> {
+    let Some(Conn {
+        role: Role::WebSocket(ws),
+        transport: Some(transport),
+        ..
+    }) = conns.get(slot)
+    else {
+        return None;
+    };
+    let (from, messages) = run.share(ws.seen);
+    if messages == 0 {
+        return None;
+    }
+    if !ws.outbox.is_empty() {
+        rest.push((slot, None));
+        return None;
+    }
+    Some(Share {
+        slot,
+        messages,
+        transport,
+        piece: &run.bytes[from..],
+    })
+}
+
 impl<T: Transport> Core<T> {
-    /// Writes a run to all members for whom nothing else waits; `None` without a ring, or if they are few.
-    pub(super) fn write_run_at_once(&mut self, members: &[u32], run: &Closed) -> Option<AtOnce> {
-        let ring = self.ring.as_mut()?;
-        if members.len() < T::Ring::MANY {
-            return None;
-        }
-        let mut at_once = AtOnce {
-            bytes: 0,
-            messages: 0,
-            rest: Vec::new(),
-        };
-        let mut shares = Vec::with_capacity(members.len());
-        let mut writes = Vec::with_capacity(members.len());
-        for &slot in members {
-            let Some(Conn {
-                role: Role::WebSocket(ws),
-                transport: Some(transport),
-                ..
-            }) = self.conns.get(slot)
-            else {
-                continue;
-            };
-            let (from, messages) = run.share(ws.seen);
-            if messages == 0 {
-                continue;
+    /// Writes a run to all members for whom nothing else waits.
+    pub(super) fn write_run(&mut self, members: &[u32], run: &Closed) -> AtOnce {
+        let mut at_once = AtOnce::default();
+        let conns = &self.conns;
+        if members.len() >= T::Ring::MANY
+            && let Some(ring) = &mut self.ring
+        {
+            let mut shares = Vec::with_capacity(members.len());
+            let mut writes = Vec::with_capacity(members.len());
+            for &slot in members {
+                if let Some(share) = share(conns, slot, run, &mut at_once.rest) {
+                    at_once.bytes += share.piece.len() as u64;
+                    at_once.messages += u64::from(share.messages);
+                    shares.push((slot, share.messages));
+                    writes.push((share.transport, share.piece));
+                }
             }
-            if !ws.outbox.is_empty() {
-                at_once.rest.push((slot, None));
-                continue;
+            for (index, outcome) in ring.write_many(&writes) {
+                let (slot, messages) = shares[index];
+                at_once.bytes -= writes[index].1.len() as u64;
+                at_once.messages -= u64::from(messages);
+                at_once.rest.push((slot, Some(outcome)));
             }
-            let piece = &run.bytes[from..];
-            at_once.bytes += piece.len() as u64;
-            at_once.messages += u64::from(messages);
-            shares.push((slot, messages));
-            writes.push((transport, piece));
+            return at_once;
         }
-        for (index, outcome) in ring.write_many(&writes) {
-            let (slot, messages) = shares[index];
-            at_once.bytes -= writes[index].1.len() as u64;
-            at_once.messages -= u64::from(messages);
-            at_once.rest.push((slot, Some(outcome)));
+        for members in members.chunks(LOOKED_UP) {
+            // A write leaves little of the processor's cache: so memory is waited for once for some, not for each anew.
+            let mut shares = [const { None }; LOOKED_UP];
+            for (found, &slot) in shares.iter_mut().zip(members) {
+                *found = share(conns, slot, run, &mut at_once.rest);
+            }
+            for share in shares.iter().flatten() {
+                match share.transport.write(share.piece) {
+                    Ok(n) if n == share.piece.len() => {
+                        at_once.bytes += n as u64;
+                        at_once.messages += u64::from(share.messages);
+                    }
+                    outcome => at_once.rest.push((share.slot, Some(outcome))),
+                }
+            }
         }
-        Some(at_once)
+        at_once
     }
 
     /// Writes what waits for these, as far as it lies in one piece. Returns what came of it, for each in its place; without

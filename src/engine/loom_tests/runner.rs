@@ -46,7 +46,7 @@ impl Transport for Script {
         Ok(bytes.len())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
 

@@ -346,6 +346,19 @@ impl Queue {
         messages
     }
 
+    /// Writes what comes first, in pieces as they lie. Returns how much that is, too.
+    #[inline(never)] // Few come here, and others shall not make room for the pieces.
+    fn write_vectored<T: Transport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
+            *piece = IoSlice::new(&chunk.bytes);
+            count += 1;
+        }
+        let wanted = pieces.iter().map(|piece| piece.len()).sum();
+        (wanted, transport.write_vectored(&pieces[..count]))
+    }
+
     /// Writes until the outbox is empty or the transport takes no more.
     pub(super) fn flush<T: Transport>(
         &mut self,
@@ -361,14 +374,9 @@ impl Queue {
                 let begun = begun.take();
                 begun.unwrap_or_else(|| transport.write(&front.bytes))
             } else if front.bytes.len() >= GATHER_BELOW_BYTES {
-                let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-                let mut count = 0;
-                for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
-                    *piece = IoSlice::new(&chunk.bytes);
-                    count += 1;
-                }
-                wanted = pieces.iter().map(|piece| piece.len()).sum();
-                transport.write_vectored(&pieces[..count])
+                let result;
+                (wanted, result) = self.write_vectored(transport);
+                result
             } else {
                 scratch.clear();
                 for chunk in &self.chunks {

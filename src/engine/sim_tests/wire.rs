@@ -189,7 +189,7 @@ impl Transport for Wire {
         Ok(n)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.take(bytes, vec![bytes.as_ptr().addr()])
     }
 
