@@ -136,7 +136,7 @@ impl Game {
             0..2 if self.players.len() < PLAYERS_MAX => {
                 let client = self.world.connect();
                 let numbered = self.long && self.players.len().is_multiple_of(2);
-                self.world.client_sends(client, &upgrade(numbered));
+                self.world.client_sends(client, upgrade(numbered));
                 if self.long {
                     // Its handshake is answered by a handler.
                     self.world.run_handlers();
