@@ -535,3 +535,19 @@ fn what_is_written_to_a_file_is_all_there_when_it_ends() {
     let _ = std::fs::remove_file(&path);
     assert_eq!(printed.unwrap(), "one\ntwo\n");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_can_not_be_written_is_an_error() {
+    let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
+    program.write(b"one\n");
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["listen", &url_of(&program), "--quiet"])
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("standard output can't be written"), "{said}");
+}
