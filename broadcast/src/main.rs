@@ -1,4 +1,5 @@
 //! `humphrey-broadcast`: sends every line of its standard input to every connected browser.
+//! With the command `listen` or `send` it is a client instead: see [`client`].
 //!
 //! Three threads of its own: this one waits for the end, one reads standard input, one waits for signals. The two
 //! others end the program by asking the engine to stop; what is first asked for in a friendly way (at the end of the

@@ -79,7 +79,7 @@ pub(crate) struct Send {
 /// How a server is reached.
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
-    /// The server: ws://HOST[:PORT][/PATH]. wss:// is not supported: let a tunnel such as stunnel speak TLS
+    /// The server: ws://HOST:PORT/PATH; without a port, it is 80. wss:// is not supported: let a tunnel such as stunnel speak TLS
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 

@@ -139,6 +139,7 @@ impl Resume {
         for (fresh, last) in self.fresh.iter_mut().zip(last) {
             *fresh = later(*fresh, last);
         }
+        let has_seen = self.seen != [None; 2];
         // What was seen of another history is worth nothing any more.
         self.seen = self.fresh;
         let server = json["server"].as_str().unwrap_or_default().to_owned();
@@ -146,13 +147,12 @@ impl Resume {
         if json["complete"] == true {
             return None;
         }
-        // Where it is the first time, nothing was missed.
-        let before = before?;
-        Some(if Some(before) == self.server {
-            Gap::TooLong
-        } else {
-            Gap::Restarted
-        })
+        match before {
+            Some(before) if Some(&before) != self.server.as_ref() => Some(Gap::Restarted),
+            Some(_) => Some(Gap::TooLong),
+            // Who comes for the first time has missed nothing.
+            None => has_seen.then_some(Gap::TooLong),
+        }
     }
 }
 
@@ -281,6 +281,17 @@ mod tests {
             resume.request_target(&target()),
             "/news?since=c-1&room_since="
         );
+    }
+
+    #[test]
+    fn a_gap_is_said_though_the_first_connection_was_short() {
+        let mut resume = Resume::default();
+        connected(&mut resume);
+        resume.read(message("null", "a-1")).unwrap();
+        resume.lost();
+        connected(&mut resume);
+        let live = live("s", false, r#""a-9""#, "null");
+        assert_eq!(resume.read(live), Err(Gap::TooLong));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `send`: standard input is sent, a line a message.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,9 @@ const FILLS_MAX: usize = 16;
 
 pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
     let mut world = World::new()?;
+    if io::stdin().is_terminal() && !options.connect.quiet {
+        say!("what you type here is sent, line by line; Ctrl-D ends");
+    }
     let mut sender = Sender {
         input: Input::read(world.waker())?,
         again: VecDeque::new(),

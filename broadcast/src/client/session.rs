@@ -217,19 +217,19 @@ pub(super) fn run<P: Peer>(
             }
             Next::Again { later, at_least } => (later, at_least),
         };
-        let mut until = Instant::now() + retry.delay(later).max(at_least);
+        let mut delay = retry.delay(later).max(at_least);
         if let Some(after) = give_up_after {
-            let last = alone_since + after;
-            if Instant::now() >= last {
+            let left = after.saturating_sub(alone_since.elapsed());
+            if left.is_zero() {
                 say!("{end}; given up");
                 return Ok(Outcome::Failed);
             }
-            until = until.min(last);
+            delay = delay.min(left);
         }
         if !connect.quiet {
-            let delay = until.saturating_duration_since(Instant::now());
             say!("{end}; again in {:.1} s", delay.as_secs_f64());
         }
+        let until = Instant::now() + delay;
         while Instant::now() < until {
             if world.is_over() {
                 return Ok(Outcome::Stopped);
