@@ -31,8 +31,8 @@ use crate::report::error;
 use crate::transport::Transport;
 
 /// Read at once from one connection, into a buffer that all connections of a shard share. A connection that has more
-/// waits for the next turn.
-pub(crate) const READ_BYTES: usize = 64 << 10;
+/// waits for the next turn. As much as one write sends: what came together is to leave together.
+pub(crate) const READ_BYTES: usize = 128 << 10;
 
 pub(crate) struct Core<T: Transport> {
     pub(super) index: u16,

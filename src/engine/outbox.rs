@@ -19,7 +19,7 @@ use super::slow_consumer::Fill;
 use crate::transport::Transport;
 
 /// Bytes gathered for one write.
-pub(crate) const GATHER_BYTES_MAX: usize = 64 << 10;
+pub(crate) const GATHER_BYTES_MAX: usize = 128 << 10;
 
 /// Queues that a thread keeps for outboxes that need one: most are needed for a moment, again and again.
 const SPARES_MAX: usize = 64;

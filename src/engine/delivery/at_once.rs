@@ -64,6 +64,18 @@ fn share<'a, T>(
     })
 }
 
+/// As a ring does, without one.
+fn write_each<T: Transport>(writes: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
+    let outcomes = writes
+        .iter()
+        .map(|(transport, bytes)| transport.write(bytes));
+    let unfinished = outcomes.zip(writes).enumerate();
+    unfinished
+        .filter(|(_, (outcome, (_, bytes)))| !matches!(outcome, Ok(n) if *n == bytes.len()))
+        .map(|(index, (outcome, _))| (index, outcome))
+        .collect()
+}
+
 impl<T: Transport> Core<T> {
     /// Writes a run to all members for whom nothing else waits.
     pub(super) fn write_run(&mut self, members: &[u32], run: &Closed) -> AtOnce {
@@ -109,13 +121,11 @@ impl<T: Transport> Core<T> {
         at_once
     }
 
-    /// Writes what waits for these, as far as it lies in one piece. Returns what came of it, for each in its place; without
-    /// a ring nothing, nor if they are few.
+    /// Writes what waits for these, as far as it lies in one piece: what is to be done about it is done for all afterwards,
+    /// when no write comes between any more. Returns what came of it, for each in its place; nothing if they are few.
     pub(in crate::engine) fn write_at_once(&mut self, slots: &[u32]) -> Vec<Begun> {
-        let Some(ring) = &mut self.ring else {
-            return Vec::new();
-        };
-        if slots.len() < T::Ring::MANY {
+        let few = self.ring.as_ref().map_or(LOOKED_UP, |_| T::Ring::MANY);
+        if slots.len() < few {
             return Vec::new();
         }
         let mut places = Vec::with_capacity(slots.len());
@@ -146,7 +156,11 @@ impl<T: Transport> Core<T> {
         for (&place, (_, bytes)) in places.iter().zip(&writes) {
             begun[place] = Some(Ok(bytes.len()));
         }
-        for (index, outcome) in ring.write_many(&writes) {
+        let unfinished = match &mut self.ring {
+            Some(ring) => ring.write_many(&writes),
+            None => write_each(&writes),
+        };
+        for (index, outcome) in unfinished {
             begun[places[index]] = Some(outcome);
         }
         begun
