@@ -188,6 +188,7 @@ fn is_quick(scenario: &Scenario) -> bool {
 fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<Setup> {
     let cpus = machine::allowed_cpus()?;
     let program = std::env::current_exe()?;
+    let profile = profile_of(&program);
     // The directory of builds that this one is in, as `target` is.
     let target = program
         .ancestors()
@@ -227,7 +228,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
         all_cpus: names_of(&cpus),
         peers: Peers::get(names, &target)?,
-        ring_program: with_ring.then(|| target.join("io-uring/release/bench")),
+        ring_program: with_ring.then(|| target.join("io-uring").join(&profile).join("bench")),
         program,
     };
     if !(1..=100).contains(&setup.rounds) {
@@ -245,20 +246,31 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         eprintln!("note: one CPU for both the server and the client: the figures will mean little");
     }
     if has(|kind| kind == Kind::Program) {
-        build(&["-p", "humphrey-broadcast"], &target)?;
+        build(&["-p", "humphrey-broadcast"], &profile, &target)?;
     }
     if with_ring {
         // In a directory of its own, lest it takes the place of this one.
         let features = ["-p", "humphrey_ws_bench", "--features", "io-uring"];
-        build(&features, &target.join("io-uring"))?;
+        build(&features, &profile, &target.join("io-uring"))?;
     }
     Ok(setup)
 }
 
+/// How this program was built: the directory that it is in has the profile's name.
+fn profile_of(program: &Path) -> String {
+    let directory = program.parent().and_then(Path::file_name);
+    match directory.and_then(|name| name.to_str()) {
+        None | Some("debug") => "release".into(),
+        Some(profile) => profile.into(),
+    }
+}
+
 /// Another program of this workspace, as fast as this one.
-fn build(what: &[&str], target: &Path) -> io::Result<()> {
+fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--quiet"]).args(what);
+    cargo
+        .args(["build", "--quiet", "--profile", profile])
+        .args(what);
     cargo.args([
         "--manifest-path",
         concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"),
