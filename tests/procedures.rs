@@ -700,3 +700,21 @@ fn names_that_can_not_be_are_found_when_they_are_given() {
     ));
     assert!(catch_unwind(|| Message::notification(&name, "")).is_err());
 }
+
+#[test]
+fn a_cancellation_may_take_the_reply_with_it() {
+    let procedures = Procedures::new().call("later", |call| {
+        let reply = call.defer();
+        call.on_cancel(move || drop(reply));
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    for id in 0..3 {
+        client.send_binary(request(id, "later", b""));
+        client.send_binary(request(9, "$ping", b""));
+        assert_eq!(client.receive_frame(), response(9, b""));
+        client.send_binary(reset(id));
+        client.receive_error(id, 3);
+    }
+    running.shutdown(STOP);
+}
