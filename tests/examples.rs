@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{Client, DEADLINE, eventually, free_address, tcp};
+use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
 use tungstenite::client::ClientRequestBuilder;
 
@@ -747,7 +747,7 @@ fn server_sent_events_serves_its_page_and_streams_every_line_to_whoever_comes() 
 fn enter_procedures(example: &Example) -> Client {
     let uri = format!("ws://{}", example.address).parse().unwrap();
     let request = ClientRequestBuilder::new(uri).with_sub_protocol("humphrey_ws.procedures.v1");
-    let (client, _) = tungstenite::client(request, tcp(example.address)).unwrap();
+    let (client, _) = tungstenite::client(request, support::tcp(example.address)).unwrap();
     Client(client)
 }
 
