@@ -11,6 +11,7 @@ mod payload;
 mod peer;
 mod reserved;
 mod serve;
+mod setup;
 mod timers;
 
 use std::collections::HashMap;

@@ -45,7 +45,7 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    pub(in crate::async_app) fn new(
+    pub(super) fn new(
         procedures: Procedures<State, StreamState>,
         on_join: Option<Box<dyn JoinHandler<StreamState>>>,
         calls_max: usize,

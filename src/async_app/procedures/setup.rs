@@ -1,0 +1,66 @@
+//! How an app is given procedures.
+
+use super::{Procedures, Serving};
+use crate::async_app::app::AsyncWebsocketApp;
+use crate::async_app::handler::JoinHandler;
+
+impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Has clients call procedures, and send and get named notifications: those who offer one of the two subprotocols of
+    /// [procedures](crate::procedures) in their handshake, unless the
+    /// [handshake handler](Self::with_handshake_handler) chooses another. Of them, text messages go to the message handler;
+    /// what all others send does anyway.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Procedures};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_procedures(
+    ///     Procedures::new().call("uppercase", |call| Ok(call.text()?.to_uppercase())),
+    /// );
+    /// ```
+    pub fn with_procedures(mut self, procedures: Procedures<State, StreamState>) -> Self {
+        self.procedures = Some(procedures);
+        self
+    }
+
+    /// Lets clients join rooms by themselves, and leave them, with the reserved calls of [procedures](crate::procedures):
+    /// those rooms for which the handler says so. By default no client can, for no page is to walk into a room that is not
+    /// meant for it. The handler runs as any other and may block. An app with one speaks the subprotocols also without
+    /// procedures of its own.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_join_handler(|stream, room| room == "main" || stream.path() == "/staff");
+    /// ```
+    pub fn with_join_handler(mut self, handler: impl JoinHandler<StreamState>) -> Self {
+        self.on_join = Some(Box::new(handler));
+        self
+    }
+}
+
+impl<State, StreamState> Serving<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Nothing where nothing was set.
+    pub(in crate::async_app) fn of(
+        procedures: Option<Procedures<State, StreamState>>,
+        on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+        calls_max: usize,
+    ) -> Option<Self> {
+        if procedures.is_none() && on_join.is_none() {
+            return None;
+        }
+        Some(Self::new(
+            procedures.unwrap_or_default(),
+            on_join,
+            calls_max,
+        ))
+    }
+}
