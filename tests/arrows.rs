@@ -39,7 +39,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
     // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an
-    // event once, where it is published.
+    // event once, where it is published; procedures are called in frames of their own.
     (
         "async_app",
         &[
@@ -48,6 +48,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "stream",
             "protocol::close",
             "protocol::event_stream",
+            "protocol::procedures",
         ],
     ),
     // What a program of axum's sees of its host.
