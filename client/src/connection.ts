@@ -1,7 +1,7 @@
 import { makeCalls, type CallOptions, type Calls, type Handler } from "./calls.js";
 import { Data, toBytes, type Payload } from "./data.js";
 import { CallError, guarded, report } from "./error.js";
-import * as frames from "./frames.js";
+import { joined, named, NOTIFICATION, OF_ROOM, parse, PROTOCOL, type Frame } from "./frames.js";
 import { makeLink, type Link } from "./link.js";
 import { Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
@@ -123,7 +123,7 @@ export class Connection {
 
   /** Sends a notification. Throws a {@link CallError} that is `full`, `closed` or `unsupported`. */
   notify(name: string, data?: Payload): void {
-    const frame = frames.joined(Uint8Array.of(frames.NOTIFICATION), frames.named(name), toBytes(data));
+    const frame = joined(Uint8Array.of(NOTIFICATION), named(name), toBytes(data));
     this.#put({ data: frame, isFrame: true });
   }
 
@@ -152,7 +152,7 @@ export class Connection {
    * last id, or nothing where it keeps no history. Fails with a {@link CallError}, mostly `refused`.
    */
   async join(name: string, options: JoinOptions = {}): Promise<string> {
-    frames.named(name);
+    named(name);
     let room = this.#rooms.get(name);
     if (room) {
       room.options = { ...options, since: room.options.since ?? "new" };
@@ -203,7 +203,7 @@ export class Connection {
   }
 
   get #speaks(): boolean {
-    return this.#protocol === frames.PROTOCOL;
+    return this.#protocol === PROTOCOL;
   }
 
   #put(item: Outgoing): void {
@@ -261,7 +261,7 @@ export class Connection {
 
   async #joinRoom(room: Room): Promise<void> {
     const isWanted = () => this.#rooms.get(room.name) === room;
-    const payload = frames.joined(frames.named(room.name), toBytes(room.since));
+    const payload = joined(named(room.name), toBytes(room.since));
     try {
       const answer = await this.#request("$join", payload, (item) => {
         if (item.text() === "gap" && isWanted()) this.#gap(room);
@@ -327,12 +327,12 @@ export class Connection {
       if (room) room.last = eventId;
       return this.#deliver(data, { name: "", room: room?.name, id: eventId });
     }
-    const frame = !data.isText && this.#speaks ? frames.parse(data) : undefined;
-    if (frame?.form === frames.OF_ROOM) this.#ofRoom(frame);
+    const frame = !data.isText && this.#speaks ? parse(data) : undefined;
+    if (frame?.form === OF_ROOM) this.#ofRoom(frame);
     else if (!frame || !this.#calls.received(frame)) this.#deliver(data, { name: "" });
   }
 
-  #ofRoom({ name, historyId, payload }: frames.Frame): void {
+  #ofRoom({ name, historyId, payload }: Frame): void {
     if (this.#leaving.has(name) || !this.#seen.note(historyId)) return;
     const room = this.#rooms.get(name);
     if (room) room.last = historyId;
@@ -341,8 +341,8 @@ export class Connection {
 
   /** To whom it is for: notifications to those of that name, everything else to those of plain messages. */
   #deliver(data: Data, info: Info): void {
-    const isFrame = !data.isText && data[0] === frames.NOTIFICATION && this.#settings.procedures;
-    const frame = isFrame && (this.#protocol === undefined || this.#speaks) ? frames.parse(data) : undefined;
+    const isFrame = !data.isText && data[0] === NOTIFICATION && this.#settings.procedures;
+    const frame = isFrame && (this.#protocol === undefined || this.#speaks) ? parse(data) : undefined;
     if (frame) this.#notifications.get(frame.name)?.emit(frame.payload, { ...info, name: frame.name });
     else this.#messages.emit(data, info);
   }

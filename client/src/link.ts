@@ -154,7 +154,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
           if (stream !== source) return;
           const { data, lastEventId: id } = event as MessageEvent<string>;
           lastEventId = id || lastEventId;
-          act(data, id);
+          guarded(() => act(data, id));
         });
       on("open", () => {
         if (state.name === "open") return;
