@@ -1,55 +1,13 @@
 // Server-sent events, where no WebSocket can be had.
 
 import assert from 'node:assert/strict';
-import { createServer, request } from 'node:http';
+import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { test } from 'node:test';
 
 import { EventSource } from 'eventsource';
 
-import { lost, notification, open, Server, until } from './support.mjs';
-
-/** A proxy for HTTP that lets WebSockets through only while it is told to. */
-async function httpProxy(t, port) {
-  const proxy = { isOpen: false, upgrades: 0, requests: [], sockets: new Set() };
-  const server = createServer((incoming, outgoing) => {
-    proxy.requests.push(incoming.url);
-    const onward = request({ port, host: '127.0.0.1', path: incoming.url, headers: incoming.headers }, (answer) => {
-      outgoing.writeHead(answer.statusCode, answer.headers);
-      answer.pipe(outgoing);
-    });
-    onward.on('error', () => outgoing.destroy());
-    outgoing.on('close', () => onward.destroy());
-    onward.end();
-  });
-  server.on('upgrade', (incoming, socket) => {
-    proxy.upgrades += 1;
-    socket.on('error', () => {});
-    if (!proxy.isOpen) return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
-    const onward = request({ port, host: '127.0.0.1', path: incoming.url, headers: incoming.headers });
-    onward.on('upgrade', (answer, other) => {
-      socket.write(`HTTP/1.1 101 Switching Protocols\r\n${Object.entries(answer.headers).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`);
-      for (const [from, to] of [[socket, other], [other, socket]]) {
-        from.on('error', () => {}).on('close', () => to.destroy()).pipe(to);
-      }
-      proxy.sockets.add(socket);
-    });
-    onward.on('error', () => socket.destroy());
-    onward.end();
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  proxy.url = `http://127.0.0.1:${server.address().port}/`;
-  proxy.cut = () => {
-    server.closeAllConnections();
-    for (const socket of proxy.sockets) socket.destroy();
-  };
-  t.after(() => {
-    proxy.cut();
-    server.close();
-  });
-  return proxy;
-}
+import { httpProxy, lost, notification, open, Server, until } from './support.mjs';
 
 async function setUp(t, options) {
   const server = await Server.start(t, 'client_server');
