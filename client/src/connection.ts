@@ -7,7 +7,7 @@ import { Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
 import { makeOutbox, type Outbox, type Outgoing } from "./outbox.js";
 import { makePulse, type Pulse } from "./pulse.js";
-import { Room, Seen, split, type JoinOptions } from "./rooms.js";
+import { makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
 
 /** What is known of a message besides its data. */
 export interface Info {
@@ -41,7 +41,8 @@ export class Connection {
   readonly #messages = new Listeners<[Data, Info]>();
   readonly #notifications = new Map<string, Listeners<[Data, Info]>>();
   readonly #rooms = new Map<string, Room>();
-  readonly #seen = new Seen();
+  readonly #seen = makeSeen();
+  #lastId = "";
   /** Rooms that the server has not let us out of yet: what still comes of them is not wanted. */
   readonly #leaving = new Map<string, number>();
   /** Rooms that are to be joined, and how many are being joined. */
@@ -59,6 +60,7 @@ export class Connection {
     this.#link = makeLink(address, settings, {
       open: (transport, protocol) => this.#opened(transport, protocol),
       message: (data, eventId) => this.#received(data, eventId),
+      lastId: () => this.#lastId,
       gap: () => this.#rooms.forEach((room) => this.#gap(room)),
       lost: (why) => this.#lost(why),
       check: () => this.#pulse.check(),
@@ -160,9 +162,7 @@ export class Connection {
     }
     if (this.state.name === "closed") throw new CallError("closed", CLOSED);
     if (this.#protocol !== undefined && !this.#speaks) throw unsupported();
-    room = new Room(name, options);
-    // Nobody has to wait for it.
-    room.joined.catch(() => {});
+    room = makeRoom(name, options);
     this.#rooms.set(name, room);
     if (this.#protocol !== undefined) {
       this.#toJoin.push(room);
@@ -261,7 +261,7 @@ export class Connection {
 
   async #joinRoom(room: Room): Promise<void> {
     const isWanted = () => this.#rooms.get(room.name) === room;
-    const payload = joined(named(room.name), toBytes(room.since));
+    const payload = joined(named(room.name), toBytes(since(room)));
     try {
       const answer = await this.#request("$join", payload, (item) => {
         if (item.text() === "gap" && isWanted()) this.#gap(room);
@@ -271,6 +271,7 @@ export class Connection {
       room.isJoined = true;
       // What is kept has come before: this is where the room is if there was nothing.
       room.last ??= answer.text() || undefined;
+      this.#lastId ||= answer.text();
       room.resolve(answer.text());
     } catch (reason) {
       const error = reason as CallError;
@@ -279,7 +280,7 @@ export class Connection {
       if (!isWanted()) return;
       if (!room.isJoined || error.code === "refused" || error.code === "unknown") this.#refused(room, error);
       // Where nothing is said against it, it is tried again, after a while.
-      else this.#link.fail(`${room.name} could not be joined again: ${error.message}`);
+      else this.#link.fail(error.message);
     }
     this.#join();
   }
@@ -291,9 +292,9 @@ export class Connection {
   }
 
   #gap(room: Room): void {
-    const { since } = room;
+    const gap = { room: room.name, since: since(room) };
     room.last = undefined;
-    guarded(() => room.options.onGap?.({ room: room.name, since }));
+    guarded(() => room.options.onGap?.(gap));
   }
 
   #lost(why: "disconnected" | "closed"): void {
@@ -319,7 +320,7 @@ export class Connection {
   #received(data: Data, eventId?: string): void {
     this.#pulse.heard();
     if (eventId) {
-      if (!this.#seen.note(eventId)) return;
+      if (!this.#isNew(eventId)) return;
       // Which room it is of is known by its history.
       const rooms = [...this.#rooms.values()];
       const room = rooms.find(({ last }) => last && split(last)[0] === split(eventId)[0])
@@ -332,8 +333,14 @@ export class Connection {
     else if (!frame || !this.#calls.received(frame)) this.#deliver(data, { name: "" });
   }
 
+  #isNew(id: string): boolean {
+    const isNew = this.#seen.note(id);
+    if (isNew) this.#lastId = id;
+    return isNew;
+  }
+
   #ofRoom({ name, historyId, payload }: Frame): void {
-    if (this.#leaving.has(name) || !this.#seen.note(historyId)) return;
+    if (this.#leaving.has(name) || !this.#isNew(historyId)) return;
     const room = this.#rooms.get(name);
     if (room) room.last = historyId;
     this.#deliver(payload, { name: "", room: name, id: historyId });

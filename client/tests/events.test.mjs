@@ -85,6 +85,23 @@ test('a WebSocket is tried again now and then; what is sent meanwhile waits, and
   assert.deepEqual(got.slice(4).map(([, text]) => text), ['away', 'again']);
 });
 
+test('a WebSocket that can not be had again is replaced by events that go on where it was', async (t) => {
+  const { proxy, connection, got, publisher, overEvents } = await setUp(t);
+  proxy.isOpen = true;
+  await connection.join('topic');
+  publisher.notify('publish', '1');
+  await until(() => got.length === 1);
+  proxy.isOpen = false;
+  proxy.cut();
+  await lost(connection);
+  publisher.notify('publish', '2');
+  await publisher.call('echo');
+  await overEvents();
+  publisher.notify('publish', '3');
+  await until(() => got.length === 3);
+  assert.deepEqual(got.map(([, text]) => text), ['1', '2', '3']);
+});
+
 test('without a server or with one that refuses, both ways are tried until one works', async (t) => {
   const { server, connection, overEvents } = await setUp(t);
   await overEvents();
