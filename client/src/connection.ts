@@ -1,4 +1,4 @@
-import { makeCalls, type CallOptions, type Calls, type Handler } from "./calls.js";
+import { makeCalls, type CallOptions, type Calls, type Done, type Handler } from "./calls.js";
 import { Data, toBytes, type Payload } from "./data.js";
 import { CallError, guarded, report } from "./error.js";
 import { joined, named, NOTIFICATION, OF_ROOM, parse, PROTOCOL, type Frame } from "./frames.js";
@@ -42,7 +42,9 @@ export class Connection {
   readonly #notifications = new Map<string, Listeners<[Data, Info]>>();
   readonly #rooms = new Map<string, Room>();
   readonly #seen = makeSeen();
+  /** The last message that has come, and the last event. */
   #lastId = "";
+  #eventId = "";
   /** Rooms that the server has not let us out of yet: what still comes of them is not wanted. */
   readonly #leaving = new Map<string, number>();
   /** Rooms that are to be joined, and how many are being joined. */
@@ -70,7 +72,7 @@ export class Connection {
     this.#pulse = makePulse(
       settings.pingInterval,
       settings.pingTimeout,
-      () => void this.#request("$ping").catch(() => {}),
+      () => this.#request("$ping", "", () => {}),
       () => this.#link.fail("the server does not answer"),
     );
   }
@@ -135,10 +137,14 @@ export class Connection {
    */
   async call(name: string, data?: Payload, options: CallOptions = {}): Promise<Data> {
     if (this.state.name === "open" && this.state.transport === "events") throw unsupported();
-    return this.#calls.make(name, data, { timeout: this.#settings.timeout, ...options }, (frame, sent) => {
-      const item = { data: frame, isFrame: true, sent };
-      this.#put(item);
-      return () => this.#outbox.remove(item);
+    return new Promise((resolve, reject) => {
+      const put = (frame: Uint8Array, sent: () => void) => {
+        const item = { data: frame, isFrame: true, sent };
+        this.#put(item);
+        return () => this.#outbox.remove(item);
+      };
+      this.#calls.make(name, data, { timeout: this.#settings.timeout, ...options }, put, (result) =>
+        result instanceof CallError ? reject(result) : resolve(result));
     });
   }
 
@@ -180,16 +186,18 @@ export class Connection {
     room.reject(new CallError("aborted", "the room was left"));
     if (room.last) this.#seen.forget(room.last);
     if (!this.#speaks) return;
-    this.#leaving.set(name, (this.#leaving.get(name) ?? 0) + 1);
-    try {
-      await this.#request("$leave", name);
-    } catch (error) {
-      if ((error as CallError).code !== "disconnected") throw error;
-    } finally {
-      const rest = (this.#leaving.get(name) ?? 0) - 1;
-      if (rest > 0) this.#leaving.set(name, rest);
-      else this.#leaving.delete(name);
-    }
+    const leaving = this.#leaving;
+    leaving.set(name, (leaving.get(name) ?? 0) + 1);
+    return new Promise((resolve, reject) => {
+      this.#request("$leave", name, (result) => {
+        const rest = leaving.get(name)! - 1;
+        if (rest) leaving.set(name, rest);
+        else leaving.delete(name);
+        // Who is not connected is in no room.
+        if (result instanceof CallError && !isEnd(result)) reject(result);
+        else resolve();
+      });
+    });
   }
 
   /** Connects now: instead of waiting, anew where it is open, and also once it is closed. */
@@ -225,15 +233,13 @@ export class Connection {
   }
 
   /** A call of the protocol's own, which waits for nothing and does not outlast the connection. */
-  #request(name: string, data?: Payload, onItem?: (data: Data) => unknown): Promise<Data> {
-    return this.#calls.make(name, data, onItem ? { onItem } : {}, (frame, sent) => {
-      this.#transmit({ data: frame, isFrame: true, sent });
-      return () => {};
-    });
+  #request(name: string, data: Payload, done: Done, onItem?: CallOptions["onItem"]): void {
+    const put = (frame: Uint8Array, sent: () => void) => void this.#transmit({ data: frame, isFrame: true, sent });
+    this.#calls.make(name, data, { onItem }, put, done);
   }
 
   #opened(transport: "websocket" | "events", protocol: string): void {
-    if (transport === "events") return this.#calls.fail("unsupported", "only receiving is possible", false);
+    if (transport === "events") return this.#calls.fail("unsupported", UNSUPPORTED, false);
     this.#protocol = protocol;
     if (this.#speaks) {
       this.#pulse.start();
@@ -251,7 +257,8 @@ export class Connection {
       this.#joining += 1;
       this.#joinRoom(this.#toJoin.shift()!);
     }
-    if (this.#isReady || this.#toJoin.length > 0) return;
+    // Whoever was told of a refusal may have closed it.
+    if (this.#isReady || this.#toJoin.length > 0 || this.#protocol === undefined) return;
     this.#isReady = true;
     for (let item; this.#isReady && (item = this.#outbox.take()); ) {
       if (this.#fits(item)) this.#transmit(item);
@@ -259,30 +266,31 @@ export class Connection {
     }
   }
 
-  async #joinRoom(room: Room): Promise<void> {
+  #joinRoom(room: Room): void {
     const isWanted = () => this.#rooms.get(room.name) === room;
     const payload = joined(named(room.name), toBytes(since(room)));
-    try {
-      const answer = await this.#request("$join", payload, (item) => {
-        if (item.text() === "gap" && isWanted()) this.#gap(room);
-      });
+    const done = (result: Data | CallError) => {
+      const isError = result instanceof CallError;
+      if (isError && isEnd(result)) return;
       this.#joining -= 1;
-      if (!isWanted()) return;
-      room.isJoined = true;
-      // What is kept has come before: this is where the room is if there was nothing.
-      room.last ??= answer.text() || undefined;
-      this.#lastId ||= answer.text();
-      room.resolve(answer.text());
-    } catch (reason) {
-      const error = reason as CallError;
-      if (error.code === "disconnected" || error.code === "closed") return;
-      this.#joining -= 1;
-      if (!isWanted()) return;
-      if (!room.isJoined || error.code === "refused" || error.code === "unknown") this.#refused(room, error);
-      // Where nothing is said against it, it is tried again, after a while.
-      else this.#link.fail(error.message);
-    }
-    this.#join();
+      if (!isWanted()) {
+        // Left meanwhile.
+      } else if (!isError) {
+        const id = result.text();
+        room.isJoined = true;
+        // What is kept has come before: this is where the room is if there was nothing.
+        room.last ??= id || undefined;
+        this.#lastId ||= id;
+        room.resolve(id);
+      } else if (room.isJoined && !["refused", "unknown"].includes(result.code)) {
+        // Nothing is said against it: it is tried again, after a while.
+        return this.#link.fail(result.message);
+      } else {
+        this.#refused(room, result);
+      }
+      this.#join();
+    };
+    this.#request("$join", payload, done, (item) => item.text() === "gap" && isWanted() && this.#gap(room));
   }
 
   #refused(room: Room, error: CallError): void {
@@ -320,6 +328,10 @@ export class Connection {
   #received(data: Data, eventId?: string): void {
     this.#pulse.heard();
     if (eventId) {
+      // An event without an id has that of the one before.
+      const hasNone = eventId === this.#eventId || eventId === this.#lastId;
+      this.#eventId = eventId;
+      if (hasNone) return this.#deliver(data, { name: "" });
       if (!this.#isNew(eventId)) return;
       // Which room it is of is known by its history.
       const rooms = [...this.#rooms.values()];
@@ -355,8 +367,11 @@ export class Connection {
   }
 }
 
-const CLOSED = "the connection is closed";
-const UNSUPPORTED = "the server does not speak humphrey_ws.procedures.v1, or this is not for it";
+/** Whether it has failed since the connection has ended. */
+const isEnd = ({ code }: CallError) => code === "disconnected" || code === "closed";
+
+const CLOSED = "the connection has ended";
+const UNSUPPORTED = "the connection's subprotocol has no such messages";
 const unsupported = () => new CallError("unsupported", UNSUPPORTED);
 
 /**

@@ -113,7 +113,7 @@ test('without a server or with one that refuses, both ways are tried until one w
   assert.equal(connection.state.name, 'closed');
 });
 
-test('an event that is no base64 is no end', async (t) => {
+test('events of all kinds are taken for what they are', async (t) => {
   let stream;
   const server = createServer((_, answer) => {
     answer.writeHead(200, { 'Content-Type': 'text/event-stream' });
@@ -139,5 +139,11 @@ test('an event that is no base64 is no end', async (t) => {
   stream.write('data: end\n\n');
   await until(() => got.length === 2);
   assert.deepEqual(got, ['yes', 'end']);
+  // Events without an id are none that were seen, though the browser gives them that of the one before.
+  for (const event of ['id: a-1\ndata: 1', 'data: 2', 'data: 3', 'id: a-2\ndata: 4', 'id: a-1\ndata: again', 'data: 5', 'id: a-3\ndata: 6']) {
+    stream.write(`${event}\n\n`);
+  }
+  await until(() => got.length === 8);
+  assert.deepEqual(got.slice(2), ['1', '2', '3', '4', '5', '6']);
   assert.equal(reported.mock.callCount(), 1);
 });

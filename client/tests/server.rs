@@ -46,7 +46,7 @@ fn main() {
             let name = call.text()?;
             let timeout = if name == "slow" { SHORT } else { LONG };
             let answer = call.stream().call_wait(name, "question", timeout);
-            Ok(answer.map_or_else(|error| error.to_string().into(), |answer| answer))
+            Ok(answer.unwrap_or_else(|error| error.to_string().into()))
         })
         .on("publish", |event| {
             let Ok(text) = event.text() else { return };

@@ -13,7 +13,7 @@ import { connect as connectTo } from '../../src/client.js';
 export const PROTOCOL = 'humphrey_ws.procedures.v1';
 
 // How long anything may take, in milliseconds. Whoever waits so long waits for nothing.
-export const DEADLINE = 20_000;
+export const DEADLINE = Number(process.env.DEADLINE ?? 20_000);
 
 /** What a promise gives, if it does so in time. */
 export async function inTime(promise, what = 'a promise', time = DEADLINE) {
