@@ -1,0 +1,42 @@
+// Builds the client: `dist/` for npm, and `../src/client.js`, the same module, which the library serves.
+//
+//     node build.mjs            builds
+//     node build.mjs --check    fails if `../src/client.js` is not what the sources build to
+
+import { execFileSync } from 'node:child_process';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+
+import { build } from 'esbuild';
+
+const here = path => fileURLToPath(new URL(path, import.meta.url));
+const { version, license } = JSON.parse(await readFile(here('package.json'), 'utf8'));
+
+const result = await build({
+  entryPoints: [here('src/index.ts')],
+  bundle: true,
+  minify: true,
+  format: 'esm',
+  target: 'es2022',
+  charset: 'utf8',
+  legalComments: 'none',
+  write: false,
+  banner: { js: `// humphrey-ws ${version}, ${license}; built from client/src by client/build.mjs` },
+});
+const code = result.outputFiles[0].text;
+
+if (process.argv.includes('--check')) {
+  const committed = await readFile(here('../src/client.js'), 'utf8').catch(() => '');
+  if (committed !== code) {
+    console.error('src/client.js is not what client/src builds to: run `npm run build` in client/');
+    process.exit(1);
+  }
+  execFileSync(process.execPath, [here('node_modules/typescript/bin/tsc'), '--noEmit', '--emitDeclarationOnly', 'false', '-p', here('.')], { stdio: 'inherit' });
+  console.log('src/client.js is what client/src builds to');
+} else {
+  await rm(here('dist'), { recursive: true, force: true });
+  await mkdir(here('dist'));
+  await writeFile(here('dist/index.js'), code);
+  await writeFile(here('../src/client.js'), code);
+  execFileSync(process.execPath, [here('node_modules/typescript/bin/tsc'), '-p', here('.')], { stdio: 'inherit' });
+}

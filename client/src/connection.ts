@@ -1,0 +1,383 @@
+import { Calls, type CallOptions, type Handler } from "./calls.js";
+import { Data, toBytes, type Payload } from "./data.js";
+import { CallError, report } from "./error.js";
+import * as frames from "./frames.js";
+import { Link } from "./link.js";
+import { Listeners } from "./listeners.js";
+import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
+import { Outbox, type Outgoing } from "./outbox.js";
+import { Pulse } from "./pulse.js";
+import { Room, Seen, split, type JoinOptions } from "./rooms.js";
+
+/** What is known of a message besides its data. */
+export interface Info {
+  /** The notification's name; empty for a plain message. */
+  readonly name: string;
+  /** The room that it was sent to, where that keeps a history. */
+  readonly room?: string;
+  /** Its id there. */
+  readonly id?: string;
+}
+
+/** Gets what is received. What it throws is reported, and the connection and other listeners go on. */
+export type Listener = (data: Data, info: Info) => unknown;
+
+// As many as the server certainly takes at a time.
+const JOINING_MAX = 64;
+
+/**
+ * A connection to a server that comes back when it is lost. Made by {@link connect}.
+ *
+ * What is sent while there is no connection waits, within bounds, and leaves in order as soon as there is one and the
+ * rooms are joined again. What was sent is never sent again.
+ */
+export class Connection {
+  readonly #settings: Settings;
+  readonly #link: Link;
+  readonly #calls: Calls;
+  readonly #pulse: Pulse;
+  readonly #outbox: Outbox;
+  readonly #states = new Listeners<[State]>();
+  readonly #messages = new Listeners<[Data, Info]>();
+  readonly #notifications = new Map<string, Listeners<[Data, Info]>>();
+  readonly #rooms = new Map<string, Room>();
+  readonly #seen = new Seen();
+  /** Rooms that the server has not let us out of yet: what still comes of them is not wanted. */
+  readonly #leaving = new Map<string, number>();
+  /** Rooms that are to be joined, and how many are being joined. */
+  #toJoin: Room[] = [];
+  #joining = 0;
+  /** Whether a WebSocket is open, and with which subprotocol. */
+  #protocol: string | undefined;
+  /** Whether what waited has left, so that messages go out at once. */
+  #isReady = false;
+
+  /** @internal */
+  constructor(address: Address, options: Options) {
+    const settings = (this.#settings = withDefaults(options));
+    this.#outbox = new Outbox(settings.outboxCount, settings.outboxBytes);
+    this.#link = new Link(address, settings, {
+      open: (transport, protocol) => this.#opened(transport, protocol),
+      message: (data, eventId) => this.#received(data, eventId),
+      gap: () => this.#rooms.forEach((room) => this.#gap(room)),
+      lost: () => this.#lost(),
+      check: () => this.#pulse.check(),
+      state: (state) => this.#changed(state),
+    });
+    this.#calls = new Calls((frame) => this.#link.send(frame), report);
+    this.#pulse = new Pulse(
+      settings.pingInterval,
+      settings.pingTimeout,
+      () => void this.#request("$ping").catch(() => {}),
+      () => this.#link.fail("the server does not answer"),
+    );
+  }
+
+  /** What the connection does now. */
+  get state(): State {
+    return this.#link.state;
+  }
+
+  /** Listens to what the connection does, beginning with what it does now. Returns what ends that. */
+  states(listener: (state: State) => unknown): () => void;
+  /** The same as an iterator, which ends when the connection is closed. */
+  states(): AsyncIterableIterator<State, undefined>;
+  states(listener?: (state: State) => unknown): (() => void) | AsyncIterableIterator<State, undefined> {
+    if (!listener) return this.#queue(this.#states);
+    const end = this.#states.add(listener);
+    try {
+      listener(this.state);
+    } catch (error) {
+      report(error);
+    }
+    return end;
+  }
+
+  /** Listens to plain messages: text, and binary ones that are no frames. Returns what ends that. */
+  messages(listener: Listener): () => void;
+  /** The same as an iterator, which ends when the connection is closed, and fails if it is read too slowly. */
+  messages(): AsyncIterableIterator<Data, undefined>;
+  messages(listener?: Listener): (() => void) | AsyncIterableIterator<Data, undefined> {
+    return listener ? this.#messages.add(listener) : this.#queue(this.#messages);
+  }
+
+  /** Listens to notifications of this name. Returns what ends that. */
+  on(name: string, listener: Listener): () => void;
+  /** The same as an iterator, which ends when the connection is closed, and fails if it is read too slowly. */
+  on(name: string): AsyncIterableIterator<Data, undefined>;
+  on(name: string, listener?: Listener): (() => void) | AsyncIterableIterator<Data, undefined> {
+    let listeners = this.#notifications.get(name);
+    if (!listeners) this.#notifications.set(name, (listeners = new Listeners()));
+    return listener ? listeners.add(listener) : this.#queue(listeners);
+  }
+
+  #queue<Args extends [unknown, ...unknown[]]>(listeners: Listeners<Args>): AsyncIterableIterator<Args[0], undefined> {
+    const queue = listeners.queue(this.#settings.queue);
+    if (this.state.name === "closed") void queue.return!();
+    return queue;
+  }
+
+  /**
+   * Sends a plain message: text as text, bytes as binary. Where procedures are spoken, the server takes binary messages
+   * for frames: then only text can be sent. Throws a {@link CallError} that is `full`, `closed` or `unsupported`.
+   */
+  send(message: string | Uint8Array | ArrayBuffer): void {
+    this.#put({ data: typeof message === "string" ? message : toBytes(message).slice(), isFrame: false });
+  }
+
+  /** Sends a notification. Throws a {@link CallError} that is `full`, `closed` or `unsupported`. */
+  notify(name: string, data?: Payload): void {
+    const frame = frames.joined(Uint8Array.of(frames.NOTIFICATION), frames.named(name), toBytes(data));
+    this.#put({ data: frame, isFrame: true });
+  }
+
+  /**
+   * Calls a procedure of the server. Fails with a {@link CallError}; its `sent` says whether the server may have begun.
+   * A call that waits for a connection is sent when there is one; one that was in flight when it was lost has failed.
+   */
+  async call(name: string, data?: Payload, options: CallOptions = {}): Promise<Data> {
+    if (this.state.name === "open" && this.state.transport === "events") throw unsupported();
+    return this.#calls.make(name, data, { timeout: this.#settings.timeout, ...options }, (frame, sent) => {
+      const item = { data: frame, isFrame: true, sent };
+      this.#put(item);
+      return () => this.#outbox.remove(item);
+    });
+  }
+
+  /** Answers calls from the server. Returns what ends that. */
+  handle(name: string, handler: Handler): () => void {
+    const { handlers } = this.#calls;
+    handlers.set(name, handler);
+    return () => void (handlers.get(name) === handler && handlers.delete(name));
+  }
+
+  /**
+   * Joins a room, now and whenever the connection comes back, from the last message on that was seen. Gives the room's
+   * last id, or nothing where it keeps no history. Fails with a {@link CallError}, mostly `refused`.
+   */
+  async join(name: string, options: JoinOptions = {}): Promise<string> {
+    frames.named(name);
+    let room = this.#rooms.get(name);
+    if (room) {
+      room.options = { ...options, since: room.options.since ?? "new" };
+      return room.joined;
+    }
+    if (this.#protocol !== undefined && !this.#speaks) throw unsupported();
+    room = new Room(name, options);
+    // Nobody has to wait for it.
+    room.joined.catch(() => {});
+    this.#rooms.set(name, room);
+    if (this.#protocol !== undefined) {
+      this.#toJoin.push(room);
+      this.#join();
+    }
+    return room.joined;
+  }
+
+  /** Leaves a room that was joined with {@link join}. */
+  async leave(name: string): Promise<void> {
+    const room = this.#rooms.get(name);
+    if (!room) return;
+    this.#rooms.delete(name);
+    this.#toJoin = this.#toJoin.filter((other) => other !== room);
+    room.reject(new CallError("aborted", "the room was left"));
+    if (room.last) this.#seen.forget(room.last);
+    if (!this.#speaks) return;
+    this.#leaving.set(name, (this.#leaving.get(name) ?? 0) + 1);
+    try {
+      await this.#request("$leave", name);
+    } catch (error) {
+      if ((error as CallError).code !== "disconnected") throw error;
+    } finally {
+      const rest = (this.#leaving.get(name) ?? 0) - 1;
+      if (rest > 0) this.#leaving.set(name, rest);
+      else this.#leaving.delete(name);
+    }
+  }
+
+  /** Connects now: instead of waiting, anew where it is open, and also once it is closed. */
+  reconnect(): void {
+    this.#link.connect();
+  }
+
+  /** Closes the connection for good: until {@link reconnect}. What waits is dropped, and calls fail as `closed`. */
+  close(code = 1000, reason = ""): void {
+    this.#link.close(code, reason);
+  }
+
+  get #speaks(): boolean {
+    return this.#protocol === frames.PROTOCOL;
+  }
+
+  #put(item: Outgoing): void {
+    if (this.state.name === "closed") throw new CallError("closed", "the connection is closed");
+    if (!this.#isReady) return this.#outbox.add(item);
+    if (!this.#fits(item)) throw unsupported();
+    this.#outbox.check(item, this.#link.bufferedBytes);
+    this.#transmit(item);
+  }
+
+  #transmit({ data, sent }: Outgoing): void {
+    sent?.();
+    this.#link.send(data);
+  }
+
+  /** Whether the server takes it for what it is. */
+  #fits({ data, isFrame }: Outgoing): boolean {
+    return typeof data === "string" || isFrame === this.#speaks;
+  }
+
+  /** A call of the protocol's own, which waits for nothing and does not outlast the connection. */
+  #request(name: string, data?: Payload, onItem?: (data: Data) => unknown): Promise<Data> {
+    return this.#calls.make(name, data, onItem ? { onItem } : {}, (frame, sent) => {
+      this.#transmit({ data: frame, isFrame: true, sent });
+      return () => {};
+    });
+  }
+
+  #opened(transport: "websocket" | "events", protocol: string): void {
+    if (transport === "events") return this.#calls.fail("unsupported", "only receiving is possible", { isSent: false });
+    this.#protocol = protocol;
+    if (this.#speaks) {
+      this.#pulse.start();
+      this.#toJoin = [...this.#rooms.values()];
+    } else {
+      for (const room of this.#rooms.values()) this.#refused(room, unsupported());
+      this.#calls.fail("unsupported", UNSUPPORTED, { isSent: false });
+    }
+    this.#join();
+  }
+
+  /** Joins what is to be joined, not too much at a time; behind it goes what has waited. */
+  #join(): void {
+    while (this.#toJoin.length > 0 && this.#joining < JOINING_MAX) {
+      this.#joining += 1;
+      this.#joinRoom(this.#toJoin.shift()!);
+    }
+    if (this.#isReady || this.#toJoin.length > 0) return;
+    this.#isReady = true;
+    for (let item; this.#isReady && (item = this.#outbox.take()); ) {
+      if (this.#fits(item)) this.#transmit(item);
+      else report(unsupported());
+    }
+  }
+
+  async #joinRoom(room: Room): Promise<void> {
+    const isWanted = () => this.#rooms.get(room.name) === room;
+    const payload = frames.joined(frames.named(room.name), toBytes(room.since));
+    try {
+      const answer = await this.#request("$join", payload, (item) => {
+        if (item.text() === "gap" && isWanted()) this.#gap(room);
+      });
+      this.#joining -= 1;
+      if (!isWanted()) return;
+      room.isJoined = true;
+      // What is kept has come before: this is where the room is if there was nothing.
+      room.last ??= answer.text() || undefined;
+      room.resolve(answer.text());
+    } catch (reason) {
+      const error = reason as CallError;
+      if (error.code === "disconnected" || error.code === "closed") return;
+      this.#joining -= 1;
+      if (!isWanted()) return;
+      if (!room.isJoined || error.code === "refused" || error.code === "unknown") this.#refused(room, error);
+      // Where nothing is said against it, it is tried again, after a while.
+      else this.#link.fail(`${room.name} could not be joined again: ${error.message}`);
+    }
+    this.#join();
+  }
+
+  #refused(room: Room, error: CallError): void {
+    this.#rooms.delete(room.name);
+    room.reject(error);
+    if (!room.isJoined) return;
+    try {
+      room.options.onRefused?.(error);
+    } catch (thrown) {
+      report(thrown);
+    }
+  }
+
+  #gap(room: Room): void {
+    const { since } = room;
+    room.last = undefined;
+    try {
+      room.options.onGap?.({ room: room.name, since });
+    } catch (thrown) {
+      report(thrown);
+    }
+  }
+
+  #lost(): void {
+    this.#protocol = undefined;
+    this.#isReady = false;
+    this.#joining = 0;
+    this.#toJoin = [];
+    this.#pulse.stop();
+    this.#calls.lost();
+  }
+
+  #changed(state: State): void {
+    if (state.name === "closed") {
+      this.#outbox.clear();
+      this.#calls.fail("closed", state.reason || "the connection is closed");
+    }
+    this.#states.emit(state);
+    if (state.name !== "closed" || this.state.name !== "closed") return;
+    for (const listeners of [this.#states, this.#messages, ...this.#notifications.values()]) listeners.end();
+  }
+
+  #received(data: Data, eventId: string): void {
+    this.#pulse.heard();
+    if (eventId) {
+      if (!this.#seen.note(eventId)) return;
+      // Which room it is of is known by its history.
+      const rooms = [...this.#rooms.values()];
+      const room = rooms.find(({ last }) => last && split(last)[0] === split(eventId)[0])
+        ?? (rooms.length === 1 ? rooms[0] : undefined);
+      if (room) room.last = eventId;
+      return this.#deliver(data, { name: "", room: room?.name, id: eventId });
+    }
+    const frame = !data.isText && this.#speaks ? frames.parse(data) : undefined;
+    switch (frame?.form) {
+      case frames.REQUEST: return void this.#calls.asked(frame);
+      case frames.RESET: return this.#calls.reset(frame);
+      case frames.RESPONSE: return this.#calls.answered(frame);
+      case frames.ERROR: return this.#calls.failed(frame);
+      case frames.ITEM: return this.#calls.item(frame);
+      case frames.OF_ROOM: return this.#ofRoom(frame);
+      default: return this.#deliver(data, { name: "" });
+    }
+  }
+
+  #ofRoom({ name, historyId, payload }: frames.Frame): void {
+    if (this.#leaving.has(name) || !this.#seen.note(historyId)) return;
+    const room = this.#rooms.get(name);
+    if (room) room.last = historyId;
+    this.#deliver(payload, { name: "", room: name, id: historyId });
+  }
+
+  /** To whom it is for: notifications to those of that name, everything else to those of plain messages. */
+  #deliver(data: Data, info: Info): void {
+    const isFrame = !data.isText && data[0] === frames.NOTIFICATION && this.#settings.procedures;
+    const frame = isFrame && (this.#protocol === undefined || this.#speaks) ? frames.parse(data) : undefined;
+    if (frame) this.#notifications.get(frame.name)?.emit(frame.payload, { ...info, name: frame.name });
+    else this.#messages.emit(data, info);
+  }
+}
+
+const UNSUPPORTED = "the server does not speak humphrey_ws.procedures.v1, or this is not for it";
+const unsupported = () => new CallError("unsupported", UNSUPPORTED);
+
+/**
+ * Connects to a server, in the background, and stays connected.
+ *
+ * ```js
+ * const connection = connect("/live");
+ * connection.on("message", (data) => console.log(data.text()));
+ * const sum = (await connection.call("add", [1, 2])).json();
+ * ```
+ */
+export function connect(address: Address, options: Options = {}): Connection {
+  return new Connection(address, options);
+}

@@ -1,0 +1,37 @@
+/**
+ * Why a call has failed, or something could not be sent:
+ *
+ * - From the server: `unknown` (no procedure of that name), `failed` (its handler's error), `aborted` (it has seen the
+ *   cancellation), `unanswered` (the answer was dropped), `busy` (too many calls in flight), `refused` (not allowed, such
+ *   as joining a room), `missed`.
+ * - From here: `aborted` (by the signal, which is the `cause`'s), `timeout`, `disconnected` (while it was in flight),
+ *   `closed` (the connection is closed for good), `full` (too much waits already), `unsupported` (the server does not
+ *   speak the procedures' subprotocol, or nothing can be sent over server-sent events).
+ */
+export type CallErrorCode =
+  | "unknown" | "failed" | "aborted" | "unanswered" | "busy" | "refused" | "missed"
+  | "timeout" | "disconnected" | "closed" | "full" | "unsupported";
+
+/** Codes of errors on the wire, from 1 on. */
+export const CODES: readonly CallErrorCode[] = ["unknown", "failed", "aborted", "unanswered", "busy", "refused", "missed"];
+
+/** The one error of this module. Its message is the server's text, where there is one. */
+export class CallError extends Error {
+  /** Why. */
+  readonly code: CallErrorCode;
+  /** Whether it had been sent, so that the server may have handled it. It is never sent again by itself. */
+  readonly sent: boolean;
+
+  constructor(code: CallErrorCode, message: string = code, sent = false, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "CallError";
+    this.code = code;
+    this.sent = sent;
+  }
+}
+
+/** Tells of what a listener has thrown, as the browser does of one of its own. */
+export function report(error: unknown): void {
+  if (typeof reportError === "function") reportError(error);
+  else console.error(error);
+}

@@ -1,0 +1,96 @@
+import { CallError, report } from "./error.js";
+
+/** Who listens to one kind of thing. */
+export class Listeners<Args extends [unknown, ...unknown[]]> {
+  #callbacks = new Set<(...args: Args) => unknown>();
+  #queues = new Set<Queue<Args[0]>>();
+
+  get isEmpty(): boolean {
+    return this.#callbacks.size + this.#queues.size === 0;
+  }
+
+  add(callback: (...args: Args) => unknown): () => void {
+    // The same function twice is two listeners.
+    const own = (...args: Args) => callback(...args);
+    this.#callbacks.add(own);
+    return () => void this.#callbacks.delete(own);
+  }
+
+  /** A queue of what comes from now on, of so many items at most. */
+  queue(itemsMax: number): AsyncIterableIterator<Args[0], undefined> {
+    const queue = new Queue<Args[0]>(itemsMax, () => this.#queues.delete(queue));
+    this.#queues.add(queue);
+    return queue;
+  }
+
+  /** Tells everyone. What a listener throws is reported, and the others go on. */
+  emit(...args: Args): void {
+    for (const queue of this.#queues) queue.push(args[0]);
+    for (const callback of [...this.#callbacks]) {
+      try {
+        const result = callback(...args);
+        // An async function's error is its promise's.
+        if (result instanceof Promise) result.catch(report);
+      } catch (error) {
+        report(error);
+      }
+    }
+  }
+
+  /** Ends all queues. Callbacks stay: the connection may be opened again. */
+  end(): void {
+    for (const queue of this.#queues) queue.end();
+  }
+}
+
+type Waiting<T> = { resolve(result: IteratorResult<T, undefined>): void; reject(error: unknown): void };
+
+class Queue<T> implements AsyncIterableIterator<T, undefined> {
+  #items: T[] = [];
+  #waiting: Waiting<T>[] = [];
+  #ended = false;
+  #error: CallError | undefined;
+  readonly #itemsMax: number;
+  readonly #forget: () => void;
+
+  constructor(itemsMax: number, forget: () => void) {
+    this.#itemsMax = itemsMax;
+    this.#forget = forget;
+  }
+
+  push(item: T): void {
+    const waiting = this.#waiting.shift();
+    if (waiting) return waiting.resolve({ done: false, value: item });
+    if (this.#items.push(item) <= this.#itemsMax) return;
+    // Whoever reads too slowly is to know that something is missing.
+    this.#items.pop();
+    this.#error = new CallError("full", "messages were read too slowly");
+    this.end();
+  }
+
+  end(): void {
+    this.#ended = true;
+    this.#forget();
+    for (const { resolve } of this.#waiting.splice(0)) resolve({ done: true, value: undefined });
+  }
+
+  next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#items.length > 0) return Promise.resolve({ done: false, value: this.#items.shift()! });
+    const error = this.#error;
+    this.#error = undefined;
+    if (error) return Promise.reject(error);
+    if (this.#ended) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+  }
+
+  return(): Promise<IteratorResult<T, undefined>> {
+    this.#items = [];
+    this.#error = undefined;
+    this.end();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
