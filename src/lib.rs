@@ -62,6 +62,7 @@ pub mod restion;
 pub mod stream;
 mod transport;
 
+pub use async_app::procedures::Procedures;
 pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
@@ -70,12 +71,45 @@ pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use limits::{Limits, SlowConsumer};
 pub use message::Message;
-pub use metrics::{Dropped, HandshakeFailures, Metrics, Refused};
+pub use metrics::{Calls, Dropped, HandshakeFailures, Metrics, Refused};
 pub use origins::Origins;
 pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};
 pub use proxies::TrustedProxies;
 pub use request::{Accept, Reject, RequestHead};
 pub use stream::WebsocketStream;
+
+/// Procedures: named notifications both ways, and calls that return, over binary messages of a subprotocol.
+///
+/// ```
+/// use humphrey_ws::AsyncWebsocketApp;
+/// use humphrey_ws::procedures::Procedures;
+///
+/// let app = AsyncWebsocketApp::<()>::new().with_procedures(
+///     Procedures::new()
+///         .on("broadcast", |event| event.stream().room("main").notify("message", event.data()))
+///         .call("uppercase", |call| Ok(call.text()?.to_uppercase())),
+/// );
+/// ```
+///
+/// There are two subprotocols, `humphrey_ws.procedures.v1` and the older `websocket.io-rpc-v0.1`; a client offers one, or
+/// both, in its handshake. The older one has notifications both ways, and calls from the client, which it can cancel. The newer one
+/// has also errors, answers in parts ([`Reply::item`](procedures::Reply::item)), calls from the server
+/// ([`AsyncStream::call`]), and calls that the server answers itself: `$ping`, and `$join` and `$leave` for rooms
+/// ([`AsyncWebsocketApp::with_join_handler`]). The guide has the bytes: docs/procedures.md.
+///
+/// - What a client sends is handled in its order. A cancelled call, and the end of a connection, are seen at once, also by a handler
+///   that runs ([`Call::cancelled`](procedures::Call::cancelled)), unless more than
+///   [`Limits::pending_bytes_max`] waits in front of it. A call that was cancelled before its handler began is not begun.
+/// - What a handler notifies and then answers leaves in that order.
+/// - A frame that is malformed, or a call with an id that is in flight, closes the connection with 1002, or 1007 where a name is
+///   no UTF-8; what came before is still handled.
+/// - Calls in flight are bounded ([`Limits::connection_calls_max`]), and counted ([`Metrics::calls`]).
+pub mod procedures {
+    pub use crate::async_app::procedures::{
+        Aborted, Answer, Call, CallError, CallErrorReason, Cancellation, Event, Payload,
+        Procedures, Reply,
+    };
+}
 
 /// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.
 mod humphrey_without_tokio {

@@ -71,6 +71,10 @@ pub struct Limits {
     /// WebSocket handshakes and event streams that one address may begin, per second; a second's worth may come at once.
     /// Default none: any number. Further ones are answered with 429; with 0, all are.
     pub peer_handshakes_per_second_max: Option<u32>,
+    /// Calls of one connection that may be in flight at once, in each direction ([procedures](crate::procedures)). Default
+    /// 1,024. Further ones of a client are answered with an error; in the older subprotocol, which has none, its connection
+    /// is closed with 1013. Further ones of the program fail.
+    pub connection_calls_max: usize,
     /// Rooms that one connection may be in at once. Default 1,024. Joining a further one fails, with
     /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms); an event stream of more is answered
     /// with 503.
@@ -112,6 +116,7 @@ impl Default for Limits {
             connections_max: 100_000,
             peer_connections_max: None,
             peer_handshakes_per_second_max: None,
+            connection_calls_max: 1_024,
             connection_rooms_max: 1_024,
             rooms_max: 100_000,
             handshakes_max: 4_096,

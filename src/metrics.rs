@@ -50,6 +50,8 @@ pub struct Metrics {
     pub bytes_out: u64,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
+    /// Calls and notifications from clients ([procedures](crate::procedures)).
+    pub calls: Calls,
     /// Clients disconnected because they read too slowly.
     pub slow_consumers: u64,
     /// Clients disconnected because they were silent for too long ([`Heartbeat`](crate::ping::Heartbeat)).
@@ -184,6 +186,26 @@ impl Dropped {
     }
 }
 
+/// What clients have called, and notified of ([procedures](crate::procedures)); part of [`Metrics`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Calls that were handed to their handlers.
+    pub handled: u64,
+    /// Calls that were cancelled before they were answered: by their client, or by its end.
+    pub cancelled: u64,
+    /// Calls that nobody has answered; and in the older subprotocol, which has no errors, those that have failed.
+    pub unanswered: u64,
+    /// Calls of procedures that there are not.
+    pub unknown: u64,
+    /// Calls beyond [`Limits::connection_calls_max`](crate::Limits::connection_calls_max).
+    pub refused: u64,
+    /// Notifications that were handed to their handlers.
+    pub notifications_handled: u64,
+    /// Notifications that there is no handler for.
+    pub notifications_unknown: u64,
+}
+
 /// A counter. Those of a shard are written by that shard alone, so they never bounce between cores.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -287,6 +309,13 @@ counters! {
     sum dropped.not_running = dropped_not_running;
     sum dropped.too_large = dropped_too_large;
     sum dropped.unhandled = dropped_unhandled;
+    sum calls.handled = calls_handled;
+    sum calls.cancelled = calls_cancelled;
+    sum calls.unanswered = calls_unanswered;
+    sum calls.unknown = calls_unknown;
+    sum calls.refused = calls_refused;
+    sum calls.notifications_handled = notifications_handled;
+    sum calls.notifications_unknown = notifications_unknown;
     sum slow_consumers = slow_consumers;
     sum heartbeat_timeouts = heartbeat_timeouts;
     sum protocol_errors = protocol_errors;

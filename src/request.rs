@@ -151,6 +151,13 @@ impl RequestHead {
             .flat_map(|(_, value)| list(value))
     }
 
+    /// The first of these that the client offers.
+    pub(crate) fn choose_subprotocol(&self, known: &[&str]) -> Option<String> {
+        let mut known = known.iter();
+        let chosen = known.find(|known| self.subprotocols().any(|offered| offered == **known));
+        chosen.map(|chosen| (*chosen).to_owned())
+    }
+
     /// The address of the other end of the connection: the client's, or that of a proxy in front.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer

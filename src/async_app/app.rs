@@ -10,8 +10,11 @@ use std::time::Duration;
 use humphrey::{App, SubApp};
 
 use super::event_stream::{EventStreamHandler, EventStreams};
-use super::handler::{EventHandler, HandshakeHandler, MessageHandler, Program, RoomHandler};
+use super::handler::{
+    EventHandler, HandshakeHandler, JoinHandler, MessageHandler, Program, RoomHandler,
+};
 use super::history::HistoryPatterns;
+use super::procedures::{Procedures, Serving};
 use super::publish::Link;
 use super::running::RunningApp;
 use super::sender::AsyncSender;
@@ -86,6 +89,8 @@ where
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
     on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
+    procedures: Option<Procedures<State, StreamState>>,
+    on_join: Option<Box<dyn JoinHandler<StreamState>>>,
 }
 
 #[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
@@ -177,6 +182,8 @@ where
             on_disconnect: None,
             on_message: None,
             on_room: None,
+            procedures: None,
+            on_join: None,
         }
     }
 
@@ -453,6 +460,38 @@ where
         self
     }
 
+    /// Has clients call procedures, and send and get named notifications: those who offer one of the two subprotocols of
+    /// [procedures](crate::procedures) in their handshake, unless the
+    /// [handshake handler](Self::with_handshake_handler) chooses another. Of them, text messages go to the message handler;
+    /// what all others send does anyway.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Procedures};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_procedures(
+    ///     Procedures::new().call("uppercase", |call| Ok(call.text()?.to_uppercase())),
+    /// );
+    /// ```
+    pub fn with_procedures(mut self, procedures: Procedures<State, StreamState>) -> Self {
+        self.procedures = Some(procedures);
+        self
+    }
+
+    /// Lets clients join rooms by themselves, and leave them, with the reserved calls of [procedures](crate::procedures):
+    /// those rooms for which the handler says so. By default no client can, for no page is to walk into a room that is not
+    /// meant for it. The handler runs as any other and may block.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_join_handler(|stream, room| room == "main" || stream.path() == "/staff");
+    /// ```
+    pub fn with_join_handler(mut self, handler: impl JoinHandler<StreamState>) -> Self {
+        self.on_join = Some(Box::new(handler));
+        self
+    }
+
     /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -596,6 +635,14 @@ where
             HumphreyLink::Internal(..) => Some(self.bind()?),
             HumphreyLink::External(_) => None,
         };
+        let serving = match (self.procedures, self.on_join) {
+            (None, None) => None,
+            (procedures, on_join) => Some(Serving::new(
+                procedures.unwrap_or_default(),
+                on_join,
+                self.limits.connection_calls_max,
+            )),
+        };
         let settings = Settings {
             limits: self.limits,
             slow_consumer: self.slow_consumer,
@@ -618,6 +665,7 @@ where
             on_message: self.on_message,
             on_disconnect: self.on_disconnect,
             on_room: self.on_room,
+            serving,
             routes,
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;

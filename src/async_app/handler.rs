@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use super::event_stream::EventStreams;
 use super::history::matches;
+use super::procedures::{self, Serving};
 use super::publish::Link;
 use super::room::Room;
 use super::stream::AsyncStream;
-use crate::engine::{self, Events, Form, Interests, Presence, Request, Response, Session, Welcome};
+use crate::engine::{
+    self, Ending, Events, Form, Interests, Presence, Receipt, Request, Response, Session, Welcome,
+};
 use crate::host::Routes;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
@@ -121,6 +124,30 @@ impl<T, S, S2: Send + Sync + Default + 'static> RoomHandler<S, S2> for T where
 {
 }
 
+/// A function that decides whether a client may join a room by itself, which it asks for with the reserved call `$join` of
+/// [procedures](crate::procedures).
+///
+/// It gets the stream and the room's name. It may block: only its own connection waits for it.
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp};
+///
+/// fn is_public(_: &AsyncStream, room: &str) -> bool {
+///     room.starts_with("news/")
+/// }
+///
+/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_join_handler(is_public);
+/// ```
+pub trait JoinHandler<S2: Send + Sync + Default + 'static>:
+    Fn(&AsyncStream<S2>, &str) -> bool + Send + Sync + 'static
+{
+}
+
+impl<T, S2: Send + Sync + Default + 'static> JoinHandler<S2> for T where
+    T: Fn(&AsyncStream<S2>, &str) -> bool + Send + Sync + 'static
+{
+}
+
 /// The program, as the engine calls it.
 pub(super) struct Program<State, StreamState>
 where
@@ -133,6 +160,7 @@ where
     pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
+    pub(super) serving: Option<Serving<State, StreamState>>,
     pub(super) routes: Option<Routes<State>>,
     pub(super) event_streams: EventStreams<State>,
 }
@@ -163,20 +191,36 @@ where
     fn interests(&self) -> Interests {
         Interests {
             open: self.on_connect.is_some(),
-            message: self.on_message.is_some(),
-            close: self.on_disconnect.is_some(),
+            message: self.on_message.is_some() || self.serving.is_some(),
+            close: self.on_disconnect.is_some() || self.serving.is_some(),
             request: self.routes.is_some(),
             handshake: self.on_handshake.is_some(),
             room: self.on_room.is_some(),
+            subprotocols: match self.serving {
+                Some(_) => procedures::SUBPROTOCOLS,
+                None => &[],
+            },
         }
     }
 
     fn entered(&self, session: &Arc<Session>) {
+        if let Some(serving) = &self.serving {
+            serving.begin(session);
+        }
         self.link.directory.enter(session);
     }
 
     fn left(&self, session: &Session) {
         self.link.directory.leave(session);
+        self.ending(session, Ending::Gone);
+    }
+
+    fn received(&self, session: &Arc<Session>, message: &Message, is_roomy: bool) -> Receipt {
+        procedures::received(session, &self.link, message, is_roomy)
+    }
+
+    fn ending(&self, session: &Session, ending: Ending) {
+        procedures::ends(session, &self.link, ending);
     }
 
     fn emptied(&self, room: &engine::Room) {
@@ -192,8 +236,9 @@ where
             subprotocol,
             headers,
         } = handler(request, self.state.clone())?;
+        let chosen = || request.choose_subprotocol(self.interests().subprotocols);
         Ok(Welcome {
-            subprotocol,
+            subprotocol: subprotocol.or_else(chosen),
             headers,
             attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
         })
@@ -226,9 +271,20 @@ where
     }
 
     fn message(&self, session: &Arc<Session>, message: Message) {
-        if let Some(handler) = &self.on_message {
+        if let Some(serving) = &self.serving
+            && serving.takes(session, &message)
+        {
+            let stream = || self.stream(session);
+            serving.serve(session, &self.link, &message, stream, self.state.clone());
+        } else if let Some(handler) = &self.on_message {
             handler(self.stream(session), message, self.state.clone());
+        } else {
+            self.link.counters.dropped_unhandled.add(1);
         }
+    }
+
+    fn nudged(&self, session: &Arc<Session>) {
+        procedures::nudged(session, &self.link);
     }
 
     fn room(&self, session: &Arc<Session>, room: &Arc<engine::Room>, change: Presence) {
@@ -239,6 +295,7 @@ where
     }
 
     fn close(&self, session: &Arc<Session>) {
+        procedures::close(session, &self.link);
         if let Some(handler) = &self.on_disconnect
             && session.form == Form::Frames
         {

@@ -8,6 +8,7 @@ mod directory;
 mod event_stream;
 mod handler;
 mod history;
+pub(crate) mod procedures;
 mod publish;
 mod room;
 mod rooms;
@@ -17,7 +18,7 @@ mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
 pub use self::event_stream::{EventStreamHandler, Subscription};
-pub use self::handler::{EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::handler::{EventHandler, HandshakeHandler, JoinHandler, MessageHandler, RoomHandler};
 pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;

@@ -31,7 +31,7 @@ pub(super) struct Link {
     pub(super) directory: Directory,
     pub(super) rooms: Rooms,
     /// Messages that never reached an engine.
-    counters: Counters,
+    pub(super) counters: Counters,
     hook: OnceLock<Hook>,
 }
 

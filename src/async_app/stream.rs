@@ -292,6 +292,14 @@ where
         Room::everyone(self.link())
     }
 
+    /// Whose it is, and where; `None` for a stream without an app.
+    pub(super) fn session(&self) -> Option<(&Arc<Session>, &Arc<Link>)> {
+        match &self.way {
+            Way::Engine { session, link } => Some((session, link)),
+            Way::Channel { .. } => None,
+        }
+    }
+
     fn link(&self) -> Arc<Link> {
         match &self.way {
             Way::Engine { link, .. } => link.clone(),
@@ -379,7 +387,8 @@ where
         self.request.upgrade()
     }
 
-    /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)).
+    /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)),
+    /// or that was chosen for [procedures](crate::procedures).
     pub fn subprotocol(&self) -> Option<&str> {
         match &self.way {
             Way::Engine { session, .. } => session.subprotocol(),

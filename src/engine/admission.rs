@@ -212,6 +212,14 @@ impl Granted {
         })
     }
 
+    /// Where no handler is asked: with the first of these subprotocols that the client offers.
+    pub(super) fn choosing(request: &RequestHead, known: &[&str]) -> Self {
+        Self {
+            subprotocol: request.choose_subprotocol(known),
+            ..Self::default()
+        }
+    }
+
     /// All headers of the 101 response.
     pub(super) fn headers<'a>(&'a self, handshake: &'a Handshake) -> Vec<(&'a str, &'a str)> {
         let mut headers = handshake.headers();

@@ -224,9 +224,12 @@ impl Hub {
             return Err(too_many());
         }
         Ok(Box::new(Accepted {
-            request: Arc::new(request),
             handshake,
-            granted: Granted::default(),
+            granted: match self.asks {
+                true => Granted::default(),
+                false => Granted::choosing(&request, self.subprotocols),
+            },
+            request: Arc::new(request),
             place,
             seat: Some(seat),
         }))

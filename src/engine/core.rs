@@ -208,6 +208,7 @@ impl<T: Transport> Core<T> {
                 Word::Newcomer(newcomer) => self.arrivals.push(*newcomer),
                 Word::Stop(deadline) => self.begin_stop(deadline),
                 Word::Accept => self.accept_again = true,
+                Word::Nudge(key) => self.nudge(key),
             }
         }
         self.words = words;

@@ -544,7 +544,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Sends frames to one connection, behind its share of what was sent to many before.
-    fn send(&mut self, slot: u32, frames: Bytes, messages: u32) {
+    pub(super) fn send(&mut self, slot: u32, frames: Bytes, messages: u32) {
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
             self.delivery.due += u64::from(messages);

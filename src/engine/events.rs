@@ -13,6 +13,7 @@ use super::id::ConnectionId;
 use super::memberships::Memberships;
 use super::rooms::{Presence, Room};
 use crate::message::Message;
+use crate::protocol::close::CloseCode;
 use crate::protocol::http::Head;
 use crate::protocol::procedures;
 use crate::report::Span;
@@ -49,6 +50,8 @@ struct Rare {
     client: Option<IpAddr>,
     /// What was chosen of the subprotocols that the client has offered.
     subprotocol: Option<Box<str>>,
+    /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
+    talk: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
@@ -88,6 +91,7 @@ impl Session {
         let rare = Rare {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
+            talk: OnceLock::new(),
         };
         Self {
             span: Span::connection(id, peer, client, target),
@@ -136,6 +140,19 @@ impl Session {
     /// Whether it gets messages of rooms with their ids there.
     pub(crate) fn is_numbered(&self) -> bool {
         self.subprotocol() == Some(procedures::V1)
+    }
+
+    /// What the program keeps for what it speaks with this client; `None` if it speaks no subprotocol of its own.
+    #[inline]
+    pub(crate) fn talk(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.rare.as_ref()?.talk.get()
+    }
+
+    /// Has the program hear of what this session receives (`Events::received`). Only a session with a subprotocol can.
+    pub(crate) fn set_talk(&self, talk: Arc<dyn Any + Send + Sync>) {
+        if let Some(rare) = &self.rare {
+            let _ = rare.talk.set(talk);
+        }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -202,11 +219,35 @@ pub(crate) struct Interests {
     pub(crate) request: bool,
     pub(crate) handshake: bool,
     pub(crate) room: bool,
+    /// Subprotocols that the program speaks by itself. The first that a client offers is chosen, unless the handshake
+    /// handler has chosen.
+    pub(crate) subprotocols: &'static [&'static str],
+}
+
+/// What becomes of a message that was just received.
+pub(crate) enum Receipt {
+    /// It is kept for the handlers.
+    Keep,
+    /// Nothing more is to be done.
+    Done,
+    /// This is sent at once.
+    Answer(Message),
+    /// Nothing more is received; what came before is handled, then the connection is closed with this.
+    Refuse(CloseCode, String),
+}
+
+/// Why a session's client is not listened to any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It has broken the rules: what came before is still handled, and answered.
+    Refused,
+    /// Nobody waits for answers.
+    Gone,
 }
 
 /// The program, as the engine sees it.
 ///
-/// `entered`, `left` and `emptied` are called on the shard's thread and return at once. The others are called where they
+/// `entered`, `left`, `emptied`, `received` and `ending` are called on the shard's thread and return at once. The others are called where they
 /// may block, on a handler thread, or on the shard's own while it is lent out: for one session never two at a time, and
 /// in this order: `open`, each `message` as it was sent, `close`, each exactly once. In between is `room`, once for each
 /// change, as they were made. `handshake` is before all of them, while there is no session yet.
@@ -215,6 +256,14 @@ pub(crate) trait Events: Send + Sync + 'static {
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
+    /// A message has come, while handlers may still be at work for its session. Only for sessions that have a talk
+    /// (`Session::set_talk`); `is_roomy` is whether an answer would find room in the outbox.
+    fn received(&self, _session: &Arc<Session>, _message: &Message, _is_roomy: bool) -> Receipt {
+        Receipt::Keep
+    }
+    /// Nothing more will be received. Only for sessions that have a talk; told once or more, while handlers may still be
+    /// at work.
+    fn ending(&self, _session: &Session, _ending: Ending) {}
     /// A room is no more, since nobody is in it.
     fn emptied(&self, room: &Room);
 
@@ -233,6 +282,8 @@ pub(crate) trait Events: Send + Sync + 'static {
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);
     fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence);
+    /// The program has asked for this (`Hub::nudge`).
+    fn nudged(&self, _session: &Arc<Session>) {}
     fn close(&self, session: &Arc<Session>);
     fn request(&self, request: Request) -> Response;
 }

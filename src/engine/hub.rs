@@ -57,6 +57,8 @@ pub(crate) struct Hub {
     pub(super) said: Said,
     /// The program decides who may come in.
     pub(super) asks: bool,
+    /// What the program speaks by itself.
+    pub(super) subprotocols: &'static [&'static str],
     /// Rooms that there ever were.
     pub(super) rooms_ever: AtomicU64,
     /// The event streams that get what everyone gets.
@@ -155,6 +157,8 @@ pub(crate) enum Word {
     Stop(Instant),
     /// A connection was closed somewhere: accepting may work again.
     Accept,
+    /// The program has something of its own for the handlers of this connection.
+    Nudge(Key),
 }
 
 /// A connection for a shard to take in.
@@ -266,6 +270,7 @@ impl Hub {
             .collect();
         Arc::new(Self {
             asks: events.interests().handshake,
+            subprotocols: events.interests().subprotocols,
             pool: Pool::new(settings.handler_threads, events),
             peers: Peers::new(&settings.limits),
             said: Said::default(),
@@ -409,8 +414,15 @@ impl Hub {
         self.shards[usize::from(shard)].mailbox.control(word, when);
     }
 
+    /// Has the program called by a connection's handlers, in their order (`Events::nudged`), if it is still there.
+    pub(crate) fn nudge(&self, id: ConnectionId) {
+        if usize::from(id.shard) < self.shards.len() {
+            self.word(id.shard, Word::Nudge(id.key()), pool::when(self));
+        }
+    }
+
     /// Wakes shards for what handlers have left.
-    pub(super) fn wake_deferred(&self) {
+    pub(crate) fn wake_deferred(&self) {
         for link in &self.shards {
             link.mailbox.wake_deferred();
         }

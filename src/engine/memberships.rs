@@ -208,7 +208,7 @@ mod tests {
             assert_eq!(of.wants(&rooms[0]), wanted);
             assert_eq!(of.wanted(), usize::from(wanted));
         }
-        assert_eq!(numbers(of.held()), []);
+        assert_eq!(numbers(of.held()), [0_u64; 0]);
         for held in [&[0][..], &[], &[0]] {
             assert!(of.seen(&rooms[0]));
             assert_eq!(numbers(of.held()), held);

@@ -59,7 +59,9 @@ use mio::{Poll, Waker};
 #[allow(unused_imports)] // As `ask` is.
 pub(crate) use self::ask::{Accepted, Verdict};
 use self::core::Core;
-pub(crate) use self::events::{Events, Interests, Request, Response, Session, Status, Welcome};
+pub(crate) use self::events::{
+    Ending, Events, Interests, Receipt, Request, Response, Session, Status, Welcome,
+};
 pub(crate) use self::form::Form;
 pub(crate) use self::hub::{Audience, Hub, Mail, Newcomer, Received, Settings, Upgraded};
 pub use self::id::ConnectionId;
@@ -68,7 +70,7 @@ pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
 pub use self::rooms::Presence;
 pub(crate) use self::rooms::{NotJoined, Room};
-use self::shard::{Ending, Leases, Listener, Shard, WAKER};
+use self::shard::{Ending as ShardEnding, Leases, Listener, Shard, WAKER};
 pub(crate) use self::streams::Beginning;
 use crate::report::warning;
 use crate::transport::{self, Transport};
@@ -121,7 +123,7 @@ impl Prepared {
             let mut core = Core::new(index as u16, hub.clone(), events.clone(), registry, now);
             core.write_through(rings.next());
             let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
-            let ending = Ending::new(hub.clone(), lease);
+            let ending = ShardEnding::new(hub.clone(), lease);
             shards.push(Shard::new(core, poll, listener, ending));
         }
         Ok(Self { hub, shards })

@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Message(Message),
     /// Its presence in a room has changed.
     Room(Presence, Arc<Room>),
+    /// The program has asked for it.
+    Nudge,
     Close,
 }
 
@@ -434,6 +436,7 @@ impl Pool {
                             Some(Event::Room(change, room)) => {
                                 events.room(&session, &room, change);
                             }
+                            Some(Event::Nudge) => events.nudged(&session),
                             Some(Event::Close) => events.close(&session),
                             None => {}
                         })
@@ -450,7 +453,7 @@ impl Pool {
                         Event::Close => {
                             span.within(|| caught(&mut || events.close(&session)));
                         }
-                        Event::Open(_) => {}
+                        Event::Open(_) | Event::Nudge => {}
                     }
                 }
                 // The shard has ended meanwhile, and nobody else will tell.

@@ -15,6 +15,7 @@
 mod expiry;
 mod rare;
 mod receiving;
+mod talk;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use self::rare::Rare;
 use super::admission::{Granted, Kept, shutting_down};
 use super::core::{Conn, Core, Role};
-use super::events::{Session, Status};
+use super::events::{Ending, Session, Status};
 use super::form::Form;
 use super::hub::Settings;
 use super::id::{ConnectionId, Key};
@@ -344,6 +345,7 @@ impl<T: Transport> Core<T> {
         ws.unblocked();
         ws.session.set_status(Status::Closed);
         self.counters().dropped_closed.add(lost);
+        self.talk_ends(slot, Ending::Gone);
         self.note_unfinished(slot);
         self.leave(slot);
         self.advance(slot);
@@ -404,6 +406,7 @@ impl<T: Transport> Core<T> {
         ws.outgoing = Outgoing::Closing;
         ws.rare().deadline = Some(deadline);
         ws.session.set_status(Status::Closed);
+        self.talk_ends(slot, Ending::Gone);
         self.leave(slot);
         self.want_write(slot);
     }
@@ -627,6 +630,7 @@ impl<T: Transport> Core<T> {
         if let Some(ws) = self.ws(slot) {
             ws.session.set_status(Status::Closed);
         }
+        self.talk_ends(slot, Ending::Gone);
         self.leave(slot);
         let Some(ws) = self.ws(slot) else {
             return;

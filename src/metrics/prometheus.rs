@@ -182,6 +182,38 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "calls_handled_total",
+        kind: "counter",
+        help: "Calls from clients that were handed to their handlers.",
+        values: |metrics| one(metrics.calls.handled),
+    },
+    Family {
+        name: "calls_unserved_total",
+        kind: "counter",
+        help: "Calls from clients that were not answered as they were meant to be.",
+        values: |metrics| {
+            let calls = &metrics.calls;
+            vec![
+                ("cancelled", Value::Count(calls.cancelled)),
+                ("unanswered", Value::Count(calls.unanswered)),
+                ("unknown", Value::Count(calls.unknown)),
+                ("refused", Value::Count(calls.refused)),
+            ]
+        },
+    },
+    Family {
+        name: "notifications_handled_total",
+        kind: "counter",
+        help: "Notifications from clients that were handed to their handlers.",
+        values: |metrics| one(metrics.calls.notifications_handled),
+    },
+    Family {
+        name: "notifications_unknown_total",
+        kind: "counter",
+        help: "Notifications from clients that there is no handler for.",
+        values: |metrics| one(metrics.calls.notifications_unknown),
+    },
+    Family {
         name: "connections_disconnected_total",
         kind: "counter",
         help: "Clients that were disconnected for what they did, or did not do.",
@@ -253,7 +285,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::{Dropped, HandshakeFailures, Refused};
+    use crate::metrics::{Calls, Dropped, HandshakeFailures, Refused};
 
     /// Every field has a value of its own; a new field does not compile until it has one, too.
     fn distinct() -> (Metrics, usize) {
@@ -301,6 +333,15 @@ mod tests {
                 not_running: next(),
                 too_large: next(),
                 unhandled: next(),
+            },
+            calls: Calls {
+                handled: next(),
+                cancelled: next(),
+                unanswered: next(),
+                unknown: next(),
+                refused: next(),
+                notifications_handled: next(),
+                notifications_unknown: next(),
             },
             slow_consumers: next(),
             heartbeat_timeouts: next(),

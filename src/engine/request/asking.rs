@@ -154,7 +154,12 @@ impl<T: Transport> Core<T> {
     fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
         let for_events = matches!(entry, Entry::EventStream { .. });
         if !self.interests.handshake && !for_events {
-            self.come_in(slot, request, entry, Granted::default());
+            let granted = match &entry {
+                // The client can't be told of a subprotocol any more.
+                Entry::Elsewhere(upgraded) if upgraded.answered => Granted::default(),
+                _ => Granted::choosing(&request, self.interests.subprotocols),
+            };
+            self.come_in(slot, request, entry, granted);
             return;
         }
         self.leave_line(slot);

@@ -175,6 +175,7 @@ impl Game {
                 // Not drawn either.
                 handshake: mailbox_bytes_max.is_multiple_of(3),
                 room: true,
+                ..Interests::default()
             },
             adaptive_handlers: outbox_bytes_max.is_multiple_of(2),
             handler: Box::new(handler),

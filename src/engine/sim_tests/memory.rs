@@ -482,6 +482,7 @@ fn what_comes_right_behind_a_handshake_is_bounded_too() {
 #[test]
 fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
     let limits = |bytes: usize, time: Duration| Limits {
+        connection_calls_max: bytes,
         message_bytes_max: bytes,
         outbox_bytes_max: bytes,
         outboxes_bytes_max: bytes,

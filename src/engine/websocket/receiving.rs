@@ -3,6 +3,7 @@
 use super::rare::Unfinished;
 use super::{Incoming, Outgoing, WebSocket};
 use crate::engine::core::{Conn, Core, Role};
+use crate::engine::events::Ending;
 use crate::engine::hub::Received;
 use crate::engine::intake::Intake;
 use crate::engine::pool::Event;
@@ -17,7 +18,7 @@ use crate::transport::Transport;
 impl WebSocket {
     /// Keeps a message for the handlers.
     #[inline]
-    fn keep(&mut self, message: Message, intake: &mut Intake) {
+    pub(super) fn keep(&mut self, message: Message, intake: &mut Intake) {
         let bytes = message.frame().len() + size_of::<Event>();
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
@@ -28,7 +29,7 @@ impl WebSocket {
     }
 
     /// Keeps anything else for the handlers.
-    fn keep_event(&mut self, event: Event, intake: &mut Intake) {
+    pub(super) fn keep_event(&mut self, event: Event, intake: &mut Intake) {
         let bytes = size_of::<Event>();
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
@@ -89,8 +90,14 @@ impl<T: Transport> Core<T> {
         {
             ws.protocol = received.protocol.into_progress();
             if wants_messages {
-                for message in received.messages {
-                    ws.keep(message, &mut self.intake);
+                if ws.session.talk().is_none() {
+                    for message in received.messages {
+                        ws.keep(message, &mut self.intake);
+                    }
+                } else {
+                    for message in received.messages {
+                        self.hear(slot, message);
+                    }
                 }
             }
         }
@@ -106,6 +113,7 @@ impl<T: Transport> Core<T> {
                 ws.rare().farewell = Some(farewell.into());
             }
         }
+        self.talk_ends(slot, Ending::Gone);
         self.advance(slot);
     }
 
@@ -150,7 +158,11 @@ impl<T: Transport> Core<T> {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
-                        ws.keep(message, &mut self.intake);
+                        if ws.session.talk().is_none() {
+                            ws.keep(message, &mut self.intake);
+                        } else {
+                            self.hear(slot, message);
+                        }
                     } else {
                         unhandled += 1;
                     }
@@ -195,6 +207,12 @@ impl<T: Transport> Core<T> {
         }
         self.counters().messages_in.add_alone(messages);
         self.counters().dropped_unhandled.add_alone(unhandled);
+        if self
+            .ws(slot)
+            .is_some_and(|ws| ws.incoming == Incoming::Ended)
+        {
+            self.talk_ends_as_incoming(slot);
+        }
         if messages > 0 {
             // What is unfinished now has begun with what was just read.
             self.forget_unfinished(slot);
@@ -211,6 +229,7 @@ impl<T: Transport> Core<T> {
             ws.eof = true;
             ws.protocol.abandon();
         }
+        self.talk_ends(slot, Ending::Gone);
         self.note_unfinished(slot);
         self.advance(slot);
     }
@@ -302,6 +321,7 @@ impl<T: Transport> Core<T> {
             .within(|| info!("connection {id} is disconnected: {reason}"));
         self.forget_unfinished(slot);
         self.counters().unfinished_messages.add(1);
+        self.talk_ends(slot, Ending::Refused);
         self.advance(slot);
         self.arm(slot);
     }

@@ -1,0 +1,251 @@
+//! What the program says to its clients in procedures: notifications, and calls of its own.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::payload::{CallError, CallErrorReason, Payload};
+use super::peer::{Asked, Done, Outcome, Peer, Waiter};
+use crate::async_app::publish::{Audience, Link, Patience};
+use crate::async_app::room::Room;
+use crate::async_app::stream::AsyncStream;
+use crate::engine::{ConnectionId, Session};
+use crate::error::SendErrorReason;
+use crate::message::Message;
+use crate::protocol::procedures::{self, NAME_BYTES_MAX};
+
+impl Message {
+    /// A notification, as a client gets it that speaks [procedures](crate::procedures): the same bytes for both subprotocols.
+    /// For any other client it is a binary message like any other.
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    ///
+    /// ```
+    /// use humphrey_ws::Message;
+    ///
+    /// assert_eq!(Message::notification("tick", "7").bytes(), b"\x01\x04tick7");
+    /// ```
+    pub fn notification(name: &str, data: impl AsRef<[u8]>) -> Self {
+        check_name(name);
+        Self::new_binary(procedures::notification(name, data.as_ref()))
+    }
+}
+
+pub(super) fn check_name(name: &str) {
+    assert!(
+        name.len() <= NAME_BYTES_MAX,
+        "a procedure's name has at most {NAME_BYTES_MAX} bytes, and this one {}",
+        name.len()
+    );
+}
+
+impl Room {
+    /// Sends a [notification](Message::notification) to all who are in the room; otherwise as
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// app.sender().room("main").notify("message", "Hello, all.");
+    /// ```
+    pub fn notify(&self, name: &str, data: impl AsRef<[u8]>) {
+        self.broadcast(Message::notification(name, data));
+    }
+
+    /// The same to all but one, such as whoever it came from.
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    pub fn notify_except(&self, id: ConnectionId, name: &str, data: impl AsRef<[u8]>) {
+        self.broadcast_except(id, Message::notification(name, data));
+    }
+}
+
+impl<StreamState> AsyncStream<StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Sends a [notification](Message::notification) to the client; otherwise as [`send`](Self::send).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    pub fn notify(&self, name: &str, data: impl AsRef<[u8]>) {
+        self.send(Message::notification(name, data));
+    }
+
+    /// Calls a procedure of the client, and has the closure told what has come of it: exactly once.
+    ///
+    /// The closure runs as a handler of this connection does, in its order, and may block: when the answer has come; when
+    /// there was none in time, and then the client hears that it is not waited for any more; and when the connection has gone, before
+    /// the disconnect handler. Where the call can't be made, it runs at once, here:
+    /// [`NotSpoken`](CallErrorReason::NotSpoken) unless the client speaks the newer subprotocol,
+    /// [`TooMany`](CallErrorReason::TooMany), [`TooLarge`](CallErrorReason::TooLarge), [`Closed`](CallErrorReason::Closed).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// use humphrey_ws::procedures::Procedures;
+    /// use std::time::Duration;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_procedures(Procedures::new())
+    ///     .with_connect_handler(|stream, _| {
+    ///         let room = stream.room("main");
+    ///         stream.call("name", "", Duration::from_secs(10), move |name| match name {
+    ///             Ok(name) => room.notify("welcome", name),
+    ///             Err(error) => room.notify("somebody", error.to_string()),
+    ///         });
+    ///     });
+    /// ```
+    pub fn call(
+        &self,
+        name: &str,
+        data: impl AsRef<[u8]>,
+        timeout: Duration,
+        done: impl FnOnce(Result<Payload, CallError>) + Send + 'static,
+    ) {
+        check_name(name);
+        let done: Done = Box::new(done);
+        let Some((session, link, peer)) = self.peer() else {
+            return done(Err(self.why_not().into()));
+        };
+        let id = match peer.ask(Asked::Calls(done, None)) {
+            Ok(id) => id,
+            Err((Asked::Calls(done, _), reason)) => return done(Err(reason.into())),
+            Err((Asked::Waits(_), _)) => return,
+        };
+        if let Err(reason) = send_request(session, link, id, name, data.as_ref()) {
+            // Unless its end has told it already.
+            if let Some(Asked::Calls(done, _)) = peer.take_asked(id) {
+                done(Err(reason.into()));
+            }
+            return;
+        }
+        let (of, link) = (Arc::downgrade(session), link.clone());
+        let timer = peer
+            .timers
+            .add(timeout, Box::new(move || expire(&of, &link, id)));
+        if let Some(timer) = timer {
+            peer.set_timer(id, timer);
+        }
+    }
+
+    /// Calls a procedure of the client, and waits for what comes of it, on any thread: also in a handler, also of this
+    /// connection, whose other messages wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What the client says; [`TimedOut`](CallErrorReason::TimedOut), and then the client hears that it is not waited for
+    /// any more; and as [`call`](Self::call).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    pub fn call_wait(
+        &self,
+        name: &str,
+        data: impl AsRef<[u8]>,
+        timeout: Duration,
+    ) -> Result<Payload, CallError> {
+        check_name(name);
+        let Some((session, link, peer)) = self.peer() else {
+            return Err(self.why_not().into());
+        };
+        let waiter = Arc::new(Waiter::default());
+        let id = peer
+            .ask(Asked::Waits(waiter.clone()))
+            .map_err(|(_, reason)| reason)?;
+        if let Err(reason) = send_request(session, link, id, name, data.as_ref()) {
+            peer.take_asked(id);
+            return Err(reason.into());
+        }
+        if let Some(hub) = link.running() {
+            // What a handler sends is else sent when it ends.
+            hub.wake_deferred();
+        }
+        if let Some(outcome) = waiter.wait(timeout) {
+            return outcome;
+        }
+        match peer.take_asked(id) {
+            Some(_) => {
+                send_reset(session, link, id);
+                Err(CallErrorReason::TimedOut.into())
+            }
+            // It has come at this moment, or is about to.
+            None => waiter
+                .wait(Duration::from_secs(1))
+                .unwrap_or_else(|| Err(CallErrorReason::TimedOut.into())),
+        }
+    }
+
+    fn peer(&self) -> Option<(&Arc<Session>, &Arc<Link>, &Peer)> {
+        let (session, link) = self.session()?;
+        Some((session, link, Peer::of(session)?))
+    }
+
+    fn why_not(&self) -> CallErrorReason {
+        match self.session() {
+            Some(_) => CallErrorReason::NotSpoken,
+            None => CallErrorReason::Closed,
+        }
+    }
+}
+
+fn send_request(
+    session: &Session,
+    link: &Link,
+    id: u32,
+    name: &str,
+    data: &[u8],
+) -> Result<(), CallErrorReason> {
+    let message = Message::new_binary(procedures::request(id, name, data));
+    link.publish(Audience::Session(session), message, Patience::Wait)
+        .map_err(|error| match error.reason {
+            SendErrorReason::TooLarge => CallErrorReason::TooLarge,
+            _ => CallErrorReason::Closed,
+        })
+}
+
+/// The client's answer is not waited for any more.
+pub(super) fn send_reset(session: &Session, link: &Link, id: u32) {
+    let message = Message::new_binary(procedures::reset(id));
+    let _ = link.publish(Audience::Session(session), message, Patience::Wait);
+}
+
+/// A call has had its time: its connection's handlers are to say so.
+fn expire(session: &Weak<Session>, link: &Link, id: u32) {
+    if let Some(session) = session.upgrade()
+        && let Some(peer) = Peer::of(&session)
+        && peer.expire(id)
+        && let Some(hub) = link.running()
+    {
+        hub.nudge(session.id);
+    }
+}
+
+/// Tells those whose calls were not answered in time.
+pub(super) fn tell_expired(session: &Session, link: &Link) {
+    if let Some(peer) = Peer::of(session) {
+        while let Some((id, done)) = peer.next_expired() {
+            send_reset(session, link, id);
+            done(Err(CallErrorReason::TimedOut.into()));
+        }
+    }
+}
+
+/// Tells an answer to whoever has asked for it.
+pub(super) fn tell_answered(peer: &Peer, outcome: Outcome) {
+    if let Some(done) = peer.next_answered() {
+        done(outcome);
+    }
+}

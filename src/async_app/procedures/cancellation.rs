@@ -1,0 +1,174 @@
+//! Whether a call is still wanted.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::metrics::Counters;
+use crate::report::error;
+
+/// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Cause {
+    /// The client has broken the rules. Answers are still sent before it is closed.
+    Refused = 1,
+    /// The client has said so.
+    Reset = 2,
+    /// The connection has gone.
+    Gone = 3,
+}
+
+type Waker = Box<dyn FnOnce() + Send>;
+
+/// A call from the client that is in flight.
+pub(super) struct InFlight {
+    pub(super) id: u32,
+    ended: AtomicBool,
+    /// 0 while it is wanted, else a `Cause`.
+    cause: AtomicU8,
+    wakers: Mutex<Vec<Waker>>,
+    changed: Condvar,
+}
+
+impl InFlight {
+    pub(super) fn new(id: u32) -> Self {
+        Self {
+            id,
+            ended: AtomicBool::new(false),
+            cause: AtomicU8::new(0),
+            wakers: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Ends it. Returns whether nobody has before.
+    pub(super) fn end(&self) -> bool {
+        !self.ended.swap(true, SeqCst)
+    }
+
+    /// It has ended: what was to be told of a cancellation will not be, and nobody waits for one any more.
+    pub(super) fn forget_wakers(&self) {
+        let mut lock = self.lock();
+        let wakers = std::mem::take(&mut *lock);
+        self.changed.notify_all();
+        drop(lock);
+        // User code, and so without the lock.
+        drop(wakers);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(SeqCst)
+    }
+
+    pub(super) fn cause(&self) -> Option<Cause> {
+        match self.cause.load(SeqCst) {
+            0 => None,
+            1 => Some(Cause::Refused),
+            2 => Some(Cause::Reset),
+            _ => Some(Cause::Gone),
+        }
+    }
+
+    /// Counts it, unless it was cancelled before, and tells whoever waits.
+    pub(super) fn cancel(&self, cause: Cause, counters: &Counters) {
+        let mut lock = self.lock();
+        if self.cause.fetch_max(cause as u8, SeqCst) == 0 {
+            counters.calls_cancelled.add(1);
+        }
+        let wakers = std::mem::take(&mut *lock);
+        self.changed.notify_all();
+        drop(lock);
+        for waker in wakers {
+            run(waker);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// It is user code, and its fault is not this thread's.
+fn run(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(waker)) {
+        error!("what was to be done when a call is cancelled has panicked");
+        // Dropping what it panicked with may panic again.
+        std::mem::forget(payload);
+    }
+}
+
+/// Whether a call is still wanted, for whatever works on it: a handle for other threads, whose clones are cheap.
+///
+/// A call is cancelled by its client, and by the end of its connection.
+///
+/// ```
+/// use humphrey_ws::procedures::Procedures;
+/// use std::time::Duration;
+///
+/// let procedures: Procedures = Procedures::new().call("report", |call| {
+///     let cancellation = call.cancellation();
+///     let reply = call.defer();
+///     std::thread::spawn(move || {
+///         while !cancellation.wait(Duration::from_secs(1)) {
+///             if reply.item("one more second").is_err() {
+///                 return;
+///             }
+///         }
+///     });
+/// });
+/// ```
+#[derive(Clone)]
+pub struct Cancellation(pub(super) Arc<InFlight>);
+
+impl Cancellation {
+    /// Whether nobody wants the answer any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cause.load(Relaxed) != 0
+    }
+
+    /// Has something done once the call is cancelled: at once, here, if it is already; else when word of it comes, on a
+    /// thread of the engine, which serves other clients, too. So it must not block: it wakes somebody, or sends into a
+    /// channel. If the call is answered first, it is dropped.
+    pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
+        let mut wakers = self.0.lock();
+        if self.is_cancelled() {
+            drop(wakers);
+            done();
+        } else if !self.0.ended.load(SeqCst) {
+            wakers.push(Box::new(done));
+        }
+    }
+
+    /// Waits until the call is cancelled, but no longer than that, nor longer than it is in flight. Returns whether it is
+    /// cancelled.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut wakers = self.0.lock();
+        while !self.is_cancelled() && !self.0.ended.load(SeqCst) {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            wakers = match left {
+                Some(Duration::ZERO) => return false,
+                Some(left) => {
+                    let waited = self.0.changed.wait_timeout(wakers, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.0.changed.wait(wakers);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+        self.is_cancelled()
+    }
+}
+
+impl fmt::Debug for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancellation")
+            .field("is_cancelled", &self.is_cancelled())
+            .finish()
+    }
+}

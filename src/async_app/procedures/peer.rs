@@ -1,0 +1,384 @@
+//! What is known of a client that speaks procedures: which calls are in flight, in both directions.
+//!
+//! Its shard's thread reads what comes here first, while a handler may be at work: so a reset reaches the handler that it is
+//! meant for, and an answer the one that waits for it. What remains for handlers is queued by the engine, and matched here
+//! by its order.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cancellation::{Cause, InFlight};
+use super::payload::{CallError, CallErrorReason, Payload};
+use super::timers::{Timer, Timers};
+use crate::engine::{Ending, Receipt, Session};
+use crate::message::Message;
+use crate::metrics::Counters;
+use crate::protocol::close::CloseCode;
+use crate::protocol::procedures::{self, Frame, Malformed};
+
+/// Longest payload of a `$ping` that is answered at once, as that of a WebSocket ping.
+const PING_BYTES_MAX: usize = 125;
+
+/// Which subprotocol a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    Old,
+    V1,
+}
+
+impl Version {
+    fn of(subprotocol: &str) -> Option<Self> {
+        match subprotocol {
+            procedures::V1 => Some(Self::V1),
+            procedures::OLD => Some(Self::Old),
+            _ => None,
+        }
+    }
+}
+
+/// What a call to a client comes to.
+pub(super) type Outcome = Result<Payload, CallError>;
+/// Who is told of it, on the connection's handlers.
+pub(super) type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Somebody who waits for a call to a client.
+#[derive(Default)]
+pub(super) struct Waiter {
+    outcome: Mutex<Option<Outcome>>,
+    changed: Condvar,
+}
+
+impl Waiter {
+    fn tell(&self, outcome: Outcome) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        self.changed.notify_all();
+    }
+
+    /// Waits for it. None: it has not come in time.
+    pub(super) fn wait(&self, timeout: Duration) -> Option<Outcome> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        while outcome.is_none() {
+            let left = deadline.map_or(Duration::MAX, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(outcome, left);
+            outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        outcome.take()
+    }
+}
+
+/// A call to a client, in flight.
+pub(super) enum Asked {
+    Waits(Arc<Waiter>),
+    Calls(Done, Option<Timer>),
+}
+
+pub(super) struct Peer {
+    pub(super) version: Version,
+    calls_max: usize,
+    pub(super) timers: Arc<Timers>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nothing more comes from it.
+    has_ended: bool,
+    /// Calls from it, by their ids.
+    by_id: HashMap<u32, Arc<InFlight>>,
+    /// Those that have not ended here, the ones included that the older subprotocol forgets with their reset.
+    in_flight: usize,
+    /// Those whose frames wait for the handlers, in order. None: there were too many.
+    queued: VecDeque<Option<Arc<InFlight>>>,
+    /// Calls to it.
+    asked: HashMap<u32, Asked>,
+    last_id: u32,
+    /// Calls to it whose answers wait for the handlers, in order.
+    answered: VecDeque<Done>,
+    /// Calls to it that were not answered in time, which the handlers are still to hear, by their ids.
+    expired: VecDeque<(u32, Done)>,
+}
+
+impl Peer {
+    /// If the session speaks procedures, whoever has chosen that.
+    pub(super) fn begin(session: &Session, calls_max: usize, timers: &Arc<Timers>) {
+        if let Some(version) = session.subprotocol().and_then(Version::of) {
+            let peer: Arc<dyn Any + Send + Sync> = Arc::new(Self {
+                version,
+                calls_max,
+                timers: timers.clone(),
+                state: Mutex::default(),
+            });
+            session.set_talk(peer);
+        }
+    }
+
+    pub(super) fn of(session: &Session) -> Option<&Self> {
+        session.talk()?.downcast_ref()
+    }
+
+    /// No user code runs with it held.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_v1(&self) -> bool {
+        self.version == Version::V1
+    }
+
+    /// A message has come. On the shard's thread: it returns at once.
+    pub(super) fn received(
+        &self,
+        counters: &Counters,
+        message: &Message,
+        is_roomy: bool,
+    ) -> Receipt {
+        if message.is_text() {
+            return Receipt::Keep;
+        }
+        let frame = match Frame::parse(message.bytes(), !self.is_v1()) {
+            Ok(frame) => frame,
+            Err(malformed) => {
+                let code = match malformed {
+                    Malformed::Utf8 => CloseCode::INVALID_PAYLOAD,
+                    _ => CloseCode::PROTOCOL_ERROR,
+                };
+                return Receipt::Refuse(code, malformed.to_string());
+            }
+        };
+        match frame {
+            Frame::Notification { .. } => Receipt::Keep,
+            Frame::Request { id, name, payload } => {
+                let mut state = self.lock();
+                if state.by_id.contains_key(&id) {
+                    let reason = format!("a request with the id {id}, which is in flight");
+                    return Receipt::Refuse(CloseCode::PROTOCOL_ERROR, reason);
+                }
+                let is_ping = self.is_v1() && name == "$ping" && payload.len() <= PING_BYTES_MAX;
+                if is_ping && is_roomy {
+                    let answer = procedures::response(id, payload);
+                    return Receipt::Answer(Message::new_binary(answer));
+                }
+                if state.in_flight >= self.calls_max {
+                    counters.calls_refused.add(1);
+                    if !self.is_v1() {
+                        let reason = "too many calls are in flight".to_owned();
+                        return Receipt::Refuse(CloseCode::TRY_AGAIN_LATER, reason);
+                    }
+                    state.queued.push_back(None);
+                    return Receipt::Keep;
+                }
+                let call = Arc::new(InFlight::new(id));
+                state.by_id.insert(id, call.clone());
+                state.in_flight += 1;
+                state.queued.push_back(Some(call));
+                Receipt::Keep
+            }
+            Frame::Reset { id } => {
+                let mut state = self.lock();
+                let call = match self.version {
+                    // It has no end but this one, and its client may use the id again.
+                    Version::Old => state.by_id.remove(&id),
+                    Version::V1 => state.by_id.get(&id).cloned(),
+                };
+                drop(state);
+                if let Some(call) = call {
+                    call.cancel(Cause::Reset, counters);
+                }
+                Receipt::Done
+            }
+            Frame::Response { id, .. } | Frame::Error { id, .. } => {
+                let mut state = self.lock();
+                match state.asked.remove(&id) {
+                    // It has come too late.
+                    None => Receipt::Done,
+                    Some(Asked::Waits(waiter)) => {
+                        drop(state);
+                        if let Some(outcome) = outcome(message) {
+                            waiter.tell(outcome);
+                        }
+                        Receipt::Done
+                    }
+                    Some(Asked::Calls(done, timer)) => {
+                        state.answered.push_back(done);
+                        drop(state);
+                        self.timers.remove(timer);
+                        Receipt::Keep
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing more will come. On the shard's thread.
+    pub(super) fn ends(&self, counters: &Counters, ending: Ending) {
+        let mut state = self.lock();
+        state.has_ended = true;
+        let (cause, calls): (_, Vec<_>) = match ending {
+            Ending::Refused => (Cause::Refused, state.by_id.values().cloned().collect()),
+            Ending::Gone => (
+                Cause::Gone,
+                std::mem::take(&mut state.by_id).into_values().collect(),
+            ),
+        };
+        let waiting: Vec<u32> = state
+            .asked
+            .iter()
+            .filter(|(_, asked)| matches!(asked, Asked::Waits(_)))
+            .map(|(id, _)| *id)
+            .collect();
+        let waiting: Vec<_> = waiting
+            .iter()
+            .filter_map(|id| state.asked.remove(id))
+            .collect();
+        drop(state);
+        for asked in waiting {
+            if let Asked::Waits(waiter) = asked {
+                waiter.tell(Err(CallErrorReason::Closed.into()));
+            }
+        }
+        for call in calls {
+            call.cancel(cause, counters);
+        }
+    }
+
+    /// The call whose request the handlers have come to. None: there were too many.
+    pub(super) fn next_queued(&self) -> Option<Arc<InFlight>> {
+        self.lock().queued.pop_front().flatten()
+    }
+
+    /// A call from it has ended.
+    pub(super) fn forget(&self, call: &Arc<InFlight>) {
+        let mut state = self.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        // The id may mean another one by now.
+        if state
+            .by_id
+            .get(&call.id)
+            .is_some_and(|other| Arc::ptr_eq(other, call))
+        {
+            state.by_id.remove(&call.id);
+        }
+    }
+
+    /// Begins a call to it. Returns its id.
+    pub(super) fn ask(&self, asked: Asked) -> Result<u32, (Asked, CallErrorReason)> {
+        if !self.is_v1() {
+            return Err((asked, CallErrorReason::NotSpoken));
+        }
+        let mut state = self.lock();
+        if state.has_ended {
+            return Err((asked, CallErrorReason::Closed));
+        }
+        if state.asked.len() + state.expired.len() >= self.calls_max {
+            return Err((asked, CallErrorReason::TooMany));
+        }
+        let id = loop {
+            state.last_id = state.last_id.wrapping_add(1);
+            if !state.asked.contains_key(&state.last_id) {
+                break state.last_id;
+            }
+        };
+        state.asked.insert(id, asked);
+        Ok(id)
+    }
+
+    /// It has a timer from now on, unless it has its answer already.
+    pub(super) fn set_timer(&self, id: u32, new: Timer) {
+        let mut state = self.lock();
+        if let Some(Asked::Calls(_, timer)) = state.asked.get_mut(&id) {
+            *timer = Some(new);
+        } else {
+            drop(state);
+            self.timers.remove(Some(new));
+        }
+    }
+
+    /// A call to it is not in flight any more. None: it has its answer already, or it is on its way.
+    pub(super) fn take_asked(&self, id: u32) -> Option<Asked> {
+        let asked = self.lock().asked.remove(&id)?;
+        if let Asked::Calls(_, timer) = &asked {
+            self.timers.remove(timer.clone());
+        }
+        Some(asked)
+    }
+
+    /// A call to it has had its time. Returns whether its handlers are to hear of it.
+    pub(super) fn expire(&self, id: u32) -> bool {
+        let mut state = self.lock();
+        match state.asked.remove(&id) {
+            Some(Asked::Calls(done, _)) => {
+                state.expired.push_back((id, done));
+                // With the first, they hear of all.
+                state.expired.len() == 1
+            }
+            Some(other) => {
+                state.asked.insert(id, other);
+                false
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn next_expired(&self) -> Option<(u32, Done)> {
+        self.lock().expired.pop_front()
+    }
+
+    /// Whose answer the handlers have come to.
+    pub(super) fn next_answered(&self) -> Option<Done> {
+        self.lock().answered.pop_front()
+    }
+
+    /// All who have still to hear what has become of their calls, now that it has gone.
+    pub(super) fn bereaved(&self) -> Vec<(Done, CallErrorReason)> {
+        let mut state = self.lock();
+        state.has_ended = true;
+        state.queued = VecDeque::new();
+        let asked: Vec<u32> = state.asked.keys().copied().collect();
+        let answered = std::mem::take(&mut state.answered);
+        let expired = std::mem::take(&mut state.expired);
+        drop(state);
+        let expired = expired
+            .into_iter()
+            .map(|(_, done)| (done, CallErrorReason::TimedOut));
+        let closed = |done| (done, CallErrorReason::Closed);
+        let asked = asked.into_iter().filter_map(|id| self.take_asked(id));
+        let asked = asked.filter_map(|asked| match asked {
+            Asked::Calls(done, _) => Some(done),
+            Asked::Waits(waiter) => {
+                waiter.tell(Err(CallErrorReason::Closed.into()));
+                None
+            }
+        });
+        answered
+            .into_iter()
+            .map(closed)
+            .chain(expired)
+            .chain(asked.map(closed))
+            .collect()
+    }
+}
+
+/// The payload at a message's end.
+pub(super) fn payload_of(message: &Message, payload: &[u8]) -> Payload {
+    let frame = message.frame();
+    Payload(frame.slice(frame.len() - payload.len()..))
+}
+
+/// What an answer says. None: it is none.
+pub(super) fn outcome(message: &Message) -> Option<Outcome> {
+    match Frame::parse(message.bytes(), false) {
+        Ok(Frame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),
+        Ok(Frame::Error { code, text, .. }) => {
+            Some(Err(CallError::new(CallErrorReason::of_code(code), text)))
+        }
+        _ => None,
+    }
+}

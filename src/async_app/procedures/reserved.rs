@@ -1,0 +1,107 @@
+//! The calls that the server has of its own: names that begin with `$`.
+
+use super::payload::{CallError, Payload};
+use super::peer::Outcome;
+use crate::async_app::handler::JoinHandler;
+use crate::async_app::publish::Link;
+use crate::async_app::stream::AsyncStream;
+use crate::error::JoinErrorReason;
+use crate::history_id::HistoryId;
+use crate::message::Message;
+use crate::protocol::procedures::{self, take_name};
+
+/// That a message after which a client has asked for the rest is kept no longer.
+const GAP: &[u8] = b"gap";
+
+type Reserved<StreamState> = fn(&Asker<'_, StreamState>, &[u8]) -> Outcome;
+
+/// Who asks, of whom, and under which id.
+pub(super) struct Asker<'a, StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    pub(super) stream: &'a AsyncStream<StreamState>,
+    pub(super) link: &'a Link,
+    pub(super) on_join: Option<&'a dyn JoinHandler<StreamState>>,
+    pub(super) id: u32,
+}
+
+pub(super) fn known<StreamState>(name: &str) -> Option<Reserved<StreamState>>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    match name {
+        "$ping" => Some(|_, payload| Ok(payload.into())),
+        "$join" => Some(join),
+        "$leave" => Some(leave),
+        _ => None,
+    }
+}
+
+/// What comes after which a client that joins a room gets first.
+enum Since {
+    /// Nothing.
+    New,
+    /// All that is kept.
+    All,
+    Id(HistoryId),
+}
+
+fn parse_join(mut payload: &[u8]) -> Result<(&str, Since), CallError> {
+    let room = take_name(&mut payload).map_err(|malformed| malformed.to_string())?;
+    let since = match payload {
+        b"new" => Since::New,
+        b"all" => Since::All,
+        id => {
+            let id = std::str::from_utf8(id).map_err(|_| "the id is not UTF-8")?;
+            Since::Id(id.parse().map_err(|error| format!("{error}"))?)
+        }
+    };
+    Ok((room, since))
+}
+
+fn join<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> Outcome
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    let stream = asker.stream;
+    let (name, since) = parse_join(payload)?;
+    if !asker.on_join.is_some_and(|allows| allows(stream, name)) {
+        return Err(CallError::refused("this room may not be joined"));
+    }
+    let position = || {
+        let room = asker.link.rooms.find(name)?;
+        Some(room.history()?.position())
+    };
+    if !matches!(since, Since::New)
+        && position().is_some()
+        && stream.room(name).contains(stream.id())
+    {
+        // Who is in the room is not sent again what it keeps.
+        stream.leave(name);
+    }
+    let gap = || stream.send(Message::new_binary(procedures::item(asker.id, GAP)));
+    let joined = match since {
+        Since::New => stream.try_join(name),
+        Since::All => stream.join_since(name, None).map(drop),
+        Since::Id(id) => match stream.join_since(name, Some(id)) {
+            Err(error) if error.reason == JoinErrorReason::HistoryGone => {
+                gap();
+                stream.join_since(name, None).map(drop)
+            }
+            joined => joined.map(drop),
+        },
+    };
+    joined.map_err(|error| CallError::refused(error.to_string()))?;
+    // Behind the replay: whatever the room is sent up to here reaches the client before the answer does.
+    Ok(position().map_or_else(Payload::default, |position| position.to_string().into()))
+}
+
+fn leave<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> Outcome
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    let room = std::str::from_utf8(payload).map_err(|_| "the room's name is not UTF-8")?;
+    asker.stream.leave(room);
+    Ok(Payload::default())
+}

@@ -1,0 +1,208 @@
+//! A frame's way to its handler.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::Procedures;
+use super::answer::sealed::Outcome;
+use super::asking::{tell_answered, tell_expired};
+use super::call::{Call, Event, Pending};
+use super::cancellation::{Cause, InFlight};
+use super::payload::{CallError, CallErrorReason};
+use super::peer::{Peer, outcome, payload_of};
+use super::reserved::{self, Asker};
+use super::timers::Timers;
+use crate::async_app::handler::JoinHandler;
+use crate::async_app::publish::{Audience, Link, Patience};
+use crate::async_app::stream::AsyncStream;
+use crate::engine::{Ending, Receipt, Session};
+use crate::message::Message;
+use crate::protocol::procedures::{self, Frame};
+
+/// What an app serves its clients with.
+pub(in crate::async_app) struct Serving<State, StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    procedures: Procedures<State, StreamState>,
+    on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+    /// [`Limits::connection_calls_max`](crate::Limits::connection_calls_max)
+    calls_max: usize,
+    timers: Arc<Timers>,
+}
+
+impl<State, StreamState> Drop for Serving<State, StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn drop(&mut self) {
+        self.timers.stop();
+    }
+}
+
+impl<State, StreamState> Serving<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    pub(in crate::async_app) fn new(
+        procedures: Procedures<State, StreamState>,
+        on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+        calls_max: usize,
+    ) -> Self {
+        Self {
+            procedures,
+            on_join,
+            calls_max,
+            timers: Arc::default(),
+        }
+    }
+
+    /// A connection has come in.
+    pub(in crate::async_app) fn begin(&self, session: &Session) {
+        Peer::begin(session, self.calls_max, &self.timers);
+    }
+
+    /// Whether the message is for procedures, and not the app's message handler.
+    pub(in crate::async_app) fn takes(&self, session: &Session, message: &Message) -> bool {
+        !message.is_text() && Peer::of(session).is_some()
+    }
+
+    /// Handles a frame, on a handler thread.
+    pub(in crate::async_app) fn serve(
+        &self,
+        session: &Arc<Session>,
+        link: &Arc<Link>,
+        message: &Message,
+        stream: impl FnOnce() -> AsyncStream<StreamState>,
+        state: Arc<State>,
+    ) {
+        let Some(peer) = Peer::of(session) else {
+            return;
+        };
+        let counters = &link.counters;
+        // Its shard has read it already, and let it through.
+        let Ok(frame) = Frame::parse(message.bytes(), !peer.is_v1()) else {
+            return;
+        };
+        match frame {
+            Frame::Notification { name, payload } => {
+                match self.procedures.events.get_key_value(name) {
+                    Some((name, handler)) => {
+                        counters.notifications_handled.add(1);
+                        handler(Event {
+                            name: name.clone(),
+                            data: payload_of(message, payload),
+                            stream: stream(),
+                            state,
+                        });
+                    }
+                    None => counters.notifications_unknown.add(1),
+                }
+            }
+            Frame::Request { id, name, payload } => {
+                let Some(call) = peer.next_queued() else {
+                    let reason = CallErrorReason::Busy;
+                    let text = CallError::from(reason).to_string();
+                    let frame = procedures::error(id, reason.code(), &text);
+                    let message = Message::new_binary(frame);
+                    let _ = link.publish(Audience::Session(session), message, Patience::Wait);
+                    return;
+                };
+                let Some(pending) = begin(session, link, call) else {
+                    return;
+                };
+                if let Some((name, handler)) = self.procedures.calls.get_key_value(name) {
+                    counters.calls_handled.add(1);
+                    handler(Call {
+                        event: Event {
+                            name: name.clone(),
+                            data: payload_of(message, payload),
+                            stream: stream(),
+                            state,
+                        },
+                        pending: Arc::new(pending),
+                    });
+                } else if let Some(known) = reserved::known(name).filter(|_| peer.is_v1()) {
+                    let asker = Asker {
+                        stream: &stream(),
+                        link,
+                        on_join: self.on_join.as_deref(),
+                        id,
+                    };
+                    pending.end(known(&asker, payload));
+                } else {
+                    counters.calls_unknown.add(1);
+                    pending.end(Err(CallErrorReason::Unknown.into()));
+                }
+            }
+            Frame::Response { .. } | Frame::Error { .. } => {
+                if let Some(outcome) = outcome(message) {
+                    tell_answered(peer, outcome);
+                }
+            }
+            Frame::Reset { .. } => {}
+        }
+    }
+}
+
+/// A call that the handlers have come to; nothing if nobody wants it any more.
+fn begin(session: &Arc<Session>, link: &Arc<Link>, call: Arc<InFlight>) -> Option<Pending> {
+    let is_wanted = matches!(call.cause(), None | Some(Cause::Refused));
+    let pending = Pending {
+        call,
+        session: session.clone(),
+        link: link.clone(),
+    };
+    if !is_wanted {
+        pending.end(Err(CallErrorReason::Aborted.into()));
+        return None;
+    }
+    Some(pending)
+}
+
+/// Answers a call with what its handler has returned.
+pub(super) fn answer(pending: &Pending, returned: impl Outcome) {
+    if let Some(outcome) = returned.outcome() {
+        pending.end(outcome);
+    }
+}
+
+/// The connection has gone: whoever has called its client is told.
+pub(in crate::async_app) fn close(session: &Session, link: &Link) {
+    let Some(peer) = Peer::of(session) else {
+        return;
+    };
+    for (done, reason) in peer.bereaved() {
+        // The others are told all the same, and then the disconnect handler.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| done(Err(reason.into())))) {
+            link.counters.handler_panics.add(1);
+            std::mem::forget(payload);
+        }
+    }
+}
+
+/// What was asked for on the shard's thread has come to the handlers: calls that had no answer in time.
+pub(in crate::async_app) fn nudged(session: &Session, link: &Link) {
+    tell_expired(session, link);
+}
+
+/// A message of a session that has a talk, on its shard's thread.
+pub(in crate::async_app) fn received(
+    session: &Session,
+    link: &Link,
+    message: &Message,
+    is_roomy: bool,
+) -> Receipt {
+    match Peer::of(session) {
+        Some(peer) => peer.received(&link.counters, message, is_roomy),
+        None => Receipt::Keep,
+    }
+}
+
+/// Nothing more comes from a session, on its shard's thread.
+pub(in crate::async_app) fn ends(session: &Session, link: &Link, ending: Ending) {
+    if let Some(peer) = Peer::of(session) {
+        peer.ends(&link.counters, ending);
+    }
+}

@@ -1,0 +1,635 @@
+//! Procedures: notifications both ways, calls that return or are cancelled, in both subprotocols.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::procedures::{CallError, CallErrorReason, Procedures, Reply};
+use humphrey_ws::{Accept, AsyncWebsocketApp, Limits, RunningApp};
+use support::{Client, DEADLINE, eventually, start, tcp};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
+
+const V1: &str = "humphrey_ws.procedures.v1";
+const OLD: &str = "websocket.io-rpc-v0.1";
+const STOP: Duration = Duration::from_millis(100);
+
+/// A client that offers these subprotocols, and which was chosen.
+fn connect_offering(address: SocketAddr, offered: &str) -> (Client, Option<String>) {
+    let mut request = format!("ws://{address}/").into_client_request().unwrap();
+    request.headers_mut().insert(
+        "Sec-WebSocket-Protocol",
+        HeaderValue::from_str(offered).unwrap(),
+    );
+    let (client, response) = tungstenite::client(request, tcp(address)).expect("the handshake");
+    let chosen = response.headers().get("Sec-WebSocket-Protocol");
+    let chosen = chosen.map(|chosen| chosen.to_str().unwrap().to_owned());
+    (Client(client), chosen)
+}
+
+fn connect(address: SocketAddr, subprotocol: &str) -> Client {
+    let (client, chosen) = connect_offering(address, subprotocol);
+    assert_eq!(chosen.as_deref(), Some(subprotocol));
+    client
+}
+
+fn app(procedures: Procedures) -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new().with_procedures(procedures)
+}
+
+/// Frames, as the table of the guide has them, written by hand.
+fn notification(name: &str, payload: &[u8]) -> Vec<u8> {
+    [&[1, name.len() as u8], name.as_bytes(), payload].concat()
+}
+
+fn request(id: u32, name: &str, payload: &[u8]) -> Vec<u8> {
+    let head = [&[2], &id.to_be_bytes()[..], &[name.len() as u8]].concat();
+    [&head, name.as_bytes(), payload].concat()
+}
+
+fn with_id(form: u8, id: u32, rest: &[u8]) -> Vec<u8> {
+    [&[form], &id.to_be_bytes()[..], rest].concat()
+}
+
+fn reset(id: u32) -> Vec<u8> {
+    with_id(3, id, b"")
+}
+
+fn response(id: u32, payload: &[u8]) -> Vec<u8> {
+    with_id(4, id, payload)
+}
+
+fn item(id: u32, payload: &[u8]) -> Vec<u8> {
+    with_id(6, id, payload)
+}
+
+trait Frames {
+    fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>);
+    fn receive_frame(&mut self) -> Vec<u8>;
+    fn receive_error(&mut self, id: u32, code: u8) -> String;
+    fn receive_close(self) -> (u16, String);
+}
+
+impl Frames for Client {
+    /// With one write, so that they are read together.
+    fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
+        for frame in frames {
+            let message = tungstenite::Message::binary(frame);
+            self.0.write(message).expect("it is buffered");
+        }
+        self.0.flush().expect("it is sent");
+    }
+
+    fn receive_frame(&mut self) -> Vec<u8> {
+        match self.receive() {
+            tungstenite::Message::Binary(frame) => frame.to_vec(),
+            other => panic!("not a frame: {other:?}"),
+        }
+    }
+
+    /// The next frame is an error with that code. Returns its text.
+    fn receive_error(&mut self, id: u32, code: u8) -> String {
+        let frame = self.receive_frame();
+        let head = with_id(5, id, &[code]);
+        assert!(
+            frame.starts_with(&head),
+            "{frame:?} is not error {code} of {id}"
+        );
+        String::from_utf8(frame[head.len()..].to_vec()).unwrap()
+    }
+
+    /// The next message is a close frame. Returns its code and reason.
+    fn receive_close(mut self) -> (u16, String) {
+        match self.receive() {
+            tungstenite::Message::Close(Some(frame)) => {
+                while self.0.read().is_ok() {}
+                (frame.code.into(), frame.reason.to_string())
+            }
+            other => panic!("not a close frame with a code: {other:?}"),
+        }
+    }
+}
+
+fn calls(running: &RunningApp) -> humphrey_ws::Calls {
+    running.sender().metrics().calls
+}
+
+#[test]
+fn the_example_of_the_issue_works_in_both_subprotocols() {
+    let app = AsyncWebsocketApp::<()>::new().with_procedures(
+        Procedures::new()
+            .on("broadcast", |event| {
+                event.stream().room("main").notify("message", event.data())
+            })
+            .call("myip", |call| Ok(call.stream().peer_addr().to_string()))
+            .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
+            .call("report", |call| {
+                while !call.cancelled() { /* work */ }
+                Err(call.abort())
+            }),
+    );
+    let (running, address) = start(app.with_connect_handler(|stream, _| stream.join("main")));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send_binary(request(1, "myip", b""));
+        let own = client.address().to_string();
+        assert_eq!(client.receive_frame(), response(1, own.as_bytes()));
+        client.send_binary(request(2, "uppercase", "grüezi".as_bytes()));
+        assert_eq!(client.receive_frame(), response(2, "GRÜEZI".as_bytes()));
+        client.send_binary(notification("broadcast", b"\x00hi"));
+        assert_eq!(client.receive_frame(), notification("message", b"\x00hi"));
+        client.send_binary(request(3, "report", b""));
+        client.send_binary(reset(3));
+        if subprotocol == V1 {
+            client.receive_error(3, 3);
+        }
+        client.send_binary(request(3, "uppercase", b"again"));
+        assert_eq!(client.receive_frame(), response(3, b"AGAIN"));
+        client.close();
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn the_newer_subprotocol_is_chosen_before_the_older_and_none_where_none_is_offered() {
+    let (running, address) = start(app(Procedures::new()));
+    let chosen = |offered: &str| connect_offering(address, offered).1;
+    assert_eq!(chosen(V1).as_deref(), Some(V1));
+    assert_eq!(chosen(&format!("{OLD}, {V1}")).as_deref(), Some(V1));
+    assert_eq!(chosen(&format!("other, {OLD}")).as_deref(), Some(OLD));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_the_handshake_handler_chooses_is_respected() {
+    let app = app(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+        .with_handshake_handler(|request, _| {
+            Ok(match request.path() {
+                "/" if request.subprotocols().any(|offered| offered == "mine") => {
+                    Accept::new().with_subprotocol("mine")
+                }
+                "/" if request.subprotocols().any(|offered| offered == OLD) => {
+                    Accept::new().with_subprotocol(OLD)
+                }
+                _ => Accept::new(),
+            })
+        })
+        .with_message_handler(|stream, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let (mut client, chosen) = connect_offering(address, &format!("mine, {V1}"));
+    assert_eq!(chosen.as_deref(), Some("mine"));
+    // It is a message like any other.
+    client.send_binary(request(1, "echo", b""));
+    assert_eq!(client.receive_frame(), request(1, "echo", b""));
+    // It is of the two, so procedures speak it.
+    let (mut client, chosen) = connect_offering(address, &format!("{V1}, {OLD}"));
+    assert_eq!(chosen.as_deref(), Some(OLD));
+    client.send_binary(request(1, "echo", b"!"));
+    assert_eq!(client.receive_frame(), response(1, b"!"));
+    // It has not chosen.
+    let (_, chosen) = connect_offering(address, V1);
+    assert_eq!(chosen.as_deref(), Some(V1));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn clients_without_a_subprotocol_and_texts_reach_the_message_handler() {
+    let app = app(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+        .with_message_handler(|stream, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let mut plain = Client::connect(address);
+    plain.send_binary(request(1, "echo", b""));
+    assert_eq!(plain.receive_frame(), request(1, "echo", b""));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send("plain text");
+        assert_eq!(client.receive_text(), "plain text");
+        client.send_binary(request(1, "echo", b"!"));
+        assert_eq!(client.receive_frame(), response(1, b"!"));
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_nobody_handles_is_counted_and_in_the_newer_subprotocol_answered() {
+    let (running, address) = start(app(
+        Procedures::new().call("echo", |call| Ok(call.data().clone()))
+    ));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "nobody", b""));
+    client.receive_error(1, 1);
+    client.send_binary(request(2, "$nobody", b""));
+    client.receive_error(2, 1);
+    client.send_binary(notification("nobody", b""));
+    let mut old = connect(address, OLD);
+    for name in ["nobody", "$ping", "$join"] {
+        old.send_binary(request(1, name, b""));
+        // It has no answer, so it is over, and the id is free.
+        old.send_binary(request(2, "echo", b""));
+        assert_eq!(old.receive_frame(), response(2, b""));
+    }
+    old.send_binary(notification("nobody", b""));
+    eventually("both notifications are counted", || {
+        calls(&running).notifications_unknown == 2
+    });
+    assert_eq!(calls(&running).unknown, 5);
+    assert_eq!(calls(&running).unanswered, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
+    let procedures = || {
+        Procedures::new()
+            .call("text", |_| Err::<(), _>("it rains".into()))
+            .call("refused", |_| Err::<(), _>(CallError::refused("not you")))
+            .call("other", |_| {
+                Err::<(), _>(CallError::new(CallErrorReason::Other(200), "mine"))
+            })
+            .call("utf8", |call| Ok(call.text()?.to_owned()))
+            .call("silent", |_| ())
+            .call("dropped", |call| drop(call.defer()))
+            .call("late", |call| {
+                let reply = call.defer();
+                thread::spawn(move || reply.error("too late"));
+            })
+    };
+    let (running, address) = start(app(procedures()));
+    let mut client = connect(address, V1);
+    let mut id = 0;
+    let mut expect = |name: &str, code, text: &str| {
+        id += 1;
+        client.send_binary(request(id, name, b"\xff"));
+        assert_eq!(client.receive_error(id, code), text, "{name}");
+    };
+    expect("text", 2, "it rains");
+    expect("refused", 6, "not you");
+    expect("other", 200, "mine");
+    expect("utf8", 2, "the payload is not UTF-8");
+    expect("late", 2, "too late");
+    expect("silent", 4, "nobody has answered");
+    expect("dropped", 4, "nobody has answered");
+    assert_eq!(calls(&running).unanswered, 2);
+    let mut old = connect(address, OLD);
+    for (id, name) in ["text", "silent", "dropped", "late"]
+        .into_iter()
+        .enumerate()
+    {
+        old.send_binary(request(id as u32, name, b""));
+    }
+    eventually("all are counted", || calls(&running).unanswered == 6);
+    old.send_binary(request(9, "utf8", b"still there"));
+    assert_eq!(old.receive_frame(), response(9, b"still there"));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_call_is_answered_later_while_others_are_handled() {
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures = Procedures::new()
+        .call("later", move |call| replies.send(call.defer()).unwrap())
+        .call("now", |_| Ok("now"));
+    let (running, address) = start(app(procedures));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send_binary(request(7, "later", b""));
+        client.send_binary(request(8, "now", b""));
+        assert_eq!(client.receive_frame(), response(8, b"now"));
+        waiting.recv_timeout(DEADLINE).unwrap().ok(vec![0, 1]);
+        assert_eq!(client.receive_frame(), response(7, &[0, 1]));
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
+    let (events, told) = mpsc::channel();
+    let procedures = Procedures::new().call("wait", move |call| {
+        let by_waker = events.clone();
+        call.on_cancel(move || by_waker.send("waker").unwrap());
+        events.send("began").unwrap();
+        assert!(call.wait_cancelled(DEADLINE), "it never came");
+        assert!(call.cancelled());
+        // Too late: at once.
+        let (at_once, now) = mpsc::channel();
+        call.on_cancel(move || at_once.send(()).unwrap());
+        now.try_recv().expect("it runs at once");
+        Err(call.abort())
+    });
+    let (running, address) = start(app(procedures));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send_binary(request(1, "wait", b""));
+        assert_eq!(told.recv_timeout(DEADLINE), Ok("began"));
+        client.send_binary(reset(1));
+        assert_eq!(told.recv_timeout(DEADLINE), Ok("waker"));
+        if subprotocol == V1 {
+            client.receive_error(1, 3);
+        }
+    }
+    assert_eq!(calls(&running).cancelled, 2);
+    assert_eq!(calls(&running).unanswered, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_reset_reaches_a_call_that_was_deferred() {
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures =
+        Procedures::new().call("later", move |call| replies.send(call.defer()).unwrap());
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "later", b""));
+    let reply = waiting.recv_timeout(DEADLINE).unwrap();
+    assert!(!reply.cancelled());
+    client.send_binary(reset(1));
+    assert!(reply.wait_cancelled(DEADLINE));
+    assert_eq!(
+        reply.item("part").unwrap_err().reason,
+        CallErrorReason::Aborted
+    );
+    // Whatever it answers, the client is spared it.
+    reply.ok("a long answer");
+    client.receive_error(1, 3);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_call_that_is_cancelled_before_its_handler_begins_is_not_begun() {
+    let gate = Arc::new(Barrier::new(2));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (at_gate, count) = (gate.clone(), begun.clone());
+    let procedures = Procedures::new()
+        .call("first", move |_| {
+            at_gate.wait();
+            at_gate.wait();
+            Ok(())
+        })
+        .call("second", move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .call("last", |_| Ok(()));
+    let (running, address) = start(app(procedures));
+    for (subprotocol, cancelled) in [(V1, 1), (OLD, 2)] {
+        let mut client = connect(address, subprotocol);
+        client.send_binary(request(1, "first", b""));
+        gate.wait();
+        client.send_binary(request(2, "second", b""));
+        client.send_binary(reset(2));
+        eventually("the reset has come", || {
+            calls(&running).cancelled == cancelled
+        });
+        gate.wait();
+        assert_eq!(client.receive_frame(), response(1, b""));
+        if subprotocol == V1 {
+            client.receive_error(2, 3);
+        }
+        client.send_binary(request(2, "last", b""));
+        assert_eq!(client.receive_frame(), response(2, b""));
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn the_end_of_a_connection_cancels_its_calls_while_a_handler_runs() {
+    let (events, told) = mpsc::channel();
+    let ended = events.clone();
+    let procedures = Procedures::new()
+        .call("wait", move |call| {
+            events.send("began").unwrap();
+            assert!(call.wait_cancelled(DEADLINE));
+            events.send("cancelled").unwrap();
+            Err(call.abort())
+        })
+        .call("not begun", |_| -> Result<(), CallError> {
+            panic!("nobody waits for it")
+        });
+    let app = app(procedures).with_disconnect_handler(move |_, _| ended.send("ended").unwrap());
+    let (running, address) = start(app);
+    for way in 0..3 {
+        let mut client = connect(address, V1);
+        client.send_binary(request(1, "wait", b""));
+        assert_eq!(told.recv_timeout(DEADLINE), Ok("began"));
+        client.send_binary(request(2, "not begun", b""));
+        match way {
+            0 => drop(client),
+            1 => client.close(),
+            _ => {
+                let id = running.sender().everyone().members()[0];
+                running
+                    .sender()
+                    .close(id, humphrey_ws::CloseCode::NORMAL, "enough");
+                assert_eq!(client.receive_close(), (1000, "enough".to_owned()));
+            }
+        }
+        assert_eq!(told.recv_timeout(DEADLINE), Ok("cancelled"));
+        assert_eq!(told.recv_timeout(DEADLINE), Ok("ended"));
+    }
+    assert_eq!(running.sender().metrics().handler_panics, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn parts_come_before_the_end_and_only_in_the_newer_subprotocol() {
+    let procedures = Procedures::new().call("parts", |call| {
+        for n in 0..3u8 {
+            call.item([n])?;
+        }
+        Ok("end")
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(5, "parts", b""));
+    for n in 0..3 {
+        assert_eq!(client.receive_frame(), item(5, &[n]));
+    }
+    assert_eq!(client.receive_frame(), response(5, b"end"));
+    let mut old = connect(address, OLD);
+    old.send_binary(request(5, "parts", b""));
+    eventually("it has failed", || calls(&running).unanswered == 1);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_a_handler_notifies_and_then_answers_leaves_in_that_order() {
+    let procedures = Procedures::new().call("both", |call| {
+        call.stream().notify("first", "1");
+        call.stream().room("main").notify("second", "2");
+        call.stream().notify("third", "3");
+        Ok("last")
+    });
+    let (running, address) =
+        start(app(procedures).with_connect_handler(|stream, _| stream.join("main")));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        for id in 0..50 {
+            client.send_binary(request(id, "both", b""));
+        }
+        for id in 0..50 {
+            assert_eq!(client.receive_frame(), notification("first", b"1"));
+            assert_eq!(client.receive_frame(), notification("second", b"2"));
+            assert_eq!(client.receive_frame(), notification("third", b"3"));
+            assert_eq!(client.receive_frame(), response(id, b"last"));
+        }
+        client.close();
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
+    let procedures = || Procedures::new().call("echo", |call| Ok(call.data().clone()));
+    let (running, address) = start(app(procedures()));
+    let long = request(1, "echo", b"");
+    let cases: [(&[u8], &str, u16, &str); 9] = [
+        (b"", V1, 1002, "an empty frame"),
+        (b"\x06\0\0\0\x01", V1, 1002, "a frame of the unknown form 6"),
+        (b"\x00", OLD, 1002, "a frame of the unknown form 0"),
+        (
+            b"\x04\0\0\0\x01",
+            OLD,
+            1002,
+            "a frame of the unknown form 4",
+        ),
+        (&long[..5], V1, 1002, "a frame that is cut off"),
+        (b"\x01\x05four", OLD, 1002, "a frame that is cut off"),
+        (
+            b"\x03\0\0\0\x01\0",
+            V1,
+            1002,
+            "a frame with more behind its end",
+        ),
+        (
+            b"\x01\x01\xff",
+            OLD,
+            1007,
+            "a frame with a name or text that is not UTF-8",
+        ),
+        (
+            b"\x05\0\0\0\x01\x02\xff",
+            V1,
+            1007,
+            "a frame with a name or text that is not UTF-8",
+        ),
+    ];
+    for (frame, subprotocol, code, reason) in cases {
+        let mut client = connect(address, subprotocol);
+        client.send_at_once([
+            request(1, "echo", b"before"),
+            frame.to_vec(),
+            request(2, "echo", b"after"),
+        ]);
+        assert_eq!(client.receive_frame(), response(1, b"before"));
+        assert_eq!(client.receive_close(), (code, reason.to_owned()));
+    }
+    assert_eq!(running.sender().metrics().protocol_errors, 9);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn an_id_that_is_in_flight_may_not_be_used_again() {
+    let gate = Arc::new(Barrier::new(2));
+    let at_gate = gate.clone();
+    let procedures = Procedures::new().call("wait", move |_| {
+        at_gate.wait();
+        Ok("done")
+    });
+    let (running, address) = start(app(procedures));
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send_at_once([request(1, "wait", b""), request(1, "wait", b"")]);
+        gate.wait();
+        assert_eq!(client.receive_frame(), response(1, b"done"));
+        let reason = "a request with the id 1, which is in flight".to_owned();
+        assert_eq!(client.receive_close(), (1002, reason));
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn too_many_calls_in_flight_are_refused_and_room_comes_again() {
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures =
+        Procedures::new().call("later", move |call| replies.send(call.defer()).unwrap());
+    let app = app(procedures).with_limits(Limits {
+        connection_calls_max: 2,
+        ..Limits::default()
+    });
+    let (running, address) = start(app);
+    let mut client = connect(address, V1);
+    for id in 0..3 {
+        client.send_binary(request(id, "later", b""));
+    }
+    client.receive_error(2, 5);
+    waiting.recv_timeout(DEADLINE).unwrap().ok("0");
+    assert_eq!(client.receive_frame(), response(0, b"0"));
+    // A cancelled one counts for as long as somebody works on it.
+    client.send_binary(request(2, "later", b""));
+    let _second = waiting.recv_timeout(DEADLINE).unwrap();
+    let _third = waiting.recv_timeout(DEADLINE).unwrap();
+    client.send_binary(reset(2));
+    client.send_binary(request(3, "later", b""));
+    client.receive_error(3, 5);
+    drop(client);
+    let mut old = connect(address, OLD);
+    let mut replies = Vec::new();
+    for id in 0..2 {
+        old.send_binary(request(id, "later", b""));
+        replies.push(waiting.recv_timeout(DEADLINE).unwrap());
+        // The id is free, and the work is not done.
+        old.send_binary(reset(id));
+    }
+    old.send_binary(request(2, "later", b""));
+    assert_eq!(
+        old.receive_close(),
+        (1013, "too many calls are in flight".to_owned())
+    );
+    assert_eq!(calls(&running).refused, 3);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_handler_that_panics_closes_its_connection_and_its_calls_end() {
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures = Procedures::new()
+        .call("later", move |call| replies.send(call.defer()).unwrap())
+        .call("panic", |_| -> Result<(), CallError> {
+            panic!("as it should")
+        });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "later", b""));
+    client.send_binary(request(2, "panic", b""));
+    client.receive_error(2, 4);
+    assert_eq!(client.receive_close().0, 1011);
+    let reply = waiting.recv_timeout(DEADLINE).unwrap();
+    assert!(reply.wait_cancelled(DEADLINE));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_ping_is_answered_while_a_handler_blocks() {
+    let gate = Arc::new(Barrier::new(2));
+    let at_gate = gate.clone();
+    let procedures = Procedures::new().call("block", move |_| {
+        at_gate.wait();
+        Ok(())
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "block", b""));
+    client.send_binary(request(2, "$ping", b"here"));
+    assert_eq!(client.receive_frame(), response(2, b"here"));
+    gate.wait();
+    assert_eq!(client.receive_frame(), response(1, b""));
+    // A long one has its turn.
+    client.send_binary(request(3, "$ping", &[7; 1_000]));
+    assert_eq!(client.receive_frame(), response(3, &[7; 1_000]));
+    running.shutdown(STOP);
+}
