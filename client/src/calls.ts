@@ -1,6 +1,6 @@
 import { Data, toBytes, type Payload } from "./data.js";
-import { CallError, CODES } from "./error.js";
-import { ERROR, named, REQUEST, RESET, RESPONSE, withId, type Frame } from "./frames.js";
+import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
+import { ERROR, ITEM, named, REQUEST, RESET, RESPONSE, withId, type Frame } from "./frames.js";
 
 /** How a call is to be made. */
 export interface CallOptions {
@@ -24,127 +24,123 @@ interface Call {
 // What the server asks of us at a time, at most.
 const ANSWERING_MAX = 1_000;
 
+/** Sends a frame, now or later, or throws. `sent` is called when it goes; what is returned takes it back before. */
+export type Put = (frame: Uint8Array, sent: () => void) => () => void;
+
 /** Calls in flight, of both directions. */
-export class Calls {
-  readonly handlers = new Map<string, Handler>();
-  readonly #send: (frame: Uint8Array) => void;
-  readonly #report: (error: unknown) => void;
-  #calls = new Map<number, Call>();
-  #answering = new Map<number, AbortController>();
-  #id = 0;
+export interface Calls {
+  readonly handlers: Map<string, Handler>;
+  make(name: string, data: Payload, options: CallOptions, put: Put): Promise<Data>;
+  /** Takes what is about a call; false if it is not. */
+  received(frame: Frame): boolean;
+  /** Ends calls: those that are sent, or not, or all. */
+  fail(code: CallErrorCode, text: string, isSent?: boolean): void;
+  /** The connection is lost: nobody waits for answers, on either side. */
+  lost(why: "disconnected" | "closed"): void;
+}
 
-  constructor(send: (frame: Uint8Array) => void, report: (error: unknown) => void) {
-    this.#send = send;
-    this.#report = report;
-  }
+export function makeCalls(send: (frame: Uint8Array) => void): Calls {
+  const calls = new Map<number, Call>();
+  const answering = new Map<number, AbortController>();
+  const handlers = new Map<string, Handler>();
+  let lastId = 0;
 
-  /**
-   * Makes a call. `put` sends its frame, now or later, or throws; it is told when it was sent, and gives what takes it back.
-   */
-  make(
-    name: string,
-    data: Payload,
-    { signal, timeout = 0, onItem }: CallOptions,
-    put: (frame: Uint8Array, sent: () => void) => () => void,
-  ): Promise<Data> {
+  function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: Put): Promise<Data> {
     return new Promise((resolve, reject) => {
-      if (signal?.aborted) throw aborted(signal, false);
-      do this.#id = (this.#id + 1) >>> 0;
-      while (this.#calls.has(this.#id));
-      const id = this.#id;
-      let takeBack = () => {};
+      const aborted = () => new CallError("aborted", "the call was aborted", call.isSent, signal!.reason);
+      const cancel = (error: CallError) => {
+        if (call.isSent) send(withId(RESET, id));
+        call.settle(error);
+      };
+      const abort = () => cancel(aborted());
+      let takeBack: (() => void) | undefined;
       let timer: ReturnType<typeof setTimeout> | undefined;
       const call: Call = {
         onItem,
         isSent: false,
-        settle: (result) => {
-          if (!this.#calls.delete(id)) return;
-          takeBack();
+        settle(result) {
+          if (!calls.delete(id)) return;
+          takeBack?.();
           clearTimeout(timer);
           signal?.removeEventListener("abort", abort);
           if (result instanceof CallError) reject(result);
           else resolve(result);
         },
       };
-      const cancel = (error: CallError) => {
-        if (call.isSent) this.#send(withId(RESET, id));
-        call.settle(error);
-      };
-      const abort = () => cancel(aborted(signal!, call.isSent));
-      this.#calls.set(id, call);
+      if (signal?.aborted) throw aborted();
+      do lastId = (lastId + 1) >>> 0;
+      while (calls.has(lastId));
+      const id = lastId;
+      calls.set(id, call);
       try {
         takeBack = put(withId(REQUEST, id, named(name), toBytes(data)), () => (call.isSent = true));
       } catch (error) {
-        this.#calls.delete(id);
+        calls.delete(id);
         throw error;
       }
       signal?.addEventListener("abort", abort);
       if (timeout > 0 && timeout < 2 ** 31) {
-        const late = () => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent));
-        timer = setTimeout(late, timeout);
+        timer = setTimeout(() => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)), timeout);
       }
     });
   }
 
-  /** Ends all calls, or those that are not sent, or those that are. */
-  fail(code: "disconnected" | "closed" | "unsupported", text: string, which?: { isSent: boolean }): void {
-    for (const call of [...this.#calls.values()]) {
-      if (which && which.isSent !== call.isSent) continue;
-      call.settle(new CallError(code, text, call.isSent));
+  function fail(code: CallErrorCode, text: string, isSent?: boolean): void {
+    for (const call of [...calls.values()]) {
+      if (call.isSent === (isSent ?? call.isSent)) call.settle(new CallError(code, text, call.isSent));
     }
   }
 
-  /** The connection is lost: nobody waits for answers, on either side. */
-  lost(): void {
-    this.fail("disconnected", "the connection was lost during the call", { isSent: true });
-    const answering = [...this.#answering.values()];
-    this.#answering.clear();
-    for (const controller of answering) controller.abort(new CallError("disconnected"));
-  }
-
-  answered({ id, payload }: Frame): void {
-    this.#calls.get(id)?.settle(payload);
-  }
-
-  failed({ id, kind, payload }: Frame): void {
-    const code = CODES[kind - 1] ?? "failed";
-    this.#calls.get(id)?.settle(new CallError(code, payload.text() || code, true));
-  }
-
-  item({ id, payload }: Frame): void {
-    try {
-      this.#calls.get(id)?.onItem?.(payload);
-    } catch (error) {
-      this.#report(error);
+  function received(frame: Frame): boolean {
+    const { form, id, kind, payload } = frame;
+    const call = calls.get(id);
+    if (form === REQUEST) {
+      void answer(frame);
+    } else if (form === RESET) {
+      // Who has asked does not want the answer any more.
+      const controller = answering.get(id);
+      answering.delete(id);
+      controller?.abort(new CallError("aborted"));
+    } else if (form === RESPONSE) {
+      call?.settle(payload);
+    } else if (form === ERROR) {
+      const code = CODES[kind - 1] ?? "failed";
+      call?.settle(new CallError(code, payload.text() || code, true));
+    } else if (form === ITEM) {
+      guarded(() => call?.onItem?.(payload));
+    } else {
+      return false;
     }
+    return true;
   }
 
-  /** Who has asked does not want the answer any more. */
-  reset({ id }: Frame): void {
-    const controller = this.#answering.get(id);
-    this.#answering.delete(id);
-    controller?.abort(new CallError("aborted"));
-  }
-
-  /** Answers a call from the server. */
-  async asked({ id, name, payload }: Frame): Promise<void> {
-    const refuse = (code: number, text: string) => this.#send(withId(ERROR, id, Uint8Array.of(code), toBytes(text)));
-    const handler = this.handlers.get(name);
-    if (!handler) return refuse(1, `no procedure is called ${name}`);
-    if (this.#answering.size >= ANSWERING_MAX) return refuse(5, "too many calls in flight");
+  async function answer({ id, name, payload }: Frame): Promise<void> {
+    const refuse = (code: number, text: string) => send(withId(ERROR, id, Uint8Array.of(code), toBytes(text)));
+    const handler = handlers.get(name);
+    if (!handler) return refuse(1, `there is no ${name}`);
+    if (answering.size >= ANSWERING_MAX) return refuse(5, "too many calls");
     const controller = new AbortController();
-    this.#answering.set(id, controller);
-    // Once it is reset, or asked over a connection that is lost, nobody wants the answer.
-    const isWanted = () => this.#answering.get(id) === controller && this.#answering.delete(id);
+    answering.set(id, controller);
+    // Once it is reset, or its connection is lost, nobody wants the answer.
+    const isWanted = () => answering.get(id) === controller && answering.delete(id);
     try {
       const result = toBytes(await handler(payload, { name, signal: controller.signal }));
-      if (isWanted()) this.#send(withId(RESPONSE, id, result));
+      if (isWanted()) send(withId(RESPONSE, id, result));
     } catch (error) {
       if (isWanted()) refuse(2, error instanceof Error ? error.message : String(error));
     }
   }
-}
 
-function aborted(signal: AbortSignal, sent: boolean): CallError {
-  return new CallError("aborted", "the call was aborted", sent, signal.reason);
+  return {
+    handlers,
+    make,
+    received,
+    fail,
+    lost(why) {
+      fail(why, "the connection has ended during the call", true);
+      const controllers = [...answering.values()];
+      answering.clear();
+      for (const controller of controllers) controller.abort(new CallError(why));
+    },
+  };
 }

@@ -1,12 +1,12 @@
-import { Calls, type CallOptions, type Handler } from "./calls.js";
+import { makeCalls, type CallOptions, type Calls, type Handler } from "./calls.js";
 import { Data, toBytes, type Payload } from "./data.js";
-import { CallError, report } from "./error.js";
+import { CallError, guarded, report } from "./error.js";
 import * as frames from "./frames.js";
-import { Link } from "./link.js";
+import { makeLink, type Link } from "./link.js";
 import { Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
-import { Outbox, type Outgoing } from "./outbox.js";
-import { Pulse } from "./pulse.js";
+import { makeOutbox, type Outbox, type Outgoing } from "./outbox.js";
+import { makePulse, type Pulse } from "./pulse.js";
 import { Room, Seen, split, type JoinOptions } from "./rooms.js";
 
 /** What is known of a message besides its data. */
@@ -55,17 +55,17 @@ export class Connection {
   /** @internal */
   constructor(address: Address, options: Options) {
     const settings = (this.#settings = withDefaults(options));
-    this.#outbox = new Outbox(settings.outboxCount, settings.outboxBytes);
-    this.#link = new Link(address, settings, {
+    this.#outbox = makeOutbox(settings.outboxCount, settings.outboxBytes);
+    this.#link = makeLink(address, settings, {
       open: (transport, protocol) => this.#opened(transport, protocol),
       message: (data, eventId) => this.#received(data, eventId),
       gap: () => this.#rooms.forEach((room) => this.#gap(room)),
-      lost: () => this.#lost(),
+      lost: (why) => this.#lost(why),
       check: () => this.#pulse.check(),
       state: (state) => this.#changed(state),
     });
-    this.#calls = new Calls((frame) => this.#link.send(frame), report);
-    this.#pulse = new Pulse(
+    this.#calls = makeCalls((frame) => this.#link.send(frame));
+    this.#pulse = makePulse(
       settings.pingInterval,
       settings.pingTimeout,
       () => void this.#request("$ping").catch(() => {}),
@@ -75,7 +75,7 @@ export class Connection {
 
   /** What the connection does now. */
   get state(): State {
-    return this.#link.state;
+    return this.#link.state();
   }
 
   /** Listens to what the connection does, beginning with what it does now. Returns what ends that. */
@@ -83,13 +83,9 @@ export class Connection {
   /** The same as an iterator, which ends when the connection is closed. */
   states(): AsyncIterableIterator<State, undefined>;
   states(listener?: (state: State) => unknown): (() => void) | AsyncIterableIterator<State, undefined> {
-    if (!listener) return this.#queue(this.#states);
+    if (!listener) return this.#queue(this.#states, this.state);
     const end = this.#states.add(listener);
-    try {
-      listener(this.state);
-    } catch (error) {
-      report(error);
-    }
+    guarded(() => listener(this.state));
     return end;
   }
 
@@ -111,9 +107,9 @@ export class Connection {
     return listener ? listeners.add(listener) : this.#queue(listeners);
   }
 
-  #queue<Args extends [unknown, ...unknown[]]>(listeners: Listeners<Args>): AsyncIterableIterator<Args[0], undefined> {
-    const queue = listeners.queue(this.#settings.queue);
-    if (this.state.name === "closed") void queue.return!();
+  #queue<Args extends [unknown, ...unknown[]]>(listeners: Listeners<Args>, first?: Args[0]): AsyncIterableIterator<Args[0], undefined> {
+    const queue = listeners.queue(this.#settings.queue, first);
+    if (this.state.name === "closed") queue.end();
     return queue;
   }
 
@@ -162,6 +158,7 @@ export class Connection {
       room.options = { ...options, since: room.options.since ?? "new" };
       return room.joined;
     }
+    if (this.state.name === "closed") throw new CallError("closed", CLOSED);
     if (this.#protocol !== undefined && !this.#speaks) throw unsupported();
     room = new Room(name, options);
     // Nobody has to wait for it.
@@ -210,10 +207,10 @@ export class Connection {
   }
 
   #put(item: Outgoing): void {
-    if (this.state.name === "closed") throw new CallError("closed", "the connection is closed");
+    if (this.state.name === "closed") throw new CallError("closed", CLOSED);
     if (!this.#isReady) return this.#outbox.add(item);
     if (!this.#fits(item)) throw unsupported();
-    this.#outbox.check(item, this.#link.bufferedBytes);
+    this.#outbox.check(item, this.#link.buffered());
     this.#transmit(item);
   }
 
@@ -236,14 +233,14 @@ export class Connection {
   }
 
   #opened(transport: "websocket" | "events", protocol: string): void {
-    if (transport === "events") return this.#calls.fail("unsupported", "only receiving is possible", { isSent: false });
+    if (transport === "events") return this.#calls.fail("unsupported", "only receiving is possible", false);
     this.#protocol = protocol;
     if (this.#speaks) {
       this.#pulse.start();
       this.#toJoin = [...this.#rooms.values()];
     } else {
       for (const room of this.#rooms.values()) this.#refused(room, unsupported());
-      this.#calls.fail("unsupported", UNSUPPORTED, { isSent: false });
+      this.#calls.fail("unsupported", UNSUPPORTED, false);
     }
     this.#join();
   }
@@ -290,44 +287,36 @@ export class Connection {
   #refused(room: Room, error: CallError): void {
     this.#rooms.delete(room.name);
     room.reject(error);
-    if (!room.isJoined) return;
-    try {
-      room.options.onRefused?.(error);
-    } catch (thrown) {
-      report(thrown);
-    }
+    if (room.isJoined) guarded(() => room.options.onRefused?.(error));
   }
 
   #gap(room: Room): void {
     const { since } = room;
     room.last = undefined;
-    try {
-      room.options.onGap?.({ room: room.name, since });
-    } catch (thrown) {
-      report(thrown);
-    }
+    guarded(() => room.options.onGap?.({ room: room.name, since }));
   }
 
-  #lost(): void {
+  #lost(why: "disconnected" | "closed"): void {
     this.#protocol = undefined;
     this.#isReady = false;
     this.#joining = 0;
     this.#toJoin = [];
     this.#pulse.stop();
-    this.#calls.lost();
+    this.#calls.lost(why);
   }
 
   #changed(state: State): void {
     if (state.name === "closed") {
-      this.#outbox.clear();
-      this.#calls.fail("closed", state.reason || "the connection is closed");
+      while (this.#outbox.take());
+      this.#calls.fail("closed", CLOSED);
+      for (const room of this.#rooms.values()) if (!room.isJoined) this.#refused(room, new CallError("closed", CLOSED));
     }
     this.#states.emit(state);
     if (state.name !== "closed" || this.state.name !== "closed") return;
     for (const listeners of [this.#states, this.#messages, ...this.#notifications.values()]) listeners.end();
   }
 
-  #received(data: Data, eventId: string): void {
+  #received(data: Data, eventId?: string): void {
     this.#pulse.heard();
     if (eventId) {
       if (!this.#seen.note(eventId)) return;
@@ -339,15 +328,8 @@ export class Connection {
       return this.#deliver(data, { name: "", room: room?.name, id: eventId });
     }
     const frame = !data.isText && this.#speaks ? frames.parse(data) : undefined;
-    switch (frame?.form) {
-      case frames.REQUEST: return void this.#calls.asked(frame);
-      case frames.RESET: return this.#calls.reset(frame);
-      case frames.RESPONSE: return this.#calls.answered(frame);
-      case frames.ERROR: return this.#calls.failed(frame);
-      case frames.ITEM: return this.#calls.item(frame);
-      case frames.OF_ROOM: return this.#ofRoom(frame);
-      default: return this.#deliver(data, { name: "" });
-    }
+    if (frame?.form === frames.OF_ROOM) this.#ofRoom(frame);
+    else if (!frame || !this.#calls.received(frame)) this.#deliver(data, { name: "" });
   }
 
   #ofRoom({ name, historyId, payload }: frames.Frame): void {
@@ -366,6 +348,7 @@ export class Connection {
   }
 }
 
+const CLOSED = "the connection is closed";
 const UNSUPPORTED = "the server does not speak humphrey_ws.procedures.v1, or this is not for it";
 const unsupported = () => new CallError("unsupported", UNSUPPORTED);
 

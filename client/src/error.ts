@@ -30,7 +30,19 @@ export class CallError extends Error {
   }
 }
 
-/** Tells of what a listener has thrown, as the browser does of one of its own. */
+/** Runs what the program has given us. What it throws is reported, as the browser does for listeners of its own. */
+export function guarded<T>(act: () => T): T | undefined {
+  try {
+    const result = act();
+    // An async function's error is its promise's.
+    if (result instanceof Promise) result.catch(report);
+    return result;
+  } catch (error) {
+    report(error);
+    return undefined;
+  }
+}
+
 export function report(error: unknown): void {
   if (typeof reportError === "function") reportError(error);
   else console.error(error);

@@ -1,13 +1,9 @@
-import { CallError, report } from "./error.js";
+import { CallError, guarded } from "./error.js";
 
 /** Who listens to one kind of thing. */
 export class Listeners<Args extends [unknown, ...unknown[]]> {
   #callbacks = new Set<(...args: Args) => unknown>();
   #queues = new Set<Queue<Args[0]>>();
-
-  get isEmpty(): boolean {
-    return this.#callbacks.size + this.#queues.size === 0;
-  }
 
   add(callback: (...args: Args) => unknown): () => void {
     // The same function twice is two listeners.
@@ -17,24 +13,17 @@ export class Listeners<Args extends [unknown, ...unknown[]]> {
   }
 
   /** A queue of what comes from now on, of so many items at most. */
-  queue(itemsMax: number): AsyncIterableIterator<Args[0], undefined> {
+  queue(itemsMax: number, first?: Args[0]): Queue<Args[0]> {
     const queue = new Queue<Args[0]>(itemsMax, () => this.#queues.delete(queue));
     this.#queues.add(queue);
+    if (first !== undefined) queue.push(first);
     return queue;
   }
 
   /** Tells everyone. What a listener throws is reported, and the others go on. */
   emit(...args: Args): void {
     for (const queue of this.#queues) queue.push(args[0]);
-    for (const callback of [...this.#callbacks]) {
-      try {
-        const result = callback(...args);
-        // An async function's error is its promise's.
-        if (result instanceof Promise) result.catch(report);
-      } catch (error) {
-        report(error);
-      }
-    }
+    for (const callback of [...this.#callbacks]) guarded(() => callback(...args));
   }
 
   /** Ends all queues. Callbacks stay: the connection may be opened again. */
@@ -45,7 +34,7 @@ export class Listeners<Args extends [unknown, ...unknown[]]> {
 
 type Waiting<T> = { resolve(result: IteratorResult<T, undefined>): void; reject(error: unknown): void };
 
-class Queue<T> implements AsyncIterableIterator<T, undefined> {
+export class Queue<T> implements AsyncIterableIterator<T, undefined> {
   #items: T[] = [];
   #waiting: Waiting<T>[] = [];
   #ended = false;

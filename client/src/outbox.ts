@@ -9,45 +9,44 @@ export interface Outgoing {
 }
 
 /** What waits for a connection, bounded. */
-export class Outbox {
-  readonly #countMax: number;
-  readonly #bytesMax: number;
-  #items = new Set<Outgoing>();
-  #bytes = 0;
-
-  constructor(countMax: number, bytesMax: number) {
-    this.#countMax = countMax;
-    this.#bytesMax = bytesMax;
-  }
-
-  /** Throws if, with so many bytes that wait elsewhere, there is no room for it. */
-  check(item: Outgoing, bytes = this.#bytes): void {
-    if (this.#items.size >= this.#countMax) throw new CallError("full", "too many messages wait to be sent");
-    if (bytes > 0 && bytes + size(item) > this.#bytesMax) throw new CallError("full", "too many bytes wait to be sent");
-  }
-
-  add(item: Outgoing): void {
-    this.check(item);
-    this.#items.add(item);
-    this.#bytes += size(item);
-  }
-
-  remove(item: Outgoing): void {
-    if (this.#items.delete(item)) this.#bytes -= size(item);
-  }
-
-  clear(): void {
-    this.#items.clear();
-    this.#bytes = 0;
-  }
-
+export interface Outbox {
+  /** Throws if, beside so many bytes that wait elsewhere, there is no room for it. */
+  check(item: Outgoing, buffered: number): void;
+  /** Throws if there is no room for it. */
+  add(item: Outgoing): void;
+  remove(item: Outgoing): void;
   /** The next one, which is out of it then. */
-  take(): Outgoing | undefined {
-    const [item] = this.#items;
-    if (item) this.remove(item);
-    return item;
-  }
+  take(): Outgoing | undefined;
 }
 
-// A text has up to three bytes for each of its units: it is bounded, not weighed.
-const size = ({ data }: Outgoing) => (typeof data === "string" ? data.length : data.byteLength);
+export function makeOutbox(countMax: number, bytesMax: number): Outbox {
+  const items = new Set<Outgoing>();
+  let bytes = 0;
+  // A text has up to three bytes for each of its units: it is bounded, not weighed.
+  const size = ({ data }: Outgoing) => data.length;
+
+  function check(item: Outgoing, buffered: number): void {
+    if (items.size >= countMax || (buffered && buffered + size(item) > bytesMax)) {
+      throw new CallError("full", "too much waits to be sent");
+    }
+  }
+
+  function remove(item: Outgoing): void {
+    if (items.delete(item)) bytes -= size(item);
+  }
+
+  return {
+    check,
+    add(item) {
+      check(item, bytes);
+      items.add(item);
+      bytes += size(item);
+    },
+    remove,
+    take() {
+      const [item] = items;
+      if (item) remove(item);
+      return item;
+    },
+  };
+}

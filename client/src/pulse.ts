@@ -1,54 +1,56 @@
-/**
- * Notices that nobody is there any more, though no connection has ended: after a time without a message it asks, and
- * where nothing has come for a time after that, it says so.
- */
-export class Pulse {
-  readonly #interval: number;
-  readonly #timeout: number;
-  readonly #ask: () => void;
-  readonly #dead: () => void;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #heardAt = 0;
-  #askedAt = 0;
-
-  constructor(interval: number, timeout: number, ask: () => void, dead: () => void) {
-    this.#interval = interval;
-    this.#timeout = timeout;
-    this.#ask = ask;
-    this.#dead = dead;
-  }
-
-  start(): void {
-    this.heard();
-    this.#watch();
-  }
-
-  stop(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-
-  heard(): void {
-    this.#heardAt = performance.now();
-  }
-
+/** Notices that nobody is there any more, though no connection has ended. */
+export interface Pulse {
+  start(): void;
+  stop(): void;
+  /** Something has come. */
+  heard(): void;
   /** Asks now, unless it has asked already. */
-  check(isAgain = false): void {
-    if (!this.#timer || (this.#askedAt > this.#heardAt && !isAgain)) return;
-    this.stop();
-    const due = (this.#askedAt = performance.now()) + this.#timeout;
-    this.#timer = setTimeout(() => {
-      if (this.#heardAt >= this.#askedAt) this.#watch();
-      // A page that was frozen, or a computer that has slept, may have the answer before it: it is asked once more.
-      else if (performance.now() - due > 1_000 && !isAgain) this.check(true);
-      else this.#dead();
-    }, this.#timeout);
-    this.#ask();
+  check(): void;
+}
+
+/**
+ * After `interval` without anything that came it asks, and where nothing has come within `timeout` after that, all is
+ * `dead`.
+ */
+export function makePulse(interval: number, timeout: number, ask: () => void, dead: () => void): Pulse {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let heardAt = 0;
+  let askedAt = 0;
+
+  function watch(): void {
+    const rest = heardAt + interval - performance.now();
+    timer = setTimeout(() => (heardAt + interval <= performance.now() ? probe() : watch()), rest);
   }
 
-  #watch(): void {
-    if (!(this.#interval > 0)) return;
-    const rest = this.#heardAt + this.#interval - performance.now();
-    this.#timer = setTimeout(() => (this.#heardAt + this.#interval <= performance.now() ? this.check() : this.#watch()), rest);
+  function probe(isAgain = false): void {
+    askedAt = performance.now();
+    timer = setTimeout(() => {
+      if (heardAt >= askedAt) watch();
+      // A page that was frozen, or a computer that has slept, may have the answer before it: it is asked once more.
+      else if (performance.now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
+      else dead();
+    }, timeout);
+    ask();
   }
+
+  function stop(): void {
+    clearTimeout(timer);
+    timer = undefined;
+  }
+
+  return {
+    start() {
+      stop();
+      askedAt = 0;
+      heardAt = performance.now();
+      if (interval > 0) watch();
+    },
+    stop,
+    heard: () => void (heardAt = performance.now()),
+    check() {
+      if (!timer || askedAt > heardAt) return;
+      stop();
+      probe();
+    },
+  };
 }

@@ -1,0 +1,270 @@
+// Rooms: joined, left, joined again and resumed.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { error, inTime, item, lost, Mock, notification, ofRoom, open, response, splitJoin, until } from './support.mjs';
+
+async function connected(t, options) {
+  const mock = await Mock.start(t);
+  mock.answers.join = () => undefined;
+  const connection = open(t, mock.url, options);
+  await connection.is('open');
+  return { mock, connection, peer: mock.peers[0] };
+}
+
+/** The next join that a server is asked for. */
+async function joinAt(peer) {
+  const { name, id, payload } = await peer.next();
+  assert.equal(name, '$join');
+  const [room, since] = splitJoin(payload);
+  return { id, room, since };
+}
+
+function heard(connection) {
+  const got = [];
+  connection.messages((data, { room, id }) => got.push([room, id, data.text()]));
+  return got;
+}
+
+test('a room is joined from now on, from the first on, or from an id on', async (t) => {
+  const { connection, peer } = await connected(t);
+  for (const [since, sent] of [[undefined, 'new'], ['new', 'new'], ['all', 'all'], ['ab-7', 'ab-7']]) {
+    const joining = connection.join(`room ${sent} ${since}`, { since });
+    const join = await joinAt(peer);
+    assert.deepEqual([join.room, join.since], [`room ${sent} ${since}`, sent]);
+    peer.send(response(join.id, 'ab-9'));
+    assert.equal(await inTime(joining), 'ab-9');
+  }
+});
+
+test('a message of a room says so, whether it is text, bytes or a notification', async (t) => {
+  const { connection, peer } = await connected(t);
+  const got = [];
+  connection.messages((data, info) => got.push([data.isText, data.text(), info]));
+  connection.on('tick', (data, info) => got.push(['tick', data.text(), info]));
+  peer.send(ofRoom('news', 'a-1', 'rain'));
+  peer.send(ofRoom('news', 'a-2', Buffer.from([0, 98])));
+  peer.send(ofRoom('news', 'a-3', notification('tick', '7')));
+  peer.send(ofRoom('news', 'a-4', '\x01\x01a'));
+  peer.send(ofRoom('news', 'a-5', response(1, 'x')));
+  await until(() => got.length === 5);
+  assert.deepEqual(got, [
+    [true, 'rain', { name: '', room: 'news', id: 'a-1' }],
+    [false, '\0b', { name: '', room: 'news', id: 'a-2' }],
+    ['tick', '7', { name: 'tick', room: 'news', id: 'a-3' }],
+    [true, '\x01\x01a', { name: '', room: 'news', id: 'a-4' }],
+    [false, response(1, 'x').toString(), { name: '', room: 'news', id: 'a-5' }],
+  ]);
+});
+
+test('after a reconnect all rooms are joined again, each from the last message that has come', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  const joins = [connection.join('seen'), connection.join('silent'), connection.join('none'), connection.join('unanswered', { since: 'all' })];
+  const asked = [await joinAt(peer), await joinAt(peer), await joinAt(peer), await joinAt(peer)];
+  peer.send(response(asked[0].id, 'a-4'));
+  peer.send(response(asked[1].id, 'b-2'));
+  peer.send(response(asked[2].id, ''));
+  assert.deepEqual(await inTime(Promise.all(joins.slice(0, 3))), ['a-4', 'b-2', '']);
+  peer.send(ofRoom('seen', 'a-5', 'x'));
+  peer.send(ofRoom('unanswered', 'c-1', 'y'));
+  await until(() => got.length === 2);
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  const again = [await joinAt(next), await joinAt(next), await joinAt(next), await joinAt(next)];
+  assert.deepEqual(again.map(({ room, since }) => [room, since]), [['seen', 'a-5'], ['silent', 'b-2'], ['none', 'new'], ['unanswered', 'c-1']]);
+  next.send(response(again[3].id, 'c-1'));
+  assert.equal(await inTime(joins[3]), 'c-1');
+});
+
+test('what comes twice is seen once', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  connection.join('room', { since: 'all' });
+  const { id } = await joinAt(peer);
+  for (const n of [1, 2, 2, 1, 3]) peer.send(ofRoom('room', `a-${n}`, String(n)));
+  peer.send(response(id, 'a-3'));
+  peer.send(ofRoom('other', 'b-1', '1'));
+  await until(() => got.length === 4);
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  const again = await joinAt(next);
+  for (const n of [2, 3, 4]) next.send(ofRoom('room', `a-${n}`, String(n)));
+  next.send(response(again.id, 'a-4'));
+  next.send(ofRoom('room', 'a-10', '10'));
+  next.send(ofRoom('room', 'a-9', '9'));
+  next.send(ofRoom('other', 'b-1', '1'));
+  next.send('end');
+  await until(() => got.at(-1)[2] === 'end');
+  assert.deepEqual(got.map(([room, id]) => [room, id]), [
+    ['room', 'a-1'], ['room', 'a-2'], ['room', 'a-3'], ['other', 'b-1'], ['room', 'a-4'], ['room', 'a-10'], [undefined, undefined],
+  ]);
+});
+
+test('a gap is told before what is kept, and the room goes on from there', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  connection.join('room', { onGap: (gap) => got.push(gap) });
+  peer.send(response((await joinAt(peer)).id, 'a-8'));
+  peer.send(ofRoom('room', 'a-9', 'nine'));
+  await until(() => got.length);
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  const again = await joinAt(next);
+  assert.equal(again.since, 'a-9');
+  next.send(item(again.id, 'gap'));
+  next.send(ofRoom('room', 'b-3', 'three'));
+  next.send(response(again.id, 'b-3'));
+  await until(() => got.length === 3);
+  assert.deepEqual(got, [['room', 'a-9', 'nine'], { room: 'room', since: 'a-9' }, ['room', 'b-3', 'three']]);
+  next.socket.terminate();
+  const third = await mock.peer(2);
+  assert.equal((await joinAt(third)).since, 'b-3');
+});
+
+test('after a gap with nothing kept the room resumes from where the server says it is', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  connection.join('room', { since: 'a-1' });
+  const { id } = await joinAt(peer);
+  peer.send(item(id, 'gap'));
+  peer.send(response(id, 'b-0'));
+  await connection.join('room');
+  peer.socket.terminate();
+  assert.equal((await joinAt(await mock.peer(1))).since, 'b-0');
+});
+
+test('a room that is refused fails, and is not asked for again', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const refused = assert.rejects(connection.join('secret'), { code: 'refused', message: 'not you' });
+  peer.send(error((await joinAt(peer)).id, 6, 'not you'));
+  await refused;
+  const asked = connection.join('secret');
+  peer.send(response((await joinAt(peer)).id, ''));
+  assert.equal(await asked, '', 'it may be asked for again');
+  const told = new Promise((resolve) => connection.join('other', { onRefused: resolve }));
+  peer.send(response((await joinAt(peer)).id, ''));
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  const again = [await joinAt(next), await joinAt(next)];
+  assert.deepEqual(again.map(({ room }) => room), ['secret', 'other']);
+  next.send(error(again[1].id, 6, 'any more'));
+  const { code, message } = await inTime(told);
+  assert.deepEqual([code, message], ['refused', 'any more']);
+  next.socket.terminate();
+  const third = await mock.peer(2);
+  assert.equal((await joinAt(third)).room, 'secret');
+  connection.send('end');
+  assert.equal(await third.next(), 'end');
+});
+
+test('a room that can not be joined again for a while is tried until it can', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  connection.join('room');
+  peer.send(response((await joinAt(peer)).id, 'a-1'));
+  await connection.join('room');
+  peer.socket.terminate();
+  for (const [n, code] of [5, 2, 4].entries()) {
+    const next = await mock.peer(n + 1);
+    next.send(error((await joinAt(next)).id, code, 'not now'));
+  }
+  const last = await mock.peer(4);
+  last.send(ofRoom('room', 'a-2', 'here'));
+  last.send(response((await joinAt(last)).id, 'a-2'));
+  await until(() => got.length);
+  assert.deepEqual(got, [['room', 'a-2', 'here']]);
+});
+
+test('a room that is left is not joined again, and what still comes of it is not seen', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  mock.answers.join = () => '';
+  const got = heard(connection);
+  await connection.join('room');
+  await connection.join('other');
+  peer.socket.on('message', (data) => {
+    if (data.includes('$leave')) peer.send(ofRoom('room', 'a-3', 'late'));
+  });
+  // The test answers it by itself, before the message above: put the message in front.
+  peer.send(ofRoom('room', 'a-2', 'before'));
+  await until(() => got.length === 1);
+  const leaving = connection.leave('room');
+  peer.send(ofRoom('room', 'a-3', 'late'));
+  await inTime(leaving);
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  const again = await joinAt(next);
+  assert.equal(again.room, 'other');
+  connection.send('end');
+  assert.equal(await next.next(), 'end');
+});
+
+test('a room that is left and joined again from the first message on shows all of it again', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  connection.join('room', { since: 'all' });
+  const first = await joinAt(peer);
+  for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
+  peer.send(response(first.id, 'a-2'));
+  await until(() => got.length === 2);
+  connection.leave('room');
+  connection.join('room', { since: 'all' });
+  assert.equal((await peer.next()).name, '$leave');
+  const second = await joinAt(peer);
+  for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
+  peer.send(response(second.id, 'a-2'));
+  await until(() => got.length === 4);
+  assert.deepEqual(got.map(([, id]) => id), ['a-1', 'a-2', 'a-1', 'a-2']);
+  void mock;
+});
+
+test('leaving while the join is in flight, or without a connection, is leaving', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const joining = assert.rejects(connection.join('room'), { code: 'aborted' });
+  const { id } = await joinAt(peer);
+  await inTime(connection.leave('room'));
+  peer.send(response(id, 'a-1'));
+  await joining;
+  await connection.leave('never joined');
+  peer.socket.terminate();
+  await lost(connection);
+  const other = assert.rejects(connection.join('other'), { code: 'aborted' });
+  await connection.leave('other');
+  await other;
+  const next = await mock.peer(1);
+  connection.send('end');
+  assert.equal(await next.next(), 'end');
+});
+
+test('many rooms are joined again a few at a time, and what waits goes behind them', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  mock.answers.join = () => 'a-1';
+  await Promise.all(Array.from({ length: 300 }, (_, n) => connection.join(`room ${n}`)));
+  let inFlight = 0;
+  let most = 0;
+  mock.answers.join = (room, since, peer, id) => {
+    most = Math.max(most, (inFlight += 1));
+    setTimeout(() => {
+      inFlight -= 1;
+      peer.send(response(id, 'a-1'));
+    }, 1);
+  };
+  peer.socket.terminate();
+  await lost(connection);
+  connection.send('end');
+  const next = await mock.peer(1);
+  await until(() => next.received.at(-1) === 'end');
+  assert.equal(next.received.length, 301);
+  assert.ok(most <= 64, String(most));
+});
+
+test('rooms the server has put us into resume by themselves only what it sends', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  for (let n = 0; n < 1_500; n += 1) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'x'));
+  await until(() => got.length === 1_500);
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  connection.send('end');
+  assert.equal(await next.next(), 'end', 'nothing is joined');
+});

@@ -1,0 +1,289 @@
+// What the tests share: waiting, a server that does as it is told, the real servers, and a proxy with faults.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { connect as tcpConnect, createServer } from 'node:net';
+import { createServer as createHttpServer } from 'node:http';
+
+import { WebSocketServer } from 'ws';
+
+export * from '../../src/client.js';
+import { connect as connectTo } from '../../src/client.js';
+
+export const PROTOCOL = 'humphrey_ws.procedures.v1';
+
+// How long anything may take, in milliseconds. Whoever waits so long waits for nothing.
+export const DEADLINE = 20_000;
+
+/** What a promise gives, if it does so in time. */
+export async function inTime(promise, what = 'a promise', time = DEADLINE) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), time);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Waits until a condition holds, and returns what it gives. */
+export async function until(condition, what = String(condition)) {
+  const end = Date.now() + DEADLINE;
+  for (;;) {
+    const result = await condition();
+    if (result) return result;
+    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Fast where the defaults are for people. */
+export const QUICK = { delayFirst: 5, delayMax: 50, openTimeout: 5_000 };
+
+/** A connection that is closed with the test. */
+export function open(t, url, options = {}) {
+  const connection = connectTo(url, { ...QUICK, ...options });
+  const states = [];
+  connection.states((state) => states.push(state));
+  t.after(() => connection.close());
+  return Object.assign(connection, {
+    seen: states,
+    is: (name, count = 1) => until(() => states.filter((state) => state.name === name).length >= count && connection.state.name === name, `state ${name}`),
+  });
+}
+
+/** Until it waits: then it has not tried again yet. */
+export const lost = (connection) => inTime(new Promise((resolve) => {
+  connection.states(({ name }) => name === 'waiting' && resolve());
+}), 'the connection to be lost');
+
+// ---- frames, written by hand ----
+
+const name = (text) => [Buffer.from([Buffer.byteLength(text)]), Buffer.from(text)];
+const u32 = (id) => {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(id);
+  return bytes;
+};
+const frame = (form, ...parts) => Buffer.concat([Buffer.from([form]), ...parts.flat().map((part) => Buffer.from(part))]);
+export const notification = (text, payload = '') => frame(1, name(text), payload);
+export const request = (id, text, payload = '') => frame(2, u32(id), name(text), payload);
+export const reset = (id) => frame(3, u32(id));
+export const response = (id, payload = '') => frame(4, u32(id), payload);
+export const error = (id, code, text = '') => frame(5, u32(id), Buffer.from([code]), text);
+export const item = (id, payload = '') => frame(6, u32(id), payload);
+export const ofRoom = (room, id, message) =>
+  frame(7, name(room), name(id), Buffer.from([typeof message === 'string' ? 1 : 2]), message);
+
+/** What a client has sent, in words. */
+export function parse(bytes) {
+  const form = bytes[0];
+  if (form === 1) return { form, name: bytes.toString('utf8', 2, 2 + bytes[1]), payload: bytes.toString('utf8', 2 + bytes[1]) };
+  const id = bytes.readUInt32BE(1);
+  if (form === 2) return { form, id, name: bytes.toString('utf8', 6, 6 + bytes[5]), payload: bytes.toString('utf8', 6 + bytes[5]) };
+  if (form === 5) return { form, id, code: bytes[5], payload: bytes.toString('utf8', 6) };
+  return { form, id, payload: bytes.toString('utf8', 5) };
+}
+
+/** A server that does as it is told. */
+export class Mock {
+  peers = [];
+  /** How it answers: `join(room, since)` and `ping()` give payloads, or nothing to leave it to the test. */
+  answers = { join: () => '', ping: () => '' };
+
+  static async start(t, options = {}) {
+    const mock = new Mock();
+    mock.options = { protocols: [PROTOCOL], ...options };
+    await mock.listen(0);
+    t.after(() => mock.stop());
+    return mock;
+  }
+
+  async listen(port = this.port) {
+    this.http = createHttpServer((_, response) => response.writeHead(404).end());
+    const { protocols } = this.options;
+    const chosen = (offered) => [...offered].find((protocol) => protocols.includes(protocol)) ?? false;
+    this.server = new WebSocketServer({ server: this.http, handleProtocols: chosen });
+    this.server.on('connection', (socket, request) => {
+      const peer = new Peer(this, socket, request);
+      this.peers.push(peer);
+      this.options.connected?.(peer);
+    });
+    this.http.listen(port, '127.0.0.1');
+    await once(this.http, 'listening');
+    this.port = this.http.address().port;
+    this.url = `ws://127.0.0.1:${this.port}/`;
+  }
+
+  stop() {
+    for (const socket of this.server.clients) socket.terminate();
+    this.http.closeAllConnections();
+    return new Promise((resolve) => this.http.close(resolve));
+  }
+
+  /** The n-th connection. */
+  peer(n = 0) {
+    return until(() => this.peers[n], `connection ${n}`);
+  }
+}
+
+class Peer {
+  received = [];
+  closed = undefined;
+  #read = 0;
+
+  constructor(mock, socket, request) {
+    this.socket = socket;
+    this.url = request.url;
+    socket.on('message', (data, isBinary) => {
+      if (!isBinary) return this.received.push(data.toString());
+      const frame = socket.protocol === PROTOCOL ? parse(data) : data;
+      const answer = frame.name === '$ping' ? mock.answers.ping()
+        : frame.name === '$join' ? mock.answers.join(...splitJoin(frame.payload), this, frame.id)
+        : frame.name === '$leave' ? '' : undefined;
+      if (frame.name !== '$ping') this.received.push(frame);
+      if (typeof answer === 'string') socket.send(response(frame.id, answer));
+    });
+    socket.on('close', (code, reason) => (this.closed = { code, reason: reason.toString() }));
+  }
+
+  /** What comes next. */
+  async next() {
+    const n = this.#read++;
+    return until(() => this.received[n], `message ${n}`);
+  }
+
+  send(data) {
+    this.socket.send(data);
+  }
+}
+
+/** A room and where it is joined from. */
+export const splitJoin = (payload) => [payload.slice(1, 1 + payload.charCodeAt(0)), payload.slice(1 + payload.charCodeAt(0))];
+
+// ---- the real servers ----
+
+const binaries = process.env.EXAMPLES;
+
+/** A port that was free a moment ago: not one from port 0, which clients' sockets get, too. */
+export async function freePort() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 10_000);
+    const server = createServer();
+    const isFree = await new Promise((resolve) => {
+      server.on('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+}
+
+/** An example of the library that runs, and can be killed and started again on the same port. */
+export class Server {
+  static async start(t, example, ...options) {
+    const server = new Server();
+    Object.assign(server, { example, options, port: await freePort() });
+    server.url = `ws://127.0.0.1:${server.port}/`;
+    server.http = `http://127.0.0.1:${server.port}/`;
+    await server.start();
+    t.after(() => server.kill());
+    return server;
+  }
+
+  async start() {
+    const child = spawn(`${binaries}/${this.example}`, [`127.0.0.1:${this.port}`, ...this.options], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.child = child;
+    this.output = '';
+    child.stdout.on('data', (data) => (this.output += data));
+    child.stdin.on('error', () => {});
+    await until(() => reachable(this.port), `${this.example} to listen`);
+  }
+
+  type(line) {
+    this.child.stdin.write(`${line}\n`);
+  }
+
+  async kill(signal = 'SIGKILL') {
+    const { child } = this;
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await inTime(ended, 'the server to end');
+  }
+}
+
+const reachable = (port) => new Promise((resolve) => {
+  const socket = tcpConnect(port, '127.0.0.1');
+  socket.on('connect', () => resolve(true) || socket.destroy());
+  socket.on('error', () => resolve(false));
+});
+
+/** A proxy with faults: it delays, cuts, lets nobody in, and swallows what either side says. */
+export class Proxy {
+  #pairs = new Set();
+  #isOpen = true;
+  /** In milliseconds, for each piece of what is sent. */
+  delay = 0;
+  /** Whether what the clients, or the servers, say is lost: for the connections that there are. */
+  connections = 0;
+
+  static async start(t, port) {
+    const proxy = new Proxy();
+    proxy.target = port;
+    proxy.server = createServer((client) => proxy.#serve(client));
+    proxy.server.listen(0, '127.0.0.1');
+    await once(proxy.server, 'listening');
+    proxy.url = `ws://127.0.0.1:${proxy.server.address().port}/`;
+    proxy.http = proxy.url.replace('ws', 'http');
+    t.after(() => {
+      proxy.cut();
+      proxy.server.close();
+    });
+    return proxy;
+  }
+
+  #serve(client) {
+    if (!this.#isOpen) return void client.destroy();
+    this.connections += 1;
+    const server = tcpConnect(this.target, '127.0.0.1');
+    const pair = { client, server, lost: new Set() };
+    this.#pairs.add(pair);
+    for (const [from, to] of [[client, server], [server, client]]) {
+      from.setNoDelay();
+      let last = Promise.resolve();
+      from.on('data', (data) => {
+        if (pair.lost.has(from === client ? 'client' : 'server')) return;
+        const { delay } = this;
+        if (delay === 0) return void (last = last.then(() => to.write(data)));
+        const due = new Promise((resolve) => setTimeout(resolve, delay).unref());
+        last = last.then(() => due).then(() => to.write(data));
+      });
+      from.on('error', () => {});
+      from.on('close', () => {
+        this.#pairs.delete(pair);
+        if (pair.lost.size === 0) last.then(() => to.destroy());
+      });
+    }
+  }
+
+  /** Cuts all connections; while `isOpen` is false nobody comes in. */
+  cut(isOpen = true) {
+    this.#isOpen = isOpen;
+    for (const { client, server } of this.#pairs) {
+      client.destroy();
+      server.destroy();
+    }
+    this.#pairs.clear();
+  }
+
+  mend() {
+    this.#isOpen = true;
+  }
+
+  /** From now on, what these sides of today's connections say vanishes: they are half-open. */
+  swallow(...sides) {
+    for (const { lost } of this.#pairs) for (const side of sides) lost.add(side);
+  }
+}
