@@ -60,7 +60,8 @@ impl Door {
         let accept = Accept::new().with_state(Client { room, seen });
         Ok(match subprotocol {
             Some(subprotocol) => accept.with_subprotocol(subprotocol),
-            None => accept,
+            // Messages as they are must not be taken for frames.
+            None => accept.without_subprotocol(),
         })
     }
 

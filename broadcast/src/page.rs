@@ -2,15 +2,13 @@
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
+use humphrey_ws::procedures::CLIENT_JS;
 
 use crate::name::RoomName;
 use crate::rooms::Rooms;
 
 /// One file, with its style and script in it.
 const PAGE: &str = include_str!("page.html");
-
-/// The library's client, which the script imports.
-const CLIENT: &str = include_str!("../../src/client.js");
 
 /// Nothing but what is in the page itself, by its hash, and scripts and connections of where it came from.
 ///
@@ -26,7 +24,7 @@ pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
     let all = rooms.clone();
     SubApp::new()
         .with_stateless_route("/", |_| file(PAGE, "html"))
-        .with_stateless_route("/client.js", |_| file(CLIENT, "javascript"))
+        .with_stateless_route("/client.js", |_| file(CLIENT_JS, "javascript"))
         .with_stateless_route("/clients", move |_| {
             clients(all.members(&RoomName::everyone()), None)
         })
