@@ -1,122 +1,20 @@
 //! Procedures: notifications both ways, calls that return or are cancelled, in both subprotocols.
 
+#[path = "support/procedures.rs"]
+mod frames;
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
-use std::time::Duration;
 
+use frames::{
+    Frames, OLD, STOP, V1, app, calls, connect, connect_offering, item, notification, request,
+    reset, response,
+};
 use humphrey_ws::procedures::{CallError, CallErrorReason, Procedures, Reply};
-use humphrey_ws::{Accept, AsyncWebsocketApp, Limits, RunningApp};
-use support::{Client, DEADLINE, eventually, start, tcp};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::http::HeaderValue;
-
-const V1: &str = "humphrey_ws.procedures.v1";
-const OLD: &str = "websocket.io-rpc-v0.1";
-const STOP: Duration = Duration::from_millis(100);
-
-/// A client that offers these subprotocols, and which was chosen.
-fn connect_offering(address: SocketAddr, offered: &str) -> (Client, Option<String>) {
-    let mut request = format!("ws://{address}/").into_client_request().unwrap();
-    request.headers_mut().insert(
-        "Sec-WebSocket-Protocol",
-        HeaderValue::from_str(offered).unwrap(),
-    );
-    let (client, response) = tungstenite::client(request, tcp(address)).expect("the handshake");
-    let chosen = response.headers().get("Sec-WebSocket-Protocol");
-    let chosen = chosen.map(|chosen| chosen.to_str().unwrap().to_owned());
-    (Client(client), chosen)
-}
-
-fn connect(address: SocketAddr, subprotocol: &str) -> Client {
-    let (client, chosen) = connect_offering(address, subprotocol);
-    assert_eq!(chosen.as_deref(), Some(subprotocol));
-    client
-}
-
-fn app(procedures: Procedures) -> AsyncWebsocketApp<()> {
-    AsyncWebsocketApp::new().with_procedures(procedures)
-}
-
-/// Frames, as the table of the guide has them, written by hand.
-fn notification(name: &str, payload: &[u8]) -> Vec<u8> {
-    [&[1, name.len() as u8], name.as_bytes(), payload].concat()
-}
-
-fn request(id: u32, name: &str, payload: &[u8]) -> Vec<u8> {
-    let head = [&[2], &id.to_be_bytes()[..], &[name.len() as u8]].concat();
-    [&head, name.as_bytes(), payload].concat()
-}
-
-fn with_id(form: u8, id: u32, rest: &[u8]) -> Vec<u8> {
-    [&[form], &id.to_be_bytes()[..], rest].concat()
-}
-
-fn reset(id: u32) -> Vec<u8> {
-    with_id(3, id, b"")
-}
-
-fn response(id: u32, payload: &[u8]) -> Vec<u8> {
-    with_id(4, id, payload)
-}
-
-fn item(id: u32, payload: &[u8]) -> Vec<u8> {
-    with_id(6, id, payload)
-}
-
-trait Frames {
-    fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>);
-    fn receive_frame(&mut self) -> Vec<u8>;
-    fn receive_error(&mut self, id: u32, code: u8) -> String;
-    fn receive_close(self) -> (u16, String);
-}
-
-impl Frames for Client {
-    /// With one write, so that they are read together.
-    fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
-        for frame in frames {
-            let message = tungstenite::Message::binary(frame);
-            self.0.write(message).expect("it is buffered");
-        }
-        self.0.flush().expect("it is sent");
-    }
-
-    fn receive_frame(&mut self) -> Vec<u8> {
-        match self.receive() {
-            tungstenite::Message::Binary(frame) => frame.to_vec(),
-            other => panic!("not a frame: {other:?}"),
-        }
-    }
-
-    /// The next frame is an error with that code. Returns its text.
-    fn receive_error(&mut self, id: u32, code: u8) -> String {
-        let frame = self.receive_frame();
-        let head = with_id(5, id, &[code]);
-        assert!(
-            frame.starts_with(&head),
-            "{frame:?} is not error {code} of {id}"
-        );
-        String::from_utf8(frame[head.len()..].to_vec()).unwrap()
-    }
-
-    /// The next message is a close frame. Returns its code and reason.
-    fn receive_close(mut self) -> (u16, String) {
-        match self.receive() {
-            tungstenite::Message::Close(Some(frame)) => {
-                while self.0.read().is_ok() {}
-                (frame.code.into(), frame.reason.to_string())
-            }
-            other => panic!("not a close frame with a code: {other:?}"),
-        }
-    }
-}
-
-fn calls(running: &RunningApp) -> humphrey_ws::Calls {
-    running.sender().metrics().calls
-}
+use humphrey_ws::{Accept, AsyncWebsocketApp, Limits};
+use support::{Client, DEADLINE, eventually, start};
 
 #[test]
 fn the_example_of_the_issue_works_in_both_subprotocols() {

@@ -46,6 +46,7 @@ impl<T: Transport> Core<T> {
                 if code != CloseCode::TRY_AGAIN_LATER {
                     self.counters().protocol_errors.add(1);
                 }
+                self.talk_ends(slot, Ending::Refused);
             }
         }
     }
