@@ -1,49 +1,18 @@
 // The page of the example `chat`, in windows of headless Chromium: `CHAT=PATH_TO_BINARY node chat.mjs [--screenshots DIR]`.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { connect } from 'node:net';
 import { join } from 'node:path';
 import WebSocket from 'ws';
 
 import { DEADLINE, run } from './checks.mjs';
+import { Server, watch } from './server.mjs';
 import { launch } from './windows.mjs';
 
 const KEPT = 50;
 
 const browser = await launch();
 
-/** The example, which can be ended and started again at the same address. */
-class Server {
-  async start() {
-    const { CHAT } = process.env;
-    for (;;) {
-      this.address ??= `127.0.0.1:${10_000 + Math.floor(Math.random() * 10_000)}`;
-      const child = (this.child = spawn(CHAT, [this.address], { stdio: 'ignore' }));
-      while (child.exitCode === null) if (await accepts(this.address)) return this;
-      // Somebody else has the port.
-      this.address = undefined;
-    }
-  }
-
-  async kill() {
-    const ended = once(this.child, 'exit');
-    this.child.kill('SIGKILL');
-    await ended;
-  }
-}
-
-function accepts(address) {
-  const [host, port] = address.split(':');
-  return new Promise(resolve => {
-    const socket = connect(Number(port), host, () => resolve(true));
-    socket.on('error', () => resolve(false));
-    socket.on('connect', () => socket.end());
-  });
-}
-
-const server = await new Server().start();
+const server = await new Server(process.env.CHAT).start();
 const complaints = [];
 const elsewhere = [];
 let rooms = 0;
@@ -69,15 +38,7 @@ async function newBrowser(name, options) {
 
 async function newTab(context, room) {
   const page = await context.newPage();
-  page.on('pageerror', error => complaints.push(String(error)));
-  page.on('console', entry => {
-    // That the server is gone is what some checks are about.
-    if (entry.type() === 'error' && !/ERR_CONNECTION|WebSocket connection/.test(entry.text())) complaints.push(entry.text());
-  });
-  page.on('request', request => {
-    const url = request.url();
-    if (!url.startsWith(`http://${server.address}/`) && !url.startsWith('data:')) elsewhere.push(url);
-  });
+  watch(page, server, { complaints, elsewhere });
   await page.goto(`http://${server.address}/#${encodeURIComponent(room)}`);
   await isConnected(page);
   return page;
