@@ -75,7 +75,7 @@ byId("address").addEventListener("click", () => {
 // The server calls this page in turn.
 connection.handle("size", () => `${innerWidth} × ${innerHeight}`);
 byId("ask").addEventListener("click", () => {
-  show(byId("ask-result"), async () => `This window’s size is ${(await connection.call("ask")).text()}`);
+  show(byId("ask-result"), async () => `Window: ${(await connection.call("ask")).text()}`);
 });
 
 byId("uppercase-form").addEventListener("submit", (event) => {
