@@ -171,5 +171,9 @@ struct Notifications;
 struct Chat;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/procedures.md")]
+struct ProceduresGuide;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/server-sent-events.md")]
 struct ServerSentEvents;

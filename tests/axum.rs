@@ -23,8 +23,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use humphrey_ws::axum::{WebsocketUpgrade, upgrade};
 use humphrey_ws::{
-    Accept, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Reject, RunningApp,
-    TrustedProxies,
+    Accept, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Procedures, Reject,
+    RunningApp, TrustedProxies,
 };
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -333,6 +333,30 @@ fn the_handshake_handler_accepts_with_a_subprotocol_headers_and_a_state() {
     }
     let greeting = "Jörg chat.v2".as_bytes().to_vec();
     assert_eq!(read_frame(&mut socket).unwrap(), (0x81, greeting));
+}
+
+#[test]
+fn clients_of_an_axum_app_speak_procedures() {
+    let procedures = || Procedures::new().call("echo", |call| Ok(call.data().clone()));
+    let plain = AsyncWebsocketApp::<()>::new_unlinked().with_procedures(procedures());
+    let asked = AsyncWebsocketApp::<()>::new_unlinked()
+        .with_procedures(procedures())
+        .with_handshake_handler(|_, _| Ok(Accept::new()));
+    for app in [plain, asked] {
+        let (_running, served) = serve(app);
+        let request = "Sec-WebSocket-Protocol: other, humphrey_ws.procedures.v1";
+        let mut socket = tcp(served.address);
+        socket
+            .write_all(handshake_with(request).as_bytes())
+            .unwrap();
+        let head = read_head(&mut socket);
+        let chosen = "\r\nsec-websocket-protocol: humphrey_ws.procedures.v1\r\n";
+        assert!(head.contains(chosen), "{head}");
+        let call = b"\x02\0\0\0\x01\x04echo!";
+        socket.write_all(&client_frame(0x82, call)).unwrap();
+        let answer = b"\x04\0\0\0\x01!".to_vec();
+        assert_eq!(read_frame(&mut socket).unwrap(), (0x82, answer));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
+use tungstenite::client::ClientRequestBuilder;
 
 /// An example that runs until this is dropped.
 struct Example {
@@ -740,4 +741,62 @@ fn server_sent_events_serves_its_page_and_streams_every_line_to_whoever_comes() 
     read_to("\ndata: second\n\n");
     assert!(got.contains("Content-Type: text/event-stream\r\n"), "{got}");
     assert!(got.contains("retry: 500\n"), "{got}");
+}
+
+/// A client of the example `procedures`, whose frames are written by hand.
+fn enter_procedures(example: &Example) -> Client {
+    let uri = format!("ws://{}", example.address).parse().unwrap();
+    let request = ClientRequestBuilder::new(uri).with_sub_protocol("humphrey_ws.procedures.v1");
+    let (client, _) = tungstenite::client(request, support::tcp(example.address)).unwrap();
+    Client(client)
+}
+
+/// Calls, and returns what the answer says behind the id.
+fn call(client: &mut Client, id: u8, name: &str, payload: &str) -> String {
+    client.send_binary(procedure(id, name, payload));
+    loop {
+        if let [4, 0, 0, 0, of, answer @ ..] = &*client.receive().into_data()
+            && *of == id
+        {
+            return String::from_utf8(answer.to_vec()).unwrap();
+        }
+    }
+}
+
+fn procedure(id: u8, name: &str, payload: &str) -> Vec<u8> {
+    let head = [2, 0, 0, 0, id, name.len() as u8];
+    [&head, name.as_bytes(), payload.as_bytes()].concat()
+}
+
+#[test]
+fn procedures_answers_calls_until_they_are_cancelled_and_broadcasts() {
+    let example = Example::start("procedures");
+    let mut client = enter_procedures(&example);
+    let mut other = enter_procedures(&example);
+    let own = client.address().to_string();
+    assert_eq!(call(&mut client, 1, "myip", ""), own);
+    assert_eq!(call(&mut client, 2, "uppercase", "grüezi"), "GRÜEZI");
+    client.send_binary(procedure(3, "report", ""));
+    eventually("it runs", || call(&mut other, 1, "reports", "") == "1 0");
+    client.send_binary([3, 0, 0, 0, 3]);
+    eventually("it has seen that it is cancelled", || {
+        call(&mut other, 1, "reports", "") == "0 1"
+    });
+    client.send_binary(procedure(4, "countdown", "2"));
+    let mut parts = Vec::new();
+    while parts
+        .last()
+        .is_none_or(|last| last != b"\x04\0\0\0\x04lift-off")
+    {
+        parts.push(client.receive().into_data().to_vec());
+    }
+    assert!(parts.contains(&b"\x06\0\0\0\x042".to_vec()));
+    assert!(parts.contains(&b"\x06\0\0\0\x041".to_vec()));
+    client.send_binary(*b"\x01\x04ping!");
+    assert_eq!(&*client.receive().into_data(), b"\x01\x04pong!");
+    call(&mut other, 2, "$join", "\x04mainnew");
+    client.send_binary(*b"\x01\x09broadcasthello");
+    // It may come with its id in front.
+    let heard = other.receive().into_data();
+    assert!(heard.ends_with(b"\x01\x07messagehello"), "{heard:?}");
 }

@@ -4,8 +4,11 @@
 mod frames;
 mod support;
 
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 
 use frames::{
@@ -13,8 +16,8 @@ use frames::{
     reset, response,
 };
 use humphrey_ws::procedures::{CallError, CallErrorReason, Procedures, Reply};
-use humphrey_ws::{Accept, AsyncWebsocketApp, Limits};
-use support::{Client, DEADLINE, eventually, start};
+use humphrey_ws::{Accept, AsyncWebsocketApp, Limits, Message, async_websocket_handler};
+use support::{Client, DEADLINE, either_way, eventually, free_address, start};
 
 #[test]
 fn the_example_of_the_issue_works_in_both_subprotocols() {
@@ -529,5 +532,189 @@ fn a_ping_is_answered_while_a_handler_blocks() {
     // A long one has its turn.
     client.send_binary(request(3, "$ping", &[7; 1_000]));
     assert_eq!(client.receive_frame(), response(3, &[7; 1_000]));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_before_do_not() {
+    let address = free_address();
+    let app = AsyncWebsocketApp::<()>::new_unlinked()
+        .with_procedures(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+        .with_message_handler(|stream, message, _| stream.send(message));
+    let hook = app.connect_hook().unwrap();
+    thread::spawn(move || {
+        humphrey::App::<()>::new()
+            .with_websocket_route("/*", async_websocket_handler(hook))
+            .run(address)
+            .unwrap();
+    });
+    let running = either_way(app).start().unwrap();
+    for subprotocol in [V1, OLD] {
+        let mut client = connect(address, subprotocol);
+        client.send_binary(request(1, "echo", b"!"));
+        assert_eq!(client.receive_frame(), response(1, b"!"));
+        client.close();
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_is_answered_by_a_handler_that_runs_and_sees_it() {
+    let (began, told) = mpsc::channel();
+    let procedures = Procedures::new().call("wait", move |call| {
+        began.send(()).unwrap();
+        assert!(call.wait_cancelled(DEADLINE), "it never came");
+        Ok("stopped")
+    });
+    let (running, address) = start(app(procedures));
+    let too_long = [&[0x89, 0xfe, 0, 126, 1, 2, 3, 4][..], &[0; 126]].concat();
+    for of_the_subprotocol in [true, false] {
+        let mut client = connect(address, V1);
+        client.send_at_once([request(1, "wait", b""), request(2, "wait", b"")]);
+        told.recv_timeout(DEADLINE).unwrap();
+        if of_the_subprotocol {
+            client.send_binary(vec![]);
+        } else {
+            // A ping of more than 125 bytes (RFC 6455 §5.5).
+            client.0.get_mut().write_all(&too_long).unwrap();
+        }
+        // The second begins all the same, and sees that it is to stop.
+        assert_eq!(client.receive_frame(), response(1, b"stopped"));
+        told.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(client.receive_frame(), response(2, b"stopped"));
+        assert_eq!(client.receive_close().0, 1002);
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn an_app_that_stops_cancels_the_calls_that_run() {
+    let (events, told) = mpsc::channel();
+    let procedures = Procedures::new().call("wait", move |call| {
+        events.send(false).unwrap();
+        events.send(call.wait_cancelled(DEADLINE)).unwrap();
+        Err(call.abort())
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "wait", b""));
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(false));
+    running.sender().shutdown(DEADLINE);
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(true));
+    assert_eq!(client.receive_close().0, 1001);
+    running.join();
+}
+
+#[test]
+fn a_call_whose_client_has_gone_keeps_nothing_for_it() {
+    let (sender, dropped) = mpsc::channel::<()>();
+    let held = Mutex::new(Some(sender));
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures = Procedures::new().call("later", move |call| {
+        let sender = held.lock().unwrap().take();
+        call.on_cancel(move || drop(sender));
+        replies.send(call.defer()).unwrap();
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "later", b""));
+    let reply = waiting.recv_timeout(DEADLINE).unwrap();
+    let cancellation = reply.cancellation();
+    drop(client);
+    assert_eq!(
+        dropped.recv_timeout(DEADLINE),
+        Err(RecvTimeoutError::Disconnected)
+    );
+    assert!(cancellation.is_cancelled());
+    assert_eq!(reply.item("").unwrap_err().reason, CallErrorReason::Closed);
+    reply.ok("to nobody");
+    eventually("it has gone", || running.sender().connections() == 0);
+    let metrics = running.sender().metrics();
+    assert_eq!(metrics.dropped.closed, 0, "nothing is sent to it");
+    assert_eq!((metrics.calls.cancelled, metrics.calls.unanswered), (1, 0));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn what_a_cancellation_does_may_panic_without_harm() {
+    let procedures = Procedures::new()
+        .call("wait", |call| {
+            call.on_cancel(|| panic!("as it should"));
+            assert!(call.wait_cancelled(DEADLINE));
+            Err(call.abort())
+        })
+        .call("echo", |call| Ok(call.data().clone()));
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "wait", b""));
+    client.send_binary(request(2, "$ping", b""));
+    assert_eq!(client.receive_frame(), response(2, b""));
+    client.send_binary(reset(1));
+    client.receive_error(1, 3);
+    client.send_binary(request(1, "echo", b"still there"));
+    assert_eq!(client.receive_frame(), response(1, b"still there"));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn an_answer_that_is_too_long_is_an_error() {
+    let procedures = Procedures::new().call("long", |_| Ok(vec![0; 1_000]));
+    let app = app(procedures).with_limits(Limits {
+        message_bytes_max: 1_000,
+        ..Limits::default()
+    });
+    let (running, address) = start(app);
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "long", b""));
+    assert!(client.receive_error(1, 2).contains("message_bytes_max"));
+    let mut old = connect(address, OLD);
+    old.send_binary(request(1, "long", b""));
+    eventually("it is counted", || calls(&running).unanswered == 1);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn names_that_can_not_be_are_found_when_they_are_given() {
+    let name = "n".repeat(256);
+    let panics = |give: fn(Procedures, &str) -> Procedures, name: &str| {
+        let given = AssertUnwindSafe(|| give(Procedures::new(), name));
+        catch_unwind(given).is_err()
+    };
+    let on = |procedures: Procedures, name: &str| procedures.on(name, |_| {});
+    let call = |procedures: Procedures, name: &str| procedures.call(name, |_| Ok(()));
+    for name in [name.as_str(), "$ping", "$"] {
+        assert!(panics(on, name) && panics(call, name), "{name}");
+    }
+    assert!(panics(
+        |procedures, name| procedures.on(name, |_| {}).on(name, |_| {}),
+        "twice"
+    ));
+    assert!(panics(
+        |procedures, name| procedures.call(name, |_| Ok(())).call(name, |_| Ok(())),
+        "twice"
+    ));
+    // A notification and a call are two things.
+    assert!(!panics(
+        |procedures, name| procedures.on(name, |_| {}).call(name, |_| Ok(())),
+        &name[1..]
+    ));
+    assert!(catch_unwind(|| Message::notification(&name, "")).is_err());
+}
+
+#[test]
+fn a_cancellation_may_take_the_reply_with_it() {
+    let procedures = Procedures::new().call("later", |call| {
+        let reply = call.defer();
+        call.on_cancel(move || drop(reply));
+    });
+    let (running, address) = start(app(procedures));
+    let mut client = connect(address, V1);
+    for id in 0..3 {
+        client.send_binary(request(id, "later", b""));
+        client.send_binary(request(9, "$ping", b""));
+        assert_eq!(client.receive_frame(), response(9, b""));
+        client.send_binary(reset(id));
+        client.receive_error(id, 3);
+    }
     running.shutdown(STOP);
 }

@@ -93,6 +93,7 @@ fn the_guides_test_vectors_are_what_is_sent_and_read() {
 }
 
 /// Answers like `ours`, with the crate `web-socket-io`.
+#[allow(clippy::result_large_err)] // It is tungstenite's.
 async fn theirs(socket: TcpStream) {
     let choose = |_: &Request, mut response: Response| {
         let headers = response.headers_mut();

@@ -479,7 +479,8 @@ where
 
     /// Lets clients join rooms by themselves, and leave them, with the reserved calls of [procedures](crate::procedures):
     /// those rooms for which the handler says so. By default no client can, for no page is to walk into a room that is not
-    /// meant for it. The handler runs as any other and may block.
+    /// meant for it. The handler runs as any other and may block. An app with one speaks the subprotocols also without
+    /// procedures of its own.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;

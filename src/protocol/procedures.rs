@@ -263,6 +263,41 @@ mod tests {
     }
 
     #[test]
+    fn any_bytes_are_a_frame_that_is_written_the_same_or_malformed() {
+        let mut dice = crate::protocol::fuzz::dice::Dice::from_seed(1);
+        let mut whole = [0; 6];
+        for round in 0..100_000 {
+            // Often of a form that there is, with a length that fits.
+            let len = dice.below(25);
+            let mut bytes: Vec<u8> = (0..len).map(|_| dice.below(256) as u8).collect();
+            if round % 4 != 0 && !bytes.is_empty() {
+                bytes[0] = dice.below(8) as u8;
+                for at in [1, 5] {
+                    if bytes.len() > at && dice.one_in(2) {
+                        bytes[at] = dice.below(9) as u8;
+                    }
+                }
+            }
+            for is_old in [false, true] {
+                let Ok(frame) = Frame::parse(&bytes, is_old) else {
+                    continue;
+                };
+                let written = match frame {
+                    Frame::Notification { name, payload } => notification(name, payload),
+                    Frame::Request { id, name, payload } => request(id, name, payload),
+                    Frame::Reset { id } => reset(id),
+                    Frame::Response { id, payload } => response(id, payload),
+                    Frame::Error { id, code, text } => error(id, code, text),
+                };
+                assert_eq!(written, bytes);
+                whole[usize::from(bytes[0])] += 1;
+                assert!(!is_old || bytes[0] <= RESET);
+            }
+        }
+        assert!(whole[1..].iter().all(|&frames| frames > 100), "{whole:?}");
+    }
+
+    #[test]
     fn no_start_of_a_frame_is_read_past_its_end() {
         let whole = request(1, "name", b"");
         for len in 0..whole.len() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Aborted;
-use super::cancellation::{Cancellation, Cause, InFlight};
+use super::cancellation::{Cancellation, Cause, InFlight, is_in_waker};
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::peer::{Outcome, Peer};
 use crate::async_app::publish::{Audience, Link, Patience};
@@ -344,7 +344,12 @@ impl Pending {
     }
 
     fn send(&self, frame: Vec<u8>) -> Result<(), SendErrorReason> {
-        self.publish(frame, Patience::Wait)
+        let patience = match is_in_waker() {
+            // With what was to be answered later, a waker may have dropped the last of it.
+            true => Patience::Try,
+            false => Patience::Wait,
+        };
+        self.publish(frame, patience)
     }
 
     fn publish(&self, frame: Vec<u8>, patience: Patience) -> Result<(), SendErrorReason> {

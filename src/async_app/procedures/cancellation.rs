@@ -1,5 +1,6 @@
 //! Whether a call is still wanted.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
@@ -91,9 +92,21 @@ impl InFlight {
     }
 }
 
+thread_local! {
+    static IN_WAKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread may be a shard's, which runs a waker: it must not wait for a mailbox that it empties itself.
+pub(super) fn is_in_waker() -> bool {
+    IN_WAKER.get()
+}
+
 /// It is user code, and its fault is not this thread's.
 fn run(waker: Waker) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(waker)) {
+    IN_WAKER.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(waker));
+    IN_WAKER.set(false);
+    if let Err(payload) = outcome {
         error!("what was to be done when a call is cancelled has panicked");
         // Dropping what it panicked with may panic again.
         std::mem::forget(payload);
@@ -130,8 +143,8 @@ impl Cancellation {
     }
 
     /// Has something done once the call is cancelled: at once, here, if it is already; else when word of it comes, on a
-    /// thread of the engine, which serves other clients, too. So it must not block: it wakes somebody, or sends into a
-    /// channel. If the call is answered first, it is dropped.
+    /// thread of the engine, which serves other clients, too. So it must not block, nor send to clients: it wakes somebody,
+    /// or sends into a channel. If the call is answered first, it is dropped.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut wakers = self.0.lock();
         if self.is_cancelled() {

@@ -139,6 +139,7 @@ impl<T: Transport> Core<T> {
             ws.pinged = false;
         }
         let wants_messages = self.interests.message;
+        let may_talk = !self.interests.subprotocols.is_empty();
         let message_bytes_max = self.hub.settings.limits.message_bytes_max;
         let mut input = bytes;
         let mut messages = 0;
@@ -158,10 +159,10 @@ impl<T: Transport> Core<T> {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
-                        if ws.session.talk().is_none() {
-                            ws.keep(message, &mut self.intake);
-                        } else {
+                        if may_talk && ws.session.talk().is_some() {
                             self.hear(slot, message);
+                        } else {
+                            ws.keep(message, &mut self.intake);
                         }
                     } else {
                         unhandled += 1;
