@@ -21,7 +21,9 @@ const result = await build({
   charset: 'utf8',
   legalComments: 'none',
   write: false,
-  banner: { js: `// humphrey-ws ${version}, ${license}; built from client/src by client/build.mjs` },
+  // Names that nobody outside sees. None is one of the browser's.
+  mangleProps: /^(isFrame|isSent|isJoined|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received)$/,
+  banner: { js: `// humphrey-ws ${version}, ${license}; built from client/src` },
 });
 const code = result.outputFiles[0].text;
 

@@ -17,20 +17,24 @@ export type Handler = (data: Data, call: { name: string; signal: AbortSignal }) 
 
 interface Call {
   onItem: ((data: Data) => unknown) | undefined;
-  settle(result: Data | CallError): void;
+  settle: Done;
   isSent: boolean;
 }
 
 // What the server asks of us at a time, at most.
 const ANSWERING_MAX = 1_000;
 
+/** Is told the end of a call at once, before what comes next. */
+export type Done = (result: Data | CallError) => void;
+
 /** Sends a frame, now or later, or throws. `sent` is called when it goes; what is returned takes it back before. */
-export type Put = (frame: Uint8Array, sent: () => void) => () => void;
+export type Put = (frame: Uint8Array, sent: () => void) => (() => void) | undefined;
 
 /** Calls in flight, of both directions. */
 export interface Calls {
   readonly handlers: Map<string, Handler>;
-  make(name: string, data: Payload, options: CallOptions, put: Put): Promise<Data>;
+  /** Makes a call, or throws. */
+  make(name: string, data: Payload, options: CallOptions, put: Put, done: Done): void;
   /** Takes what is about a call; false if it is not. */
   received(frame: Frame): boolean;
   /** Ends calls: those that are sent, or not, or all. */
@@ -45,44 +49,42 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   const handlers = new Map<string, Handler>();
   let lastId = 0;
 
-  function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: Put): Promise<Data> {
-    return new Promise((resolve, reject) => {
-      const aborted = () => new CallError("aborted", "the call was aborted", call.isSent, signal!.reason);
-      const cancel = (error: CallError) => {
-        if (call.isSent) send(withId(RESET, id));
-        call.settle(error);
-      };
-      const abort = () => cancel(aborted());
-      let takeBack: (() => void) | undefined;
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const call: Call = {
-        onItem,
-        isSent: false,
-        settle(result) {
-          if (!calls.delete(id)) return;
-          takeBack?.();
-          clearTimeout(timer);
-          signal?.removeEventListener("abort", abort);
-          if (result instanceof CallError) reject(result);
-          else resolve(result);
-        },
-      };
-      if (signal?.aborted) throw aborted();
-      do lastId = (lastId + 1) >>> 0;
-      while (calls.has(lastId));
-      const id = lastId;
-      calls.set(id, call);
-      try {
-        takeBack = put(withId(REQUEST, id, named(name), toBytes(data)), () => (call.isSent = true));
-      } catch (error) {
-        calls.delete(id);
-        throw error;
-      }
-      signal?.addEventListener("abort", abort);
-      if (timeout > 0 && timeout < 2 ** 31) {
-        timer = setTimeout(() => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)), timeout);
-      }
-    });
+  function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: Put, done: Done): void {
+    const aborted = () => new CallError("aborted", undefined, call.isSent, signal!.reason);
+    const cancel = (error: CallError) => {
+      if (call.isSent) send(withId(RESET, id));
+      call.settle(error);
+    };
+    const abort = () => cancel(aborted());
+    let takeBack: ReturnType<Put>;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const call: Call = {
+      onItem,
+      isSent: false,
+      settle(result) {
+        if (!calls.delete(id)) return;
+        takeBack?.();
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", abort);
+        done(result);
+      },
+    };
+    if (signal?.aborted) throw aborted();
+    do lastId = (lastId + 1) >>> 0;
+    while (calls.has(lastId));
+    const id = lastId;
+    const frame = withId(REQUEST, id, named(name), toBytes(data));
+    calls.set(id, call);
+    try {
+      takeBack = put(frame, () => (call.isSent = true));
+    } catch (error) {
+      calls.delete(id);
+      throw error;
+    }
+    signal?.addEventListener("abort", abort);
+    if (timeout > 0 && timeout < 2 ** 31) {
+      timer = setTimeout(() => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)), timeout);
+    }
   }
 
   function fail(code: CallErrorCode, text: string, isSent?: boolean): void {
@@ -137,7 +139,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     received,
     fail,
     lost(why) {
-      fail(why, "the connection has ended during the call", true);
+      fail(why, "the connection has ended", true);
       const controllers = [...answering.values()];
       answering.clear();
       for (const controller of controllers) controller.abort(new CallError(why));

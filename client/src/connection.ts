@@ -1,13 +1,13 @@
-import { makeCalls, type CallOptions, type Calls, type Handler } from "./calls.js";
+import { makeCalls, type CallOptions, type Calls, type Done, type Handler } from "./calls.js";
 import { Data, toBytes, type Payload } from "./data.js";
 import { CallError, guarded, report } from "./error.js";
-import * as frames from "./frames.js";
+import { joined, named, NOTIFICATION, OF_ROOM, parse, PROTOCOL, type Frame } from "./frames.js";
 import { makeLink, type Link } from "./link.js";
 import { Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
 import { makeOutbox, type Outbox, type Outgoing } from "./outbox.js";
 import { makePulse, type Pulse } from "./pulse.js";
-import { Room, Seen, split, type JoinOptions } from "./rooms.js";
+import { makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
 
 /** What is known of a message besides its data. */
 export interface Info {
@@ -41,7 +41,10 @@ export class Connection {
   readonly #messages = new Listeners<[Data, Info]>();
   readonly #notifications = new Map<string, Listeners<[Data, Info]>>();
   readonly #rooms = new Map<string, Room>();
-  readonly #seen = new Seen();
+  readonly #seen = makeSeen();
+  /** The last message that has come, and the last event. */
+  #lastId = "";
+  #eventId = "";
   /** Rooms that the server has not let us out of yet: what still comes of them is not wanted. */
   readonly #leaving = new Map<string, number>();
   /** Rooms that are to be joined, and how many are being joined. */
@@ -59,6 +62,7 @@ export class Connection {
     this.#link = makeLink(address, settings, {
       open: (transport, protocol) => this.#opened(transport, protocol),
       message: (data, eventId) => this.#received(data, eventId),
+      lastId: () => this.#lastId,
       gap: () => this.#rooms.forEach((room) => this.#gap(room)),
       lost: (why) => this.#lost(why),
       check: () => this.#pulse.check(),
@@ -68,7 +72,7 @@ export class Connection {
     this.#pulse = makePulse(
       settings.pingInterval,
       settings.pingTimeout,
-      () => void this.#request("$ping").catch(() => {}),
+      () => this.#request("$ping", "", () => {}),
       () => this.#link.fail("the server does not answer"),
     );
   }
@@ -123,7 +127,7 @@ export class Connection {
 
   /** Sends a notification. Throws a {@link CallError} that is `full`, `closed` or `unsupported`. */
   notify(name: string, data?: Payload): void {
-    const frame = frames.joined(Uint8Array.of(frames.NOTIFICATION), frames.named(name), toBytes(data));
+    const frame = joined(Uint8Array.of(NOTIFICATION), named(name), toBytes(data));
     this.#put({ data: frame, isFrame: true });
   }
 
@@ -133,10 +137,14 @@ export class Connection {
    */
   async call(name: string, data?: Payload, options: CallOptions = {}): Promise<Data> {
     if (this.state.name === "open" && this.state.transport === "events") throw unsupported();
-    return this.#calls.make(name, data, { timeout: this.#settings.timeout, ...options }, (frame, sent) => {
-      const item = { data: frame, isFrame: true, sent };
-      this.#put(item);
-      return () => this.#outbox.remove(item);
+    return new Promise((resolve, reject) => {
+      const put = (frame: Uint8Array, sent: () => void) => {
+        const item = { data: frame, isFrame: true, sent };
+        this.#put(item);
+        return () => this.#outbox.remove(item);
+      };
+      this.#calls.make(name, data, { timeout: this.#settings.timeout, ...options }, put, (result) =>
+        result instanceof CallError ? reject(result) : resolve(result));
     });
   }
 
@@ -152,7 +160,7 @@ export class Connection {
    * last id, or nothing where it keeps no history. Fails with a {@link CallError}, mostly `refused`.
    */
   async join(name: string, options: JoinOptions = {}): Promise<string> {
-    frames.named(name);
+    named(name);
     let room = this.#rooms.get(name);
     if (room) {
       room.options = { ...options, since: room.options.since ?? "new" };
@@ -160,9 +168,7 @@ export class Connection {
     }
     if (this.state.name === "closed") throw new CallError("closed", CLOSED);
     if (this.#protocol !== undefined && !this.#speaks) throw unsupported();
-    room = new Room(name, options);
-    // Nobody has to wait for it.
-    room.joined.catch(() => {});
+    room = makeRoom(name, options);
     this.#rooms.set(name, room);
     if (this.#protocol !== undefined) {
       this.#toJoin.push(room);
@@ -180,16 +186,18 @@ export class Connection {
     room.reject(new CallError("aborted", "the room was left"));
     if (room.last) this.#seen.forget(room.last);
     if (!this.#speaks) return;
-    this.#leaving.set(name, (this.#leaving.get(name) ?? 0) + 1);
-    try {
-      await this.#request("$leave", name);
-    } catch (error) {
-      if ((error as CallError).code !== "disconnected") throw error;
-    } finally {
-      const rest = (this.#leaving.get(name) ?? 0) - 1;
-      if (rest > 0) this.#leaving.set(name, rest);
-      else this.#leaving.delete(name);
-    }
+    const leaving = this.#leaving;
+    leaving.set(name, (leaving.get(name) ?? 0) + 1);
+    return new Promise((resolve, reject) => {
+      this.#request("$leave", name, (result) => {
+        const rest = leaving.get(name)! - 1;
+        if (rest) leaving.set(name, rest);
+        else leaving.delete(name);
+        // Who is not connected is in no room.
+        if (result instanceof CallError && !isEnd(result)) reject(result);
+        else resolve();
+      });
+    });
   }
 
   /** Connects now: instead of waiting, anew where it is open, and also once it is closed. */
@@ -203,7 +211,7 @@ export class Connection {
   }
 
   get #speaks(): boolean {
-    return this.#protocol === frames.PROTOCOL;
+    return this.#protocol === PROTOCOL;
   }
 
   #put(item: Outgoing): void {
@@ -225,15 +233,13 @@ export class Connection {
   }
 
   /** A call of the protocol's own, which waits for nothing and does not outlast the connection. */
-  #request(name: string, data?: Payload, onItem?: (data: Data) => unknown): Promise<Data> {
-    return this.#calls.make(name, data, onItem ? { onItem } : {}, (frame, sent) => {
-      this.#transmit({ data: frame, isFrame: true, sent });
-      return () => {};
-    });
+  #request(name: string, data: Payload, done: Done, onItem?: CallOptions["onItem"]): void {
+    const put = (frame: Uint8Array, sent: () => void) => void this.#transmit({ data: frame, isFrame: true, sent });
+    this.#calls.make(name, data, { onItem }, put, done);
   }
 
   #opened(transport: "websocket" | "events", protocol: string): void {
-    if (transport === "events") return this.#calls.fail("unsupported", "only receiving is possible", false);
+    if (transport === "events") return this.#calls.fail("unsupported", UNSUPPORTED, false);
     this.#protocol = protocol;
     if (this.#speaks) {
       this.#pulse.start();
@@ -251,7 +257,8 @@ export class Connection {
       this.#joining += 1;
       this.#joinRoom(this.#toJoin.shift()!);
     }
-    if (this.#isReady || this.#toJoin.length > 0) return;
+    // Whoever was told of a refusal may have closed it.
+    if (this.#isReady || this.#toJoin.length > 0 || this.#protocol === undefined) return;
     this.#isReady = true;
     for (let item; this.#isReady && (item = this.#outbox.take()); ) {
       if (this.#fits(item)) this.#transmit(item);
@@ -259,29 +266,31 @@ export class Connection {
     }
   }
 
-  async #joinRoom(room: Room): Promise<void> {
+  #joinRoom(room: Room): void {
     const isWanted = () => this.#rooms.get(room.name) === room;
-    const payload = frames.joined(frames.named(room.name), toBytes(room.since));
-    try {
-      const answer = await this.#request("$join", payload, (item) => {
-        if (item.text() === "gap" && isWanted()) this.#gap(room);
-      });
+    const payload = joined(named(room.name), toBytes(since(room)));
+    const done = (result: Data | CallError) => {
+      const isError = result instanceof CallError;
+      if (isError && isEnd(result)) return;
       this.#joining -= 1;
-      if (!isWanted()) return;
-      room.isJoined = true;
-      // What is kept has come before: this is where the room is if there was nothing.
-      room.last ??= answer.text() || undefined;
-      room.resolve(answer.text());
-    } catch (reason) {
-      const error = reason as CallError;
-      if (error.code === "disconnected" || error.code === "closed") return;
-      this.#joining -= 1;
-      if (!isWanted()) return;
-      if (!room.isJoined || error.code === "refused" || error.code === "unknown") this.#refused(room, error);
-      // Where nothing is said against it, it is tried again, after a while.
-      else this.#link.fail(`${room.name} could not be joined again: ${error.message}`);
-    }
-    this.#join();
+      if (!isWanted()) {
+        // Left meanwhile.
+      } else if (!isError) {
+        const id = result.text();
+        room.isJoined = true;
+        // What is kept has come before: this is where the room is if there was nothing.
+        room.last ??= id || undefined;
+        this.#lastId ||= id;
+        room.resolve(id);
+      } else if (room.isJoined && !["refused", "unknown"].includes(result.code)) {
+        // Nothing is said against it: it is tried again, after a while.
+        return this.#link.fail(result.message);
+      } else {
+        this.#refused(room, result);
+      }
+      this.#join();
+    };
+    this.#request("$join", payload, done, (item) => item.text() === "gap" && isWanted() && this.#gap(room));
   }
 
   #refused(room: Room, error: CallError): void {
@@ -291,9 +300,9 @@ export class Connection {
   }
 
   #gap(room: Room): void {
-    const { since } = room;
+    const gap = { room: room.name, since: since(room) };
     room.last = undefined;
-    guarded(() => room.options.onGap?.({ room: room.name, since }));
+    guarded(() => room.options.onGap?.(gap));
   }
 
   #lost(why: "disconnected" | "closed"): void {
@@ -319,7 +328,11 @@ export class Connection {
   #received(data: Data, eventId?: string): void {
     this.#pulse.heard();
     if (eventId) {
-      if (!this.#seen.note(eventId)) return;
+      // An event without an id has that of the one before.
+      const hasNone = eventId === this.#eventId || eventId === this.#lastId;
+      this.#eventId = eventId;
+      if (hasNone) return this.#deliver(data, { name: "" });
+      if (!this.#isNew(eventId)) return;
       // Which room it is of is known by its history.
       const rooms = [...this.#rooms.values()];
       const room = rooms.find(({ last }) => last && split(last)[0] === split(eventId)[0])
@@ -327,13 +340,19 @@ export class Connection {
       if (room) room.last = eventId;
       return this.#deliver(data, { name: "", room: room?.name, id: eventId });
     }
-    const frame = !data.isText && this.#speaks ? frames.parse(data) : undefined;
-    if (frame?.form === frames.OF_ROOM) this.#ofRoom(frame);
+    const frame = !data.isText && this.#speaks ? parse(data) : undefined;
+    if (frame?.form === OF_ROOM) this.#ofRoom(frame);
     else if (!frame || !this.#calls.received(frame)) this.#deliver(data, { name: "" });
   }
 
-  #ofRoom({ name, historyId, payload }: frames.Frame): void {
-    if (this.#leaving.has(name) || !this.#seen.note(historyId)) return;
+  #isNew(id: string): boolean {
+    const isNew = this.#seen.note(id);
+    if (isNew) this.#lastId = id;
+    return isNew;
+  }
+
+  #ofRoom({ name, historyId, payload }: Frame): void {
+    if (this.#leaving.has(name) || !this.#isNew(historyId)) return;
     const room = this.#rooms.get(name);
     if (room) room.last = historyId;
     this.#deliver(payload, { name: "", room: name, id: historyId });
@@ -341,15 +360,18 @@ export class Connection {
 
   /** To whom it is for: notifications to those of that name, everything else to those of plain messages. */
   #deliver(data: Data, info: Info): void {
-    const isFrame = !data.isText && data[0] === frames.NOTIFICATION && this.#settings.procedures;
-    const frame = isFrame && (this.#protocol === undefined || this.#speaks) ? frames.parse(data) : undefined;
+    const isFrame = !data.isText && data[0] === NOTIFICATION && this.#settings.procedures;
+    const frame = isFrame && (this.#protocol === undefined || this.#speaks) ? parse(data) : undefined;
     if (frame) this.#notifications.get(frame.name)?.emit(frame.payload, { ...info, name: frame.name });
     else this.#messages.emit(data, info);
   }
 }
 
-const CLOSED = "the connection is closed";
-const UNSUPPORTED = "the server does not speak humphrey_ws.procedures.v1, or this is not for it";
+/** Whether it has failed since the connection has ended. */
+const isEnd = ({ code }: CallError) => code === "disconnected" || code === "closed";
+
+const CLOSED = "the connection has ended";
+const UNSUPPORTED = "the connection's subprotocol has no such messages";
 const unsupported = () => new CallError("unsupported", UNSUPPORTED);
 
 /**

@@ -1,5 +1,4 @@
 /** What can be sent: bytes and text as they are, everything else as JSON. `undefined` is nothing, no bytes. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
 export type Payload = Uint8Array | ArrayBuffer | ArrayBufferView | string | unknown;
 
 const encoder = new TextEncoder();
@@ -22,8 +21,7 @@ export class Data extends Uint8Array<ArrayBuffer> {
   }
 
   /** As JSON. Throws a `SyntaxError` where it is none. */
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
-  json<T = any>(): T {
+    json<T = any>(): T {
     return JSON.parse(this.text());
   }
 
@@ -34,9 +32,8 @@ export class Data extends Uint8Array<ArrayBuffer> {
 
   /** @internal The same memory. */
   static ofBytes(bytes: ArrayBuffer | Uint8Array, isText = false, text?: string): Data {
-    const data = bytes instanceof Uint8Array
-      ? new Data(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength)
-      : new Data(bytes);
+    const { buffer, byteOffset, byteLength } = toBytes(bytes);
+    const data = new Data(buffer as ArrayBuffer, byteOffset, byteLength);
     data.#isText = isText;
     data.#text = text;
     return data;

@@ -53,23 +53,19 @@ export function parse(data: Data): Frame | undefined {
   if (form < NOTIFICATION || form > OF_ROOM) return undefined;
   let at = 1;
   const byte = () => {
-    if (at >= data.length) throw undefined;
+    if (at >= data.length) throw 0;
     return data[at++]!;
   };
-  const name = () => {
-    const end = byte() + at;
-    if (end > data.length) throw undefined;
-    const text = Data.ofBytes(data.subarray(at, end)).text();
-    at = end;
-    return text;
+  const text = () => {
+    const length = byte();
+    if (at + length > data.length) throw 0;
+    return Data.ofBytes(data.subarray(at, (at += length))).text();
   };
   const frame: Frame = { form, id: 0, name: "", historyId: "", kind: 0, payload: data };
   try {
-    if (form > NOTIFICATION && form < OF_ROOM) {
-      for (let n = 0; n < 4; n += 1) frame.id = frame.id * 256 + byte();
-    }
-    if (form < RESET || form === OF_ROOM) frame.name = name();
-    if (form === OF_ROOM) frame.historyId = name();
+    if (form > NOTIFICATION && form < OF_ROOM) for (; at < 5; ) frame.id = frame.id * 256 + byte();
+    if (form < RESET || form === OF_ROOM) frame.name = text();
+    if (form === OF_ROOM) frame.historyId = text();
     if (form === ERROR || form === OF_ROOM) frame.kind = byte();
   } catch {
     return undefined;

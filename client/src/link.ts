@@ -9,6 +9,8 @@ export interface LinkEvents {
   open(transport: "websocket" | "events", protocol: string): void;
   /** A message, with its id in a history where it came as an event. */
   message(data: Data, eventId?: string): void;
+  /** The last message that came, for an event stream to begin behind it. */
+  lastId(): string;
   /** The event stream says that messages are missing. */
   gap(): void;
   /** A WebSocket that was open is gone, or closed from here. */
@@ -57,7 +59,6 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   /** Whether the server speaks one of the subprotocols; if that is not known, what is tried to find out. */
   let speaks: boolean | undefined;
   let doubt: "" | "without" | "again" = "";
-  let lastEventId = "";
 
   function setState(next: State): void {
     if (next.name === "connecting" && state.name === "connecting") return;
@@ -147,14 +148,14 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     resolve(address, false).then((href) => {
       if (own !== attempt) return;
       const url = new URL(href);
-      if (lastEventId) url.searchParams.set("lastEventId", lastEventId);
+      const last = events.lastId();
+      if (last) url.searchParams.set("lastEventId", last);
       const stream = (source = new Source(url.href) as EventSource);
       const on = (type: string, act: (data: string, id: string) => void) =>
         stream.addEventListener(type, (event) => {
           if (stream !== source) return;
-          const { data, lastEventId: id } = event as MessageEvent<string>;
-          lastEventId = id || lastEventId;
-          act(data, id);
+          const { data, lastEventId } = event as MessageEvent<string>;
+          guarded(() => act(data, lastEventId));
         });
       on("open", () => {
         if (state.name === "open") return;

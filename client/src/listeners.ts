@@ -32,11 +32,9 @@ export class Listeners<Args extends [unknown, ...unknown[]]> {
   }
 }
 
-type Waiting<T> = { resolve(result: IteratorResult<T, undefined>): void; reject(error: unknown): void };
-
 export class Queue<T> implements AsyncIterableIterator<T, undefined> {
   #items: T[] = [];
-  #waiting: Waiting<T>[] = [];
+  #waiting: ((result: IteratorResult<T, undefined>) => void)[] = [];
   #ended = false;
   #error: CallError | undefined;
   readonly #itemsMax: number;
@@ -48,8 +46,8 @@ export class Queue<T> implements AsyncIterableIterator<T, undefined> {
   }
 
   push(item: T): void {
-    const waiting = this.#waiting.shift();
-    if (waiting) return waiting.resolve({ done: false, value: item });
+    const resolve = this.#waiting.shift();
+    if (resolve) return resolve({ done: false, value: item });
     if (this.#items.push(item) <= this.#itemsMax) return;
     // Whoever reads too slowly is to know that something is missing.
     this.#items.pop();
@@ -60,23 +58,23 @@ export class Queue<T> implements AsyncIterableIterator<T, undefined> {
   end(): void {
     this.#ended = true;
     this.#forget();
-    for (const { resolve } of this.#waiting.splice(0)) resolve({ done: true, value: undefined });
+    for (const resolve of this.#waiting.splice(0)) resolve({ done: true, value: undefined });
   }
 
-  next(): Promise<IteratorResult<T, undefined>> {
-    if (this.#items.length > 0) return Promise.resolve({ done: false, value: this.#items.shift()! });
+  async next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#items.length > 0) return { done: false, value: this.#items.shift()! };
     const error = this.#error;
     this.#error = undefined;
-    if (error) return Promise.reject(error);
-    if (this.#ended) return Promise.resolve({ done: true, value: undefined });
-    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+    if (error) throw error;
+    if (this.#ended) return { done: true, value: undefined };
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  return(): Promise<IteratorResult<T, undefined>> {
+  async return(): Promise<IteratorResult<T, undefined>> {
     this.#items = [];
     this.#error = undefined;
     this.end();
-    return Promise.resolve({ done: true, value: undefined });
+    return { done: true, value: undefined };
   }
 
   [Symbol.asyncIterator](): this {

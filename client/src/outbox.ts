@@ -22,13 +22,12 @@ export interface Outbox {
 export function makeOutbox(countMax: number, bytesMax: number): Outbox {
   const items = new Set<Outgoing>();
   let bytes = 0;
+  const full = () => new CallError("full", "too much waits to be sent");
   // A text has up to three bytes for each of its units: it is bounded, not weighed.
   const size = ({ data }: Outgoing) => data.length;
 
   function check(item: Outgoing, buffered: number): void {
-    if (items.size >= countMax || (buffered && buffered + size(item) > bytesMax)) {
-      throw new CallError("full", "too much waits to be sent");
-    }
+    if (buffered && buffered + size(item) > bytesMax) throw full();
   }
 
   function remove(item: Outgoing): void {
@@ -38,6 +37,7 @@ export function makeOutbox(countMax: number, bytesMax: number): Outbox {
   return {
     check,
     add(item) {
+      if (items.size >= countMax) throw full();
       check(item, bytes);
       items.add(item);
       bytes += size(item);

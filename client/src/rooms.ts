@@ -1,4 +1,4 @@
-import { CallError } from "./error.js";
+import type { CallError } from "./error.js";
 
 /** How to join a room. */
 export interface JoinOptions {
@@ -17,50 +17,51 @@ export interface JoinOptions {
 }
 
 /** A room that we are in, or are to be as soon as there is a connection. */
-export class Room {
+export interface Room {
   readonly name: string;
   options: JoinOptions;
   /** The last message that has come, to resume from. */
   last: string | undefined;
-  isJoined = false;
+  isJoined: boolean;
   readonly joined: Promise<string>;
-  resolve!: (id: string) => void;
-  reject!: (error: CallError) => void;
+  resolve(id: string): void;
+  reject(error: CallError): void;
+}
 
-  constructor(name: string, options: JoinOptions) {
-    this.name = name;
-    this.options = options;
-    this.joined = new Promise((resolve, reject) => {
-      this.resolve = resolve;
-      this.reject = reject;
-    });
-  }
+export function makeRoom(name: string, options: JoinOptions): Room {
+  const room = { name, options, last: undefined, isJoined: false } as unknown as Room;
+  const joined = new Promise<string>((resolve, reject) => Object.assign(room, { resolve, reject }));
+  // Nobody has to wait for it.
+  joined.catch(() => {});
+  return Object.assign(room, { joined });
+}
 
-  get since(): string {
-    return this.last ?? this.options.since ?? "new";
-  }
+/** Since when a room is joined: behind what has come, or as it was wished. */
+export const since = ({ last, options }: Room) => last ?? options.since ?? "new";
+
+/** Which messages of histories have been seen: of each epoch, up to which sequence. */
+export interface Seen {
+  /** Notes a message; false if it was seen before. */
+  note(id: string): boolean;
+  forget(id: string): void;
 }
 
 const EPOCHS_MAX = 1_000;
 
-/** Which messages of histories have been seen: of each epoch, up to which sequence. */
-export class Seen {
-  #sequences = new Map<string, number>();
-
-  /** Notes a message; false if it was seen before. */
-  note(id: string): boolean {
-    const [epoch, sequence] = split(id);
-    if (sequence <= (this.#sequences.get(epoch) ?? -1)) return false;
-    // The one that was heard of last is the last to be forgotten.
-    this.#sequences.delete(epoch);
-    this.#sequences.set(epoch, sequence);
-    if (this.#sequences.size > EPOCHS_MAX) this.#sequences.delete(this.#sequences.keys().next().value!);
-    return true;
-  }
-
-  forget(id: string): void {
-    this.#sequences.delete(split(id)[0]);
-  }
+export function makeSeen(): Seen {
+  const sequences = new Map<string, number>();
+  return {
+    note(id) {
+      const [epoch, sequence] = split(id);
+      if (sequence <= (sequences.get(epoch) ?? -1)) return false;
+      // The one that was heard of last is the last to be forgotten.
+      sequences.delete(epoch);
+      sequences.set(epoch, sequence);
+      if (sequences.size > EPOCHS_MAX) sequences.delete(sequences.keys().next().value!);
+      return true;
+    },
+    forget: (id) => void sequences.delete(split(id)[0]),
+  };
 }
 
 export function split(id: string): [epoch: string, sequence: number] {

@@ -414,3 +414,22 @@ test('a server that answers pings late, or says other things, is not taken for d
   clearInterval(talker);
   assert.equal(connection.seen.filter(({ name }) => name === 'waiting').length, 0);
 });
+
+test('frames have the bytes of the guide', async (t) => {
+  const { connection, mock } = await connected(t);
+  const frames = [];
+  mock.peers[0].socket.on('message', (data, isBinary) => isBinary && frames.push(data.toString('hex')));
+  connection.notify('tick', '7');
+  await until(() => frames.length === 1);
+  assert.equal(frames[0], '01047469636b37');
+  connection.handle('myip', () => 'ok');
+  mock.peers[0].send(Buffer.from('0200000102046d796970', 'hex'));
+  mock.peers[0].send(Buffer.from('02ffffffff0161', 'hex'));
+  await until(() => frames.length === 3);
+  assert.deepEqual(frames.slice(1).sort(), ['04000001026f6b', '05ffffffff01' + Buffer.from('there is no a').toString('hex')]);
+  const got = [];
+  connection.messages((data, { room, id }) => got.push([room, id, data.text()]));
+  mock.peers[0].send(Buffer.from('07046e65777303612d31017261696e', 'hex'));
+  await until(() => got.length);
+  assert.deepEqual(got, [['news', 'a-1', 'rain']]);
+});

@@ -151,6 +151,10 @@ test('delays are drawn up to a bound that doubles up to a cap, and 1013 waits lo
   for (const [n, bound] of [8, 16, 32, 40, 40, 40].entries()) {
     assert.ok(waits[n] <= bound && waits[n] >= bound / 2, `wait ${n} is ${waits[n]} of ${bound}`);
   }
+  t.mock.method(Math, 'random', () => 0.25);
+  const count = waits.length;
+  await until(() => waits.length >= count + 3);
+  assert.ok(waits.at(-1) <= 10, 'jitter goes down to nothing');
   await mock.listen();
   t.mock.method(Math, 'random', () => 0);
   await connection.is('open');

@@ -207,15 +207,35 @@ test('a room that is left and joined again from the first message on shows all o
   for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
   peer.send(response(first.id, 'a-2'));
   await until(() => got.length === 2);
+  // The answers and what is kept come in one piece.
+  const tcp = peer.socket._socket;
+  tcp.cork();
+  mock.answers.join = (room, since, peer) => {
+    for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
+    setImmediate(() => tcp.uncork());
+    return 'a-2';
+  };
   connection.leave('room');
   connection.join('room', { since: 'all' });
-  assert.equal((await peer.next()).name, '$leave');
-  const second = await joinAt(peer);
-  for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
-  peer.send(response(second.id, 'a-2'));
   await until(() => got.length === 4);
   assert.deepEqual(got.map(([, id]) => id), ['a-1', 'a-2', 'a-1', 'a-2']);
-  void mock;
+});
+
+test('who closes the connection when told of a refusal has closed it', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  mock.answers.join = () => '';
+  await connection.join('room', { onRefused: () => connection.close() });
+  mock.answers.join = () => undefined;
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  next.send(error((await joinAt(next)).id, 6, 'no'));
+  await connection.is('closed');
+  assert.throws(() => connection.send('x'), { code: 'closed' });
+  mock.answers.join = () => '';
+  connection.reconnect();
+  await connection.is('open', 3);
+  connection.send('here');
+  assert.equal(await mock.peers[2].next(), 'here');
 });
 
 test('leaving while the join is in flight, or without a connection, is leaving', async (t) => {

@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect as tcpConnect, createServer } from 'node:net';
-import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpServer, request as httpRequest } from 'node:http';
 
 import { WebSocketServer } from 'ws';
 
@@ -13,7 +13,7 @@ import { connect as connectTo } from '../../src/client.js';
 export const PROTOCOL = 'humphrey_ws.procedures.v1';
 
 // How long anything may take, in milliseconds. Whoever waits so long waits for nothing.
-export const DEADLINE = 20_000;
+export const DEADLINE = Number(process.env.DEADLINE ?? 20_000);
 
 /** What a promise gives, if it does so in time. */
 export async function inTime(promise, what = 'a promise', time = DEADLINE) {
@@ -223,6 +223,7 @@ const reachable = (port) => new Promise((resolve) => {
 /** A proxy with faults: it delays, cuts, lets nobody in, and swallows what either side says. */
 export class Proxy {
   #pairs = new Set();
+  #sockets = new Set();
   #isOpen = true;
   /** In milliseconds, for each piece of what is sent. */
   delay = 0;
@@ -238,7 +239,7 @@ export class Proxy {
     proxy.url = `ws://127.0.0.1:${proxy.server.address().port}/`;
     proxy.http = proxy.url.replace('ws', 'http');
     t.after(() => {
-      proxy.cut();
+      for (const socket of proxy.#sockets) socket.destroy();
       proxy.server.close();
     });
     return proxy;
@@ -251,6 +252,7 @@ export class Proxy {
     const pair = { client, server, lost: new Set() };
     this.#pairs.add(pair);
     for (const [from, to] of [[client, server], [server, client]]) {
+      this.#sockets.add(from);
       from.setNoDelay();
       let last = Promise.resolve();
       from.on('data', (data) => {
@@ -263,6 +265,7 @@ export class Proxy {
       from.on('error', () => {});
       from.on('close', () => {
         this.#pairs.delete(pair);
+        this.#sockets.delete(from);
         if (pair.lost.size === 0) last.then(() => to.destroy());
       });
     }
@@ -286,4 +289,51 @@ export class Proxy {
   swallow(...sides) {
     for (const { lost } of this.#pairs) for (const side of sides) lost.add(side);
   }
+}
+
+/** A proxy for HTTP, with pages of its own, that lets WebSockets through only while it is told to. */
+export async function httpProxy(t, port, pages = {}) {
+  const proxy = { isOpen: false, upgrades: 0, requests: [], sockets: new Set() };
+  const server = createHttpServer((incoming, outgoing) => {
+    const page = pages[incoming.url.split('?')[0]];
+    if (page) {
+      outgoing.writeHead(200, { 'Content-Type': page.startsWith('<') ? 'text/html' : 'text/javascript' });
+      return void outgoing.end(page);
+    }
+    proxy.requests.push(incoming.url);
+    const onward = httpRequest({ port, host: '127.0.0.1', path: incoming.url, headers: incoming.headers }, (answer) => {
+      outgoing.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(outgoing);
+    });
+    onward.on('error', () => outgoing.destroy());
+    outgoing.on('close', () => onward.destroy());
+    onward.end();
+  });
+  server.on('upgrade', (incoming, socket) => {
+    proxy.upgrades += 1;
+    socket.on('error', () => {});
+    if (!proxy.isOpen) return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
+    const onward = httpRequest({ port, host: '127.0.0.1', path: incoming.url, headers: incoming.headers });
+    onward.on('upgrade', (answer, other) => {
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\n${Object.entries(answer.headers).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`);
+      for (const [from, to] of [[socket, other], [other, socket]]) {
+        from.on('error', () => {}).on('close', () => to.destroy()).pipe(to);
+      }
+      proxy.sockets.add(socket);
+    });
+    onward.on('error', () => socket.destroy());
+    onward.end();
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  proxy.url = `http://127.0.0.1:${server.address().port}/`;
+  proxy.cut = () => {
+    server.closeAllConnections();
+    for (const socket of proxy.sockets) socket.destroy();
+  };
+  t.after(() => {
+    proxy.cut();
+    server.close();
+  });
+  return proxy;
 }

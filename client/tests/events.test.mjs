@@ -1,0 +1,149 @@
+// Server-sent events, where no WebSocket can be had.
+
+import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import { once } from 'node:events';
+import { test } from 'node:test';
+
+import { EventSource } from 'eventsource';
+
+import { httpProxy, lost, notification, open, Server, until } from './support.mjs';
+
+async function setUp(t, options) {
+  const server = await Server.start(t, 'client_server');
+  const proxy = await httpProxy(t, server.port);
+  const connection = open(t, proxy.url, { EventSource, events: `${proxy.url}events`, eventsAfter: 2, ...options });
+  const got = [];
+  connection.messages((data, { id }) => got.push([data.isText, data.text(), id !== undefined]));
+  connection.on('topic', (data, { id }) => got.push(['topic', data.text(), id !== undefined]));
+  const publisher = open(t, server.url);
+  await publisher.is('open');
+  const overEvents = () => until(() => connection.state.transport === 'events', 'events');
+  return { server, proxy, connection, got, publisher, overEvents };
+}
+
+test('where no WebSocket can be had, events come: text, bytes and notifications', async (t) => {
+  const { proxy, connection, got, publisher, overEvents } = await setUp(t);
+  const joining = connection.join('topic');
+  joining.catch(() => {});
+  const waiting = assert.rejects(connection.call('echo'), { code: 'unsupported', sent: false });
+  await overEvents();
+  await waiting;
+  assert.ok(proxy.upgrades >= 2);
+  assert.deepEqual(connection.state, { name: 'open', transport: 'events', protocol: '' });
+  publisher.notify('publish', 'zwöi\nlines');
+  publisher.notify('publish bytes', Uint8Array.of(0, 98));
+  publisher.notify('notify', 'note');
+  await until(() => got.length === 3);
+  assert.deepEqual(got, [[true, 'zwöi\nlines', true], [false, '\0b', true], ['topic', 'note', true]]);
+  await assert.rejects(connection.call('echo'), { code: 'unsupported' });
+});
+
+test('a stream that is cut resumes, and says what is missing', async (t) => {
+  const { proxy, connection, got, publisher, overEvents, server } = await setUp(t);
+  const gaps = [];
+  connection.join('topic', { onGap: (gap) => gaps.push(gap.room) }).catch(() => {});
+  await overEvents();
+  publisher.notify('publish', '1');
+  await until(() => got.length === 1);
+  proxy.cut();
+  publisher.notify('publish', '2');
+  await until(() => got.length === 2);
+  assert.deepEqual(got.map(([, text]) => text), ['1', '2']);
+  assert.deepEqual(gaps, []);
+  await server.kill();
+  await server.start();
+  await until(() => gaps.length > 0);
+  assert.deepEqual(new Set(gaps), new Set(['topic']));
+});
+
+test('a WebSocket is tried again now and then; what is sent meanwhile waits, and nothing comes twice or is missing', async (t) => {
+  const { proxy, connection, got, publisher, overEvents } = await setUp(t, { eventsRetry: 50 });
+  connection.join('topic', { since: 'all' });
+  await overEvents();
+  for (const text of ['1', '2']) publisher.notify('publish', text);
+  await until(() => got.length === 2);
+  const tried = proxy.upgrades;
+  await until(() => proxy.upgrades >= tried + 3);
+  assert.equal(connection.state.transport, 'events');
+  connection.notify('publish', 'mine');
+  proxy.isOpen = true;
+  await until(() => connection.state.transport === 'websocket');
+  await until(() => got.length === 3);
+  publisher.notify('publish', 'last');
+  await until(() => got.length === 4);
+  assert.deepEqual(got.map(([, text]) => text), ['1', '2', 'mine', 'last']);
+  // And back, when it can't be had any more.
+  proxy.isOpen = false;
+  proxy.cut();
+  await lost(connection);
+  publisher.notify('publish', 'away');
+  await overEvents();
+  await until(() => got.length === 5);
+  publisher.notify('publish', 'again');
+  await until(() => got.length === 6);
+  assert.deepEqual(got.slice(4).map(([, text]) => text), ['away', 'again']);
+});
+
+test('a WebSocket that can not be had again is replaced by events that go on where it was', async (t) => {
+  const { proxy, connection, got, publisher, overEvents } = await setUp(t);
+  proxy.isOpen = true;
+  await connection.join('topic');
+  publisher.notify('publish', '1');
+  await until(() => got.length === 1);
+  proxy.isOpen = false;
+  proxy.cut();
+  await lost(connection);
+  publisher.notify('publish', '2');
+  await publisher.call('echo');
+  await overEvents();
+  publisher.notify('publish', '3');
+  await until(() => got.length === 3);
+  assert.deepEqual(got.map(([, text]) => text), ['1', '2', '3']);
+});
+
+test('without a server or with one that refuses, both ways are tried until one works', async (t) => {
+  const { server, connection, overEvents } = await setUp(t);
+  await overEvents();
+  await server.kill();
+  await until(() => connection.state.name !== 'open');
+  await server.start();
+  await overEvents();
+  connection.close();
+  assert.equal(connection.state.name, 'closed');
+});
+
+test('events of all kinds are taken for what they are', async (t) => {
+  let stream;
+  const server = createServer((_, answer) => {
+    answer.writeHead(200, { 'Content-Type': 'text/event-stream' });
+    answer.write(':\n\n');
+    stream = answer;
+  });
+  server.on('upgrade', (_, socket) => socket.destroy());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const reported = t.mock.method(console, 'error', () => {});
+  const url = `http://127.0.0.1:${server.address().port}/`;
+  const connection = open(t, url, { EventSource, events: () => url, eventsAfter: 1 });
+  const got = [];
+  connection.messages((data) => got.push(data.text()));
+  connection.on('n', (data) => got.push(data.text()));
+  await until(() => connection.state.transport === 'events');
+  stream.write('event: binary\ndata: *\n\n');
+  stream.write(`event: binary\ndata: ${notification('n', 'yes').toString('base64')}\n\n`);
+  stream.write('data: end\n\n');
+  await until(() => got.length === 2);
+  assert.deepEqual(got, ['yes', 'end']);
+  // Events without an id are none that were seen, though the browser gives them that of the one before.
+  for (const event of ['id: a-1\ndata: 1', 'data: 2', 'data: 3', 'id: a-2\ndata: 4', 'id: a-1\ndata: again', 'data: 5', 'id: a-3\ndata: 6']) {
+    stream.write(`${event}\n\n`);
+  }
+  await until(() => got.length === 8);
+  assert.deepEqual(got.slice(2), ['1', '2', '3', '4', '5', '6']);
+  assert.equal(reported.mock.callCount(), 1);
+});

@@ -1,0 +1,87 @@
+//! What the JavaScript client is tried against, beside the example `procedures`.
+//!
+//! ```sh
+//! cargo run --example client_server -- 127.0.0.1:9000 [KEPT]
+//! ```
+//!
+//! The room `numbers` gets a number every few milliseconds, from 1 on, and keeps the last KEPT of them (default: 100,000);
+//! `/events` are the same as server-sent events. `topic` and its kind keep their last messages.
+
+use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message, Procedures, Subscription};
+
+use std::env;
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+// For calls to the client that are to time out.
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(10);
+
+fn main() {
+    let mut args = env::args().skip(1);
+    let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
+
+    let procedures = Procedures::new()
+        .call("echo", |call| Ok(call.data().bytes().to_vec()))
+        .call("fail", |call| match call.text() {
+            Ok(text) => Err::<Vec<u8>, _>(text.into()),
+            Err(error) => Err(error),
+        })
+        .call("forget", |call| drop(call.defer()))
+        .call("hang", |call| {
+            let reply = call.defer();
+            spawn(move || {
+                reply.wait_cancelled(LONG);
+            });
+        })
+        .call("parts", |call| {
+            for part in call.text()?.split(' ') {
+                call.item(part)?;
+            }
+            Ok("done")
+        })
+        // Asks the client to call it by another name, and tells what has come of it.
+        .call("ask", |call| {
+            let name = call.text()?;
+            let timeout = if name == "slow" { SHORT } else { LONG };
+            let answer = call.stream().call_wait(name, "question", timeout);
+            Ok(answer.unwrap_or_else(|error| error.to_string().into()))
+        })
+        .on("publish", |event| {
+            let Ok(text) = event.text() else { return };
+            event.stream().room("topic").broadcast(Message::new(text));
+        })
+        .on("publish bytes", |event| {
+            let room = event.stream().room("topic");
+            room.broadcast(Message::new_binary(event.data().bytes()));
+        })
+        .on("notify", |event| {
+            event.stream().room("topic").notify("topic", event.data());
+        })
+        .on("back", |event| event.stream().notify("back", event.data()))
+        .on("close", |event| {
+            let code: Option<u16> = event.text().ok().and_then(|code| code.parse().ok());
+            let code = code.and_then(|code| CloseCode::try_from(code).ok());
+            let code = code.unwrap_or(CloseCode::NORMAL);
+            event.stream().close(code, "as it was wished");
+        });
+
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_address(&address)
+        .with_history("numbers", kept, 64 * 1024 * 1024)
+        .with_history("topic*", 50, 1024 * 1024)
+        .with_procedures(procedures)
+        .with_join_handler(|_, room| room != "secret")
+        .with_event_stream("/events", |_, _| Ok(Subscription::room("topic")))
+        .with_message_handler(|stream, message, _| stream.send(message));
+
+    let numbers = app.sender().room("numbers");
+    spawn(move || {
+        for n in 1.. {
+            numbers.broadcast(Message::new(format!("{n}")));
+            sleep(Duration::from_millis(3));
+        }
+    });
+    app.run();
+}
