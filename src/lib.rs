@@ -109,6 +109,24 @@ pub mod procedures {
         Aborted, Answer, Call, CallError, CallErrorReason, Cancellation, Event, Payload,
         Procedures, Reply,
     };
+
+    /// The JavaScript client, minified: a module that programs serve with their pages, as `text/javascript`. The guide
+    /// explains it: docs/javascript.md.
+    ///
+    /// ```
+    /// use humphrey::SubApp;
+    /// use humphrey::http::{Response, StatusCode};
+    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use humphrey_ws::procedures::{CLIENT_JS, Procedures};
+    ///
+    /// // <script type="module"> import { connect } from "/client.js"; … </script>
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_procedures(Procedures::new())
+    ///     .with_routes(SubApp::new().with_stateless_route("/client.js", |_| {
+    ///         Response::new(StatusCode::OK, CLIENT_JS).with_header("Content-Type", "text/javascript")
+    ///     }));
+    /// ```
+    pub const CLIENT_JS: &str = include_str!("client.js");
 }
 
 /// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.

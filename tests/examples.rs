@@ -776,17 +776,17 @@ fn procedures_answers_calls_until_they_are_cancelled_and_broadcasts() {
     let own = client.address().to_string();
     assert_eq!(call(&mut client, 1, "myip", ""), own);
     assert_eq!(call(&mut client, 2, "uppercase", "grüezi"), "GRÜEZI");
-    client.send_binary(procedure(3, "report", ""));
+    client.send_binary(procedure(3, "report", "1000"));
     eventually("it runs", || call(&mut other, 1, "reports", "") == "1 0");
     client.send_binary([3, 0, 0, 0, 3]);
     eventually("it has seen that it is cancelled", || {
         call(&mut other, 1, "reports", "") == "0 1"
     });
-    client.send_binary(procedure(4, "countdown", "2"));
+    client.send_binary(procedure(4, "report", "2"));
     let mut parts = Vec::new();
     while parts
         .last()
-        .is_none_or(|last| last != b"\x04\0\0\0\x04lift-off")
+        .is_none_or(|last| last != b"\x04\0\0\0\x04A report of 2 pages.")
     {
         parts.push(client.receive().into_data().to_vec());
     }

@@ -16,6 +16,10 @@ use crate::say::say;
 const PLAIN: &str = "plain.humphrey-broadcast";
 const JSON: &str = "json.humphrey-broadcast";
 
+/// The library's own, for clients that ask for JSON with `form=json`, as the page does. Only for them: of messages as they
+/// are, the binary ones are no frames of it.
+const PROCEDURES: &str = "humphrey_ws.procedures.v1";
+
 /// What is known of a client since its handshake.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
@@ -47,10 +51,7 @@ impl Door {
     pub(crate) fn handshake(&self, request: &RequestHead) -> Result<Accept<Client>, Reject> {
         let room = RoomName::of_path(request.path()).map_err(bad_request)?;
         let subprotocol = self.subprotocol(request)?;
-        let form = match subprotocol {
-            Some(JSON) => Form::Json,
-            _ => Form::Plain,
-        };
+        let form = form_of(subprotocol);
         let seen = if self.rooms.keeps() {
             self.seen(request, &room, form)?
         } else {
@@ -59,15 +60,18 @@ impl Door {
         let accept = Accept::new().with_state(Client { room, seen });
         Ok(match subprotocol {
             Some(subprotocol) => accept.with_subprotocol(subprotocol),
-            None => accept,
+            // Messages as they are must not be taken for frames.
+            None => accept.without_subprotocol(),
         })
     }
 
     /// The one that the client likes best, of those that can be had.
     fn subprotocol(&self, request: &RequestHead) -> Result<Option<&'static str>, Reject> {
+        let asks_json = request.query_param("form").as_deref() == Some("json");
         let mut wants_json = false;
         for offered in request.subprotocols() {
             match offered {
+                PROCEDURES if asks_json && self.rooms.keeps() => return Ok(Some(PROCEDURES)),
                 PLAIN => return Ok(Some(PLAIN)),
                 JSON if self.rooms.keeps() => return Ok(Some(JSON)),
                 JSON => wants_json = true,
@@ -115,7 +119,7 @@ impl Door {
     fn join(&self, stream: &Stream) -> Result<(), JoinError> {
         let everyone = RoomName::everyone();
         let room = &stream.state.room;
-        let form = form_of(stream);
+        let form = form_of(stream.subprotocol());
         let [seen, room_seen] = stream.state.seen;
         let mut complete = self.join_one(stream, &everyone, form, seen)?;
         if !room.is_everyone() {
@@ -183,7 +187,7 @@ impl Door {
 
 /// Sends a client its own message back.
 pub(crate) fn echo(stream: &Stream, message: Message, bytes_max: usize) {
-    let message = match form_of(stream) {
+    let message = match form_of(stream.subprotocol()) {
         Form::Plain => message,
         Form::Json => {
             let reply = Envelope {
@@ -199,9 +203,9 @@ pub(crate) fn echo(stream: &Stream, message: Message, bytes_max: usize) {
     stream.send(message);
 }
 
-fn form_of(stream: &Stream) -> Form {
-    match stream.subprotocol() {
-        Some(JSON) => Form::Json,
+fn form_of(subprotocol: Option<&str>) -> Form {
+    match subprotocol {
+        Some(JSON | PROCEDURES) => Form::Json,
         _ => Form::Plain,
     }
 }

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, RunningApp};
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, Procedures, RunningApp};
 
 use crate::clients::{Client, Door};
 use crate::lines::Line;
@@ -146,6 +146,10 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
         app = app.with_heartbeat(heartbeat);
     }
     app = setup.apply(app);
+    if setup.history.is_some() {
+        // None of its own, but those that the library's client asks for, to know whether anybody is there.
+        app = app.with_procedures(Procedures::new());
+    }
     let rooms = Rooms::new(app.sender(), setup);
     let door = Arc::new(Door::new(rooms.clone(), setup.announces));
     {

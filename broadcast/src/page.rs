@@ -2,6 +2,7 @@
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
+use humphrey_ws::procedures::CLIENT_JS;
 
 use crate::name::RoomName;
 use crate::rooms::Rooms;
@@ -9,20 +10,21 @@ use crate::rooms::Rooms;
 /// One file, with its style and script in it.
 const PAGE: &str = include_str!("page.html");
 
-/// Nothing but what is in the page itself, by its hash, and connections to where it came from.
+/// Nothing but what is in the page itself, by its hash, and scripts and connections of where it came from.
 ///
 /// The hashes are written down rather than computed, as a program that serves one fixed page needs no SHA-256 for it.
 /// The test below says what they are when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
-    script-src 'sha256-Sx7bwDb7j7G1AZg7lXXnDWH5UlKQ6nWdxQWkSDXZq00='; \
+    script-src 'self' 'sha256-2/f/yoByhAQhsCjCZH3olybNSy1Kg5of50/B2hYoyP4='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `/`, `/clients` and `/clients/ROOM`.
+/// `/`, `/client.js`, `/clients` and `/clients/ROOM`.
 pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
     let all = rooms.clone();
     SubApp::new()
-        .with_stateless_route("/", |_| page())
+        .with_stateless_route("/", |_| file(PAGE, "html"))
+        .with_stateless_route("/client.js", |_| file(CLIENT_JS, "javascript"))
         .with_stateless_route("/clients", move |_| {
             clients(all.members(&RoomName::everyone()), None)
         })
@@ -39,9 +41,9 @@ pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
         })
 }
 
-fn page() -> Response {
-    Response::new(StatusCode::OK, PAGE)
-        .with_header("Content-Type", "text/html; charset=utf-8")
+fn file(content: &'static str, kind: &str) -> Response {
+    Response::new(StatusCode::OK, content)
+        .with_header("Content-Type", format!("text/{kind}; charset=utf-8"))
         .with_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Referrer-Policy", "no-referrer")
@@ -66,9 +68,10 @@ mod tests {
 
     /// What stands in the only element of that name.
     fn element(name: &str) -> &'static str {
-        let (open, close) = (format!("<{name}>"), format!("</{name}>"));
-        assert_eq!(PAGE.matches(&format!("<{name}")).count(), 1, "{name}");
-        let from = PAGE.find(&open).unwrap() + open.len();
+        let (open, close) = (format!("<{name}"), format!("</{name}>"));
+        assert_eq!(PAGE.matches(&open).count(), 1, "{name}");
+        let open = PAGE.find(&open).unwrap();
+        let from = open + PAGE[open..].find('>').unwrap() + 1;
         &PAGE[from..PAGE.find(&close).unwrap()]
     }
 
@@ -77,7 +80,8 @@ mod tests {
         for (directive, name) in [("style-src", "style"), ("script-src", "script")] {
             let hash = base64::engine::general_purpose::STANDARD
                 .encode(Sha256::digest(element(name).as_bytes()));
-            let expected = format!("{directive} 'sha256-{hash}'");
+            let own = if name == "script" { "'self' " } else { "" };
+            let expected = format!("{directive} {own}'sha256-{hash}'");
             assert!(
                 CONTENT_SECURITY_POLICY.contains(&expected),
                 "the page has changed; CONTENT_SECURITY_POLICY must now say: {expected}"
@@ -93,6 +97,11 @@ mod tests {
             let expected = if elsewhere == "http://" { allowed } else { 0 };
             assert_eq!(found, expected, "{elsewhere}");
         }
+        let imports: Vec<&str> = PAGE
+            .lines()
+            .filter(|line| line.contains("import ") || line.contains("import("))
+            .collect();
+        assert_eq!(imports, [r#"import { connect } from "./client.js";"#]);
     }
 
     #[test]

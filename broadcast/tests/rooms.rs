@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use rustix::process::Signal;
-use support::{Client, Program, eventually, http_get};
+use support::{Client, DEADLINE, Program, eventually, http_get};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -354,6 +357,50 @@ fn what_is_no_id_is_refused_and_json_without_a_history_too() {
     let mut plain = connect(both).unwrap();
     plain.send(Message::text("as it is"));
     assert_eq!(plain.text(), "as it is");
+}
+
+#[test]
+fn the_librarys_own_subprotocol_is_for_who_asks_for_json_of_what_is_kept() {
+    let offered = "humphrey_ws.procedures.v1, websocket.io-rpc-v0.1";
+    let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
+    let mut client = Client::connect_as(program.address(), "/?form=json", Some(offered)).unwrap();
+    assert_eq!(client.json()["kind"], "live");
+    program.write(b"one\n");
+    let frame = client.message().into_data();
+    assert!(frame.starts_with(b"\x07\x05json/"), "{frame:?}");
+    let at = frame.iter().position(|byte| *byte == b'{').unwrap();
+    let message: serde_json::Value = serde_json::from_slice(&frame[at..]).unwrap();
+    assert_eq!(message["text"], "one");
+    client.send(Message::binary(&b"\x02\0\0\0\x01\x05$pinghello"[..]));
+    let pong = Message::binary(&b"\x04\0\0\0\x01hello"[..]);
+    assert_eq!(client.message(), pong);
+    // All others get messages as they are, and no frames.
+    assert!(!chooses_a_subprotocol(&program, "/", offered));
+    let program = Program::start(&[NO_WELCOME]);
+    assert!(!chooses_a_subprotocol(&program, "/?form=json", offered));
+    assert!(!chooses_a_subprotocol(&program, "/", offered));
+}
+
+fn chooses_a_subprotocol(program: &Program, path: &str, offered: &str) -> bool {
+    let mut stream = TcpStream::connect(program.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: {offered}\r\n\r\n",
+        program.address()
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let answer = String::from_utf8(answer).unwrap().to_lowercase();
+    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+    answer.contains("sec-websocket-protocol")
 }
 
 #[test]

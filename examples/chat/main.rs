@@ -23,6 +23,7 @@
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::ping::Heartbeat;
+use humphrey_ws::procedures::{CLIENT_JS, Procedures};
 use humphrey_ws::{Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, HistoryId};
 use humphrey_ws::{JoinError, JoinErrorReason, Limits, Message, Origins, Reject, RequestHead};
 use serde_json::{Value, json};
@@ -90,6 +91,8 @@ fn main() {
             Duration::from_secs(30),
         ))
         .with_history("talk/*", HISTORY_MESSAGES, HISTORY_BYTES)
+        // None of its own: the page's client asks the library whether anybody is there.
+        .with_procedures(Procedures::new())
         .with_handshake_handler(|request, _| guest(request))
         .with_connect_handler(enter)
         .with_message_handler(say)
@@ -346,5 +349,6 @@ fn page() -> SubApp<Chat> {
     SubApp::new()
         .with_stateless_route("/", file(include_str!("page.html"), "html"))
         .with_stateless_route("/page.css", file(include_str!("page.css"), "css"))
+        .with_stateless_route("/client.js", file(CLIENT_JS, "javascript"))
         .with_stateless_route("/page.js", file(include_str!("page.js"), "javascript"))
 }

@@ -1,14 +1,10 @@
-"use strict";
+import { connect } from "./client.js";
 
-// Bounds: of what is shown, of what waits to be sent, and of waiting.
+// Bounds: of what is shown, and of what waits to be sent.
 const SHOWN_MAX = 300;
 const OUTBOX_MAX = 20;
-const DELAY_FIRST_MS = 500;
-const DELAY_MAX_MS = 15000;
-// A connection that lasted this long was a success: the next delay is short again.
-const LASTED_MS = 2000;
-// Who gets no answer for so long talks to nobody, though the browser has not noticed yet.
-const ANSWER_MS = 10000;
+// A server that is silent for so long is asked whether it is there, and has as long to answer.
+const SILENCE_MS = 7000;
 // Messages of one person that follow within this belong together.
 const TOGETHER_MS = 300000;
 
@@ -221,56 +217,36 @@ function showAside(open) {
 
 // ---- the connection ----
 
-let socket = null;
-let failures = 0;
-let openedAt = 0;
-let retryAt = 0;
-let retryTimer = 0;
-let ended = "";
+// It comes back by itself, and says in its state what it does.
+let connection = null;
+let state = { name: "connecting" };
 
-function connect() {
-  clearTimeout(retryTimer);
-  retryAt = 0;
-  ended = "";
-  you = null;
-  const url = new URL("chat", location.href);
-  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  url.hash = "";
-  url.search = new URLSearchParams({ room, name: recall(browser, "chat.name"), person, since: memory.last ?? "" });
-  const own = new WebSocket(url);
-  socket = own;
-  showState();
-  own.addEventListener("open", () => (openedAt = Date.now()));
-  own.addEventListener("message", ({ data }) => own === socket && receive(JSON.parse(data)));
-  own.addEventListener("close", ({ code, reason }) => own === socket && lost(code, reason));
+/** Where to connect to: with the last message that is known at that time. */
+function address() {
+  const query = { room, name: recall(browser, "chat.name"), person, since: memory.last ?? "" };
+  return `chat?${new URLSearchParams(query)}`;
 }
 
-function disconnect() {
-  const old = socket;
-  socket = null;
-  clearTimeout(retryTimer);
-  retryAt = 0;
+function comeIn() {
+  const own = (connection = connect(address, { pingInterval: SILENCE_MS, pingTimeout: SILENCE_MS }));
+  own.states((state) => own === connection && changed(state));
+  own.messages((data) => own === connection && receive(data.json()));
+}
+
+function goOut() {
+  const old = connection;
+  connection = null;
+  you = null;
   old?.close();
 }
 
-function lost(code, reason) {
-  disconnect();
-  log.ariaLive = "off";
-  if (you) byId("aloud").textContent = "Disconnected. Trying to reconnect.";
-  you = null;
-  if (openedAt && Date.now() - openedAt > LASTED_MS) failures = 0;
-  openedAt = 0;
-  if (code === 1008) {
-    // Coming back would not help.
-    ended = reason || "The server does not want us.";
-    showState();
-    return;
+function changed(next) {
+  state = next;
+  if (state.name !== "open") {
+    log.ariaLive = "off";
+    if (you) byId("aloud").textContent = "Disconnected. Trying to reconnect.";
+    you = null;
   }
-  // Growing, so that a server that is down is left in peace; jittered, so that not everyone comes back at once.
-  const delay = Math.min(DELAY_MAX_MS, DELAY_FIRST_MS * 2 ** failures) * (0.5 + Math.random() / 2);
-  failures = Math.min(failures + 1, 16);
-  retryAt = Date.now() + delay;
-  retryTimer = setTimeout(connect, delay);
   showState();
 }
 
@@ -339,35 +315,34 @@ function receiveText({ kind, from, to, text, at, key }) {
 }
 
 function showState() {
-  const state = ended ? "ended" : you ? "open" : retryAt ? "waiting" : "connecting";
-  const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
-  const text = { open: "Connected", connecting: "Connecting…", waiting: `Reconnecting in ${seconds} s`, ended }[state];
-  byId("state").dataset.state = state;
+  const shown = state.name === "open" && !you ? "connecting" : state.name;
+  const seconds = Math.max(1, Math.ceil((state.until - Date.now()) / 1000));
+  const text = {
+    open: "Connected",
+    connecting: "Connecting…",
+    waiting: seconds < Infinity ? `Reconnecting in ${seconds} s` : "Disconnected",
+    // Coming back would not help.
+    closed: state.reason || "The server does not want us.",
+  }[shown];
+  byId("state").dataset.state = shown;
   if (byId("state-text").textContent !== text) byId("state-text").textContent = text;
   if (you) memory.you = you;
   const now = byId("now");
   // A button that goes takes the focus with it.
-  if (state === "open" && document.activeElement === now) field.focus();
+  if (shown === "open" && document.activeElement === now) field.focus();
   // The count-down is short at first: a button that flashes up helps nobody.
-  now.hidden = !(ended || (state === "waiting" && failures > 2) || (state === "connecting" && !now.hidden));
+  const isLong = shown === "waiting" && (state.attempts > 2 || seconds > 2);
+  now.hidden = !(isLong || shown === "closed" || (shown === "connecting" && !now.hidden));
 }
 setInterval(() => {
-  if (retryAt) showState();
-  if (you && memory.outbox.some(({ sentAt, failed }) => !failed && Date.now() - sentAt > ANSWER_MS)) lost();
+  if (state.name === "waiting") showState();
 }, 250);
 
-function retryNow() {
-  if (retryAt) connect();
-}
-byId("now").addEventListener("click", connect);
-addEventListener("online", retryNow);
-// A page that is left for another and comes back from the browser's cache has lost its connection.
-addEventListener("pageshow", ({ persisted }) => persisted && room && !socket && connect());
+byId("now").addEventListener("click", () => connection.reconnect());
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "hidden") return save();
   unread = 0;
   showCounts();
-  retryNow();
 });
 
 // ---- sending ----
@@ -385,8 +360,11 @@ function writeTo(name) {
 byId("to-all").addEventListener("click", () => writeTo(null));
 
 function send(item) {
-  item.sentAt = Date.now();
-  socket.send(JSON.stringify({ text: item.text, key: item.key, to: item.to }));
+  try {
+    connection.send(JSON.stringify({ text: item.text, key: item.key, to: item.to }));
+  } catch {
+    // Too much waits for a slow network: it is sent over the next connection.
+  }
 }
 
 // A message waits in the outbox until it comes back from the server, so that it is shown where all others see it.
@@ -472,7 +450,7 @@ function roomOfAddress() {
 }
 
 function openRoom(name) {
-  disconnect();
+  goOut();
   if (room) save();
   room = name;
   memory = { last: null, shown: [], outbox: [], ...recall(tab, `chat.room.${room}`) };
@@ -489,8 +467,7 @@ function openRoom(name) {
   showCounts();
   showOutbox();
   showPeople();
-  failures = 0;
-  connect();
+  comeIn();
 }
 
 function askForName() {

@@ -1,12 +1,12 @@
-//! Procedures: named notifications both ways, and calls that return, with cancellation.
+//! Procedures: named notifications both ways, and calls that return, with cancellation; and a page that uses them.
 //!
 //! ```sh
 //! cargo run --example procedures
 //! ```
 //!
-//! Clients offer the subprotocol `humphrey_ws.procedures.v1`, or `websocket.io-rpc-v0.1`, at <ws://127.0.0.1:8080>. Another
-//! address to listen on can be given: `cargo run --example procedures -- 127.0.0.1:9000`. The guide explains how it works:
-//! docs/procedures.md.
+//! Open <http://127.0.0.1:8080>, in two windows. Another address to listen on can be given:
+//! `cargo run --example procedures -- 127.0.0.1:9000`. Programs offer the subprotocol `humphrey_ws.procedures.v1`, or
+//! `websocket.io-rpc-v0.1`, at the same address. The guide explains how it works: docs/procedures.md.
 //!
 //! | a client sends | and gets |
 //! |---|---|
@@ -14,28 +14,56 @@
 //! | notification `ping` | notification `pong` |
 //! | call `myip` | its address |
 //! | call `uppercase` | its text in capitals |
-//! | call `report` | nothing: it runs until it is cancelled |
-//! | call `countdown` with a number | a part for each tenth of a second, then `lift-off` |
-//! | call `reports` | how many reports run, and how many were cancelled: `1 0` |
+//! | call `ask` | what it answers to the server's call `size` |
+//! | call `report` with a number of pages | a part for each page as it is written, ten a second, then the report; unless it is cancelled |
+//! | call `reports` | how many reports are being written, and how many were cancelled: `1 0`; notification `reports` when that changes |
 //! | call `$join` of the room `main` | its last messages, and what comes |
 
-use humphrey_ws::{AsyncWebsocketApp, Procedures};
+use humphrey::SubApp;
+use humphrey::http::{Response, StatusCode};
+use humphrey_ws::procedures::{CLIENT_JS, Call, Procedures, Reply};
+use humphrey_ws::{AsyncWebsocketApp, Origins, Room};
 
 use std::env;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+const PAGE_TIME: Duration = Duration::from_millis(100);
+const PAGES_MAX: u32 = 1_000;
+/// Each is written by a thread of its own.
+const REPORTS_MAX: usize = 100;
+
+/// What becomes of the reports. Its lock is held while changes are told, so that everyone is told of them in their order.
 #[derive(Default)]
-struct Reports {
-    running: AtomicUsize,
-    cancelled: AtomicUsize,
+struct Reports(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    running: usize,
+    cancelled: usize,
+}
+
+impl Reports {
+    /// Makes a change, unless it can't be made, and tells everyone of it.
+    fn change(&self, everyone: &Room, change: impl FnOnce(&mut Counts) -> bool) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_changed = change(&mut counts);
+        if is_changed {
+            everyone.notify("reports", counts.text());
+        }
+        is_changed
+    }
+}
+
+impl Counts {
+    fn text(&self) -> String {
+        format!("{} {}", self.running, self.cancelled)
+    }
 }
 
 fn main() {
-    let address = env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let procedures = Procedures::<Reports>::new()
         .on("broadcast", |event| {
             event.stream().room("main").notify("message", event.data())
@@ -43,42 +71,25 @@ fn main() {
         .on("ping", |event| event.stream().notify("pong", event.data()))
         .call("myip", |call| Ok(call.stream().peer_addr().to_string()))
         .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
-        .call("report", |call| {
-            call.state().running.fetch_add(1, Relaxed);
-            while !call.cancelled() {
-                // Work, a little at a time.
-                thread::sleep(Duration::from_millis(10));
-            }
-            call.state().running.fetch_sub(1, Relaxed);
-            call.state().cancelled.fetch_add(1, Relaxed);
-            Err(call.abort())
-        })
-        .call("reports", |call| {
-            let Reports { running, cancelled } = &**call.state();
-            let (running, cancelled) = (running.load(Relaxed), cancelled.load(Relaxed));
-            Ok(format!("{running} {cancelled}"))
-        })
-        // Not to hold up what the client sends meanwhile, this one answers from a thread of its own.
-        .call("countdown", |call| {
+        .call("ask", |call| {
             let reply = call.defer();
-            let from: u32 = match call.text().ok().and_then(|text| text.parse().ok()) {
-                Some(from) => from,
-                None => return reply.error("from which number?"),
-            };
-            thread::spawn(move || {
-                for n in (1..=from).rev() {
-                    if reply.item(n.to_string()).is_err()
-                        || reply.wait_cancelled(Duration::from_millis(100))
-                    {
-                        return;
-                    }
-                }
-                reply.ok("lift-off");
-            });
+            let wait = Duration::from_secs(5);
+            call.stream()
+                .call("size", "", wait, move |answer| match answer {
+                    Ok(size) => reply.ok(size),
+                    Err(error) => reply.error(error),
+                });
+        })
+        .call("report", report)
+        .call("reports", |call| {
+            let counts = call.state().0.lock();
+            Ok(counts.unwrap_or_else(PoisonError::into_inner).text())
         });
 
     let app: AsyncWebsocketApp<Reports> = AsyncWebsocketApp::new()
         .with_address(&address)
+        .with_routes(page())
+        .with_allowed_origins(Origins::Same)
         .with_history("main", 100, 64 * 1024)
         .with_procedures(procedures)
         .with_join_handler(|_, room| room == "main")
@@ -89,4 +100,65 @@ fn main() {
             }
         });
     app.run();
+}
+
+/// Takes long. Not to hold up what the client sends meanwhile, it is answered from a thread of its own.
+fn report(call: Call<Reports>) {
+    let reply = call.defer();
+    let pages = call.text().ok().and_then(|text| text.parse().ok());
+    let Some(pages) = pages.filter(|pages| (1..=PAGES_MAX).contains(pages)) else {
+        return reply.error(format!("of how many pages, from 1 to {PAGES_MAX}?"));
+    };
+    let (reports, everyone) = (call.state().clone(), call.stream().everyone());
+    let may_begin = reports.change(&everyone, |counts| {
+        let may_begin = counts.running < REPORTS_MAX;
+        counts.running += usize::from(may_begin);
+        may_begin
+    });
+    if !may_begin {
+        return reply.error("too many reports are being written");
+    }
+    thread::spawn(move || write(pages, reply, &reports, &everyone));
+}
+
+fn write(pages: u32, reply: Reply, reports: &Arc<Reports>, everyone: &Room) {
+    for page in 1..=pages {
+        // This is the work; and also who closes the page has cancelled it.
+        if reply.wait_cancelled(PAGE_TIME) {
+            reports.change(everyone, |counts| {
+                counts.running -= 1;
+                counts.cancelled += 1;
+                true
+            });
+            return reply.error("");
+        }
+        // There are no parts in the older subprotocol.
+        let _ = reply.item(page.to_string());
+    }
+    reports.change(everyone, |counts| {
+        counts.running -= 1;
+        true
+    });
+    reply.ok(format!("A report of {pages} pages."));
+}
+
+/// The page. It has nothing from elsewhere, and runs no script but its own.
+fn page() -> SubApp<Reports> {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
+        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let file = |content: &'static str, kind: &'static str| {
+        move |_| {
+            Response::new(StatusCode::OK, content)
+                .with_header("Content-Type", format!("text/{kind}; charset=utf-8"))
+                .with_header("Content-Security-Policy", POLICY)
+                .with_header("X-Content-Type-Options", "nosniff")
+                .with_header("Referrer-Policy", "no-referrer")
+                .with_header("Cache-Control", "no-cache")
+        }
+    };
+    SubApp::new()
+        .with_stateless_route("/", file(include_str!("page.html"), "html"))
+        .with_stateless_route("/page.css", file(include_str!("page.css"), "css"))
+        .with_stateless_route("/page.js", file(include_str!("page.js"), "javascript"))
+        .with_stateless_route("/client.js", file(CLIENT_JS, "javascript"))
 }

@@ -234,11 +234,15 @@ where
         let Accept {
             state,
             subprotocol,
+            goes_without,
             headers,
         } = handler(request, self.state.clone())?;
-        let chosen = || request.choose_subprotocol(self.interests().subprotocols);
+        let subprotocol = subprotocol.or_else(|| {
+            let known = self.interests().subprotocols;
+            (!goes_without).then(|| request.choose_subprotocol(known))?
+        });
         Ok(Welcome {
-            subprotocol: subprotocol.or_else(chosen),
+            subprotocol,
             headers,
             attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
         })

@@ -34,15 +34,19 @@ const OWN_PREFIX: &str = "Sec-WebSocket-";
 pub struct Accept<StreamState = ()> {
     pub(crate) state: Option<StreamState>,
     pub(crate) subprotocol: Option<String>,
+    /// None is to be chosen.
+    pub(crate) goes_without: bool,
     pub(crate) headers: Vec<(String, String)>,
 }
 
 impl<StreamState> Accept<StreamState> {
-    /// Accepts: without a subprotocol, and with the `Default` of the stream's state.
+    /// Accepts: with the `Default` of the stream's state, and without a subprotocol, unless the app serves
+    /// [procedures](crate::procedures) and the client offers to speak them.
     pub fn new() -> Self {
         Self {
             state: None,
             subprotocol: None,
+            goes_without: false,
             headers: Vec::new(),
         }
     }
@@ -58,6 +62,13 @@ impl<StreamState> Accept<StreamState> {
     /// client then gets 500.
     pub fn with_subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
         self.subprotocol = Some(subprotocol.into());
+        self
+    }
+
+    /// Chooses none, whatever the client offers: also none for [procedures](crate::procedures).
+    pub fn without_subprotocol(mut self) -> Self {
+        self.subprotocol = None;
+        self.goes_without = true;
         self
     }
 

@@ -58,10 +58,21 @@ async function choose(page, room) {
 export async function offline(page, meanwhile) {
   // A connection that is there stays in Chromium when it goes offline, so the page lets go of it itself.
   await page.context().setOffline(true);
-  await page.evaluate(() => socket.close());
+  await page.evaluate(() => sockets.at(-1).close());
   await hasState(page, "waiting");
   await meanwhile();
   await page.context().setOffline(false);
+  await hasState(page, "open");
+}
+
+/** The program answers nothing for a time, without a connection that ends; and the page notices. */
+async function fallsSilent(page, program) {
+  program.child.kill("SIGSTOP");
+  const said = message(page, "Disconnected: the server does not answer.");
+  // It is asked after ten seconds of silence, and has ten to answer.
+  await said.waitFor({ timeout: 4 * WAIT_MS });
+  assert((await page.getAttribute("#state", "data-state")) !== "open", "it says that it is connected");
+  program.child.kill("SIGCONT");
   await hasState(page, "open");
 }
 
@@ -177,6 +188,79 @@ export const roomTests = {
       assert((await message(page, "missed in the room 1").count()) === 1, "what was missed is shown twice");
     },
   ),
+
+  "a connection that breaks off amid what was missed loses nothing, and shows nothing twice": withProgram(
+    ["--no-welcome", "--history", "50"],
+    async ({ open, publish }) => {
+      const page = await open({ room: "a" });
+      await says(page, "#clients", "1 here");
+      await publish("a", "before");
+      await sees(page, "before");
+      await offline(page, async () => {
+        for (const n of [1, 2, 3, 4]) await publish("a", `missed ${n}`);
+        await page.evaluate(() => (breakAfter = 2));
+      });
+      await sees(page, "Connected again. Missed meanwhile: 4 messages.");
+      assert((await page.evaluate(() => sockets.length)) >= 3, "it has not broken off");
+      assert(String(await missed(page)) === "missed 1,missed 2,missed 3,missed 4", `marked: ${await missed(page)}`);
+    },
+  ),
+
+  "who may not come in stays out until a person says otherwise": withProgram(["--no-welcome"], async ({ open }) => {
+    const page = await open();
+    const made = await page.evaluate(() => {
+      sockets.at(-1).dispatchEvent(new CloseEvent("close", { code: 1008, reason: "not for you" }));
+      window.dispatchEvent(new Event("online"));
+      document.dispatchEvent(new Event("visibilitychange"));
+      return sockets.length;
+    });
+    await hasState(page, "closed");
+    await sees(page, "Disconnected: not for you (1008).");
+    await page.locator("#now").waitFor({ timeout: WAIT_MS });
+    assert((await page.evaluate(() => sockets.length)) === made, "it has come back by itself");
+    await page.locator("#now").click();
+    await hasState(page, "open");
+  }),
+
+  "who is asked to come later waits, and may come at once all the same": withProgram(
+    ["--no-welcome", "--max-rooms", "1"],
+    async ({ open }) => {
+      const page = await open({ room: "a" });
+      const other = await open();
+      await says(page, "#clients", "1 here");
+      await other.locator("#room").fill("b");
+      await other.locator("#room").press("Enter");
+      await sees(other, "Disconnected: there are too many rooms (1013).");
+      // After a first failure there is a button only where the wait is long.
+      await other.locator("#now").waitFor({ timeout: WAIT_MS });
+      const made = await other.evaluate(() => {
+        document.dispatchEvent(new Event("visibilitychange"));
+        return sockets.length;
+      });
+      assert((await other.evaluate(() => sockets.length)) === made, "it has come back early");
+      await other.locator("#now").click();
+      await other.waitForFunction((made) => sockets.length > made, made, { timeout: WAIT_MS });
+    },
+  ),
+
+  "a server that is silent is noticed, and found again": withProgram(
+    ["--no-welcome", "--history", "5"],
+    async ({ open, program, publish }) => {
+      const page = await open({ room: "a" });
+      await fallsSilent(page, program);
+      await sees(page, "Connected again. Nothing was missed.");
+      await publish("a", "here again");
+      await sees(page, "here again");
+    },
+  ),
+
+  "also where nothing is kept": withProgram(["--no-welcome"], async ({ open, program }) => {
+    const page = await open();
+    await fallsSilent(page, program);
+    await sees(page, "Connected again. What was sent meanwhile is not shown.");
+    program.say("here again");
+    await sees(page, "here again");
+  }),
 
   "that more was missed than is kept is said": withProgram(
     ["--no-welcome", "--history", "2"],

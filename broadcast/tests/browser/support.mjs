@@ -67,8 +67,28 @@ export const sees = (page, text) => message(page, text).first().waitFor({ timeou
 export const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
 export const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
 
+/** In the page: its WebSockets, the newest one last; and a number of messages after which one breaks off, if it is set. */
+function watchSockets() {
+  window.sockets = [];
+  window.breakAfter = Infinity;
+  window.WebSocket = class extends WebSocket {
+    constructor(...args) {
+      super(...args);
+      let left = window.breakAfter;
+      window.breakAfter = Infinity;
+      this.addEventListener("message", (event) => {
+        if ((left -= 1) >= 0) return;
+        event.stopImmediatePropagation();
+        this.close();
+      });
+      window.sockets.push(this);
+    }
+  };
+}
+
 export async function open(program, { time, room, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+  await context.addInitScript(watchSockets);
   const page = await context.newPage();
   page.complaints = [];
   page.requests = [];
