@@ -39,7 +39,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
     // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an
-    // event once, where it is published; procedures are called in frames of their own.
+    // event, or with its id, once, where it is published; procedures are frames above an app.
     (
         "async_app",
         &[

@@ -17,6 +17,7 @@ use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
+use crate::protocol::procedures;
 use crate::report::warning;
 use crate::stream::WebsocketStream;
 
@@ -113,6 +114,7 @@ impl Link {
                 let to = engine::Audience {
                     room: None,
                     except,
+                    numbered: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
                 };
                 return match self.broadcast(hub, to, frame, patience) {
@@ -198,9 +200,12 @@ impl Link {
             // Once for all, and only if there is anyone to get it.
             let streams = room.members.streams();
             let event = streams.map(|streams| (streams, render(&message, id)));
+            let numbered = id.filter(|_| room.members.has_numbered());
+            let numbered = numbered.map(|id| with_id(name, id, &message));
             let to = engine::Audience {
                 room: Some(&room.members),
                 except,
+                numbered: numbered.as_ref(),
                 event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
             let Some(id) = id else {
@@ -219,8 +224,9 @@ impl Link {
             if history.next_id() != id
                 || room.members.is_retired()
                 || has_streams != to.event.is_some()
+                || room.members.has_numbered() != to.numbered.is_some()
             {
-                // Somebody else was quicker, and has this id; or an event stream has come.
+                // Somebody else was quicker, and has this id; or somebody has come who gets it in another form.
                 continue;
             }
             // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
@@ -279,6 +285,8 @@ impl Link {
         };
         let join = |hub: &Hub, room: &rooms::Room, session: &Session| {
             let reserved = hub.reserve_join(session, 0, 0)?;
+            // Whoever publishes has seen in which form this one gets it, or will.
+            let _history = room.history();
             hub.join(reserved, &room.members, session, Vec::new())?;
             Ok(())
         };
@@ -296,7 +304,10 @@ impl Link {
             let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
                 let kept = history.since(since)?;
                 Ok(kept
-                    .map(|(_, message, _)| message.frame().clone())
+                    .map(|(id, message, _)| match session.is_numbered() {
+                        true => with_id(name, id, message),
+                        false => message.frame().clone(),
+                    })
                     .collect())
             };
             loop {
@@ -477,6 +488,13 @@ impl Link {
             *hook = mpsc::channel().0;
         }
     }
+}
+
+/// A message of a room, for those who get it with its id there.
+fn with_id(room: &str, id: HistoryId, message: &Message) -> Bytes {
+    let (is_text, payload) = (message.is_text(), message.bytes());
+    let numbered = procedures::of_room(room, &id.to_string(), is_text, payload);
+    Message::new_binary(numbered).into_frame().0
 }
 
 /// Why a connection did not join.

@@ -649,7 +649,10 @@ impl<T: Transport> Core<T> {
         let undelivered = rest.iter().map(|mail| match mail {
             Mail::Broadcast(_) => members.max(1),
             Mail::Publish(publication) => {
-                let in_room = |room: &Arc<Room>| self.delivery.rooms.len(room.number());
+                let rooms = &self.delivery.rooms;
+                let in_room = |room: &Arc<Room>| {
+                    rooms.len(room.number()) + rooms.len(room.number_of_numbered())
+                };
                 let members = publication.room.as_ref().map_or(members, in_room);
                 let except = usize::from(publication.except.is_some());
                 let event = publication.event.as_ref();

@@ -211,15 +211,15 @@ impl<T: Transport> Core<T> {
         while let Some(mail) = self.delivery.mail.front() {
             if self.delivery.paces {
                 let lens = match mail {
-                    Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0],
+                    Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0, 0],
                     Mail::Publish(publication) => publication.lens(),
-                    Mail::Join(joining) => [joining.replay_bytes(), 0],
-                    Mail::Subscribe(subscribing) => [0, subscribing.replay_bytes()],
-                    Mail::Close(..) | Mail::Leave(..) => [0, 0],
+                    Mail::Join(joining) => [joining.replay_bytes(), 0, 0],
+                    Mail::Subscribe(subscribing) => [0, 0, subscribing.replay_bytes()],
+                    Mail::Close(..) | Mail::Leave(..) => [0, 0, 0],
                 };
-                // Nobody gets both.
-                self.need_room(lens[0].max(lens[1]));
-                let len = lens[0].saturating_add(lens[1]);
+                // Nobody gets more than one.
+                self.need_room(lens.into_iter().max().unwrap_or(0));
+                let len = lens.into_iter().fold(0, usize::saturating_add);
                 if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
                     self.flush_runs();
@@ -238,13 +238,25 @@ impl<T: Transport> Core<T> {
                     let Publication {
                         room,
                         frame,
+                        numbered,
                         except,
                         event,
                     } = *publication;
-                    let audience =
-                        room.map_or(Audience::Everyone, |room| Audience::Room(room.number()));
-                    if let Some(frame) = frame {
+                    let audience = room
+                        .as_ref()
+                        .map_or(Audience::Everyone, |room| Audience::Room(room.number()));
+                    let numbered = numbered.zip(room).and_then(|(numbered, room)| {
+                        let those = Audience::Room(room.number_of_numbered());
+                        (self.audience_len(those) > 0).then_some((those, numbered))
+                    });
+                    // Where all who are there get it with its id, nobody has missed anything.
+                    if let Some(frame) = frame
+                        && (numbered.is_none() || self.audience_len(audience) > 0)
+                    {
                         self.broadcast(audience, frame, except);
+                    }
+                    if let Some((those, numbered)) = numbered {
+                        self.broadcast(those, numbered, except);
                     }
                     if let Some((streams, event)) = event {
                         self.broadcast(Audience::Room(streams.number()), event, None);

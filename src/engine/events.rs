@@ -15,6 +15,7 @@ use super::rooms::{Presence, Room};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::http::Head;
+use crate::protocol::procedures;
 use crate::report::Span;
 use crate::request::{Reject, RequestHead};
 
@@ -147,6 +148,11 @@ impl Session {
         if let Some(rare) = &self.rare {
             let _ = rare.talk.set(talk);
         }
+    }
+
+    /// Whether it gets messages of rooms with their ids there.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.subprotocol() == Some(procedures::V1)
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -119,15 +119,17 @@ pub(crate) struct Publication {
     pub(super) frame: Option<Bytes>,
     /// Who is not to get it.
     pub(super) except: Option<Key>,
+    /// What those get instead who get the room's messages with their ids.
+    pub(super) numbered: Option<Bytes>,
     /// What event streams get instead, and which.
     pub(super) event: Option<(Arc<Room>, Bytes)>,
 }
 
 impl Publication {
     /// How long each of its forms is.
-    pub(super) fn lens(&self) -> [usize; 2] {
+    pub(super) fn lens(&self) -> [usize; 3] {
         let event = self.event.as_ref().map(|(_, event)| event);
-        [self.frame.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
+        [self.frame.as_ref(), self.numbered.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
     }
 }
 
@@ -215,6 +217,8 @@ pub(crate) struct Audience<'a> {
     pub(crate) room: Option<&'a Arc<Room>>,
     /// Who is not to get it.
     pub(crate) except: Option<ConnectionId>,
+    /// What those members of the room get instead who get its messages with their ids.
+    pub(crate) numbered: Option<&'a Bytes>,
     /// The event streams that get it, too, and what as.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
 }
@@ -239,6 +243,7 @@ impl Audience<'_> {
             (room, except, event) => Mail::Publish(Box::new(Publication {
                 room: room.cloned(),
                 frame: has_members.then(|| frame.clone()),
+                numbered: self.numbered.filter(|_| has_members).cloned(),
                 except,
                 event: event.map(|(streams, event)| (streams.clone(), event.clone())),
             })),
@@ -272,7 +277,7 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
-            rooms_ever: AtomicU64::new(1),
+            rooms_ever: AtomicU64::new(2),
             streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
             asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),

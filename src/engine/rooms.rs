@@ -27,10 +27,10 @@ pub(crate) struct Room {
     number: u64,
     /// What it is called above the engine.
     pub(crate) name: Arc<str>,
-    /// It stays when nobody is in it.
-    permanent: bool,
-    /// How many are in it; `RETIRED` when it is no more. Beside `permanent`, so that a room is small.
+    /// How many are in it; `RETIRED` when it is no more.
     len: AtomicU32,
+    /// How many of them get its messages with their ids; `NOTHING_KEPT` if it keeps none, and goes when it is empty.
+    numbered: AtomicU32,
     shards: Shards,
     /// The event streams that follow it: a room of their own, since what they are sent has another form.
     streams: OnceLock<Arc<Room>>,
@@ -39,6 +39,7 @@ pub(crate) struct Room {
 }
 
 const RETIRED: u32 = u32::MAX;
+const NOTHING_KEPT: u32 = u32::MAX;
 
 /// What there is of a room on each shard, by the shard's index. The first takes no memory of its own: rooms are many, and
 /// small.
@@ -122,8 +123,8 @@ impl Room {
         Self {
             number,
             name,
-            permanent,
             len: AtomicU32::new(0),
+            numbered: AtomicU32::new(if permanent { 0 } else { NOTHING_KEPT }),
             shards: Shards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
@@ -133,7 +134,7 @@ impl Room {
     /// The room of the event streams that follow it.
     pub(super) fn room_of_streams(self: &Arc<Self>, hub: &Hub) -> &Arc<Room> {
         self.streams.get_or_init(|| {
-            let number = hub.rooms_ever.fetch_add(1, Relaxed);
+            let number = hub.next_room_number();
             let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
             streams.followed = Arc::downgrade(self);
             Arc::new(streams)
@@ -150,8 +151,37 @@ impl Room {
         self.streams.get().filter(|streams| streams.len() > 0)
     }
 
+    /// The number of those who get its messages as they are.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The number of those who get its messages with their ids, in a form of their own.
+    pub(super) fn number_of_numbered(&self) -> u64 {
+        self.number + 1
+    }
+
+    /// Among whom somebody is.
+    fn number_for(&self, session: &Session) -> u64 {
+        match self.numbers(session) {
+            true => self.number_of_numbered(),
+            false => self.number,
+        }
+    }
+
+    /// Whether it sends its messages with their ids to that session.
+    fn numbers(&self, session: &Session) -> bool {
+        self.stays() && session.is_numbered()
+    }
+
+    /// Whether it stays when nobody is in it.
+    fn stays(&self) -> bool {
+        self.numbered.load(Relaxed) != NOTHING_KEPT
+    }
+
+    /// Whether anybody gets its messages with their ids. Who holds the lock of its history knows that it stays so.
+    pub(crate) fn has_numbered(&self) -> bool {
+        !matches!(self.numbered.load(SeqCst), 0 | NOTHING_KEPT)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -231,7 +261,7 @@ impl Room {
 
     /// Ends the room if it is empty and need not stay. Nobody can join it after.
     pub(crate) fn retire(&self) -> bool {
-        !self.permanent && self.give_up()
+        !self.stays() && self.give_up()
     }
 
     /// Ends the room if it is empty.
@@ -248,14 +278,23 @@ impl Room {
         on.reached.fetch_add(1, SeqCst);
     }
 
-    fn remove(&self, id: ConnectionId) {
+    fn remove(&self, session: &Session) {
+        let id = session.id;
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
+        if self.numbers(session) {
+            self.numbered.fetch_sub(1, SeqCst);
+        }
     }
 }
 
 impl Hub {
+    /// Each room has two.
+    pub(super) fn next_room_number(&self) -> u64 {
+        self.rooms_ever.fetch_add(2, Relaxed)
+    }
+
     pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<Room> {
-        let number = self.rooms_ever.fetch_add(1, Relaxed);
+        let number = self.next_room_number();
         Arc::new(Room::new(number, name, permanent, self.shards.len()))
     }
 
@@ -303,6 +342,9 @@ impl Hub {
         if let Some(refused) = refused {
             return refused;
         }
+        if room.numbers(session) {
+            room.numbered.fetch_add(1, SeqCst);
+        }
         room.add(session.id);
         rooms.change(room);
         self.common.room_members.add(1);
@@ -330,7 +372,7 @@ impl Hub {
             return false;
         }
         rooms.change(room);
-        room.remove(session.id);
+        room.remove(session);
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
         let _ = reserved.push(mail, pool::when(self));
@@ -498,7 +540,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| self.delivery.rooms.0.get(&room.number)?.run)
+            .filter_map(|room| self.delivery.rooms.0.get(&room.number_for(session))?.run)
             .collect()
     }
 
@@ -507,15 +549,16 @@ impl<T: Transport> Core<T> {
         let slot = self.conns.find(key);
         // What it is due to get so far does not include what this room has gathered.
         slot.into_iter().for_each(|slot| self.take_run(slot));
-        let holds = slot
+        let number = slot
             .and_then(|slot| self.open_ws(slot))
-            .is_some_and(|ws| ws.session.is_seen(&room));
-        let Some(slot) = slot.filter(|_| holds) else {
+            .filter(|ws| ws.session.is_seen(&room))
+            .map(|ws| room.number_for(&ws.session));
+        let (Some(slot), Some(number)) = (slot, number) else {
             room.unreach(self.index);
             self.lose_replay(replay.len() as u64);
             return;
         };
-        self.delivery.rooms.insert(room.number, key);
+        self.delivery.rooms.insert(number, key);
         self.replay(slot, replay);
         self.presence_changed(slot, Presence::Joined, room);
     }
@@ -526,13 +569,14 @@ impl<T: Transport> Core<T> {
         };
         // While it is still in it.
         self.take_run(slot);
-        if !self
+        let number = self
             .open_ws(slot)
-            .is_some_and(|ws| ws.session.is_seen(&room))
-        {
+            .filter(|ws| ws.session.is_seen(&room))
+            .map(|ws| room.number_for(&ws.session));
+        let Some(number) = number else {
             return;
-        }
-        self.delivery.rooms.remove(room.number, key);
+        };
+        self.delivery.rooms.remove(number, key);
         room.unreach(self.index);
         self.presence_changed(slot, Presence::Left, room);
     }
@@ -553,17 +597,17 @@ impl<T: Transport> Core<T> {
             return;
         };
         let rooms = std::mem::take(&mut *lock(&ws.session.rooms)).into_vec();
-        let id = ws.session.id;
+        let session = ws.session.clone();
         let form = ws.form();
         for membership in rooms {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
             if held {
-                self.delivery.rooms.remove(room.number, key);
+                self.delivery.rooms.remove(room.number_for(&session), key);
                 room.unreach(self.index);
             }
             if wanted {
-                room.remove(id);
+                room.remove(&session);
                 if form == Form::Frames {
                     self.hub.common.room_members.sub(1);
                 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
+use crate::engine::events::{Interests, Welcome};
 use crate::engine::hub::Audience;
 use crate::engine::rooms::{Presence, Room};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
+use crate::protocol::procedures;
 
 const ROOMS: usize = 5;
 const PLAYERS_MAX: usize = 12;
@@ -30,6 +32,8 @@ pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
 
 struct Player {
     client: usize,
+    /// It gets messages of rooms with their ids.
+    numbered: bool,
     /// What it is due to get, in order.
     due: Vec<String>,
     /// The rooms it is in.
@@ -54,6 +58,7 @@ struct Game {
     rooms: Vec<Arc<Room>>,
     players: Vec<Player>,
     sent: usize,
+    /// Payloads may be long, and players numbered.
     long: bool,
 }
 
@@ -68,6 +73,16 @@ impl Game {
         };
         let world = World::new(Setup {
             limits,
+            interests: Interests {
+                handshake: long,
+                ..Setup::default().interests
+            },
+            gate: Box::new(|request| {
+                Ok(Welcome {
+                    subprotocol: request.subprotocols().next().map(str::to_owned),
+                    ..Welcome::default()
+                })
+            }),
             handler: Box::new(|hub, session, told| match told {
                 Told::Message(payload) if payload.ends_with(b"panic") => panic_quietly(),
                 Told::Message(payload) => send(hub, session, payload),
@@ -120,9 +135,15 @@ impl Game {
         match self.dice.below(40) {
             0..2 if self.players.len() < PLAYERS_MAX => {
                 let client = self.world.connect();
-                self.world.client_sends(client, UPGRADE);
+                let numbered = self.long && self.players.len().is_multiple_of(2);
+                self.world.client_sends(client, &upgrade(numbered));
+                if self.long {
+                    // Its handshake is answered by a handler.
+                    self.world.run_handlers();
+                }
                 self.players.push(Player {
                     client,
+                    numbered,
                     due: Vec::new(),
                     rooms: BTreeSet::new(),
                     changes: Vec::new(),
@@ -209,9 +230,15 @@ impl Game {
         let except = self.dice.one_in(4).then(|| self.pick()).flatten();
         for _ in 0..=self.dice.below(4) {
             let payload = self.payload();
+            let of = self.rooms.get(room);
+            let numbered = of.filter(|room| room.has_numbered()).map(|room| {
+                let with_id = procedures::of_room(&room.name, "1-1", true, payload.as_bytes());
+                Message::new_binary(with_id).into_frame().0
+            });
             let to = Audience {
-                room: self.rooms.get(room),
+                room: of,
                 except: except.map(|player| self.world.id(self.players[player].client)),
+                numbered: numbered.as_ref(),
                 ..Audience::default()
             };
             self.world
@@ -221,7 +248,10 @@ impl Game {
             for (index, player) in self.players.iter_mut().enumerate() {
                 let is_due = room >= ROOMS || player.rooms.contains(&room);
                 if is_due && player.end != End::Closed && except != Some(index) {
-                    player.due.push(payload.clone());
+                    player.due.push(match player.numbered && room < ROOMS {
+                        true => format!("{room}#{payload}"),
+                        false => payload.clone(),
+                    });
                 }
             }
         }
@@ -254,6 +284,7 @@ impl Game {
         }
         self.world.run_handlers();
         let mut members = vec![0; ROOMS];
+        let mut numbered = [false; ROOMS];
         for player in &self.players {
             let client = player.client;
             self.world.head(client);
@@ -265,6 +296,7 @@ impl Game {
                 .into_iter()
                 .filter_map(|frame| match frame {
                     Frame::Text(payload) => Some(payload),
+                    Frame::Binary(with_id) => Some(of_room(&with_id)),
                     _ => None,
                 })
                 .collect();
@@ -301,6 +333,7 @@ impl Game {
             if player.end == End::None {
                 for &room in &player.rooms {
                     members[room] += 1;
+                    numbered[room] |= player.numbered;
                     assert!(self.rooms[room].contains(self.world.id(client)));
                 }
             }
@@ -310,11 +343,29 @@ impl Game {
             assert_eq!(room.members().len(), *members);
             assert_eq!(room.reaches(0), *members > 0);
         }
+        for (room, numbered) in self.rooms.iter().zip(numbered) {
+            assert_eq!(room.has_numbered(), numbered);
+        }
         let memberships = members.iter().sum::<usize>();
         assert_eq!(self.world.core().delivery.rooms.memberships(), memberships);
         assert_eq!(self.world.metrics().room_members, memberships as u64);
         assert_eq!(self.world.metrics().slow_consumers, 0);
     }
+}
+
+fn upgrade(numbered: bool) -> Vec<u8> {
+    let offer = format!("Sec-WebSocket-Protocol: {}\r\n\r\n", procedures::V1);
+    let more: &[u8] = if numbered { offer.as_bytes() } else { b"\r\n" };
+    [&UPGRADE[..UPGRADE.len() - 2], more].concat()
+}
+
+/// The room and the payload of a message with its id.
+fn of_room(with_id: &[u8]) -> String {
+    let mut rest = with_id.strip_prefix(&[7]).unwrap();
+    let room = procedures::take_name(&mut rest).unwrap();
+    assert_eq!(procedures::take_name(&mut rest), Ok("1-1"));
+    let text = rest.strip_prefix(&[1]).unwrap();
+    format!("{room}#{}", std::str::from_utf8(text).unwrap())
 }
 
 /// Each room is joined before it is left, and left in the end, once.

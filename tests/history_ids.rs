@@ -1,0 +1,151 @@
+//! Clients that speak `humphrey_ws.procedures.v1` get the messages of rooms that keep a history with their ids there, so that
+//! they can resume; everybody else gets them as they are.
+
+mod support;
+
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use humphrey_ws::{Accept, AsyncWebsocketApp, HistoryId, Message};
+use support::{Client, eventually, start, tcp};
+use tungstenite::WebSocket;
+use tungstenite::client::IntoClientRequest;
+
+const STOP: Duration = Duration::from_millis(100);
+const V1: &str = "humphrey_ws.procedures.v1";
+
+/// An app that speaks what its clients offer, and has them join `r` since the id in their path, and `other`.
+fn app() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_history("r", 10_000, 8 << 20)
+        .with_handshake_handler(|request, _| {
+            let offered = request.subprotocols().next();
+            Ok(offered.map_or_else(Accept::new, |offered| {
+                Accept::new().with_subprotocol(offered)
+            }))
+        })
+        .with_connect_handler(|stream, _| {
+            stream.join("other");
+            stream
+                .join_since("r", stream.path()[1..].parse().ok())
+                .expect("it reaches so far");
+        })
+        .with_message_handler(|stream, _, _| {
+            let room = stream.room("r");
+            room.broadcast_except(stream.id(), Message::new("to others"));
+            stream.send(Message::new("done"));
+        })
+}
+
+fn connect(address: SocketAddr, path: &str) -> WebSocket<TcpStream> {
+    let url = format!("ws://{address}{path}");
+    let mut request = url.into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
+    let (client, response) = tungstenite::client(request, tcp(address)).unwrap();
+    assert_eq!(response.headers()["Sec-WebSocket-Protocol"], V1);
+    client
+}
+
+/// The next message, with its id: it must have one. Its payload is text if it is.
+fn with_id(client: &mut WebSocket<TcpStream>) -> (HistoryId, Result<String, Vec<u8>>) {
+    let tungstenite::Message::Binary(frame) = client.read().unwrap() else {
+        panic!("it has no id");
+    };
+    let rest = frame.strip_prefix(b"\x07\x01r").expect("of the room r");
+    let (id, rest) = rest[1..].split_at(rest[0].into());
+    let id = std::str::from_utf8(id).unwrap().parse().unwrap();
+    match rest.split_first() {
+        Some((1, text)) => (id, Ok(String::from_utf8(text.to_vec()).unwrap())),
+        Some((2, bytes)) => (id, Err(bytes.to_vec())),
+        kind => panic!("{kind:?}"),
+    }
+}
+
+#[test]
+fn who_speaks_the_subprotocol_gets_messages_with_their_ids_and_everybody_else_as_they_are() {
+    let (running, address) = start(app());
+    let sender = running.sender();
+    let room = sender.room("r");
+    let mut plain = Client::connect_to(address, "/");
+    let mut numbered = connect(address, "/");
+    eventually("both are in", || {
+        room.len() == 2 && sender.room("other").len() == 2
+    });
+
+    room.broadcast(Message::new("a text"));
+    let first = room.last_id().unwrap();
+    sender.room("other").broadcast(Message::new("kept nowhere"));
+    room.broadcast(Message::new_binary(b"\0\xff"));
+    sender.broadcast(Message::new("to everyone"));
+    let second = room.last_id().unwrap();
+
+    assert_eq!(with_id(&mut numbered), (first, Ok("a text".into())));
+    let text = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap();
+    assert_eq!(text(&mut numbered), "kept nowhere");
+    assert_eq!(with_id(&mut numbered), (second, Err(b"\0\xff".to_vec())));
+    assert_eq!(text(&mut numbered), "to everyone");
+    assert_eq!(plain.receive_text(), "a text");
+    assert_eq!(plain.receive_text(), "kept nowhere");
+    assert_eq!(plain.receive().into_data(), &b"\0\xff"[..]);
+    assert_eq!(plain.receive_text(), "to everyone");
+
+    // What one of them has sent, the other gets.
+    plain.send("go");
+    assert_eq!(plain.receive_text(), "done");
+    assert_eq!(with_id(&mut numbered).1, Ok("to others".into()));
+    numbered.send("go".into()).unwrap();
+    assert_eq!(text(&mut numbered), "done");
+    assert_eq!(plain.receive_text(), "to others");
+
+    // With nobody there who gets it in one of the forms, nothing is counted as lost.
+    plain.close();
+    eventually("one has gone", || room.len() == 1);
+    room.broadcast(Message::new("alone"));
+    assert_eq!(with_id(&mut numbered).1, Ok("alone".into()));
+    assert_eq!(sender.metrics().dropped.total(), 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn who_comes_back_with_the_last_id_it_has_seen_gets_every_message_once() {
+    const MESSAGES: u64 = 5_000;
+    let (running, address) = start(app());
+    let room = running.sender().room("r");
+    let publisher = {
+        let room = room.clone();
+        thread::spawn(move || {
+            (1..=MESSAGES).for_each(|n| room.broadcast(Message::new(n.to_string())))
+        })
+    };
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            thread::spawn(move || {
+                let mut last: Option<HistoryId> = None;
+                let mut seen = 0;
+                while seen < MESSAGES {
+                    let path = last.map_or("/".to_owned(), |id| format!("/{id}"));
+                    let mut connection = connect(address, &path);
+                    // It leaves in the midst of things, each time after some more.
+                    for _ in 0..100 + client * 50 {
+                        let (id, message) = with_id(&mut connection);
+                        seen += 1;
+                        assert_eq!(id.sequence(), seen);
+                        assert_eq!(message, Ok(seen.to_string()));
+                        last = Some(id);
+                        if seen == MESSAGES {
+                            break;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    publisher.join().unwrap();
+    for client in clients {
+        client.join().unwrap();
+    }
+    running.shutdown(STOP);
+}
