@@ -182,15 +182,15 @@ test('a room that is left is not joined again, and what still comes of it is not
   const got = heard(connection);
   await connection.join('room');
   await connection.join('other');
-  peer.socket.on('message', (data) => {
-    if (data.includes('$leave')) peer.send(ofRoom('room', 'a-3', 'late'));
-  });
-  // The test answers it by itself, before the message above: put the message in front.
   peer.send(ofRoom('room', 'a-2', 'before'));
   await until(() => got.length === 1);
   const leaving = connection.leave('room');
+  // On its way before the server hears of it.
   peer.send(ofRoom('room', 'a-3', 'late'));
   await inTime(leaving);
+  peer.send('behind');
+  await until(() => got.length === 2);
+  assert.deepEqual(got.map(([, , text]) => text), ['before', 'behind']);
   peer.socket.terminate();
   const next = await mock.peer(1);
   const again = await joinAt(next);
@@ -283,6 +283,10 @@ test('rooms the server has put us into resume by themselves only what it sends',
   const got = heard(connection);
   for (let n = 0; n < 1_500; n += 1) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'x'));
   await until(() => got.length === 1_500);
+  // Of what was seen, only so much is remembered.
+  for (const n of [1_499, 600, 0]) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'again'));
+  await until(() => got.length === 1_501);
+  assert.equal(got.at(-1)[0], 'room 0');
   peer.socket.terminate();
   const next = await mock.peer(1);
   connection.send('end');
