@@ -126,12 +126,17 @@ test('a gap is told before what is kept, and the room goes on from there', async
 test('after a gap with nothing kept the room resumes from where the server says it is', async (t) => {
   const { connection, mock, peer } = await connected(t);
   connection.join('room', { since: 'a-1' });
-  const { id } = await joinAt(peer);
-  peer.send(item(id, 'gap'));
-  peer.send(response(id, 'b-0'));
+  peer.send(response((await joinAt(peer)).id, 'a-3'));
   await connection.join('room');
   peer.socket.terminate();
-  assert.equal((await joinAt(await mock.peer(1))).since, 'b-0');
+  const next = await mock.peer(1);
+  const { id, since } = await joinAt(next);
+  assert.equal(since, 'a-3');
+  next.send(item(id, 'gap'));
+  next.send(response(id, 'b-0'));
+  await connection.call('$ping');
+  next.socket.terminate();
+  assert.equal((await joinAt(await mock.peer(2))).since, 'b-0');
 });
 
 test('a room that is refused fails, and is not asked for again', async (t) => {
@@ -233,9 +238,9 @@ test('who closes the connection when told of a refusal has closed it', async (t)
   assert.throws(() => connection.send('x'), { code: 'closed' });
   mock.answers.join = () => '';
   connection.reconnect();
+  connection.send('early');
   await connection.is('open', 3);
-  connection.send('here');
-  assert.equal(await mock.peers[2].next(), 'here');
+  assert.equal(await mock.peers[2].next(), 'early');
 });
 
 test('leaving while the join is in flight, or without a connection, is leaving', async (t) => {
