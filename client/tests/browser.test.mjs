@@ -1,7 +1,9 @@
 // In headless Chromium, against the library's server.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { after, before, test } from 'node:test';
 
 import { chromium } from 'playwright-core';
@@ -173,6 +175,25 @@ test('where no WebSocket can be had, events come, and a WebSocket as soon as it 
   await publish('drü');
   await wait(() => got.length === 2);
   assert.deepEqual(await run(() => got), ['zwöi', 'drü']);
+});
+
+test('events without an id are none that were seen, though the browser gives them that of the one before', async (t) => {
+  const { run, wait } = await setUp(t, { isOpen: false });
+  const ids = ['a-1', '', '', 'a-2', 'a-1', '', 'a-3'];
+  const stream = createServer((_, answer) => {
+    answer.writeHead(200, { 'Content-Type': 'text/event-stream', 'Access-Control-Allow-Origin': '*' });
+    answer.write(ids.map((id, n) => `${id && `id: ${id}\n`}data: ${n}\n\n`).join(''));
+  });
+  stream.listen(0, '127.0.0.1');
+  await once(stream, 'listening');
+  t.after(() => {
+    stream.closeAllConnections();
+    stream.close();
+  });
+  await run((events) => open('/', { events, eventsAfter: 1 }), `http://127.0.0.1:${stream.address().port}/`);
+  await wait(() => got.at(-1) === '6');
+  // What came twice is the one with the id of an earlier one.
+  assert.deepEqual(await run(() => got), ['0', '1', '2', '3', '5', '6']);
 });
 
 test('a page that is put away lets its connection go, and comes back with all that it has missed', async (t) => {
