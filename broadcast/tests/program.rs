@@ -348,7 +348,10 @@ fn the_options_of_the_readme_are_those_of_the_help() {
     let readme = include_str!("../../README.md");
     let section = readme.split("## The program").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let (_, help, _) = support::run(&["--help"]);
+    let help: String = [&["--help"][..], &["listen", "--help"], &["send", "--help"]]
+        .iter()
+        .map(|arguments| support::run(arguments).1)
+        .collect();
     let mut seen = 0;
     for (at, _) in section.match_indices("--") {
         let name = section[at..].trim_start_matches('-');
