@@ -14,7 +14,7 @@ use frames::{
     Frames, OLD, STOP, V1, app, connect, notification, request, reset, response, with_id,
 };
 use humphrey_ws::procedures::{CallError, CallErrorReason, Payload, Procedures};
-use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Limits, Message, SendErrorReason};
+use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Limits, Message, SendErrorReason, SlowConsumer};
 use support::{Client, DEADLINE, eventually, start};
 
 #[test]
@@ -435,4 +435,46 @@ fn no_client_harms_others_whatever_frames_it_sends() {
     client.send_binary(request(1, "echo", b"!"));
     assert_eq!(client.receive_frame(), response(1, b"!"));
     running.shutdown(STOP);
+}
+
+#[test]
+fn a_message_as_long_as_may_be_reaches_clients_that_get_its_id_whatever_the_bounds() {
+    for slow_consumer in [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropOldest,
+        SlowConsumer::Pace {
+            bytes_per_second_min: 1,
+            patience: DEADLINE,
+        },
+    ] {
+        let app = AsyncWebsocketApp::<()>::new()
+            .with_history("news", 2, 1 << 20)
+            .with_join_handler(|_, _| true)
+            .with_slow_consumer(slow_consumer)
+            .with_limits(Limits {
+                message_bytes_max: 100_000,
+                mailbox_bytes_max: 1_000,
+                outbox_bytes_max: 1_000,
+                outboxes_bytes_max: 1_000,
+                ..Limits::default()
+            });
+        let (running, address) = start(app);
+        let mut client = connect(address, V1);
+        client.send_binary(request(1, "$join", &join("news", "new")));
+        assert!(client.receive_frame().starts_with(&response(1, b"")));
+        let long = Message::new_binary(vec![9; 100_000]);
+        for _ in 0..2 {
+            running.sender().room("news").broadcast(long.clone());
+            let (_, message) = of_room(&client.receive_frame()).unwrap();
+            assert_eq!(message.len(), 100_000);
+        }
+        let mut other = connect(address, V1);
+        other.send_binary(request(1, "$join", &join("news", "all")));
+        for _ in 0..2 {
+            let (_, message) = of_room(&other.receive_frame()).unwrap();
+            assert_eq!(message.len(), 100_000);
+        }
+        assert!(other.receive_frame().starts_with(&response(1, b"")));
+        running.shutdown(STOP);
+    }
 }
