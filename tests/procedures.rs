@@ -19,7 +19,10 @@ use frames::{
 };
 use humphrey_ws::procedures::{CallError, CallErrorReason, Procedures, Reply};
 use humphrey_ws::{Accept, AsyncWebsocketApp, Limits, Message, async_websocket_handler};
-use support::{Client, DEADLINE, either_way, eventually, free_address, start};
+use support::{
+    Client, DEADLINE, client_frame, either_way, eventually, free_address, read_frame, read_head,
+    start, tcp, upgrade_request,
+};
 
 #[test]
 fn the_example_of_the_issue_works_in_both_subprotocols() {
@@ -544,8 +547,18 @@ fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_befor
         .with_procedures(Procedures::new().call("echo", |call| Ok(call.data().clone())))
         .with_message_handler(|stream, message, _| stream.send(message));
     let hook = app.connect_hook().unwrap();
+    // A hook of the program's own, as 0.5.1 made them: it is handed streams that were answered.
+    let (answered, streams) = mpsc::channel();
+    let apps = hook.clone();
+    thread::spawn(move || {
+        for stream in streams {
+            apps.lock().unwrap().send(stream).unwrap();
+        }
+    });
+    let own_hook = Arc::new(Mutex::new(answered));
     thread::spawn(move || {
         humphrey::App::<()>::new()
+            .with_websocket_route("/answered", async_websocket_handler(own_hook))
             .with_websocket_route("/*", async_websocket_handler(hook))
             .run(address)
             .unwrap();
@@ -557,6 +570,18 @@ fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_befor
         assert_eq!(client.receive_frame(), response(1, b"!"));
         client.close();
     }
+    let offer = format!("\r\nSec-WebSocket-Protocol: {V1}\r\n\r\n");
+    let asks = upgrade_request("/answered").replace("\r\n\r\n", &offer);
+    let mut socket = tcp(address);
+    socket.write_all(asks.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(!head.contains(V1), "{head}");
+    // So what it sends is a message like any other.
+    let frame = client_frame(0x82, &request(1, "echo", b"!"));
+    socket.write_all(&frame).unwrap();
+    let (_, echo) = read_frame(&mut socket).unwrap();
+    assert_eq!(echo, request(1, "echo", b"!"));
     running.shutdown(STOP);
 }
 

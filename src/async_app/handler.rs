@@ -124,8 +124,8 @@ impl<T, S, S2: Send + Sync + Default + 'static> RoomHandler<S, S2> for T where
 {
 }
 
-/// A function that decides whether a client may join a room by itself, which it asks for with the reserved call `$join` of
-/// [procedures](crate::procedures).
+/// A function that decides whether a client may join a room by itself, and leave it, which it asks for with the reserved calls
+/// `$join` and `$leave` of [procedures](crate::procedures).
 ///
 /// It gets the stream and the room's name. It may block: only its own connection waits for it.
 ///

@@ -336,20 +336,33 @@ impl Pending {
                 ("", reason) => CallError::from(reason).to_string(),
                 (text, _) => text.to_owned(),
             };
-            let frame = procedures::error(self.call.id, error.reason.code(), &text);
-            let _ = self.send(frame);
+            let error = |text: &str| procedures::error(self.call.id, error.reason.code(), text);
+            if let Err(SendErrorReason::TooLarge) = self.send(error(&text)) {
+                // Without its text, lest its client wait for ever.
+                let _ = self.send(error(""));
+            }
         } else if !is_reset && error.reason != CallErrorReason::Unknown {
             unanswered();
         }
     }
 
     fn send(&self, frame: Vec<u8>) -> Result<(), SendErrorReason> {
-        let patience = match is_in_waker() {
-            // With what was to be answered later, a waker may have dropped the last of it.
-            true => Patience::Try,
-            false => Patience::Wait,
-        };
-        self.publish(frame, patience)
+        if !is_in_waker() {
+            return self.publish(frame, Patience::Wait);
+        }
+        // With what was to be answered later, a waker may have dropped the last of it.
+        match self.publish(frame.clone(), Patience::Try) {
+            Err(SendErrorReason::Full) => {
+                if let Some(peer) = Peer::of(&self.session)
+                    && peer.postpone(frame)
+                    && let Some(hub) = self.link.running()
+                {
+                    hub.nudge(self.session.id);
+                }
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn publish(&self, frame: Vec<u8>, patience: Patience) -> Result<(), SendErrorReason> {

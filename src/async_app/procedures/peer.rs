@@ -104,6 +104,21 @@ struct State {
     answered: VecDeque<Done>,
     /// Calls to it that were not answered in time, which the handlers are still to hear, by their ids.
     expired: VecDeque<(u32, Done)>,
+    /// Ends of its calls that found no room where nobody could wait: the handlers send them.
+    postponed: VecDeque<Vec<u8>>,
+}
+
+impl State {
+    /// Many calls at once have needed much; an idle connection is to be small again.
+    fn give_back(&mut self) {
+        const KEPT: usize = 64;
+        if self.by_id.is_empty() && self.by_id.capacity() > KEPT {
+            self.by_id = HashMap::new();
+        }
+        if self.queued.is_empty() && self.queued.capacity() > KEPT {
+            self.queued = VecDeque::new();
+        }
+    }
 }
 
 impl Peer {
@@ -251,7 +266,12 @@ impl Peer {
 
     /// The call whose request the handlers have come to. None: there were too many.
     pub(super) fn next_queued(&self) -> Option<Arc<InFlight>> {
-        self.lock().queued.pop_front().flatten()
+        let mut state = self.lock();
+        let call = state.queued.pop_front().flatten();
+        if call.is_none() {
+            state.give_back();
+        }
+        call
     }
 
     /// A call from it has ended.
@@ -266,6 +286,19 @@ impl Peer {
         {
             state.by_id.remove(&call.id);
         }
+        state.give_back();
+    }
+
+    /// Leaves the end of a call for the handlers to send. Returns whether they are to hear of it.
+    pub(super) fn postpone(&self, frame: Vec<u8>) -> bool {
+        let mut state = self.lock();
+        state.postponed.push_back(frame);
+        // With the first, they send all.
+        state.postponed.len() == 1
+    }
+
+    pub(super) fn next_postponed(&self) -> Option<Vec<u8>> {
+        self.lock().postponed.pop_front()
     }
 
     /// Begins a call to it. Returns its id.
@@ -341,7 +374,8 @@ impl Peer {
         let mut state = self.lock();
         state.has_ended = true;
         state.queued = VecDeque::new();
-        let asked: Vec<u32> = state.asked.keys().copied().collect();
+        // At once: what would still be there a moment later might expire meanwhile, and nobody would be told.
+        let asked = std::mem::take(&mut state.asked);
         let answered = std::mem::take(&mut state.answered);
         let expired = std::mem::take(&mut state.expired);
         drop(state);
@@ -349,9 +383,11 @@ impl Peer {
             .into_iter()
             .map(|(_, done)| (done, CallErrorReason::TimedOut));
         let closed = |done| (done, CallErrorReason::Closed);
-        let asked = asked.into_iter().filter_map(|id| self.take_asked(id));
-        let asked = asked.filter_map(|asked| match asked {
-            Asked::Calls(done, _) => Some(done),
+        let asked = asked.into_values().filter_map(|asked| match asked {
+            Asked::Calls(done, timer) => {
+                self.timers.remove(timer);
+                Some(done)
+            }
             Asked::Waits(waiter) => {
                 waiter.tell(Err(CallErrorReason::Closed.into()));
                 None
@@ -380,5 +416,66 @@ pub(super) fn outcome(message: &Message) -> Option<Outcome> {
             Some(Err(CallError::new(CallErrorReason::of_code(code), text)))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    fn peer(calls_max: usize) -> Peer {
+        Peer {
+            version: Version::V1,
+            calls_max,
+            timers: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn calls_that_expire_while_their_connection_ends_are_told_all_the_same() {
+        const CALLS: usize = 1_000;
+        for _ in 0..50 {
+            let (peer, told) = (peer(CALLS), Arc::new(AtomicUsize::new(0)));
+            for _ in 0..CALLS {
+                let told = told.clone();
+                let done = move |_| {
+                    told.fetch_add(1, Ordering::Relaxed);
+                };
+                assert!(peer.ask(Asked::Calls(Box::new(done), None)).is_ok());
+            }
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for id in 1..=CALLS as u32 {
+                        peer.expire(id);
+                    }
+                });
+                for (done, reason) in peer.bereaved() {
+                    done(Err(reason.into()));
+                }
+            });
+            assert_eq!(told.load(Ordering::Relaxed), CALLS);
+        }
+    }
+
+    #[test]
+    fn what_many_calls_at_once_have_needed_is_given_back() {
+        let (peer, counters) = (peer(1_000), Counters::default());
+        for id in 0..1_001 {
+            let request = Message::new_binary(procedures::request(id, "name", b""));
+            let receipt = peer.received(&counters, &request, true);
+            assert!(matches!(receipt, Receipt::Keep));
+        }
+        for _ in 0..1_000 {
+            let call = peer.next_queued().unwrap();
+            peer.forget(&call);
+        }
+        // The last was one too many.
+        assert!(peer.next_queued().is_none());
+        let state = peer.lock();
+        assert!(state.by_id.capacity() < 100 && state.queued.capacity() < 100);
     }
 }

@@ -60,15 +60,27 @@ fn parse_join(mut payload: &[u8]) -> Result<(&str, Since), CallError> {
     Ok((room, since))
 }
 
+/// Whether a room is one that clients join by themselves, and leave.
+fn check_open<StreamState>(asker: &Asker<'_, StreamState>, room: &str) -> Result<(), CallError>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    match asker
+        .on_join
+        .is_some_and(|allows| allows(asker.stream, room))
+    {
+        true => Ok(()),
+        false => Err(CallError::refused("this room is not open to clients")),
+    }
+}
+
 fn join<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> Outcome
 where
     StreamState: Send + Sync + Default + 'static,
 {
     let stream = asker.stream;
     let (name, since) = parse_join(payload)?;
-    if !asker.on_join.is_some_and(|allows| allows(stream, name)) {
-        return Err(CallError::refused("this room may not be joined"));
-    }
+    check_open(asker, name)?;
     let position = || {
         let room = asker.link.rooms.find(name)?;
         Some(room.history()?.position())
@@ -102,6 +114,8 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     let room = std::str::from_utf8(payload).map_err(|_| "the room's name is not UTF-8")?;
+    // Where the program has put a client, such as among those that may not write, only the program takes it away.
+    check_open(asker, room)?;
     asker.stream.leave(room);
     Ok(Payload::default())
 }

@@ -28,7 +28,7 @@ where
 
     /// Lets clients join rooms by themselves, and leave them, with the reserved calls of [procedures](crate::procedures):
     /// those rooms for which the handler says so. By default no client can, for no page is to walk into a room that is not
-    /// meant for it. The handler runs as any other and may block. An app with one speaks the subprotocols also without
+    /// meant for it. The handler is asked before each joining and each leaving; it runs as any other and may block. An app with one speaks the subprotocols also without
     /// procedures of its own.
     ///
     /// ```

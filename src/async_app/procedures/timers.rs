@@ -1,11 +1,16 @@
 //! How long calls to clients may take. One thread waits for all of them, and only while there are any.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::report::warning;
+
+/// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
+/// a program that makes one after the other.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 type Due = Box<dyn FnOnce() + Send>;
 
@@ -84,12 +89,15 @@ impl Timers {
             if left.is_zero() {
                 let due = state.due.pop_first();
                 drop(state);
-                if let Some((_, due)) = due {
-                    due();
+                if let Some((_, due)) = due
+                    && let Err(payload) = catch_unwind(AssertUnwindSafe(due))
+                {
+                    // It may have been the last to have a connection, and with that dropped what the program keeps for it.
+                    std::mem::forget(payload);
                 }
                 state = self.lock();
             } else {
-                let waited = self.changed.wait_timeout(state, left);
+                let waited = self.changed.wait_timeout(state, left.min(LOOKS_EVERY));
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
@@ -103,5 +111,42 @@ impl Timers {
         self.changed.notify_one();
         drop(state);
         drop(due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_that_panics_is_not_the_end_of_the_others() {
+        let (sender, told) = mpsc::channel();
+        let timers = Arc::new(Timers::default());
+        timers.add(
+            Duration::from_millis(1),
+            Box::new(|| panic!("as it should")),
+        );
+        let due = move || sender.send(()).unwrap();
+        timers.add(Duration::from_millis(2), Box::new(due));
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn nobody_waits_for_what_was_removed() {
+        let timers = Arc::new(Timers::default());
+        let timer = timers.add(Duration::from_secs(3_600), Box::new(|| {}));
+        let (sender, told) = mpsc::channel();
+        timers.add(Duration::ZERO, Box::new(move || sender.send(()).unwrap()));
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+        // By then it waits for the other, mostly.
+        thread::sleep(Duration::from_millis(20));
+        timers.remove(timer);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while timers.lock().is_running {
+            assert!(Instant::now() < deadline, "it still waits");
+            thread::yield_now();
+        }
     }
 }
