@@ -219,10 +219,8 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       stopSource();
       drop();
       wait(Infinity);
-    } else if (isAway) {
-      if (type === "pageshow") connect();
-    } else if (globalThis.document?.visibilityState !== "hidden") {
-      if (state.name === "waiting" && isHasty) connect();
+    } else if (type === "pageshow" ? isAway : globalThis.document?.visibilityState !== "hidden") {
+      if (state.name === "waiting" && (isHasty || isAway)) connect();
       else if (state.name === "open") events.check();
     }
   }

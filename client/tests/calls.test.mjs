@@ -433,3 +433,23 @@ test('frames have the bytes of the guide', async (t) => {
   await until(() => got.length);
   assert.deepEqual(got, [['news', 'a-1', 'rain']]);
 });
+
+test('who was asleep while it waited for an answer asks once more before it takes the server for dead', async (t) => {
+  const now = performance.now.bind(performance);
+  let slept = 0;
+  t.mock.method(performance, 'now', () => now() + slept);
+  const mock = await Mock.start(t);
+  let pings = 0;
+  // The answer to the second ping, the first of those that are asked again, comes.
+  mock.answers.ping = () => {
+    pings += 1;
+    if (pings === 1 || pings === 3) slept += 60_000;
+    return pings === 2 ? '' : undefined;
+  };
+  const connection = open(t, mock.url, { pingInterval: 20, pingTimeout: 100 });
+  await connection.is('open');
+  await until(() => pings === 3);
+  assert.equal(connection.seen.length, 2, 'it is open still');
+  await connection.is('open', 2);
+  assert.ok(pings >= 4);
+});

@@ -126,12 +126,17 @@ test('a gap is told before what is kept, and the room goes on from there', async
 test('after a gap with nothing kept the room resumes from where the server says it is', async (t) => {
   const { connection, mock, peer } = await connected(t);
   connection.join('room', { since: 'a-1' });
-  const { id } = await joinAt(peer);
-  peer.send(item(id, 'gap'));
-  peer.send(response(id, 'b-0'));
+  peer.send(response((await joinAt(peer)).id, 'a-3'));
   await connection.join('room');
   peer.socket.terminate();
-  assert.equal((await joinAt(await mock.peer(1))).since, 'b-0');
+  const next = await mock.peer(1);
+  const { id, since } = await joinAt(next);
+  assert.equal(since, 'a-3');
+  next.send(item(id, 'gap'));
+  next.send(response(id, 'b-0'));
+  await connection.call('$ping');
+  next.socket.terminate();
+  assert.equal((await joinAt(await mock.peer(2))).since, 'b-0');
 });
 
 test('a room that is refused fails, and is not asked for again', async (t) => {
@@ -182,15 +187,15 @@ test('a room that is left is not joined again, and what still comes of it is not
   const got = heard(connection);
   await connection.join('room');
   await connection.join('other');
-  peer.socket.on('message', (data) => {
-    if (data.includes('$leave')) peer.send(ofRoom('room', 'a-3', 'late'));
-  });
-  // The test answers it by itself, before the message above: put the message in front.
   peer.send(ofRoom('room', 'a-2', 'before'));
   await until(() => got.length === 1);
   const leaving = connection.leave('room');
+  // On its way before the server hears of it.
   peer.send(ofRoom('room', 'a-3', 'late'));
   await inTime(leaving);
+  peer.send('behind');
+  await until(() => got.length === 2);
+  assert.deepEqual(got.map(([, , text]) => text), ['before', 'behind']);
   peer.socket.terminate();
   const next = await mock.peer(1);
   const again = await joinAt(next);
@@ -233,9 +238,9 @@ test('who closes the connection when told of a refusal has closed it', async (t)
   assert.throws(() => connection.send('x'), { code: 'closed' });
   mock.answers.join = () => '';
   connection.reconnect();
+  connection.send('early');
   await connection.is('open', 3);
-  connection.send('here');
-  assert.equal(await mock.peers[2].next(), 'here');
+  assert.equal(await mock.peers[2].next(), 'early');
 });
 
 test('leaving while the join is in flight, or without a connection, is leaving', async (t) => {
@@ -283,6 +288,10 @@ test('rooms the server has put us into resume by themselves only what it sends',
   const got = heard(connection);
   for (let n = 0; n < 1_500; n += 1) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'x'));
   await until(() => got.length === 1_500);
+  // Of what was seen, only so much is remembered.
+  for (const n of [1_499, 600, 0]) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'again'));
+  await until(() => got.length === 1_501);
+  assert.equal(got.at(-1)[0], 'room 0');
   peer.socket.terminate();
   const next = await mock.peer(1);
   connection.send('end');
