@@ -4,12 +4,14 @@
 mod frames;
 mod support;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use frames::{
     Frames, OLD, STOP, V1, app, calls, connect, connect_offering, item, notification, request,
@@ -717,4 +719,74 @@ fn a_cancellation_may_take_the_reply_with_it() {
         client.receive_error(id, 3);
     }
     running.shutdown(STOP);
+}
+
+#[test]
+fn whatever_is_called_and_cancelled_has_exactly_one_end() {
+    let (replies, waiting) = mpsc::channel::<Reply>();
+    let procedures = Procedures::new()
+        .call("now", |_| Ok("now"))
+        .call("silent", |_| ())
+        .call("wait", |call| {
+            call.wait_cancelled(Duration::from_millis(1));
+            call.item("part")?;
+            Ok("waited")
+        })
+        .call("later", move |call| replies.send(call.defer()).unwrap());
+    let late = thread::spawn(move || {
+        for (n, reply) in waiting.iter().enumerate() {
+            match n % 3 {
+                0 => reply.ok("late"),
+                1 => reply.error("late"),
+                _ => drop(reply),
+            }
+        }
+    });
+    let (running, address) = start(app(procedures).with_shards(2));
+    let clients: Vec<_> = (1..4u32)
+        .map(|seed| {
+            thread::spawn(move || {
+                let mut client = connect(address, V1);
+                let mut dice = seed;
+                let mut roll = |n: u32| {
+                    // A linear congruence is chance enough here.
+                    dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (dice >> 16) % n
+                };
+                let names = ["now", "silent", "wait", "later", "nobody", "$ping"];
+                let mut open = HashSet::new();
+                for round in 0..60 {
+                    let mut frames = Vec::new();
+                    for id in 0..10 {
+                        if !open.insert(id) {
+                            continue;
+                        }
+                        let name = names[roll(names.len() as u32) as usize];
+                        frames.push(request(id, name, b""));
+                        if roll(2) == 0 {
+                            // Of this call, of another, or of none.
+                            frames.push(reset(roll(12)));
+                        }
+                    }
+                    client.send_at_once(frames);
+                    let left = if round == 59 { 0 } else { roll(10) as usize };
+                    while open.len() > left {
+                        let frame = client.receive_frame();
+                        let id = u32::from_be_bytes(frame[1..5].try_into().unwrap());
+                        assert!(open.contains(&id), "{frame:?} after its end");
+                        if frame[0] != 6 {
+                            open.remove(&id);
+                        }
+                    }
+                }
+                client.close();
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    // The app has the channel's other end.
+    running.shutdown(STOP);
+    late.join().unwrap();
 }

@@ -411,6 +411,31 @@ fn who_joins_a_room_gets_what_it_has_missed_before_the_answer() {
 }
 
 #[test]
+fn what_comes_after_the_answer_goes_on_from_its_id() {
+    let (running, address) = start(rooms());
+    say(&running, "news", "one");
+    let mut client = connect(address, V1);
+    let (_, id) = client.join("news", "new");
+    say(&running, "news", "two");
+    let last = running.sender().room("news").last_id().unwrap();
+    assert_eq!(id, format!("{:x}-{}", last.epoch(), last.sequence() - 1));
+    let head = [b"\x07\x04news", &[last.to_string().len() as u8][..]].concat();
+    let expected = [&head, last.to_string().as_bytes(), b"\x01two"].concat();
+    assert_eq!(client.receive_frame(), expected);
+    // In the other subprotocol as it is.
+    let mut old = connect(address, OLD);
+    eventually("both are there", || running.sender().connections() == 2);
+    let room = running.sender().room("news");
+    let everyone = running.sender().everyone().members();
+    let other = everyone.into_iter().find(|id| !room.contains(*id));
+    room.join(other.unwrap());
+    room.notify("tick", "7");
+    assert_eq!(old.receive_frame(), notification("tick", b"7"));
+    assert!(client.receive_frame().ends_with(b"\x02\x01\x04tick7"));
+    running.shutdown(STOP);
+}
+
+#[test]
 fn who_was_in_the_room_already_gets_what_it_has_missed_all_the_same() {
     let (running, address) = start(
         rooms()
