@@ -1,6 +1,7 @@
 import { Data, toBytes, type Payload } from "./data.js";
 import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
 import { ERROR, ITEM, named, REQUEST, RESET, RESPONSE, withId, type Frame } from "./frames.js";
+import { after } from "./timer.js";
 
 /** How a call is to be made. */
 export interface CallOptions {
@@ -82,8 +83,8 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
       throw error;
     }
     signal?.addEventListener("abort", abort);
-    if (timeout > 0 && timeout < 2 ** 31) {
-      timer = setTimeout(() => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)), timeout);
+    if (timeout > 0) {
+      timer = after(timeout, () => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)));
     }
   }
 

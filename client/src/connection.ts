@@ -157,13 +157,14 @@ export class Connection {
 
   /**
    * Joins a room, now and whenever the connection comes back, from the last message on that was seen. Gives the room's
-   * last id, or nothing where it keeps no history. Fails with a {@link CallError}, mostly `refused`.
+   * last id, or nothing where it keeps no history. Fails with a {@link CallError}, mostly `refused`. Where it is joined
+   * already, what is named in the options takes the place of what was, except `since`.
    */
   async join(name: string, options: JoinOptions = {}): Promise<string> {
     named(name);
     let room = this.#rooms.get(name);
     if (room) {
-      room.options = { ...options, since: room.options.since ?? "new" };
+      room.options = { ...room.options, ...options, since: room.options.since };
       return room.joined;
     }
     if (this.state.name === "closed") throw new CallError("closed", CLOSED);
@@ -301,7 +302,9 @@ export class Connection {
 
   #gap(room: Room): void {
     const gap = { room: room.name, since: since(room) };
+    // All that is kept follows: where the connection is lost before it has come, it is asked for again.
     room.last = undefined;
+    room.options = { ...room.options, since: "all" };
     guarded(() => room.options.onGap?.(gap));
   }
 

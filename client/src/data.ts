@@ -21,7 +21,7 @@ export class Data extends Uint8Array<ArrayBuffer> {
   }
 
   /** As JSON. Throws a `SyntaxError` where it is none. */
-    json<T = any>(): T {
+  json<T = any>(): T {
     return JSON.parse(this.text());
   }
 

@@ -2,6 +2,7 @@ import { Data } from "./data.js";
 import { guarded } from "./error.js";
 import { PROTOCOL } from "./frames.js";
 import { absolute, type Address, type Settings, type State } from "./options.js";
+import { after } from "./timer.js";
 
 /** What a link tells. */
 export interface LinkEvents {
@@ -68,11 +69,11 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
 
   function connect(): void {
     listen(true);
-    drop();
+    if (!drop()) return;
     const own = attempt;
     if (!source) setState({ name: "connecting" });
     if (own !== attempt) return;
-    timer = setTimeout(fail, openTimeout, "no connection in time");
+    timer = after(openTimeout, () => fail("no connection in time"));
     resolve(address, true).then((url) => own === attempt && open(url)).catch((error) => {
       if (own === attempt) fail(String(error));
     });
@@ -111,15 +112,19 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
 
   function lost(code: number, reason: string): void {
     const wasOpen = openedAt > 0;
+    const wasTried = socket && !wasOpen;
     const duration = Date.now() - openedAt;
-    drop();
+    if (!drop()) return;
+    const own = attempt;
     // A browser calls it a failure if the server chooses no subprotocol. So it is tried without, to know which it is.
-    if (!wasOpen && procedures && speaks === undefined) {
+    if (wasTried && procedures && speaks === undefined) {
       if (doubt === "again") speaks = false;
       doubt = doubt ? "" : "without";
       if (doubt || speaks === false) return connect();
     }
     const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code < 3000);
+    // It may have been closed there.
+    if (own !== attempt) return;
     if (verdict === false) return end(code, reason);
     if (!wasOpen) neverOpened += 1;
     else if (duration >= settings.lasted) failures = 0;
@@ -144,7 +149,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     };
     setState({ name: "connecting" });
     if (own !== attempt) return;
-    timer = setTimeout(giveUp, openTimeout);
+    timer = after(openTimeout, giveUp);
     resolve(address, false).then((href) => {
       if (own !== attempt) return;
       const url = new URL(href);
@@ -160,7 +165,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       on("open", () => {
         if (state.name === "open") return;
         clearTimeout(timer);
-        timer = setTimeout(connect, halfJittered(eventsRetry));
+        timer = after(halfJittered(eventsRetry), connect);
         events.open("events", "");
         if (stream === source) setState({ name: "open", transport: "events", protocol: "" });
       });
@@ -175,20 +180,21 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   function wait(delay: number, code = NO_ANSWER, reason = ""): void {
     const own = attempt;
     if (!source) setState({ name: "waiting", until: Date.now() + delay, attempts: failures, code, reason });
-    if (own === attempt && delay < Infinity) timer = setTimeout(connect, delay);
+    if (own === attempt && delay < Infinity) timer = after(delay, connect);
   }
 
-  /** Lets go of the WebSocket and of what is planned. */
-  function drop(why: "disconnected" | "closed" = "disconnected"): void {
+  /** Lets go of the WebSocket and of what is planned; false if who has heard of it has begun or ended something. */
+  function drop(why: "disconnected" | "closed" = "disconnected"): boolean {
     const old = socket;
     const wasOpen = openedAt > 0;
     clearTimeout(timer);
-    attempt += 1;
+    const own = (attempt += 1);
     openedAt = 0;
     socket = undefined;
     // Of a half-open one the end would come much later.
     if (old && old.readyState < 2) old.close();
     if (wasOpen) events.lost(why);
+    return own === attempt;
   }
 
   function stopSource(): void {
@@ -198,7 +204,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
 
   function end(code: number, reason: string): void {
     stopSource();
-    drop("closed");
+    if (!drop("closed")) return;
     listen(false);
     setState({ name: "closed", code, reason });
   }
@@ -217,8 +223,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     if (type === "pagehide") {
       // A page with a connection could not be kept by the browser.
       stopSource();
-      drop();
-      wait(Infinity);
+      if (drop()) wait(Infinity);
     } else if (type === "pageshow" ? isAway : globalThis.document?.visibilityState !== "hidden") {
       if (state.name === "waiting" && (isHasty || isAway)) connect();
       else if (state.name === "open") events.check();

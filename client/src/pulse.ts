@@ -1,3 +1,5 @@
+import { after } from "./timer.js";
+
 /** Notices that nobody is there any more, though no connection has ended. */
 export interface Pulse {
   start(): void;
@@ -19,17 +21,17 @@ export function makePulse(interval: number, timeout: number, ask: () => void, de
 
   function watch(): void {
     const rest = heardAt + interval - performance.now();
-    timer = setTimeout(() => (heardAt + interval <= performance.now() ? probe() : watch()), rest);
+    timer = after(rest, () => (heardAt + interval <= performance.now() ? probe() : watch()));
   }
 
   function probe(isAgain = false): void {
     askedAt = performance.now();
-    timer = setTimeout(() => {
+    timer = after(timeout, () => {
       if (heardAt >= askedAt) watch();
       // A page that was frozen, or a computer that has slept, may have the answer before it: it is asked once more.
       else if (performance.now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
       else dead();
-    }, timeout);
+    });
     ask();
   }
 

@@ -90,13 +90,13 @@ test('the server sees that a page has aborted, or has not waited any longer', as
     open('/');
     globalThis.observer = connect('/');
     globalThis.controller = new AbortController();
-    globalThis.calling = connection.call('report', '', { signal: controller.signal }).catch(({ code, sent }) => [code, sent]);
+    globalThis.calling = connection.call('report', '1000', { signal: controller.signal }).catch(({ code, sent }) => [code, sent]);
   });
   const reports = () => run(async () => (await observer.call('reports')).text());
   await until(async () => (await reports()) === '1 0');
   assert.deepEqual(await run(() => (controller.abort(), calling)), ['aborted', true]);
   await until(async () => (await reports()) === '0 1');
-  const timedOut = run(() => connection.call('report', '', { signal: AbortSignal.timeout(100) }).catch(({ code, cause }) => [code, cause.name]));
+  const timedOut = run(() => connection.call('report', '1000', { signal: AbortSignal.timeout(100) }).catch(({ code, cause }) => [code, cause.name]));
   assert.deepEqual(await timedOut, ['aborted', 'TimeoutError']);
   await until(async () => (await reports()) === '0 2');
   assert.deepEqual(said, []);

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 
 import WebSocket from 'ws';
 
-import { connect, inTime, Mock, open, Proxy, until } from './support.mjs';
+import { connect, inTime, Mock, open, Proxy, request, until } from './support.mjs';
 
 test('states tell what the connection does, from connecting to closed', async (t) => {
   const mock = await Mock.start(t);
@@ -52,7 +52,7 @@ test('an address is asked for before each attempt, and may fail or hang', async 
     () => mock.url,
   ];
   let asked = 0;
-  const connection = open(t, () => answers[asked++](), { procedures: false, openTimeout: 500 });
+  const connection = open(t, () => answers[asked++](), { openTimeout: 500 });
   await connection.is('open');
   assert.equal(asked, 5);
   const reasons = connection.seen.filter(({ name }) => name === 'waiting').map(({ reason }) => reason);
@@ -178,6 +178,44 @@ test('the delay is short again after a connection that lasted, and not after oth
     await connection.is('open', 2);
     const { attempts } = connection.seen.findLast(({ name }) => name === 'waiting');
     assert.equal(attempts === 1, isShort, String(attempts));
+  }
+});
+
+test('times that are too long for a timer are waited for', async (t) => {
+  const mock = await Mock.start(t);
+  let asked = 0;
+  const slow = async () => {
+    asked += 1;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    return mock.url;
+  };
+  const connection = open(t, slow, { openTimeout: Infinity, pingInterval: Infinity, pingTimeout: Infinity, reconnect: () => 2 ** 40 });
+  await connection.is('open');
+  assert.equal(asked, 1);
+  mock.peers[0].socket.terminate();
+  await connection.is('waiting');
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal(asked, 1);
+});
+
+test('who closes the connection when told that it is lost has closed it', async (t) => {
+  const mock = await Mock.start(t);
+  const asked = open(t, mock.url, { reconnect: () => void asked.close(4000) });
+  await asked.is('open');
+  const answering = open(t, mock.url);
+  const isAsked = new Promise((resolve) =>
+    answering.handle('hold', (_, { signal }) => new Promise(() => {
+      signal.addEventListener('abort', () => answering.close(4000));
+      resolve();
+    })));
+  await answering.is('open');
+  mock.peers[1].send(request(1, 'hold'));
+  await inTime(isAsked);
+  for (const [n, connection] of [asked, answering].entries()) {
+    mock.peers[n].socket.terminate();
+    await until(() => connection.seen.some(({ name }) => name === 'closed'));
+    assert.deepEqual([connection.state.name, connection.state.code], ['closed', 4000]);
+    assert.equal(connection.seen.at(-1).name, 'closed');
   }
 });
 

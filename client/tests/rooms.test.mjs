@@ -139,6 +139,32 @@ test('after a gap with nothing kept the room resumes from where the server says 
   assert.equal((await joinAt(await mock.peer(2))).since, 'b-0');
 });
 
+test('a gap that is cut off before what is kept has come has all of it asked for again', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const gap = new Promise((resolve) => connection.join('room', { onGap: resolve }));
+  peer.send(response((await joinAt(peer)).id, 'a-1'));
+  await connection.join('room');
+  peer.socket.terminate();
+  const next = await mock.peer(1);
+  next.send(item((await joinAt(next)).id, 'gap'));
+  assert.deepEqual(await inTime(gap), { room: 'room', since: 'a-1' });
+  next.socket.terminate();
+  assert.equal((await joinAt(await mock.peer(2))).since, 'all');
+});
+
+test('who joins a room a second time changes what he names, and nothing else', async (t) => {
+  const { connection, peer } = await connected(t);
+  const gaps = [];
+  connection.join('room', { since: 'a-1', onGap: (gap) => gaps.push(gap) });
+  const again = connection.join('room', { since: 'all', onRefused() {} });
+  const { id, since } = await joinAt(peer);
+  assert.equal(since, 'a-1');
+  peer.send(item(id, 'gap'));
+  peer.send(response(id, 'b-0'));
+  assert.equal(await inTime(again), 'b-0');
+  assert.deepEqual(gaps, [{ room: 'room', since: 'a-1' }]);
+});
+
 test('a room that is refused fails, and is not asked for again', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const refused = assert.rejects(connection.join('secret'), { code: 'refused', message: 'not you' });

@@ -7,7 +7,7 @@ import { inTime, open, Proxy, Server, until } from './support.mjs';
 
 const failure = (promise) => inTime(promise.then((data) => assert.fail(`it gave ${data}`), (reason) => reason));
 
-test('the example answers: my address, capitals, pongs, broadcasts, a countdown in parts', async (t) => {
+test('the example answers: my address, capitals, pongs, broadcasts, a report in parts', async (t) => {
   const server = await Server.start(t, 'procedures');
   const [one, two] = [open(t, server.url), open(t, server.url)];
   assert.match((await inTime(one.call('myip'))).text(), /^127\.0\.0\.1:\d+$/);
@@ -20,8 +20,8 @@ test('the example answers: my address, capitals, pongs, broadcasts, a countdown 
   one.notify('broadcast', { hello: 'all' });
   for (const iterator of messages) assert.deepEqual((await inTime(iterator.next())).value.json(), { hello: 'all' });
   const parts = [];
-  const end = await inTime(one.call('countdown', '3', { onItem: (data) => parts.push(data.text()) }));
-  assert.deepEqual([...parts, end.text()], ['3', '2', '1', 'lift-off']);
+  const end = await inTime(one.call('report', '3', { onItem: (data) => parts.push(data.text()) }));
+  assert.deepEqual([...parts, end.text()], ['1', '2', '3', 'A report of 3 pages.']);
 });
 
 test('the server sees that a call was aborted, or took too long, or that its client has gone', async (t) => {
@@ -30,14 +30,14 @@ test('the server sees that a call was aborted, or took too long, or that its cli
   const reports = () => observer.call('reports').then((data) => data.text());
   const client = open(t, server.url);
   const controller = new AbortController();
-  const aborted = failure(client.call('report', '', { signal: controller.signal }));
+  const aborted = failure(client.call('report', '1000', { signal: controller.signal }));
   await until(async () => (await reports()) === '1 0');
   controller.abort();
   assert.equal((await aborted).code, 'aborted');
   await until(async () => (await reports()) === '0 1');
-  assert.equal((await failure(client.call('report', '', { timeout: 100 }))).code, 'timeout');
+  assert.equal((await failure(client.call('report', '1000', { timeout: 100 }))).code, 'timeout');
   await until(async () => (await reports()) === '0 2');
-  const lost = failure(client.call('report'));
+  const lost = failure(client.call('report', '1000'));
   await until(async () => (await reports()) === '1 2');
   client.close();
   assert.deepEqual(await lost.then(({ code, sent }) => [code, sent]), ['closed', true]);
