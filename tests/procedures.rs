@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -24,8 +25,22 @@ use support::{
     start, tcp, upgrade_request,
 };
 
+/// A request that offers the newer subprotocol; tungstenite's clients want what they offer.
+fn offering(request: &str) -> String {
+    let offer = format!("\r\nSec-WebSocket-Protocol: {V1}\r\n\r\n");
+    request.replace("\r\n\r\n", &offer)
+}
+
+/// Frames are messages like any other, which a message handler sends back.
+fn speaks_none(socket: &mut TcpStream) {
+    let frame = client_frame(0x82, &request(1, "echo", b"!"));
+    socket.write_all(&frame).unwrap();
+    let (_, echo) = read_frame(socket).unwrap();
+    assert_eq!(echo, request(1, "echo", b"!"));
+}
+
 #[test]
-fn the_example_of_the_issue_works_in_both_subprotocols() {
+fn the_example_of_the_documentation_works_in_both_subprotocols() {
     let app = AsyncWebsocketApp::<()>::new().with_procedures(
         Procedures::new()
             .on("broadcast", |event| {
@@ -81,6 +96,7 @@ fn what_the_handshake_handler_chooses_is_respected() {
                 "/" if request.subprotocols().any(|offered| offered == OLD) => {
                     Accept::new().with_subprotocol(OLD)
                 }
+                "/none" => Accept::new().without_subprotocol(),
                 _ => Accept::new(),
             })
         })
@@ -99,6 +115,12 @@ fn what_the_handshake_handler_chooses_is_respected() {
     // It has not chosen.
     let (_, chosen) = connect_offering(address, V1);
     assert_eq!(chosen.as_deref(), Some(V1));
+    // It has chosen none.
+    let mut socket = tcp(address);
+    let asks = offering(&upgrade_request("/none"));
+    socket.write_all(asks.as_bytes()).unwrap();
+    assert!(!read_head(&mut socket).contains(V1));
+    speaks_none(&mut socket);
     running.shutdown(STOP);
 }
 
@@ -570,18 +592,13 @@ fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_befor
         assert_eq!(client.receive_frame(), response(1, b"!"));
         client.close();
     }
-    let offer = format!("\r\nSec-WebSocket-Protocol: {V1}\r\n\r\n");
-    let asks = upgrade_request("/answered").replace("\r\n\r\n", &offer);
+    let asks = offering(&upgrade_request("/answered"));
     let mut socket = tcp(address);
     socket.write_all(asks.as_bytes()).unwrap();
     let head = read_head(&mut socket);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     assert!(!head.contains(V1), "{head}");
-    // So what it sends is a message like any other.
-    let frame = client_frame(0x82, &request(1, "echo", b"!"));
-    socket.write_all(&frame).unwrap();
-    let (_, echo) = read_frame(&mut socket).unwrap();
-    assert_eq!(echo, request(1, "echo", b"!"));
+    speaks_none(&mut socket);
     running.shutdown(STOP);
 }
 

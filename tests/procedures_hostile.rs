@@ -13,7 +13,7 @@ use std::time::Duration;
 use frames::{
     Frames, OLD, STOP, V1, app, connect, notification, request, reset, response, with_id,
 };
-use humphrey_ws::procedures::{CallError, CallErrorReason, Payload, Procedures};
+use humphrey_ws::procedures::{CallError, CallErrorReason, Payload, Procedures, Reply};
 use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Limits, Message, SendErrorReason, SlowConsumer};
 use support::{Client, DEADLINE, eventually, start};
 
@@ -477,4 +477,117 @@ fn a_message_as_long_as_may_be_reaches_clients_that_get_its_id_whatever_the_boun
         assert!(other.receive_frame().starts_with(&response(1, b"")));
         running.shutdown(STOP);
     }
+}
+
+#[test]
+fn every_request_has_one_end_and_parts_only_before_it() {
+    let (later, deferred) = mpsc::channel::<(u8, Reply)>();
+    thread::spawn(move || {
+        for (n, reply) in deferred {
+            thread::sleep(Duration::from_micros(u64::from(n)));
+            let _ = reply.item("half");
+            match n % 3 {
+                0 => reply.ok("whole"),
+                1 => reply.error("broken"),
+                _ => drop(reply),
+            }
+        }
+    });
+    let procedures = Procedures::new()
+        .call("echo", |call| Ok(call.data().clone()))
+        .call("later", move |call| {
+            later.send((call.data()[0], call.defer())).unwrap();
+        })
+        .call("parts", |call| {
+            for n in 0..call.data()[0] % 8 {
+                call.item([n])?;
+            }
+            Ok("end")
+        })
+        .call("runs", |call| {
+            call.wait_cancelled(Duration::from_millis(3));
+            Err(call.abort())
+        })
+        .call("waits", |call| {
+            let reply = call.defer();
+            call.on_cancel(move || drop(reply));
+        })
+        .call("asks", |call| {
+            let reply = call.defer();
+            let done = move |outcome: Result<Payload, CallError>| match outcome {
+                Ok(answer) => reply.ok(answer),
+                Err(error) => reply.error(error),
+            };
+            let timeout = Duration::from_millis(2);
+            call.stream().call("back", "", timeout, done);
+        });
+    let app = app(procedures)
+        .with_history("news", 5, 1_000)
+        .with_join_handler(|_, room| room == "news")
+        .with_limits(Limits {
+            connection_calls_max: 12,
+            ..Limits::default()
+        });
+    let (running, address) = start(app);
+    let names = [
+        "echo", "later", "parts", "runs", "waits", "asks", "$ping", "$join", "$leave", "nobody",
+    ];
+    for seed in 1..40 {
+        let mut dice = dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+        let mut client = connect(address, V1);
+        let mut in_flight: HashMap<u32, &str> = HashMap::new();
+        for round in 0..30 {
+            let mut frames = Vec::new();
+            for _ in 0..dice(20) {
+                let id = dice(30) as u32;
+                if in_flight.contains_key(&id) {
+                    frames.push(reset(id));
+                    continue;
+                }
+                let name = names[dice(names.len())];
+                let payload = match name {
+                    "$join" => join(["news", "else"][dice(2)], ["new", "all", "1-1"][dice(3)]),
+                    "$leave" => b"news".to_vec(),
+                    _ => vec![dice(256) as u8],
+                };
+                frames.push(request(id, name, &payload));
+                in_flight.insert(id, name);
+            }
+            let is_last = round == 29;
+            let mut waiting: Vec<u32> = in_flight.keys().copied().collect();
+            waiting.retain(|id| in_flight[id] == "waits" && (is_last || dice(2) == 0));
+            frames.extend(waiting.into_iter().map(reset));
+            client.send_at_once(frames);
+            let stay = in_flight.values().filter(|name| **name == "waits").count();
+            let stay = if is_last { 0 } else { stay + dice(5) };
+            while in_flight.len() > stay {
+                let frame = client.receive_frame();
+                if frame[0] == 7 {
+                    continue;
+                }
+                let id = u32::from_be_bytes(frame[1..5].try_into().unwrap());
+                match frame[0] {
+                    2 if dice(2) == 0 => client.send_binary(response(id, b"back")),
+                    2 | 3 => {}
+                    4 | 5 => {
+                        let ended = in_flight.remove(&id);
+                        assert!(ended.is_some(), "{frame:?} is of no call in flight");
+                    }
+                    _ => assert!(in_flight.contains_key(&id), "{frame:?}"),
+                }
+            }
+        }
+        // Nothing more comes, but what its own calls are told.
+        client.send_binary(request(99, "$ping", b""));
+        loop {
+            let frame = client.receive_frame();
+            if frame == response(99, b"") {
+                break;
+            }
+            assert!([2, 3, 7].contains(&frame[0]), "{frame:?}");
+        }
+    }
+    assert_eq!(running.sender().metrics().handler_panics, 0);
+    assert_eq!(running.sender().metrics().protocol_errors, 0);
+    running.shutdown(STOP);
 }

@@ -310,8 +310,20 @@ impl Link {
                     })
                     .collect())
             };
+            // Nothing is written anew for those who may have to wait first.
+            let needed = |history: &History| -> Result<(usize, usize), JoinFailure> {
+                let kept = history.since(since)?;
+                let more = match session.is_numbered() {
+                    true => name.len() + NUMBERED_MORE_BYTES_MAX,
+                    false => 0,
+                };
+                let messages = kept.len();
+                let bytes = kept.map(|(_, message, _)| message.frame().len() + more);
+                Ok((messages, bytes.sum()))
+            };
             loop {
-                let Some(frames) = room.history().map(|history| kept(&history)).transpose()? else {
+                let needed = room.history().map(|history| needed(&history));
+                let Some((messages, bytes)) = needed.transpose()? else {
                     if since.is_some() {
                         return Err(JoinFailure::HistoryGone);
                     }
@@ -320,8 +332,8 @@ impl Link {
                     return Ok(0);
                 };
                 // Some more than now, since the room may be sent more meanwhile.
-                let bytes = frames.iter().map(Bytes::len).sum::<usize>() * 5 / 4;
-                let reserved = hub.reserve_join(session, frames.len() + 16, bytes + (4 << 10))?;
+                let reserved =
+                    hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
                 let Some(history) = room.history() else {
                     continue;
                 };
@@ -489,6 +501,9 @@ impl Link {
         }
     }
 }
+
+/// How much longer a message is with its id, without the room's name: numbers of 16 and of 20 digits, and a longer header.
+const NUMBERED_MORE_BYTES_MAX: usize = 64;
 
 /// A message of a room, for those who get it with its id there.
 fn with_id(room: &str, id: HistoryId, message: &Message) -> Bytes {

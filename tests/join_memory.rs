@@ -1,0 +1,58 @@
+//! What it costs in memory to send a client what a room keeps, with ids: written once, and joined once. Alone in its process,
+//! whose threads are all counted.
+
+#[path = "support/procedures.rs"]
+mod frames;
+mod support;
+
+use std::alloc::System;
+use std::io::{Read, Write};
+
+use frames::{STOP, V1, request};
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use support::{client_frame, read_head, start, tcp, upgrade_request};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const MESSAGES: usize = 100;
+const LEN: usize = 64 << 10;
+const KEPT: usize = MESSAGES * LEN;
+
+#[test]
+fn what_a_room_keeps_is_written_once_for_who_gets_its_ids() {
+    let app = AsyncWebsocketApp::<()>::new()
+        .with_history("news", MESSAGES, KEPT)
+        .with_join_handler(|_, _| true)
+        .with_limits(Limits {
+            outbox_bytes_max: 2 * KEPT,
+            ..Limits::default()
+        });
+    let (running, address) = start(app);
+    let news = running.sender().room("news");
+    for _ in 0..MESSAGES {
+        news.broadcast(Message::new_binary(vec![9; LEN]));
+    }
+    let offer = format!("\r\nSec-WebSocket-Protocol: {V1}\r\n\r\n");
+    let mut socket = tcp(address);
+    let asks = upgrade_request("/").replace("\r\n\r\n", &offer);
+    socket.write_all(asks.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).contains(V1));
+    let join = client_frame(0x82, &request(1, "$join", b"\x04newsall"));
+    let mut buffer = vec![0; LEN];
+    let region = Region::new(ALLOCATOR);
+    socket.write_all(&join).unwrap();
+    let mut read = 0;
+    while read < KEPT {
+        match socket.read(&mut buffer).unwrap() {
+            0 => panic!("it ends after {read} bytes"),
+            n => read += n,
+        }
+    }
+    let allocated = region.change().bytes_allocated;
+    // Twice when it is written, as a frame of procedures in one of WebSockets; and once joined.
+    let most = 7 * KEPT / 2;
+    assert!(allocated < most, "{allocated} bytes for {KEPT}");
+    running.shutdown(STOP);
+}
