@@ -22,8 +22,8 @@ const result = await build({
   legalComments: 'none',
   write: false,
   // Names that nobody outside sees. None is one of the browser's.
-  mangleProps: /^(isFrame|isSent|isJoined|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received|payload|kind|takeBack|lastId|gap|lost|make|take|joined|check|transmit|form)$/,
-  banner: { js: `// humphrey-ws ${version}, ${license}; built from client/src` },
+  mangleProps: /^(isFrame|isSent|isJoined|isIn|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received|payload|kind|takeBack|lastId|gap|lost|make|take|joined|check|transmit|form|fail|connect|start|stop|emit|note|options|last|remove|end|open)$/,
+  banner: { js: `// humphrey-ws ${version}, ${license}, from client/src` },
 });
 const code = result.outputFiles[0].text;
 

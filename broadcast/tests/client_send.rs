@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::shell::{Cable, Foreign, Shell};
@@ -290,6 +290,29 @@ fn a_signal_has_what_was_read_sent_and_says_goodbye() {
     sender.signal(Signal::TERM);
     assert_eq!(guest.expect_close(), []);
     sender.expect_exit(0);
+}
+
+#[test]
+fn a_server_that_reads_slowly_is_not_taken_for_one_that_is_silent() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--heartbeat=2", "--no-reconnect"]);
+    let mut guest = server.guest();
+    let mut stdin = sender.stdin.take().unwrap();
+    let typist = thread::spawn(move || {
+        let line = [&[b'x'; 64 << 10][..], b"\n"].concat();
+        while stdin.write_all(&line).is_ok() {}
+    });
+    // Longer than a ping and its answer may take. It answers none, as all of them lie behind what waits to be read.
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut bytes = vec![0; 256 << 10];
+    while Instant::now() < until {
+        guest.socket.get_mut().read_exact(&mut bytes).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(guest);
+    sender.expect_exit(1);
+    assert!(!sender.said.contains("silent"), "{}", sender.said);
+    typist.join().unwrap();
 }
 
 #[test]

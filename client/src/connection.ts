@@ -7,7 +7,7 @@ import { Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type Settings, type State } from "./options.js";
 import { makeOutbox, type Outbox, type Outgoing } from "./outbox.js";
 import { makePulse, type Pulse } from "./pulse.js";
-import { makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
+import { isAhead, makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
 
 /** What is known of a message besides its data. */
 export interface Info {
@@ -245,6 +245,7 @@ export class Connection {
     if (this.#speaks) {
       this.#pulse.start();
       this.#toJoin = [...this.#rooms.values()];
+      for (const room of this.#toJoin) room.isIn = false;
     } else {
       for (const room of this.#rooms.values()) this.#refused(room, unsupported());
       this.#calls.fail("unsupported", UNSUPPORTED, false);
@@ -279,6 +280,7 @@ export class Connection {
       } else if (!isError) {
         const id = result.text();
         room.isJoined = true;
+        room.isIn = true;
         // What is kept has come before: this is where the room is if there was nothing.
         room.last ??= id || undefined;
         this.#lastId ||= id;
@@ -355,8 +357,8 @@ export class Connection {
   }
 
   #ofRoom({ name, historyId, payload }: Frame): void {
-    if (this.#leaving.has(name) || !this.#isNew(historyId)) return;
     const room = this.#rooms.get(name);
+    if (this.#leaving.has(name) || (room && isAhead(room, historyId)) || !this.#isNew(historyId)) return;
     if (room) room.last = historyId;
     this.#deliver(payload, { name: "", room: name, id: historyId });
   }
@@ -374,7 +376,7 @@ export class Connection {
 const isEnd = ({ code }: CallError) => code === "disconnected" || code === "closed";
 
 const CLOSED = "the connection has ended";
-const UNSUPPORTED = "the connection's subprotocol has no such messages";
+const UNSUPPORTED = "the subprotocol has no such messages";
 const unsupported = () => new CallError("unsupported", UNSUPPORTED);
 
 /**

@@ -27,7 +27,7 @@ export interface Frame {
 /** A name behind its length, which is one byte. Throws a `RangeError` if it is too long. */
 export function named(name: string): Uint8Array {
   const bytes = toBytes(name);
-  if (bytes.length > NAME_BYTES_MAX) throw new RangeError(`a name of more than ${NAME_BYTES_MAX} bytes`);
+  if (bytes.length > NAME_BYTES_MAX) throw new RangeError("the name is too long");
   return joined(Uint8Array.of(bytes.length), bytes);
 }
 

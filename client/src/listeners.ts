@@ -51,7 +51,7 @@ export class Queue<T> implements AsyncIterableIterator<T, undefined> {
     if (this.#items.push(item) <= this.#itemsMax) return;
     // Whoever reads too slowly is to know that something is missing.
     this.#items.pop();
-    this.#error = new CallError("full", "messages were read too slowly");
+    this.#error = new CallError("full", "read too slowly");
     this.end();
   }
 

@@ -23,13 +23,15 @@ export interface Room {
   /** The last message that has come, to resume from. */
   last: string | undefined;
   isJoined: boolean;
+  /** Whether the server has said so on the connection that there is. */
+  isIn: boolean;
   readonly joined: Promise<string>;
   resolve(id: string): void;
   reject(error: CallError): void;
 }
 
 export function makeRoom(name: string, options: JoinOptions): Room {
-  const room = { name, options, last: undefined, isJoined: false } as unknown as Room;
+  const room = { name, options } as unknown as Room;
   const joined = new Promise<string>((resolve, reject) => Object.assign(room, { resolve, reject }));
   // Nobody has to wait for it.
   joined.catch(() => {});
@@ -38,6 +40,16 @@ export function makeRoom(name: string, options: JoinOptions): Room {
 
 /** Since when a room is joined: behind what has come, or as it was wished. */
 export const since = ({ last, options }: Room) => last ?? options.since ?? "new";
+
+/**
+ * Whether a message has come before what was missed, which it is part of: the server has put us into the room by itself,
+ * before it has read that we join it.
+ */
+export function isAhead({ isIn, last }: Room, id: string): boolean {
+  if (isIn || !last) return false;
+  const [epoch, sequence] = split(last);
+  return id !== `${epoch}-${sequence + 1}`;
+}
 
 /** Which messages of histories have been seen: of each epoch, up to which sequence. */
 export interface Seen {

@@ -139,6 +139,34 @@ test('after a gap with nothing kept the room resumes from where the server says 
   assert.equal((await joinAt(await mock.peer(2))).since, 'b-0');
 });
 
+test('a message that comes before what was missed does not stand in its way', async (t) => {
+  const { connection, mock, peer } = await connected(t);
+  const got = heard(connection);
+  const gaps = [];
+  connection.join('room', { onGap: (gap) => gaps.push(gap.since) });
+  peer.send(response((await joinAt(peer)).id, 'a-1'));
+  await connection.join('room');
+  peer.socket.terminate();
+  // A server that puts its clients into the room by itself.
+  const second = await mock.peer(1);
+  const { id } = await joinAt(second);
+  for (const n of [4, 2, 3, 4, 5]) second.send(ofRoom('room', `a-${n}`, String(n)));
+  second.send(response(id, 'a-5'));
+  second.send(ofRoom('room', 'a-6', '6'));
+  await until(() => got.length === 5);
+  second.socket.terminate();
+  // The same one, started anew.
+  const third = await mock.peer(2);
+  const again = await joinAt(third);
+  third.send(ofRoom('room', 'b-2', '2'));
+  third.send(item(again.id, 'gap'));
+  for (const n of [1, 2, 3]) third.send(ofRoom('room', `b-${n}`, String(n)));
+  third.send(response(again.id, 'b-3'));
+  await until(() => got.at(-1)[1] === 'b-3');
+  assert.deepEqual(got.map(([, id]) => id), ['a-2', 'a-3', 'a-4', 'a-5', 'a-6', 'b-1', 'b-2', 'b-3']);
+  assert.deepEqual(gaps, ['a-6']);
+});
+
 test('a gap that is cut off before what is kept has come has all of it asked for again', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const gap = new Promise((resolve) => connection.join('room', { onGap: resolve }));

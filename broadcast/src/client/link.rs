@@ -41,6 +41,9 @@ struct Wire {
     begin: usize,
     /// Bytes that have left, in all.
     written: u64,
+    /// The socket has taken no more, last time.
+    is_full: bool,
+    /// When there was a sign of the server.
     heard: Instant,
 }
 
@@ -81,9 +84,16 @@ impl Wire {
                 Ok(n) => {
                     self.begin += n;
                     self.written += n as u64;
+                    // What has made room again was taken by a server that is there, though slow: its pong lies behind.
+                    if std::mem::take(&mut self.is_full) {
+                        self.heard = Instant::now();
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -115,6 +125,7 @@ impl Link {
             unwritten: Vec::new(),
             begin: 0,
             written: 0,
+            is_full: false,
             heard: Instant::now(),
         };
         let config = WebSocketConfig::default()
