@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -298,16 +299,20 @@ fn a_server_that_reads_slowly_is_not_taken_for_one_that_is_silent() {
     let mut sender = Shell::send(&server.url(), &["--heartbeat=2", "--no-reconnect"]);
     let mut guest = server.guest();
     let mut stdin = sender.stdin.take().unwrap();
+    let (written, progress) = channel();
     let typist = thread::spawn(move || {
         let line = [&[b'x'; 64 << 10][..], b"\n"].concat();
-        while stdin.write_all(&line).is_ok() {}
+        while stdin.write_all(&line).is_ok() {
+            let _ = written.send(());
+        }
     });
     // Longer than a ping and its answer may take. It answers none, as all of them lie behind what waits to be read.
     let until = Instant::now() + Duration::from_secs(6);
     let mut bytes = vec![0; 256 << 10];
     while Instant::now() < until {
+        // All between them is full.
+        while progress.recv_timeout(Duration::from_millis(20)).is_ok() {}
         guest.socket.get_mut().read_exact(&mut bytes).unwrap();
-        thread::sleep(Duration::from_millis(20));
     }
     drop(guest);
     sender.expect_exit(1);
@@ -323,7 +328,7 @@ fn a_server_that_does_not_read_stops_the_input_and_memory_is_bounded() {
     let mut sender = Shell::send(&server.url(), &["--heartbeat=0"]);
     let guest = server.guest();
     let mut input = sender.stdin.take().unwrap();
-    let (written, progress) = std::sync::mpsc::channel();
+    let (written, progress) = channel();
     let writer = thread::spawn(move || {
         let line = [&[b'x'; LINE_BYTES][..], b"\n"].concat();
         for _ in 0..LINES {

@@ -80,6 +80,7 @@ fn main() {
     spawn(move || {
         for n in 1.. {
             numbers.broadcast(Message::new(format!("{n}")));
+            // Its pace: nobody waits for this.
             sleep(Duration::from_millis(3));
         }
     });
