@@ -130,6 +130,7 @@ pub mod procedures {
 }
 
 /// Humphrey's feature `tokio` replaces its blocking `Stream` by one that this crate can't use.
+#[allow(dead_code)] // Rust 1.88 does not count what a constant without a name uses.
 mod humphrey_without_tokio {
     #[diagnostic::on_unimplemented(
         message = "humphrey_ws does not work with humphrey's feature `tokio`",

@@ -195,15 +195,13 @@ fn decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
-        match (byte, after) {
-            (b'+', _) => bytes.push(b' '),
-            (b'%', [high, low, beyond @ ..])
-                if let (Some(high), Some(low)) = (digit(*high), digit(*low)) =>
-            {
-                bytes.push(high << 4 | low);
-                rest = beyond;
-            }
-            _ => bytes.push(byte),
+        if let (b'%', [high, low, beyond @ ..]) = (byte, after)
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            bytes.push(high << 4 | low);
+            rest = beyond;
+        } else {
+            bytes.push(if byte == b'+' { b' ' } else { byte });
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
