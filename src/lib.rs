@@ -39,6 +39,7 @@
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
 
 pub mod async_app;
+mod atomic;
 #[cfg(feature = "axum")]
 pub mod axum;
 mod engine;

@@ -2,8 +2,10 @@
 
 mod prometheus;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+use crate::atomic::AtomicU64;
 
 pub(crate) use self::prometheus::render;
 

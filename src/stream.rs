@@ -17,6 +17,7 @@ use crate::protocol::encode::{self, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::http::Head;
 use crate::restion::Restion;
+use crate::transport::suppress_sigpipe;
 
 /// Read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -98,8 +99,11 @@ pub(crate) struct Parts {
 impl WebsocketStream {
     /// Wraps a stream whose handshake is done.
     pub fn new(stream: Stream) -> Self {
+        // Where it can't be set, the client has reset the connection, and nothing may be written any more.
+        let mut closed = false;
         #[allow(irrefutable_let_patterns)] // Humphrey's `tls` may be on.
         if let Stream::Tcp(socket) = &stream {
+            closed = suppress_sigpipe(socket).is_err();
             // Without it the kernel may hold a message back. A client that has gone already shows soon enough.
             let _ = socket.set_nodelay(true);
         }
@@ -112,7 +116,7 @@ impl WebsocketStream {
             owed: Vec::new(),
             farewell: None,
             ended: None,
-            closed: false,
+            closed,
             head: None,
             unanswered: false,
             buffer: Vec::new(),
@@ -123,7 +127,9 @@ impl WebsocketStream {
     pub(crate) fn asked(stream: Stream, head: Head, answer: Vec<u8>) -> Self {
         let mut asked = Self::new(stream);
         asked.head = Some(Box::new(head));
-        asked.owed = answer;
+        if !asked.closed {
+            asked.owed = answer;
+        }
         asked.unanswered = true;
         asked
     }
@@ -132,7 +138,7 @@ impl WebsocketStream {
     pub(crate) fn answer(&mut self) -> bool {
         let owed = std::mem::take(&mut self.owed);
         self.unanswered = false;
-        self.closed = self.inner().write_all(&owed).is_err();
+        self.closed = self.closed || self.inner().write_all(&owed).is_err();
         !self.closed
     }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 11] = [
+const LEAVES: [&str; 12] = [
+    "atomic",
     "message",
     "error",
     "history_id",
@@ -19,7 +20,8 @@ const LEAVES: [&str; 11] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
+    ("atomic", &[]),
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -29,13 +31,13 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("restion", &[]),
     ("ping", &[]),
     ("limits", &[]),
-    ("metrics", &[]),
+    ("metrics", &["atomic"]),
     ("origins", &[]),
     ("proxies", &[]),
     ("report", &[]),
     ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
-    ("stream", &["protocol"]),
+    ("stream", &["protocol", "transport"]),
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
     // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an

@@ -4,11 +4,12 @@ use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryPatterns};
+use crate::atomic::AtomicU64;
 use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
 use crate::message::Message;

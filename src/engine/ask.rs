@@ -219,7 +219,9 @@ impl Hub {
         let asked_bytes = self.asked_bytes.fetch_add(seat.bytes, Relaxed) + seat.bytes;
         let limits = &self.settings.limits;
         // As much as the shards have for those that they ask about; there is room for one in any case.
-        if asked_bytes > (limits.received_bytes_max / 8).max(2 * limits.head_bytes_max) {
+        if asked_bytes
+            > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2))
+        {
             counters.refused_handshakes_max.add(1);
             return Err(too_many());
         }

@@ -259,7 +259,10 @@ impl<T: Transport> Core<T> {
             return;
         }
         let key = self.conns.next_key();
-        if let Err(error) = transport.register(&self.registry, key.to_token()) {
+        let token = key
+            .token()
+            .ok_or_else(|| io::Error::other("the shard has no slot left"));
+        if let Err(error) = token.and_then(|token| transport.register(&self.registry, token)) {
             error!("{peer} could not be polled and is disconnected: {error}");
             self.counters().refused_unserved.add(1);
             self.hub.count_unhandled(messages);
@@ -293,7 +296,7 @@ impl<T: Transport> Core<T> {
 
     /// Readiness of a connection.
     pub(crate) fn ready(&mut self, token: usize, readable: bool, hangup: bool, writable: bool) {
-        let Some(slot) = self.conns.find(Key::from_token(token)) else {
+        let Some(slot) = self.conns.find_token(token) else {
             return;
         };
         let Some(conn) = self.conns.get_mut(slot) else {
@@ -417,7 +420,7 @@ impl<T: Transport> Core<T> {
             }
             Ok(n) => {
                 // A short read means an empty socket, unless its end is still to be seen.
-                if n < buffer.len() && !conn.hangup {
+                if T::SHORT_MEANS_NOT_READY && n < buffer.len() && !conn.hangup {
                     conn.readable = false;
                 } else {
                     self.want_read(slot);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::rooms::{Joining, Room};
 use super::shard::Leases;
 use super::streams::Subscribing;
 use super::sync::{AtomicBool, AtomicUsize};
+use crate::atomic::AtomicU64;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::{Counters, Metrics};

@@ -34,23 +34,6 @@ pub(crate) struct Key {
     pub(crate) generation: u32,
 }
 
-impl Key {
-    /// As a number that readiness is reported under.
-    pub(crate) fn to_token(self) -> usize {
-        // Both halves survive on the 64-bit machines that this is for; elsewhere only the slot does, and a stale
-        // readiness costs one read that would block.
-        (u64::from(self.generation) << 32 | u64::from(self.slot)) as usize
-    }
-
-    pub(crate) fn from_token(token: usize) -> Self {
-        let token = token as u64;
-        Self {
-            slot: token as u32,
-            generation: (token >> 32) as u32,
-        }
-    }
-}
-
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -46,6 +46,7 @@ mod slow_consumer;
 mod streams;
 mod sync;
 mod timers;
+mod token;
 mod watch;
 mod websocket;
 
@@ -70,8 +71,9 @@ pub(crate) use self::mailbox::Refused;
 use self::mailbox::Wake;
 pub use self::rooms::Presence;
 pub(crate) use self::rooms::{NotJoined, Room};
-use self::shard::{Ending as ShardEnding, Leases, Listener, Shard, WAKER};
+use self::shard::{Ending as ShardEnding, Leases, Listener, Shard};
 pub(crate) use self::streams::Beginning;
+use self::token::WAKER;
 use crate::report::warning;
 use crate::transport::{self, Transport};
 

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use super::id::Key;
 use super::lease::{Lease, Next};
 use super::mailbox::When;
 use super::rooms::{Presence, Room};
+use crate::atomic::AtomicU64;
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
 use crate::report::warning;

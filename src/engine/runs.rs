@@ -28,12 +28,12 @@ struct Piece {
     /// Its place among all broadcasts of the shard.
     number: u64,
     /// Where it ends.
-    end: u32,
+    end: usize,
 }
 
 impl Run {
     pub(super) fn new(audience: Audience, number: u64, frame: Bytes) -> Self {
-        let end = frame.len() as u32;
+        let end = frame.len();
         Self {
             audience,
             bytes: Gathered::One(frame),
@@ -51,7 +51,7 @@ impl Run {
         }
         if let Gathered::Many(joined) = &mut self.bytes {
             joined.extend_from_slice(frame);
-            let end = joined.len() as u32;
+            let end = joined.len();
             self.pieces.push(Piece { number, end });
         }
     }
@@ -78,8 +78,8 @@ impl Run {
         let first = position(&self.pieces, number);
         let mut at = start(&self.pieces, first);
         self.pieces[first..].iter().map(move |piece| {
-            let frame = &bytes[at..piece.end as usize];
-            at = piece.end as usize;
+            let frame = &bytes[at..piece.end];
+            at = piece.end;
             (piece.number, frame)
         })
     }
@@ -130,7 +130,7 @@ fn position(pieces: &[Piece], number: u64) -> usize {
 fn start(pieces: &[Piece], index: usize) -> usize {
     match index {
         0 => 0,
-        _ => pieces[index - 1].end as usize,
+        _ => pieces[index - 1].end,
     }
 }
 

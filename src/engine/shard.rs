@@ -19,11 +19,9 @@ use super::hub::{Hub, Newcomer, Word};
 use super::lease::Lease;
 use super::mailbox::When;
 use super::pool::{Lend, Pool};
+use super::token::{LISTENER, WAKER};
 use crate::report::{error, info, warning};
-
-/// What the poll reports the waker under. Connections have smaller numbers: no shard has so many slots.
-pub(super) const WAKER: Token = Token(usize::MAX);
-const LISTENER: Token = Token(usize::MAX - 1);
+use crate::transport::suppress_sigpipe;
 
 /// Readiness taken in at once.
 const EVENTS_MAX: usize = 1024;
@@ -109,6 +107,10 @@ impl Listener {
             match self.socket.accept() {
                 Ok((mut stream, peer)) => {
                     self.resumed();
+                    if suppress_sigpipe(&stream).is_err() {
+                        // It has been reset already, and nobody waits for a word.
+                        continue;
+                    }
                     let place = match self.hub.admit_peer(peer, now) {
                         Ok(place) => place,
                         Err(turned_away) => {

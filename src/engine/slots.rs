@@ -1,6 +1,7 @@
 //! A slab whose keys are never used twice.
 
 use super::id::Key;
+use super::token::Layout;
 
 /// Values in reusable places. A place counts its owners, so a key outlives its value without harm.
 pub(crate) struct Slots<T> {
@@ -94,6 +95,17 @@ impl<T> Slots<T> {
         (place.generation == key.generation && place.value.is_some()).then_some(key.slot)
     }
 
+    /// The slot of the value whose key has this token.
+    pub(crate) fn find_token(&self, token: usize) -> Option<u32> {
+        self.find_packed::<{ usize::BITS }>(token as u64)
+    }
+
+    /// The same, with tokens of any width.
+    fn find_packed<const WIDTH: u32>(&self, token: u64) -> Option<u32> {
+        let slot = Layout::<WIDTH>::slot(token);
+        (Layout::<WIDTH>::pack(self.key(slot)?) == Some(token)).then_some(slot)
+    }
+
     /// All slots in use.
     pub(crate) fn used(&self) -> Vec<u32> {
         (0u32..)
@@ -131,12 +143,53 @@ mod tests {
         assert_eq!(slots.insert('b').slot, 1);
     }
 
+    fn tokens_find_the_current_owner_of_a_slot<const WIDTH: u32>() {
+        let mut slots = Slots::new();
+        slots.insert('z');
+        let token = |key| Layout::<WIDTH>::pack(key).unwrap();
+        let mut stale = Vec::new();
+        for _ in 0..1000 {
+            let key = slots.insert('a');
+            assert_eq!(key.slot, 1);
+            assert_eq!(slots.find_packed::<WIDTH>(token(key)), Some(1));
+            for &stale in &stale {
+                assert_eq!(slots.find_packed::<WIDTH>(stale), None);
+            }
+            stale.push(token(key));
+            slots.remove(1);
+            assert_eq!(slots.find_packed::<WIDTH>(token(key)), None);
+        }
+    }
+
     #[test]
-    fn a_key_survives_its_token() {
-        let key = Key {
-            slot: 70_000,
-            generation: 3_000_000_000,
-        };
-        assert_eq!(Key::from_token(key.to_token()), key);
+    fn tokens_of_64_bits_find_the_current_owner_of_a_slot() {
+        tokens_find_the_current_owner_of_a_slot::<64>();
+    }
+
+    #[test]
+    fn tokens_of_32_bits_find_the_current_owner_of_a_slot() {
+        tokens_find_the_current_owner_of_a_slot::<32>();
+    }
+
+    #[test]
+    fn tokens_find_an_owner_of_a_late_generation() {
+        let mut slots = Slots::new();
+        slots.insert('a');
+        slots.places[0].generation = 3_000_000_000;
+        let key = slots.key(0).unwrap();
+        assert_eq!(slots.find_token(key.token().unwrap()), Some(0));
+        let token = Layout::<32>::pack(key).unwrap();
+        assert_eq!(slots.find_packed::<32>(token), Some(0));
+    }
+
+    #[test]
+    fn tokens_of_slots_that_do_not_exist_find_nothing() {
+        let mut slots = Slots::new();
+        slots.insert('a');
+        for token in [1, 5 << 22, u64::from(u32::MAX), u64::from(u32::MAX) - 1] {
+            assert_eq!(slots.find_packed::<32>(token), None, "{token}");
+        }
+        assert_eq!(slots.find_token(usize::MAX), None);
+        assert_eq!(slots.find_token(usize::MAX - 1), None);
     }
 }

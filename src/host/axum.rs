@@ -31,6 +31,7 @@ use crate::protocol::handshake::Refusal;
 use crate::protocol::http::{Head, HttpError};
 use crate::report::{debug, error};
 use crate::request::Reject;
+use crate::transport::suppress_sigpipe;
 
 /// Stands for a client's address while nobody knows it.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -191,6 +192,7 @@ impl Arrival {
             if is_unknown {
                 accepted.found_at(socket.peer_addr()?);
             }
+            suppress_sigpipe(&socket)?;
             // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
             let _ = socket.set_nodelay(true);
             Ok(mio::net::TcpStream::from_std(socket))

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn an_announcement_reserves_next_to_nothing() {
         let mut message = Assembler::new(false);
-        message.push(b"x", 1 << 40, true).unwrap();
+        message.push(b"x", usize::MAX, true).unwrap();
         assert!(message.held_bytes() <= 2 * AHEAD_BYTES);
     }
 

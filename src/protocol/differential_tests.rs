@@ -401,6 +401,10 @@ fn exemption(
 }
 
 #[test]
+#[cfg_attr(
+    not(target_pointer_width = "64"),
+    ignore = "tungstenite 0.28 cuts lengths to the width of an address"
+)]
 fn both_receive_the_same_and_fail_at_the_same_frame() {
     let (mut ends, mut exempted) = (BTreeMap::new(), BTreeMap::new());
     let mut played = 0;
@@ -428,6 +432,10 @@ fn both_receive_the_same_and_fail_at_the_same_frame() {
 }
 
 #[test]
+#[cfg_attr(
+    not(target_pointer_width = "64"),
+    ignore = "tungstenite 0.28 cuts lengths to the width of an address"
+)]
 fn every_exemption_is_still_needed() {
     let masked = |head: &[u8], payload: &[u8]| [head, &[0; 4], payload].concat();
     let cases = [

@@ -6,13 +6,15 @@
 
 #[cfg(all(feature = "io-uring", target_os = "linux"))]
 mod ring;
+mod socket;
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+
+pub(crate) use self::socket::suppress_sigpipe;
 
 /// What a shard needs of a connection.
 pub(crate) trait Transport: Sized + Send + 'static {
@@ -21,6 +23,10 @@ pub(crate) trait Transport: Sized + Send + 'static {
 
     /// What writes to many at once.
     type Ring: WriteMany<Self>;
+
+    /// Whether a call that moved fewer bytes than it could have says that the socket is not ready, so that its readiness will be
+    /// reported again. Otherwise only `WouldBlock` says so.
+    const SHORT_MEANS_NOT_READY: bool = true;
 
     /// Asks for readiness, to be reported under `key`, each time it comes anew (edge-triggered).
     fn register(&mut self, registry: &Self::Registry, key: usize) -> io::Result<()>;
@@ -69,10 +75,6 @@ pub(crate) fn ring() -> Option<io::Result<<TcpStream as Transport>::Ring>> {
     ring
 }
 
-fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
-}
-
 impl Transport for TcpStream {
     type Registry = Registry;
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
@@ -80,28 +82,24 @@ impl Transport for TcpStream {
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
     type Ring = NoRing;
 
+    /// mio's sockets on Windows ask for readiness anew where a call would have blocked.
+    const SHORT_MEANS_NOT_READY: bool = cfg!(unix);
+
     fn register(&mut self, registry: &Registry, key: usize) -> io::Result<()> {
         // Both interests, once: edge-triggered, an empty outbox costs no event, and no further call is ever needed.
         registry.register(self, Token(key), Interest::READABLE | Interest::WRITABLE)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (n, _) = recv(&*self, buffer, RecvFlags::empty())?;
-        Ok(n)
+        socket::read(self, buffer)
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        write(self, bytes)
+        socket::write(self, bytes)
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut no_control = SendAncillaryBuffer::default();
-        Ok(sendmsg(
-            &*self,
-            pieces,
-            &mut no_control,
-            SendFlags::NOSIGNAL,
-        )?)
+        socket::write_vectored(self, pieces)
     }
 
     fn finish(&mut self) {

@@ -20,7 +20,8 @@ use io_uring::{IoUring, opcode, squeue, types};
 use mio::net::TcpStream;
 use rustix::net::SendFlags;
 
-use super::{WriteMany, write};
+use super::WriteMany;
+use super::socket::write;
 
 /// Sends of one system call; for more, several are made.
 const ENTRIES: usize = 1024;

@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_DEADLINE = 20
 
 
-def build(*names, features=()):
-    """Builds examples, and returns where each is."""
+def build(*names, features=(), target=None):
+    """Builds examples, for this machine or another, and returns where each is."""
     command = ["cargo", "build", "--quiet", "--message-format", "json"]
+    if target is not None:
+        command += ["--target", target]
     for feature in features:
         command += ["--features", feature]
     for name in names:

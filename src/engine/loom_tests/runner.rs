@@ -147,7 +147,7 @@ fn diary() -> Arc<Diary> {
 fn report(core: &mut Core<Script>) {
     for slot in core.conns.used() {
         let key = core.conns.key(slot).unwrap();
-        core.ready(key.to_token(), true, false, false);
+        core.ready(key.token().unwrap(), true, false, false);
     }
 }
 

@@ -392,7 +392,7 @@ impl Queue {
                 Ok(n) => {
                     written.bytes += n;
                     written.messages += self.consumed(n);
-                    if n < wanted {
+                    if T::SHORT_MEANS_NOT_READY && n < wanted {
                         // A short write means a full socket; readiness will be reported.
                         break;
                     }

@@ -364,7 +364,7 @@ impl Game {
                 self.players[player].gone = true;
             }
             _ => {
-                let token = self.world.key(client).to_token();
+                let token = self.world.key(client).token().unwrap();
                 let (a, b) = (self.dice.one_in(2), self.dice.one_in(2));
                 self.world.core().ready(token, a, false, b);
             }

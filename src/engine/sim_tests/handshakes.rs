@@ -257,16 +257,18 @@ fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
 #[test]
 fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so() {
     let (mut world, _) = gated(with_little_room());
-    let clients: Vec<_> = (0..30).map(|_| world.connect()).collect();
+    // A request that waits takes less memory where addresses have 32 bits.
+    let count = if size_of::<usize>() == 8 { 30 } else { 60 };
+    let clients: Vec<_> = (0..count).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, UPGRADE);
         assert!(world.core().intake.bytes() <= 10_000);
     }
     let refused = world.metrics().refused.handshakes_max as usize;
-    assert!((10..25).contains(&refused), "{refused}");
+    assert!((count / 3..count - 5).contains(&refused), "{refused}");
     world.run_handlers();
     for (n, &client) in clients.iter().enumerate() {
-        let status = if n + refused < 30 { "101" } else { "503" };
+        let status = if n + refused < count { "101" } else { "503" };
         let head = world.head(client);
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         world.client_resets(client);
@@ -685,7 +687,9 @@ fn who_comes_in_the_place_of_one_who_goes_in_the_same_turn_is_answered_once() {
     world.run_job(0);
     let left = world.key(gone);
     // Readiness comes before word of the handler, which was all that kept its place.
-    world.core().ready(left.to_token(), false, false, true);
+    world
+        .core()
+        .ready(left.token().unwrap(), false, false, true);
     let came = world.adopt(handed_over("/", ""));
     assert_eq!(world.key(came).slot, left.slot);
     world.run_handlers();

@@ -574,7 +574,9 @@ fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
     world.closes(old, 1000, "");
     world.settle();
     let (old_key, reads) = (world.key(old), world.pipe(new).reads);
-    world.core().ready(old_key.to_token(), true, true, true);
+    world
+        .core()
+        .ready(old_key.token().unwrap(), true, true, true);
     world.core().ready(usize::MAX - 5, true, true, true);
     world.turn();
     assert_eq!(world.pipe(new).reads, reads);

@@ -589,8 +589,12 @@ impl World {
             let reports = edges.any() && !pipe.closed;
             drop(pipe);
             if reports {
-                self.core()
-                    .ready(key.to_token(), edges.readable, edges.hangup, edges.writable);
+                self.core().ready(
+                    key.token().unwrap(),
+                    edges.readable,
+                    edges.hangup,
+                    edges.writable,
+                );
             }
         }
     }

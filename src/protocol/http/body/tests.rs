@@ -59,7 +59,7 @@ fn a_length_takes_that_many_bytes_and_leaves_the_rest() {
 
 #[test]
 fn a_length_over_the_limit_fails_before_a_byte_arrives() {
-    for length in [6, 1 << 40, u64::MAX] {
+    for length in [6, 1 << 32, 1 << 40, (1 << 32) + 5, u64::MAX] {
         let error = Body::new(BodyFraming::Length(length), 5).unwrap_err();
         assert_eq!(error, HttpError::BodyTooLarge);
     }

@@ -1,0 +1,98 @@
+//! A shared number of 64 bits, also on machines whose atomic operations are narrower.
+
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) use self::locked::AtomicU64;
+#[cfg(target_has_atomic = "64")]
+pub(crate) use std::sync::atomic::AtomicU64;
+
+/// The operations of `std`'s type that are used here, with a lock: on PowerPC and MIPS of 32 bits, for example.
+#[cfg(any(test, not(target_has_atomic = "64")))]
+mod locked {
+    use std::sync::atomic::Ordering;
+    use std::sync::{Mutex, MutexGuard};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct AtomicU64(Mutex<u64>);
+
+    impl AtomicU64 {
+        pub(crate) const fn new(value: u64) -> Self {
+            Self(Mutex::new(value))
+        }
+
+        fn lock(&self) -> MutexGuard<'_, u64> {
+            // Nothing can panic while it is held.
+            self.0
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+        }
+
+        pub(crate) fn load(&self, _: Ordering) -> u64 {
+            *self.lock()
+        }
+
+        pub(crate) fn store(&self, value: u64, _: Ordering) {
+            *self.lock() = value;
+        }
+
+        fn update(&self, change: impl FnOnce(u64) -> u64) -> u64 {
+            let mut value = self.lock();
+            let before = *value;
+            *value = change(before);
+            before
+        }
+
+        pub(crate) fn fetch_add(&self, n: u64, _: Ordering) -> u64 {
+            self.update(|value| value.wrapping_add(n))
+        }
+
+        pub(crate) fn fetch_sub(&self, n: u64, _: Ordering) -> u64 {
+            self.update(|value| value.wrapping_sub(n))
+        }
+
+        pub(crate) fn fetch_max(&self, n: u64, _: Ordering) -> u64 {
+            self.update(|value| value.max(n))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    /// The same operations on both types give the same numbers.
+    macro_rules! numbers {
+        ($type:ty) => {{
+            let number = <$type>::new(3);
+            vec![
+                number.load(Relaxed),
+                number.fetch_add(u64::MAX, Relaxed),
+                number.fetch_sub(3, Relaxed),
+                number.fetch_max(7, Relaxed),
+                {
+                    number.store(5, Relaxed);
+                    number.fetch_max(7, Relaxed)
+                },
+                number.load(Relaxed),
+            ]
+        }};
+    }
+
+    #[test]
+    fn number_with_a_lock_counts_as_an_atomic_one_does() {
+        let expected = [3, 3, 2, u64::MAX, 5, 7];
+        assert_eq!(numbers!(locked::AtomicU64), expected);
+        assert_eq!(numbers!(AtomicU64), expected);
+    }
+
+    #[test]
+    fn number_with_a_lock_loses_no_step_between_threads() {
+        let number = locked::AtomicU64::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| _ = number.fetch_add(1, Relaxed)));
+            }
+        });
+        assert_eq!(number.load(Relaxed), 4000);
+    }
+}
