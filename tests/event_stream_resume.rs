@@ -17,7 +17,7 @@ fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
     let news = running.sender().room("news");
     news.broadcast(text("before anyone came"));
     let mut source = EventSource::open(address, "/events?room=news");
-    let begin = source.last_event_id.clone();
+    let begin = source.position();
     assert!(begin.ends_with("-1"), "it knows where it begins: {begin}");
     for n in 2..=4 {
         news.broadcast(text(format!("{n}")));
@@ -50,8 +50,8 @@ fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
 fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
     let (running, address) = serve(app().with_history("*", 2, 10_000));
     let news = running.sender().room("news");
-    let source = EventSource::open(address, "/events?room=news");
-    let begin = source.last_event_id.clone();
+    let mut source = EventSource::open(address, "/events?room=news");
+    let begin = source.position();
     for n in 1..=5 {
         news.broadcast(text(format!("{n}")));
     }
@@ -149,7 +149,7 @@ fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
     );
     let sender = running.sender();
     let mut source = EventSource::open(address, "/events");
-    let mut ids = vec![source.last_event_id.clone()];
+    let mut ids = vec![source.position()];
     let rooms = ["a", "b", "b", "a", "c", "a"];
     for (n, room) in rooms.iter().enumerate() {
         sender.room(room).broadcast(text(format!("{n}")));
@@ -183,8 +183,8 @@ fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
     );
     let stop = Arc::new(AtomicBool::new(false));
     let read = Arc::new([const { AtomicUsize::new(0) }; ROOMS]);
-    let first = EventSource::open(address, "/events");
-    let mut last = first.last_event_id.clone();
+    let mut first = EventSource::open(address, "/events");
+    let mut last = first.position();
     drop(first);
     let publishers: Vec<_> = (0..ROOMS)
         .map(|n| {
@@ -252,7 +252,7 @@ fn what_is_replayed_of_several_rooms_comes_in_the_order_in_which_it_came_live() 
             }),
     );
     let mut live = EventSource::open(address, "/events");
-    let begin = live.last_event_id.clone();
+    let begin = live.position();
     let publishers: Vec<_> = (0..ROOMS)
         .map(|n| {
             let room = running.sender().room(&n.to_string());

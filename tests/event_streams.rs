@@ -175,7 +175,7 @@ fn routes_and_websockets_go_on_beside_a_stream_on_the_same_port() {
     running.shutdown(STOP);
     let mut rest = String::new();
     socket.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest, "retry: 2000\n\n");
+    assert_eq!(rest, "retry: 2000\n");
 }
 
 #[test]
@@ -456,6 +456,51 @@ fn a_silent_stream_is_kept_alive_by_comments() {
     while source.comments < 2 {
         assert_eq!(source.block(), Some(None), "no event");
     }
+    running.shutdown(STOP);
+}
+
+/// Some clients report an event for each empty line, with data or without.
+#[test]
+fn empty_lines_are_sent_behind_events_only() {
+    let (running, address) = start(app().with_history("*", 10, 10_000).with_event_stream(
+        "/events",
+        |request, _| {
+            let subscription = Subscription::room("news")
+                .with_broadcasts()
+                .with_keep_alive(Duration::ZERO);
+            Ok(match request.query() {
+                "history" => subscription.with_history(),
+                _ => subscription,
+            })
+        },
+    ));
+    let sender = running.sender();
+    let room = sender.room("news");
+    let position = EventSource::open(address, "/events").position();
+    let no_event_but = |mut source: EventSource, text_sent: &str, id: &str| {
+        while source.comments < 1 {
+            assert_eq!(source.block(), Some(None), "a comment");
+            assert_eq!(source.last_event_id, "");
+        }
+        assert_eq!(source.comments, 1, "nothing came before it");
+        sender.broadcast(text(text_sent));
+        let event = loop {
+            if let Some(event) = source.block().unwrap() {
+                break event;
+            }
+        };
+        assert_eq!((&*event.data, &*event.id), (text_sent, id));
+    };
+    // Comes for the first time, and nothing is kept.
+    let first = EventSource::open(address, "/events?history");
+    no_event_but(first, "to the first", &position);
+    // Comes again, and has missed nothing.
+    let again = EventSource::resume(address, "/events", &position);
+    no_event_but(again, "to the second", &position);
+    room.broadcast(text("kept"));
+    let last = room.last_id().unwrap().to_string();
+    let again = EventSource::resume(address, "/events", &last);
+    no_event_but(again, "to the third", &last);
     running.shutdown(STOP);
 }
 

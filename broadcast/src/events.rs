@@ -1,6 +1,7 @@
 //! `/events` and `/events/ROOM`: what a WebSocket client gets at `/` and `/ROOM`, as server-sent events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use humphrey_ws::{Reject, RequestHead, Subscription};
 
@@ -33,11 +34,12 @@ pub(crate) fn subscription(door: &Door, request: &RequestHead) -> Result<Subscri
     })
 }
 
-/// The same, as the library asks for it.
+/// The same, as the library asks for it; a stream is silent for so long at most.
 pub(crate) fn handler(
     door: Arc<Door>,
+    keep_alive: Duration,
 ) -> impl Fn(&RequestHead, Arc<()>) -> Result<Subscription, Reject> + Send + Sync + 'static {
-    move |request, _| subscription(&door, request)
+    move |request, _| Ok(subscription(&door, request)?.with_keep_alive(keep_alive))
 }
 
 #[cfg(test)]

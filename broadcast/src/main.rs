@@ -175,9 +175,10 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
     if let Some(token) = options.publish_token()? {
         app = app.with_routes(publish::routes(rooms.clone(), token));
     }
+    let streams = || events::handler(door.clone(), options.events_keep_alive());
     let app = app
-        .with_event_stream("/events", events::handler(door.clone()))
-        .with_event_stream("/events/*", events::handler(door.clone()))
+        .with_event_stream("/events", streams())
+        .with_event_stream("/events/*", streams())
         .with_routes(page::routes(rooms.clone()));
     Ok((app, rooms))
 }

@@ -121,6 +121,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
     pub(crate) heartbeat: u32,
 
+    /// Send event streams that have been silent for this long a comment, at least 1, so that proxies do not cut them: less than half
+    /// of the shortest time-out of the proxies in front
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) events_keep_alive: u32,
+
     /// Say nothing on standard error but errors
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -196,6 +201,10 @@ impl Options {
             .then(|| TrustedProxies::x_forwarded_for(self.trusted_proxy.clone()))
     }
 
+    pub(crate) fn events_keep_alive(&self) -> Duration {
+        Duration::from_secs(self.events_keep_alive.into())
+    }
+
     pub(crate) fn heartbeat(&self) -> Option<Heartbeat> {
         let interval = Duration::from_secs(self.heartbeat.into());
         (!interval.is_zero()).then(|| Heartbeat::new(interval, interval + PONG_WAIT))
@@ -245,6 +254,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use humphrey_ws::Subscription;
 
     fn parsed(arguments: &[&str]) -> Result<Options, String> {
         let arguments = std::iter::once(&"humphrey-broadcast").chain(arguments);
@@ -273,6 +283,10 @@ mod tests {
         assert_eq!((setup.history, setup.rooms_max), (None, None));
         assert!(options.publish_token().unwrap().is_none());
         assert!(options.heartbeat().is_some());
+        assert_eq!(
+            options.events_keep_alive(),
+            Subscription::KEEP_ALIVE_DEFAULT
+        );
         assert!(!options.no_welcome && !options.exit_on_eof && !options.quiet);
     }
 
@@ -316,6 +330,8 @@ mod tests {
             ),
             (&["--heartbeat", "-1"], "'-1'"),
             (&["--heartbeat=soon"], "'soon'"),
+            (&["--events-keep-alive", "0"], "'0'"),
+            (&["--events-keep-alive=often"], "'often'"),
             (&["--loud"], "'--loud'"),
             (&["extra"], "'extra'"),
         ] {

@@ -74,6 +74,17 @@ fn an_event_stream_gets_what_a_websocket_client_gets() {
 }
 
 #[test]
+fn silent_event_stream_gets_comments_as_often_as_asked_for() {
+    let program = Program::start(&["--events-keep-alive", "1", "--history", "9"]);
+    let mut events = Events::open(&program, "/events", "");
+    assert!(events.line().starts_with("id: "), "where it is");
+    // In less than half of the default, which would be late for the deadline of a proxy.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    assert_eq!((events.line(), events.line()), (":".into(), ":".into()));
+    assert!(std::time::Instant::now() < deadline, "two in two seconds");
+}
+
+#[test]
 fn with_history_an_event_stream_begins_with_what_is_kept_and_resumes_from_what_it_has_seen() {
     let arguments = [
         "--no-welcome",

@@ -14,7 +14,7 @@ use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-use crate::protocol::event_stream::{self, Payload};
+use crate::protocol::event_stream::{self, Payload, Position};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -131,8 +131,21 @@ impl Subscription {
         self
     }
 
-    /// Sets how often a comment is sent, which proxies and broken connections are kept from, or found out, by
-    /// (default: every 15 seconds). Less than a second counts as one.
+    /// Sets after how long a comment is sent where nothing else waits (default: every
+    /// [15 seconds](Self::KEEP_ALIVE_DEFAULT); less than a second counts as one). It keeps proxies from cutting a silent connection, and
+    /// finds broken connections. Set it to less than half of the shortest time-out of the proxies in front of the app.
+    ///
+    /// The comment is a line of its own (`:`), which no client reports as an event.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Subscription};
+    /// use std::time::Duration;
+    ///
+    /// // Behind a proxy that cuts connections that have been silent for ten seconds.
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_event_stream("/events", |_, _| {
+    ///     Ok(Subscription::broadcasts().with_keep_alive(Duration::from_secs(4)))
+    /// });
+    /// ```
     pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
         self.keep_alive = keep_alive;
         self
@@ -156,6 +169,9 @@ struct Replay {
     reset: bool,
     /// Where it is, if no message of the replay says so.
     position: Option<HistoryId>,
+    /// It would miss messages if it connected again and did not know where it was: it comes for the first time, and begins with
+    /// what is new. Otherwise it names the same id again, or begins with what is kept again.
+    needs_position: bool,
     messages: Vec<(HistoryId, Message)>,
 }
 
@@ -196,6 +212,7 @@ impl Replay {
         if replay.messages.is_empty() {
             let latest = histories.iter().max_by_key(|history| history.last_stamp());
             replay.position = latest.map(|history| history.position());
+            replay.needs_position = from.is_none();
         }
         replay
     }
@@ -286,10 +303,14 @@ impl Link {
             let position = replay.position.map(|id| id.to_string());
             let here = position.as_deref();
             let mut preface = head.clone();
-            preface.extend(event_stream::preamble(
-                retry,
-                here.filter(|_| !replay.reset),
-            ));
+            let told = match here {
+                // The event that says that messages are missing has the id.
+                Some(_) if replay.reset => Position::Untold,
+                Some(id) if replay.needs_position => Position::AtOnce(id),
+                Some(id) => Position::WithFirstEvent(id),
+                None => Position::Untold,
+            };
+            preface.extend(event_stream::preamble(retry, told));
             if replay.reset {
                 let last_event = last_event.as_deref().unwrap_or_default();
                 preface.extend(event_stream::reset(last_event, here));

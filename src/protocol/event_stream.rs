@@ -1,8 +1,11 @@
 //! Server-sent events: `text/event-stream` to send (WHATWG HTML §9.2).
 //!
-//! A stream is the head of a response, blocks, and the end of the connection. A **block** is an event or a comment: lines,
-//! none of them empty, and an empty line behind them. So where a block ends can be found again in its bytes
-//! ([`block_len`]), however many of them have been joined.
+//! A stream is the head of a response, a preamble, blocks, and the end of the connection. A **block** is an event, which is lines,
+//! none of them empty, and an empty line behind them; or a comment, which is one line. So where a block ends can be found again
+//! in its bytes ([`block_len`]), however many of them have been joined.
+//!
+//! Some clients report an event for every empty line, also where WHATWG has none since there is no data. So there are
+//! empty lines behind events only, with one exception ([`Position::AtOnce`]).
 
 use std::io::Write;
 
@@ -14,8 +17,9 @@ use super::http::{self, Head};
 /// The media type of event streams (WHATWG HTML §9.2.5). Its charset is always UTF-8, so it is not named.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// A comment without a word, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7).
-pub(crate) const KEEP_ALIVE: &[u8] = b":\n\n";
+/// A comment without a word, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7). No empty line
+/// follows: a comment needs none.
+pub(crate) const KEEP_ALIVE: &[u8] = b":\n";
 
 /// What an event carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +79,33 @@ pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     out
 }
 
-/// What a stream begins with: how many milliseconds a client is to wait before it comes again when the connection has
-/// ended, and where it is. It causes no event, since it has no data (WHATWG HTML §9.2.6).
-pub(crate) fn preamble(retry_ms: u64, id: Option<&str>) -> Vec<u8> {
+/// What a client is told at the beginning of how far it has everything: an id, to be named when it connects again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Position<'a> {
+    /// Nothing: the first event has an id, or there are no ids.
+    Untold,
+    /// It becomes the client's last event id with the first event, unless that has an id of its own (WHATWG HTML §9.2.6). Until then
+    /// the client keeps the id that it has named, or none.
+    WithFirstEvent(&'a str),
+    /// It becomes the client's last event id at once, with an empty line. WHATWG has no event for it, since it has no data. Some
+    /// clients report one, so this is only for a client that would otherwise miss messages when it connects again.
+    AtOnce(&'a str),
+}
+
+/// What a stream begins with: how many milliseconds a client is to wait before it connects again when the connection has
+/// ended, which holds as soon as its line has been read, and the client's position.
+pub(crate) fn preamble(retry_ms: u64, position: Position<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     // Writing to a Vec cannot fail.
     let _ = writeln!(out, "retry: {retry_ms}");
-    push_id(&mut out, id);
-    out.push(b'\n');
+    match position {
+        Position::Untold => {}
+        Position::WithFirstEvent(id) => push_id(&mut out, Some(id)),
+        Position::AtOnce(id) => {
+            push_id(&mut out, Some(id));
+            out.push(b'\n');
+        }
+    }
     out
 }
 
@@ -123,10 +146,14 @@ fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Length of the block that stands at the front of `blocks`, its empty line included. It trusts that the block was made
+/// Length of the block that stands at the front of `blocks`, an event's empty line included. It trusts that the block was made
 /// here.
 pub(crate) fn block_len(blocks: &[u8]) -> usize {
     let mut from = 0;
+    if is_comment(blocks) {
+        let end = blocks.iter().position(|&byte| byte == b'\n');
+        return end.map_or(blocks.len(), |end| end + 1);
+    }
     while let Some(at) = blocks[from..].iter().position(|&byte| byte == b'\n') {
         let next = from + at + 1;
         if blocks.get(next) == Some(&b'\n') {

@@ -29,6 +29,8 @@ pub(crate) struct EventSource {
     pub(crate) comments: usize,
     /// What it would send as `Last-Event-ID`.
     pub(crate) last_event_id: String,
+    /// Of the lines read since the last empty one, or since the beginning.
+    id: String,
 }
 
 pub(crate) fn request(method: &str, target: &str, headers: &str) -> String {
@@ -60,26 +62,48 @@ impl EventSource {
             retry: None,
             comments: 0,
             last_event_id: String::new(),
+            id: String::new(),
         };
-        assert!(source.block().is_some_and(|event| event.is_none()));
-        assert!(source.retry.is_some(), "the preamble comes first");
+        let retry = source.line().expect("the preamble comes first");
+        source.retry = Some(retry.strip_prefix("retry: ").expect(&retry).to_owned());
         source
     }
 
-    /// Reads a block: an event, or none in it. None: the stream has ended, behind a whole block.
+    /// The position of a client that comes for the first time and begins with what is new: it is told at once.
+    pub(crate) fn position(&mut self) -> String {
+        assert_eq!(self.block(), Some(None), "an id without an event");
+        assert_ne!(self.last_event_id, "");
+        self.last_event_id.clone()
+    }
+
+    /// None: the stream has ended.
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let n = self.socket.read_line(&mut line);
+        if n.expect("more, or the end") == 0 {
+            return None;
+        }
+        let line = line.strip_suffix('\n').expect("a whole line");
+        Some(line.to_owned())
+    }
+
+    /// Reads a block or a comment: an event, or none in it. None: the stream has ended, behind a whole block.
     pub(crate) fn block(&mut self) -> Option<Option<Event>> {
         let mut kind = String::new();
         let mut data: Option<String> = None;
         let mut begun = false;
         loop {
-            let mut line = String::new();
-            if self.socket.read_line(&mut line).expect("more, or the end") == 0 {
+            let Some(line) = self.line() else {
                 assert!(!begun, "the stream ends behind a whole block");
                 return None;
+            };
+            if line == ":" {
+                assert!(!begun, "a comment stands between blocks");
+                self.comments += 1;
+                return Some(None);
             }
-            let line = line.strip_suffix('\n').expect("a whole line");
-            begun = true;
             if line.is_empty() {
+                self.last_event_id.clone_from(&self.id);
                 let kind = if kind.is_empty() { "message" } else { &kind };
                 return Some(data.map(|data| Event {
                     kind: kind.to_owned(),
@@ -87,10 +111,13 @@ impl EventSource {
                     id: self.last_event_id.clone(),
                 }));
             }
-            match line.split_once(": ").unwrap_or((line, "")) {
+            match line.split_once(": ").unwrap_or((&line, "")) {
+                // Also in the preamble, to which no empty line belongs.
+                ("id", value) => {
+                    self.id = value.to_owned();
+                    continue;
+                }
                 ("event", value) => kind = value.to_owned(),
-                ("id", value) => self.last_event_id = value.to_owned(),
-                ("retry", value) => self.retry = Some(value.to_owned()),
                 ("data", value) => match &mut data {
                     Some(data) => {
                         data.push('\n');
@@ -98,9 +125,9 @@ impl EventSource {
                     }
                     None => data = Some(value.to_owned()),
                 },
-                (":", "") => self.comments += 1,
                 other => panic!("not a field: {other:?}"),
             }
+            begun = true;
         }
     }
 

@@ -38,6 +38,11 @@ impl Parser {
         }
     }
 
+    /// No line has begun, nor an event.
+    pub(crate) fn is_between_blocks(&self) -> bool {
+        self.line.is_empty() && self.data.is_empty() && self.kind.is_empty()
+    }
+
     fn end_line(&mut self) {
         let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
         if line.is_empty() {
@@ -89,8 +94,7 @@ impl Parser {
 fn parsed(bytes: &[u8]) -> Vec<Event> {
     let mut parser = Parser::default();
     parser.feed(bytes);
-    assert!(parser.line.is_empty(), "the last line has ended");
-    assert!(parser.data.is_empty(), "the last event has ended");
+    assert!(parser.is_between_blocks(), "the last event has ended");
     parser.events
 }
 
@@ -187,8 +191,9 @@ fn binary_is_an_event_of_its_own_kind_in_base64() {
 #[test]
 fn joined_blocks_are_found_again_by_their_lengths() {
     let blocks = [
-        preamble(2000, Some("a-0")),
+        preamble(2000, Position::AtOnce("a-0")),
         event(None, Payload::Text(b"\n\n")),
+        KEEP_ALIVE.to_vec(),
         KEEP_ALIVE.to_vec(),
         event(Some("a-1"), Payload::Binary(b"x")),
         reset("", None),
@@ -205,20 +210,49 @@ fn joined_blocks_are_found_again_by_their_lengths() {
 }
 
 #[test]
-fn the_preamble_sets_retry_and_id_without_an_event() {
-    let mut parser = Parser::default();
-    parser.feed(&preamble(2000, Some("a-7")));
-    assert_eq!(parser.retry_ms, Some(2000));
-    assert_eq!(parser.last_event_id, "a-7");
-    assert_eq!(parser.events, []);
+fn preamble_sets_retry_and_position_without_an_event() {
+    let no_id = event(None, Payload::Text(b"x"));
+    let with_id = event(Some("a-8"), Payload::Text(b"x"));
+    for (position, at_once, with_first_event) in [
+        (Position::Untold, "", ""),
+        (Position::WithFirstEvent("a-7"), "", "a-7"),
+        (Position::AtOnce("a-7"), "a-7", "a-7"),
+    ] {
+        let mut parser = Parser::default();
+        parser.feed(&preamble(2000, position));
+        assert_eq!(parser.retry_ms, Some(2000));
+        assert_eq!(parser.last_event_id, at_once, "{position:?}");
+        assert_eq!(parser.events, []);
+        parser.feed(KEEP_ALIVE);
+        parser.feed(&no_id);
+        assert_eq!(parser.events, [got("message", "x", with_first_event)]);
+        parser.feed(&with_id);
+        assert_eq!(parser.last_event_id, "a-8");
+    }
 }
 
 #[test]
-fn a_comment_causes_nothing() {
+fn empty_lines_follow_events_only() {
+    let reports = |bytes: &[u8]| bytes.windows(2).filter(|&ends| ends == b"\n\n").count();
+    let quiet = [
+        preamble(2000, Position::Untold),
+        preamble(2000, Position::WithFirstEvent("a-7")),
+        KEEP_ALIVE.repeat(3),
+    ];
+    assert_eq!(reports(&quiet.concat()), 0);
+    let stream = [&quiet[1][..], KEEP_ALIVE, &event(None, Payload::Text(b""))].concat();
+    assert_eq!(reports(&stream), 1);
+    assert_eq!(reports(&preamble(2000, Position::AtOnce("a-7"))), 1);
+}
+
+#[test]
+fn comment_is_a_line_of_its_own_and_causes_nothing() {
     let mut parser = Parser::default();
-    parser.feed(KEEP_ALIVE);
+    parser.feed(&KEEP_ALIVE.repeat(2));
     assert_eq!(parser.events, []);
-    assert_eq!(parser.comments, 1);
+    assert_eq!(parser.comments, 2);
+    parser.feed(&event(None, Payload::Text(b"x")));
+    assert_eq!(parser.events, [got("message", "x", "")]);
 }
 
 #[test]
