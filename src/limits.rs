@@ -24,7 +24,8 @@ pub struct Limits {
     /// Bytes that may wait for one client, beyond what its socket took. Default 1 MiB.
     ///
     /// An empty outbox takes one message of any legal size; the bound decides whether another may be queued behind.
-    /// Over it, [`SlowConsumer`] decides.
+    /// Over it, [`SlowConsumer`] decides. What a room has kept and replays to a client that joins it does not count, nor is it
+    /// dropped: it is bounded by `outboxes_bytes_max`. Messages that wait behind a replay count as always.
     pub outbox_bytes_max: usize,
     /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
     ///

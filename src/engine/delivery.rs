@@ -170,7 +170,7 @@ impl Delivery {
 
     /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
     pub(super) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
-        let bytes = ws.outbox.bytes();
+        let bytes = ws.outbox.live_bytes();
         let congested = ws.is_member() && bytes > 0 && bytes.saturating_add(self.need) > bytes_max;
         if congested != ws.congested {
             ws.congested = congested;
@@ -214,8 +214,8 @@ impl<T: Transport> Core<T> {
                 let lens = match mail {
                     Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0, 0],
                     Mail::Publish(publication) => publication.lens(),
-                    Mail::Join(joining) => [joining.replay_bytes(), 0, 0],
-                    Mail::Subscribe(subscribing) => [0, 0, subscribing.replay_bytes()],
+                    // An outbox takes a replay of any length.
+                    Mail::Join(_) | Mail::Subscribe(_) => [0, 0, 0],
                     Mail::Close(..) | Mail::Leave(..) => [0, 0, 0],
                 };
                 // Nobody gets more than one.
@@ -623,7 +623,9 @@ impl<T: Transport> Core<T> {
         self.counters().dropped_closed.add(messages);
     }
 
-    /// What a room has kept for somebody who has just joined: as one, whose length is no sign of a slow client.
+    /// Queues what a room has kept for a client that has just joined it. It meets no slow-consumer policy: its length says
+    /// nothing of how the client reads, and neither does how much of earlier replays still waits. A client that takes none
+    /// of it is ended by its write timeout, or where the outboxes take too much memory in all.
     pub(super) fn replay(&mut self, slot: u32, frames: Vec<Bytes>) {
         if frames.is_empty() {
             return;
@@ -633,8 +635,12 @@ impl<T: Transport> Core<T> {
         {
             self.delivery.due += u64::from(messages);
         }
-        self.offer_own(slot, frames.concat().into(), messages);
+        match self.open_ws(slot) {
+            Some(ws) => ws.outbox.push_replay(frames.concat().into(), messages),
+            None => self.counters().dropped_closed.add(u64::from(messages)),
+        }
         self.note_fill(slot);
+        self.want_write(slot);
         self.make_room_outside();
     }
 

@@ -4,6 +4,9 @@
 //! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
 //! `own_bytes` that of those that no other outbox shares. An empty outbox owns no memory.
 //!
+//! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
+//! client. What is queued behind a replay counts as always.
+//!
 //! What is said of frames here holds for events where the client is sent events; their control frames are comments.
 
 mod queue;
@@ -93,6 +96,11 @@ impl Outbox {
         self.waiting.as_ref().map_or(0, |queue| queue.bytes())
     }
 
+    /// Those of them that count against the outbox's bound: all but those of replays.
+    pub(crate) fn live_bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
+    }
+
     /// Those of them that are kept for this client alone.
     pub(crate) fn own_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.own_bytes())
@@ -141,6 +149,11 @@ impl Outbox {
         self.change(|queue| queue.push(bytes, messages, own));
     }
 
+    /// Queues whole messages of a replay, which no other outbox shares. They don't count against the bound.
+    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
+        self.change(|queue| queue.push_replay(bytes, messages));
+    }
+
     /// Queues bytes that are no frame, before all frames: the answer to a handshake.
     pub(crate) fn push_preface(&mut self, bytes: Bytes) {
         self.change(|queue| queue.push_preface(bytes));
@@ -167,7 +180,7 @@ impl Outbox {
         self.change(|queue| queue.push_last(frame));
     }
 
-    /// Drops the oldest whole messages until `len` bytes fit. Returns how many.
+    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
     pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         self.change_any(|queue| queue.drop_oldest(len, bytes_max))
     }

@@ -186,6 +186,34 @@ fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
 }
 
 #[test]
+fn replay_bytes_do_not_count_and_are_not_dropped() {
+    let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
+    let live = run(&[b"live 1", b"live 2"]);
+    for written in 0..=replay.len() {
+        let mut outbox = Outbox::default();
+        outbox.push_replay(replay.clone(), 3);
+        outbox.push(live.clone(), 2, false);
+        let (mut left, mut messages) = flush(&mut outbox, written);
+        assert_eq!(outbox.live_bytes(), live.len());
+        assert_eq!(outbox.bytes(), replay.len() - written + live.len());
+        assert_eq!(outbox.own_bytes(), replay.len() - written);
+        let fill = outbox.fill(100);
+        assert_eq!((fill.bytes, fill.in_progress), (live.len(), 0));
+        // Room for one message: the older of the live ones gives way.
+        assert_eq!(outbox.drop_oldest(live.len() / 2, live.len()), 1);
+        outbox.push(run(&[b"live 3"]), 1, false);
+        assert_eq!(outbox.live_bytes(), live.len());
+        let (rest, more) = flush(&mut outbox, usize::MAX);
+        left.extend(rest);
+        messages += more;
+        let payloads: Vec<_> = parse(&left).into_iter().map(|frame| frame.1).collect();
+        let expected = ["kept 1", "kept 2", "kept 3", "live 2", "live 3"];
+        assert_eq!(payloads, expected.map(|text| text.as_bytes().to_vec()));
+        assert_eq!((messages, outbox.live_bytes(), outbox.bytes()), (5, 0, 0));
+    }
+}
+
+#[test]
 fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {

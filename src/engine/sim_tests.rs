@@ -22,6 +22,8 @@ mod idle;
 mod memory;
 #[cfg(test)]
 mod regressions;
+#[cfg(test)]
+mod replays;
 pub(crate) mod rooms;
 #[cfg(test)]
 mod sessions;

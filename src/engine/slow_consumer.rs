@@ -20,7 +20,7 @@ pub(crate) enum Verdict {
 /// What is known of an outbox when another message comes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fill {
-    /// Bytes in it.
+    /// Bytes in it, but for those of replays.
     pub(crate) bytes: usize,
     /// Those of them that finish the frame in progress, and can't be dropped.
     pub(crate) in_progress: usize,

@@ -34,6 +34,7 @@ pub(super) struct Queue {
     pub(super) chunks: VecDeque<Chunk>,
     bytes: usize,
     own_bytes: usize,
+    replay_bytes: usize,
     in_progress: usize,
     controls: u16,
     pub(super) form: Form,
@@ -45,13 +46,16 @@ pub(super) struct Chunk {
     messages: u32,
     /// No other outbox shares it, and it is no control frame.
     own: bool,
+    /// What a room kept before the client joined it: how much of it waits says nothing of how the client reads.
+    replay: bool,
 }
 
 impl Queue {
     /// Nothing tells it from one that was never used.
     pub(super) fn is_as_new(&self) -> bool {
         self.chunks.is_empty()
-            && (self.bytes, self.own_bytes, self.in_progress, self.controls) == (0, 0, 0, 0)
+            && (self.bytes, self.own_bytes, self.replay_bytes) == (0, 0, 0)
+            && (self.in_progress, self.controls) == (0, 0)
     }
 
     /// All that waits, if it lies in one piece.
@@ -75,10 +79,16 @@ impl Queue {
         self.own_bytes
     }
 
+    /// Bytes that count against the outbox's bound: all but those of replays.
+    pub(super) fn live_bytes(&self) -> usize {
+        self.bytes - self.replay_bytes
+    }
+
     pub(super) fn fill(&self, bytes_max: usize) -> Fill {
+        let replays = self.chunks.front().is_some_and(|front| front.replay);
         Fill {
-            bytes: self.bytes,
-            in_progress: self.in_progress,
+            bytes: self.live_bytes(),
+            in_progress: if replays { 0 } else { self.in_progress },
             bytes_max,
         }
     }
@@ -137,6 +147,7 @@ impl Queue {
         if self.chunks.len() >= MERGE_FROM_CHUNKS
             && let Some(tail) = self.chunks.back_mut()
             && tail.messages > 0
+            && !tail.replay
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
             // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
@@ -159,6 +170,21 @@ impl Queue {
             bytes,
             messages,
             own,
+            replay: false,
+        });
+    }
+
+    /// Queues whole messages of a replay, which no other outbox shares.
+    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
+        debug_assert!(messages > 0);
+        self.bytes += bytes.len();
+        self.own_bytes += bytes.len();
+        self.replay_bytes += bytes.len();
+        self.chunks.push_back(Chunk {
+            bytes,
+            messages,
+            own: true,
+            replay: true,
         });
     }
 
@@ -172,6 +198,7 @@ impl Queue {
             bytes,
             messages: 0,
             own: false,
+            replay: false,
         });
     }
 
@@ -196,6 +223,7 @@ impl Queue {
                 bytes: frame,
                 messages: 0,
                 own: false,
+                replay: false,
             },
         );
     }
@@ -227,6 +255,7 @@ impl Queue {
             bytes: frame,
             messages: 0,
             own: false,
+            replay: false,
         });
     }
 
@@ -243,6 +272,7 @@ impl Queue {
                 bytes: front.bytes.split_off(self.in_progress),
                 messages: front.messages.saturating_sub(1),
                 own: front.own,
+                replay: front.replay,
             };
             front.messages = front.messages.min(1);
             self.chunks.insert(1, rest);
@@ -250,15 +280,15 @@ impl Queue {
         1
     }
 
-    /// Drops the oldest whole messages until `len` bytes fit. Returns how many.
+    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
     pub(super) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         let mut dropped = 0;
         let mut at = self.split_in_progress();
-        while self.bytes > 0 && self.bytes.saturating_add(len) > bytes_max {
+        while self.live_bytes() > 0 && self.live_bytes().saturating_add(len) > bytes_max {
             let Some(chunk) = self.chunks.get_mut(at) else {
                 break;
             };
-            if chunk.messages == 0 {
+            if chunk.messages == 0 || chunk.replay {
                 at += 1;
                 continue;
             }
@@ -286,6 +316,8 @@ impl Queue {
         self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         let own = self.chunks.iter().filter(|chunk| chunk.own);
         self.own_bytes = own.map(|chunk| chunk.bytes.len()).sum();
+        let replays = self.chunks.iter().filter(|chunk| chunk.replay);
+        self.replay_bytes = replays.map(|chunk| chunk.bytes.len()).sum();
         self.controls = self
             .chunks
             .iter()
@@ -320,6 +352,7 @@ impl Queue {
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
                 self.own_bytes -= if front.own { front.bytes.len() } else { 0 };
+                self.replay_bytes -= if front.replay { front.bytes.len() } else { 0 };
                 messages += u64::from(front.messages);
                 if front.messages == 0 {
                     self.controls = self.controls.saturating_sub(1);
@@ -341,6 +374,7 @@ impl Queue {
             self.in_progress = boundary - n;
             front.bytes.advance(n);
             self.own_bytes -= if front.own { n } else { 0 };
+            self.replay_bytes -= if front.replay { n } else { 0 };
             n = 0;
         }
         messages

@@ -22,12 +22,12 @@ const PREAMBLE: &[u8] = b"retry: 1\n";
 const KEEP_ALIVE_MS: u64 = 15_000;
 
 /// A world with a room that event streams are for.
-struct Scene {
-    world: World,
+pub(super) struct Scene {
+    pub(super) world: World,
     room: Arc<Room>,
 }
 
-fn event(text: &str) -> Vec<u8> {
+pub(super) fn event(text: &str) -> Vec<u8> {
     event_stream::event(None, Payload::Text(text.as_bytes()))
 }
 
@@ -55,7 +55,7 @@ impl Scene {
         Self::with_replay(policy, &[])
     }
 
-    fn with_replay(policy: SlowConsumer, replay: &'static [&'static str]) -> Self {
+    pub(super) fn with_replay(policy: SlowConsumer, replay: &'static [&'static str]) -> Self {
         let room = Arc::new(OnceLock::<Arc<Room>>::new());
         let of_program = room.clone();
         let world = World::new(Setup {
@@ -76,7 +76,7 @@ impl Scene {
     }
 
     /// Asks for a stream; nothing is decided yet.
-    fn ask(&mut self, target: &str) -> usize {
+    pub(super) fn ask(&mut self, target: &str) -> usize {
         let client = self.world.connect();
         let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
         self.world.client_sends(client, request);
@@ -93,7 +93,7 @@ impl Scene {
     }
 
     /// Sends something to the room, in both forms.
-    fn publish(&mut self, text: &str) {
+    pub(super) fn publish(&mut self, text: &str) {
         let event = event(text).into();
         let to = Audience {
             room: Some(&self.room),
@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-fn parse(output: &[u8]) -> Vec<String> {
+pub(super) fn parse(output: &[u8]) -> Vec<String> {
     let mut parser = Parser::default();
     parser.feed(output);
     assert!(parser.is_between_blocks(), "half an event");

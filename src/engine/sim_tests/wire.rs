@@ -90,6 +90,13 @@ impl Pipe {
         self.room = self.room.saturating_add(room);
     }
 
+    /// The kernel reports room, if there is any that was waited for.
+    pub(super) fn report_room(&mut self) {
+        if self.room > 0 && std::mem::take(&mut self.wants_room) {
+            self.edges.writable = true;
+        }
+    }
+
     pub(super) fn unread(&self) -> usize {
         self.input.len()
     }

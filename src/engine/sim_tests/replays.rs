@@ -1,0 +1,276 @@
+//! What rooms have kept, sent to clients that join them: how long it is says nothing of how a client reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::streams::{Scene, event, parse};
+use super::wire::{Frame, text};
+use super::world::{Setup, World};
+use crate::engine::hub::Audience;
+use crate::engine::rooms::Room;
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+
+const OUTBOX: usize = 1_000;
+/// A message's bytes, as a frame.
+const NTH_BYTES: usize = 50;
+/// Messages of one replay: as a whole they are three times the outbox's bound.
+const REPLAYED: usize = 3 * OUTBOX / NTH_BYTES;
+
+const POLICIES: [SlowConsumer; 4] = [
+    SlowConsumer::Disconnect,
+    SlowConsumer::DropNewest,
+    SlowConsumer::DropOldest,
+    SlowConsumer::pace(),
+];
+
+fn nth(n: usize) -> String {
+    format!("{n:048}")
+}
+
+fn texts(numbers: impl IntoIterator<Item = usize>) -> Vec<Frame> {
+    numbers.into_iter().map(|n| text(nth(n))).collect()
+}
+
+/// A client, and rooms that keep messages.
+struct Scenario {
+    world: World,
+    client: usize,
+    /// Messages so far: each is due to the client, in this order.
+    due: usize,
+}
+
+impl Scenario {
+    fn new(slow_consumer: SlowConsumer) -> Self {
+        let mut world = World::new(Setup {
+            slow_consumer,
+            limits: Limits {
+                outbox_bytes_max: OUTBOX,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let client = world.join();
+        world.stall(client, 0);
+        Self {
+            world,
+            client,
+            due: 0,
+        }
+    }
+
+    /// The client joins a further room, which has kept so many messages.
+    fn joins(&mut self, replayed: usize) -> Arc<Room> {
+        let hub = &self.world.hub;
+        let room = hub.new_room(format!("room {}", self.due).into(), false);
+        let session = self.world.session(self.client);
+        let frames: Vec<_> = (self.due..self.due + replayed)
+            .map(|n| Message::new(nth(n)).frame().clone())
+            .collect();
+        let bytes = frames.iter().map(|frame| frame.len()).sum();
+        let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
+        hub.join(reserved, &room, &session, frames).unwrap();
+        self.due += replayed;
+        room
+    }
+
+    fn broadcasts(&mut self, room: &Arc<Room>) {
+        let to = Audience {
+            room: Some(room),
+            ..Audience::default()
+        };
+        let message = Message::new(nth(self.due));
+        self.world.hub.try_broadcast(message.frame(), to).unwrap();
+        self.due += 1;
+    }
+
+    fn sends(&mut self) {
+        let message = nth(self.due);
+        self.world.sends(self.client, &message);
+        self.due += 1;
+    }
+
+    /// The client has got everything in order, and nothing was held against it.
+    fn assert_served(mut self, what: &str) {
+        self.world.unstall(self.client);
+        self.world.run_handlers();
+        let got = self.world.all_frames(self.client);
+        assert_eq!(got, texts(0..self.due), "{what}");
+        let metrics = self.world.metrics();
+        assert_eq!((metrics.slow_consumers, metrics.dropped.total()), (0, 0));
+    }
+}
+
+/// What can happen while a replay leaves.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The client reads a part of what its kernel holds, which the shard has yet to learn of.
+    Read,
+    /// The kernel reports that the socket takes something.
+    Report,
+    /// The shard turns.
+    Turn,
+    /// The room is sent a message.
+    Broadcast,
+    /// The client is sent a message.
+    Send,
+}
+
+const STEPS: [Step; 5] = [
+    Step::Read,
+    Step::Report,
+    Step::Turn,
+    Step::Broadcast,
+    Step::Send,
+];
+
+/// Every sequence of so many steps.
+fn orders(len: u32) -> impl Iterator<Item = Vec<Step>> {
+    let count = STEPS.len().pow(len);
+    (0..count).map(move |index| {
+        let digit = |place| index / STEPS.len().pow(place) % STEPS.len();
+        (0..len).map(|place| STEPS[digit(place)]).collect()
+    })
+}
+
+#[test]
+fn replay_meets_no_policy_in_any_order_of_events() {
+    for policy in POLICIES {
+        for order in orders(5) {
+            let mut scenario = Scenario::new(policy);
+            let room = scenario.joins(REPLAYED);
+            for step in &order {
+                let pipe = || scenario.world.pipe(scenario.client);
+                match step {
+                    Step::Read => pipe().add_room_unreported(NTH_BYTES + 7),
+                    Step::Report => pipe().report_room(),
+                    Step::Turn => scenario.world.turn(),
+                    Step::Broadcast => scenario.broadcasts(&room),
+                    Step::Send => scenario.sends(),
+                }
+            }
+            scenario.assert_served(&format!("{policy:?}, {order:?}"));
+        }
+    }
+}
+
+#[test]
+fn replays_of_several_rooms_meet_no_policy() {
+    for policy in POLICIES {
+        for one_turn in [true, false] {
+            for read_bytes in [0, 7, NTH_BYTES, OUTBOX] {
+                let mut scenario = Scenario::new(policy);
+                scenario.sends();
+                for _ in 0..10 {
+                    let room = scenario.joins(REPLAYED);
+                    scenario.broadcasts(&room);
+                    if !one_turn {
+                        scenario.world.settle();
+                        let client = scenario.client;
+                        scenario.world.client_reads(client, read_bytes);
+                    }
+                }
+                scenario.assert_served(&format!("{policy:?}, {one_turn}, {read_bytes}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn event_stream_replay_meets_no_policy_in_any_order_of_events() {
+    static KEPT: [&str; 70] = ["an event that a room has kept"; 70];
+    assert!(KEPT.map(|kept| event(kept).len()).iter().sum::<usize>() > 2 * OUTBOX);
+    for policy in POLICIES {
+        for order in orders(4) {
+            let mut scene = Scene::with_replay(policy, &KEPT);
+            let client = scene.ask("/events");
+            scene.world.stall(client, 50);
+            scene.world.run_handlers();
+            let mut published = 0;
+            for step in &order {
+                match step {
+                    Step::Read => scene.world.pipe(client).add_room_unreported(61),
+                    Step::Report => scene.world.pipe(client).report_room(),
+                    Step::Turn => scene.world.turn(),
+                    Step::Broadcast | Step::Send => {
+                        scene.publish("live");
+                        published += 1;
+                    }
+                }
+            }
+            scene.world.unstall(client);
+            scene.world.run_handlers();
+            let output = scene.world.output(client);
+            let body = output.windows(4).position(|four| four == b"\r\n\r\n");
+            let got = parse(&output[body.unwrap() + 4..]);
+            let live = std::iter::repeat_n("live", published);
+            let due: Vec<&str> = KEPT.into_iter().chain(live).collect();
+            assert_eq!(got, due, "{policy:?}, {order:?}");
+            assert_eq!(scene.world.metrics().slow_consumers, 0);
+        }
+    }
+}
+
+#[test]
+fn live_messages_behind_a_replay_are_bounded() {
+    const FIT: usize = OUTBOX / NTH_BYTES;
+    for policy in POLICIES {
+        let mut scenario = Scenario::new(policy);
+        let room = scenario.joins(REPLAYED);
+        for _ in 0..2 * FIT {
+            scenario.broadcasts(&room);
+            scenario.world.settle();
+        }
+        let client = scenario.client;
+        let status = scenario.world.metrics();
+        assert_eq!(
+            status.slow_consumers,
+            u64::from(policy == SlowConsumer::Disconnect)
+        );
+        scenario.world.unstall(client);
+        scenario.world.settle();
+        let frames = scenario.world.all_frames(client);
+        let live = |numbers: std::ops::Range<usize>| texts((0..REPLAYED).chain(numbers));
+        match policy {
+            SlowConsumer::Disconnect => {
+                assert!(matches!(frames[..], [Frame::Close(Some(1013), _)]));
+            }
+            SlowConsumer::DropNewest => assert_eq!(frames, live(REPLAYED..REPLAYED + FIT)),
+            SlowConsumer::DropOldest => {
+                assert_eq!(frames, live(REPLAYED + FIT..REPLAYED + 2 * FIT));
+            }
+            SlowConsumer::Pace { .. } => assert_eq!(frames, texts(0..scenario.due)),
+        }
+    }
+}
+
+#[test]
+fn client_that_reads_nothing_of_a_replay_is_ended() {
+    for policy in POLICIES {
+        let mut scenario = Scenario::new(policy);
+        scenario.joins(REPLAYED);
+        scenario.world.settle();
+        let client = scenario.client;
+        scenario.world.advance(Duration::from_secs(29));
+        assert!(!scenario.world.is_closed(client), "{policy:?}");
+        scenario.world.advance(Duration::from_secs(2));
+        assert!(scenario.world.is_closed(client), "{policy:?}");
+        scenario.world.assert_empty();
+    }
+}
+
+#[test]
+fn long_replay_holds_up_nobody_else_while_paced() {
+    let mut scenario = Scenario::new(SlowConsumer::pace());
+    let other = scenario.world.join();
+    // Less than half its bound waits for another client: it is not short of room.
+    scenario.world.stall(other, 0);
+    scenario.world.sends(other, "waits");
+    scenario.world.settle();
+    scenario.joins(REPLAYED);
+    scenario.world.settle();
+    let third = scenario.world.join();
+    scenario.world.broadcasts("for all");
+    scenario.world.settle();
+    assert_eq!(scenario.world.all_frames(third), [text("for all")]);
+}
