@@ -152,9 +152,16 @@ pub enum SlowConsumer {
         ///
         /// What it reads buys it time at this rate, up to twice its patience more. TCP tells of reading in steps, on
         /// loopback of about 100 KB, over a network of less: the patience must be longer than a step takes a client
-        /// that is to stay.
+        /// that is to stay. What a socket takes in the first three eighths of the patience may be the kernel's buffers that
+        /// grow: it buys no time beyond the patience.
         bytes_per_second_min: u64,
-        /// How long the others wait for a client that reads nothing. Then it is disconnected with close code 1013.
+        /// How long the others wait for a client that reads nothing, to within 10 ms. Then it is disconnected with close
+        /// code 1013. Time in which its socket took nothing of what waited for it counts also where nobody waited yet.
+        ///
+        /// Clients that read nothing at the same time are waited for once. Of those that do so one after the other, each
+        /// such wait shortens the next by half of its length: all together they come to twice the patience, and to a
+        /// sixteenth of it for each further client. That is forgotten eight times as slowly as it came about. Meanwhile
+        /// a client stays if its socket takes something that often.
         patience: Duration,
     },
 }

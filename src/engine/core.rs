@@ -102,7 +102,7 @@ pub(super) struct Conn<T> {
     /// It is in `dirty`.
     pub(super) dirty: bool,
     /// When `timers` will have it looked at.
-    timer: Option<Tick>,
+    pub(super) timer: Option<Tick>,
 }
 
 #[allow(clippy::large_enum_variant)] // Most connections are WebSockets, which a box would cost a cache miss each.
@@ -568,11 +568,15 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Something is to be read or written in the next turn.
+    pub(super) fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.dirty.is_empty()
+    }
+
     /// How long the shard may sleep: not at all, until a deadline, or for ever.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let may_read_on = self.intake.held_up() > 0 && !self.intake.is_full();
-        let has_work = !self.ready.is_empty() || !self.dirty.is_empty() || self.has_jobs();
-        if has_work || may_read_on || self.mail_can_go_on() {
+        if self.has_work() || self.has_jobs() || may_read_on || self.mail_can_go_on() {
             return Some(Duration::ZERO);
         }
         let mailbox = &self.link().mailbox;

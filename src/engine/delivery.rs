@@ -320,7 +320,9 @@ impl<T: Transport> Core<T> {
             let was = ws.congested;
             let is = self.delivery.note_fill(ws, bytes_max);
             if was != is {
-                ws.congestion_changed(self.tick, &self.hub.settings);
+                ws.congestion_changed(self.tick, &self.hub, self.now);
+                // A longer message alone can make it so, without anything being written to this client.
+                self.arm(slot);
             }
         }
     }
@@ -674,7 +676,7 @@ impl<T: Transport> Core<T> {
         };
         if std::mem::take(&mut ws.congested) {
             self.delivery.congested -= 1;
-            ws.congestion_changed(self.tick, &self.hub.settings);
+            ws.congestion_changed(self.tick, &self.hub, self.now);
         }
         let form = ws.form();
         if form == Form::Frames {

@@ -14,6 +14,7 @@ use super::ask::Accepted;
 use super::events::Events;
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
+use super::pace::InVain;
 use super::peers::{Peers, Place};
 use super::pool::{self, Done, Pool};
 use super::rooms::{Joining, Room};
@@ -64,6 +65,8 @@ pub(crate) struct Hub {
     pub(super) rooms_ever: AtomicU64,
     /// The event streams that get what everyone gets.
     pub(super) streams_of_all: Arc<Room>,
+    /// How long producers have waited for clients that were disconnected in the end.
+    pub(super) waits_in_vain: Mutex<InVain>,
     /// Of requests that hosts have asked about, and whose connections are still to come.
     pub(super) asked_bytes: AtomicUsize,
     /// Connections of all kinds, on all shards.
@@ -280,6 +283,7 @@ impl Hub {
             common: Counters::default(),
             rooms_ever: AtomicU64::new(2),
             streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
+            waits_in_vain: Mutex::default(),
             asked_bytes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),

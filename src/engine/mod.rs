@@ -15,6 +15,8 @@
 
 mod admission;
 mod ask;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+mod audit;
 mod core;
 mod delivery;
 mod events;

@@ -75,6 +75,15 @@ impl Http {
         }
     }
 
+    /// Until when it waits for its client; none while it waits for a handler.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn waits_until(&self) -> Option<Tick> {
+        match self.phase {
+            Phase::Handling | Phase::Asking(_) => None,
+            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => Some(self.deadline),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Tick {
         match self.phase {
             // A handler may take as long as it likes.

@@ -21,6 +21,8 @@ mod idle;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod pacing;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod replays;

@@ -75,6 +75,13 @@ impl Timers {
         }
     }
 
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn is_scheduled(&self, at: Tick, slot: u32) -> bool {
+        self.queue
+            .get(&at)
+            .is_some_and(|slots| slots.contains(&slot))
+    }
+
     /// Takes the next entry that is due.
     pub(crate) fn expired(&mut self, now: Tick) -> Option<(Tick, u32)> {
         let mut first = self.queue.first_entry()?;

@@ -12,6 +12,8 @@
 //! `advance` moves a connection along whenever something of this has changed. A peer's close frame, or a violation, is
 //! answered when the messages before it are handled, so that their replies come before the answer.
 
+#[cfg(all(any(test, fuzzing), not(loom)))]
+mod audit;
 mod expiry;
 mod rare;
 mod receiving;
@@ -20,6 +22,7 @@ mod talk;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -28,11 +31,12 @@ use super::admission::{Granted, Kept, shutting_down};
 use super::core::{Conn, Core, Role};
 use super::events::{Ending, Session, Status};
 use super::form::Form;
-use super::hub::Settings;
+use super::hub::{Hub, Settings};
 use super::id::{ConnectionId, Key};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
+use super::rooms::lock;
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::close::CloseCode;
@@ -186,7 +190,8 @@ impl WebSocket {
     }
 
     /// The outbox has become short of room, or no longer is.
-    pub(super) fn congestion_changed(&mut self, now: Tick, settings: &Settings) {
+    pub(super) fn congestion_changed(&mut self, now: Tick, hub: &Hub, instant: Instant) {
+        let settings = &hub.settings;
         if self.outgoing == Outgoing::Open {
             let full = if self.congested {
                 Status::Full
@@ -203,10 +208,14 @@ impl WebSocket {
             return;
         };
         if self.congested {
+            let allowance = lock(&hub.waits_in_vain).allowance(patience, instant);
+            let stalled = self.stalled();
             self.rare()
                 .pace
-                .get_or_insert_with(|| Box::new(Pace::new(bytes_per_second_min, patience, now)))
-                .start(now);
+                .get_or_insert_with(|| {
+                    Box::new(Pace::new(bytes_per_second_min, patience, stalled, now))
+                })
+                .start(allowance, now);
         } else if let Some(pace) = self.pace() {
             pace.stop(now);
         }

@@ -617,6 +617,7 @@ impl World {
         }
         self.check();
         let wait = self.core().wait(now);
+        self.core().check_timers(now, wait);
         self.asleep_until = wait.map(|wait| self.now + wait);
     }
 

@@ -5,6 +5,8 @@ use bytes::Bytes;
 use super::{Incoming, Outgoing, WebSocket};
 use crate::engine::core::{Core, Role};
 use crate::engine::pace::Pace;
+use crate::engine::rooms::lock;
+use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::event_stream;
@@ -57,11 +59,18 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.ws_write(slot);
+        let SlowConsumer::Pace { patience, .. } = self.hub.settings.slow_consumer else {
+            return;
+        };
+        let now = self.now;
+        let allowance = lock(&self.hub.waits_in_vain).allowance(patience, now);
         let Some(pace) = self.ws(slot).and_then(WebSocket::pace) else {
             return;
         };
-        pace.tried(tick);
-        if pace.is_used_up(tick) {
+        pace.tried(allowance, tick);
+        if pace.deadline().is_some() && pace.is_used_up(allowance, tick) {
+            let waited = pace.waited();
+            lock(&self.hub.waits_in_vain).add(waited, patience, now);
             self.disconnect_slow(slot);
         }
     }

@@ -1,0 +1,148 @@
+//! How long producers wait for clients, under [`SlowConsumer::Pace`].
+
+use std::time::Duration;
+
+use super::wire::text;
+use super::world::{Setup, World, echo};
+use crate::limits::{Limits, SlowConsumer};
+
+const OUTBOX: usize = 1_000;
+const PATIENCE_MS: u64 = 1_000;
+/// Deadlines are kept to this: a step of the shard's clock, on both sides.
+const STEP_MS: u64 = 8;
+
+fn paced() -> World {
+    World::new(Setup {
+        slow_consumer: SlowConsumer::Pace {
+            bytes_per_second_min: 1_000,
+            patience: Duration::from_millis(PATIENCE_MS),
+        },
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            ..Limits::default()
+        },
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+/// How long it takes until what is sent to a client reaches it, in milliseconds.
+fn delay_ms(world: &mut World, client: usize) -> u64 {
+    world.sends(client, "reaches it");
+    world.run_handlers();
+    let mut ms = 0;
+    while !world.frames(client).contains(&text("reaches it")) {
+        world.advance_ms(STEP_MS);
+        ms += STEP_MS;
+        assert!(ms < 100_000, "it never reaches it");
+    }
+    ms
+}
+
+#[test]
+fn long_message_waits_for_nonreader_no_longer_than_patience() {
+    for waits_bytes in [1, OUTBOX / 4, OUTBOX / 2 - 10] {
+        for broadcast in [true, false] {
+            let mut world = paced();
+            let (stuck, other) = (world.join(), world.join());
+            world.stall(stuck, 0);
+            world.sends(stuck, &"x".repeat(waits_bytes));
+            world.settle();
+            // It is short of room for a longer message only: nothing is written to it when that comes.
+            let long = "y".repeat(OUTBOX);
+            if broadcast {
+                world.broadcasts(&long);
+            } else {
+                world.client_says(other, &long);
+                world.run_handlers();
+            }
+            let delay = delay_ms(&mut world, other);
+            assert!(delay <= PATIENCE_MS + STEP_MS, "{delay} ms");
+            assert_eq!(world.metrics().slow_consumers, 1);
+        }
+    }
+}
+
+#[test]
+fn nonreader_that_stood_still_before_is_not_waited_for_again() {
+    let mut world = paced();
+    let (stuck, other) = (world.join(), world.join());
+    world.stall(stuck, 0);
+    world.sends(stuck, "waits");
+    world.advance_ms(PATIENCE_MS);
+    world.broadcasts("y".repeat(OUTBOX - 20));
+    let delay = delay_ms(&mut world, other);
+    assert!(delay <= 2 * STEP_MS, "{delay} ms");
+    // One that takes something when it is tried is waited for.
+    let reader = world.join();
+    world.stall(reader, 0);
+    world.sends(reader, &"x".repeat(100));
+    world.advance_ms(PATIENCE_MS);
+    world.pipe(reader).add_room_unreported(50);
+    world.broadcasts("y".repeat(OUTBOX - 20));
+    world.advance_ms(2 * STEP_MS);
+    world.unstall(reader);
+    assert_eq!(world.all_frames(reader).len(), 2);
+    assert_eq!(world.metrics().slow_consumers, 1);
+}
+
+#[test]
+fn many_nonreaders_at_once_cost_one_patience() {
+    let mut world = paced();
+    let stuck = world.joined(60);
+    let other = world.join();
+    for &client in &stuck {
+        world.stall(client, 0);
+    }
+    for _ in 0..2 {
+        world.broadcasts("x".repeat(OUTBOX - 20));
+    }
+    let delay = delay_ms(&mut world, other);
+    assert!(delay <= PATIENCE_MS + STEP_MS, "{delay} ms");
+    assert_eq!(world.metrics().slow_consumers, 60);
+}
+
+#[test]
+fn many_nonreaders_in_turns_cost_twice_the_patience_and_little_each() {
+    const TURNS: usize = 60;
+    let mut world = paced();
+    let stuck = world.joined(TURNS);
+    let other = world.join();
+    let mut waited = 0;
+    for &client in &stuck {
+        // Each reads on until those before it have gone.
+        world.stall(client, 0);
+        for _ in 0..2 {
+            world.broadcasts("x".repeat(OUTBOX - 20));
+        }
+        waited += delay_ms(&mut world, other);
+    }
+    assert_eq!(world.metrics().slow_consumers, TURNS as u64);
+    let bound = 2 * PATIENCE_MS + TURNS as u64 * (PATIENCE_MS / 16 + 3 * STEP_MS);
+    assert!(waited <= bound, "{waited} ms of {bound}");
+}
+
+#[test]
+fn client_that_reads_stays_after_waits_in_vain() {
+    let mut world = paced();
+    let stuck = world.joined(10);
+    let slow = world.join();
+    for &client in &stuck {
+        world.stall(client, 0);
+        for _ in 0..2 {
+            world.broadcasts("x".repeat(OUTBOX - 20));
+        }
+        world.advance_ms(PATIENCE_MS);
+    }
+    world.stall(slow, 0);
+    for _ in 0..20 {
+        world.broadcasts("x".repeat(OUTBOX - 20));
+    }
+    for _ in 0..1_000 {
+        world.advance_ms(40);
+        world.client_reads(slow, 40);
+    }
+    assert_eq!(world.metrics().slow_consumers, 10);
+    assert!(!world.is_closed(slow));
+    assert_eq!(world.all_frames(slow).len(), 40);
+}
