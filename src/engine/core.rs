@@ -191,6 +191,7 @@ impl<T: Transport> Core<T> {
     /// Begins a turn: takes what others have left. Messages are delivered before word of the handlers that sent them.
     pub(crate) fn collect(&mut self, now: Instant) {
         self.now = now;
+        self.timers.go_on(now);
         self.tick = self.timers.now(now);
         self.runs_here = self.hub.settings.adaptive_handlers
             && self.quickness.is_quick(now, || self.hub.pool.is_slow());
@@ -396,13 +397,26 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    fn read(&mut self, slot: u32) {
+    fn read(&mut self, slot: u32) -> bool {
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        if let Some(n) = self.read_into(slot, &mut buffer) {
+        let read = self.read_into(slot, &mut buffer);
+        if let Some(n) = read {
             self.input(slot, &mut buffer[..n]);
         }
         self.read_buffer = buffer;
         self.arm(slot);
+        read.is_some()
+    }
+
+    /// Reads from a connection that is about to be judged for its silence: something may have come after the poll, or be
+    /// among more readiness than one poll returns. Returns whether there was anything.
+    pub(super) fn read_before_verdict(&mut self, slot: u32) -> bool {
+        match self.conns.get_mut(slot) {
+            // One that is queued is known to have something.
+            Some(conn) if !conn.queued => conn.readable = true,
+            _ => return false,
+        }
+        self.read(slot)
     }
 
     /// Reads once, if the connection wants to be read. Returns how much there is; the end is handled here.
@@ -574,7 +588,14 @@ impl<T: Transport> Core<T> {
     }
 
     /// How long the shard may sleep: not at all, until a deadline, or for ever.
-    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
+        self.timers.go_on(now);
+        let wait = self.wait_until_work(now);
+        self.timers.sleep(wait);
+        wait
+    }
+
+    fn wait_until_work(&self, now: Instant) -> Option<Duration> {
         let may_read_on = self.intake.held_up() > 0 && !self.intake.is_full();
         if self.has_work() || self.has_jobs() || may_read_on || self.mail_can_go_on() {
             return Some(Duration::ZERO);

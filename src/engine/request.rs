@@ -412,12 +412,20 @@ impl<T: Transport> Core<T> {
 
     pub(super) fn http_expire(&mut self, slot: u32) {
         let tick = self.tick;
-        let Some(http) = self.http(slot) else {
+        match self.http(slot) {
+            Some(http) if http.deadline() <= tick => {
+                // What has come, or finds room, since the poll comes first.
+                if http.wants_input() {
+                    self.read_before_verdict(slot);
+                } else {
+                    self.http_write(slot);
+                }
+            }
+            _ => return,
+        }
+        let Some(http) = self.http(slot).filter(|http| http.deadline() <= tick) else {
             return;
         };
-        if http.deadline() > tick {
-            return;
-        }
         let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
         match http.phase {
             Phase::Handling | Phase::Asking(_) => {}

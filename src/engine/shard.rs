@@ -267,12 +267,14 @@ impl Shard {
 
     /// Waits for something to do. False if the shard can't go on.
     fn poll(&mut self) -> bool {
-        let wait = self.wait();
-        if let Err(error) = self.poll.poll(&mut self.events, wait)
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            error!("a shard can't poll and ends: {error}");
-            return false;
+        let mut wait = self.wait();
+        while let Err(error) = self.poll.poll(&mut self.events, wait) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                error!("a shard can't poll and ends: {error}");
+                return false;
+            }
+            // As after the process was stopped: what has come meanwhile is taken in before any deadline is looked at.
+            wait = Some(Duration::ZERO);
         }
         for event in &self.events {
             match event.token() {
@@ -341,7 +343,7 @@ impl Shard {
         }
     }
 
-    fn wait(&self) -> Option<Duration> {
+    fn wait(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let listener = self
             .listener

@@ -32,6 +32,8 @@ mod sessions;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
+mod standstill;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod streams;

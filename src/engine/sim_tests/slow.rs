@@ -458,13 +458,14 @@ fn a_client_just_below_the_minimum_rate_is_cut_off() {
         world.broadcasts(nth(n));
     }
     world.settle();
-    // It buys four fifths of the time it takes: the second it has to begin with lasts for five.
-    for _ in 0..450 {
+    // It buys four fifths of the time it takes, but for the first eighth of its patience: that lasts for four and a half
+    // seconds.
+    for _ in 0..430 {
         world.advance_ms(10);
         world.client_reads(slow, 8);
     }
     assert_eq!(world.metrics().slow_consumers, 0);
-    for _ in 0..100 {
+    for _ in 0..50 {
         world.advance_ms(10);
         world.client_reads(slow, 8);
     }

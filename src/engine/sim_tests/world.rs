@@ -654,6 +654,12 @@ impl World {
         self.now += Duration::from_millis(ms);
     }
 
+    /// Time goes by, and the shard does not run: its process is stopped. Then it wakes, if it would have.
+    pub(super) fn stand_still(&mut self, by: Duration) {
+        self.now += by;
+        self.settle();
+    }
+
     pub(super) fn advance_ms(&mut self, ms: u64) {
         self.advance(Duration::from_millis(ms));
     }

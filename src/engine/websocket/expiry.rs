@@ -4,8 +4,10 @@ use bytes::Bytes;
 
 use super::{Incoming, Outgoing, WebSocket};
 use crate::engine::core::{Core, Role};
+use crate::engine::hub::Settings;
 use crate::engine::pace::Pace;
 use crate::engine::rooms::lock;
+use crate::engine::timers::Tick;
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
@@ -13,11 +15,29 @@ use crate::protocol::event_stream;
 use crate::report::info;
 use crate::transport::Transport;
 
+impl WebSocket {
+    /// A deadline has come by which it was to send something.
+    fn is_silent_too_long(&self, settings: &Settings, now: Tick) -> bool {
+        let closing = self.closing_deadline();
+        let message = self
+            .unfinished()
+            .map(|unfinished| unfinished.since.after(settings.limits.message_timeout));
+        let heartbeat = settings.heartbeat.filter(|_| self.pinged);
+        let pong = heartbeat.map(|heartbeat| self.heard.after(heartbeat.silence_max()));
+        let deadlines = [closing, message, pong];
+        deadlines.into_iter().flatten().any(|due| due <= now)
+    }
+}
+
 impl<T: Transport> Core<T> {
     /// A deadline may have come.
     pub(in crate::engine) fn ws_expire(&mut self, slot: u32) {
         let tick = self.tick;
         let settings = self.hub.settings.clone();
+        let is_silent = self
+            .ws(slot)
+            .is_some_and(|ws| ws.is_silent_too_long(&settings, tick));
+        let has_sent = is_silent && self.read_before_verdict(slot);
         let Some(ws) = self.ws(slot) else {
             return;
         };
@@ -44,7 +64,7 @@ impl<T: Transport> Core<T> {
             self.broken(slot);
             return;
         }
-        self.expire_unfinished(slot);
+        self.expire_unfinished(slot, has_sent);
         self.expire_pace(slot);
         self.expire_comment(slot);
         if settings.heartbeat.is_some() {

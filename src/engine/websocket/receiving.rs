@@ -270,7 +270,8 @@ impl<T: Transport> Core<T> {
         self.intake.set_unfinished(before, ws.unfinished_bytes());
     }
 
-    pub(in crate::engine) fn expire_unfinished(&mut self, slot: u32) {
+    /// Its time for the message that has begun may be over; it may just have sent something.
+    pub(in crate::engine) fn expire_unfinished(&mut self, slot: u32, has_sent: bool) {
         let tick = self.tick;
         let limits = &self.hub.settings.limits;
         let Some(conn) = self.conns.get_mut(slot) else {
@@ -292,7 +293,7 @@ impl<T: Transport> Core<T> {
             unfinished.since = tick;
             return;
         }
-        if readable && !unfinished.late {
+        if (readable || has_sent) && !unfinished.late {
             // What it has sent in time may still be to be read. But who always sends something has not for ever.
             unfinished.since = tick;
             unfinished.late = true;

@@ -1,0 +1,284 @@
+//! The process is stopped, or its machine sleeps: no peer is judged for the time in which the shard did not run.
+
+use std::time::Duration;
+
+use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text};
+use super::world::{Setup, World, echo};
+use crate::engine::events::{Interests, Response};
+use crate::limits::{Limits, SlowConsumer};
+use crate::ping::Heartbeat;
+use crate::protocol::http;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Deadlines are kept to this: some steps of the shard's clock.
+const STEPS_MS: u64 = 32;
+/// How long the clock rests after a standstill.
+const REST_MS: u64 = 1_000;
+const LIMIT_MS: u64 = 2_000;
+
+/// A deadline, and what a peer does about it in time.
+struct Case {
+    name: &'static str,
+    /// A client that has so many milliseconds left.
+    begin: fn(&mut World) -> usize,
+    limit_ms: u64,
+    /// What it does while nobody looks, after which the deadline is met.
+    saves_itself: fn(&mut World, usize),
+}
+
+fn world() -> World {
+    let limits = Limits {
+        outbox_bytes_max: 1_000,
+        handshake_timeout: ms(LIMIT_MS),
+        message_timeout: ms(LIMIT_MS),
+        keep_alive_timeout: ms(LIMIT_MS),
+        write_timeout: ms(LIMIT_MS),
+        close_timeout: ms(LIMIT_MS),
+        ..Limits::default()
+    };
+    World::new(Setup {
+        limits,
+        interests: Interests {
+            request: true,
+            ..Setup::default().interests
+        },
+        handler: Box::new(echo),
+        route: Box::new(|_| Response {
+            bytes: http::response(200, &[], &[b'x'; 1_000], false, false),
+            keep_alive: true,
+        }),
+        ..Setup::default()
+    })
+}
+
+fn with_heartbeat() -> World {
+    World::new(Setup {
+        heartbeat: Some(Heartbeat::new(ms(1_000), ms(1_000 + LIMIT_MS))),
+        ..Setup::default()
+    })
+}
+
+fn paced() -> World {
+    World::new(Setup {
+        slow_consumer: SlowConsumer::Pace {
+            bytes_per_second_min: 1,
+            patience: ms(LIMIT_MS),
+        },
+        limits: Limits {
+            outbox_bytes_max: 1_000,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    })
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n";
+const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n12345";
+
+/// Sends without letting the shard turn.
+fn sends(world: &World, client: usize, bytes: &[u8]) {
+    world.pipe(client).client_sends(bytes);
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a handshake",
+        begin: |world| {
+            let client = world.connect();
+            world.client_sends(client, &UPGRADE[..20]);
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| sends(world, client, &UPGRADE[20..]),
+    },
+    Case {
+        name: "a request's body",
+        begin: |world| {
+            let client = world.connect();
+            world.client_sends(client, POST);
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| sends(world, client, b"67890"),
+    },
+    Case {
+        name: "a connection that is kept alive",
+        begin: |world| {
+            let client = world.connect();
+            world.client_sends(client, GET);
+            world.run_handlers();
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| sends(world, client, GET),
+    },
+    Case {
+        name: "an answer that is not read",
+        begin: |world| {
+            let client = world.connect();
+            world.stall(client, 10);
+            world.client_sends(client, GET);
+            world.run_handlers();
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| world.pipe(client).add_room_unreported(2_000),
+    },
+    Case {
+        name: "a message",
+        begin: |world| {
+            let client = world.join();
+            world.client_sends(client, &client_text("never whole")[..8]);
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| sends(world, client, &client_text("never whole")[8..]),
+    },
+    Case {
+        name: "a socket that takes nothing",
+        begin: |world| {
+            let client = world.join();
+            world.stall(client, 3);
+            world.sends(client, "waits");
+            world.settle();
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| world.pipe(client).add_room_unreported(2_000),
+    },
+    Case {
+        name: "a close frame that is not answered",
+        begin: |world| {
+            let client = world.join();
+            world.closes(client, 1000, "");
+            world.settle();
+            client
+        },
+        limit_ms: LIMIT_MS,
+        // Its connection ends by this: in good order.
+        saves_itself: |world, client| sends(world, client, &client_close(1000)),
+    },
+];
+
+const HEARTBEAT: Case = Case {
+    name: "a heartbeat",
+    begin: |world| {
+        let client = world.join();
+        world.advance_ms(1_000 + STEPS_MS / 2);
+        client
+    },
+    limit_ms: LIMIT_MS,
+    saves_itself: |world, client| sends(world, client, &client_frame(0x8A, b"")),
+};
+
+const PACE: Case = Case {
+    name: "producers that wait",
+    begin: |world| {
+        let client = world.join();
+        world.stall(client, 0);
+        for _ in 0..2 {
+            world.broadcasts("x".repeat(900));
+        }
+        world.settle();
+        client
+    },
+    limit_ms: LIMIT_MS,
+    saves_itself: |world, client| world.pipe(client).add_room_unreported(usize::MAX / 4),
+};
+
+fn all() -> impl Iterator<Item = (&'static Case, World)> {
+    let cases = CASES.iter().map(|case| (case, world()));
+    cases.chain([(&HEARTBEAT, with_heartbeat()), (&PACE, paced())])
+}
+
+/// Whether a client still has what its deadline is for. The shard may say so by an answer before it closes.
+fn is_over(world: &mut World, client: usize) -> bool {
+    let metrics = world.metrics();
+    world.is_closed(client)
+        || world.is_finished(client)
+        || metrics.slow_consumers + metrics.unfinished_messages > 0
+}
+
+#[test]
+fn no_peer_is_judged_for_a_standstill() {
+    for standstill_ms in [16_000, 3_600_000] {
+        for passed_ms in [0, LIMIT_MS / 2, LIMIT_MS - 2 * STEPS_MS] {
+            for (case, mut world) in all() {
+                let client = (case.begin)(&mut world);
+                world.advance_ms(passed_ms);
+                for _ in 0..2 {
+                    world.stand_still(ms(standstill_ms));
+                    assert!(!is_over(&mut world, client), "{} on waking", case.name);
+                }
+                // It was stopped when it was about to wake, or before.
+                world.advance_ms(REST_MS - STEPS_MS);
+                assert!(!is_over(&mut world, client), "{} soon", case.name);
+                // But no peer gains more than that.
+                world.advance_ms(case.limit_ms + 2 * STEPS_MS);
+                assert!(is_over(&mut world, client), "{} never", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn peer_that_acts_during_a_standstill_is_in_time() {
+    for is_reported in [true, false] {
+        for (case, mut world) in all() {
+            let client = (case.begin)(&mut world);
+            world.advance_ms(LIMIT_MS - 2 * STEPS_MS);
+            (case.saves_itself)(&mut world, client);
+            if !is_reported {
+                // The poll was interrupted, or had more to return than fits.
+                world.pipe(client).take_edges();
+            }
+            world.stand_still(ms(16_000));
+            // What was not reported is found when its time is over.
+            let until = if is_reported { 0 } else { 4 * STEPS_MS };
+            world.advance_ms(REST_MS + LIMIT_MS - 2 * STEPS_MS + until);
+            world.run_handlers();
+            let metrics = world.metrics();
+            let judged = metrics.slow_consumers
+                + metrics.unfinished_messages
+                + metrics.heartbeat_timeouts
+                + metrics.handshake_failures.timeout;
+            assert_eq!(judged, 0, "{} ({is_reported})", case.name);
+            let was_to_end = case.name.starts_with("a close frame");
+            assert_eq!(world.is_closed(client), was_to_end, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn silent_peers_end_on_a_shard_that_is_always_late() {
+    for (case, mut world) in all() {
+        let client = (case.begin)(&mut world);
+        // Each turn comes two seconds late; it is woken by somebody's message each time.
+        let other = world.connect();
+        let mut turns = 0;
+        while !is_over(&mut world, client) {
+            sends(&world, other, b"G");
+            world.stand_still(ms(2_000));
+            world.skip_ms(100);
+            world.settle();
+            turns += 1;
+            assert!(turns < 200, "{} never ends", case.name);
+        }
+    }
+}
+
+#[test]
+fn pong_behind_a_busy_poll_counts() {
+    // Nobody reports what has come by the deadline: the socket itself is asked.
+    let mut world = with_heartbeat();
+    let client = world.join();
+    world.advance_ms(1_000 + STEPS_MS / 2);
+    sends(&world, client, &client_ping(b""));
+    world.pipe(client).take_edges();
+    world.advance_ms(LIMIT_MS + 2 * STEPS_MS);
+    assert!(!world.is_closed(client));
+    assert_eq!(world.metrics().heartbeat_timeouts, 0);
+}
