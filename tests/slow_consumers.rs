@@ -258,6 +258,35 @@ fn pace_loses_nothing_for_those_who_read_and_ends_the_one_who_does_not() {
 }
 
 #[test]
+fn pace_waits_for_nonreaders_for_one_patience() {
+    const DEAF: usize = 8;
+    // What the kernel's buffers take late was once taken for reading, and bought each of them two seconds more.
+    const WAIT_MAX: Duration = Duration::from_millis(2_500);
+    let app = AsyncWebsocketApp::<()>::new()
+        .with_shards(1)
+        .with_slow_consumer(SlowConsumer::pace());
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let reader = Reader::connect(address);
+    let deaf = [(); DEAF].map(|()| raw_websocket(address));
+    eventually("all are connected", || sender.connections() == DEAF + 1);
+    let deadline = Instant::now() + DEADLINE;
+    let mut sent = 0;
+    while sender.connections() > 1 {
+        sender.broadcast(numbered(sent));
+        sent += 1;
+        assert!(Instant::now() < deadline, "the deaf ones are never gone");
+    }
+    let metrics = sender.metrics();
+    assert_eq!(metrics.slow_consumers, DEAF as u64);
+    assert!(metrics.paced < WAIT_MAX, "{:?}", metrics.paced);
+    running.shutdown(DEADLINE);
+    let got = reader.thread.join().unwrap();
+    assert_eq!((got.numbers.len() as u64, got.has_no_hole()), (sent, true));
+    drop(deaf);
+}
+
+#[test]
 fn a_full_outbox_is_told_to_those_who_try() {
     let (running, address) = serve(SlowConsumer::DropNewest);
     let sender = running.sender();

@@ -7,8 +7,11 @@ mod support;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use support::{Client, Program, http_get, number_of, numbered};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -222,7 +225,7 @@ fn with_exit_on_eof_a_signal_hastens_the_end() {
     program.close_input();
     program.expect_refusal();
     let begun = Instant::now();
-    program.signal(rustix::process::Signal::TERM);
+    program.signal(Signal::TERM);
     program.expect_exit(0);
     assert!(begun.elapsed() < Duration::from_secs(10));
     drop(client);
@@ -230,7 +233,7 @@ fn with_exit_on_eof_a_signal_hastens_the_end() {
 
 #[test]
 fn sigterm_and_sigint_close_everyone_with_1001_and_exit_0() {
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut program = Program::start(&["--no-welcome"]);
         let mut clients: Vec<Client> = (0..3).map(|_| program.connect()).collect();
         program.write(b"a line\n");
@@ -249,11 +252,11 @@ fn sigterm_and_sigint_close_everyone_with_1001_and_exit_0() {
 fn a_second_ctrl_c_exits_at_once() {
     let mut program = Program::start(&["--no-welcome"]);
     let client = program.connect();
-    program.signal(rustix::process::Signal::INT);
+    program.signal(Signal::INT);
     // The client does not answer the goodbye, so the program waits; that it has begun to shows in this.
     program.expect_refusal();
     let begun = Instant::now();
-    program.signal(rustix::process::Signal::INT);
+    program.signal(Signal::INT);
     program.expect_exit(130);
     assert!(begun.elapsed() < Duration::from_secs(2));
     drop(client);
@@ -265,14 +268,14 @@ fn a_signal_ends_it_while_the_input_waits_for_a_slow_client() {
     let stalled = program.connect();
     let mut input = program.take_input();
     let (started, feeding) = std::sync::mpsc::channel();
-    let feeder = std::thread::spawn(move || {
+    let feeder = thread::spawn(move || {
         let lines = numbered(0..10_000);
         let _ = started.send(());
         // Until the program ends.
         while input.write_all(&lines).is_ok() {}
     });
     feeding.recv().unwrap();
-    program.signal(rustix::process::Signal::TERM);
+    program.signal(Signal::TERM);
     program.expect_exit(0);
     feeder.join().unwrap();
     drop(stalled);
@@ -391,6 +394,45 @@ fn silent_clients_are_pinged_and_kept_while_they_answer() {
 }
 
 #[test]
+fn clients_stay_connected_when_program_was_stopped() {
+    const CLIENTS: usize = 20;
+    // Longer than the second between pings, and the ten in which one is to be answered.
+    const STOPPED: Duration = Duration::from_secs(13);
+    let program = Program::start(&["--no-welcome", "--heartbeat", "1"]);
+    let is_stopped = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let reading: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = program.connect();
+                let is_stopped = &is_stopped;
+                scope.spawn(move || {
+                    // The second ping comes only if the first was answered in time.
+                    let mut pings = 0;
+                    while pings < 2 {
+                        match client.any() {
+                            Message::Ping(_) if is_stopped.load(Ordering::Relaxed) => {}
+                            Message::Ping(_) => pings += 1,
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    client
+                })
+            })
+            .collect();
+        program.signal(Signal::STOP);
+        thread::sleep(STOPPED);
+        is_stopped.store(false, Ordering::Relaxed);
+        program.signal(Signal::CONT);
+        let clients: Vec<_> = reading
+            .into_iter()
+            .map(|reading| reading.join().unwrap())
+            .collect();
+        let count = http_get(program.address(), "/clients").2;
+        assert_eq!(count.trim(), format!(r#"{{"clients": {}}}"#, clients.len()));
+    });
+}
+
+#[test]
 fn the_page_is_served_with_a_strict_policy() {
     let program = Program::start(&[]);
     let (status, headers, body) = http_get(program.address(), "/");
@@ -470,7 +512,7 @@ fn the_last_line_says_what_was_done() {
         assert_eq!(client.text(), "one");
         assert_eq!(client.text(), "two");
     }
-    program.signal(rustix::process::Signal::TERM);
+    program.signal(Signal::TERM);
     for client in [first, second] {
         client.expect_close(CloseCode::Away);
     }
@@ -487,7 +529,7 @@ fn it_goes_on_where_nobody_reads_standard_error() {
     line.extend_from_slice(b"\nnext\n");
     program.write(&line);
     assert_eq!(client.text(), "next");
-    program.signal(rustix::process::Signal::TERM);
+    program.signal(Signal::TERM);
     client.expect_close(CloseCode::Away);
     program.expect_exit(0);
 }
@@ -499,7 +541,7 @@ fn a_million_lines_arrive_complete_and_in_order() {
     let reader = program.connect_raw();
     let mut input = program.take_input();
     let begun = Instant::now();
-    let feeder = std::thread::spawn(move || input.write_all(&numbered(0..LINES)));
+    let feeder = thread::spawn(move || input.write_all(&numbered(0..LINES)));
     let mut next = 0;
     reader.read_to_close(|payload| {
         assert_eq!(number_of(payload), next);
@@ -527,7 +569,7 @@ fn under_pace_memory_is_bounded_the_stalled_are_cut_off_and_the_others_get_every
     let readers: Vec<_> = (0..9)
         .map(|n| {
             let mut reader = program.connect_raw();
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 // From 4 to 12 MB/s: the slowest sets the pace.
                 reader.set_rate((4 + n) << 20);
                 let mut next = 0;
@@ -540,7 +582,7 @@ fn under_pace_memory_is_bounded_the_stalled_are_cut_off_and_the_others_get_every
         })
         .collect();
     let mut input = program.take_input();
-    let feeder = std::thread::spawn(move || {
+    let feeder = thread::spawn(move || {
         let begun = Instant::now();
         let mut lines = 0;
         while begun.elapsed() < STREAM {
@@ -552,7 +594,7 @@ fn under_pace_memory_is_bounded_the_stalled_are_cut_off_and_the_others_get_every
     let mut resident = Vec::new();
     while !feeder.is_finished() {
         resident.push(program.resident_bytes());
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     let lines = feeder.join().unwrap();
     for reader in readers {
@@ -592,7 +634,7 @@ fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
     const LINES: u64 = 40_000;
     let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client", policy]);
     let (reading, late) = (program.connect_raw(), program.connect_raw());
-    let quick = std::thread::spawn(move || {
+    let quick = thread::spawn(move || {
         let mut got = Vec::new();
         let close = reading.read_to_end(|payload| got.push(number_of(payload)));
         (got, close)
