@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// The bounds of an app. Every queue, buffer and wait has one.
 ///
+/// Times count while the app runs. Where its process is stopped, its machine sleeps or is paused, or a thread is not scheduled for
+/// 250 ms or longer, deadlines move on by as long, and by up to a second more, in which what has come meanwhile is read.
+///
 /// Change what differs from the default:
 ///
 /// ```

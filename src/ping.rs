@@ -7,7 +7,8 @@ use std::time::Duration;
 /// Anything that a client sends shows that it lives: data, pings and pongs alike. A client that has been silent for
 /// `interval` is sent a ping (RFC 6455 §5.5.2); one that has been silent for `timeout` is disconnected. It always has
 /// a ping to answer first: where `timeout` is not longer than `interval`, it counts from the ping. While the engine
-/// itself does not read from a client (its handlers are busy), both stand still.
+/// itself does not read from a client (its handlers are busy), both stand still, and so they do while the process is stopped or
+/// its machine is paused.
 ///
 /// The default is an interval of 5 seconds and a timeout of 10 seconds. Without a heartbeat a client that vanishes
 /// without a word, as a phone does that leaves its network, stays connected until something is sent to it.

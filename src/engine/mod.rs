@@ -17,6 +17,7 @@ mod admission;
 mod ask;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 mod audit;
+mod clock;
 mod core;
 mod delivery;
 mod events;
@@ -61,6 +62,7 @@ use mio::{Poll, Waker};
 
 #[allow(unused_imports)] // As `ask` is.
 pub(crate) use self::ask::{Accepted, Verdict};
+pub(crate) use self::clock::Clock;
 use self::core::Core;
 pub(crate) use self::events::{
     Ending, Events, Interests, Receipt, Request, Response, Session, Status, Welcome,

@@ -1,8 +1,6 @@
 //! Deadlines of a shard's connections.
 //!
-//! Time is an argument, and counts as far as the shard has lived through it: while the process is stopped, the virtual machine
-//! paused or the thread not scheduled, no peer is heard, so none is judged for its silence. The shard's clock leaves such
-//! time out, which moves all deadlines at once.
+//! Time is an argument, and counts as far as the shard has lived through it (`clock`).
 //!
 //! A connection has at most one entry that counts; where its deadline moved on meanwhile, the
 //! entry fires for nothing and is set anew, so that activity costs no timer work at all.
@@ -10,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
+
+use super::clock::Clock;
 
 /// A point in time, in steps of [`TICK`] since the shard started. Now is rounded down and waits are rounded up, so a
 /// deadline is met to within a step.
@@ -51,85 +51,6 @@ impl Tick {
     }
 }
 
-/// A shard that wakes so much later than it meant to, or takes so long for a turn, has stood still.
-const STANDSTILL: Duration = Duration::from_millis(250);
-/// After a standstill the clock rests for so long, in which what has come meanwhile is read. One that follows before the
-/// clock has gone for as long is of the same row.
-const REST: Duration = Duration::from_secs(1);
-/// As when a laptop wakes for moments only. More of them in a row are a machine that is too slow: then what a sleep was
-/// meant to last counts. A turn may take long because there is much to do, so of a row the first alone is left out. Were all
-/// such time left out, peers could live for ever on a shard that is always late.
-const IN_A_ROW_MAX: u32 = 8;
-
-/// The time that a shard has lived through.
-struct Clock {
-    epoch: Instant,
-    /// When it was last looked at.
-    seen: Instant,
-    /// What of the time since the epoch does not count.
-    left_out: Duration,
-    /// For how long the shard means to sleep, if it does.
-    sleep: Option<Duration>,
-    /// For how long the clock still rests.
-    rest: Duration,
-    /// For how long it has gone since the last standstill.
-    gone: Duration,
-    /// Standstills between which it has not gone for long.
-    in_a_row: u32,
-}
-
-impl Clock {
-    fn new(epoch: Instant) -> Self {
-        Self {
-            epoch,
-            seen: epoch,
-            left_out: Duration::ZERO,
-            sleep: None,
-            rest: Duration::ZERO,
-            gone: REST,
-            in_a_row: 0,
-        }
-    }
-
-    fn elapsed(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.epoch)
-            .saturating_sub(self.left_out)
-    }
-
-    /// Time has gone by: in a sleep, if one was announced, or else in a turn.
-    fn go_on(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.seen);
-        self.seen = self.seen.max(now);
-        let sleep = self.sleep.take().unwrap_or_default();
-        let excess = passed.saturating_sub(sleep);
-        if self.gone >= REST {
-            self.in_a_row = 0;
-        }
-        let is_asleep = !sleep.is_zero();
-        let in_a_row_max = if is_asleep { IN_A_ROW_MAX } else { 1 };
-        let not_lived = if excess < STANDSTILL {
-            Duration::ZERO
-        } else if self.in_a_row < in_a_row_max {
-            // When it stopped is not known. What it slept for is not to be due as it wakes.
-            if self.in_a_row == 0 {
-                self.rest = REST;
-            }
-            self.in_a_row += 1;
-            self.gone = Duration::ZERO;
-            passed
-        } else if is_asleep {
-            excess
-        } else {
-            Duration::ZERO
-        };
-        let lived = passed - not_lived;
-        let rested = self.rest.min(lived);
-        self.rest -= rested;
-        self.gone = self.gone.saturating_add(lived - rested);
-        self.left_out = self.left_out.saturating_add(not_lived + rested);
-    }
-}
-
 /// The deadlines, and the clock that they are counted from.
 pub(crate) struct Timers {
     clock: Clock,
@@ -151,7 +72,7 @@ impl Timers {
 
     /// The shard sleeps until the next [`Timers::go_on`], for so long or until it is woken.
     pub(crate) fn sleep(&mut self, wait: Option<Duration>) {
-        self.clock.sleep = Some(wait.unwrap_or(Duration::MAX));
+        self.clock.sleep(wait);
     }
 
     /// The tick that has been reached at an instant.
@@ -193,8 +114,7 @@ impl Timers {
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let (at, _) = self.queue.first_key_value()?;
         let at = Duration::from_millis(at.steps().saturating_mul(TICK.as_millis() as u64));
-        let left = at.saturating_sub(self.clock.elapsed(now));
-        Some(left.saturating_add(self.clock.rest))
+        Some(self.clock.left(at, now))
     }
 }
 
@@ -238,43 +158,8 @@ mod tests {
         assert_eq!(timers.wait(epoch), None);
     }
 
-    /// Seconds that go by on a clock in so many turns of such a length, each behind a sleep of another.
-    fn lived(turns: u32, turn: Duration, sleep: Duration, meant: Option<Duration>) -> Duration {
-        let epoch = Instant::now();
-        let mut clock = Clock::new(epoch);
-        let mut now = epoch;
-        for _ in 0..turns {
-            now += turn;
-            clock.go_on(now);
-            clock.sleep = Some(meant.unwrap_or(sleep));
-            now += sleep;
-            clock.go_on(now);
-        }
-        clock.elapsed(now)
-    }
-
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    #[test]
-    fn clock_counts_turns_and_sleeps_as_meant() {
-        let lived = lived(10, ms(100), ms(5_000), None);
-        assert_eq!(lived, ms(51_000));
-    }
-
-    #[test]
-    fn clock_leaves_out_sleeps_that_were_longer_than_meant() {
-        let late = lived(1, ms(0), ms(16_000), Some(ms(2_000)));
-        assert_eq!(late, ms(0));
-        // Moments awake are not enough to be judged by.
-        let late = lived(IN_A_ROW_MAX, ms(0), ms(16_000), Some(ms(2_000)));
-        assert_eq!(late, ms(0));
-        let late = lived(IN_A_ROW_MAX, ms(100), ms(16_000), Some(ms(2_000)));
-        assert_eq!(late, ms(100));
-        // Being woken early is no standstill.
-        let early = lived(10, ms(0), ms(16_000), Some(Duration::MAX));
-        assert_eq!(early, ms(160_000));
     }
 
     #[test]
@@ -298,18 +183,5 @@ mod tests {
         timers.sleep(Some(ms(2_300)));
         timers.go_on(woken + ms(3_000));
         assert_eq!(timers.wait(woken + ms(3_000)), Some(ms(0)));
-    }
-
-    #[test]
-    fn clock_of_a_shard_that_is_always_late_still_goes() {
-        let turns = 1_000;
-        for late in [250, 300, 1_000, 5_000, 60_000] {
-            let sum = ms(late) * turns;
-            let in_turns = lived(turns, ms(late), ms(0), None);
-            assert!(in_turns * 4 >= sum, "{late}: {in_turns:?} of {sum:?}");
-            let meant = ms(100);
-            let in_sleeps = lived(turns, ms(0), meant + ms(late), Some(meant));
-            assert!(in_sleeps * 4 >= meant * turns, "{late}: {in_sleeps:?}");
-        }
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::cancellation::{Cause, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
-use super::timers::{Timer, Timers};
-use crate::engine::{Ending, Receipt, Session};
+use super::timers::{LOOKS_EVERY, Timer, Timers};
+use crate::engine::{Clock, Ending, Receipt, Session};
 use crate::message::Message;
 use crate::metrics::Counters;
 use crate::protocol::close::CloseCode;
@@ -58,17 +58,22 @@ impl Waiter {
 
     /// Waits for it. None: it has not come in time.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Outcome> {
-        let deadline = Instant::now().checked_add(timeout);
+        let begun = Instant::now();
+        let mut clock = Clock::new(begun);
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = begun;
         while outcome.is_none() {
-            let left = deadline.map_or(Duration::MAX, |at| {
-                at.saturating_duration_since(Instant::now())
-            });
+            let left = clock.left(timeout, now);
             if left.is_zero() {
                 return None;
             }
-            let waited = self.changed.wait_timeout(outcome, left);
+            // While nothing runs here, no answer is read. Of a long sleep it would not be known for how long that was.
+            let sleep = left.min(LOOKS_EVERY);
+            clock.sleep(Some(sleep));
+            let waited = self.changed.wait_timeout(outcome, sleep);
             outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
+            now = Instant::now();
+            clock.go_on(now);
         }
         outcome.take()
     }

@@ -1,4 +1,5 @@
-//! How long calls to clients may take. One thread waits for all of them, and only while there are any.
+//! How long calls to clients may take. One thread waits for all of them, and only while there are any. Time in which the
+//! process did not run does not count ([`Clock`]): no answer was read meanwhile.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,23 +7,26 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::engine::Clock;
 use crate::report::warning;
 
 /// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
 /// a program that makes one after the other.
-const LOOKS_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 type Due = Box<dyn FnOnce() + Send>;
 
-#[derive(Default)]
 pub(super) struct Timers {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    due: BTreeMap<(Instant, u64), Due>,
+    clock: Clock,
+    /// Until when the thread sleeps.
+    sleeps_until: Option<Instant>,
+    /// When on the clock something is due.
+    due: BTreeMap<(Duration, u64), Due>,
     ever: u64,
     is_running: bool,
     has_stopped: bool,
@@ -30,7 +34,38 @@ struct State {
 
 /// One of them.
 #[derive(Clone)]
-pub(super) struct Timer((Instant, u64));
+pub(super) struct Timer((Duration, u64));
+
+impl Default for Timers {
+    fn default() -> Self {
+        let mut clock = Clock::new(Instant::now());
+        clock.sleep(None);
+        Self {
+            state: Mutex::new(State {
+                clock,
+                sleeps_until: None,
+                due: BTreeMap::new(),
+                ever: 0,
+                is_running: false,
+                has_stopped: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+}
+
+impl State {
+    /// Has the clock go on, while the thread sleeps or there is none. Returns how much time counts so far.
+    fn elapsed(&mut self, now: Instant) -> Duration {
+        self.clock.go_on(now);
+        if !self.is_running {
+            self.clock.sleep(None);
+        } else if let Some(until) = self.sleeps_until {
+            self.clock.sleep(Some(until.saturating_duration_since(now)));
+        }
+        self.clock.elapsed(now)
+    }
+}
 
 impl Timers {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -39,8 +74,8 @@ impl Timers {
 
     /// Has something done after that time, on the timers' thread, which it must not hold up. None: it takes for ever.
     pub(super) fn add(self: &Arc<Self>, after: Duration, due: Due) -> Option<Timer> {
-        let at = Instant::now().checked_add(after)?;
         let mut state = self.lock();
+        let at = state.elapsed(Instant::now()).checked_add(after)?;
         if state.has_stopped {
             // Its connection has gone, or is about to.
             return None;
@@ -81,11 +116,14 @@ impl Timers {
     fn run(&self) {
         let mut state = self.lock();
         loop {
+            let now = Instant::now();
+            state.clock.go_on(now);
             let Some((&(at, _), _)) = state.due.first_key_value() else {
                 state.is_running = false;
+                state.clock.sleep(None);
                 return;
             };
-            let left = at.saturating_duration_since(Instant::now());
+            let left = state.clock.left(at, now);
             if left.is_zero() {
                 let due = state.due.pop_first();
                 drop(state);
@@ -97,8 +135,12 @@ impl Timers {
                 }
                 state = self.lock();
             } else {
-                let waited = self.changed.wait_timeout(state, left.min(LOOKS_EVERY));
+                let sleep = left.min(LOOKS_EVERY);
+                state.clock.sleep(Some(sleep));
+                state.sleeps_until = now.checked_add(sleep);
+                let waited = self.changed.wait_timeout(state, sleep);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                state.sleeps_until = None;
             }
         }
     }
