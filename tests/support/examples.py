@@ -16,13 +16,23 @@ START_DEADLINE = 20
 
 def build(*names, features=(), target=None):
     """Builds examples, for this machine or another, and returns where each is."""
-    command = ["cargo", "build", "--quiet", "--message-format", "json"]
+    options = []
     if target is not None:
-        command += ["--target", target]
+        options += ["--target", target]
     for feature in features:
-        command += ["--features", feature]
+        options += ["--features", feature]
     for name in names:
-        command += ["--example", name]
+        options += ["--example", name]
+    return build_with(*options)
+
+
+def build_program():
+    """Builds humphrey-broadcast, and returns where it is."""
+    return build_with("--package", "humphrey-broadcast")["humphrey-broadcast"]
+
+
+def build_with(*options):
+    command = ["cargo", "build", "--quiet", "--message-format", "json", *options]
     output = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
     ).stdout
@@ -42,17 +52,19 @@ def free_address():
 
 
 class Example:
-    """An example that runs on a free port until the block is left."""
+    """An example, or the program, that runs on a free port until the block is left. The address is its first argument, or that of
+    an option."""
 
-    def __init__(self, binary, *options, stdin=subprocess.DEVNULL, stderr=None):
+    def __init__(self, binary, *options, address_option=None, stdin=subprocess.DEVNULL, stderr=None):
         self.binary = binary
+        self.address_option = [] if address_option is None else [address_option]
         self.options = options
         self.stdin = stdin
         self.stderr = stderr
 
     def __enter__(self):
         self.address = host, port = free_address()
-        command = [self.binary, f"{host}:{port}", *self.options]
+        command = [self.binary, *self.address_option, f"{host}:{port}", *self.options]
         self.process = subprocess.Popen(command, stdin=self.stdin, stderr=self.stderr)
         deadline = time.monotonic() + START_DEADLINE
         while True:
