@@ -71,6 +71,62 @@ impl Transport for Takes {
     fn finish(&mut self) {}
 }
 
+/// A transport that reports readiness again only after a call would have blocked, and takes few bytes with a call.
+struct ByBlocking {
+    inner: Takes,
+    step: usize,
+    has_blocked: Cell<bool>,
+}
+
+impl Transport for ByBlocking {
+    type Registry = ();
+    type Ring = NoRing;
+    const SHORT_MEANS_NOT_READY: bool = false;
+
+    fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(&bytes[..bytes.len().min(self.step)]);
+        self.has_blocked.set(written.is_err());
+        written
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write(&pieces[0])
+    }
+
+    fn finish(&mut self) {}
+}
+
+#[test]
+fn flush_after_a_short_write_goes_on_until_it_would_block() {
+    let large = vec![b'L'; 20_000];
+    let whole = run(&[b"a", &large, b"bb", &large, b"last"]);
+    for (room, step) in [(0, 10), (10, 10), (15, 10), (30_000, 7_000), (90_000, 999)] {
+        let mut outbox = Outbox::default();
+        for payload in [&b"a"[..], &large, b"bb", &large, b"last"] {
+            outbox.push(frame(payload).into(), 1, false);
+        }
+        let mut transport = ByBlocking {
+            inner: Takes::room(room),
+            step,
+            has_blocked: Cell::new(false),
+        };
+        let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
+        assert!(result.is_ok());
+        assert_eq!(written.bytes, room.min(whole.len()));
+        assert_eq!(*transport.inner.taken.borrow(), whole[..written.bytes]);
+        let waits = !outbox.is_empty();
+        assert_eq!(transport.has_blocked.get(), waits, "{room} {step}");
+    }
+}
+
 fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
     let mut transport = Takes::room(room);
     let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
