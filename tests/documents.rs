@@ -95,3 +95,39 @@ fn every_limit_stands_in_the_table_with_its_default() {
         .collect();
     assert_eq!(table, expected);
 }
+
+/// The targets that the README names, and those that the checks are for.
+#[test]
+fn targets_in_the_readme_are_those_of_the_checks() {
+    let targets_of = |text: &str| -> Vec<String> {
+        let names = text.split(['`', ' ', '\n', '=']);
+        let is_target = |name: &&str| {
+            let parts: Vec<_> = name.split('-').collect();
+            (3..=4).contains(&parts.len())
+                && ["x86_64", "i686", "aarch64", "s390x", "powerpc"].contains(&parts[0])
+        };
+        let mut targets: Vec<_> = names.filter(is_target).map(str::to_owned).collect();
+        targets.sort();
+        targets.dedup();
+        targets
+    };
+    let checked = [
+        // The machine that the checks run on.
+        "x86_64-unknown-linux-gnu",
+        &document(".ci/run"),
+        &document(".ci/targets"),
+    ]
+    .join("\n");
+    assert_eq!(targets_of(&document("README.md")), targets_of(&checked));
+}
+
+#[test]
+fn readme_names_the_rust_version_of_the_manifest() {
+    let manifest = document("Cargo.toml");
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "))
+        .unwrap();
+    let sentence = format!("\nRust {} or newer", version.trim_matches('"'));
+    assert!(document("README.md").contains(&sentence), "{sentence}");
+}

@@ -6,7 +6,7 @@
 mod support;
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -484,12 +484,13 @@ fn quiet_says_nothing_at_all_when_nothing_is_wrong() {
     assert_eq!(program.rest_of_stderr(), "");
 }
 
+#[cfg(target_os = "linux")] // It limits the program's descriptors from outside.
 #[test]
 fn the_librarys_warnings_are_said_in_one_line_each() {
     let mut program = Program::start(&["--no-welcome"]);
     program.limit_descriptors(24);
-    let clients: Vec<TcpStream> = (0..32)
-        .map(|_| TcpStream::connect(program.address()).unwrap())
+    let clients: Vec<std::net::TcpStream> = (0..32)
+        .map(|_| std::net::TcpStream::connect(program.address()).unwrap())
         .collect();
     let warning = program.expect_line("can't be accepted");
     assert!(

@@ -1,4 +1,5 @@
 //! Who may connect to the program, and what is shown to whom.
+#![cfg(unix)]
 
 mod support;
 

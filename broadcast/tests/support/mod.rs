@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Signal, kill_process};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -208,8 +208,10 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Lets it open this many file descriptors, and no more.
+    /// Lets it open this many file descriptors, and no more. Other systems than Linux limit no process but the calling one.
+    #[cfg(target_os = "linux")]
     pub(crate) fn limit_descriptors(&self, max: u64) {
+        use rustix::process::{Resource, Rlimit, prlimit};
         let limit = Rlimit {
             current: Some(max),
             maximum: Some(max),
