@@ -42,6 +42,9 @@ pub mod async_app;
 mod atomic;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "client")]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
+pub mod client;
 mod engine;
 pub mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]

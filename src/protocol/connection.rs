@@ -1,4 +1,4 @@
-//! The receiving state machine of one connection, server role (RFC 6455 §5, §6.2).
+//! The receiving state machine of one connection, in either role (RFC 6455 §5, §6.2).
 //!
 //! ```text
 //!            header complete                payload complete
@@ -11,6 +11,7 @@
 //! handed out in place; only what the network or the client cut is copied.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem;
 use std::ops::Deref;
 
@@ -20,23 +21,25 @@ use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, Opcode};
 use super::error::Violation;
 use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES, MASK};
 use super::mask;
+use super::role::{Role, Server};
 
 /// The header of a masked frame with the shortest form of the length.
 const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
 /// What has been received and is not complete, and the limit that it is held to.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct Connection<R: Role = Server> {
     message_bytes_max: usize,
-    progress: Progress,
+    progress: Progress<R>,
 }
 
 /// The same without the limit, for those who have many connections, and one limit for all.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub(crate) struct Progress<R: Role = Server> {
     state: State,
     /// None if there are no parts.
     parts: Option<Box<Parts>>,
+    role: PhantomData<R>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +67,7 @@ impl State {
 struct Frame {
     /// See [`Frame::remaining`]. As bytes, so that the state takes no more memory than a header does.
     remaining: [u8; size_of::<usize>()],
-    /// The masking key as it applies to the next payload byte.
+    /// The masking key as it applies to the next payload byte; nothing where the peer does not mask.
     key: [u8; KEY_BYTES],
     opcode: Opcode,
     fin: bool,
@@ -91,7 +94,7 @@ struct Parts {
     control: Vec<u8>,
 }
 
-/// Something complete that the client sent.
+/// Something complete that the peer sent.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
     /// A data message (RFC 6455 §5.6). If `text`, the payload is valid UTF-8.
@@ -104,8 +107,8 @@ pub(crate) enum Event<'a> {
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
     Ping(ControlPayload),
     /// The answer to a ping, or unsolicited (RFC 6455 §5.5.3).
-    Pong(#[cfg_attr(not(any(test, fuzzing)), allow(dead_code))] ControlPayload),
-    /// The client closes; nothing it sends after this counts (RFC 6455 §5.5.1).
+    Pong(#[cfg_attr(not(any(test, fuzzing, feature = "client")), allow(dead_code))] ControlPayload),
+    /// The peer closes; nothing it sends after this counts (RFC 6455 §5.5.1).
     Close(CloseFrame),
 }
 
@@ -151,10 +154,23 @@ impl Deref for ControlPayload {
     }
 }
 
-impl Connection {
-    /// A connection of which nothing has arrived. Messages of more than `message_bytes_max` bytes
-    /// are a violation.
+impl Connection<Server> {
+    /// A server's connection of which nothing has arrived. Messages of more than `message_bytes_max`
+    /// bytes are a violation.
     pub(crate) fn new(message_bytes_max: usize) -> Self {
+        Self::in_role(message_bytes_max)
+    }
+
+    /// How far it is, for somebody who has the limit elsewhere.
+    pub(crate) fn into_progress(self) -> Progress<Server> {
+        self.progress
+    }
+}
+
+impl<R: Role> Connection<R> {
+    /// A connection in the role `R` of which nothing has arrived. Messages of more than
+    /// `message_bytes_max` bytes are a violation.
+    pub(crate) fn in_role(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max,
             progress: Progress::default(),
@@ -179,24 +195,20 @@ impl Connection {
     pub(crate) fn is_mid_message(&self) -> bool {
         self.progress.is_mid_message()
     }
-
-    /// How far it is, for somebody who has the limit elsewhere.
-    pub(crate) fn into_progress(self) -> Progress {
-        self.progress
-    }
 }
 
-impl Default for Progress {
+impl<R: Role> Default for Progress<R> {
     /// Nothing has arrived.
     fn default() -> Self {
         Self {
             state: State::BETWEEN_FRAMES,
             parts: None,
+            role: PhantomData,
         }
     }
 }
 
-impl Progress {
+impl<R: Role> Progress<R> {
     /// Takes bytes from the front of `input` until one event is complete, or all of them: then
     /// `Ok(None)`, and `input` is empty. Unmasks in place. Messages of more than `message_bytes_max` bytes
     /// are a violation; where the limit changes, that holds for messages that have not begun.
@@ -238,7 +250,11 @@ impl Progress {
     ) -> Option<(bool, &'a [u8])> {
         const TEXT: u8 = FIN | Opcode::Text as u8;
         const BINARY: u8 = FIN | Opcode::Binary as u8;
-        if !matches!(self.state, State::Header { len: 0, .. }) || self.parts.is_some() {
+        // A client has one connection, and mostly long messages: it does without the short way.
+        if !R::PEER_MASKS
+            || !matches!(self.state, State::Header { len: 0, .. })
+            || self.parts.is_some()
+        {
             return None;
         }
         let &[first @ (TEXT | BINARY), second, a, b, c, d, ..] = &**input else {
@@ -324,14 +340,18 @@ impl Progress {
             let len = remaining.min(arrived.len());
             let (part, rest) = arrived.split_at_mut(len);
             *input = rest;
-            // RFC 6455 §5.3
-            mask::unmask(part, frame.key, 0);
+            if R::PEER_MASKS {
+                // RFC 6455 §5.3
+                mask::unmask(part, frame.key, 0);
+            }
             let remaining = remaining - len;
             frame.set_remaining(remaining);
             if remaining == 0 {
                 self.state = State::BETWEEN_FRAMES;
             } else {
-                frame.key = mask::rotate(frame.key, len);
+                if R::PEER_MASKS {
+                    frame.key = mask::rotate(frame.key, len);
+                }
                 self.state = State::Payload(frame);
             }
 
@@ -407,7 +427,7 @@ impl Progress {
             }
             _ => {}
         }
-        let Some((length, key_at)) = header::length(opcode, bytes)? else {
+        let Some((length, key_at)) = header::length::<R>(opcode, bytes)? else {
             return Ok(None);
         };
         let remaining = if opcode.is_control() {
@@ -415,20 +435,24 @@ impl Progress {
         } else {
             self.admit(length, message_bytes_max)?
         };
-        let key = bytes
-            .get(key_at..)
-            .and_then(|rest| rest.first_chunk::<KEY_BYTES>());
-        Ok(key.map(|&key| {
-            (
-                Frame {
-                    remaining: remaining.to_ne_bytes(),
-                    key,
-                    opcode,
-                    fin,
-                },
-                key_at + KEY_BYTES,
-            )
-        }))
+        let (key, header_len) = if R::PEER_MASKS {
+            let key = bytes
+                .get(key_at..)
+                .and_then(|rest| rest.first_chunk::<KEY_BYTES>());
+            match key {
+                Some(&key) => (key, key_at + KEY_BYTES),
+                None => return Ok(None),
+            }
+        } else {
+            ([0; KEY_BYTES], key_at)
+        };
+        let frame = Frame {
+            remaining: remaining.to_ne_bytes(),
+            key,
+            opcode,
+            fin,
+        };
+        Ok(Some((frame, header_len)))
     }
 
     /// Checks an announced length against the limit, together with what the message already has

@@ -1,6 +1,8 @@
-//! Frames to send: FIN, unmasked (RFC 6455 §5.1: a server must not mask).
+//! Frames to send, all with FIN: unmasked, as a server sends them, and masked, as a client does (RFC 6455 §5.1).
 
 use super::close::{CloseCode, reason_prefix};
+#[cfg(any(test, fuzzing, feature = "client"))]
+use super::mask;
 
 /// Longest header of a server frame: 2 + 8 bytes.
 pub(crate) const HEADER_BYTES_MAX: usize = 10;
@@ -108,12 +110,33 @@ pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 /// A close frame with code and reason, the reason cut to what fits. `None`: an empty payload
 /// (RFC 6455 §5.5.1).
 pub(crate) fn close(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
+    control(Opcode::Close, &close_payload(frame))
+}
+
+/// Appends a client's frame: masked with a key that must not be foreseeable (RFC 6455 §5.3, §10.3).
+#[cfg(any(test, fuzzing, feature = "client"))]
+pub(crate) fn masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control() || payload.len() <= CONTROL_BYTES_MAX);
+    let mut header = [0; HEADER_BYTES_MAX];
+    let len = write_header(opcode, payload.len(), &mut header);
+    let header = &mut header[HEADER_BYTES_MAX - len..];
+    header[1] |= super::header::MASK;
+    out.reserve(len + key.len() + payload.len());
+    out.extend_from_slice(header);
+    out.extend_from_slice(&key);
+    let begin = out.len();
+    out.extend_from_slice(payload);
+    mask::unmask(&mut out[begin..], key, 0);
+}
+
+/// The payload of a close frame: a code and as much of the reason as fits, or nothing (RFC 6455 §5.5.1).
+pub(crate) fn close_payload(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some((code, reason)) = frame {
         payload.extend_from_slice(&code.get().to_be_bytes());
         payload.extend_from_slice(reason_prefix(reason).as_bytes());
     }
-    control(Opcode::Close, &payload)
+    payload
 }
 
 /// Length of the whole server frame that stands at the front of `frames`, header included. It trusts that the frame
@@ -194,6 +217,18 @@ mod tests {
         let frame = close(Some((CloseCode::NORMAL, &"ä".repeat(100))));
         assert_eq!(frame.len(), 2 + 2 + 122);
         assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+
+    #[test]
+    fn masked_frames_are_what_a_server_unmasks() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            let payload: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+            let key = [0x37, 0xFA, 0x21, 0x3D];
+            let mut frame = b"before".to_vec();
+            masked(Opcode::Binary, &payload, key, &mut frame);
+            let expected = crate::protocol::fuzz::client_frame(0x82, key, &payload);
+            assert_eq!(frame[6..], expected, "{len}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! How a client can break RFC 6455, and the close code each breach ends in.
+//! How a peer can break RFC 6455, and the close code each breach ends in.
 
 use std::error::Error;
 use std::fmt;
 
 use super::close::CloseCode;
 
-/// A rule of RFC 6455 that the client broke. The connection cannot go on.
+/// A rule of RFC 6455 that the peer broke. The connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Violation {
     /// An RSV bit without an extension that gives it a meaning (§5.2).
@@ -14,6 +14,8 @@ pub(crate) enum Violation {
     ReservedOpcode,
     /// A client frame without a mask (§5.1).
     UnmaskedFrame,
+    /// A server frame with a mask (§5.1).
+    MaskedFrame,
     /// A length in more bytes than needed (§5.2).
     NonMinimalLength,
     /// A 64-bit length with the top bit set (§5.2).
@@ -26,7 +28,7 @@ pub(crate) enum Violation {
     UnexpectedContinuation,
     /// A new message before the last one was finished (§5.4).
     ExpectedContinuation,
-    /// More than the server accepts in one message (§7.4.1, §10.4).
+    /// More than is accepted in one message (§7.4.1, §10.4).
     MessageTooBig,
     /// A text message that is not UTF-8 (§8.1).
     InvalidUtf8,
@@ -47,6 +49,7 @@ impl Violation {
             Self::ReservedBits
             | Self::ReservedOpcode
             | Self::UnmaskedFrame
+            | Self::MaskedFrame
             | Self::NonMinimalLength
             | Self::LengthTopBit
             | Self::FragmentedControl
@@ -64,6 +67,7 @@ impl Violation {
             Self::ReservedBits => "reserved bits must be zero (RFC 6455 §5.2)",
             Self::ReservedOpcode => "this opcode is reserved (RFC 6455 §5.2)",
             Self::UnmaskedFrame => "client frames must be masked (RFC 6455 §5.1)",
+            Self::MaskedFrame => "server frames must not be masked (RFC 6455 §5.1)",
             Self::NonMinimalLength => "lengths must take the fewest bytes (RFC 6455 §5.2)",
             Self::LengthTopBit => "the top bit of a length must be zero (RFC 6455 §5.2)",
             Self::FragmentedControl => "control frames must not be fragmented (RFC 6455 §5.5)",
@@ -72,7 +76,7 @@ impl Violation {
             Self::ExpectedContinuation => {
                 "the message before must be finished first (RFC 6455 §5.4)"
             }
-            Self::MessageTooBig => "the message is larger than this server accepts",
+            Self::MessageTooBig => "the message is larger than what is accepted here",
             Self::InvalidUtf8 => "text messages must be UTF-8 (RFC 6455 §8.1)",
             Self::CloseTooShort => "a close frame begins with a two-byte code (RFC 6455 §5.5.1)",
             Self::CloseCodeInvalid => "this close code must not be sent (RFC 6455 §7.4)",
@@ -94,10 +98,11 @@ mod tests {
     use super::*;
     use crate::protocol::close::REASON_BYTES_MAX;
 
-    const ALL: [Violation; 14] = [
+    const ALL: [Violation; 15] = [
         Violation::ReservedBits,
         Violation::ReservedOpcode,
         Violation::UnmaskedFrame,
+        Violation::MaskedFrame,
         Violation::NonMinimalLength,
         Violation::LengthTopBit,
         Violation::FragmentedControl,

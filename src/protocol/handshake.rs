@@ -1,4 +1,4 @@
-//! The server's side of the opening handshake (RFC 6455 §4.2).
+//! The opening handshake: here the server's side (RFC 6455 §4.2), in `client` the other.
 
 use std::error::Error;
 use std::fmt;
@@ -9,6 +9,10 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
 use sha1::{Digest as _, Sha1};
 
 use super::http;
+
+#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
+pub(crate) mod client;
 
 /// Appended to the key before it is hashed (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

@@ -4,6 +4,7 @@ use super::encode::{
     CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, Opcode,
 };
 use super::error::Violation;
+use super::role::Role;
 
 /// Longest header of a client frame: 2 + 8 bytes and the masking key.
 pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
@@ -32,15 +33,19 @@ pub(super) fn first_byte(byte: u8) -> Result<(bool, Opcode), Violation> {
     Ok((fin, opcode))
 }
 
-/// Payload length, and where in `header` the masking key begins. `None`: more bytes are needed.
+/// Payload length, and where in `header` the masking key begins, or the payload if the peer does not
+/// mask. `None`: more bytes are needed.
 #[inline]
-pub(super) fn length(opcode: Opcode, header: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+pub(super) fn length<R: Role>(
+    opcode: Opcode,
+    header: &[u8],
+) -> Result<Option<(u64, usize)>, Violation> {
     let Some((&[_, second], rest)) = header.split_first_chunk::<2>() else {
         return Ok(None);
     };
-    // RFC 6455 §5.1: a server must close upon a frame that is not masked.
-    if second & MASK == 0 {
-        return Err(Violation::UnmaskedFrame);
+    // RFC 6455 §5.1: a server must close upon a frame that is not masked, a client upon one that is.
+    if R::PEER_MASKS != (second & MASK != 0) {
+        return Err(R::WRONG_MASK);
     }
     let short = second & !MASK;
     // RFC 6455 §5.5: 125 bytes at most, which the longer forms could only exceed.
@@ -76,6 +81,7 @@ pub(super) fn length(opcode: Opcode, header: &[u8]) -> Result<Option<(u64, usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::role::{Client, Server};
 
     #[test]
     fn the_first_byte_is_judged_alone() {
@@ -107,15 +113,15 @@ mod tests {
         for (header, expected) in cases {
             for end in 0..header.len() {
                 assert_eq!(
-                    length(Opcode::Binary, &header[..end]),
+                    length::<Server>(Opcode::Binary, &header[..end]),
                     Ok(None),
                     "{header:X?} {end}"
                 );
             }
             let known = Ok(Some((expected, header.len())));
-            assert_eq!(length(Opcode::Binary, header), known);
+            assert_eq!(length::<Server>(Opcode::Binary, header), known);
             let with_more = [header, &[1, 2, 3, 4, 5]].concat();
-            assert_eq!(length(Opcode::Binary, &with_more), known);
+            assert_eq!(length::<Server>(Opcode::Binary, &with_more), known);
         }
     }
 
@@ -143,12 +149,38 @@ mod tests {
             (Opcode::Text, &[0x81, 0xFF, 0xFF], LengthTopBit),
         ];
         for (opcode, header, violation) in cases {
-            assert_eq!(length(opcode, header), Err(violation), "{header:X?}");
             assert_eq!(
-                length(opcode, &header[..header.len() - 1]),
+                length::<Server>(opcode, header),
+                Err(violation),
+                "{header:X?}"
+            );
+            assert_eq!(
+                length::<Server>(opcode, &header[..header.len() - 1]),
                 Ok(None),
                 "{header:X?}"
             );
         }
+    }
+
+    #[test]
+    fn a_client_reads_the_same_lengths_without_the_mask_bit() {
+        let cases: [(&[u8], u64, usize); 3] = [
+            (&[0x82, 0x7D], 125, 2),
+            (&[0x82, 0x7E, 0, 126], 126, 4),
+            (&[0x82, 0x7F, 0, 0, 0, 0, 0, 1, 0, 0], 0x1_0000, 10),
+        ];
+        for (header, expected, payload_at) in cases {
+            let known = Ok(Some((expected, payload_at)));
+            assert_eq!(length::<Client>(Opcode::Binary, header), known);
+            let masked = [&[header[0], header[1] | 0x80], &header[2..]].concat();
+            assert_eq!(
+                length::<Client>(Opcode::Binary, &masked[..2]),
+                Err(Violation::MaskedFrame)
+            );
+        }
+        assert_eq!(
+            length::<Client>(Opcode::Text, &[0x81, 0x7E, 0, 125]),
+            Err(Violation::NonMinimalLength)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.x as far as this server needs it: request head, body framing, whole responses
+//! HTTP/1.x as far as it is needed here: request heads, response heads (in `reply`), body framing, whole responses
 //! (RFC 9110, RFC 9112). Without I/O.
 
 use std::error::Error;
@@ -6,8 +6,16 @@ use std::fmt;
 use std::io::Write;
 
 mod body;
+#[cfg(any(test, fuzzing, feature = "client"))]
+mod date;
+#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
+mod reply;
 
 pub(crate) use body::Body;
+#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg_attr(loom, allow(unused_imports))]
+pub(crate) use reply::{Reply, ReplyHead, ReplyReader};
 
 /// Most header lines of a request.
 pub(crate) const HEADERS_MAX: usize = 100;
@@ -369,7 +377,7 @@ pub(crate) fn list(line: &str) -> impl Iterator<Item = &str> {
 
 /// May be a host with an optional port (RFC 3986 §3.2): nothing that begins another part of a URI,
 /// and no user name (RFC 9110 §4.2.4). An empty Host header is legal (RFC 9110 §7.2).
-fn is_authority(host: &str) -> bool {
+pub(crate) fn is_authority(host: &str) -> bool {
     host.bytes()
         .all(|byte| byte.is_ascii_graphic() && !b"/?#@\\<>\"".contains(&byte))
 }

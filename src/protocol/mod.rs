@@ -1,4 +1,4 @@
-//! RFC 6455 (server role), the HTTP/1.x head and body framing, and server-sent events, as bytes and rules without I/O.
+//! RFC 6455 (both roles), the HTTP/1.x head and body framing, and server-sent events, as bytes and rules without I/O.
 //!
 //! **Depends on** nothing in this crate; outside it on httparse, sha1 and base64.
 //!
@@ -13,12 +13,13 @@
 //!
 //! | module | knows |
 //! |---|---|
-//! | [`http`] | request head, body framing, whole responses (RFC 9112) |
-//! | [`handshake`] | what makes a request a WebSocket request, 101 and refusals (RFC 6455 §4.2) |
+//! | [`http`] | request and response heads, body framing, whole responses (RFC 9112) |
+//! | [`handshake`] | a server's side: what makes a request a WebSocket request, 101 and refusals (RFC 6455 §4.2); a client's side: the request, and the judgement of its answer (§4.1) |
+//! | [`role`] | which side this is: who masks (§5.1) |
 //! | [`connection`] | the receiving state machine: bytes → events (§5.2–§5.5) |
 //! | [`assembler`] | one message growing from its parts (§5.4) |
 //! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
-//! | [`encode`] | frames to send (§5.2, unmasked) |
+//! | [`encode`] | frames to send (§5.2): a server's unmasked, a client's masked |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`procedures`] | notifications, calls and their answers in binary messages |
 //! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
@@ -41,4 +42,5 @@ pub(crate) mod mask;
 pub(crate) mod procedures;
 #[cfg(test)]
 mod regressions;
+pub(crate) mod role;
 pub(crate) mod utf8;

@@ -1,4 +1,4 @@
-//! Request bodies, decoded as they arrive and bounded (RFC 9112 §6, §7.1).
+//! Bodies, decoded as they arrive and bounded (RFC 9112 §6, §7.1).
 
 use super::super::assembler::reserve;
 use super::{BodyFraming, HttpError};
@@ -103,6 +103,12 @@ impl Body {
     /// Nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
         self.state == State::Complete
+    }
+
+    /// The body so far.
+    #[cfg(any(test, fuzzing, feature = "client"))]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The body so far.

@@ -1,0 +1,380 @@
+//! A client's connection, without I/O (RFC 6455 §5 to §7).
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use super::random::MaskingKeys;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::connection::{self, Event as Received};
+use crate::protocol::encode::{self, CONTROL_BYTES_MAX, Opcode};
+use crate::protocol::error::Violation;
+use crate::protocol::role;
+
+/// A client's side of a WebSocket, once the handshake is done: bytes of the server go in, events come out; messages go in,
+/// bytes for the server come out. Does no I/O.
+///
+/// ```
+/// use humphrey_ws::Message;
+/// use humphrey_ws::client::{Connection, Event};
+///
+/// let mut connection = Connection::new(1 << 20);
+/// // What a server sends: a text message.
+/// let mut bytes = *b"\x81\x02hi";
+/// let mut input = &mut bytes[..];
+/// let event = connection.receive(&mut input)?;
+/// assert!(matches!(event, Some(Event::Message(message)) if message.text() == Some("hi")));
+/// assert_eq!(connection.receive(&mut input)?, None);
+///
+/// // What is to be sent is appended to a buffer of the caller's.
+/// let mut out = Vec::new();
+/// connection.send(&Message::new("hello"), &mut out)?;
+/// assert_eq!(out.len(), 2 + 4 + 5, "a header, a masking key, and the payload");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Connection {
+    protocol: connection::Connection<role::Client>,
+    keys: MaskingKeys,
+    /// The answer to the latest ping (RFC 6455 §5.5.3: the earlier ones need none).
+    pong: Option<Vec<u8>>,
+    /// The payload of the close frame that is due: the answer to the server's, or what a violation ends with.
+    close: Option<Vec<u8>>,
+    /// A close frame was sent: nothing may follow it (RFC 6455 §5.5.1).
+    has_closed: bool,
+    /// Nothing more is received: the server has closed, or broken the protocol.
+    has_ended: bool,
+}
+
+/// Something complete that the server has sent.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message.
+    Message(Message),
+    /// A ping, with its payload of up to 125 bytes. [`Connection::answer`] answers it.
+    Ping(Vec<u8>),
+    /// A pong, with its payload of up to 125 bytes.
+    Pong(Vec<u8>),
+    /// The server closes: its code, if it names one, and its reason. Nothing follows. [`Connection::answer`] answers it.
+    Close(Option<CloseCode>, String),
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Message(a), Self::Message(b)) => {
+                (a.is_text(), a.bytes()) == (b.is_text(), b.bytes())
+            }
+            (Self::Ping(a), Self::Ping(b)) | (Self::Pong(a), Self::Pong(b)) => a == b,
+            (Self::Close(a, b), Self::Close(c, d)) => (a, b) == (c, d),
+            _ => false,
+        }
+    }
+}
+
+/// The server has broken RFC 6455: the connection can't go on. [`Connection::answer`] tells the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProtocolError(Violation);
+
+impl ProtocolError {
+    /// The close code that says so: 1002, 1007 for text that is not UTF-8, 1009 for a message over the limit
+    /// (RFC 6455 §7.4.1).
+    pub const fn close_code(self) -> CloseCode {
+        self.0.close_code()
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ProtocolError {}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the masking keys, which nobody is to know in advance.
+        f.debug_struct("Connection")
+            .field("has_closed", &self.has_closed)
+            .field("has_ended", &self.has_ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Connection {
+    /// With the default of [`Limits::message_bytes_max`]: 16 MiB.
+    fn default() -> Self {
+        Self::new(Limits::default().message_bytes_max)
+    }
+}
+
+impl Connection {
+    /// A connection of which nothing has arrived. A message of more than `message_bytes_max` bytes ends it with 1009.
+    pub fn new(message_bytes_max: usize) -> Self {
+        Self {
+            protocol: connection::Connection::in_role(message_bytes_max),
+            keys: MaskingKeys::new(),
+            pong: None,
+            close: None,
+            has_closed: false,
+            has_ended: false,
+        }
+    }
+
+    /// Takes bytes from the front of `input` until one event is complete, or all of them: then `None`, and `input` is
+    /// empty. After a close or an error everything is taken, and nothing comes of it. Pings and the server's close are
+    /// answered by [`answer`](Self::answer).
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError`] if the server breaks RFC 6455; what came before has been returned.
+    pub fn receive(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, ProtocolError> {
+        let received = match self.protocol.receive(input) {
+            Ok(received) => received,
+            Err(violation) => {
+                let reason = (violation.close_code(), violation.reason());
+                self.end(encode::close_payload(Some(reason)));
+                return Err(ProtocolError(violation));
+            }
+        };
+        Ok(received.map(|received| match received {
+            Received::Message { text, payload } => {
+                Event::Message(Message::from_payload(payload, text))
+            }
+            Received::Ping(payload) => {
+                self.pong = Some(payload.to_vec());
+                Event::Ping(payload.to_vec())
+            }
+            Received::Pong(payload) => Event::Pong(payload.to_vec()),
+            Received::Close(CloseFrame { code, reason }) => {
+                // RFC 6455 §5.5.1: the answer typically echoes the code.
+                self.end(encode::close_payload(code.map(|code| (code, ""))));
+                Event::Close(code, reason)
+            }
+        }))
+    }
+
+    fn end(&mut self, close_payload: Vec<u8>) {
+        self.has_ended = true;
+        self.pong = None;
+        self.close = Some(close_payload);
+    }
+
+    /// Appends what is due for what was received: the answer to the latest ping, or the last close frame. A caller whose
+    /// buffer is full may call it later; only the latest ping is answered then.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random bytes.
+    pub fn answer(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let (pong, close) = (self.pong.take(), self.close.take());
+        if self.has_closed {
+            return Ok(());
+        }
+        if let Some(payload) = pong {
+            self.push(Opcode::Pong, &payload, out)?;
+        }
+        if let Some(payload) = close {
+            self.has_closed = true;
+            self.push(Opcode::Close, &payload, out)?;
+        }
+        Ok(())
+    }
+
+    /// Appends a message.
+    ///
+    /// # Errors
+    ///
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if either side has closed; any other if the system has no random bytes.
+    pub fn send(&mut self, message: &Message, out: &mut Vec<u8>) -> io::Result<()> {
+        self.check_open()?;
+        let opcode = if message.is_text() {
+            Opcode::Text
+        } else {
+            Opcode::Binary
+        };
+        self.push(opcode, message.bytes(), out)
+    }
+
+    /// Appends a ping with a payload of up to 125 bytes (RFC 6455 §5.5.2); what goes beyond is cut off.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    pub fn ping(&mut self, payload: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.check_open()?;
+        let payload = payload.get(..CONTROL_BYTES_MAX).unwrap_or(payload);
+        self.push(Opcode::Ping, payload, out)
+    }
+
+    /// Appends a close frame; nothing more can be sent then. What the server has sent before it answers still comes. Of the
+    /// reason, what goes beyond [`REASON_BYTES_MAX`](crate::REASON_BYTES_MAX) is cut off. Does nothing if a close frame was
+    /// sent already.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random bytes.
+    pub fn close(&mut self, code: CloseCode, reason: &str, out: &mut Vec<u8>) -> io::Result<()> {
+        if self.has_ended {
+            // The answer that is due closes as well.
+            return self.answer(out);
+        }
+        if self.has_closed {
+            return Ok(());
+        }
+        self.has_closed = true;
+        self.push(
+            Opcode::Close,
+            &encode::close_payload(Some((code, reason))),
+            out,
+        )
+    }
+
+    /// A close frame was sent.
+    pub const fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
+    /// Nothing more is received: the server has closed, or broken the protocol.
+    pub const fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.has_closed || self.has_ended {
+            let why = "the WebSocket is closed";
+            return Err(io::Error::new(io::ErrorKind::NotConnected, why));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let key = self.keys.next()?;
+        encode::masked(opcode, payload, key, out);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::fuzz::reference::{self, End, Heard};
+
+    /// What a server makes of these bytes.
+    fn read(bytes: &[u8]) -> (Vec<Heard>, End) {
+        let transcript = reference::read(bytes, usize::MAX);
+        (transcript.heard, transcript.end)
+    }
+
+    fn receive(connection: &mut Connection, bytes: &[u8]) -> Vec<Result<Event, ProtocolError>> {
+        let mut bytes = bytes.to_vec();
+        let mut input = &mut bytes[..];
+        let mut events = Vec::new();
+        loop {
+            match connection.receive(&mut input) {
+                Ok(None) => return events,
+                Ok(Some(event)) => events.push(Ok(event)),
+                Err(error) => events.push(Err(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn sent_frames_are_masked_and_a_server_reads_them() {
+        let mut connection = Connection::default();
+        let mut out = Vec::new();
+        let messages = [Message::new("a"), Message::new_binary([0xff; 70_000])];
+        for message in &messages {
+            connection.send(message, &mut out).unwrap();
+        }
+        connection.ping(&[7; 200], &mut out).unwrap();
+        connection
+            .close(CloseCode::NORMAL, "bye", &mut out)
+            .unwrap();
+        let message = |text, payload: &[u8]| Heard::Message {
+            text,
+            payload: payload.to_vec(),
+        };
+        let expected = [
+            message(true, b"a"),
+            message(false, &[0xff; 70_000]),
+            Heard::Ping(vec![7; 125]),
+        ];
+        assert_eq!(
+            read(&out),
+            (expected.into(), End::Closed(Some(1000), "bye".into()))
+        );
+        let error = connection.send(&messages[0], &mut out).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+    }
+
+    #[test]
+    fn only_the_latest_ping_is_answered_where_the_buffer_was_full() {
+        let mut connection = Connection::default();
+        let events = receive(&mut connection, b"\x89\x01a\x89\x01b");
+        assert_eq!(
+            events,
+            [Ok(Event::Ping(b"a".into())), Ok(Event::Ping(b"b".into()))]
+        );
+        let mut out = Vec::new();
+        connection.answer(&mut out).unwrap();
+        connection.answer(&mut out).unwrap();
+        assert_eq!(read(&out).0, [Heard::Pong(b"b".into())]);
+    }
+
+    #[test]
+    fn close_of_the_server_is_answered_once_with_its_code() {
+        for (frame, code) in [(&b"\x88\x02\x0f\xa1"[..], Some(4001)), (b"\x88\x00", None)] {
+            let mut connection = Connection::default();
+            receive(&mut connection, b"\x89\x00");
+            let events = receive(&mut connection, frame);
+            let given = code.map(|code| CloseCode::try_from(code).unwrap());
+            assert_eq!(events, [Ok(Event::Close(given, String::new()))]);
+            assert!(connection.has_ended() && !connection.has_closed());
+            let mut out = Vec::new();
+            assert!(connection.send(&Message::new("late"), &mut out).is_err());
+            connection.close(CloseCode::NORMAL, "", &mut out).unwrap();
+            connection.answer(&mut out).unwrap();
+            assert_eq!(read(&out), (Vec::new(), End::Closed(code, String::new())));
+            assert_eq!(receive(&mut connection, b"\x81\x01x"), []);
+        }
+    }
+
+    #[test]
+    fn messages_before_the_answer_to_our_close_still_come() {
+        let mut connection = Connection::default();
+        let mut out = Vec::new();
+        connection.close(CloseCode::NORMAL, "", &mut out).unwrap();
+        let sent = out.len();
+        let events = receive(&mut connection, b"\x89\x00\x81\x01x\x88\x02\x03\xe8");
+        assert_eq!(events.len(), 3);
+        connection.answer(&mut out).unwrap();
+        assert_eq!(out.len(), sent, "nothing follows a close frame");
+    }
+
+    #[test]
+    fn server_that_breaks_the_protocol_is_told_so() {
+        for (frame, code) in [
+            (&b"\x81\x81abcdx"[..], 1002),
+            (b"\x81\x01\xff", 1007),
+            (b"\x82\x7e\x01\x00", 1009),
+            (b"\xc1\x00", 1002),
+        ] {
+            let mut connection = Connection::new(255);
+            let events = receive(&mut connection, &[b"\x81\x02ok", frame].concat());
+            assert_eq!(events[0], Ok(Event::Message(Message::new("ok"))));
+            assert_eq!(events[1].clone().unwrap_err().close_code().get(), code);
+            assert_eq!(events.len(), 2);
+            let mut out = Vec::new();
+            connection.answer(&mut out).unwrap();
+            let (heard, End::Closed(told, reason)) = read(&out) else {
+                panic!("no close");
+            };
+            assert_eq!((heard.len(), told), (0, Some(code)));
+            assert!(!reason.is_empty());
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The handshake of a client, without I/O (RFC 6455 §4.1).
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use super::header::{Header, InvalidHeader, Subprotocol};
+use super::random;
+use super::url::ServerUrl;
+use crate::protocol::handshake::client::{self, Asked};
+use crate::protocol::http::{Reply, ReplyHead, ReplyReader};
+
+/// Longest head of an answer, in bytes.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// How much of a refusal's body is kept, in bytes.
+const BODY_BYTES_MAX: usize = 1 << 10;
+
+/// What a client asks a server for: URL, headers and subprotocols. It can be used for any number of handshakes.
+///
+/// ```
+/// use humphrey_ws::client::{Header, HandshakeRequest};
+///
+/// let request = HandshakeRequest::new("ws://127.0.0.1:8080/ocpp/17".parse()?)
+///     .with_header(Header::new("Host", "charging.example")?)?
+///     .with_subprotocol("ocpp1.6".parse()?)?;
+/// let handshake = request.start()?;
+/// let text = String::from_utf8_lossy(handshake.request());
+/// assert!(text.starts_with("GET /ocpp/17 HTTP/1.1\r\nHost: charging.example\r\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct HandshakeRequest {
+    url: ServerUrl,
+    headers: Vec<Header>,
+    subprotocols: Vec<Subprotocol>,
+}
+
+impl HandshakeRequest {
+    /// A request without further headers and subprotocols.
+    pub fn new(url: ServerUrl) -> Self {
+        Self {
+            url,
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+        }
+    }
+
+    /// Adds a header. `Host` replaces the one that is made from the URL, for servers behind a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// If it is there already and may be sent only once, such as `Authorization`.
+    pub fn with_header(mut self, header: Header) -> Result<Self, InvalidHeader> {
+        if header.stands_alone() && self.headers.iter().any(|known| known.is(header.name())) {
+            return Err(InvalidHeader::Repeated(header.name().to_owned()));
+        }
+        self.headers.push(header);
+        Ok(self)
+    }
+
+    /// Offers a subprotocol, after those that were offered before. The server chooses one or none.
+    ///
+    /// # Errors
+    ///
+    /// If it was offered before (RFC 6455 §4.1 item 10).
+    pub fn with_subprotocol(mut self, subprotocol: Subprotocol) -> Result<Self, InvalidHeader> {
+        if self.subprotocols.contains(&subprotocol) {
+            return Err(InvalidHeader::Repeated(subprotocol.as_str().to_owned()));
+        }
+        self.subprotocols.push(subprotocol);
+        Ok(self)
+    }
+
+    /// The URL.
+    pub const fn url(&self) -> &ServerUrl {
+        &self.url
+    }
+
+    /// Begins a handshake, with a key of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random bytes.
+    pub fn start(&self) -> io::Result<Handshake> {
+        let mut key = [0; 16];
+        random::fill(&mut key)?;
+        let (host, others): (Vec<&Header>, Vec<&Header>) =
+            self.headers.iter().partition(|header| header.is("Host"));
+        let host = match host.first() {
+            Some(header) => header.value().to_owned(),
+            None => self.url.host_header(),
+        };
+        let subprotocols: Vec<String> = self
+            .subprotocols
+            .iter()
+            .map(|subprotocol| subprotocol.as_str().to_owned())
+            .collect();
+        let headers: Vec<(String, String)> = others
+            .iter()
+            .map(|header| (header.name().to_owned(), header.value().to_owned()))
+            .collect();
+        let target = self.url.request_target();
+        let (request, asked) = client::request(&target, &host, key, &subprotocols, &headers);
+        Ok(Handshake {
+            request,
+            asked,
+            reader: ReplyReader::new(HEAD_BYTES_MAX, BODY_BYTES_MAX),
+        })
+    }
+}
+
+/// A handshake on its way: bytes out, bytes in, and a verdict. Does no I/O.
+///
+/// The caller sends [`request`](Self::request) and gives what comes back to [`receive`](Self::receive).
+#[derive(Debug)]
+pub struct Handshake {
+    request: Vec<u8>,
+    asked: Asked,
+    reader: ReplyReader,
+}
+
+impl Handshake {
+    /// The bytes of the request.
+    pub fn request(&self) -> &[u8] {
+        &self.request
+    }
+
+    /// Takes bytes that the server has sent, in any portions. `None`: more are needed. After a verdict, nothing more is to
+    /// be given.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`]; the connection is of no use then.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
+        let reply = self.reader.read(bytes);
+        let reply = reply.map_err(|error| HandshakeError::NotWebSocket(error.to_string()))?;
+        reply.map(|reply| self.judge(reply)).transpose()
+    }
+
+    /// The answer is a refusal, and only the rest of its body has not come: it is not worth a long wait.
+    pub fn is_refused(&self) -> bool {
+        self.reader.has_head()
+    }
+
+    /// What has become of it, if nothing more comes or is waited for.
+    pub fn finish(&mut self) -> HandshakeError {
+        match self.reader.finish() {
+            Some(reply) => HandshakeError::Refused(Box::new(Refusal::new(reply))),
+            None => HandshakeError::HungUp,
+        }
+    }
+
+    fn judge(&self, reply: Reply) -> Result<Accepted, HandshakeError> {
+        if reply.head.status != 101 {
+            return Err(HandshakeError::Refused(Box::new(Refusal::new(reply))));
+        }
+        match client::judge(&self.asked, &reply.head) {
+            Ok(subprotocol) => Ok(Accepted {
+                subprotocol: subprotocol.map(str::to_owned),
+                head: reply.head,
+                rest: reply.rest,
+            }),
+            Err(error) => Err(HandshakeError::NotWebSocket(error.to_string())),
+        }
+    }
+}
+
+/// A handshake that the server has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    subprotocol: Option<String>,
+    head: ReplyHead,
+    rest: Vec<u8>,
+}
+
+impl Accepted {
+    /// The subprotocol that the server has chosen, of those that were offered.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    /// The first value of a header of the answer, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    /// Takes the bytes that came behind the answer: the first frames, which go to [`Connection`](super::Connection).
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
+    }
+}
+
+/// Why a handshake has come to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The server has answered with another status than 101.
+    Refused(Box<Refusal>),
+    /// Whoever has answered is no WebSocket server, or breaks RFC 6455 §4.1: in which way.
+    NotWebSocket(String),
+    /// The connection has ended before there was an answer.
+    HungUp,
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::NotWebSocket(why) => write!(f, "this is no WebSocket server: {why}"),
+            Self::HungUp => f.write_str("the server has hung up in the handshake"),
+        }
+    }
+}
+
+impl Error for HandshakeError {}
+
+/// What a server answers that does not accept a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    head: ReplyHead,
+    body: String,
+}
+
+impl Refusal {
+    fn new(reply: Reply) -> Self {
+        Self {
+            head: reply.head,
+            body: String::from_utf8_lossy(&reply.rest).into_owned(),
+        }
+    }
+
+    /// The status (RFC 9110 §15).
+    pub const fn status(&self) -> u16 {
+        self.head.status
+    }
+
+    /// The reason phrase of the status line; often empty.
+    pub fn reason(&self) -> &str {
+        &self.head.reason
+    }
+
+    /// The first value of a header, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    /// The first kilobyte of the body, as text.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// How long the server asks to be left alone: `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.head.retry_after()
+    }
+
+    /// What the server says of it, in one line of up to 200 characters without control characters: the place that it
+    /// redirects to, the first line of a body that is no page, or else the reason phrase.
+    pub fn summary(&self) -> String {
+        let line = self
+            .body
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty());
+        let says = match (self.header("Location"), line) {
+            (Some(location), _) => format!("see {location}"),
+            (None, Some(line)) if !line.starts_with('<') => line.to_owned(),
+            _ => self.reason().to_owned(),
+        };
+        let clean = says
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c });
+        clean.take(200).collect()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server answers {}", self.status())?;
+        match self.summary() {
+            says if says.is_empty() => Ok(()),
+            says => write!(f, ": {says}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::handshake;
+
+    fn request() -> HandshakeRequest {
+        HandshakeRequest::new("ws://a:81/news?x".parse().unwrap())
+            .with_header("Authorization: Bearer a:b".parse().unwrap())
+            .unwrap()
+            .with_subprotocol("plain.x".parse().unwrap())
+            .unwrap()
+    }
+
+    /// The answer of our own server, with further lines.
+    fn accepted(started: &Handshake, more: &str) -> String {
+        let text = String::from_utf8(started.request().to_vec()).unwrap();
+        let headers = text.lines().filter_map(|line| line.split_once(": "));
+        let checked = handshake::check("GET", 1, headers).unwrap();
+        let answer = String::from_utf8(handshake::response(&checked)).unwrap();
+        answer.replacen("\r\n", &format!("\r\n{more}"), 1)
+    }
+
+    #[test]
+    fn request_has_host_offers_and_headers() {
+        let text = String::from_utf8(request().start().unwrap().request().to_vec()).unwrap();
+        assert!(text.starts_with("GET /news?x HTTP/1.1\r\nHost: a:81\r\n"));
+        assert!(text.contains("\r\nSec-WebSocket-Protocol: plain.x\r\n"));
+        assert!(text.ends_with("\r\nAuthorization: Bearer a:b\r\n\r\n"));
+        let other = request().with_header("host: tunnel".parse().unwrap());
+        let text = other.unwrap().start().unwrap().request().to_vec();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text.to_lowercase().matches("\r\nhost: ").count(), 1);
+        assert!(text.contains("\r\nHost: tunnel\r\n"));
+    }
+
+    #[test]
+    fn two_handshakes_have_two_keys() {
+        let keys = [(); 2].map(|()| request().start().unwrap().request().to_vec());
+        assert_ne!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn header_and_subprotocol_given_twice_are_refused() {
+        let repeated = |name: &str| InvalidHeader::Repeated(name.into());
+        let header = "authorization: x".parse().unwrap();
+        let error = request().with_header(header).unwrap_err();
+        assert_eq!(error, repeated("authorization"));
+        let error = request().with_subprotocol("plain.x".parse().unwrap());
+        assert_eq!(error.unwrap_err(), repeated("plain.x"));
+        let twice = request().with_header("X-A: 1".parse().unwrap());
+        assert!(
+            twice
+                .unwrap()
+                .with_header("X-A: 2".parse().unwrap())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn answer_is_read_once_it_is_whole_and_frames_follow() {
+        let mut started = request().start().unwrap();
+        let text = accepted(&started, "Sec-WebSocket-Protocol: plain.x\r\nX-A: b\r\n");
+        for byte in &text.as_bytes()[..text.len() - 1] {
+            assert_eq!(started.receive(&[*byte]), Ok(None));
+        }
+        let mut done = started.receive(b"\n\x01\x02").unwrap().unwrap();
+        assert_eq!(done.subprotocol(), Some("plain.x"));
+        assert_eq!((done.header("x-a"), done.header("x-b")), (Some("b"), None));
+        assert_eq!(done.take_rest(), [1, 2]);
+    }
+
+    #[test]
+    fn answer_to_another_handshake_is_refused() {
+        let mut started = request().start().unwrap();
+        let text = accepted(&request().start().unwrap(), "");
+        let error = started.receive(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("another handshake"), "{error}");
+        let error = request().start().unwrap().receive(b"SSH-2.0-x\r\n");
+        assert!(matches!(error, Err(HandshakeError::NotWebSocket(_))));
+    }
+
+    #[test]
+    fn refusal_says_why_and_when_to_come_again() {
+        let refused = |text: &str| {
+            let mut started = request().start().unwrap();
+            match started.receive(text.as_bytes()) {
+                Ok(None) => started.finish(),
+                Ok(Some(_)) => panic!("accepted"),
+                Err(error) => error,
+            }
+        };
+        let text = "HTTP/1.1 503 Busy\r\nContent-Length: 9\r\nRetry-After: 7\r\n\r\nfu\u{1b}ll\nx";
+        let HandshakeError::Refused(refusal) = refused(text) else {
+            panic!("not refused");
+        };
+        assert_eq!((refusal.status(), refusal.reason()), (503, "Busy"));
+        assert_eq!(refusal.body(), "fu\u{1b}ll\nx");
+        assert_eq!(refusal.retry_after(), Some(Duration::from_secs(7)));
+        let said = |text: &str| refused(text).to_string();
+        assert_eq!(said(text), "the server answers 503: fu\u{fffd}ll");
+        let page = "HTTP/1.1 404 Not Found\r\n\r\n\n<html>";
+        assert_eq!(said(page), "the server answers 404: Not Found");
+        let moved = "HTTP/1.1 301 Moved\r\nLocation: https://a/\r\n\r\ngone";
+        assert_eq!(said(moved), "the server answers 301: see https://a/");
+        assert_eq!(refused("HTTP/1.1 200 OK\r\nA: b"), HandshakeError::HungUp);
+    }
+}

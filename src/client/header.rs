@@ -1,0 +1,234 @@
+//! What a program adds to a handshake.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::protocol::http;
+
+/// Headers that the handshake writes itself, or that would change how the request is read (RFC 9110 §7.6.1, §10.1).
+const OWN: [&str; 9] = [
+    "Connection",
+    "Upgrade",
+    "Content-Length",
+    "Transfer-Encoding",
+    "Trailer",
+    "TE",
+    "Expect",
+    "Keep-Alive",
+    "Proxy-Connection",
+];
+
+/// Headers that are no lists (RFC 9110 §5.3; RFC 6265 §5.4): of two, a server would refuse the request, or take either.
+const ONCE: [&str; 6] = [
+    "Host",
+    "Origin",
+    "Authorization",
+    "Proxy-Authorization",
+    "Cookie",
+    "User-Agent",
+];
+
+/// A header that a client sends with its handshake (RFC 9110 §5).
+///
+/// ```
+/// use humphrey_ws::client::Header;
+///
+/// let header: Header = "Authorization: Bearer token".parse()?;
+/// assert_eq!((header.name(), header.value()), ("Authorization", "Bearer token"));
+/// assert!(Header::new("Connection", "close").is_err());
+/// # Ok::<(), humphrey_ws::client::InvalidHeader>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    name: String,
+    value: String,
+}
+
+/// Why a header, or a subprotocol, can't be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidHeader {
+    /// It has no colon.
+    Form,
+    /// This name has a character that it must not have (RFC 9110 §5.1).
+    Name(String),
+    /// The value of this header has a control character (RFC 9110 §5.5).
+    Value(String),
+    /// This header is written by the handshake itself.
+    Own(String),
+    /// `Sec-WebSocket-Protocol`: subprotocols are offered in another way.
+    IsSubprotocol,
+    /// This header, or subprotocol, was given twice.
+    Repeated(String),
+    /// The value of `Host` is not a host with an optional port.
+    Host(String),
+    /// This name of a subprotocol is not a token (RFC 6455 §4.1).
+    Subprotocol(String),
+}
+
+impl fmt::Display for InvalidHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => f.write_str("a header looks like 'Name: value'"),
+            Self::Name(name) => write!(
+                f,
+                "{name:?} is not the name of a header: it has letters, digits and '-', as in 'Name: value'"
+            ),
+            Self::Value(name) => write!(f, "the value of {name} has a control character"),
+            Self::Own(name) => write!(f, "the header {name} is the handshake's own"),
+            Self::IsSubprotocol => f.write_str(
+                "subprotocols are not offered as a header: use the setting for subprotocols",
+            ),
+            Self::Repeated(name) => write!(f, "{name} is given twice, and may be sent only once"),
+            Self::Host(value) => write!(f, "{value:?} is not a host: it looks like name:port"),
+            Self::Subprotocol(name) => write!(
+                f,
+                "{name:?} is not the name of a subprotocol: it has no spaces, commas or other separators"
+            ),
+        }
+    }
+}
+
+impl Error for InvalidHeader {}
+
+impl Header {
+    /// A header. `Host` replaces the one that is made from the URL.
+    ///
+    /// # Errors
+    ///
+    /// If HTTP does not allow the name or the value, or the handshake writes this header itself.
+    pub fn new(name: &str, value: &str) -> Result<Self, InvalidHeader> {
+        if !http::is_token(name) {
+            return Err(InvalidHeader::Name(name.to_owned()));
+        }
+        // RFC 9110 §5.5: whitespace around it does not belong to the value.
+        let value = value.trim_matches([' ', '\t']);
+        let is_legal = |byte: u8| byte == b'\t' || !byte.is_ascii_control();
+        if !value.bytes().all(is_legal) {
+            return Err(InvalidHeader::Value(name.to_owned()));
+        }
+        let is = |known: &str| known.eq_ignore_ascii_case(name);
+        if is("Sec-WebSocket-Protocol") {
+            return Err(InvalidHeader::IsSubprotocol);
+        }
+        let of_handshake = name
+            .get(.."Sec-WebSocket-".len())
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("Sec-WebSocket-"));
+        if of_handshake || OWN.iter().any(|own| is(own)) {
+            return Err(InvalidHeader::Own(name.to_owned()));
+        }
+        if is("Host") && (value.is_empty() || !http::is_authority(value)) {
+            return Err(InvalidHeader::Host(value.to_owned()));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
+    }
+
+    /// The name, as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value, without whitespace around it.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Whether it is this header, in whatever letters.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// Whether a request may have only one of it.
+    pub(super) fn stands_alone(&self) -> bool {
+        ONCE.iter().any(|once| self.is(once))
+    }
+}
+
+impl FromStr for Header {
+    type Err = InvalidHeader;
+
+    /// Reads `Name: value`.
+    fn from_str(line: &str) -> Result<Self, InvalidHeader> {
+        let (name, value) = line.split_once(':').ok_or(InvalidHeader::Form)?;
+        if name.is_empty() {
+            return Err(InvalidHeader::Form);
+        }
+        Self::new(name, value)
+    }
+}
+
+/// The name of a subprotocol that a client offers: a token (RFC 6455 §4.1 item 10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subprotocol(String);
+
+impl Subprotocol {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Subprotocol {
+    type Err = InvalidHeader;
+
+    fn from_str(name: &str) -> Result<Self, InvalidHeader> {
+        if http::is_token(name) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InvalidHeader::Subprotocol(name.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_that_http_does_not_allow_is_refused() {
+        for (line, why) in [
+            ("none", InvalidHeader::Form),
+            (": x", InvalidHeader::Form),
+            ("a b: x", InvalidHeader::Name("a b".into())),
+            ("a : x", InvalidHeader::Name("a ".into())),
+            ("a: x\r\nb: y", InvalidHeader::Value("a".into())),
+            ("a: x\0", InvalidHeader::Value("a".into())),
+            ("upgrade: x", InvalidHeader::Own("upgrade".into())),
+            ("Expect: 100-continue", InvalidHeader::Own("Expect".into())),
+            (
+                "sec-websocket-Key: x",
+                InvalidHeader::Own("sec-websocket-Key".into()),
+            ),
+            ("Sec-WebSocket-Protocol: x", InvalidHeader::IsSubprotocol),
+            ("Host:", InvalidHeader::Host(String::new())),
+            ("Host: a/b", InvalidHeader::Host("a/b".into())),
+            ("Host: a b", InvalidHeader::Host("a b".into())),
+        ] {
+            assert_eq!(line.parse::<Header>(), Err(why), "{line}");
+        }
+        for line in [
+            "Host: a:80",
+            "X-Empty:",
+            "Cookie: a=b; c=d",
+            "X: Gr\u{fc}ezi\tx",
+        ] {
+            assert!(line.parse::<Header>().is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn subprotocol_that_is_no_token_is_refused() {
+        for name in ["", "a b", "a,b", "a/b", "\"a\"", "\u{fc}"] {
+            let why = InvalidHeader::Subprotocol(name.into());
+            assert_eq!(name.parse::<Subprotocol>(), Err(why));
+        }
+        assert_eq!(
+            "ocpp1.6".parse::<Subprotocol>().unwrap().as_str(),
+            "ocpp1.6"
+        );
+    }
+}

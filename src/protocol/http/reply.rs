@@ -1,0 +1,316 @@
+//! Responses as a client reads them: status line, headers, and as much of the body as is wanted (RFC 9112 §4 to §7).
+//!
+//! Interim responses in front of the final one are read and dropped (RFC 9110 §15.2): a client must be able to parse
+//! them, and may ignore them. Their number is bounded.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::date::seconds_of_date;
+use super::{Body, BodyFraming, HEADERS_MAX, OWS, decode, list};
+
+/// Most interim responses in front of a final one.
+const INTERIM_MAX: u32 = 16;
+
+/// Up to this length a head is parsed with each byte, so that what is no HTTP is seen at once; beyond it, with each line.
+const SHORT_BYTES: usize = 64;
+
+/// What a chunk may announce: the bytes are taken as they come, and only as many as are wanted.
+const CHUNKED_BYTES_MAX: usize = 1 << 30;
+
+/// Status line and headers of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReplyHead {
+    pub(crate) status: u16,
+    /// As sent; often empty (RFC 9112 §4).
+    pub(crate) reason: String,
+    /// Name and value in the order and case sent, values without surrounding whitespace and line folding.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl ReplyHead {
+    /// The first value of a header, whatever the case of its name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a header, in the order sent, whatever the case of its name.
+    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.headers
+            .iter()
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The elements of a comma-separated header, over all its lines (RFC 9110 §5.3, §5.6.1).
+    pub(crate) fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.values(name).flat_map(list)
+    }
+
+    /// How long the server wants to be left alone (RFC 9110 §10.2.3). A date is compared with the server's own, so that
+    /// no clock of this machine matters.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let value = self.header("Retry-After")?;
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            // All digits: what does not fit is later than anything else.
+            return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+        }
+        let then = seconds_of_date(value)?;
+        let now = seconds_of_date(self.header("Date")?)?;
+        Some(Duration::from_secs(then.saturating_sub(now)))
+    }
+
+    /// How the end of the body is told (RFC 9112 §6.3); `None`: by the end of the connection.
+    fn body_framing(&self) -> Option<BodyFraming> {
+        if matches!(self.status, 100..=199 | 204 | 304) {
+            return Some(BodyFraming::None);
+        }
+        let mut codings = self.tokens("Transfer-Encoding");
+        match (codings.next(), codings.next()) {
+            (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
+                return Some(BodyFraming::Chunked);
+            }
+            (Some(_), _) => return None,
+            (None, _) => {}
+        }
+        let mut lengths = self
+            .values("Content-Length")
+            .flat_map(|line| line.split(','));
+        let length = lengths.next()?.trim_matches(OWS);
+        let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+        let all_agree = lengths.all(|other| other.trim_matches(OWS) == length);
+        // The connection is not used again: where the lengths are not clear, all that comes belongs to the body.
+        (is_number && all_agree).then(|| BodyFraming::Length(length.parse().unwrap_or(u64::MAX)))
+    }
+}
+
+/// A final response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) head: ReplyHead,
+    /// Of a 101, what followed it in the same read: the first bytes of the other protocol. Of any other, the beginning
+    /// of its body, decoded.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// Why what has come is no HTTP response that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplyError {
+    /// It does not begin with an HTTP/1.0 or HTTP/1.1 status line.
+    NotHttp,
+    /// A header line breaks the rules of RFC 9112 §5.
+    Header,
+    /// More bytes or lines than a head may have here.
+    TooLarge,
+    /// Interim responses without end.
+    TooManyInterim,
+}
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotHttp => "the answer is not HTTP/1.1",
+            Self::Header => "the answer has a malformed header line",
+            Self::TooLarge => "the head of the answer is too long",
+            Self::TooManyInterim => "interim responses (1xx) come without end",
+        })
+    }
+}
+
+impl Error for ReplyError {}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    /// The head of a final response that is not 101, and its body as far as it has come.
+    Body(ReplyHead, ReplyBody),
+    Over,
+}
+
+#[derive(Debug)]
+enum ReplyBody {
+    Framed(Body),
+    ToTheEnd(Vec<u8>),
+}
+
+/// Reads one final response, in any portions.
+#[derive(Debug)]
+pub(crate) struct ReplyReader {
+    state: State,
+    /// Of a head that is not complete.
+    buffer: Vec<u8>,
+    interim: u32,
+    head_bytes_max: usize,
+    body_bytes_wanted: usize,
+}
+
+impl ReplyReader {
+    /// Heads may have up to `head_bytes_max` bytes and [`HEADERS_MAX`] lines. Of a body, the first `body_bytes_wanted` bytes
+    /// are kept and waited for.
+    pub(crate) fn new(head_bytes_max: usize, body_bytes_wanted: usize) -> Self {
+        Self {
+            state: State::Head,
+            buffer: Vec::new(),
+            interim: 0,
+            head_bytes_max,
+            body_bytes_wanted,
+        }
+    }
+
+    /// Takes what has come next. `None`: more is needed. After a response or an error, nothing more is to be given.
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Option<Reply>, ReplyError> {
+        match &mut self.state {
+            State::Head => {
+                let was = self.buffer.len();
+                self.buffer.extend_from_slice(bytes);
+                let is_worth_it = was <= SHORT_BYTES
+                    || bytes.contains(&b'\n')
+                    || self.buffer.len() > self.head_bytes_max;
+                if is_worth_it {
+                    self.read_heads()
+                } else {
+                    Ok(None)
+                }
+            }
+            State::Body(_, body) => {
+                let is_complete = body.take(bytes, self.body_bytes_wanted);
+                Ok(is_complete.then(|| self.finish()).flatten())
+            }
+            State::Over => Ok(None),
+        }
+    }
+
+    /// Nothing more comes, or is waited for: what there is of a final response whose head is complete.
+    pub(crate) fn finish(&mut self) -> Option<Reply> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Body(head, body) => {
+                let mut rest = body.into_bytes();
+                rest.truncate(self.body_bytes_wanted);
+                Some(Reply { head, rest })
+            }
+            State::Head | State::Over => None,
+        }
+    }
+
+    /// The head of a final response has come, and only its body is waited for.
+    pub(crate) fn has_head(&self) -> bool {
+        matches!(self.state, State::Body(..))
+    }
+
+    fn read_heads(&mut self) -> Result<Option<Reply>, ReplyError> {
+        loop {
+            let Some((head, head_bytes)) = parse(&self.buffer, self.head_bytes_max)? else {
+                return Ok(None);
+            };
+            let rest = self.buffer.split_off(head_bytes);
+            if head.status == 101 {
+                self.state = State::Over;
+                return Ok(Some(Reply { head, rest }));
+            }
+            if (100..200).contains(&head.status) {
+                self.interim += 1;
+                if self.interim > INTERIM_MAX {
+                    return Err(ReplyError::TooManyInterim);
+                }
+                self.buffer = rest;
+                continue;
+            }
+            self.buffer = Vec::new();
+            let body = ReplyBody::new(&head);
+            self.state = State::Body(head, body);
+            return self.read(&rest);
+        }
+    }
+}
+
+impl ReplyBody {
+    fn new(head: &ReplyHead) -> Self {
+        let framed = match head.body_framing() {
+            Some(BodyFraming::Length(length)) => {
+                // Only the beginning is waited for, so a length beyond it is no reason to refuse it.
+                let length = length.min(CHUNKED_BYTES_MAX as u64);
+                Body::new(BodyFraming::Length(length), CHUNKED_BYTES_MAX).ok()
+            }
+            Some(framing) => Body::new(framing, CHUNKED_BYTES_MAX).ok(),
+            None => None,
+        };
+        framed.map_or_else(|| Self::ToTheEnd(Vec::new()), Self::Framed)
+    }
+
+    /// Takes a part. True: there is as much as is wanted, or nothing more comes.
+    fn take(&mut self, bytes: &[u8], wanted: usize) -> bool {
+        match self {
+            Self::Framed(body) => {
+                // What is malformed ends it: it is only said to somebody.
+                let is_over = body.feed(bytes).is_ok_and(|(_, is_complete)| !is_complete);
+                !is_over || body.bytes().len() >= wanted
+            }
+            Self::ToTheEnd(body) => {
+                let room = wanted.saturating_sub(body.len());
+                body.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+                body.len() >= wanted
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Framed(body) => body.into_bytes(),
+            Self::ToTheEnd(body) => body,
+        }
+    }
+}
+
+/// Parses a response head at the front of `buffer`; how many bytes it took. `None`: it goes on.
+fn parse(buffer: &[u8], head_bytes_max: usize) -> Result<Option<(ReplyHead, usize)>, ReplyError> {
+    let within = buffer.get(..head_bytes_max).unwrap_or(buffer);
+    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut lines);
+    let mut config = httparse::ParserConfig::default();
+    config
+        // RFC 9112 §5.2: a user agent must replace line folding by spaces.
+        .allow_obsolete_multiline_headers_in_responses(true)
+        // RFC 9112 §5.1 has proxies remove such spaces, which shows that there are servers that send them.
+        .allow_spaces_after_header_name_in_responses(true);
+    let head_bytes = match config.parse_response(&mut response, within) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if buffer.len() > head_bytes_max => {
+            return Err(ReplyError::TooLarge);
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(ReplyError::TooLarge),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
+            return Err(ReplyError::Header);
+        }
+        Err(_) => return Err(ReplyError::NotHttp),
+    };
+    let headers = response
+        .headers
+        .iter()
+        .map(|line| (line.name.to_owned(), unfold(&decode(line.value))))
+        .collect();
+    let head = ReplyHead {
+        status: response.code.unwrap_or_default(),
+        reason: response.reason.unwrap_or_default().to_owned(),
+        headers,
+    };
+    Ok(Some((head, head_bytes)))
+}
+
+/// Replaces each line folding by a space (RFC 9112 §5.2).
+fn unfold(value: &str) -> String {
+    let parts: Vec<&str> = value
+        .split('\n')
+        .map(|part| part.trim_end_matches('\r').trim_matches(OWS))
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join(" ")
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;
