@@ -9,6 +9,7 @@ use humphrey_ws::{
 
 use crate::json::{Envelope, Live, now_ms};
 use crate::name::RoomName;
+use crate::options::OnMessage;
 use crate::rooms::{Form, Rooms};
 use crate::say::say;
 
@@ -19,6 +20,10 @@ const JSON: &str = "json.humphrey-broadcast";
 /// The library's own, for clients that ask for JSON with `form=json`, as the page does. Only for them: of messages as they
 /// are, the binary ones are no frames of it.
 const PROCEDURES: &str = "humphrey_ws.procedures.v1";
+
+/// The header of an accepted handshake that says what becomes of a client's messages: `echo`, `broadcast` or `ignore`. So a
+/// client that wants them handed on can tell before it sends any.
+pub(crate) const ON_MESSAGE_HEADER: &str = "Humphrey-Broadcast-On-Message";
 
 /// What is known of a client since its handshake.
 #[derive(Debug, Default)]
@@ -35,14 +40,16 @@ pub(crate) struct Door {
     pub(crate) rooms: Rooms,
     /// New clients are announced.
     pub(crate) announces: bool,
+    on_message: OnMessage,
     has_said_full: AtomicBool,
 }
 
 impl Door {
-    pub(crate) fn new(rooms: Rooms, announces: bool) -> Self {
+    pub(crate) fn new(rooms: Rooms, announces: bool, on_message: OnMessage) -> Self {
         Self {
             rooms,
             announces,
+            on_message,
             has_said_full: AtomicBool::new(false),
         }
     }
@@ -57,7 +64,9 @@ impl Door {
         } else {
             [None; 2]
         };
-        let accept = Accept::new().with_state(Client { room, seen });
+        let accept = Accept::new()
+            .with_state(Client { room, seen })
+            .with_header(ON_MESSAGE_HEADER, self.on_message.name());
         Ok(match subprotocol {
             Some(subprotocol) => accept.with_subprotocol(subprotocol),
             // Messages as they are must not be taken for frames.

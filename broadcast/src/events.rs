@@ -55,7 +55,8 @@ mod tests {
             rooms_max: None,
             announces,
         };
-        let door = Door::new(Rooms::new(app.sender(), setup), announces);
+        let on_message = crate::options::OnMessage::Echo;
+        let door = Door::new(Rooms::new(app.sender(), setup), announces, on_message);
         subscription(&door, &RequestHead::new(path)).unwrap()
     }
 

@@ -20,7 +20,7 @@ pub(crate) enum Line<'a> {
 ///
 /// A line ends with `\n` or `\r\n`; a last one that does not is a line all the same, as is an empty one. A line of more
 /// than `bytes_max` bytes is read to its end without being stored. Lines that lie in the reader's buffer are not copied.
-/// A reading error ends it at once: what was read of an unfinished line is no line.
+/// A reading error ends it at once: what was read of an unfinished line is no line, and the error says how much that was.
 pub(crate) fn for_each(
     mut input: impl BufRead,
     bytes_max: usize,
@@ -32,6 +32,11 @@ pub(crate) fn for_each(
         let chunk = match input.fill_buf() {
             Ok(chunk) => chunk,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if begun.bytes > 0 => {
+                let bytes = begun.bytes;
+                let why = format!("{error}; {bytes} bytes of an unfinished line are dropped");
+                return Err(io::Error::new(error.kind(), why));
+            }
             Err(error) => return Err(error),
         };
         if chunk.is_empty() {

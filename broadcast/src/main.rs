@@ -18,6 +18,7 @@ mod publish;
 mod rooms;
 mod say;
 mod signals;
+mod stdio;
 
 use std::io::{self, BufReader, IsTerminal};
 use std::net::SocketAddr;
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
     }
     say::init(options.quiet);
     match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say!("{error}");
             ExitCode::FAILURE
@@ -65,7 +67,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> io::Result<()> {
+/// Serves to the end. Returns whether all of the input was read and sent.
+fn run(options: &Options) -> io::Result<bool> {
     let (mut app, rooms) = app(options)?;
     let address = app.bind()?;
     let sender = app.sender();
@@ -92,8 +95,11 @@ fn run(options: &Options) -> io::Result<()> {
             say!("what you type here goes to {whom}, line by line; Ctrl-C ends");
         }
     }
+    // Set by the thread that reads the input, before it asks for the end.
+    let input_failed = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
+        let input_failed = input_failed.clone();
         let exit_on_eof = options.exit_on_eof;
         let quiet = options.quiet;
         let room = options.room.clone().unwrap_or_else(RoomName::everyone);
@@ -101,7 +107,9 @@ fn run(options: &Options) -> io::Result<()> {
         thread::Builder::new()
             .name("standard input".into())
             .spawn(move || {
-                broadcast_input(&channel, &stopping);
+                if !broadcast_input(&channel, &stopping) {
+                    input_failed.store(true, Ordering::SeqCst);
+                }
                 if exit_on_eof {
                     sender.shutdown(FLUSH_WAIT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
@@ -121,7 +129,7 @@ fn run(options: &Options) -> io::Result<()> {
         }
         say!("{}", summary(&metrics));
     }
-    Ok(())
+    Ok(!input_failed.load(Ordering::SeqCst))
 }
 
 fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> {
@@ -151,7 +159,11 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
         app = app.with_procedures(Procedures::new());
     }
     let rooms = Rooms::new(app.sender(), setup);
-    let door = Arc::new(Door::new(rooms.clone(), setup.announces));
+    let door = Arc::new(Door::new(
+        rooms.clone(),
+        setup.announces,
+        options.on_message,
+    ));
     {
         let door = door.clone();
         app.on_handshake(move |request, _| door.handshake(request));
@@ -183,16 +195,21 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
     Ok((app, rooms))
 }
 
-/// Sends each line to a room, or to everyone, until the input ends or the program is to stop.
-fn broadcast_input(channel: &Channel, stopping: &AtomicBool) {
-    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, io::stdin().lock());
+/// Sends each line to a room, or to everyone, until the input ends or the program is to stop. Returns whether every line was
+/// sent that was to be.
+fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
+    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::Input);
     let line_bytes_max = Limits::default().message_bytes_max;
+    let mut is_complete = true;
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
             Line::Whole(line) => channel.publish(Message::new(line)),
-            Line::TooLong { bytes } => say!(
-                "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
-            ),
+            Line::TooLong { bytes } => {
+                is_complete = false;
+                say!(
+                    "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
+                );
+            }
         }
         if stopping.load(Ordering::Relaxed) {
             ControlFlow::Break(())
@@ -200,8 +217,14 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool) {
             ControlFlow::Continue(())
         }
     });
-    if let Err(error) = end {
-        say!("standard input can't be read: {error}");
+    match end {
+        Ok(()) => is_complete,
+        // The terminal that it was may be what has gone.
+        Err(_) if stopping.load(Ordering::Relaxed) => is_complete,
+        Err(error) => {
+            say!("standard input can't be read: {error}");
+            false
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use crate::name::RoomName;
 use crate::publish::Token;
 use crate::rooms::Setup;
 use crate::say::say;
+use crate::stdio::Output;
 
 /// How much longer than the interval between pings a client may be silent: time for a ping's answer.
 const PONG_WAIT: Duration = Duration::from_secs(10);
@@ -23,12 +24,15 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Try: tail -f access.log | humphrey-broadcast
 ///
-/// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C or SIGTERM closes
-/// every connection with code 1001 and ends the program.
+/// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C, SIGTERM or SIGHUP closes
+/// every connection with code 1001 and ends the program; under nohup, SIGHUP does nothing.
 ///
 /// Who connects to ws://127.0.0.1:8080/ROOM is in that room (percent-encoded, up to 240 bytes), and gets what is sent
 /// to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the same as
 /// server-sent events, from http://127.0.0.1:8080/events/ROOM or /events.
+///
+/// Exit codes: 0, ended by a signal, or by --exit-on-eof after all input was sent; 1, it can't serve, or some of the input
+/// could not be read or was skipped; 2, the command line is wrong.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(
@@ -142,6 +146,17 @@ pub(crate) enum OnMessage {
     Ignore,
 }
 
+impl OnMessage {
+    /// As it is called on the command line, and in the handshake ([`crate::clients::ON_MESSAGE_HEADER`]).
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Broadcast => "broadcast",
+            Self::Ignore => "ignore",
+        }
+    }
+}
+
 /// [`SlowConsumer`], as it is called here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
@@ -220,7 +235,7 @@ pub(crate) fn parse() -> Result<Options, ExitCode> {
             ExitCode::from(2)
         } else {
             // Help and version; where nobody reads them, nothing is lost.
-            let _ = error.print();
+            let _ = Output.write_all(error.to_string().as_bytes());
             ExitCode::SUCCESS
         }
     })

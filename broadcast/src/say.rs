@@ -1,9 +1,10 @@
 //! What the program says: one line at a time, on standard error.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::stdio;
 
 /// Says one line.
 macro_rules! say {
@@ -15,7 +16,7 @@ pub(crate) use say;
 pub(crate) fn line(text: fmt::Arguments<'_>) {
     // In one piece, so that lines of several threads, or programs, do not mix.
     let line = format!("humphrey-broadcast: {text}\n");
-    let _ = io::stderr().lock().write_all(line.as_bytes());
+    stdio::write_error(line.as_bytes());
 }
 
 /// Has the library's warnings said, or its errors only.

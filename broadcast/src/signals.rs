@@ -1,17 +1,18 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM, and SIGHUP: the terminal has gone.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// On the first of the signals, sets `stopping` and calls `stop`. A second one ends the program at once, as if it were
-/// not caught, so that nothing can make the program unstoppable.
+/// On the first of the signals, sets `stopping` and calls `stop`. A second Ctrl-C or SIGTERM ends the program at once, as if
+/// it were not caught, so that nothing can make the program unstoppable. A second SIGHUP does not: where a terminal is closed,
+/// both the system and the shell send one. Where SIGHUP is ignored from the start, as under `nohup`, it stays so.
 #[cfg(unix)]
 pub(crate) fn on_stop(
     stopping: Arc<AtomicBool>,
     stop: impl Fn() + Send + 'static,
 ) -> io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::flag;
     use signal_hook::iterator::Signals;
 
@@ -20,7 +21,12 @@ pub(crate) fn on_stop(
         flag::register_conditional_shutdown(signal, 128 + signal, stopping.clone())?;
         flag::register(signal, stopping.clone())?;
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut caught = vec![SIGINT, SIGTERM];
+    if !is_ignored(SIGHUP) {
+        flag::register(SIGHUP, stopping)?;
+        caught.push(SIGHUP);
+    }
+    let mut signals = Signals::new(caught)?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -31,8 +37,36 @@ pub(crate) fn on_stop(
         .map(drop)
 }
 
+/// Whether whoever has started the program wants it not to hear of a signal. The call that tells is not safe in Rust, so
+/// Linux is asked by its `/proc`; on other systems the answer is no.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
+}
+
+/// Reads the mask of ignored signals, in which the lowest bit is signal 1.
+#[cfg(unix)]
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// Elsewhere the system ends the program, without a word to the clients.
 #[cfg(not(unix))]
 pub(crate) fn on_stop(_: Arc<AtomicBool>, _: impl Fn() + Send + 'static) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::ignores;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_mask() {
+        let status =
+            "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\tff\n";
+        assert!(ignores(status, 1) && ignores(status, 13));
+        assert!(!ignores(status, 2) && !ignores("", 1));
+    }
 }

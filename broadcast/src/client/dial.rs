@@ -1,16 +1,16 @@
 //! How a connection is had: address, TCP, handshake. Waits for each, but not for ever, and not where all is to end.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use humphrey_ws::client::{Accepted, Handshake, HandshakeError, HandshakeRequest, ServerUrl};
 use mio::net::TcpStream;
 
-use super::handshake::{Answer, Request, answer};
+use super::failures::Failure;
 use super::session::End;
-use super::target::Target;
 use super::world::World;
 
 /// How long all of it may take.
@@ -19,109 +19,124 @@ const DIAL_WAIT: Duration = Duration::from_secs(20);
 /// How long one of several addresses may take.
 const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the body of a refusal is waited for: its head says what matters.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a server may ask to be left alone, at most.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection whose handshake is done.
 pub(super) struct Opened {
     pub(super) stream: TcpStream,
-    /// What has come behind the handshake already.
-    pub(super) rest: Vec<u8>,
-    pub(super) subprotocol: Option<&'static str>,
+    pub(super) accepted: Accepted,
 }
 
-pub(super) fn dial(world: &mut World, target: &Target, request: &Request) -> Result<Opened, End> {
+pub(super) fn dial(world: &mut World, request: &HandshakeRequest) -> Result<Opened, End> {
     let by = Instant::now() + DIAL_WAIT;
-    let addresses = resolve(world, target, by)?;
+    let handshake = request.start();
+    let mut handshake = handshake.map_err(|error| End::failed(Failure::System, error))?;
+    let addresses = resolve(world, request.url(), by)?;
     let mut stream = connect_to_one(world, &addresses, by)?;
-    let mut unsent = request.bytes.as_slice();
-    let mut got = Vec::new();
+    match shake_hands(world, &mut stream, &mut handshake, by)? {
+        Ok(accepted) => Ok(Opened { stream, accepted }),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+/// Sends the request and reads the answer. The outer error: it was not waited for, or nothing came in time.
+fn shake_hands(
+    world: &mut World,
+    stream: &mut TcpStream,
+    handshake: &mut Handshake,
+    mut by: Instant,
+) -> Result<Result<Accepted, HandshakeError>, End> {
+    let mut sent = 0;
+    let mut is_refused = false;
+    let mut buffer = [0; READ_BYTES];
     loop {
-        while !unsent.is_empty() {
-            match stream.write(unsent) {
-                Ok(n) => unsent = &unsent[n..],
+        while sent < handshake.request().len() {
+            match stream.write(&handshake.request()[sent..]) {
+                Ok(n) => sent += n,
                 Err(error) if would_block(&error) => break,
-                Err(error) => return Err(no_answer(&error)),
+                // A server may refuse, and hang up, before it has read all of it: its answer counts.
+                Err(_) => sent = handshake.request().len(),
             }
         }
-        let is_end = loop {
-            let filled = got.len();
-            got.resize(filled + READ_BYTES, 0);
-            let read = stream.read(&mut got[filled..]);
-            got.truncate(filled + read.as_ref().copied().unwrap_or(0));
-            match read {
-                Ok(0) => break true,
-                // A server may send frames at once, and without end.
-                Ok(_) if got.len() > super::handshake::HEAD_BYTES_MAX => break false,
-                Ok(_) => {}
-                Err(error) if would_block(&error) => break false,
-                Err(error) => return Err(no_answer(&error)),
+        loop {
+            match stream.read(&mut buffer) {
+                Err(error) if would_block(&error) => break,
+                Ok(0) | Err(_) => return Ok(Err(handshake.finish())),
+                Ok(n) => match handshake.receive(&buffer[..n]) {
+                    Ok(None) => {}
+                    Ok(Some(accepted)) => return Ok(Ok(accepted)),
+                    Err(error) => return Ok(Err(error)),
+                },
             }
-        };
-        match answer(request, &got, is_end).map_err(End::Foreign)? {
-            Some(Answer::Accepted {
-                head_bytes,
-                subprotocol,
-            }) => {
-                got.drain(..head_bytes);
-                return Ok(Opened {
-                    stream,
-                    rest: got,
-                    subprotocol,
-                });
-            }
-            Some(Answer::Refused {
-                status,
-                says,
-                retry_after,
-            }) => {
-                return Err(End::Refused {
-                    status,
-                    says,
-                    retry_after,
-                });
-            }
-            None if is_end => {
-                return Err(End::Lost("the server has hung up in the handshake".into()));
-            }
-            None => world.wait_for_progress(by)?,
+        }
+        if handshake.is_refused() && !is_refused {
+            is_refused = true;
+            by = by.min(Instant::now() + REFUSAL_WAIT);
+        }
+        match world.wait_for_progress(by, Failure::NoAnswer) {
+            Err(End::Failed { .. }) if is_refused => return Ok(Err(handshake.finish())),
+            waited => waited?,
         }
     }
 }
 
-fn resolve(world: &mut World, target: &Target, by: Instant) -> Result<Vec<SocketAddr>, End> {
-    if let Ok(ip) = target.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, target.port)]);
+fn refused(error: &HandshakeError) -> End {
+    let (failure, retry_after) = match error {
+        HandshakeError::Refused(refusal) => {
+            let retry_after = refusal.retry_after().unwrap_or_default();
+            (Failure::Status(refusal.status()), retry_after)
+        }
+        HandshakeError::HungUp => (Failure::HungUp, Duration::ZERO),
+        _ => (Failure::NotWebSocket, Duration::ZERO),
+    };
+    End::Failed {
+        failure,
+        says: error.to_string(),
+        retry_after: retry_after.min(RETRY_AFTER_MAX),
     }
+}
+
+fn resolve(world: &mut World, url: &ServerUrl, by: Instant) -> Result<Vec<SocketAddr>, End> {
     // The system's resolver takes its time, and can't be interrupted.
     let (sender, found) = channel();
     let waker = world.waker();
-    let (host, port) = (target.host.clone(), target.port);
     let resolver = thread::Builder::new().name("resolver".into());
-    let spawned = resolver.spawn(move || {
-        let addresses = (host.as_str(), port).to_socket_addrs();
-        let _ = sender.send(addresses.map(Vec::from_iter));
-        let _ = waker.wake();
-    });
-    spawned.map_err(|error| End::Lost(error.to_string()))?;
-    let unknown = |why: &str| End::Lost(format!("{:?} has no address: {why}", target.host));
+    let spawned = {
+        let url = url.clone();
+        resolver.spawn(move || {
+            let _ = sender.send(url.addresses());
+            let _ = waker.wake();
+        })
+    };
+    spawned.map_err(|error| End::failed(Failure::System, error))?;
+    let unknown = |why: &str| {
+        let why = format!("{:?} has no address: {why}", url.host());
+        End::failed(Failure::NoAddress, why)
+    };
     loop {
         match found.try_recv() {
-            Ok(Ok(addresses)) if addresses.is_empty() => return Err(unknown("none is known")),
             Ok(Ok(addresses)) => return Ok(addresses),
             Ok(Err(error)) => return Err(unknown(&error.to_string())),
             Err(TryRecvError::Disconnected) => return Err(unknown("the resolver has failed")),
-            Err(TryRecvError::Empty) => world.wait_for_progress(by)?,
+            Err(TryRecvError::Empty) => world.wait_for_progress(by, Failure::NoAddress)?,
         }
     }
 }
 
-/// The first that can be had; if none can, what the last one says.
+/// The first that can be had. If none can, what the last one says of those that may yet be had.
 fn connect_to_one(
     world: &mut World,
     addresses: &[SocketAddr],
     by: Instant,
 ) -> Result<TcpStream, End> {
-    let mut last = End::Lost("no address".into());
+    let mut last = End::failed(Failure::NoAddress, "the host has no address");
+    let mut can_pass = false;
     for (n, address) in addresses.iter().enumerate() {
         let is_last = n + 1 == addresses.len();
         let by = if is_last {
@@ -131,8 +146,12 @@ fn connect_to_one(
         };
         match connect(world, *address, by) {
             Ok(stream) => return Ok(stream),
-            Err(End::Lost(why)) => {
-                last = End::Lost(format!("can't connect to {address}: {why}"));
+            Err(End::Failed { failure, says, .. }) => {
+                let is_bad = failure == Failure::BadAddress;
+                if !is_bad || !can_pass {
+                    last = End::failed(failure, format!("can't connect to {address}: {says}"));
+                }
+                can_pass |= !is_bad;
             }
             Err(end) => return Err(end),
         }
@@ -141,29 +160,36 @@ fn connect_to_one(
 }
 
 fn connect(world: &mut World, address: SocketAddr, by: Instant) -> Result<TcpStream, End> {
-    let lost = |error: io::Error| End::Lost(error.to_string());
-    let mut stream = TcpStream::connect(address).map_err(lost)?;
-    world.register(&mut stream).map_err(lost)?;
+    let failed = |error: io::Error| {
+        let failure = match error.kind() {
+            ErrorKind::InvalidInput => Failure::BadAddress,
+            _ => Failure::NotReached,
+        };
+        End::failed(failure, error)
+    };
+    let mut stream = TcpStream::connect(address).map_err(failed)?;
+    let registered = world.register(&mut stream);
+    registered.map_err(|error| End::failed(Failure::System, error))?;
     loop {
-        if let Some(error) = stream.take_error().map_err(lost)? {
-            return Err(lost(error));
+        if let Some(error) = stream.take_error().map_err(failed)? {
+            return Err(failed(error));
         }
         match stream.peer_addr() {
             Ok(_) => break,
             Err(error) if error.kind() == ErrorKind::NotConnected => {}
-            Err(error) => return Err(lost(error)),
+            // Some systems say so of a connection that was refused at once.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                return Err(End::failed(Failure::NotReached, error));
+            }
+            Err(error) => return Err(failed(error)),
         }
-        world.wait_for_progress(by)?;
+        world.wait_for_progress(by, Failure::NotReached)?;
     }
-    // Messages are small, and each is wanted at once.
-    stream.set_nodelay(true).map_err(lost)?;
+    // Messages are small, and each is wanted at once. Where that can't be set, they are only later.
+    let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
 fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
-fn no_answer(error: &io::Error) -> End {
-    End::Lost(format!("the server does not answer: {error}"))
 }

@@ -11,6 +11,7 @@ use mio::Waker;
 
 use crate::lines::{self, Line};
 use crate::say::say;
+use crate::stdio;
 
 /// Read from standard input at once: what a pipe holds on Linux.
 const READ_BYTES: usize = 64 << 10;
@@ -58,7 +59,7 @@ impl Input {
     }
 
     fn read_all(&self, waker: &Waker) {
-        let reader = BufReader::with_capacity(READ_BYTES, io::stdin().lock());
+        let reader = BufReader::with_capacity(READ_BYTES, stdio::Input);
         let line_bytes_max = Limits::default().message_bytes_max;
         let end = lines::for_each(reader, line_bytes_max, |number, line| match line {
             Line::Whole(line) => self.push(line, waker),
@@ -70,7 +71,10 @@ impl Input {
                 ControlFlow::Continue(())
             }
         });
-        if let Err(error) = end {
+        // Where all is to end, the terminal that it was may be what has gone.
+        if let Err(error) = end
+            && !self.lock().ended
+        {
             say!("standard input can't be read: {error}");
             self.lock().skipped += 1;
         }

@@ -3,14 +3,12 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
+use humphrey_ws::client::{Connection, Event};
+use humphrey_ws::{CloseCode, Message};
 use mio::net::TcpStream;
-use tungstenite::error::ProtocolError;
-use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Bytes, Error, Message, WebSocket};
 
 use super::dial::Opened;
-use super::handshake::printable;
+use super::failures::Failure;
 use super::session::End;
 
 /// Longest message that is taken, in bytes. Four times what a humphrey-broadcast sends.
@@ -19,9 +17,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Read from the socket at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// What may wait to be written, beside the message that is being written: a server that pings without end and reads
-/// nothing gets no further pongs.
-const UNWRITTEN_BYTES_MAX: usize = (16 << 20) + (1 << 20);
+/// Where so much waits to be written, a ping is answered later: then the latest one only.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// What has been written is cut off once it is so much.
 const WRITTEN_BYTES_KEPT: usize = 256 << 10;
@@ -32,10 +29,12 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// The answer to such a ping says nothing.
 const HEARTBEAT: &[u8] = b"heartbeat";
 
-/// The socket, and what it has not taken yet. To tungstenite it takes everything at once, so that it is known which frames
-/// have left, to the byte.
+/// The socket, and what it has not taken yet: so it is known which frames have left, to the byte.
 struct Wire {
     stream: TcpStream,
+    /// What was read; `begin..end` of it is not used yet.
+    read: Vec<u8>,
+    read_begin: usize,
     unwritten: Vec<u8>,
     /// So much of that has left already.
     begin: usize,
@@ -47,33 +46,33 @@ struct Wire {
     heard: Instant,
 }
 
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.stream.read(buffer) {
+impl Wire {
+    fn unread(&mut self) -> &mut [u8] {
+        &mut self.read[self.read_begin..]
+    }
+
+    /// Reads once. False: there is nothing now.
+    fn read_in(&mut self) -> io::Result<bool> {
+        self.read_begin = 0;
+        self.read.resize(READ_BYTES, 0);
+        let read = loop {
+            match self.stream.read(&mut self.read) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Ok(n) => {
-                    self.heard = Instant::now();
-                    return Ok(n);
-                }
-                result => return result,
+                read => break read,
             }
+        };
+        self.read.truncate(*read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {
+                self.heard = Instant::now();
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
-}
 
-impl Write for Wire {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.unwritten.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Wire {
     fn unwritten_bytes(&self) -> usize {
         self.unwritten.len() - self.begin
     }
@@ -110,112 +109,161 @@ impl Wire {
 }
 
 pub(super) struct Link {
-    socket: WebSocket<Wire>,
+    wire: Wire,
+    connection: Connection,
     heartbeat: Option<Duration>,
     /// When a silent server was pinged.
     pinged: Option<Instant>,
     /// When it was told that this is the end.
     closed: Option<Instant>,
+    /// The server has sent a message or a pong: the connection works.
+    has_received: bool,
 }
 
 impl Link {
-    pub(super) fn new(opened: Opened, heartbeat: Option<Duration>) -> Self {
-        let wire = Wire {
-            stream: opened.stream,
-            unwritten: Vec::new(),
-            begin: 0,
-            written: 0,
-            is_full: false,
-            heard: Instant::now(),
-        };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            .write_buffer_size(0)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    pub(super) fn new(mut opened: Opened, heartbeat: Option<Duration>) -> Self {
         Self {
-            socket: WebSocket::from_partially_read(wire, opened.rest, Role::Client, Some(config)),
+            wire: Wire {
+                stream: opened.stream,
+                read: opened.accepted.take_rest(),
+                read_begin: 0,
+                unwritten: Vec::new(),
+                begin: 0,
+                written: 0,
+                is_full: false,
+                heard: Instant::now(),
+            },
+            connection: Connection::new(MESSAGE_BYTES_MAX),
             heartbeat,
             pinged: None,
             closed: None,
+            has_received: false,
         }
     }
 
-    /// The next message, if there is one; pings are answered.
-    pub(super) fn read(&mut self) -> Result<Option<Message>, End> {
-        if self.unwritten_bytes() > UNWRITTEN_BYTES_MAX {
-            return Err(End::Lost("the server sends, but reads nothing".into()));
-        }
-        match self.socket.read() {
-            Ok(Message::Close(frame)) => {
-                // Its answer is on its way out.
-                let _ = self.socket.flush();
-                let _ = self.write_out();
-                let (code, reason) = match frame {
-                    Some(frame) => (frame.code.into(), printable(&frame.reason)),
-                    None => (CloseCode::Status.into(), String::new()),
-                };
-                // Where the closes have crossed, the server has not got all that was sent.
-                let answers = [CloseCode::Normal, CloseCode::Status].map(u16::from);
-                if self.closed.is_some() && answers.contains(&code) {
-                    return Err(End::Done);
+    /// The next message or pong, if there is one; pings are answered.
+    pub(super) fn read(&mut self) -> Result<Option<Event>, End> {
+        loop {
+            let mut input = self.wire.unread();
+            let event = self.connection.receive(&mut input);
+            let left = input.len();
+            self.wire.read_begin = self.wire.read.len() - left;
+            match event {
+                Ok(None) if self.wire.read_in().map_err(|error| lost(&error))? => {}
+                Ok(None) => return Ok(None),
+                Ok(Some(Event::Ping(_))) => self.answer()?,
+                Ok(Some(Event::Close(code, reason))) => {
+                    // Its answer is on its way out.
+                    let _ = self.answer();
+                    let _ = self.write_out();
+                    return Err(self.closed_by(code, &reason));
                 }
-                Err(End::Closed { code, reason })
+                Ok(Some(event)) => {
+                    self.has_received = true;
+                    return Ok(Some(event));
+                }
+                Err(error) => {
+                    // Why it is over is the server's fault: it is told, if it listens.
+                    let _ = self.answer();
+                    let _ = self.write_out();
+                    let why = format!("the server is not understood: {error}");
+                    return Err(End::failed(Failure::Broken, why));
+                }
             }
-            Ok(message) => Ok(Some(message)),
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(self.failed(error)),
         }
+    }
+
+    fn closed_by(&self, code: Option<CloseCode>, reason: &str) -> End {
+        // Where the closes have crossed, the server has not got all that was sent.
+        if self.closed.is_some() && code.is_none_or(|code| code == CloseCode::NORMAL) {
+            return End::Done;
+        }
+        let code = code.map(CloseCode::get);
+        let mut says = match code {
+            Some(code) => format!("the server has closed the connection with {code}"),
+            None => "the server has closed the connection without a code".to_owned(),
+        };
+        if !reason.is_empty() {
+            says += &format!(" ({})", printable(reason));
+        }
+        End::failed(Failure::Closed(code.unwrap_or(1005)), says)
+    }
+
+    /// Answers what has come, unless so much waits to be written that it has to wait, too.
+    fn answer(&mut self) -> Result<(), End> {
+        if self.wire.unwritten_bytes() > ANSWER_BYTES_MAX && !self.connection.has_ended() {
+            return Ok(());
+        }
+        let answered = self.connection.answer(&mut self.wire.unwritten);
+        answered.map_err(|error| End::failed(Failure::System, error))
     }
 
     /// Takes a message to be sent. Returns how many bytes will have left, in all, when it has: see [`written`](Self::written).
-    pub(super) fn send(&mut self, message: Message) -> Result<u64, End> {
-        let sent = self.socket.send(message);
-        sent.map_err(|error| self.failed(error))?;
-        let wire = self.socket.get_ref();
-        Ok(wire.written + wire.unwritten_bytes() as u64)
+    pub(super) fn send(&mut self, message: &Message) -> Result<u64, End> {
+        let taken = self.connection.send(message, &mut self.wire.unwritten);
+        taken.map_err(|error| End::failed(Failure::System, error))?;
+        Ok(self.given())
+    }
+
+    /// Takes a ping to be sent.
+    pub(super) fn ping(&mut self, payload: &[u8]) -> Result<(), End> {
+        let taken = self.connection.ping(payload, &mut self.wire.unwritten);
+        taken.map_err(|error| End::failed(Failure::System, error))
+    }
+
+    /// Bytes that were given to it to be sent, in all.
+    pub(super) fn given(&self) -> u64 {
+        self.wire.written + self.wire.unwritten_bytes() as u64
     }
 
     /// Bytes that have left this program, in all.
-    pub(super) fn written(&self) -> u64 {
-        self.socket.get_ref().written
+    pub(super) const fn written(&self) -> u64 {
+        self.wire.written
     }
 
     /// Bytes that wait to leave.
     pub(super) fn unwritten_bytes(&self) -> usize {
-        self.socket.get_ref().unwritten_bytes()
+        self.wire.unwritten_bytes()
     }
 
     /// Has the socket take what it can.
     pub(super) fn write_out(&mut self) -> Result<(), End> {
-        let wire = self.socket.get_mut();
-        wire.write_out().map_err(|error| lost(&error))
+        self.wire.write_out().map_err(|error| lost(&error))?;
+        // A ping that had to wait is answered once there is room.
+        if !self.connection.has_ended() {
+            self.answer()?;
+            self.wire.write_out().map_err(|error| lost(&error))?;
+        }
+        Ok(())
     }
 
     /// Says that this is the end.
     pub(super) fn close(&mut self) -> Result<(), End> {
         self.closed = Some(Instant::now());
-        let frame = CloseFrame {
-            code: CloseCode::Normal,
-            reason: "".into(),
-        };
-        let closed = self.socket.close(Some(frame));
-        closed.map_err(|error| self.failed(error))
+        let output = &mut self.wire.unwritten;
+        let closed = self.connection.close(CloseCode::NORMAL, "", output);
+        closed.map_err(|error| End::failed(Failure::System, error))
     }
 
-    pub(super) fn is_closing(&self) -> bool {
+    pub(super) const fn is_closing(&self) -> bool {
         self.closed.is_some()
+    }
+
+    /// Whether a message or a pong has come.
+    pub(super) const fn has_received(&self) -> bool {
+        self.has_received
     }
 
     /// By when the server must be heard of: to answer the close within so long, or to show that it is there. Pings it where
     /// it is time to.
     pub(super) fn deadline(&mut self, close_wait: Duration) -> Result<Option<Instant>, End> {
         let now = Instant::now();
-        let heard = self.socket.get_ref().heard;
+        let heard = self.wire.heard;
+        let silent = |why: &str| Err(End::failed(Failure::Silent, why));
         if let Some(closed) = self.closed {
             let by = closed.max(heard) + close_wait;
             if now >= by {
-                return Err(End::Lost("the server does not answer the goodbye".into()));
+                return silent("the server does not answer the goodbye");
             }
             return Ok(Some(by));
         }
@@ -229,44 +277,33 @@ impl Link {
         if let Some(pinged) = self.pinged {
             let by = pinged + pong_wait;
             if now >= by {
-                return Err(End::Lost(
-                    "the server is silent, and answers no ping".into(),
-                ));
+                return silent("the server is silent, and answers no ping");
             }
             return Ok(Some(by));
         }
         if now < heard + heartbeat {
             return Ok(Some(heard + heartbeat));
         }
-        self.send(Message::Ping(Bytes::from_static(HEARTBEAT)))?;
+        self.ping(HEARTBEAT)?;
         self.write_out()?;
         self.pinged = Some(now);
         Ok(Some(now + pong_wait))
     }
-
-    fn failed(&mut self, error: Error) -> End {
-        let code = match &error {
-            Error::Io(error) => return lost(error),
-            Error::ConnectionClosed
-            | Error::AlreadyClosed
-            | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return End::Lost("the connection is lost".into());
-            }
-            Error::Capacity(_) => CloseCode::Size,
-            Error::Utf8(_) => CloseCode::Invalid,
-            _ => CloseCode::Protocol,
-        };
-        // Why it is over is the server's fault: it is told, if it listens.
-        let frame = CloseFrame {
-            code,
-            reason: "".into(),
-        };
-        let _ = self.socket.close(Some(frame));
-        let _ = self.write_out();
-        End::Lost(format!("the server is not understood: {error}"))
-    }
 }
 
 fn lost(error: &io::Error) -> End {
-    End::Lost(format!("the connection is lost: {error}"))
+    // The words of an end without a goodbye are the system's only where it has some.
+    let why = match error.kind() {
+        ErrorKind::UnexpectedEof => "the connection is lost".to_owned(),
+        _ => format!("the connection is lost: {error}"),
+    };
+    End::failed(Failure::Lost, why)
+}
+
+/// What somebody else says, fit to be said again: one line, without control characters, and short.
+fn printable(text: &str) -> String {
+    let clean = text
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    clean.take(200).collect()
 }

@@ -1,10 +1,10 @@
 //! `listen`: what comes is printed.
 
-use std::io::{self, ErrorKind, IsTerminal, Stdout};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tungstenite::Message;
+use humphrey_ws::client::{Accepted, Event};
 
 use super::link::Link;
 use super::options::Listen;
@@ -14,6 +14,7 @@ use super::session::{self, End, Flow, Outcome, Peer};
 use super::target::Target;
 use super::world::World;
 use crate::say::say;
+use crate::stdio;
 
 pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
     let mut world = World::new()?;
@@ -24,7 +25,7 @@ pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
         false => Style::Lines,
     };
     let mut listener = Listener {
-        output: Output::new(io::stdout(), style),
+        output: Output::new(stdio::Output, style),
         left: options.count.map(u64::from),
         resume: Resume::default(),
         quiet: options.connect.quiet,
@@ -47,7 +48,7 @@ pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
 }
 
 struct Listener {
-    output: Output<Stdout>,
+    output: Output<stdio::Output>,
     /// Messages that are wanted yet; `None`: all.
     left: Option<u64>,
     resume: Resume,
@@ -115,19 +116,23 @@ impl Peer for Listener {
 
     const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-    fn request_target(&self, target: &Target) -> String {
-        self.resume.request_target(target)
+    fn target(&self, target: &Target) -> Target {
+        self.resume.target(target)
     }
 
-    fn opened(&mut self, subprotocol: Option<&str>) {
-        if let Some(gap) = self.resume.opened(subprotocol) {
+    fn opened(&mut self, accepted: &Accepted) -> Result<(), End> {
+        if let Some(gap) = self.resume.opened(accepted.subprotocol()) {
             self.say_gap(gap);
         }
+        Ok(())
     }
 
-    fn received(&mut self, _: &mut Link, message: Message) -> Result<(), End> {
-        let received = match message {
-            Message::Text(text) => match self.resume.read(text.as_str().to_owned()) {
+    fn received(&mut self, _: &mut Link, event: Event) -> Result<(), End> {
+        let Event::Message(message) = event else {
+            return Ok(());
+        };
+        let received = match message.text() {
+            Some(text) => match self.resume.read(text.to_owned()) {
                 Ok(Some(received)) => received,
                 Ok(None) => return Ok(()),
                 Err(gap) => {
@@ -135,8 +140,7 @@ impl Peer for Listener {
                     return Ok(());
                 }
             },
-            Message::Binary(bytes) => Received::plain(Content::Binary(bytes.to_vec())),
-            _ => return Ok(()),
+            None => Received::plain(Content::Binary(message.bytes().to_vec())),
         };
         self.print(&received);
         Ok(())

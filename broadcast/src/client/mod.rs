@@ -1,11 +1,12 @@
 //! `humphrey-broadcast listen` and `send`: a WebSocket client for the shell.
 //!
 //! One thread does the talking: it waits for the socket, for signals, and for what is read from standard input by a thread of its own
-//! ([`world`]). A connection is had ([`dial`], [`handshake`]), spoken on ([`link`]), and had again after its end
-//! ([`session`], [`retry`]). What is said on it is the business of a [`session::Peer`]: [`listen`] or [`send`].
+//! ([`world`]). A connection is had ([`dial`]), spoken on ([`link`]), and had again after its end ([`session`], [`retry`]), as
+//! far as the table of [`failures`] says so. The handshake and the frames are the library's, which does no I/O there. What is said on it is the business of a [`session::Peer`]: [`listen`] or [`send`].
 
 mod dial;
-mod handshake;
+mod failures;
+mod in_flight;
 mod input;
 mod link;
 mod listen;
@@ -30,6 +31,10 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let (Command::Listen(options::Listen { connect, .. })
     | Command::Send(options::Send { connect, .. })) = command;
     say::init(connect.quiet);
+    if let Err(error) = connect.check() {
+        say!("{error} (try --help)");
+        return ExitCode::from(2);
+    }
     let end: io::Result<ExitCode> = match command {
         Command::Listen(options) => listen::run(options),
         Command::Send(options) => send::run(options),

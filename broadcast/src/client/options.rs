@@ -1,11 +1,13 @@
 //! The command lines of `listen` and `send`.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use humphrey_ws::client::{HandshakeRequest, Header, InvalidHeader, Subprotocol};
 
-use super::handshake::Header;
+use super::failures;
 use super::target::Target;
 use crate::name::RoomName;
 
@@ -23,9 +25,11 @@ pub(crate) enum Command {
     /// --max-delay. From a humphrey-broadcast with --history it then gets what it has missed, nothing twice, and says if that is
     /// kept no longer. It begins with all that is kept; with ws://…/ROOM?since=now, with what comes from now on.
     ///
-    /// It stops where the server closes with 1000 (exit code 0), or with 1008 or refuses the handshake (1); with --count;
-    /// with Ctrl-C or SIGTERM, or where nobody reads its standard output any more (0). 2: the command line is wrong.
+    /// Exit codes: 0, with --count, with Ctrl-C, SIGTERM or SIGHUP, where the server closes with 1000, or where nobody reads
+    /// standard output any more; 1, what went wrong can't pass (see below), it was given up, or standard output can't be
+    /// written; 2, the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
+    #[command(after_long_help = failures::help())]
     Listen(Listen),
 
     /// Send standard input to a WebSocket server, a line a message
@@ -34,16 +38,19 @@ pub(crate) enum Command {
     ///
     /// A humphrey-broadcast with --on-message broadcast hands it to all who are connected, or to those in the room.
     ///
-    /// A line that is not UTF-8 is sent as a binary message; one of more than 16 MiB is skipped. What the server sends is not
-    /// printed. At the end of the input, on Ctrl-C or on SIGTERM, what was read is sent, the connection closed with code 1000,
-    /// and the server's answer awaited, which comes after it has got everything.
+    /// A line that is not UTF-8 is sent as a binary message; one of more than 16 MiB is skipped, and one that the server closes
+    /// the connection for, because it is too long, is dropped: both are said. What the server sends is not printed. At the end
+    /// of the input, on Ctrl-C, SIGTERM or SIGHUP, what was read is sent, the connection closed with code 1000, and the server's
+    /// answer awaited, which comes after it has got everything.
     ///
     /// Where the connection ends earlier, it comes back, and goes on with the first line that has not left this machine
     /// whole. Lines that had left it without a sign that they have reached the server may be lost: they are not sent twice,
     /// but counted, and said at the end.
     ///
-    /// Exit codes: 0, all lines have reached the server; 1, some have not, or may not have; 2, the command line is wrong.
+    /// Exit codes: 0, all lines have reached the server; 1, some have not, or may not have, or the input could not be read to its
+    /// end; 2, the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
+    #[command(after_long_help = failures::help())]
     Send(Send),
 }
 
@@ -74,12 +81,18 @@ pub(crate) struct Send {
     /// Give up after so long without a connection. 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) give_up_after: u32,
+
+    /// Send nothing, and fail, unless the server says that it hands messages on: a humphrey-broadcast with --on-message
+    /// broadcast. Without it, one that says otherwise is warned of
+    #[arg(long)]
+    pub(crate) require_broadcast: bool,
 }
 
 /// How a server is reached.
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
-    /// The server: ws://HOST:PORT/PATH; without a port, it is 80. wss:// is not supported: let a tunnel such as stunnel speak TLS
+    /// The server: ws://HOST:PORT/PATH; without a port, it is 80. An IPv6 address may have a zone: ws://[fe80::1%25eth0]/. wss://
+    /// is not supported: let a tunnel such as stunnel speak TLS
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 
@@ -87,10 +100,15 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Send this with the handshake, such as 'Authorization: Bearer TOKEN'; can be given several times. Other users of this
-    /// machine can see it in the list of processes
+    /// Send this with the handshake, such as 'Authorization: Bearer TOKEN'; can be given several times. 'Host: NAME' replaces
+    /// the name that stands in the URL, as a tunnel may need it. Other users of this machine can see it in the list of processes
     #[arg(long, value_name = "NAME: VALUE")]
-    pub(crate) header: Vec<Header>,
+    pub(crate) header: Vec<Given>,
+
+    /// Offer this subprotocol, for servers that demand one; can be given several times, the best first. humphrey-broadcast's
+    /// own, by which `listen` gets what it has missed, are not offered then
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subprotocol: Vec<Subprotocol>,
 
     /// Ping a server that has been silent for this long, and take the connection for dead if it is still silent 10 s later, or
     /// as long again if that is less. 0: never
@@ -111,7 +129,67 @@ pub(crate) struct Connect {
     pub(crate) quiet: bool,
 }
 
+/// What stands behind `--header`.
+#[derive(Debug, Clone)]
+pub(crate) enum Given {
+    Header(Header),
+    /// `Sec-WebSocket-Protocol`: the same as `--subprotocol`.
+    Subprotocols(Vec<Subprotocol>),
+}
+
+impl FromStr for Given {
+    type Err = InvalidHeader;
+
+    fn from_str(line: &str) -> Result<Self, InvalidHeader> {
+        match line.parse() {
+            Ok(header) => Ok(Self::Header(header)),
+            Err(InvalidHeader::IsSubprotocol) => {
+                let (_, names) = line.split_once(':').unwrap_or_default();
+                let names = names.split(',').map(|name| name.trim().parse());
+                names.collect::<Result<_, _>>().map(Self::Subprotocols)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Connect {
+    /// The subprotocols that the user wants to be offered.
+    pub(super) fn subprotocols(&self) -> Vec<Subprotocol> {
+        let given = self.header.iter().filter_map(|given| match given {
+            Given::Subprotocols(names) => Some(names),
+            Given::Header(_) => None,
+        });
+        let named = self.subprotocol.iter().chain(given.flatten());
+        named.cloned().collect()
+    }
+
+    /// What is asked for, with the user's subprotocols and these.
+    pub(super) fn request(
+        &self,
+        target: &Target,
+        offers: &[&str],
+    ) -> Result<HandshakeRequest, InvalidHeader> {
+        let mut request = HandshakeRequest::new(target.url().clone());
+        for given in &self.header {
+            if let Given::Header(header) = given {
+                request = request.with_header(header.clone())?;
+            }
+        }
+        for subprotocol in self.subprotocols() {
+            request = request.with_subprotocol(subprotocol)?;
+        }
+        for offer in offers {
+            request = request.with_subprotocol(offer.parse()?)?;
+        }
+        Ok(request)
+    }
+
+    /// Whether the options go together.
+    pub(super) fn check(&self) -> Result<(), InvalidHeader> {
+        self.request(&self.url, &[]).map(drop)
+    }
+
     /// The server, and the room there.
     pub(super) fn target(&self) -> Target {
         match &self.room {

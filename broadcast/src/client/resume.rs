@@ -72,16 +72,16 @@ pub(super) struct Resume {
 
 impl Resume {
     /// What to ask for, so that only what was missed comes.
-    pub(super) fn request_target(&self, target: &Target) -> String {
+    pub(super) fn target(&self, target: &Target) -> Target {
         if self.server.is_none() && self.seen == [None; 2] {
-            return target.request_target();
+            return target.clone();
         }
         let [everyone, room] = self.seen.map(|id| match id {
             Some(id) => id.to_string(),
             // Nothing was sent yet: all that is kept was missed.
             None => String::new(),
         });
-        target.request_target_with(&[("since", everyone), ("room_since", room)])
+        target.with_parameters(&[("since", everyone), ("room_since", room)])
     }
 
     /// There is a connection. Says if there may be a gap.
@@ -210,12 +210,15 @@ mod tests {
     #[test]
     fn it_comes_back_behind_what_it_has_seen() {
         let mut resume = Resume::default();
-        assert_eq!(resume.request_target(&target()), "/news?since=now");
+        assert_eq!(
+            resume.target(&target()).url().request_target(),
+            "/news?since=now"
+        );
         connected(&mut resume);
         assert_eq!(resume.read(live("s", false, r#""a-1""#, "null")), Ok(None));
         resume.lost();
         assert_eq!(
-            resume.request_target(&target()),
+            resume.target(&target()).url().request_target(),
             "/news?since=a-1&room_since="
         );
         connected(&mut resume);
@@ -223,7 +226,7 @@ mod tests {
         resume.read(message("\"news\"", "b-1")).unwrap();
         resume.lost();
         assert_eq!(
-            resume.request_target(&target()),
+            resume.target(&target()).url().request_target(),
             "/news?since=a-2&room_since=b-1"
         );
     }
@@ -234,7 +237,10 @@ mod tests {
         connected(&mut resume);
         resume.read(live("s", true, "null", "null")).unwrap();
         resume.lost();
-        assert_eq!(resume.request_target(&target()), "/news?since=&room_since=");
+        assert_eq!(
+            resume.target(&target()).url().request_target(),
+            "/news?since=&room_since="
+        );
     }
 
     #[test]
@@ -246,7 +252,7 @@ mod tests {
         resume.read(live("s", true, r#""a-2""#, "null")).unwrap();
         resume.lost();
         assert_eq!(
-            resume.request_target(&target()),
+            resume.target(&target()).url().request_target(),
             "/news?since=a-3&room_since=b-1"
         );
     }
@@ -264,7 +270,7 @@ mod tests {
         // It breaks again: what is of the room is as it was.
         resume.lost();
         assert_eq!(
-            resume.request_target(&target()),
+            resume.target(&target()).url().request_target(),
             "/news?since=c-1&room_since=b-9"
         );
         connected(&mut resume);
@@ -278,7 +284,7 @@ mod tests {
         );
         resume.lost();
         assert_eq!(
-            resume.request_target(&target()),
+            resume.target(&target()).url().request_target(),
             "/news?since=c-1&room_since="
         );
     }
@@ -302,7 +308,10 @@ mod tests {
         let received = resume.read(text.clone()).unwrap().unwrap();
         assert_eq!(received, Received::plain(Content::Text(text)));
         resume.lost();
-        assert_eq!(resume.request_target(&target()), "/news?since=now");
+        assert_eq!(
+            resume.target(&target()).url().request_target(),
+            "/news?since=now"
+        );
         assert_eq!(resume.opened(None), Some(Gap::Plain));
     }
 

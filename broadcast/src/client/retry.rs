@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What the first delay is at most.
 const FIRST_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// A connection that has lasted for so long was a good one: the delays begin anew.
+/// A connection that has lasted for so long was a good one, though nothing came.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// The delays between attempts: a random part of a time that doubles up to a cap ("full jitter"), so that the clients of a
@@ -25,11 +25,14 @@ impl Retry {
         }
     }
 
-    /// A connection has ended that lasted for so long.
-    pub(super) fn had(&mut self, lasted: Duration) {
-        if lasted >= SETTLED {
+    /// A connection has ended that lasted for so long; whether anything had come on it. Returns whether it was a good one: then
+    /// the delays begin anew. One that opens and dies at once, again and again, is none.
+    pub(super) fn had(&mut self, lasted: Duration, has_received: bool) -> bool {
+        let was_good = has_received || lasted >= SETTLED;
+        if was_good {
             self.attempts = 0;
         }
+        was_good
     }
 
     /// How long to wait before the next attempt. `later`: the server has asked for time.
@@ -85,14 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_connection_that_has_lasted_makes_the_delays_short_again() {
+    fn delays_begin_anew_after_a_connection_that_was_good() {
         let mut retry = Retry::new(CAP);
         for _ in 0..4 {
             retry.delay(false);
         }
-        retry.had(Duration::from_secs(1));
+        assert!(!retry.had(Duration::from_secs(1), false));
         assert_eq!(seconds(&mut retry, false, 1.0), 16.0);
-        retry.had(SETTLED);
+        assert!(retry.had(SETTLED, false));
+        assert_eq!(seconds(&mut retry, false, 1.0), 1.0);
+        assert_eq!(seconds(&mut retry, false, 1.0), 2.0);
+        assert!(retry.had(Duration::ZERO, true));
         assert_eq!(seconds(&mut retry, false, 1.0), 1.0);
     }
 

@@ -6,13 +6,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tungstenite::{Bytes, Message};
+use humphrey_ws::Message;
+use humphrey_ws::client::{Accepted, Event};
 
+use super::failures::Failure;
+use super::in_flight::{Dropped, Ending, InFlight};
 use super::input::{Input, Next};
 use super::link::Link;
 use super::options::Send;
 use super::session::{self, End, Flow, Outcome, Peer};
 use super::world::World;
+use crate::clients::ON_MESSAGE_HEADER;
+use crate::options::OnMessage;
 use crate::say::say;
 
 /// What may wait for the socket: further lines stay where they are.
@@ -20,6 +25,10 @@ const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
 
 /// How often that is filled before something else has its turn.
 const FILLS_MAX: usize = 16;
+
+/// A line of so many bytes has a ping in front of it, unless one as long has arrived already: so all before it are known to have
+/// arrived where the server does not take it.
+const LONG_BYTES: usize = 32 << 10;
 
 pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
     let mut world = World::new()?;
@@ -29,12 +38,14 @@ pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
     let mut sender = Sender {
         input: Input::read(world.waker())?,
         again: VecDeque::new(),
-        leaving: VecDeque::new(),
-        left: 0,
-        arrived: 0,
+        in_flight: InFlight::default(),
         asked: None,
         doubtful: 0,
+        dropped: 0,
         in_all: 0,
+        requires_broadcast: options.require_broadcast,
+        quiet: options.connect.quiet,
+        has_warned: false,
     };
     let outcome = session::run(
         &options.connect,
@@ -42,25 +53,28 @@ pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
         &mut world,
         &mut sender,
     )?;
-    Ok(sender.verdict(outcome, options.connect.quiet))
+    Ok(sender.verdict(outcome))
 }
 
 struct Sender {
     input: Arc<Input>,
     /// Messages that had not left whole when a connection ended.
     again: VecDeque<Message>,
-    /// Messages that are leaving: how many bytes will have left once they have.
-    leaving: VecDeque<(u64, Message)>,
-    /// Messages that have left on this connection.
-    left: u64,
-    /// Those that are known to have reached the server.
-    arrived: u64,
+    /// Messages on the connection that there is.
+    in_flight: InFlight,
     /// A ping behind so many of them awaits its answer, which says that they have arrived.
     asked: Option<u64>,
     /// Messages that had left on earlier connections, and may have reached the server or not.
     doubtful: u64,
+    /// Messages that the server does not take.
+    dropped: u64,
     /// Messages that have reached the server, on all connections.
     in_all: u64,
+    /// The server must say that it hands messages on.
+    requires_broadcast: bool,
+    quiet: bool,
+    /// It was said that the server does not hand messages on.
+    has_warned: bool,
 }
 
 impl Sender {
@@ -69,7 +83,7 @@ impl Sender {
             return Upcoming::Message(message);
         }
         match self.input.next() {
-            Next::Line(line) => Upcoming::Message(message(line)),
+            Next::Line(line) => Upcoming::Message(Message::new(line)),
             Next::Nothing => Upcoming::Nothing,
             Next::End => Upcoming::End,
         }
@@ -80,17 +94,7 @@ impl Sender {
         for _ in 0..FILLS_MAX {
             while link.unwritten_bytes() < UNWRITTEN_BYTES_MAX {
                 match self.next() {
-                    Upcoming::Message(message) => {
-                        // A clone shares the payload.
-                        let end = link.send(message.clone());
-                        match end {
-                            Ok(end) => self.leaving.push_back((end, message)),
-                            Err(end) => {
-                                self.again.push_front(message);
-                                return Err(end);
-                            }
-                        }
-                    }
+                    Upcoming::Message(message) => self.send(link, message)?,
                     Upcoming::Nothing => return Ok(Flow::Wait),
                     Upcoming::End => return Ok(Flow::Finish),
                 }
@@ -103,21 +107,42 @@ impl Sender {
         Ok(Flow::Again)
     }
 
-    fn count_left(&mut self, link: &Link) {
-        while let Some((end, _)) = self.leaving.front()
-            && *end <= link.written()
-        {
-            self.leaving.pop_front();
-            self.left += 1;
+    fn send(&mut self, link: &mut Link, message: Message) -> Result<(), End> {
+        let len = message.bytes().len();
+        let mut taken = Ok(());
+        if len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len) {
+            taken = self.ask(link);
+        }
+        let begin = link.given();
+        // A clone shares the payload.
+        match taken.and_then(|()| link.send(&message)) {
+            Ok(end) => {
+                self.in_flight.push(message, begin, end, link.written());
+                Ok(())
+            }
+            Err(end) => {
+                self.again.push_front(message);
+                Err(end)
+            }
         }
     }
 
+    /// Sends a ping behind what was sent, unless one is on its way.
+    fn ask(&mut self, link: &mut Link) -> Result<(), End> {
+        let given = self.in_flight.given();
+        if self.in_flight.has_unconfirmed() && self.asked != Some(given) {
+            link.ping(&given.to_be_bytes())?;
+            self.asked = Some(given);
+        }
+        Ok(())
+    }
+
     /// Says what has become of the lines.
-    fn verdict(&self, outcome: Outcome, quiet: bool) -> ExitCode {
+    fn verdict(&self, outcome: Outcome) -> ExitCode {
         let plural = |n: u64| if n == 1 { "" } else { "s" };
         let unsent = (self.again.len() + self.input.waiting()) as u64;
-        let (doubtful, skipped) = (self.doubtful, self.input.skipped());
-        if !quiet {
+        let (doubtful, dropped, skipped) = (self.doubtful, self.dropped, self.input.skipped());
+        if !self.quiet {
             let n = self.in_all;
             say!("{n} line{} reached the server", plural(n));
         }
@@ -133,7 +158,7 @@ impl Sender {
                 plural(unsent)
             );
         }
-        if doubtful + unsent + skipped == 0 && outcome != Outcome::Failed {
+        if doubtful + unsent + dropped + skipped == 0 && outcome != Outcome::Failed {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -147,13 +172,6 @@ enum Upcoming {
     End,
 }
 
-fn message(line: Vec<u8>) -> Message {
-    match String::from_utf8(line) {
-        Ok(text) => Message::text(text),
-        Err(error) => Message::binary(error.into_bytes()),
-    }
-}
-
 impl Peer for Sender {
     const OFFERS: &'static [&'static str] = &[];
 
@@ -162,16 +180,43 @@ impl Peer for Sender {
     // The server may be busy with all that it was sent, and says goodbye behind that.
     const CLOSE_WAIT: Duration = Duration::from_secs(30);
 
-    fn opened(&mut self, _: Option<&str>) {}
+    fn opened(&mut self, accepted: &Accepted) -> Result<(), End> {
+        // Servers that are not ours say nothing of it.
+        let mode = accepted.header(ON_MESSAGE_HEADER);
+        if mode == Some(OnMessage::Broadcast.name()) {
+            return Ok(());
+        }
+        let what = match mode {
+            Some("ignore") => "ignores what it is sent",
+            Some("echo") => "sends lines back to this program only",
+            Some(_) => "does not hand lines on",
+            None => "does not say that it hands lines on",
+        };
+        if self.requires_broadcast {
+            let why = format!(
+                "the server {what}; start humphrey-broadcast with --on-message broadcast, or leave --require-broadcast out"
+            );
+            return Err(End::failed(Failure::NotHandedOn, why));
+        }
+        if mode.is_some() && !self.has_warned && !self.quiet {
+            self.has_warned = true;
+            say!(
+                "warning: the server {what}, so nobody gets them: start it with --on-message broadcast (see also --require-broadcast)"
+            );
+        }
+        Ok(())
+    }
 
-    fn received(&mut self, _: &mut Link, message: Message) -> Result<(), End> {
-        if let Message::Pong(payload) = message
-            && let Ok(number) = payload.as_ref().try_into()
-            && let number = u64::from_be_bytes(number)
-            && self.asked == Some(number)
+    fn received(&mut self, _: &mut Link, event: Event) -> Result<(), End> {
+        if let Event::Pong(payload) = event
+            && let Ok(number) = payload.try_into()
         {
-            self.arrived = number;
-            self.asked = None;
+            let number = u64::from_be_bytes(number);
+            // It may be of the ping before the latest.
+            if self.asked.is_some_and(|asked| number <= asked) {
+                self.in_flight.confirm(number);
+                self.asked.take_if(|asked| *asked == number);
+            }
         }
         Ok(())
     }
@@ -184,31 +229,39 @@ impl Peer for Sender {
             return Ok(Flow::Wait);
         }
         let flow = self.send_some(link)?;
-        self.count_left(link);
-        let taken = self.left + self.leaving.len() as u64;
-        if self.asked.is_none() && taken > self.arrived {
-            let number = taken.to_be_bytes();
-            link.send(Message::Ping(Bytes::copy_from_slice(&number)))?;
-            self.asked = Some(taken);
+        if self.asked.is_none() {
+            self.ask(link)?;
         }
         Ok(flow)
     }
 
     fn lost(&mut self, link: &Link, end: &End) {
-        self.count_left(link);
-        if *end == End::Done {
-            self.arrived = self.left;
+        let ending = match (end, end.failure()) {
+            (End::Done, _) => Ending::Goodbye,
+            (_, Some(Failure::Closed(1009))) => Ending::TooLong,
+            _ => Ending::Other,
+        };
+        let remains = self.in_flight.end(ending, link.written());
+        self.in_all += remains.arrived;
+        self.doubtful += remains.doubtful;
+        if let Some((bytes, why)) = remains.dropped {
+            self.dropped += 1;
+            match why {
+                Dropped::TooLong => say!(
+                    "a line of {bytes} bytes is dropped: the server takes none that is so long (it closed with 1009)"
+                ),
+                Dropped::Stuck => say!(
+                    "a line of {bytes} bytes is dropped: one connection after the other has broken while it was being sent"
+                ),
+            }
         }
-        self.doubtful += self.left - self.arrived;
-        self.in_all += self.arrived;
-        let unsent = self.leaving.drain(..).map(|(_, message)| message);
-        for message in unsent.rev() {
+        for message in remains.again.into_iter().rev() {
             self.again.push_front(message);
         }
-        (self.left, self.arrived, self.asked) = (0, 0, None);
+        self.asked = None;
     }
 
     fn is_done(&self) -> bool {
-        self.again.is_empty() && self.leaving.is_empty() && self.input.has_ended()
+        self.again.is_empty() && self.in_flight.is_empty() && self.input.has_ended()
     }
 }

@@ -4,15 +4,16 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use tungstenite::Message;
+use humphrey_ws::client::{Accepted, Event};
 
 use super::dial::dial;
-use super::handshake::Request;
+use super::failures::{Failure, Then};
 use super::link::Link;
 use super::options::{Connect, seconds};
 use super::retry::Retry;
 use super::target::Target;
 use super::world::World;
+use crate::clients::ON_MESSAGE_HEADER;
 use crate::say::say;
 
 /// Messages that are read before something else has its turn.
@@ -23,7 +24,7 @@ const LAST_MESSAGES_MAX: usize = 100_000;
 
 /// Who talks on a connection.
 pub(super) trait Peer {
-    /// The subprotocols that it would like.
+    /// The subprotocols that it would like, unless the user names others.
     const OFFERS: &'static [&'static str];
 
     /// Whether a server that closes with 1000 says that all is done.
@@ -33,15 +34,15 @@ pub(super) trait Peer {
     const CLOSE_WAIT: Duration;
 
     /// What it asks for.
-    fn request_target(&self, target: &Target) -> String {
-        target.request_target()
+    fn target(&self, target: &Target) -> Target {
+        target.clone()
     }
 
-    /// There is a connection.
-    fn opened(&mut self, subprotocol: Option<&str>);
+    /// There is a connection. An error ends it: it is not what is wanted.
+    fn opened(&mut self, accepted: &Accepted) -> Result<(), End>;
 
-    /// A message has come.
-    fn received(&mut self, link: &mut Link, message: Message) -> Result<(), End>;
+    /// A message or a pong has come.
+    fn received(&mut self, link: &mut Link, event: Event) -> Result<(), End>;
 
     /// What has come, has been handed over: its turn. `is_over`: all is to end.
     fn turn(&mut self, link: &mut Link, is_over: bool) -> Result<Flow, End>;
@@ -71,18 +72,13 @@ pub(super) enum End {
     Done,
     /// All is to end.
     Stopped,
-    /// The server has closed it.
-    Closed { code: u16, reason: String },
-    /// It has broken, or could not be made.
-    Lost(String),
-    /// The server has answered the handshake with another status.
-    Refused {
-        status: u16,
+    /// Something has gone wrong: see [`failures`](super::failures).
+    Failed {
+        failure: Failure,
         says: String,
+        /// The server wants to be left alone for so long.
         retry_after: Duration,
     },
-    /// Whoever has answered is no WebSocket server.
-    Foreign(String),
 }
 
 /// How all of it has ended.
@@ -96,39 +92,20 @@ pub(super) enum Outcome {
     Failed,
 }
 
-/// What follows an end.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Stop(Outcome),
-    /// The end, if the server may say so.
-    ServerEnds,
-    /// Another attempt; `later` if the server has asked for time, and not before so long.
-    Again {
-        later: bool,
-        at_least: Duration,
-    },
-}
-
 impl End {
-    fn next(&self) -> Next {
-        let again = |later, at_least| Next::Again { later, at_least };
-        match *self {
-            Self::Done => Next::Stop(Outcome::Done),
-            Self::Stopped => Next::Stop(Outcome::Stopped),
-            Self::Closed { code: 1000, .. } => Next::ServerEnds,
-            Self::Closed { code: 1008, .. } | Self::Foreign(_) => Next::Stop(Outcome::Failed),
-            Self::Closed { code, .. } => again(code == 1013, Duration::ZERO),
-            Self::Lost(_) => again(false, Duration::ZERO),
-            Self::Refused {
-                status,
-                retry_after,
-                ..
-            } => match status {
-                429 | 503 => again(true, retry_after),
-                // Of a proxy whose server is not there, mostly.
-                408 | 425 | 500 | 502 | 504 => again(false, retry_after),
-                _ => Next::Stop(Outcome::Failed),
-            },
+    pub(super) fn failed(failure: Failure, says: impl fmt::Display) -> Self {
+        Self::Failed {
+            failure,
+            says: says.to_string(),
+            retry_after: Duration::ZERO,
+        }
+    }
+
+    /// What has gone wrong, if anything has.
+    pub(super) const fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Failed { failure, .. } => Some(*failure),
+            Self::Done | Self::Stopped => None,
         }
     }
 }
@@ -137,22 +114,67 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done | Self::Stopped => f.write_str("this is the end"),
-            Self::Closed { code: 1005, .. } => {
-                f.write_str("the server has closed the connection without a code")
+            Self::Failed { says, .. } => f.write_str(says),
+        }
+    }
+}
+
+/// Which of a peer's own subprotocols are offered. Some servers refuse a handshake that offers what they do not know, with 400,
+/// or hang up: they are asked again without offers, and always so once that has helped.
+#[derive(Debug)]
+struct Offers {
+    wanted: &'static [&'static str],
+    state: Offering,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offering {
+    With,
+    /// Once without, as the last attempt has failed in a way that may be due to them.
+    OnceWithout,
+    /// The server is known to take no offers.
+    Without,
+}
+
+impl Offers {
+    const fn new(wanted: &'static [&'static str]) -> Self {
+        Self {
+            wanted,
+            state: Offering::With,
+        }
+    }
+
+    const fn now(&self) -> &'static [&'static str] {
+        match self.state {
+            Offering::With => self.wanted,
+            Offering::OnceWithout | Offering::Without => &[],
+        }
+    }
+
+    /// A handshake was accepted; whether by a humphrey-broadcast, which knows the offers: something else was wrong with it then.
+    fn accepted(&mut self, is_humphrey_broadcast: bool) {
+        if self.state == Offering::OnceWithout {
+            self.state = if is_humphrey_broadcast {
+                Offering::With
+            } else {
+                Offering::Without
+            };
+        }
+    }
+
+    /// A handshake has failed. Returns whether to try again at once, without offers.
+    fn failed(&mut self, failure: Option<Failure>) -> bool {
+        let is_due_to_them = matches!(failure, Some(Failure::Status(400) | Failure::HungUp));
+        match self.state {
+            Offering::With if is_due_to_them && !self.wanted.is_empty() => {
+                self.state = Offering::OnceWithout;
+                true
             }
-            Self::Closed { code, reason } => {
-                write!(f, "the server has closed the connection with {code}")?;
-                if reason.is_empty() {
-                    return Ok(());
-                }
-                write!(f, " ({reason})")
+            Offering::OnceWithout => {
+                self.state = Offering::With;
+                false
             }
-            Self::Lost(why) => f.write_str(why),
-            Self::Refused { status, says, .. } if says.is_empty() => {
-                write!(f, "the server answers {status}")
-            }
-            Self::Refused { status, says, .. } => write!(f, "the server answers {status}: {says}"),
-            Self::Foreign(why) => write!(f, "this is no WebSocket server: {why}"),
+            Offering::With | Offering::Without => false,
         }
     }
 }
@@ -167,30 +189,33 @@ pub(super) fn run<P: Peer>(
     let target = connect.target();
     let mut retry = Retry::new(Duration::from_secs(connect.max_delay.get().into()));
     let give_up_after = seconds(give_up_after);
-    let mut offers = P::OFFERS;
+    let names_own = !connect.subprotocols().is_empty();
+    let mut offers = Offers::new(if names_own { &[] } else { P::OFFERS });
     let mut alone_since = Instant::now();
     loop {
-        let asked = peer.request_target(&target);
-        let request = Request::new(&target.authority, &asked, offers, &connect.header);
-        let end = match dial(world, &target, &request) {
+        let request = connect
+            .request(&peer.target(&target), offers.now())
+            .map_err(io::Error::other)?;
+        let end = match dial(world, &request) {
             Ok(opened) => {
                 if !connect.quiet {
                     say!("connected to {target}");
                 }
+                offers.accepted(opened.accepted.header(ON_MESSAGE_HEADER).is_some());
                 let begun = Instant::now();
-                peer.opened(opened.subprotocol);
+                let wanted = peer.opened(&opened.accepted);
                 let mut link = Link::new(opened, seconds(connect.heartbeat));
-                let end = talk(world, &mut link, peer);
+                let end = match wanted {
+                    Ok(()) => talk(world, &mut link, peer),
+                    Err(end) => leave(&mut link, end),
+                };
                 peer.lost(&link, &end);
-                alone_since = Instant::now();
-                retry.had(begun.elapsed());
+                if retry.had(begun.elapsed(), link.has_received()) {
+                    alone_since = Instant::now();
+                }
                 end
             }
-            // Some servers take no handshake that offers what they do not know.
-            Err(End::Refused { status: 400, .. }) if !offers.is_empty() => {
-                offers = &[];
-                continue;
-            }
+            Err(end) if offers.failed(end.failure()) => continue,
             Err(end) => end,
         };
         if peer.is_done() {
@@ -199,23 +224,9 @@ pub(super) fn run<P: Peer>(
         if world.is_over() {
             return Ok(Outcome::Stopped);
         }
-        let (later, at_least) = match end.next() {
-            Next::ServerEnds if P::SERVER_MAY_END => {
-                if !connect.quiet {
-                    say!("{end}");
-                }
-                return Ok(Outcome::Done);
-            }
-            Next::ServerEnds | Next::Stop(Outcome::Failed) => {
-                say!("{end}");
-                return Ok(Outcome::Failed);
-            }
-            Next::Stop(outcome) => return Ok(outcome),
-            Next::Again { .. } if connect.no_reconnect => {
-                say!("{end}");
-                return Ok(Outcome::Failed);
-            }
+        let (later, at_least) = match next::<P>(&end, connect) {
             Next::Again { later, at_least } => (later, at_least),
+            Next::Stop(outcome) => return Ok(outcome),
         };
         let mut delay = retry.delay(later).max(at_least);
         if let Some(after) = give_up_after {
@@ -239,13 +250,61 @@ pub(super) fn run<P: Peer>(
     }
 }
 
+/// What follows an end.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Stop(Outcome),
+    /// Another attempt; `later` if the server has asked for time, and not before so long.
+    Again {
+        later: bool,
+        at_least: Duration,
+    },
+}
+
+/// Goes by the table of failures, and says why it stops.
+fn next<P: Peer>(end: &End, connect: &Connect) -> Next {
+    let (failure, at_least) = match end {
+        End::Done => return Next::Stop(Outcome::Done),
+        End::Stopped => return Next::Stop(Outcome::Stopped),
+        End::Failed {
+            failure,
+            retry_after,
+            ..
+        } => (failure, *retry_after),
+    };
+    let then = failure.row().then;
+    match then {
+        Then::Ends if P::SERVER_MAY_END => {
+            if !connect.quiet {
+                say!("{end}");
+            }
+            Next::Stop(Outcome::Done)
+        }
+        Then::Again | Then::Later if !connect.no_reconnect => Next::Again {
+            later: then == Then::Later,
+            at_least,
+        },
+        Then::Again | Then::Later | Then::Ends | Then::Never => {
+            say!("{end}");
+            Next::Stop(Outcome::Failed)
+        }
+    }
+}
+
+/// Says goodbye to a server that is not the one that is wanted, without waiting for its answer.
+fn leave(link: &mut Link, end: End) -> End {
+    let _ = link.close();
+    let _ = link.write_out();
+    end
+}
+
 /// Talks on a connection to its end.
 fn talk<P: Peer>(world: &mut World, link: &mut Link, peer: &mut P) -> End {
     loop {
         match turn(world, link, peer) {
             Ok(until) => {
                 if let Err(error) = world.wait(until) {
-                    return End::Lost(error.to_string());
+                    return End::failed(Failure::System, error);
                 }
             }
             Err(end) => return end,
@@ -261,7 +320,7 @@ fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<
     let mut has_more = true;
     for _ in 0..TURN_MESSAGES_MAX {
         match link.read()? {
-            Some(message) => peer.received(link, message)?,
+            Some(event) => peer.received(link, event)?,
             None => {
                 has_more = false;
                 break;
@@ -293,10 +352,12 @@ fn act<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<bool, En
 fn last_words<P: Peer>(link: &mut Link, peer: &mut P) -> Option<End> {
     for _ in 0..LAST_MESSAGES_MAX {
         match link.read() {
-            Ok(Some(message)) => peer.received(link, message).ok()?,
+            Ok(Some(event)) => peer.received(link, event).ok()?,
             Ok(None) => return None,
-            Err(end @ (End::Closed { .. } | End::Done)) => return Some(end),
-            Err(_) => return None,
+            Err(end) => {
+                let says_so = matches!(end.failure(), None | Some(Failure::Closed(_)));
+                return says_so.then_some(end);
+            }
         }
     }
     None
@@ -306,57 +367,42 @@ fn last_words<P: Peer>(link: &mut Link, peer: &mut P) -> Option<End> {
 mod tests {
     use super::*;
 
-    fn closed(code: u16) -> Next {
-        let reason = String::new();
-        End::Closed { code, reason }.next()
-    }
-
-    fn refused(status: u16) -> Next {
-        let end = End::Refused {
-            status,
-            says: String::new(),
-            retry_after: Duration::from_secs(3),
-        };
-        end.next()
-    }
+    const WANTED: &[&str] = &["json.x", "plain.x"];
 
     #[test]
-    fn close_codes_say_whether_to_come_back() {
-        let again = |later| Next::Again {
-            later,
-            at_least: Duration::ZERO,
-        };
-        assert_eq!(closed(1000), Next::ServerEnds);
-        assert_eq!(closed(1008), Next::Stop(Outcome::Failed));
-        assert_eq!(closed(1013), again(true));
-        for code in [1001, 1005, 1009, 1011, 1012, 4000] {
-            assert_eq!(closed(code), again(false), "{code}");
+    fn offers_are_left_out_once_that_has_helped() {
+        for failure in [Failure::Status(400), Failure::HungUp] {
+            let mut offers = Offers::new(WANTED);
+            assert_eq!(offers.now(), WANTED);
+            assert!(offers.failed(Some(failure)));
+            assert_eq!(offers.now(), [""; 0]);
+            offers.accepted(false);
+            assert_eq!(offers.now(), [""; 0]);
+            assert!(!offers.failed(Some(failure)), "no further attempt at once");
+            assert_eq!(offers.now(), [""; 0], "for good");
         }
     }
 
     #[test]
-    fn a_refusal_that_may_pass_is_met_with_another_attempt() {
-        let again = |later| Next::Again {
-            later,
-            at_least: Duration::from_secs(3),
-        };
-        for status in [429, 503] {
-            assert_eq!(refused(status), again(true), "{status}");
-        }
-        assert_eq!(refused(502), again(false));
-        for status in [200, 301, 400, 401, 403, 404, 426] {
-            assert_eq!(refused(status), Next::Stop(Outcome::Failed), "{status}");
-        }
+    fn offers_are_made_again_if_it_was_not_due_to_them() {
+        let mut offers = Offers::new(WANTED);
+        // It fails without them, too.
+        assert!(offers.failed(Some(Failure::HungUp)));
+        assert!(!offers.failed(Some(Failure::HungUp)));
+        assert_eq!(offers.now(), WANTED);
+        // A server that knows them was only not ready.
+        assert!(offers.failed(Some(Failure::HungUp)));
+        offers.accepted(true);
+        assert_eq!(offers.now(), WANTED);
     }
 
     #[test]
-    fn an_end_is_said_in_a_few_words() {
-        let closed = |code, reason: &str| {
-            let reason = reason.to_owned();
-            End::Closed { code, reason }.to_string()
-        };
-        assert!(closed(1001, "").ends_with("with 1001"));
-        assert!(closed(1008, "no").ends_with("with 1008 (no)"));
-        assert!(closed(1005, "").ends_with("without a code"));
+    fn other_failures_are_not_put_down_to_the_offers() {
+        let mut offers = Offers::new(WANTED);
+        for failure in [Failure::Status(403), Failure::NoAnswer, Failure::NotReached] {
+            assert!(!offers.failed(Some(failure)));
+            assert_eq!(offers.now(), WANTED);
+        }
+        assert!(!Offers::new(&[]).failed(Some(Failure::HungUp)));
     }
 }

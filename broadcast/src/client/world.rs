@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::failures::Failure;
 use super::session::End;
 use crate::signals;
 
@@ -105,16 +106,16 @@ impl World {
         Ok(())
     }
 
-    /// The same, for what must have happened by then, and is worth nothing once all is to end.
-    pub(super) fn wait_for_progress(&mut self, by: Instant) -> Result<(), End> {
+    /// The same, for what must have happened by then, or has failed; it is worth nothing once all is to end.
+    pub(super) fn wait_for_progress(&mut self, by: Instant, failure: Failure) -> Result<(), End> {
         if self.is_over() {
             return Err(End::Stopped);
         }
         if Instant::now() >= by {
-            return Err(End::Lost("no answer in time".into()));
+            return Err(End::failed(failure, "no answer in time"));
         }
         self.wait(Some(by))
-            .map_err(|error| End::Lost(error.to_string()))
+            .map_err(|error| End::failed(Failure::System, error))
     }
 
     /// Whether all is to end: a signal has come, or nobody reads the output.
