@@ -7,6 +7,16 @@ pub fn frames(data: &[u8]) {
     crate::protocol::fuzz::frames::run(data);
 }
 
+/// Frames from a server, cut in any way.
+pub fn client_frames(data: &[u8]) {
+    crate::protocol::fuzz::frames::run_as_client(data);
+}
+
+/// Answers to a client's handshake, cut in any way.
+pub fn reply(data: &[u8]) {
+    crate::protocol::fuzz::reply::run(data);
+}
+
 /// Requests, cut in any way.
 pub fn handshake(data: &[u8]) {
     crate::protocol::fuzz::handshake::run(data);

@@ -4,12 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::engine::sim_tests::{dialogue, game, rooms};
-use crate::protocol::fuzz::client_frame;
+use crate::protocol::fuzz::{client_frame, server_frame};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 8] = [
     ("frames", super::frames),
+    ("client_frames", super::client_frames),
+    ("reply", super::reply),
     ("handshake", super::handshake),
     ("close_payload", super::close_payload),
     ("protocol", super::protocol),
@@ -107,6 +109,75 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     seeds
 }
 
+/// The same as a server sends it, unless that is about masks.
+fn server_frames() -> Vec<(&'static str, Vec<u8>)> {
+    let crab = "🦀".as_bytes();
+    let text = server_frame(0x81, b"Hello");
+    let fragments = [
+        server_frame(0x01, &crab[..1]),
+        server_frame(0x89, b"between"),
+        server_frame(0x00, &crab[1..3]),
+        server_frame(0x80, &crab[3..]),
+    ];
+    let streams = [
+        ("text", text.clone()),
+        ("binary_16", server_frame(0x82, &[7; 126])),
+        ("fragments", fragments.concat()),
+        (
+            "many",
+            [&text[..], &server_frame(0x8A, b""), &text].concat(),
+        ),
+        ("close", server_frame(0x88, &close(1000, "bye"))),
+        ("close_code_invalid", server_frame(0x88, &close(1005, ""))),
+        ("masked", frame(0x81, b"Hello")),
+        ("reserved_bits", server_frame(0xC1, b"x")),
+        ("not_minimal", b"\x82\x7E\x00\x05".to_vec()),
+        (
+            "length_64",
+            b"\x82\x7F\x00\x00\x00\x00\x00\x01\x00\x00x".to_vec(),
+        ),
+        ("not_utf8", server_frame(0x81, b"ok \xED\xA0\x80")),
+        ("long_ping", server_frame(0x89, &[1; 126])),
+        ("unfinished", text[..4].to_vec()),
+    ];
+    let with_limit = |(n, (name, stream)): (usize, (_, Vec<u8>))| {
+        let mut seed = vec![[5, 3, 4][n % 3], 2, 1, 3];
+        seed.extend(stream);
+        (name, seed)
+    };
+    streams.into_iter().enumerate().map(with_limit).collect()
+}
+
+fn replies() -> Vec<(&'static str, Vec<u8>)> {
+    let accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+    let texts = [
+        ("accepted", format!("{accepted}\r\n\u{1}frames")),
+        ("interim", format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nLink: </a>\r\n\r\n{accepted}\r\n")),
+        ("interim_without_end", "HTTP/1.1 102 x\r\n\r\n".repeat(20)),
+        ("subprotocol", format!("{accepted}Sec-WebSocket-Protocol: superchat\r\n\r\n")),
+        ("subprotocol_not_offered", format!("{accepted}Sec-WebSocket-Protocol: other\r\n\r\n")),
+        ("subprotocols", format!("{accepted}Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: superchat\r\n\r\n")),
+        ("extension", format!("{accepted}Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")),
+        ("accept_wrong", accepted.replace("s3p", "S3p") + "\r\n"),
+        ("accept_twice", format!("{accepted}Sec-WebSocket-Accept: x\r\n\r\n")),
+        ("other_protocol", accepted.replace("websocket", "websocket, h2c") + "\r\n"),
+        ("folded", accepted.replace("Connection: Upgrade", "Connection:\r\n Upgrade") + "\r\n"),
+        ("line_feeds", accepted.replace("\r\n", "\n") + "\n"),
+        ("refused", "HTTP/1.1 503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 4\r\n\r\nbusy".into()),
+        ("chunked", "HTTP/1.1 404 x\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n".into()),
+        ("to_the_end", "HTTP/1.0 200 OK\r\n\r\n<html>".into()),
+        ("no_content", "HTTP/1.1 204\r\nContent-Length: 9\r\n\r\nx".into()),
+        ("no_http", "SSH-2.0-OpenSSH_9.2\r\n".into()),
+        ("http_2", "HTTP/2 200\r\n\r\n".into()),
+        ("control", "HTTP/1.1 101 x\r\nA: b\0\r\n\r\n".into()),
+    ];
+    texts
+        .into_iter()
+        .map(|(name, text)| (name, [&[3, 2, 2, 7, 1], text.as_bytes()].concat()))
+        .collect()
+}
+
 fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let upgrade = "GET /chat?room=1 HTTP/1.1\r\nHost: example\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
@@ -175,6 +246,8 @@ fn write_seeds() {
     shard.push(("refused_in_mid_frame".into(), game::chances(2553, 80)));
     let all = [
         ("frames", named(frames())),
+        ("client_frames", named(server_frames())),
+        ("reply", named(replies())),
         ("handshake", named(requests())),
         ("close_payload", named(close_payloads())),
         ("protocol", games(dialogue::chances, 40)),

@@ -1,5 +1,5 @@
-//! A second opinion: the same frames for this crate's state machine and for tungstenite, which others wrote. Both must
-//! receive the same messages, answer with the same pongs and close codes, and fail at the same frame.
+//! A second opinion: the same frames for this crate's state machine and for tungstenite, which others wrote, in both roles.
+//! Both must receive the same messages, answer with the same pongs and close codes, and fail at the same frame.
 //!
 //! Where the two differ and tungstenite is not right, or the RFC leaves it open, an [`Exemption`] says so; each has a
 //! test that fails when it is no longer needed.
@@ -17,6 +17,7 @@ use super::close::CloseCode;
 use super::connection::{Connection, Event};
 use super::encode::{self, HEADER_BYTES_MAX, Opcode};
 use super::fuzz::dice::{Dice, for_seeds};
+use super::role::{self, Role as Side};
 
 mod script;
 
@@ -157,8 +158,8 @@ fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
 // --------------------------------------------------------------------------------------------------------- both sides
 
 /// Feeds ours, frame by frame and each cut by chance.
-fn ours(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outcome> {
-    let mut connection = Connection::new(max);
+fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+    let mut connection = Connection::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
         let mut outcome = Outcome::Taken;
@@ -187,7 +188,7 @@ fn ours(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outc
     outcomes
 }
 
-fn receive(connection: &mut Connection, input: &mut &mut [u8]) -> Option<Outcome> {
+fn receive<R: Side>(connection: &mut Connection<R>, input: &mut &mut [u8]) -> Option<Outcome> {
     Some(match connection.receive(input) {
         Ok(None) => return None,
         Ok(Some(Event::Message { text, payload })) => {
@@ -213,8 +214,8 @@ fn receive(connection: &mut Connection, input: &mut &mut [u8]) -> Option<Outcome
 }
 
 /// Feeds ours at once, or in parts that know nothing of frames.
-fn ours_cut(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<Outcome> {
-    let mut connection = Connection::new(max);
+fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+    let mut connection = Connection::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::<Outcome>::new(), 0);
     while at < bytes.len() && !outcomes.last().is_some_and(Outcome::is_last) {
         let left = bytes.len() - at;
@@ -281,8 +282,8 @@ fn tungstenite(role: Role, max: usize) -> WebSocket<Socket> {
 }
 
 /// Feeds tungstenite, frame by frame.
-fn theirs(bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
-    let mut server = tungstenite(Role::Server, max);
+fn theirs(role: Role, bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
+    let mut server = tungstenite(role, max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
         server.get_mut().input.extend(&bytes[at..frame.end]);
@@ -292,7 +293,7 @@ fn theirs(bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
                 // What it answers leaves before anything else happens.
                 let _ = server.flush();
                 let answer = std::mem::take(&mut server.get_mut().output);
-                told(message, answer)
+                told(message, plain(answer))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Taken,
             Err(Error::Protocol(_)) => Outcome::Failed(1002),
@@ -311,6 +312,52 @@ fn theirs(bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
         );
     }
     outcomes
+}
+
+/// An answer without its mask: a control frame, or nothing.
+fn plain(mut answer: Vec<u8>) -> Vec<u8> {
+    if answer.get(1).is_some_and(|second| second & 0x80 != 0) {
+        let key: Vec<u8> = answer.drain(2..6).collect();
+        answer[1] &= 0x7F;
+        for (byte, key) in answer[2..].iter_mut().zip(key.iter().cycle()) {
+            *byte ^= key;
+        }
+    }
+    answer
+}
+
+/// The same frames from the other side: a mask where there was none, and none where there was one. All else stays, right or
+/// wrong.
+fn of_the_other_side(bytes: &[u8], frames: &[Frame]) -> (Vec<u8>, Vec<Frame>) {
+    const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    let (mut other, mut moved, mut at) = (Vec::new(), Vec::new(), 0);
+    for frame in frames {
+        let length_bytes = match bytes[at + 1] & 0x7F {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        other.extend([bytes[at], bytes[at + 1] ^ 0x80]);
+        other.extend_from_slice(&bytes[at + 2..at + 2 + length_bytes]);
+        if frame.masked {
+            other.extend_from_slice(&frame.payload);
+        } else {
+            other.extend(KEY);
+            other.extend(
+                frame
+                    .payload
+                    .iter()
+                    .zip(KEY.iter().cycle())
+                    .map(|(b, k)| b ^ k),
+            );
+        }
+        at = frame.end;
+        moved.push(Frame {
+            end: other.len(),
+            ..frame.clone()
+        });
+    }
+    (other, moved)
 }
 
 fn told(message: Message, answer: Vec<u8>) -> Outcome {
@@ -345,11 +392,30 @@ struct Verdict {
 /// Has both read a script; panics where they differ without an exemption.
 fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Verdict {
     let frames = complete(&mut bytes, max);
-    let ours = ours(&bytes, &frames, max, dice);
-    let theirs = theirs(&bytes, &frames, max);
+    let verdict = compare_as::<role::Server>(Role::Server, &bytes, &frames, max, dice);
+    let (bytes, frames) = of_the_other_side(&bytes, &frames);
+    let as_client = compare_as::<role::Client>(Role::Client, &bytes, &frames, max, dice);
+    assert_eq!(as_client.last, verdict.last, "a client sees it otherwise");
+    assert_eq!(as_client.exemption, verdict.exemption);
+    verdict
+}
+
+fn compare_as<R: Side>(
+    role: Role,
+    bytes: &[u8],
+    frames: &[Frame],
+    max: usize,
+    dice: &mut Dice,
+) -> Verdict {
+    let ours = ours::<R>(bytes, frames, max, dice);
+    let theirs = theirs(role, bytes, frames, max);
     let mut told = ours.clone();
     told.retain(|outcome| *outcome != Outcome::Taken);
-    assert_eq!(ours_cut(&bytes, max, dice), told, "cuts make a difference");
+    assert_eq!(
+        ours_cut::<R>(bytes, max, dice),
+        told,
+        "cuts make a difference"
+    );
     let last = ours.last().cloned().unwrap_or(Outcome::Taken);
     let at = ours.len() - 1;
     // Whatever the other side says: ours fails by a rule that the frame breaks, and by none that it does not.

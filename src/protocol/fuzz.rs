@@ -7,6 +7,7 @@ pub(crate) mod dice;
 pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod reference;
+pub(crate) mod reply;
 
 /// Takes one byte off the front; 0 if there is none.
 fn byte(data: &mut &[u8]) -> u8 {
@@ -43,6 +44,16 @@ fn pieces<'a>(mut bytes: &'a [u8], cuts: &'a [u8]) -> Vec<&'a [u8]> {
         pieces.push(bytes);
     }
     pieces
+}
+
+/// The same frame as a server sends it, without a mask.
+#[cfg_attr(not(test), allow(dead_code))] // For seeds.
+pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = client_frame(first, [0; 4], payload);
+    frame[1] &= 0x7F;
+    let key_at = frame.len() - payload.len() - 4;
+    frame.drain(key_at..key_at + 4);
+    frame
 }
 
 /// A masked frame with a length in the shortest form, as a client sends it (RFC 6455 §5.2): first byte as given.

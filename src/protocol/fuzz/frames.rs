@@ -1,28 +1,43 @@
-//! Frames from a client, cut by the network in any way.
+//! Frames from a client, or from a server, cut by the network in any way.
 //!
-//! A case is: which limit holds for messages, cuts, and what the client sends.
+//! A case is: which limit holds for messages, cuts, and what the peer sends.
 
 use super::reference::{self, End, Heard, Transcript};
 use super::{byte, cuts, pieces};
 use crate::protocol::connection::{Connection, Event, Payload};
 use crate::protocol::error::Violation;
+use crate::protocol::role::{Client, Role, Server};
 
 const LIMITS: [usize; 6] = [0, 1, 125, 200, 66_000, usize::MAX];
 
 /// Held beyond twice what has arrived: see `assembler::reserve`, and what a message in progress takes itself.
 const HELD_BYTES: usize = 2 * 4096 + 512;
 
-pub(crate) fn run(mut data: &[u8]) {
-    let message_bytes_max = LIMITS[usize::from(byte(&mut data)) % LIMITS.len()];
-    let cuts = cuts(&mut data);
-    let expected = reference::read(data, message_bytes_max);
-    assert_eq!(receive(&[data], message_bytes_max), expected, "whole");
-    let pieces = pieces(data, cuts);
-    assert_eq!(receive(&pieces, message_bytes_max), expected, "{pieces:?}");
+/// We are the server.
+pub(crate) fn run(data: &[u8]) {
+    run_as::<Server>(data, reference::read);
 }
 
-fn receive(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
-    let mut connection = Connection::new(message_bytes_max);
+/// We are the client.
+pub(crate) fn run_as_client(data: &[u8]) {
+    run_as::<Client>(data, reference::read_of_server);
+}
+
+fn run_as<R: Role>(mut data: &[u8], read: fn(&[u8], usize) -> Transcript) {
+    let message_bytes_max = LIMITS[usize::from(byte(&mut data)) % LIMITS.len()];
+    let cuts = cuts(&mut data);
+    let expected = read(data, message_bytes_max);
+    assert_eq!(receive::<R>(&[data], message_bytes_max), expected, "whole");
+    let pieces = pieces(data, cuts);
+    assert_eq!(
+        receive::<R>(&pieces, message_bytes_max),
+        expected,
+        "{pieces:?}"
+    );
+}
+
+fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
+    let mut connection = Connection::<R>::in_role(message_bytes_max);
     let mut heard = Vec::new();
     let mut end = None;
     let mut arrived = 0;

@@ -1,4 +1,4 @@
-//! What a client's bytes mean by the letter of RFC 6455 §5, read all at once and apart from the code under test.
+//! What a peer's bytes mean by the letter of RFC 6455 §5, read all at once and apart from the code under test.
 
 /// Something whole that the client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,19 +32,34 @@ const TOO_BIG: u16 = 1009;
 
 /// Reads what a client has sent to a server that takes messages of up to so many bytes.
 pub(crate) fn read(bytes: &[u8], message_bytes_max: usize) -> Transcript {
+    read_from(bytes, message_bytes_max, true)
+}
+
+/// Reads what a server has sent to a client that takes messages of up to so many bytes.
+pub(crate) fn read_of_server(bytes: &[u8], message_bytes_max: usize) -> Transcript {
+    read_from(bytes, message_bytes_max, false)
+}
+
+/// `masks`: whether the sender must mask, or must not (RFC 6455 §5.1).
+fn read_from(bytes: &[u8], message_bytes_max: usize, masks: bool) -> Transcript {
     let mut heard = Vec::new();
-    let end = match read_frames(bytes, message_bytes_max as u64, &mut heard) {
+    let end = match read_frames(bytes, message_bytes_max as u64, masks, &mut heard) {
         Ok(end) => end,
         Err(code) => End::Broken(code),
     };
     Transcript { heard, end }
 }
 
-fn read_frames(mut bytes: &[u8], bytes_max: u64, heard: &mut Vec<Heard>) -> Result<End, u16> {
+fn read_frames(
+    mut bytes: &[u8],
+    bytes_max: u64,
+    masks: bool,
+    heard: &mut Vec<Heard>,
+) -> Result<End, u16> {
     let mut message: Option<(bool, Vec<u8>)> = None;
     loop {
         let so_far = message.as_ref().map(|(_, payload)| payload.len() as u64);
-        let Some(header) = Header::read(bytes, so_far, bytes_max)? else {
+        let Some(header) = Header::read(bytes, so_far, bytes_max, masks)? else {
             let mid_message = message.is_some() || !bytes.is_empty();
             return Ok(End::Open { mid_message });
         };
@@ -93,7 +108,12 @@ struct Header {
 
 impl Header {
     /// `so_far`: payload bytes of the message that has begun. Each byte is judged as soon as it is there.
-    fn read(bytes: &[u8], so_far: Option<u64>, bytes_max: u64) -> Result<Option<Self>, u16> {
+    fn read(
+        bytes: &[u8],
+        so_far: Option<u64>,
+        bytes_max: u64,
+        masks: bool,
+    ) -> Result<Option<Self>, u16> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
@@ -110,7 +130,7 @@ impl Header {
         let Some(&second) = bytes.get(1) else {
             return Ok(None);
         };
-        if second & 0x80 == 0 || (opcode >= 8 && second & 0x7F > 125) {
+        if (second & 0x80 != 0) != masks || (opcode >= 8 && second & 0x7F > 125) {
             return Err(PROTOCOL_ERROR);
         }
         let (length_bytes, least) = match second & 0x7F {
@@ -135,15 +155,17 @@ impl Header {
             return Err(TOO_BIG);
         }
         let key_at = 2 + length_bytes;
-        let Some(&key) = bytes[key_at..].first_chunk() else {
-            return Ok(None);
+        let key = match (masks, bytes[key_at..].first_chunk()) {
+            (true, Some(&key)) => key,
+            (true, None) => return Ok(None),
+            (false, _) => [0; 4],
         };
         Ok(Some(Self {
             fin,
             opcode,
             payload_len: length as usize,
             key,
-            len: key_at + 4,
+            len: key_at + if masks { 4 } else { 0 },
         }))
     }
 }
