@@ -23,7 +23,8 @@
 //! An [`AsyncWebsocketApp`] listens itself, and can serve the HTTP routes of a Humphrey
 //! [`SubApp`](humphrey::SubApp) on the same port; or it takes its connections from an existing Humphrey
 //! [`App`](humphrey::App) ([`async_websocket_handler`]), or with the feature `axum` from an axum app (the module `axum`).
-//! [`WebsocketStream`] is the blocking way ([`websocket_handler`]).
+//! [`WebsocketStream`] is the blocking way ([`websocket_handler`]). With the feature `client` the crate has a client, too (the module
+//! `websocket_client`).
 //!
 //! What holds, whatever clients do:
 //!
@@ -42,9 +43,6 @@ pub mod async_app;
 mod atomic;
 #[cfg(feature = "axum")]
 pub mod axum;
-#[cfg(feature = "client")]
-#[cfg_attr(loom, allow(dead_code))] // Models do without.
-pub mod client;
 mod engine;
 pub mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -65,6 +63,10 @@ mod request;
 pub mod restion;
 pub mod stream;
 mod transport;
+// Not `client`: Humphrey has a module of that name, and programs import both crates by glob.
+#[cfg(feature = "client")]
+#[cfg_attr(loom, allow(dead_code))] // Models do without.
+pub mod websocket_client;
 
 pub use async_app::procedures::Procedures;
 pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
@@ -152,6 +154,11 @@ mod humphrey_without_tokio {
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../docs/axum.md")]
 struct AxumGuide;
+
+/// The programs of the guide's page on clients work.
+#[cfg(all(doctest, feature = "client"))]
+#[doc = include_str!("../docs/clients.md")]
+struct ClientsGuide;
 
 /// The README's programs compile.
 #[cfg(doctest)]

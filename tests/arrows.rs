@@ -20,7 +20,7 @@ const LEAVES: [&str; 12] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("atomic", &[]),
     ("protocol", &[]),
     ("transport", &[]),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol", "transport"]),
+    ("websocket_client", &["protocol"]),
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
     // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
@@ -367,6 +367,154 @@ fn a_server_that_knows_no_offers_is_asked_without() {
 }
 
 #[test]
+fn server_that_hangs_up_on_offers_is_asked_without_for_good() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &["--count=2", SOON]);
+    // It hangs up, in good order and with a reset.
+    server.refuse("");
+    for text in ["one", "two"] {
+        let mut guest = server.guest();
+        assert!(guest.header("Sec-WebSocket-Protocol").is_none(), "{text}");
+        guest.send(Message::text(text));
+        assert_eq!(shell.line(), text);
+        if text == "one" {
+            guest.close(1001, "");
+        }
+    }
+    assert!(!shell.said.contains("hung up"), "{}", shell.said);
+}
+
+#[test]
+fn server_that_hangs_up_on_everybody_is_offered_the_same_again() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &["--count=1", SOON]);
+    server.refuse("");
+    server.refuse("");
+    shell.expect_line("hung up in the handshake; again in");
+    let mut guest = server.guest();
+    assert!(guest.header("Sec-WebSocket-Protocol").is_some());
+    guest.send(Message::text("x"));
+    assert_eq!(shell.line(), "x");
+}
+
+#[test]
+fn subprotocols_that_the_user_names_are_offered_alone() {
+    for arguments in [
+        &["--subprotocol=ocpp2.0", "--subprotocol=ocpp1.6"][..],
+        &["--header=Sec-WebSocket-Protocol: ocpp2.0,ocpp1.6"],
+    ] {
+        let server = Foreign::new();
+        let mut shell = Shell::listen(&server.url(), &[arguments, &["--count=1"]].concat());
+        let mut guest = server.guest_as(Some("ocpp1.6"));
+        assert_eq!(
+            guest.header("Sec-WebSocket-Protocol"),
+            Some("ocpp2.0, ocpp1.6")
+        );
+        guest.send(Message::text("x"));
+        assert_eq!(shell.line(), "x");
+    }
+    // Whoever demands them is not asked without.
+    let server = Foreign::new();
+    let arguments = ["--subprotocol=a", "--no-reconnect"];
+    let mut shell = Shell::listen(&server.url(), &arguments);
+    server.refuse("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    shell.expect_exit(1);
+}
+
+#[test]
+fn host_that_the_user_names_replaces_the_urls() {
+    let server = Foreign::new();
+    let _shell = Shell::listen(&server.url(), &["--header=host: tunnel.example"]);
+    let guest = server.guest();
+    let hosts: Vec<_> = guest.request.headers().get_all("Host").iter().collect();
+    assert_eq!(hosts, ["tunnel.example"]);
+}
+
+#[test]
+fn interim_answers_and_headers_in_several_lines_are_read() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &["--count=1", "--no-reconnect"]);
+    let mut stream = server.tcp();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let key = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+    let accept = tungstenite::handshake::derive_accept_key(key.unwrap().as_bytes());
+    let answer = format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 101 x\r\nConnection: keep-alive\r\n\
+         Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n\u{81}"
+    );
+    let mut answer: Vec<u8> = answer.chars().map(|c| c as u8).collect();
+    answer.extend_from_slice(b"\x05hello\x88\x00");
+    stream.write_all(&answer).unwrap();
+    assert_eq!(shell.line(), "hello");
+    shell.expect_exit(0);
+}
+
+#[test]
+fn connections_that_open_and_die_at_once_do_not_count_as_good() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &[SOON, "--give-up-after=1"]);
+    // It opens each time, and still it is given up.
+    let hang_up = thread::spawn(move || {
+        while !server.is_left_alone() {
+            drop(server.guest());
+        }
+    });
+    shell.expect_exit(1);
+    assert!(shell.said.contains("given up"), "{}", shell.said);
+    assert!(shell.said.contains("connected to"), "{}", shell.said);
+    hang_up.join().unwrap();
+}
+
+#[test]
+fn refusal_whose_body_does_not_end_is_told_all_the_same() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &[]);
+    let mut stream = server.tcp();
+    stream
+        .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nnot you\n")
+        .unwrap();
+    shell.expect_exit(1);
+    assert!(
+        shell.said.contains("answers 403: not you"),
+        "{}",
+        shell.said
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn non_blocking_output_is_waited_for() {
+    let server = Foreign::new();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["listen", &server.url(), "--count=300", "--quiet"])
+        .stdout(std::os::fd::OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut guest = server.guest();
+    let writer = thread::spawn(move || {
+        for _ in 0..300 {
+            guest.send(Message::text("x".repeat(10_000)));
+        }
+        guest.expect_close()
+    });
+    let lines: Vec<String> = BufReader::new(ours).lines().map(Result::unwrap).collect();
+    assert_eq!(lines.len(), 300);
+    assert!(lines.iter().all(|line| line.len() == 10_000));
+    assert_eq!(writer.join().unwrap(), []);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn a_server_that_is_not_there_is_waited_for_or_given_up() {
     let address = {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -431,7 +579,7 @@ fn where_nobody_reads_its_output_it_ends_quietly() {
 
 #[test]
 fn a_signal_ends_it_with_a_goodbye() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let server = Foreign::new();
         let mut shell = Shell::listen(&server.url(), &[]);
         let mut guest = server.guest();
@@ -493,6 +641,51 @@ fn a_wrong_command_line_is_said_in_one_line_with_exit_code_2() {
         (&["listen", "ws://a/", "--room="], "needs a name"),
         (&["send", "ws://a/", "--json"], "'--json'"),
         (&["send", "ws://a/", "--header=x"], "'Name: value'"),
+        (
+            &["send", "ws://a/", "--header=a b: x"],
+            "not the name of a header",
+        ),
+        (
+            &["send", "ws://a/", "--header=a: x\x07y"],
+            "control character",
+        ),
+        (
+            &["send", "ws://a/", "--header=Upgrade: x"],
+            "handshake's own",
+        ),
+        (&["send", "ws://a/", "--header=Host: a/b"], "not a host"),
+        (
+            &["send", "ws://a/", "--header=Host: a", "--header=host: b"],
+            "given twice",
+        ),
+        (
+            &[
+                "send",
+                "ws://a/",
+                "--header=Cookie: a=b",
+                "--header=Cookie: c=d",
+            ],
+            "given twice",
+        ),
+        (
+            &["listen", "ws://a/", "--subprotocol=a b"],
+            "not the name of a subprotocol",
+        ),
+        (
+            &["listen", "ws://a/", "--subprotocol=a", "--subprotocol=a"],
+            "given twice",
+        ),
+        (
+            &[
+                "listen",
+                "ws://a/",
+                "--subprotocol=a",
+                "--header=Sec-WebSocket-Protocol: b, a",
+            ],
+            "given twice",
+        ),
+        (&["listen", "ws://me:secret@a/"], "--header"),
+        (&["listen", "ws://a/#b"], "--room"),
         (&["send", "ws://a/", "--max-delay=0"], "'0'"),
         (&["--quiet", "listen", "ws://a/"], "'listen'"),
         (&["hear", "ws://a/"], "'hear'"),

@@ -349,3 +349,183 @@ fn a_server_that_does_not_read_stops_the_input_and_memory_is_bounded() {
     assert_eq!(reader.join().unwrap(), LINES);
     assert!(peak < 32 << 20, "{peak}");
 }
+
+/// A server that takes messages of up to 1000 bytes, and closes with 1009 at a longer one. Returns what it has got on each of so
+/// many connections.
+fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<Vec<usize>>> {
+    thread::spawn(move || {
+        let mut got = Vec::new();
+        for _ in 0..connections {
+            let mut guest = server.guest();
+            guest
+                .socket
+                .set_config(|config| config.max_message_size = Some(1_000));
+            let mut lens = Vec::new();
+            loop {
+                match guest.socket.read() {
+                    Ok(Message::Text(text)) => lens.push(text.len()),
+                    Ok(Message::Close(_)) => break,
+                    Ok(_) => {}
+                    Err(tungstenite::Error::Capacity(_)) => {
+                        let frame = CloseFrame {
+                            code: CloseCode::Size,
+                            reason: "too long".into(),
+                        };
+                        let _ = guest.socket.close(Some(frame));
+                        // It reads on, and takes nothing of it.
+                        let stream = guest.socket.get_mut();
+                        let _ = stream.shutdown(std::net::Shutdown::Write);
+                        let _ = std::io::copy(stream, &mut std::io::sink());
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            // The answer to the goodbye.
+            let _ = guest.socket.flush();
+            got.push(lens);
+        }
+        got
+    })
+}
+
+#[test]
+fn line_that_is_too_long_for_the_server_is_dropped_and_others_arrive() {
+    // It leaves whole, with what follows, or only in part.
+    for long in [40_000, 12 << 20] {
+        let server = Foreign::new();
+        let url = server.url();
+        let server = narrow_server(server, 2);
+        let mut sender = Shell::send(&url, &[SOON]);
+        let line = "z".repeat(long);
+        sender.write(format!("first\nsecond line\n{line}\nafter\nlast line\n").as_bytes());
+        sender.stdin = None;
+        sender.expect_exit(1);
+        assert_eq!(server.join().unwrap(), [vec![5, 11], vec![5, 9]]);
+        let said = &sender.said;
+        assert!(
+            said.contains(&format!("a line of {long} bytes is dropped")),
+            "{said}"
+        );
+        assert!(said.ends_with(": 4 lines reached the server\n"), "{said}");
+    }
+}
+
+#[test]
+fn several_lines_that_are_too_long_are_dropped_one_by_one() {
+    let server = Foreign::new();
+    let url = server.url();
+    let server = narrow_server(server, 4);
+    let mut sender = Shell::send(&url, &[SOON]);
+    let long = ["x".repeat(50_000), "y".repeat(60_000), "z".repeat(50_000)];
+    sender.write(format!("a\n{}\nbb\n{}\n{}\nccc\n", long[0], long[1], long[2]).as_bytes());
+    sender.stdin = None;
+    sender.expect_exit(1);
+    assert_eq!(server.join().unwrap().concat(), [1, 2, 3]);
+    assert_eq!(
+        sender.said.matches("is dropped").count(),
+        3,
+        "{}",
+        sender.said
+    );
+    assert!(
+        sender.said.ends_with(": 3 lines reached the server\n"),
+        "{}",
+        sender.said
+    );
+}
+
+#[test]
+fn line_that_breaks_every_connection_is_dropped_in_the_end() {
+    let server = Foreign::new();
+    let url = server.url();
+    let breaker = thread::spawn(move || {
+        for _ in 0..5 {
+            let mut guest = server.guest();
+            // The header of the long line has come; then it is cut off.
+            guest.socket.get_mut().read_exact(&mut [0; 20]).unwrap();
+        }
+        server.guest().expect_close()
+    });
+    let mut sender = Shell::send(&url, &[SOON]);
+    sender.write(&[&[b'x'; 15 << 20][..], b"\nshort\n"].concat());
+    sender.stdin = None;
+    sender.expect_exit(1);
+    assert_eq!(breaker.join().unwrap(), [Message::text("short")]);
+    assert!(
+        sender.said.contains("one connection after the other"),
+        "{}",
+        sender.said
+    );
+}
+
+#[test]
+fn server_that_hands_nothing_on_is_warned_of_once() {
+    for (mode, what) in [("echo", "sends lines back"), ("ignore", "ignores")] {
+        let program = Program::start(&[NO_WELCOME, "--on-message", mode]);
+        let mut sender = Shell::send(&url_of(&program), &[]);
+        sender.stdin = None;
+        sender.expect_exit(0);
+        assert_eq!(
+            sender.said.matches("warning: ").count(),
+            1,
+            "{}",
+            sender.said
+        );
+        assert!(sender.said.contains(what), "{}", sender.said);
+        let mut quiet = Shell::send(&url_of(&program), &["--quiet"]);
+        quiet.stdin = None;
+        quiet.expect_exit(0);
+        assert_eq!(quiet.said, "");
+        let mut strict = Shell::send(&url_of(&program), &["--require-broadcast"]);
+        strict.write(b"line\n");
+        strict.expect_exit(1);
+        assert!(strict.said.contains(what), "{}", strict.said);
+        assert!(
+            strict.said.contains(": 0 lines reached the server"),
+            "{}",
+            strict.said
+        );
+    }
+}
+
+#[test]
+fn server_that_hands_messages_on_is_not_warned_of() {
+    let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
+    let mut witness = program.connect();
+    let mut sender = Shell::send(&url_of(&program), &["--require-broadcast"]);
+    sender.write(b"line\n");
+    sender.stdin = None;
+    sender.expect_exit(0);
+    assert_eq!(witness.text(), "line");
+    assert!(!sender.said.contains("warning"), "{}", sender.said);
+}
+
+#[test]
+fn server_of_others_is_not_warned_of_but_is_not_what_is_required() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[]);
+    sender.stdin = None;
+    assert_eq!(server.guest().expect_close(), []);
+    sender.expect_exit(0);
+    assert!(!sender.said.contains("warning"), "{}", sender.said);
+    let mut strict = Shell::send(&server.url(), &["--require-broadcast"]);
+    strict.stdin = None;
+    let _guest = server.guest();
+    strict.expect_exit(1);
+    assert!(strict.said.contains("does not say"), "{}", strict.said);
+}
+
+#[test]
+fn input_that_can_not_be_read_to_its_end_is_no_success() {
+    let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
+    let directory = std::fs::File::open("/").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["send", &url_of(&program)])
+        .stdin(directory)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("standard input can't be read"), "{said}");
+}

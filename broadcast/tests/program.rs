@@ -232,8 +232,8 @@ fn with_exit_on_eof_a_signal_hastens_the_end() {
 }
 
 #[test]
-fn sigterm_and_sigint_close_everyone_with_1001_and_exit_0() {
-    for signal in [Signal::TERM, Signal::INT] {
+fn sigterm_sigint_and_sighup_close_everyone_and_exit_0() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut program = Program::start(&["--no-welcome"]);
         let mut clients: Vec<Client> = (0..3).map(|_| program.connect()).collect();
         program.write(b"a line\n");
@@ -260,6 +260,137 @@ fn a_second_ctrl_c_exits_at_once() {
     program.expect_exit(130);
     assert!(begun.elapsed() < Duration::from_secs(2));
     drop(client);
+}
+
+#[test]
+fn second_sighup_does_not_cut_the_goodbye_short() {
+    use rustix::process::Signal;
+    let mut program = Program::start(&["--no-welcome"]);
+    let client = program.connect();
+    // Where a terminal is closed, both the system and the shell send one.
+    program.signal(Signal::HUP);
+    program.expect_refusal();
+    program.signal(Signal::HUP);
+    client.expect_close(CloseCode::Away);
+    program.expect_exit(0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ignored_sighup_stays_ignored_as_under_nohup() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::process::{Command, Stdio};
+    let binary = env!("CARGO_BIN_EXE_humphrey-broadcast");
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0",
+            binary,
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    let address = line
+        .rsplit("ws://")
+        .next()
+        .unwrap()
+        .trim_end()
+        .trim_end_matches('/');
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::HUP).unwrap();
+    // It would accept nobody any more.
+    let mut client = Client::connect(address.parse().unwrap(), "/").unwrap();
+    child
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"still here\n")
+        .unwrap();
+    while client.text() != "still here" {}
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Runs the server to its end with something as its input.
+fn serve_input(input: impl Into<std::process::Stdio>, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .stdin(input)
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn input_that_can_not_be_read_is_no_success() {
+    let directory = std::fs::File::open("/").unwrap();
+    let (code, said) = serve_input(directory, &["--exit-on-eof"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("standard input can't be read"), "{said}");
+    // Where it serves on, its end says so.
+    let directory = std::fs::File::open("/").unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["--listen", "127.0.0.1:0"])
+        .stdin(directory)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut lines = std::io::BufRead::lines(stderr).map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("standard input can't be read")));
+    assert!(lines.any(|line| line.contains("end of input")));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn skipped_line_is_no_success_at_the_end_of_the_input() {
+    let mut program = Program::start(&["--no-welcome", "--exit-on-eof"]);
+    program.write(&vec![b'x'; (16 << 20) + 2]);
+    program.close_input();
+    program.expect_line("is skipped");
+    program.expect_exit(1);
+}
+
+#[test]
+fn non_blocking_standard_streams_are_waited_for() {
+    use std::io::BufRead as _;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    let (mut input, theirs) = UnixStream::pair().unwrap();
+    let (stderr, their_stderr) = UnixStream::pair().unwrap();
+    for stream in [&theirs, &their_stderr] {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
+        .args(["--listen", "127.0.0.1:0", "--no-welcome", "--exit-on-eof"])
+        .stdin(OwnedFd::from(theirs))
+        .stderr(OwnedFd::from(their_stderr))
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(stderr).lines().map(Result::unwrap);
+    let line = lines.next().unwrap();
+    let address = line.rsplit("ws://").next().unwrap().trim_end_matches('/');
+    let mut client = Client::connect(address.parse().unwrap(), "/").unwrap();
+    // Each comes when the one before it has been read: the descriptor was empty.
+    for text in ["one", "two"] {
+        input.write_all(format!("{text}\n").as_bytes()).unwrap();
+        assert_eq!(client.text(), text);
+    }
+    drop(input);
+    client.expect_close(CloseCode::Away);
+    assert!(lines.any(|line| line.contains("2 messages sent")));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use humphrey_ws::client::{Accepted, Handshake, HandshakeError, HandshakeRequest, ServerUrl};
+use humphrey_ws::websocket_client::{
+    Accepted, Handshake, HandshakeError, HandshakeRequest, ServerUrl,
+};
 use mio::net::TcpStream;
 
 use super::failures::Failure;

@@ -121,9 +121,15 @@ impl InFlight {
         self.given
     }
 
-    /// Whether a server is known to take a line of that length.
+    /// Those of them that are known to have reached the server.
+    pub(super) const fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Whether the server has taken a line of about that length, or a longer one: a quarter more counts as the same, so that
+    /// lines which grow little by little are not all tried one by one.
     pub(super) const fn is_known_to_fit(&self, len: usize) -> bool {
-        len <= self.longest_confirmed
+        len <= self.longest_confirmed + self.longest_confirmed / 4
     }
 
     /// Whether some are not known to have arrived.
@@ -276,7 +282,7 @@ mod tests {
         assert!(remains.dropped.is_none());
         assert_eq!((remains.doubtful, lens(&remains)), (1, vec![9]));
         // That holds on later connections, too.
-        assert!(in_flight.is_known_to_fit(9) && !in_flight.is_known_to_fit(10));
+        assert!(in_flight.is_known_to_fit(11) && !in_flight.is_known_to_fit(12));
         give(&mut in_flight, &[9]);
         assert!(in_flight.end(Ending::TooLong, 3).dropped.is_none());
     }

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use humphrey_ws::client::{Connection, Event};
+use humphrey_ws::websocket_client::{Connection, Event};
 use humphrey_ws::{CloseCode, Message};
 use mio::net::TcpStream;
 

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use humphrey_ws::client::{Accepted, Event};
+use humphrey_ws::websocket_client::{Accepted, Event};
 
 use super::link::Link;
 use super::options::Listen;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use humphrey_ws::client::{HandshakeRequest, Header, InvalidHeader, Subprotocol};
+use humphrey_ws::websocket_client::{HandshakeRequest, Header, InvalidHeader, Subprotocol};
 
 use super::failures;
 use super::target::Target;

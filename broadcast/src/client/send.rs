@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use humphrey_ws::Message;
-use humphrey_ws::client::{Accepted, Event};
+use humphrey_ws::websocket_client::{Accepted, Event};
 
 use super::failures::Failure;
 use super::in_flight::{Dropped, Ending, InFlight};
@@ -26,9 +26,12 @@ const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
 /// How often that is filled before something else has its turn.
 const FILLS_MAX: usize = 16;
 
-/// A line of so many bytes has a ping in front of it, unless one as long has arrived already: so all before it are known to have
-/// arrived where the server does not take it.
-const LONG_BYTES: usize = 32 << 10;
+/// A line of so many bytes has a ping in front of it and one behind it, unless one about as long has arrived already, and the
+/// lines after it wait for the answer: so it is known which line it is that a server does not take.
+const LONG_BYTES: usize = 4 << 10;
+
+/// How long they wait once it has left.
+const HOLD_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
     let mut world = World::new()?;
@@ -40,12 +43,14 @@ pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
         again: VecDeque::new(),
         in_flight: InFlight::default(),
         asked: None,
+        hold: Hold::No,
         doubtful: 0,
         dropped: 0,
         in_all: 0,
         requires_broadcast: options.require_broadcast,
         quiet: options.connect.quiet,
         has_warned: false,
+        is_unfit: false,
     };
     let outcome = session::run(
         &options.connect,
@@ -64,6 +69,7 @@ struct Sender {
     in_flight: InFlight,
     /// A ping behind so many of them awaits its answer, which says that they have arrived.
     asked: Option<u64>,
+    hold: Hold,
     /// Messages that had left on earlier connections, and may have reached the server or not.
     doubtful: u64,
     /// Messages that the server does not take.
@@ -75,6 +81,18 @@ struct Sender {
     quiet: bool,
     /// It was said that the server does not hand messages on.
     has_warned: bool,
+    /// The server is not the one that is required.
+    is_unfit: bool,
+}
+
+/// Whether lines wait for the confirmation of a long one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    No,
+    /// Until so many are confirmed, or until then, if all has left by then.
+    Until(u64, Instant),
+    /// Not on this connection: there was no confirmation in time.
+    Never,
 }
 
 impl Sender {
@@ -93,6 +111,9 @@ impl Sender {
     fn send_some(&mut self, link: &mut Link) -> Result<Flow, End> {
         for _ in 0..FILLS_MAX {
             while link.unwritten_bytes() < UNWRITTEN_BYTES_MAX {
+                if self.holds(link)? {
+                    return Ok(Flow::Wait);
+                }
                 match self.next() {
                     Upcoming::Message(message) => self.send(link, message)?,
                     Upcoming::Nothing => return Ok(Flow::Wait),
@@ -109,15 +130,19 @@ impl Sender {
 
     fn send(&mut self, link: &mut Link, message: Message) -> Result<(), End> {
         let len = message.bytes().len();
-        let mut taken = Ok(());
-        if len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len) {
-            taken = self.ask(link);
-        }
+        let is_trial =
+            self.hold == Hold::No && len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len);
+        let asked = if is_trial { self.ask(link) } else { Ok(()) };
         let begin = link.given();
         // A clone shares the payload.
-        match taken.and_then(|()| link.send(&message)) {
+        match asked.and_then(|()| link.send(&message)) {
             Ok(end) => {
                 self.in_flight.push(message, begin, end, link.written());
+                if is_trial {
+                    let by = Instant::now() + HOLD_WAIT;
+                    self.hold = Hold::Until(self.in_flight.given(), by);
+                    self.ask(link)?;
+                }
                 Ok(())
             }
             Err(end) => {
@@ -125,6 +150,24 @@ impl Sender {
                 Err(end)
             }
         }
+    }
+
+    /// Whether a long line has to be confirmed first.
+    fn holds(&mut self, link: &mut Link) -> Result<bool, End> {
+        let Hold::Until(number, by) = self.hold else {
+            return Ok(false);
+        };
+        link.write_out()?;
+        let now = Instant::now();
+        if self.in_flight.confirmed() >= number {
+            self.hold = Hold::No;
+        } else if now >= by {
+            self.hold = match link.unwritten_bytes() {
+                0 => Hold::Never,
+                _ => Hold::Until(number, now + HOLD_WAIT),
+            };
+        }
+        Ok(matches!(self.hold, Hold::Until(..)))
     }
 
     /// Sends a ping behind what was sent, unless one is on its way.
@@ -193,6 +236,7 @@ impl Peer for Sender {
             None => "does not say that it hands lines on",
         };
         if self.requires_broadcast {
+            self.is_unfit = true;
             let why = format!(
                 "the server {what}; start humphrey-broadcast with --on-message broadcast, or leave --require-broadcast out"
             );
@@ -224,6 +268,7 @@ impl Peer for Sender {
     fn turn(&mut self, link: &mut Link, is_over: bool) -> Result<Flow, End> {
         if is_over {
             self.input.end();
+            self.hold = Hold::Never;
         }
         if link.is_closing() {
             return Ok(Flow::Wait);
@@ -233,6 +278,13 @@ impl Peer for Sender {
             self.ask(link)?;
         }
         Ok(flow)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.hold {
+            Hold::Until(_, by) => Some(by),
+            Hold::No | Hold::Never => None,
+        }
     }
 
     fn lost(&mut self, link: &Link, end: &End) {
@@ -258,10 +310,13 @@ impl Peer for Sender {
         for message in remains.again.into_iter().rev() {
             self.again.push_front(message);
         }
-        self.asked = None;
+        (self.asked, self.hold) = (None, Hold::No);
     }
 
     fn is_done(&self) -> bool {
-        self.again.is_empty() && self.in_flight.is_empty() && self.input.has_ended()
+        !self.is_unfit
+            && self.again.is_empty()
+            && self.in_flight.is_empty()
+            && self.input.has_ended()
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use humphrey_ws::client::{Accepted, Event};
+use humphrey_ws::websocket_client::{Accepted, Event};
 
 use super::dial::dial;
 use super::failures::{Failure, Then};
@@ -46,6 +46,11 @@ pub(super) trait Peer {
 
     /// What has come, has been handed over: its turn. `is_over`: all is to end.
     fn turn(&mut self, link: &mut Link, is_over: bool) -> Result<Flow, End>;
+
+    /// When it wants its next turn, if nothing happens before.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// The connection is over.
     fn lost(&mut self, link: &Link, end: &End);
@@ -335,7 +340,8 @@ fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<
     if has_more {
         return Ok(Some(Instant::now()));
     }
-    link.deadline(P::CLOSE_WAIT)
+    let deadlines = [link.deadline(P::CLOSE_WAIT)?, peer.deadline()];
+    Ok(deadlines.into_iter().flatten().min())
 }
 
 /// What the peer and the link have to send. Returns whether there is more.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-use humphrey_ws::client::{InvalidUrl, ServerUrl};
+use humphrey_ws::websocket_client::{InvalidUrl, ServerUrl};
 
 use crate::name::RoomName;
 

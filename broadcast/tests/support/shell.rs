@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use tungstenite::handshake::server::{Request, Response};
 use tungstenite::http::HeaderValue;
@@ -204,6 +205,17 @@ impl Foreign {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream
+    }
+
+    /// Waits until somebody connects, or for two seconds: whether nobody does.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        let listener = &self.listener;
+        let mut ready = [PollFd::new(listener, PollFlags::IN)];
+        let two_seconds = Timespec {
+            tv_sec: 2,
+            tv_nsec: 0,
+        };
+        poll(&mut ready, Some(&two_seconds)).unwrap() == 0
     }
 
     /// The next client, after its handshake; it is given no subprotocol.

@@ -32,12 +32,12 @@ const ONCE: [&str; 6] = [
 /// A header that a client sends with its handshake (RFC 9110 §5).
 ///
 /// ```
-/// use humphrey_ws::client::Header;
+/// use humphrey_ws::websocket_client::Header;
 ///
 /// let header: Header = "Authorization: Bearer token".parse()?;
 /// assert_eq!((header.name(), header.value()), ("Authorization", "Bearer token"));
 /// assert!(Header::new("Connection", "close").is_err());
-/// # Ok::<(), humphrey_ws::client::InvalidHeader>(())
+/// # Ok::<(), humphrey_ws::websocket_client::InvalidHeader>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {

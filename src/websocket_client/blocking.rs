@@ -37,7 +37,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// | [`with_message_bytes_max`](Self::with_message_bytes_max) | 16 MiB |
 ///
 /// ```no_run
-/// use humphrey_ws::client::Client;
+/// use humphrey_ws::websocket_client::Client;
 /// use std::time::Duration;
 ///
 /// let mut client = Client::builder("ws://127.0.0.1:8080/ocpp/17")
@@ -47,7 +47,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 ///     .with_read_timeout(Some(Duration::from_secs(60)))
 ///     .connect()?;
 /// assert_eq!(client.subprotocol(), Some("ocpp1.6"));
-/// # Ok::<(), humphrey_ws::client::ClientError>(())
+/// # Ok::<(), humphrey_ws::websocket_client::ClientError>(())
 /// ```
 #[derive(Debug)]
 pub struct ClientBuilder {
@@ -287,7 +287,7 @@ fn failed(error: io::Error) -> ClientError {
 /// says goodbye first.
 ///
 /// ```
-/// use humphrey_ws::client::{Client, ClientError};
+/// use humphrey_ws::websocket_client::{Client, ClientError};
 /// use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
 ///
 /// let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()

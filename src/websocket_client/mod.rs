@@ -1,7 +1,7 @@
 //! A WebSocket client (RFC 6455), with the feature `client`.
 //!
 //! ```no_run
-//! use humphrey_ws::client::Client;
+//! use humphrey_ws::websocket_client::Client;
 //! use humphrey_ws::{CloseCode, Message};
 //!
 //! let mut client = Client::connect("ws://127.0.0.1:8080/news")?;
@@ -9,7 +9,7 @@
 //! let answer = client.receive()?;
 //! println!("{:?}", answer.text());
 //! client.close(CloseCode::NORMAL, "")?;
-//! # Ok::<(), humphrey_ws::client::ClientError>(())
+//! # Ok::<(), humphrey_ws::websocket_client::ClientError>(())
 //! ```
 //!
 //! It is the server's own HTTP reader and state machine in the other role, in two layers:

@@ -15,12 +15,12 @@ const DEFAULT_PORT: u16 = 80;
 /// or `%eth0`: it is used to connect, and never sent.
 ///
 /// ```
-/// use humphrey_ws::client::ServerUrl;
+/// use humphrey_ws::websocket_client::ServerUrl;
 ///
 /// let url: ServerUrl = "ws://[fe80::1%25eth0]:8080/Grüezi mit?a=b".parse()?;
 /// assert_eq!(url.host_header(), "[fe80::1]:8080");
 /// assert_eq!(url.request_target(), "/Gr%C3%BCezi%20mit?a=b");
-/// # Ok::<(), humphrey_ws::client::InvalidUrl>(())
+/// # Ok::<(), humphrey_ws::websocket_client::InvalidUrl>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUrl {
@@ -267,11 +267,11 @@ impl ServerUrl {
     /// URL's own.
     ///
     /// ```
-    /// use humphrey_ws::client::ServerUrl;
+    /// use humphrey_ws::websocket_client::ServerUrl;
     ///
     /// let url: ServerUrl = "ws://localhost/chat".parse()?;
     /// assert_eq!(url.with_request_target("/a b?c").to_string(), "ws://localhost/a%20b?c");
-    /// # Ok::<(), humphrey_ws::client::InvalidUrl>(())
+    /// # Ok::<(), humphrey_ws::websocket_client::InvalidUrl>(())
     /// ```
     #[must_use]
     pub fn with_request_target(&self, target: &str) -> Self {

@@ -20,7 +20,7 @@ const BODY_BYTES_MAX: usize = 1 << 10;
 /// What a client asks a server for: URL, headers and subprotocols. It can be used for any number of handshakes.
 ///
 /// ```
-/// use humphrey_ws::client::{Header, HandshakeRequest};
+/// use humphrey_ws::websocket_client::{Header, HandshakeRequest};
 ///
 /// let request = HandshakeRequest::new("ws://127.0.0.1:8080/ocpp/17".parse()?)
 ///     .with_header(Header::new("Host", "charging.example")?)?

@@ -18,7 +18,7 @@ use crate::protocol::role;
 ///
 /// ```
 /// use humphrey_ws::Message;
-/// use humphrey_ws::client::{Connection, Event};
+/// use humphrey_ws::websocket_client::{Connection, Event};
 ///
 /// let mut connection = Connection::new(1 << 20);
 /// // What a server sends: a text message.
