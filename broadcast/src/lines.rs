@@ -281,6 +281,34 @@ mod tests {
     }
 
     #[test]
+    fn reading_error_inside_a_line_says_what_is_dropped() {
+        struct Broken(bool);
+
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if std::mem::replace(&mut self.0, true) {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                buffer[..7].copy_from_slice(b"one\ntwo");
+                Ok(7)
+            }
+        }
+
+        let mut lines = 0;
+        let end = for_each(BufReader::new(Broken(false)), 100, |_, line| {
+            assert_eq!(line, Line::Whole(b"one"));
+            lines += 1;
+            ControlFlow::Continue(())
+        });
+        let error = end.unwrap_err();
+        assert_eq!((lines, error.kind()), (1, io::ErrorKind::ConnectionReset));
+        assert!(
+            error.to_string().contains("3 bytes of an unfinished line"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_reading_error_is_returned_after_the_lines_before_it() {
         struct Broken(bool);
         impl Read for Broken {

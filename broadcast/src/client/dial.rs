@@ -162,12 +162,13 @@ fn connect_to_one(
 }
 
 fn connect(world: &mut World, address: SocketAddr, by: Instant) -> Result<TcpStream, End> {
-    let failed = |error: io::Error| {
-        let failure = match error.kind() {
-            ErrorKind::InvalidInput => Failure::BadAddress,
-            _ => Failure::NotReached,
-        };
-        End::failed(failure, error)
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::InvalidInput if lacks_zone(address) => {
+            let why = format!("{error}: it needs a zone, as in ws://[fe80::1%25eth0]/");
+            End::failed(Failure::BadAddress, why)
+        }
+        ErrorKind::InvalidInput => End::failed(Failure::BadAddress, error),
+        _ => End::failed(Failure::NotReached, error),
     };
     let mut stream = TcpStream::connect(address).map_err(failed)?;
     let registered = world.register(&mut stream);
@@ -190,6 +191,11 @@ fn connect(world: &mut World, address: SocketAddr, by: Instant) -> Result<TcpStr
     // Messages are small, and each is wanted at once. Where that can't be set, they are only later.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// A link-local address means nothing without the interface that it is reached by (RFC 4007 §6).
+fn lacks_zone(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
 fn would_block(error: &io::Error) -> bool {

@@ -201,7 +201,8 @@ impl Sender {
                 plural(unsent)
             );
         }
-        if doubtful + unsent + dropped + skipped == 0 && outcome != Outcome::Failed {
+        let is_complete = doubtful + unsent + dropped + skipped == 0 && !self.is_unfit;
+        if is_complete && outcome != Outcome::Failed {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
