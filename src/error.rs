@@ -56,6 +56,9 @@ pub enum SendErrorReason {
     Closed,
     /// The message is longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     TooLarge,
+    /// The room is to keep the message, and can't be made: there are [`Limits::rooms_max`](crate::Limits::rooms_max), and
+    /// somebody is in each of them.
+    Rooms,
 }
 
 impl fmt::Display for SendError {
@@ -74,6 +77,10 @@ impl fmt::Display for SendError {
             SendErrorReason::TooLarge => write!(
                 f,
                 "message of {len} bytes not sent: it is longer than Limits::message_bytes_max"
+            ),
+            SendErrorReason::Rooms => write!(
+                f,
+                "message of {len} bytes not sent: its room can't be made, as there are Limits::rooms_max"
             ),
         }
     }

@@ -101,6 +101,8 @@ pub struct Refused {
     pub peer_handshakes_per_second_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
+    /// Its `Host` is not one that the app answers to ([`AllowedHosts`](crate::AllowedHosts)).
+    pub host: u64,
     /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
     /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
     /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
@@ -117,6 +119,7 @@ impl Refused {
             + self.peer_connections_max
             + self.peer_handshakes_per_second_max
             + self.origin
+            + self.host
             + self.handshake_handler
             + self.unserved
     }
@@ -172,6 +175,8 @@ pub struct Dropped {
     pub not_running: u64,
     /// The message was longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     pub too_large: u64,
+    /// Its room was to keep it, and could not be made: there were [`Limits::rooms_max`](crate::Limits::rooms_max).
+    pub rooms_max: u64,
     /// Received, and not handled: there is no message handler, or the connection was closing.
     pub unhandled: u64,
 }
@@ -184,6 +189,7 @@ impl Dropped {
             + self.no_recipient
             + self.not_running
             + self.too_large
+            + self.rooms_max
             + self.unhandled
     }
 }
@@ -290,6 +296,7 @@ counters! {
     sum refused.peer_connections_max = refused_peer_connections;
     sum refused.peer_handshakes_per_second_max = refused_peer_handshakes;
     sum refused.origin = refused_origin;
+    sum refused.host = refused_host;
     sum refused.handshake_handler = refused_handshake_handler;
     sum refused.unserved = refused_unserved;
     sum handshake_failures.malformed = failed_malformed;
@@ -310,6 +317,7 @@ counters! {
     sum dropped.no_recipient = dropped_no_recipient;
     sum dropped.not_running = dropped_not_running;
     sum dropped.too_large = dropped_too_large;
+    sum dropped.rooms_max = dropped_rooms_max;
     sum dropped.unhandled = dropped_unhandled;
     sum calls.handled = calls_handled;
     sum calls.cancelled = calls_cancelled;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::hosts::is_same_host;
+
 /// The pages whose scripts may open a WebSocket
 /// ([`AsyncWebsocketApp::with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)).
 ///
@@ -24,10 +26,12 @@ pub enum Origins {
     /// files and sandboxed frames, never is.
     ///
     /// A proxy in front must hand on `Host` as it came. This does not stop a page whose own name was made to lead here
-    /// (DNS rebinding); a list does.
+    /// (DNS rebinding): a list does, and so do
+    /// [allowed hosts](crate::AsyncWebsocketApp::with_allowed_hosts).
     Same,
     /// These origins and no others, each as a browser writes it: `https://example.com`, with the port if it is not the
-    /// scheme's. `null` stands for files and sandboxed frames.
+    /// scheme's. `null` stands for files and sandboxed frames, `file://` for files as old web views and the WebSocket
+    /// library of Arduino name them.
     List(Vec<String>),
     /// Those that [`Same`](Self::Same) allows, and these.
     SameOrList(Vec<String>),
@@ -41,7 +45,8 @@ impl fmt::Display for InvalidOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not an origin: it must look like https://example.com or http://localhost:8080, without a path",
+            "{:?} is not an origin: it must look like https://example.com or http://localhost:8080, without a path; 'null' \
+             and 'file://' are origins, too",
             self.0
         )
     }
@@ -63,11 +68,13 @@ impl Origins {
     /// Whether a client with these headers may connect: for hosts of your own, as a Humphrey app's WebSocket route with
     /// [`websocket_handler`](crate::websocket_handler), which knows no app. An app checks by itself.
     ///
+    /// Origins are compared, not strings: a path behind the origin, as some clients send it, is ignored.
+    ///
     /// ```
     /// use humphrey_ws::Origins;
     ///
     /// assert!(Origins::Same.allows(Some("http://localhost:8080"), Some("localhost:8080")));
-    /// assert!(Origins::Same.allows(Some("https://example.com"), Some("example.com")));
+    /// assert!(Origins::Same.allows(Some("https://example.com/chat"), Some("example.com")));
     /// assert!(!Origins::Same.allows(Some("https://example.org"), Some("example.com")));
     /// assert!(!Origins::Same.allows(Some("null"), Some("example.com")));
     /// assert!(Origins::Same.allows(None, Some("example.com")));
@@ -79,23 +86,86 @@ impl Origins {
         match self {
             Self::Any => true,
             Self::Same => is_same(origin, host),
-            Self::List(list) => is_listed(origin, list),
-            Self::SameOrList(list) => is_same(origin, host) || is_listed(origin, list),
+            Self::List(_) => self.lists(origin),
+            Self::SameOrList(_) => is_same(origin, host) || self.lists(origin),
+        }
+    }
+
+    /// Whether a request may be answered, by all that browsers say of the page that it comes from: `header` looks up a
+    /// header of the request by its name. An app asks this by itself.
+    ///
+    /// Browsers leave `Origin` out of what a page embeds (`<img>`, `<iframe>`, `fetch` with `no-cors`), but say with
+    /// `Sec-Fetch-Site` whether the page is of another site
+    /// ([Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header)). Such a request passes only if its
+    /// `Referer` names an origin that is listed.
+    ///
+    /// ```
+    /// use humphrey_ws::{Origins, RequestHead};
+    ///
+    /// let embedded = RequestHead::new("/events")
+    ///     .with_header("Host", "localhost:8080")
+    ///     .with_header("Sec-Fetch-Site", "cross-site");
+    /// assert!(!Origins::Same.allows_request(|name| embedded.header(name)));
+    /// ```
+    pub fn allows_request<'a>(&self, header: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let host = header("Host");
+        if let Some(origin) = header("Origin") {
+            return self.allows(Some(origin), host);
+        }
+        let Some(site) = header("Sec-Fetch-Site") else {
+            return true;
+        };
+        let lists_referer = || header("Referer").is_some_and(|referer| self.lists(referer));
+        match (self, site) {
+            // "none": the user has asked for it by hand.
+            (Self::Any, _) | (_, "none") => true,
+            (Self::Same | Self::SameOrList(_), "same-origin") => true,
+            // A page whose name leads here (DNS rebinding) is of the same origin, too.
+            (Self::List(_), "same-origin") => {
+                let is_listed = |scheme: &str| {
+                    host.is_some_and(|host| self.lists(&format!("{scheme}://{host}")))
+                };
+                is_listed("https") || is_listed("http") || lists_referer()
+            }
+            _ => lists_referer(),
         }
     }
 
     /// Finds what can't be meant in a list.
     pub(crate) fn check(&self) -> Result<(), InvalidOrigin> {
-        let list = match self {
-            Self::Any | Self::Same => return Ok(()),
-            Self::List(list) | Self::SameOrList(list) => list,
-        };
-        match list
-            .iter()
-            .find(|entry| *entry != "null" && Origin::parse(entry).is_none())
-        {
+        let is_origin = |entry: &str| entry == "null" || Origin::parse_exactly(entry).is_some();
+        match self.listed().iter().find(|entry| !is_origin(entry)) {
             Some(entry) => Err(InvalidOrigin(entry.clone())),
             None => Ok(()),
+        }
+    }
+
+    fn listed(&self) -> &[String] {
+        match self {
+            Self::Any | Self::Same => &[],
+            Self::List(list) | Self::SameOrList(list) => list,
+        }
+    }
+
+    /// The hosts of the origins that are listed, without ports.
+    pub(crate) fn listed_hosts(&self) -> impl Iterator<Item = &str> {
+        let hosts = self
+            .listed()
+            .iter()
+            .filter_map(|entry| Origin::parse(entry));
+        hosts
+            .map(|origin| origin.host)
+            .filter(|host| !host.is_empty())
+    }
+
+    fn lists(&self, origin: &str) -> bool {
+        match Origin::parse(origin) {
+            None => origin == "null" && self.listed().iter().any(|entry| entry == "null"),
+            Some(origin) => self
+                .listed()
+                .iter()
+                .filter_map(|entry| Origin::parse(entry))
+                .any(|entry| origin.is(&entry)),
         }
     }
 }
@@ -107,38 +177,46 @@ fn is_same(origin: &str, host: Option<&str>) -> bool {
     };
     // Whether a proxy has ended TLS in front can't be known here, so a host without a port has the origin's usual one.
     let usual = origin.usual_port();
-    usual.is_some()
-        && origin.host.eq_ignore_ascii_case(host)
-        && origin.port.or(usual) == port.or(usual)
-}
-
-fn is_listed(origin: &str, list: &[String]) -> bool {
-    match Origin::parse(origin) {
-        None => origin == "null" && list.iter().any(|entry| entry == "null"),
-        Some(origin) => list
-            .iter()
-            .filter_map(|entry| Origin::parse(entry))
-            .any(|entry| origin.is(&entry)),
-    }
+    usual.is_some() && is_same_host(origin.host, host) && origin.port.or(usual) == port.or(usual)
 }
 
 /// The parts of a serialised origin (RFC 6454 §6.2).
 struct Origin<'a> {
     scheme: &'a str,
+    /// Empty for files.
     host: &'a str,
     port: Option<u16>,
 }
 
 impl<'a> Origin<'a> {
-    /// `null`, several origins and anything else that names no single site are none.
+    /// `null`, several origins and anything else that names no single site are none. A path behind it is ignored: some
+    /// clients send the URL of their page, or one that they were given.
     fn parse(text: &'a str) -> Option<Self> {
-        let (scheme, authority) = text.split_once("://")?;
+        let (scheme, rest) = text.split_once("://")?;
+        // Of another authority nothing is known: "a, b" or "a b" may be two.
+        let is_path = |rest: &str| {
+            rest.bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b',')
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if !is_path(path) {
+            return None;
+        }
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        let (host, port) = host_and_port(authority)?;
+        let (host, port) = match authority {
+            "" if scheme.eq_ignore_ascii_case("file") => ("", None),
+            authority => host_and_port(authority)?,
+        };
         is_scheme.then_some(Self { scheme, host, port })
+    }
+
+    /// An origin without anything behind it.
+    fn parse_exactly(text: &'a str) -> Option<Self> {
+        let (_, authority) = text.split_once("://")?;
+        Self::parse(text).filter(|_| !authority.contains(['/', '?', '#']))
     }
 
     fn usual_port(&self) -> Option<u16> {
@@ -153,13 +231,13 @@ impl<'a> Origin<'a> {
 
     fn is(&self, other: &Self) -> bool {
         self.scheme.eq_ignore_ascii_case(other.scheme)
-            && self.host.eq_ignore_ascii_case(other.host)
+            && is_same_host(self.host, other.host)
             && self.port.or(self.usual_port()) == other.port.or(other.usual_port())
     }
 }
 
 /// `example.com`, `example.com:8080`, `[::1]:8080` (RFC 3986 §3.2). Nothing else: no user, no path, no blank.
-fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let end = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,
         None => authority.find(':').unwrap_or(authority.len()),
@@ -172,6 +250,8 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let port = match rest.strip_prefix(':') {
         None if rest.is_empty() => None,
         None => return None,
+        // RFC 3986 §3.2.3 allows an empty port.
+        Some("") => None,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             Some(digits.parse().ok()?)
         }
@@ -296,5 +376,130 @@ mod tests {
                 .to_string();
             assert!(error.contains(&format!("{entry:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn an_origin_with_a_path_is_compared_as_an_origin() {
+        let list = Origins::list(["https://example.com"]);
+        for path in ["/", "/chat", "/a/b?c=d", "?q", "#f", "/user@host"] {
+            let origin = format!("https://EXAMPLE.com{path}");
+            assert!(list.allows(Some(&origin), None), "{origin}");
+            let origin = format!("http://localhost:8080{path}");
+            let host = Some("localhost:8080");
+            assert!(Origins::Same.allows(Some(&origin), host), "{origin}");
+        }
+        for origin in [
+            "https://evil.example/https://example.com",
+            "https://evil.example?https://example.com",
+            "https://example.com/ https://evil.example",
+            "https://example.com/, https://evil.example",
+            "https://example.com@evil.example/",
+            "https:///example.com",
+            "/https://example.com",
+        ] {
+            assert!(!list.allows(Some(origin), Some("example.com")), "{origin}");
+        }
+    }
+
+    #[test]
+    fn opaque_and_file_origins_are_listed_exactly() {
+        let list = Origins::list(["file://"]);
+        assert!(list.check().is_ok());
+        for origin in [
+            "file://",
+            "FILE://",
+            "file:///",
+            "file:///android_asset/index.html",
+        ] {
+            assert!(list.allows(Some(origin), None), "{origin}");
+            assert!(
+                !Origins::Same.allows(Some(origin), Some("localhost")),
+                "{origin}"
+            );
+            assert!(
+                !Origins::list(["null"]).allows(Some(origin), None),
+                "{origin}"
+            );
+        }
+        for origin in [
+            "null",
+            "",
+            "file",
+            "file:",
+            "http://",
+            "https://example.com",
+            "file://host",
+        ] {
+            assert!(!list.allows(Some(origin), None), "{origin}");
+        }
+        for scheme in ["chrome-extension://abc", "capacitor://localhost", "app://."] {
+            let list = Origins::list([scheme]);
+            assert!(
+                list.check().is_ok() && list.allows(Some(scheme), None),
+                "{scheme}"
+            );
+            assert!(
+                !Origins::list(["null"]).allows(Some(scheme), None),
+                "{scheme}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_are_the_same_however_they_are_written() {
+        let list = Origins::list(["http://[2001:DB8::1]"]);
+        assert!(list.allows(Some("http://[2001:db8:0:0:0:0:0:1]:80"), None));
+        assert!(!list.allows(Some("http://[2001:db8::2]"), None));
+        assert!(Origins::Same.allows(Some("http://[::1]:8080"), Some("[0:0::1]:8080")));
+    }
+
+    /// What a request without `Origin` comes to.
+    fn embedded(origins: &Origins, site: &str, host: &str, referer: Option<&str>) -> bool {
+        origins.allows_request(|name| match name {
+            "Host" => Some(host),
+            "Sec-Fetch-Site" => Some(site),
+            "Referer" => referer,
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn what_other_sites_embed_is_refused_unless_listed() {
+        let list = Origins::same_or_list(["https://good.example"]);
+        let host = "localhost:8080";
+        for site in ["cross-site", "same-site", "something-new", ""] {
+            assert!(embedded(&Origins::Any, site, host, None), "{site}");
+            assert!(!embedded(&Origins::Same, site, host, None), "{site}");
+            assert!(!embedded(&list, site, host, None), "{site}");
+            let good = Some("https://good.example/page");
+            assert!(embedded(&list, site, host, good), "{site}");
+            assert!(!embedded(&Origins::Same, site, host, good), "{site}");
+            let evil = Some("https://evil.example/https://good.example");
+            assert!(!embedded(&list, site, host, evil), "{site}");
+        }
+        for site in ["same-origin", "none"] {
+            assert!(embedded(&Origins::Same, site, host, None), "{site}");
+            assert!(embedded(&list, site, host, None), "{site}");
+        }
+        // Who sends neither header is no browser.
+        assert!(Origins::Same.allows_request(|_| None));
+        // The Origin counts where there is one.
+        let from = |origin| {
+            list.allows_request(move |name| match name {
+                "Origin" => Some(origin),
+                "Sec-Fetch-Site" => Some("cross-site"),
+                _ => None,
+            })
+        };
+        assert!(from("https://good.example") && !from("https://evil.example"));
+    }
+
+    #[test]
+    fn a_list_refuses_rebound_pages_that_send_no_origin() {
+        let list = Origins::list(["https://example.com"]);
+        assert!(embedded(&list, "same-origin", "example.com", None));
+        assert!(!embedded(&list, "same-origin", "evil.example", None));
+        let referer = Some("https://example.com/page");
+        assert!(embedded(&list, "same-origin", "backend:8080", referer));
     }
 }

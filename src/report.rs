@@ -3,6 +3,11 @@
 //! Warnings are for whoever runs the server and say what to do; what a single client did is at most information.
 //! What comes from the network stands in them with its control characters escaped.
 
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
 /// Says one line. With `tracing`, it is an event of the crate; where nobody has subscribed, `tracing` itself hands it
 /// on to `log`.
 macro_rules! say {
@@ -19,7 +24,80 @@ macro_rules! warning { ($($text:tt)*) => { $crate::report::say!(warn, $($text)*)
 macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, $($text)*) }; }
 macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, $($text)*) }; }
 
-pub(crate) use {debug, error, info, say, warning};
+/// Says a line that a client can cause, unless the same was said within the last minute: `limited!(limited, warning, "…")`.
+macro_rules! limited {
+    ($limited:expr, $level:ident, $($text:tt)*) => {
+        if let Some(left_out) = $limited.due() {
+            $crate::report::$level!("{}{left_out}", format_args!($($text)*));
+        }
+    };
+}
+
+pub(crate) use {debug, error, info, limited, say, warning};
+
+/// Lines that clients can cause: each is said once a minute at most, with the number of those that were left out.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    /// Milliseconds since the first line of all at which the next one is said.
+    next: AtomicU64,
+    left_out: AtomicU64,
+}
+
+/// How many lines like this one were left out since the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeftOut(u64);
+
+impl Limited {
+    const PAUSE_MS: u64 = 60_000;
+
+    pub(crate) const fn new() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the line is to be said now, and what is to be said at its end.
+    pub(crate) fn due(&self) -> Option<LeftOut> {
+        static START: OnceLock<Instant> = OnceLock::new();
+        let since_start = START.get_or_init(Instant::now).elapsed();
+        self.due_at(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn due_at(&self, now: u64) -> Option<LeftOut> {
+        let next = self.next.load(Relaxed);
+        // Of several threads at once, one says it.
+        let is_due = next <= now
+            && self
+                .next
+                .compare_exchange(next, now.saturating_add(Self::PAUSE_MS), Relaxed, Relaxed)
+                .is_ok();
+        if is_due {
+            Some(LeftOut(self.left_out.swap(0, Relaxed)))
+        } else {
+            self.left_out.fetch_add(1, Relaxed);
+            None
+        }
+    }
+}
+
+impl Default for Limited {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str(" (said once a minute at most)"),
+            n => write!(
+                f,
+                " (said once a minute at most; {n} more since the last time)"
+            ),
+        }
+    }
+}
 
 /// What a connection does, and what its handlers do, belongs to its span.
 #[cfg(feature = "tracing")]
@@ -36,7 +114,7 @@ impl Span {
     /// A connection's span: which, from where, whose behind proxies, and what was asked for; without the query, where
     /// secrets may be.
     pub(crate) fn connection(
-        id: impl std::fmt::Display,
+        id: impl fmt::Display,
         peer: std::net::SocketAddr,
         client: std::net::IpAddr,
         target: &str,
@@ -53,7 +131,7 @@ impl Span {
 #[cfg(not(feature = "tracing"))]
 impl Span {
     pub(crate) fn connection(
-        _: impl std::fmt::Display,
+        _: impl fmt::Display,
         _: std::net::SocketAddr,
         _: std::net::IpAddr,
         _: &str,
@@ -63,5 +141,23 @@ impl Span {
 
     pub(crate) fn within<R>(&self, f: impl FnOnce() -> R) -> R {
         f()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_said_once_a_minute_with_a_count() {
+        let limited = Limited::new();
+        assert_eq!(limited.due_at(5), Some(LeftOut(0)));
+        for now in [5, 6, 60_004] {
+            assert_eq!(limited.due_at(now), None);
+        }
+        assert_eq!(limited.due_at(60_005), Some(LeftOut(3)));
+        assert_eq!(limited.due_at(60_006), None);
+        assert_eq!(limited.due_at(1_000_000), Some(LeftOut(1)));
+        assert!(LeftOut(3).to_string().contains("3 more"));
     }
 }

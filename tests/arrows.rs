@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 12] = [
+const LEAVES: [&str; 14] = [
     "atomic",
     "message",
     "error",
@@ -13,6 +13,8 @@ const LEAVES: [&str; 12] = [
     "ping",
     "limits",
     "metrics",
+    "hosts",
+    "option_names",
     "origins",
     "proxies",
     "report",
@@ -20,7 +22,7 @@ const LEAVES: [&str; 12] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 25] = [
     ("atomic", &[]),
     ("protocol", &[]),
     ("transport", &[]),
@@ -32,7 +34,10 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("ping", &[]),
     ("limits", &[]),
     ("metrics", &["atomic"]),
-    ("origins", &[]),
+    // Each knows the other's names: hosts of origins, and origins of hosts.
+    ("hosts", &["origins"]),
+    ("option_names", &[]),
+    ("origins", &["hosts"]),
     ("proxies", &[]),
     ("report", &[]),
     ("request", &["protocol::http", "report"]),

@@ -23,8 +23,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use humphrey_ws::axum::{WebsocketUpgrade, upgrade};
 use humphrey_ws::{
-    Accept, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Procedures, Reject,
-    RunningApp, TrustedProxies,
+    Accept, AllowedHosts, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Procedures,
+    Reject, RunningApp, TrustedProxies,
 };
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -255,9 +255,9 @@ fn requests_that_are_no_handshake_are_told_what_they_lack_and_counted() {
 
     let no_connection = upgrade_request("/ws").replacen("Connection: Upgrade\r\n", "", 1);
     let answer = rejected(served.address, &no_connection);
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
     assert!(
-        answer.contains("The Connection header does not say 'Upgrade'"),
+        answer.contains("without 'Connection: Upgrade': a proxy"),
         "{answer}"
     );
 
@@ -292,7 +292,7 @@ fn pages_of_other_origins_are_answered_with_403() {
     );
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert!(
-        answer.contains("pages of this origin may not connect"),
+        answer.contains("Pages of the origin \"https://evil.example\" may not connect"),
         "{answer}"
     );
     assert_eq!(running.sender().metrics().refused.origin, 1);
@@ -300,6 +300,34 @@ fn pages_of_other_origins_are_answered_with_403() {
     let own = handshake_with("Origin: http://localhost");
     let mut socket = tcp(served.address);
     socket.write_all(own.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
+fn hosts_that_are_not_allowed_are_answered_with_403() {
+    let (running, served) = serve(echo().with_allowed_hosts(AllowedHosts::loopback()));
+    let evil = upgrade_request("/ws").replacen("Host: localhost", "Host: evil.example", 1);
+    let answer = rejected(served.address, &evil);
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(
+        answer.contains("the host name \"evil.example\""),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("x-content-type-options: nosniff\r\n"),
+        "{answer}"
+    );
+    assert_eq!(running.sender().metrics().refused.host, 1);
+    let stripped = upgrade_request("/ws").replacen("Upgrade: websocket\r\n", "", 1);
+    let answer = rejected(served.address, &stripped);
+    assert!(
+        answer.starts_with("HTTP/1.1 426 ") && answer.contains("a proxy in front"),
+        "{answer}"
+    );
+    let twice = handshake_with("Authorization: a\r\nAuthorization: b");
+    assert!(rejected(served.address, &twice).starts_with("HTTP/1.1 400 "));
+    let mut socket = tcp(served.address);
+    socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use events::{EventSource, STOP, app, serve, text};
+use events::{EventSource, STOP, answer, app, request, serve, text};
 use humphrey_ws::{Limits, Subscription};
 use support::{DEADLINE, eventually, start};
 
@@ -100,9 +100,14 @@ fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
     publish("c", "c1");
     publish("d", "d1");
     assert!(sender.room("b").since(None).unwrap().is_empty());
+    // Who only comes in gets no room in its place; a message does.
+    let (head, _) = answer(address, &request("GET", "/events", ""));
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    publish("a", "a3");
+    publish("b", "b2");
     let mut source = EventSource::resume(address, "/events", &seen);
     assert_eq!(source.next().kind, "reset");
-    assert_eq!(source.texts(2), ["a1", "a2"]);
+    assert_eq!(source.texts(4), ["a1", "a2", "a3", "b2"]);
     running.shutdown(STOP);
 }
 

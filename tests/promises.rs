@@ -540,7 +540,7 @@ fn promise_7_the_handshake_is_checked_and_early_frames_are_kept() {
             request.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
             "400 ",
         ),
-        (request.replace("Connection: Upgrade\r\n", ""), "400 "),
+        (request.replace("Connection: Upgrade\r\n", ""), "426 "),
         (request.replace("Upgrade: websocket\r\n", ""), "426 "),
         (request.replace("Host: localhost\r\n", ""), "400 "),
         ("nonsense\r\n\r\n".to_owned(), "400 "),

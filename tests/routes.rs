@@ -84,7 +84,7 @@ fn routes_of_every_kind_are_served_beside_websockets() {
     assert!(
         ask(address, &get("/files/../Cargo.toml"))
             .0
-            .starts_with("HTTP/1.1 404 ")
+            .starts_with("HTTP/1.1 400 ")
     );
     assert!(
         ask(address, &get("/nowhere"))
@@ -402,4 +402,86 @@ fn a_request_in_progress_is_answered_before_shutdown_ends() {
     );
     drop(socket);
     running.join();
+}
+
+#[test]
+fn dot_segments_never_reach_a_route_that_serves_files() {
+    // Humphrey's own handler joins the path to its directory as it is.
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_routes(
+        SubApp::new().with_route("/*", humphrey::handlers::serve_as_file_path("examples")),
+    );
+    let (running, address) = start(app);
+    assert!(
+        ask(address, &get("/echo.rs"))
+            .0
+            .starts_with("HTTP/1.1 200 ")
+    );
+    for path in [
+        "/../Cargo.toml",
+        "/chat/../../Cargo.toml",
+        "/./echo.rs",
+        "/%2e%2e/Cargo.toml",
+        "/%2E%2E%2FCargo.toml",
+        "/..%2fCargo.toml",
+        "/..%5cCargo.toml",
+        "/..\\Cargo.toml",
+        "/echo.rs%00.html",
+        "http://localhost/../Cargo.toml",
+    ] {
+        let (head, body) = ask(address, &get(path));
+        assert!(head.starts_with("HTTP/1.1 400 "), "{path}: {head}");
+        assert!(!body.contains("[package]"), "{path}");
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn declared_methods_are_answered_and_others_refused_with_allow() {
+    let (running, address) = start(
+        AsyncWebsocketApp::<AtomicUsize>::new()
+            .with_routes(routes())
+            .with_route_methods("/count", ["GET"])
+            .with_route_methods("/echo", ["POST", "PUT"]),
+    );
+    let asked = |method: &str, path: &str| {
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let mut socket = tcp(address);
+        socket.write_all(request.as_bytes()).unwrap();
+        read_head(&mut socket)
+    };
+    for (path, allow) in [
+        ("/count", "GET, HEAD, OPTIONS"),
+        ("/echo", "POST, PUT, OPTIONS"),
+        ("*", "GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+    ] {
+        let head = asked("OPTIONS", path);
+        assert!(head.starts_with("HTTP/1.1 204 "), "{path}: {head}");
+        assert!(
+            head.contains(&format!("Allow: {allow}\r\n")),
+            "{path}: {head}"
+        );
+    }
+    for (method, path, allow) in [
+        ("POST", "/count", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/count", "GET, HEAD, OPTIONS"),
+        ("GET", "/echo", "POST, PUT, OPTIONS"),
+        ("HEAD", "/echo", "POST, PUT, OPTIONS"),
+    ] {
+        let head = asked(method, path);
+        assert!(head.starts_with("HTTP/1.1 405 "), "{method} {path}: {head}");
+        assert!(
+            head.contains(&format!("Allow: {allow}\r\n")),
+            "{method} {path}: {head}"
+        );
+    }
+    assert!(asked("HEAD", "/count").starts_with("HTTP/1.1 200 "));
+    assert!(asked("PUT", "/echo").starts_with("HTTP/1.1 200 "));
+    assert!(
+        asked("DELETE", "/hello").starts_with("HTTP/1.1 200 "),
+        "undeclared: as ever"
+    );
+    assert!(asked("PATCH", "/hello").starts_with("HTTP/1.1 501 "));
+    assert!(asked("POST", "/nowhere").starts_with("HTTP/1.1 404 "));
+    running.shutdown(STOP);
 }

@@ -10,8 +10,8 @@ use std::thread::spawn;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey::{App, SubApp};
 use humphrey_ws::{
-    AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, RunningApp, TrustedProxies,
-    async_websocket_handler,
+    Accept, AllowedHosts, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Reject,
+    RunningApp, Subscription, TrustedProxies, async_websocket_handler,
 };
 use support::{
     Client, DEADLINE, client_frame, close_code, eventually, free_address, read_frame, read_head,
@@ -119,7 +119,6 @@ fn with_same_origins_a_page_of_another_site_is_answered_403_and_its_own_page_com
         "Origin: null\r\n".to_owned(),
         "Origin: \r\n".to_owned(),
         format!("Origin: http://localhost:{port}\r\n"),
-        format!("Origin: http://{address}\r\nOrigin: http://evil.example\r\n"),
         format!("Origin: http://{address}, http://evil.example\r\n"),
     ] {
         let before = origins(&sender);
@@ -196,7 +195,7 @@ fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
     let (mut socket, head) = shake_hands_from(
         "127.0.0.1",
         address,
-        "/pa\u{9b}th",
+        "/pa%9Bth",
         &format!("Origin: {origin}\r\n"),
     );
     assert_eq!(status(&head), 403);
@@ -429,4 +428,191 @@ fn prometheus_is_told_what_was_refused_and_of_each_shard() {
         .map(|shard| shard.connections)
         .sum();
     assert_eq!(by_shard, 4);
+}
+
+/// What a handshake with this `Host` is answered.
+fn handshake_for(to: SocketAddr, host: &str, headers: &str) -> (String, String) {
+    let mut socket = tcp(to);
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    let mut body = String::new();
+    if status(&head) != 101 {
+        socket.read_to_string(&mut body).unwrap();
+    }
+    (head, body)
+}
+
+#[test]
+fn allowed_hosts_hold_for_the_own_listener_and_a_linked_app() {
+    let hosts = || AllowedHosts::loopback().with_names(["live.example"]);
+    let own = echo().with_allowed_hosts(hosts());
+    let own_sender = own.sender();
+    let (_own, own_address) = start(own);
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked().with_allowed_hosts(hosts());
+    let linked_sender = app.sender();
+    let (_linked, linked_address) = linked(app);
+    for (address, sender) in [(own_address, own_sender), (linked_address, linked_sender)] {
+        for host in [
+            "localhost",
+            "live.example:443",
+            "LIVE.example.",
+            "127.0.0.1:1",
+            "[::1]",
+        ] {
+            let (head, body) = handshake_for(address, host, "");
+            assert_eq!(status(&head), 101, "{host}: {head} {body}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "live.example.evil.example",
+            "",
+        ] {
+            let (head, body) = handshake_for(address, host, "Origin: http://evil.example\r\n");
+            assert_eq!(status(&head), 403, "{host}: {head}");
+            assert!(body.contains("with_allowed_hosts"), "{body}");
+        }
+        assert_eq!(sender.metrics().refused.host, 4);
+        assert_eq!(sender.metrics().refused.total(), 4);
+    }
+}
+
+#[test]
+fn allowed_hosts_hold_for_event_streams_routes_and_what_is_not_there() {
+    let routes = SubApp::new().with_stateless_route("/hello", |_: Request| {
+        Response::new(StatusCode::OK, "Hello")
+    });
+    let app = echo()
+        .with_allowed_hosts(AllowedHosts::list(["a.example"]))
+        .with_event_stream("/events", |_, _| Ok(Subscription::broadcasts()))
+        .with_routes(routes);
+    let (_running, address) = start(app);
+    let ask = |line: &str, host: &str| {
+        let mut socket = tcp(address);
+        socket
+            .write_all(format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())
+            .unwrap();
+        status(&read_head(&mut socket))
+    };
+    for (line, there) in [
+        ("GET /hello", 200),
+        ("POST /hello", 200),
+        ("OPTIONS /hello", 204),
+        ("GET /events", 200),
+        ("HEAD /events", 200),
+        ("OPTIONS /events", 204),
+        ("GET /nothing", 404),
+    ] {
+        assert_eq!(ask(line, "a.example"), there, "{line}");
+        assert_eq!(ask(line, "b.example"), 403, "{line}");
+        assert_eq!(ask(line, "localhost"), 403, "{line}");
+    }
+}
+
+#[test]
+fn a_host_that_can_not_be_meant_is_said_when_the_app_starts() {
+    let app = echo().with_allowed_hosts(AllowedHosts::list(["https://example.com"]));
+    let error = app
+        .with_address("127.0.0.1:0")
+        .start()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("\"https://example.com\" is not a host name"),
+        "{error}"
+    );
+}
+
+#[test]
+fn embedded_requests_of_other_sites_are_refused_by_streams_and_guarded_routes() {
+    let routes = || {
+        SubApp::new()
+            .with_stateless_route("/*", |_: Request| Response::new(StatusCode::OK, "Hello"))
+    };
+    let app = |guarded: bool| {
+        let app = echo()
+            .with_allowed_origins(Origins::same_or_list(["https://good.example"]))
+            .with_event_stream("/events", |_, _| Ok(Subscription::broadcasts()))
+            .with_routes(routes());
+        if guarded {
+            app.with_guarded_routes(["/page"])
+        } else {
+            app
+        }
+    };
+    for guarded in [false, true] {
+        let (_running, address) = start(app(guarded));
+        let ask = |path: &str, headers: &str| {
+            let mut socket = tcp(address);
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+            socket.write_all(request.as_bytes()).unwrap();
+            status(&read_head(&mut socket))
+        };
+        let route = if guarded { 403 } else { 200 };
+        for foreign in [
+            "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
+            "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: no-cors\r\n",
+            "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe\r\n",
+            "Sec-Fetch-Site: same-origin\r\nOrigin: https://evil.example\r\n",
+            "Origin: https://evil.example\r\n",
+        ] {
+            assert_eq!(ask("/events", foreign), 403, "{foreign}");
+            assert_eq!(ask("/other", foreign), route, "{foreign}");
+            assert_eq!(ask("/page", foreign), route, "{foreign}");
+        }
+        let link = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+        assert_eq!(ask("/page", link), 200);
+        assert_eq!((ask("/other", link), ask("/events", link)), (route, 403));
+        for good in [
+            "",
+            "Sec-Fetch-Site: same-origin\r\n",
+            "Sec-Fetch-Site: none\r\n",
+            "Sec-Fetch-Site: cross-site\r\nOrigin: https://good.example\r\n",
+            "Sec-Fetch-Site: cross-site\r\nReferer: https://good.example/page\r\n",
+        ] {
+            assert_eq!(
+                (ask("/events", good), ask("/other", good)),
+                (200, 200),
+                "{good}"
+            );
+        }
+    }
+}
+
+#[test]
+fn lines_that_clients_cause_are_said_once_a_minute() {
+    record_log();
+    let app = echo()
+        .with_allowed_hosts(AllowedHosts::list(["flood.example"]))
+        .with_allowed_origins(Origins::list(["https://flood-good.example"]))
+        .with_handshake_handler(|_, _| {
+            Err::<Accept, _>(Reject::new(400).with_header("X-Flood-Header", "a\r\nb"))
+        });
+    let (_running, address) = start(app);
+    for n in 0..20 {
+        let evil = format!("Origin: https://flood-evil-{n}.example\r\n");
+        assert_eq!(
+            status(&handshake_for(address, "flood.example", &evil).0),
+            403
+        );
+        let host = format!("flood-{n}.example");
+        assert_eq!(status(&handshake_for(address, &host, "").0), 403);
+        assert_eq!(status(&handshake_for(address, "flood.example", "").0), 500);
+    }
+    for part in ["flood-evil-", "host name \"flood-", "X-Flood-Header"] {
+        assert_eq!(logged(part).len(), 1, "{part}: {:?}", logged(part));
+    }
+    // A broken frame is one client's, and so are twenty.
+    let (_running, address) = start(echo());
+    for _ in 0..20 {
+        let (mut socket, _) = shake_hands(address, "");
+        socket.write_all(&client_frame(0x83, b"flood")).unwrap();
+        assert_eq!(close_code(&read_frame(&mut socket).unwrap().1), 1002);
+    }
+    let broken = logged("broke the protocol");
+    assert!(broken.len() <= 2, "one for each app: {broken:?}");
 }

@@ -1,6 +1,6 @@
 //! How a client comes in: which room it wants, in what form, and what it has seen already.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use humphrey_ws::{
     Accept, AsyncStream, CloseCode, HistoryId, JoinError, JoinErrorReason, Message, Reject,
@@ -11,7 +11,7 @@ use crate::json::{Envelope, Live, now_ms};
 use crate::name::RoomName;
 use crate::options::OnMessage;
 use crate::rooms::{Form, Rooms};
-use crate::say::say;
+use crate::say::{Limited, say};
 
 /// The subprotocols that tell the forms apart. Where a client offers neither, it gets messages as they are.
 const PLAIN: &str = "plain.humphrey-broadcast";
@@ -41,7 +41,7 @@ pub(crate) struct Door {
     /// New clients are announced.
     pub(crate) announces: bool,
     on_message: OnMessage,
-    has_said_full: AtomicBool,
+    said_full: Limited,
 }
 
 impl Door {
@@ -50,7 +50,7 @@ impl Door {
             rooms,
             announces,
             on_message,
-            has_said_full: AtomicBool::new(false),
+            said_full: Limited::default(),
         }
     }
 
@@ -181,10 +181,10 @@ impl Door {
             // It has gone by itself.
             JoinErrorReason::Closed => {}
             JoinErrorReason::Rooms => {
-                if !self.has_said_full.swap(true, Ordering::Relaxed) {
+                if let Some(left_out) = self.said_full.due(Instant::now()) {
                     say!(
                         "warning: there are as many rooms as --max-rooms allows: clients that ask for others are turned \
-                         away (said once)"
+                         away{left_out}"
                     );
                 }
                 stream.close(CloseCode::TRY_AGAIN_LATER, "there are too many rooms");

@@ -7,6 +7,7 @@
 
 mod client;
 mod clients;
+mod descriptors;
 mod events;
 mod json;
 mod lines;
@@ -29,7 +30,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, Procedures, RunningApp};
+use humphrey_ws::{
+    AsyncWebsocketApp, Limits, Message, Metrics, OptionNames, Procedures, RunningApp,
+};
 
 use crate::clients::{Client, Door};
 use crate::lines::Line;
@@ -69,7 +72,8 @@ fn main() -> ExitCode {
 
 /// Serves to the end. Returns whether all of the input was read and sent.
 fn run(options: &Options) -> io::Result<bool> {
-    let (mut app, rooms) = app(options)?;
+    let (connections_max, fewer) = descriptors::fit(options.max_connections);
+    let (mut app, rooms) = app(options, connections_max)?;
     let address = app.bind()?;
     let sender = app.sender();
     let stopping = Arc::new(AtomicBool::new(false));
@@ -78,12 +82,18 @@ fn run(options: &Options) -> io::Result<bool> {
         signals::on_stop(stopping.clone(), move || sender.shutdown(STOP_WAIT))?;
     }
     let metrics = match options.metrics {
-        Some(address) => Some(metrics::serve(address, sender.clone())?),
+        Some(address) => {
+            let hosts = options.hosts(address);
+            Some(metrics::serve(address, hosts, sender.clone())?)
+        }
         None => None,
     };
     let running = app.start()?;
     if !options.quiet {
         say!("{}", whereabouts(address));
+        if let Some(fewer) = fewer {
+            say!("{fewer}");
+        }
         if let Some(address) = metrics.as_ref().and_then(RunningApp::local_addr) {
             say!("metrics for Prometheus at http://{address}/metrics");
         }
@@ -132,10 +142,13 @@ fn run(options: &Options) -> io::Result<bool> {
     Ok(!input_failed.load(Ordering::SeqCst))
 }
 
-fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> {
+fn app(
+    options: &Options,
+    connections_max: usize,
+) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> {
     let setup = options.rooms();
     let limits = Limits {
-        connections_max: options.max_connections,
+        connections_max,
         peer_connections_max: options.max_connections_per_address,
         peer_handshakes_per_second_max: options.max_handshakes_per_address,
         rooms_max: setup.library_rooms_max(),
@@ -146,14 +159,25 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
         .with_address(options.listen)
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())
-        .with_allowed_origins(options.origins());
+        .with_allowed_origins(options.origins())
+        .with_option_names(
+            OptionNames::new()
+                .with_allowed_origins("--allow-origin")
+                .with_allowed_hosts("--allow-host"),
+        )
+        // Links may lead to the page, and only there.
+        .with_guarded_routes(["/"]);
+    if let Some(hosts) = options.hosts(options.listen) {
+        app = app.with_allowed_hosts(hosts);
+    }
     if let Some(proxies) = options.trusted_proxies() {
         app = app.with_trusted_proxies(proxies);
     }
     if let Some(heartbeat) = options.heartbeat() {
         app = app.with_heartbeat(heartbeat);
     }
-    app = setup.apply(app);
+    let input = options.room.clone().unwrap_or_else(RoomName::everyone);
+    app = setup.apply(app, &input);
     if setup.history.is_some() {
         // None of its own, but those that the library's client asks for, to know whether anybody is there.
         app = app.with_procedures(Procedures::new());
@@ -179,19 +203,25 @@ fn app(options: &Options) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> 
         OnMessage::Broadcast => {
             let rooms = rooms.clone();
             app.on_message(move |stream: clients::Stream, message, _| {
-                rooms.channel(&stream.state.room).publish(message);
+                // Where its room can't keep it, the library counts it.
+                let _ = rooms.channel(&stream.state.room).publish(message);
             });
         }
         OnMessage::Ignore => {}
     }
     if let Some(token) = options.publish_token()? {
-        app = app.with_routes(publish::routes(rooms.clone(), token));
+        app = app
+            .with_routes(publish::routes(rooms.clone(), token))
+            .with_route_methods("/publish", ["POST"])
+            .with_route_methods("/publish/*", ["POST"]);
     }
     let streams = || events::handler(door.clone(), options.events_keep_alive());
     let app = app
         .with_event_stream("/events", streams())
         .with_event_stream("/events/*", streams())
-        .with_routes(page::routes(rooms.clone()));
+        .with_routes(page::routes(rooms.clone()))
+        .with_route_methods("/check", ["POST"])
+        .with_route_methods("*", ["GET"]);
     Ok((app, rooms))
 }
 
@@ -203,7 +233,8 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
     let mut is_complete = true;
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
-            Line::Whole(line) => channel.publish(Message::new(line)),
+            // Its room is always there to keep it.
+            Line::Whole(line) => drop(channel.publish(Message::new(line))),
             Line::TooLong { bytes } => {
                 is_complete = false;
                 say!(

@@ -5,20 +5,37 @@ use std::net::SocketAddr;
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, CloseCode, Limits, RunningApp};
+use humphrey_ws::{
+    AllowedHosts, AsyncSender, AsyncWebsocketApp, CloseCode, Limits, OptionNames, Origins,
+    RunningApp,
+};
+
+use crate::page::secured;
 
 /// Who asks for metrics is one of few.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Serves `/metrics` for Prometheus.
-pub(crate) fn serve(address: SocketAddr, of: AsyncSender) -> io::Result<RunningApp> {
+pub(crate) fn serve(
+    address: SocketAddr,
+    hosts: Option<AllowedHosts>,
+    of: AsyncSender,
+) -> io::Result<RunningApp> {
     let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
-        Response::new(StatusCode::OK, of.prometheus())
+        secured(Response::new(StatusCode::OK, of.prometheus()))
             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             .with_header("Cache-Control", "no-store")
     });
-    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+    if let Some(hosts) = hosts {
+        app = app
+            .with_allowed_hosts(hosts)
+            .with_option_names(OptionNames::new().with_allowed_hosts("--allow-host"));
+    }
     app.with_address(address)
+        .with_allowed_origins(Origins::Same)
+        .with_guarded_routes(["/metrics"])
+        .with_route_methods("*", ["GET"])
         .with_shards(1)
         .with_limits(Limits {
             connections_max: CONNECTIONS_MAX,

@@ -17,11 +17,14 @@ pub(crate) enum BadName {
     Empty,
     TooLong,
     Dots,
+    Nul,
     Encoding,
 }
 
 impl RoomName {
     pub(crate) const EVERYONE_PATH: &str = "/";
+    /// Everyone's name.
+    pub(crate) const EVERYONE: &str = "";
 
     pub(crate) fn everyone() -> Self {
         Self::default()
@@ -53,8 +56,14 @@ impl FromStr for RoomName {
     fn from_str(name: &str) -> Result<Self, BadName> {
         match name {
             "" => Err(BadName::Empty),
-            // To a browser these are directories, however they are encoded (WHATWG URL §4.1).
-            "." | ".." => Err(BadName::Dots),
+            // To a browser these are directories, however they are encoded (WHATWG URL §4.1), and the library refuses them.
+            _ if name
+                .split(['/', '\\'])
+                .any(|part| part == "." || part == "..") =>
+            {
+                Err(BadName::Dots)
+            }
+            _ if name.contains('\0') => Err(BadName::Nul),
             _ if name.len() > NAME_BYTES_MAX => Err(BadName::TooLong),
             _ => Ok(Self(name.into())),
         }
@@ -66,7 +75,10 @@ impl fmt::Display for BadName {
         match self {
             Self::Empty => f.write_str("a room needs a name"),
             Self::TooLong => write!(f, "a room's name may have {NAME_BYTES_MAX} bytes"),
-            Self::Dots => f.write_str("'.' and '..' can't be the name of a room"),
+            Self::Dots => f.write_str(
+                "'.' and '..' can't be the name of a room, nor a part of it between slashes",
+            ),
+            Self::Nul => f.write_str("the name of a room can't have a NUL in it"),
             Self::Encoding => f.write_str("a room's name is UTF-8, percent-encoded"),
         }
     }
@@ -126,6 +138,9 @@ mod tests {
             ("/%FF", BadName::Encoding),
             ("/..", BadName::Dots),
             ("/%2e", BadName::Dots),
+            ("/a%2f..%2fb", BadName::Dots),
+            ("/a%5c.", BadName::Dots),
+            ("/a%00", BadName::Nul),
         ] {
             assert_eq!(RoomName::of_path(path), Err(why), "{path}");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use humphrey_ws::ping::Heartbeat;
-use humphrey_ws::{Limits, Origins, SlowConsumer, TrustedProxies};
+use humphrey_ws::{AllowedHosts, Limits, Origins, SlowConsumer, TrustedProxies};
 
 use crate::client::Command;
 use crate::name::RoomName;
@@ -98,9 +98,16 @@ pub(crate) struct Options {
     pub(crate) max_connections: usize,
 
     /// Let web pages of this origin connect, too, such as https://example.com; can be given several times. Without it
-    /// only this program's own page can, and programs that are no browsers. '*': all pages
+    /// only this program's own page can, and programs that are no browsers. 'null' and 'file://' stand for what some
+    /// devices and apps send. '*': all pages
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<String>,
+
+    /// Answer to this host name, too, such as the public name that a proxy in front passes on; can be given several times.
+    /// Where the program listens on a loopback address, it answers only to localhost, IP addresses, the hosts of
+    /// --allow-origin and these names, so that no web page can reach it by a name of its own. '*': any name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
 
     /// Connections that one address may have at once; further ones are answered with 429. Without it, any number
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -190,6 +197,20 @@ impl Options {
         } else {
             Origins::same_or_list(self.allow_origin.clone())
         }
+    }
+
+    /// Which names the program answers to at an address that it listens on; `None`: any.
+    pub(crate) fn hosts(&self, listen: SocketAddr) -> Option<AllowedHosts> {
+        let origins = self.origins();
+        let any = |list: &[String]| list.iter().any(|entry| entry == "*");
+        let is_open =
+            any(&self.allow_host) || (origins == Origins::Any && self.allow_host.is_empty());
+        let is_asked = listen.ip().to_canonical().is_loopback() || !self.allow_host.is_empty();
+        (is_asked && !is_open).then(|| {
+            AllowedHosts::loopback()
+                .with_origins(&origins)
+                .with_names(self.allow_host.clone())
+        })
     }
 
     pub(crate) fn rooms(&self) -> Setup {
@@ -316,6 +337,42 @@ mod tests {
             origins(&["--allow-origin=https://a.example", "--allow-origin=*"]),
             Origins::Any
         );
+    }
+
+    #[test]
+    fn allowed_hosts_depend_on_the_address_and_the_options() {
+        let hosts = |arguments: &[&str]| {
+            let options = parsed(arguments).unwrap();
+            options.hosts(options.listen)
+        };
+        let default = hosts(&[]).unwrap();
+        assert!(default.allows(Some("localhost:8080")) && !default.allows(Some("a.example")));
+        for arguments in [
+            &["--listen", "0.0.0.0:80"][..],
+            &["--listen", "[::]:80"],
+            &["--listen", "192.0.2.1:80"],
+            &["--allow-host", "*"],
+            &["--allow-origin", "*"],
+            &["--listen=0.0.0.0:80", "--allow-host=*"],
+        ] {
+            assert_eq!(hosts(arguments), None, "{arguments:?}");
+        }
+        for arguments in [
+            &["--allow-host", "a.example"][..],
+            &["--allow-origin", "https://a.example:8443"],
+            &["--allow-origin=*", "--allow-host=a.example"],
+            &["--listen", "0.0.0.0:80", "--allow-host", "a.example"],
+            &["--listen", "[::1]:80", "--allow-host", "a.example:80"],
+            &[
+                "--listen",
+                "[::ffff:127.0.0.1]:80",
+                "--allow-host=A.example.",
+            ],
+        ] {
+            let hosts = hosts(arguments).unwrap();
+            assert!(hosts.allows(Some("a.example:80")), "{arguments:?}");
+            assert!(!hosts.allows(Some("b.example:80")), "{arguments:?}");
+        }
     }
 
     #[test]

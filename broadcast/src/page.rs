@@ -16,15 +16,25 @@ const PAGE: &str = include_str!("page.html");
 /// The test below says what they are when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
-    script-src 'self' 'sha256-2/f/yoByhAQhsCjCZH3olybNSy1Kg5of50/B2hYoyP4='; \
+    script-src 'self' 'sha256-vNRh2rqj0heZ8zfpYCuaHqkCiwC0G3Z9VA5wk/LkewI='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `/`, `/client.js`, `/clients` and `/clients/ROOM`.
+/// What `/check` says to a page that may connect, and asks since its WebSocket does not.
+const CHECKED: &str = "The server is there, and this page may connect. If its WebSocket fails all the same, a proxy in front of \
+    the server probably removes the headers Upgrade and Connection: have the proxy pass them on.\n";
+
+/// `/`, `/client.js`, `/clients`, `/clients/ROOM`, and `/check`, which tells the page in words why it can't connect: where it
+/// may not, the library refuses the request with the words of the refused handshake, which browsers keep to themselves.
 pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
     let all = rooms.clone();
     SubApp::new()
         .with_stateless_route("/", |_| file(PAGE, "html"))
         .with_stateless_route("/client.js", |_| file(CLIENT_JS, "javascript"))
+        .with_stateless_route("/check", |_| {
+            secured(Response::new(StatusCode::OK, CHECKED))
+                .with_header("Content-Type", "text/plain; charset=utf-8")
+                .with_header("Cache-Control", "no-store")
+        })
         .with_stateless_route("/clients", move |_| {
             clients(all.members(&RoomName::everyone()), None)
         })
@@ -35,10 +45,20 @@ pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
                     let in_room = (!room.is_everyone()).then(|| rooms.members(&room));
                     clients(rooms.members(&RoomName::everyone()), in_room)
                 }
-                Err(error) => Response::new(StatusCode::BadRequest, format!("{error}\n"))
-                    .with_header("Content-Type", "text/plain; charset=utf-8"),
+                Err(error) => {
+                    let answer = Response::new(StatusCode::BadRequest, format!("{error}\n"));
+                    secured(answer).with_header("Content-Type", "text/plain; charset=utf-8")
+                }
             }
         })
+}
+
+/// An answer that is nothing to sniff, to frame or to embed in pages of other sites.
+pub(crate) fn secured(response: Response) -> Response {
+    response
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Cross-Origin-Resource-Policy", "same-origin")
+        .with_header("Content-Security-Policy", "frame-ancestors 'none'")
 }
 
 fn file(content: &'static str, kind: &str) -> Response {
@@ -46,6 +66,7 @@ fn file(content: &'static str, kind: &str) -> Response {
         .with_header("Content-Type", format!("text/{kind}; charset=utf-8"))
         .with_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Cross-Origin-Resource-Policy", "same-origin")
         .with_header("Referrer-Policy", "no-referrer")
         // Another version of the program may serve another page.
         .with_header("Cache-Control", "no-cache")
@@ -54,9 +75,8 @@ fn file(content: &'static str, kind: &str) -> Response {
 fn clients(connections: usize, in_room: Option<usize>) -> Response {
     let in_room = in_room.map_or_else(String::new, |members| format!(", \"room\": {members}"));
     let json = format!("{{\"clients\": {connections}{in_room}}}\n");
-    Response::new(StatusCode::OK, json)
+    secured(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
-        .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Cache-Control", "no-store")
 }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
-use humphrey::http::method::Method;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::Message;
 use subtle::ConstantTimeEq;
 
 use crate::name::RoomName;
+use crate::page::secured;
 use crate::rooms::Rooms;
 
 /// Longest token. What is longer was not meant to be one.
@@ -81,10 +81,6 @@ pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
 }
 
 fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
-    if request.method != Method::Post {
-        return refusal(StatusCode::MethodNotAllowed, "publish with POST")
-            .with_header("Allow", "POST");
-    }
     let authorization = request.headers.get(HeaderType::Authorization);
     if !authorization.is_some_and(|value| token.is_in(value)) {
         let challenge = match authorization {
@@ -109,10 +105,13 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
         return refusal(StatusCode::BadRequest, why);
     };
     let members = rooms.members(&room);
-    rooms.channel(&room).publish(message);
-    Response::new(StatusCode::OK, format!("{{\"members\": {members}}}\n"))
+    if !rooms.channel(&room).publish(message) {
+        let why = "there are as many rooms as --max-rooms allows, with somebody in each: this one can't keep the message";
+        return refusal(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
+    }
+    let json = format!("{{\"members\": {members}}}\n");
+    secured(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
-        .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Cache-Control", "no-store")
 }
 
@@ -127,7 +126,7 @@ fn is_binary(request: &Request) -> bool {
 }
 
 fn refusal(status: StatusCode, why: &str) -> Response {
-    Response::new(status, format!("{why}\n"))
+    secured(Response::new(status, format!("{why}\n")))
         .with_header("Content-Type", "text/plain; charset=utf-8")
         .with_header("Cache-Control", "no-store")
 }

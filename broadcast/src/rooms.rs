@@ -64,10 +64,12 @@ impl Setup {
         }
     }
 
-    /// Has the app keep what its rooms are to keep.
+    /// Has the app keep what its rooms are to keep. Everyone's, and the room that standard input goes to, never give way to
+    /// others: they have patterns of their own.
     pub(crate) fn apply<State, StreamState>(
         self,
-        app: AsyncWebsocketApp<State, StreamState>,
+        mut app: AsyncWebsocketApp<State, StreamState>,
+        input: &RoomName,
     ) -> AsyncWebsocketApp<State, StreamState>
     where
         State: Send + Sync + 'static,
@@ -76,8 +78,12 @@ impl Setup {
         let Some(messages) = self.history else {
             return app;
         };
-        app.with_history("plain/*", messages, HISTORY_BYTES_MAX)
-            .with_history("json/*", messages, JSON_HISTORY_BYTES_MAX)
+        for name in [RoomName::EVERYONE, input.as_str(), "*"] {
+            app = app
+                .with_history(&format!("plain/{name}"), messages, HISTORY_BYTES_MAX)
+                .with_history(&format!("json/{name}"), messages, JSON_HISTORY_BYTES_MAX);
+        }
+        app
     }
 }
 
@@ -153,7 +159,7 @@ impl Rooms {
 
     /// Sends a message that is not kept to a room.
     pub(crate) fn announce(&self, name: &RoomName, text: String) {
-        self.channel_of(name, true).publish(Message::new(text));
+        let _ = self.channel_of(name, true).publish(Message::new(text));
     }
 
     /// How many clients get what is sent to a room.
@@ -189,11 +195,13 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Sends a message to all who are in the room, or to everyone. Waits as [`Room::broadcast`] does.
-    pub(crate) fn publish(&self, message: Message) {
+    /// Sends a message to all who are in the room, or to everyone. Waits as [`Room::broadcast`] does. Returns whether it is kept
+    /// where it is to be: it is not where there are too many rooms, or at the end.
+    pub(crate) fn publish(&self, message: Message) -> bool {
+        let mut is_kept = true;
         if let Some(json) = &self.json {
             let at_ms = now_ms();
-            json.broadcast_with(|id| {
+            let id = json.broadcast_with(|id| {
                 let envelope = Envelope {
                     kind: "message",
                     room: &self.name,
@@ -203,8 +211,15 @@ impl Channel {
                 };
                 envelope.render(Limits::default().message_bytes_max)
             });
+            is_kept = id.is_some();
         }
-        self.plain.broadcast(message);
+        match self.json {
+            Some(_) => is_kept & self.plain.broadcast_with(|_| message.clone()).is_some(),
+            None => {
+                self.plain.broadcast(message);
+                is_kept
+            }
+        }
     }
 
     fn members(&self) -> usize {

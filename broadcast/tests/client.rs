@@ -360,7 +360,9 @@ fn a_server_that_knows_no_offers_is_asked_without() {
     let mut shell = Shell::listen(&format!("{}%2E", url_of(&program)), &[]);
     shell.expect_exit(1);
     assert!(
-        shell.said.contains("answers 400: '.' and"),
+        shell
+            .said
+            .contains("answers 400: the path has a segment '.'"),
         "{}",
         shell.said
     );

@@ -349,7 +349,7 @@ fn input_that_can_not_be_read_is_no_success() {
     assert!(lines.any(|line| line.contains("standard input can't be read")));
     assert!(lines.any(|line| line.contains("end of input")));
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 

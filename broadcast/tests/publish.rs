@@ -119,7 +119,7 @@ fn what_is_no_post_is_405_and_what_is_too_long_413() {
 #[test]
 fn what_can_not_be_a_rooms_name_is_400() {
     let program = start(&[]);
-    for path in ["/%", "/%FF", "/..", &format!("/{}", "x".repeat(241))] {
+    for path in ["/%", "/%FF", &format!("/{}", "x".repeat(241))] {
         let (status, answer) = program.publish(path, BEARER, b"no");
         assert_eq!(status, 400, "{path}");
         assert!(answer.contains("room"), "{answer}");

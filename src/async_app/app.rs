@@ -20,7 +20,9 @@ use super::running::RunningApp;
 use super::sender::AsyncSender;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Cors, Routes};
+use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
+use crate::option_names::OptionNames;
 use crate::origins::Origins;
 use crate::ping::Heartbeat;
 use crate::proxies::TrustedProxies;
@@ -80,9 +82,13 @@ where
     shutdown: Option<Receiver<()>>,
     routes: Vec<SubApp<State>>,
     cors: Option<Cors>,
+    route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
     event_streams: EventStreams<State>,
     origins: Option<Origins>,
+    hosts: Option<AllowedHosts>,
+    guarded: Option<Vec<String>>,
+    option_names: OptionNames,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -173,9 +179,13 @@ where
             shutdown: None,
             routes: Vec::new(),
             cors: None,
+            route_methods: Vec::new(),
             histories: HistoryPatterns::default(),
             event_streams: Vec::new(),
             origins: None,
+            hosts: None,
+            guarded: None,
+            option_names: OptionNames::new(),
             proxies: None,
             on_handshake: None,
             on_connect: None,
@@ -353,8 +363,10 @@ where
     /// Sets which web pages may connect. By default all may, as in 0.5.1; then it is logged, once, when a page of
     /// another origin does.
     ///
-    /// Checked for every connection, also for those that a Humphrey app hands over. Pages that may not connect are
-    /// answered with 403. Mounted routes are not concerned: see [`with_cors`](Self::with_cors). Starting fails with an
+    /// Checked for every connection, also for those that a Humphrey app hands over, and for event streams. Pages that may
+    /// not connect are answered with 403; so are requests that browsers say come from pages of other sites
+    /// ([`Origins::allows_request`]). Mounted routes are not concerned, but with
+    /// [`with_guarded_routes`](Self::with_guarded_routes); see also [`with_cors`](Self::with_cors). Starting fails with an
     /// error if a list has an entry that is no origin.
     ///
     /// ```
@@ -364,6 +376,52 @@ where
     /// ```
     pub fn with_allowed_origins(mut self, origins: Origins) -> Self {
         self.origins = Some(origins);
+        self
+    }
+
+    /// Sets which host names the app answers to. By default all: an app that is to be reached by its visitors only, on
+    /// their own machine or network, should name them, which keeps DNS rebinding out ([`AllowedHosts`]).
+    ///
+    /// Checked for every request, however it comes: handshakes, event streams and mounted routes, also of a Humphrey or an
+    /// axum app that hands its WebSockets over (whose own routes are theirs to check). Others are answered with 403. Starting
+    /// fails with an error if an entry is no host name.
+    ///
+    /// ```
+    /// use humphrey_ws::{AllowedHosts, AsyncWebsocketApp};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_address("127.0.0.1:8080")
+    ///     .with_allowed_hosts(AllowedHosts::loopback());
+    /// ```
+    pub fn with_allowed_hosts(mut self, hosts: AllowedHosts) -> Self {
+        self.hosts = Some(hosts);
+        self
+    }
+
+    /// Has mounted routes answer only what [`with_allowed_origins`](Self::with_allowed_origins) allows to connect: requests
+    /// of other sites' pages are answered with 403, whether they carry `Origin` or are embedded without it. By default
+    /// routes answer all pages.
+    ///
+    /// Links of other sites may lead to these paths, which should show a page and do nothing else.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Origins};
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_allowed_origins(Origins::Same)
+    ///     .with_guarded_routes(["/", "/help"]);
+    /// ```
+    pub fn with_guarded_routes<T: Into<String>>(
+        mut self,
+        linkable_paths: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.guarded = Some(linkable_paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets what refusals call the options that would allow a client: those of the program, instead of the methods here.
+    pub fn with_option_names(mut self, names: OptionNames) -> Self {
+        self.option_names = names;
         self
     }
 
@@ -518,6 +576,34 @@ where
         self
     }
 
+    /// Says which methods the mounted routes at a path have; `*` in it stands for any characters, or none, and the first call
+    /// that fits counts. Requests with others are answered with 405 and `Allow`, and `OPTIONS` with those that there are; the
+    /// handler runs for none of them. `HEAD` comes with `GET`. By default a route's handler gets every method.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_route_methods("/publish", ["POST"])
+    ///     .with_route_methods("*", ["GET"]);
+    /// ```
+    pub fn with_route_methods<'a>(
+        mut self,
+        path: &str,
+        methods: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let mut allow = Vec::new();
+        for method in methods {
+            allow.push(method);
+            if method == "GET" {
+                allow.push("HEAD");
+            }
+        }
+        allow.push("OPTIONS");
+        self.route_methods.push((path.to_owned(), allow.join(", ")));
+        self
+    }
+
     /// Lets pages of other origins use the mounted routes.
     pub fn with_cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
@@ -591,6 +677,9 @@ where
                 .check()
                 .map_err(|error| invalid(error.to_string()))?;
         }
+        if let Some(hosts) = &self.hosts {
+            hosts.check().map_err(|error| invalid(error.to_string()))?;
+        }
         let proxies = self
             .proxies
             .as_ref()
@@ -603,6 +692,7 @@ where
             HumphreyLink::Internal(..) => Some(self.bind()?),
             HumphreyLink::External(_) => None,
         };
+        host::fit_connections(&mut self.limits);
         let calls_max = self.limits.connection_calls_max;
         let serving = Serving::of(self.procedures, self.on_join, calls_max);
         let settings = Settings {
@@ -615,6 +705,9 @@ where
             handler_threads: self.handler_threads,
             adaptive_handlers: self.adaptive_handlers && self.handler_threads > 1,
             origins: self.origins,
+            hosts: self.hosts,
+            guarded: self.guarded,
+            option_names: self.option_names,
             proxies,
         };
         let close_timeout = settings.limits.close_timeout;
@@ -686,9 +779,13 @@ where
                 "an unlinked app has no port of its own: add the routes to the Humphrey app instead of with_routes",
             ));
         }
-        Routes::new(sub_apps, self.cors.take())
-            .map(Some)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        Routes::new(
+            sub_apps,
+            self.cors.take(),
+            std::mem::take(&mut self.route_methods),
+        )
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 }
 

@@ -374,8 +374,8 @@ impl Link {
 
     fn part(&self, rooms: &[Followed]) {
         for followed in rooms {
-            if let Some(ended) = followed.streams.part() {
-                self.rooms.forget(&ended);
+            if let Some(empty) = followed.streams.part() {
+                self.rooms.emptied(&empty);
             }
         }
     }

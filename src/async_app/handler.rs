@@ -224,7 +224,7 @@ where
     }
 
     fn emptied(&self, room: &engine::Room) {
-        self.link.rooms.forget(room);
+        self.link.rooms.emptied(room);
     }
 
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {

@@ -177,6 +177,8 @@ pub(super) struct HistoryPatterns {
 pub(super) struct Bounds {
     pub(super) messages_max: usize,
     pub(super) bytes_max: usize,
+    /// The pattern is the room's name: the program has named it, and it never gives way.
+    pub(super) pinned: bool,
 }
 
 impl HistoryPatterns {
@@ -185,15 +187,9 @@ impl HistoryPatterns {
         let bounds = Bounds {
             messages_max,
             bytes_max,
+            pinned: !pattern.contains('*'),
         };
         self.patterns.push((pattern.into(), bounds));
-    }
-
-    /// Whether any room keeps anything.
-    pub(super) fn any(&self) -> bool {
-        self.patterns
-            .iter()
-            .any(|(_, bounds)| bounds.messages_max > 0)
     }
 
     /// How much a room of that name keeps; `None` if nothing.

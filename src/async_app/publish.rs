@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::protocol::procedures;
-use crate::report::warning;
+use crate::report::{Limited, limited};
 use crate::stream::WebsocketStream;
 
 /// What a linked Humphrey app hands its WebSocket connections over with.
@@ -189,9 +189,16 @@ impl Link {
         patience: Patience,
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
-            let Some(room) = self.rooms.find_to_send(hub, name) else {
-                self.count_reached(false);
-                return Ok(None);
+            let room = match self.rooms.find_to_send(hub, name) {
+                Ok(Some(room)) => room,
+                Ok(None) => {
+                    self.count_reached(false);
+                    return Ok(None);
+                }
+                Err(_) => {
+                    self.counters.dropped_rooms_max.add(1);
+                    return Err(SendErrorReason::Rooms);
+                }
             };
             let id = room.history().map(|history| history.next_id());
             // User code, and waiting, without the history's lock.
@@ -410,19 +417,21 @@ impl Link {
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
             hub.leave(&room.members, session);
-            if room.members.is_retired() {
-                self.rooms.forget(&room.members);
+            if room.members.is_deserted() || room.members.is_retired() {
+                self.rooms.emptied(&room.members);
             }
         }
     }
 
     /// For those who do not ask whether it worked.
     pub(super) fn warn_of(&self, joined: Result<(), JoinError>) {
+        /// Clients have handlers join rooms.
+        static NOT_JOINED: Limited = Limited::new();
         // That a client has gone is no news.
         if let Err(error) = joined
             && error.reason != JoinErrorReason::Closed
         {
-            warning!("{error}");
+            limited!(NOT_JOINED, warning, "{error}");
         }
     }
 

@@ -1,12 +1,10 @@
 //! Which rooms there are, by name, and what they keep.
 
 use std::borrow::Borrow;
-use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
-use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryPatterns};
 use crate::atomic::AtomicU64;
@@ -27,9 +25,33 @@ pub(super) struct Rooms {
     stamps: Mutex<u64>,
     /// The last stamp of any room that was given up, with what it kept.
     given_up: AtomicU64,
-    /// When rooms to give up are looked for.
-    search: Mutex<Search>,
+    /// Rooms that nobody is in, and that stay: those that may be given up.
+    deserted: Mutex<Deserted>,
 }
+
+/// Each room that stays and has nobody in it is in one of these, as whoever empties it sees to; others may be, which is found
+/// out when their turn comes. So nobody ever looks through all rooms.
+#[derive(Default)]
+struct Deserted {
+    /// Those that have kept nothing yet, when they came.
+    unused: VecDeque<Arc<str>>,
+    /// Those that keep messages.
+    kept: VecDeque<Arc<str>>,
+    /// Rooms with a pattern of their own, which never give way.
+    pinned: usize,
+}
+
+/// What a room is wanted for, where there are as many as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Somebody comes in: no room that keeps messages gives way.
+    ToJoin,
+    /// It is to keep a message: those give way that were not used for longest.
+    ToKeep,
+}
+
+/// As many are looked at for one that is given up: of so many, the least used one is found for sure; of more, about.
+const LOOKED_AT_MAX: usize = 64;
 
 type Named = HashSet<ByName>;
 
@@ -109,16 +131,33 @@ impl Rooms {
     }
 
     /// The room of that name, if it is there, or else is to keep what it is sent.
-    pub(super) fn find_to_send(&self, hub: &Hub, name: &str) -> Option<Room> {
-        self.find(name).or_else(|| {
-            let setup = self.setup.get()?;
-            let keeps = name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some();
-            keeps.then(|| self.find_or_make(hub, name).ok())?
-        })
+    pub(super) fn find_to_send(
+        &self,
+        hub: &Hub,
+        name: &str,
+    ) -> Result<Option<Room>, JoinErrorReason> {
+        if let Some(room) = self.find(name) {
+            return Ok(Some(room));
+        }
+        let keeps =
+            |setup: &Setup| name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some();
+        if !self.setup.get().is_some_and(keeps) {
+            return Ok(None);
+        }
+        self.find_or_make_for(hub, name, Wanted::ToKeep).map(Some)
     }
 
     /// The room of that name, which is made if there is none.
     pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<Room, JoinErrorReason> {
+        self.find_or_make_for(hub, name, Wanted::ToJoin)
+    }
+
+    fn find_or_make_for(
+        &self,
+        hub: &Hub,
+        name: &str,
+        wanted: Wanted,
+    ) -> Result<Room, JoinErrorReason> {
         if name.len() > NAME_BYTES_MAX {
             return Err(JoinErrorReason::NameTooLong);
         }
@@ -131,17 +170,19 @@ impl Rooms {
             return Ok(room.clone());
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
-        if !named.contains(name) && named.len() >= setup.rooms_max {
-            // Others don't keep anything, and are gone when they are empty.
-            if setup.histories.any() {
-                self.give_up_some(&mut named);
-            }
-            if named.len() >= setup.rooms_max {
+        let mut deserted = self.deserted();
+        let bounds = setup.histories.find(name);
+        let is_pinned = bounds.is_some_and(|bounds| bounds.pinned);
+        // Those that have a pattern of their own are as many as the program has named.
+        let is_full =
+            |named: &Named, deserted: &Deserted| named.len() - deserted.pinned >= setup.rooms_max;
+        if !is_pinned && !named.contains(name) && is_full(&named, &deserted) {
+            self.give_one_up(&mut named, &mut deserted, wanted);
+            if is_full(&named, &deserted) {
                 return Err(JoinErrorReason::Rooms);
             }
         }
         let name: Arc<str> = name.into();
-        let bounds = setup.histories.find(&name);
         // What a room of this name may have kept before is not kept any more.
         let given_up = self.given_up.load(Relaxed);
         let history = bounds.map(|bounds| {
@@ -157,6 +198,12 @@ impl Rooms {
             members: hub.new_room(name, kept.is_some()),
             kept,
         };
+        if is_pinned {
+            deserted.pinned += 1;
+        } else if room.kept.is_some() && room.members.enqueue() {
+            // Whoever has asked for it may never come in.
+            deserted.unused.push_back(room.members.name.clone());
+        }
         // One of the same name that is no more gives way.
         named.replace(ByName(room.clone()));
         Ok(room)
@@ -166,6 +213,27 @@ impl Rooms {
     /// in the order of what is sent. Nobody may wait who holds it.
     pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is in a room any more. If it stays, it may be given up from now on.
+    pub(super) fn emptied(&self, room: &engine::Room) {
+        if room.is_retired() {
+            self.forget(room);
+        } else if !self.is_pinned(room) && room.enqueue() {
+            // It is found out later whether it keeps anything.
+            self.deserted().unused.push_back(room.name.clone());
+        }
+    }
+
+    fn is_pinned(&self, room: &engine::Room) -> bool {
+        let setup = self.setup.get();
+        let bounds = setup.and_then(|setup| setup.histories.find(&room.name));
+        bounds.is_some_and(|bounds| bounds.pinned)
+    }
+
+    /// Locked behind the names. Nobody may wait who holds it.
+    fn deserted(&self) -> MutexGuard<'_, Deserted> {
+        self.deserted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A room is no more: its name is free, unless another has it already.
@@ -192,89 +260,88 @@ impl Rooms {
         self.named.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There are as many rooms as there may be: of those that nobody is in, and that only keep messages, some that were
-    /// not used for longest are given up, and before them those that have nothing to keep: names that somebody has made
-    /// up take no one's messages. Several at once, so that it is not all there is to do.
+    /// There are as many rooms as there may be: one that nobody is in, and that only keeps messages, is given up. First those
+    /// that have nothing to keep: names that somebody has made up take no one's messages. Then, if another is to keep a
+    /// message, the one that was not used for longest. Looks at few rooms, however many there are.
     #[expect(
         clippy::mutable_key_type,
         reason = "the name, by which they are found, never changes"
     )]
-    fn give_up_some(&self, named: &mut Named) {
-        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if !search.is_due(now) {
-            return;
-        }
-        let wanted = named.len().div_ceil(SHARE);
-        let mut empty: Vec<(u64, Arc<str>)> = named
-            .iter()
-            .filter(|named| named.0.members.is_deserted())
-            .map(|named| (named.0.used(), named.0.members.name.clone()))
-            .collect();
-        let count = wanted.min(empty.len());
-        search.has_found(count, named.len(), now);
-        empty.sort_unstable_by_key(|&(used, _)| Reverse(used));
-        for (_, name) in empty.split_off(empty.len() - count) {
-            let Some(ByName(room)) = named.get(&*name) else {
+    fn give_one_up(&self, named: &mut Named, deserted: &mut Deserted, wanted: Wanted) {
+        for _ in 0..LOOKED_AT_MAX {
+            let Some(name) = deserted.unused.pop_front() else {
+                break;
+            };
+            let Some(room) = still_deserted(named, &name) else {
                 continue;
             };
-            let room = room.clone();
-            // Whoever is about to publish to it has done so, or will find that it is no more.
-            let _history = room.history();
-            if room.members.give_up() {
-                self.given_up.fetch_max(room.used(), Relaxed);
-                named.remove(&*name);
+            if room.used() > 0 {
+                deserted.kept.push_back(name);
+            } else if self.give_up(named, &room) {
+                return;
             }
         }
+        if wanted == Wanted::ToJoin {
+            return;
+        }
+        let mut least: Option<(Arc<str>, Room)> = None;
+        for _ in 0..LOOKED_AT_MAX.min(deserted.kept.len()) {
+            let Some(name) = deserted.kept.pop_front() else {
+                break;
+            };
+            let Some(room) = still_deserted(named, &name) else {
+                continue;
+            };
+            match &mut least {
+                Some((least_name, least)) if room.used() < least.used() => {
+                    deserted.kept.push_back(std::mem::replace(least_name, name));
+                    *least = room;
+                }
+                Some(_) => deserted.kept.push_back(name),
+                none => *none = Some((name, room)),
+            }
+        }
+        if let Some((_, room)) = least {
+            self.give_up(named, &room);
+        }
+    }
+
+    /// Returns whether the room is no more. If not, somebody is in it, who enqueues it when it is empty.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "the name, by which they are found, never changes"
+    )]
+    fn give_up(&self, named: &mut Named, room: &Room) -> bool {
+        room.members.dequeue();
+        // Whoever is about to publish to it has done so, or will find that it is no more.
+        let history = room.history();
+        let given_up = room.members.give_up();
+        if given_up {
+            self.given_up.fetch_max(room.used(), Relaxed);
+            named.remove(&*room.members.name);
+        }
+        drop(history);
+        given_up
     }
 }
 
-/// So much of all rooms is given up at once, if there is as much.
-const SHARE: usize = 16;
-
-/// Fewer rooms are looked through in no time.
-const FEW_ROOMS: usize = 4096;
-
-const SEARCH_PAUSE: Duration = Duration::from_millis(100);
-
-/// Everybody who sends to a room waits while all rooms are looked through. Where that has found little, it is not done
-/// again for each client that would like to join another.
-#[derive(Default)]
-struct Search {
-    not_before: Option<Instant>,
-}
-
-impl Search {
-    fn is_due(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|not_before| not_before <= now)
+/// The room of that name, if nobody is in it. If somebody is, it is in no queue any more.
+#[expect(
+    clippy::mutable_key_type,
+    reason = "the name, by which they are found, never changes"
+)]
+fn still_deserted(named: &Named, name: &str) -> Option<Room> {
+    let ByName(room) = named.get(name)?;
+    if !room.members.is_deserted() {
+        room.members.dequeue();
+        // Somebody may have left it at this moment, who has found it in the queue still.
+        if !(room.members.is_deserted() && room.members.enqueue()) {
+            return None;
+        }
     }
-
-    fn has_found(&mut self, count: usize, of: usize, now: Instant) {
-        let pauses = of > FEW_ROOMS && count < of.div_ceil(SHARE);
-        self.not_before = pauses.then(|| now + SEARCH_PAUSE);
-    }
+    Some(room.clone())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_rooms_are_not_looked_through_again_and_again_where_there_is_little_to_find() {
-        let now = Instant::now();
-        for (count, of, pauses) in [
-            (0, FEW_ROOMS, false),
-            (1, FEW_ROOMS, false),
-            (0, FEW_ROOMS + 1, true),
-            (1, 100_000, true),
-            (6_249, 100_000, true),
-            (6_250, 100_000, false),
-        ] {
-            let mut search = Search::default();
-            assert!(search.is_due(now));
-            search.has_found(count, of, now);
-            assert_eq!(!search.is_due(now), pauses, "{count} of {of}");
-            assert!(search.is_due(now + SEARCH_PAUSE));
-        }
-    }
-}
+#[path = "rooms_tests.rs"]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -11,28 +10,49 @@ use super::hub::Hub;
 use super::peers::{Peers, Place};
 use super::pool::{Pool, Work};
 use crate::metrics::{Counter, Counters};
-use crate::origins::Origins;
+use crate::origins::{Origins, host_and_port};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::Handshake;
 use crate::protocol::http::Head;
-use crate::report::{error, warning};
+use crate::report::{Limited, limited};
 use crate::request::{Reject, RequestHead, check_accept};
 
 /// Why a client may not come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TurnedAway {
     ConnectionsMax,
     PeerConnections,
     PeerHandshakes,
-    Origin,
+    /// The page's origin may not connect; with the sentence that says so.
+    Origin(Box<str>),
+    /// The server does not answer to that host name; with the sentence that says so.
+    Host(Box<str>),
 }
 
-/// What is said once only, lest a client fill a log.
-#[derive(Default)]
+/// What is said now and then only, lest clients fill a log.
+#[derive(Debug, Default)]
 pub(super) struct Said {
-    foreign_origin: AtomicBool,
-    origin_refused: AtomicBool,
+    foreign_origin: Limited,
+    origin_refused: Limited,
+    host_refused: Limited,
+    bad_accept: Limited,
+    pub(super) broken_protocol: Limited,
+    pub(super) disconnected: Limited,
+    pub(super) silent: Limited,
+    pub(super) slow: Limited,
+    pub(super) not_polled: Limited,
+    pub(super) no_thread: Limited,
+    pub(super) not_accepted: Limited,
+    pub(super) blocked: Limited,
+}
+
+/// Longest part of a header that a sentence repeats.
+const QUOTED_CHARS_MAX: usize = 120;
+
+/// The beginning of what a client has sent, in ASCII and with everything escaped that could be more than text.
+fn quoted(text: &str) -> String {
+    text.escape_default().take(QUOTED_CHARS_MAX).collect()
 }
 
 impl Hub {
@@ -47,7 +67,8 @@ impl Hub {
     ) -> Result<IpAddr, TurnedAway> {
         let mut client = peer.ip();
         if let Some(head) = head {
-            self.check_origin(peer, head)?;
+            self.check_host(peer, head)?;
+            self.check_page(peer, head)?;
             client = self.client(peer, head);
         }
         if let Some(peers) = self.peers_for(client) {
@@ -93,50 +114,105 @@ impl Hub {
         }
     }
 
-    fn check_origin(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
-        let mut origins = head.header_values("Origin");
-        let origin = match (origins.next(), origins.next()) {
-            (None, _) => return Ok(()),
-            (Some(origin), None) => origin,
-            // More than one names nobody.
-            (Some(_), Some(_)) => "",
-        };
-        let host = head.header("Host");
-        match &self.settings.origins {
-            None => {
-                if !Origins::Same.allows(Some(origin), host)
-                    && !self.said.foreign_origin.swap(true, Relaxed)
-                {
-                    warning!(
-                        "a page of another origin, {origin:?}, has connected from {peer}: any page may, until \
-                         with_allowed_origins says which (this is said once)"
-                    );
-                }
-                Ok(())
-            }
-            Some(allowed) if allowed.allows(Some(origin), host) => Ok(()),
-            Some(_) => {
-                if !self.said.origin_refused.swap(true, Relaxed) {
-                    warning!(
-                        "a page of the origin {origin:?} may not connect and was turned away, from {peer}; if it \
-                         should, add it to the allowed origins (this is said once)"
-                    );
-                }
-                Err(TurnedAway::Origin)
-            }
+    /// Asks whether a request for a mounted route is answered.
+    pub(super) fn admit_request(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        match &self.settings.guarded {
+            Some(linkable) if !is_link(head, linkable) => self.check_page(peer, head),
+            _ => Ok(()),
         }
     }
+
+    /// Whether the server answers to the host name that the client knows it by.
+    pub(super) fn check_host(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        let host = head.header("Host");
+        let Some(allowed) = &self.settings.hosts else {
+            return Ok(());
+        };
+        if allowed.allows(host) {
+            return Ok(());
+        }
+        let host = host.unwrap_or_default();
+        let name = quoted(host_and_port(host).map_or(host, |(name, _)| name));
+        let option = &self.settings.option_names.allowed_hosts;
+        let why = format!(
+            "This server does not answer to the host name \"{name}\". If it should, allow the name: {option} {name}"
+        );
+        limited!(
+            self.said.host_refused,
+            warning,
+            "a request from {peer} was refused: {why}"
+        );
+        Err(TurnedAway::Host(why.into()))
+    }
+
+    /// Whether the page that a request comes from may connect, if it comes from one.
+    fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        let header = |name: &str| head.header(name);
+        let Some(allowed) = &self.settings.origins else {
+            if let Some(origin) = header("Origin").map(quoted)
+                && !Origins::Same.allows_request(header)
+            {
+                limited!(
+                    self.said.foreign_origin,
+                    warning,
+                    "a page of another origin, \"{origin}\", has connected from {peer}: any page may, until \
+                     with_allowed_origins says which"
+                );
+            }
+            return Ok(());
+        };
+        if allowed.allows_request(header) {
+            return Ok(());
+        }
+        let why = self.why_not_the_page(allowed, head);
+        limited!(
+            self.said.origin_refused,
+            warning,
+            "a request from {peer} was refused: {why}"
+        );
+        Err(TurnedAway::Origin(why.into()))
+    }
+
+    fn why_not_the_page(&self, allowed: &Origins, head: &Head) -> String {
+        let option = &self.settings.option_names.allowed_origins;
+        let Some(origin) = head.header("Origin").map(quoted) else {
+            return format!(
+                "Pages of other sites may not connect, nor embed what is here. If those of another site should, allow \
+                 the origin of that site: {option} https://example.com"
+            );
+        };
+        let host = quoted(head.header("Host").unwrap_or_default());
+        let same = match allowed {
+            Origins::Same | Origins::SameOrList(_) => format!(
+                ", as the Host of the request is \"{host}\". If it is the server's own page, a proxy in front has changed the \
+                 Host header: have the proxy pass it on as it came. Or"
+            ),
+            _ => ". If they should,".to_owned(),
+        };
+        format!(
+            "Pages of the origin \"{origin}\" may not connect{same} allow the origin: {option} {origin}"
+        )
+    }
+}
+
+/// Whether a request is a browser's for a document of its own, as a link leads to it; and to one of these paths.
+fn is_link(head: &Head, linkable: &[String]) -> bool {
+    let is = |name: &str, expected: &str| head.header(name) == Some(expected);
+    matches!(head.method.as_str(), "GET" | "HEAD")
+        && is("Sec-Fetch-Mode", "navigate")
+        && is("Sec-Fetch-Dest", "document")
+        && linkable.iter().any(|path| path == head.path())
 }
 
 impl TurnedAway {
     /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
-    pub(super) fn response(self, head_only: bool) -> Vec<u8> {
+    pub(super) fn response(&self, head_only: bool) -> Vec<u8> {
         self.reject().response(true, head_only)
     }
 
-    pub(super) fn reject(self) -> Reject {
+    pub(super) fn reject(&self) -> Reject {
         let (status, retry_after) = match self {
-            Self::Origin => (403, None),
+            Self::Origin(_) | Self::Host(_) => (403, None),
             Self::ConnectionsMax => (503, Some("5")),
             // RFC 6585 §4
             Self::PeerConnections => (429, Some("5")),
@@ -150,29 +226,40 @@ impl TurnedAway {
     }
 
     /// The close frame for a client whose handshake was answered elsewhere.
-    pub(super) fn close_frame(self) -> Vec<u8> {
+    pub(super) fn close_frame(&self) -> Vec<u8> {
         let code = match self {
-            Self::Origin => CloseCode::POLICY_VIOLATION,
+            Self::Origin(_) | Self::Host(_) => CloseCode::POLICY_VIOLATION,
             _ => CloseCode::TRY_AGAIN_LATER,
         };
-        encode::close(Some((code, self.reason())))
+        encode::close(Some((code, self.cause())))
     }
 
-    pub(super) fn reason(self) -> &'static str {
+    /// All that the client is told.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Origin(why) | Self::Host(why) => why,
+            _ => self.cause(),
+        }
+    }
+
+    /// In few words, none of them the client's: they fit into a close frame.
+    pub(super) fn cause(&self) -> &'static str {
         match self {
             Self::ConnectionsMax => "too many connections",
             Self::PeerConnections => "too many connections from your address",
             Self::PeerHandshakes => "too many handshakes from your address",
-            Self::Origin => "pages of this origin may not connect",
+            Self::Origin(_) => "pages of this origin may not connect",
+            Self::Host(_) => "the server does not answer to this host name",
         }
     }
 
-    pub(super) fn counter(self, counters: &Counters) -> &Counter {
+    pub(super) fn counter<'a>(&self, counters: &'a Counters) -> &'a Counter {
         match self {
             Self::ConnectionsMax => &counters.refused_connections_max,
             Self::PeerConnections => &counters.refused_peer_connections,
             Self::PeerHandshakes => &counters.refused_peer_handshakes,
-            Self::Origin => &counters.refused_origin,
+            Self::Origin(_) => &counters.refused_origin,
+            Self::Host(_) => &counters.refused_host,
         }
     }
 }
@@ -199,9 +286,11 @@ impl Granted {
         } = answer.map_err(Reject::checked)?;
         let kept = attachment.map(|attachment| Kept::new(hub, attachment));
         if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
-            error!(
-                "the handshake handler has accepted a request for {:?}, but {wrong}: the client gets 500",
-                request.path()
+            limited!(
+                hub.said.bad_accept,
+                error,
+                "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
+                quoted(request.path())
             );
             return Err(Reject::internal_error());
         }

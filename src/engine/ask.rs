@@ -197,7 +197,7 @@ impl Hub {
         };
         let turned_away = |turned_away: TurnedAway| {
             turned_away.counter(counters).add(1);
-            debug!("{peer} was turned away: {}", turned_away.reason());
+            debug!("{peer} was turned away: {}", turned_away.cause());
             turned_away.reject()
         };
         if self.is_full() {

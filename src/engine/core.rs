@@ -27,7 +27,7 @@ use super::slots::Slots;
 use super::timers::{Tick, Timers};
 use super::websocket::WebSocket;
 use crate::metrics::Counters;
-use crate::report::error;
+use crate::report::limited;
 use crate::transport::Transport;
 
 /// Read at once from one connection, into a buffer that all connections of a shard share. A connection that has more
@@ -264,7 +264,11 @@ impl<T: Transport> Core<T> {
             .token()
             .ok_or_else(|| io::Error::other("the shard has no slot left"));
         if let Err(error) = token.and_then(|token| transport.register(&self.registry, token)) {
-            error!("{peer} could not be polled and is disconnected: {error}");
+            limited!(
+                self.hub.said.not_polled,
+                error,
+                "{peer} could not be polled and is disconnected: {error}"
+            );
             self.counters().refused_unserved.add(1);
             self.hub.count_unhandled(messages);
             drop(transport);

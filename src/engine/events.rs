@@ -264,7 +264,7 @@ pub(crate) trait Events: Send + Sync + 'static {
     /// Nothing more will be received. Only for sessions that have a talk; told once or more, while handlers may still be
     /// at work.
     fn ending(&self, _session: &Session, _ending: Ending) {}
-    /// A room is no more, since nobody is in it.
+    /// Nobody is in a room any more: it is no more, unless it stays.
     fn emptied(&self, room: &Room);
 
     /// May this client come in?

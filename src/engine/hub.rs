@@ -22,9 +22,11 @@ use super::shard::Leases;
 use super::streams::Subscribing;
 use super::sync::{AtomicBool, AtomicUsize};
 use crate::atomic::AtomicU64;
+use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::{Counters, Metrics};
+use crate::option_names::OptionNames;
 use crate::origins::Origins;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
@@ -45,6 +47,11 @@ pub(crate) struct Settings {
     pub(crate) adaptive_handlers: bool,
     /// None: any, which is said when it first matters.
     pub(crate) origins: Option<Origins>,
+    /// None: any.
+    pub(crate) hosts: Option<AllowedHosts>,
+    /// Mounted routes are for the pages of allowed origins only, but for links to these paths. None: for all.
+    pub(crate) guarded: Option<Vec<String>>,
+    pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,
 }
 

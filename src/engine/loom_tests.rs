@@ -181,6 +181,9 @@ fn hub_with_places(
         handler_threads: places,
         adaptive_handlers: places > handlers,
         origins: None,
+        hosts: None,
+        guarded: None,
+        option_names: crate::option_names::OptionNames::new(),
         proxies: None,
     };
     let wakers: Vec<Waker> = (0..shards).map(|_| Waker::default()).collect();

@@ -31,7 +31,7 @@ use super::rooms::{Presence, Room};
 use crate::atomic::AtomicU64;
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
-use crate::report::warning;
+use crate::report::limited;
 use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
@@ -207,7 +207,11 @@ impl Pool {
     fn spawn_more(hub: &Arc<Hub>, n: usize) {
         for _ in 0..n {
             if let Err(error) = Self::spawn(hub) {
-                warning!("a handler thread could not be started ({error}); going on with fewer");
+                limited!(
+                    hub.said.no_thread,
+                    warning,
+                    "a handler thread could not be started ({error}); going on with fewer"
+                );
             }
         }
     }

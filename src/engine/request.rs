@@ -222,21 +222,40 @@ impl<T: Transport> Core<T> {
             self.turn_away(slot, TurnedAway::ConnectionsMax, head.method == "HEAD");
             return;
         }
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let peer = http.peer;
+        if let Err(turned_away) = self.hub.check_host(peer, &head) {
+            self.turn_away(slot, turned_away, head.method == "HEAD");
+            return;
+        }
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
             Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
                 self.http_event_stream(slot, head);
             }
-            Err(Refusal::NotAnUpgrade) if self.interests.request => {
-                self.http_begin_body(slot, head)
-            }
+            Err(Refusal::NotAnUpgrade) if self.interests.request => self.http_route(slot, head),
             Err(refusal) => {
                 failure(refusal, self.counters()).add(1);
                 if let Some(http) = self.http(slot) {
                     debug!("{} did not become a WebSocket: {refusal}", http.peer);
                 }
-                self.http_answer(slot, handshake::refusal(refusal), false);
+                let answer = handshake::refusal(refusal, head.method == "HEAD");
+                self.http_answer(slot, answer, false);
             }
+        }
+    }
+
+    /// A request for a mounted route.
+    fn http_route(&mut self, slot: u32, head: Head) {
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let peer = http.peer;
+        match self.hub.admit_request(peer, &head) {
+            Ok(()) => self.http_begin_body(slot, head),
+            Err(turned_away) => self.turn_away(slot, turned_away, head.method == "HEAD"),
         }
     }
 
@@ -328,15 +347,14 @@ impl<T: Transport> Core<T> {
         if let Some(http) = self.http(slot) {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
-        let body = format!("{error}\n");
-        let answer = http::response(error.status(), &[], body.as_bytes(), true, false);
+        let answer = http::refusal(error.status(), &[], &format!("{error}\n"), false);
         self.http_answer(slot, answer, false);
     }
 
     fn turn_away(&mut self, slot: u32, turned_away: TurnedAway, head_only: bool) {
         turned_away.counter(self.counters()).add(1);
         if let Some(http) = self.http(slot) {
-            debug!("{} was turned away: {}", http.peer, turned_away.reason());
+            debug!("{} was turned away: {}", http.peer, turned_away.cause());
         }
         self.http_answer(slot, turned_away.response(head_only), false);
     }
@@ -431,7 +449,7 @@ impl<T: Transport> Core<T> {
             Phase::Handling | Phase::Asking(_) => {}
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
-                let answer = http::response(408, &[], b"the request took too long\n", true, false);
+                let answer = http::refusal(408, &[], "the request took too long\n", false);
                 self.http_answer(slot, answer, false);
             }
             Phase::Head if !http.used => {
@@ -480,7 +498,7 @@ pub(super) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
 
 pub(super) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
     match refusal {
-        Refusal::NotAnUpgrade => &counters.failed_not_an_upgrade,
+        Refusal::NotAnUpgrade | Refusal::UpgradeStripped => &counters.failed_not_an_upgrade,
         Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {
             &counters.failed_version
         }
@@ -497,7 +515,7 @@ impl Response {
     /// The answer where a route's handler panicked.
     pub(super) fn internal_error(head_only: bool) -> Self {
         Self {
-            bytes: http::response(500, &[], b"internal server error\n", true, head_only),
+            bytes: http::refusal(500, &[], "internal server error\n", head_only),
             keep_alive: false,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ops::Index;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ pub(crate) struct Room {
     streams: OnceLock<Arc<Room>>,
     /// Of such a room, the one that it follows, which counts its members, too.
     followed: Weak<Room>,
+    /// Whoever gives rooms up has it in a queue.
+    queued: AtomicBool,
 }
 
 const RETIRED: u32 = u32::MAX;
@@ -128,6 +130,7 @@ impl Room {
             shards: Shards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
+            queued: AtomicBool::new(false),
         }
     }
 
@@ -227,9 +230,19 @@ impl Room {
         self.len.load(SeqCst) == RETIRED
     }
 
-    /// Counts somebody out. Returns whether that was the end of the room.
+    /// Counts somebody out. Returns whether the room is empty now: then it is no more, unless it stays.
     fn exit(&self) -> bool {
-        self.len.fetch_sub(1, SeqCst) == 1 && self.retire()
+        self.len.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())
+    }
+
+    /// Marks it as being in the queue of rooms to be given up. Returns whether it was not.
+    pub(crate) fn enqueue(&self) -> bool {
+        !self.queued.swap(true, SeqCst)
+    }
+
+    /// It is in that queue no longer. Whoever empties it from here on enqueues it again.
+    pub(crate) fn dequeue(&self) {
+        self.queued.store(false, SeqCst);
     }
 
     /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
@@ -249,13 +262,12 @@ impl Room {
         self.len.load(SeqCst) == 0
     }
 
-    /// Counts somebody out. Returns the room whose end that was.
+    /// Counts somebody out. Returns the room that is empty now: of one of event streams, the one that it follows.
     pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
-        let followed = self.followed.upgrade();
-        let ended = followed.filter(|room| room.exit());
-        match self.exit() {
-            true => Some(self.clone()),
-            false => ended,
+        let is_empty = self.exit();
+        match self.followed.upgrade() {
+            Some(followed) => followed.exit().then_some(followed),
+            None => is_empty.then(|| self.clone()),
         }
     }
 
@@ -611,8 +623,8 @@ impl<T: Transport> Core<T> {
                 if form == Form::Frames {
                     self.hub.common.room_members.sub(1);
                 }
-                if let Some(ended) = room.part() {
-                    self.events.emptied(&ended);
+                if let Some(empty) = room.part() {
+                    self.events.emptied(&empty);
                 }
             }
             // Who was never seen to join does not leave.

@@ -20,7 +20,7 @@ use super::lease::Lease;
 use super::mailbox::When;
 use super::pool::{Lend, Pool};
 use super::token::{LISTENER, WAKER};
-use crate::report::{error, info, warning};
+use crate::report::{error, limited};
 use crate::transport::suppress_sigpipe;
 
 /// Readiness taken in at once.
@@ -78,7 +78,6 @@ pub(super) struct Listener {
     ready: bool,
     /// Accepting failed; until when it rests.
     paused: Option<Instant>,
-    warned: bool,
 }
 
 impl Listener {
@@ -89,7 +88,6 @@ impl Listener {
             hub,
             ready: true,
             paused: None,
-            warned: false,
         })
     }
 
@@ -152,19 +150,16 @@ impl Listener {
 
     fn pause(&mut self, now: Instant, error: &io::Error) {
         self.hub.common.accept_errors.add(1);
-        if !self.warned {
-            self.warned = true;
-            warning!("connections can't be accepted: {error}; going on when others have closed");
-        }
+        limited!(
+            self.hub.said.not_accepted,
+            warning,
+            "connections can't be accepted: {error}; going on when others have closed"
+        );
         self.paused = Some(now + ACCEPT_PAUSE);
     }
 
     fn resumed(&mut self) {
         self.hub.accept_works();
-        if self.warned {
-            self.warned = false;
-            info!("connections are accepted again");
-        }
     }
 
     /// How long until there is something to accept that will not be reported.

@@ -228,14 +228,11 @@ impl Hub {
     pub(super) fn other_method(&self, request: &Head) -> Vec<u8> {
         if request.method != "OPTIONS" {
             // RFC 9110 §15.5.6: 405 must name the methods allowed.
-            let headers = [
-                ("Content-Type", "text/plain; charset=utf-8"),
-                ("Allow", METHODS),
-            ];
-            let body = b"This is an event stream: it is asked for by GET.\n";
-            return http::response(405, &headers, body, true, false);
+            let body = "This is an event stream: it is asked for by GET.\n";
+            return http::refusal(405, &[("Allow", METHODS)], body, false);
         }
         let mut headers = self.cors(request);
+        headers.extend(http::SAFE_HEADERS);
         headers.push(("Allow", METHODS));
         headers.push(("Access-Control-Allow-Methods", METHODS));
         if let Some(wanted) = request.header("Access-Control-Request-Headers") {

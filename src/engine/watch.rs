@@ -5,13 +5,13 @@
 //! nothing runs, it parks and costs nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::hub::Hub;
 use super::lease::Look;
 use super::pool::Pool;
 use super::shard::Leases;
-use crate::report::warning;
+use crate::report::limited;
 
 const TICK: Duration = Duration::from_millis(1);
 /// While shards have run all handlers themselves for so many ticks, and none of them was long, it comes by less often: a
@@ -20,9 +20,6 @@ const CALM_TICKS: u32 = 500;
 const CALM_TICK: Duration = Duration::from_millis(4);
 /// After so many ticks in which shards have run no handler it parks: calling it costs more than a few ticks.
 const QUIET_TICKS: u32 = 16;
-/// The warning about blocked handlers is not repeated more often.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-
 /// Runs until the pool is closed.
 pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let pool = &hub.pool;
@@ -33,7 +30,6 @@ pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let mut quiet_ticks = QUIET_TICKS;
     let mut calm_ticks = 0;
     let mut exhausted = false;
-    let mut warned: Option<Instant> = None;
     loop {
         // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
         let is_busy = || leases.iter().any(|lease| lease.is_busy());
@@ -74,13 +70,12 @@ pub(super) fn run(hub: &Arc<Hub>, leases: &Leases) {
             if !exhausted {
                 exhausted = true;
                 hub.common.handlers_exhausted.add(1);
-                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-                    warned = Some(Instant::now());
-                    warning!(
-                        "all {threads} handler threads are blocked: connections with something to handle wait; \
-                         make handlers quicker, or the number of handler threads larger"
-                    );
-                }
+                limited!(
+                    hub.said.blocked,
+                    warning,
+                    "all {threads} handler threads are blocked: connections with something to handle wait; \
+                     make handlers quicker, or the number of handler threads larger"
+                );
             }
         } else {
             exhausted = false;

@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 
 use ::axum::body::Body;
@@ -29,17 +28,19 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::Refusal;
 use crate::protocol::http::{Head, HttpError};
-use crate::report::{debug, error};
+use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 use crate::transport::suppress_sigpipe;
 
 /// Stands for a client's address while nobody knows it.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// What is said once, lest clients fill a log.
-static NO_ADDRESS_SAID: AtomicBool = AtomicBool::new(false);
-static NO_SOCKET_SAID: AtomicBool = AtomicBool::new(false);
-static NOT_PLAIN_SAID: AtomicBool = AtomicBool::new(false);
+/// What is said now and then only, lest clients fill a log.
+static NO_ADDRESS_SAID: Limited = Limited::new();
+static NO_SOCKET_SAID: Limited = Limited::new();
+static NOT_PLAIN_SAID: Limited = Limited::new();
+static NOT_SENT: Limited = Limited::new();
+static NO_RUNTIME: Limited = Limited::new();
 
 /// A client that may come in, and has not been told yet.
 pub(crate) struct Arrival {
@@ -100,11 +101,13 @@ pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Re
 }
 
 /// The answer where the program has not set up what a WebSocket needs.
-fn cannot_serve(hub: &Hub, said: &AtomicBool, why: &str) -> Reject {
+fn cannot_serve(hub: &Hub, said: &Limited, why: &str) -> Reject {
     hub.count_unserved();
-    if !said.swap(true, Relaxed) {
-        error!("a WebSocket can't be served and is answered with 500: {why} (this is said once)");
-    }
+    limited!(
+        said,
+        error,
+        "a WebSocket can't be served and is answered with 500: {why}"
+    );
     Reject::new(500).with_body(format!("{why}\n"))
 }
 
@@ -146,7 +149,7 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
         response = response.header(*name, *value);
     }
     response.body(body).unwrap_or_else(|error| {
-        error!("an answer could not be sent: {error}");
+        limited!(NOT_SENT, error, "an answer could not be sent: {error}");
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     })
 }
@@ -155,7 +158,9 @@ impl Arrival {
     /// The 101 response. Once hyper has sent it, the engine takes the socket.
     pub(crate) fn answer(self) -> Response {
         let Ok(runtime) = Handle::try_current() else {
-            error!(
+            limited!(
+                NO_RUNTIME,
+                error,
                 "a WebSocket was accepted outside of tokio, which has its socket: the client gets 500"
             );
             return rejection(&Reject::internal_error());
@@ -225,12 +230,12 @@ fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
 
 /// Closes a WebSocket whose socket the engine can't have.
 async fn refuse(mut socket: Socket) {
-    if !NOT_PLAIN_SAID.swap(true, Relaxed) {
-        error!(
-            "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy end \
-             TLS in front of axum, and have axum::serve listen on TCP (this is said once)"
-        );
-    }
+    limited!(
+        NOT_PLAIN_SAID,
+        error,
+        "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy end \
+         TLS in front of axum, and have axum::serve listen on TCP"
+    );
     let frame = close_frame(
         CloseCode::INTERNAL_ERROR,
         "only plain TCP connections can be served here",

@@ -10,8 +10,8 @@ use humphrey::stream::Stream;
 
 use crate::engine::{Hub, Newcomer, Received, Upgraded};
 use crate::protocol::handshake;
-use crate::protocol::http::Head;
-use crate::report::{debug, error};
+use crate::protocol::http::{self, Head};
+use crate::report::{Limited, debug, limited};
 use crate::stream::WebsocketStream;
 
 /// What a Humphrey app hands connections over with.
@@ -47,18 +47,29 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         "" => request.uri.clone(),
         query => format!("{}?{query}", request.uri),
     };
-    let head = Head {
-        method: request.method.to_string(),
-        target,
-        minor_version: match request.version.strip_prefix("HTTP/1.") {
-            Some("0") | None => 0,
-            Some(_) => 1,
-        },
-        headers: request
-            .headers
-            .iter()
-            .map(|header| (header.name.to_string(), header.value))
-            .collect(),
+    let minor_version = match request.version.strip_prefix("HTTP/1.") {
+        Some("0") | None => 0,
+        Some(_) => 1,
+    };
+    let lines: Vec<(String, String)> = request
+        .headers
+        .iter()
+        .map(|header| (header.name.to_string(), header.value))
+        .collect();
+    let lines: Vec<(&str, &[u8])> = lines
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    let method = request.method.to_string();
+    // Humphrey bounds what it reads by itself.
+    let head = match Head::of_parts(&method, &target, minor_version, &lines, usize::MAX) {
+        Ok(head) => head,
+        Err(error) => {
+            debug!("a request that Humphrey has read can't be served: {error}");
+            let body = format!("{error}\n");
+            let _ = stream.write_all(&http::refusal(error.status(), &[], &body, false));
+            return None;
+        }
     };
     match handshake::check(&head.method, head.minor_version, head.pairs()) {
         Ok(handshake) => Some(WebsocketStream::asked(
@@ -68,7 +79,7 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         )),
         Err(refusal) => {
             // Nobody is left to tell if this fails, too.
-            let _ = stream.write_all(&handshake::refusal(refusal));
+            let _ = stream.write_all(&handshake::refusal(refusal, false));
             None
         }
     }
@@ -91,12 +102,17 @@ pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) 
         .map(drop)
 }
 
+/// Each connection of a TLS app causes this line.
+static TLS_REFUSED: Limited = Limited::new();
+
 fn adopt(stream: WebsocketStream, hub: &Hub) {
     let parts = match stream.into_parts() {
         Ok(parts) => parts,
         Err(refused) => {
             hub.count_unhandled(refused.unclaimed());
-            error!(
+            limited!(
+                TLS_REFUSED,
+                error,
                 "a TLS stream was handed to an AsyncWebsocketApp, which can't take it over yet: it is closed. \
                  Let a proxy end TLS in front of the app, or use websocket_handler for this route"
             );

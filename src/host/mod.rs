@@ -6,11 +6,13 @@
 #[cfg(feature = "axum")]
 pub(crate) mod axum;
 mod cors;
+mod descriptors;
 mod humphrey;
 mod listener;
 mod routes;
 
 pub use self::cors::Cors;
+pub(crate) use self::descriptors::fit_connections;
 pub(crate) use self::humphrey::{adopt_from, handshake, hook_of_app, is_hook_of_app};
 pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;

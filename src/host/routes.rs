@@ -19,6 +19,8 @@ use crate::protocol::http::{self, Head};
 pub(crate) struct Routes<State> {
     sub_apps: Vec<SubApp<State>>,
     cors: Option<Cors>,
+    /// Methods that there are at the paths which fit a pattern, as `Allow` names them.
+    methods: Vec<(String, String)>,
 }
 
 /// An answer before it is written out.
@@ -33,6 +35,7 @@ impl<State> Routes<State> {
     pub(crate) fn new(
         sub_apps: Vec<SubApp<State>>,
         cors: Option<Cors>,
+        methods: Vec<(String, String)>,
     ) -> Result<Self, &'static str> {
         if sub_apps.iter().any(|sub_app| sub_app.cors.is_some()) {
             return Err(
@@ -49,7 +52,11 @@ impl<State> Routes<State> {
                         use the app's own handlers, which can tell paths apart with AsyncStream::path",
             );
         }
-        Ok(Self { sub_apps, cors })
+        Ok(Self {
+            sub_apps,
+            cors,
+            methods,
+        })
     }
 
     pub(crate) fn serve(&self, request: Request, state: &Arc<State>) -> Response {
@@ -111,24 +118,29 @@ impl<State> Routes<State> {
         } else {
             &head.method
         };
-        let Ok(method) = Method::from_name(name) else {
-            return Answer::plain(501, "this method is not supported\n");
-        };
+        if head.target == "*" {
+            // RFC 9110 §9.3.7: it asks about the server as a whole.
+            return Answer::options(METHODS);
+        }
         let host = head.header("Host").unwrap_or_default();
         let Some(route) = self.find(host, head.path()) else {
             return Answer::plain(404, "not found\n");
         };
+        let declared = self.methods.iter();
+        let declared = declared
+            .map(|(path, allow)| (path, allow.as_str()))
+            .find(|(path, _)| wildcard_match(path, head.path()));
+        if let Some((_, allow)) = declared
+            && !allow.split(", ").any(|known| known == head.method)
+        {
+            return Answer::method_not_allowed(allow);
+        }
+        let Ok(method) = Method::from_name(name) else {
+            return Answer::plain(501, "this method is not supported\n");
+        };
         if method == Method::Options {
             // As Humphrey's own App: OPTIONS is answered for every route there is.
-            let allow = (
-                "Allow".to_owned(),
-                "GET, HEAD, POST, PUT, DELETE, OPTIONS".to_owned(),
-            );
-            return Answer {
-                status: 204,
-                headers: vec![allow],
-                body: Vec::new(),
-            };
+            return Answer::options(declared.map_or(METHODS, |(_, allow)| allow));
         }
         let address = Address {
             origin_addr: client,
@@ -175,13 +187,35 @@ impl<State> Routes<State> {
     }
 }
 
+/// The methods that Humphrey's routes can have.
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+
 impl Answer {
+    /// An answer that is not the program's own.
     fn plain(status: u16, body: &str) -> Self {
+        let headers = [("Content-Type", "text/plain; charset=utf-8")];
+        let headers = headers.iter().chain(&http::SAFE_HEADERS);
+        let owned = headers.map(|&(name, value)| (name.to_owned(), value.to_owned()));
         Self {
             status,
-            headers: vec![("Content-Type".into(), "text/plain; charset=utf-8".into())],
+            headers: owned.collect(),
             body: body.into(),
         }
+    }
+
+    /// RFC 9110 §15.5.6
+    fn method_not_allowed(allow: &str) -> Self {
+        let mut answer = Self::plain(405, &format!("this is asked for by {allow}\n"));
+        answer.headers.push(("Allow".into(), allow.into()));
+        answer
+    }
+
+    /// RFC 9110 §9.3.7
+    fn options(allow: &str) -> Self {
+        let mut answer = Self::plain(204, "");
+        answer.headers.retain(|(name, _)| name != "Content-Type");
+        answer.headers.push(("Allow".into(), allow.into()));
+        answer
     }
 
     fn add_if_missing(&mut self, name: &str, value: String) {

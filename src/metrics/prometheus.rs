@@ -107,6 +107,7 @@ const FAMILIES: &[Family] = &[
                     Value::Count(refused.peer_handshakes_per_second_max),
                 ),
                 ("origin", Value::Count(refused.origin)),
+                ("host", Value::Count(refused.host)),
                 ("handshake_handler", Value::Count(refused.handshake_handler)),
                 ("unserved", Value::Count(refused.unserved)),
             ]
@@ -177,6 +178,7 @@ const FAMILIES: &[Family] = &[
                 ("no_recipient", Value::Count(dropped.no_recipient)),
                 ("not_running", Value::Count(dropped.not_running)),
                 ("too_large", Value::Count(dropped.too_large)),
+                ("rooms_max", Value::Count(dropped.rooms_max)),
                 ("unhandled", Value::Count(dropped.unhandled)),
             ]
         },
@@ -308,6 +310,7 @@ mod tests {
                 peer_connections_max: next(),
                 peer_handshakes_per_second_max: next(),
                 origin: next(),
+                host: next(),
                 handshake_handler: next(),
                 unserved: next(),
             },
@@ -332,6 +335,7 @@ mod tests {
                 no_recipient: next(),
                 not_running: next(),
                 too_large: next(),
+                rooms_max: next(),
                 unhandled: next(),
             },
             calls: Calls {

@@ -178,11 +178,11 @@ pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
         ("Cache-Control", "no-store, no-transform"),
         // nginx would gather a buffer's worth before it hands anything on.
         ("X-Accel-Buffering", "no"),
-        // A page elsewhere can't have it run as a script, and so learn what its visitors may read (WHATWG Fetch §3.6).
-        ("X-Content-Type-Options", "nosniff"),
         ("Connection", "close"),
     ];
-    let headers: Vec<_> = own.iter().chain(headers).copied().collect();
+    // A page elsewhere can't have it run as a script, and so learn what its visitors may read.
+    let all = own.iter().chain(&http::SAFE_HEADERS).chain(headers);
+    let headers: Vec<_> = all.copied().collect();
     http::head_of_response(200, &headers)
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Handshake {
 pub(crate) enum Refusal {
     /// No `Upgrade: websocket` at all: an ordinary request.
     NotAnUpgrade,
+    /// No `Upgrade: websocket`, and yet a `Sec-WebSocket-Key`: something on the way has removed it (RFC 9110 §7.6.1).
+    UpgradeStripped,
     /// Not GET (RFC 6455 §4.1 item 2).
     Method,
     /// Below HTTP/1.1 (RFC 6455 §4.1 item 2).
@@ -88,7 +90,10 @@ where
 
     // RFC 6455 §4.2.1 item 3. First, so that ordinary requests are told apart.
     if !values("Upgrade").flat_map(http::list).any(is_websocket) {
-        return Err(Refusal::NotAnUpgrade);
+        return Err(match values("Sec-WebSocket-Key").next() {
+            None => Refusal::NotAnUpgrade,
+            Some(_) => Refusal::UpgradeStripped,
+        });
     }
     // RFC 6455 §4.1 item 2; RFC 9110 §7.8: an HTTP/1.0 Upgrade is to be ignored.
     if method != "GET" {
@@ -192,26 +197,27 @@ impl Handshake {
     }
 }
 
-/// The whole refusal: status, the headers that belong to it, and the reason as plain text. The
+/// The whole refusal: status, the headers that belong to it, and the reason as plain text, unless it answers `HEAD`. The
 /// connection closes after it.
-pub(crate) fn refusal(refusal: Refusal) -> Vec<u8> {
-    let mut headers = vec![("Content-Type", "text/plain; charset=utf-8")];
-    headers.extend_from_slice(refusal.headers());
+pub(crate) fn refusal(refusal: Refusal, head_only: bool) -> Vec<u8> {
     let body = format!("{refusal}\n");
-    http::response(refusal.status(), &headers, body.as_bytes(), true, false)
+    http::refusal(refusal.status(), refusal.headers(), &body, head_only)
 }
 
 impl Refusal {
     /// The status to answer with.
     pub(crate) const fn status(self) -> u16 {
         match self {
-            // RFC 9110 §15.5.22, RFC 6455 §4.4
-            Self::NotAnUpgrade | Self::VersionUnsupported => 426,
+            // RFC 9110 §15.5.22: the client would be served if it did upgrade, or upgraded to another version
+            // (RFC 6455 §4.2.2 item 4, §4.4).
+            Self::NotAnUpgrade
+            | Self::UpgradeStripped
+            | Self::Connection
+            | Self::VersionMissing
+            | Self::VersionUnsupported => 426,
             Self::Method => 405,
             Self::HttpVersion
             | Self::HostMissing
-            | Self::Connection
-            | Self::VersionMissing
             | Self::VersionRepeated
             | Self::KeyMissing
             | Self::KeyRepeated
@@ -220,20 +226,18 @@ impl Refusal {
         }
     }
 
-    /// The headers that belong to the status.
+    /// The headers that belong to the status, and in any case the version that is spoken here (RFC 6455 §4.4).
     pub(crate) const fn headers(self) -> &'static [(&'static str, &'static str)] {
-        match self {
+        match self.status() {
             // RFC 9110 §15.5.22: 426 must name the protocol wanted.
-            Self::NotAnUpgrade => &[("Upgrade", "websocket"), ("Connection", "Upgrade")],
-            // RFC 6455 §4.2.2 item 4: and the versions understood.
-            Self::VersionUnsupported => &[
+            426 => &[
                 ("Upgrade", "websocket"),
                 ("Connection", "Upgrade"),
                 ("Sec-WebSocket-Version", VERSION),
             ],
             // RFC 9110 §15.5.6: 405 must name the methods allowed.
-            Self::Method => &[("Allow", "GET")],
-            _ => &[],
+            405 => &[("Allow", "GET"), ("Sec-WebSocket-Version", VERSION)],
+            _ => &[("Sec-WebSocket-Version", VERSION)],
         }
     }
 }
@@ -244,11 +248,16 @@ impl fmt::Display for Refusal {
             Self::NotAnUpgrade => {
                 "This is a WebSocket endpoint: the request needs 'Upgrade: websocket'."
             }
+            Self::UpgradeStripped => {
+                "The WebSocket handshake came without 'Upgrade: websocket': a proxy in front of this server has probably \
+                 removed it. Configure the proxy to speak HTTP/1.1 and to pass on the headers Upgrade and Connection."
+            }
             Self::Method => "A WebSocket handshake is a GET request.",
             Self::HttpVersion => "A WebSocket handshake needs HTTP/1.1.",
             Self::HostMissing => "The Host header is missing.",
             Self::Connection => {
-                "The Connection header does not say 'Upgrade'; a proxy may have removed it."
+                "The WebSocket handshake came without 'Connection: Upgrade': a proxy in front of this server has probably \
+                 removed it. Configure the proxy to pass on the headers Upgrade and Connection."
             }
             Self::VersionMissing => "The Sec-WebSocket-Version header is missing; it must be 13.",
             Self::VersionRepeated => "There is more than one Sec-WebSocket-Version header.",

@@ -11,6 +11,7 @@ mod date;
 #[cfg(any(test, fuzzing, feature = "client"))]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
 mod reply;
+mod strict;
 
 pub(crate) use body::Body;
 #[cfg(any(test, fuzzing, feature = "client"))]
@@ -107,12 +108,18 @@ pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, Ht
     let mut request = httparse::Request::new(&mut lines);
     let head_bytes = match request.parse(within) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if strict::has_bare_line_end(within) => {
+            return Err(BARE_LINE_END);
+        }
         Ok(httparse::Status::Partial) if buf.len() > head_bytes_max => {
             return Err(HttpError::HeadTooLarge);
         }
         Ok(httparse::Status::Partial) => return Ok(Parsed::Incomplete),
         Err(error) => return Err(refuse(error, within)),
     };
+    if strict::has_bare_line_end(&within[..head_bytes]) {
+        return Err(BARE_LINE_END);
+    }
     let (Some(method), Some(target), Some(minor_version)) =
         (request.method, request.path, request.version)
     else {
@@ -122,6 +129,9 @@ pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, Ht
     let head = Head::new(method, target, minor_version, lines)?;
     Ok(Parsed::Complete { head, head_bytes })
 }
+
+/// RFC 9112 §2.2 lets servers take it for a line end; a proxy in front may not have.
+const BARE_LINE_END: HttpError = HttpError::BadRequest("a line does not end in CR LF");
 
 /// What to answer when httparse gives up.
 fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
@@ -134,7 +144,7 @@ fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
         httparse::Error::Version => "the request line does not end in an HTTP version",
         httparse::Error::HeaderName => "a header name has a character it must not have",
         httparse::Error::HeaderValue => "a header value has a character it must not have",
-        httparse::Error::NewLine => "a line does not end in CR LF",
+        httparse::Error::NewLine => return BARE_LINE_END,
         _ => "this is not an HTTP request line",
     })
 }
@@ -180,12 +190,12 @@ impl Head {
                 .collect(),
         };
         head.check_host()?;
+        head.check_singletons()?;
         head.set_target(target)?;
         Ok(head)
     }
 
     /// The head of a request that somebody else has read, by the rules of [`parse_head`].
-    #[cfg(feature = "axum")]
     pub(crate) fn of_parts(
         method: &str,
         target: &str,
@@ -318,42 +328,6 @@ impl Head {
         }
     }
 
-    /// RFC 9112 §3.2: origin form as it is, absolute form reduced to it, `*` for OPTIONS and the
-    /// authority form for CONNECT.
-    fn set_target(&mut self, target: &str) -> Result<(), HttpError> {
-        let as_sent = target.starts_with('/')
-            || (target == "*" && self.method == "OPTIONS")
-            || (self.method == "CONNECT" && is_authority(target));
-        if as_sent {
-            self.target = target.to_owned();
-            return Ok(());
-        }
-        let absolute = target.split_once("://").filter(|(scheme, _)| {
-            ["http", "https", "ws", "wss"]
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(scheme))
-        });
-        let Some((_, rest)) = absolute else {
-            return Err(HttpError::BadRequest("the request target is not a path"));
-        };
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if authority.is_empty() || !is_authority(authority) {
-            return Err(HttpError::BadRequest(
-                "the request target does not name a host",
-            ));
-        }
-        // RFC 9112 §3.2.2: the host of the target counts, that of the header is to be ignored.
-        for (name, value) in &mut self.headers {
-            if name.eq_ignore_ascii_case("Host") {
-                authority.clone_into(value);
-            }
-        }
-        // RFC 9112 §3.2.1: an empty path is sent as "/".
-        let root = if path.starts_with('/') { "" } else { "/" };
-        self.target = format!("{root}{path}");
-        Ok(())
-    }
-
     /// The elements of a comma-separated header, over all its lines (RFC 9110 §5.6.1).
     fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.header_values(name).flat_map(list)
@@ -375,11 +349,30 @@ pub(crate) fn list(line: &str) -> impl Iterator<Item = &str> {
         .filter(|element| !element.is_empty())
 }
 
-/// May be a host with an optional port (RFC 3986 §3.2): nothing that begins another part of a URI,
-/// and no user name (RFC 9110 §4.2.4). An empty Host header is legal (RFC 9110 §7.2).
-pub(crate) fn is_authority(host: &str) -> bool {
-    host.bytes()
-        .all(|byte| byte.is_ascii_graphic() && !b"/?#@\\<>\"".contains(&byte))
+/// A host with an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2), and no user name (RFC 9110 §4.2.4). An empty Host header
+/// is legal.
+pub(crate) fn is_authority(text: &str) -> bool {
+    let is_name_byte =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => {
+                // IPv6, with a zone (RFC 6874), or a later version of addresses.
+                let is_address = |byte: u8| is_name_byte(byte) || byte == b':';
+                if address.is_empty() || !address.bytes().all(is_address) {
+                    return false;
+                }
+                ("", port)
+            }
+            None => return false,
+        },
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let is_port = match port.strip_prefix(':') {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    is_port && host.bytes().all(is_name_byte)
 }
 
 /// How the end of a request body is told (RFC 9112 §6.3).
@@ -419,6 +412,27 @@ pub(crate) fn response(
         out.extend_from_slice(body);
     }
     out
+}
+
+/// What every answer says that is not the program's own: it is nothing to run, to frame or to embed in pages of other sites
+/// (WHATWG Fetch §3.6, §3.7; CSP §6.4.2).
+pub(crate) const SAFE_HEADERS: [(&str, &str); 3] = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Content-Security-Policy", "frame-ancestors 'none'"),
+];
+
+/// A whole answer in plain text, after which the connection closes.
+pub(crate) fn refusal(
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &str,
+    head_only: bool,
+) -> Vec<u8> {
+    let mut all = vec![("Content-Type", "text/plain; charset=utf-8")];
+    all.extend_from_slice(&SAFE_HEADERS);
+    all.extend_from_slice(headers);
+    response(status, &all, body.as_bytes(), true, head_only)
 }
 
 /// The head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops headers as [`response`].

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::is_header;
 use crate::protocol::http;
-use crate::report::error;
+use crate::report::{Limited, limited};
 
 /// That a client may not come in, and what it is answered: a status, headers and a body.
 ///
@@ -33,6 +33,9 @@ const OWN_HEADERS: [&str; 4] = [
     "Transfer-Encoding",
     "Trailer",
 ];
+
+/// Clients have the program reject them, and so cause this line.
+static BAD_REJECT: Limited = Limited::new();
 
 impl Reject {
     /// Rejects with this status and no body. A status that is no final answer (below 200 or above 599) is an error of
@@ -86,10 +89,18 @@ impl Reject {
         let mut headers = self.headers();
         let wrong = headers.find(|&(name, value)| !is_header(name, value) || is_own(name));
         if let Some((name, _)) = wrong {
-            error!("a rejection has a header {name:?}, which can't be sent: the client gets 500");
+            limited!(
+                BAD_REJECT,
+                error,
+                "a rejection has a header {name:?}, which can't be sent: the client gets 500"
+            );
         } else if !(200..=599).contains(&self.status) {
             let status = self.status;
-            error!("a rejection has the status {status}, which is no answer: the client gets 500");
+            limited!(
+                BAD_REJECT,
+                error,
+                "a rejection has the status {status}, which is no answer: the client gets 500"
+            );
         } else {
             drop(headers);
             return self;
@@ -105,6 +116,14 @@ impl Reject {
             .any(|(name, _)| name.eq_ignore_ascii_case("Content-Type"));
         if !has_type && !self.body.is_empty() {
             headers.push(("Content-Type", "text/plain; charset=utf-8"));
+        }
+        for safe in http::SAFE_HEADERS {
+            let is_there = headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case(safe.0));
+            if !is_there {
+                headers.push(safe);
+            }
         }
         headers
     }

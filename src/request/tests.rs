@@ -1,5 +1,6 @@
 use super::accept::check;
 use super::*;
+use crate::protocol::http;
 
 fn decoded(query: &str, name: &str) -> Option<String> {
     RequestHead::new(format!("/?{query}")).query_param(name)
@@ -113,14 +114,18 @@ fn a_rejection_is_written_with_all_it_has() {
     assert_eq!(
         text,
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: 16\r\nConnection: close\r\n\r\nno token\nat all\n"
+         X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n\
+         Content-Security-Policy: frame-ancestors 'none'\r\nContent-Length: 16\r\nConnection: close\r\n\r\nno token\nat all\n"
     );
     assert_eq!(reject.to_string(), "401 no token");
     assert_eq!(Reject::new(403).to_string(), "403 Forbidden");
     let json = Reject::new(400)
         .with_header("content-type", "application/json")
         .with_body("{}");
-    assert_eq!(json.all_headers(), [("content-type", "application/json")]);
+    assert_eq!(json.all_headers()[0], ("content-type", "application/json"));
+    assert_eq!(json.all_headers()[1..], http::SAFE_HEADERS);
+    let own = Reject::new(403).with_header("content-security-policy", "default-src 'none'");
+    assert_eq!(own.all_headers().len(), http::SAFE_HEADERS.len());
 }
 
 #[test]

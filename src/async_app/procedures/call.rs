@@ -388,7 +388,10 @@ impl Pending {
             Ok(()) => Ok(()),
             Err(SendErrorReason::Full) => refuse(CallErrorReason::Full),
             Err(SendErrorReason::TooLarge) => refuse(CallErrorReason::TooLarge),
-            Err(SendErrorReason::Closed) => refuse(CallErrorReason::Closed),
+            // A room has nothing to do with it.
+            Err(SendErrorReason::Closed | SendErrorReason::Rooms) => {
+                refuse(CallErrorReason::Closed)
+            }
         }
     }
 }

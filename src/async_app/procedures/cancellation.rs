@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::metrics::Counters;
-use crate::report::error;
+use crate::report::{Limited, limited};
 
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,11 +103,17 @@ pub(super) fn is_in_waker() -> bool {
 
 /// It is user code, and its fault is not this thread's.
 fn run(waker: Waker) {
+    /// Clients cancel calls.
+    static PANICKED: Limited = Limited::new();
     IN_WAKER.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(waker));
     IN_WAKER.set(false);
     if let Err(payload) = outcome {
-        error!("what was to be done when a call is cancelled has panicked");
+        limited!(
+            PANICKED,
+            error,
+            "what was to be done when a call is cancelled has panicked"
+        );
         // Dropping what it panicked with may panic again.
         std::mem::forget(payload);
     }

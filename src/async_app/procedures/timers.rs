@@ -8,11 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::Clock;
-use crate::report::warning;
+use crate::report::{Limited, limited};
 
 /// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
 /// a program that makes one after the other.
 pub(super) const LOOKS_EVERY: Duration = Duration::from_secs(1);
+
+/// Each call tries to start it.
+static NOT_STARTED: Limited = Limited::new();
 
 type Due = Box<dyn FnOnce() + Send>;
 
@@ -98,7 +101,9 @@ impl Timers {
                 .spawn(move || timers.run());
             match started {
                 Ok(_) => state.is_running = true,
-                Err(error) => warning!(
+                Err(error) => limited!(
+                    NOT_STARTED,
+                    warning,
                     "the thread that limits the time of calls could not be started ({error}); the next call tries again"
                 ),
             }

@@ -9,7 +9,7 @@ use crate::engine::id::Key;
 use crate::engine::slow_consumer::{Verdict, judge};
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
-use crate::report::info;
+use crate::report::limited;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
@@ -148,6 +148,7 @@ impl<T: Transport> Core<T> {
     /// The verdict on a slow consumer: the frame in progress is finished, the rest is dropped, 1013 says why.
     pub(in crate::engine) fn disconnect_slow(&mut self, slot: u32) {
         let unsent = self.pending_run(slot);
+        let hub = self.hub.clone();
         let Some(ws) = self.open_ws(slot) else {
             return;
         };
@@ -156,8 +157,11 @@ impl<T: Transport> Core<T> {
         ws.seen = u64::MAX;
         ws.found_slow = true;
         let id = ws.session.id;
+        let said = &hub.said.slow;
         ws.session.span.within(|| {
-            info!(
+            limited!(
+                said,
+                info,
                 "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
             );
         });

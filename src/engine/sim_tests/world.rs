@@ -240,6 +240,9 @@ impl World {
             handler_threads: 1,
             adaptive_handlers: setup.adaptive_handlers,
             origins: None,
+            hosts: None,
+            guarded: None,
+            option_names: crate::option_names::OptionNames::new(),
             proxies: None,
         };
         let program = Arc::new(Program {

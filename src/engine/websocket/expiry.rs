@@ -12,7 +12,7 @@ use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::event_stream;
-use crate::report::info;
+use crate::report::limited;
 use crate::transport::Transport;
 
 impl WebSocket {
@@ -135,8 +135,13 @@ impl<T: Transport> Core<T> {
         }
         if ws.pinged && ws.heard.after(heartbeat.silence_max()) <= tick {
             let id = ws.session.id;
+            let said = &self.hub.said.silent;
             ws.session.span.within(|| {
-                info!("connection {id} has been silent for too long and is disconnected");
+                limited!(
+                    said,
+                    info,
+                    "connection {id} has been silent for too long and is disconnected"
+                );
             });
             self.counters().heartbeat_timeouts.add(1);
             self.close_ws(slot, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");

@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection;
 use crate::protocol::encode::{self, Opcode};
-use crate::report::info;
+use crate::report::limited;
 use crate::transport::Transport;
 
 impl WebSocket {
@@ -199,9 +199,10 @@ impl<T: Transport> Core<T> {
                     ws.rare().farewell = Some(farewell.into());
                     ws.incoming = Incoming::Ended;
                     let id = ws.session.id;
-                    ws.session
-                        .span
-                        .within(|| info!("connection {id} broke the protocol: {reason}"));
+                    let said = &self.hub.said.broken_protocol;
+                    ws.session.span.within(|| {
+                        limited!(said, info, "connection {id} broke the protocol: {reason}");
+                    });
                     self.counters().protocol_errors.add(1);
                 }
             }
@@ -318,9 +319,10 @@ impl<T: Transport> Core<T> {
         ws.rare().farewell = Some(encode::close(Some((code, reason))).into());
         ws.incoming = Incoming::Ended;
         let id = ws.session.id;
-        ws.session
-            .span
-            .within(|| info!("connection {id} is disconnected: {reason}"));
+        let said = &self.hub.said.disconnected;
+        ws.session.span.within(|| {
+            limited!(said, info, "connection {id} is disconnected: {reason}");
+        });
         self.forget_unfinished(slot);
         self.counters().unfinished_messages.add(1);
         self.talk_ends(slot, Ending::Refused);

@@ -9,7 +9,7 @@ use crate::engine::pool::Event;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
-use crate::report::info;
+use crate::report::limited;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
@@ -40,9 +40,14 @@ impl<T: Transport> Core<T> {
                 ws.rare().farewell = Some(farewell.into());
                 ws.incoming = Incoming::Ended;
                 let id = ws.session.id;
-                ws.session
-                    .span
-                    .within(|| info!("connection {id} broke its subprotocol: {reason}"));
+                let said = &self.hub.said.broken_protocol;
+                ws.session.span.within(|| {
+                    limited!(
+                        said,
+                        info,
+                        "connection {id} broke its subprotocol: {reason}"
+                    );
+                });
                 if code != CloseCode::TRY_AGAIN_LATER {
                     self.counters().protocol_errors.add(1);
                 }

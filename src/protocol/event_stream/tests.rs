@@ -286,8 +286,10 @@ fn the_response_says_neither_length_nor_chunks_and_keeps_caches_and_proxies_from
          Content-Type: text/event-stream\r\n\
          Cache-Control: no-store, no-transform\r\n\
          X-Accel-Buffering: no\r\n\
-         X-Content-Type-Options: nosniff\r\n\
          Connection: close\r\n\
+         X-Content-Type-Options: nosniff\r\n\
+         Cross-Origin-Resource-Policy: same-origin\r\n\
+         Content-Security-Policy: frame-ancestors 'none'\r\n\
          Access-Control-Allow-Origin: *\r\n\
          \r\n"
     );

@@ -126,7 +126,7 @@ impl Server {
             }
             Err(Refusal::NotAnUpgrade) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
-                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade));
+                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade, false));
                 let body = head
                     .body_framing()
                     .and_then(|framing| Ok((Body::new(framing, self.body_bytes_max)?, framing)))
@@ -138,7 +138,7 @@ impl Server {
             }
             Err(refusal) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
-                let answer = handshake::refusal(refusal);
+                let answer = handshake::refusal(refusal, false);
                 check_refusal(&answer);
                 outcomes.push(Outcome::Refused(answer));
                 Phase::Over
@@ -188,7 +188,7 @@ impl Server {
 
 fn refuse(error: HttpError, outcomes: &mut Vec<Outcome>) -> Phase {
     let body = format!("{error}\n");
-    let answer = http::response(error.status(), &[], body.as_bytes(), true, false);
+    let answer = http::refusal(error.status(), &[], &body, false);
     check_refusal(&answer);
     outcomes.push(Outcome::Refused(answer));
     Phase::Over
@@ -221,7 +221,9 @@ fn read_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// What a head says was in the bytes it was read from, and no part of it goes beyond its line.
 fn check_head(head: &Head, text: &[u8]) {
-    assert!(text.ends_with(b"\n"));
+    assert!(text.ends_with(b"\r\n"));
+    let lf_alone = |two: &[u8]| (two[1] == b'\n') != (two[0] == b'\r');
+    assert!(!text.windows(2).any(lf_alone), "a bare CR or LF");
     assert!(!head.method.is_empty() && head.method.bytes().all(|byte| byte.is_ascii_graphic()));
     assert!(!head.target.is_empty() && !head.target.contains([' ', '\r', '\n', '\0']));
     assert!(head.headers.len() <= http::HEADERS_MAX);
@@ -231,7 +233,13 @@ fn check_head(head: &Head, text: &[u8]) {
         assert!(text.windows(name.len()).any(|part| part == name.as_bytes()));
     }
     let (path, query) = (head.path(), head.query());
-    assert!(!path.contains('?'));
+    assert!(!path.contains('?') && !head.target.contains('#'));
+    let decoded = path.replace("%2e", ".").replace("%2E", ".");
+    assert!(
+        !decoded
+            .split('/')
+            .any(|segment| segment == "." || segment == "..")
+    );
     assert!(head.target == path || head.target == format!("{path}?{query}"));
 }
 
@@ -288,11 +296,14 @@ fn check_refusal(answer: &[u8]) {
             "Allow" => assert_eq!(value, "GET"),
             "Content-Type" => assert_eq!(value, "text/plain; charset=utf-8"),
             "Content-Length" => assert_eq!(*value, body.len().to_string()),
-            _ => panic!("{name}: {value}"),
+            _ => assert!(
+                http::SAFE_HEADERS.contains(&(name.as_str(), value.as_str())),
+                "{name}: {value}"
+            ),
         }
     }
     assert!(headers.contains(&("Connection".into(), "close".into())));
-    assert!(body.len() <= 100 && body.ends_with(b"\n"));
+    assert!(body.len() <= 250 && body.ends_with(b"\n"));
     assert!(
         body[..body.len() - 1]
             .iter()

@@ -81,7 +81,7 @@ fn upgrade_is_a_list_over_all_its_lines() {
     ] {
         assert_eq!(
             with("Upgrade", values),
-            Err(Refusal::NotAnUpgrade),
+            Err(Refusal::UpgradeStripped),
             "{values:?}"
         );
     }
@@ -201,6 +201,7 @@ fn a_body_is_refused_unless_it_is_announced_as_empty() {
 fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
     let all = [
         Refusal::NotAnUpgrade,
+        Refusal::UpgradeStripped,
         Refusal::Method,
         Refusal::HttpVersion,
         Refusal::HostMissing,
@@ -215,7 +216,7 @@ fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
     ];
     let mut sentences = std::collections::HashSet::new();
     for reason in all {
-        let out = String::from_utf8(refusal(reason)).unwrap();
+        let out = String::from_utf8(refusal(reason, false)).unwrap();
         let (head, body) = out.split_once("\r\n\r\n").unwrap();
         assert!(
             head.starts_with(&format!("HTTP/1.1 {} ", reason.status())),
@@ -228,20 +229,42 @@ fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
         );
         assert_eq!(body, format!("{reason}\n"));
         assert!(sentences.insert(reason.to_string()));
-        // RFC 9110 §15.5.22, §15.5.6; RFC 6455 §4.2.2 item 4
-        let (upgrade, versions, allow) = match reason {
-            Refusal::NotAnUpgrade => (true, false, false),
-            Refusal::VersionUnsupported => (true, true, false),
-            Refusal::Method => (false, false, true),
-            _ => (false, false, false),
-        };
-        assert_eq!(reason.status() == 426, upgrade);
+        // RFC 9110 §15.5.22, §15.5.6; RFC 6455 §4.2.2 item 4, §4.4
+        let upgrade = matches!(
+            reason,
+            Refusal::NotAnUpgrade
+                | Refusal::UpgradeStripped
+                | Refusal::Connection
+                | Refusal::VersionMissing
+                | Refusal::VersionUnsupported
+        );
+        let allow = reason == Refusal::Method;
+        assert_eq!(reason.status() == 426, upgrade, "{reason:?}");
         assert_eq!(
             head.contains("\r\nUpgrade: websocket\r\nConnection: Upgrade"),
             upgrade
         );
-        assert_eq!(head.contains("\r\nSec-WebSocket-Version: 13"), versions);
+        assert!(head.contains("\r\nSec-WebSocket-Version: 13"), "{reason:?}");
         assert_eq!(head.contains("\r\nAllow: GET"), allow);
         assert_eq!(reason.status() == 405, allow);
+    }
+}
+
+#[test]
+fn a_key_without_upgrade_names_the_proxy() {
+    // RFC 9110 §7.6.1: an intermediary removes `Connection`, and what it names.
+    for (method, minor) in [("GET", 1), ("GET", 0), ("POST", 1)] {
+        for left in [&[][..], &[("Connection", "close")], &[("Upgrade", "h2c")]] {
+            let headers = [("Host", "h"), ("Sec-WebSocket-Key", KEY)];
+            let headers = headers.iter().chain(left).copied();
+            let refused = check(method, minor, headers);
+            assert_eq!(refused, Err(Refusal::UpgradeStripped), "{method} {left:?}");
+        }
+    }
+    for refusal in [Refusal::UpgradeStripped, Refusal::Connection] {
+        assert!(
+            refusal.to_string().contains("a proxy in front"),
+            "{refusal}"
+        );
     }
 }

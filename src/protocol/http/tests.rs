@@ -437,3 +437,215 @@ fn no_garbage_makes_the_parser_panic_or_change_its_mind_with_more_bytes() {
         }
     }
 }
+
+#[test]
+fn bare_line_ends_are_refused_wherever_they_stand() {
+    // RFC 9112 §2.2, §11.2
+    for request in [
+        "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "\r\n\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\nA: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nA: b\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nA:\nB: c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\n\n",
+        "GET / HTTP/1.1\nHost: h\n\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nA: b\rB: c\r\n\r\n",
+        "GET / HTTP/1.1\rHost: h\r\n\r\n",
+        "\rGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\n\rHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\r\n",
+    ] {
+        let parsed = parse_head(request.as_bytes(), 1024);
+        assert!(is_bad(parsed), "{request:?}");
+    }
+    // As soon as it is there, not only at the end of the head.
+    let begun = b"GET / HTTP/1.1\r\nHost: h\r\nA: b\nC: d";
+    assert!(is_bad(parse_head(begun, 1024)));
+    assert!(matches!(parse_head(b"", 1024), Ok(Parsed::Incomplete)));
+}
+
+#[test]
+fn targets_with_other_than_uri_characters_are_refused() {
+    // RFC 9112 §3.2, RFC 3986 §3.3, §3.4
+    let parsed = |target: &str| parse(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    for bad in [
+        "/#room",
+        "/#",
+        "/a?b#c",
+        "http://h#x",
+        "http://h/#x",
+        "/\"",
+        "/<a>",
+        "/a\\b",
+        "/{a}",
+        "/`",
+        "/ü",
+        "/a?<b>",
+        "/a?\"b\"",
+        "/a?ü",
+        "/a\x7f",
+        "\\",
+        "#",
+    ] {
+        assert!(is_bad(parsed(bad)), "{bad}");
+    }
+    for good in [
+        "/-._~!$&'()*+,;=:@",
+        "/%C3%BC",
+        "/100%",
+        "/a|b^c[d]",
+        "/a?b={c}&d=`e`|\\^[f]/?",
+        "//",
+        "/a//b",
+    ] {
+        assert_eq!(parsed(good).unwrap().target, good);
+    }
+}
+
+#[test]
+fn dot_segments_and_nul_are_refused_in_any_encoding() {
+    let parsed = |target: &str| parse(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    for bad in [
+        "/..",
+        "/.",
+        "/../",
+        "/./a",
+        "/a/../b",
+        "/a/..",
+        "/a/.?b",
+        "/..?b",
+        "/%2e%2e",
+        "/%2E.",
+        "/.%2e/a",
+        "/%2e",
+        "/a/..%2fb",
+        "/a%2f..%2fb",
+        "/a%2F..",
+        "/..%5cb",
+        "/a%5C..%5cb",
+        "/a%5c.",
+        "/%00",
+        "/a%00.html",
+        "http://h/../a",
+        "http://h/%2e%2e/a",
+    ] {
+        assert!(is_bad(parsed(bad)), "{bad}");
+    }
+    for good in [
+        "/...",
+        "/..a",
+        "/a..",
+        "/.a",
+        "/a.",
+        "/%2e%2e%2e",
+        "/a%2fb",
+        "/a%5Cb",
+        "/a?../b",
+        "/a?x=%00",
+        "/%252e%252e",
+        "/%",
+        "/%2",
+        "/.%",
+        "/..%2",
+        "/.hidden/..a",
+    ] {
+        assert!(parsed(good).is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn the_form_of_the_target_belongs_to_the_method() {
+    // RFC 9112 §3.2.1 to §3.2.4
+    let parsed = |method: &str, target: &str, host: &str| {
+        parse(&format!(
+            "{method} {target} HTTP/1.{}\r\n{host}\r\n",
+            u8::from(!host.is_empty())
+        ))
+    };
+    let host = "Host: h\r\n";
+    for (method, target) in [
+        ("CONNECT", "/"),
+        ("CONNECT", "/h:80"),
+        ("CONNECT", "h"),
+        ("CONNECT", "h:"),
+        ("CONNECT", "h:x"),
+        ("CONNECT", "http://h:80/"),
+        ("CONNECT", "*"),
+        ("CONNECT", "u@h:80"),
+        ("GET", "*"),
+        ("GET", "h:80"),
+        ("OPTIONS", "**"),
+        ("POST", "*"),
+    ] {
+        assert!(is_bad(parsed(method, target, host)), "{method} {target}");
+    }
+    assert_eq!(
+        parsed("CONNECT", "[::1]:80", host).unwrap().target,
+        "[::1]:80"
+    );
+    assert_eq!(parsed("OPTIONS", "http://h", host).unwrap().target, "*");
+    assert_eq!(parsed("OPTIONS", "http://h/", host).unwrap().target, "/");
+    // HTTP/1.0 has no Host of its own here: that of the target counts.
+    let head = parsed("GET", "http://other:81/a", "").unwrap();
+    assert_eq!(
+        (head.target.as_str(), head.header("Host")),
+        ("/a", Some("other:81"))
+    );
+}
+
+#[test]
+fn headers_that_say_one_thing_may_not_be_repeated() {
+    let repeated = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        parse(&format!(
+            "GET / HTTP/1.1\r\nHost: h\r\n{name}: a\r\nX: y\r\n{name}: a\r\n\r\n"
+        ))
+    };
+    for name in [
+        "Host",
+        "Authorization",
+        "Proxy-Authorization",
+        "Origin",
+        "Referer",
+        "Sec-Fetch-Site",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Dest",
+        "Content-Type",
+        "Last-Event-ID",
+        "Range",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+    ] {
+        assert!(is_bad(repeated(name)), "{name}");
+    }
+    for name in [
+        "Cookie",
+        "Accept",
+        "X-Forwarded-For",
+        "Sec-WebSocket-Protocol",
+        "Connection",
+    ] {
+        assert!(repeated(name).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_host_has_the_form_of_one() {
+    let host = |host: &str| parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    for good in [
+        "h:",
+        "a_b.example",
+        "[fe80::1%25eth0]:80",
+        "127.0.0.1:80",
+        "xn--bcher-kva.example.",
+    ] {
+        assert!(host(good).is_ok(), "{good}");
+    }
+    for bad in [
+        "h:x", "h:80:81", "::1", "[::1", "[]", "[::1]x", "h|i", "[::1]:+1", "a{b}", "`",
+    ] {
+        assert!(is_bad(host(bad)), "{bad}");
+    }
+}
