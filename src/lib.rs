@@ -39,6 +39,7 @@
 // What unsafe code there is stands in `transport::ring`, which is built with this feature only.
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
 
+mod aside;
 pub mod async_app;
 mod atomic;
 #[cfg(feature = "axum")]

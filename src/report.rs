@@ -8,21 +8,24 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+#[cfg(not(feature = "tracing"))]
+use crate::aside::{self, Aside};
+
 /// Says one line. With `tracing`, it is an event of the crate; where nobody has subscribed, `tracing` itself hands it
 /// on to `log`.
 macro_rules! say {
-    ($level:ident, $($text:tt)*) => {{
+    ($level:ident, $log_level:ident, $($text:tt)*) => {{
         #[cfg(feature = "tracing")]
         ::tracing::$level!($($text)*);
         #[cfg(not(feature = "tracing"))]
-        ::log::$level!($($text)*);
+        $crate::report::log(::log::Level::$log_level, module_path!(), format_args!($($text)*));
     }};
 }
 
-macro_rules! error { ($($text:tt)*) => { $crate::report::say!(error, $($text)*) }; }
-macro_rules! warning { ($($text:tt)*) => { $crate::report::say!(warn, $($text)*) }; }
-macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, $($text)*) }; }
-macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, $($text)*) }; }
+macro_rules! error { ($($text:tt)*) => { $crate::report::say!(error, Error, $($text)*) }; }
+macro_rules! warning { ($($text:tt)*) => { $crate::report::say!(warn, Warn, $($text)*) }; }
+macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, Info, $($text)*) }; }
+macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($text)*) }; }
 
 /// Says a line that a client can cause, unless the same was said within the last minute: `limited!(limited, warning, "…")`.
 macro_rules! limited {
@@ -34,6 +37,29 @@ macro_rules! limited {
 }
 
 pub(crate) use {debug, error, info, limited, say, warning};
+
+/// Hands a line to the program's logger. That is user code, which may block, or send to clients: what a shard says in its turn
+/// is handed over by a thread of its own.
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
+    /// Lines that may wait for a logger that blocks. Further ones are left out.
+    const WAITING_MAX: usize = 1_024;
+    static LOGGER: OnceLock<Aside> = OnceLock::new();
+    // The logger itself is not asked before it may block.
+    if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
+        return;
+    }
+    if !aside::is_shard() {
+        log::log!(target: target, level, "{text}");
+        return;
+    }
+    // One thread, so that lines keep their order.
+    let logger = LOGGER.get_or_init(|| Aside::new("humphrey_ws log", 1));
+    if logger.waiting() < WAITING_MAX {
+        let text = text.to_string();
+        logger.run(Box::new(move || log::log!(target: target, level, "{text}")));
+    }
+}
 
 /// Lines that clients can cause: each is said once a minute at most, with the number of those that were left out.
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types that know nothing but themselves: everything above `protocol` may use them.
-const LEAVES: [&str; 14] = [
+const LEAVES: [&str; 15] = [
     "atomic",
+    "aside",
     "message",
     "error",
     "history_id",
@@ -22,8 +23,9 @@ const LEAVES: [&str; 14] = [
 ];
 
 /// The arrows: who, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-const ARROWS: [(&str, &[&str]); 25] = [
+const ARROWS: [(&str, &[&str]); 26] = [
     ("atomic", &[]),
+    ("aside", &[]),
     ("protocol", &[]),
     ("transport", &[]),
     // A message is made of a received payload, and is its own frame.
@@ -39,7 +41,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
     ("option_names", &[]),
     ("origins", &["hosts"]),
     ("proxies", &[]),
-    ("report", &[]),
+    ("report", &["aside"]),
     ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol", "transport"]),

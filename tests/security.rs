@@ -51,6 +51,16 @@ fn logged(what: &str) -> Vec<String> {
         .collect()
 }
 
+/// Waits until the lines of a shard that were said before now are told: a thread of their own does, in their order.
+fn wait_for_log(address: SocketAddr) {
+    let mut socket = tcp(address);
+    let from = socket.local_addr().unwrap().to_string();
+    socket.write_all(b"nonsense\r\n\r\n").unwrap();
+    eventually("a line that comes after all others", || {
+        !logged(&format!("{from} sent a request that can't be served")).is_empty()
+    });
+}
+
 fn echo() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message))
 }
@@ -171,12 +181,17 @@ fn without_a_word_on_origins_all_come_in_and_the_first_foreign_one_is_logged_onc
     let (_running, address) = start(echo());
     let (_, head) = shake_hands(address, &format!("Origin: http://{address}\r\n"));
     assert_eq!(status(&head), 101);
+    // Lines are told behind the answer, and in order.
     let said = |from: &TcpStream| {
         let from = from.local_addr().unwrap().to_string();
-        logged("with_allowed_origins")
-            .into_iter()
-            .filter(|line| line.contains(&from))
-            .count()
+        let of_it = || {
+            logged("with_allowed_origins")
+                .into_iter()
+                .filter(|line| line.contains(&from))
+                .count()
+        };
+        wait_for_log(address);
+        of_it()
     };
     let (first, head) = shake_hands(address, "Origin: http://first.example\r\n");
     assert_eq!(status(&head), 101);
@@ -202,6 +217,7 @@ fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
     let mut body = Vec::new();
     socket.read_to_end(&mut body).unwrap();
     assert!(body.is_ascii());
+    wait_for_log(address);
     let lines = logged("http://mark");
     assert_eq!(lines.len(), 1, "{lines:?}");
     // A close reason, which a client may fill with what it likes.
@@ -210,6 +226,7 @@ fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
         .write_all(&client_frame(0x88, b"\x03\xe8mark\x1b[31m"))
         .unwrap();
     assert_eq!(close_code(&read_frame(&mut socket).unwrap().1), 1000);
+    wait_for_log(address);
     for line in LOG.lock().unwrap().iter() {
         assert!(
             !line.chars().any(|c| c.is_control() || c == '\u{202e}'),
@@ -603,6 +620,7 @@ fn lines_that_clients_cause_are_said_once_a_minute() {
         assert_eq!(status(&handshake_for(address, &host, "").0), 403);
         assert_eq!(status(&handshake_for(address, "flood.example", "").0), 500);
     }
+    wait_for_log(address);
     for part in ["flood-evil-", "host name \"flood-", "X-Flood-Header"] {
         assert_eq!(logged(part).len(), 1, "{part}: {:?}", logged(part));
     }
@@ -613,6 +631,7 @@ fn lines_that_clients_cause_are_said_once_a_minute() {
         socket.write_all(&client_frame(0x83, b"flood")).unwrap();
         assert_eq!(close_code(&read_frame(&mut socket).unwrap().1), 1002);
     }
+    wait_for_log(address);
     let broken = logged("broke the protocol");
     assert!(broken.len() <= 2, "one for each app: {broken:?}");
 }

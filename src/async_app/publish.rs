@@ -11,6 +11,7 @@ use super::directory::Directory;
 use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
+use crate::aside;
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -98,6 +99,11 @@ impl Link {
         patience: Patience,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
+        // A logger that sends what it is told, for one: a shard must not wait for itself.
+        let patience = match aside::is_shard() {
+            true => Patience::Try,
+            false => patience,
+        };
         let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
             return refuse(message, SendErrorReason::Closed);

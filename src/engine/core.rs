@@ -578,7 +578,7 @@ impl<T: Transport> Core<T> {
     fn release(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
-        if ws.session.attachment.get().is_some() {
+        if ws.session.attachment.get().is_some() || ws.session.talk().is_some() {
             self.jobs.push_back(Job {
                 to: None,
                 work: Work::Session(ws.session, Vec::new(), 0),

@@ -28,6 +28,7 @@ use super::id::Key;
 use super::lease::{Lease, Next};
 use super::mailbox::When;
 use super::rooms::{Presence, Room};
+use crate::aside::as_shard;
 use crate::atomic::AtomicU64;
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics};
@@ -365,7 +366,7 @@ impl Pool {
             let goes_on = spent < HOLD_BACK;
             let step = |shard: &mut S, done: Option<Done>| {
                 let core = shard.core();
-                core.ran_here(to, done, took, now);
+                as_shard(|| core.ran_here(to, done, took, now));
                 if goes_on && core.runs_here() {
                     core.next_job()
                 } else {

@@ -20,6 +20,7 @@ use super::lease::Lease;
 use super::mailbox::When;
 use super::pool::{Lend, Pool};
 use super::token::{LISTENER, WAKER};
+use crate::aside::as_shard;
 use crate::report::{error, limited};
 use crate::transport::suppress_sigpipe;
 
@@ -234,17 +235,17 @@ impl Shard {
         while let Some(mut shard) = next {
             let events = shard.core.events.clone();
             loop {
-                shard.turn();
+                as_shard(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_here() {
                     match Pool::run_lent(hub, &*events, lease, &run, shard, Instant::now) {
                         Some(back) => shard = back,
                         None => break,
                     }
-                    shard.turn();
+                    as_shard(|| shard.turn());
                 }
-                if shard.core.is_finished() || !shard.poll() {
+                if shard.core.is_finished() || !as_shard(|| shard.poll()) {
                     drop(events);
-                    shard.end();
+                    as_shard(|| shard.end());
                     return;
                 }
             }

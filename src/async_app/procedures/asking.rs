@@ -233,16 +233,6 @@ fn expire(session: &Weak<Session>, link: &Link, id: u32) {
     }
 }
 
-/// Sends the ends of calls that have found no room before.
-pub(super) fn send_postponed(session: &Session, link: &Link) {
-    if let Some(peer) = Peer::of(session) {
-        while let Some(frame) = peer.next_postponed() {
-            let message = Message::new_binary(frame);
-            let _ = link.publish(Audience::Session(session), message, Patience::Wait);
-        }
-    }
-}
-
 /// Tells those whose calls were not answered in time.
 pub(super) fn tell_expired(session: &Session, link: &Link) {
     if let Some(peer) = Peer::of(session) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Aborted;
-use super::cancellation::{Cancellation, Cause, InFlight, is_in_waker};
+use super::cancellation::{Cancellation, Cause, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::peer::{Outcome, Peer};
 use crate::async_app::publish::{Audience, Link, Patience};
@@ -347,22 +347,7 @@ impl Pending {
     }
 
     fn send(&self, frame: Vec<u8>) -> Result<(), SendErrorReason> {
-        if !is_in_waker() {
-            return self.publish(frame, Patience::Wait);
-        }
-        // With what was to be answered later, a waker may have dropped the last of it.
-        match self.publish(frame.clone(), Patience::Try) {
-            Err(SendErrorReason::Full) => {
-                if let Some(peer) = Peer::of(&self.session)
-                    && peer.postpone(frame)
-                    && let Some(hub) = self.link.running()
-                {
-                    hub.nudge(self.session.id);
-                }
-                Ok(())
-            }
-            outcome => outcome,
-        }
+        self.publish(frame, Patience::Wait)
     }
 
     fn publish(&self, frame: Vec<u8>, patience: Patience) -> Result<(), SendErrorReason> {

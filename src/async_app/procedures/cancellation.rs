@@ -1,14 +1,12 @@
 //! Whether a call is still wanted.
 
-use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::aside::Code;
 use crate::metrics::Counters;
-use crate::report::{Limited, limited};
 
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +20,8 @@ pub(super) enum Cause {
     Gone = 3,
 }
 
-type Waker = Box<dyn FnOnce() + Send>;
+/// What the program has done when a call is cancelled.
+pub(super) type Waker = Code;
 
 /// A call from the client that is in flight.
 pub(super) struct InFlight {
@@ -73,49 +72,21 @@ impl InFlight {
         }
     }
 
-    /// Counts it, unless it was cancelled before, and tells whoever waits.
-    pub(super) fn cancel(&self, cause: Cause, counters: &Counters) {
+    /// Counts it, unless it was cancelled before, and tells whoever waits. What else is to be done is the program's code,
+    /// and returned: it is for a thread where that may block.
+    #[must_use]
+    pub(super) fn cancel(&self, cause: Cause, counters: &Counters) -> Vec<Waker> {
         let mut lock = self.lock();
         if self.cause.fetch_max(cause as u8, SeqCst) == 0 {
             counters.calls_cancelled.add(1);
         }
         let wakers = std::mem::take(&mut *lock);
         self.changed.notify_all();
-        drop(lock);
-        for waker in wakers {
-            run(waker);
-        }
+        wakers
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-thread_local! {
-    static IN_WAKER: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the calling thread may be a shard's, which runs a waker: it must not wait for a mailbox that it empties itself.
-pub(super) fn is_in_waker() -> bool {
-    IN_WAKER.get()
-}
-
-/// It is user code, and its fault is not this thread's.
-fn run(waker: Waker) {
-    /// Clients cancel calls.
-    static PANICKED: Limited = Limited::new();
-    IN_WAKER.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(waker));
-    IN_WAKER.set(false);
-    if let Err(payload) = outcome {
-        limited!(
-            PANICKED,
-            error,
-            "what was to be done when a call is cancelled has panicked"
-        );
-        // Dropping what it panicked with may panic again.
-        std::mem::forget(payload);
     }
 }
 
@@ -149,8 +120,8 @@ impl Cancellation {
     }
 
     /// Has something done once the call is cancelled: at once, here, if it is already; else when word of it comes, on a
-    /// thread of the engine, which serves other clients, too. So it must not block, nor send to clients: it wakes somebody,
-    /// or sends into a channel. If the call is answered first, it is dropped.
+    /// thread for that, where it may block, and send to clients. Up to 16 are run at a time; while all of them block, further
+    /// ones wait. If the call is answered first, it is dropped.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut wakers = self.0.lock();
         if self.is_cancelled() {

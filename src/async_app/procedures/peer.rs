@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cancellation::{Cause, InFlight};
+use super::cancellation::{Cause, InFlight, Waker};
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::timers::{LOOKS_EVERY, Timer, Timers};
 use crate::engine::{Clock, Ending, Receipt, Session};
@@ -109,8 +109,6 @@ struct State {
     answered: VecDeque<Done>,
     /// Calls to it that were not answered in time, which the handlers are still to hear, by their ids.
     expired: VecDeque<(u32, Done)>,
-    /// Ends of its calls that found no room where nobody could wait: the handlers send them.
-    postponed: VecDeque<Vec<u8>>,
 }
 
 impl State {
@@ -210,7 +208,7 @@ impl Peer {
                 };
                 drop(state);
                 if let Some(call) = call {
-                    call.cancel(Cause::Reset, counters);
+                    self.run_aside(call.cancel(Cause::Reset, counters));
                 }
                 Receipt::Done
             }
@@ -265,7 +263,14 @@ impl Peer {
             }
         }
         for call in calls {
-            call.cancel(cause, counters);
+            self.run_aside(call.cancel(cause, counters));
+        }
+    }
+
+    /// The program's code, which may block: not on the shard's thread.
+    fn run_aside(&self, wakers: Vec<Waker>) {
+        for waker in wakers {
+            self.timers.aside.run(waker);
         }
     }
 
@@ -292,18 +297,6 @@ impl Peer {
             state.by_id.remove(&call.id);
         }
         state.give_back();
-    }
-
-    /// Leaves the end of a call for the handlers to send. Returns whether they are to hear of it.
-    pub(super) fn postpone(&self, frame: Vec<u8>) -> bool {
-        let mut state = self.lock();
-        state.postponed.push_back(frame);
-        // With the first, they send all.
-        state.postponed.len() == 1
-    }
-
-    pub(super) fn next_postponed(&self) -> Option<Vec<u8>> {
-        self.lock().postponed.pop_front()
     }
 
     /// Begins a call to it. Returns its id.

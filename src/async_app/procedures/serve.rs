@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Procedures;
 use super::answer::sealed::Outcome;
-use super::asking::{send_postponed, tell_answered, tell_expired};
+use super::asking::{tell_answered, tell_expired};
 use super::call::{Call, Event, Pending};
 use super::cancellation::{Cause, InFlight};
 use super::payload::{CallError, CallErrorReason};
@@ -182,9 +182,8 @@ pub(in crate::async_app) fn close(session: &Session, link: &Link) {
     }
 }
 
-/// What could not be done elsewhere has come to the handlers: ends of calls to send, and calls that had no answer in time.
+/// Calls that had no answer in time have come to the handlers.
 pub(in crate::async_app) fn nudged(session: &Session, link: &Link) {
-    send_postponed(session, link);
     tell_expired(session, link);
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::aside::Aside;
 use crate::engine::Clock;
 use crate::report::{Limited, limited};
 
@@ -22,7 +23,12 @@ type Due = Box<dyn FnOnce() + Send>;
 pub(super) struct Timers {
     state: Mutex<State>,
     changed: Condvar,
+    /// What the program has done when calls are cancelled.
+    pub(super) aside: Aside,
 }
+
+/// So many of those run at a time.
+const ASIDE_MAX: usize = 16;
 
 struct State {
     clock: Clock,
@@ -53,6 +59,7 @@ impl Default for Timers {
                 has_stopped: false,
             }),
             changed: Condvar::new(),
+            aside: Aside::new("humphrey_ws cancel", ASIDE_MAX),
         }
     }
 }

@@ -1,0 +1,83 @@
+//! The program's logger is its own code: it may block, and send what it is told to clients.
+#![cfg(not(feature = "tracing"))]
+
+mod support;
+
+use std::io::Write;
+use std::sync::{Condvar, Mutex, OnceLock};
+
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message};
+use support::{
+    Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
+    upgrade_request,
+};
+
+/// Sends each line to everyone, with much behind it; and waits at a gate before it does.
+struct Told;
+
+static SENDER: OnceLock<AsyncSender> = OnceLock::new();
+static GATE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Told {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        let open = GATE.0.lock().unwrap();
+        drop(GATE.1.wait_timeout_while(open, DEADLINE, |open| !*open));
+        LINES.lock().unwrap().push(line.clone());
+        if let Some(sender) = SENDER.get() {
+            for _ in 0..20 {
+                sender.broadcast(Message::new(format!("{line}{}", " ".repeat(100_000))));
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_logger_that_blocks_and_broadcasts_holds_up_nobody() {
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_shards(1)
+        .with_message_handler(|stream, message, _| stream.send(message))
+        .with_limits(Limits {
+            mailbox_bytes_max: 256 << 10,
+            outbox_bytes_max: 64 << 20,
+            ..Limits::default()
+        });
+    let (running, address) = start(app);
+    log::set_logger(&Told).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let mut other = Client::connect(address);
+    // The shard has something to say of this one.
+    let mut bad = tcp(address);
+    bad.write_all(upgrade_request("/").as_bytes()).unwrap();
+    read_head(&mut bad);
+    bad.write_all(&client_frame(0x83, b"reserved")).unwrap();
+    assert_eq!(close_code(&read_frame(&mut bad).unwrap().1), 1002);
+    let mut serves = |what: &str| {
+        other.send(what);
+        loop {
+            let text = other.receive_text();
+            if text == what {
+                break;
+            }
+            assert!(text.contains("broke the protocol"), "{text}");
+        }
+    };
+    serves("while the logger blocks");
+    let _ = SENDER.set(running.sender());
+    *GATE.0.lock().unwrap() = true;
+    GATE.1.notify_all();
+    serves("while it sends");
+    eventually("it was told", || {
+        let lines = LINES.lock().unwrap();
+        lines.iter().any(|line| line.contains("broke the protocol"))
+    });
+    serves("after it has sent");
+    running.shutdown(std::time::Duration::from_secs(5));
+}

@@ -1,0 +1,196 @@
+//! The program's own code may block and send wherever it runs: no other client waits for it.
+
+#[path = "support/procedures.rs"]
+mod frames;
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use frames::{Frames, STOP, V1, app, connect, request, reset, response};
+use humphrey_ws::procedures::Procedures;
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message};
+use support::{Client, DEADLINE, eventually, start};
+
+/// Both a client that was there and one that comes now are answered.
+fn assert_serves(other: &mut Client, address: SocketAddr) {
+    other.send("still there?");
+    assert_eq!(other.receive_text(), "still there?");
+    let mut new = Client::connect(address);
+    new.send("and for me?");
+    assert_eq!(new.receive_text(), "and for me?");
+}
+
+/// A gate that code waits at until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, std::sync::Condvar)>);
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        let open = self.lock();
+        drop(self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open));
+    }
+
+    fn open(&self) {
+        *self.lock() = true;
+        self.0.1.notify_all();
+    }
+}
+
+#[test]
+fn on_cancel_that_sends_much_holds_up_nobody() {
+    const NOTIFICATIONS: usize = 60;
+    const BYTES: usize = 100_000;
+    for adaptive in [true, false] {
+        let procedures = Procedures::new().call("wait", |call| {
+            let cancellation = call.cancellation();
+            let reply = call.defer();
+            cancellation.on_cancel(move || {
+                for _ in 0..NOTIFICATIONS {
+                    call.stream().notify("more", vec![7; BYTES]);
+                }
+                drop(reply);
+            });
+        });
+        let app = app(procedures)
+            .with_message_handler(|stream, message, _| stream.send(message))
+            .with_shards(1)
+            .with_adaptive_handlers(adaptive)
+            .with_limits(Limits {
+                mailbox_bytes_max: 256 << 10,
+                outbox_bytes_max: 16 << 20,
+                ..Limits::default()
+            });
+        let (running, address) = start(app);
+        let mut other = Client::connect(address);
+        let mut client = connect(address, V1);
+        client.send_binary(request(1, "wait", b""));
+        client.send_binary(request(2, "$ping", b""));
+        assert_eq!(client.receive_frame(), response(2, b""));
+        client.send_binary(reset(1));
+        assert_serves(&mut other, address);
+        for n in 0..NOTIFICATIONS {
+            let frame = client.receive_frame();
+            assert!(
+                frame[0] == 1 && frame.len() > BYTES,
+                "{n}: {:?}",
+                &frame[..9]
+            );
+        }
+        client.receive_error(1, 3);
+        client.send_binary(request(3, "$ping", b""));
+        assert_eq!(client.receive_frame(), response(3, b""));
+        running.shutdown(STOP);
+    }
+}
+
+#[test]
+fn on_cancel_that_blocks_holds_up_nobody() {
+    let (gate, cancelled) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+    let (at_gate, count) = (gate.clone(), cancelled.clone());
+    let procedures = Procedures::new().call("wait", move |call| {
+        let (gate, count) = (at_gate.clone(), count.clone());
+        let reply = call.defer();
+        reply.cancellation().on_cancel(move || {
+            gate.wait();
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(reply);
+        });
+    });
+    let app = app(procedures)
+        .with_message_handler(|stream, message, _| stream.send(message))
+        .with_shards(1);
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    let mut client = connect(address, V1);
+    for id in 0..40 {
+        client.send_binary(request(id, "wait", b""));
+    }
+    client.send_binary(request(99, "$ping", b""));
+    assert_eq!(client.receive_frame(), response(99, b""));
+    for id in 0..20 {
+        client.send_binary(reset(id));
+    }
+    // The others are cancelled by the end of the connection.
+    client.send_binary(request(99, "$ping", b""));
+    assert_eq!(client.receive_frame(), response(99, b""));
+    drop(client);
+    assert_serves(&mut other, address);
+    assert_eq!(cancelled.load(Ordering::SeqCst), 0);
+    gate.open();
+    eventually("all are run", || cancelled.load(Ordering::SeqCst) == 40);
+    running.shutdown(STOP);
+}
+
+static GATE: Mutex<Option<Gate>> = Mutex::new(None);
+
+/// What is kept for a stream, and takes its time to be dropped.
+#[derive(Default)]
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let gate = GATE.lock().unwrap().clone();
+        gate.expect("it is set").wait();
+    }
+}
+
+#[test]
+fn a_state_whose_drop_blocks_holds_up_nobody() {
+    let gate = Gate::default();
+    *GATE.lock().unwrap() = Some(gate.clone());
+    let app: AsyncWebsocketApp<(), Slow> = AsyncWebsocketApp::new()
+        .with_shards(1)
+        .with_message_handler(|stream, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    for _ in 0..4 {
+        let mut client = Client::connect(address);
+        client.send("hello");
+        assert_eq!(client.receive_text(), "hello");
+    }
+    eventually("they have gone", || {
+        running.sender().metrics().connections == 1
+    });
+    assert_serves(&mut other, address);
+    gate.open();
+    running.shutdown(STOP);
+}
+
+#[test]
+fn a_closure_that_nobody_calls_is_dropped_where_it_may_block() {
+    let (gate, (dropped, told)) = (Gate::default(), mpsc::channel());
+    struct Held(Gate, mpsc::Sender<()>);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.wait();
+            let _ = self.1.send(());
+        }
+    }
+    let at_gate = gate.clone();
+    // The call is answered, so that its closure is dropped.
+    let procedures = Procedures::new().call("now", move |call| {
+        let held = Held(at_gate.clone(), dropped.clone());
+        call.on_cancel(move || drop(held));
+        Ok("done")
+    });
+    let app = app(procedures)
+        .with_message_handler(|stream, message, _| stream.send(message))
+        .with_shards(1);
+    let (running, address) = start(app);
+    let mut other = Client::connect(address);
+    let mut client = connect(address, V1);
+    client.send_binary(request(1, "now", b""));
+    assert_serves(&mut other, address);
+    gate.open();
+    told.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(client.receive_frame(), response(1, b"done"));
+    other.send(Message::new("end").text().unwrap());
+    assert_eq!(other.receive_text(), "end");
+    running.shutdown(STOP);
+}
