@@ -230,7 +230,12 @@ impl Game {
                 0 => self.dice.below(700),
                 _ => self.dice.below(20),
             };
-            self.world.advance(Duration::from_millis(ms as u64));
+            let by = Duration::from_millis(ms as u64);
+            if ms >= 500 {
+                self.world.stand_still(by);
+            } else {
+                self.world.advance(by);
+            }
         } else if what < 56 {
             self.world.turn();
         } else if let Some(player) = self.pick() {
