@@ -388,6 +388,23 @@ fn clients_of_an_axum_app_speak_procedures() {
 }
 
 #[test]
+fn axum_app_without_procedures_chooses_plain() {
+    let accepting = || Ok(Accept::new().without_subprotocol());
+    for app in [
+        echo(),
+        echo().with_handshake_handler(move |_, _| accepting()),
+    ] {
+        let (_running, served) = serve(app);
+        let offer = "Sec-WebSocket-Protocol: humphrey_ws.procedures.v1, humphrey_ws.plain.v1";
+        let mut socket = tcp(served.address);
+        socket.write_all(handshake_with(offer).as_bytes()).unwrap();
+        let head = read_head(&mut socket);
+        let chosen = "\r\nsec-websocket-protocol: humphrey_ws.plain.v1\r\n";
+        assert!(head.contains(chosen), "{head}");
+    }
+}
+
+#[test]
 fn the_handshake_handler_rejects_with_a_status_headers_and_a_body() {
     let app = echo().with_handshake_handler(|_, _| {
         Err(Reject::new(401)

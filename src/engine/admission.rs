@@ -311,12 +311,7 @@ impl Granted {
 
     /// All headers of the 101 response.
     pub(super) fn headers<'a>(&'a self, handshake: &'a Handshake) -> Vec<(&'a str, &'a str)> {
-        let mut headers = handshake.headers();
-        headers.extend(
-            self.subprotocol
-                .as_deref()
-                .map(|chosen| ("Sec-WebSocket-Protocol", chosen)),
-        );
+        let mut headers = handshake.headers(self.subprotocol.as_deref());
         headers.extend(
             self.headers
                 .iter()

@@ -20,6 +20,10 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The version of the protocol that is spoken here (RFC 6455 §4.1).
 const VERSION: &str = "13";
 
+/// The subprotocol of plain messages: it changes nothing of what is sent. Browsers fail a handshake in which the server
+/// chooses none of the subprotocols that they offer, so a client that can do without any offers this one as its last.
+pub(crate) const PLAIN: &str = "humphrey_ws.plain.v1";
+
 /// Bytes of a key, and of its base64 form (RFC 6455 §4.1).
 const KEY_BYTES: usize = 16;
 const KEY_TEXT_BYTES: usize = 24;
@@ -36,6 +40,8 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 pub(crate) struct Handshake {
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: String,
+    /// The client offers [`PLAIN`], which is chosen where nothing else is.
+    offers_plain: bool,
 }
 
 /// Why a request does not become a WebSocket connection.
@@ -71,8 +77,8 @@ pub(crate) enum Refusal {
 
 /// Checks what a request asks for (RFC 6455 §4.2.1).
 ///
-/// `headers` are (name, value) pairs in any case; a repeated header appears repeatedly. Subprotocols
-/// and extensions offered are ignored, which declines them.
+/// `headers` are (name, value) pairs in any case; a repeated header appears repeatedly. Of the subprotocols offered only
+/// [`PLAIN`] is looked for; extensions are ignored, which declines them.
 pub(crate) fn check<'a, I>(
     method: &str,
     minor_version: u8,
@@ -144,8 +150,11 @@ where
     if values("Transfer-Encoding").next().is_some() || !lengths.all(is_zero) {
         return Err(Refusal::Body);
     }
+    // RFC 6455 §11.3.4: as a list, or repeated.
+    let mut offered = values("Sec-WebSocket-Protocol").flat_map(http::list);
     Ok(Handshake {
         accept: accept(key),
+        offers_plain: offered.any(|offered| offered == PLAIN),
     })
 }
 
@@ -183,17 +192,20 @@ fn accept(key: &str) -> String {
 
 /// The 101 response (RFC 6455 §4.2.2).
 pub(crate) fn response(handshake: &Handshake) -> Vec<u8> {
-    http::response(101, &handshake.headers(), b"", false, false)
+    http::response(101, &handshake.headers(None), b"", false, false)
 }
 
 impl Handshake {
-    /// The headers of the 101 response.
-    pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
-        vec![
+    /// The headers of the 101 response, with the subprotocol that was chosen.
+    pub(crate) fn headers<'a>(&'a self, chosen: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
+        let mut headers = vec![
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", self.accept.as_str()),
-        ]
+        ];
+        let chosen = chosen.or(self.offers_plain.then_some(PLAIN));
+        headers.extend(chosen.map(|chosen| ("Sec-WebSocket-Protocol", chosen)));
+        headers
     }
 }
 

@@ -65,7 +65,9 @@ impl<StreamState> Accept<StreamState> {
         self
     }
 
-    /// Chooses none, whatever the client offers: also none for [procedures](crate::procedures).
+    /// Chooses none, whatever the client offers: also none for [procedures](crate::procedures). The one exception is
+    /// `humphrey_ws.plain.v1`, which stands for none: a client that offers it is told so, since browsers fail a handshake
+    /// without a choice. [`AsyncStream::subprotocol`](crate::AsyncStream::subprotocol) is `None` then, too.
     pub fn without_subprotocol(mut self) -> Self {
         self.subprotocol = None;
         self.goes_without = true;

@@ -43,6 +43,28 @@ fn the_example_of_the_rfc_is_accepted() {
 }
 
 #[test]
+fn plain_is_chosen_where_it_is_offered_and_nothing_else_is() {
+    for (offered, expected) in [
+        (&[][..], None),
+        (&["chat, superchat"][..], None),
+        (&["chat", PLAIN][..], Some(PLAIN)),
+        (&["chat,, humphrey_ws.plain.v1 ,x"][..], Some(PLAIN)),
+        (&["Humphrey_ws.plain.v1"][..], None),
+        (&["humphrey_ws.plain.v10"][..], None),
+    ] {
+        let handshake = with("Sec-WebSocket-Protocol", offered).unwrap();
+        let chosen = |headers: Vec<(&str, &str)>| -> Vec<String> {
+            let lines = headers.into_iter();
+            let chosen = lines.filter(|(name, _)| *name == "Sec-WebSocket-Protocol");
+            chosen.map(|(_, value)| value.to_owned()).collect()
+        };
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(chosen(handshake.headers(None)), expected, "{offered:?}");
+        assert_eq!(chosen(handshake.headers(Some("chat"))), ["chat"]);
+    }
+}
+
+#[test]
 fn names_and_tokens_are_read_in_any_case() {
     let lower: Vec<(String, &str)> = request()
         .into_iter()

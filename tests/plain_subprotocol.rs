@@ -1,0 +1,130 @@
+//! Every server of the library chooses the subprotocol of plain messages where it chooses no other, so that a browser's
+//! first handshake is its last: browsers fail one in which none of their subprotocols is chosen.
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use humphrey::App;
+use humphrey_ws::{
+    Accept, AsyncWebsocketApp, Message, Procedures, RunningApp, WebsocketStream,
+    async_websocket_handler, websocket_handler,
+};
+use support::{client_frame, either_way, free_address, read_frame, read_head, start, tcp};
+
+const PLAIN: &str = "humphrey_ws.plain.v1";
+const PROCEDURES: &str = "humphrey_ws.procedures.v1";
+/// What the JavaScript client offers, with a subprotocol of its program's.
+const OFFERED: &str = "humphrey_ws.procedures.v1, chat, humphrey_ws.plain.v1";
+
+/// Connects, and returns which subprotocols are chosen, and which one the message handler sees.
+fn chosen(address: SocketAddr, path: &str, offered: &str) -> (Vec<String>, String) {
+    let mut socket = tcp(address);
+    let request = support::upgrade_request(path);
+    let offer = format!("\r\nSec-WebSocket-Protocol: {offered}\r\n\r\n");
+    let request = request.strip_suffix("\r\n\r\n").unwrap().to_owned() + &offer;
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let chosen = lines.filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"));
+    let chosen = chosen.map(|(_, value)| value.to_owned()).collect();
+    // Bytes that a client of procedures would not take for a message.
+    socket.write_all(&client_frame(0x82, b"\x01\x01a")).unwrap();
+    let (_, seen) = read_frame(&mut socket).unwrap();
+    (chosen, String::from_utf8(seen).unwrap())
+}
+
+fn tell(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+    app.with_message_handler(|stream, _, _| {
+        stream.send(Message::new(stream.subprotocol().unwrap_or("none")));
+    })
+}
+
+fn asked(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+    app.with_handshake_handler(|request, _| {
+        Ok(match request.path() {
+            "/chat" => Accept::new().with_subprotocol("chat"),
+            "/none" => Accept::new().without_subprotocol(),
+            _ => Accept::new(),
+        })
+    })
+}
+
+fn linked(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
+    let hook = app.connect_hook().unwrap();
+    let address = free_address();
+    thread::spawn(move || {
+        App::<()>::new()
+            .with_websocket_route("/*", async_websocket_handler(hook))
+            .run(address)
+            .unwrap();
+    });
+    (either_way(app).start().unwrap(), address)
+}
+
+fn expect(address: SocketAddr, path: &str, offered: &str, expected: &str, seen: &str) {
+    let expected = match expected {
+        "" => Vec::new(),
+        one => vec![one.to_owned()],
+    };
+    let found = chosen(address, path, offered);
+    assert_eq!(found, (expected, seen.to_owned()), "{path} {offered}");
+}
+
+#[test]
+fn app_without_procedures_chooses_plain() {
+    for asks in [false, true] {
+        let build = |app| tell(if asks { asked(app) } else { app });
+        let own = start(build(AsyncWebsocketApp::new()));
+        let linked = linked(build(AsyncWebsocketApp::new_unlinked()));
+        for (running, address) in [own, linked] {
+            expect(address, "/", OFFERED, PLAIN, "none");
+            expect(address, "/", "other", "", "none");
+            expect(address, "/", "humphrey_ws.plain.v1x", "", "none");
+            expect(address, "/none", OFFERED, PLAIN, "none");
+            if asks {
+                expect(address, "/chat", OFFERED, "chat", "chat");
+            }
+            running.shutdown(support::DEADLINE);
+        }
+    }
+}
+
+#[test]
+fn app_with_procedures_chooses_plain_only_without_them() {
+    let build = |app: AsyncWebsocketApp<()>| tell(asked(app.with_procedures(Procedures::new())));
+    let (running, address) = start(build(AsyncWebsocketApp::new()));
+    expect(address, "/none", OFFERED, PLAIN, "none");
+    expect(address, "/chat", OFFERED, "chat", "chat");
+    expect(address, "/", "other, humphrey_ws.plain.v1", PLAIN, "none");
+    let mut socket = tcp(address);
+    let request = support::upgrade_request("/");
+    let offer = format!("\r\nSec-WebSocket-Protocol: {OFFERED}\r\n\r\n");
+    let request = request.strip_suffix("\r\n\r\n").unwrap().to_owned() + &offer;
+    socket.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut socket);
+    assert!(head.contains(PROCEDURES) && !head.contains(PLAIN), "{head}");
+    running.shutdown(support::DEADLINE);
+}
+
+#[test]
+fn blocking_route_chooses_plain() {
+    let address = free_address();
+    let serve = |mut stream: WebsocketStream, _: Arc<()>| {
+        while stream.recv().is_ok() {
+            stream.send(Message::new("none")).unwrap();
+        }
+    };
+    thread::spawn(move || {
+        App::<()>::new()
+            .with_websocket_route("/*", websocket_handler(serve))
+            .run(address)
+            .unwrap();
+    });
+    expect(address, "/", OFFERED, PLAIN, "none");
+    expect(address, "/", "other", "", "none");
+}
