@@ -171,6 +171,90 @@ fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
     running.shutdown(STOP);
 }
 
+/// A stream of three rooms, of which `c` keeps nothing.
+fn serve_three() -> (humphrey_ws::RunningApp, std::net::SocketAddr) {
+    start(
+        app()
+            .with_history("c", 0, 0)
+            .with_history("*", 3, 10_000)
+            .with_event_stream("/events", |_, _| {
+                Ok(Subscription::room("a").and_room("b").and_room("c"))
+            }),
+    )
+}
+
+#[test]
+fn stream_names_its_rooms_to_clients_that_ask() {
+    let (running, address) = serve_three();
+    let sender = running.sender();
+    for room in ["a", "b", "c"] {
+        sender.room(room).broadcast(text("before"));
+    }
+    let epoch = |room: &str| format!("{:x}", sender.room(room).last_id().unwrap().epoch());
+    let mut source = EventSource::open(address, "/events?eventRooms");
+    let position = source.last_event_id.clone();
+    let event = source.next();
+    assert_eq!((&*event.kind, &event.id), ("rooms", &position));
+    let expected = |first: &str, second: &str| {
+        format!(
+            "{{\"{}\":\"{first}\",\"{}\":\"{second}\"}}",
+            epoch(first),
+            epoch(second)
+        )
+    };
+    assert!(
+        [expected("a", "b"), expected("b", "a")].contains(&event.data),
+        "{event:?}"
+    );
+    for room in ["b", "a", "c"] {
+        sender.room(room).broadcast(text(room));
+    }
+    for room in ["b", "a"] {
+        let event = source.next();
+        assert_eq!(
+            (&*event.data, event.id.split('-').next()),
+            (room, Some(&*epoch(room)))
+        );
+    }
+    assert_eq!(source.text(), "c");
+    // It is told before the client is told that something is missing, and to no other client.
+    let mut source = EventSource::open(address, "/events?eventRooms&lastEventId=dead-1");
+    assert_eq!([source.next().kind, source.next().kind], ["rooms", "reset"]);
+    let mut source = EventSource::open(address, "/events?lastEventId=dead-1");
+    assert_eq!(source.next().kind, "reset");
+    running.shutdown(STOP);
+}
+
+#[test]
+fn resume_from_an_id_of_each_room_repeats_and_loses_nothing() {
+    let (running, address) = serve_three();
+    let sender = running.sender();
+    let say = |room: &str, what: &str| {
+        sender.room(room).broadcast(text(what));
+        sender.room(room).last_id().unwrap().to_string()
+    };
+    let (a1, _b1, b2) = (say("a", "a1"), say("b", "b1"), say("b", "b2"));
+    let (a2, _b3) = (say("a", "a2"), say("b", "b3"));
+    let resumed = |ids: &[&str]| {
+        let ids: Vec<_> = ids.iter().map(|id| format!("lastEventId={id}")).collect();
+        EventSource::open(address, &format!("/events?{}", ids.join("&")))
+    };
+    // Behind an id of each room, in any order; ids of other rooms say nothing.
+    for ids in [&[&*a1, &*b2][..], &[&b2, "dead-7", &a1, "none"]] {
+        assert_eq!(resumed(ids).texts(2), ["a2", "b3"], "{ids:?}");
+    }
+    // One id stands for the others, too; of several of a room the last one counts.
+    assert_eq!(resumed(&[&a2]).texts(1), ["b3"]);
+    assert_eq!(resumed(&[&a1, &a2, &b2]).texts(1), ["b3"]);
+    // What is not kept as a whole of one room is a gap.
+    for n in 4..8 {
+        say("b", &format!("b{n}"));
+    }
+    assert_eq!(resumed(&[&a2, &b2]).next().kind, "reset");
+    assert_eq!(resumed(&["dead-1", "beef-2"]).next().data, "dead-1 beef-2");
+    running.shutdown(STOP);
+}
+
 #[test]
 fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
     const ROOMS: usize = 3;

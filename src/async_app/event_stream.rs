@@ -177,31 +177,30 @@ struct Replay {
 
 impl Replay {
     /// What is to be replayed of rooms whose histories are locked all at once: to a client that has seen everything up to
-    /// that event, or comes for the first time.
-    fn plan(histories: &[MutexGuard<'_, History>], asked: Option<&str>, from_start: bool) -> Self {
+    /// those events, or comes for the first time. An event is `None` if what the client has named is no id.
+    fn plan(
+        histories: &[MutexGuard<'_, History>],
+        seen: &[Option<HistoryId>],
+        from_start: bool,
+    ) -> Self {
         let mut replay = Self::default();
         if histories.is_empty() {
             return replay;
         }
-        let asked_id = asked.map(|asked| asked.parse::<HistoryId>().ok());
-        // The id is of one of the rooms, and its stamp says what is later in the others.
-        let known = asked_id.flatten().and_then(|id| {
-            let stamp = histories.iter().find_map(|history| history.stamp_of(id))?;
-            let reach = |history: &MutexGuard<'_, History>| history.reaches_stamp(stamp);
-            histories.iter().all(reach).then_some(stamp)
-        });
-        let from = match (asked, known) {
-            (Some(_), Some(stamp)) => Some(stamp),
-            (Some(_), None) => {
-                replay.reset = true;
-                Some(0)
+        let from = match seen {
+            [] => from_start.then(|| vec![0; histories.len()]),
+            seen => {
+                let known = stamps_seen(histories, seen);
+                replay.reset = known.is_none();
+                known.or_else(|| Some(vec![0; histories.len()]))
             }
-            (None, _) => from_start.then_some(0),
         };
-        if let Some(stamp) = from {
+        let begins_with_new = from.is_none();
+        if let Some(stamps) = from {
             let mut messages: Vec<_> = histories
                 .iter()
-                .flat_map(|history| history.after_stamp(stamp))
+                .zip(stamps)
+                .flat_map(|(history, stamp)| history.after_stamp(stamp))
                 .collect();
             messages.sort_by_key(|&(_, _, stamp)| stamp);
             replay.messages = messages
@@ -212,17 +211,45 @@ impl Replay {
         if replay.messages.is_empty() {
             let latest = histories.iter().max_by_key(|history| history.last_stamp());
             replay.position = latest.map(|history| history.position());
-            replay.needs_position = from.is_none();
+            replay.needs_position = begins_with_new;
         }
         replay
     }
 }
 
+/// Up to which stamp a client has seen each of the rooms; `None` if what it has missed is not kept as a whole.
+///
+/// An event says so for its own room. In the others the client has seen what was sent before the latest of them.
+fn stamps_seen(
+    histories: &[MutexGuard<'_, History>],
+    seen: &[Option<HistoryId>],
+) -> Option<Vec<u64>> {
+    let own = |history: &History| {
+        let ids = seen.iter().flatten().filter(|id| history.is_of(**id));
+        ids.max_by_key(|id| id.sequence()).copied()
+    };
+    let stamps: Vec<_> = histories
+        .iter()
+        .map(|history| own(history).map(|id| history.stamp_of(id)))
+        .collect();
+    let latest = stamps.iter().flatten().flatten().max().copied()?;
+    histories
+        .iter()
+        .zip(stamps)
+        .map(|(history, own)| match own {
+            Some(stamp) => stamp,
+            None => history.reaches_stamp(latest).then_some(latest),
+        })
+        .collect()
+}
+
 /// A request for an event stream that is granted: its session's attachment, until it is put into effect.
 struct Asked {
     subscription: Subscription,
-    /// The last event that the client has seen, as it says.
-    last_event: Option<String>,
+    /// The last events that the client has seen, as it says: one, or one of each of several rooms.
+    last_events: Vec<String>,
+    /// It asks to be told of which rooms the messages are.
+    asks_for_rooms: bool,
     /// Of the answer.
     head: Vec<u8>,
 }
@@ -241,7 +268,8 @@ impl Link {
         Arc::new(Attachment::new(hub.map(|hub| {
             Box::new(Asked {
                 subscription,
-                last_event: event_stream::last_event_id(head),
+                last_events: event_stream::last_event_ids(head),
+                asks_for_rooms: event_stream::asks_for_rooms(head),
                 head: hub.stream_head(head),
             })
         })))
@@ -272,17 +300,23 @@ impl Link {
     fn begin(&self, hub: &Hub, session: &Session, asked: &Asked, rooms: &[Followed]) -> bool {
         let Asked {
             subscription,
-            last_event,
+            last_events,
+            asks_for_rooms,
             head,
         } = asked;
+        let seen: Vec<_> = last_events.iter().map(|id| id.parse().ok()).collect();
         let plan = |histories: &[MutexGuard<'_, History>]| {
-            Replay::plan(histories, last_event.as_deref(), subscription.history)
+            Replay::plan(histories, &seen, subscription.history)
         };
         let streams: Vec<_> = rooms.iter().map(|room| room.streams.clone()).collect();
+        let names = match asks_for_rooms {
+            true => event_stream::rooms(names_by_epoch(rooms)),
+            false => Vec::new(),
+        };
         // Rendered without a lock; what is published meanwhile is little.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
         // For the head, and for what is published meanwhile.
-        let mut more_bytes = 16 << 10;
+        let mut more_bytes = (16 << 10) + names.len();
         loop {
             for (id, message) in plan(&lock_all(rooms)).messages {
                 rendered
@@ -306,14 +340,15 @@ impl Link {
             let told = match here {
                 // The event that says that messages are missing has the id.
                 Some(_) if replay.reset => Position::Untold,
-                Some(id) if replay.needs_position => Position::AtOnce(id),
+                // The event that names the rooms carries it, too.
+                Some(id) if replay.needs_position && names.is_empty() => Position::AtOnce(id),
                 Some(id) => Position::WithFirstEvent(id),
                 None => Position::Untold,
             };
             preface.extend(event_stream::preamble(retry, told));
+            preface.extend_from_slice(&names);
             if replay.reset {
-                let last_event = last_event.as_deref().unwrap_or_default();
-                preface.extend(event_stream::reset(last_event, here));
+                preface.extend(event_stream::reset(&last_events.join(" "), here));
             }
             let event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
                 Some(event) => event.clone(),
@@ -385,6 +420,14 @@ impl Link {
 struct Followed {
     room: Room,
     streams: Arc<engine::Room>,
+}
+
+/// The rooms that keep a history, which is the same one for as long as they are followed.
+fn names_by_epoch(rooms: &[Followed]) -> impl Iterator<Item = (u64, &str)> {
+    rooms.iter().filter_map(|Followed { room, .. }| {
+        let epoch = room.history()?.position().epoch();
+        Some((epoch, &*room.members.name))
+    })
 }
 
 fn too_many(of: &str) -> Reject {

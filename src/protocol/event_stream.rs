@@ -7,7 +7,8 @@
 //! Some clients report an event for every empty line, also where WHATWG has none since there is no data. So there are
 //! empty lines behind events only, with one exception ([`Position::AtOnce`]).
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -77,6 +78,40 @@ pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     push_data(&mut out, asked.as_bytes());
     out.push(b'\n');
     out
+}
+
+/// The query parameter by which a client asks for [`rooms`]: others would take the event for a message.
+const ROOMS_ASKED: &str = "eventRooms";
+
+/// The event that says of which rooms the messages are that follow: a JSON object with the name of each room by the epoch
+/// of its history, which is what the ids of its messages begin with.
+pub(crate) fn rooms<'a>(rooms: impl Iterator<Item = (u64, &'a str)>) -> Vec<u8> {
+    let mut json = String::from("{");
+    for (index, (epoch, name)) in rooms.enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(json, "{comma}\"{epoch:x}\":\"");
+        for char in name.chars() {
+            let _ = match char {
+                '"' | '\\' => write!(json, "\\{char}"),
+                // RFC 8259 §7, and so no line ends either.
+                '\0'..=' ' => write!(json, "\\u{:04x}", u32::from(char)),
+                _ => write!(json, "{char}"),
+            };
+        }
+        json.push('"');
+    }
+    json.push('}');
+    let mut out = b"event: rooms\n".to_vec();
+    push_data(&mut out, json.as_bytes());
+    out.push(b'\n');
+    out
+}
+
+/// Whether the client asks to be told of which rooms the messages are.
+pub(crate) fn asks_for_rooms(head: &Head) -> bool {
+    let is_asked = |pair: &str| pair.split('=').next() == Some(ROOMS_ASKED);
+    head.query().split('&').any(is_asked)
 }
 
 /// What a client is told at the beginning of how far it has everything: an id, to be named when it connects again.
@@ -187,17 +222,17 @@ pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The last event that the client has seen, by its header `Last-Event-ID` (WHATWG HTML §9.2.4) or, since some clients
-/// can't set one, by `lastEventId` in its query. None if it has seen none.
-pub(crate) fn last_event_id(head: &Head) -> Option<String> {
-    let header = head
-        .header("Last-Event-ID")
+/// can't set one, by `lastEventId` in its query; there it may name one for each of several rooms. Empty if it has seen none.
+pub(crate) fn last_event_ids(head: &Head) -> Vec<String> {
+    if let Some(id) = head.header("Last-Event-ID").filter(|id| !id.is_empty()) {
+        return vec![id.to_owned()];
+    }
+    let pairs = head.query().split('&');
+    pairs
+        .filter_map(|pair| pair.strip_prefix("lastEventId="))
+        .map(percent_decoded)
         .filter(|id| !id.is_empty())
-        .map(str::to_owned);
-    let in_query = || {
-        let mut pairs = head.query().split('&');
-        pairs.find_map(|pair| pair.strip_prefix("lastEventId=").map(percent_decoded))
-    };
-    header.or_else(in_query).filter(|id| !id.is_empty())
+        .collect()
 }
 
 /// RFC 3986 §2.1. What is no escape stays as it is; what is not UTF-8 afterwards is replaced.

@@ -307,21 +307,75 @@ fn the_last_event_is_named_by_the_header_or_else_by_the_query() {
             .collect(),
     };
     for (target, header, expected) in [
-        ("/", None, None),
-        ("/", Some(""), None),
-        ("/", Some("a-1"), Some("a-1")),
-        ("/?lastEventId=b-2", Some("a-1"), Some("a-1")),
-        ("/?lastEventId=b-2", None, Some("b-2")),
-        ("/?lastEventId=b-2", Some(""), Some("b-2")),
-        ("/?x=y&lastEventId=b%2D2&z", None, Some("b-2")),
-        ("/?lastEventId=", None, None),
-        ("/?lastEventId", None, None),
-        ("/?notlastEventId=b-2", None, None),
-        ("/?lastEventId=%zz%4", None, Some("%zz%4")),
-        ("/?lastEventId=%C3%A4", None, Some("ä")),
-        ("/?lastEventId=%ff", None, Some("\u{fffd}")),
+        ("/", None, &[][..]),
+        ("/", Some(""), &[]),
+        ("/", Some("a-1"), &["a-1"]),
+        ("/?lastEventId=b-2", Some("a-1"), &["a-1"]),
+        ("/?lastEventId=b-2", None, &["b-2"]),
+        ("/?lastEventId=b-2", Some(""), &["b-2"]),
+        ("/?x=y&lastEventId=b%2D2&z", None, &["b-2"]),
+        (
+            "/?lastEventId=b-2&x&lastEventId=&lastEventId=c-3",
+            None,
+            &["b-2", "c-3"],
+        ),
+        ("/?lastEventId=", None, &[]),
+        ("/?lastEventId", None, &[]),
+        ("/?notlastEventId=b-2", None, &[]),
+        ("/?lastEventId=%zz%4", None, &["%zz%4"]),
+        ("/?lastEventId=%C3%A4", None, &["ä"]),
+        ("/?lastEventId=%ff", None, &["\u{fffd}"]),
     ] {
-        let found = last_event_id(&head(target, header));
-        assert_eq!(found.as_deref(), expected, "{target} {header:?}");
+        let found = last_event_ids(&head(target, header));
+        assert_eq!(found, expected, "{target} {header:?}");
     }
+}
+
+#[test]
+fn rooms_are_asked_for_by_the_query() {
+    for (target, expected) in [
+        ("/", false),
+        ("/?eventRooms", true),
+        ("/?eventRooms=", true),
+        ("/?a=b&eventRooms=1&c", true),
+        ("/?eventRoomsx", false),
+        ("/?x=eventRooms", false),
+    ] {
+        let head = Head {
+            method: "GET".into(),
+            target: target.into(),
+            minor_version: 1,
+            headers: Vec::new(),
+        };
+        assert_eq!(asks_for_rooms(&head), expected, "{target}");
+    }
+}
+
+#[test]
+fn rooms_with_any_name_are_one_event_of_json() {
+    let names = [
+        "news",
+        "",
+        "a \"b\" \\ /",
+        "line\r\nend\0\u{7f}",
+        "zürich 🎉",
+    ];
+    let event = rooms(
+        names
+            .iter()
+            .enumerate()
+            .map(|(n, name)| (n as u64 + 9, *name)),
+    );
+    let mut parser = Parser::default();
+    parser.feed(&event);
+    let [event] = &parser.events[..] else {
+        panic!("not one event: {:?}", parser.events);
+    };
+    assert_eq!(event.kind, "rooms");
+    let read: std::collections::BTreeMap<String, String> =
+        serde_json::from_str(&event.data).unwrap();
+    let expected = names.iter().enumerate();
+    let expected = expected.map(|(n, name)| (format!("{:x}", n + 9), (*name).to_owned()));
+    assert_eq!(read, expected.collect());
+    assert_eq!(rooms([].into_iter()), b"event: rooms\ndata: {}\n\n");
 }
