@@ -22,7 +22,7 @@ const result = await build({
   legalComments: 'none',
   write: false,
   // Names that nobody outside sees. None is one of the browser's.
-  mangleProps: /^(isFrame|isSent|isJoined|isIn|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received|payload|kind|takeBack|lastId|gap|lost|make|take|joined|check|transmit|form|fail|connect|start|stop|emit|note|options|last|remove|end|open)$/,
+  mangleProps: /^(isFrame|isSent|isJoined|isIn|isLive|isAwaited|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received|payload|kind|takeBack|lastIds|gap|lost|make|take|joined|check|transmit|form|fail|connect|doubt|start|stop|emit|note|options|last|remove|end|open|items|info|arrived|named|changed|write|iterate|give|listen|keep|resolve|reject)$/,
   banner: { js: `// humphrey-ws ${version}, ${license}, from client/src` },
 });
 const code = result.outputFiles[0].text;

@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("page.html");
 /// The test below says what they are when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
-    script-src 'self' 'sha256-vNRh2rqj0heZ8zfpYCuaHqkCiwC0G3Z9VA5wk/LkewI='; \
+    script-src 'self' 'sha256-GlcxNDT8oDjazKyjYHJuEvyrebpNewg5DFYWh1y0joI='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What `/check` says to a page that may connect, and asks since its WebSocket does not.

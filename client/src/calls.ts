@@ -1,6 +1,6 @@
 import { Data, toBytes, type Payload } from "./data.js";
 import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
-import { ERROR, ITEM, named, REQUEST, RESET, RESPONSE, withId, type Frame } from "./frames.js";
+import { Form, named, withId, type Frame } from "./frames.js";
 import { after } from "./timer.js";
 
 /** How a call is to be made. */
@@ -21,9 +21,6 @@ interface Call {
   settle: Done;
   isSent: boolean;
 }
-
-// What the server asks of us at a time, at most.
-const ANSWERING_MAX = 1_000;
 
 /** Is told the end of a call at once, before what comes next. */
 export type Done = (result: Data | CallError) => void;
@@ -53,7 +50,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: Put, done: Done): void {
     const aborted = () => new CallError("aborted", undefined, call.isSent, signal!.reason);
     const cancel = (error: CallError) => {
-      if (call.isSent) send(withId(RESET, id));
+      if (call.isSent) send(withId(Form.Reset, id));
       call.settle(error);
     };
     const abort = () => cancel(aborted());
@@ -74,7 +71,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     do lastId = (lastId + 1) >>> 0;
     while (calls.has(lastId));
     const id = lastId;
-    const frame = withId(REQUEST, id, named(name), toBytes(data));
+    const frame = withId(Form.Request, id, named(name), toBytes(data));
     calls.set(id, call);
     try {
       takeBack = put(frame, () => (call.isSent = true));
@@ -97,19 +94,19 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   function received(frame: Frame): boolean {
     const { form, id, kind, payload } = frame;
     const call = calls.get(id);
-    if (form === REQUEST) {
+    if (form === Form.Request) {
       void answer(frame);
-    } else if (form === RESET) {
+    } else if (form === Form.Reset) {
       // Who has asked does not want the answer any more.
       const controller = answering.get(id);
       answering.delete(id);
       controller?.abort(new CallError("aborted"));
-    } else if (form === RESPONSE) {
+    } else if (form === Form.Response) {
       call?.settle(payload);
-    } else if (form === ERROR) {
+    } else if (form === Form.Error) {
       const code = CODES[kind - 1] ?? "failed";
       call?.settle(new CallError(code, payload.text() || code, true));
-    } else if (form === ITEM) {
+    } else if (form === Form.Item) {
       guarded(() => call?.onItem?.(payload));
     } else {
       return false;
@@ -118,17 +115,18 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   }
 
   async function answer({ id, name, payload }: Frame): Promise<void> {
-    const refuse = (code: number, text: string) => send(withId(ERROR, id, Uint8Array.of(code), toBytes(text)));
+    const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), toBytes(text)));
     const handler = handlers.get(name);
     if (!handler) return refuse(1, `there is no ${name}`);
-    if (answering.size >= ANSWERING_MAX) return refuse(5, "too many calls");
+    // What the server asks of us at a time is bounded.
+    if (answering.size >= 1_000) return refuse(5, "too many calls");
     const controller = new AbortController();
     answering.set(id, controller);
     // Once it is reset, or its connection is lost, nobody wants the answer.
     const isWanted = () => answering.get(id) === controller && answering.delete(id);
     try {
       const result = toBytes(await handler(payload, { name, signal: controller.signal }));
-      if (isWanted()) send(withId(RESPONSE, id, result));
+      if (isWanted()) send(withId(Form.Response, id, result));
     } catch (error) {
       if (isWanted()) refuse(2, error instanceof Error ? error.message : String(error));
     }

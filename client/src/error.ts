@@ -18,9 +18,9 @@ export const CODES: readonly CallErrorCode[] = ["unknown", "failed", "aborted", 
 /** The one error of this module. Its message is the server's text, where there is one. */
 export class CallError extends Error {
   /** Why. */
-  readonly code: CallErrorCode;
+  declare readonly code: CallErrorCode;
   /** Whether it had been sent, so that the server may have handled it. It is never sent again by itself. */
-  readonly sent: boolean;
+  declare readonly sent: boolean;
 
   constructor(code: CallErrorCode, message: string = code, sent = false, cause?: unknown) {
     super(message, cause === undefined ? undefined : { cause });
@@ -43,7 +43,32 @@ export function guarded<T>(act: () => T): T | undefined {
   }
 }
 
+/** The caller's mistake. */
+export function mistake(text: string): never {
+  throw new TypeError(text);
+}
+
 export function report(error: unknown): void {
   if (typeof reportError === "function") reportError(error);
   else console.error(error);
+}
+
+/** A promise that nobody has to wait for: its failure is reported then, and does not end a program in Node. */
+class Outcome<T> extends Promise<T> {
+  declare isAwaited?: boolean;
+
+  override then<A = T, B = never>(...args: Parameters<typeof Promise.prototype.then<A, B>>): Promise<A | B> {
+    this.isAwaited = true;
+    return super.then(...args) as Promise<A | B>;
+  }
+}
+
+/** What comes of it. What the program has ended itself, it need not be told of. */
+export function outcome<T>(act: () => T | Promise<T>): Promise<T> {
+  const own = new Outcome<T>((resolve) => resolve(act()));
+  Promise.prototype.then.call(own, undefined, (error) => {
+    // Whoever has it may begin to wait for it just now.
+    setTimeout(() => own.isAwaited || /^(closed|aborted)$/.test(error.code) || report(error));
+  });
+  return own;
 }

@@ -1,17 +1,24 @@
-import { Data, toBytes } from "./data.js";
+import { checked, Data, toBytes } from "./data.js";
 
 /** The procedures' subprotocol. Binary messages are frames of it, big-endian; their first byte is their form. */
 export const PROTOCOL = "humphrey_ws.procedures.v1";
 
-export const NOTIFICATION = 1;
-export const REQUEST = 2;
-export const RESET = 3;
-export const RESPONSE = 4;
-export const ERROR = 5;
-export const ITEM = 6;
-export const OF_ROOM = 7;
+/**
+ * The subprotocol of plain messages, which servers of the library choose where they choose no other: browsers fail a
+ * handshake in which the server chooses none.
+ */
+export const PLAIN = "humphrey_ws.plain.v1";
 
-const NAME_BYTES_MAX = 255;
+/** The first byte of a frame. */
+export const enum Form {
+  Notification = 1,
+  Request,
+  Reset,
+  Response,
+  Error,
+  Item,
+  OfRoom,
+}
 
 /** A frame that was received. What its form has not is empty. */
 export interface Frame {
@@ -26,8 +33,8 @@ export interface Frame {
 
 /** A name behind its length, which is one byte. Throws a `RangeError` if it is too long. */
 export function named(name: string): Uint8Array {
-  const bytes = toBytes(name);
-  if (bytes.length > NAME_BYTES_MAX) throw new RangeError("the name is too long");
+  const bytes = toBytes(checked(name));
+  if (bytes.length > 255) throw new RangeError("the name is too long");
   return joined(Uint8Array.of(bytes.length), bytes);
 }
 
@@ -50,26 +57,20 @@ export function withId(form: number, id: number, ...parts: Uint8Array[]): Uint8A
 /** Reads a frame. What is none is `undefined`: a binary message as any other. */
 export function parse(data: Data): Frame | undefined {
   const form = data[0] ?? 0;
-  if (form < NOTIFICATION || form > OF_ROOM) return undefined;
+  if (form < Form.Notification || form > Form.OfRoom) return undefined;
   let at = 1;
-  const byte = () => {
-    if (at >= data.length) throw 0;
-    return data[at++]!;
-  };
+  // What lies behind the end is noticed there.
+  const byte = () => data[at++] ?? 0;
   const text = () => {
-    const length = byte();
-    if (at + length > data.length) throw 0;
-    return Data.ofBytes(data.subarray(at, (at += length))).text();
+    const end = byte() + at;
+    return Data.ofBytes(data.subarray(at, (at = end))).text();
   };
   const frame: Frame = { form, id: 0, name: "", historyId: "", kind: 0, payload: data };
-  try {
-    if (form > NOTIFICATION && form < OF_ROOM) for (; at < 5; ) frame.id = frame.id * 256 + byte();
-    if (form < RESET || form === OF_ROOM) frame.name = text();
-    if (form === OF_ROOM) frame.historyId = text();
-    if (form === ERROR || form === OF_ROOM) frame.kind = byte();
-  } catch {
-    return undefined;
-  }
-  frame.payload = Data.ofBytes(data.subarray(at), form === OF_ROOM && frame.kind === 1);
+  if (form > Form.Notification && form < Form.OfRoom) for (; at < 5; ) frame.id = frame.id * 256 + byte();
+  if (form < Form.Reset || form === Form.OfRoom) frame.name = text();
+  if (form === Form.OfRoom) frame.historyId = text();
+  if (form === Form.Error || form === Form.OfRoom) frame.kind = byte();
+  if (at > data.length) return undefined;
+  frame.payload = Data.ofBytes(data.subarray(at), form === Form.OfRoom && frame.kind === 1);
   return frame;
 }

@@ -1,34 +1,37 @@
 import { Data } from "./data.js";
 import { guarded } from "./error.js";
-import { PROTOCOL } from "./frames.js";
+import { PLAIN, PROTOCOL } from "./frames.js";
 import { absolute, type Address, type Settings, type State } from "./options.js";
-import { after } from "./timer.js";
+import { after, now } from "./timer.js";
 
 /** What a link tells. */
 export interface LinkEvents {
   /** A WebSocket has been opened, or an event stream. */
   open(transport: "websocket" | "events", protocol: string): void;
   /** A message, with its id in a history where it came as an event. */
-  message(data: Data, eventId?: string): void;
-  /** The last message that came, for an event stream to begin behind it. */
-  lastId(): string;
-  /** The event stream says that messages are missing. */
-  gap(): void;
+  arrived(data: Data, eventId?: string): void;
+  /** The last messages that came, the very last in front, for an event stream to begin behind them. */
+  lastIds(): string[];
+  /** The event stream says of which rooms it is, by the epochs of their histories, and where it begins. */
+  named(names: Record<string, string>, eventId: string): void;
+  /** The event stream says that messages are missing, and where it goes on. */
+  gap(eventId: string): void;
   /** A WebSocket that was open is gone, or closed from here. */
   lost(why: "disconnected" | "closed"): void;
   /** It is worth a look whether the server is there still. */
   check(): void;
-  state(state: State): void;
+  changed(state: State): void;
 }
 
 /** A connection that comes back: when, and over what. It knows nothing of what is sent over it. */
 export interface Link {
-  state(): State;
   /** What was sent and has not left yet. */
   buffered(): number;
-  send(data: string | Uint8Array): void;
-  /** Begins an attempt, whatever is going on. An event stream goes on until it has succeeded. */
+  write(data: string | Uint8Array): void;
+  /** Begins an attempt, whatever is going on or was found out. An event stream goes on until it has succeeded. */
   connect(): void;
+  /** Something was asked for that the server seems not to speak: it is made sure of, now and then. */
+  doubt(): void;
   /** Ends the connection as one that was lost. */
   fail(reason: string): void;
   /** Closes for good: until `connect`. */
@@ -37,7 +40,19 @@ export interface Link {
 
 // What the server has found wrong, and its own wish for peace: more haste would help nobody.
 const LATE = [1002, 1003, 1007, 1010, 1013];
-const NO_ANSWER = 1006;
+/** The code of no code: the connection was cut. */
+const enum Code {
+  None = 1006,
+}
+
+// With the subprotocols; if that fails, without; if that opens, twice with them, lest every other attempt had failed.
+const enum Step {
+  Offered,
+  Without,
+  Again,
+  OnceMore,
+}
+const AFTER_FAILURE = [Step.Without, Step.Offered, Step.OnceMore, Step.Offered] as const;
 
 const halfJittered = (delay: number) => delay * (0.5 + Math.random() / 2);
 
@@ -53,18 +68,25 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   /** Counts attempts: what an older one still does is for nothing. */
   let attempt = 0;
   let failures = 0;
-  let neverOpened = 0;
+  /** Attempts in a row that never opened, or on which nothing came before they were cut. */
+  let fruitless = 0;
   let openedAt = 0;
+  /** Whether anything has come, or the connection has lasted. */
+  let isGood = false;
   let isHasty = true;
   let isListening = false;
-  /** Whether the server speaks one of the subprotocols; if that is not known, what is tried to find out. */
-  let speaks: boolean | undefined;
-  let doubt: "" | "without" | "again" = "";
+  /** Whether the server has chosen one of the subprotocols. */
+  let isKnown = false;
+  /** A browser calls it a failure if the server chooses none. So a first failure is followed by attempts of its own: */
+  let step: Step = Step.Offered;
+  /** Until when it is taken for one that chooses none. Never for good: a network that fails looks the same. */
+  let plainUntil = 0;
+  let isOffered = false;
 
   function setState(next: State): void {
     if (next.name === "connecting" && state.name === "connecting") return;
     state = next;
-    events.state(next);
+    events.changed(next);
   }
 
   function connect(): void {
@@ -80,54 +102,69 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   }
 
   function open(url: string): void {
-    const isOffered = procedures && speaks !== false && doubt !== "without";
-    const own = (socket = new Socket(url, isOffered ? [PROTOCOL, ...settings.protocols] : settings.protocols) as WebSocket);
+    isOffered = procedures && step !== Step.Without && plainUntil <= now();
+    const protocols = isOffered ? [PROTOCOL, ...settings.protocols, PLAIN] : settings.protocols;
+    let own: WebSocket;
+    try {
+      own = socket = new Socket(url, [...new Set(protocols)]) as WebSocket;
+    } catch (error) {
+      // Where the address can't be another one the next time, neither can this.
+      if (typeof address === "function") throw error;
+      return end(Code.None, String(error));
+    }
     own.binaryType = "arraybuffer";
     own.onopen = () => {
       if (own !== socket) return;
-      if (doubt === "without") {
-        // Perhaps the server has but come up in between: once more with the subprotocol, to be sure.
-        doubt = "again";
+      if (step === Step.Without) {
+        step = Step.Again;
         return connect();
       }
-      if (isOffered) speaks = true;
+      step = Step.Offered;
+      if (isOffered) {
+        isKnown = true;
+        plainUntil = 0;
+      }
       stopSource();
       clearTimeout(timer);
-      openedAt = Date.now();
-      neverOpened = 0;
-      const protocol = own.protocol ?? "";
+      openedAt = now();
+      const protocol = own.protocol === PLAIN ? "" : own.protocol ?? "";
       events.open("websocket", protocol);
       // Who has heard of it may have ended it.
       if (own === socket) setState({ name: "open", transport: "websocket", protocol });
     };
     own.onmessage = ({ data }) => {
-      if (own === socket) events.message(typeof data === "string" ? Data.ofText(data) : Data.ofBytes(data));
+      if (own !== socket) return;
+      isGood = true;
+      events.arrived(typeof data === "string" ? Data.ofText(data) : Data.ofBytes(data));
     };
     own.onclose = ({ code, reason }) => own === socket && lost(code, reason);
     // Not everywhere is it followed by the end where nothing was opened.
     own.onerror = () => own === socket && !openedAt && fail("");
   }
 
-  const fail = (reason: string) => lost(NO_ANSWER, reason);
+  const fail = (reason: string) => lost(Code.None, reason);
 
   function lost(code: number, reason: string): void {
     const wasOpen = openedAt > 0;
     const wasTried = socket && !wasOpen;
-    const duration = Date.now() - openedAt;
+    const at = now();
+    const hasLasted = wasOpen && at - openedAt >= settings.lasted;
+    // A close frame has come, too.
+    const wasGood = isGood || hasLasted || (wasOpen && code !== Code.None);
     if (!drop()) return;
     const own = attempt;
-    // A browser calls it a failure if the server chooses no subprotocol. So it is tried without, to know which it is.
-    if (wasTried && procedures && speaks === undefined) {
-      if (doubt === "again") speaks = false;
-      doubt = doubt ? "" : "without";
-      if (doubt || speaks === false) return connect();
+    if (wasTried && procedures && !isKnown && plainUntil <= at) {
+      const failed = step;
+      step = AFTER_FAILURE[failed]!;
+      if (failed === Step.OnceMore) plainUntil = at + 60_000;
+      if (failed !== Step.Without) return connect();
     }
     const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code < 3000);
     // It may have been closed there.
     if (own !== attempt) return;
     if (verdict === false) return end(code, reason);
-    if (!wasOpen) neverOpened += 1;
-    else if (duration >= settings.lasted) failures = 0;
+    fruitless = wasGood ? 0 : fruitless + 1;
+    if (hasLasted) failures = 0;
     isHasty = verdict === true && !LATE.includes(code);
     const delay = typeof verdict === "number" ? verdict
       : isHasty ? Math.random() * Math.min(delayMax, settings.delayFirst * 2 ** failures)
@@ -135,7 +172,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     failures = Math.min(failures + 1, 30);
     const retry = () => wait(delay, code, reason);
     if (source) wait(halfJittered(eventsRetry));
-    else if (settings.events && Source && neverOpened >= settings.eventsAfter) follow(settings.events, retry);
+    else if (settings.events && Source && fruitless >= settings.eventsAfter) follow(settings.events, retry);
     else retry();
   }
 
@@ -149,12 +186,13 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     };
     setState({ name: "connecting" });
     if (own !== attempt) return;
-    timer = after(openTimeout, giveUp);
+    const openTimer = (timer = after(openTimeout, giveUp));
     resolve(address, false).then((href) => {
       if (own !== attempt) return;
       const url = new URL(href);
-      const last = events.lastId();
-      if (last) url.searchParams.set("lastEventId", last);
+      const query = url.searchParams;
+      for (const id of events.lastIds()) query.append("lastEventId", id);
+      query.set("eventRooms", "");
       const stream = (source = new Source(url.href) as EventSource);
       const on = (type: string, act: (data: string, id: string) => void) =>
         stream.addEventListener(type, (event) => {
@@ -164,20 +202,23 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
         });
       on("open", () => {
         if (state.name === "open") return;
-        clearTimeout(timer);
-        timer = after(halfJittered(eventsRetry), connect);
+        if (timer === openTimer) {
+          clearTimeout(timer);
+          timer = after(halfJittered(eventsRetry), connect);
+        }
         events.open("events", "");
         if (stream === source) setState({ name: "open", transport: "events", protocol: "" });
       });
-      on("message", (data, id) => events.message(Data.ofText(data), id));
-      on("binary", (data, id) => events.message(Data.ofBytes(Uint8Array.from(atob(data), (char) => char.charCodeAt(0))), id));
-      on("reset", events.gap);
+      on("message", (data, id) => events.arrived(Data.ofText(data), id));
+      on("binary", (data, id) => events.arrived(Data.ofBytes(Uint8Array.from(atob(data), (char) => char.charCodeAt(0))), id));
+      on("rooms", (data, id) => events.named(JSON.parse(data), id));
+      on("reset", (_, id) => events.gap(id));
       // It comes back by itself, unless the server has answered with something else.
       on("error", () => (stream.readyState === 2 ? giveUp() : setState({ name: "connecting" })));
     }).catch(() => own === attempt && giveUp());
   }
 
-  function wait(delay: number, code = NO_ANSWER, reason = ""): void {
+  function wait(delay: number, code = Code.None, reason = ""): void {
     const own = attempt;
     if (!source) setState({ name: "waiting", until: Date.now() + delay, attempts: failures, code, reason });
     if (own === attempt && delay < Infinity) timer = after(delay, connect);
@@ -190,6 +231,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     clearTimeout(timer);
     const own = (attempt += 1);
     openedAt = 0;
+    isGood = false;
     socket = undefined;
     // Of a half-open one the end would come much later.
     if (old && old.readyState < 2) old.close();
@@ -236,10 +278,16 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   queueMicrotask(() => attempt || state.name === "closed" || connect());
 
   return {
-    state: () => state,
     buffered: () => socket?.bufferedAmount ?? 0,
-    send: (data) => socket?.send(data as Uint8Array<ArrayBuffer>),
-    connect,
+    write: (data) => socket?.send(data as Uint8Array<ArrayBuffer>),
+    connect() {
+      plainUntil = 0;
+      step = Step.Offered;
+      connect();
+    },
+    doubt() {
+      if (plainUntil && plainUntil <= now()) connect();
+    },
     fail,
     close(code, reason) {
       // A wrong code or reason is the caller's error, and leaves everything as it is.

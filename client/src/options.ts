@@ -1,3 +1,5 @@
+import { mistake } from "./error.js";
+
 /** An address, or what gives one, asked before each attempt: for a fresh token, say. Relative ones are of the page. */
 export type Address = string | URL | (() => string | URL | Promise<string | URL>);
 
@@ -8,8 +10,8 @@ export type State =
   /** It is open. Over `events` (server-sent events) nothing can be sent. `protocol` is the subprotocol, or empty. */
   | { readonly name: "open"; readonly transport: "websocket" | "events"; readonly protocol: string }
   /**
-   * It is lost, or could not be made, and is tried again at `until` (as `Date.now()`; `Infinity` while a page is put
-   * away by the browser). `attempts` have failed in a row.
+   * It is lost, or could not be made, and is tried again at `until` (as `Date.now()` was when this state began;
+   * `Infinity` while a page is put away by the browser). `attempts` have failed in a row.
    */
   | { readonly name: "waiting"; readonly until: number; readonly attempts: number; readonly code: number; readonly reason: string }
   /** It is closed, and stays so until `reconnect()`. */
@@ -20,8 +22,8 @@ export interface Options {
   /** Subprotocols of the program's own, offered behind the procedures'. */
   protocols?: string[];
   /**
-   * Whether to offer the procedures' subprotocol. Default: `true`. Set it to `false` for servers without procedures:
-   * browsers can't connect to a server that chooses none of what they offer, so otherwise it takes further attempts to
+   * Whether to offer the procedures' subprotocol. Default: `true`. Set it to `false` for servers of another kind that
+   * choose no subprotocol: browsers can't connect to them while they offer any, so otherwise it takes further attempts to
    * find out that it goes without.
    */
   procedures?: boolean;
@@ -56,7 +58,10 @@ export interface Options {
   timeout?: number;
   /** Server-sent events to listen to while no WebSocket can be had. They should be of the rooms that are joined. */
   events?: Address;
-  /** After how many attempts in a row that never opened they are listened to. Default: 3. */
+  /**
+   * After how many attempts in a row they are listened to that never opened, or on which nothing came before they were cut.
+   * Default: 3.
+   */
   eventsAfter?: number;
   /** How long to listen to them before a WebSocket is tried again. Default: 60,000. */
   eventsRetry?: number;
@@ -69,32 +74,54 @@ export interface Options {
 /** Options with their defaults. */
 export type Settings = Required<Omit<Options, "events" | "reconnect">> & Options;
 
+/** Throws a `TypeError` for an option that there is not, or that can't be so. */
 export function withDefaults(options: Options): Settings {
-  return {
+  const settings: Settings = {
     protocols: [],
     procedures: true,
     delayFirst: 500,
     delayMax: 15_000,
     lasted: 5_000,
     openTimeout: 10_000,
+    reconnect: undefined,
     pingInterval: 20_000,
     pingTimeout: 10_000,
     outboxCount: 1_000,
     outboxBytes: 1 << 20,
     queue: 1_000,
     timeout: 30_000,
+    events: undefined,
     eventsAfter: 3,
     eventsRetry: 60_000,
     WebSocket: globalThis.WebSocket,
     EventSource: globalThis.EventSource,
-    ...options,
   };
+  const known = settings as unknown as Record<string, unknown>;
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const type = name in known && (name === "events" ? typeof value : typeof (known[name] ?? toString));
+    if (typeof value !== type || value < 0 || value !== value) mistake(`the option ${name} can't be ${value}`);
+    known[name] = value;
+  }
+  for (const name of settings.protocols) {
+    if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) mistake(`the option protocols can't be ${name}`);
+  }
+  const needs = (name: "WebSocket" | "EventSource", from: string) =>
+    settings[name] || mistake(`no ${name} here: npm install ${from}, and pass its class as an option`);
+  needs("WebSocket", "ws");
+  const { events } = settings;
+  if (events) {
+    needs("EventSource", "eventsource");
+    if (typeof events !== "function") absolute(events, false);
+  }
+  return settings;
 }
 
-/** The absolute form of an address, with `ws` for `http`, or the other way round. */
+/** The absolute form of an address, with `ws` for `http`, or the other way round. Throws a `TypeError` where it is none. */
 export function absolute(address: string | URL, isSocket: boolean): string {
   const url = new URL(address, globalThis.document?.baseURI ?? globalThis.location?.href);
-  url.protocol = (isSocket ? "ws" : "http") + (/^(https|wss):$/.test(url.protocol) ? "s" : "");
+  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) mistake(`${address} is no address of ws, wss, http or https`);
+  url.protocol = url.protocol.replace(/^(http|ws)/, isSocket ? "ws" : "http");
   url.hash = "";
   return url.href;
 }

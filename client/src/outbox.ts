@@ -8,35 +8,37 @@ export interface Outgoing {
   sent?: () => void;
 }
 
-/** What waits for a connection, bounded. */
-export interface Outbox {
+/** What waits, for a connection or for somebody who listens, bounded. */
+export interface Outbox<T> {
+  readonly items: Set<T>;
   /** Throws if, beside so many bytes that wait elsewhere, there is no room for it. */
-  check(item: Outgoing, buffered: number): void;
+  check(item: T, buffered: number): void;
   /** Throws if there is no room for it. */
-  add(item: Outgoing): void;
-  remove(item: Outgoing): void;
+  keep(item: T): void;
+  remove(item: T): void;
   /** The next one, which is out of it then. */
-  take(): Outgoing | undefined;
+  take(): T | undefined;
 }
 
-export function makeOutbox(countMax: number, bytesMax: number): Outbox {
-  const items = new Set<Outgoing>();
+export function makeOutbox<T extends { data: { length: number } }>(countMax: number, bytesMax: number): Outbox<T> {
+  const items = new Set<T>();
   let bytes = 0;
   const full = () => new CallError("full", "too much waits to be sent");
   // A text has up to three bytes for each of its units: it is bounded, not weighed.
-  const size = ({ data }: Outgoing) => data.length;
+  const size = ({ data }: T) => data.length;
 
-  function check(item: Outgoing, buffered: number): void {
+  function check(item: T, buffered: number): void {
     if (buffered && buffered + size(item) > bytesMax) throw full();
   }
 
-  function remove(item: Outgoing): void {
+  function remove(item: T): void {
     if (items.delete(item)) bytes -= size(item);
   }
 
   return {
+    items,
     check,
-    add(item) {
+    keep(item) {
       if (items.size >= countMax) throw full();
       check(item, bytes);
       items.add(item);

@@ -1,4 +1,4 @@
-import { after } from "./timer.js";
+import { after, now } from "./timer.js";
 
 /** Notices that nobody is there any more, though no connection has ended. */
 export interface Pulse {
@@ -20,16 +20,16 @@ export function makePulse(interval: number, timeout: number, ask: () => void, de
   let askedAt = 0;
 
   function watch(): void {
-    const rest = heardAt + interval - performance.now();
-    timer = after(rest, () => (heardAt + interval <= performance.now() ? probe() : watch()));
+    const rest = heardAt + interval - now();
+    timer = after(rest, () => (heardAt + interval <= now() ? probe() : watch()));
   }
 
   function probe(isAgain = false): void {
-    askedAt = performance.now();
+    askedAt = now();
     timer = after(timeout, () => {
       if (heardAt >= askedAt) watch();
       // A page that was frozen, or a computer that has slept, may have the answer before it: it is asked once more.
-      else if (performance.now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
+      else if (now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
       else dead();
     });
     ask();
@@ -44,11 +44,11 @@ export function makePulse(interval: number, timeout: number, ask: () => void, de
     start() {
       stop();
       askedAt = 0;
-      heardAt = performance.now();
+      heardAt = now();
       if (interval > 0) watch();
     },
     stop,
-    heard: () => void (heardAt = performance.now()),
+    heard: () => void (heardAt = now()),
     check() {
       if (!timer || askedAt > heardAt) return;
       stop();

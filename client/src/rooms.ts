@@ -58,8 +58,6 @@ export interface Seen {
   forget(id: string): void;
 }
 
-const EPOCHS_MAX = 1_000;
-
 export function makeSeen(): Seen {
   const sequences = new Map<string, number>();
   return {
@@ -69,7 +67,7 @@ export function makeSeen(): Seen {
       // The one that was heard of last is the last to be forgotten.
       sequences.delete(epoch);
       sequences.set(epoch, sequence);
-      if (sequences.size > EPOCHS_MAX) sequences.delete(sequences.keys().next().value!);
+      if (sequences.size > 1_000) sequences.delete(sequences.keys().next().value!);
       return true;
     },
     forget: (id) => void sequences.delete(split(id)[0]),

@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 
 import { chromium } from 'playwright-core';
 
-import { DEADLINE, httpProxy, Proxy, Server, until } from './support.mjs';
+import { DEADLINE, httpProxy, Mock, Proxy, Server, until } from './support.mjs';
 
 const code = await readFile(new URL('../../src/client.js', import.meta.url), 'utf8');
 const PAGES = {
@@ -133,15 +133,61 @@ test('a server that restarts is come back to, and the page is told of the gap', 
   await wait(() => gaps.length === 1 && got.at(-1) > 10);
 });
 
-test('a server that chooses no subprotocol has plain messages', async (t) => {
+test('an app without procedures gets one connection on each load of a page, and nothing is on the console', async (t) => {
+  const { run, wait, said, site, page } = await setUp(t, { example: 'echo' });
+  for (let load = 1; load <= 3; load += 1) {
+    await run(() => {
+      open('/');
+      connection.send('text');
+    });
+    await wait(() => got.includes('text'));
+    assert.deepEqual(await run(() => [connection.state.protocol, states.map(({ name }) => name)]), ['', ['connecting', 'open']]);
+    assert.equal(await run(() => connection.call('x').catch(({ code }) => code)), 'unsupported');
+    assert.equal(site.upgrades, load);
+    await page.reload();
+    await page.waitForFunction(() => globalThis.open && globalThis.connect);
+  }
+  assert.deepEqual(said, []);
+});
+
+test('a server of another kind that chooses no subprotocol has plain messages', async (t) => {
   const { run, wait } = await setUp(t, { example: 'echo' });
-  await run(() => {
-    open('/');
+  const mock = await Mock.start(t, { protocols: [], connected: ({ socket }) => socket.on('message', (data) => socket.send(data.toString())) });
+  await run((url) => {
+    open(url);
     connection.send('text');
-  });
+  }, mock.url);
   await wait(() => got.includes('text'));
   assert.deepEqual(await run(() => [connection.state.protocol, states.map(({ name }) => name)]), ['', ['connecting', 'open']]);
-  assert.equal(await run(() => connection.call('x').catch(({ code }) => code)), 'unsupported');
+});
+
+test('what can not be sent as it is throws, and what is said before listening is heard', async (t) => {
+  const { run, wait, said } = await setUp(t);
+  const thrown = await run(async () => {
+    open('/');
+    const names = [];
+    const values = [new Blob(['a']), new File(['a'], 'a'), new FormData(), new URLSearchParams('a=1'), new Map(), document.body, document.body.childNodes, new ImageData(1, 1), crypto];
+    const frame = document.body.appendChild(document.createElement('iframe'));
+    values.push(new frame.contentWindow.Map(), new frame.contentWindow.Blob(['a']));
+    for (const value of values) {
+      for (const act of [() => connection.send(value), () => connection.notify('n', value), () => connection.notify('n', [value])]) {
+        try { act(); names.push(String(value)); } catch ({ name }) { if (name !== 'TypeError') names.push(name); }
+      }
+    }
+    const bytes = new frame.contentWindow.Uint8Array([1, 2]);
+    names.push([...await connection.call('echo', bytes)].join(), [...await connection.call('echo', bytes.buffer)].join());
+    names.push((await connection.call('echo', new frame.contentWindow.Object())).text());
+    connection.notify('back', 'early');
+    await connection.call('echo');
+    globalThis.back = connection.on('back');
+    names.push((await back.next()).value.text());
+    return names;
+  });
+  assert.deepEqual(thrown, ['1,2', '1,2', '{}', 'early']);
+  await run(() => void connection.join('secret'));
+  await wait(() => true);
+  await until(() => said.length > 0);
+  assert.match(said[0], /CallError/);
 });
 
 test('without procedures nothing is on the console', async (t) => {

@@ -7,7 +7,7 @@ import { test } from 'node:test';
 
 import { EventSource } from 'eventsource';
 
-import { httpProxy, lost, notification, open, Server, until } from './support.mjs';
+import { eventServer, httpProxy, lost, Mock, notification, open, Proxy, Server, until } from './support.mjs';
 
 async function setUp(t, options) {
   const server = await Server.start(t, 'client_server');
@@ -146,4 +146,108 @@ test('events of all kinds are taken for what they are', async (t) => {
   await until(() => got.length === 8);
   assert.deepEqual(got.slice(2), ['1', '2', '3', '4', '5', '6']);
   assert.equal(reported.mock.callCount(), 1);
+});
+
+/** A stream of two rooms, of which one is joined. */
+async function streamed(t, options) {
+  const server = await Server.start(t, 'client_server');
+  const proxy = await httpProxy(t, server.port);
+  const publisher = open(t, server.url);
+  await publisher.is('open');
+  const say = async (room, text) => {
+    if (room) publisher.notify('publish to', `${room}\n${text}`);
+    else publisher.notify('everyone', text);
+    await publisher.call('echo');
+  };
+  const client = (more) => {
+    const connection = open(t, proxy.url, { EventSource, events: `${proxy.url}two`, eventsAfter: 1, eventsRetry: 100, ...options, ...more });
+    const [got, gaps] = [[], []];
+    connection.messages((data, { room }) => got.push([room, data.text()]));
+    const join = (room, joining) => connection.join(room, { onGap: (gap) => gaps.push(gap.room), ...joining });
+    return { connection, got, gaps, join };
+  };
+  return { server, proxy, publisher, say, client };
+}
+
+const ONE = 'topic "one"';
+const TWO = 'topic 2';
+
+test('of two streamed rooms each message has its own, and the one that is joined has no gap', async (t) => {
+  const { proxy, say, client } = await streamed(t);
+  await say(ONE, 'early');
+  const { connection, got, gaps, join } = client();
+  join(ONE, { since: 'new' });
+  await until(() => connection.state.transport === 'events');
+  const sent = [[TWO, 'a'], [ONE, 'b'], [undefined, 'c'], [TWO, 'd'], [undefined, 'e'], [TWO, 'f']];
+  for (const [room, text] of sent) await say(room, text);
+  await until(() => got.length === sent.length);
+  assert.deepEqual(got, sent);
+  // The joined room goes on over the WebSocket behind its own last message.
+  proxy.isOpen = true;
+  await until(() => connection.state.transport === 'websocket');
+  await connection.call('echo');
+  await say(ONE, 'g');
+  await until(() => got.at(-1)[1] === 'g');
+  assert.deepEqual(got.slice(sent.length).filter(([room]) => room === ONE), [[ONE, 'g']]);
+  assert.deepEqual(gaps, []);
+});
+
+test('a message for everyone right behind the beginning of a stream is of no room', async (t) => {
+  const { say, client } = await streamed(t);
+  await say(TWO, 'early');
+  const { connection, got } = client();
+  await until(() => connection.state.transport === 'events');
+  for (const text of ['1', '2']) await say(undefined, text);
+  await until(() => got.length === 2);
+  assert.deepEqual(got, [[undefined, '1'], [undefined, '2']]);
+});
+
+test('a room that is not streamed has no gap, and streamed ones go on each where they were', async (t) => {
+  const { server, proxy, say, client } = await streamed(t, { eventsRetry: 60_000 });
+  proxy.isOpen = true;
+  const { connection, got, gaps, join } = client();
+  await Promise.all([join(ONE), join(TWO), join('topic')]);
+  for (const [room, text] of [[ONE, '1'], [TWO, '2'], ['topic', '3']]) await say(room, text);
+  await until(() => got.length === 3);
+  proxy.isOpen = false;
+  proxy.cut();
+  await lost(connection);
+  for (const [room, text] of [[TWO, '4'], [ONE, '5'], [TWO, '6']]) await say(room, text);
+  await until(() => got.length === 6);
+  assert.deepEqual(got.slice(3), [[TWO, '4'], [ONE, '5'], [TWO, '6']]);
+  assert.deepEqual(gaps, []);
+  // After a restart the streamed rooms have one, and only they.
+  await server.kill();
+  await server.start();
+  await until(() => gaps.length >= 2);
+  assert.deepEqual(new Set(gaps), new Set([ONE, TWO]));
+});
+
+test('a server that does not name its rooms has no message ascribed to one by guess', async (t) => {
+  const asked = [];
+  const url = await eventServer(t, (stream, { url }) => {
+    asked.push(url);
+    stream.write('id: b-1\ndata: 1\n\nid: a-1\ndata: 2\n\n');
+  });
+  const connection = open(t, url, { EventSource, events: `${url}?x=%20y`, eventsAfter: 1 });
+  connection.join('room', { onGap: () => assert.fail('a gap') });
+  const got = [];
+  connection.messages((data, { room, id }) => got.push([room, id, data.text()]));
+  await until(() => got.length === 2);
+  assert.deepEqual(got, [[undefined, 'b-1', '1'], [undefined, 'a-1', '2']]);
+  assert.deepEqual(new URL(asked[0], url).searchParams.get('x'), ' y');
+});
+
+test('a stream that is cut again and again does not keep a WebSocket from being tried', async (t) => {
+  const mock = await Mock.start(t);
+  const front = await Proxy.start(t, mock.port);
+  front.cut(false);
+  const url = await eventServer(t, (stream) => {
+    stream.write('retry: 1\n\n');
+    setTimeout(() => stream.destroy(), 20);
+  });
+  const connection = open(t, front.url, { EventSource, events: url, eventsAfter: 1, eventsRetry: 400 });
+  await until(() => connection.state.transport === 'events');
+  front.mend();
+  await until(() => connection.state.transport === 'websocket');
 });

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The room `numbers` gets a number every few milliseconds, from 1 on, and keeps the last KEPT of them (default: 100,000);
-//! `/events` are the same as server-sent events. `topic` and its kind keep their last messages.
+//! `topic` and its kind keep their last messages; `/events` streams one of them, `/two` two others and what goes to everyone.
 
 use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message, Procedures, Subscription};
 
@@ -56,6 +56,20 @@ fn main() {
             let room = event.stream().room("topic");
             room.broadcast(Message::new_binary(event.data().bytes()));
         })
+        // The room's name, which has no line end, and the text.
+        .on("publish to", |event| {
+            let Ok((room, text)) = event
+                .text()
+                .map(|text| text.split_once('\n').unwrap_or((text, "")))
+            else {
+                return;
+            };
+            event.stream().room(room).broadcast(Message::new(text));
+        })
+        .on("everyone", |event| {
+            let Ok(text) = event.text() else { return };
+            event.stream().broadcast(Message::new(text));
+        })
         .on("notify", |event| {
             event.stream().room("topic").notify("topic", event.data());
         })
@@ -74,6 +88,11 @@ fn main() {
         .with_procedures(procedures)
         .with_join_handler(|_, room| room != "secret")
         .with_event_stream("/events", |_, _| Ok(Subscription::room("topic")))
+        .with_event_stream("/two", |_, _| {
+            Ok(Subscription::room("topic \"one\"")
+                .and_room("topic 2")
+                .with_broadcasts())
+        })
         .with_message_handler(|stream, message, _| stream.send(message));
 
     let numbers = app.sender().room("numbers");

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect as tcpConnect, createServer } from 'node:net';
 import { createServer as createHttpServer, request as httpRequest } from 'node:http';
+import { readFile } from 'node:fs/promises';
 
 import { WebSocketServer } from 'ws';
 
@@ -103,8 +104,7 @@ export class Mock {
 
   async listen(port = this.port) {
     this.http = createHttpServer((_, response) => response.writeHead(404).end());
-    const { protocols } = this.options;
-    const chosen = (offered) => [...offered].find((protocol) => protocols.includes(protocol)) ?? false;
+    const chosen = (offered) => [...offered].find((protocol) => this.options.protocols.includes(protocol)) ?? false;
     this.server = new WebSocketServer({ server: this.http, handleProtocols: chosen });
     this.server.on('connection', (socket, request) => {
       const peer = new Peer(this, socket, request);
@@ -336,4 +336,31 @@ export async function httpProxy(t, port, pages = {}) {
     server.close();
   });
   return proxy;
+}
+
+// ---- the guide ----
+
+/** The rows of the guide's table whose head begins so, each as the texts of its cells. */
+export async function tableOfGuide(head) {
+  const lines = (await readFile(new URL('../../docs/javascript.md', import.meta.url), 'utf8')).split('\n');
+  const at = lines.findIndex((line) => line.startsWith(`| ${head}`));
+  if (at < 0) throw new Error(`the guide has no table of ${head}`);
+  const rows = lines.slice(at + 2);
+  return rows.slice(0, rows.findIndex((line) => !line.startsWith('|'))).map((line) => line.split('|').slice(1, -1).map((cell) => cell.trim()));
+}
+
+/** A server of events that does as it is told: each request is put to `answer`. */
+export async function eventServer(t, answer) {
+  const server = createHttpServer((request, response) => {
+    response.writeHead(200, { 'Content-Type': 'text/event-stream' });
+    answer(response, request);
+  });
+  server.on('upgrade', (_, socket) => socket.destroy());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `http://127.0.0.1:${server.address().port}/`;
 }

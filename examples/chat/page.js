@@ -220,6 +220,8 @@ function showAside(open) {
 // It comes back by itself, and says in its state what it does.
 let connection = null;
 let state = { name: "connecting" };
+// When it is tried again, by a clock that nobody sets.
+let retryAt = 0;
 
 /** Where to connect to: with the last message that is known at that time. */
 function address() {
@@ -242,6 +244,7 @@ function goOut() {
 
 function changed(next) {
   state = next;
+  retryAt = performance.now() + state.until - Date.now();
   if (state.name !== "open") {
     log.ariaLive = "off";
     if (you) byId("aloud").textContent = "Disconnected. Trying to reconnect.";
@@ -316,7 +319,7 @@ function receiveText({ kind, from, to, text, at, key }) {
 
 function showState() {
   const shown = state.name === "open" && !you ? "connecting" : state.name;
-  const seconds = Math.max(1, Math.ceil((state.until - Date.now()) / 1000));
+  const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1000));
   const text = {
     open: "Connected",
     connecting: "Connecting…",

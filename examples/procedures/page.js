@@ -10,9 +10,11 @@ const connection = connect(".", { pingInterval: SILENCE_MS, pingTimeout: SILENCE
 // ---- the connection ----
 
 let state = connection.state;
+// When it is tried again, by a clock that nobody sets.
+let retryAt = 0;
 
 function showState() {
-  const seconds = Math.max(1, Math.ceil((state.until - Date.now()) / 1000));
+  const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1000));
   const text = {
     open: "Connected",
     connecting: "Connecting…",
@@ -35,6 +37,7 @@ connection.states((next) => {
   if (next.name === "open") byId("aloud").textContent = "Connected";
   else if (state.name === "open") byId("aloud").textContent = "Disconnected. Trying to reconnect.";
   state = next;
+  retryAt = performance.now() + state.until - Date.now();
   showState();
   // How many reports there are may have changed meanwhile, and is another's after a restart.
   if (state.name === "open") askReports();

@@ -21,8 +21,11 @@ connection.states((state: State) => {
 
 connection.send("text");
 connection.send(new Uint8Array());
+connection.send(new DataView(new ArrayBuffer(1)));
 // @ts-expect-error Plain messages are text or bytes.
 connection.send({ a: 1 });
+// @ts-expect-error Its bytes have to be asked for first.
+connection.send(new Blob(["a"]));
 connection.notify("draw", { x: 1 });
 connection.notify("bytes", new ArrayBuffer(1));
 try {
