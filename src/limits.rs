@@ -30,11 +30,15 @@ pub struct Limits {
     /// Over it, [`SlowConsumer`] decides. What a room has kept and replays to a client that joins it does not count, nor is it
     /// dropped: it is bounded by `outboxes_bytes_max`. Messages that wait behind a replay count as always.
     pub outbox_bytes_max: usize,
-    /// Bytes that may wait for all clients together, of what each was sent alone. Default 512 MiB.
+    /// Bytes that are held for all clients together, of what each was sent alone, and of responses of mounted routes.
+    /// Default 512 MiB. A message or response is held until its last byte has left.
     ///
-    /// Beyond it, clients of the address that has most waiting are disconnected, those with most of it first, if they take
-    /// nothing of it at that moment. Broadcasts that wait do not count, since all outboxes share them, but for many small
-    /// ones that wait for one client: they are copied together. Each shard has an equal share, and room for one message of any legal size.
+    /// Beyond it, clients of the address that has most waiting are disconnected, those with most of it first: at first those
+    /// that take nothing of it at that moment, and the others if that is not enough. While it is used up by responses, no
+    /// route's handler is started: the answer is 503.
+    ///
+    /// Broadcasts that wait do not count, since all outboxes share them, but for pieces that are copied for one client.
+    /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard. Default 4 MiB.
     ///
@@ -61,7 +65,15 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
     pub body_bytes_max: usize,
-    /// Connections, of all kinds, that the app serves at once. Default 100,000. The requests of further ones are answered
+    /// Bytes of HTTP requests that the app holds at once, of all connections together: bodies, requests that wait for a
+    /// handler or are in its hands, and what clients send behind them. Default 64 MiB.
+    ///
+    /// Beyond it, of the address that holds most of it the largest body that is not complete is answered with 503, or else
+    /// the request that finds no room. Each shard has an equal share, and room for one request of any legal size. Bodies
+    /// that a Humphrey app or axum reads do not count: they are theirs to bound.
+    pub bodies_bytes_max: usize,
+    /// Connections, of all kinds, that the app serves at once; and as many again that have ended, and whose disconnect
+    /// handler has still to run. Default 100,000. The requests of further ones are answered
     /// with 503, also where a Humphrey app hands them over; those whose handshake was answered before are closed with
     /// 1013.
     pub connections_max: usize,
@@ -97,12 +109,23 @@ pub struct Limits {
     /// closed with 1008. The time stands still while the connection is not read. A client that is just sending when it is
     /// over has it once more.
     pub message_timeout: Duration,
+    /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event stream's.
+    /// Default 30 s. Then it is answered with 503. A handler that has begun may take as long as it likes.
+    pub queue_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
-    /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s.
+    /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s. What it takes
+    /// buys it time, as [`write_bytes_per_second_min`](Self::write_bytes_per_second_min) says.
     pub write_timeout: Duration,
-    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed. It counts
-    /// anew while a client reads on towards the close frame, unless it was disconnected for its slowness.
+    /// What a client must take, on average, of what waits for it: a message, a response or an event. Default 1,024 bytes per
+    /// second; with 0, every byte counts as if it were many.
+    ///
+    /// What a client takes buys it time at this rate, up to [`write_timeout`](Self::write_timeout) from now; while it is
+    /// being closed, up to [`close_timeout`](Self::close_timeout). So one that takes a byte now and then is disconnected
+    /// as if it took none. Its time begins anew when nothing waits any more.
+    pub write_bytes_per_second_min: u64,
+    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed. What a client
+    /// reads on its way to the close frame buys it time, unless it was disconnected for its slowness.
     pub close_timeout: Duration,
 }
 
@@ -117,6 +140,7 @@ impl Default for Limits {
             received_bytes_max: 512 << 20,
             head_bytes_max: 16 << 10,
             body_bytes_max: 1 << 20,
+            bodies_bytes_max: 64 << 20,
             connections_max: 100_000,
             peer_connections_max: None,
             peer_handshakes_per_second_max: None,
@@ -126,8 +150,10 @@ impl Default for Limits {
             handshakes_max: 4_096,
             handshake_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(300),
+            queue_timeout: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            write_bytes_per_second_min: 1_024,
             close_timeout: Duration::from_secs(5),
         }
     }

@@ -107,7 +107,9 @@ pub struct Refused {
     /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
     /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
     pub handshake_handler: u64,
-    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over.
+    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over; or an HTTP
+    /// request was answered with 503, since there was no room for it or its response, or no handler came for it in time
+    /// ([`Limits::bodies_bytes_max`](crate::Limits::bodies_bytes_max), [`Limits::queue_timeout`](crate::Limits::queue_timeout)).
     pub unserved: u64,
 }
 

@@ -44,6 +44,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
         received_bytes_max,
         head_bytes_max,
         body_bytes_max,
+        bodies_bytes_max,
         connection_calls_max,
         connection_rooms_max,
         rooms_max,
@@ -53,8 +54,10 @@ fn every_limit_stands_in_the_table_with_its_default() {
         handshakes_max,
         handshake_timeout,
         message_timeout,
+        queue_timeout,
         keep_alive_timeout,
         write_timeout,
+        write_bytes_per_second_min,
         close_timeout,
     } = Limits::default();
     let expected = [
@@ -66,6 +69,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
         ("received_bytes_max", bytes(received_bytes_max)),
         ("head_bytes_max", bytes(head_bytes_max)),
         ("body_bytes_max", bytes(body_bytes_max)),
+        ("bodies_bytes_max", bytes(bodies_bytes_max)),
         ("connection_calls_max", count(connection_calls_max)),
         ("connection_rooms_max", count(connection_rooms_max)),
         ("rooms_max", count(rooms_max)),
@@ -78,8 +82,13 @@ fn every_limit_stands_in_the_table_with_its_default() {
         ("handshakes_max", count(handshakes_max)),
         ("handshake_timeout", time(handshake_timeout)),
         ("message_timeout", time(message_timeout)),
+        ("queue_timeout", time(queue_timeout)),
         ("keep_alive_timeout", time(keep_alive_timeout)),
         ("write_timeout", time(write_timeout)),
+        (
+            "write_bytes_per_second_min",
+            count(write_bytes_per_second_min as usize),
+        ),
         ("close_timeout", time(close_timeout)),
     ];
     let document = document("SECURITY.md");

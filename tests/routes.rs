@@ -14,8 +14,8 @@ use humphrey::handlers::serve_dir;
 use humphrey::http::cors::Cors as HumphreyCors;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, RunningApp};
-use support::{Client, DEADLINE, read_head, start, tcp, upgrade_request};
+use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, Reject, RunningApp};
+use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -279,7 +279,7 @@ fn a_route_notifies_everyone_through_a_sender() {
     // Also when nobody listens.
     assert_eq!(ask(address, &get("/notify")).1, "told");
     let mut client = Client::connect(address);
-    support::eventually("it is connected", || running.sender().connections() == 1);
+    eventually("it is connected", || running.sender().connections() == 1);
     assert_eq!(ask(address, &get("/notify")).1, "told");
     assert_eq!(client.receive_text(), "news");
     running.shutdown(STOP);
@@ -435,6 +435,54 @@ fn dot_segments_never_reach_a_route_that_serves_files() {
     running.shutdown(STOP);
 }
 
+/// What is answered to a head alone, whose body never comes.
+fn ask_without_body(address: SocketAddr, head: &str) -> String {
+    let mut socket = tcp(address);
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.write_all(head.as_bytes()).unwrap();
+    read_head(&mut socket)
+}
+
+#[test]
+fn status_that_needs_no_body_comes_before_it() {
+    let app = AsyncWebsocketApp::<AtomicUsize>::new()
+        .with_routes(routes())
+        .with_body_guard(|request, _| match request.header("Authorization") {
+            Some("Bearer secret") => Ok(()),
+            _ => Err(Reject::new(401).with_header("WWW-Authenticate", "Bearer")),
+        });
+    let (running, address) = start(app);
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let head = |method: &str, path: &str, length: usize, header: &str| {
+            format!(
+                "{method} {path} HTTP/1.1\r\nHost: x\r\n{expect}{header}Content-Length: {length}\r\n\r\n"
+            )
+        };
+        let secret = "Authorization: Bearer secret\r\n";
+        for (request, status) in [
+            (head("POST", "/echo", 100, ""), 401),
+            (head("POST", "/nowhere", 100, secret), 404),
+            (head("POST", "/echo", 10 << 20, secret), 413),
+            (head("BREW", "/echo", 100, secret), 501),
+        ] {
+            let answer = ask_without_body(address, &request);
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{answer}"
+            );
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        }
+    }
+    let asked = "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+        Authorization: Bearer secret\r\nContent-Length: 4\r\n\r\n";
+    let mut socket = tcp(address);
+    socket.write_all(asked.as_bytes()).unwrap();
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 100 "));
+    socket.write_all(b"body").unwrap();
+    assert_eq!(read_response(&mut socket).1, "body");
+    running.shutdown(STOP);
+}
+
 #[test]
 fn declared_methods_are_answered_and_others_refused_with_allow() {
     let (running, address) = start(
@@ -483,5 +531,44 @@ fn declared_methods_are_answered_and_others_refused_with_allow() {
     );
     assert!(asked("PATCH", "/hello").starts_with("HTTP/1.1 501 "));
     assert!(asked("POST", "/nowhere").starts_with("HTTP/1.1 404 "));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn bodies_beyond_the_common_bound_get_503_while_handlers_block() {
+    let (release, gate) = channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let app = AsyncWebsocketApp::<()>::new_with_config((), 1, 2)
+        .with_routes(SubApp::new().with_stateless_route("/block", move |_| {
+            let _ = gate.lock().unwrap().recv();
+            Response::new(StatusCode::OK, "done")
+        }))
+        .with_shards(1)
+        .with_limits(Limits {
+            body_bytes_max: 64 << 10,
+            bodies_bytes_max: 256 << 10,
+            ..Limits::default()
+        });
+    let (running, address) = start(app);
+    let body = "x".repeat(60 << 10);
+    let request = format!(
+        "POST /block HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut sockets: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut socket = tcp(address);
+            socket.write_all(request.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    eventually("the others are refused", || {
+        running.sender().metrics().refused.unserved >= 15
+    });
+    drop(release);
+    let heads: Vec<String> = sockets.iter_mut().map(read_head).collect();
+    let with = |status: &str| heads.iter().filter(|head| head.contains(status)).count();
+    assert_eq!(with(" 200 ") + with(" 503 "), 20);
+    assert!(with(" 200 ") >= 3, "{heads:?}");
     running.shutdown(STOP);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
+use super::body_guard::BodyGuard;
 use super::event_stream::{EventStreamHandler, EventStreams};
 use super::handler::{
     EventHandler, HandshakeHandler, JoinHandler, MessageHandler, Program, RoomHandler,
@@ -91,6 +92,7 @@ where
     option_names: OptionNames,
     proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
+    pub(super) on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
@@ -188,6 +190,7 @@ where
             option_names: OptionNames::new(),
             proxies: None,
             on_handshake: None,
+            on_body: None,
             on_connect: None,
             on_disconnect: None,
             on_message: None,
@@ -715,6 +718,7 @@ where
             state: self.state,
             link: self.link.clone(),
             on_handshake: self.on_handshake,
+            on_body: self.on_body,
             event_streams: self.event_streams,
             on_connect: self.on_connect,
             on_message: self.on_message,

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::body_guard::BodyGuard;
 use super::event_stream::EventStreams;
 use super::history::matches;
 use super::procedures::{self, Serving};
@@ -161,6 +162,7 @@ where
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) serving: Option<Serving<State, StreamState>>,
+    pub(super) on_body: Option<Box<dyn BodyGuard<State>>>,
     pub(super) routes: Option<Routes<State>>,
     pub(super) event_streams: EventStreams<State>,
 }
@@ -195,6 +197,7 @@ where
             close: self.on_disconnect.is_some() || self.serving.is_some(),
             request: self.routes.is_some(),
             handshake: self.on_handshake.is_some(),
+            guard: self.on_body.is_some(),
             room: self.on_room.is_some(),
             subprotocols: match self.serving {
                 Some(_) => procedures::SUBPROTOCOLS,
@@ -311,6 +314,17 @@ where
         match &self.routes {
             Some(routes) => routes.serve(request, &self.state),
             None => unreachable!("the engine asks only where there are routes"),
+        }
+    }
+
+    fn refusal(&self, request: &engine::Head) -> Option<Vec<u8>> {
+        self.routes.as_ref()?.refusal(request)
+    }
+
+    fn guard(&self, request: &RequestHead) -> Result<(), Reject> {
+        match &self.on_body {
+            Some(guard) => guard(request, self.state.clone()),
+            None => Ok(()),
         }
     }
 }

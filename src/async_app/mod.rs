@@ -4,6 +4,7 @@
 //! knows numbers. Everything that is sent leaves through `publish`.
 
 mod app;
+mod body_guard;
 mod directory;
 mod event_stream;
 mod handler;
@@ -17,6 +18,7 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
+pub use self::body_guard::BodyGuard;
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{EventHandler, HandshakeHandler, JoinHandler, MessageHandler, RoomHandler};
 pub use self::room::Room;

@@ -15,7 +15,7 @@ impl<T: Transport> Core<T> {
         for slot in self.conns.used() {
             if let Some(conn) = self.conns.get(slot) {
                 let what = match &conn.role {
-                    Role::Http(http) => http.waits_until().map(|due| ("HTTP", due)),
+                    Role::Http(http) => Some(("HTTP", http.deadline())),
                     Role::WebSocket(ws) => {
                         let due = ws.waits_until(&self.hub.settings, conn.transport.is_some());
                         due.into_iter().min_by_key(|&(_, due)| due)

@@ -21,7 +21,7 @@ use super::intake::Intake;
 use super::peers::Place;
 use super::pool::{Done, Job, Pool, Work};
 use super::quickness::Quickness;
-use super::request::Http;
+use super::request::{Http, Requests};
 use super::rooms::Room;
 use super::slots::Slots;
 use super::timers::{Tick, Timers};
@@ -50,7 +50,7 @@ pub(crate) struct Core<T: Transport> {
     /// Connections to read from in this turn.
     ready: Vec<u32>,
     /// Connections with something to write at the end of this turn.
-    dirty: Vec<u32>,
+    pub(super) dirty: Vec<u32>,
     spare_slots: Spare,
     /// For the handlers, at the end of this turn.
     pub(super) jobs: VecDeque<Job>,
@@ -61,6 +61,7 @@ pub(crate) struct Core<T: Transport> {
     pub(super) dones: Vec<(Key, Done)>,
     pub(super) delivery: Delivery,
     pub(super) intake: Intake,
+    pub(super) requests: Requests,
     words: Vec<Word>,
     arrivals: Vec<Newcomer>,
     /// Somebody closed a connection: accepting may work again.
@@ -162,6 +163,7 @@ impl<T: Transport> Core<T> {
             dones: Vec::new(),
             delivery: Delivery::new(&hub.settings),
             intake: Intake::new(&hub.settings.limits, hub.shards.len()),
+            requests: Requests::new(&hub.settings.limits, hub.shards.len()),
             hub,
             words: Vec::new(),
             arrivals: Vec::new(),
@@ -213,7 +215,7 @@ impl<T: Transport> Core<T> {
             }
         }
         self.words = words;
-        self.make_room_for_noted();
+        self.make_room_for_handling();
     }
 
     /// Takes data unless it is paced, and word always.
@@ -381,6 +383,7 @@ impl<T: Transport> Core<T> {
     fn flush(&mut self) {
         self.flush_runs();
         while !self.dirty.is_empty() {
+            self.nothing_is_tried();
             let mut dirty = self.spare_slots.swap(&mut self.dirty);
             let mut begun = self.write_at_once(&dirty);
             for (index, slot) in dirty.drain(..).enumerate() {
@@ -392,6 +395,8 @@ impl<T: Transport> Core<T> {
             }
             self.spare_slots.keep(dirty);
         }
+        // By now it shows who takes something, and who does not.
+        self.make_room_outside();
     }
 
     fn read_queued(&mut self, slot: u32) {
@@ -497,7 +502,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Writes what waits, where that has not begun already.
-    fn write(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
+    pub(super) fn write(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
         match self.conns.get(slot).map(|conn| &conn.role) {
             Some(Role::Http(_)) => self.http_write(slot),
             Some(Role::WebSocket(_)) => self.ws_write_on(slot, begun),
@@ -547,7 +552,7 @@ impl<T: Transport> Core<T> {
         };
         transport.finish();
         match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            Role::Http(http) => self.http_release(*http),
+            Role::Http(http) => self.http_release(slot, *http),
             Role::WebSocket(ws) => self.release(ws),
             Role::Lingering(_) => {}
         }
@@ -566,7 +571,7 @@ impl<T: Transport> Core<T> {
             // Before others are told that accepting may work again.
             drop(conn.transport);
             match conn.role {
-                Role::Http(http) => self.http_release(*http),
+                Role::Http(http) => self.http_release(slot, *http),
                 Role::WebSocket(ws) => self.release(ws),
                 Role::Lingering(_) => {}
             }

@@ -19,16 +19,19 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use self::at_once::AtOnce;
+use self::offering::Source;
 use super::core::{Core, Role};
 use super::form::Form;
 use super::hub::{Mail, Publication, Settings};
 use super::id::Key;
 use super::outbox::GATHER_BYTES_MAX;
+use super::peers::counted_as;
 use super::rooms::LocalRooms;
-use super::runs::{Audience, Closed, Run};
+use super::runs::{Audience, Closed, Run, Spare};
+use super::usage::UsageIndex;
 use super::websocket::WebSocket;
 use crate::limits::SlowConsumer;
 use crate::protocol::encode::HEADER_BYTES_MAX;
@@ -51,7 +54,7 @@ pub(super) struct Delivery {
     /// The run for everyone, if there is one.
     run_for_everyone: Option<u32>,
     /// Memory of former runs.
-    spare: BytesMut,
+    spare: Spare,
     /// Broadcasts so far, whoever they were for.
     broadcasts: u64,
     /// Everyone.
@@ -69,9 +72,13 @@ pub(super) struct Delivery {
     pub(super) congested: usize,
     need: usize,
     need_usual: usize,
-    /// Bytes that wait for all clients and are not shared by them: what each was sent alone.
+    /// What is held of what waits for clients and is not shared by them: what each was sent alone, and responses.
     own_bytes: usize,
     own_bytes_max: usize,
+    /// What of it is held for those whose socket took nothing more at the last write.
+    pub(super) blocked: UsageIndex,
+    /// So many of those with something to write in this turn have been tried already.
+    tried: usize,
     /// Mail that was ever left, as of the last look, and that was ever delivered.
     pushed: u64,
     delivered: u64,
@@ -92,7 +99,7 @@ impl Delivery {
             // With half of the outbox kept free, a paced member has room for all runs.
             runs_bytes_max: GATHER_BYTES_MAX.min(half),
             run_for_everyone: None,
-            spare: BytesMut::new(),
+            spare: Spare::default(),
             broadcasts: 0,
             members: Vec::new(),
             streams: Vec::new(),
@@ -102,6 +109,8 @@ impl Delivery {
             paced_since: None,
             own_bytes: 0,
             own_bytes_max: own_bytes_max(settings),
+            blocked: UsageIndex::default(),
+            tried: 0,
             congested: 0,
             need: half,
             need_usual: half,
@@ -158,14 +167,28 @@ impl Delivery {
         self.own_bytes
     }
 
-    /// An outbox has changed, and so has what waits for its client alone.
+    /// An outbox has changed, and so has what is held for its client alone.
+    #[inline]
     fn note_own(&mut self, ws: &mut WebSocket) {
         self.set_own(ws, ws.outbox.own_bytes());
     }
 
+    #[inline]
     pub(super) fn set_own(&mut self, ws: &mut WebSocket, own: usize) {
         self.own_bytes = self.own_bytes + own - ws.own_bytes;
         ws.own_bytes = own;
+        let blocked = if ws.is_blocked() { own } else { 0 };
+        if ws.blocked_bytes() != blocked {
+            let address = counted_as(ws.session.client_ip());
+            let slot = ws.session.id.key().slot;
+            let before = ws.set_blocked_bytes(blocked);
+            self.blocked.set(address, slot, before, blocked);
+        }
+    }
+
+    /// What is held of a response has changed.
+    pub(super) fn change_responses(&mut self, before: usize, now: usize) {
+        self.own_bytes = self.own_bytes + now - before;
     }
 
     /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
@@ -321,6 +344,9 @@ impl<T: Transport> Core<T> {
             let is = self.delivery.note_fill(ws, bytes_max);
             if was != is {
                 ws.congestion_changed(self.tick, &self.hub, self.now);
+            }
+            ws.note_held_back(&self.hub.settings.limits, &mut self.intake);
+            if was != is {
                 // A longer message alone can make it so, without anything being written to this client.
                 self.arm(slot);
             }
@@ -360,8 +386,7 @@ impl<T: Transport> Core<T> {
         }
         if stands_alone {
             let run = Run::new(audience, number, frame);
-            let run = run.close(&mut self.delivery.spare);
-            self.deliver_run(audience, &run);
+            self.deliver_run(audience, run.close());
             return;
         }
         let delivery = &mut self.delivery;
@@ -418,8 +443,7 @@ impl<T: Transport> Core<T> {
                 }
             }
             self.delivery.runs_bytes -= run.len();
-            let run = run.close(&mut self.delivery.spare);
-            self.deliver_run(audience, &run);
+            self.deliver_run(audience, run.close());
         }
     }
 
@@ -443,8 +467,9 @@ impl<T: Transport> Core<T> {
     }
 
     /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
-    fn deliver_run(&mut self, audience: Audience, run: &Closed) {
+    fn deliver_run(&mut self, audience: Audience, mut run: Closed) {
         let bytes_max = self.hub.settings.limits.outbox_bytes_max;
+        let write_timeout = self.hub.settings.limits.write_timeout;
         // Taken, since cases that may change who is a member come after.
         let mut members = match audience {
             Audience::Everyone => std::mem::take(&mut self.delivery.members),
@@ -456,7 +481,6 @@ impl<T: Transport> Core<T> {
                 slots
             }
         };
-        let bytes = &run.bytes;
         let mut broken = Vec::new();
         let mut offers = Vec::new();
         let mut blocked = Vec::new();
@@ -464,7 +488,7 @@ impl<T: Transport> Core<T> {
             bytes: mut left_bytes,
             messages: mut left_messages,
             rest,
-        } = self.write_run(&members, run);
+        } = self.write_run(&members, &run);
         for (slot, outcome) in rest {
             let Some(conn) = self.conns.get_mut(slot) else {
                 continue;
@@ -474,19 +498,21 @@ impl<T: Transport> Core<T> {
             };
             let (from, own_messages) = run.share(ws.seen);
             let Some(outcome) = outcome else {
-                offers.push((slot, bytes.slice(from..), own_messages));
+                offers.push((slot, from, own_messages));
                 continue;
             };
-            let piece = &bytes[from..];
+            let piece = &run.bytes[from..];
             match outcome {
                 Ok(n) => {
                     left_bytes += n as u64;
                     // The frame in progress goes on; what does not fit behind it meets the policy.
                     let (rest, kept) = ws.form().whole(piece, n.saturating_add(bytes_max));
-                    left_messages += ws.outbox.push_rest(bytes.slice(from..from + rest), kept, n);
-                    ws.blocked(self.tick);
-                    if rest < piece.len() {
-                        offers.push((slot, bytes.slice(from + rest..), own_messages - kept));
+                    let goes_on = rest < piece.len();
+                    let (bytes, own) = run.keep(from..from + rest);
+                    left_messages += ws.outbox.push_rest(bytes, kept, n, own);
+                    ws.blocked(self.tick, write_timeout);
+                    if goes_on {
+                        offers.push((slot, from + rest, own_messages - kept));
                     } else {
                         blocked.push(slot);
                     }
@@ -497,8 +523,8 @@ impl<T: Transport> Core<T> {
                         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                     ) =>
                 {
-                    ws.blocked(self.tick);
-                    offers.push((slot, bytes.slice(from..), own_messages));
+                    ws.blocked(self.tick, write_timeout);
+                    offers.push((slot, from, own_messages));
                 }
                 Err(_) => {
                     self.hub.shards[usize::from(self.index)]
@@ -519,10 +545,12 @@ impl<T: Transport> Core<T> {
         let counters = self.counters();
         counters.bytes_out.add_alone(left_bytes);
         counters.messages_out.add_alone(left_messages);
-        for (slot, piece, messages) in offers {
-            self.offer(slot, piece, messages, false);
+        for (slot, from, messages) in offers {
+            let (piece, of) = run.piece(from);
+            self.offer(slot, piece, messages, Source::Shared { of });
             blocked.push(slot);
         }
+        self.delivery.spare.reclaim(run);
         for slot in blocked {
             self.note_fill(slot);
             self.arm(slot);
@@ -544,7 +572,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.take_run(slot);
-        self.offer(slot, frames, messages, true);
+        self.offer(slot, frames, messages, Source::Own);
         self.note_fill(slot);
         self.make_room_outside();
     }

@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::form::Form;
@@ -195,10 +195,39 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
 }
 
-/// The answer to a request: all its bytes, and whether the connection may be used again.
+/// The answer to a request.
 pub(crate) struct Response {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the connection may be used again.
     pub(crate) keep_alive: bool,
+    /// It counts among all answers until this is dropped.
+    pub(crate) charge: Option<Charge>,
+}
+
+/// How much answers hold. Not of interest to models of threads.
+pub(super) type Account = AtomicUsize;
+
+/// What answers hold, counted from when a handler has made them until their clients have them.
+pub(crate) struct Charge {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub(super) fn new(account: &Arc<Account>, bytes: usize) -> Self {
+        account.fetch_add(bytes, Relaxed);
+        Self {
+            account: account.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// How the program accepts a handshake.
@@ -218,6 +247,8 @@ pub(crate) struct Interests {
     pub(crate) close: bool,
     pub(crate) request: bool,
     pub(crate) handshake: bool,
+    /// Requests with a body are asked about before it is read.
+    pub(crate) guard: bool,
     pub(crate) room: bool,
     /// Subprotocols that the program speaks by itself. The first that a client offers is chosen, unless the handshake
     /// handler has chosen.
@@ -286,4 +317,12 @@ pub(crate) trait Events: Send + Sync + 'static {
     fn nudged(&self, _session: &Arc<Session>) {}
     fn close(&self, session: &Arc<Session>);
     fn request(&self, request: Request) -> Response;
+    /// The answer to a request that no route would take, whatever its body. Returns at once, like `entered`.
+    fn refusal(&self, _request: &Head) -> Option<Vec<u8>> {
+        None
+    }
+    /// May a body be sent with this request? Asked before it is read, on a handler thread.
+    fn guard(&self, _request: &RequestHead) -> Result<(), Reject> {
+        Ok(())
+    }
 }

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 
 use super::admission::Said;
 use super::ask::Accepted;
-use super::events::Events;
+use super::events::{Account, Events};
 use super::id::{ConnectionId, Key};
 use super::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use super::pace::InVain;
@@ -76,8 +76,12 @@ pub(crate) struct Hub {
     pub(super) waits_in_vain: Mutex<InVain>,
     /// Of requests that hosts have asked about, and whose connections are still to come.
     pub(super) asked_bytes: AtomicUsize,
+    /// What answers of routes hold.
+    pub(super) responses_bytes: Arc<Account>,
     /// Connections of all kinds, on all shards.
     connections: AtomicUsize,
+    /// Those that have ended, and whose handlers have still to be told.
+    pub(super) ended: AtomicUsize,
     /// Accepting failed, and waits for a connection to close.
     accept_paused: AtomicBool,
     /// Shards that have not ended.
@@ -292,7 +296,9 @@ impl Hub {
             streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
             waits_in_vain: Mutex::default(),
             asked_bytes: AtomicUsize::new(0),
+            responses_bytes: Arc::default(),
             connections: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,
             stopped: AtomicBool::new(false),
@@ -465,7 +471,9 @@ impl Hub {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.connections.load(Relaxed) > self.settings.limits.connections_max
+        let max = self.settings.limits.connections_max;
+        // Where handlers are blocked, connections that have gone must not pile up in their queue.
+        self.connections.load(Relaxed) > max || self.ended.load(Relaxed) > max
     }
 
     /// Begins to stop: no further connections or messages are taken, what was taken is delivered, everyone is closed

@@ -8,29 +8,28 @@
 //!
 //! Who gives way is asked of addresses first: somebody with many connections can't have many others take his place.
 
-use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::core::{Core, Role};
 use super::id::Key;
-use super::peers::counted_as;
 use super::pool::Event;
-use super::websocket::WebSocket;
+use super::request::REQUEST_BYTES;
+use super::usage::UsageIndex;
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
 use crate::transport::Transport;
 
 pub(super) struct Intake {
     /// Of messages that have begun.
-    unfinished: usize,
+    pub(super) unfinished: UsageIndex,
     /// Of messages that wait for handlers, or are in their hands.
     unhandled: usize,
     /// Of handshakes that the program is being asked about, and of what clients have sent behind them.
     asking: usize,
     /// For either of the first two.
     half: usize,
-    /// Handlers have come back from connections that hold some of it back.
-    more_held_back: bool,
+    /// Of what waits for handlers, what is held back, since clients do not read the replies to what came before.
+    pub(super) held_back: UsageIndex,
     /// Connections that are not read because of this, the longest first. They count as queued for reading.
     held_up: VecDeque<Key>,
     /// Memory for events that wait for handlers: most connections need some for a moment, again and again.
@@ -44,12 +43,12 @@ const SPARE_EVENTS_MAX: usize = 64;
 impl Intake {
     pub(super) fn new(limits: &Limits, shards: usize) -> Self {
         Self {
-            unfinished: 0,
+            unfinished: UsageIndex::default(),
             unhandled: 0,
             asking: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
-            more_held_back: false,
+            held_back: UsageIndex::default(),
             held_up: VecDeque::new(),
             spares: Vec::new(),
         }
@@ -80,19 +79,23 @@ impl Intake {
     /// Keeps a handshake until the program has decided about it, if there is room. Clients are to wait for the answer
     /// (RFC 6455 §4.1): for those that have sent something behind it, there is half the room.
     pub(super) fn add_asking(&mut self, bytes: usize, is_early: bool) -> bool {
-        self.asking += bytes;
-        self.asking <= self.half / if is_early { 8 } else { 4 }
+        self.asking += bytes + REQUEST_BYTES;
+        let fits = self.asking <= self.half / if is_early { 8 } else { 4 };
+        if !fits {
+            self.asking -= REQUEST_BYTES;
+        }
+        fits
+    }
+
+    /// Its job has come up. Until then it counts, also where nobody waits for it any more.
+    pub(super) fn sub_job(&mut self) {
+        self.sub_asking(REQUEST_BYTES);
     }
 
     /// The program has decided, or will not.
     pub(super) fn sub_asking(&mut self, bytes: usize) {
         debug_assert!(self.asking >= bytes);
         self.asking = self.asking.saturating_sub(bytes);
-    }
-
-    /// What a connection holds of an unfinished message has changed.
-    pub(super) fn set_unfinished(&mut self, before: usize, now: usize) {
-        self.unfinished = self.unfinished + now - before;
     }
 
     /// Handlers are to catch up before anything more is read.
@@ -113,12 +116,12 @@ impl Intake {
     }
 
     fn has_too_much_unfinished(&self) -> bool {
-        self.unfinished > self.half
+        self.unfinished.sum() > self.half
     }
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn bytes(&self) -> usize {
-        self.unfinished + self.unhandled + self.asking
+        self.unfinished.sum() + self.unhandled + self.asking
     }
 }
 
@@ -148,7 +151,7 @@ impl<T: Transport> Core<T> {
     /// Where the messages of all together take too much room, the greediest go, with their connections.
     pub(super) fn make_room(&mut self) {
         while self.intake.has_too_much_unfinished()
-            && let Some(slot) = self.greediest(|ws, _| ws.unfinished_bytes())
+            && let Some((slot, _)) = self.intake.unfinished.largest()
         {
             self.give_up_on(
                 slot,
@@ -159,66 +162,14 @@ impl<T: Transport> Core<T> {
         self.make_room_for_handling();
     }
 
-    /// Where nothing is read for the sake of clients that do not read, those that hold most of it go.
-    fn make_room_for_handling(&mut self) {
-        if !self.intake.is_full() {
-            return;
-        }
-        let held_back = self.by_greed(WebSocket::held_back_bytes);
-        let mut sum: usize = held_back.iter().map(|&(_, bytes)| bytes).sum();
-        for (slot, bytes) in held_back {
-            // The rest of the room is free as soon as handlers have caught up.
-            if sum <= self.intake.half / 2 {
-                break;
-            }
-            sum -= bytes;
+    /// Where nothing is read for the sake of clients that do not read, those that hold most of it go. The rest of the room
+    /// is free as soon as handlers have caught up.
+    pub(super) fn make_room_for_handling(&mut self) {
+        while self.intake.is_full()
+            && self.intake.held_back.sum() > self.intake.half / 2
+            && let Some((slot, _)) = self.intake.held_back.largest()
+        {
             self.disconnect_slow(slot);
         }
-    }
-
-    /// Handlers have come back from a connection, and may not be given more of it.
-    pub(super) fn note_held_back(&mut self, slot: u32) {
-        let limits = &self.hub.settings.limits;
-        if let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role) {
-            self.intake.more_held_back |= ws.held_back_bytes(limits) > 0;
-        }
-    }
-
-    /// All that have come back are noted.
-    pub(super) fn make_room_for_noted(&mut self) {
-        if std::mem::take(&mut self.intake.more_held_back) {
-            self.make_room_for_handling();
-        }
-    }
-
-    /// The WebSocket that is to give way first, if any has something.
-    fn greediest(&self, bytes: impl Fn(&WebSocket, &Limits) -> usize) -> Option<u32> {
-        self.by_greed(bytes).first().map(|&(slot, _)| slot)
-    }
-
-    /// The WebSockets that have something, and how much, in the order in which they are to give way: those of the
-    /// address first that has most of it in all, lest somebody with many connections be taken for many who are modest.
-    pub(super) fn by_greed(
-        &self,
-        bytes: impl Fn(&WebSocket, &Limits) -> usize,
-    ) -> Vec<(u32, usize)> {
-        let limits = &self.hub.settings.limits;
-        let mut of_address = HashMap::new();
-        let mut all = Vec::new();
-        for slot in self.conns.used() {
-            if let Some(Role::WebSocket(ws)) = self.conns.get(slot).map(|conn| &conn.role)
-                && let bytes @ 1.. = bytes(ws, limits)
-            {
-                let address = counted_as(ws.session.client_ip());
-                *of_address.entry(address).or_insert(0) += bytes;
-                all.push((address, slot, bytes));
-            }
-        }
-        all.sort_unstable_by_key(|(address, _, bytes)| {
-            Reverse((of_address.get(address).copied(), *bytes))
-        });
-        all.into_iter()
-            .map(|(_, slot, bytes)| (slot, bytes))
-            .collect()
     }
 }

@@ -113,6 +113,12 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         lock(&self.state).bytes_peak
     }
 
+    /// Bytes of data in it, or that have a place in it.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.state).bytes
+    }
+
     /// Leaves data; waits while the mailbox is full.
     #[inline]
     pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {

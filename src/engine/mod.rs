@@ -20,6 +20,7 @@ mod audit;
 mod clock;
 mod core;
 mod delivery;
+mod drain;
 mod events;
 mod form;
 mod handover;
@@ -50,6 +51,7 @@ mod streams;
 mod sync;
 mod timers;
 mod token;
+mod usage;
 mod watch;
 mod websocket;
 
@@ -78,6 +80,8 @@ pub(crate) use self::rooms::{NotJoined, Room};
 use self::shard::{Ending as ShardEnding, Leases, Listener, Shard};
 pub(crate) use self::streams::Beginning;
 use self::token::WAKER;
+/// What a [`Request`] has, too.
+pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
 use crate::transport::{self, Transport};
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
 //! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
-//! `own_bytes` that of those that no other outbox shares. An empty outbox owns no memory.
+//! `own_bytes` the memory behind those that no other outbox shares: what has left of a chunk is held until all of it has.
+//! An empty outbox owns no memory.
 //!
 //! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
 //! client. What is queued behind a replay counts as always.
@@ -101,7 +102,7 @@ impl Outbox {
         self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
     }
 
-    /// Those of them that are kept for this client alone.
+    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
     pub(crate) fn own_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.own_bytes())
     }
@@ -138,13 +139,21 @@ impl Outbox {
             .map_or(0, |queue| queue.unshared_bytes())
     }
 
+    /// The same as `own_bytes`, counted anew.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn held_by_chunks(&self) -> usize {
+        self.waiting
+            .as_ref()
+            .map_or(0, |queue| queue.held_by_chunks())
+    }
+
     /// The memory that is kept for them.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn kept_bytes(&mut self) -> usize {
         self.change_any(Queue::kept_bytes)
     }
 
-    /// Queues whole messages; they are `own` if no other outbox shares them.
+    /// Queues whole messages; they are `own` if no other outbox shares them. Then they are all that their allocation holds.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         self.change(|queue| queue.push(bytes, messages, own));
     }
@@ -160,8 +169,14 @@ impl Outbox {
     }
 
     /// Queues messages whose first `written` bytes have left already. Returns how many messages those were.
-    pub(crate) fn push_rest(&mut self, bytes: Bytes, messages: u32, written: usize) -> u64 {
-        self.change(|queue| queue.push_rest(bytes, messages, written))
+    pub(crate) fn push_rest(
+        &mut self,
+        bytes: Bytes,
+        messages: u32,
+        written: usize,
+        own: bool,
+    ) -> u64 {
+        self.change(|queue| queue.push_rest(bytes, messages, written, own))
     }
 
     /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).

@@ -41,14 +41,14 @@ const TRIES_PER_PATIENCE: u32 = 8;
 const TRIES_OF_KERNEL: u32 = 3;
 
 impl Pace {
-    /// Opens the account of a client whose socket has taken nothing since `stalled`, if it is so.
+    /// Opens the account of a client whose socket has taken nothing since `quiet_since`, if it is so.
     pub(super) fn new(
         bytes_per_second_min: u64,
         patience: Duration,
-        stalled: Option<Tick>,
+        quiet_since: Option<Tick>,
         now: Tick,
     ) -> Self {
-        let quiet_since = stalled.unwrap_or(now);
+        let quiet_since = quiet_since.unwrap_or(now);
         Self {
             left: patience,
             waited: Duration::ZERO,

@@ -15,18 +15,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::admission::{Granted, Kept};
 use super::ask::{Accepted, Then, Verdict};
 use super::core::Core;
-use super::events::{Events, Request, Response, Session, Welcome};
+use super::events::{Charge, Events, Request, Response, Session, Welcome};
 use super::handover::Handover;
 use super::hub::{Hub, Word};
 use super::id::Key;
 use super::lease::{Lease, Next};
 use super::mailbox::When;
+use super::request::Ticket;
 use super::rooms::{Presence, Room};
 use crate::aside::as_shard;
 use crate::atomic::AtomicU64;
@@ -41,11 +42,13 @@ pub(crate) enum Work {
     /// Events of a session, in order, and how many bytes of messages they are.
     Session(Arc<Session>, Vec<Event>, usize),
     /// A request of an HTTP connection.
-    Request(Box<Request>),
+    Request(Arc<Ticket>),
     /// A handshake of an HTTP connection, which waits for the verdict.
-    Handshake(Arc<RequestHead>),
+    Handshake(Weak<RequestHead>),
     /// The same for the request for an event stream.
-    EventStream(Arc<RequestHead>),
+    EventStream(Weak<RequestHead>),
+    /// The same for a request with a body, which is not read yet.
+    Guard(Weak<RequestHead>),
     /// A handshake that somebody else has read, who waits for the verdict.
     Ask(Box<Accepted>, Then),
     /// Something that the program kept for a connection that has gone.
@@ -80,8 +83,8 @@ pub(crate) enum Done {
         /// Where the events were: the next ones can be put there.
         memory: Vec<Event>,
     },
-    /// The request is answered.
-    Request(Response),
+    /// The request is answered, and was of so many bytes; or the shard has taken it back.
+    Request(Option<(Response, usize)>),
     /// The program has decided who may come in.
     Handshake(Box<Result<Granted, Reject>>),
 }
@@ -484,24 +487,26 @@ impl Pool {
                     memory,
                 }
             }
-            Work::Request(request) => {
-                hub.common.requests.add(1);
-                let head_only = request.head.method == "HEAD";
-                let mut request = Some(*request);
-                let mut response = None;
-                caught(&mut || response = request.take().map(|request| events.request(request)));
-                Done::Request(response.unwrap_or_else(|| Response::internal_error(head_only)))
+            Work::Request(ticket) => Done::Request(ticket.take().map(|request| {
+                let response = Self::respond(hub, events, *request);
+                (response, ticket.bytes)
+            })),
+            Work::Handshake(request) => {
+                Self::verdict(&request, |request| Self::ask(hub, events, request))
             }
-            Work::Handshake(request) => Done::Handshake(Self::ask(hub, events, &request).into()),
-            Work::EventStream(request) => {
+            Work::EventStream(request) => Self::verdict(&request, |request| {
                 let welcome = || {
                     Ok(Welcome {
-                        attachment: Some(events.event_stream(&request)?),
+                        attachment: Some(events.event_stream(request)?),
                         ..Welcome::default()
                     })
                 };
-                Done::Handshake(Self::granted(hub, &request, welcome).into())
-            }
+                Self::granted(hub, request, welcome)
+            }),
+            Work::Guard(request) => Self::verdict(&request, |request| {
+                let welcome = || events.guard(request).map(|()| Welcome::default());
+                Self::granted(hub, request, welcome)
+            }),
             Work::Ask(accepted, then) => {
                 let mut asked = Some((accepted, then));
                 caught(&mut || {
@@ -526,6 +531,39 @@ impl Pool {
             }
         };
         Some(done)
+    }
+
+    /// Runs the handler of a route, unless what clients have still to read of others leaves no room for its answer.
+    fn respond(hub: &Arc<Hub>, events: &dyn Events, request: Request) -> Response {
+        hub.common.requests.add(1);
+        let head_only = request.head.method == "HEAD";
+        let bytes_max = hub.settings.limits.outboxes_bytes_max;
+        if hub.responses_bytes.load(Relaxed) > bytes_max {
+            hub.common.refused_unserved.add(1);
+            return Response::busy(head_only);
+        }
+        let mut request = Some(request);
+        let mut response = None;
+        let run = &mut || response = request.take().map(|request| events.request(request));
+        if caught(run).is_none() {
+            hub.common.handler_panics.add(1);
+        }
+        let mut response = response.unwrap_or_else(|| Response::internal_error(head_only));
+        let bytes = response.bytes();
+        response.charge = Some(Charge::new(&hub.responses_bytes, bytes));
+        response
+    }
+
+    /// What is decided about a request, if anybody still waits for that.
+    fn verdict(
+        request: &Weak<RequestHead>,
+        decide: impl FnOnce(&RequestHead) -> Result<Granted, Reject>,
+    ) -> Done {
+        let verdict = match request.upgrade() {
+            Some(request) => decide(&request),
+            None => Err(Reject::internal_error()),
+        };
+        Done::Handshake(Box::new(verdict))
     }
 
     /// Runs the handshake handler.

@@ -2,12 +2,19 @@
 //!
 //! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
 //! While one is handled or answered nothing is read, and TCP slows the client down.
+//!
+//! What is held of all requests together is bounded (`budget`), and so is what is held of their answers (`writing`).
 
 mod asking;
+mod budget;
+mod writing;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use self::asking::Asking;
+pub(super) use self::budget::{REQUEST_BYTES, Requests, Ticket};
+use self::writing::Writing;
 use super::admission::{TurnedAway, shutting_down};
 use super::core::{Core, Role};
 use super::events::{Request, Response};
@@ -18,10 +25,13 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::{self, Refusal};
 use crate::protocol::http::{self, Body, Head, HttpError, Parsed};
 use crate::report::debug;
+use crate::request::Reject;
 use crate::transport::Transport;
 
 pub(super) struct Http {
     peer: SocketAddr,
+    /// Where the client of its last request is. What it holds counts for that address.
+    client: IpAddr,
     /// Received, and not used yet.
     buffer: Vec<u8>,
     phase: Phase,
@@ -30,20 +40,24 @@ pub(super) struct Http {
     used: bool,
     /// Its place in the line of those that wait for a request head.
     place: Option<u64>,
+    /// What is counted of what it has received: see `budget`.
+    request_bytes: usize,
+    /// What was sent behind a request was dropped: the connection ends with the answer.
+    is_cut: bool,
+    /// What is counted of its answer: see `writing`.
+    response_bytes: usize,
+    /// What of that is indexed, since its client takes nothing at present.
+    blocked_bytes: usize,
 }
 
 enum Phase {
     Head,
     Body(Box<(Head, Body)>),
-    /// A handler runs.
-    Handling,
-    /// The handshake handler runs.
+    /// A handler runs, or is to.
+    Handling(Arc<Ticket>),
+    /// The handshake handler runs, or is to.
     Asking(Box<Asking>),
-    Writing {
-        bytes: Vec<u8>,
-        at: usize,
-        keep_alive: bool,
-    },
+    Writing(Box<Writing>),
 }
 
 impl Http {
@@ -51,11 +65,16 @@ impl Http {
     pub(super) fn new(peer: SocketAddr, now: Tick) -> Self {
         Self {
             peer,
+            client: peer.ip(),
             buffer: Vec::new(),
             phase: Phase::Head,
             deadline: now,
             used: false,
             place: None,
+            request_bytes: 0,
+            is_cut: false,
+            response_bytes: 0,
+            blocked_bytes: 0,
         }
     }
 
@@ -67,27 +86,19 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
-    /// What is held of a handshake that the program is being asked about, and of what was sent behind it.
+    /// What is held of a handshake that the program is being asked about, and of what was sent behind it. What comes behind
+    /// the head of another request is its body, and counts as that.
     fn asking_bytes(&self) -> usize {
         match &self.phase {
+            Phase::Asking(asking) if asking.is_of_body() => asking.request.bytes(),
             Phase::Asking(asking) => asking.request.bytes() + self.buffer.len(),
             _ => 0,
         }
     }
 
-    /// Until when it waits for its client; none while it waits for a handler.
-    #[cfg(all(any(test, fuzzing), not(loom)))]
-    pub(super) fn waits_until(&self) -> Option<Tick> {
-        match self.phase {
-            Phase::Handling | Phase::Asking(_) => None,
-            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => Some(self.deadline),
-        }
-    }
-
     pub(super) fn deadline(&self) -> Tick {
-        match self.phase {
-            // A handler may take as long as it likes.
-            Phase::Handling | Phase::Asking(_) => Tick::NEVER,
+        match &self.phase {
+            Phase::Writing(writing) => writing.deadline(),
             _ => self.deadline,
         }
     }
@@ -171,6 +182,7 @@ impl<T: Transport> Core<T> {
             http.buffer.extend_from_slice(bytes);
         }
         self.http_go_on(slot);
+        self.note_request(slot);
     }
 
     /// Uses what has been received, as far as it goes.
@@ -179,7 +191,7 @@ impl<T: Transport> Core<T> {
             let gone_on = match &mut http.phase {
                 Phase::Head => self.http_head(slot),
                 Phase::Body(_) => self.http_body(slot),
-                Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => false,
+                Phase::Handling(_) | Phase::Asking(_) | Phase::Writing(_) => false,
             };
             if !gone_on {
                 break;
@@ -247,32 +259,53 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// A request for a mounted route.
+    /// A request for a mounted route. What needs no body to be refused is refused before it is read.
     fn http_route(&mut self, slot: u32, head: Head) {
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        let peer = http.peer;
-        match self.hub.admit_request(peer, &head) {
-            Ok(()) => self.http_begin_body(slot, head),
-            Err(turned_away) => self.turn_away(slot, turned_away, head.method == "HEAD"),
+        // Nothing is counted of the last request any more.
+        self.count_request(slot);
+        if let Some(http) = self.http(slot) {
+            let peer = http.peer;
+            if let Err(turned_away) = self.hub.admit_request(peer, &head) {
+                self.turn_away(slot, turned_away, head.method == "HEAD");
+                return;
+            }
+            let client = self.hub.client(peer, &head);
+            if let Some(http) = self.http(slot) {
+                http.client = client;
+            }
         }
-    }
-
-    fn http_begin_body(&mut self, slot: u32, head: Head) {
-        let body_bytes_max = self.hub.settings.limits.body_bytes_max;
-        let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
         let body = head
             .body_framing()
-            .and_then(|framing| Body::new(framing, body_bytes_max))
-            .and_then(|body| Ok((body, head.expects_continue()?)));
-        let (body, expects_continue) = match body {
+            .and_then(|framing| Body::new(framing, self.hub.settings.limits.body_bytes_max))
+            .and_then(|body| head.expects_continue().map(|_| body));
+        let body = match body {
             Ok(body) => body,
             Err(error) => {
                 self.http_error(slot, error);
                 return;
             }
         };
+        if !body.is_complete() {
+            if let Some(refusal) = self.events.refusal(&head) {
+                self.http_answer(slot, refusal, false);
+                return;
+            }
+            if self.interests.guard {
+                self.http_ask_guard(slot, head, body);
+                return;
+            }
+        }
+        self.http_begin_body(slot, head, body);
+    }
+
+    /// The body of a request is to be read, if there is room.
+    fn http_begin_body(&mut self, slot: u32, head: Head, body: Body) {
+        if !self.has_room_for_body(&body) {
+            self.http_busy(slot, head.method == "HEAD");
+            return;
+        }
+        let deadline = self.tick.after(self.hub.settings.limits.handshake_timeout);
+        let expects_continue = head.expects_continue() == Ok(true);
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -318,28 +351,51 @@ impl<T: Transport> Core<T> {
             return;
         };
         let keeps_open = self.stop == super::core::Stop::Running;
+        let deadline = self.tick.after(self.hub.settings.limits.queue_timeout);
         let Some(http) = self.http(slot) else {
             return;
         };
-        let Phase::Body(request) = std::mem::replace(&mut http.phase, Phase::Handling) else {
+        let Phase::Body(request) = std::mem::replace(&mut http.phase, Phase::Head) else {
             return;
         };
         let (head, body) = *request;
-        let peer = http.peer;
+        let (peer, client) = (http.peer, http.client);
+        let head_only = head.method == "HEAD";
         let request = Request {
             keep_alive: keeps_open && head.keep_alive(),
-            client: self.hub.client(peer, &head),
+            client,
             head,
             body: body.into_bytes(),
             peer,
         };
-        self.job(key, Work::Request(Box::new(request)));
+        // It goes from one account to the other.
+        self.note_request(slot);
+        let ticket = Ticket::new(request);
+        if !self.add_handled(ticket.bytes) {
+            self.http_busy(slot, head_only);
+            return;
+        }
+        if let Some(http) = self.http(slot) {
+            http.phase = Phase::Handling(ticket.clone());
+            http.deadline = deadline;
+        }
+        self.job(key, Work::Request(ticket));
     }
 
-    /// The route has answered.
+    /// The route has answered, or was not called since the request waited for too long.
     pub(super) fn http_respond(&mut self, slot: u32, response: Response) {
+        let is_due = |http: &mut Http| matches!(http.phase, Phase::Handling(_));
+        if !self.http(slot).is_some_and(is_due) {
+            return;
+        }
         let keep_alive = response.keep_alive && self.stop == super::core::Stop::Running;
-        self.http_answer(slot, response.bytes, keep_alive);
+        self.http_write_response(
+            slot,
+            Response {
+                keep_alive,
+                ..response
+            },
+        );
     }
 
     fn http_error(&mut self, slot: u32, error: HttpError) {
@@ -359,64 +415,6 @@ impl<T: Transport> Core<T> {
         self.http_answer(slot, turned_away.response(head_only), false);
     }
 
-    fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {
-        let deadline = self.tick.after(self.hub.settings.limits.write_timeout);
-        self.leave_line(slot);
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        http.deadline = deadline;
-        http.phase = Phase::Writing {
-            bytes,
-            at: 0,
-            keep_alive,
-        };
-        self.want_write(slot);
-    }
-
-    pub(super) fn http_write(&mut self, slot: u32) {
-        let deadline = self.tick.after(self.hub.settings.limits.write_timeout);
-        let idle = self.tick.after(self.hub.settings.limits.keep_alive_timeout);
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let (Role::Http(http), Some(transport)) = (&mut conn.role, &mut conn.transport) else {
-            return;
-        };
-        let Phase::Writing {
-            bytes,
-            at,
-            keep_alive,
-        } = &mut http.phase
-        else {
-            return;
-        };
-        while *at < bytes.len() {
-            match transport.write(&bytes[*at..]) {
-                Ok(n) => {
-                    *at += n;
-                    http.deadline = deadline;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.free(slot);
-                    return;
-                }
-            }
-        }
-        if !*keep_alive {
-            self.linger(slot);
-            return;
-        }
-        http.phase = Phase::Head;
-        http.deadline = idle;
-        http.used = true;
-        self.line_up(slot);
-        self.http_go_on(slot);
-        self.want_read(slot);
-    }
-
     /// The client has ended its stream: it may still wait for the answer to what it has asked in full.
     pub(super) fn http_ended(&mut self, slot: u32) {
         let Some(http) = self.http(slot) else {
@@ -424,7 +422,7 @@ impl<T: Transport> Core<T> {
         };
         match http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
-            Phase::Handling | Phase::Asking(_) | Phase::Writing { .. } => {}
+            Phase::Handling(_) | Phase::Asking(_) | Phase::Writing(_) => {}
         }
     }
 
@@ -445,18 +443,42 @@ impl<T: Transport> Core<T> {
             return;
         };
         let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
-        match http.phase {
-            Phase::Handling | Phase::Asking(_) => {}
+        match &http.phase {
+            Phase::Handling(ticket) => {
+                let ticket = ticket.clone();
+                if !self.take_back(&ticket) {
+                    // A handler may take as long as it likes.
+                    self.wait_for_handler(slot);
+                    return;
+                }
+                self.http_busy(slot, ticket.head_only);
+            }
+            Phase::Asking(asking) => {
+                if asking.has_begun() {
+                    self.wait_for_handler(slot);
+                } else if let Some(asking) = self.stop_asking(slot) {
+                    self.counters().refused_unserved.add(1);
+                    self.http_reject(slot, asking.entry, &busy(), CloseCode::TRY_AGAIN_LATER);
+                }
+            }
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
                 let answer = http::refusal(408, &[], "the request took too long\n", false);
                 self.http_answer(slot, answer, false);
+                self.note_request(slot);
             }
             Phase::Head if !http.used => {
                 self.counters().failed_timeout.add(1);
                 self.free(slot);
             }
-            Phase::Head | Phase::Body(_) | Phase::Writing { .. } => self.free(slot),
+            Phase::Writing(_) => self.http_expire_writing(slot),
+            Phase::Head | Phase::Body(_) => self.free(slot),
+        }
+    }
+
+    fn wait_for_handler(&mut self, slot: u32) {
+        if let Some(http) = self.http(slot) {
+            http.deadline = Tick::NEVER;
         }
     }
 
@@ -467,7 +489,7 @@ impl<T: Transport> Core<T> {
         };
         match &mut http.phase {
             Phase::Head | Phase::Body(_) => self.free(slot),
-            Phase::Handling => {}
+            Phase::Handling(_) => {}
             Phase::Asking(_) => {
                 if let Some(asking) = self.stop_asking(slot) {
                     self.counters().refused_unserved.add(1);
@@ -475,12 +497,14 @@ impl<T: Transport> Core<T> {
                     self.http_reject(slot, asking.entry, &shutting_down(), code);
                 }
             }
-            Phase::Writing { keep_alive, .. } => *keep_alive = false,
+            Phase::Writing(writing) => writing.keep_alive = false,
         }
     }
 
     /// It is an HTTP connection no longer.
-    pub(super) fn http_release(&mut self, http: Http) {
+    pub(super) fn http_release(&mut self, slot: u32, mut http: Http) {
+        self.release_request(slot, &mut http);
+        self.release_response(slot, &mut http);
         self.heads_len -= usize::from(http.is_in_line());
         self.intake.sub_asking(http.asking_bytes());
         if let Phase::Asking(asking) = &http.phase {
@@ -511,12 +535,42 @@ pub(super) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
     }
 }
 
+/// The answer where there is no room for a request, or no handler has come for it in time.
+pub(super) fn busy() -> Reject {
+    Reject::new(503)
+        .with_header("Retry-After", "1")
+        .with_body("the server is busy: try again in a moment\n")
+}
+
 impl Response {
+    /// An answer that is small.
+    pub(super) fn small(head: Vec<u8>) -> Self {
+        Self {
+            head,
+            body: Vec::new(),
+            keep_alive: false,
+            charge: None,
+        }
+    }
+
     /// The answer where a route's handler panicked.
     pub(super) fn internal_error(head_only: bool) -> Self {
-        Self {
-            bytes: http::refusal(500, &[], "internal server error\n", head_only),
-            keep_alive: false,
-        }
+        Self::small(http::response(
+            500,
+            &[],
+            b"internal server error\n",
+            true,
+            head_only,
+        ))
+    }
+
+    /// The answer where what clients have still to read of others leaves no room for a further one.
+    pub(super) fn busy(head_only: bool) -> Self {
+        Self::small(busy().response(true, head_only))
+    }
+
+    /// What it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head.capacity() + self.body.capacity()
     }
 }

@@ -1,5 +1,7 @@
 //! Broadcasts of a turn, joined: those for the same audience gather in one run of frames.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 
 /// Who a message for many is for.
@@ -42,10 +44,9 @@ impl Run {
     }
 
     /// `spare` is memory that it may take.
-    pub(super) fn push(&mut self, number: u64, frame: &[u8], spare: &mut BytesMut) {
+    pub(super) fn push(&mut self, number: u64, frame: &[u8], spare: &mut Spare) {
         if let Gathered::One(first) = &self.bytes {
-            let mut joined = std::mem::take(spare);
-            joined.clear();
+            let mut joined = spare.take();
             joined.extend_from_slice(first);
             self.bytes = Gathered::Many(joined);
         }
@@ -84,19 +85,51 @@ impl Run {
         })
     }
 
-    /// The run as it is sent. What is left of its memory goes back to `spare`.
-    pub(super) fn close(self, spare: &mut BytesMut) -> Closed {
-        let bytes = match self.bytes {
-            Gathered::One(frame) => frame,
-            Gathered::Many(mut joined) => {
-                let bytes = joined.split().freeze();
-                *spare = joined;
-                bytes
+    /// The run as it is sent.
+    pub(super) fn close(self) -> Closed {
+        let (bytes, allocated) = match self.bytes {
+            // A message's frame fills its allocation.
+            Gathered::One(frame) => {
+                let allocated = frame.len();
+                (frame, allocated)
+            }
+            Gathered::Many(joined) => {
+                let allocated = joined.capacity();
+                (joined.freeze(), allocated)
             }
         };
         Closed {
             bytes,
+            allocated,
             pieces: self.pieces,
+        }
+    }
+}
+
+/// Memory of former runs, for the next one.
+#[derive(Default)]
+pub(super) struct Spare {
+    memory: BytesMut,
+    /// How long the last run was: the next one is about as long.
+    len: usize,
+}
+
+impl Spare {
+    fn take(&mut self) -> BytesMut {
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.reserve(self.len);
+        memory
+    }
+
+    /// Takes back the memory of a run that has been sent, unless an outbox keeps it.
+    pub(super) fn reclaim(&mut self, run: Closed) {
+        if run.pieces.len() < 2 {
+            return;
+        }
+        self.len = run.bytes.len();
+        if let Ok(mut memory) = run.bytes.try_into_mut() {
+            memory.clear();
+            self.memory = memory;
         }
     }
 }
@@ -104,6 +137,8 @@ impl Run {
 /// A run that takes nothing more.
 pub(super) struct Closed {
     pub(super) bytes: Bytes,
+    /// The memory behind them.
+    allocated: usize,
     pieces: Vec<Piece>,
 }
 
@@ -115,6 +150,35 @@ impl Closed {
             start(&self.pieces, first),
             (self.pieces.len() - first) as u32,
         )
+    }
+
+    /// An outbox is to keep some of the bytes: then they must not hold far more memory than they are.
+    fn make_compact(&mut self) {
+        if self.allocated / 2 > self.bytes.len() {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+            self.allocated = self.bytes.len();
+        }
+    }
+
+    /// The bytes from there on, for outboxes to keep, and how much memory is behind them.
+    pub(super) fn piece(&mut self, from: usize) -> (Bytes, usize) {
+        self.make_compact();
+        (self.bytes.slice(from..), self.allocated)
+    }
+
+    /// Some of the bytes, as one outbox keeps them, and whether they are its own.
+    pub(super) fn keep(&mut self, range: Range<usize>) -> (Bytes, bool) {
+        self.make_compact();
+        keep_piece(self.bytes.slice(range), self.allocated)
+    }
+}
+
+/// A piece of something of that length that others may share, as one outbox keeps it: shared, or as a copy of its own
+/// where it would hold back more than twice what it is. Returns whether it is a copy.
+pub(super) fn keep_piece(piece: Bytes, of: usize) -> (Bytes, bool) {
+    match piece.len() < of / 2 {
+        true => (Bytes::copy_from_slice(&piece), true),
+        false => (piece, false),
     }
 }
 
@@ -139,7 +203,7 @@ mod tests {
     use super::*;
 
     fn run(numbers: &[u64]) -> Run {
-        let mut spare = BytesMut::new();
+        let mut spare = Spare::default();
         let frame = |number: u64| format!("[{number}]");
         let mut run = Run::new(
             Audience::Everyone,
@@ -162,7 +226,7 @@ mod tests {
             assert_eq!(run.messages_from(from), expected.len());
             let frames: Vec<u64> = run.from(from).map(|(number, _)| number).collect();
             assert_eq!(frames, expected);
-            let closed = run.close(&mut BytesMut::new());
+            let closed = run.close();
             let (at, messages) = closed.share(from);
             assert_eq!(closed.bytes[at..], *text.as_bytes());
             assert_eq!(messages as usize, expected.len());
@@ -172,7 +236,7 @@ mod tests {
     #[test]
     fn a_lone_frame_is_not_copied() {
         let frame = Bytes::from(vec![1; 100]);
-        let closed = Run::new(Audience::Room(1), 0, frame.clone()).close(&mut BytesMut::new());
+        let closed = Run::new(Audience::Room(1), 0, frame.clone()).close();
         assert_eq!(closed.bytes.as_ptr(), frame.as_ptr());
     }
 }

@@ -9,6 +9,8 @@
 #![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
 
 #[cfg(test)]
+mod budgets;
+#[cfg(test)]
 mod costs;
 pub(crate) mod dialogue;
 pub(crate) mod game;

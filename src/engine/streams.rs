@@ -108,13 +108,14 @@ impl Hub {
         beginning: Beginning<'_>,
     ) -> Result<(), NotJoined> {
         let Beginning {
-            preface,
+            mut preface,
             rooms,
             keep_alive,
             replay,
             broadcasts,
         } = beginning;
         let of_all = broadcasts.then_some(&self.streams_of_all);
+        preface.shrink_to_fit();
         let subscribing = Subscribing {
             key: session.id.key(),
             preface: preface.into(),

@@ -44,6 +44,17 @@ impl Tick {
         Tick(self.0.saturating_add(seconds.saturating_add(steps)))
     }
 
+    /// The time that bytes take at a rate, in whole steps, and the bytes that are left over.
+    pub(crate) fn bought(bytes: u64, per_second: u64) -> (Duration, u64) {
+        let steps =
+            u128::from(bytes) * u128::from(TICKS_PER_SECOND) / u128::from(per_second.max(1));
+        let used = (steps * u128::from(per_second)).div_ceil(u128::from(TICKS_PER_SECOND));
+        let steps = u64::try_from(steps).unwrap_or(u64::MAX);
+        let time = Duration::from_millis(steps.saturating_mul(TICK.as_millis() as u64));
+        let left = u128::from(bytes).saturating_sub(used);
+        (time, u64::try_from(left).unwrap_or(0))
+    }
+
     /// How long ago `earlier` was.
     pub(crate) fn since(self, earlier: Tick) -> Duration {
         let steps = self.steps().saturating_sub(earlier.steps());

@@ -22,13 +22,15 @@ mod talk;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use self::rare::Rare;
 use super::admission::{Granted, Kept, shutting_down};
 use super::core::{Conn, Core, Role};
+use super::drain::Drain;
 use super::events::{Ending, Session, Status};
 use super::form::Form;
 use super::hub::{Hub, Settings};
@@ -36,6 +38,7 @@ use super::id::{ConnectionId, Key};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pool::{Done, Event, Work};
+use super::request::REQUEST_BYTES;
 use super::rooms::lock;
 use super::timers::Tick;
 use crate::limits::{Limits, SlowConsumer};
@@ -177,16 +180,45 @@ impl WebSocket {
 
     /// The socket takes nothing at present.
     pub(super) fn is_blocked(&self) -> bool {
-        self.stalled().is_some()
+        self.rare.as_ref().is_some_and(|rare| rare.blocked)
     }
 
     /// The socket says that it takes something again.
     pub(super) fn unblocked(&mut self) {
-        self.clear(|rare| &mut rare.stalled);
+        if let Some(rare) = &mut self.rare {
+            rare.blocked = false;
+            if rare.is_empty() {
+                self.rare = None;
+            }
+        }
     }
 
-    pub(super) fn blocked(&mut self, now: Tick) {
-        self.rare().stalled.get_or_insert(now);
+    pub(super) fn blocked(&mut self, now: Tick, write_timeout: Duration) {
+        let rare = self.rare();
+        rare.blocked = true;
+        rare.drain
+            .get_or_insert_with(|| Drain::new(now, write_timeout));
+    }
+
+    /// Its socket has taken so many bytes, and all that waited if the outbox is empty.
+    fn drained(&mut self, bytes: usize, now: Tick, limits: &Limits) {
+        if self.outbox.is_empty() {
+            self.unblocked();
+            self.clear(|rare| &mut rare.drain);
+        } else {
+            self.blocked(now, limits.write_timeout);
+            if bytes > 0
+                && let Some(drain) = &mut self.rare().drain
+            {
+                drain.took(bytes, now, limits.write_timeout, limits);
+            }
+        }
+        if bytes > 0
+            && !self.found_slow
+            && let Some(closing) = self.rare.as_mut().and_then(|rare| rare.deadline.as_mut())
+        {
+            closing.took(bytes, now, limits.close_timeout, limits);
+        }
     }
 
     /// The outbox has become short of room, or no longer is.
@@ -209,11 +241,11 @@ impl WebSocket {
         };
         if self.congested {
             let allowance = lock(&hub.waits_in_vain).allowance(patience, instant);
-            let stalled = self.stalled();
+            let quiet_since = self.quiet_since();
             self.rare()
                 .pace
                 .get_or_insert_with(|| {
-                    Box::new(Pace::new(bytes_per_second_min, patience, stalled, now))
+                    Box::new(Pace::new(bytes_per_second_min, patience, quiet_since, now))
                 })
                 .start(allowance, now);
         } else if let Some(pace) = self.pace() {
@@ -242,12 +274,11 @@ impl WebSocket {
         };
         [
             heartbeat,
-            rare.deadline,
+            self.closing_deadline(),
             rare.unfinished
                 .as_ref()
                 .map(|unfinished| unfinished.since.after(settings.limits.message_timeout)),
-            rare.stalled
-                .map(|since| since.after(settings.limits.write_timeout)),
+            self.drain_deadline(),
             rare.pace.as_ref().and_then(|pace| pace.deadline()),
             rare.stream
                 .as_ref()
@@ -322,7 +353,7 @@ impl<T: Transport> Core<T> {
             return;
         };
         if let Role::Http(http) = std::mem::replace(&mut conn.role, Role::WebSocket(ws)) {
-            self.heads_len -= usize::from(http.is_in_line());
+            self.http_release(slot, *http);
         }
         // Before its handler runs, so that what the handler broadcasts reaches it too.
         self.join(slot);
@@ -351,6 +382,7 @@ impl<T: Transport> Core<T> {
         ws.incoming = Incoming::Ended;
         ws.outgoing = Outgoing::Broken;
         ws.clear(|rare| &mut rare.deadline);
+        ws.clear(|rare| &mut rare.drain);
         ws.unblocked();
         ws.session.set_status(Status::Closed);
         self.counters().dropped_closed.add(lost);
@@ -405,7 +437,7 @@ impl<T: Transport> Core<T> {
 
     /// The last that is sent is queued, with a close frame or without.
     fn end_outgoing(&mut self, slot: u32, close_frame: Option<Vec<u8>>) {
-        let deadline = self.tick.after(self.hub.settings.limits.close_timeout);
+        let deadline = Drain::new(self.tick, self.hub.settings.limits.close_timeout);
         let Some(ws) = self.open_ws(slot) else {
             return;
         };
@@ -432,6 +464,7 @@ impl<T: Transport> Core<T> {
         let Role::WebSocket(ws) = &mut conn.role else {
             return;
         };
+        ws.note_held_back(limits, &mut self.intake);
         if !ws.busy && !ws.inbox.is_empty() && !ws.holds_back(limits) {
             let events = std::mem::take(&mut ws.inbox);
             let bytes = std::mem::take(&mut ws.inbox_bytes);
@@ -487,6 +520,7 @@ impl<T: Transport> Core<T> {
         if events.is_empty() {
             self.intake.sub_unhandled(bytes);
         } else {
+            self.hub.ended.fetch_add(1, Relaxed);
             self.job(key, Work::Session(session, events, bytes));
         }
     }
@@ -513,15 +547,30 @@ impl<T: Transport> Core<T> {
 
     /// Word of a batch's end.
     pub(super) fn done(&mut self, key: Key, mut done: Done) {
-        if let Done::Session { bytes, memory, .. } = &mut done {
-            self.intake.sub_unhandled(*bytes);
-            self.intake.give_back(std::mem::take(memory));
+        match &mut done {
+            Done::Session { bytes, memory, .. } => {
+                self.intake.sub_unhandled(*bytes);
+                self.intake.give_back(std::mem::take(memory));
+            }
+            Done::Request(answered) => {
+                let bytes = answered.as_ref().map_or(0, |(_, bytes)| *bytes);
+                self.requests.sub_handled(bytes + REQUEST_BYTES);
+            }
+            Done::Handshake(_) => self.intake.sub_job(),
         }
-        let Some(slot) = self.conns.find(key) else {
+        let is_session = matches!(done, Done::Session { .. });
+        let slot = self.conns.find(key);
+        if is_session && slot.is_none_or(|slot| self.ws(slot).is_none_or(|ws| ws.told)) {
+            // The end of its close handler changes nothing more.
+            self.hub.ended.fetch_sub(1, Relaxed);
+            return;
+        }
+        let Some(slot) = slot else {
             return;
         };
         match done {
-            Done::Request(response) => self.http_respond(slot, response),
+            Done::Request(None) => {}
+            Done::Request(Some((response, _))) => self.http_respond(slot, response),
             Done::Handshake(answer) => self.http_verdict(slot, *answer),
             Done::Session {
                 panicked,
@@ -532,10 +581,6 @@ impl<T: Transport> Core<T> {
                 let Some(ws) = self.ws(slot) else {
                     return;
                 };
-                if ws.told {
-                    // The close handler's end changes nothing more.
-                    return;
-                }
                 ws.busy = false;
                 ws.mail_mark = mark;
                 if panicked {
@@ -546,7 +591,7 @@ impl<T: Transport> Core<T> {
                         waiting += u64::from(message);
                         !message
                     });
-                    let rest = ws.inbox.len() * size_of::<Event>();
+                    let rest = ws.inbox.len() * receiving::EVENT_BYTES;
                     let bytes = std::mem::replace(&mut ws.inbox_bytes, rest);
                     self.intake.sub_unhandled(bytes - rest);
                     let unhandled = waiting + u64::from(unhandled);
@@ -555,7 +600,6 @@ impl<T: Transport> Core<T> {
                 }
                 self.advance(slot);
                 self.want_read(slot);
-                self.note_held_back(slot);
             }
         }
         self.arm(slot);
@@ -569,7 +613,7 @@ impl<T: Transport> Core<T> {
     /// The same; the first write may have been made already.
     pub(super) fn ws_write_on(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
         let tick = self.tick;
-        let close_timeout = self.hub.settings.limits.close_timeout;
+        let limits = &self.hub.settings.limits;
         let Some(Conn {
             transport: Some(transport),
             role: Role::WebSocket(ws),
@@ -579,20 +623,11 @@ impl<T: Transport> Core<T> {
             return;
         };
         let (written, result) = ws.outbox.flush_on(begun, transport, &mut self.scratch);
-        if ws.outbox.is_empty() {
-            ws.unblocked();
-        } else if written.bytes > 0 {
-            ws.rare().stalled = Some(tick);
-        } else {
-            ws.blocked(tick);
-        }
-        if written.bytes > 0 {
-            if let Some(pace) = ws.pace() {
-                pace.read(written.bytes, tick);
-            }
-            if ws.closing_deadline().is_some() && !ws.found_slow {
-                ws.rare().deadline = Some(tick.after(close_timeout));
-            }
+        ws.drained(written.bytes, tick, limits);
+        if written.bytes > 0
+            && let Some(pace) = ws.pace()
+        {
+            pace.read(written.bytes, tick);
         }
         let has_left = ws.outbox.is_empty() && ws.outgoing == Outgoing::Closing;
         let may_end = has_left && ws.told;

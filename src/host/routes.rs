@@ -67,11 +67,23 @@ impl<State> Routes<State> {
             client,
             keep_alive,
         } = request;
+        let answer = self.answer(&head, body, (client, peer), state);
+        self.finish(answer, &head, keep_alive)
+    }
+
+    /// The answer to a request that no route would take, whatever its body. Runs no code of the program's.
+    pub(crate) fn refusal(&self, head: &Head) -> Option<Vec<u8>> {
+        let refusal = self.route(head).err()?;
+        let response = self.finish(refusal, head, false);
+        Some([response.head, response.body].concat())
+    }
+
+    /// Completes an answer.
+    fn finish(&self, mut answer: Answer, head: &Head, keep_alive: bool) -> Response {
         let head_only = head.method == "HEAD";
         let preflight = head.method == "OPTIONS";
-        let mut answer = self.answer(&head, body, (client, peer), state);
         if let Some(cors) = &self.cors {
-            for (name, value) in cors.response_headers(&head, preflight) {
+            for (name, value) in cors.response_headers(head, preflight) {
                 answer.add_if_missing(name, value);
             }
         }
@@ -93,15 +105,54 @@ impl<State> Routes<State> {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
+        let (head, has_body) = http::response_head(
+            answer.status,
+            &headers,
+            answer.body.len(),
+            !keep_alive,
+            head_only,
+        );
         Response {
-            bytes: http::response(
-                answer.status,
-                &headers,
-                &answer.body,
-                !keep_alive,
-                head_only,
-            ),
+            head,
+            // As it is: it may be large.
+            body: if has_body { answer.body } else { Vec::new() },
             keep_alive,
+            charge: None,
+        }
+    }
+
+    /// The method as Humphrey knows it, and the route for a request; or what is answered without one.
+    fn route(&self, head: &Head) -> Result<(Method, &RouteHandler<State>), Answer> {
+        if head.target == "*" {
+            // RFC 9110 §9.3.7: it asks about the server as a whole.
+            return Err(Answer::options(METHODS));
+        }
+        let host = head.header("Host").unwrap_or_default();
+        let Some(route) = self.find(host, head.path()) else {
+            return Err(Answer::plain(404, "not found\n"));
+        };
+        let declared = self.methods.iter();
+        let declared = declared
+            .map(|(path, allow)| (path, allow.as_str()))
+            .find(|(path, _)| wildcard_match(path, head.path()));
+        if let Some((_, allow)) = declared
+            && !allow.split(", ").any(|known| known == head.method)
+        {
+            return Err(Answer::method_not_allowed(allow));
+        }
+        // HEAD is GET without the body (RFC 9110 §9.3.2); Humphrey has no name for it.
+        let name = if head.method == "HEAD" {
+            "GET"
+        } else {
+            &head.method
+        };
+        match Method::from_name(name) {
+            // As Humphrey's own App: OPTIONS is answered for every route there is.
+            Ok(Method::Options) => Err(Answer::options(
+                declared.map_or(METHODS, |(_, allow)| allow),
+            )),
+            Ok(method) => Ok((method, route)),
+            Err(_) => Err(Answer::plain(501, "this method is not supported\n")),
         }
     }
 
@@ -112,36 +163,10 @@ impl<State> Routes<State> {
         (client, peer): (IpAddr, SocketAddr),
         state: &Arc<State>,
     ) -> Answer {
-        // HEAD is GET without the body (RFC 9110 §9.3.2); Humphrey has no name for it.
-        let name = if head.method == "HEAD" {
-            "GET"
-        } else {
-            &head.method
+        let (method, route) = match self.route(head) {
+            Ok(found) => found,
+            Err(refusal) => return refusal,
         };
-        if head.target == "*" {
-            // RFC 9110 §9.3.7: it asks about the server as a whole.
-            return Answer::options(METHODS);
-        }
-        let host = head.header("Host").unwrap_or_default();
-        let Some(route) = self.find(host, head.path()) else {
-            return Answer::plain(404, "not found\n");
-        };
-        let declared = self.methods.iter();
-        let declared = declared
-            .map(|(path, allow)| (path, allow.as_str()))
-            .find(|(path, _)| wildcard_match(path, head.path()));
-        if let Some((_, allow)) = declared
-            && !allow.split(", ").any(|known| known == head.method)
-        {
-            return Answer::method_not_allowed(allow);
-        }
-        let Ok(method) = Method::from_name(name) else {
-            return Answer::plain(501, "this method is not supported\n");
-        };
-        if method == Method::Options {
-            // As Humphrey's own App: OPTIONS is answered for every route there is.
-            return Answer::options(declared.map_or(METHODS, |(_, allow)| allow));
-        }
         let address = Address {
             origin_addr: client,
             proxies: if client == peer.ip() {

@@ -48,6 +48,8 @@ pub(crate) fn event(id: Option<&str>, payload: Payload<'_>) -> Vec<u8> {
         }
     }
     out.push(b'\n');
+    // It may wait long, where its length is what is counted.
+    out.shrink_to_fit();
     out
 }
 

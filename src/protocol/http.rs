@@ -397,21 +397,33 @@ pub(crate) fn response(
     close: bool,
     head_only: bool,
 ) -> Vec<u8> {
+    let (mut out, has_body) = response_head(status, headers, body.len(), close, head_only);
+    if has_body {
+        out.extend_from_slice(body);
+    }
+    out
+}
+
+/// The head of such a response, and whether a body follows that has so many bytes.
+pub(crate) fn response_head(
+    status: u16,
+    headers: &[(&str, &str)],
+    body_bytes: usize,
+    close: bool,
+    head_only: bool,
+) -> (Vec<u8>, bool) {
     // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
     let bodiless = matches!(status, 100..=199 | 204 | 304);
     let mut out = begin_response(status, headers);
     if !bodiless {
         // Writing to a Vec cannot fail.
-        let _ = write!(out, "Content-Length: {}\r\n", body.len());
+        let _ = write!(out, "Content-Length: {body_bytes}\r\n");
     }
     if close {
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    if !bodiless && !head_only {
-        out.extend_from_slice(body);
-    }
-    out
+    (out, !bodiless && !head_only)
 }
 
 /// What every answer says that is not the program's own: it is nothing to run, to frame or to embed in pages of other sites

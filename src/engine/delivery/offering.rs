@@ -6,11 +6,22 @@ use super::JOIN_BELOW_BYTES;
 use crate::engine::core::{Core, Role};
 use crate::engine::hub::Mail;
 use crate::engine::id::Key;
+use crate::engine::peers::counted_as;
+use crate::engine::runs::keep_piece;
 use crate::engine::slow_consumer::{Verdict, judge};
 use crate::limits::SlowConsumer;
 use crate::protocol::close::CloseCode;
 use crate::report::limited;
 use crate::transport::Transport;
+
+/// Where bytes come from that an outbox is to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// No other outbox has them, and they fill their allocation.
+    Own,
+    /// Others may share them; they are a piece `of` so many bytes.
+    Shared { of: usize },
+}
 
 impl<T: Transport> Core<T> {
     /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
@@ -48,7 +59,7 @@ impl<T: Transport> Core<T> {
 
     /// Queues what is in no other outbox.
     pub(super) fn offer_own(&mut self, slot: u32, bytes: Bytes, messages: u32) {
-        self.offer(slot, bytes, messages, true);
+        self.offer(slot, bytes, messages, Source::Own);
         if let Some(conn) = self.conns.get_mut(slot)
             && let Role::WebSocket(ws) = &mut conn.role
         {
@@ -56,47 +67,128 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Where what waits for clients takes too much memory in all, those that have most waiting go, if they can't take
-    /// any of it now.
-    pub(super) fn make_room_outside(&mut self) {
-        if self.delivery.own_bytes <= self.delivery.own_bytes_max {
-            return;
+    /// Where what is held for clients takes too much memory in all, those that have most waiting go: first those that can't
+    /// take any of it now, then, if that is not enough, the others.
+    #[inline]
+    pub(in crate::engine) fn make_room_outside(&mut self) {
+        if self.delivery.own_bytes > self.delivery.own_bytes_max {
+            self.enforce_send_budget();
         }
-        // What nobody has tried to write yet says nothing.
-        for (slot, _) in self.by_greed(|ws, _| if ws.is_blocked() { 0 } else { ws.own_bytes }) {
-            self.ws_write(slot);
-        }
-        for (slot, _) in self.by_greed(|ws, _| ws.own_bytes) {
-            if self.delivery.own_bytes <= self.delivery.own_bytes_max {
-                break;
-            }
-            let before = self.outbox_bytes(slot);
-            self.ws_write(slot);
-            if self.outbox_bytes(slot) == before {
+    }
+
+    #[cold]
+    fn enforce_send_budget(&mut self) {
+        self.write_untried();
+        let mut spared = Vec::new();
+        while self.delivery.own_bytes > self.delivery.own_bytes_max
+            && let Some((slot, _)) = self.delivery.blocked.largest()
+        {
+            let before = self.waiting_bytes(slot);
+            self.write(slot, None);
+            if self.waiting_bytes(slot) == before {
                 // It does not read, so it can't be told either.
-                self.disconnect_slow(slot);
-                self.broken(slot);
+                self.give_up_reader(slot);
+            } else if let Some(key) = self.conns.key(slot) {
+                self.set_aside(slot);
+                spared.push(key);
+            }
+        }
+        for key in spared {
+            let Some(slot) = self.conns.find(key) else {
+                continue;
+            };
+            if self.delivery.own_bytes > self.delivery.own_bytes_max {
+                self.give_up_reader(slot);
+            } else {
+                self.note_blocked(slot);
             }
         }
     }
 
-    fn outbox_bytes(&self, slot: u32) -> usize {
+    /// What nobody has tried to write yet says nothing of its client: it is tried, once in a turn.
+    fn write_untried(&mut self) {
+        while self.delivery.own_bytes > self.delivery.own_bytes_max
+            && let Some(&slot) = self.dirty.get(self.delivery.tried)
+        {
+            self.delivery.tried += 1;
+            self.write(slot, None);
+            if self.waiting_bytes(slot) == 0
+                && let Some(conn) = self.conns.get_mut(slot)
+            {
+                // What comes after that has not been tried.
+                conn.dirty = false;
+            }
+        }
+    }
+
+    /// Another turn's writes begin.
+    pub(in crate::engine) fn nothing_is_tried(&mut self) {
+        self.delivery.tried = 0;
+    }
+
+    fn waiting_bytes(&self, slot: u32) -> usize {
         match self.conns.get(slot).map(|conn| &conn.role) {
             Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
+            Some(Role::Http(http)) => http.waiting_bytes(),
             _ => 0,
         }
     }
 
+    /// It is not to be found as the largest, for now.
+    fn set_aside(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        let blocked = &mut self.delivery.blocked;
+        match &mut conn.role {
+            Role::WebSocket(ws) => {
+                let before = ws.set_blocked_bytes(0);
+                let address = counted_as(ws.session.client_ip());
+                blocked.set(address, slot, before, 0);
+            }
+            Role::Http(http) => http.set_blocked_bytes(slot, 0, blocked),
+            Role::Lingering(_) => {}
+        }
+    }
+
+    /// It can be found again.
+    fn note_blocked(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        match &mut conn.role {
+            Role::WebSocket(ws) => self.delivery.note_own(ws),
+            Role::Http(http) => http.note_blocked(slot, &mut self.delivery.blocked),
+            Role::Lingering(_) => {}
+        }
+    }
+
+    /// A client does not read what waits for it, and goes.
+    fn give_up_reader(&mut self, slot: u32) {
+        match self.conns.get(slot).map(|conn| &conn.role) {
+            Some(Role::WebSocket(_)) => {
+                self.disconnect_slow(slot);
+                self.broken(slot);
+            }
+            Some(Role::Http(_)) => {
+                self.counters().slow_consumers.add(1);
+                self.free(slot);
+            }
+            _ => {}
+        }
+    }
+
     /// Queues whole messages, as the slow-consumer policy allows.
-    pub(super) fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32, own: bool) {
+    pub(super) fn offer(&mut self, slot: u32, mut bytes: Bytes, mut messages: u32, source: Source) {
         let bytes_max = self.hub.settings.limits.outbox_bytes_max;
         let policy = self.hub.settings.slow_consumer;
         let mut written = false;
         let mut is_cut = false;
-        // What is queued of frames that nobody else holds does not keep the memory of those that are dropped.
-        let keep = |piece: Bytes, is_cut: bool| match own && is_cut {
-            true => Bytes::copy_from_slice(&piece),
-            false => piece,
+        // What is queued of several frames does not keep the memory of those that are dropped.
+        let keep = |piece: Bytes, is_cut: bool| match source {
+            Source::Own if is_cut => (Bytes::copy_from_slice(&piece), true),
+            Source::Own => (piece, true),
+            Source::Shared { of } => keep_piece(piece, of),
         };
         while messages > 0 {
             let Some(ws) = self.open_ws(slot) else {
@@ -105,7 +197,8 @@ impl<T: Transport> Core<T> {
             };
             let fill = ws.outbox.fill(bytes_max);
             if judge(policy, fill, bytes.len()) == Verdict::Queue {
-                ws.outbox.push(keep(bytes, is_cut), messages, own);
+                let (bytes, own) = keep(bytes, is_cut);
+                ws.outbox.push(bytes, messages, own);
                 break;
             }
             if !written && (!ws.is_blocked() || policy == SlowConsumer::Disconnect) {
@@ -125,11 +218,15 @@ impl<T: Transport> Core<T> {
             is_cut |= !bytes.is_empty();
             match judge(policy, fill, len) {
                 // A paced shard has made sure of room beforehand.
-                Verdict::Queue | Verdict::Wait => ws.outbox.push(keep(piece, is_cut), count, own),
+                Verdict::Queue | Verdict::Wait => {
+                    let (piece, own) = keep(piece, is_cut);
+                    ws.outbox.push(piece, count, own);
+                }
                 Verdict::DropNewest => self.counters().dropped_slow_consumer.add(u64::from(count)),
                 Verdict::DropOldest => {
                     let dropped = ws.outbox.drop_oldest(len, bytes_max);
-                    ws.outbox.push(keep(piece, is_cut), count, own);
+                    let (piece, own) = keep(piece, is_cut);
+                    ws.outbox.push(piece, count, own);
                     self.counters().dropped_slow_consumer.add(dropped);
                 }
                 Verdict::Disconnect => {

@@ -23,6 +23,14 @@ const PIECES_MAX: usize = 16;
 const MERGE_FROM_CHUNKS: usize = 32;
 const MERGE_BYTES_MAX: usize = 4 << 10;
 
+/// What a chunk takes beside its bytes: its place in the queue, and what an allocation costs.
+const CHUNK_BYTES: usize = size_of::<Chunk>() + 16;
+
+/// What a chunk holds whose bytes have an allocation of that size to themselves.
+pub(super) fn held_by(allocated: usize) -> usize {
+    allocated + CHUNK_BYTES
+}
+
 fn copy_to_merge(bytes: &[u8]) -> BytesMut {
     let mut copy = BytesMut::with_capacity(MERGE_BYTES_MAX);
     copy.extend_from_slice(bytes);
@@ -33,7 +41,7 @@ fn copy_to_merge(bytes: &[u8]) -> BytesMut {
 pub(super) struct Queue {
     pub(super) chunks: VecDeque<Chunk>,
     bytes: usize,
-    own_bytes: usize,
+    held: usize,
     replay_bytes: usize,
     in_progress: usize,
     controls: u16,
@@ -44,8 +52,9 @@ pub(super) struct Chunk {
     bytes: Bytes,
     /// Whole messages in it, with the one in progress; none in a chunk of control frames.
     messages: u32,
-    /// No other outbox shares it, and it is no control frame.
-    own: bool,
+    /// What it keeps allocated that no other outbox shares, until its last byte has left. Zero if others share it, and for
+    /// control frames, which are few and short.
+    held: usize,
     /// What a room kept before the client joined it: how much of it waits says nothing of how the client reads.
     replay: bool,
 }
@@ -54,7 +63,7 @@ impl Queue {
     /// Nothing tells it from one that was never used.
     pub(super) fn is_as_new(&self) -> bool {
         self.chunks.is_empty()
-            && (self.bytes, self.own_bytes, self.replay_bytes) == (0, 0, 0)
+            && (self.bytes, self.held, self.replay_bytes) == (0, 0, 0)
             && (self.in_progress, self.controls) == (0, 0)
     }
 
@@ -74,9 +83,9 @@ impl Queue {
         self.bytes
     }
 
-    /// Those of them that are kept for this client alone.
+    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
     pub(super) fn own_bytes(&self) -> usize {
-        self.own_bytes
+        self.held
     }
 
     /// Bytes that count against the outbox's bound: all but those of replays.
@@ -118,10 +127,16 @@ impl Queue {
             .sum()
     }
 
+    /// What is counted is what its chunks hold.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn held_by_chunks(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.held).sum()
+    }
+
     /// The memory that is kept for messages that nobody else holds.
     #[cfg(all(test, not(loom)))]
     pub(super) fn kept_bytes(&mut self) -> usize {
-        let chunks = self.chunks.iter_mut().filter(|chunk| chunk.own);
+        let chunks = self.chunks.iter_mut().filter(|chunk| chunk.held > 0);
         chunks
             .map(
                 |chunk| match std::mem::take(&mut chunk.bytes).try_into_mut() {
@@ -143,7 +158,6 @@ impl Queue {
     pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         debug_assert!(messages > 0);
         self.bytes += bytes.len();
-        self.own_bytes += if own { bytes.len() } else { 0 };
         if self.chunks.len() >= MERGE_FROM_CHUNKS
             && let Some(tail) = self.chunks.back_mut()
             && tail.messages > 0
@@ -151,13 +165,17 @@ impl Queue {
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
             // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
-            let newly_own = [(tail.own, tail.bytes.len()), (own, bytes.len())];
-            let newly_own = newly_own.into_iter().filter(|(own, _)| !own);
-            self.own_bytes += newly_own.map(|(_, len)| len).sum::<usize>();
-            tail.own = true;
+            let held = held_by(MERGE_BYTES_MAX);
+            self.held = self.held + held - tail.held;
+            tail.held = held;
             let tail_bytes = std::mem::take(&mut tail.bytes);
             let mut merged = match tail_bytes.try_into_mut() {
-                Ok(own) if own.capacity() - own.len() >= bytes.len() => own,
+                Ok(own)
+                    if own.capacity() <= MERGE_BYTES_MAX
+                        && own.capacity() - own.len() >= bytes.len() =>
+                {
+                    own
+                }
                 Ok(own) => copy_to_merge(&own),
                 Err(shared) => copy_to_merge(&shared),
             };
@@ -166,10 +184,12 @@ impl Queue {
             tail.messages += messages;
             return;
         }
+        let held = if own { held_by(bytes.len()) } else { 0 };
+        self.held += held;
         self.chunks.push_back(Chunk {
             bytes,
             messages,
-            own,
+            held,
             replay: false,
         });
     }
@@ -177,13 +197,14 @@ impl Queue {
     /// Queues whole messages of a replay, which no other outbox shares.
     pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
         debug_assert!(messages > 0);
+        let held = held_by(bytes.len());
         self.bytes += bytes.len();
-        self.own_bytes += bytes.len();
+        self.held += held;
         self.replay_bytes += bytes.len();
         self.chunks.push_back(Chunk {
             bytes,
             messages,
-            own: true,
+            held,
             replay: true,
         });
     }
@@ -194,18 +215,27 @@ impl Queue {
         self.in_progress = bytes.len();
         self.bytes += bytes.len();
         self.controls += 1;
+        // Unlike control frames, it may be long: that of an event stream repeats what its client has asked for.
+        let held = held_by(bytes.len());
+        self.held += held;
         self.chunks.push_back(Chunk {
             bytes,
             messages: 0,
-            own: false,
+            held,
             replay: false,
         });
     }
 
     /// Queues messages whose first `written` bytes have left already.
-    pub(super) fn push_rest(&mut self, bytes: Bytes, messages: u32, written: usize) -> u64 {
+    pub(super) fn push_rest(
+        &mut self,
+        bytes: Bytes,
+        messages: u32,
+        written: usize,
+        own: bool,
+    ) -> u64 {
         debug_assert!(self.is_empty());
-        self.push(bytes, messages, false);
+        self.push(bytes, messages, own);
         self.consumed(written)
     }
 
@@ -222,7 +252,7 @@ impl Queue {
             Chunk {
                 bytes: frame,
                 messages: 0,
-                own: false,
+                held: 0,
                 replay: false,
             },
         );
@@ -254,7 +284,7 @@ impl Queue {
         self.chunks.push_back(Chunk {
             bytes: frame,
             messages: 0,
-            own: false,
+            held: 0,
             replay: false,
         });
     }
@@ -268,13 +298,25 @@ impl Queue {
             return 0;
         }
         if front.bytes.len() > self.in_progress {
-            let rest = Chunk {
+            let mut rest = Chunk {
                 bytes: front.bytes.split_off(self.in_progress),
                 messages: front.messages.saturating_sub(1),
-                own: front.own,
+                held: 0,
                 replay: front.replay,
             };
             front.messages = front.messages.min(1);
+            if front.held > 0 {
+                // Either may outlive the other, so each gets an allocation of its own: the smaller one is copied.
+                let smaller = if front.bytes.len() <= rest.bytes.len() {
+                    std::mem::swap(&mut front.held, &mut rest.held);
+                    &mut *front
+                } else {
+                    &mut rest
+                };
+                smaller.bytes = Bytes::copy_from_slice(&smaller.bytes);
+                smaller.held = held_by(smaller.bytes.len());
+                self.held += smaller.held;
+            }
             self.chunks.insert(1, rest);
         }
         1
@@ -296,10 +338,16 @@ impl Queue {
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
             self.bytes -= frame;
-            self.own_bytes -= if chunk.own { frame } else { 0 };
             dropped += 1;
             if chunk.bytes.is_empty() {
+                self.held -= chunk.held;
                 self.chunks.remove(at);
+            } else if chunk.held > held_by(4 * chunk.bytes.len()) {
+                // What is dropped of many messages in one piece is not kept for the sake of the last few.
+                chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
+                let held = held_by(chunk.bytes.len());
+                self.held = self.held + held - chunk.held;
+                chunk.held = held;
             }
         }
         dropped
@@ -314,8 +362,7 @@ impl Queue {
             .map(|chunk| u64::from(chunk.messages))
             .sum();
         self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-        let own = self.chunks.iter().filter(|chunk| chunk.own);
-        self.own_bytes = own.map(|chunk| chunk.bytes.len()).sum();
+        self.held = self.chunks.iter().map(|chunk| chunk.held).sum();
         let replays = self.chunks.iter().filter(|chunk| chunk.replay);
         self.replay_bytes = replays.map(|chunk| chunk.bytes.len()).sum();
         self.controls = self
@@ -351,7 +398,7 @@ impl Queue {
             };
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
-                self.own_bytes -= if front.own { front.bytes.len() } else { 0 };
+                self.held -= front.held;
                 self.replay_bytes -= if front.replay { front.bytes.len() } else { 0 };
                 messages += u64::from(front.messages);
                 if front.messages == 0 {
@@ -373,7 +420,6 @@ impl Queue {
             messages += u64::from(done);
             self.in_progress = boundary - n;
             front.bytes.advance(n);
-            self.own_bytes -= if front.own { n } else { 0 };
             self.replay_bytes -= if front.replay { n } else { 0 };
             n = 0;
         }

@@ -13,7 +13,7 @@ use crate::engine::websocket::Opening;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::{self, Handshake};
-use crate::protocol::http::{self, Head};
+use crate::protocol::http::{self, Body, Head};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
@@ -32,15 +32,28 @@ pub(super) enum Entry {
     Elsewhere(Box<Upgraded>),
     /// It is no handshake, but a request for an event stream.
     EventStream { head_only: bool },
+    /// It is a request for a route, whose body is still to be read.
+    Body(Body),
 }
 
 impl Entry {
     /// Messages that came with it, and are still to be handled.
     pub(super) fn messages(&self) -> usize {
         match self {
-            Self::Here(_) | Self::EventStream { .. } => 0,
+            Self::Here(_) | Self::EventStream { .. } | Self::Body(_) => 0,
             Self::Elsewhere(upgraded) => upgraded.messages(),
         }
+    }
+}
+
+impl Asking {
+    /// A handler is at work for it: its job keeps the request only meanwhile.
+    pub(super) fn has_begun(&self) -> bool {
+        Arc::strong_count(&self.request) > 1
+    }
+
+    pub(super) fn is_of_body(&self) -> bool {
+        matches!(self.entry, Entry::Body(_))
     }
 }
 
@@ -106,6 +119,15 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// A request with a body, which the program is asked about before it is read.
+    pub(super) fn http_ask_guard(&mut self, slot: u32, head: Head, body: Body) {
+        let Some(http) = self.http(slot) else {
+            return;
+        };
+        let request = RequestHead::received(head, http.peer, http.client);
+        self.ask(slot, Arc::new(request), Entry::Body(body));
+    }
+
     /// The same for a connection whose request was read elsewhere.
     pub(in crate::engine) fn take_over(
         &mut self,
@@ -152,8 +174,8 @@ impl<T: Transport> Core<T> {
 
     /// Has the program decide whether a client may come in. Meanwhile nothing is read.
     fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
-        let for_events = matches!(entry, Entry::EventStream { .. });
-        if !self.interests.handshake && !for_events {
+        let for_handshake = matches!(entry, Entry::Here(_) | Entry::Elsewhere(_));
+        if !self.interests.handshake && for_handshake {
             let granted = match &entry {
                 // The client can't be told of a subprotocol any more.
                 Entry::Elsewhere(upgraded) if upgraded.answered => Granted::default(),
@@ -163,26 +185,27 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.leave_line(slot);
+        let deadline = self.tick.after(self.hub.settings.limits.queue_timeout);
         let Some(key) = self.conns.key(slot) else {
             return;
         };
         let Some(http) = self.http(slot) else {
             return;
         };
+        // The job does not keep the request: it goes when nobody waits for an answer any more.
+        let asked = Arc::downgrade(&request);
+        let work = match entry {
+            Entry::EventStream { .. } => Work::EventStream(asked),
+            Entry::Body(_) => Work::Guard(asked),
+            Entry::Here(_) | Entry::Elsewhere(_) => Work::Handshake(asked),
+        };
+        http.deadline = deadline;
         http.buffer.shrink_to_fit();
-        http.phase = Phase::Asking(Box::new(Asking {
-            request: request.clone(),
-            entry,
-        }));
-        let (bytes, is_early) = (http.asking_bytes(), !http.buffer.is_empty());
+        http.phase = Phase::Asking(Box::new(Asking { request, entry }));
+        let bytes = http.asking_bytes();
+        let is_early = !http.buffer.is_empty() && !matches!(work, Work::Guard(_));
         if self.intake.add_asking(bytes, is_early) {
-            self.job(
-                key,
-                match for_events {
-                    true => Work::EventStream(request),
-                    false => Work::Handshake(request),
-                },
-            );
+            self.job(key, work);
             return;
         }
         self.counters().refused_handshakes_max.add(1);
@@ -220,7 +243,9 @@ impl<T: Transport> Core<T> {
                 self.come_in(slot, request, entry, granted);
             }
             Err(reject) => {
-                self.counters().refused_handshake_handler.add(1);
+                if !matches!(entry, Entry::Body(_)) {
+                    self.counters().refused_handshake_handler.add(1);
+                }
                 let peer = request.peer_addr();
                 debug!("{peer} was turned away by the program: {reject}");
                 self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
@@ -244,6 +269,12 @@ impl<T: Transport> Core<T> {
             Entry::EventStream { head_only } => {
                 self.http_answer(slot, reject.response(true, head_only), false);
             }
+            Entry::Body(_) => {
+                if let Some(http) = self.http(slot) {
+                    http.buffer = Vec::new();
+                }
+                self.http_answer(slot, reject.response(true, false), false);
+            }
             entry => {
                 self.hub.count_unhandled(entry.messages());
                 self.http_answer(slot, reject.response(true, false), false);
@@ -265,6 +296,18 @@ impl<T: Transport> Core<T> {
 
     /// A WebSocket begins.
     fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
+        let entry = match entry {
+            Entry::Body(body) => {
+                let head = request.head().clone();
+                drop(request);
+                self.http_begin_body(slot, head, body);
+                self.http_go_on(slot);
+                self.note_request(slot);
+                self.want_read(slot);
+                return;
+            }
+            entry => entry,
+        };
         let Some(http) = self.http(slot) else {
             return;
         };
@@ -287,6 +330,7 @@ impl<T: Transport> Core<T> {
                 self.open(slot, opening);
                 return;
             }
+            Entry::Body(_) => return,
             Entry::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {

@@ -107,8 +107,10 @@ fn route(request: Request) -> Response {
     }
     let body = request.head.target.as_bytes();
     Response {
-        bytes: http::response(200, &[], body, !request.keep_alive, false),
+        head: http::response(200, &[], body, !request.keep_alive, false),
         keep_alive: request.keep_alive,
+        body: Vec::new(),
+        charge: None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::engine::ask::{Accepted, Verdict};
 use crate::engine::events::{Interests, Welcome};
 use crate::engine::hub::{Hub, Received, Upgraded};
 use crate::engine::pool;
+use crate::engine::request::REQUEST_BYTES;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::Connection;
@@ -130,6 +131,7 @@ fn nobody_comes_in_before_the_program_has_said_so_however_long_that_takes() {
     let (mut world, _) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, UPGRADE);
+    world.begin_job(0);
     world.advance(Duration::from_secs(100_000));
     assert_eq!(world.output(client), b"");
     assert_eq!(world.told(client), []);
@@ -335,12 +337,14 @@ fn a_stop_does_not_wait_for_the_program_to_decide() {
             request.extend(client_text(early));
         }
         world.client_sends(client, request);
+        world.begin_job(0);
         world.stop(Duration::from_secs(10));
         let head = world.head(client);
         assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
         world.client_ends(client);
         assert!(world.has_stopped());
-        assert_eq!(world.core().intake.bytes(), 0);
+        // The job itself.
+        assert_eq!(world.core().intake.bytes(), REQUEST_BYTES);
         assert_eq!(world.metrics().refused.unserved, 1);
         // The handler comes back only now, and the shard is still there, or not.
         if early.is_empty() {
@@ -357,6 +361,7 @@ fn at_the_end_of_a_stop_nobody_is_left_though_the_program_has_not_decided() {
     let (mut world, kept) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, upgrade("/", ""));
+    world.begin_job(0);
     // It does not read, so the answer can't be written.
     world.stall(client, 0);
     world.stop(Duration::from_secs(1));
@@ -518,6 +523,7 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
 
     let (mut world, kept) = gated(Limits::default());
     let client = world.adopt(one_message());
+    world.begin_job(0);
     world.stop(Duration::from_secs(1));
     let close = Frame::Close(Some(1001), "the server is shutting down".into());
     assert_eq!(world.frames(client), [close]);

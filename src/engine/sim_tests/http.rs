@@ -23,8 +23,10 @@ fn answer(request: Request) -> Response {
     }
     let body = [request.head.target.as_bytes(), b" ", &request.body].concat();
     Response {
-        bytes: http::response(200, &[], &body, !request.keep_alive, false),
+        head: http::response(200, &[], &body, !request.keep_alive, false),
         keep_alive: request.keep_alive,
+        body: Vec::new(),
+        charge: None,
     }
 }
 
@@ -234,13 +236,13 @@ fn a_response_that_the_client_reads_slowly_is_written_in_full_and_in_time() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.stall(client, 10);
-    world.client_sends(client, post("/", &"x".repeat(1_000)));
+    world.client_sends(client, post("/", &"x".repeat(1_000_000)));
     world.run_handlers();
     for _ in 0..40 {
         world.advance_ms(20_000);
-        world.client_reads(client, 30);
+        world.client_reads(client, 30_000);
     }
-    assert_eq!(bodies(&world.output(client))[0].len(), 1_002);
+    assert_eq!(bodies(&world.output(client))[0].len(), 1_000_002);
     world.stall(client, 0);
     world.client_sends(client, get("/"));
     world.run_handlers();
@@ -302,6 +304,7 @@ fn a_route_that_takes_long_is_waited_for() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.client_sends(client, get("/"));
+    world.begin_job(0);
     world.advance_ms(10_000_000);
     world.run_handlers();
     assert_eq!(bodies(&world.output(client)).len(), 1);

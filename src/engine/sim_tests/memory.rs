@@ -491,6 +491,7 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
         received_bytes_max: bytes,
         head_bytes_max: bytes.max(4 * KIB),
         body_bytes_max: bytes,
+        bodies_bytes_max: bytes,
         connections_max: bytes.max(8),
         peer_connections_max: Some(bytes),
         peer_handshakes_per_second_max: Some(u32::MAX),
@@ -501,6 +502,8 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
         message_timeout: time,
         keep_alive_timeout: time,
         write_timeout: time,
+        write_bytes_per_second_min: bytes as u64,
+        queue_timeout: time,
         close_timeout: time,
     };
     let policies = [

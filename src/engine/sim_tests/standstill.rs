@@ -47,8 +47,10 @@ fn world() -> World {
         },
         handler: Box::new(echo),
         route: Box::new(|_| Response {
-            bytes: http::response(200, &[], &[b'x'; 1_000], false, false),
+            head: http::response(200, &[], &[b'x'; 1_000], false, false),
+            body: Vec::new(),
             keep_alive: true,
+            charge: None,
         }),
         ..Setup::default()
     })

@@ -202,8 +202,10 @@ fn a_request_that_is_being_handled_is_answered_before_the_end() {
             ..Interests::default()
         },
         route: Box::new(|request| Response {
-            bytes: http::response(200, &[], b"done", !request.keep_alive, false),
+            head: http::response(200, &[], b"done", !request.keep_alive, false),
             keep_alive: request.keep_alive,
+            body: Vec::new(),
+            charge: None,
         }),
         ..Setup::default()
     });

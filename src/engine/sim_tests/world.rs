@@ -17,13 +17,15 @@ use crate::engine::form::Form;
 use crate::engine::hub::{Audience, Hub, Mail, Settings, Upgraded, Word};
 use crate::engine::id::{ConnectionId, Key};
 use crate::engine::mailbox::{Refused, Wake, When};
-use crate::engine::pool::{Job, Pool};
+use crate::engine::pool::{Job, Pool, Work};
+use crate::engine::request::Ticket;
 use crate::engine::rooms::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
+use crate::protocol::http::Head;
 use crate::request::{Reject, RequestHead};
 
 /// What the program was told.
@@ -189,6 +191,17 @@ impl Events for Program {
     fn request(&self, request: Request) -> Response {
         (self.setup.route)(request)
     }
+
+    fn refusal(&self, request: &Head) -> Option<Vec<u8>> {
+        (request.path() == "/nowhere").then(|| Reject::new(404).response(true, false))
+    }
+
+    fn guard(&self, request: &RequestHead) -> Result<(), Reject> {
+        match request.path() {
+            "/guarded" => Err(Reject::new(401)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The shard's waker.
@@ -221,6 +234,8 @@ pub(super) struct World {
     pub(super) come_from: [u8; 4],
     /// Handed over, and not run yet.
     pub(super) jobs: Vec<Job>,
+    /// Requests that handlers are at work for.
+    begun: Vec<Arc<RequestHead>>,
     /// Those of them that the shard's own thread runs, and whose shard has not gone on without it.
     lent: usize,
     pub(super) turns: usize,
@@ -275,6 +290,7 @@ impl World {
             clients: Vec::new(),
             come_from: [127, 0, 0, 1],
             jobs: Vec::new(),
+            begun: Vec::new(),
             lent: 0,
             turns: 0,
         };
@@ -504,6 +520,17 @@ impl World {
         self.hub.post(self.id(client), mail, false)
     }
 
+    /// A handler begins with a job that asks for an answer to a request, and takes its time: it is run later.
+    pub(super) fn begin_job(&mut self, index: usize) {
+        match &mut self.jobs[index].work {
+            Work::Handshake(request) | Work::EventStream(request) | Work::Guard(request) => {
+                self.begun.extend(request.upgrade());
+            }
+            Work::Request(ticket) => *ticket = Ticket::new(*ticket.take().unwrap()),
+            _ => panic!("no request"),
+        }
+    }
+
     /// A job that was handed over, and is to last: also where it was the shard's own, which then goes on without it.
     pub(super) fn hold_job(&mut self) -> Job {
         self.lent = 0;
@@ -536,6 +563,17 @@ impl World {
     pub(super) fn run_jobs(&mut self) {
         for _ in 0..self.jobs.len() {
             self.run_job(0);
+        }
+        self.hub.wake_deferred();
+        self.settle();
+    }
+
+    /// Runs what is handed over now, but nothing of that client.
+    pub(super) fn run_jobs_but(&mut self, client: usize) {
+        let key = self.key(client);
+        let is_other = |job: &Job| job.to.is_none_or(|(_, of)| of != key);
+        while let Some(index) = self.jobs.iter().position(is_other) {
+            self.run_job(index);
         }
         self.hub.wake_deferred();
         self.settle();
@@ -675,16 +713,34 @@ impl World {
             self.hub.shards[0].load.load(Relaxed),
             self.hub.shards[0].members.load(SeqCst),
         );
-        let core = self.core();
         let mut heads = 0;
         let mut reached = 0;
         let mut congested = 0;
         let mut waiting = 0;
         let mut own_bytes = 0;
+        let (mut blocked, mut held_back, mut unfinished) = (0, 0, 0);
+        let mut requests = 0;
+        let limits = self.hub.settings.limits.clone();
+        let core = self.core.as_ref().unwrap();
         for slot in core.conns.used() {
             match core.conns.get(slot).map(|conn| &conn.role) {
-                Some(Role::Http(http)) => heads += usize::from(http.is_in_line()),
+                Some(Role::Http(http)) => {
+                    heads += usize::from(http.is_in_line());
+                    own_bytes += http.response_bytes();
+                    blocked += http.blocked_bytes();
+                    let (counted, held) = http.request_bytes();
+                    assert_eq!(counted, held, "what an HTTP connection holds of requests");
+                    requests += held;
+                }
                 Some(Role::WebSocket(ws)) => {
+                    assert_eq!(ws.outbox.own_bytes(), ws.outbox.held_by_chunks());
+                    assert_eq!(ws.held_back_indexed(), ws.held_back_bytes(&limits));
+                    if ws.is_blocked() {
+                        assert_eq!(ws.blocked_bytes(), ws.outbox.own_bytes());
+                    }
+                    blocked += ws.blocked_bytes();
+                    held_back += ws.held_back_indexed();
+                    unfinished += ws.unfinished_bytes();
                     reached += usize::from(ws.is_of_everyone());
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
@@ -698,6 +754,10 @@ impl World {
         assert_eq!(core.delivery.congested, congested, "congested members");
         let counted = core.delivery.own_bytes();
         assert_eq!(counted, own_bytes, "bytes that wait for one client alone");
+        assert_eq!(core.delivery.blocked.sum(), blocked, "of blocked clients");
+        assert_eq!(core.intake.held_back.sum(), held_back, "held back");
+        assert_eq!(core.intake.unfinished.sum(), unfinished, "unfinished");
+        assert_eq!(core.requests.held(), requests, "of requests");
         assert_eq!(members, reached, "members");
         assert_eq!(load, core.conns.len(), "connections");
         let due = core.delivery.due;
@@ -715,6 +775,17 @@ impl World {
         self.hub.add_common_metrics(&mut sum);
         self.hub.add_shard_metrics(&mut sum);
         sum
+    }
+
+    /// Bytes that wait for a client.
+    pub(super) fn waiting_bytes(&mut self, client: usize) -> usize {
+        let key = self.key(client);
+        let core = self.core();
+        let conn = core.conns.find(key).and_then(|slot| core.conns.get(slot));
+        match conn.map(|conn| &conn.role) {
+            Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
+            _ => 0,
+        }
     }
 
     /// Bytes that wait for a client and for nobody else.
@@ -756,6 +827,9 @@ impl World {
             0,
             "bytes that wait for clients"
         );
+        assert_eq!(self.core().requests.bytes(), 0, "bytes of requests");
+        assert_eq!(self.hub.responses_bytes.load(Relaxed), 0, "responses");
+        assert_eq!(self.hub.ended.load(Relaxed), 0, "ended connections");
         self.check();
     }
 

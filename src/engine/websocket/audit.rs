@@ -18,8 +18,10 @@ impl WebSocket {
         let rare = self.rare.as_deref();
         if !self.outbox.is_empty() {
             assert!(has_transport, "nothing is kept for a client that has gone");
-            let since = self.stalled().expect("something waits for the socket");
-            due.push(("a stalled write", since.after(limits.write_timeout)));
+            let deadline = self
+                .drain_deadline()
+                .expect("something waits for the socket");
+            due.push(("a stalled write", deadline));
         }
         let paces = matches!(settings.slow_consumer, SlowConsumer::Pace { .. });
         if self.congested && paces {

@@ -44,16 +44,14 @@ impl<T: Transport> Core<T> {
         let closing_is_over = ws
             .closing_deadline()
             .is_some_and(|deadline| deadline <= tick);
-        let is_stalled = ws
-            .stalled()
-            .is_some_and(|since| since.after(settings.limits.write_timeout) <= tick);
-        if is_stalled {
+        let is_over = |ws: &WebSocket| ws.drain_deadline().is_some_and(|at| at <= tick);
+        if is_over(ws) {
             // It may have room that was never reported; a reader that has stopped has none.
             self.ws_write(slot);
             let Some(ws) = self.ws(slot) else {
                 return;
             };
-            if ws.stalled().is_some_and(|since| since < tick) {
+            if is_over(ws) {
                 let newly = !ws.found_slow;
                 self.counters().slow_consumers.add(u64::from(newly));
                 self.broken(slot);

@@ -1,6 +1,7 @@
 //! What a WebSocket has only while something is going on. Idle ones are many: they own no memory for it.
 
 use super::WebSocket;
+use crate::engine::drain::Drain;
 use crate::engine::pace::Pace;
 use crate::engine::streams::Stream;
 use crate::engine::timers::Tick;
@@ -11,9 +12,14 @@ pub(super) struct Rare {
     /// A message that has begun: since when, and what is held of it.
     pub(super) unfinished: Option<Unfinished>,
     /// Until when a closing handshake may last.
-    pub(super) deadline: Option<Tick>,
-    /// Since when the socket has taken nothing.
-    pub(super) stalled: Option<Tick>,
+    pub(super) deadline: Option<Drain>,
+    /// The time that the client has for what the socket did not take at once.
+    pub(super) drain: Option<Drain>,
+    /// The socket has taken nothing at the last write, and has not said since that it does.
+    pub(super) blocked: bool,
+    /// What the indexes of those that use most have of it: see `Intake` and `Delivery`.
+    pub(super) held_back_bytes: usize,
+    pub(super) blocked_bytes: usize,
     pub(super) pace: Option<Box<Pace>>,
     /// The close frame that answers the peer's end, when the handlers are done.
     pub(super) farewell: Option<Box<[u8]>>,
@@ -29,18 +35,23 @@ pub(super) struct Unfinished {
 }
 
 impl Rare {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let Self {
             unfinished,
             deadline,
-            stalled,
+            drain,
+            blocked,
+            held_back_bytes,
+            blocked_bytes,
             pace,
             farewell,
             stream,
         } = self;
         unfinished.is_none()
             && deadline.is_none()
-            && stalled.is_none()
+            && drain.is_none()
+            && !blocked
+            && (*held_back_bytes, *blocked_bytes) == (0, 0)
             && pace.is_none()
             && farewell.is_none()
             && stream.is_none()
@@ -64,6 +75,35 @@ impl WebSocket {
         value
     }
 
+    /// Sets what the indexes have of it. Returns what they had.
+    pub(in crate::engine) fn set_blocked_bytes(&mut self, bytes: usize) -> usize {
+        self.set_indexed(|rare| &mut rare.blocked_bytes, bytes)
+    }
+
+    /// The same for what is held back.
+    pub(super) fn set_held_back_indexed(&mut self, bytes: usize) -> usize {
+        self.set_indexed(|rare| &mut rare.held_back_bytes, bytes)
+    }
+
+    fn set_indexed(&mut self, of: impl FnOnce(&mut Rare) -> &mut usize, bytes: usize) -> usize {
+        let rare = self.rare.get_or_insert_default();
+        let before = std::mem::replace(of(rare), bytes);
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        before
+    }
+
+    #[inline]
+    pub(in crate::engine) fn blocked_bytes(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.blocked_bytes)
+    }
+
+    #[inline]
+    pub(in crate::engine) fn held_back_indexed(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.held_back_bytes)
+    }
+
     /// Something is going on. What is rare is not kept for nothing.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(in crate::engine) fn owns_memory(&self) -> bool {
@@ -81,11 +121,17 @@ impl WebSocket {
     }
 
     pub(super) fn closing_deadline(&self) -> Option<Tick> {
-        self.rare.as_ref()?.deadline
+        Some(self.rare.as_ref()?.deadline?.deadline)
     }
 
-    pub(super) fn stalled(&self) -> Option<Tick> {
-        self.rare.as_ref()?.stalled
+    /// When its time for what waits for it is over.
+    pub(super) fn drain_deadline(&self) -> Option<Tick> {
+        Some(self.rare.as_ref()?.drain?.deadline)
+    }
+
+    /// Since when the socket has taken nothing of what waits for it.
+    pub(super) fn quiet_since(&self) -> Option<Tick> {
+        Some(self.rare.as_ref()?.drain?.quiet_since)
     }
 
     pub(super) fn pace(&mut self) -> Option<&mut Pace> {

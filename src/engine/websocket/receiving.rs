@@ -6,6 +6,7 @@ use crate::engine::core::{Conn, Core, Role};
 use crate::engine::events::Ending;
 use crate::engine::hub::Received;
 use crate::engine::intake::Intake;
+use crate::engine::peers::counted_as;
 use crate::engine::pool::Event;
 use crate::limits::Limits;
 use crate::message::Message;
@@ -15,11 +16,15 @@ use crate::protocol::encode::{self, Opcode};
 use crate::report::limited;
 use crate::transport::Transport;
 
+/// What an event takes that waits for the handlers, beside its message: its place in a list that may be half empty, and an
+/// allocation.
+pub(super) const EVENT_BYTES: usize = 2 * size_of::<Event>() + 16;
+
 impl WebSocket {
     /// Keeps a message for the handlers.
     #[inline]
     pub(super) fn keep(&mut self, message: Message, intake: &mut Intake) {
-        let bytes = message.frame().len() + size_of::<Event>();
+        let bytes = message.frame().len() + EVENT_BYTES;
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
         if self.inbox.capacity() == 0 {
@@ -30,7 +35,7 @@ impl WebSocket {
 
     /// Keeps anything else for the handlers.
     pub(super) fn keep_event(&mut self, event: Event, intake: &mut Intake) {
-        let bytes = size_of::<Event>();
+        let bytes = EVENT_BYTES;
         self.inbox_bytes += bytes;
         intake.add_unhandled(bytes);
         self.inbox.push(event);
@@ -40,10 +45,36 @@ impl WebSocket {
         self.unfinished().map_or(0, |unfinished| unfinished.bytes)
     }
 
+    /// What is held of the message that has begun has changed.
+    fn set_unfinished(&self, before: usize, now: usize, intake: &mut Intake) {
+        if before != now {
+            let address = counted_as(self.session.client_ip());
+            let slot = self.session.id.key().slot;
+            intake.unfinished.set(address, slot, before, now);
+        }
+    }
+
+    /// What is held back may have changed: its inbox, its outbox, or whether handlers are at work for it.
+    #[inline]
+    pub(in crate::engine) fn note_held_back(&mut self, limits: &Limits, intake: &mut Intake) {
+        let now = self.held_back_bytes(limits);
+        if now != self.held_back_indexed() {
+            self.index_held_back(now, intake);
+        }
+    }
+
+    #[cold]
+    fn index_held_back(&mut self, now: usize, intake: &mut Intake) {
+        let before = self.set_held_back_indexed(now);
+        let address = counted_as(self.session.client_ip());
+        let slot = self.session.id.key().slot;
+        intake.held_back.set(address, slot, before, now);
+    }
+
     /// The message that had begun is no longer waited for.
     fn forget_unfinished(&mut self, intake: &mut Intake) {
         if let Some(unfinished) = self.clear(|rare| &mut rare.unfinished) {
-            intake.set_unfinished(unfinished.bytes, 0);
+            self.set_unfinished(unfinished.bytes, 0, intake);
         }
     }
 
@@ -60,6 +91,9 @@ impl WebSocket {
     pub(in crate::engine) fn let_go(&mut self, intake: &mut Intake) {
         self.forget_unfinished(intake);
         intake.sub_unhandled(std::mem::take(&mut self.inbox_bytes));
+        if self.held_back_indexed() > 0 {
+            self.index_held_back(0, intake);
+        }
     }
 }
 
@@ -268,7 +302,7 @@ impl<T: Transport> Core<T> {
         } else {
             ws.clear(|rare| &mut rare.unfinished);
         }
-        self.intake.set_unfinished(before, ws.unfinished_bytes());
+        ws.set_unfinished(before, ws.unfinished_bytes(), &mut self.intake);
     }
 
     /// Its time for the message that has begun may be over; it may just have sent something.

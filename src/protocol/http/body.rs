@@ -112,8 +112,20 @@ impl Body {
     }
 
     /// The body so far.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        // It may wait long for a handler.
+        self.bytes.shrink_to_fit();
         self.bytes
+    }
+
+    /// The memory that it takes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Bytes that are known to come.
+    pub(crate) fn announced_bytes(&self) -> usize {
+        self.remaining
     }
 
     fn take_data(&mut self, part: &[u8]) {
