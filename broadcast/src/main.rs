@@ -211,9 +211,10 @@ fn app(
     }
     if let Some(token) = options.publish_token()? {
         app = app
-            .with_routes(publish::routes(rooms.clone(), token))
+            .with_routes(publish::routes(rooms.clone(), token.clone()))
             .with_route_methods("/publish", ["POST"])
-            .with_route_methods("/publish/*", ["POST"]);
+            .with_route_methods("/publish/*", ["POST"])
+            .with_body_guard(move |request, _| publish::guard(request, &token));
     }
     let streams = || events::handler(door.clone(), options.events_keep_alive());
     let app = app

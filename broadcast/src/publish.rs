@@ -8,7 +8,7 @@ use std::path::Path;
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::Message;
+use humphrey_ws::{Message, Reject, RequestHead};
 use subtle::ConstantTimeEq;
 
 use crate::name::RoomName;
@@ -80,8 +80,17 @@ pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
         })
 }
 
-fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
-    let authorization = request.headers.get(HeaderType::Authorization);
+/// Refuses what is not to be published before its body is read. Requests without a body are left to the routes.
+pub(crate) fn guard(request: &RequestHead, token: &Token) -> Result<(), Reject> {
+    let path = request.path();
+    match path == "/publish" || path.starts_with("/publish/") {
+        true => check(request.header("Authorization"), token),
+        false => Ok(()),
+    }
+}
+
+/// Whether a request with this header may publish.
+fn check(authorization: Option<&str>, token: &Token) -> Result<(), Reject> {
     if !authorization.is_some_and(|value| token.is_in(value)) {
         let challenge = match authorization {
             Some(_) => "Bearer realm=\"publish\", error=\"invalid_token\"",
@@ -89,7 +98,22 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
         };
         let why =
             "publishing needs the header 'Authorization: Bearer TOKEN', with the server's token";
-        return refusal(StatusCode::Unauthorized, why).with_header("WWW-Authenticate", challenge);
+        return Err(reject(401, why).with_header("WWW-Authenticate", challenge));
+    }
+    Ok(())
+}
+
+fn reject(status: u16, why: &str) -> Reject {
+    Reject::new(status)
+        .with_body(format!("{why}\n"))
+        .with_header("Content-Type", "text/plain; charset=utf-8")
+        .with_header("Cache-Control", "no-store")
+}
+
+fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
+    let authorization = request.headers.get(HeaderType::Authorization);
+    if let Err(reject) = check(authorization, token) {
+        return answer(&reject);
     }
     let room = match RoomName::of_path(path) {
         Ok(room) => room,
@@ -113,6 +137,16 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
     secured(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")
+}
+
+/// A rejection as the answer of a route.
+fn answer(reject: &Reject) -> Response {
+    let status = StatusCode::try_from(reject.status()).unwrap_or(StatusCode::BadRequest);
+    let response = secured(Response::new(status, reject.body()));
+    let mut headers = reject.headers();
+    headers.by_ref().fold(response, |response, (name, value)| {
+        response.with_header(name, value)
+    })
 }
 
 fn is_binary(request: &Request) -> bool {
