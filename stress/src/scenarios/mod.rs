@@ -2,7 +2,9 @@
 
 mod churn;
 mod descriptors;
+mod eviction;
 mod handlers;
+mod memory;
 mod readers;
 mod restart;
 mod senders;
@@ -36,6 +38,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "churn",
         what: "100,000 connections that come, and go by every way there is",
         run: churn::run,
+    },
+    Scenario {
+        name: "memory",
+        what: "an attack on all bounds of memory at once",
+        run: memory::run,
+    },
+    Scenario {
+        name: "eviction",
+        what: "thousands that are evicted, of many more, while others are answered",
+        run: eviction::run,
     },
     Scenario {
         name: "descriptors",

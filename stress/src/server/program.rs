@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use humphrey::SubApp;
+use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Message};
 
 use super::setup::Setup;
@@ -39,6 +41,9 @@ pub(crate) const LOOP_MESSAGES: u64 = 100;
 pub(crate) const LOOP_BYTES_MAX: usize = 400;
 /// Sends more than the kernel takes for a client that does not read.
 pub(crate) const FLOOD: &str = "/flood";
+/// A route that answers with [`BIG_BYTES`].
+pub(crate) const BIG: &str = "/big";
+pub(crate) const BIG_BYTES: usize = 8 << 20;
 /// Tells the number of its process, whatever it is asked.
 pub(crate) const WHO: &str = "/who";
 
@@ -144,11 +149,25 @@ pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<World, Order> {
         .with_slow_consumer(setup.slow_consumer())
         .with_connect_handler(connected)
         .with_message_handler(received)
-        .with_disconnect_handler(disconnected);
+        .with_disconnect_handler(disconnected)
+        .with_routes(routes());
     match setup.heartbeat() {
         Some(heartbeat) => app.with_heartbeat(heartbeat),
         None => app,
     }
+}
+
+fn routes() -> SubApp<World> {
+    SubApp::new()
+        .with_stateless_route(BIG, |_| {
+            let mut response = Response::empty(StatusCode::OK);
+            response.body = vec![b'x'; BIG_BYTES];
+            response
+        })
+        .with_stateless_route("/length", |request: Request| {
+            let length = request.content.map_or(0, |body| body.len());
+            Response::new(StatusCode::OK, length.to_string())
+        })
 }
 
 fn connected(stream: AsyncStream<Order>, world: Arc<World>) {

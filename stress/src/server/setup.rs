@@ -26,6 +26,12 @@ pub(crate) struct Setup {
     pub(crate) message_bytes_max: usize,
     pub(crate) outbox_bytes_max: usize,
     pub(crate) mailbox_bytes_max: usize,
+    pub(crate) outboxes_bytes_max: usize,
+    pub(crate) received_bytes_max: usize,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) bodies_bytes_max: usize,
+    pub(crate) handshakes_max: usize,
+    pub(crate) connections_max: usize,
     /// The most descriptors that the server may have.
     pub(crate) descriptors: u64,
 }
@@ -60,11 +66,17 @@ impl Setup {
             message_bytes_max: 0,
             outbox_bytes_max: 0,
             mailbox_bytes_max: 0,
+            outboxes_bytes_max: 0,
+            received_bytes_max: 0,
+            body_bytes_max: 0,
+            bodies_bytes_max: 0,
+            handshakes_max: 0,
+            connections_max: 0,
             descriptors: 0,
         }
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         let times = [
             (self.handshake_timeout, &mut limits.handshake_timeout),
@@ -79,6 +91,12 @@ impl Setup {
             (self.message_bytes_max, &mut limits.message_bytes_max),
             (self.outbox_bytes_max, &mut limits.outbox_bytes_max),
             (self.mailbox_bytes_max, &mut limits.mailbox_bytes_max),
+            (self.outboxes_bytes_max, &mut limits.outboxes_bytes_max),
+            (self.received_bytes_max, &mut limits.received_bytes_max),
+            (self.body_bytes_max, &mut limits.body_bytes_max),
+            (self.bodies_bytes_max, &mut limits.bodies_bytes_max),
+            (self.handshakes_max, &mut limits.handshakes_max),
+            (self.connections_max, &mut limits.connections_max),
         ];
         for (bytes, limit) in sizes.into_iter().filter(|(bytes, _)| *bytes > 0) {
             *limit = bytes;
@@ -130,7 +148,7 @@ impl Setup {
         args
     }
 
-    fn numbers(&self) -> [u64; 13] {
+    fn numbers(&self) -> [u64; 19] {
         [
             self.seed,
             self.shards as u64,
@@ -144,6 +162,12 @@ impl Setup {
             self.message_bytes_max as u64,
             self.outbox_bytes_max as u64,
             self.mailbox_bytes_max as u64,
+            self.outboxes_bytes_max as u64,
+            self.received_bytes_max as u64,
+            self.body_bytes_max as u64,
+            self.bodies_bytes_max as u64,
+            self.handshakes_max as u64,
+            self.connections_max as u64,
             self.descriptors,
         ]
     }
@@ -178,6 +202,12 @@ impl Setup {
             message_bytes_max: next(args)?,
             outbox_bytes_max: next(args)?,
             mailbox_bytes_max: next(args)?,
+            outboxes_bytes_max: next(args)?,
+            received_bytes_max: next(args)?,
+            body_bytes_max: next(args)?,
+            bodies_bytes_max: next(args)?,
+            handshakes_max: next(args)?,
+            connections_max: next(args)?,
             descriptors: next(args)?,
         })
     }

@@ -1,0 +1,309 @@
+//! An attack on all terms of SECURITY.md's sum of memory at once. However it goes, the server's memory stays within 1.2
+//! times that sum, and clients from elsewhere are still let in.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::{Context, Report, mib};
+use crate::check::{During, Outcome, ensure};
+use crate::client::frames::{self, BINARY, FIN};
+use crate::client::{self, Peer};
+use crate::server::program::{BIG, BIG_BYTES, BLOCK, ECHO, SILENT};
+use crate::server::{Policy, Production, Server, Setup};
+
+const MIB: usize = 1 << 20;
+const KIB: usize = 1 << 10;
+
+/// Attackers of each kind. Each kind could use far more than its bound.
+const ECHOES: u64 = 60;
+const RESPONSES: u64 = 40;
+const UNFINISHED: u64 = 80;
+const TARGETS: u64 = 300;
+const HEADS: u64 = 500;
+const BODIES: u64 = 200;
+const WAITING: u64 = 100;
+const READERS: u64 = 20;
+
+/// As little as TCP grants, so that what is sent waits in the server.
+const RECEIVE_BUFFER: usize = 4 * KIB;
+const TARGET_BYTES: usize = 15 * KIB;
+/// A connection, apart from the target of its request.
+const CONNECTION_BYTES: usize = 8 * KIB;
+/// In tenths of the sum.
+const SLACK: u64 = 12;
+/// How long each kind of attack is kept up.
+const ATTACK: Duration = Duration::from_secs(1);
+
+fn setup(context: &Context) -> Setup {
+    Setup {
+        policy: Policy::DropNewest,
+        handler_threads: 4,
+        message_bytes_max: MIB,
+        outbox_bytes_max: 256 * KIB,
+        outboxes_bytes_max: 48 * MIB,
+        received_bytes_max: 48 * MIB,
+        mailbox_bytes_max: MIB,
+        body_bytes_max: 256 * KIB,
+        bodies_bytes_max: 16 * MIB,
+        handshakes_max: HEADS as usize,
+        connections_max: 2_000,
+        ..context.setup()
+    }
+}
+
+/// SECURITY.md's sum.
+fn sum(setup: &Setup) -> usize {
+    let limits = setup.limits();
+    let connections =
+        (ECHOES + RESPONSES + UNFINISHED + HEADS + BODIES + WAITING + READERS) as usize;
+    let targets = TARGETS as usize;
+    let batch = limits.message_bytes_max;
+    (connections + targets) * CONNECTION_BYTES
+        + targets * limits.head_bytes_max
+        + limits.received_bytes_max
+        + limits.outboxes_bytes_max
+        + setup.handler_threads * BIG_BYTES
+        + limits.handshakes_max * limits.head_bytes_max
+        + limits.bodies_bytes_max
+        + 2 * limits.mailbox_bytes_max * setup.shards
+        + READERS as usize * (2 * limits.outbox_bytes_max + batch)
+}
+
+pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    let setup = setup(context);
+    let sum = sum(&setup);
+    let server = Server::start(&setup)?;
+    let base = server.resident()?;
+    let mut attack = Attack {
+        server,
+        held: Vec::new(),
+        number: 0,
+        faults: 0,
+    };
+    attack.run().during("attacking")?;
+    let peak = attack.server.peak()?.saturating_sub(base);
+    let times_sum = peak as f64 / sum as f64;
+    ensure!(
+        10 * peak <= SLACK * sum as u64,
+        "the server took {:.1} MiB, and the sum of its bounds is {:.1} MiB",
+        mib(peak),
+        mib(sum as u64)
+    );
+    ensure!(
+        peak as usize > sum / 2,
+        "the server took {:.1} MiB of {:.1} MiB only: that was no attack",
+        mib(peak),
+        mib(sum as u64)
+    );
+    // Its handlers are blocked, but the server is not.
+    Peer::connect(attack.server.address, client::source(9_999), SILENT)?;
+    Ok(Report {
+        held: format!(
+            "{:.1} MiB, of a sum of {:.1} MiB",
+            mib(peak),
+            mib(sum as u64)
+        ),
+        faults: attack.faults,
+        figures: format!("{times_sum:.2} times the sum"),
+        peak: attack.server.finish()?,
+    })
+}
+
+struct Attack {
+    server: Server,
+    /// Connections that are kept, and not read.
+    held: Vec<TcpStream>,
+    number: u64,
+    faults: u64,
+}
+
+impl Attack {
+    fn run(&mut self) -> Outcome {
+        // In this order: while handlers can still be had, what needs them.
+        self.targets()?;
+        self.broadcasts()?;
+        self.echoes()?;
+        self.responses()?;
+        self.unfinished()?;
+        self.block_handlers()?;
+        self.unhandled()?;
+        self.bodies()?;
+        self.requests()?;
+        self.heads()
+    }
+
+    fn tcp(&mut self) -> Outcome<TcpStream> {
+        self.number += 1;
+        self.faults += 1;
+        let source = client::source(self.number);
+        client::tcp_with_buffer(self.server.address, source, Some(RECEIVE_BUFFER))
+            .during("connecting")
+    }
+
+    fn peer(&mut self, path: &str) -> Outcome<Peer> {
+        Peer::upgrade(self.tcp()?, path)
+    }
+
+    /// The targets of their requests are kept with connections.
+    fn targets(&mut self) -> Outcome {
+        let path = format!("{SILENT}?{}", "x".repeat(TARGET_BYTES));
+        for _ in 0..TARGETS {
+            let peer = self.peer(&path)?;
+            self.held.push(peer.stream);
+        }
+        Ok(())
+    }
+
+    /// Broadcasts that some do not read, each from another one on.
+    fn broadcasts(&mut self) -> Outcome {
+        let mut first = 1;
+        for _ in 0..READERS {
+            let peer = self.peer(SILENT)?;
+            self.held.push(peer.stream);
+            self.server.produce(Production {
+                sender: 0,
+                first,
+                count: 40,
+                bytes_max: 128 * KIB,
+                ms: 10_000,
+                pause: 0,
+            })?;
+            first += 40;
+        }
+        self.server
+            .eventually("all is broadcast", |figures| figures.get("producing") == 0)?;
+        Ok(())
+    }
+
+    /// Echoes that are read but for what the server can't tell from the network's delay.
+    fn echoes(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..ECHOES {
+            peers.push(self.peer(ECHO)?.stream);
+        }
+        let message = frames::frame(FIN | frames::TEXT, &vec![b'x'; MIB - KIB]);
+        self.push(peers, &message.repeat(6), true)
+    }
+
+    fn responses(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..RESPONSES {
+            peers.push(self.tcp()?);
+        }
+        let request = format!("GET {BIG} HTTP/1.1\r\nHost: stress\r\n\r\n");
+        self.push(peers, request.as_bytes(), true)
+    }
+
+    fn unfinished(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..UNFINISHED {
+            peers.push(self.peer(SILENT)?.stream);
+        }
+        let message = frames::frame(FIN | BINARY, &vec![0; MIB]);
+        self.push(peers, &message[..MIB - 10], false)
+    }
+
+    fn block_handlers(&mut self) -> Outcome {
+        for _ in 0..8 {
+            let mut peer = self.peer(BLOCK)?;
+            peer.send(FIN | frames::TEXT, b"").during("blocking")?;
+            self.held.push(peer.stream);
+        }
+        Ok(())
+    }
+
+    /// Messages that no handler comes for.
+    fn unhandled(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..UNFINISHED {
+            peers.push(self.peer(SILENT)?.stream);
+        }
+        let message = frames::frame(FIN | frames::TEXT, &vec![b'x'; MIB - KIB]);
+        self.push(peers, &message.repeat(2), false)
+    }
+
+    fn post(length: usize) -> Vec<u8> {
+        let head =
+            format!("POST /length HTTP/1.1\r\nHost: stress\r\nContent-Length: {length}\r\n\r\n");
+        [head.as_bytes(), &vec![b'x'; length]].concat()
+    }
+
+    /// Bodies that never end.
+    fn bodies(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..BODIES {
+            peers.push(self.tcp()?);
+        }
+        let post = Self::post(256 * KIB);
+        self.push(peers, &post[..post.len() - 10], false)
+    }
+
+    /// Whole requests, and more of them behind, that no handler comes for.
+    fn requests(&mut self) -> Outcome {
+        let mut peers = Vec::new();
+        for _ in 0..WAITING {
+            peers.push(self.tcp()?);
+        }
+        let post = Self::post(100 * KIB);
+        self.push(peers, &post.repeat(3), false)
+    }
+
+    fn heads(&mut self) -> Outcome {
+        for _ in 0..HEADS {
+            let mut stream = self.tcp()?;
+            let head = format!(
+                "GET / HTTP/1.1\r\nHost: stress\r\nX: {}",
+                "x".repeat(TARGET_BYTES)
+            );
+            // One that gives way to later ones is reset.
+            let _ = stream.write_all(head.as_bytes());
+            self.held.push(stream);
+        }
+        // What has been sent is to arrive before the server is measured.
+        thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+
+    /// All send this, as far as the server takes it, and read but little of what they get.
+    fn push(&mut self, peers: Vec<TcpStream>, bytes: &[u8], reads: bool) -> Outcome {
+        let until = Instant::now() + ATTACK;
+        let mut sent = vec![0; peers.len()];
+        let mut buffer = [0; KIB];
+        while Instant::now() < until {
+            let mut progress = false;
+            for (peer, sent) in peers.iter().zip(&mut sent) {
+                while *sent < bytes.len() {
+                    match send(
+                        peer,
+                        &bytes[*sent..],
+                        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                    ) {
+                        Ok(n) => {
+                            *sent += n;
+                            progress = true;
+                        }
+                        Err(error) if is_over(error) => *sent = bytes.len(),
+                        Err(_) => break,
+                    }
+                }
+                if reads {
+                    let _ = recv(peer, &mut buffer[..64], RecvFlags::DONTWAIT);
+                }
+            }
+            if !progress {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.held.extend(peers);
+        Ok(())
+    }
+}
+
+fn is_over(error: rustix::io::Errno) -> bool {
+    let kind = io::Error::from(error).kind();
+    !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
