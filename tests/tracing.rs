@@ -64,7 +64,6 @@ fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
-        .with_ansi(false)
         .without_time()
         .with_writer(move || writer.clone())
         .finish();
