@@ -117,7 +117,9 @@ impl Hub {
     /// Asks whether a request for a mounted route is answered.
     pub(super) fn admit_request(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
         match &self.settings.guarded {
-            Some(linkable) if !is_link(head, linkable) => self.check_page(peer, head),
+            Some(linkable) if !is_link(head, linkable) && !self.reads_its_own(head) => {
+                self.check_page(peer, head)
+            }
             _ => Ok(()),
         }
     }
@@ -192,6 +194,16 @@ impl Hub {
         format!(
             "Pages of the origin \"{origin}\" may not connect{same} allow the origin: {option} {origin}"
         )
+    }
+}
+
+impl Hub {
+    /// Whether the browser itself says that the server's own page reads something. Modules are asked for with an `Origin`,
+    /// which is not that of `Host` where a proxy has changed `Host`: such a page is still to say what is wrong.
+    fn reads_its_own(&self, head: &Head) -> bool {
+        matches!(head.method.as_str(), "GET" | "HEAD")
+            && head.header("Sec-Fetch-Site") == Some("same-origin")
+            && !matches!(self.settings.origins, Some(Origins::List(_)))
     }
 }
 

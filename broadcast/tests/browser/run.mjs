@@ -10,6 +10,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { TOKEN, offline, publish, roomTests } from "./rooms.mjs";
+import { siteTests } from "./sites.mjs";
 import { Program, WAIT_MS, assert, browser, hasState, message, open, says, sees, setBinary } from "./support.mjs";
 
 const { values, positionals } = parseArgs({
@@ -269,7 +270,7 @@ let failed = 0;
 const program = await Program.start();
 const run = { program, pages: [await open(program), await open(program)] };
 try {
-  for (const [name, test] of [...Object.entries(tests), ...Object.entries(roomTests)]) {
+  for (const [name, test] of [...Object.entries(tests), ...Object.entries(roomTests), ...Object.entries(siteTests)]) {
     try {
       await test(run);
       passed += 1;

@@ -1,0 +1,156 @@
+// What a page of another site can do with the program on its visitor's machine, in a real browser; and what the program's own
+// page says where a proxy is in the way.
+
+import { createServer, request as ask } from "node:http";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { Program, WAIT_MS, assert, browser, hasState, sees } from "./support.mjs";
+
+/** A server on a port of its own, which answers as it is told. */
+async function serve(answer) {
+  const server = createServer(answer).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { server, port: server.address().port };
+}
+
+/** In a page of another site: how everything ends that it can try, by name. */
+function embed(url) {
+  const ends = (element, what) =>
+    new Promise((resolve) => {
+      element.onload = () => resolve("load");
+      element.onerror = () => resolve("error");
+      element.src = url + what;
+      document.body.append(element);
+    });
+  const text = (promise) => promise.then((response) => response.type, () => "error");
+  const socket = new WebSocket(url.replace("http", "ws"));
+  const source = new EventSource(`${url}events`);
+  return Promise.all([
+    text(fetch(`${url}events`, { mode: "no-cors" })),
+    text(fetch(`${url}clients`, { mode: "no-cors" })),
+    text(fetch(`${url}clients`)),
+    ends(new Image(), "events"),
+    ends(document.createElement("script"), "client.js"),
+    new Promise((resolve) => {
+      socket.onopen = () => resolve("open");
+      socket.onerror = () => resolve("error");
+    }),
+    new Promise((resolve) => {
+      source.onopen = () => resolve("open");
+      source.onerror = () => resolve(source.readyState === 2 ? "error" : "again");
+    }),
+  ]);
+}
+
+/** Passes everything on as nginx does by default: over HTTP/1.0, with a Host of its own, without Upgrade. */
+function proxyTo(port, { upgrades }) {
+  return serve((incoming, outgoing) => {
+    const { upgrade, ...headers } = incoming.headers;
+    const options = { port, host: "127.0.0.1", method: incoming.method, path: incoming.url };
+    const passed = ask({ ...options, headers: { ...headers, host: `127.0.0.1:${port}`, connection: "close" } }, (answer) => {
+      outgoing.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(outgoing);
+    });
+    passed.on("error", () => outgoing.destroy());
+    incoming.pipe(passed);
+  }).then((proxy) => {
+    // Without a listener, Node would take a handshake for an ordinary request.
+    proxy.server.on("upgrade", (incoming, socket) => {
+      const passed = connect(port, "127.0.0.1");
+      const own = upgrades ? "" : "upgrade connection";
+      const lines = Object.entries({ ...incoming.headers, ...(upgrades ? { host: `127.0.0.1:${port}` } : {}) })
+        .filter(([name]) => !own.split(" ").includes(name))
+        .map(([name, value]) => `${name}: ${value}\r\n`);
+      passed.write(`GET ${incoming.url} HTTP/1.1\r\n${lines.join("")}\r\n`);
+      passed.pipe(socket).pipe(passed);
+      for (const end of [passed, socket]) end.on("error", () => {});
+    });
+    return proxy;
+  });
+}
+
+export const siteTests = {
+  async "a page of another site gets nothing, embeds nothing and may be followed from"() {
+    const program = await Program.start("127.0.0.1:0", "--metrics", "127.0.0.1:0");
+    const { server, port } = await serve((_, response) => response.setHeader("Content-Type", "text/html").end("<body>evil"));
+    const context = await browser.newContext();
+    const counted = async (what) => {
+      const line = program.stderr.find((line) => line.includes("/metrics"));
+      const text = await (await fetch(/http\S+/.exec(line)[0])).text();
+      const lines = text.split("\n").filter((line) => line.startsWith(what.name) && line.includes(what.label ?? ""));
+      return lines.reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0);
+    };
+    const refused = { name: "humphrey_ws_connections_refused_total", label: 'cause="origin"' };
+    try {
+      const page = await context.newPage();
+      // Another port is the same site, but another origin; another name of the machine is another site.
+      for (const site of [`http://localhost:${port}/`, `http://127.0.0.1:${port}/`]) {
+        const before = await counted(refused);
+        await page.goto(site);
+        const ends = await page.evaluate(embed, program.url);
+        assert(ends.every((end) => end === "error"), `${site}: ${ends}`);
+        assert((await counted(refused)) >= before + ends.length, `${site}: ${(await counted(refused)) - before} refused`);
+        await page.evaluate(
+          (url) =>
+            new Promise((resolve) => {
+              const frame = document.createElement("iframe");
+              frame.onload = resolve;
+              frame.src = url;
+              document.body.append(frame);
+            }),
+          program.url,
+        );
+        for (const frame of page.frames()) assert((await frame.locator("#log").count()) === 0, "the page is framed");
+        assert((await counted({ name: "humphrey_ws_event_streams_opened" })) === 0, "a stream was opened");
+        // A link.
+        await page.evaluate((url) => {
+          document.body.innerHTML = `<a id="link" href="${url}">there</a>`;
+        }, program.url);
+        await page.click("#link");
+        await hasState(page, "open");
+      }
+    } finally {
+      await context.close();
+      server.closeAllConnections();
+      server.close();
+      await program.end("SIGKILL");
+    }
+  },
+
+  async "behind a proxy that changes Host the page shows the server's words"() {
+    const program = await Program.start();
+    const { server, port } = await proxyTo(new URL(program.url).port, { upgrades: true });
+    const context = await browser.newContext();
+    try {
+      const page = await context.newPage();
+      await page.goto(`http://127.0.0.1:${port}/`);
+      await sees(page, `--allow-origin http://127.0.0.1:${port}`);
+      await sees(page, "the Host header");
+      await page.locator("#state-text", { hasText: "Can’t connect" }).waitFor({ timeout: WAIT_MS });
+    } finally {
+      await context.close();
+      server.closeAllConnections();
+      server.close();
+      await program.end("SIGKILL");
+    }
+  },
+
+  async "behind a proxy that strips Upgrade the page names it"() {
+    // To know the port of each, the program is started again.
+    const first = await Program.start();
+    await first.end("SIGKILL");
+    const { server, port } = await proxyTo(new URL(first.url).port, { upgrades: false });
+    const program = await Program.start(first.listen, "--allow-origin", `http://127.0.0.1:${port}`);
+    const context = await browser.newContext();
+    try {
+      const page = await context.newPage();
+      await page.goto(`http://127.0.0.1:${port}/`);
+      await sees(page, "a proxy in front of the server probably removes");
+    } finally {
+      await context.close();
+      server.closeAllConnections();
+      server.close();
+      await program.end("SIGKILL");
+    }
+  },
+};
