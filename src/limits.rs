@@ -97,8 +97,11 @@ pub struct Limits {
     pub connection_rooms_max: usize,
     /// Rooms that there may be at once: those that somebody is in, or follows as an event stream, and those that keep a
     /// history. Default 100,000. Joining a further one fails, with
-    /// [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms); an event stream of one is answered with 503. Of rooms that
-    /// only keep a history, those that were not used for longest give way.
+    /// [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms); an event stream of one is answered with 503. Where there are
+    /// as many, rooms that nobody is in give way: to those that are joined, only those that have kept nothing; to those that
+    /// are to keep a message, about the one that was not used for longest. If there is none, the message is refused
+    /// ([`SendErrorReason::Rooms`](crate::SendErrorReason::Rooms)). Rooms that have a pattern of their own
+    /// ([`with_history`](crate::AsyncWebsocketApp::with_history)) do not count, and never give way.
     pub rooms_max: usize,
     /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
     /// waited longest gives way.

@@ -458,7 +458,8 @@ where
     /// What is kept can be read with [`Room::since`](crate::Room::since), and is replayed with
     /// [`AsyncStream::join_since`](crate::AsyncStream::join_since). Every message of such a room has an id
     /// ([`HistoryId`](crate::HistoryId)). A room that keeps a history stays when nobody is in it. Where there are
-    /// [`Limits::rooms_max`], those that were not used for longest give way, and what they kept with them. A replay that is
+    /// [`Limits::rooms_max`], it may give way to another that is to keep a message, but never to one that is joined; a room
+    /// whose pattern is its name, without `*`, never gives way. A replay that is
     /// longer than [`Limits::outbox_bytes_max`] is sent all the same.
     ///
     /// ```
