@@ -86,11 +86,11 @@ where
     route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
     event_streams: EventStreams<State>,
-    origins: Option<Origins>,
-    hosts: Option<AllowedHosts>,
-    guarded: Option<Vec<String>>,
-    option_names: OptionNames,
-    proxies: Option<TrustedProxies>,
+    pub(super) origins: Option<Origins>,
+    pub(super) hosts: Option<AllowedHosts>,
+    pub(super) guarded: Option<Vec<String>>,
+    pub(super) option_names: OptionNames,
+    pub(super) proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     pub(super) on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -360,82 +360,6 @@ where
     /// [`Limits::close_timeout`] to wait. That the other end is dropped stops nothing.
     pub fn with_shutdown(mut self, shutdown_receiver: Receiver<()>) -> Self {
         self.shutdown = Some(shutdown_receiver);
-        self
-    }
-
-    /// Sets which web pages may connect. By default all may, as in 0.5.1; then it is logged, once, when a page of
-    /// another origin does.
-    ///
-    /// Checked for every connection, also for those that a Humphrey app hands over, and for event streams. Pages that may
-    /// not connect are answered with 403; so are requests that browsers say come from pages of other sites
-    /// ([`Origins::allows_request`]). Mounted routes are not concerned, but with
-    /// [`with_guarded_routes`](Self::with_guarded_routes); see also [`with_cors`](Self::with_cors). Starting fails with an
-    /// error if a list has an entry that is no origin.
-    ///
-    /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, Origins};
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_allowed_origins(Origins::Same);
-    /// ```
-    pub fn with_allowed_origins(mut self, origins: Origins) -> Self {
-        self.origins = Some(origins);
-        self
-    }
-
-    /// Sets which host names the app answers to. By default all: an app that is to be reached by its visitors only, on
-    /// their own machine or network, should name them, which keeps DNS rebinding out ([`AllowedHosts`]).
-    ///
-    /// Checked for every request, however it comes: handshakes, event streams and mounted routes, also of a Humphrey or an
-    /// axum app that hands its WebSockets over (whose own routes are theirs to check). Others are answered with 403. Starting
-    /// fails with an error if an entry is no host name.
-    ///
-    /// ```
-    /// use humphrey_ws::{AllowedHosts, AsyncWebsocketApp};
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_address("127.0.0.1:8080")
-    ///     .with_allowed_hosts(AllowedHosts::loopback());
-    /// ```
-    pub fn with_allowed_hosts(mut self, hosts: AllowedHosts) -> Self {
-        self.hosts = Some(hosts);
-        self
-    }
-
-    /// Has mounted routes answer only what [`with_allowed_origins`](Self::with_allowed_origins) allows to connect: requests
-    /// of other sites' pages are answered with 403, whether they carry `Origin` or are embedded without it. By default
-    /// routes answer all pages.
-    ///
-    /// Links of other sites may lead to these paths, which should show a page and do nothing else.
-    ///
-    /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, Origins};
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_allowed_origins(Origins::Same)
-    ///     .with_guarded_routes(["/", "/help"]);
-    /// ```
-    pub fn with_guarded_routes<T: Into<String>>(
-        mut self,
-        linkable_paths: impl IntoIterator<Item = T>,
-    ) -> Self {
-        self.guarded = Some(linkable_paths.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Sets what refusals call the options that would allow a client: those of the program, instead of the methods here.
-    pub fn with_option_names(mut self, names: OptionNames) -> Self {
-        self.option_names = names;
-        self
-    }
-
-    /// Names the proxies in front of the app, which are believed when they say for whom they connect. By default
-    /// nobody is.
-    ///
-    /// What they say is then the client's address: for [`AsyncStream::client_ip`](crate::AsyncStream::client_ip), for
-    /// the limits per address ([`Limits::peer_connections_max`]), and as the `origin_addr` of requests to mounted
-    /// routes. Starting fails with an error if an entry is no network.
-    pub fn with_trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
-        self.proxies = Some(proxies);
         self
     }
 

@@ -3,6 +3,7 @@
 //! Depends on `engine` (which calls its handlers), and on `host` (the ways in). It knows names and addresses; the engine
 //! knows numbers. Everything that is sent leaves through `publish`.
 
+mod access;
 mod app;
 mod body_guard;
 mod directory;
