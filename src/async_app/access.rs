@@ -80,7 +80,7 @@ where
     /// nobody is.
     ///
     /// What they say is then the client's address: for [`AsyncStream::client_ip`](crate::AsyncStream::client_ip), for
-    /// the limits per address ([`Limits::peer_connections_max`]), and as the `origin_addr` of requests to mounted
+    /// the limits per address ([`Limits::peer_connections_max`](crate::Limits::peer_connections_max)), and as the `origin_addr` of requests to mounted
     /// routes. Starting fails with an error if an entry is no network.
     pub fn with_trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.proxies = Some(proxies);
