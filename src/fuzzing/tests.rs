@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::engine::sim_tests::{dialogue, game, rooms};
+use crate::protocol::fuzz::dice::{Dice, for_seeds};
 use crate::protocol::fuzz::{client_frame, server_frame};
 
 type Target = (&'static str, fn(&[u8]));
@@ -49,6 +50,41 @@ fn every_seed_of_every_fuzz_target_holds() {
             played += 1;
         }
         assert!(played >= 5, "{target} has {played} seeds");
+    }
+}
+
+/// A little fuzzing on any Rust, for the targets that are quick: bytes are changed, left out, doubled, and taken from another seed.
+#[test]
+fn mutations_of_the_clients_seeds_hold() {
+    for (seeds, run) in [
+        (server_frames(), super::client_frames as fn(&[u8])),
+        (replies(), super::reply),
+    ] {
+        let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|(_, seed)| seed).collect();
+        for_seeds(3_000, |number| {
+            let mut dice = Dice::from_seed(number);
+            let mut case = seeds[dice.below(seeds.len())].clone();
+            for _ in 0..=dice.below(4) {
+                let at = dice.below(case.len().max(1)).min(case.len());
+                let end = (at + dice.below(9)).min(case.len());
+                match dice.below(4) {
+                    0 => case[at..end]
+                        .iter_mut()
+                        .for_each(|byte| *byte = dice.below(256) as u8),
+                    1 => drop(case.drain(at..end)),
+                    2 => {
+                        let again = case[at..end].to_vec();
+                        case.splice(at..at, again);
+                    }
+                    _ => {
+                        let other = &seeds[dice.below(seeds.len())];
+                        case.truncate(at);
+                        case.extend_from_slice(&other[dice.below(other.len())..]);
+                    }
+                }
+            }
+            run(&case);
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Frames to send, all with FIN: unmasked, as a server sends them, and masked, as a client does (RFC 6455 §5.1).
 
 use super::close::{CloseCode, reason_prefix};
-#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg(any(test, feature = "client"))]
 use super::mask;
 
 /// Longest header of a server frame: 2 + 8 bytes.
@@ -114,7 +114,7 @@ pub(crate) fn close(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
 }
 
 /// Appends a client's frame: masked with a key that must not be foreseeable (RFC 6455 §5.3, §10.3).
-#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg(any(test, feature = "client"))]
 pub(crate) fn masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     debug_assert!(!opcode.is_control() || payload.len() <= CONTROL_BYTES_MAX);
     let mut header = [0; HEADER_BYTES_MAX];

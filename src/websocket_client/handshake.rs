@@ -147,8 +147,9 @@ impl Handshake {
     /// What has become of it, if nothing more comes or is waited for.
     pub fn finish(&mut self) -> HandshakeError {
         match self.reader.finish() {
-            Some(reply) => HandshakeError::Refused(Box::new(Refusal::new(reply))),
-            None => HandshakeError::HungUp,
+            Ok(Some(reply)) => HandshakeError::Refused(Box::new(Refusal::new(reply))),
+            Ok(None) => HandshakeError::HungUp,
+            Err(error) => HandshakeError::NotWebSocket(error.to_string()),
         }
     }
 

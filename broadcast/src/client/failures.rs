@@ -134,8 +134,8 @@ pub(super) const TABLE: &[Row] = &[
         "nothing until the server is changed"
     ),
     row!(
-        Status(500..),
-        "other 5xx statuses",
+        Status(0..=99 | 500..),
+        "other 5xx statuses, and invalid ones (RFC 9110 §15)",
         Again,
         "the server, or the one behind its proxy, may be back"
     ),
@@ -232,24 +232,16 @@ impl Row {
 /// The table as it stands in the help.
 pub(super) fn help() -> String {
     let mut help =
-        "What can go wrong, whether it can pass, and what is different next time:\n".to_owned();
+        "What can fail, whether that can pass by itself, and what is different at the next attempt:\n"
+            .to_owned();
     for row in TABLE {
+        let (what, can_pass, next_time) = (row.what, row.can_pass(), row.next_time);
         let _ = write!(
             help,
-            "\n- {}. {}: {}.",
-            row.what,
-            capital(row.can_pass()),
-            row.next_time
+            "\n- {what}\n  passes: {can_pass}; next attempt: {next_time}"
         );
     }
     help
-}
-
-fn capital(word: &str) -> &str {
-    match word {
-        "yes" => "It can pass",
-        _ => "It can't",
-    }
 }
 
 #[cfg(test)]

@@ -177,26 +177,32 @@ impl ReplyReader {
                 }
             }
             State::Body(_, body) => {
-                let is_complete = body.take(bytes, self.body_bytes_wanted);
-                Ok(is_complete.then(|| self.finish()).flatten())
+                if body.take(bytes, self.body_bytes_wanted) {
+                    self.finish()
+                } else {
+                    Ok(None)
+                }
             }
             State::Over => Ok(None),
         }
     }
 
-    /// Nothing more comes, or is waited for: what there is of a final response whose head is complete.
-    pub(crate) fn finish(&mut self) -> Option<Reply> {
+    /// Nothing more comes, or is waited for: what there is of a final response whose head is complete. `None`: there is none.
+    pub(crate) fn finish(&mut self) -> Result<Option<Reply>, ReplyError> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Body(head, body) => {
                 let mut rest = body.into_bytes();
                 rest.truncate(self.body_bytes_wanted);
-                Some(Reply { head, rest })
+                Ok(Some(Reply { head, rest }))
             }
-            State::Head | State::Over => None,
+            // The end of a long line may not have been looked at yet.
+            State::Head => parse(&self.buffer, self.head_bytes_max).map(|_| None),
+            State::Over => Ok(None),
         }
     }
 
     /// The head of a final response has come, and only its body is waited for.
+    #[cfg(any(test, feature = "client"))]
     pub(crate) fn has_head(&self) -> bool {
         matches!(self.state, State::Body(..))
     }
