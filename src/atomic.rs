@@ -34,6 +34,25 @@ mod locked {
             *self.lock() = value;
         }
 
+        pub(crate) fn swap(&self, value: u64, _: Ordering) -> u64 {
+            self.update(|_| value)
+        }
+
+        pub(crate) fn compare_exchange(
+            &self,
+            current: u64,
+            new: u64,
+            _: Ordering,
+            _: Ordering,
+        ) -> Result<u64, u64> {
+            let before = self.update(|value| if value == current { new } else { value });
+            if before == current {
+                Ok(before)
+            } else {
+                Err(before)
+            }
+        }
+
         fn update(&self, change: impl FnOnce(u64) -> u64) -> u64 {
             let mut value = self.lock();
             let before = *value;
@@ -60,6 +79,11 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering::Relaxed;
 
+    /// What was found, and whether it was exchanged, in one number.
+    fn exchanged(result: Result<u64, u64>) -> u64 {
+        result.unwrap_or_else(|found| u64::MAX - found)
+    }
+
     /// The same operations on both types give the same numbers.
     macro_rules! numbers {
         ($type:ty) => {{
@@ -73,6 +97,9 @@ mod tests {
                     number.store(5, Relaxed);
                     number.fetch_max(7, Relaxed)
                 },
+                number.swap(8, Relaxed),
+                exchanged(number.compare_exchange(8, 9, Relaxed, Relaxed)),
+                exchanged(number.compare_exchange(8, 10, Relaxed, Relaxed)),
                 number.load(Relaxed),
             ]
         }};
@@ -80,7 +107,7 @@ mod tests {
 
     #[test]
     fn number_with_a_lock_counts_as_an_atomic_one_does() {
-        let expected = [3, 3, 2, u64::MAX, 5, 7];
+        let expected = [3, 3, 2, u64::MAX, 5, 7, 8, u64::MAX - 9, 9];
         assert_eq!(numbers!(locked::AtomicU64), expected);
         assert_eq!(numbers!(AtomicU64), expected);
     }

@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 #[cfg(not(feature = "tracing"))]
 use crate::aside::{self, Aside};
+use crate::atomic::AtomicU64;
 
 /// Says one line. With `tracing`, it is an event of the crate; where nobody has subscribed, `tracing` itself hands it
 /// on to `log`.

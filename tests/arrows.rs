@@ -41,7 +41,7 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("option_names", &[]),
     ("origins", &["hosts"]),
     ("proxies", &[]),
-    ("report", &["aside"]),
+    ("report", &["aside", "atomic"]),
     ("request", &["protocol::http", "report"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol", "transport"]),
