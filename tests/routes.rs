@@ -535,6 +535,89 @@ fn declared_methods_are_answered_and_others_refused_with_allow() {
 }
 
 #[test]
+fn refusal_of_head_has_no_body_whatever_refuses_it() {
+    let app = AsyncWebsocketApp::<AtomicUsize>::new()
+        .with_limits(Limits {
+            body_bytes_max: 10,
+            handshake_timeout: Duration::from_millis(200),
+            ..Limits::default()
+        })
+        .with_routes(routes())
+        .with_route_methods("/count", ["GET"])
+        .with_body_guard(|request, _| match request.query() {
+            "" => Ok(()),
+            _ => Err(Reject::new(401).with_body("a token is needed")),
+        });
+    let (running, address) = start(app);
+    for (path, framing, status) in [
+        ("/hello", "Content-Length: 11\r\n\r\n", 413),
+        ("/hello", "Content-Length: 1, 2\r\n\r\n", 400),
+        ("/hello", "Transfer-Encoding: gzip\r\n\r\n", 501),
+        ("/hello", "Expect: tea\r\n\r\n", 417),
+        ("/hello", "Transfer-Encoding: chunked\r\n\r\n?\r\n", 400),
+        ("/hello", "Transfer-Encoding: chunked\r\n\r\nff\r\n", 413),
+        ("/hello", "Content-Length: 5\r\n\r\nslow", 408),
+        ("/hello?", "Content-Length: 5\r\n\r\n", 408),
+        ("/hello?no", "Content-Length: 5\r\n\r\n", 401),
+        ("/nowhere", "Content-Length: 5\r\n\r\n", 404),
+        ("/count", "Sec-WebSocket-Key: x\r\n\r\n", 426),
+    ] {
+        let mut socket = tcp(address);
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n{framing}");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\n"), "{request}: {answer}");
+        assert_eq!(answer.matches("\r\n\r\n").count(), 1, "{answer}");
+    }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn guard_and_declared_methods_answer_pages_of_allowed_origins() {
+    let app = AsyncWebsocketApp::<AtomicUsize>::new()
+        .with_routes(routes())
+        .with_route_methods("/echo", ["POST", "OPTIONS", "POST"])
+        .with_cors(Cors::origins(["https://example.com"]))
+        .with_body_guard(|_, _| Err(Reject::new(401).with_header("vary", "Cookie")));
+    let (running, address) = start(app);
+    let asked = |line: &str, rest: &str| {
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: x\r\nOrigin: https://example.com\r\n{rest}\r\n");
+        ask_without_body(address, &head)
+    };
+    let allowed = "Access-Control-Allow-Origin: https://example.com\r\n";
+    let guarded = asked("POST /echo", "Content-Length: 5\r\n");
+    assert!(guarded.starts_with("HTTP/1.1 401 "), "{guarded}");
+    assert!(guarded.contains(allowed), "{guarded}");
+    assert_eq!(guarded.to_lowercase().matches("vary: ").count(), 1);
+    let wrong = asked("PUT /echo", "Content-Length: 5\r\n");
+    assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}");
+    assert!(wrong.contains(allowed) && wrong.contains("Allow: POST, OPTIONS\r\n"));
+    let preflight = asked("OPTIONS /echo", "Access-Control-Request-Method: PUT\r\n");
+    assert!(preflight.starts_with("HTTP/1.1 204 "), "{preflight}");
+    assert!(preflight.contains("Access-Control-Allow-Methods: POST, OPTIONS\r\n"));
+    running.shutdown(STOP);
+}
+
+#[test]
+fn declared_method_that_routes_cannot_have_fails_the_start() {
+    for method in ["PATCH", "get", ""] {
+        let app = AsyncWebsocketApp::<AtomicUsize>::new()
+            .with_address("127.0.0.1:0")
+            .with_routes(routes())
+            .with_route_methods("/echo", ["POST", method]);
+        let error = app.start().map(drop).unwrap_err().to_string();
+        assert!(error.contains("with_route_methods"), "{method}: {error}");
+    }
+}
+
+#[test]
 fn bodies_beyond_the_common_bound_get_503_while_handlers_block() {
     let (release, gate) = channel::<()>();
     let gate = std::sync::Mutex::new(gate);

@@ -506,7 +506,8 @@ where
 
     /// Says which methods the mounted routes at a path have; `*` in it stands for any characters, or none, and the first call
     /// that fits counts. Requests with others are answered with 405 and `Allow`, and `OPTIONS` with those that there are; the
-    /// handler runs for none of them. `HEAD` comes with `GET`. By default a route's handler gets every method.
+    /// handler runs for none of them. `HEAD` comes with `GET`. By default a route's handler gets every method. Starting fails
+    /// with an error if one is none that Humphrey's routes can have: `GET`, `HEAD`, `POST`, `PUT`, `DELETE`, `OPTIONS`.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -521,13 +522,16 @@ where
         methods: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let mut allow = Vec::new();
-        for method in methods {
-            allow.push(method);
-            if method == "GET" {
-                allow.push("HEAD");
+        let with_head = |method| [Some(method), (method == "GET").then_some("HEAD")];
+        for method in methods
+            .into_iter()
+            .flat_map(with_head)
+            .chain([Some("OPTIONS")])
+        {
+            if let Some(method) = method.filter(|method| !allow.contains(method)) {
+                allow.push(method);
             }
         }
-        allow.push("OPTIONS");
         self.route_methods.push((path.to_owned(), allow.join(", ")));
         self
     }

@@ -323,7 +323,12 @@ where
 
     fn guard(&self, request: &RequestHead) -> Result<(), Reject> {
         match &self.on_body {
-            Some(guard) => guard(request, self.state.clone()),
+            Some(guard) => {
+                guard(request, self.state.clone()).map_err(|reject| match &self.routes {
+                    Some(routes) => routes.readable(reject, request.head()),
+                    None => reject,
+                })
+            }
             None => Ok(()),
         }
     }

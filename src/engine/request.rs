@@ -96,6 +96,11 @@ impl Http {
         }
     }
 
+    /// The body of a `HEAD` request is being read: its answer has none (RFC 9110 §9.3.2).
+    fn reads_body_of_head(&self) -> bool {
+        matches!(&self.phase, Phase::Body(request) if request.0.method == "HEAD")
+    }
+
     pub(super) fn deadline(&self) -> Tick {
         match &self.phase {
             Phase::Writing(writing) => writing.deadline(),
@@ -222,7 +227,7 @@ impl<T: Transport> Core<T> {
                 true
             }
             Err(error) => {
-                self.http_error(slot, error);
+                self.http_error(slot, error, false);
                 false
             }
         }
@@ -281,7 +286,7 @@ impl<T: Transport> Core<T> {
         let body = match body {
             Ok(body) => body,
             Err(error) => {
-                self.http_error(slot, error);
+                self.http_error(slot, error, head.method == "HEAD");
                 return;
             }
         };
@@ -332,7 +337,8 @@ impl<T: Transport> Core<T> {
         };
         match request.1.feed(&http.buffer) {
             Err(error) => {
-                self.http_error(slot, error);
+                let head_only = request.0.method == "HEAD";
+                self.http_error(slot, error, head_only);
                 false
             }
             Ok((used, complete)) => {
@@ -398,12 +404,13 @@ impl<T: Transport> Core<T> {
         );
     }
 
-    fn http_error(&mut self, slot: u32, error: HttpError) {
+    fn http_error(&mut self, slot: u32, error: HttpError, head_only: bool) {
         unreadable(error, self.counters()).add(1);
         if let Some(http) = self.http(slot) {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
-        let answer = http::refusal(error.status(), &[], &format!("{error}\n"), false);
+        let body = format!("{error}\n");
+        let answer = http::refusal(error.status(), &[], &body, head_only);
         self.http_answer(slot, answer, false);
     }
 
@@ -443,6 +450,7 @@ impl<T: Transport> Core<T> {
             return;
         };
         let begun = !http.buffer.is_empty() || matches!(http.phase, Phase::Body(_));
+        let head_only = http.reads_body_of_head();
         match &http.phase {
             Phase::Handling(ticket) => {
                 let ticket = ticket.clone();
@@ -463,7 +471,7 @@ impl<T: Transport> Core<T> {
             }
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
-                let answer = http::refusal(408, &[], "the request took too long\n", false);
+                let answer = http::refusal(408, &[], "the request took too long\n", head_only);
                 self.http_answer(slot, answer, false);
                 self.note_request(slot);
             }

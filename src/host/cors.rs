@@ -21,9 +21,6 @@ pub struct Cors {
     headers: Vec<String>,
 }
 
-/// The methods that Humphrey's routes can have.
-const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
-
 impl Cors {
     /// Pages of any origin.
     pub fn any() -> Self {
@@ -47,11 +44,11 @@ impl Cors {
         self
     }
 
-    /// The headers of a response to this request.
+    /// The headers of a response to this request; of one to a preflight request, with the methods that there are.
     pub(super) fn response_headers(
         &self,
         head: &Head,
-        preflight: bool,
+        preflight: Option<&str>,
     ) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         let allowed = match (&self.origins, head.header("Origin")) {
@@ -66,8 +63,8 @@ impl Cors {
         };
         if let Some(origin) = allowed {
             headers.push(("Access-Control-Allow-Origin", origin));
-            if preflight {
-                headers.push(("Access-Control-Allow-Methods", METHODS.to_owned()));
+            if let Some(methods) = preflight {
+                headers.push(("Access-Control-Allow-Methods", methods.to_owned()));
                 if !self.headers.is_empty() {
                     headers.push(("Access-Control-Allow-Headers", self.headers.join(", ")));
                 }

@@ -14,6 +14,7 @@ use humphrey::route::RouteHandler;
 use super::cors::Cors;
 use crate::engine::{Request, Response};
 use crate::protocol::http::{self, Head};
+use crate::request::Reject;
 
 /// Sub-apps whose routes are served.
 pub(crate) struct Routes<State> {
@@ -52,6 +53,14 @@ impl<State> Routes<State> {
                         use the app's own handlers, which can tell paths apart with AsyncStream::path",
             );
         }
+        let known: Vec<&str> = METHODS.split(", ").collect();
+        let mut declared = methods.iter().flat_map(|(_, allow)| allow.split(", "));
+        if declared.any(|method| !known.contains(&method)) {
+            return Err(
+                "a method given to with_route_methods is none that Humphrey's routes can have, which are GET, HEAD, POST, PUT, \
+                        DELETE and OPTIONS, in capitals",
+            );
+        }
         Ok(Self {
             sub_apps,
             cors,
@@ -78,11 +87,30 @@ impl<State> Routes<State> {
         Some([response.head, response.body].concat())
     }
 
+    /// A rejection of the guard's, as pages of other origins may read it: they can the route's own answers.
+    pub(crate) fn readable(&self, reject: Reject, head: &Head) -> Reject {
+        let headers = self
+            .cors
+            .as_ref()
+            .map(|cors| cors.response_headers(head, None));
+        let headers = headers.into_iter().flatten();
+        headers.fold(reject, |reject, (name, value)| {
+            let is_there = reject
+                .headers()
+                .any(|(other, _)| other.eq_ignore_ascii_case(name));
+            match is_there {
+                true => reject,
+                false => reject.with_header(name, value),
+            }
+        })
+    }
+
     /// Completes an answer.
     fn finish(&self, mut answer: Answer, head: &Head, keep_alive: bool) -> Response {
         let head_only = head.method == "HEAD";
-        let preflight = head.method == "OPTIONS";
         if let Some(cors) = &self.cors {
+            let methods = answer.header("Allow").unwrap_or(METHODS).to_owned();
+            let preflight = (head.method == "OPTIONS").then_some(methods.as_str());
             for (name, value) in cors.response_headers(head, preflight) {
                 answer.add_if_missing(name, value);
             }
@@ -230,7 +258,7 @@ impl Answer {
 
     /// RFC 9110 §15.5.6
     fn method_not_allowed(allow: &str) -> Self {
-        let mut answer = Self::plain(405, &format!("this is asked for by {allow}\n"));
+        let mut answer = Self::plain(405, &format!("the methods at this path are {allow}\n"));
         answer.headers.push(("Allow".into(), allow.into()));
         answer
     }
@@ -244,13 +272,16 @@ impl Answer {
     }
 
     fn add_if_missing(&mut self, name: &str, value: String) {
-        if !self
-            .headers
-            .iter()
-            .any(|(other, _)| other.eq_ignore_ascii_case(name))
-        {
+        if self.header(name).is_none() {
             self.headers.push((name.to_owned(), value));
         }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     fn wants_close(&self) -> bool {

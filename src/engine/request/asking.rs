@@ -33,14 +33,14 @@ pub(super) enum Entry {
     /// It is no handshake, but a request for an event stream.
     EventStream { head_only: bool },
     /// It is a request for a route, whose body is still to be read.
-    Body(Body),
+    Body { body: Body, head_only: bool },
 }
 
 impl Entry {
     /// Messages that came with it, and are still to be handled.
     pub(super) fn messages(&self) -> usize {
         match self {
-            Self::Here(_) | Self::EventStream { .. } | Self::Body(_) => 0,
+            Self::Here(_) | Self::EventStream { .. } | Self::Body { .. } => 0,
             Self::Elsewhere(upgraded) => upgraded.messages(),
         }
     }
@@ -53,7 +53,7 @@ impl Asking {
     }
 
     pub(super) fn is_of_body(&self) -> bool {
-        matches!(self.entry, Entry::Body(_))
+        matches!(self.entry, Entry::Body { .. })
     }
 }
 
@@ -124,8 +124,9 @@ impl<T: Transport> Core<T> {
         let Some(http) = self.http(slot) else {
             return;
         };
+        let head_only = head.method == "HEAD";
         let request = RequestHead::received(head, http.peer, http.client);
-        self.ask(slot, Arc::new(request), Entry::Body(body));
+        self.ask(slot, Arc::new(request), Entry::Body { body, head_only });
     }
 
     /// The same for a connection whose request was read elsewhere.
@@ -196,7 +197,7 @@ impl<T: Transport> Core<T> {
         let asked = Arc::downgrade(&request);
         let work = match entry {
             Entry::EventStream { .. } => Work::EventStream(asked),
-            Entry::Body(_) => Work::Guard(asked),
+            Entry::Body { .. } => Work::Guard(asked),
             Entry::Here(_) | Entry::Elsewhere(_) => Work::Handshake(asked),
         };
         http.deadline = deadline;
@@ -243,7 +244,7 @@ impl<T: Transport> Core<T> {
                 self.come_in(slot, request, entry, granted);
             }
             Err(reject) => {
-                if !matches!(entry, Entry::Body(_)) {
+                if !matches!(entry, Entry::Body { .. }) {
                     self.counters().refused_handshake_handler.add(1);
                 }
                 let peer = request.peer_addr();
@@ -269,11 +270,11 @@ impl<T: Transport> Core<T> {
             Entry::EventStream { head_only } => {
                 self.http_answer(slot, reject.response(true, head_only), false);
             }
-            Entry::Body(_) => {
+            Entry::Body { head_only, .. } => {
                 if let Some(http) = self.http(slot) {
                     http.buffer = Vec::new();
                 }
-                self.http_answer(slot, reject.response(true, false), false);
+                self.http_answer(slot, reject.response(true, head_only), false);
             }
             entry => {
                 self.hub.count_unhandled(entry.messages());
@@ -297,7 +298,7 @@ impl<T: Transport> Core<T> {
     /// A WebSocket begins.
     fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
         let entry = match entry {
-            Entry::Body(body) => {
+            Entry::Body { body, .. } => {
                 let head = request.head().clone();
                 drop(request);
                 self.http_begin_body(slot, head, body);
@@ -330,7 +331,7 @@ impl<T: Transport> Core<T> {
                 self.open(slot, opening);
                 return;
             }
-            Entry::Body(_) => return,
+            Entry::Body { .. } => return,
             Entry::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {

@@ -153,10 +153,15 @@ impl<T: Transport> Core<T> {
             && let Some((slot, _)) = self.requests.held.largest()
         {
             match self.http(slot) {
-                Some(http) if matches!(http.phase, Phase::Body(_)) => self.http_busy(slot, false),
+                Some(http) if matches!(http.phase, Phase::Body(_)) => {
+                    let head_only = http.reads_body_of_head();
+                    self.http_busy(slot, head_only);
+                }
                 Some(http) if matches!(http.phase, Phase::Asking(_)) => {
-                    self.stop_asking(slot);
-                    self.http_busy(slot, false);
+                    let head_only = self
+                        .stop_asking(slot)
+                        .is_some_and(|asking| asking.request.method() == "HEAD");
+                    self.http_busy(slot, head_only);
                 }
                 Some(http) => {
                     // Whoever pipelines must be ready to send again (RFC 9112 §9.3.2).
