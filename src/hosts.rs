@@ -102,20 +102,24 @@ impl AllowedHosts {
 
     /// Finds what can't be meant in the list.
     pub(crate) fn check(&self) -> Result<(), InvalidHost> {
-        let is_name = |name: &str| {
-            host_and_port(name).is_some_and(|(host, _)| {
-                is_address(host)
-                    || (!without_dot(host).is_empty()
-                        && host
-                            .bytes()
-                            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)))
-            })
-        };
-        match self.names.iter().find(|name| !is_name(name)) {
+        match self.names.iter().find(|name| listable(name).is_none()) {
             Some(name) => Err(InvalidHost(name.clone())),
             None => Ok(()),
         }
     }
+}
+
+/// The name of a host as it can be listed, without its port; `None` if it is none.
+pub(crate) fn listable(name: &str) -> Option<&str> {
+    let is_name = |host: &str| {
+        !without_dot(host).is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    host_and_port(name)
+        .map(|(host, _)| host)
+        .filter(|host| is_address(host) || is_name(host))
 }
 
 /// Whether both are the same host: the same name, or the same address however it is written.

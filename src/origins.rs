@@ -133,7 +133,7 @@ impl Origins {
 
     /// Finds what can't be meant in a list.
     pub(crate) fn check(&self) -> Result<(), InvalidOrigin> {
-        let is_origin = |entry: &str| entry == "null" || Origin::parse_exactly(entry).is_some();
+        let is_origin = |entry: &str| listable(entry) == Some(entry);
         match self.listed().iter().find(|entry| !is_origin(entry)) {
             Some(entry) => Err(InvalidOrigin(entry.clone())),
             None => Ok(()),
@@ -168,6 +168,17 @@ impl Origins {
                 .any(|entry| origin.is(&entry)),
         }
     }
+}
+
+/// What is to be listed for pages of this origin to connect: it, without a path behind it. `None` if it is none.
+pub(crate) fn listable(origin: &str) -> Option<&str> {
+    if origin == "null" {
+        return Some(origin);
+    }
+    Origin::parse(origin)?;
+    let (scheme, rest) = origin.split_once("://")?;
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    origin.get(..scheme.len() + "://".len() + authority)
 }
 
 fn is_same(origin: &str, host: Option<&str>) -> bool {
@@ -211,12 +222,6 @@ impl<'a> Origin<'a> {
             authority => host_and_port(authority)?,
         };
         is_scheme.then_some(Self { scheme, host, port })
-    }
-
-    /// An origin without anything behind it.
-    fn parse_exactly(text: &'a str) -> Option<Self> {
-        let (_, authority) = text.split_once("://")?;
-        Self::parse(text).filter(|_| !authority.contains(['/', '?', '#']))
     }
 
     fn usual_port(&self) -> Option<u16> {

@@ -65,7 +65,11 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say!("{error}");
-            ExitCode::FAILURE
+            // What an option says can't be meant.
+            ExitCode::from(match error.kind() {
+                io::ErrorKind::InvalidInput => 2,
+                _ => 1,
+            })
         }
     }
 }
@@ -84,7 +88,12 @@ fn run(options: &Options) -> io::Result<bool> {
     let metrics = match options.metrics {
         Some(address) => {
             let hosts = options.hosts(address);
-            Some(metrics::serve(address, hosts, sender.clone())?)
+            Some(metrics::serve(
+                address,
+                hosts,
+                options.origins(),
+                sender.clone(),
+            )?)
         }
         None => None,
     };
@@ -160,11 +169,7 @@ fn app(
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())
         .with_allowed_origins(options.origins())
-        .with_option_names(
-            OptionNames::new()
-                .with_allowed_origins("--allow-origin")
-                .with_allowed_hosts("--allow-host"),
-        )
+        .with_option_names(option_names())
         // Links may lead to the page, and only there.
         .with_guarded_routes(["/"]);
     if let Some(hosts) = options.hosts(options.listen) {
@@ -224,6 +229,13 @@ fn app(
         .with_route_methods("/check", ["POST"])
         .with_route_methods("*", ["GET"]);
     Ok((app, rooms))
+}
+
+/// What refusals call the options that would let a client in.
+fn option_names() -> OptionNames {
+    OptionNames::new()
+        .with_allowed_origins("--allow-origin")
+        .with_allowed_hosts("--allow-host")
 }
 
 /// Sends each line to a room, or to everyone, until the input ends or the program is to stop. Returns whether every line was

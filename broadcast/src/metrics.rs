@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::{
-    AllowedHosts, AsyncSender, AsyncWebsocketApp, CloseCode, Limits, OptionNames, Origins,
-    RunningApp,
+    AllowedHosts, AsyncSender, AsyncWebsocketApp, CloseCode, Limits, Origins, RunningApp,
 };
 
 use crate::page::secured;
@@ -19,6 +18,7 @@ const CONNECTIONS_MAX: usize = 64;
 pub(crate) fn serve(
     address: SocketAddr,
     hosts: Option<AllowedHosts>,
+    origins: Origins,
     of: AsyncSender,
 ) -> io::Result<RunningApp> {
     let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
@@ -28,12 +28,11 @@ pub(crate) fn serve(
     });
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
     if let Some(hosts) = hosts {
-        app = app
-            .with_allowed_hosts(hosts)
-            .with_option_names(OptionNames::new().with_allowed_hosts("--allow-host"));
+        app = app.with_allowed_hosts(hosts);
     }
     app.with_address(address)
-        .with_allowed_origins(Origins::Same)
+        .with_allowed_origins(origins)
+        .with_option_names(crate::option_names())
         .with_guarded_routes(["/metrics"])
         .with_route_methods("*", ["GET"])
         .with_shards(1)

@@ -127,7 +127,7 @@ fn allowed_hosts_are_answered_and_other_addresses_take_any() {
     }
     let (code, _, err) =
         support::run(&["--listen=127.0.0.1:0", "--allow-host", "https://a.example"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(
         err.contains("\"https://a.example\" is not a host name"),
         "{err}"
@@ -460,4 +460,67 @@ fn more_connections_than_descriptors_are_lowered_at_the_start() {
         said.contains("999999999") && said.contains("open files"),
         "{said}"
     );
+}
+
+#[test]
+fn refusal_advises_only_what_the_program_takes() {
+    let mut program = Program::start(&["--metrics", "127.0.0.1:0"]);
+    let line = program.expect_line("metrics");
+    let metrics = line.rsplit("http://").next().unwrap();
+    let metrics = metrics.strip_suffix("/metrics").unwrap().to_owned();
+    for address in [program.address().to_string(), metrics] {
+        for (host, origin, advice) in [
+            (
+                "localhost",
+                "http://a.example/page?q",
+                "--allow-origin http://a.example\n",
+            ),
+            ("localhost", "file:///page.html", "--allow-origin file://\n"),
+            ("localhost", "null", "--allow-origin null\n"),
+            ("a.example:80", "null", "--allow-host a.example\n"),
+            ("[::1", "null", "not a host"),
+            ("", "null", "is not a host name"),
+            ("a,b", "null", "is not a host name"),
+            ("localhost:99999", "null", "is not a host name"),
+            ("localhost", "", "is not an origin"),
+            ("localhost", "a.example", "is not an origin"),
+            (
+                "localhost",
+                "http://a.example, http://b.example",
+                "is not an origin",
+            ),
+        ] {
+            let mut socket = TcpStream::connect(&address).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            let request =
+                format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
+            socket.write_all(request.as_bytes()).unwrap();
+            let answer = read_answer(&mut socket, false);
+            assert!([400, 403].contains(&status(&answer)), "{answer}");
+            assert!(answer.contains(advice), "{host} {origin}: {answer}");
+            if let Some((_, option)) = answer.trim_end().split_once(": --") {
+                let arguments = format!("--{option}");
+                let arguments = arguments.split(' ').chain(["--listen=192.0.2.1:0"]);
+                let (code, _, said) = support::run(&arguments.collect::<Vec<_>>());
+                assert_eq!(code, 1, "{option}: {said}");
+                assert!(said.contains("listen"), "{option}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn option_value_that_cannot_be_meant_exits_with_2() {
+    for arguments in [
+        ["--allow-origin", "a.example"],
+        ["--allow-host", "https://a.example"],
+        ["--trusted-proxy", "a.example"],
+        ["--publish-token", "two words"],
+        ["--metrics", "9100"],
+    ] {
+        let arguments = [arguments[0], arguments[1], "--listen=127.0.0.1:0"];
+        let (code, out, said) = support::run(&arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
 }

@@ -55,7 +55,7 @@ fn an_origin_or_a_network_that_can_not_be_meant_is_one_clear_line_and_no_success
     ] {
         let (code, out, err) =
             support::run(&["--listen", "127.0.0.1:0", arguments[0], arguments[1]]);
-        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
         assert_eq!(err.lines().count(), 1, "{err}");
         assert!(err.contains(arguments[1]), "{err}");
     }

@@ -9,8 +9,9 @@ use super::events::Welcome;
 use super::hub::Hub;
 use super::peers::{Peers, Place};
 use super::pool::{Pool, Work};
+use crate::hosts;
 use crate::metrics::{Counter, Counters};
-use crate::origins::{Origins, host_and_port};
+use crate::origins::{self, Origins};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::Handshake;
@@ -134,11 +135,18 @@ impl Hub {
             return Ok(());
         }
         let host = host.unwrap_or_default();
-        let name = quoted(host_and_port(host).map_or(host, |(name, _)| name));
-        let option = &self.settings.option_names.allowed_hosts;
-        let why = format!(
-            "This server does not answer to the host name \"{name}\". If it should, allow the name: {option} {name}"
-        );
+        let why = match hosts::listable(host).map(quoted) {
+            Some(name) => {
+                let option = &self.settings.option_names.allowed_hosts;
+                format!(
+                    "This server does not answer to the host name \"{name}\". If it should, allow the name: {option} {name}"
+                )
+            }
+            None => format!(
+                "The Host header of the request, \"{}\", is not a host name: send the name or address of this server",
+                quoted(host)
+            ),
+        };
         limited!(
             self.said.host_refused,
             warning,
@@ -183,6 +191,15 @@ impl Hub {
                  the origin of that site: {option} https://example.com"
             );
         };
+        let Some(listable) = head
+            .header("Origin")
+            .and_then(origins::listable)
+            .map(quoted)
+        else {
+            return format!(
+                "The Origin header of the request, \"{origin}\", is not an origin: it must look like https://example.com"
+            );
+        };
         let host = quoted(head.header("Host").unwrap_or_default());
         let same = match allowed {
             Origins::Same | Origins::SameOrList(_) => format!(
@@ -192,7 +209,7 @@ impl Hub {
             _ => ". If they should,".to_owned(),
         };
         format!(
-            "Pages of the origin \"{origin}\" may not connect{same} allow the origin: {option} {origin}"
+            "Pages of the origin \"{origin}\" may not connect{same} allow the origin: {option} {listable}"
         )
     }
 }
