@@ -3,10 +3,18 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+#[cfg(unix)]
+use std::{sync::atomic::Ordering, thread, time::Duration};
+
+/// Signals that come within this time of the first one are that one, delivered twice. A person takes longer.
+#[cfg(unix)]
+const TWICE: Duration = Duration::from_millis(100);
 
 /// On the first of the signals, sets `stopping` and calls `stop`. A second Ctrl-C or SIGTERM ends the program at once, as if
-/// it were not caught, so that nothing can make the program unstoppable. A second SIGHUP does not: where a terminal is closed,
-/// both the system and the shell send one. Where SIGHUP is ignored from the start, as under `nohup`, it stays so.
+/// it were not caught, so that nothing can make the program unstoppable; but not right after the first one, which programs
+/// such as `timeout`, that signal both their child and their process group, send twice. A second SIGHUP never does: where a
+/// terminal is closed, both the system and the shell send one. Where SIGHUP is ignored from the start, as under `nohup`, it
+/// stays so.
 #[cfg(unix)]
 pub(crate) fn on_stop(
     stopping: Arc<AtomicBool>,
@@ -16,9 +24,9 @@ pub(crate) fn on_stop(
     use signal_hook::flag;
     use signal_hook::iterator::Signals;
 
+    let impatient = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // In this order: on the first signal the flag is looked at before it is set.
-        flag::register_conditional_shutdown(signal, 128 + signal, stopping.clone())?;
+        flag::register_conditional_shutdown(signal, 128 + signal, impatient.clone())?;
         flag::register(signal, stopping.clone())?;
     }
     let mut caught = vec![SIGINT, SIGTERM];
@@ -26,8 +34,17 @@ pub(crate) fn on_stop(
         flag::register(SIGHUP, stopping)?;
         caught.push(SIGHUP);
     }
-    let mut signals = Signals::new(caught)?;
-    std::thread::Builder::new()
+    let (mut signals, mut first) = (Signals::new(&caught)?, Signals::new(caught)?);
+    // A thread of its own, lest anything that `stop` does can keep it from its task.
+    thread::Builder::new()
+        .name("second signal".into())
+        .spawn(move || {
+            if first.forever().next().is_some() {
+                thread::sleep(TWICE);
+                impatient.store(true, Ordering::SeqCst);
+            }
+        })?;
+    thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for _ in signals.forever() {

@@ -256,10 +256,30 @@ fn a_second_ctrl_c_exits_at_once() {
     // The client does not answer the goodbye, so the program waits; that it has begun to shows in this.
     program.expect_refusal();
     let begun = Instant::now();
-    program.signal(Signal::INT);
+    // What comes right behind the first one is that one, sent twice.
+    while program.is_running() {
+        program.signal(Signal::INT);
+        thread::sleep(Duration::from_millis(20));
+    }
     program.expect_exit(130);
     assert!(begun.elapsed() < Duration::from_secs(2));
     drop(client);
+}
+
+#[test]
+fn signal_that_is_sent_twice_does_not_cut_the_goodbye_short() {
+    // As `timeout` does it: it signals its child, and its process group, in which the child is.
+    for signal in [Signal::TERM, Signal::INT] {
+        for pause in [Duration::ZERO, Duration::from_millis(2)] {
+            let mut program = Program::start(&["--no-welcome"]);
+            let client = program.connect();
+            program.signal(signal);
+            thread::sleep(pause);
+            program.signal(signal);
+            client.expect_close(CloseCode::Away);
+            program.expect_exit(0);
+        }
+    }
 }
 
 #[test]
