@@ -263,8 +263,7 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
     });
     match end {
         Ok(()) => is_complete,
-        // The terminal that it was may be what has gone.
-        Err(_) if stopping.load(Ordering::Relaxed) => is_complete,
+        Err(error) if stdio::hangs_up(&error, || stopping.load(Ordering::Relaxed)) => is_complete,
         Err(error) => {
             say!("standard input can't be read: {error}");
             false

@@ -2,7 +2,8 @@
 //! nothing to read, or no room to write, the descriptor is waited for with `poll`. Its flags are never changed.
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long a message waits for room on a standard error that is non-blocking and full.
 const SAY_WAIT: Duration = Duration::from_secs(1);
@@ -15,6 +16,22 @@ impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         system::read_input(buffer)
     }
+}
+
+/// How much later than the error of a closed terminal its SIGHUP may be heard of.
+const HANG_UP_WAIT: Duration = Duration::from_secs(1);
+
+/// Whether an error of standard input belongs to the end of the program. A terminal that is closed can't be read any more (EIO),
+/// and sends SIGHUP, which another thread may hear of a moment later: that is waited for.
+pub(crate) fn hangs_up(error: &io::Error, is_stopping: impl Fn() -> bool) -> bool {
+    let by = Instant::now() + HANG_UP_WAIT;
+    while !is_stopping() {
+        if !system::is_of_terminal(error) || Instant::now() >= by {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 /// Standard output, unbuffered. Writes take what there is room for, and wait while there is none.
@@ -71,6 +88,10 @@ mod system {
         }
     }
 
+    pub(super) fn is_of_terminal(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(Errno::IO.raw_os_error())
+    }
+
     pub(super) fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
         let input = io::stdin();
         let input = input.as_fd();
@@ -107,6 +128,10 @@ mod system {
     use std::io::{self, Read, Write};
     use std::time::Duration;
 
+    pub(super) fn is_of_terminal(_: &io::Error) -> bool {
+        false
+    }
+
     pub(super) fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
         io::stdin().lock().read(buffer)
     }
@@ -125,6 +150,7 @@ mod system {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use super::hangs_up;
     use super::system::patiently;
     use rustix::event::PollFlags;
     use std::io::{Read, Write};
@@ -138,6 +164,18 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         (ours, theirs)
+    }
+
+    #[test]
+    fn error_of_a_closed_terminal_waits_for_its_signal() {
+        let of_terminal = std::io::Error::from(rustix::io::Errno::IO);
+        let of_others = std::io::Error::from(rustix::io::Errno::ISDIR);
+        let asked = std::cell::Cell::new(0);
+        let heard_at_last = || asked.replace(asked.get() + 1) >= 3;
+        assert!(hangs_up(&of_terminal, heard_at_last));
+        assert!(!hangs_up(&of_terminal, || false));
+        assert!(!hangs_up(&of_others, || asked.replace(0) == 0));
+        assert!(hangs_up(&of_others, || true));
     }
 
     #[test]

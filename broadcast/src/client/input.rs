@@ -71,9 +71,8 @@ impl Input {
                 ControlFlow::Continue(())
             }
         });
-        // Where all is to end, the terminal that it was may be what has gone.
         if let Err(error) = end
-            && !self.lock().ended
+            && !stdio::hangs_up(&error, || self.lock().ended)
         {
             say!("standard input can't be read: {error}");
             self.lock().skipped += 1;
