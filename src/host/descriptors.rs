@@ -13,11 +13,12 @@ pub(crate) fn fit_connections(limits: &mut Limits) {
         return;
     };
     let possible = usize::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
+    let possible = possible.max(1);
     if limits.connections_max <= possible {
         return;
     }
     let wanted = limits.connections_max;
-    limits.connections_max = possible.max(1);
+    limits.connections_max = possible;
     let served = limits.connections_max;
     let why = format!(
         "Limits::connections_max is {wanted}, and this process may have {descriptors} descriptors: at most {served} \
