@@ -238,7 +238,15 @@ fn what_is_too_large_or_contradicts_itself_is_refused_by_its_own_status() {
 #[test]
 fn a_panic_in_a_route_is_500_and_nothing_else() {
     let (running, address) = serve();
-    assert!(ask(address, &get("/panic")).0.starts_with("HTTP/1.1 500 "));
+    let (head, _) = ask(address, &get("/panic"));
+    assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
+    for header in [
+        "Content-Type",
+        "X-Content-Type-Options",
+        "Content-Security-Policy",
+    ] {
+        assert!(head.contains(&format!("\r\n{header}: ")), "{head}");
+    }
     assert_eq!(ask(address, &get("/hello")).1, "Hello");
     running.shutdown(STOP);
 }

@@ -563,11 +563,10 @@ impl Response {
 
     /// The answer where a route's handler panicked.
     pub(super) fn internal_error(head_only: bool) -> Self {
-        Self::small(http::response(
+        Self::small(http::refusal(
             500,
             &[],
-            b"internal server error\n",
-            true,
+            "internal server error\n",
             head_only,
         ))
     }
