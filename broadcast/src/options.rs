@@ -132,8 +132,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
     pub(crate) heartbeat: u32,
 
-    /// Send event streams that have been silent for this long a comment, at least 1, so that proxies do not cut them: less than half
-    /// of the shortest time-out of the proxies in front
+    /// Send a comment to event streams that have been silent for this long, so that proxies do not cut them: choose less than half
+    /// of the shortest time-out of the proxies in front. At least 1
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events_keep_alive: u32,
 
