@@ -43,7 +43,8 @@ where
     /// It runs on a handler thread when the head of such a request has arrived, before its body is read, and before a
     /// client that sent `Expect: 100-continue` is told to go on (RFC 9110 §10.1.1). What it rejects is answered at once,
     /// and the connection is closed. Requests without a body, or for a path that has no route (404), are not asked about:
-    /// so the route's handler must decide about the former itself. If the function panics, the client gets 500.
+    /// so the route's handler must decide about the former itself. Pages that [`with_cors`](Self::with_cors) allows can read the
+    /// rejection. If the function panics, the client gets 500.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Reject};
