@@ -571,8 +571,9 @@ impl<T: Transport> Core<T> {
             return;
         };
         self.delivery.rooms.insert(number, key);
-        self.replay(slot, replay);
+        // First, as what is replayed may cost it the connection, and it leaves by that.
         self.presence_changed(slot, Presence::Joined, room);
+        self.replay(slot, replay);
     }
 
     pub(super) fn leave_room(&mut self, key: Key, room: Arc<Room>) {

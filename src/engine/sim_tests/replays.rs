@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::streams::{Scene, event, parse};
 use super::wire::{Frame, text};
-use super::world::{Setup, World};
+use super::world::{Setup, Told, World};
 use crate::engine::hub::Audience;
-use crate::engine::rooms::Room;
+use crate::engine::rooms::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 
@@ -273,4 +273,78 @@ fn long_replay_holds_up_nobody_else_while_paced() {
     scenario.world.broadcasts("for all");
     scenario.world.settle();
     assert_eq!(scenario.world.all_frames(third), [text("for all")]);
+}
+
+/// Rooms that one client joins, with replays that are together more than all outboxes may hold.
+fn with_narrow_outboxes() -> Scenario {
+    let mut scenario = Scenario::new(SlowConsumer::Disconnect);
+    scenario.world = World::new(Setup {
+        limits: Limits {
+            outbox_bytes_max: OUTBOX,
+            message_bytes_max: OUTBOX,
+            outboxes_bytes_max: 10 * OUTBOX,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    });
+    scenario.client = scenario.world.join();
+    scenario.world.stall(scenario.client, 0);
+    scenario
+}
+
+#[test]
+fn client_evicted_by_a_replay_joins_before_it_leaves() {
+    for busy in [true, false] {
+        let mut scenario = with_narrow_outboxes();
+        let client = scenario.client;
+        if busy {
+            scenario.world.client_says(client, "keeps a handler busy");
+        } else {
+            scenario.world.run_handlers();
+        }
+        for _ in 0..8 {
+            scenario.joins(REPLAYED);
+        }
+        scenario.world.turn();
+        scenario.world.run_handlers();
+        assert_eq!(scenario.world.metrics().slow_consumers, 1);
+        let mut inside = std::collections::HashSet::new();
+        for told in scenario.world.told(client) {
+            match told {
+                Told::Room(name, Presence::Joined) => assert!(inside.insert(name)),
+                Told::Room(name, Presence::Left) => assert!(inside.remove(&name), "{name}"),
+                _ => {}
+            }
+        }
+        assert!(inside.is_empty(), "{inside:?}");
+    }
+}
+
+#[test]
+fn client_that_trickles_replays_of_many_rooms_gives_way() {
+    for one_turn in [true, false] {
+        for read_bytes in [1, NTH_BYTES] {
+            let mut scenario = with_narrow_outboxes();
+            let client = scenario.client;
+            let other = scenario.world.join();
+            for _ in 0..30 {
+                scenario.joins(REPLAYED);
+                scenario.world.pipe(client).add_room_unreported(read_bytes);
+                if !one_turn {
+                    scenario.world.pipe(client).report_room();
+                    scenario.world.settle();
+                }
+                if scenario.world.is_closed(client) {
+                    break;
+                }
+                let waiting = scenario.world.waiting_bytes(client);
+                assert!(waiting <= 14 * OUTBOX, "{waiting}");
+            }
+            scenario.world.settle();
+            assert!(scenario.world.is_closed(client), "{one_turn} {read_bytes}");
+            scenario.world.sends(other, "still served");
+            scenario.world.settle();
+            assert_eq!(scenario.world.all_frames(other), [text("still served")]);
+        }
+    }
 }
