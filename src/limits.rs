@@ -73,7 +73,7 @@ pub struct Limits {
     /// that a Humphrey app or axum reads do not count: they are theirs to bound.
     pub bodies_bytes_max: usize,
     /// Connections, of all kinds, that the app serves at once; and as many again that have ended, and whose disconnect
-    /// handler has still to run. Default 100,000. The requests of further ones are answered
+    /// handler has still to run, or what the program keeps for them to be dropped. Default 100,000. The requests of further ones are answered
     /// with 503, also where a Humphrey app hands them over; those whose handshake was answered before are closed with
     /// 1013.
     pub connections_max: usize,
@@ -192,7 +192,7 @@ pub enum SlowConsumer {
         ///
         /// Clients that read nothing at the same time are waited for once. Of those that do so one after the other, each
         /// such wait shortens the next by half of its length: all together they come to twice the patience, and to a
-        /// sixteenth of it for each further client. That is forgotten eight times as slowly as it came about. Meanwhile
+        /// sixteenth of it for each further client, also where clients disconnect by themselves before their time is over. That is forgotten eight times as slowly as it came about. Meanwhile
         /// a client stays if its socket takes something that often.
         patience: Duration,
     },

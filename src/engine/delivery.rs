@@ -29,7 +29,7 @@ use super::hub::{Mail, Publication, Settings};
 use super::id::Key;
 use super::outbox::GATHER_BYTES_MAX;
 use super::peers::counted_as;
-use super::rooms::LocalRooms;
+use super::rooms::{LocalRooms, lock};
 use super::runs::{Audience, Closed, Run, Spare};
 use super::usage::UsageIndex;
 use super::websocket::WebSocket;
@@ -705,6 +705,13 @@ impl<T: Transport> Core<T> {
         if std::mem::take(&mut ws.congested) {
             self.delivery.congested -= 1;
             ws.congestion_changed(self.tick, &self.hub, self.now);
+            // Also where it goes by itself: else clients that do so just in time could hold producers up in turns.
+            if let SlowConsumer::Pace { patience, .. } = self.hub.settings.slow_consumer
+                && let Some(pace) = ws.pace()
+            {
+                let waited = pace.in_vain(self.tick);
+                lock(&self.hub.waits_in_vain).add(waited, patience, self.now);
+            }
         }
         let form = ws.form();
         if form == Form::Frames {

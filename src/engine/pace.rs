@@ -134,6 +134,16 @@ impl Pace {
             || (allowance < self.patience && now.since(self.quiet_since) >= allowance)
     }
 
+    /// For how long producers have waited in vain, if it goes now. What it has read counts in its favour.
+    pub(super) fn in_vain(&mut self, now: Tick) -> Duration {
+        self.run(now);
+        if self.has_read {
+            self.patience.saturating_sub(self.left)
+        } else {
+            self.waited
+        }
+    }
+
     /// For how long producers have waited for it.
     pub(super) fn waited(&self) -> Duration {
         self.waited

@@ -123,6 +123,62 @@ fn many_nonreaders_in_turns_cost_twice_the_patience_and_little_each() {
 }
 
 #[test]
+fn nonreaders_that_hang_up_just_in_time_gain_nothing() {
+    const TURNS: usize = 60;
+    let mut world = paced();
+    let stuck = world.joined(TURNS);
+    let other = world.join();
+    let mut waited = 0;
+    for &client in &stuck {
+        world.stall(client, 0);
+        for _ in 0..2 {
+            world.broadcasts("x".repeat(OUTBOX - 20));
+        }
+        world.sends(other, "reaches it");
+        world.run_handlers();
+        let mut ms = 0;
+        while !world.frames(other).contains(&text("reaches it")) {
+            world.advance_ms(STEP_MS);
+            ms += STEP_MS;
+            if ms == PATIENCE_MS - 5 * STEP_MS {
+                world.client_resets(client);
+            }
+        }
+        waited += ms;
+    }
+    let bound = 2 * PATIENCE_MS + TURNS as u64 * (PATIENCE_MS / 16 + 3 * STEP_MS);
+    assert!(waited <= bound, "{waited} ms of {bound}");
+}
+
+#[test]
+fn reader_that_goes_while_others_wait_is_no_wait_in_vain() {
+    let mut world = paced();
+    let readers = world.joined(4);
+    let (slow, other) = (world.join(), world.join());
+    // Each reads at ten times the least rate, and goes while it is short of room.
+    for &client in &readers {
+        world.stall(client, 0);
+        for _ in 0..2 {
+            world.broadcasts("x".repeat(OUTBOX - 20));
+        }
+        for _ in 0..8 {
+            world.advance_ms(40);
+            world.client_reads(client, 50);
+        }
+        world.client_resets(client);
+    }
+    // So producers still wait for one that takes nothing for most of its patience.
+    world.stall(slow, 0);
+    for _ in 0..2 {
+        world.broadcasts("x".repeat(OUTBOX - 20));
+    }
+    world.advance_ms(PATIENCE_MS / 4);
+    assert_eq!(world.metrics().slow_consumers, 0);
+    let delay = delay_ms(&mut world, other);
+    assert!(delay <= PATIENCE_MS, "{delay} ms");
+}
+
+#[test]
 fn client_that_reads_stays_after_waits_in_vain() {
     let mut world = paced();
     let stuck = world.joined(10);

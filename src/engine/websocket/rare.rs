@@ -134,7 +134,7 @@ impl WebSocket {
         Some(self.rare.as_ref()?.drain?.quiet_since)
     }
 
-    pub(super) fn pace(&mut self) -> Option<&mut Pace> {
+    pub(in crate::engine) fn pace(&mut self) -> Option<&mut Pace> {
         self.rare.as_mut()?.pace.as_deref_mut()
     }
 
