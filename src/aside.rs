@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(crate) struct Aside {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// How long the queue is, for those who ask often.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -79,6 +82,7 @@ impl Aside {
     pub(crate) fn run(&self, code: Code) {
         let mut state = self.shared.lock();
         state.queue.push_back(code);
+        self.shared.waiting.store(state.queue.len(), Relaxed);
         if state.idle >= state.queue.len() {
             self.shared.changed.notify_one();
         } else if state.threads < self.threads_max {
@@ -90,10 +94,9 @@ impl Aside {
         }
     }
 
-    /// Code that waits for a thread.
-    #[cfg_attr(feature = "tracing", allow(dead_code))] // Only `log` counts on it.
+    /// Code that waits for a thread. Where code blocks for ever, whoever adds to it is to see that it has a bound.
     pub(crate) fn waiting(&self) -> usize {
-        self.shared.lock().queue.len()
+        self.shared.waiting.load(Relaxed)
     }
 
     fn start(&self) -> io::Result<()> {
@@ -114,6 +117,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(code) = state.queue.pop_front() {
+                self.waiting.store(state.queue.len(), Relaxed);
                 drop(state);
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
                     // Dropping what it panicked with may panic again.

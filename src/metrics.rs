@@ -208,7 +208,8 @@ pub struct Calls {
     pub unanswered: u64,
     /// Calls of procedures that there are not.
     pub unknown: u64,
-    /// Calls beyond [`Limits::connection_calls_max`](crate::Limits::connection_calls_max).
+    /// Calls beyond [`Limits::connection_calls_max`](crate::Limits::connection_calls_max), or that came while too much waited
+    /// that the program has done [`on_cancel`](crate::procedures::Cancellation::on_cancel).
     pub refused: u64,
     /// Notifications that were handed to their handlers.
     pub notifications_handled: u64,

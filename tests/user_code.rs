@@ -197,3 +197,52 @@ fn a_closure_that_nobody_calls_is_dropped_where_it_may_block() {
     assert_eq!(other.receive_text(), "end");
     running.shutdown(STOP);
 }
+
+#[test]
+fn on_cancel_that_blocks_for_ever_does_not_pile_up() {
+    /// As many wait at most, in all.
+    const WAITING_MAX: usize = 1 << 16;
+    const EACH: usize = 1_000;
+    let (gate, begun) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+    let (at_gate, count) = (gate.clone(), begun.clone());
+    let procedures = Procedures::new().call("wait", move |call| {
+        for _ in 0..EACH {
+            let gate = at_gate.clone();
+            call.on_cancel(move || gate.wait());
+        }
+        let reply = call.defer();
+        call.on_cancel(move || drop(reply));
+        count.fetch_add(1, Ordering::SeqCst);
+        call.stream().send(Message::new("begun"));
+    });
+    let (running, address) = start(app(procedures).with_shards(1));
+    let refused = || running.sender().metrics().calls.refused;
+    // Clients that call and go, again and again.
+    let mut called = 0;
+    while refused() == 0 {
+        assert!(called <= 2 * WAITING_MAX / EACH, "nobody is refused");
+        let mut client = connect(address, V1);
+        client.send_binary(request(1, "wait", b""));
+        called += 1;
+        eventually("it has begun, or is refused", || {
+            begun.load(Ordering::SeqCst) + usize::try_from(refused()).unwrap() == called
+        });
+        drop(client);
+        eventually("it has gone", || {
+            running.sender().metrics().connections == 0
+        });
+    }
+    assert!(begun.load(Ordering::SeqCst) >= WAITING_MAX / EACH);
+    // When the program goes on, so do calls.
+    gate.open();
+    let mut client = connect(address, V1);
+    let before = begun.load(Ordering::SeqCst);
+    let mut id = 0;
+    eventually("a call begins", || {
+        id += 1;
+        client.send_binary(request(id, "wait", b""));
+        client.receive();
+        begun.load(Ordering::SeqCst) > before
+    });
+    running.shutdown(STOP);
+}

@@ -121,7 +121,8 @@ impl Cancellation {
 
     /// Has something done once the call is cancelled: at once, here, if it is already; else when word of it comes, on a
     /// thread for that, where it may block, and send to clients. Up to 16 are run at a time; while all of them block, further
-    /// ones wait. If the call is answered first, it is dropped.
+    /// ones wait, and while 65,536 wait, the app's clients are refused further calls. If the call is answered first, it is
+    /// dropped.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut wakers = self.0.lock();
         if self.is_cancelled() {

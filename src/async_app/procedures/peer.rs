@@ -79,6 +79,10 @@ impl Waiter {
     }
 }
 
+/// While so much that the program has to do about cancelled calls waits, since what is at work blocks, calls are refused: clients
+/// that call, and go, again and again, must not make it grow without end.
+const CANCELS_WAITING_MAX: usize = 1 << 16;
+
 /// A call to a client, in flight.
 pub(super) enum Asked {
     Waits(Arc<Waiter>),
@@ -184,7 +188,9 @@ impl Peer {
                     let answer = procedures::response(id, payload);
                     return Receipt::Answer(Message::new_binary(answer));
                 }
-                if state.in_flight >= self.calls_max {
+                // Calls whose connection has gone are in flight no longer, and may wait here still.
+                let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
+                if state.in_flight >= self.calls_max || is_behind {
                     counters.calls_refused.add(1);
                     if !self.is_v1() {
                         let reason = "too many calls are in flight".to_owned();
