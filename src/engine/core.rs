@@ -584,9 +584,12 @@ impl<T: Transport> Core<T> {
         ws.let_go(&mut self.intake);
         self.delivery.set_own(&mut ws, 0);
         if ws.session.attachment.get().is_some() || ws.session.talk().is_some() {
+            // Behind the word of its end, which counts already, if there is any.
+            let counts = !ws.end_counts;
+            self.hub.ended.fetch_add(usize::from(counts), Relaxed);
             self.jobs.push_back(Job {
                 to: None,
-                work: Work::Session(ws.session, Vec::new(), 0),
+                work: Work::Release(ws.session, counts),
             });
         }
     }

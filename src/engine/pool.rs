@@ -53,6 +53,8 @@ pub(crate) enum Work {
     Ask(Box<Accepted>, Then),
     /// Something that the program kept for a connection that has gone.
     Drop(Kept),
+    /// The same for a session; and whether it counts among those that have ended until then.
+    Release(Arc<Session>, bool),
 }
 
 pub(crate) enum Event {
@@ -527,6 +529,12 @@ impl Pool {
             }
             Work::Drop(kept) => {
                 drop(kept);
+                return None;
+            }
+            Work::Release(session, counts) => {
+                let mut session = Some(session);
+                caught(&mut || drop(session.take()));
+                hub.ended.fetch_sub(usize::from(counts), Relaxed);
                 return None;
             }
         };

@@ -76,6 +76,8 @@ pub(super) struct WebSocket {
     pinged: bool,
     /// The close handler has been told, or is about to be.
     told: bool,
+    /// That it has ended counts until handlers have been told (`Hub::ended`).
+    pub(super) end_counts: bool,
     /// The stream has ended, not just the messages.
     eof: bool,
     /// The peer's close frame has come: a conforming peer sends nothing more.
@@ -130,6 +132,7 @@ impl WebSocket {
             busy: false,
             pinged: false,
             told: false,
+            end_counts: false,
             eof: false,
             peer_closed: false,
             found_slow: false,
@@ -521,6 +524,9 @@ impl<T: Transport> Core<T> {
             self.intake.sub_unhandled(bytes);
         } else {
             self.hub.ended.fetch_add(1, Relaxed);
+            if let Some(ws) = self.ws(slot) {
+                ws.end_counts = true;
+            }
             self.job(key, Work::Session(session, events, bytes));
         }
     }

@@ -1,6 +1,7 @@
 //! What all connections of a shard hold together is what is counted, and is bounded; and whoever is to give way is found
 //! without a look at all others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -445,6 +446,35 @@ fn connections_that_have_gone_do_not_pile_up_while_handlers_block() {
     }
     assert!(refused >= 80, "{refused}");
     assert!(world.jobs.len() <= 22, "{}", world.jobs.len());
+    world.run_handlers();
+    world.join();
+}
+
+#[test]
+fn what_is_kept_for_those_who_have_gone_does_not_pile_up() {
+    // The program keeps something for each, and is not told of the end: dropping it is left to handlers all the same.
+    let mut world = World::new(Setup {
+        limits: Limits {
+            connections_max: 10,
+            ..Limits::default()
+        },
+        interests: Interests::default(),
+        ..Setup::default()
+    });
+    let mut refused = 0;
+    for _ in 0..100 {
+        let client = world.connect();
+        world.client_sends(client, super::wire::UPGRADE);
+        if status(&world.output(client)) == Some(503) {
+            refused += 1;
+        } else {
+            let _ = world.session(client).attachment.set(Arc::new(()));
+            world.forget_sessions();
+        }
+        world.client_resets(client);
+    }
+    assert!(refused >= 80, "{refused}");
+    assert!(world.jobs.len() <= 11, "{}", world.jobs.len());
     world.run_handlers();
     world.join();
 }
