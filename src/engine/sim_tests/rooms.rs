@@ -60,17 +60,41 @@ struct Game {
     sent: usize,
     /// Payloads may be long, and players numbered.
     long: bool,
+    /// There is little room for what waits: players may be disconnected at any time.
+    narrow: bool,
 }
 
 impl Game {
-    fn new(mut dice: Dice) -> Self {
-        let long = dice.one_in(4);
+    fn new(dice: Dice) -> Self {
+        // Nobody is slow.
         let limits = Limits {
-            // Nobody is slow.
             outbox_bytes_max: 64 << 20,
             write_timeout: Duration::from_secs(1_000),
             ..Limits::default()
         };
+        Self::with_limits(dice, limits)
+    }
+
+    /// With little room for what waits for one, and for all.
+    #[cfg(test)]
+    fn narrow(mut dice: Dice) -> Self {
+        let limits = Limits {
+            message_bytes_max: 1_000 + dice.below(2_000),
+            outbox_bytes_max: 50 + dice.below(3_000),
+            outboxes_bytes_max: 0,
+            pending_bytes_max: dice.below(1_000),
+            write_timeout: Duration::from_millis(200),
+            close_timeout: Duration::from_millis(50),
+            ..Limits::default()
+        };
+        Self {
+            narrow: true,
+            ..Self::with_limits(dice, limits)
+        }
+    }
+
+    fn with_limits(mut dice: Dice, limits: Limits) -> Self {
+        let long = dice.one_in(4);
         let world = World::new(Setup {
             limits,
             interests: Interests {
@@ -100,6 +124,7 @@ impl Game {
             players: Vec::new(),
             sent: 0,
             long,
+            narrow: false,
         }
     }
 
@@ -118,7 +143,7 @@ impl Game {
     fn payload(&mut self) -> String {
         self.sent += 1;
         let len = match self.dice.below(20) {
-            0 if self.long => 20_000,
+            0 if self.long && !self.narrow => 20_000,
             _ => self.dice.below(30),
         };
         format!("{}:{}", self.sent, ".".repeat(len))
@@ -199,9 +224,14 @@ impl Game {
             .map(|payload| Message::new(payload).frame().clone())
             .collect();
         let bytes = frames.iter().map(|frame| frame.len()).sum();
-        let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
-        let joined = hub.join(reserved, &self.rooms[room], &session, frames);
+        let reserved = hub.reserve_join(&session, frames.len(), bytes);
+        let joined =
+            reserved.and_then(|reserved| hub.join(reserved, &self.rooms[room], &session, frames));
         let player = &mut self.players[index];
+        if self.narrow && joined.is_err() {
+            player.end = End::Gone;
+            return;
+        }
         let is_new = player.rooms.insert(room);
         assert!(matches!(joined, Ok(new) if new == is_new));
         if is_new {
@@ -217,6 +247,10 @@ impl Game {
         let session = self.world.session(self.players[index].client);
         let left = self.world.hub.leave(&self.rooms[room], &session);
         let player = &mut self.players[index];
+        if self.narrow && left != player.rooms.contains(&room) {
+            player.end = End::Gone;
+            return;
+        }
         assert_eq!(left, player.rooms.remove(&room));
         if left {
             player.changes.push((room, Presence::Left));
@@ -276,6 +310,30 @@ impl Game {
         }
     }
 
+    /// Everyone goes, and everything is told.
+    #[cfg(test)]
+    fn finish_narrow(mut self) {
+        for player in &mut self.players {
+            let client = player.client;
+            if self.dice.one_in(2) {
+                self.world.unstall(client);
+            }
+            self.world.pipe(client).client_resets();
+        }
+        self.world.run_handlers();
+        for player in &self.players {
+            let client = player.client;
+            let told = room_changes(&mut self.world, client);
+            assert_balanced(&told);
+        }
+        for room in &self.rooms {
+            assert_eq!((room.len(), room.reaches(0)), (0, false));
+        }
+        assert_eq!(self.world.core().delivery.rooms.memberships(), 0);
+        assert_eq!(self.world.metrics().room_members, 0);
+        self.world.assert_empty();
+    }
+
     /// Everyone reads everything, and everything is told.
     fn finish(&mut self) {
         for player in 0..self.players.len() {
@@ -300,15 +358,7 @@ impl Game {
                     _ => None,
                 })
                 .collect();
-            let told: Vec<(usize, Presence)> = self
-                .world
-                .told(client)
-                .into_iter()
-                .filter_map(|told| match told {
-                    Told::Room(room, change) => Some((room.parse().unwrap(), change)),
-                    _ => None,
-                })
-                .collect();
+            let told = room_changes(&mut self.world, client);
             if player.end == End::Gone {
                 assert!(player.due.starts_with(&got), "only what was due, in order");
                 assert_balanced(&told);
@@ -353,6 +403,16 @@ impl Game {
     }
 }
 
+/// What handlers were told of a client's rooms.
+fn room_changes(world: &mut World, client: usize) -> Vec<(usize, Presence)> {
+    let told = world.told(client).into_iter();
+    told.filter_map(|told| match told {
+        Told::Room(room, change) => Some((room.parse().unwrap(), change)),
+        _ => None,
+    })
+    .collect()
+}
+
 fn upgrade(numbered: bool) -> Vec<u8> {
     let offer = format!("Sec-WebSocket-Protocol: {}\r\n\r\n", procedures::V1);
     let more: &[u8] = if numbered { offer.as_bytes() } else { b"\r\n" };
@@ -391,6 +451,17 @@ mod tests {
     fn random_joins_leaves_and_broadcasts_reach_exactly_who_is_in_the_room() {
         for_seeds(200, |seed| {
             Game::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
+        });
+    }
+
+    #[test]
+    fn evictions_at_random_leave_no_member_behind() {
+        for_seeds(200, |seed| {
+            let mut game = Game::narrow(Dice::from_seed(seed));
+            for _ in 0..STEPS {
+                game.step();
+            }
+            game.finish_narrow();
         });
     }
 
