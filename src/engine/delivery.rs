@@ -12,6 +12,7 @@
 
 mod at_once;
 mod offering;
+mod room;
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,6 +73,8 @@ pub(super) struct Delivery {
     pub(super) congested: usize,
     need: usize,
     need_usual: usize,
+    /// One that needs more for a message of its own, which nobody else gets.
+    need_of_one: Option<(Key, usize)>,
     /// What is held of what waits for clients and is not shared by them: what each was sent alone, and responses.
     own_bytes: usize,
     own_bytes_max: usize,
@@ -114,6 +117,7 @@ impl Delivery {
             congested: 0,
             need: half,
             need_usual: half,
+            need_of_one: None,
             pushed: 0,
             delivered: 0,
             waiting: Vec::new(),
@@ -194,7 +198,11 @@ impl Delivery {
     /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
     pub(super) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
         let bytes = ws.outbox.live_bytes();
-        let congested = ws.is_member() && bytes > 0 && bytes.saturating_add(self.need) > bytes_max;
+        let need = match self.need_of_one {
+            Some((key, need)) if key == ws.session.id.key() => need.max(self.need),
+            _ => self.need,
+        };
+        let congested = ws.is_member() && bytes > 0 && bytes.saturating_add(need) > bytes_max;
         if congested != ws.congested {
             ws.congested = congested;
             if congested {
@@ -241,8 +249,14 @@ impl<T: Transport> Core<T> {
                     Mail::Join(_) | Mail::Subscribe(_) => [0, 0, 0],
                     Mail::Close(..) | Mail::Leave(..) => [0, 0, 0],
                 };
+                let to = match mail {
+                    Mail::Send(to, _) => Some(*to),
+                    _ => None,
+                };
                 // Nobody gets more than one.
-                self.need_room(lens.into_iter().max().unwrap_or(0));
+                let longest = lens.into_iter().max().unwrap_or(0);
+                self.need_room(if to.is_some() { 0 } else { longest });
+                self.need_room_of_one(to.map(|to| (to, longest)));
                 let len = lens.into_iter().fold(0, usize::saturating_add);
                 if self.delivery.runs_bytes.saturating_add(len) > self.delivery.runs_bytes_max {
                     // What it goes behind takes its room first.
@@ -306,26 +320,10 @@ impl<T: Transport> Core<T> {
         }
         if self.delivery.paces {
             self.need_room(0);
+            self.need_room_of_one(None);
         }
         for slot in std::mem::take(&mut self.delivery.waiting) {
             self.advance(slot);
-        }
-    }
-
-    /// Asks every outbox for room for a message of that length, which may be longer than usual.
-    fn need_room(&mut self, len: usize) {
-        let need = len.max(self.delivery.need_usual);
-        if need == self.delivery.need {
-            return;
-        }
-        // What a longer message has in front of it must be on its way before it can be judged.
-        self.flush_runs();
-        self.delivery.need = need;
-        for form in [Form::Frames, Form::Events] {
-            for index in 0..self.delivery.all_of(form).len() {
-                let slot = self.delivery.all_of(form)[index];
-                self.note_fill(slot);
-            }
         }
     }
 

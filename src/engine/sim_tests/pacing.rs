@@ -57,9 +57,40 @@ fn long_message_waits_for_nonreader_no_longer_than_patience() {
                 world.run_handlers();
             }
             let delay = delay_ms(&mut world, other);
-            assert!(delay <= PATIENCE_MS + STEP_MS, "{delay} ms");
-            assert_eq!(world.metrics().slow_consumers, 1);
+            // One that does not get it needs no room for it.
+            let waits_ms = if broadcast { PATIENCE_MS } else { 0 };
+            assert!(delay <= waits_ms + STEP_MS, "{delay} ms");
+            assert_eq!(world.metrics().slow_consumers, u64::from(broadcast));
         }
+    }
+}
+
+#[test]
+fn long_message_for_nonreader_itself_waits_for_its_patience() {
+    for waits_bytes in [1, OUTBOX / 4, OUTBOX / 2 - 10] {
+        let mut world = paced();
+        let (stuck, other) = (world.join(), world.join());
+        world.stall(stuck, 0);
+        world.sends(stuck, &"x".repeat(waits_bytes));
+        world.settle();
+        world.sends(stuck, &"y".repeat(OUTBOX));
+        let delay = delay_ms(&mut world, other);
+        assert!(
+            (PATIENCE_MS - 2 * STEP_MS..=PATIENCE_MS + STEP_MS).contains(&delay),
+            "{delay} ms"
+        );
+        assert_eq!(world.metrics().slow_consumers, 1);
+        // One that reads is waited for, and gets both.
+        let reader = world.join();
+        world.stall(reader, 0);
+        world.sends(reader, &"x".repeat(waits_bytes));
+        world.settle();
+        world.sends(reader, &"y".repeat(OUTBOX));
+        world.settle();
+        world.unstall(reader);
+        let delay = delay_ms(&mut world, other);
+        assert!(delay <= STEP_MS, "{delay} ms");
+        assert_eq!(world.all_frames(reader).len(), 2);
     }
 }
 
