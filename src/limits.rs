@@ -113,7 +113,8 @@ pub struct Limits {
     /// over has it once more.
     pub message_timeout: Duration,
     /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event stream's.
-    /// Default 30 s. Then it is answered with 503. A handler that has begun may take as long as it likes.
+    /// Default 30 s. Then it is answered with 503. A handler that has begun may take as long as it likes. Requests that axum reads wait
+    /// for the handshake handler without it: give them a timeout there.
     pub queue_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
