@@ -1,4 +1,4 @@
-import { Data, toBytes, type Payload } from "./data.js";
+import { Data, encoder, toBytes, type Payload } from "./data.js";
 import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
 import { Form, named, withId, type Frame } from "./frames.js";
 import { after } from "./timer.js";
@@ -115,7 +115,8 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   }
 
   async function answer({ id, name, payload }: Frame): Promise<void> {
-    const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), toBytes(text)));
+    // Half a character becomes U+FFFD: whatever a handler has thrown, the server gets an answer.
+    const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), encoder.encode(text)));
     const handler = handlers.get(name);
     if (!handler) return refuse(1, `there is no ${name}`);
     // What the server asks of us at a time is bounded.
@@ -128,7 +129,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
       const result = toBytes(await handler(payload, { name, signal: controller.signal }));
       if (isWanted()) send(withId(Form.Response, id, result));
     } catch (error) {
-      if (isWanted()) refuse(2, error instanceof Error ? error.message : String(error));
+      if (isWanted()) refuse(2, guarded(() => String((error as Error)?.message ?? error)) ?? "failed");
     }
   }
 

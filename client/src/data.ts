@@ -3,7 +3,7 @@ import { mistake } from "./error.js";
 /** What can be sent: bytes and text as they are, what JSON can say as JSON. `undefined` is nothing, no bytes. */
 export type Payload = Uint8Array | ArrayBuffer | ArrayBufferView | string | unknown;
 
-const encoder = new TextEncoder();
+export const encoder = new TextEncoder();
 // A byte order mark is part of the text.
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 

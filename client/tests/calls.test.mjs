@@ -193,6 +193,26 @@ test('calls from the server are answered: what is returned, what is thrown, and 
   ]);
 });
 
+test('a call from the server is answered whatever its handler throws', async (t) => {
+  const { connection, peer } = await connected(t);
+  const thrown = [new Error('half \ud83d'), '\ud83d', Object.create(null), Symbol('s'), undefined, null, 7n, { message: 5 }, new Error(),
+    { get message() { throw new Error('none'); } }];
+  const rejections = [];
+  const rejected = (reason) => rejections.push(reason);
+  process.on('unhandledRejection', rejected);
+  t.after(() => process.off('unhandledRejection', rejected));
+  t.mock.method(console, 'error', () => {});
+  for (const [id, what] of thrown.entries()) {
+    connection.handle('throws', async () => { throw what; });
+    peer.send(request(id, 'throws'));
+    const { form, id: answered, code, payload } = await peer.next();
+    assert.deepEqual([form, answered, code], [5, id, 2]);
+    assert.equal(payload, ['half \ufffd', '\ufffd', 'failed', 'Symbol(s)', 'undefined', 'null', '7', '5', '', 'failed'][id]);
+  }
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(rejections, []);
+});
+
 test('a call from the server that it resets, or whose connection is lost, is aborted and not answered', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const reasons = [];
