@@ -396,6 +396,63 @@ fn close_drops_what_still_comes_and_gives_up_in_time() {
     );
 }
 
+#[test]
+fn close_gives_up_in_time_though_a_message_trickles_in() {
+    let (address, server) = serve(|mut stream| {
+        // A message of 65,535 bytes, a byte at a time.
+        accept(&mut stream, "", b"\x82\x7e\xff\xff");
+        let begun = Instant::now();
+        while begun.elapsed() < DEADLINE && stream.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let mut client = builder(address).connect().unwrap();
+    let begun = Instant::now();
+    let error = client.close(CloseCode::NORMAL, "").unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut), "{error}");
+    assert!(begun.elapsed() < DEADLINE / 2, "{:?}", begun.elapsed());
+    drop(client);
+    server.join().unwrap();
+}
+
+#[test]
+fn what_a_server_says_before_it_hangs_up_is_received() {
+    let last_words = b"\x81\x04last\x88\x08\x03\xf0enough";
+    let expect_last_words = |client: &mut Client| {
+        assert_eq!(client.receive().unwrap().text(), Some("last"));
+        for _ in 0..2 {
+            match client.receive() {
+                Err(ClientError::Closed { code, reason }) => {
+                    assert_eq!(code, Some(CloseCode::POLICY_VIOLATION));
+                    assert_eq!(reason, "enough");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        client.close(CloseCode::NORMAL, "").unwrap();
+    };
+    // The pings can't be answered any more.
+    let said = [b"\x89\x00".repeat(200), last_words.to_vec()].concat();
+    let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
+    let mut client = builder(address).connect().unwrap();
+    server.join().unwrap();
+    expect_last_words(&mut client);
+    // Neither can a message be sent.
+    let said = last_words.to_vec();
+    let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
+    let mut client = builder(address).connect().unwrap();
+    server.join().unwrap();
+    let begun = Instant::now();
+    while client.send(Message::new("more")).is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it is taken without end");
+    }
+    assert!(matches!(
+        client.send(Message::new("more")),
+        Err(ClientError::Lost(_))
+    ));
+    expect_last_words(&mut client);
+}
+
 #[cfg(unix)]
 #[test]
 fn client_speaks_over_another_transport() {

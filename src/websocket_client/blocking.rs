@@ -109,7 +109,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a server may read nothing before sending fails; the connection is over then.
+    /// How long a server may read nothing before sending fails; nothing more can be sent then.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.write_timeout = timeout;
@@ -189,6 +189,8 @@ impl ClientBuilder {
             output: Vec::new(),
             accepted,
             over: None,
+            is_unwritable: false,
+            read_by: None,
         })
     }
 }
@@ -315,6 +317,10 @@ pub struct Client<S = TcpStream> {
     accepted: Accepted,
     /// The connection is of no further use.
     over: Option<Over>,
+    /// Writing has failed: nothing more is sent. What the server has sent can still be read, such as why it has closed.
+    is_unwritable: bool,
+    /// Nothing is waited for beyond that.
+    read_by: Option<Instant>,
 }
 
 /// Why a connection is of no further use.
@@ -371,7 +377,8 @@ impl<S: Transport> Client<S> {
     /// # Errors
     ///
     /// [`Closed`](ClientError::Closed) once either side has closed; [`TimedOut`](ClientError::TimedOut) if the server reads nothing
-    /// for the write timeout, and [`Lost`](ClientError::Lost) if writing fails: the connection is over then.
+    /// for the write timeout, and [`Lost`](ClientError::Lost) if writing fails: nothing more can be sent then, but
+    /// [`receive`](Self::receive) still gives what the server has sent, and says why it has closed.
     pub fn send(&mut self, message: Message) -> Result<(), ClientError> {
         self.check_open()?;
         self.connection
@@ -393,7 +400,7 @@ impl<S: Transport> Client<S> {
         self.flush()
     }
 
-    /// Receives the next message; waits for it. Answers pings that come before it.
+    /// Receives the next message; waits for it. Answers pings that come before it, unless nothing can be sent any more.
     ///
     /// # Errors
     ///
@@ -421,22 +428,22 @@ impl<S: Transport> Client<S> {
                 Over::Broken => Err(broken()),
             };
         }
+        if self.is_unwritable {
+            return Err(unwritable());
+        }
         self.connection
             .close(code, reason, &mut self.output)
             .map_err(ClientError::Lost)?;
-        self.flush()?;
-        let by = Instant::now() + CLOSE_WAIT;
+        // It may have closed already, and hung up.
+        let sent = self.flush();
+        self.read_by = Some(Instant::now() + CLOSE_WAIT);
         loop {
-            let left = left(by).inspect_err(|_| self.over = Some(Over::Broken))?;
-            self.stream
-                .set_read_timeout(Some(left))
-                .map_err(ClientError::Lost)?;
             match self.event() {
                 Ok(_) => {}
                 Err(ClientError::Closed { .. }) => return Ok(()),
                 Err(error) => {
                     self.over = Some(Over::Broken);
-                    return Err(error);
+                    return Err(sent.err().unwrap_or(error));
                 }
             }
         }
@@ -460,7 +467,8 @@ impl<S: Transport> Client<S> {
                     return Err(ClientError::Closed { code, reason });
                 }
                 Ok(Some(event)) => {
-                    self.answer()?;
+                    // A server that has gone may have said more before it went.
+                    let _ = self.answer();
                     return Ok(event);
                 }
                 Err(error) => {
@@ -476,6 +484,13 @@ impl<S: Transport> Client<S> {
         (self.begin, self.end) = (0, 0);
         self.buffer.resize(READ_BYTES, 0);
         loop {
+            if let Some(by) = self.read_by {
+                // Each part of a message renews the time limit of the socket, but not this one.
+                let left = left(by)?;
+                self.stream
+                    .set_read_timeout(Some(left))
+                    .map_err(ClientError::Lost)?;
+            }
             match self.stream.read(&mut self.buffer) {
                 Ok(0) => {
                     self.over = Some(Over::Broken);
@@ -506,6 +521,10 @@ impl<S: Transport> Client<S> {
         if self.output.is_empty() {
             return Ok(());
         }
+        if self.is_unwritable {
+            self.output.clear();
+            return Err(unwritable());
+        }
         let written = self
             .stream
             .write_all(&self.output)
@@ -514,7 +533,7 @@ impl<S: Transport> Client<S> {
         self.output.shrink_to(READ_BYTES);
         written.map_err(|error| {
             // A part of a frame may have left: whatever followed would be taken for its rest.
-            self.over.get_or_insert(Over::Broken);
+            self.is_unwritable = true;
             failed(error)
         })
     }
@@ -522,6 +541,7 @@ impl<S: Transport> Client<S> {
     fn check_open(&self) -> Result<(), ClientError> {
         match &self.over {
             Some(over) => Err(over.error()),
+            None if self.is_unwritable => Err(unwritable()),
             None => Ok(()),
         }
     }
@@ -542,4 +562,9 @@ impl Over {
 fn broken() -> ClientError {
     let why = "it has ended without a close frame";
     ClientError::Lost(io::Error::new(ErrorKind::UnexpectedEof, why))
+}
+
+fn unwritable() -> ClientError {
+    let why = "nothing can be sent any more; receive() says why, if the server has";
+    ClientError::Lost(io::Error::new(ErrorKind::BrokenPipe, why))
 }

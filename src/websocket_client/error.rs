@@ -36,7 +36,7 @@ pub enum ClientError {
     /// The handshake has come to nothing.
     Handshake(HandshakeError),
     /// A time limit is over. After [`receive`](super::Client::receive) the connection goes on, and it can be called again; after
-    /// anything else the connection is over.
+    /// [`send`](super::Client::send) nothing more can be sent; after anything else the connection is over.
     TimedOut,
     /// The WebSocket is closed: the server's code, if it named one, and its reason.
     Closed {
