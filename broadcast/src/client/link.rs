@@ -26,6 +26,11 @@ const WRITTEN_BYTES_KEPT: usize = 256 << 10;
 /// How long a silent server may take to answer a ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
+/// How much is read before something else has its turn: an event counts once, and a read from the socket, which may end in the
+/// middle of a message, four times. Pings count, too: a server can send them, or empty fragments, faster than they are read.
+const TURN_WORK_MAX: u32 = 256;
+const READ_WORK: u32 = 4;
+
 /// The answer to such a ping says nothing.
 const HEARTBEAT: &[u8] = b"heartbeat";
 
@@ -44,6 +49,8 @@ struct Wire {
     is_full: bool,
     /// When there was a sign of the server.
     heard: Instant,
+    /// When the socket last took something.
+    moved: Instant,
 }
 
 impl Wire {
@@ -83,6 +90,7 @@ impl Wire {
                 Ok(n) => {
                     self.begin += n;
                     self.written += n as u64;
+                    self.moved = Instant::now();
                     // What has made room again was taken by a server that is there, though slow: its pong lies behind.
                     if std::mem::take(&mut self.is_full) {
                         self.heard = Instant::now();
@@ -118,6 +126,8 @@ pub(super) struct Link {
     closed: Option<Instant>,
     /// The server has sent a message or a pong: the connection works.
     has_received: bool,
+    /// What was read in this turn: see [`TURN_WORK_MAX`].
+    work: u32,
 }
 
 impl Link {
@@ -132,24 +142,39 @@ impl Link {
                 written: 0,
                 is_full: false,
                 heard: Instant::now(),
+                moved: Instant::now(),
             },
             connection: Connection::new(MESSAGE_BYTES_MAX),
             heartbeat,
             pinged: None,
             closed: None,
             has_received: false,
+            work: 0,
         }
     }
 
-    /// The next message or pong, if there is one; pings are answered.
+    /// Something else had its turn: so much can be read again.
+    pub(super) const fn begin_turn(&mut self) {
+        self.work = 0;
+    }
+
+    /// Enough was read in this turn; there may be more.
+    pub(super) const fn has_had_its_turn(&self) -> bool {
+        self.work >= TURN_WORK_MAX
+    }
+
+    /// The next message or pong, if there is one, and if it still has its turn; pings are answered.
     pub(super) fn read(&mut self) -> Result<Option<Event>, End> {
-        loop {
+        while !self.has_had_its_turn() {
+            self.work += 1;
             let mut input = self.wire.unread();
             let event = self.connection.receive(&mut input);
             let left = input.len();
             self.wire.read_begin = self.wire.read.len() - left;
             match event {
-                Ok(None) if self.wire.read_in().map_err(|error| lost(&error))? => {}
+                Ok(None) if self.wire.read_in().map_err(|error| lost(&error))? => {
+                    self.work += READ_WORK;
+                }
                 Ok(None) => return Ok(None),
                 Ok(Some(Event::Ping(_))) => self.answer()?,
                 Ok(Some(Event::Close(code, reason))) => {
@@ -171,6 +196,7 @@ impl Link {
                 }
             }
         }
+        Ok(None)
     }
 
     fn closed_by(&self, code: Option<CloseCode>, reason: &str) -> End {
@@ -254,6 +280,16 @@ impl Link {
         self.has_received
     }
 
+    /// Fails if the server has not answered the close for so long since all has left, whatever else it sends.
+    pub(super) fn check_goodbye(&self, close_wait_max: Duration) -> Result<(), End> {
+        match self.closed {
+            Some(closed) if closed.max(self.wire.moved).elapsed() >= close_wait_max => {
+                Err(End::failed(Failure::Silent, NO_GOODBYE))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// By when the server must be heard of: to answer the close within so long, or to show that it is there. Pings it where
     /// it is time to.
     pub(super) fn deadline(&mut self, close_wait: Duration) -> Result<Option<Instant>, End> {
@@ -263,7 +299,7 @@ impl Link {
         if let Some(closed) = self.closed {
             let by = closed.max(heard) + close_wait;
             if now >= by {
-                return silent("the server does not answer the goodbye");
+                return silent(NO_GOODBYE);
             }
             return Ok(Some(by));
         }
@@ -299,6 +335,8 @@ fn lost(error: &io::Error) -> End {
     };
     End::failed(Failure::Lost, why)
 }
+
+const NO_GOODBYE: &str = "the server does not answer the goodbye";
 
 /// What somebody else says, fit to be said again: one line, without control characters, and short.
 fn printable(text: &str) -> String {

@@ -115,6 +115,8 @@ impl Peer for Listener {
     const SERVER_MAY_END: bool = true;
 
     const CLOSE_WAIT: Duration = Duration::from_secs(2);
+    // Nothing is to be had of it any more.
+    const CLOSE_WAIT_MAX: Duration = Self::CLOSE_WAIT;
 
     fn target(&self, target: &Target) -> Target {
         self.resume.target(target)

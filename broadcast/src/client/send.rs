@@ -223,6 +223,7 @@ impl Peer for Sender {
 
     // The server may be busy with all that it was sent, and says goodbye behind that.
     const CLOSE_WAIT: Duration = Duration::from_secs(30);
+    const CLOSE_WAIT_MAX: Duration = Duration::from_secs(300);
 
     fn opened(&mut self, accepted: &Accepted) -> Result<(), End> {
         // Servers that are not ours say nothing of it.

@@ -16,11 +16,8 @@ use super::world::World;
 use crate::clients::ON_MESSAGE_HEADER;
 use crate::say::say;
 
-/// Messages that are read before something else has its turn.
-const TURN_MESSAGES_MAX: usize = 256;
-
-/// Messages that are read from a connection that can't be written any more: what a socket holds, mostly.
-const LAST_MESSAGES_MAX: usize = 100_000;
+/// Turns in which a connection is read that can't be written any more: what a socket holds, mostly.
+const LAST_TURNS_MAX: usize = 400;
 
 /// Who talks on a connection.
 pub(super) trait Peer {
@@ -32,6 +29,9 @@ pub(super) trait Peer {
 
     /// How long the server may be silent once it has been told that this is the end.
     const CLOSE_WAIT: Duration;
+
+    /// How long it may take to answer that, since all has left, if it is not silent but says other things.
+    const CLOSE_WAIT_MAX: Duration;
 
     /// What it asks for.
     fn target(&self, target: &Target) -> Target {
@@ -322,20 +322,16 @@ fn talk<P: Peer>(world: &mut World, link: &mut Link, peer: &mut P) -> End {
 
 /// Reads what has come, and does what there is to do. Returns until when to wait for more.
 fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<Instant>, End> {
-    let mut has_more = true;
-    for _ in 0..TURN_MESSAGES_MAX {
-        match link.read()? {
-            Some(event) => peer.received(link, event)?,
-            None => {
-                has_more = false;
-                break;
-            }
-        }
+    link.begin_turn();
+    while let Some(event) = link.read()? {
+        peer.received(link, event)?;
     }
+    let mut has_more = link.has_had_its_turn();
     match act(world, link, peer) {
         Ok(again) => has_more |= again,
         Err(end) => return Err(last_words(link, peer).unwrap_or(end)),
     }
+    link.check_goodbye(P::CLOSE_WAIT_MAX)?;
     // What has come is read before the server is judged by its silence.
     if has_more {
         return Ok(Some(Instant::now()));
@@ -356,13 +352,17 @@ fn act<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<bool, En
 
 /// Where nothing can be written any more, the server may still have said why it has gone, and what it has got.
 fn last_words<P: Peer>(link: &mut Link, peer: &mut P) -> Option<End> {
-    for _ in 0..LAST_MESSAGES_MAX {
-        match link.read() {
-            Ok(Some(event)) => peer.received(link, event).ok()?,
-            Ok(None) => return None,
-            Err(end) => {
-                let says_so = matches!(end.failure(), None | Some(Failure::Closed(_)));
-                return says_so.then_some(end);
+    for _ in 0..LAST_TURNS_MAX {
+        link.begin_turn();
+        loop {
+            match link.read() {
+                Ok(Some(event)) => peer.received(link, event).ok()?,
+                Ok(None) if link.has_had_its_turn() => break,
+                Ok(None) => return None,
+                Err(end) => {
+                    let says_so = matches!(end.failure(), None | Some(Failure::Closed(_)));
+                    return says_so.then_some(end);
+                }
             }
         }
     }

@@ -218,6 +218,21 @@ impl Foreign {
         poll(&mut ready, Some(&two_seconds)).unwrap() == 0
     }
 
+    /// Waits until somebody connects, or nobody will: whether somebody does.
+    pub(crate) fn comes_unless(&self, is_over: &dyn Fn() -> bool) -> bool {
+        let mut comes = false;
+        eventually("somebody connects, or it is over", || {
+            let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+            let at_once = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            comes = poll(&mut ready, Some(&at_once)).unwrap() > 0;
+            comes || is_over()
+        });
+        comes
+    }
+
     /// The next client, after its handshake; it is given no subprotocol.
     pub(crate) fn guest(&self) -> Guest {
         self.guest_as(None)

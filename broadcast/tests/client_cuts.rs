@@ -1,0 +1,189 @@
+//! `humphrey-broadcast listen` and `send`, against servers that cut the exchange anywhere, flood it, or never say goodbye.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::DEADLINE;
+use support::shell::{Foreign, Shell};
+use tungstenite::Message;
+
+/// So that a test that comes back does not wait for long.
+const SOON: &str = "--max-delay=1";
+
+/// Lines, each longer than those in front of it, in as many bytes of frames as `EXCHANGE_BYTES`, with a ping and a close.
+const LINES: [&str; 3] = ["a", "bb", "ccc"];
+const EXCHANGE_BYTES: usize = 7 + 8 + 9 + 14 + 8;
+
+/// What a server does after so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Cut {
+    /// It hangs up, with more to be read: the connection is reset.
+    Reset,
+    /// It sends no more, and reads on without taking anything of it.
+    HalfClosed,
+    /// The same, with 1009 in front of it.
+    TooLong,
+}
+
+/// Unmasks the frame at the front of what has come, if it is whole: opcode, payload, and what is behind it. All are short.
+fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
+    let (&[first, second, ref mask @ ..], rest) = bytes.split_first_chunk::<6>()?;
+    let (payload, rest) = rest.split_at_checked((second & 0x7f).into())?;
+    let unmasked = payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b);
+    Some((first & 0x0f, unmasked.collect(), rest))
+}
+
+/// Takes so many bytes of a connection, answers the pings in it, and cuts it. Returns the lines that were in it.
+fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let mut lines = Vec::new();
+    let mut taken = 0;
+    while bytes.len() < bytes_max {
+        let mut part = [0; EXCHANGE_BYTES];
+        match stream.read(&mut part[..bytes_max - bytes.len()]) {
+            Ok(n) if n > 0 => bytes.extend_from_slice(&part[..n]),
+            _ => break,
+        }
+        while let Some((opcode, payload, rest)) = frame(&bytes[taken..]) {
+            taken = bytes.len() - rest.len();
+            match opcode {
+                1 => lines.push(String::from_utf8(payload).unwrap()),
+                9 => {
+                    let pong = [&[0x8a, payload.len() as u8], &payload[..]].concat();
+                    stream.write_all(&pong).unwrap();
+                }
+                _ => {}
+            }
+        }
+    }
+    if cut == Cut::TooLong {
+        stream.write_all(b"\x88\x02\x03\xf1").unwrap();
+    }
+    if cut != Cut::Reset {
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    lines
+}
+
+/// The number in front of these words in what it has said.
+fn number_in_front_of(words: &str, said: &str) -> usize {
+    let line = said.lines().find(|line| line.contains(words));
+    line.map_or(0, |line| {
+        let (_, line) = line.split_once(": ").unwrap();
+        line.split(' ').next().unwrap().parse().unwrap()
+    })
+}
+
+fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut) {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &[SOON]);
+    sender.write(format!("{}\n", LINES.join("\n")).as_bytes());
+    sender.stdin = None;
+    let mut guest = server.guest();
+    let mut arrived = cut_after(bytes_max, cut, guest.socket.get_mut());
+    drop(guest);
+    let served = Arc::new(AtomicBool::new(false));
+    let rest = {
+        let served = served.clone();
+        thread::spawn(move || {
+            // It comes back only if it has lines left.
+            let comes = server.comes_unless(&|| served.load(Ordering::SeqCst));
+            comes.then(|| server.guest().expect_close())
+        })
+    };
+    let code = sender.wait();
+    served.store(true, Ordering::SeqCst);
+    for message in rest.join().unwrap().into_iter().flatten() {
+        arrived.push(message.into_text().unwrap().to_string());
+    }
+    let said = &sender.said;
+    let case = format!("{cut:?} after {bytes_max}, {arrived:?}: {said}");
+    let mut once = arrived.clone();
+    once.dedup();
+    assert_eq!(once, arrived, "twice: {case}");
+    assert!(arrived.is_sorted(), "not in order: {case}");
+    let reached = number_in_front_of("reached the server", said);
+    let doubtful = number_in_front_of("may be lost", said);
+    let dropped = said.matches("is dropped").count();
+    assert_eq!(reached + doubtful + dropped, LINES.len(), "{case}");
+    assert!(reached <= arrived.len(), "{case}");
+    assert_eq!(code, i32::from(doubtful + dropped > 0), "{case}");
+    assert!(dropped <= usize::from(cut == Cut::TooLong), "{case}");
+}
+
+#[test]
+fn lines_are_accounted_for_wherever_the_connection_is_cut() {
+    let cuts = [Cut::Reset, Cut::HalfClosed, Cut::TooLong];
+    let all: Vec<(usize, Cut)> = (0..=EXCHANGE_BYTES)
+        .flat_map(|bytes_max| cuts.map(|cut| (bytes_max, cut)))
+        .collect();
+    // They wait, most of the time.
+    for some in all.chunks(24) {
+        thread::scope(|scope| {
+            for (bytes_max, cut) in some {
+                scope.spawn(|| expect_each_line_accounted_for(*bytes_max, *cut));
+            }
+        });
+    }
+}
+
+#[test]
+fn lines_are_sent_to_a_server_that_floods() {
+    // Pings, and fragments of nothing of one message.
+    for (begin, again, end) in [
+        (&b""[..], &b"\x89\x00"[..], &b""[..]),
+        (b"\x01\x00", b"\x00\x00", b"\x80\x00"),
+    ] {
+        let server = Foreign::new();
+        let mut sender = Shell::send(&server.url(), &[SOON]);
+        let mut guest = server.guest();
+        let has_arrived = AtomicBool::new(false);
+        let mut stream = guest.socket.get_ref().try_clone().unwrap();
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| {
+                stream.write_all(begin).unwrap();
+                let again = again.repeat(32 << 10);
+                let begun = Instant::now();
+                while !has_arrived.load(Ordering::SeqCst) {
+                    assert!(begun.elapsed() < DEADLINE, "no line comes");
+                    stream.write_all(&again).unwrap();
+                }
+                stream.write_all(end).unwrap();
+            });
+            thread::sleep(Duration::from_millis(200));
+            sender.write(b"line\n");
+            sender.stdin = None;
+            let message = guest.message();
+            has_arrived.store(true, Ordering::SeqCst);
+            flood.join().unwrap();
+            assert_eq!(message, Message::text("line"));
+        });
+        assert_eq!(guest.expect_close(), []);
+        sender.expect_exit(0);
+    }
+}
+
+#[test]
+fn listen_ends_though_the_server_goes_on_after_the_goodbye() {
+    let server = Foreign::new();
+    let mut listener = Shell::listen(&server.url(), &["--count=1"]);
+    let mut guest = server.guest();
+    let mut stream = guest.socket.get_mut();
+    // It reads no goodbye.
+    let begun = Instant::now();
+    while stream.write_all(b"\x81\x01x").is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(listener.line(), "x");
+    listener.expect_exit(0);
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+}
