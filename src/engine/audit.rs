@@ -17,7 +17,8 @@ impl<T: Transport> Core<T> {
                 let what = match &conn.role {
                     Role::Http(http) => Some(("HTTP", http.deadline())),
                     Role::WebSocket(ws) => {
-                        let due = ws.waits_until(&self.hub.settings, conn.transport.is_some());
+                        let settings = &self.hub.settings;
+                        let due = ws.waits_until(settings, conn.transport.is_some(), conn.dirty);
                         due.into_iter().min_by_key(|&(_, due)| due)
                     }
                     Role::Lingering(until) => Some(("lingering", *until)),

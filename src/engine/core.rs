@@ -34,6 +34,9 @@ use crate::transport::Transport;
 /// waits for the next turn. As much as one write sends: what came together is to leave together.
 pub(crate) const READ_BYTES: usize = 128 << 10;
 
+/// Connections that give way and are told so in one turn.
+pub(super) const LEAVING_PER_TURN: usize = 32;
+
 pub(crate) struct Core<T: Transport> {
     pub(super) index: u16,
     pub(super) hub: Arc<Hub>,
@@ -51,6 +54,8 @@ pub(crate) struct Core<T: Transport> {
     ready: Vec<u32>,
     /// Connections with something to write at the end of this turn.
     pub(super) dirty: Vec<u32>,
+    /// Connections that give way, each with something to write, the longest first.
+    leaving: VecDeque<Key>,
     spare_slots: Spare,
     /// For the handlers, at the end of this turn.
     pub(super) jobs: VecDeque<Job>,
@@ -156,6 +161,7 @@ impl<T: Transport> Core<T> {
             now,
             ready: Vec::new(),
             dirty: Vec::new(),
+            leaving: VecDeque::new(),
             spare_slots: Spare::default(),
             jobs: VecDeque::new(),
             runs_here: false,
@@ -344,7 +350,11 @@ impl<T: Transport> Core<T> {
             && !conn.dirty
         {
             conn.dirty = true;
-            self.dirty.push(slot);
+            if matches!(&conn.role, Role::WebSocket(ws) if ws.gives_way) {
+                self.leaving.extend(self.conns.key(slot));
+            } else {
+                self.dirty.push(slot);
+            }
         }
     }
 
@@ -395,8 +405,28 @@ impl<T: Transport> Core<T> {
             }
             self.spare_slots.keep(dirty);
         }
+        self.write_to_leaving();
         // By now it shows who takes something, and who does not.
         self.make_room_outside();
+    }
+
+    /// Those who give way are told so a few at a time: thousands may have to go at once, and the others are served meanwhile.
+    fn write_to_leaving(&mut self) {
+        for _ in 0..LEAVING_PER_TURN {
+            let Some(key) = self.leaving.pop_front() else {
+                break;
+            };
+            if let Some(slot) = self.conns.find(key)
+                && let Some(conn) = self.conns.get_mut(slot)
+            {
+                conn.dirty = false;
+                self.write(slot, None);
+                self.arm(slot);
+            }
+        }
+        if self.leaving.is_empty() && self.leaving.capacity() > Spare::SLOTS_MAX {
+            self.leaving = VecDeque::new();
+        }
     }
 
     fn read_queued(&mut self, slot: u32) {
@@ -596,7 +626,7 @@ impl<T: Transport> Core<T> {
 
     /// Something is to be read or written in the next turn.
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.dirty.is_empty()
+        !self.ready.is_empty() || !self.dirty.is_empty() || !self.leaving.is_empty()
     }
 
     /// How long the shard may sleep: not at all, until a deadline, or for ever.

@@ -87,6 +87,8 @@ pub(super) struct WebSocket {
     pub(super) found_slow: bool,
     /// The outbox is short of room.
     pub(super) congested: bool,
+    /// It has made room for others: they are written to first.
+    pub(super) gives_way: bool,
 }
 
 /// What a WebSocket begins with.
@@ -137,6 +139,7 @@ impl WebSocket {
             peer_closed: false,
             found_slow: false,
             congested: false,
+            gives_way: false,
         }
     }
 

@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::wire::{client_frame, client_ping, client_text, text};
 use super::world::{Setup, World, echo};
+use crate::engine::core::LEAVING_PER_TURN;
 use crate::engine::events::{Interests, Request, Response};
 use crate::engine::hub::Mail;
+use crate::engine::pool::Event;
 use crate::engine::request::REQUEST_BYTES;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -617,6 +619,32 @@ fn evicting_unfinished_messages_looks_at_the_victims_only() {
 }
 
 #[test]
+fn evicted_clients_are_told_a_few_in_each_turn() {
+    let mut world = world(Limits {
+        message_bytes_max: 4 * KIB,
+        received_bytes_max: 512 * KIB,
+        ..Limits::default()
+    });
+    let evicted = world.joined(500);
+    let begun = &client_text(&"x".repeat(2 * KIB))[..KIB];
+    for &client in &evicted {
+        world.pipe(client).client_sends(begun);
+    }
+    let writes = |world: &World| -> usize {
+        let tries = |&client| world.pipe(client).tries;
+        evicted.iter().map(tries).sum()
+    };
+    let (joined, first) = (writes(&world), world.turns);
+    world.settle();
+    let turns = world.turns - first;
+    let told = writes(&world) - joined;
+    assert!(told <= LEAVING_PER_TURN * turns, "{told} in {turns} turns");
+    let victims = world.metrics().unfinished_messages;
+    assert!(victims > 200, "{victims}");
+    assert_eq!(told as u64, victims);
+}
+
+#[test]
 fn evicting_clients_that_do_not_read_looks_at_the_victims_only() {
     let mut world = world(Limits {
         message_bytes_max: 4 * KIB,
@@ -695,8 +723,9 @@ fn tiny_messages_count_with_what_they_take() {
     world.client_says(client, "first");
     world.client_sends(client, client_frame(0x82, b"").repeat(10_000));
     // A frame of two bytes is an allocation of 16 at least, and its place in the list is one of up to twice as many.
+    let each = 16 + 2 * size_of::<Event>();
     let counted = world.core().intake.bytes();
-    assert!(counted >= 10_000 * 96, "{counted}");
+    assert!(counted >= 10_000 * each, "{counted}");
 }
 
 #[test]

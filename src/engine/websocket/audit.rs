@@ -11,6 +11,7 @@ impl WebSocket {
         &self,
         settings: &Settings,
         has_transport: bool,
+        is_to_be_written: bool,
     ) -> Vec<(&'static str, Tick)> {
         let limits = &settings.limits;
         let mut due = Vec::new();
@@ -18,10 +19,13 @@ impl WebSocket {
         let rare = self.rare.as_deref();
         if !self.outbox.is_empty() {
             assert!(has_transport, "nothing is kept for a client that has gone");
-            let deadline = self
-                .drain_deadline()
-                .expect("something waits for the socket");
-            due.push(("a stalled write", deadline));
+            // The shard does not sleep before it has tried to.
+            if !is_to_be_written {
+                let deadline = self
+                    .drain_deadline()
+                    .expect("something waits for the socket");
+                due.push(("a stalled write", deadline));
+            }
         }
         let paces = matches!(settings.slow_consumer, SlowConsumer::Pace { .. });
         if self.congested && paces {

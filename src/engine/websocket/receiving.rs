@@ -352,6 +352,7 @@ impl<T: Transport> Core<T> {
         ws.protocol.abandon();
         ws.rare().farewell = Some(encode::close(Some((code, reason))).into());
         ws.incoming = Incoming::Ended;
+        ws.gives_way = true;
         let id = ws.session.id;
         let said = &self.hub.said.disconnected;
         ws.session.span.within(|| {

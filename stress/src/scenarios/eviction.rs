@@ -50,10 +50,22 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         peers.push(peer.stream);
     }
     let mut echo = Peer::connect(address, client::source(99_999), ECHO)?;
-    let calm = latency(&mut echo, |elapsed| elapsed < CALM)?;
     let over = AtomicBool::new(false);
+    // With everything but the attack: the server is asked for its figures as often.
+    let calm = thread::scope(|scope| {
+        let measuring = scope.spawn(|| latency(&mut echo, &over));
+        let start = Instant::now();
+        let mut asked = Ok(());
+        while asked.is_ok() && start.elapsed() < CALM {
+            asked = server.figures().map(drop);
+        }
+        over.store(true, SeqCst);
+        let latency = join(measuring);
+        asked.and(latency)
+    })?;
+    over.store(false, SeqCst);
     let (evicted, attacked) = thread::scope(|scope| {
-        let measuring = scope.spawn(|| latency(&mut echo, |_| !over.load(SeqCst)));
+        let measuring = scope.spawn(|| latency(&mut echo, &over));
         let mut evicted = Ok(0);
         for peer in &peers {
             // Those that are reset meanwhile have been evicted.
@@ -87,11 +99,10 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// The longest that an echo takes, as long as that goes on.
-fn latency(peer: &mut Peer, goes_on: impl Fn(Duration) -> bool) -> Outcome<Duration> {
-    let start = Instant::now();
+/// The longest that an echo takes, until it is over.
+fn latency(peer: &mut Peer, over: &AtomicBool) -> Outcome<Duration> {
     let mut longest = Duration::ZERO;
-    while goes_on(start.elapsed()) {
+    while !over.load(SeqCst) {
         let sent = Instant::now();
         peer.send(FIN | TEXT, b"echo").during("sending")?;
         match peer.receive()? {
