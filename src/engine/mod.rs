@@ -13,47 +13,16 @@
 //!                                                    └▶ here, while the core is lent out
 //! ```
 
-mod admission;
-mod ask;
-#[cfg(all(any(test, fuzzing), not(loom)))]
-mod audit;
-mod clock;
-mod core;
-mod delivery;
-mod drain;
-mod events;
-mod form;
-mod handover;
+mod handlers;
 mod hub;
-mod id;
-mod intake;
-mod lease;
-mod lending;
 #[cfg(all(test, loom))]
 mod loom_tests;
-mod mailbox;
-mod members;
-mod memberships;
-mod outbox;
-mod pace;
-mod peers;
-mod pool;
-mod quickness;
-mod request;
-mod rooms;
-mod runs;
-mod shard;
+mod model;
+mod parts;
+mod reactor;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod sim_tests;
-mod slots;
-mod slow_consumer;
-mod streams;
-mod sync;
-mod timers;
-mod token;
-mod usage;
-mod watch;
-mod websocket;
+mod threads;
 
 use std::io;
 use std::sync::Arc;
@@ -62,24 +31,27 @@ use std::time::{Duration, Instant};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Poll, Waker};
 
-#[allow(unused_imports)] // As `ask` is.
-pub(crate) use self::ask::{Accepted, Verdict};
-pub(crate) use self::clock::Clock;
-use self::core::Core;
-pub(crate) use self::events::{
-    Ending, Events, Interests, Receipt, Request, Response, Session, Status, Welcome,
-};
-pub(crate) use self::form::Form;
-pub(crate) use self::hub::{Audience, Hub, Mail, Newcomer, Received, Settings, Upgraded};
-pub use self::id::ConnectionId;
-use self::lease::Lease;
-pub(crate) use self::mailbox::Refused;
-use self::mailbox::Wake;
-pub use self::rooms::Presence;
-pub(crate) use self::rooms::{NotJoined, Room};
-use self::shard::{Ending as ShardEnding, Leases, Listener, Shard};
-pub(crate) use self::streams::Beginning;
-use self::token::WAKER;
+pub(crate) use self::hub::event_streams::Beginning;
+pub(crate) use self::hub::{Audience, Hub};
+pub(crate) use self::model::command::{Mail, Newcomer, Received, Upgraded};
+pub(crate) use self::model::program::{Ending, Events, Interests, Receipt, Welcome};
+pub(crate) use self::model::request::{Request, Response};
+pub use self::model::room::Presence;
+pub(crate) use self::model::room::{NotJoined, Room};
+pub(crate) use self::model::session::{Session, Status};
+pub(crate) use self::model::settings::Settings;
+#[allow(unused_imports)] // Only features bring hosts that ask.
+pub(crate) use self::model::verdict::{Accepted, Verdict};
+pub(crate) use self::parts::clock::Clock;
+pub(crate) use self::parts::encoding::Form;
+pub use self::parts::id::ConnectionId;
+use self::parts::lease::Lease;
+pub(crate) use self::parts::mailbox::Refused;
+use self::parts::mailbox::Wake;
+use self::parts::token::WAKER;
+use self::reactor::Core;
+use self::threads::listener::Listener;
+use self::threads::shard::{Ending as ShardEnding, Leases, Shard};
 /// What a [`Request`] has, too.
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;

@@ -13,8 +13,9 @@ use mio::Poll;
 use mio::net::TcpStream;
 
 use super::{Alarm, Reactor, Silent, check, hub};
-use crate::engine::hub::{Hub, Newcomer};
-use crate::engine::sync::{Mutex, lock};
+use crate::engine::hub::Hub;
+use crate::engine::model::command::Newcomer;
+use crate::engine::parts::sync::{Mutex, lock};
 use crate::metrics::Metrics;
 use crate::transport::{NoRing, Transport};
 

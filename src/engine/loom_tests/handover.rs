@@ -6,9 +6,9 @@ use std::time::Instant;
 use loom::thread;
 
 use super::{Byte, Shard, check};
-use crate::engine::handover::Handover;
-use crate::engine::mailbox::When;
-use crate::engine::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
+use crate::engine::parts::job_queue::Handover;
+use crate::engine::parts::mailbox::When;
+use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
 /// What came of the jobs of a model.
 #[derive(Default)]

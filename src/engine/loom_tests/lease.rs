@@ -8,9 +8,9 @@ use std::time::Instant;
 use loom::thread;
 
 use super::check;
-use crate::engine::handover::Handover;
-use crate::engine::lease::{Lease, Look, Next};
-use crate::engine::sync::{Condvar, Mutex, lock, wait};
+use crate::engine::parts::job_queue::Handover;
+use crate::engine::parts::lease::{Lease, Look, Next};
+use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
 /// A shard that has jobs to run, and what came of them.
 #[derive(Debug, Default)]

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
 use super::{Byte, Shard, check};
-use crate::engine::mailbox::{Refused, When};
-use crate::engine::sync::lock;
+use crate::engine::parts::mailbox::{Refused, When};
+use crate::engine::parts::sync::lock;
 
 #[test]
 fn loom_no_push_is_slept_through() {

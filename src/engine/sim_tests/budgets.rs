@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use super::wire::{client_frame, client_ping, client_text, text};
 use super::world::{Setup, World, echo};
-use crate::engine::core::LEAVING_PER_TURN;
-use crate::engine::events::{Interests, Request, Response};
-use crate::engine::hub::Mail;
-use crate::engine::pool::Event;
-use crate::engine::request::REQUEST_BYTES;
+use crate::engine::model::command::Mail;
+use crate::engine::model::job::Event;
+use crate::engine::model::program::Interests;
+use crate::engine::model::request::{Request, Response};
+use crate::engine::reactor::LEAVING_PER_TURN;
+use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -412,7 +413,7 @@ fn handshakes_of_clients_that_have_gone_stay_bounded() {
             open: true,
             ..Interests::default()
         },
-        gate: Box::new(|_| Ok(crate::engine::events::Welcome::default())),
+        gate: Box::new(|_| Ok(crate::engine::model::program::Welcome::default())),
         ..Setup::default()
     });
     for _ in 0..1_000 {

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::wire::client_text;
 use super::world::{Setup, World, echo};
+use crate::engine::handlers::pool::Pool;
 use crate::engine::hub::{Audience, Hub};
-use crate::engine::id::{ConnectionId, Key};
-use crate::engine::mailbox::Wake;
-use crate::engine::pool::{Event, Job, Pool, Work};
+use crate::engine::model::job::{Event, Job, Work};
+use crate::engine::parts::id::{ConnectionId, Key};
+use crate::engine::parts::mailbox::Wake;
 use crate::limits::Limits;
 use crate::message::Message;
 

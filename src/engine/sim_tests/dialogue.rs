@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::wire::{Frame, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
-use crate::engine::events::Session;
 use crate::engine::hub::Hub;
+use crate::engine::model::session::Session;
 use crate::limits::Limits;
 use crate::ping::Heartbeat;
 use crate::protocol::close::reason_prefix;

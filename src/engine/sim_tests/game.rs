@@ -11,10 +11,13 @@ use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames,
 };
 use super::world::{Setup, Told, World, panic_quietly, send};
-use crate::engine::core::{READ_BYTES, Role};
-use crate::engine::events::{Interests, Request, Response, Session, Welcome};
-use crate::engine::hub::{Audience, Hub, Received, Upgraded};
-use crate::engine::mailbox::Weigh;
+use crate::engine::hub::{Audience, Hub};
+use crate::engine::model::command::{Received, Upgraded};
+use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::request::{Request, Response};
+use crate::engine::model::session::Session;
+use crate::engine::parts::mailbox::Weigh;
+use crate::engine::reactor::{READ_BYTES, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
-use crate::engine::ask::{Accepted, Verdict};
-use crate::engine::events::{Interests, Welcome};
-use crate::engine::hub::{Hub, Received, Upgraded};
-use crate::engine::pool;
-use crate::engine::request::REQUEST_BYTES;
+use crate::engine::hub::Hub;
+use crate::engine::model::command::{Received, Upgraded};
+use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::verdict::{Accepted, Verdict};
+use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::Connection;
@@ -46,7 +46,7 @@ impl Kept {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let hub = self.0.hub.get().and_then(Weak::upgrade);
-        let by_handler = hub.is_some_and(|hub| pool::is_handler_of(&hub));
+        let by_handler = hub.is_some_and(|hub| crate::engine::hub::job_port::is_handler_of(&hub));
         self.0.dropped.lock().unwrap().push(by_handler);
         if by_handler && !std::thread::panicking() {
             // User code may do so, and nobody is to be hurt.

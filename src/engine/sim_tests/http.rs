@@ -2,8 +2,9 @@
 
 use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, World, echo, panic_quietly};
-use crate::engine::events::{Interests, Request, Response};
-use crate::engine::hub::Upgraded;
+use crate::engine::model::command::Upgraded;
+use crate::engine::model::program::Interests;
+use crate::engine::model::request::{Request, Response};
 use crate::limits::Limits;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::http;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
 use super::world::{Setup, World, echo};
-use crate::engine::core::{Conn, Role};
-use crate::engine::events::Session;
-use crate::engine::slots::Slots;
+use crate::engine::model::session::Session;
+use crate::engine::parts::slab::Slots;
+use crate::engine::reactor::{Conn, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::report::Span;
 

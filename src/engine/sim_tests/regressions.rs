@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, client_text, text};
 use super::world::{Setup, Told, World, echo, send};
-use crate::engine::core::{READ_BYTES, Role};
-use crate::engine::hub::Mail;
-use crate::engine::mailbox::{Refused, Weigh};
+use crate::engine::model::command::Mail;
+use crate::engine::parts::mailbox::{Refused, Weigh};
+use crate::engine::reactor::{READ_BYTES, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;

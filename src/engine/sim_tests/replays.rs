@@ -7,7 +7,7 @@ use super::streams::{Scene, event, parse};
 use super::wire::{Frame, text};
 use super::world::{Setup, Told, World};
 use crate::engine::hub::Audience;
-use crate::engine::rooms::{Presence, Room};
+use crate::engine::model::room::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
-use crate::engine::events::{Interests, Welcome};
 use crate::engine::hub::Audience;
-use crate::engine::rooms::{Presence, Room};
+use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::room::{Presence, Room};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -443,7 +443,7 @@ fn assert_balanced(told: &[(usize, Presence)]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::rooms::NotJoined;
+    use crate::engine::model::room::NotJoined;
     use crate::engine::sim_tests::wire::text;
     use crate::protocol::fuzz::dice::for_seeds;
 

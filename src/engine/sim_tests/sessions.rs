@@ -4,8 +4,10 @@ use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames, pong, text,
 };
 use super::world::{Setup, Told, World, echo, panic_quietly, send};
-use crate::engine::events::{Interests, Status};
-use crate::engine::hub::{Audience, Mail, Received, Upgraded};
+use crate::engine::hub::Audience;
+use crate::engine::model::command::{Mail, Received, Upgraded};
+use crate::engine::model::program::Interests;
+use crate::engine::model::session::Status;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::Connection;

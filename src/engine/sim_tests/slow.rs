@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
 use super::world::{Setup, Told, World, echo};
-use crate::engine::events::Status;
-use crate::engine::mailbox::Refused;
+use crate::engine::model::session::Status;
+use crate::engine::parts::mailbox::Refused;
 use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::fuzz::dice::Dice;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text};
 use super::world::{Setup, World, echo};
-use crate::engine::events::{Interests, Response};
+use crate::engine::model::program::Interests;
+use crate::engine::model::request::Response;
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
 use crate::protocol::http;

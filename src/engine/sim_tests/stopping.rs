@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_text, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
-use crate::engine::events::{Interests, Response};
-use crate::engine::mailbox::Refused;
-use crate::engine::pool::{Event, Job, Work};
+use crate::engine::model::job::{Event, Job, Work};
+use crate::engine::model::program::Interests;
+use crate::engine::model::request::Response;
+use crate::engine::parts::mailbox::Refused;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::protocol::http;

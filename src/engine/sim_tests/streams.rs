@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::wire::text;
 use super::world::{Setup, Told, World};
+use crate::engine::hub::event_streams::Beginning;
 use crate::engine::hub::{Audience, Hub};
-use crate::engine::rooms::Room;
-use crate::engine::streams::Beginning;
+use crate::engine::model::room::Room;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::event_stream::tests::Parser;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::{HEAD, PREAMBLE, event, parse};
 use crate::engine::hub::Audience;
-use crate::engine::id::Key;
-use crate::engine::rooms::Room;
+use crate::engine::hub::event_streams::Beginning;
+use crate::engine::model::room::Room;
+use crate::engine::parts::id::Key;
 use crate::engine::sim_tests::world::{Setup, World};
-use crate::engine::streams::Beginning;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};

@@ -1,0 +1,3 @@
+//! Threads that run user code.
+
+pub(crate) mod pool;

@@ -1,0 +1,314 @@
+//! Who may come in: what is asked of a valid handshake before it becomes a WebSocket. The same for every way in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::hub::Hub;
+use crate::engine::parts::peer_limits::{Peers, Place};
+use crate::hosts;
+use crate::metrics::{Counter, Counters};
+use crate::origins;
+use crate::origins::Origins;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::protocol::handshake::Refusal;
+use crate::protocol::http::{Head, HttpError};
+use crate::report::{Limited, limited};
+use crate::request::Reject;
+
+/// Why a client may not come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TurnedAway {
+    ConnectionsMax,
+    PeerConnections,
+    PeerHandshakes,
+    /// The page's origin may not connect; with the sentence that says so.
+    Origin(Box<str>),
+    /// The server does not answer to that host name; with the sentence that says so.
+    Host(Box<str>),
+}
+
+/// What is said now and then only, lest clients fill a log.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) foreign_origin: Limited,
+    pub(crate) origin_refused: Limited,
+    pub(crate) host_refused: Limited,
+    pub(crate) bad_accept: Limited,
+    pub(crate) broken_protocol: Limited,
+    pub(crate) disconnected: Limited,
+    pub(crate) silent: Limited,
+    pub(crate) slow: Limited,
+    pub(crate) not_polled: Limited,
+    pub(crate) no_thread: Limited,
+    pub(crate) not_accepted: Limited,
+    pub(crate) blocked: Limited,
+}
+
+/// Longest part of a header that a sentence repeats.
+const QUOTED_CHARS_MAX: usize = 120;
+
+/// The beginning of what a client has sent, in ASCII and with everything escaped that could be more than text.
+pub(crate) fn quoted(text: &str) -> String {
+    text.escape_default().take(QUOTED_CHARS_MAX).collect()
+}
+
+impl Hub {
+    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `place` is what its
+    /// connection counts as, which it may not have yet.
+    pub(crate) fn admit(
+        &self,
+        peer: SocketAddr,
+        head: Option<&Head>,
+        place: &mut Option<Box<Place>>,
+        now: Instant,
+    ) -> Result<IpAddr, TurnedAway> {
+        let mut client = peer.ip();
+        if let Some(head) = head {
+            self.check_host(peer, head)?;
+            self.check_page(peer, head)?;
+            client = self.client(peer, head);
+        }
+        if let Some(peers) = self.peers_for(client) {
+            if !peers.may_shake_hands(client, now) {
+                return Err(TurnedAway::PeerHandshakes);
+            }
+            if place.is_none() {
+                let new = peers.enter(client, now);
+                *place = Some(new.ok_or(TurnedAway::PeerConnections)?);
+            }
+        }
+        Ok(client)
+    }
+
+    /// Counts a connection before anything is known but its peer. A proxy's count when they say for whom they are.
+    pub(crate) fn admit_peer(
+        &self,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<Option<Box<Place>>, TurnedAway> {
+        match self.peers_for(peer.ip()) {
+            Some(peers) => peers
+                .enter(peer.ip(), now)
+                .map(Some)
+                .ok_or(TurnedAway::PeerConnections),
+            None => Ok(None),
+        }
+    }
+
+    /// Where an address is counted, if it is: a trusted proxy has as many connections as it needs.
+    fn peers_for(&self, address: IpAddr) -> Option<&Arc<Peers>> {
+        let proxies = self.settings.proxies.as_ref();
+        self.peers
+            .as_ref()
+            .filter(|_| !proxies.is_some_and(|proxies| proxies.trusts(address)))
+    }
+
+    /// Where the client of a request is, as far as can be known.
+    pub(crate) fn client(&self, peer: SocketAddr, head: &Head) -> IpAddr {
+        match &self.settings.proxies {
+            Some(proxies) => proxies.client(peer.ip(), head.pairs()),
+            None => peer.ip(),
+        }
+    }
+
+    /// Asks whether a request for a mounted route is answered.
+    pub(crate) fn admit_request(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        match &self.settings.guarded {
+            Some(linkable) if !is_link(head, linkable) && !self.reads_its_own(head) => {
+                self.check_page(peer, head)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the server answers to the host name that the client knows it by.
+    pub(crate) fn check_host(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        let host = head.header("Host");
+        let Some(allowed) = &self.settings.hosts else {
+            return Ok(());
+        };
+        if allowed.allows(host) {
+            return Ok(());
+        }
+        let host = host.unwrap_or_default();
+        let why = match hosts::listable(host).map(quoted) {
+            Some(name) => {
+                let option = &self.settings.option_names.allowed_hosts;
+                format!(
+                    "This server does not answer to the host name \"{name}\". If it should, allow the name: {option} {name}"
+                )
+            }
+            None => format!(
+                "The Host header of the request, \"{}\", is not a host name: send the name or address of this server",
+                quoted(host)
+            ),
+        };
+        limited!(
+            self.said.host_refused,
+            warning,
+            "a request from {peer} was refused: {why}"
+        );
+        Err(TurnedAway::Host(why.into()))
+    }
+
+    /// Whether the page that a request comes from may connect, if it comes from one.
+    fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+        let header = |name: &str| head.header(name);
+        let Some(allowed) = &self.settings.origins else {
+            if let Some(origin) = header("Origin").map(quoted)
+                && !Origins::Same.allows_request(header)
+            {
+                limited!(
+                    self.said.foreign_origin,
+                    warning,
+                    "a page of another origin, \"{origin}\", has connected from {peer}: any page may, until \
+                     with_allowed_origins says which"
+                );
+            }
+            return Ok(());
+        };
+        if allowed.allows_request(header) {
+            return Ok(());
+        }
+        let why = self.why_not_the_page(allowed, head);
+        limited!(
+            self.said.origin_refused,
+            warning,
+            "a request from {peer} was refused: {why}"
+        );
+        Err(TurnedAway::Origin(why.into()))
+    }
+
+    fn why_not_the_page(&self, allowed: &Origins, head: &Head) -> String {
+        let option = &self.settings.option_names.allowed_origins;
+        let Some(origin) = head.header("Origin").map(quoted) else {
+            return format!(
+                "Pages of other sites may not connect, nor embed what is here. If those of another site should, allow \
+                 the origin of that site: {option} https://example.com"
+            );
+        };
+        let Some(listable) = head
+            .header("Origin")
+            .and_then(origins::listable)
+            .map(quoted)
+        else {
+            return format!(
+                "The Origin header of the request, \"{origin}\", is not an origin: it must look like https://example.com"
+            );
+        };
+        let host = quoted(head.header("Host").unwrap_or_default());
+        let same = match allowed {
+            Origins::Same | Origins::SameOrList(_) => format!(
+                ", as the Host of the request is \"{host}\". If it is the server's own page, a proxy in front has changed the \
+                 Host header: have the proxy pass it on as it came. Or"
+            ),
+            _ => ". If they should,".to_owned(),
+        };
+        format!(
+            "Pages of the origin \"{origin}\" may not connect{same} allow the origin: {option} {listable}"
+        )
+    }
+}
+
+impl Hub {
+    /// Whether the browser itself says that the server's own page reads something. Modules are asked for with an `Origin`,
+    /// which is not that of `Host` where a proxy has changed `Host`: such a page is still to say what is wrong.
+    fn reads_its_own(&self, head: &Head) -> bool {
+        matches!(head.method.as_str(), "GET" | "HEAD")
+            && head.header("Sec-Fetch-Site") == Some("same-origin")
+            && !matches!(self.settings.origins, Some(Origins::List(_)))
+    }
+}
+
+/// Whether a request is a browser's for a document of its own, as a link leads to it; and to one of these paths.
+fn is_link(head: &Head, linkable: &[String]) -> bool {
+    let is = |name: &str, expected: &str| head.header(name) == Some(expected);
+    matches!(head.method.as_str(), "GET" | "HEAD")
+        && is("Sec-Fetch-Mode", "navigate")
+        && is("Sec-Fetch-Dest", "document")
+        && linkable.iter().any(|path| path == head.path())
+}
+
+impl TurnedAway {
+    /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
+    pub(crate) fn response(&self, head_only: bool) -> Vec<u8> {
+        self.reject().response(true, head_only)
+    }
+
+    pub(crate) fn reject(&self) -> Reject {
+        let (status, retry_after) = match self {
+            Self::Origin(_) | Self::Host(_) => (403, None),
+            Self::ConnectionsMax => (503, Some("5")),
+            // RFC 6585 §4
+            Self::PeerConnections => (429, Some("5")),
+            Self::PeerHandshakes => (429, Some("1")),
+        };
+        let reject = Reject::new(status).with_body(format!("{}\n", self.reason()));
+        match retry_after {
+            Some(seconds) => reject.with_header("Retry-After", seconds),
+            None => reject,
+        }
+    }
+
+    /// The close frame for a client whose handshake was answered elsewhere.
+    pub(crate) fn close_frame(&self) -> Vec<u8> {
+        let code = match self {
+            Self::Origin(_) | Self::Host(_) => CloseCode::POLICY_VIOLATION,
+            _ => CloseCode::TRY_AGAIN_LATER,
+        };
+        encode::close(Some((code, self.cause())))
+    }
+
+    /// All that the client is told.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Origin(why) | Self::Host(why) => why,
+            _ => self.cause(),
+        }
+    }
+
+    /// In few words, none of them the client's: they fit into a close frame.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            Self::ConnectionsMax => "too many connections",
+            Self::PeerConnections => "too many connections from your address",
+            Self::PeerHandshakes => "too many handshakes from your address",
+            Self::Origin(_) => "pages of this origin may not connect",
+            Self::Host(_) => "the server does not answer to this host name",
+        }
+    }
+
+    pub(crate) fn counter<'a>(&self, counters: &'a Counters) -> &'a Counter {
+        match self {
+            Self::ConnectionsMax => &counters.refused_connections_max,
+            Self::PeerConnections => &counters.refused_peer_connections,
+            Self::PeerHandshakes => &counters.refused_peer_handshakes,
+            Self::Origin(_) => &counters.refused_origin,
+            Self::Host(_) => &counters.refused_host,
+        }
+    }
+}
+
+pub(crate) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
+    match error {
+        HttpError::HeadTooLarge | HttpError::BodyTooLarge => &counters.failed_too_large,
+        _ => &counters.failed_malformed,
+    }
+}
+
+pub(crate) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
+    match refusal {
+        Refusal::NotAnUpgrade | Refusal::UpgradeStripped => &counters.failed_not_an_upgrade,
+        Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {
+            &counters.failed_version
+        }
+        Refusal::KeyMissing | Refusal::KeyRepeated | Refusal::KeyInvalid => &counters.failed_key,
+        Refusal::Method
+        | Refusal::HttpVersion
+        | Refusal::HostMissing
+        | Refusal::Connection
+        | Refusal::Body => &counters.failed_requirements,
+    }
+}

@@ -1,0 +1,156 @@
+//! Beginning and refusing an event stream, from any thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::engine::hub::Hub;
+use crate::engine::hub::job_port;
+use crate::engine::hub::rooms::Reserved;
+use crate::engine::model::command::{Mail, Subscribing};
+use crate::engine::model::room::{NotJoined, Room};
+use crate::engine::model::session::{Session, Status};
+use crate::engine::parts::mailbox::Weigh;
+use crate::engine::parts::poison::lock;
+use crate::origins::Origins;
+use crate::protocol::http::Head;
+use crate::protocol::{event_stream, http};
+use crate::request::Reject;
+
+/// What an event stream begins with.
+pub(crate) struct Beginning<'a> {
+    /// The head of the answer, and what leads to the first event.
+    pub(crate) preface: Vec<u8>,
+    /// Whose messages it gets, as [`Room::follow`] has returned them.
+    pub(crate) rooms: &'a [Arc<Room>],
+    pub(crate) keep_alive: Duration,
+    /// What it is sent first.
+    pub(crate) replay: Vec<Bytes>,
+    /// Whether it is in the audience of everyone.
+    pub(crate) broadcasts: bool,
+}
+
+/// A comment is not sent more often.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
+
+impl Hub {
+    /// The event streams that get what everyone gets, if there are any.
+    pub(crate) fn streams_of_all(&self) -> Option<&Arc<Room>> {
+        Some(&self.streams_of_all).filter(|streams| streams.len() > 0)
+    }
+
+    /// Keeps room in the mailbox of an event stream's shard for its beginning. Waits while it is full.
+    pub(crate) fn reserve_stream(
+        &self,
+        session: &Session,
+        bytes: usize,
+    ) -> Result<Reserved<'_>, NotJoined> {
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
+        Reserved::new(
+            mailbox,
+            size_of::<Mail>() + size_of::<Subscribing>() + bytes,
+        )
+    }
+
+    /// Has an event stream begin: from now on it gets what the rooms are sent, behind the replay. Never waits, so it may be
+    /// called with locks held. If it does not, whoever has followed the rooms is to part from them.
+    pub(crate) fn begin_stream(
+        &self,
+        mut reserved: Reserved<'_>,
+        session: &Session,
+        beginning: Beginning<'_>,
+    ) -> Result<(), NotJoined> {
+        let Beginning {
+            mut preface,
+            rooms,
+            keep_alive,
+            replay,
+            broadcasts,
+        } = beginning;
+        let of_all = broadcasts.then_some(&self.streams_of_all);
+        preface.shrink_to_fit();
+        let subscribing = Subscribing {
+            key: session.id.key(),
+            preface: preface.into(),
+            keep_alive: Some(keep_alive.max(KEEP_ALIVE_MIN)),
+            rooms: rooms.iter().chain(of_all).cloned().collect(),
+            replay,
+        };
+        let rooms = subscribing.rooms.clone();
+        let mail = Mail::Subscribe(Box::new(subscribing));
+        if !reserved.shrink(mail.weight()) {
+            return Err(NotJoined::Full);
+        }
+        let mut memberships = lock(&session.rooms);
+        if session.status() == Status::Closed {
+            return Err(NotJoined::Closed);
+        }
+        of_all.map(|room| room.enter());
+        for room in rooms {
+            room.add(session.id);
+            memberships.change(&room);
+        }
+        // Under the session's lock, as for joining a room. Refused only by an engine that stops, and with it goes everything.
+        let _ = reserved.push(mail, job_port::when(self));
+        Ok(())
+    }
+
+    /// Answers a request for an event stream otherwise. Waits while its shard's mailbox is full.
+    pub(crate) fn refuse_stream(&self, session: &Session, reject: &Reject) {
+        let subscribing = Subscribing {
+            key: session.id.key(),
+            preface: reject.response(true, false).into(),
+            keep_alive: None,
+            rooms: Vec::new(),
+            replay: Vec::new(),
+        };
+        // Refused only by an engine that stops, and answers by itself.
+        let _ = self.post(session.id, Mail::Subscribe(Box::new(subscribing)), true);
+    }
+}
+
+impl Hub {
+    /// The head of the answer to a request for an event stream.
+    pub(crate) fn stream_head(&self, request: &Head) -> Vec<u8> {
+        event_stream::response_head(&self.cors(request))
+    }
+
+    /// Which pages may read the answer: those that may connect. Where any may, they may not with their visitors' cookies.
+    fn cors<'a>(&self, request: &'a Head) -> Vec<(&'static str, &'a str)> {
+        let origins = match &self.settings.origins {
+            None | Some(Origins::Any) => return vec![("Access-Control-Allow-Origin", "*")],
+            Some(origins) => origins,
+        };
+        // The answer depends on it, so caches must tell them apart.
+        let mut headers = vec![("Vary", "Origin")];
+        let origin = request.header("Origin");
+        if let Some(origin) = origin
+            && origins.allows(Some(origin), request.header("Host"))
+        {
+            headers.push(("Access-Control-Allow-Origin", origin));
+            headers.push(("Access-Control-Allow-Credentials", "true"));
+        }
+        headers
+    }
+
+    /// The answer to a method that is neither GET nor HEAD. Pages ask by OPTIONS whether they may send certain headers
+    /// (WHATWG Fetch §3.3.5).
+    pub(crate) fn other_method(&self, request: &Head) -> Vec<u8> {
+        if request.method != "OPTIONS" {
+            // RFC 9110 §15.5.6: 405 must name the methods allowed.
+            let body = "This is an event stream: it is asked for by GET.\n";
+            return http::refusal(405, &[("Allow", METHODS)], body, false);
+        }
+        let mut headers = self.cors(request);
+        headers.extend(http::SAFE_HEADERS);
+        headers.push(("Allow", METHODS));
+        headers.push(("Access-Control-Allow-Methods", METHODS));
+        if let Some(wanted) = request.header("Access-Control-Request-Headers") {
+            headers.push(("Access-Control-Allow-Headers", wanted));
+        }
+        http::response(204, &headers, b"", true, false)
+    }
+}
+
+const METHODS: &str = "GET, HEAD, OPTIONS";

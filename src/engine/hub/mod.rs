@@ -1,0 +1,430 @@
+//! What any thread can reach of a running engine: its shards' mailboxes, its handlers, its counters.
+
+pub(crate) mod admission;
+pub(crate) mod authorize;
+pub(crate) mod event_streams;
+pub(crate) mod job_port;
+pub(crate) mod rooms;
+
+use std::io;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::atomic::AtomicU64;
+use crate::engine::handlers::pool::Pool;
+use crate::engine::hub::admission::Said;
+use crate::engine::model::command::{Mail, Newcomer, Publication, Word};
+use crate::engine::model::program::Events;
+use crate::engine::model::request::Account;
+use crate::engine::model::room::Room;
+use crate::engine::model::settings::Settings;
+use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::mailbox::{Mailbox, Refused, Wake, Weigh, When};
+use crate::engine::parts::pace::InVain;
+use crate::engine::parts::peer_limits::Peers;
+use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
+use crate::engine::threads::shard::Leases;
+use crate::metrics::{Counters, Metrics};
+use crate::report::warning;
+
+pub(crate) struct Hub {
+    pub(crate) settings: Settings,
+    pub(crate) shards: Box<[Link]>,
+    pub(crate) pool: Pool,
+    /// What belongs to no shard.
+    pub(crate) common: Counters,
+    /// What each address has, where that is bounded.
+    pub(crate) peers: Option<Arc<Peers>>,
+    pub(crate) said: Said,
+    /// The program decides who may come in.
+    pub(crate) asks: bool,
+    /// What the program speaks by itself.
+    pub(crate) subprotocols: &'static [&'static str],
+    /// Rooms that there ever were.
+    pub(crate) rooms_ever: AtomicU64,
+    /// The event streams that get what everyone gets.
+    pub(crate) streams_of_all: Arc<Room>,
+    /// How long producers have waited for clients that were disconnected in the end.
+    pub(crate) waits_in_vain: Mutex<InVain>,
+    /// Of requests that hosts have asked about, and whose connections are still to come.
+    pub(crate) asked_bytes: AtomicUsize,
+    /// What answers of routes hold.
+    pub(crate) responses_bytes: Arc<Account>,
+    /// Connections of all kinds, on all shards.
+    connections: AtomicUsize,
+    /// Those that have ended, and whose handlers have still to be told.
+    pub(crate) ended: AtomicUsize,
+    /// Accepting failed, and waits for a connection to close.
+    accept_paused: AtomicBool,
+    /// Shards that have not ended.
+    shards_running: AtomicUsize,
+    /// It has stopped, or is about to.
+    stopped: AtomicBool,
+    /// When everything is to have ended.
+    stop_by: Mutex<Option<Instant>>,
+}
+
+/// What of the time for stopping is kept for the last handlers, at most.
+const HANDLERS_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// A shard, as others see it.
+pub(crate) struct Link {
+    pub(crate) mailbox: Mailbox<Mail, Word, Box<dyn Wake>>,
+    /// Connections of all kinds that it has, or is about to get.
+    pub(crate) load: AtomicUsize,
+    /// Connections that a broadcast to everyone reaches.
+    pub(crate) members: AtomicUsize,
+    pub(crate) counters: Counters,
+}
+
+impl Link {
+    fn add_metrics(&self, sum: &mut Metrics) {
+        self.counters.add_to(sum);
+        let peak = self.mailbox.bytes_peak() as u64;
+        sum.mailbox_bytes_peak = sum.mailbox_bytes_peak.max(peak);
+    }
+}
+
+/// Who a message for many is for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Audience<'a> {
+    /// None: everyone.
+    pub(crate) room: Option<&'a Arc<Room>>,
+    /// Who is not to get it.
+    pub(crate) except: Option<ConnectionId>,
+    /// What those members of the room get instead who get its messages with their ids.
+    pub(crate) numbered: Option<&'a Bytes>,
+    /// The event streams that get it, too, and what as.
+    pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
+}
+
+impl Audience<'_> {
+    /// What one of the shards is told, if it has any of the audience.
+    fn mail(self, shard: usize, link: &Link, frame: &Bytes) -> Option<Mail> {
+        let has_members = match self.room {
+            Some(room) => room.reaches(shard),
+            None => link.members.load(SeqCst) > 0,
+        };
+        let event = self.event.filter(|(streams, _)| streams.reaches(shard));
+        if !has_members && event.is_none() {
+            return None;
+        }
+        let except = self
+            .except
+            .filter(|id| usize::from(id.shard) == shard)
+            .map(ConnectionId::key);
+        Some(match (self.room, except, event) {
+            (None, None, None) => Mail::Broadcast(frame.clone()),
+            (room, except, event) => Mail::Publish(Box::new(Publication {
+                room: room.cloned(),
+                frame: has_members.then(|| frame.clone()),
+                numbered: self.numbered.filter(|_| has_members).cloned(),
+                except,
+                event: event.map(|(streams, event)| (streams.clone(), event.clone())),
+            })),
+        })
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(
+        settings: Settings,
+        wakers: Vec<Box<dyn Wake>>,
+        events: Arc<dyn Events>,
+    ) -> Arc<Self> {
+        let shards_len = wakers.len();
+        let shards_running = AtomicUsize::new(shards_len);
+        let shards = wakers
+            .into_iter()
+            .map(|waker| Link {
+                mailbox: Mailbox::new(settings.limits.mailbox_bytes_max, waker),
+                load: AtomicUsize::new(0),
+                members: AtomicUsize::new(0),
+                counters: Counters::default(),
+            })
+            .collect();
+        Arc::new(Self {
+            asks: events.interests().handshake,
+            subprotocols: events.interests().subprotocols,
+            pool: Pool::new(settings.handler_threads, events),
+            peers: Peers::new(&settings.limits),
+            said: Said::default(),
+            settings,
+            shards,
+            common: Counters::default(),
+            rooms_ever: AtomicU64::new(2),
+            streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
+            waits_in_vain: Mutex::default(),
+            asked_bytes: AtomicUsize::new(0),
+            responses_bytes: Arc::default(),
+            connections: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            accept_paused: AtomicBool::new(false),
+            shards_running,
+            stopped: AtomicBool::new(false),
+            stop_by: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn connection_rooms_max(&self) -> usize {
+        self.settings.limits.connection_rooms_max
+    }
+
+    pub(crate) fn rooms_max(&self) -> usize {
+        self.settings.limits.rooms_max
+    }
+
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.settings.limits.message_bytes_max
+    }
+
+    /// Leaves mail for a connection; waits while its shard's mailbox is full if `patient`.
+    pub(crate) fn post(&self, to: ConnectionId, mail: Mail, patient: bool) -> Result<(), Refused> {
+        self.leave_mail(to, mail, patient)
+            .map_err(|(_, refused)| refused)
+    }
+
+    /// The same, and what is not taken comes back.
+    #[inline]
+    fn leave_mail(
+        &self,
+        to: ConnectionId,
+        mail: Mail,
+        patient: bool,
+    ) -> Result<(), (Mail, Refused)> {
+        let Some(link) = self.shards.get(usize::from(to.shard)) else {
+            return Err((mail, Refused::Closed));
+        };
+        let when = job_port::when(self);
+        if patient {
+            link.mailbox
+                .push(mail, when)
+                .map_err(|mail| (mail, Refused::Closed))
+        } else {
+            link.mailbox.try_push(mail, when)
+        }
+    }
+
+    /// Leaves a frame for a connection, or gives it back.
+    #[inline]
+    pub(crate) fn send(
+        &self,
+        to: ConnectionId,
+        frame: Bytes,
+        patient: bool,
+    ) -> Result<(), (Bytes, Refused)> {
+        let mail = Mail::Send(to.key(), frame);
+        self.leave_mail(to, mail, patient)
+            .map_err(|(mail, refused)| {
+                let Mail::Send(_, frame) = mail else {
+                    unreachable!("what comes back is what was left");
+                };
+                (frame, refused)
+            })
+    }
+
+    /// Leaves a frame for an audience, in the mailboxes of the shards that have any of it; waits while one is full.
+    /// Returns whether there was anyone.
+    pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
+        let when = job_port::when(self);
+        let mut anyone = false;
+        for (link, mail) in self.mail_for(frame, to) {
+            link.mailbox.push(mail, when).map_err(|_| Refused::Closed)?;
+            anyone = true;
+        }
+        Ok(anyone)
+    }
+
+    /// The same, unless a mailbox is full: then nobody gets it.
+    pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
+        let when = job_port::when(self);
+        let mut reserved = Vec::with_capacity(self.shards.len());
+        for (link, mail) in self.mail_for(frame, to) {
+            if let Err(refused) = link.mailbox.try_reserve(mail.weight()) {
+                for (link, mail) in reserved {
+                    let (link, mail): (&Link, Mail) = (link, mail);
+                    link.mailbox.unreserve(mail.weight());
+                }
+                return Err(refused);
+            }
+            reserved.push((link, mail));
+        }
+        let mut outcome = Ok(!reserved.is_empty());
+        for (link, mail) in reserved {
+            if link.mailbox.push_reserved(mail, when).is_err() {
+                outcome = Err(Refused::Closed);
+            }
+        }
+        outcome
+    }
+
+    /// Waits until a frame would be taken for an audience, which is no promise that it still is.
+    pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
+        for (link, mail) in self.mail_for(frame, to) {
+            link.mailbox.wait_for_room(mail.weight())?;
+        }
+        Ok(())
+    }
+
+    /// What the shards are told that have any of an audience.
+    fn mail_for<'a>(
+        &'a self,
+        frame: &'a Bytes,
+        to: Audience<'a>,
+    ) -> impl Iterator<Item = (&'a Link, Mail)> {
+        let shards = self.shards.iter().enumerate();
+        shards.filter_map(move |(shard, link)| Some((link, to.mail(shard, link, frame)?)))
+    }
+
+    /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.
+    pub(crate) fn adopt(&self, newcomer: Newcomer) {
+        let shard = self.least_loaded();
+        self.shards[shard].load.fetch_add(1, Relaxed);
+        self.word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+    }
+
+    pub(crate) fn least_loaded(&self) -> usize {
+        let load = |&shard: &usize| self.shards[shard].load.load(Relaxed);
+        (0..self.shards.len()).min_by_key(load).unwrap_or(0)
+    }
+
+    pub(crate) fn word(&self, shard: u16, word: Word, when: When) {
+        self.shards[usize::from(shard)].mailbox.control(word, when);
+    }
+
+    /// Has the program called by a connection's handlers, in their order (`Events::nudged`), if it is still there.
+    pub(crate) fn nudge(&self, id: ConnectionId) {
+        if usize::from(id.shard) < self.shards.len() {
+            self.word(id.shard, Word::Nudge(id.key()), job_port::when(self));
+        }
+    }
+
+    /// Wakes shards for what handlers have left.
+    pub(crate) fn wake_deferred(&self) {
+        for link in &self.shards {
+            link.mailbox.wake_deferred();
+        }
+    }
+
+    /// Counts a connection in. Returns how many there are now.
+    pub(crate) fn connected(&self) -> usize {
+        self.connections.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(crate) fn disconnected(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+        if self.accept_paused.load(Relaxed) {
+            self.word(0, Word::Accept, When::Now);
+        }
+    }
+
+    /// Accepting has failed: whoever closes a connection from now on says so. Returns whether to try once more first,
+    /// as one may have been closed a moment before.
+    pub(crate) fn accept_failed(&self) -> bool {
+        !self.accept_paused.swap(true, Relaxed)
+    }
+
+    pub(crate) fn accept_works(&self) {
+        if self.accept_paused.load(Relaxed) {
+            self.accept_paused.store(false, Relaxed);
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.settings.limits.connections_max;
+        // Where handlers are blocked, connections that have gone must not pile up in their queue.
+        self.connections.load(Relaxed) > max || self.ended.load(Relaxed) > max
+    }
+
+    /// Begins to stop: no further connections or messages are taken, what was taken is delivered, everyone is closed
+    /// with 1001, until `wait` is over.
+    pub(crate) fn stop(&self, wait: Duration) {
+        self.stopped.store(true, Relaxed);
+        let now = Instant::now();
+        // A wait without end is a very long one.
+        let deadline = now
+            .checked_add(wait)
+            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let stop_by = self.stop_by.lock().map_or(deadline, |mut stop_by| {
+            // A second wish to stop can only hasten the first.
+            let earliest = stop_by.map_or(deadline, |first| first.min(deadline));
+            *stop_by.insert(earliest)
+        });
+        // Disconnect handlers get some of the time, too.
+        let left = stop_by.saturating_duration_since(now);
+        let shards_by = stop_by - (left / 4).min(HANDLERS_WAIT_MAX);
+        for link in &self.shards {
+            link.mailbox.close();
+            link.mailbox.control(Word::Stop(shards_by), When::Now);
+        }
+    }
+
+    /// Whether it has stopped, or is about to.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    /// WebSocket connections that are open.
+    pub(crate) fn members(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|link| link.members.load(Relaxed))
+            .sum()
+    }
+
+    /// Counts messages that were received on a connection which is not taken in.
+    pub(crate) fn count_unhandled(&self, messages: usize) {
+        self.common.messages_in.add(messages as u64);
+        self.common.dropped_unhandled.add(messages as u64);
+    }
+
+    /// Adds what belongs to no shard.
+    pub(crate) fn add_common_metrics(&self, sum: &mut Metrics) {
+        self.common.add_to(sum);
+        self.pool.add_metrics(sum);
+    }
+
+    /// Of each shard, what it has done.
+    pub(crate) fn shard_metrics(&self) -> Vec<Metrics> {
+        let of = |link: &Link| {
+            let mut metrics = Metrics::default();
+            link.add_metrics(&mut metrics);
+            metrics
+        };
+        self.shards.iter().map(of).collect()
+    }
+
+    /// Adds what all shards have done.
+    pub(crate) fn add_shard_metrics(&self, sum: &mut Metrics) {
+        self.shards.iter().for_each(|link| link.add_metrics(sum));
+    }
+
+    pub(crate) fn start_handlers(self: &Arc<Self>, leases: Leases) -> io::Result<()> {
+        Pool::start(self)?;
+        let hub = self.clone();
+        std::thread::Builder::new()
+            .name("humphrey_ws watch".into())
+            .spawn(move || crate::engine::threads::watchdog::run(&hub, &leases))
+            .map(drop)
+    }
+
+    /// A shard has ended. With the last one, handlers have nothing more to come.
+    pub(crate) fn shard_ended(&self) {
+        if self.shards_running.fetch_sub(1, SeqCst) == 1 {
+            self.pool.close();
+        }
+    }
+
+    /// Waits for the handlers, as far as they end before the deadline.
+    pub(crate) fn join_handlers(&self, leases: &Leases) {
+        let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
+        let deadline = deadline.unwrap_or_else(Instant::now);
+        let have_ended = self.pool.handover.join(deadline);
+        if !leases.iter().all(|lease| lease.join_late(deadline)) || !have_ended {
+            warning!("handlers that still run are left behind");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Joining and leaving a room, from any thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use bytes::Bytes;
+
+use crate::engine::hub::Hub;
+use crate::engine::hub::job_port;
+use crate::engine::model::command::{Joining, Mail, Word, mail_weight};
+use crate::engine::model::room::{NotJoined, Room};
+use crate::engine::model::session::{Session, Status};
+use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
+use crate::engine::parts::poison::lock;
+
+impl Hub {
+    /// Each room has two.
+    pub(crate) fn next_room_number(&self) -> u64 {
+        self.rooms_ever.fetch_add(2, Relaxed)
+    }
+
+    pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<Room> {
+        let number = self.next_room_number();
+        Arc::new(Room::new(number, name, permanent, self.shards.len()))
+    }
+
+    /// Keeps room in the mailbox of a connection's shard for its joining a room, with a replay of that many messages and
+    /// bytes. Waits while it is full.
+    pub(crate) fn reserve_join(
+        &self,
+        session: &Session,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Reserved<'_>, NotJoined> {
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
+        Reserved::new(mailbox, mail_weight(messages, bytes))
+    }
+
+    /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
+    /// was not in it. Never waits, so it may be called with a lock held.
+    pub(crate) fn join(
+        &self,
+        mut reserved: Reserved<'_>,
+        room: &Arc<Room>,
+        session: &Session,
+        replay: Vec<Bytes>,
+    ) -> Result<bool, NotJoined> {
+        let mail = Mail::Join(Box::new(Joining {
+            key: session.id.key(),
+            room: room.clone(),
+            replay,
+        }));
+        if !reserved.shrink(mail.weight()) {
+            return Err(NotJoined::Full);
+        }
+        let mut rooms = lock(&session.rooms);
+        let refused = if session.status() == Status::Closed {
+            Some(Err(NotJoined::Closed))
+        } else if rooms.wants(room) {
+            Some(Ok(false))
+        } else if rooms.wanted() >= self.settings.limits.connection_rooms_max {
+            Some(Err(NotJoined::TooMany))
+        } else if !room.enter() {
+            Some(Err(NotJoined::Retired))
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            return refused;
+        }
+        if room.numbers(session) {
+            room.numbered.fetch_add(1, SeqCst);
+        }
+        room.add(session.id);
+        rooms.change(room);
+        self.common.room_members.add(1);
+        // Under the session's lock, so that its shard learns of changes in the order they were made.
+        if reserved.push(mail, job_port::when(self)).is_err() {
+            // The engine stops, and with it goes everyone's being anywhere.
+            return Err(NotJoined::Closed);
+        }
+        Ok(true)
+    }
+
+    /// Has a connection leave a room: it gets what the room was sent so far. Returns whether it was in it. The room may
+    /// be no more after.
+    pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
+        let mail = Mail::Leave(session.id.key(), room.clone());
+        let weight = mail.weight();
+        // Nobody waits with a session's lock in his hands: the shard takes it, too.
+        if mailbox.reserve(weight).is_err() {
+            return false;
+        }
+        let reserved = Reserved { mailbox, weight };
+        let mut rooms = lock(&session.rooms);
+        if !rooms.wants(room) {
+            return false;
+        }
+        rooms.change(room);
+        room.remove(session);
+        self.common.room_members.sub(1);
+        // Refused only by an engine that stops, where everyone leaves everything.
+        let _ = reserved.push(mail, job_port::when(self));
+        drop(rooms);
+        room.exit();
+        true
+    }
+}
+
+/// Room in a mailbox, which is given back if it is not used.
+pub(crate) struct Reserved<'a> {
+    mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+    weight: usize,
+}
+
+impl<'a> Reserved<'a> {
+    /// Waits while the mailbox is full.
+    pub(crate) fn new(
+        mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+        weight: usize,
+    ) -> Result<Self, NotJoined> {
+        match mailbox.reserve(weight) {
+            Ok(()) => Ok(Self { mailbox, weight }),
+            Err(_) => Err(NotJoined::Closed),
+        }
+    }
+
+    /// Gives back what is not needed. Returns whether there was as much.
+    pub(crate) fn shrink(&mut self, weight: usize) -> bool {
+        let Some(rest) = self.weight.checked_sub(weight) else {
+            return false;
+        };
+        self.mailbox.unreserve(rest);
+        self.weight = weight;
+        true
+    }
+
+    pub(crate) fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+        self.weight = 0;
+        self.mailbox.push_reserved(mail, when)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.weight > 0 {
+            self.mailbox.unreserve(self.weight);
+        }
+    }
+}

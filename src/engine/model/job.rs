@@ -1,0 +1,65 @@
+//! What a connection has for the handlers, and what came of it.
+
+use std::sync::{Arc, Weak};
+
+use crate::engine::model::request::{Response, Ticket};
+use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::session::Session;
+use crate::engine::model::verdict::{Accepted, Granted, Kept, Then};
+use crate::engine::parts::id::Key;
+use crate::message::Message;
+use crate::request::{Reject, RequestHead};
+
+/// What a connection has to handle.
+pub(crate) enum Work {
+    /// Events of a session, in order, and how many bytes of messages they are.
+    Session(Arc<Session>, Vec<Event>, usize),
+    /// A request of an HTTP connection.
+    Request(Arc<Ticket>),
+    /// A handshake of an HTTP connection, which waits for the verdict.
+    Handshake(Weak<RequestHead>),
+    /// The same for the request for an event stream.
+    EventStream(Weak<RequestHead>),
+    /// The same for a request with a body, which is not read yet.
+    Guard(Weak<RequestHead>),
+    /// A handshake that somebody else has read, who waits for the verdict.
+    Ask(Box<Accepted>, Then),
+    /// Something that the program kept for a connection that has gone.
+    Drop(Kept),
+    /// The same for a session; and whether it counts among those that have ended until then.
+    Release(Arc<Session>, bool),
+}
+
+pub(crate) enum Event {
+    /// With the request that it began with, if that is known.
+    Open(Option<Arc<RequestHead>>),
+    Message(Message),
+    /// Its presence in a room has changed.
+    Room(Presence, Arc<Room>),
+    /// The program has asked for it.
+    Nudge,
+    Close,
+}
+
+/// Work, and where word of its end goes.
+pub(crate) struct Job {
+    /// None: nobody waits for word.
+    pub(crate) to: Option<(u16, Key)>,
+    pub(crate) work: Work,
+}
+
+/// What came of a job.
+pub(crate) enum Done {
+    /// The session's events are handled; or one of its handlers panicked, and this many messages behind it are not.
+    Session {
+        panicked: bool,
+        unhandled: u32,
+        bytes: usize,
+        /// Where the events were: the next ones can be put there.
+        memory: Vec<Event>,
+    },
+    /// The request is answered, and was of so many bytes; or the shard has taken it back.
+    Request(Option<(Response, usize)>),
+    /// The program has decided who may come in.
+    Handshake(Box<Result<Granted, Reject>>),
+}

@@ -1,0 +1,268 @@
+//! Which rooms a connection is in. Most of the time its shard has seen all that it has done: then a room is one pointer.
+
+use std::sync::Arc;
+
+use crate::engine::model::room::Room;
+use crate::engine::parts::small_set::{push, remove};
+
+/// A connection's being in a room.
+pub(crate) struct Membership {
+    pub(crate) room: Arc<Room>,
+    /// It has joined, and not left.
+    pub(crate) wanted: bool,
+    /// How often it has joined or left since its shard has last seen it do so.
+    pub(crate) pending: u32,
+}
+
+impl Membership {
+    /// Whether its shard has seen it join, and not leave.
+    pub(crate) fn is_held(&self) -> bool {
+        self.wanted != (self.pending % 2 == 1)
+    }
+
+    /// It has joined, and its shard has seen all that it has done.
+    fn is_settled(&self) -> bool {
+        self.wanted && self.pending == 0
+    }
+
+    fn settled(room: Arc<Room>) -> Self {
+        Self {
+            room,
+            wanted: true,
+            pending: 0,
+        }
+    }
+}
+
+/// All of a connection's memberships, each room once.
+#[derive(Default)]
+pub(crate) enum Memberships {
+    #[default]
+    None,
+    /// One room, as most have: it takes no memory of its own.
+    One(Membership),
+    More(Box<More>),
+}
+
+#[derive(Default)]
+pub(crate) struct More {
+    /// Joined and not left, as its shard has seen. Exactly as long as needed.
+    settled: Box<[Arc<Room>]>,
+    /// The others.
+    changing: Box<[Membership]>,
+}
+
+impl Memberships {
+    fn parts(&self) -> (&[Arc<Room>], &[Membership]) {
+        match self {
+            Self::None => (&[], &[]),
+            Self::One(of) if of.is_settled() => (std::slice::from_ref(&of.room), &[]),
+            Self::One(of) => (&[], std::slice::from_ref(of)),
+            Self::More(more) => (&more.settled, &more.changing),
+        }
+    }
+
+    /// How many rooms it has joined, and not left.
+    pub(crate) fn wanted(&self) -> usize {
+        let (settled, changing) = self.parts();
+        settled.len() + changing.iter().filter(|of| of.wanted).count()
+    }
+
+    pub(crate) fn wants(&self, room: &Arc<Room>) -> bool {
+        let (settled, changing) = self.parts();
+        let is_it = |other: &Arc<Room>| Arc::ptr_eq(other, room);
+        settled.iter().any(is_it) || changing.iter().any(|of| of.wanted && is_it(&of.room))
+    }
+
+    /// Rooms that its shard has seen it join, and not leave.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Arc<Room>> {
+        let (settled, changing) = self.parts();
+        let changing = changing.iter().filter(|of| of.is_held());
+        settled.iter().chain(changing.map(|of| &of.room))
+    }
+
+    /// It joins the room, or leaves if it was in it. Its shard has not seen it yet.
+    pub(crate) fn change(&mut self, room: &Arc<Room>) {
+        let changed = |of: Option<Membership>| Membership {
+            wanted: of.as_ref().is_none_or(|of| !of.wanted),
+            pending: of.map_or(0, |of| of.pending) + 1,
+            room: room.clone(),
+        };
+        match self {
+            Self::None => *self = Self::One(changed(None)),
+            Self::One(of) if Arc::ptr_eq(&of.room, room) => {
+                of.wanted = !of.wanted;
+                of.pending += 1;
+            }
+            _ => self.with_more(|more| {
+                let of = more.take(room);
+                more.put(changed(of));
+            }),
+        }
+    }
+
+    /// Its shard has come to see one change. Returns whether there was any: all are forgotten when it ends.
+    pub(crate) fn seen(&mut self, room: &Arc<Room>) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(of) if Arc::ptr_eq(&of.room, room) => {
+                of.pending = of.pending.saturating_sub(1);
+                if of.pending == 0 && !of.wanted {
+                    *self = Self::None;
+                }
+                true
+            }
+            Self::One(_) => false,
+            Self::More(_) => self.with_more(|more| {
+                let Some(mut of) = more.take(room) else {
+                    return false;
+                };
+                of.pending = of.pending.saturating_sub(1);
+                if of.pending > 0 || of.wanted {
+                    more.put(of);
+                }
+                true
+            }),
+        }
+    }
+
+    pub(crate) fn into_vec(mut self) -> Vec<Membership> {
+        self.with_more(|more| {
+            let settled = std::mem::take(&mut more.settled).into_iter();
+            let mut all: Vec<Membership> = settled.map(Membership::settled).collect();
+            all.extend(std::mem::take(&mut more.changing));
+            all
+        })
+    }
+
+    fn with_more<R>(&mut self, change: impl FnOnce(&mut More) -> R) -> R {
+        let mut more = match std::mem::take(self) {
+            Self::None => Box::default(),
+            Self::One(of) => {
+                let mut more = Box::<More>::default();
+                more.put(of);
+                more
+            }
+            Self::More(more) => more,
+        };
+        let result = change(&mut more);
+        *self = match (more.settled.len(), more.changing.len()) {
+            (0, 0) => Self::None,
+            (1, 0) => Self::One(Membership::settled(remove(&mut more.settled, 0))),
+            (0, 1) => Self::One(remove(&mut more.changing, 0)),
+            _ => Self::More(more),
+        };
+        result
+    }
+}
+
+impl More {
+    fn put(&mut self, of: Membership) {
+        match of.is_settled() {
+            true => push(&mut self.settled, of.room),
+            false => push(&mut self.changing, of),
+        }
+    }
+
+    fn take(&mut self, room: &Arc<Room>) -> Option<Membership> {
+        let is_it = |other: &Arc<Room>| Arc::ptr_eq(other, room);
+        if let Some(at) = self.changing.iter().position(|of| is_it(&of.room)) {
+            return Some(remove(&mut self.changing, at));
+        }
+        let at = self.settled.iter().position(is_it)?;
+        Some(Membership::settled(remove(&mut self.settled, at)))
+    }
+}
+
+impl FromIterator<Membership> for Memberships {
+    /// Each of another room.
+    fn from_iter<I: IntoIterator<Item = Membership>>(all: I) -> Self {
+        let mut memberships = Self::None;
+        memberships.with_more(|more| more.changing = all.into_iter().collect());
+        memberships
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn rooms(count: u64) -> Vec<Arc<Room>> {
+        let room = |number| Arc::new(Room::new(number, "room".into(), false, 1));
+        (0..count).map(room).collect()
+    }
+
+    fn numbers<'a>(rooms: impl Iterator<Item = &'a Arc<Room>>) -> Vec<u64> {
+        let mut numbers: Vec<u64> = rooms.map(|room| room.number()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    #[test]
+    fn what_is_wanted_is_at_once_and_what_is_held_follows_as_the_shard_sees_it() {
+        let rooms = rooms(2);
+        let mut of = Memberships::default();
+        // In, out and in again, of which the shard sees one after the other.
+        for wanted in [true, false, true] {
+            of.change(&rooms[0]);
+            assert_eq!(of.wants(&rooms[0]), wanted);
+            assert_eq!(of.wanted(), usize::from(wanted));
+        }
+        assert_eq!(numbers(of.held()), [0_u64; 0]);
+        for held in [&[0][..], &[], &[0]] {
+            assert!(of.seen(&rooms[0]));
+            assert_eq!(numbers(of.held()), held);
+        }
+        assert!(!of.seen(&rooms[1]));
+        assert!(matches!(of, Memberships::One(_)));
+    }
+
+    #[test]
+    fn rooms_come_and_go_in_any_order_and_leave_nothing_behind() {
+        let rooms = rooms(5);
+        let mut of = Memberships::default();
+        for (count, room) in (1..).zip(&rooms) {
+            of.change(room);
+            assert!(of.seen(room));
+            assert_eq!(of.wanted(), count);
+            assert_eq!(numbers(of.held()), (0..count as u64).collect::<Vec<_>>());
+        }
+        for (gone, room) in (1..).zip(&rooms) {
+            of.change(room);
+            assert!(!of.wants(room));
+            assert_eq!(of.wanted(), 5 - gone);
+            assert_eq!(numbers(of.held()).len(), 6 - gone);
+            assert!(of.seen(room));
+            assert_eq!(numbers(of.held()), (gone as u64..5).collect::<Vec<_>>());
+        }
+        assert!(matches!(of, Memberships::None));
+        for room in rooms {
+            assert_eq!(Arc::strong_count(&room), 1);
+        }
+    }
+
+    #[test]
+    fn all_are_handed_over_at_the_end_as_they_are() {
+        let rooms = rooms(3);
+        let mut of = Memberships::default();
+        rooms.iter().for_each(|room| of.change(room));
+        of.seen(&rooms[1]);
+        of.seen(&rooms[2]);
+        of.change(&rooms[2]);
+        let mut all: Vec<_> = of
+            .into_vec()
+            .into_iter()
+            .map(|of| (of.room.number(), of.wanted, of.is_held()))
+            .collect();
+        all.sort_unstable();
+        assert_eq!(all, [(0, true, false), (1, true, true), (2, false, true)]);
+    }
+
+    #[test]
+    fn one_room_takes_no_memory_of_its_own() {
+        assert_eq!(
+            size_of::<Memberships>(),
+            size_of::<u64>() + size_of::<usize>()
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! The vocabulary of the engine: what its threads say to each other, and what the program is told.
+
+pub(crate) mod command;
+pub(crate) mod job;
+pub(crate) mod memberships;
+pub(crate) mod program;
+pub(crate) mod request;
+pub(crate) mod room;
+pub(crate) mod session;
+pub(crate) mod settings;
+pub(crate) mod verdict;

@@ -1,0 +1,126 @@
+//! How long a client may take for what waits for it: a pure account of its time.
+//!
+//! It has a certain time, and what it takes buys it more, at the least rate, up to as much as it began with. So a client
+//! that takes nothing is given up when its time is over, one that takes a byte now and then not much later, and one that
+//! reads at the least rate goes on for ever.
+
+use std::time::Duration;
+
+use crate::engine::parts::timers::Tick;
+use crate::limits::Limits;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drain {
+    /// When its time is over.
+    pub(crate) deadline: Tick,
+    /// Bytes that have not bought a whole step of the clock yet.
+    unpaid: u64,
+    /// Since when the client has taken nothing.
+    pub(crate) quiet_since: Tick,
+}
+
+impl Drain {
+    pub(crate) fn new(now: Tick, timeout: Duration) -> Self {
+        Self {
+            deadline: now.after(timeout),
+            unpaid: 0,
+            quiet_since: now,
+        }
+    }
+
+    /// The client has taken so many bytes.
+    pub(crate) fn took(&mut self, bytes: usize, now: Tick, timeout: Duration, limits: &Limits) {
+        self.quiet_since = now;
+        let most = now.after(timeout);
+        let rate = limits.write_bytes_per_second_min;
+        if rate == 0 {
+            self.deadline = most;
+            return;
+        }
+        let bytes = self.unpaid.saturating_add(bytes as u64);
+        let (bought, unpaid) = Tick::bought(bytes, rate);
+        self.unpaid = unpaid;
+        let deadline = self.deadline.after(bought);
+        if deadline >= most {
+            *self = Self::new(now, timeout);
+        } else {
+            self.deadline = deadline;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::parts::timers::Timers;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// How long a client lasts that takes so many bytes at a time, at such intervals; `None`: an hour and more.
+    fn lasts(bytes: usize, every: Duration, rate: u64) -> Option<Duration> {
+        let limits = Limits {
+            write_bytes_per_second_min: rate,
+            ..Limits::default()
+        };
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let mut drain = Drain::new(timers.now(epoch), TIMEOUT);
+        let mut at = Duration::ZERO;
+        while at < Duration::from_secs(3_600) {
+            at += every;
+            let now = timers.now(epoch + at);
+            if drain.deadline <= now {
+                return Some(at);
+            }
+            drain.took(bytes, now, TIMEOUT, &limits);
+        }
+        None
+    }
+
+    #[test]
+    fn a_trickle_below_the_rate_ends_soon_after_the_timeout() {
+        let second = Duration::from_secs(1);
+        for (bytes, every) in [
+            (1, 29 * second),
+            (1, second),
+            (1, second / 100),
+            (500, second),
+        ] {
+            let lasted = lasts(bytes, every, 1_024).unwrap();
+            assert!(
+                lasted >= TIMEOUT && lasted <= 2 * TIMEOUT,
+                "{bytes}: {lasted:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reader_at_the_rate_goes_on_also_in_steps() {
+        let second = Duration::from_secs(1);
+        for (bytes, every) in [
+            (1_024, second),
+            (20 * 1_024, 20 * second),
+            (3, second / 400),
+        ] {
+            assert_eq!(lasts(bytes, every, 1_024), None, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn without_a_rate_every_byte_counts() {
+        assert_eq!(lasts(1, Duration::from_secs(29), 0), None);
+    }
+
+    #[test]
+    fn what_was_read_early_is_no_credit_beyond_the_timeout() {
+        let limits = Limits::default();
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let now = timers.now(epoch);
+        let mut drain = Drain::new(now, TIMEOUT);
+        drain.took(usize::MAX, now, TIMEOUT, &limits);
+        assert_eq!(drain, Drain::new(now, TIMEOUT));
+    }
+}

@@ -1,0 +1,50 @@
+//! The form in which messages go to a client: as frames of a WebSocket, or as events of an event stream.
+//!
+//! Wherever bytes that wait have to be cut, the form says where one message ends and the next begins.
+
+use crate::protocol::{encode, event_stream};
+
+/// What a connection's messages are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Frames (RFC 6455 §5.2).
+    #[default]
+    Frames,
+    /// Server-sent events (WHATWG HTML §9.2).
+    Events,
+}
+
+impl Form {
+    /// Length of the message, or of what serves the connection itself, at the front of `bytes`, which were made here.
+    pub(crate) fn len_of_first(self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Frames => encode::frame_len(bytes),
+            Self::Events => event_stream::block_len(bytes),
+        }
+    }
+
+    /// Whether what is at the front is no message, but serves the connection itself.
+    pub(crate) fn is_control(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Frames => encode::is_control_frame(bytes),
+            Self::Events => event_stream::is_comment(bytes),
+        }
+    }
+
+    /// The first `bytes_max` bytes' worth of whole messages of a run, at least one: how many bytes that are, and
+    /// messages.
+    pub(crate) fn whole(self, run: &[u8], bytes_max: usize) -> (usize, u32) {
+        let mut at = 0;
+        let mut messages = 0;
+        while at < run.len() {
+            let len = self.len_of_first(&run[at..]);
+            debug_assert!(!self.is_control(&run[at..]));
+            if messages > 0 && at + len > bytes_max {
+                break;
+            }
+            at += len;
+            messages += 1;
+        }
+        (at, messages)
+    }
+}

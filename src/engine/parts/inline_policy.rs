@@ -1,0 +1,173 @@
+//! Whether a shard's handlers are quick enough for its own thread, by what was measured of them there.
+//!
+//! What handlers take that take long is a debt, which time pays off: a shard may lose a thirty-second part of its time to
+//! them. Beyond that, or when one takes so long that the shard goes on without its thread, handlers are for the pool for
+//! a while, and each time that this comes again soon, for twice as long. So whatever handlers do, and however it
+//! changes, trying again costs no more than it can bring.
+
+use std::time::{Duration, Instant};
+
+/// A handler that takes longer holds up its shard by more than the way to the pool and back would cost.
+const LONG: Duration = match cfg!(humphrey_ws_patient) {
+    true => Duration::from_secs(1),
+    false => Duration::from_micros(20),
+};
+
+/// One part of so many of a shard's time may go to long handlers.
+const SHARE: u32 = 32;
+
+/// So much of it at once.
+const DEBT_MAX: Duration = Duration::from_millis(1);
+
+/// How long handlers are for the pool, at least and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Who has been quick for so many times the last pause begins with the shortest again.
+const PAUSES_QUICK: u32 = 4;
+
+pub(crate) struct Quickness {
+    /// What long handlers have taken, as of then, less what time has paid off.
+    debt: Duration,
+    debt_at: Instant,
+    quick_since: Instant,
+    /// Until when handlers are for the pool.
+    paused_until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Quickness {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            debt: Duration::ZERO,
+            debt_at: now,
+            quick_since: now,
+            paused_until: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// Whether handlers are to run on the shard's thread; not while those on the pool are slow.
+    pub(crate) fn is_quick(&mut self, now: Instant, pool_is_slow: impl FnOnce() -> bool) -> bool {
+        if let Some(until) = self.paused_until {
+            if now < until || pool_is_slow() {
+                return false;
+            }
+            self.paused_until = None;
+            self.quick_since = now;
+        }
+        true
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    /// A job has run on the shard's thread.
+    pub(crate) fn ran(&mut self, took: Duration, now: Instant) {
+        if took <= LONG {
+            return;
+        }
+        let paid = now.saturating_duration_since(self.debt_at) / SHARE;
+        self.debt = self.debt.saturating_sub(paid) + took;
+        self.debt_at = now;
+        if self.debt > DEBT_MAX {
+            self.found_slow(now);
+        }
+    }
+
+    /// Handlers have taken more than they may.
+    pub(crate) fn found_slow(&mut self, now: Instant) {
+        let quick_for = now.saturating_duration_since(self.quick_since);
+        self.pause = if quick_for > self.pause * PAUSES_QUICK {
+            PAUSE_MIN
+        } else {
+            (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX)
+        };
+        self.debt = Duration::ZERO;
+        self.paused_until = Some(now + self.pause);
+    }
+
+    /// The shard can't be lent out at present.
+    pub(crate) fn postpone(&mut self, now: Instant) {
+        self.paused_until = Some(now + PAUSE_MIN);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Runs handlers of that length, one after the other, until they are found slow or `until`. Returns when that was.
+    fn run(quickness: &mut Quickness, mut now: Instant, took: Duration, until: Instant) -> Instant {
+        while now < until && !quickness.is_paused() {
+            now += took;
+            quickness.ran(took, now);
+        }
+        now
+    }
+
+    #[test]
+    fn handlers_are_quick_until_they_are_seen_to_be_slow() {
+        let begin = Instant::now();
+        let mut quickness = Quickness::new(begin);
+        let end = begin + ms(1_000);
+        assert!(quickness.is_quick(begin, || true));
+        assert_eq!(run(&mut quickness, begin, LONG, end), end);
+        assert!(quickness.is_quick(end, || true));
+        // A tenth of a millisecond each: it takes few of them.
+        let now = run(&mut quickness, end, ms(1) / 10, end + ms(100));
+        assert!(now - end <= ms(2), "{:?}", now - end);
+        assert!(!quickness.is_quick(now, || false));
+    }
+
+    #[test]
+    fn a_small_share_of_long_handlers_is_borne_for_ever_and_a_larger_one_is_not() {
+        let begin = Instant::now();
+        for (every, is_borne) in [(SHARE + 8, true), (SHARE - 8, false)] {
+            let mut quickness = Quickness::new(begin);
+            let mut now = begin;
+            for _ in 0..1_000 {
+                now += ms(1) / 2 * every;
+                quickness.ran(ms(1) / 2, now);
+            }
+            assert_eq!(!quickness.is_paused(), is_borne, "one part in {every}");
+        }
+    }
+
+    #[test]
+    fn who_is_slow_again_soon_is_left_to_the_pool_for_twice_as_long_each_time_up_to_a_bound() {
+        let mut now = Instant::now();
+        let mut quickness = Quickness::new(now);
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            assert!(quickness.is_quick(now, || false));
+            quickness.found_slow(now);
+            let begin = now;
+            while !quickness.is_quick(now, || false) {
+                now += ms(10);
+            }
+            pauses.push(now - begin);
+        }
+        assert_eq!(pauses[..3], [ms(100), ms(200), ms(400)]);
+        assert_eq!(pauses[9], PAUSE_MAX);
+        // Quick for long, it begins anew.
+        now += PAUSE_MAX * (PAUSES_QUICK + 1);
+        quickness.found_slow(now);
+        assert!(quickness.is_quick(now + PAUSE_MIN, || false));
+    }
+
+    #[test]
+    fn nothing_is_tried_again_while_the_pool_is_slow() {
+        let now = Instant::now();
+        let mut quickness = Quickness::new(now);
+        quickness.found_slow(now);
+        assert!(!quickness.is_quick(now + PAUSE_MAX, || true));
+        assert!(quickness.is_quick(now + PAUSE_MAX, || false));
+    }
+}

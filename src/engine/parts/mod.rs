@@ -1,0 +1,22 @@
+//! Data structures of the engine. They know nothing of the engine, take time as an argument and do no I/O of their own.
+
+pub(crate) mod batch;
+pub(crate) mod clock;
+pub(crate) mod drain;
+pub(crate) mod encoding;
+pub(crate) mod id;
+pub(crate) mod inline_policy;
+pub(crate) mod job_queue;
+pub(crate) mod lease;
+pub(crate) mod mailbox;
+pub(crate) mod outbox;
+pub(crate) mod pace;
+pub(crate) mod peer_limits;
+pub(crate) mod poison;
+pub(crate) mod slab;
+pub(crate) mod slow_consumer;
+pub(crate) mod small_set;
+pub(crate) mod sync;
+pub(crate) mod timers;
+pub(crate) mod token;
+pub(crate) mod usage_index;

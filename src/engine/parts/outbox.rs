@@ -1,0 +1,244 @@
+//! What waits for one client, beyond what its socket took.
+//!
+//! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
+//! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
+//! `own_bytes` the memory behind those that no other outbox shares: what has left of a chunk is held until all of it has.
+//! An empty outbox owns no memory.
+//!
+//! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
+//! client. What is queued behind a replay counts as always.
+//!
+//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
+
+mod queue;
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;
+
+use std::cell::RefCell;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::engine::parts::encoding::Form;
+use crate::engine::parts::outbox::queue::Queue;
+use crate::engine::parts::slow_consumer::Fill;
+use crate::transport::Transport;
+
+/// Bytes gathered for one write.
+pub(crate) const GATHER_BYTES_MAX: usize = 128 << 10;
+
+/// Queues that a thread keeps for outboxes that need one: most are needed for a moment, again and again.
+const SPARES_MAX: usize = 64;
+
+/// Longer ones are not kept.
+const SPARE_CHUNKS_MAX: usize = 64;
+
+thread_local! {
+    #[allow(clippy::vec_box)] // They move as they are.
+    static SPARES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
+}
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    waiting: Option<Box<Queue>>,
+    form: Form,
+}
+
+/// What a write came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Bytes that the transport took.
+    pub(crate) bytes: usize,
+    /// Messages that have left in full.
+    pub(crate) messages: u64,
+}
+
+impl Outbox {
+    pub(crate) fn new(form: Form) -> Self {
+        Self {
+            waiting: None,
+            form,
+        }
+    }
+
+    /// Changes the queue, which is there while something is in it.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let form = self.form;
+        let queue = self.waiting.get_or_insert_with(|| {
+            let mut spare = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+            spare.form = form;
+            spare
+        });
+        let outcome = change(queue);
+        if queue.is_empty()
+            && let Some(spare) = self.waiting.take()
+            && spare.chunks.capacity() <= SPARE_CHUNKS_MAX
+        {
+            debug_assert!(spare.is_as_new());
+            SPARES.with_borrow_mut(|spares| {
+                if spares.len() < SPARES_MAX {
+                    spares.push(spare);
+                }
+            });
+        }
+        outcome
+    }
+
+    /// The same, if there is one.
+    fn change_any<R: Default>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        match self.waiting {
+            Some(_) => self.change(change),
+            None => R::default(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_none()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |queue| queue.bytes())
+    }
+
+    /// Those of them that count against the outbox's bound: all but those of replays.
+    pub(crate) fn live_bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
+    }
+
+    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |queue| queue.own_bytes())
+    }
+
+    pub(crate) fn fill(&self, bytes_max: usize) -> Fill {
+        match &self.waiting {
+            Some(queue) => queue.fill(bytes_max),
+            None => Fill {
+                bytes: 0,
+                in_progress: 0,
+                bytes_max,
+            },
+        }
+    }
+
+    /// Whether the client makes us owe it more control frames than it takes.
+    pub(crate) fn controls_full(&self) -> bool {
+        self.waiting
+            .as_ref()
+            .is_some_and(|queue| queue.controls_full())
+    }
+
+    /// Messages in it, with the one in progress.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn messages(&self) -> u64 {
+        self.waiting.as_ref().map_or(0, |queue| queue.messages())
+    }
+
+    /// Bytes of messages that nobody else holds.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn unshared_bytes(&self) -> usize {
+        self.waiting
+            .as_ref()
+            .map_or(0, |queue| queue.unshared_bytes())
+    }
+
+    /// The same as `own_bytes`, counted anew.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn held_by_chunks(&self) -> usize {
+        self.waiting
+            .as_ref()
+            .map_or(0, |queue| queue.held_by_chunks())
+    }
+
+    /// The memory that is kept for them.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn kept_bytes(&mut self) -> usize {
+        self.change_any(Queue::kept_bytes)
+    }
+
+    /// Queues whole messages; they are `own` if no other outbox shares them. Then they are all that their allocation holds.
+    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
+        self.change(|queue| queue.push(bytes, messages, own));
+    }
+
+    /// Queues whole messages of a replay, which no other outbox shares. They don't count against the bound.
+    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
+        self.change(|queue| queue.push_replay(bytes, messages));
+    }
+
+    /// Queues bytes that are no frame, before all frames: the answer to a handshake.
+    pub(crate) fn push_preface(&mut self, bytes: Bytes) {
+        self.change(|queue| queue.push_preface(bytes));
+    }
+
+    /// Queues messages whose first `written` bytes have left already. Returns how many messages those were.
+    pub(crate) fn push_rest(
+        &mut self,
+        bytes: Bytes,
+        messages: u32,
+        written: usize,
+        own: bool,
+    ) -> u64 {
+        self.change(|queue| queue.push_rest(bytes, messages, written, own))
+    }
+
+    /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
+    pub(crate) fn push_control(&mut self, frame: Bytes) {
+        self.change(|queue| queue.push_control(frame));
+    }
+
+    /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
+    /// the most recent ping only).
+    pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
+        self.change(|queue| queue.push_control_or_replace(frame));
+    }
+
+    /// Queues a control frame behind everything: the close frame of a graceful end.
+    pub(crate) fn push_last(&mut self, frame: Bytes) {
+        self.change(|queue| queue.push_last(frame));
+    }
+
+    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
+    pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
+        self.change_any(|queue| queue.drop_oldest(len, bytes_max))
+    }
+
+    /// Drops everything but the frame in progress. Returns how many messages that were.
+    pub(crate) fn drop_waiting(&mut self) -> u64 {
+        self.change_any(Queue::drop_waiting)
+    }
+
+    /// Drops everything. Returns how many messages that were.
+    pub(crate) fn clear(&mut self) -> u64 {
+        self.change_any(Queue::clear)
+    }
+
+    /// What a flush writes first, if it lies in one piece.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        self.waiting.as_ref().and_then(|queue| queue.sole())
+    }
+
+    /// Writes until the outbox is empty or the transport takes no more.
+    #[cfg(test)]
+    pub(crate) fn flush<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        scratch: &mut Vec<u8>,
+    ) -> (Written, io::Result<()>) {
+        self.flush_on(None, transport, scratch)
+    }
+
+    /// The same; that of [`Outbox::front`] may have been written already, with this outcome.
+    pub(crate) fn flush_on<T: Transport>(
+        &mut self,
+        begun: Option<io::Result<usize>>,
+        transport: &mut T,
+        scratch: &mut Vec<u8>,
+    ) -> (Written, io::Result<()>) {
+        match self.waiting {
+            Some(_) => self.change(|queue| queue.flush(begun, transport, scratch)),
+            None => (Written::default(), Ok(())),
+        }
+    }
+}

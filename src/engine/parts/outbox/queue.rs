@@ -1,0 +1,490 @@
+//! The queue of an outbox in which something waits.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::engine::parts::encoding::Form;
+use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
+use crate::engine::parts::slow_consumer::Fill;
+use crate::transport::Transport;
+
+/// Control frames that may wait for a client at once. At 127 bytes each they are the outbox's small allowance beside
+/// its bound; a client that makes us owe it more is not read until it has taken some.
+pub(super) const CONTROLS_MAX: u16 = 16;
+
+/// Chunks from this size on are handed to the kernel where they lie; smaller ones are gathered first.
+const GATHER_BELOW_BYTES: usize = 16 << 10;
+
+/// Pieces of one vectored write.
+const PIECES_MAX: usize = 16;
+
+/// From so many chunks on, small ones are copied together, into chunks of up to so many bytes.
+const MERGE_FROM_CHUNKS: usize = 32;
+
+const MERGE_BYTES_MAX: usize = 4 << 10;
+
+/// What a chunk takes beside its bytes: its place in the queue, and what an allocation costs.
+const CHUNK_BYTES: usize = size_of::<Chunk>() + 16;
+
+/// What a chunk holds whose bytes have an allocation of that size to themselves.
+pub(super) fn held_by(allocated: usize) -> usize {
+    allocated + CHUNK_BYTES
+}
+
+fn copy_to_merge(bytes: &[u8]) -> BytesMut {
+    let mut copy = BytesMut::with_capacity(MERGE_BYTES_MAX);
+    copy.extend_from_slice(bytes);
+    copy
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) chunks: VecDeque<Chunk>,
+    bytes: usize,
+    held: usize,
+    replay_bytes: usize,
+    in_progress: usize,
+    controls: u16,
+    pub(super) form: Form,
+}
+
+pub(super) struct Chunk {
+    bytes: Bytes,
+    /// Whole messages in it, with the one in progress; none in a chunk of control frames.
+    messages: u32,
+    /// What it keeps allocated that no other outbox shares, until its last byte has left. Zero if others share it, and for
+    /// control frames, which are few and short.
+    held: usize,
+    /// What a room kept before the client joined it: how much of it waits says nothing of how the client reads.
+    replay: bool,
+}
+
+impl Queue {
+    /// Nothing tells it from one that was never used.
+    pub(super) fn is_as_new(&self) -> bool {
+        self.chunks.is_empty()
+            && (self.bytes, self.held, self.replay_bytes) == (0, 0, 0)
+            && (self.in_progress, self.controls) == (0, 0)
+    }
+
+    /// All that waits, if it lies in one piece.
+    pub(super) fn sole(&self) -> Option<&[u8]> {
+        match self.chunks.len() {
+            1 => Some(&self.chunks[0].bytes),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// Bytes that count against the outbox's bound: all but those of replays.
+    pub(super) fn live_bytes(&self) -> usize {
+        self.bytes - self.replay_bytes
+    }
+
+    pub(super) fn fill(&self, bytes_max: usize) -> Fill {
+        let replays = self.chunks.front().is_some_and(|front| front.replay);
+        Fill {
+            bytes: self.live_bytes(),
+            in_progress: if replays { 0 } else { self.in_progress },
+            bytes_max,
+        }
+    }
+
+    /// Whether the client makes us owe it more control frames than it takes.
+    pub(super) fn controls_full(&self) -> bool {
+        self.controls >= CONTROLS_MAX
+    }
+
+    /// Messages in it, with the one in progress.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn messages(&self) -> u64 {
+        self.chunks
+            .iter()
+            .map(|chunk| u64::from(chunk.messages))
+            .sum()
+    }
+
+    /// Bytes of messages that nobody else holds.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn unshared_bytes(&self) -> usize {
+        let unshared = |chunk: &&Chunk| chunk.messages > 0 && chunk.bytes.is_unique();
+        self.chunks
+            .iter()
+            .filter(unshared)
+            .map(|chunk| chunk.bytes.len())
+            .sum()
+    }
+
+    /// What is counted is what its chunks hold.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn held_by_chunks(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.held).sum()
+    }
+
+    /// The memory that is kept for messages that nobody else holds.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn kept_bytes(&mut self) -> usize {
+        let chunks = self.chunks.iter_mut().filter(|chunk| chunk.held > 0);
+        chunks
+            .map(
+                |chunk| match std::mem::take(&mut chunk.bytes).try_into_mut() {
+                    Ok(bytes) => {
+                        let kept = bytes.capacity();
+                        chunk.bytes = bytes.freeze();
+                        kept
+                    }
+                    Err(shared) => {
+                        chunk.bytes = shared;
+                        0
+                    }
+                },
+            )
+            .sum()
+    }
+
+    /// Queues whole messages; they are `own` if no other outbox shares them.
+    pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
+        debug_assert!(messages > 0);
+        self.bytes += bytes.len();
+        if self.chunks.len() >= MERGE_FROM_CHUNKS
+            && let Some(tail) = self.chunks.back_mut()
+            && tail.messages > 0
+            && !tail.replay
+            && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
+        {
+            // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
+            let held = held_by(MERGE_BYTES_MAX);
+            self.held = self.held + held - tail.held;
+            tail.held = held;
+            let tail_bytes = std::mem::take(&mut tail.bytes);
+            let mut merged = match tail_bytes.try_into_mut() {
+                Ok(own)
+                    if own.capacity() <= MERGE_BYTES_MAX
+                        && own.capacity() - own.len() >= bytes.len() =>
+                {
+                    own
+                }
+                Ok(own) => copy_to_merge(&own),
+                Err(shared) => copy_to_merge(&shared),
+            };
+            merged.extend_from_slice(&bytes);
+            tail.bytes = merged.freeze();
+            tail.messages += messages;
+            return;
+        }
+        let held = if own { held_by(bytes.len()) } else { 0 };
+        self.held += held;
+        self.chunks.push_back(Chunk {
+            bytes,
+            messages,
+            held,
+            replay: false,
+        });
+    }
+
+    /// Queues whole messages of a replay, which no other outbox shares.
+    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
+        debug_assert!(messages > 0);
+        let held = held_by(bytes.len());
+        self.bytes += bytes.len();
+        self.held += held;
+        self.replay_bytes += bytes.len();
+        self.chunks.push_back(Chunk {
+            bytes,
+            messages,
+            held,
+            replay: true,
+        });
+    }
+
+    /// Queues bytes that are no frame, before all frames: the answer to a handshake.
+    pub(super) fn push_preface(&mut self, bytes: Bytes) {
+        debug_assert!(self.is_empty());
+        self.in_progress = bytes.len();
+        self.bytes += bytes.len();
+        self.controls += 1;
+        // Unlike control frames, it may be long: that of an event stream repeats what its client has asked for.
+        let held = held_by(bytes.len());
+        self.held += held;
+        self.chunks.push_back(Chunk {
+            bytes,
+            messages: 0,
+            held,
+            replay: false,
+        });
+    }
+
+    /// Queues messages whose first `written` bytes have left already.
+    pub(super) fn push_rest(
+        &mut self,
+        bytes: Bytes,
+        messages: u32,
+        written: usize,
+        own: bool,
+    ) -> u64 {
+        debug_assert!(self.is_empty());
+        self.push(bytes, messages, own);
+        self.consumed(written)
+    }
+
+    /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
+    pub(super) fn push_control(&mut self, frame: Bytes) {
+        self.controls += 1;
+        self.bytes += frame.len();
+        let mut at = self.split_in_progress();
+        while self.chunks.get(at).is_some_and(|chunk| chunk.messages == 0) {
+            at += 1;
+        }
+        self.chunks.insert(
+            at,
+            Chunk {
+                bytes: frame,
+                messages: 0,
+                held: 0,
+                replay: false,
+            },
+        );
+    }
+
+    /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
+    /// the most recent ping only).
+    pub(super) fn push_control_or_replace(&mut self, frame: Bytes) {
+        if self.controls_full() {
+            let first = self.split_in_progress();
+            let mut at = first;
+            while self.chunks.get(at).is_some_and(|chunk| chunk.messages == 0) {
+                at += 1;
+            }
+            if at > first
+                && let Some(latest) = self.chunks.remove(at - 1)
+            {
+                self.bytes -= latest.bytes.len();
+                self.controls -= 1;
+            }
+        }
+        self.push_control(frame);
+    }
+
+    /// Queues a control frame behind everything: the close frame of a graceful end.
+    pub(super) fn push_last(&mut self, frame: Bytes) {
+        self.controls += 1;
+        self.bytes += frame.len();
+        self.chunks.push_back(Chunk {
+            bytes: frame,
+            messages: 0,
+            held: 0,
+            replay: false,
+        });
+    }
+
+    /// Makes the frame in progress a chunk of its own. Returns where the whole frames begin.
+    pub(super) fn split_in_progress(&mut self) -> usize {
+        let Some(front) = self.chunks.front_mut() else {
+            return 0;
+        };
+        if self.in_progress == 0 {
+            return 0;
+        }
+        if front.bytes.len() > self.in_progress {
+            let mut rest = Chunk {
+                bytes: front.bytes.split_off(self.in_progress),
+                messages: front.messages.saturating_sub(1),
+                held: 0,
+                replay: front.replay,
+            };
+            front.messages = front.messages.min(1);
+            if front.held > 0 {
+                // Either may outlive the other, so each gets an allocation of its own: the smaller one is copied.
+                let smaller = if front.bytes.len() <= rest.bytes.len() {
+                    std::mem::swap(&mut front.held, &mut rest.held);
+                    &mut *front
+                } else {
+                    &mut rest
+                };
+                smaller.bytes = Bytes::copy_from_slice(&smaller.bytes);
+                smaller.held = held_by(smaller.bytes.len());
+                self.held += smaller.held;
+            }
+            self.chunks.insert(1, rest);
+        }
+        1
+    }
+
+    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
+    pub(super) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
+        let mut dropped = 0;
+        let mut at = self.split_in_progress();
+        while self.live_bytes() > 0 && self.live_bytes().saturating_add(len) > bytes_max {
+            let Some(chunk) = self.chunks.get_mut(at) else {
+                break;
+            };
+            if chunk.messages == 0 || chunk.replay {
+                at += 1;
+                continue;
+            }
+            let frame = self.form.len_of_first(&chunk.bytes);
+            chunk.bytes.advance(frame);
+            chunk.messages -= 1;
+            self.bytes -= frame;
+            dropped += 1;
+            if chunk.bytes.is_empty() {
+                self.held -= chunk.held;
+                self.chunks.remove(at);
+            } else if chunk.held > held_by(4 * chunk.bytes.len()) {
+                // What is dropped of many messages in one piece is not kept for the sake of the last few.
+                chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
+                let held = held_by(chunk.bytes.len());
+                self.held = self.held + held - chunk.held;
+                chunk.held = held;
+            }
+        }
+        dropped
+    }
+
+    /// Drops everything but the frame in progress. Returns how many messages that were.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let keep = self.split_in_progress();
+        let dropped = self
+            .chunks
+            .drain(keep..)
+            .map(|chunk| u64::from(chunk.messages))
+            .sum();
+        self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        self.held = self.chunks.iter().map(|chunk| chunk.held).sum();
+        let replays = self.chunks.iter().filter(|chunk| chunk.replay);
+        self.replay_bytes = replays.map(|chunk| chunk.bytes.len()).sum();
+        self.controls = self
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.messages == 0)
+            .count() as u16;
+        dropped
+    }
+
+    /// Drops everything. Returns how many messages that were.
+    pub(super) fn clear(&mut self) -> u64 {
+        let dropped = self
+            .chunks
+            .iter()
+            .map(|chunk| u64::from(chunk.messages))
+            .sum();
+        *self = Self {
+            form: self.form,
+            ..Self::default()
+        };
+        dropped
+    }
+
+    /// Takes what has left off the front. Returns how many messages have left in full by it.
+    pub(super) fn consumed(&mut self, mut n: usize) -> u64 {
+        let mut messages = 0;
+        self.bytes -= n;
+        while n > 0 {
+            let Some(front) = self.chunks.front_mut() else {
+                debug_assert!(false, "more was written than was queued");
+                break;
+            };
+            if n >= front.bytes.len() {
+                n -= front.bytes.len();
+                self.held -= front.held;
+                self.replay_bytes -= if front.replay { front.bytes.len() } else { 0 };
+                messages += u64::from(front.messages);
+                if front.messages == 0 {
+                    self.controls = self.controls.saturating_sub(1);
+                }
+                self.in_progress = 0;
+                self.chunks.pop_front();
+                continue;
+            }
+            // The write ended inside this chunk: find the frame that it ended in.
+            let mut boundary = self.in_progress;
+            let mut done = u32::from(boundary > 0 && boundary <= n);
+            while boundary < n {
+                boundary += self.form.len_of_first(&front.bytes[boundary..]);
+                done += u32::from(boundary <= n);
+            }
+            let done = done.min(front.messages);
+            front.messages -= done;
+            messages += u64::from(done);
+            self.in_progress = boundary - n;
+            front.bytes.advance(n);
+            self.replay_bytes -= if front.replay { n } else { 0 };
+            n = 0;
+        }
+        messages
+    }
+
+    /// Writes what comes first, in pieces as they lie. Returns how much that is, too.
+    #[inline(never)] // Few come here, and others shall not make room for the pieces.
+    fn write_vectored<T: Transport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
+            *piece = IoSlice::new(&chunk.bytes);
+            count += 1;
+        }
+        let wanted = pieces.iter().map(|piece| piece.len()).sum();
+        (wanted, transport.write_vectored(&pieces[..count]))
+    }
+
+    /// Writes until the outbox is empty or the transport takes no more.
+    pub(super) fn flush<T: Transport>(
+        &mut self,
+        mut begun: Option<io::Result<usize>>,
+        transport: &mut T,
+        scratch: &mut Vec<u8>,
+    ) -> (Written, io::Result<()>) {
+        let mut written = Written::default();
+        while let Some(front) = self.chunks.front() {
+            let wanted;
+            let result = if self.chunks.len() == 1 {
+                wanted = front.bytes.len();
+                let begun = begun.take();
+                begun.unwrap_or_else(|| transport.write(&front.bytes))
+            } else if front.bytes.len() >= GATHER_BELOW_BYTES {
+                let result;
+                (wanted, result) = self.write_vectored(transport);
+                result
+            } else {
+                scratch.clear();
+                for chunk in &self.chunks {
+                    if scratch.len() + chunk.bytes.len() > GATHER_BYTES_MAX {
+                        break;
+                    }
+                    scratch.extend_from_slice(&chunk.bytes);
+                }
+                wanted = scratch.len();
+                transport.write(scratch)
+            };
+            match result {
+                Ok(n) => {
+                    written.bytes += n;
+                    written.messages += self.consumed(n);
+                    if T::SHORT_MEANS_NOT_READY && n < wanted {
+                        // A short write means a full socket; readiness will be reported.
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+}

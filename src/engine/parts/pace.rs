@@ -1,0 +1,342 @@
+//! How long producers wait for one client: a pure account of its time; and for all that read nothing, one after the other.
+//!
+//! While its outbox is short of room, time runs; what it reads buys it time at the least rate. So one that reads at
+//! that rate goes on for ever, one that stays below it runs out, and one that does not read at all has its patience
+//! and no more. The account is kept until the client has caught up: being short of room a little less than always
+//! gains nothing. Time in which the client took nothing before producers had to wait for it counts, too.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::parts::timers::Tick;
+
+pub(crate) struct Pace {
+    /// Time it had left when the clock was last looked at.
+    left: Duration,
+    /// For how long producers have waited for it.
+    waited: Duration,
+    /// For how long it had taken nothing when the account was opened, unless it has taken something since.
+    before: Duration,
+    /// Since when the clock runs.
+    since: Option<Tick>,
+    /// When its socket is to be tried again.
+    pub(crate) next_try: Tick,
+    /// When the account was opened.
+    opened: Tick,
+    /// Since when its socket has taken nothing.
+    quiet_since: Tick,
+    /// Its socket has taken something that can't be explained by the kernel's buffers.
+    has_read: bool,
+    patience: Duration,
+    bytes_per_second_min: u64,
+}
+
+/// What a client reads buys it no more than so many times the patience, beyond it. TCP tells of reading in steps, of
+/// about 100 KB on loopback, so a slow reader seems to stand still between two of them.
+const CREDIT_PATIENCES: u32 = 2;
+
+/// A socket is tried this often within the patience: readiness alone comes in steps that are coarser still.
+const TRIES_PER_PATIENCE: u32 = 8;
+
+/// In so many of those tries, a socket that nobody reads may still take something: the kernel's buffers grow.
+const TRIES_OF_KERNEL: u32 = 3;
+
+impl Pace {
+    /// Opens the account of a client whose socket has taken nothing since `quiet_since`, if it is so.
+    pub(crate) fn new(
+        bytes_per_second_min: u64,
+        patience: Duration,
+        quiet_since: Option<Tick>,
+        now: Tick,
+    ) -> Self {
+        let quiet_since = quiet_since.unwrap_or(now);
+        Self {
+            left: patience,
+            waited: Duration::ZERO,
+            before: now.since(quiet_since).min(patience),
+            since: None,
+            next_try: now,
+            opened: now,
+            quiet_since,
+            has_read: false,
+            patience,
+            bytes_per_second_min: bytes_per_second_min.max(1),
+        }
+    }
+
+    /// It has become short of room: its time runs. While producers have waited in vain for others, they wait no longer
+    /// than `allowance` for one that takes nothing.
+    pub(crate) fn start(&mut self, allowance: Duration, now: Tick) {
+        self.since.get_or_insert(now);
+        self.tried(allowance, now);
+    }
+
+    /// It has room again.
+    pub(crate) fn stop(&mut self, now: Tick) {
+        self.run(now);
+        self.since = None;
+    }
+
+    fn run(&mut self, now: Tick) {
+        if let Some(since) = &mut self.since {
+            let ran = now.since(*since);
+            self.left = self.left.saturating_sub(ran);
+            self.waited = self.waited.saturating_add(ran);
+            *since = now;
+        }
+    }
+
+    /// Its socket has taken so much.
+    pub(crate) fn read(&mut self, bytes: usize, now: Tick) {
+        self.run(now);
+        self.before = Duration::ZERO;
+        self.quiet_since = now;
+        let age = now.since(self.opened);
+        if age < self.patience / TRIES_PER_PATIENCE {
+            // That is the kernel, whose buffers still grow; not the client.
+            return;
+        }
+        self.has_read |= age > self.patience / TRIES_PER_PATIENCE * TRIES_OF_KERNEL;
+        let seconds = bytes as f64 / self.bytes_per_second_min as f64;
+        let credit = self.patience.saturating_mul(CREDIT_PATIENCES);
+        let bought =
+            Duration::try_from_secs_f64(seconds).map_or(credit, |bought| bought.min(credit));
+        let most = self.patience.saturating_add(credit);
+        self.left = self.left.saturating_add(bought).min(most);
+    }
+
+    /// Its socket has been tried.
+    pub(crate) fn tried(&mut self, allowance: Duration, now: Tick) {
+        self.run(now);
+        // When its time is over, it is to be looked at then, and not a try later.
+        let unread = self.patience.saturating_sub(self.waited);
+        let left = if self.has_read {
+            self.left
+        } else {
+            self.left.min(unread)
+        };
+        let wait = (self.patience / TRIES_PER_PATIENCE)
+            .min(allowance)
+            .min(left.saturating_sub(self.before));
+        self.next_try = now.after(wait);
+    }
+
+    /// When to look at it next, while its time runs.
+    pub(crate) fn deadline(&self) -> Option<Tick> {
+        self.since.map(|_| self.next_try)
+    }
+
+    /// Whether it has no time left.
+    pub(crate) fn is_used_up(&mut self, allowance: Duration, now: Tick) -> bool {
+        self.run(now);
+        let waited = self.waited.saturating_add(self.before);
+        self.left <= self.before
+            || (!self.has_read && waited >= self.patience)
+            || (allowance < self.patience && now.since(self.quiet_since) >= allowance)
+    }
+
+    /// For how long producers have waited in vain, if it goes now. What it has read counts in its favour.
+    pub(crate) fn in_vain(&mut self, now: Tick) -> Duration {
+        self.run(now);
+        if self.has_read {
+            self.patience.saturating_sub(self.left)
+        } else {
+            self.waited
+        }
+    }
+
+    /// For how long producers have waited for it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+/// How long producers have waited in vain: for clients that were disconnected in the end. Each such wait shortens the next,
+/// so that many clients, one after the other, can't hold producers up for long.
+#[derive(Default)]
+pub(crate) struct InVain {
+    waited: Duration,
+    /// When that was so, and until when waits are counted.
+    at: Option<Instant>,
+}
+
+/// So much slower than it grew is it forgotten.
+const FORGOTTEN_IN: u32 = 8;
+
+/// The shortest wait, as a part of the patience.
+const SHORTEST: u32 = 16;
+
+impl InVain {
+    fn waited(&self, now: Instant) -> Duration {
+        let past = self.at.map_or(Duration::ZERO, |at| {
+            now.saturating_duration_since(at) / FORGOTTEN_IN
+        });
+        self.waited.saturating_sub(past)
+    }
+
+    /// How long producers wait now for a client that takes nothing. It is shorter by half of what they have waited: so waits
+    /// that follow each other come to twice the patience, and then to a sixteenth of it for each.
+    pub(crate) fn allowance(&self, patience: Duration, now: Instant) -> Duration {
+        let shorter = patience.saturating_sub(self.waited(now) / 2);
+        shorter.max(patience / SHORTEST)
+    }
+
+    /// Producers have waited so long for a client that is now disconnected. Clients that they waited for at the same time
+    /// count once.
+    pub(crate) fn add(&mut self, waited: Duration, patience: Duration, now: Instant) {
+        let uncounted = self
+            .at
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let sum = self.waited(now).saturating_add(waited.min(uncounted));
+        self.waited = sum.min(patience.saturating_mul(2));
+        self.at = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::parts::timers::Timers;
+
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// Time that a client gets that reads so many bytes at a time, at such intervals, of 1,000 per second asked for.
+    fn lasts(bytes: usize, every: Duration) -> Option<Duration> {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let mut pace = Pace::new(1_000, PATIENCE, None, timers.now(epoch));
+        pace.start(PATIENCE, timers.now(epoch));
+        let mut next_read = every;
+        for ms in (0..300_000).step_by(8) {
+            let at = Duration::from_millis(ms);
+            let now = timers.now(epoch + at);
+            if at >= next_read {
+                pace.read(bytes, now);
+                next_read += every;
+            }
+            if pace.is_used_up(PATIENCE, now) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn who_does_not_read_has_its_patience_and_no_more() {
+        assert_eq!(
+            lasts(0, Duration::from_secs(1)),
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_takes_at_first_is_not_taken_for_reading() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        let mut pace = Pace::new(1_000, PATIENCE, None, at(0));
+        pace.start(PATIENCE, at(0));
+        pace.read(1_000_000, at(10));
+        pace.read(1_000_000, at(96));
+        assert!(!pace.is_used_up(PATIENCE, at(992)));
+        assert!(pace.is_used_up(PATIENCE, at(1_000)));
+    }
+
+    #[test]
+    fn who_reads_at_the_least_rate_goes_on_and_who_stays_below_it_runs_out() {
+        assert_eq!(lasts(100, Duration::from_millis(96)), None);
+        let below = lasts(80, Duration::from_millis(96)).unwrap();
+        assert!(
+            below > Duration::from_secs(4) && below < Duration::from_secs(8),
+            "{below:?}"
+        );
+    }
+
+    #[test]
+    fn steps_of_reading_that_are_longer_apart_than_the_patience_are_no_standstill() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        let mut pace = Pace::new(1_000, PATIENCE, None, at(0));
+        pace.start(PATIENCE, at(0));
+        pace.read(100_000, at(400));
+        assert!(!pace.is_used_up(PATIENCE, at(2_400)));
+        pace.read(100_000, at(2_400));
+        assert!(!pace.is_used_up(PATIENCE, at(4_400)));
+        // But however much it has read, it does not hold up the others for longer than this.
+        assert!(!pace.is_used_up(PATIENCE, at(4_992)));
+        assert!(pace.is_used_up(PATIENCE, at(5_000)));
+    }
+
+    #[test]
+    fn time_runs_only_while_there_is_no_room_and_is_not_given_back_by_a_moment_of_it() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        let mut pace = Pace::new(1_000, PATIENCE, None, at(0));
+        for second in 0..10 {
+            pace.start(PATIENCE, at(1_000 * second));
+            assert!(!pace.is_used_up(PATIENCE, at(1_000 * second + 96)));
+            pace.stop(at(1_000 * second + 96));
+            assert_eq!(pace.deadline(), None);
+        }
+        pace.start(PATIENCE, at(10_000));
+        assert!(pace.is_used_up(PATIENCE, at(10_080)));
+    }
+
+    #[test]
+    fn late_growth_of_kernel_buffers_buys_no_time() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        for grown_at in [0, 8, 128, 248, 368] {
+            let mut pace = Pace::new(1_000, PATIENCE, None, at(0));
+            pace.start(PATIENCE, at(0));
+            pace.read(300_000, at(grown_at));
+            assert!(!pace.is_used_up(PATIENCE, at(992)), "{grown_at}");
+            assert!(pace.is_used_up(PATIENCE, at(1_000)), "{grown_at}");
+        }
+    }
+
+    #[test]
+    fn time_without_reading_counts_from_before_others_wait() {
+        let epoch = Instant::now();
+        let timers = Timers::new(epoch);
+        let at = |ms| timers.now(epoch + Duration::from_millis(ms));
+        let mut pace = Pace::new(1_000, PATIENCE, Some(at(0)), at(600));
+        pace.start(PATIENCE, at(600));
+        assert!(!pace.is_used_up(PATIENCE, at(992)));
+        assert!(pace.is_used_up(PATIENCE, at(1_000)));
+        // One that has stood still for longer is tried at once, and stays if it takes anything.
+        let mut pace = Pace::new(1_000, PATIENCE, Some(at(0)), at(5_000));
+        pace.start(PATIENCE, at(5_000));
+        assert_eq!(pace.deadline(), Some(at(5_000)));
+        pace.read(1, at(5_008));
+        assert!(!pace.is_used_up(PATIENCE, at(5_992)));
+        assert!(pace.is_used_up(PATIENCE, at(6_000)));
+    }
+
+    #[test]
+    fn waits_in_vain_one_after_the_other_are_bounded() {
+        let mut in_vain = InVain::default();
+        let mut now = Instant::now();
+        let start = now;
+        for _ in 0..60 {
+            let wait = in_vain.allowance(PATIENCE, now);
+            now += wait;
+            in_vain.add(wait, PATIENCE, now);
+        }
+        let sum = now - start;
+        assert!(sum < PATIENCE * 2 + 60 * PATIENCE / SHORTEST, "{sum:?}");
+        // Those that are waited for at once count once.
+        let mut in_vain = InVain::default();
+        for _ in 0..60 {
+            in_vain.add(PATIENCE, PATIENCE, now);
+        }
+        assert_eq!(in_vain.allowance(PATIENCE, now), PATIENCE / 2);
+        // In time it is forgotten.
+        now += PATIENCE * FORGOTTEN_IN;
+        assert_eq!(in_vain.allowance(PATIENCE, now), PATIENCE);
+    }
+}

@@ -1,0 +1,220 @@
+//! Bounds for each address: how many connections it may have, and how often it may begin one.
+//!
+//! Counted only where such a bound is set. An address is known while it has connections or has just begun some, so what
+//! is kept is bounded by what is connected and by what came within the last second.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::limits::Limits;
+
+/// Addresses that are forgotten again are swept out when there are this many more than at the last sweep.
+const SWEEP_EVERY: usize = 1024;
+
+/// How far handshakes may run ahead of their rate: a second's worth may come at once.
+const BURST: Duration = Duration::from_secs(1);
+
+pub(crate) struct Peers {
+    connections_max: Option<usize>,
+    /// The time that one handshake uses up.
+    handshake_takes: Option<Duration>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    peers: HashMap<IpAddr, Peer>,
+    sweep_at: usize,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: usize,
+    /// When the handshakes so far would have come, had they come at their rate.
+    paid_until: Option<Instant>,
+}
+
+/// A connection that counts for an address, until this is dropped.
+pub(crate) struct Place {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    /// None if there is nothing to count.
+    pub(crate) fn new(limits: &Limits) -> Option<Arc<Self>> {
+        let (connections, handshakes) = (
+            limits.peer_connections_max,
+            limits.peer_handshakes_per_second_max,
+        );
+        if connections.is_none() && handshakes.is_none() {
+            return None;
+        }
+        Some(Arc::new(Self {
+            connections_max: connections,
+            handshake_takes: handshakes.map(|n| BURST.checked_div(n).unwrap_or(Duration::MAX)),
+            known: Mutex::default(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Counts a connection for an address. None if it has as many as it may.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Box<Place>> {
+        let address = counted_as(address);
+        let mut known = self.lock();
+        known.sweep(now);
+        let peer = known.peers.entry(address).or_default();
+        if self
+            .connections_max
+            .is_some_and(|max| peer.connections >= max)
+        {
+            return None;
+        }
+        peer.connections += 1;
+        Some(Box::new(Place {
+            peers: self.clone(),
+            address,
+        }))
+    }
+
+    /// Counts a handshake for an address. False if there were too many lately.
+    pub(crate) fn may_shake_hands(&self, address: IpAddr, now: Instant) -> bool {
+        let Some(takes) = self.handshake_takes else {
+            return true;
+        };
+        let mut known = self.lock();
+        known.sweep(now);
+        let peer = known.peers.entry(counted_as(address)).or_default();
+        let paid_until = peer.paid_until.map_or(now, |until| until.max(now));
+        match paid_until.checked_add(takes) {
+            Some(until) if until <= now + BURST => {
+                peer.paid_until = Some(until);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Known {
+    fn sweep(&mut self, now: Instant) {
+        if self.peers.len() >= self.sweep_at {
+            self.peers.retain(|_, peer| {
+                peer.connections > 0 || peer.paid_until.is_some_and(|until| until > now)
+            });
+            self.sweep_at = 2 * self.peers.len() + SWEEP_EVERY;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut known = self.peers.lock();
+        if let Some(peer) = known.peers.get_mut(&self.address) {
+            peer.connections -= 1;
+            if peer.connections == 0 && peer.paid_until.is_none() {
+                known.peers.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// An IPv6 subscriber has a /64 of addresses at least, and counts as one.
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn peers(connections: Option<usize>, handshakes: Option<u32>) -> Arc<Peers> {
+        Peers::new(&Limits {
+            peer_connections_max: connections,
+            peer_handshakes_per_second_max: handshakes,
+            ..Limits::default()
+        })
+        .unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_counted_without_a_bound() {
+        assert!(Peers::new(&Limits::default()).is_none());
+    }
+
+    #[test]
+    fn an_address_gets_its_connections_and_each_back_when_it_ends() {
+        let peers = peers(Some(2), None);
+        let now = Instant::now();
+        let first = peers.enter(ip("192.0.2.1"), now).unwrap();
+        let _second = peers.enter(ip("::ffff:192.0.2.1"), now).unwrap();
+        assert!(peers.enter(ip("192.0.2.1"), now).is_none());
+        assert!(peers.enter(ip("192.0.2.2"), now).is_some());
+        drop(first);
+        assert!(peers.enter(ip("192.0.2.1"), now).is_some());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_subscriber() {
+        let peers = peers(Some(1), None);
+        let now = Instant::now();
+        let _place = peers.enter(ip("2001:db8:0:1::1"), now).unwrap();
+        assert!(peers.enter(ip("2001:db8:0:1:ffff::2"), now).is_none());
+        assert!(peers.enter(ip("2001:db8:0:2::1"), now).is_some());
+    }
+
+    #[test]
+    fn handshakes_may_come_at_their_rate_and_a_second_of_them_at_once() {
+        let peers = peers(None, Some(10));
+        let address = ip("192.0.2.1");
+        let start = Instant::now();
+        let passed = |at: Instant| {
+            (0..100)
+                .filter(|_| peers.may_shake_hands(address, at))
+                .count()
+        };
+        assert_eq!(passed(start), 10);
+        assert_eq!(passed(start + Duration::from_millis(99)), 0);
+        assert_eq!(passed(start + Duration::from_millis(100)), 1);
+        assert_eq!(passed(start + Duration::from_millis(600)), 5);
+        assert_eq!(passed(start + Duration::from_secs(60)), 10);
+        assert!(peers.may_shake_hands(ip("192.0.2.2"), start));
+    }
+
+    #[test]
+    fn a_rate_of_none_lets_nobody_in() {
+        let peers = peers(None, Some(0));
+        assert!(!peers.may_shake_hands(ip("192.0.2.1"), Instant::now()));
+    }
+
+    #[test]
+    fn addresses_that_have_gone_are_forgotten() {
+        let peers = peers(Some(1), Some(10));
+        let start = Instant::now();
+        for n in 0..100_000_u32 {
+            let now = start + Duration::from_millis(n.into());
+            let address = IpAddr::from(n.to_be_bytes());
+            assert!(peers.may_shake_hands(address, now));
+            drop(peers.enter(address, now));
+        }
+        let known = peers.lock().peers.len();
+        assert!(known < 2 * SWEEP_EVERY + 2_000, "{known}");
+    }
+}

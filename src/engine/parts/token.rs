@@ -1,0 +1,131 @@
+//! The numbers that readiness is reported under (`mio::Token`), which are as wide as the machine's addresses.
+
+use mio::Token;
+
+use crate::engine::parts::id::Key;
+
+/// What the poll reports the waker under.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// What the poll reports the listener under.
+pub(crate) const LISTENER: Token = Token(usize::MAX - 1);
+
+/// Slots that no connection gets, so that no token of one is [`WAKER`] or [`LISTENER`].
+const RESERVED_SLOTS: u64 = 2;
+
+/// The layout of a token of `WIDTH` bits: a connection's slot in the low bits, and above it as many of the low bits of its generation
+/// as fit.
+///
+/// At 64 bits both are whole. At 32 bits a shard has 2^22 - 2 slots (4.2 million), more than sockets fit into such a machine's
+/// memory, and a token repeats once its slot has been reused 1,024 times. Readiness that is reported so late reaches the
+/// next owner of the slot, which reads or writes once for nothing. The opposite fault, readiness that reaches nobody, would
+/// stop a connection for good: it is reported only once.
+pub(crate) struct Layout<const WIDTH: u32>;
+
+/// Of this machine.
+pub(crate) type Native = Layout<{ usize::BITS }>;
+
+impl<const WIDTH: u32> Layout<WIDTH> {
+    const SLOT_BITS: u32 = match WIDTH {
+        64 => 32,
+        32 => 22,
+        _ => panic!("only machines of 32 and 64 bits are known"),
+    };
+    const SLOT_MASK: u64 = (1 << Self::SLOT_BITS) - 1;
+    const TOKEN_MASK: u64 = u64::MAX >> (64 - WIDTH);
+
+    /// The token of a connection. None if its slot has none.
+    pub(crate) fn pack(key: Key) -> Option<u64> {
+        let slot = u64::from(key.slot);
+        let token = u64::from(key.generation) << Self::SLOT_BITS | slot;
+        (slot <= Self::SLOT_MASK - RESERVED_SLOTS).then_some(token & Self::TOKEN_MASK)
+    }
+
+    /// The slot of the connection that has this token.
+    pub(crate) fn slot(token: u64) -> u32 {
+        // At most 32 bits are left.
+        (token & Self::SLOT_MASK) as u32
+    }
+}
+
+impl Key {
+    /// The number that readiness of this connection is reported under. None if its slot is beyond what a token can say.
+    pub(crate) fn token(self) -> Option<usize> {
+        Native::pack(self).and_then(|token| usize::try_from(token).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(slot: u32, generation: u32) -> Key {
+        Key { slot, generation }
+    }
+
+    fn packed<const WIDTH: u32>(slot: u32, generation: u32) -> u64 {
+        Layout::<WIDTH>::pack(key(slot, generation)).unwrap()
+    }
+
+    /// Slots and generations around each bit, for all pairs of them.
+    fn edges(bits: u32) -> impl Iterator<Item = u32> {
+        (0..bits)
+            .flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1])
+            .filter(move |&edge| u64::from(edge) < (1 << bits) - RESERVED_SLOTS)
+    }
+
+    fn token_tells_slot_and_next_generation<const WIDTH: u32>(slot_bits: u32) {
+        for slot in edges(slot_bits) {
+            for generation in edges(32) {
+                let token = packed::<WIDTH>(slot, generation);
+                assert!(u128::from(token) < 1 << WIDTH);
+                assert_eq!(Layout::<WIDTH>::slot(token), slot);
+                let next = packed::<WIDTH>(slot, generation + 1);
+                assert_ne!(token, next, "{slot} {generation}");
+            }
+        }
+    }
+
+    #[test]
+    fn token_of_64_bits_tells_slot_and_next_generation() {
+        token_tells_slot_and_next_generation::<64>(32);
+    }
+
+    #[test]
+    fn token_of_32_bits_tells_slot_and_next_generation() {
+        token_tells_slot_and_next_generation::<32>(22);
+    }
+
+    #[test]
+    fn token_of_64_bits_holds_the_whole_generation() {
+        assert_eq!(packed::<64>(7, u32::MAX), 0xFFFF_FFFF_0000_0007);
+    }
+
+    #[test]
+    fn token_of_32_bits_repeats_after_1024_generations() {
+        let tokens: std::collections::HashSet<u64> =
+            (0..1024).map(|n| packed::<32>(7, n)).collect();
+        assert_eq!(tokens.len(), 1024);
+        assert_eq!(packed::<32>(7, 1024), packed::<32>(7, 0));
+    }
+
+    #[test]
+    fn slots_beyond_the_token_have_none() {
+        let pack = |slot| Layout::<32>::pack(key(slot, u32::MAX));
+        assert!(pack((1 << 22) - 3).is_some());
+        for slot in [(1 << 22) - 2, (1 << 22) - 1, 1 << 22, u32::MAX] {
+            assert_eq!(pack(slot), None, "{slot}");
+        }
+        let pack = |slot| Layout::<64>::pack(key(slot, u32::MAX));
+        assert!(pack(u32::MAX - 2).is_some());
+        assert_eq!((pack(u32::MAX - 1), pack(u32::MAX)), (None, None));
+    }
+
+    #[test]
+    fn no_connection_has_the_token_of_waker_or_listener() {
+        let largest = |slot| Layout::<32>::pack(key(slot, u32::MAX));
+        assert!(largest((1 << 22) - 3).unwrap() < u64::from(u32::MAX) - 1);
+        let largest = Layout::<64>::pack(key(u32::MAX - 2, u32::MAX)).unwrap();
+        assert!(largest < u64::MAX - 1);
+    }
+}

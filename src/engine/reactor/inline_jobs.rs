@@ -1,0 +1,61 @@
+//! Where a shard's jobs go: to its own thread, to which it is lent (`lease`), or to the pool.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::handlers::pool::Pool;
+use crate::engine::model::job::{Done, Job};
+use crate::engine::parts::id::Key;
+use crate::engine::reactor::Core;
+use crate::transport::Transport;
+
+impl<T: Transport> Core<T> {
+    /// Jobs go to the handlers, unless they are to run here.
+    pub(crate) fn hand_over(&mut self) {
+        if !self.runs_here {
+            Pool::push(&self.hub, &mut self.jobs, self.now);
+        }
+    }
+
+    /// Jobs can't run here at present.
+    pub(crate) fn hand_over_all(&mut self) {
+        self.quickness.postpone(self.now);
+        self.runs_here = false;
+        self.hand_over();
+    }
+
+    /// Whether the shard's own thread is to run jobs.
+    pub(crate) fn runs_here(&self) -> bool {
+        self.runs_here
+    }
+
+    pub(crate) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// A job for the shard's own thread.
+    pub(crate) fn next_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
+    /// handlers have sent.
+    pub(crate) fn ran_here(
+        &mut self,
+        to: Option<(u16, Key)>,
+        done: Option<Done>,
+        took: Duration,
+        now: Instant,
+    ) {
+        if let (Some((_, key)), Some(done)) = (to, done) {
+            self.dones.push((key, done));
+        }
+        self.quickness.ran(took, now);
+        self.runs_here &= !self.quickness.is_paused();
+    }
+
+    /// Another thread goes on with the shard, since a handler takes long.
+    pub(crate) fn was_handed_on(&mut self, now: Instant) {
+        self.quickness.found_slow(now);
+        self.runs_here = false;
+    }
+}

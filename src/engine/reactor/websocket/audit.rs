@@ -1,0 +1,72 @@
+//! What a WebSocket waits for, and until when, worked out from its state for tests and fuzzers.
+
+use crate::engine::model::settings::Settings;
+use crate::engine::parts::timers::Tick;
+use crate::engine::reactor::websocket::{Incoming, Outgoing, WebSocket};
+use crate::limits::SlowConsumer;
+
+impl WebSocket {
+    /// Everything that it waits for and that must have an end, and when that is.
+    pub(crate) fn waits_until(
+        &self,
+        settings: &Settings,
+        has_transport: bool,
+        is_to_be_written: bool,
+    ) -> Vec<(&'static str, Tick)> {
+        let limits = &settings.limits;
+        let mut due = Vec::new();
+        let is_open = self.outgoing == Outgoing::Open;
+        let rare = self.rare.as_deref();
+        if !self.outbox.is_empty() {
+            assert!(has_transport, "nothing is kept for a client that has gone");
+            // The shard does not sleep before it has tried to.
+            if !is_to_be_written {
+                let deadline = self
+                    .drain_deadline()
+                    .expect("something waits for the socket");
+                due.push(("a stalled write", deadline));
+            }
+        }
+        let paces = matches!(settings.slow_consumer, SlowConsumer::Pace { .. });
+        if self.congested && paces {
+            let pace = rare.and_then(|rare| rare.pace.as_ref());
+            let pace = pace.expect("producers wait for it");
+            due.push(("producers", pace.deadline().expect("its time runs")));
+        }
+        if self.outgoing == Outgoing::Closing {
+            let deadline = self.closing_deadline().expect("it closes");
+            due.push(("closing", deadline));
+        }
+        if self.protocol.is_mid_message() && self.incoming != Incoming::Ended {
+            let unfinished = self.unfinished().expect("a message has begun");
+            due.push(("a message", unfinished.since.after(limits.message_timeout)));
+        }
+        let is_heard = self.incoming == Incoming::Open && is_open && !self.is_stream();
+        if let Some(heartbeat) = settings.heartbeat.filter(|_| is_heard) {
+            let silence = match self.pinged {
+                true => heartbeat.silence_max(),
+                false => heartbeat.interval,
+            };
+            due.push(("a heartbeat", self.heard.after(silence)));
+        }
+        if let Some(stream) = rare
+            .and_then(|rare| rare.stream.as_ref())
+            .filter(|_| is_open)
+        {
+            due.push(("a comment", stream.comment_at));
+        }
+        // Where nothing of this holds it waits for handlers, its rooms' messages or its client's.
+        let waits_for_handlers = self.busy || self.inbox.is_empty();
+        let waits_for_room = self.holds_back(limits) && !self.outbox.is_empty();
+        assert!(
+            waits_for_handlers || waits_for_room,
+            "nobody is given what has come"
+        );
+        due
+    }
+
+    /// Handlers work for it, or are given nothing of it while its replies find no room.
+    pub(crate) fn is_handled_or_held_back(&self) -> bool {
+        self.busy || self.told || (!self.inbox.is_empty() && !self.outbox.is_empty())
+    }
+}

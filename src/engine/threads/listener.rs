@@ -1,0 +1,136 @@
+//! The app's own listener: accepts connections and hands them to the shards.
+
+use std::io;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::TcpListener;
+use mio::{Interest, Poll};
+
+use crate::engine::hub::Hub;
+use crate::engine::model::command::{Newcomer, Word};
+use crate::engine::parts::mailbox::When;
+use crate::engine::parts::token::LISTENER;
+use crate::report::limited;
+use crate::transport::suppress_sigpipe;
+
+/// Connections accepted in one turn, so that a storm of them does not keep others waiting.
+const ACCEPTS_PER_TURN: usize = 128;
+
+/// How long accepting rests after it has failed, as when file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The app's own listener.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    hub: Arc<Hub>,
+    /// There may be more to accept.
+    pub(crate) ready: bool,
+    /// Accepting failed; until when it rests.
+    pub(crate) paused: Option<Instant>,
+}
+
+impl Listener {
+    pub(crate) fn new(mut socket: TcpListener, hub: Arc<Hub>, poll: &Poll) -> io::Result<Self> {
+        socket.register(poll.registry(), LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            socket,
+            hub,
+            ready: true,
+            paused: None,
+        })
+    }
+
+    /// Accepts what is there, and hands it round. Its own shard's share is returned.
+    pub(crate) fn accept(&mut self, now: Instant) -> Vec<Newcomer> {
+        let mut own = Vec::new();
+        if self.paused.is_some_and(|until| until > now) {
+            return own;
+        }
+        self.paused = None;
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.ready {
+                break;
+            }
+            match self.socket.accept() {
+                Ok((mut stream, peer)) => {
+                    self.resumed();
+                    if suppress_sigpipe(&stream).is_err() {
+                        // It has been reset already, and nobody waits for a word.
+                        continue;
+                    }
+                    let place = match self.hub.admit_peer(peer, now) {
+                        Ok(place) => place,
+                        Err(turned_away) => {
+                            self.hub.common.accepted.add(1);
+                            turned_away.counter(&self.hub.common).add(1);
+                            // Not worth a place among the others to wait in: it is told, if it can be at once.
+                            let _ = stream.write(&turned_away.response(false));
+                            continue;
+                        }
+                    };
+                    // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
+                    let _ = stream.set_nodelay(true);
+                    let newcomer = Newcomer {
+                        stream,
+                        peer,
+                        place,
+                        upgraded: None,
+                    };
+                    let shard = self.hub.least_loaded();
+                    self.hub.shards[shard].load.fetch_add(1, Relaxed);
+                    if shard == 0 {
+                        own.push(newcomer);
+                    } else {
+                        self.hub
+                            .word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) if self.hub.accept_failed() => {}
+                Err(error) => {
+                    self.pause(now, &error);
+                    break;
+                }
+            }
+        }
+        own
+    }
+
+    fn pause(&mut self, now: Instant, error: &io::Error) {
+        self.hub.common.accept_errors.add(1);
+        limited!(
+            self.hub.said.not_accepted,
+            warning,
+            "connections can't be accepted: {error}; going on when others have closed"
+        );
+        self.paused = Some(now + ACCEPT_PAUSE);
+    }
+
+    fn resumed(&mut self) {
+        self.hub.accept_works();
+    }
+
+    /// How long until there is something to accept that will not be reported.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        match self.paused {
+            Some(until) => Some(until.saturating_duration_since(now)),
+            None => self.ready.then_some(Duration::ZERO),
+        }
+    }
+}
+
+/// Errors that say something of the connection that was to be accepted, not of accepting.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

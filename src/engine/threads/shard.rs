@@ -1,0 +1,233 @@
+//! A shard's threads: they poll, let the core turn, and run its handlers while these are quick. The first shard accepts
+//! for all.
+//!
+//! There are two, of which one goes on with the shard where the other is held up by a handler (`lease`). So everything
+//! that a shard has is in one value, which they hand to each other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use mio::net::TcpStream;
+use mio::{Events, Poll, Token};
+
+use crate::aside::as_shard;
+use crate::engine::handlers::pool::{Lend, Pool};
+use crate::engine::hub::Hub;
+use crate::engine::parts::lease::Lease;
+use crate::engine::parts::token::{LISTENER, WAKER};
+use crate::engine::reactor::Core;
+use crate::engine::threads::listener::Listener;
+use crate::report::error;
+
+/// Readiness taken in at once.
+const EVENTS_MAX: usize = 1024;
+
+pub(crate) struct Shard {
+    core: Core<TcpStream>,
+    poll: Poll,
+    events: Events,
+    listener: Option<Listener>,
+    /// Dropped last, whether the shard ran to its end, panicked or never ran.
+    ending: Ending,
+}
+
+/// Those of all shards.
+pub(crate) type Leases = Arc<[Arc<Lease<Box<Shard>>>]>;
+
+/// Says that a shard has ended.
+pub(crate) struct Ending {
+    hub: Arc<Hub>,
+    lease: Arc<Lease<Box<Shard>>>,
+}
+
+impl Ending {
+    pub(crate) fn new(hub: Arc<Hub>, lease: Arc<Lease<Box<Shard>>>) -> Self {
+        Self { hub, lease }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!("a shard has panicked: this is a defect of humphrey_ws");
+        }
+        if !self.hub.has_stopped() {
+            // A shard that can't go on takes the others with it: an app that serves some of its clients only would
+            // not be noticed.
+            self.hub.stop(Duration::ZERO);
+        }
+        Pool::give_back_place(&self.hub, &self.lease);
+        self.hub.shard_ended();
+        self.lease.close();
+    }
+}
+
+impl Lend for Box<Shard> {
+    type Transport = TcpStream;
+
+    fn core(&mut self) -> &mut Core<TcpStream> {
+        &mut self.core
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(
+        core: Core<TcpStream>,
+        poll: Poll,
+        listener: Option<Listener>,
+        ending: Ending,
+    ) -> Self {
+        Self {
+            core,
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            listener,
+            ending,
+        }
+    }
+
+    pub(crate) fn lease(&self) -> Arc<Lease<Box<Self>>> {
+        self.ending.lease.clone()
+    }
+
+    /// Starts its threads.
+    pub(crate) fn start(self) -> io::Result<()> {
+        let hub = self.ending.hub.clone();
+        let lease = self.lease();
+        let name = || thread::Builder::new().name(format!("humphrey_ws shard {}", self.core.index));
+        let (first, spare) = (name(), name());
+        if hub.settings.adaptive_handlers {
+            let (hub, lease) = (hub.clone(), lease.clone());
+            spare.spawn(move || {
+                let shard = Self::handed_on(&lease);
+                Self::work(&hub, &lease, shard);
+            })?;
+        }
+        first
+            .spawn(move || Self::work(&hub, &lease, Some(Box::new(self))))
+            .map(drop)
+    }
+
+    /// What a shard's thread does: turns the shard, and waits as the spare one when it is late.
+    fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
+        let run = hub.pool.run_of_shard();
+        while let Some(mut shard) = next {
+            let events = shard.core.events.clone();
+            loop {
+                as_shard(|| shard.turn());
+                if shard.core.has_jobs() && shard.core.runs_here() {
+                    match Pool::run_lent(hub, &*events, lease, &run, shard, Instant::now) {
+                        Some(back) => shard = back,
+                        None => break,
+                    }
+                    as_shard(|| shard.turn());
+                }
+                if shard.core.is_finished() || !as_shard(|| shard.poll()) {
+                    drop(events);
+                    as_shard(|| shard.end());
+                    return;
+                }
+            }
+            drop(events);
+            next = Self::handed_on(lease);
+        }
+    }
+
+    /// Waits as the spare thread until the shard is handed to it. `None`: it has ended.
+    fn handed_on(lease: &Lease<Box<Self>>) -> Option<Box<Self>> {
+        let mut shard = lease.wait()?;
+        shard.core.was_handed_on(Instant::now());
+        Some(shard)
+    }
+
+    /// Waits for something to do. False if the shard can't go on.
+    fn poll(&mut self) -> bool {
+        let mut wait = self.wait();
+        while let Err(error) = self.poll.poll(&mut self.events, wait) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                error!("a shard can't poll and ends: {error}");
+                return false;
+            }
+            // As after the process was stopped: what has come meanwhile is taken in before any deadline is looked at.
+            wait = Some(Duration::ZERO);
+        }
+        for event in &self.events {
+            match event.token() {
+                WAKER => {}
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.ready = true;
+                    }
+                }
+                Token(token) => self.core.ready(
+                    token,
+                    event.is_readable(),
+                    event.is_read_closed() || event.is_error(),
+                    event.is_writable(),
+                ),
+            }
+        }
+        true
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        // After readiness: a client that can take something again is not judged by what it could not take before.
+        self.core.collect(now);
+        self.take_in(now);
+        self.core.turn();
+    }
+
+    /// The end.
+    fn end(self: Box<Self>) {
+        let Self {
+            core,
+            poll,
+            listener,
+            ending,
+            ..
+        } = *self;
+        // Closed before the clients are, so that none of them comes back to a listener that does not answer.
+        drop(listener);
+        core.finish();
+        drop(poll);
+        drop(ending);
+    }
+
+    /// Connections that were accepted, here or on the first shard, or adopted.
+    fn take_in(&mut self, now: Instant) {
+        let mut newcomers = self.core.arrivals();
+        if self.core.takes_accept_again()
+            && let Some(listener) = &mut self.listener
+        {
+            listener.paused = None;
+        }
+        if self.core.is_stopping() {
+            self.listener = None;
+        }
+        if let Some(listener) = &mut self.listener {
+            newcomers.append(&mut listener.accept(now));
+        }
+        for newcomer in newcomers {
+            self.core.insert(
+                newcomer.stream,
+                newcomer.peer,
+                newcomer.place,
+                newcomer.upgraded,
+            );
+        }
+    }
+
+    fn wait(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let listener = self
+            .listener
+            .as_ref()
+            .and_then(|listener| listener.wait(now));
+        match (self.core.wait(now), listener) {
+            (Some(core), Some(listener)) => Some(core.min(listener)),
+            (core, listener) => core.or(listener),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The watch: looks after handlers that take long.
+//!
+//! Each millisecond while handlers run, it wakes shards for what handlers have sent and then blocked on, calls
+//! threads for jobs that nobody comes to, has shards go on whose own thread is held up, and counts the blocked. When
+//! nothing runs, it parks and costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::handlers::pool::Pool;
+use crate::engine::hub::Hub;
+use crate::engine::parts::lease::Look;
+use crate::engine::threads::shard::Leases;
+use crate::report::limited;
+
+const TICK: Duration = Duration::from_millis(1);
+
+/// While shards have run all handlers themselves for so many ticks, and none of them was long, it comes by less often: a
+/// tick costs a quick program more than all else that this takes.
+const CALM_TICKS: u32 = 500;
+
+const CALM_TICK: Duration = Duration::from_millis(4);
+
+/// After so many ticks in which shards have run no handler it parks: calling it costs more than a few ticks.
+const QUIET_TICKS: u32 = 16;
+
+/// Runs until the pool is closed.
+pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
+    let pool = &hub.pool;
+    let mut seen = Vec::new();
+    let mut turns = vec![0; leases.len()];
+    let mut taken = 0;
+    let mut quiet = true;
+    let mut quiet_ticks = QUIET_TICKS;
+    let mut calm_ticks = 0;
+    let mut exhausted = false;
+    loop {
+        // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
+        let is_busy = || leases.iter().any(|lease| lease.is_busy());
+        if quiet && quiet_ticks >= QUIET_TICKS && !pool.handover.park_watch(is_busy) {
+            return;
+        }
+        let is_calm = calm_ticks >= CALM_TICKS;
+        std::thread::sleep(if is_calm { CALM_TICK } else { TICK });
+        hub.wake_deferred();
+        let load = pool.handover.load();
+        let mut blocked = pool.blocked(&mut seen);
+        quiet_ticks = quiet_ticks.saturating_add(1);
+        for (lease, turn) in leases.iter().zip(&mut turns) {
+            match lease.look(turn) {
+                Look::Quiet => {}
+                Look::Busy => quiet_ticks = 0,
+                Look::Blocked => {
+                    quiet_ticks = 0;
+                    blocked += 1;
+                }
+            }
+        }
+        calm_ticks = if blocked == 0 && load.taken == taken {
+            calm_ticks.saturating_add(1)
+        } else {
+            0
+        };
+        hub.common.handlers_blocked.set(blocked as u64);
+        if load.waiting > 0 && load.taken == taken {
+            // A shard that has nothing to handle makes room for those that have.
+            for lease in leases.iter() {
+                Pool::give_back_place(hub, lease);
+            }
+            Pool::call_all(hub);
+        }
+        let threads = pool.handover.threads_max();
+        if load.waiting > 0 && blocked >= threads {
+            if !exhausted {
+                exhausted = true;
+                hub.common.handlers_exhausted.add(1);
+                limited!(
+                    hub.said.blocked,
+                    warning,
+                    "all {threads} handler threads are blocked: connections with something to handle wait; \
+                     make handlers quicker, or the number of handler threads larger"
+                );
+            }
+        } else {
+            exhausted = false;
+        }
+        taken = load.taken;
+        quiet = !load.busy;
+    }
+}
