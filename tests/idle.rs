@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -12,25 +13,36 @@ use support::{eventually, raise_descriptors, raw_websocket, start};
 
 const CONNECTIONS: usize = 1_000;
 
+/// What `/proc` says of each thread of the engine.
+fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    tasks
+        .map(|task| task.unwrap().path())
+        .filter(|path| read(path.join("comm")).starts_with("humphrey_ws"))
+        .map(|path| read(path.join("status")))
+        .collect()
+}
+
 /// Context switches, of either kind, of all threads of the engine.
 fn switches() -> u64 {
-    let mut sum = 0;
-    for task in fs::read_dir("/proc/self/task").unwrap() {
-        let path = task.unwrap().path();
-        if !fs::read_to_string(path.join("comm"))
-            .unwrap()
-            .starts_with("humphrey_ws")
-        {
-            continue;
-        }
-        sum += fs::read_to_string(path.join("status"))
-            .unwrap()
+    let counts = |status: String| {
+        status
             .lines()
             .filter_map(|line| line.split_once("ctxt_switches:"))
             .map(|(_, count)| count.trim().parse::<u64>().unwrap())
-            .sum::<u64>();
-    }
-    sum
+            .sum::<u64>()
+    };
+    threads().into_iter().map(counts).sum()
+}
+
+/// Whether no thread of the engine waits for a processor: where others use them all, that can last, and is no rest.
+fn all_sleep() -> bool {
+    let sleeps = |status: &String| {
+        let mut lines = status.lines();
+        lines.any(|line| line.starts_with("State:") && line.contains("(sleeping)"))
+    };
+    threads().iter().all(sleeps)
 }
 
 #[test]
@@ -50,7 +62,8 @@ fn promise_8_with_a_thousand_idle_connections_no_thread_of_the_engine_wakes_up()
     let mut before = switches();
     eventually("the engine comes to rest", || {
         thread::sleep(Duration::from_millis(100));
-        before == std::mem::replace(&mut before, switches())
+        let slept = all_sleep();
+        before == std::mem::replace(&mut before, switches()) && slept
     });
     thread::sleep(Duration::from_secs(2));
     assert_eq!(
