@@ -457,9 +457,9 @@ where
     /// A handler that runs there costs less and answers sooner, but holds up its reactor for as long as it lasts. So what
     /// handlers take is measured: while they are quick (some microseconds), they run there; where they are not, they run on
     /// the handler threads. One that turns out to block after all is left to itself within some milliseconds (two, or eight if it is the first for long):
-    /// another thread goes on with its reactor. In all, no more handlers run at a time than there are handler threads,
-    /// in order for each connection, as always; with a single handler thread, all run there. It costs one more thread
-    /// for each reactor.
+    /// another thread goes on with its reactor. At most as many handlers run at the same time as there are handler threads
+    /// and reactors together, in order for each connection, as always; with a single handler thread, all run there. It
+    /// costs one more thread for each reactor.
     ///
     /// With `false` every handler runs on a handler thread: no client ever waits for that of another, however
     /// short a while.

@@ -401,7 +401,7 @@ impl Link {
                 Err(_) => return Err(too_many("in all")),
             };
             // Where it has ended at this moment, there will be another of its name.
-            if let Some(streams) = room.members.follow(hub) {
+            if let Some(streams) = hub.follow(&room.members) {
                 return Ok(Followed { room, streams });
             }
         }

@@ -199,6 +199,7 @@ where
             handshake: self.on_handshake.is_some(),
             guard: self.on_body.is_some(),
             room: self.on_room.is_some(),
+            subprotocol_with_ids: Some(crate::protocol::procedures::V1),
             subprotocols: match self.serving {
                 Some(_) => procedures::SUBPROTOCOLS,
                 None => &[],

@@ -317,7 +317,7 @@ impl Link {
             let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
                 let kept = history.since(since)?;
                 Ok(kept
-                    .map(|(id, message, _)| match session.is_numbered() {
+                    .map(|(id, message, _)| match session.takes_ids() {
                         true => with_id(name, id, message),
                         false => message.frame().clone(),
                     })
@@ -326,7 +326,7 @@ impl Link {
             // Nothing is written anew for those who may have to wait first.
             let needed = |history: &History| -> Result<(usize, usize), JoinFailure> {
                 let kept = history.since(since)?;
-                let more = match session.is_numbered() {
+                let more = match session.takes_ids() {
                     true => name.len() + NUMBERED_MORE_BYTES_MAX,
                     false => 0,
                 };

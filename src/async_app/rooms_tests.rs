@@ -50,7 +50,7 @@ impl World {
     /// An event stream that follows the room: it counts as being in it.
     fn enter(&self, name: &str) -> Result<Arc<engine::Room>, JoinErrorReason> {
         let room = self.rooms.find_or_make(&self.hub, name)?;
-        Ok(room.members.follow(&self.hub).unwrap())
+        Ok(self.hub.follow(&room.members).unwrap())
     }
 
     fn leave(&self, room: &Arc<engine::Room>) {

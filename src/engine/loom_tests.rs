@@ -197,7 +197,7 @@ fn hub_with_places(
         .collect();
     let hub = Hub::new(settings, boxed, events);
     for _ in 0..handlers {
-        hub.pool.handover.starting_first();
+        hub.jobs.queue.starting_first();
     }
     (hub, alarms)
 }

@@ -31,6 +31,9 @@ use std::time::{Duration, Instant};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Poll, Waker};
 
+use self::handlers::pool;
+#[allow(unused_imports)] // Only features bring hosts that ask.
+pub(crate) use self::handlers::pre_admission::{adopt_accepted, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Audience, Hub};
 pub(crate) use self::model::command::{Mail, Newcomer, Received, Upgraded};
@@ -52,6 +55,7 @@ use self::parts::token::WAKER;
 use self::reactor::Core;
 use self::threads::listener::Listener;
 use self::threads::shard::{Ending as ShardEnding, Leases, Shard};
+use self::threads::watchdog;
 /// What a [`Request`] has, too.
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
@@ -116,12 +120,11 @@ impl Prepared {
         let leases: Leases = self.shards.iter().map(|shard| shard.lease()).collect();
         let engine = Engine {
             hub: self.hub,
-            leases: leases.clone(),
+            leases,
         };
         let mut shards = self.shards.into_iter();
         let started = engine
-            .hub
-            .start_handlers(leases)
+            .start_handlers()
             .and_then(|()| shards.try_for_each(Shard::start));
         if let Err(error) = started {
             engine.hub.stop(Duration::ZERO);
@@ -148,9 +151,22 @@ fn rings(count: usize) -> Vec<<TcpStream as Transport>::Ring> {
 }
 
 impl Engine {
+    fn start_handlers(&self) -> io::Result<()> {
+        pool::start(&self.hub)?;
+        let (hub, leases) = (self.hub.clone(), self.leases.clone());
+        std::thread::Builder::new()
+            .name("humphrey_ws watchdog".into())
+            .spawn(move || watchdog::run(&hub, &leases))
+            .map(drop)
+    }
+
     /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, as far as they end in time.
     pub(crate) fn join(self) {
         self.leases.iter().for_each(|lease| lease.join());
-        self.hub.join_handlers(&self.leases);
+        let deadline = self.hub.stop_by();
+        let have_ended = self.hub.jobs.queue.join(deadline);
+        if !self.leases.iter().all(|lease| lease.join_late(deadline)) || !have_ended {
+            warning!("handlers that still run are left behind");
+        }
     }
 }

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::engine::{Accepted, Hub, Verdict};
+use crate::engine::{Accepted, Hub, Verdict, adopt_accepted, authorize};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::Refusal;
@@ -78,7 +78,7 @@ pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Re
         // If the client has gone meanwhile, the verdict is dropped here, on a handler thread.
         let _ = then.send(verdict);
     };
-    hub.ask(head, peer.unwrap_or(UNKNOWN), Box::new(then));
+    authorize(hub, head, peer.unwrap_or(UNKNOWN), Box::new(then));
     let accepted = match verdict.await {
         Ok(Verdict::Accepted(accepted)) => accepted,
         Ok(Verdict::Rejected(reject)) => return Err(reject),
@@ -211,7 +211,7 @@ impl Arrival {
                     "server is shutting down",
                 ));
             }
-            Ok(socket) => hub.adopt_accepted(accepted, socket, early.into()),
+            Ok(socket) => adopt_accepted(&hub, accepted, socket, early.into()),
             Err(error) => debug!("a connection was not taken over: {error}"),
         }
     }

@@ -312,3 +312,32 @@ pub(crate) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
         | Refusal::Body => &counters.failed_requirements,
     }
 }
+
+// Only features bring hosts that ask before they hand a connection over.
+#[cfg_attr(not(feature = "axum"), allow(dead_code))]
+impl Hub {
+    /// Longest request head, for a host that bounds what it asks about.
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.settings.limits.head_bytes_max
+    }
+
+    /// Whether where a client comes from decides about it.
+    pub(crate) fn needs_peers(&self) -> bool {
+        self.peers.is_some() || self.settings.proxies.is_some()
+    }
+
+    /// Counts a request that its host has not asked about: it is no handshake.
+    pub(crate) fn count_failure(&self, refusal: Refusal) {
+        failure(refusal, &self.common).add(1);
+    }
+
+    /// The same, where it is no request that can be used.
+    pub(crate) fn count_unreadable(&self, error: HttpError) {
+        unreadable(error, &self.common).add(1);
+    }
+
+    /// Counts a connection that was accepted, and that nobody can serve.
+    pub(crate) fn count_unserved(&self) {
+        self.common.refused_unserved.add(1);
+    }
+}

@@ -40,6 +40,12 @@ impl Hub {
         Some(&self.streams_of_all).filter(|streams| streams.len() > 0)
     }
 
+    /// Counts an event stream into the room whose messages it is to get, unless that room is no more: see
+    /// [`Room::follow`].
+    pub(crate) fn follow(&self, room: &Arc<Room>) -> Option<Arc<Room>> {
+        room.follow(|| self.next_room_number())
+    }
+
     /// Keeps room in the mailbox of an event stream's shard for its beginning. Waits while it is full.
     pub(crate) fn reserve_stream(
         &self,

@@ -1,19 +1,45 @@
-//! What any thread that runs user code has to do with the hub: whether it is a handler, and that a panic ends no more than
-//! the handler that it came from.
+//! The hub's side of the handlers: the job queue, how long jobs take, and whether the calling thread is a handler.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::atomic::AtomicU64;
 use crate::engine::hub::Hub;
+use crate::engine::model::job::Job;
+use crate::engine::model::program::Events;
+use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
-use crate::metrics::Counter;
+use crate::engine::parts::unwind::caught;
+use crate::metrics::{Counter, Metrics};
 
-/// What others see of a thread that runs handlers.
+/// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
+const SLOW_NANOS: u32 = 20_000;
+
+/// The most that one job counts in that average, so that one interrupted job does not decide.
+const NANOS_MAX: u32 = 500_000;
+
+/// The average covers about this many jobs.
+const MEAN_JOBS: u32 = 16;
+
+pub(crate) struct JobPort {
+    pub(crate) queue: JobQueue<Job>,
+    /// The program, until the last shard has ended: it may hold senders, which hold the hub, which holds this.
+    program: Mutex<Option<Arc<dyn Events>>>,
+    /// A moving average of how long jobs take.
+    nanos_mean: AtomicU32,
+    /// Of the handler threads.
+    handlers: Mutex<Vec<Arc<ThreadStats>>>,
+    /// Of the shards' own threads.
+    shards: Mutex<Vec<Arc<ThreadStats>>>,
+}
+
+/// What other threads see of a thread that runs handlers.
 #[derive(Default)]
-#[repr(align(128))] // As `Counters`: threads do not share.
-pub(crate) struct Run {
-    /// Odd while a job runs, and more with each.
+#[repr(align(128))] // As `Counters`: threads do not share a cache line.
+pub(crate) struct ThreadStats {
+    /// Jobs begun and ended: odd while a job runs.
     pub(crate) count: AtomicU64,
     /// How long its jobs have taken.
     pub(crate) nanos: Counter,
@@ -29,7 +55,8 @@ pub(crate) fn is_handler_of(hub: &Hub) -> bool {
     HANDLER_OF.get() == std::ptr::from_ref(hub).addr()
 }
 
-/// When a shard is to learn of what the calling thread leaves: a handler of that hub wakes it when its batch ends.
+/// When a shard is woken for what the calling thread leaves in its mailbox: a handler of that hub wakes it when its batch
+/// ends.
 #[inline]
 pub(crate) fn when(hub: &Hub) -> When {
     if is_handler_of(hub) {
@@ -39,15 +66,82 @@ pub(crate) fn when(hub: &Hub) -> When {
     }
 }
 
-/// Runs user code. None: it has panicked.
-pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Option<R> {
-    let payload = match catch_unwind(AssertUnwindSafe(code)) {
-        Ok(value) => return Some(value),
-        Err(payload) => payload,
-    };
-    // What it panicked with is user code's, too: dropping it may panic again, and must not cost this thread.
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(again);
+impl JobPort {
+    pub(crate) fn new(threads_max: usize, program: Arc<dyn Events>) -> Self {
+        Self {
+            queue: JobQueue::new(threads_max),
+            program: Mutex::new(Some(program)),
+            nanos_mean: AtomicU32::new(0),
+            handlers: Mutex::default(),
+            shards: Mutex::default(),
+        }
     }
-    None
+
+    /// The program; `None` once the last shard has ended.
+    pub(crate) fn program(&self) -> Option<Arc<dyn Events>> {
+        self.program.lock().ok().and_then(|program| program.clone())
+    }
+
+    /// Lets the handler threads end once the queue is empty, and drops the program.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        let program = self.program.lock().ok().and_then(|mut held| held.take());
+        // What it drops is user code.
+        caught(|| drop(program));
+    }
+
+    /// Whether jobs take so long on average that each is to get a thread of its own.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.nanos_mean.load(Relaxed) > SLOW_NANOS
+    }
+
+    /// Takes the duration of a job into the average.
+    pub(crate) fn note_duration(&self, took: Duration) {
+        let nanos = u32::try_from(took.as_nanos()).map_or(NANOS_MAX, |nanos| nanos.min(NANOS_MAX));
+        let mean = self.nanos_mean.load(Relaxed);
+        // Threads may overwrite each other's share, which the average tolerates.
+        self.nanos_mean
+            .store(mean - mean / MEAN_JOBS + nanos / MEAN_JOBS, Relaxed);
+    }
+
+    pub(crate) fn add_handler_thread(&self, stats: Arc<ThreadStats>) {
+        if let Ok(mut handlers) = self.handlers.lock() {
+            handlers.push(stats);
+        }
+    }
+
+    /// Registers the calling thread, which is a shard's, and returns where it counts its jobs.
+    pub(crate) fn add_shard_thread(&self) -> Arc<ThreadStats> {
+        let stats = Arc::<ThreadStats>::default();
+        if let Ok(mut shards) = self.shards.lock() {
+            shards.push(stats.clone());
+        }
+        stats
+    }
+
+    /// How many handler threads still run the job that `seen` has from the last call.
+    pub(crate) fn blocked(&self, seen: &mut Vec<u64>) -> usize {
+        let Ok(handlers) = self.handlers.lock() else {
+            return 0;
+        };
+        seen.resize(handlers.len(), 0);
+        let mut blocked = 0;
+        for (stats, seen) in handlers.iter().zip(seen) {
+            let now = stats.count.load(Relaxed);
+            blocked += usize::from(now % 2 == 1 && now == *seen);
+            *seen = now;
+        }
+        blocked
+    }
+
+    pub(crate) fn add_metrics(&self, sum: &mut Metrics) {
+        for threads in [&self.handlers, &self.shards] {
+            if let Ok(threads) = threads.lock() {
+                for stats in threads.iter() {
+                    sum.handler_runs += stats.count.load(Relaxed) / 2;
+                    sum.handler_time += Duration::from_nanos(stats.nanos.get());
+                }
+            }
+        }
+    }
 }

@@ -1,12 +1,10 @@
 //! What any thread can reach of a running engine: its shards' mailboxes, its handlers, its counters.
 
 pub(crate) mod admission;
-pub(crate) mod authorize;
 pub(crate) mod event_streams;
 pub(crate) mod job_port;
 pub(crate) mod rooms;
 
-use std::io;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,26 +12,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::atomic::AtomicU64;
-use crate::engine::handlers::pool::Pool;
 use crate::engine::hub::admission::Said;
+use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{Mail, Newcomer, Publication, Word};
 use crate::engine::model::program::Events;
 use crate::engine::model::request::Account;
 use crate::engine::model::room::Room;
 use crate::engine::model::settings::Settings;
+use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use crate::engine::parts::pace::InVain;
 use crate::engine::parts::peer_limits::Peers;
 use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
-use crate::engine::threads::shard::Leases;
 use crate::metrics::{Counters, Metrics};
-use crate::report::warning;
 
 pub(crate) struct Hub {
     pub(crate) settings: Settings,
     pub(crate) shards: Box<[Link]>,
-    pub(crate) pool: Pool,
+    pub(crate) jobs: JobPort,
     /// What belongs to no shard.
     pub(crate) common: Counters,
     /// What each address has, where that is bounded.
@@ -149,7 +146,7 @@ impl Hub {
         Arc::new(Self {
             asks: events.interests().handshake,
             subprotocols: events.interests().subprotocols,
-            pool: Pool::new(settings.handler_threads, events),
+            jobs: JobPort::new(settings.handler_threads, events),
             peers: Peers::new(&settings.limits),
             said: Said::default(),
             settings,
@@ -384,7 +381,7 @@ impl Hub {
     /// Adds what belongs to no shard.
     pub(crate) fn add_common_metrics(&self, sum: &mut Metrics) {
         self.common.add_to(sum);
-        self.pool.add_metrics(sum);
+        self.jobs.add_metrics(sum);
     }
 
     /// Of each shard, what it has done.
@@ -402,29 +399,25 @@ impl Hub {
         self.shards.iter().for_each(|link| link.add_metrics(sum));
     }
 
-    pub(crate) fn start_handlers(self: &Arc<Self>, leases: Leases) -> io::Result<()> {
-        Pool::start(self)?;
-        let hub = self.clone();
-        std::thread::Builder::new()
-            .name("humphrey_ws watch".into())
-            .spawn(move || crate::engine::threads::watchdog::run(&hub, &leases))
-            .map(drop)
-    }
-
     /// A shard has ended. With the last one, handlers have nothing more to come.
     pub(crate) fn shard_ended(&self) {
         if self.shards_running.fetch_sub(1, SeqCst) == 1 {
-            self.pool.close();
+            self.jobs.close();
         }
     }
 
-    /// Waits for the handlers, as far as they end before the deadline.
-    pub(crate) fn join_handlers(&self, leases: &Leases) {
+    /// When everything is to have ended. Now, if nobody has said.
+    pub(crate) fn stop_by(&self) -> Instant {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
-        let deadline = deadline.unwrap_or_else(Instant::now);
-        let have_ended = self.pool.handover.join(deadline);
-        if !leases.iter().all(|lease| lease.join_late(deadline)) || !have_ended {
-            warning!("handlers that still run are left behind");
+        deadline.unwrap_or_else(Instant::now)
+    }
+}
+
+impl CountConnections for Hub {
+    fn release_seat(&self, bytes: usize, has_come: bool) {
+        self.asked_bytes.fetch_sub(bytes, Relaxed);
+        if !has_come {
+            self.disconnected();
         }
     }
 }

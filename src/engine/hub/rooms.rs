@@ -68,7 +68,7 @@ impl Hub {
         if let Some(refused) = refused {
             return refused;
         }
-        if room.numbers(session) {
+        if room.sends_ids(session.takes_ids()) {
             room.numbered.fetch_add(1, SeqCst);
         }
         room.add(session.id);
@@ -98,7 +98,7 @@ impl Hub {
             return false;
         }
         rooms.change(room);
-        room.remove(session);
+        room.remove(session.id, session.takes_ids());
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
         let _ = reserved.push(mail, job_port::when(self));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use loom::thread;
 
 use super::{Byte, Shard, check};
-use crate::engine::parts::job_queue::Handover;
+use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
@@ -39,7 +39,7 @@ impl Ledger {
 }
 
 struct Model {
-    handover: Handover<u8>,
+    handover: JobQueue<u8>,
     ledger: Ledger,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     eager: bool,
@@ -49,7 +49,7 @@ struct Model {
 impl Model {
     fn new(threads_max: usize, eager: bool) -> Arc<Self> {
         Arc::new(Self {
-            handover: Handover::new(threads_max),
+            handover: JobQueue::new(threads_max),
             ledger: Ledger::default(),
             threads: Mutex::new(Vec::new()),
             eager,
@@ -177,7 +177,7 @@ fn loom_a_blocked_handler_holds_up_no_job_that_a_thread_was_called_for() {
         model.handover.starting_first();
         start_blocking(&model, 1);
         start_blocking(&model, model.handover.push([1, 2], model.now, false));
-        start_blocking(&model, model.handover.call_all());
+        start_blocking(&model, model.handover.wake_for_all());
         model.ledger.wait_for(2);
         model.end();
         assert_eq!(model.ledger.sorted(), [1, 2]);
@@ -237,7 +237,7 @@ fn loom_a_thread_that_can_not_be_started_leaves_its_job_to_the_others() {
 fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
     // The whole round: shard → hand-over → handler → mailbox → shard, twice.
     check(Some(3), || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let mut shard = Shard::new(64);
         handover.starting_first();
         let handler = {
@@ -277,7 +277,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
 fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
     // Each job blocks until the watch has come round for it.
     check(Some(3), || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let rounds = Arc::new(Ledger::default());
         let done = Arc::new(Ledger::default());
         handover.starting_first();
@@ -296,7 +296,7 @@ fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
             thread::spawn(move || {
                 let mut round = 0;
                 while round < 2 {
-                    assert!(handover.park_watch(|| false));
+                    assert!(handover.park_watchdog(|| false));
                     if handover.load().busy {
                         round += 1;
                         rounds.note(round);
@@ -319,14 +319,14 @@ fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
 #[test]
 fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
     check(None, || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let rounds = Arc::new(AtomicBool::new(false));
         let watch = {
             let handover = handover.clone();
             let rounds = rounds.clone();
             thread::spawn(move || {
                 // Nobody takes the job, so from the push on there is something to watch.
-                if handover.park_watch(|| false) {
+                if handover.park_watchdog(|| false) {
                     assert!(handover.load().busy);
                     assert_eq!(handover.load().waiting, 1);
                     rounds.store(true, Ordering::SeqCst);
@@ -342,10 +342,10 @@ fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
 #[test]
 fn loom_close_ends_a_watch_that_is_parked_or_about_to() {
     check(None, || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let watch = {
             let handover = handover.clone();
-            thread::spawn(move || handover.park_watch(|| false))
+            thread::spawn(move || handover.park_watchdog(|| false))
         };
         handover.close();
         assert!(!watch.join().unwrap());

@@ -1,14 +1,12 @@
-//! Shards that run handlers themselves: how they are lent out and handed on, what the watch sees of it, and how many
-//! handlers run at a time.
+//! Shards that run handlers themselves: how they are lent out and handed on, and what the watchdog sees of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{self, Ordering::Relaxed};
 use std::time::Instant;
 
 use loom::thread;
 
 use super::check;
-use crate::engine::parts::job_queue::Handover;
+use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::lease::{Lease, Look, Next};
 use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
@@ -53,7 +51,6 @@ fn work_until_late(
     run: impl Fn(u8),
 ) -> Option<Box<Shard>> {
     loop {
-        lease.set_reserved();
         let mut job = match lease.lend(shard, |shard| shard.jobs.pop()) {
             Ok(job) => job,
             Err(mut back) => {
@@ -152,7 +149,6 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
                 assert_eq!(taken.jobs, [2]);
                 assert!(taken.done.is_empty());
                 // There is no spare thread now, so it is not lent.
-                lease.set_reserved();
                 let refused = lease.lend(taken, |shard| shard.jobs.pop());
                 let taken = refused.expect_err("the other thread is late");
                 taken.jobs.iter().for_each(|&job| blocks(&events, job));
@@ -183,7 +179,7 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
 fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
     // The handler blocks until the watch has handed the shard on, and has come by once more.
     check(Some(3), || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let lease = Arc::new(Shards::new(true));
         let rounds = Arc::new((Mutex::new(0), Condvar::new()));
         let watch = {
@@ -191,7 +187,7 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
             thread::spawn(move || {
                 let mut seen = 0;
                 for _ in 0..3 {
-                    assert!(handover.park_watch(|| lease.is_busy()));
+                    assert!(handover.park_watchdog(|| lease.is_busy()));
                     if lease.look(&mut seen) == Look::Blocked {
                         *lock(&rounds.0) += 1;
                         rounds.1.notify_all();
@@ -200,12 +196,11 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
             })
         };
         let job = {
-            lease.set_reserved();
             lease
                 .lend(shard(&[1]), |shard| shard.jobs.pop())
                 .expect("there is a spare thread")
         };
-        handover.call_watch();
+        handover.wake_watchdog();
         let mut round = lock(&rounds.0);
         while *round < 2 {
             round = wait(&rounds.1, round);
@@ -223,22 +218,21 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
 #[test]
 fn loom_a_watch_that_parks_is_called_for_what_is_lent_after_its_look() {
     check(None, || {
-        let handover = Arc::new(Handover::<u8>::new(1));
+        let handover = Arc::new(JobQueue::<u8>::new(1));
         let lease = Arc::new(Shards::new(true));
         let watch = {
             let (handover, lease) = (handover.clone(), lease.clone());
             // It comes back only because of the lease.
-            thread::spawn(move || assert!(handover.park_watch(|| lease.is_busy())))
+            thread::spawn(move || assert!(handover.park_watchdog(|| lease.is_busy())))
         };
-        lease.set_reserved();
         assert!(lease.lend(shard(&[1]), |shard| shard.jobs.pop()).is_ok());
-        handover.call_watch();
+        handover.wake_watchdog();
         watch.join().unwrap();
     });
 }
 
 #[test]
-fn loom_nothing_is_lent_without_a_spare_thread_or_a_place_among_the_handlers() {
+fn loom_nothing_is_lent_without_a_spare_thread() {
     check(None, || {
         let lease = Arc::new(Shards::new(false));
         let spare = {
@@ -248,115 +242,12 @@ fn loom_nothing_is_lent_without_a_spare_thread_or_a_place_among_the_handlers() {
                 lease.wait().is_none()
             })
         };
-        let refused = lease.lend(shard(&[1]), |shard| shard.jobs.pop());
-        let kept = refused.expect_err("there is no place");
-        assert_eq!(kept.jobs, [1], "its job is still there");
-        lease.set_reserved();
-        // Whoever takes the place while nothing is lent, has it; then nothing is.
-        let taker = {
-            let lease = lease.clone();
-            thread::spawn(move || lease.take_reserved())
-        };
-        let lent = lease.lend(kept, |shard| shard.jobs.pop()).is_ok();
-        let taken = taker.join().unwrap();
-        assert!(!(lent && taken));
-        // One that was in use is not used again, and is had when it is not in use any more.
-        if lent && let Next::Back(shard) = lease.next((), |_, ()| None::<u8>) {
-            assert!(lease.lend(shard, |_| Some(2)).is_err());
-            assert!(lease.take_reserved());
+        // The spare thread may have come by now, or not: its job is never lost.
+        match lease.lend(shard(&[1]), |shard| shard.jobs.pop()) {
+            Ok(job) => assert!(matches!(lease.next(job, |_, _| None::<u8>), Next::Back(_))),
+            Err(kept) => assert_eq!(kept.jobs, [1], "its job is still there"),
         }
         lease.close();
         assert!(spare.join().unwrap());
-    });
-}
-
-/// How many run at a time.
-#[derive(Default)]
-struct Gauge {
-    running: atomic::AtomicUsize,
-    most: atomic::AtomicUsize,
-}
-
-impl Gauge {
-    fn run(&self) {
-        let running = self.running.fetch_add(1, Relaxed) + 1;
-        self.most.fetch_max(running, Relaxed);
-        thread::yield_now();
-        self.running.fetch_sub(1, Relaxed);
-    }
-}
-
-#[test]
-fn loom_no_more_handlers_run_at_a_time_than_there_may_be() {
-    // Room for two, two handler threads, and a shard that may run one itself.
-    check(Some(3), || {
-        let handover = Arc::new(Handover::<u8>::new(2));
-        let gauge = Arc::new(Gauge::default());
-        let handlers: Vec<_> = (0..2)
-            .map(|_| {
-                handover.starting_first();
-                let (handover, gauge) = (handover.clone(), gauge.clone());
-                thread::spawn(move || {
-                    handover.started();
-                    while let Some((_, start)) = handover.take_or_wait(Instant::now, true) {
-                        assert_eq!(start, 0);
-                        gauge.run();
-                    }
-                })
-            })
-            .collect();
-        assert_eq!(handover.push([1, 2], Instant::now(), true), 0);
-        if handover.reserve() {
-            gauge.run();
-            assert_eq!(handover.unreserve(), 0);
-        }
-        handover.close();
-        for handler in handlers {
-            handler.join().unwrap();
-        }
-        assert!(gauge.most.load(Relaxed) <= 2);
-    });
-}
-
-#[test]
-fn loom_a_place_that_is_given_back_calls_a_thread_for_a_job_that_waits() {
-    // Job 1 blocks until job 2 is done. Room for two; one place is a shard's until it gives it back.
-    check(Some(3), || {
-        let handover = Arc::new(Handover::<u8>::new(2));
-        let done = Arc::new((Mutex::new(false), Condvar::new()));
-        assert!(handover.reserve());
-        assert!(!handover.reserve(), "one is left to the threads");
-        let start = |n: usize| -> Vec<_> {
-            let one = |_| {
-                let (handover, done) = (handover.clone(), done.clone());
-                thread::spawn(move || {
-                    handover.started();
-                    while let Some((job, start)) = handover.take_or_wait(Instant::now, true) {
-                        assert_eq!(start, 0, "there is no room");
-                        let mut is_done = lock(&done.0);
-                        while job == 1 && !*is_done {
-                            is_done = wait(&done.1, is_done);
-                        }
-                        *is_done = true;
-                        done.1.notify_all();
-                    }
-                })
-            };
-            (0..n).map(one).collect()
-        };
-        let mut handlers = start(handover.push([1, 2], Instant::now(), true));
-        assert_eq!(handlers.len(), 1);
-        assert_eq!(handover.call_all(), 0);
-        handlers.extend(start(handover.unreserve()));
-        assert_eq!(handlers.len(), 2);
-        let mut is_done = lock(&done.0);
-        while !*is_done {
-            is_done = wait(&done.1, is_done);
-        }
-        drop(is_done);
-        handover.close();
-        for handler in handlers {
-            handler.join().unwrap();
-        }
     });
 }

@@ -5,18 +5,21 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loom::thread;
 
 use super::{Reactor, check, hub, hub_with_places};
-use crate::engine::handlers::pool::{Lend, Pool};
+use crate::engine::handlers::inline::{JobSource, run_inline};
+use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
+use crate::engine::model::job::{Done, Job};
 use crate::engine::model::program::{Events, Interests, Welcome};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
+use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::engine::reactor::Core;
@@ -113,14 +116,14 @@ impl Events for Diary {
 
 /// A handler thread, as in `Pool::work`.
 fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
-    let handover = &hub.pool.handover;
+    let handover = &hub.jobs.queue;
     handover.started();
     while let Some((job, start)) = handover.take(now, true).or_else(|| {
         hub.wake_deferred();
         handover.take_or_wait(|| now, true)
     }) {
         assert_eq!(start, 0, "all threads are there");
-        Pool::handle(hub, diary, job);
+        run_queued(hub, diary, job);
     }
 }
 
@@ -184,7 +187,7 @@ fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_t
                 shard.sleep();
             }
         }
-        hub.pool.close();
+        hub.jobs.close();
         for handler in handlers {
             handler.join().unwrap();
         }
@@ -198,11 +201,27 @@ struct Lent {
     has_ended: Arc<atomic::AtomicBool>,
 }
 
-impl Lend for Box<Lent> {
-    type Transport = Script;
+impl JobSource for Box<Lent> {
+    fn next_job(&mut self) -> Option<Job> {
+        self.reactor.core.next_job()
+    }
 
-    fn core(&mut self) -> &mut Core<Script> {
-        &mut self.reactor.core
+    fn job_done(
+        &mut self,
+        to: Option<(u16, Key)>,
+        done: Option<Done>,
+        took: Duration,
+        now: Instant,
+    ) {
+        self.reactor.core.job_done(to, done, took, now);
+    }
+
+    fn runs_inline(&self) -> bool {
+        self.reactor.core.runs_inline()
+    }
+
+    fn defer_all(&mut self) {
+        self.reactor.core.defer_all();
     }
 }
 
@@ -213,21 +232,20 @@ fn turn_and_handle(
     lease: &Lease<Box<Lent>>,
     mut next: Option<Box<Lent>>,
 ) {
-    let run = hub.pool.run_of_shard();
+    let run = hub.jobs.add_shard_thread();
     while let Some(mut shard) = next {
         let now = shard.reactor.now;
         loop {
             shard.reactor.turn(report);
             if shard.reactor.core.has_jobs() {
-                match Pool::run_lent(hub, diary, lease, &run, shard, || now) {
+                match run_inline(hub, diary, lease, &run, shard, || now) {
                     Some(back) => shard = back,
                     None => break,
                 }
                 shard.reactor.turn(report);
             }
             if shard.reactor.core.conns.len() == 0 && !shard.reactor.core.has_jobs() {
-                Pool::give_back_place(hub, lease);
-                hub.pool.close();
+                hub.jobs.close();
                 lease.close();
                 return;
             }
@@ -283,6 +301,5 @@ fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it
             thread.join().unwrap();
         }
         assert_eq!(*lock(&diary.told), "open 1 2 close");
-        assert!(hub.pool.handover.reserve(), "no place is lost");
     });
 }

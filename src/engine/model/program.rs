@@ -36,6 +36,8 @@ pub(crate) struct Interests {
     /// Subprotocols that the program speaks by itself. The first that a client offers is chosen, unless the handshake
     /// handler has chosen.
     pub(crate) subprotocols: &'static [&'static str],
+    /// The subprotocol whose sessions receive the messages of rooms that keep a history with their room and id.
+    pub(crate) subprotocol_with_ids: Option<&'static str>,
 }
 
 /// What becomes of a message that was just received.

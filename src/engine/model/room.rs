@@ -9,8 +9,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::engine::hub::Hub;
-use crate::engine::model::session::Session;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::poison::lock;
 use crate::engine::parts::small_set::Members;
@@ -123,9 +121,12 @@ impl Room {
     }
 
     /// The room of the event streams that follow it.
-    pub(crate) fn room_of_streams(self: &Arc<Self>, hub: &Hub) -> &Arc<Room> {
+    pub(crate) fn room_of_streams(
+        self: &Arc<Self>,
+        next_number: impl FnOnce() -> u64,
+    ) -> &Arc<Room> {
         self.streams.get_or_init(|| {
-            let number = hub.next_room_number();
+            let number = next_number();
             let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
             streams.followed = Arc::downgrade(self);
             Arc::new(streams)
@@ -152,17 +153,17 @@ impl Room {
         self.number + 1
     }
 
-    /// Among whom somebody is.
-    pub(crate) fn number_for(&self, session: &Session) -> u64 {
-        match self.numbers(session) {
+    /// The number of the members that a session is among, by whether it takes ids.
+    pub(crate) fn number_for(&self, takes_ids: bool) -> u64 {
+        match self.sends_ids(takes_ids) {
             true => self.number_of_numbered(),
             false => self.number,
         }
     }
 
-    /// Whether it sends its messages with their ids to that session.
-    pub(crate) fn numbers(&self, session: &Session) -> bool {
-        self.stays() && session.is_numbered()
+    /// Whether it sends its messages with their ids to a session, by whether that takes ids.
+    pub(crate) fn sends_ids(&self, takes_ids: bool) -> bool {
+        takes_ids && self.stays()
     }
 
     /// Whether it stays when nobody is in it.
@@ -235,8 +236,8 @@ impl Room {
 
     /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
     /// from: by whoever has called this, or when the stream ends that has begun with it.
-    pub(crate) fn follow(self: &Arc<Self>, hub: &Hub) -> Option<Arc<Room>> {
-        let streams = self.room_of_streams(hub);
+    pub(crate) fn follow(self: &Arc<Self>, next_number: impl FnOnce() -> u64) -> Option<Arc<Room>> {
+        let streams = self.room_of_streams(next_number);
         streams.enter();
         if self.enter() {
             return Some(streams.clone());
@@ -278,10 +279,9 @@ impl Room {
         on.reached.fetch_add(1, SeqCst);
     }
 
-    pub(crate) fn remove(&self, session: &Session) {
-        let id = session.id;
+    pub(crate) fn remove(&self, id: ConnectionId, takes_ids: bool) {
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
-        if self.numbers(session) {
+        if self.sends_ids(takes_ids) {
             self.numbered.fetch_sub(1, SeqCst);
         }
     }

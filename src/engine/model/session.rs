@@ -12,7 +12,6 @@ use crate::engine::model::room::Room;
 use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::poison::lock;
-use crate::protocol::procedures;
 use crate::report::Span;
 use crate::request::RequestHead;
 
@@ -47,6 +46,8 @@ struct Rare {
     client: Option<IpAddr>,
     /// What was chosen of the subprotocols that the client has offered.
     subprotocol: Option<Box<str>>,
+    /// The subprotocol is one whose messages have ids (`Interests::subprotocol_with_ids`).
+    takes_ids: bool,
     /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
     talk: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
@@ -81,6 +82,7 @@ impl Session {
         id: ConnectionId,
         request: &RequestHead,
         subprotocol: Option<String>,
+        takes_ids: bool,
         form: Form,
     ) -> Self {
         let peer = request.peer_addr();
@@ -89,6 +91,7 @@ impl Session {
         let rare = Rare {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
+            takes_ids,
             talk: OnceLock::new(),
         };
         Self {
@@ -135,9 +138,9 @@ impl Session {
         self.rare.as_ref()?.subprotocol.as_deref()
     }
 
-    /// Whether it gets messages of rooms with their ids there.
-    pub(crate) fn is_numbered(&self) -> bool {
-        self.subprotocol() == Some(procedures::V1)
+    /// Whether it receives the messages of rooms that keep a history with their room and id.
+    pub(crate) fn takes_ids(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.takes_ids)
     }
 
     /// What the program keeps for what it speaks with this client; `None` if it speaks no subprotocol of its own.

@@ -4,18 +4,12 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
-use crate::engine::handlers::pool::Pool;
-use crate::engine::hub::Hub;
-use crate::engine::hub::admission::quoted;
-use crate::engine::model::job::Work;
-use crate::engine::model::program::Welcome;
 use crate::engine::parts::peer_limits::Place;
+use crate::engine::parts::unwind::caught;
 use crate::protocol::handshake::Handshake;
-use crate::report::limited;
-use crate::request::{Reject, RequestHead, check_accept};
+use crate::request::{Reject, RequestHead};
 
 /// How a handshake is accepted.
 #[derive(Default)]
@@ -26,32 +20,16 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    /// What the program says to a request, if it can be sent. A handler's thread asks.
-    pub(crate) fn by(
-        hub: &Arc<Hub>,
-        request: &RequestHead,
-        answer: Result<Welcome, Reject>,
-    ) -> Result<Self, Reject> {
-        let Welcome {
-            subprotocol,
-            headers,
-            attachment,
-        } = answer.map_err(Reject::checked)?;
-        let kept = attachment.map(|attachment| Kept::new(hub, attachment));
-        if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
-            limited!(
-                hub.said.bad_accept,
-                error,
-                "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
-                quoted(request.path())
-            );
-            return Err(Reject::internal_error());
-        }
-        Ok(Self {
+    pub(crate) fn new(
+        subprotocol: Option<String>,
+        headers: Vec<(String, String)>,
+        kept: Option<Kept>,
+    ) -> Self {
+        Self {
             subprotocol,
             headers,
             kept,
-        })
+        }
     }
 
     /// Where no handler is asked: with the first of these subprotocols that the client offers.
@@ -74,18 +52,30 @@ impl Granted {
     }
 }
 
+/// Whoever has the handler threads, for [`Kept`].
+pub(crate) trait DropOnHandler: Send + Sync {
+    /// Whether the calling thread is a handler.
+    fn is_handler(&self) -> bool;
+
+    /// Has a handler drop something. It comes back where there are no handlers any more.
+    fn drop_on_handler(self: Arc<Self>, kept: Kept) -> Result<(), Kept>;
+}
+
 /// What the program keeps for a connection that may never open. Dropping it is user code, so it is left to the handlers
 /// wherever that happens.
 pub(crate) struct Kept {
     attachment: Option<Arc<dyn Any + Send + Sync>>,
-    pub(crate) hub: Weak<Hub>,
+    handlers: Weak<dyn DropOnHandler>,
 }
 
 impl Kept {
-    fn new(hub: &Arc<Hub>, attachment: Arc<dyn Any + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        attachment: Arc<dyn Any + Send + Sync>,
+        handlers: Weak<dyn DropOnHandler>,
+    ) -> Self {
         Self {
             attachment: Some(attachment),
-            hub: Arc::downgrade(hub),
+            handlers,
         }
     }
 
@@ -97,26 +87,20 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let Some(attachment) = self.attachment.take() else {
+        let Some(mut attachment) = self.attachment.take() else {
             return;
         };
-        let here = |attachment| {
-            // Nobody is left to tell of a panic.
-            crate::engine::hub::job_port::caught(|| drop(attachment));
-        };
-        match self.hub.upgrade() {
-            Some(hub) if !crate::engine::hub::job_port::is_handler_of(&hub) => {
-                let kept = Self {
-                    attachment: Some(attachment),
-                    hub: std::mem::take(&mut self.hub),
-                };
-                // Without handlers, it is dropped here after all.
-                if let Err(Work::Drop(mut kept)) = Pool::push_work(&hub, Work::Drop(kept)) {
-                    kept.attachment.take().map(here);
-                }
+        if let Some(handlers) = self.handlers.upgrade()
+            && !handlers.is_handler()
+        {
+            let kept = Self::new(attachment, self.handlers.clone());
+            match handlers.drop_on_handler(kept).map_err(Self::take) {
+                Err(Some(back)) => attachment = back,
+                _ => return,
             }
-            _ => here(attachment),
         }
+        // Nobody is left to tell of a panic.
+        caught(|| drop(attachment));
     }
 }
 
@@ -188,9 +172,15 @@ impl Accepted {
     }
 }
 
+/// Whoever counts connections, for [`Seat`].
+pub(crate) trait CountConnections: Send + Sync {
+    /// A request's bytes count no longer; nor does its connection, unless that has come.
+    fn release_seat(&self, bytes: usize, has_come: bool);
+}
+
 /// Counts as a connection that is still to come, and for what its request takes.
 pub(crate) struct Seat {
-    pub(crate) hub: Weak<Hub>,
+    pub(crate) counts: Weak<dyn CountConnections>,
     pub(crate) bytes: usize,
     /// The connection counts instead.
     pub(crate) is_given: bool,
@@ -198,11 +188,8 @@ pub(crate) struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(hub) = self.hub.upgrade() {
-            hub.asked_bytes.fetch_sub(self.bytes, Relaxed);
-            if !self.is_given {
-                hub.disconnected();
-            }
+        if let Some(counts) = self.counts.upgrade() {
+            counts.release_seat(self.bytes, self.is_given);
         }
     }
 }

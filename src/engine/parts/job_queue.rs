@@ -12,7 +12,7 @@ use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Orderin
 /// A push that finds the last job taken longer ago than this calls a further thread: those at work seem to be blocked.
 const STALE: Duration = Duration::from_micros(50);
 
-pub(crate) struct Handover<J> {
+pub(crate) struct JobQueue<J> {
     queue: Mutex<Queue<J>>,
     /// Told when a thread is called.
     work: Condvar,
@@ -21,7 +21,7 @@ pub(crate) struct Handover<J> {
     /// Told when a thread ends.
     ended: Condvar,
     /// As in the queue, or about to be.
-    watch_parked: AtomicBool,
+    watchdog_parked: AtomicBool,
     threads_max: usize,
 }
 
@@ -32,15 +32,13 @@ struct Queue<J> {
     /// Those that wait and are not called.
     idle: usize,
     /// Those that wait and are called.
-    tickets: usize,
+    wakeups: usize,
     /// Those that are being started.
     starting: usize,
-    /// Of all that may be at work, those that are not, since shards run handlers themselves.
-    reserved: usize,
     /// How many jobs have been taken, and when the last one was.
     taken: u64,
     taken_at: Option<Instant>,
-    watch_parked: bool,
+    watchdog_parked: bool,
     closed: bool,
 }
 
@@ -55,25 +53,24 @@ pub(crate) struct Load {
     pub(crate) busy: bool,
 }
 
-impl<J> Handover<J> {
+impl<J> JobQueue<J> {
     pub(crate) fn new(threads_max: usize) -> Self {
         Self {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
                 threads: 0,
                 idle: 0,
-                tickets: 0,
+                wakeups: 0,
                 starting: 0,
-                reserved: 0,
                 taken: 0,
                 taken_at: None,
-                watch_parked: false,
+                watchdog_parked: false,
                 closed: false,
             }),
             work: Condvar::new(),
             watch: Condvar::new(),
             ended: Condvar::new(),
-            watch_parked: AtomicBool::new(false),
+            watchdog_parked: AtomicBool::new(false),
             threads_max: threads_max.max(1),
         }
     }
@@ -106,32 +103,13 @@ impl<J> Handover<J> {
     }
 
     fn pushed(&self, mut queue: MutexGuard<'_, Queue<J>>, now: Instant, eager: bool) -> usize {
-        self.unpark_watch(&mut queue);
+        self.unpark_watchdog(&mut queue);
         let none_at_work = queue.idle == queue.threads;
         let stale = queue
             .taken_at
             .is_some_and(|at| now.saturating_duration_since(at) > STALE);
         let threads = usize::from(none_at_work || stale || eager);
         let called = queue.call(threads, self.threads_max);
-        drop(queue);
-        self.notify(called)
-    }
-
-    /// Keeps one place at work free for a shard, which runs handlers itself. False if too many are taken: one is always
-    /// left to the threads, lest their jobs wait for ever.
-    pub(crate) fn reserve(&self) -> bool {
-        let mut queue = lock(&self.queue);
-        let left = self.threads_max - queue.reserved;
-        let is_free = left > 1 && queue.at_work() < left;
-        queue.reserved += usize::from(is_free);
-        is_free
-    }
-
-    /// Gives that place back. Returns how many threads the caller is to start.
-    pub(crate) fn unreserve(&self) -> usize {
-        let mut queue = lock(&self.queue);
-        queue.reserved -= 1;
-        let called = queue.call(1, self.threads_max);
         drop(queue);
         self.notify(called)
     }
@@ -146,7 +124,7 @@ impl<J> Handover<J> {
     }
 
     /// Calls a thread for every job that waits. Returns how many are to be started.
-    pub(crate) fn call_all(&self) -> usize {
+    pub(crate) fn wake_for_all(&self) -> usize {
         let mut queue = lock(&self.queue);
         let waiting = queue.jobs.len();
         let called = queue.call(waiting, self.threads_max);
@@ -154,7 +132,7 @@ impl<J> Handover<J> {
         self.notify(called)
     }
 
-    /// Room for the first thread. Further ones are asked for by `push`, `take` and `call_all`.
+    /// Room for the first thread. Further ones are asked for by `push`, `take` and `wake_for_all`.
     pub(crate) fn starting_first(&self) {
         let mut queue = lock(&self.queue);
         queue.threads += 1;
@@ -210,11 +188,11 @@ impl<J> Handover<J> {
                 return None;
             }
             queue.idle += 1;
-            while queue.tickets == 0 && !queue.closed {
+            while queue.wakeups == 0 && !queue.closed {
                 queue = wait(&self.work, queue);
             }
-            if queue.tickets > 0 {
-                queue.tickets -= 1;
+            if queue.wakeups > 0 {
+                queue.wakeups -= 1;
             } else {
                 queue.idle -= 1;
             }
@@ -231,35 +209,35 @@ impl<J> Handover<J> {
     }
 
     /// The watch waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
-    /// with `call_watch`. False once the queue is closed.
-    pub(crate) fn park_watch(&self, is_busy: impl Fn() -> bool) -> bool {
+    /// with `wake_watchdog`. False once the queue is closed.
+    pub(crate) fn park_watchdog(&self, is_busy: impl Fn() -> bool) -> bool {
         let mut queue = lock(&self.queue);
         if !queue.is_busy() {
-            queue.watch_parked = true;
+            queue.watchdog_parked = true;
             // Before it looks elsewhere: what begins there after the look finds it set.
-            self.watch_parked.store(true, Ordering::Relaxed);
+            self.watchdog_parked.store(true, Ordering::Relaxed);
             if is_busy() {
-                queue.watch_parked = false;
+                queue.watchdog_parked = false;
             }
-            while queue.watch_parked && !queue.closed {
+            while queue.watchdog_parked && !queue.closed {
                 queue = wait(&self.watch, queue);
             }
-            queue.watch_parked = false;
-            self.watch_parked.store(false, Ordering::Relaxed);
+            queue.watchdog_parked = false;
+            self.watchdog_parked.store(false, Ordering::Relaxed);
         }
         !queue.closed
     }
 
     /// There is something to watch elsewhere. To be called after the lock under which `is_busy` looks for it.
-    pub(crate) fn call_watch(&self) {
-        if self.watch_parked.load(Ordering::Relaxed) {
-            self.unpark_watch(&mut lock(&self.queue));
+    pub(crate) fn wake_watchdog(&self) {
+        if self.watchdog_parked.load(Ordering::Relaxed) {
+            self.unpark_watchdog(&mut lock(&self.queue));
         }
     }
 
-    fn unpark_watch(&self, queue: &mut Queue<J>) {
-        if queue.watch_parked {
-            queue.watch_parked = false;
+    fn unpark_watchdog(&self, queue: &mut Queue<J>) {
+        if queue.watchdog_parked {
+            queue.watchdog_parked = false;
             self.watch.notify_one();
         }
     }
@@ -310,14 +288,14 @@ struct Called {
 impl<J> Queue<J> {
     /// Calls up to `n` threads, but no more than there are jobs to take, and than may be at work.
     fn call(&mut self, n: usize, threads_max: usize) -> Called {
-        let on_their_way = self.tickets + self.starting;
-        let room = threads_max.saturating_sub(self.reserved + self.at_work());
+        let on_their_way = self.wakeups + self.starting;
+        let room = threads_max.saturating_sub(self.at_work());
         let wanted = n
             .min(self.jobs.len().saturating_sub(on_their_way))
             .min(room);
         let woken = wanted.min(self.idle);
         self.idle -= woken;
-        self.tickets += woken;
+        self.wakeups += woken;
         let started = wanted - woken;
         self.threads += started;
         self.starting += started;

@@ -32,10 +32,6 @@ struct State<S> {
     spare: bool,
     /// A handler still runs whose shard goes on elsewhere.
     late: bool,
-    /// A place among the handlers is kept for this shard.
-    reserved: bool,
-    /// Others need that place more: it is not used again.
-    recalled: bool,
     /// The shard has ended.
     closed: bool,
 }
@@ -71,8 +67,6 @@ impl<S> Lease<S> {
                 handed_on: None,
                 spare,
                 late: false,
-                reserved: false,
-                recalled: false,
                 closed: false,
             }),
             called: Condvar::new(),
@@ -87,7 +81,7 @@ impl<S> Lease<S> {
         job: impl FnOnce(&mut S) -> Option<J>,
     ) -> Result<J, S> {
         let mut state = lock(&self.state);
-        if !state.spare || !state.reserved || state.recalled {
+        if !state.spare {
             return Err(shard);
         }
         let Some(job) = job(&mut shard) else {
@@ -126,8 +120,6 @@ impl<S> Lease<S> {
             state.handed_on = Some(shard);
             state.spare = false;
             state.late = true;
-            // It is the late thread that gives the place back.
-            state.reserved = false;
             self.called.notify_one();
         }
         match () {
@@ -163,20 +155,6 @@ impl<S> Lease<S> {
             }
             state = wait(&self.called, state);
         }
-    }
-
-    /// A place among the handlers is kept for this shard from now on.
-    pub(crate) fn set_reserved(&self) {
-        let mut state = lock(&self.state);
-        state.reserved = true;
-        state.recalled = false;
-    }
-
-    /// Takes that place; one that is in use is not used again. Returns whether it was taken.
-    pub(crate) fn take_reserved(&self) -> bool {
-        let mut state = lock(&self.state);
-        state.recalled = state.lent.is_some();
-        !state.recalled && std::mem::take(&mut state.reserved)
     }
 
     /// The shard has ended.

@@ -19,4 +19,5 @@ pub(crate) mod small_set;
 pub(crate) mod sync;
 pub(crate) mod timers;
 pub(crate) mod token;
+pub(crate) mod unwind;
 pub(crate) mod usage_index;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::handlers::pool::Pool;
+use crate::engine::handlers::pool;
 use crate::engine::model::job::{Done, Job};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::Core;
@@ -11,21 +11,21 @@ use crate::transport::Transport;
 impl<T: Transport> Core<T> {
     /// Jobs go to the handlers, unless they are to run here.
     pub(crate) fn hand_over(&mut self) {
-        if !self.runs_here {
-            Pool::push(&self.hub, &mut self.jobs, self.now);
+        if !self.runs_inline {
+            pool::push(&self.hub, &mut self.jobs, self.now);
         }
     }
 
     /// Jobs can't run here at present.
-    pub(crate) fn hand_over_all(&mut self) {
+    pub(crate) fn defer_all(&mut self) {
         self.quickness.postpone(self.now);
-        self.runs_here = false;
+        self.runs_inline = false;
         self.hand_over();
     }
 
     /// Whether the shard's own thread is to run jobs.
-    pub(crate) fn runs_here(&self) -> bool {
-        self.runs_here
+    pub(crate) fn runs_inline(&self) -> bool {
+        self.runs_inline
     }
 
     pub(crate) fn has_jobs(&self) -> bool {
@@ -39,7 +39,7 @@ impl<T: Transport> Core<T> {
 
     /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
     /// handlers have sent.
-    pub(crate) fn ran_here(
+    pub(crate) fn job_done(
         &mut self,
         to: Option<(u16, Key)>,
         done: Option<Done>,
@@ -50,12 +50,12 @@ impl<T: Transport> Core<T> {
             self.dones.push((key, done));
         }
         self.quickness.ran(took, now);
-        self.runs_here &= !self.quickness.is_paused();
+        self.runs_inline &= !self.quickness.is_paused();
     }
 
     /// Another thread goes on with the shard, since a handler takes long.
     pub(crate) fn was_handed_on(&mut self, now: Instant) {
         self.quickness.found_slow(now);
-        self.runs_here = false;
+        self.runs_inline = false;
     }
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::engine::handlers::pool::Pool;
+use crate::engine::handlers::pool;
 use crate::engine::hub::{Hub, Link};
 use crate::engine::model::command::{Mail, Newcomer, Upgraded, Word};
 use crate::engine::model::job::{Done, Job, Work};
@@ -72,7 +72,7 @@ pub(crate) struct Core<T: Transport> {
     /// For the handlers, at the end of this turn.
     pub(crate) jobs: VecDeque<Job>,
     /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
-    pub(crate) runs_here: bool,
+    pub(crate) runs_inline: bool,
     pub(crate) quickness: Quickness,
     /// What came of those that have run here.
     pub(crate) dones: Vec<(Key, Done)>,
@@ -176,7 +176,7 @@ impl<T: Transport> Core<T> {
             leaving: VecDeque::new(),
             spare_slots: Spare::default(),
             jobs: VecDeque::new(),
-            runs_here: false,
+            runs_inline: false,
             quickness: Quickness::new(now),
             dones: Vec::new(),
             delivery: Delivery::new(&hub.settings),
@@ -213,8 +213,8 @@ impl<T: Transport> Core<T> {
         self.now = now;
         self.timers.go_on(now);
         self.tick = self.timers.now(now);
-        self.runs_here = self.hub.settings.adaptive_handlers
-            && self.quickness.is_quick(now, || self.hub.pool.is_slow());
+        self.runs_inline = self.hub.settings.adaptive_handlers
+            && self.quickness.is_quick(now, || self.hub.jobs.is_slow());
         self.count_pace();
         self.take_mail();
         let mut dones = std::mem::take(&mut self.dones);
@@ -721,7 +721,7 @@ impl<T: Transport> Core<T> {
             }
             self.free(slot);
         }
-        Pool::push(&self.hub, &mut self.jobs, self.now);
+        pool::push(&self.hub, &mut self.jobs, self.now);
     }
 
     /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.

@@ -81,7 +81,13 @@ impl<T: Transport> Core<T> {
     pub(crate) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| self.delivery.rooms.0.get(&room.number_for(session))?.run)
+            .filter_map(|room| {
+                self.delivery
+                    .rooms
+                    .0
+                    .get(&room.number_for(session.takes_ids()))?
+                    .run
+            })
             .collect()
     }
 
@@ -93,7 +99,7 @@ impl<T: Transport> Core<T> {
         let number = slot
             .and_then(|slot| self.open_ws(slot))
             .filter(|ws| ws.session.is_seen(&room))
-            .map(|ws| room.number_for(&ws.session));
+            .map(|ws| room.number_for(ws.session.takes_ids()));
         let (Some(slot), Some(number)) = (slot, number) else {
             room.unreach(self.index);
             self.lose_replay(replay.len() as u64);
@@ -114,7 +120,7 @@ impl<T: Transport> Core<T> {
         let number = self
             .open_ws(slot)
             .filter(|ws| ws.session.is_seen(&room))
-            .map(|ws| room.number_for(&ws.session));
+            .map(|ws| room.number_for(ws.session.takes_ids()));
         let Some(number) = number else {
             return;
         };
@@ -145,11 +151,13 @@ impl<T: Transport> Core<T> {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
             if held {
-                self.delivery.rooms.remove(room.number_for(&session), key);
+                self.delivery
+                    .rooms
+                    .remove(room.number_for(session.takes_ids()), key);
                 room.unreach(self.index);
             }
             if wanted {
-                room.remove(&session);
+                room.remove(session.id, session.takes_ids());
                 if form == Form::Frames {
                     self.hub.common.room_members.sub(1);
                 }

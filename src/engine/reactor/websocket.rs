@@ -331,7 +331,10 @@ impl<T: Transport> Core<T> {
             preface,
             form,
         } = opening;
-        let session = Arc::new(Session::new(id, &request, granted.subprotocol, form));
+        let with_ids = self.interests.subprotocol_with_ids;
+        let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
+        let session = Session::new(id, &request, granted.subprotocol, takes_ids, form);
+        let session = Arc::new(session);
         if let Some(attachment) = granted.kept.and_then(Kept::take) {
             let _ = session.attachment.set(attachment);
         }

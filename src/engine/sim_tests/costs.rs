@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::wire::client_text;
 use super::world::{Setup, World, echo};
-use crate::engine::handlers::pool::Pool;
+use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Audience, Hub};
 use crate::engine::model::job::{Event, Job, Work};
 use crate::engine::parts::id::{ConnectionId, Key};
@@ -338,7 +338,7 @@ fn what_handlers_send_wakes_nobody_before_they_end_and_then_each_sleeping_shard_
     for _ in 0..10 {
         let event = Event::Message(Message::new("message"));
         let work = Work::Session(world.session(client), vec![event], 0);
-        Pool::run_here(&sleepers.hub, Job { to: None, work }, true);
+        simulate(&sleepers.hub, Job { to: None, work }, RunOn::Shard);
     }
     assert_eq!(sleepers.wakes(), [0; 4]);
     sleepers.hub.wake_deferred();

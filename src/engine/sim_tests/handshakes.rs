@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
+use crate::engine::handlers::pre_admission::authorize;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Received, Upgraded};
 use crate::engine::model::program::{Interests, Welcome};
@@ -544,7 +545,7 @@ fn ask(world: &World, path: &str, more: &str) -> Told1 {
     let then = told.clone();
     let peer = ([192, 0, 2, 1], 1234).into();
     let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
-    world.hub.ask(head(path, more), peer, Box::new(tell));
+    authorize(&world.hub, head(path, more), peer, Box::new(tell));
     told
 }
 
@@ -621,7 +622,7 @@ fn who_asks_in_vain_is_told_at_once() {
     let then = told.clone();
     let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
     let peer = ([192, 0, 2, 1], 1234).into();
-    world.hub.ask(no_handshake, peer, Box::new(tell));
+    authorize(&world.hub, no_handshake, peer, Box::new(tell));
     assert_eq!(rejected(&told).status(), 426);
     assert_eq!(world.metrics().handshake_failures.not_an_upgrade, 1);
     world.hub.stop(Duration::ZERO);
@@ -670,7 +671,7 @@ fn who_asks_a_program_that_has_ended_is_told_so() {
     let (mut world, _) = gated(Limits::default());
     world.stop(Duration::from_secs(1));
     world.finish();
-    world.hub.pool.close();
+    world.hub.jobs.close();
     assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
 }
 

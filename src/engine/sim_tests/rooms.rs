@@ -98,6 +98,7 @@ impl Game {
         let world = World::new(Setup {
             limits,
             interests: Interests {
+                subprotocol_with_ids: Some(procedures::V1),
                 handshake: long,
                 ..Setup::default().interests
             },

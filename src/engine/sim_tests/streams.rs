@@ -37,7 +37,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: 
     let Ok(reserved) = hub.reserve_stream(session, 1 << 20) else {
         return;
     };
-    let rooms = [room.follow(hub).unwrap()];
+    let rooms = [hub.follow(room).unwrap()];
     let beginning = Beginning {
         preface: [HEAD, PREAMBLE].concat(),
         rooms: &rooms,
@@ -445,7 +445,7 @@ fn a_client_that_goes_while_the_beginning_of_its_stream_is_held_back_leaves_noth
     assert_eq!(scene.room.streams_len(), 1);
     scene.world.client_ends(slow);
     scene.world.assert_empty();
-    let streams = scene.room.room_of_streams(&scene.world.hub);
+    let streams = scene.room.room_of_streams(|| panic!("it is followed"));
     assert!(!streams.reaches(0), "nothing goes there");
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::wire::{ACCEPT, Frame, Pipe, Together, UPGRADE, Wire, client_text, lock, parse_frames};
-use crate::engine::handlers::pool::Pool;
+use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Audience, Hub};
 use crate::engine::model::command::{Mail, Upgraded, Word};
 use crate::engine::model::job::{Job, Work};
@@ -278,7 +278,7 @@ impl World {
             vec![Box::new(Alarm(rung.clone()))],
             program.clone(),
         );
-        hub.pool.handover.starting_first();
+        hub.jobs.queue.starting_first();
         let _ = program.hub.set(Arc::downgrade(&hub));
         let base = Instant::now();
         let mut core = Core::new(0, hub.clone(), program.clone(), (), base);
@@ -544,7 +544,7 @@ impl World {
 
     /// Runs a job that was held.
     pub(super) fn run_held_job(&mut self, job: Job) {
-        Pool::run_here(&self.hub, job, false);
+        simulate(&self.hub, job, RunOn::Pool);
     }
 
     /// Runs one of the jobs that were handed over. The shard is not woken for it yet.
@@ -552,14 +552,14 @@ impl World {
         let lent_from = self.jobs.len() - self.lent;
         let job = self.jobs.remove(index);
         if index < lent_from {
-            Pool::run_here(&self.hub, job, false);
+            simulate(&self.hub, job, RunOn::Pool);
             return;
         }
         self.lent -= 1;
         let to = job.to;
-        let done = Pool::run_here(&self.hub, job, true);
+        let done = simulate(&self.hub, job, RunOn::Shard);
         let now = self.base + self.now;
-        self.core().ran_here(to, done, Duration::ZERO, now);
+        self.core().job_done(to, done, Duration::ZERO, now);
         // Its thread goes on with it.
         self.asleep_until = Some(self.now);
     }
@@ -651,11 +651,11 @@ impl World {
         self.core().turn();
         // Handlers of the last turn that still run: the shard has gone on without their thread.
         self.lent = 0;
-        while let Some((job, started)) = self.hub.pool.handover.take(now, false) {
+        while let Some((job, started)) = self.hub.jobs.queue.take(now, false) {
             assert_eq!(started, 0);
             self.push_job(job);
         }
-        if self.core().runs_here() {
+        if self.core().runs_inline() {
             while let Some(job) = self.core().next_job() {
                 self.push_job(job);
                 self.lent += 1;
@@ -859,7 +859,7 @@ impl World {
         let now = self.base + self.now;
         self.core.take().unwrap().finish();
         self.lent = 0;
-        while let Some((job, _)) = self.hub.pool.handover.take(now, false) {
+        while let Some((job, _)) = self.hub.jobs.queue.take(now, false) {
             self.jobs.push(job);
         }
         while !self.jobs.is_empty() {

@@ -12,8 +12,10 @@ use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 
 use crate::aside::as_shard;
-use crate::engine::handlers::pool::{Lend, Pool};
+use crate::engine::handlers::inline::{JobSource, run_inline};
 use crate::engine::hub::Hub;
+use crate::engine::model::job::{Done, Job};
+use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::token::{LISTENER, WAKER};
 use crate::engine::reactor::Core;
@@ -57,17 +59,32 @@ impl Drop for Ending {
             // not be noticed.
             self.hub.stop(Duration::ZERO);
         }
-        Pool::give_back_place(&self.hub, &self.lease);
         self.hub.shard_ended();
         self.lease.close();
     }
 }
 
-impl Lend for Box<Shard> {
-    type Transport = TcpStream;
+impl JobSource for Box<Shard> {
+    fn next_job(&mut self) -> Option<Job> {
+        self.core.next_job()
+    }
 
-    fn core(&mut self) -> &mut Core<TcpStream> {
-        &mut self.core
+    fn job_done(
+        &mut self,
+        to: Option<(u16, Key)>,
+        done: Option<Done>,
+        took: Duration,
+        now: Instant,
+    ) {
+        self.core.job_done(to, done, took, now);
+    }
+
+    fn runs_inline(&self) -> bool {
+        self.core.runs_inline()
+    }
+
+    fn defer_all(&mut self) {
+        self.core.defer_all();
     }
 }
 
@@ -111,13 +128,13 @@ impl Shard {
 
     /// What a shard's thread does: turns the shard, and waits as the spare one when it is late.
     fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
-        let run = hub.pool.run_of_shard();
+        let run = hub.jobs.add_shard_thread();
         while let Some(mut shard) = next {
             let events = shard.core.events.clone();
             loop {
                 as_shard(|| shard.turn());
-                if shard.core.has_jobs() && shard.core.runs_here() {
-                    match Pool::run_lent(hub, &*events, lease, &run, shard, Instant::now) {
+                if shard.core.has_jobs() && shard.core.runs_inline() {
+                    match run_inline(hub, &*events, lease, &run, shard, Instant::now) {
                         Some(back) => shard = back,
                         None => break,
                     }

@@ -1,4 +1,4 @@
-//! The watch: looks after handlers that take long.
+//! The watchdog: looks after handlers that take long.
 //!
 //! Each millisecond while handlers run, it wakes shards for what handlers have sent and then blocked on, calls
 //! threads for jobs that nobody comes to, has shards go on whose own thread is held up, and counts the blocked. When
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::handlers::pool::Pool;
+use crate::engine::handlers::pool;
 use crate::engine::hub::Hub;
 use crate::engine::parts::lease::Look;
 use crate::engine::threads::shard::Leases;
@@ -26,7 +26,7 @@ const QUIET_TICKS: u32 = 16;
 
 /// Runs until the pool is closed.
 pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
-    let pool = &hub.pool;
+    let port = &hub.jobs;
     let mut seen = Vec::new();
     let mut turns = vec![0; leases.len()];
     let mut taken = 0;
@@ -37,14 +37,15 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
     loop {
         // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
         let is_busy = || leases.iter().any(|lease| lease.is_busy());
-        if quiet && quiet_ticks >= QUIET_TICKS && !pool.handover.park_watch(is_busy) {
+        if quiet && quiet_ticks >= QUIET_TICKS && !port.queue.park_watchdog(is_busy) {
             return;
         }
         let is_calm = calm_ticks >= CALM_TICKS;
         std::thread::sleep(if is_calm { CALM_TICK } else { TICK });
         hub.wake_deferred();
-        let load = pool.handover.load();
-        let mut blocked = pool.blocked(&mut seen);
+        let load = port.queue.load();
+        let blocked_in_pool = port.blocked(&mut seen);
+        let mut blocked = blocked_in_pool;
         quiet_ticks = quiet_ticks.saturating_add(1);
         for (lease, turn) in leases.iter().zip(&mut turns) {
             match lease.look(turn) {
@@ -63,14 +64,10 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
         };
         hub.common.handlers_blocked.set(blocked as u64);
         if load.waiting > 0 && load.taken == taken {
-            // A shard that has nothing to handle makes room for those that have.
-            for lease in leases.iter() {
-                Pool::give_back_place(hub, lease);
-            }
-            Pool::call_all(hub);
+            pool::wake_for_all(hub);
         }
-        let threads = pool.handover.threads_max();
-        if load.waiting > 0 && blocked >= threads {
+        let threads = port.queue.threads_max();
+        if load.waiting > 0 && blocked_in_pool >= threads {
             if !exhausted {
                 exhausted = true;
                 hub.common.handlers_exhausted.add(1);

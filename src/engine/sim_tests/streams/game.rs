@@ -46,7 +46,7 @@ impl Game {
                 let of_stream: Vec<Arc<Room>> = rooms
                     .iter()
                     .filter(|(n, _)| wanted.contains(n))
-                    .map(|(_, room)| room.follow(hub).unwrap())
+                    .map(|(_, room)| hub.follow(room).unwrap())
                     .collect();
                 let beginning = Beginning {
                     preface: [HEAD, PREAMBLE].concat(),
@@ -186,7 +186,7 @@ impl Game {
         self.world.assert_empty();
         for room in self.rooms.get().unwrap() {
             assert_eq!((room.len(), room.streams_len()), (0, 0));
-            let streams = room.room_of_streams(&self.world.hub);
+            let streams = room.room_of_streams(|| panic!("they are followed"));
             assert!(
                 !room.reaches(0) && !streams.reaches(0),
                 "nothing goes there"

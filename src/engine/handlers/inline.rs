@@ -1,0 +1,102 @@
+//! Runs a shard's jobs on the shard's own thread, while its handlers are quick.
+//!
+//! The shard lends itself out meanwhile (`parts::lease`), so that its spare thread can go on with it where one handler
+//! takes long after all. So at most one handler of each shard runs in addition to those of the pool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::pool::HOLD_BACK;
+use super::run_job::outcome;
+use crate::aside::as_shard;
+use crate::engine::hub::Hub;
+use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats};
+use crate::engine::model::command::Word;
+use crate::engine::model::job::{Done, Job};
+use crate::engine::model::program::Events;
+use crate::engine::parts::id::Key;
+use crate::engine::parts::lease::{Lease, Next};
+use crate::engine::parts::mailbox::When;
+
+/// A shard, as far as the running of its jobs is concerned.
+pub(crate) trait JobSource {
+    /// The next job for the shard's own thread.
+    fn next_job(&mut self) -> Option<Job>;
+
+    /// The shard's own thread has run a job, which took so long until `now`.
+    fn job_done(
+        &mut self,
+        to: Option<(u16, Key)>,
+        done: Option<Done>,
+        took: Duration,
+        now: Instant,
+    );
+
+    /// Whether the shard's own thread is to run jobs.
+    fn runs_inline(&self) -> bool;
+
+    /// Queues all jobs for the pool: they can't run on the shard's own thread at present.
+    fn defer_all(&mut self);
+}
+
+/// Runs jobs of a shard on the calling thread, which is its own, for as long as their outcome may be held back. Jobs that
+/// can't be run here go to the pool. Returns `None` if one took long, and another thread goes on with the shard.
+pub(crate) fn run_inline<S: JobSource>(
+    hub: &Arc<Hub>,
+    program: &dyn Events,
+    lease: &Lease<S>,
+    stats: &ThreadStats,
+    shard: S,
+    mut clock: impl FnMut() -> Instant,
+) -> Option<S> {
+    let mut job = match lease.lend(shard, S::next_job) {
+        Ok(job) => job,
+        Err(mut shard) => {
+            shard.defer_all();
+            return Some(shard);
+        }
+    };
+    hub.jobs.queue.wake_watchdog();
+    HANDLER_OF.set(Arc::as_ptr(hub).addr());
+    let mut started = clock();
+    let mut spent = Duration::ZERO;
+    loop {
+        let to = job.to;
+        let done = outcome(hub, program, job.work);
+        let now = clock();
+        let took = now.saturating_duration_since(started);
+        stats.count.fetch_add(2, Relaxed);
+        stats.nanos.add_time(took);
+        spent += took;
+        let goes_on = spent < HOLD_BACK;
+        let step = |shard: &mut S, done: Option<Done>| {
+            as_shard(|| shard.job_done(to, done, took, now));
+            if goes_on && shard.runs_inline() {
+                shard.next_job()
+            } else {
+                None
+            }
+        };
+        match lease.next(done, step) {
+            Next::Job(next) => {
+                job = next;
+                started = now;
+            }
+            Next::Back(shard) => {
+                HANDLER_OF.set(0);
+                hub.wake_deferred();
+                return Some(shard);
+            }
+            Next::Late(done) => {
+                HANDLER_OF.set(0);
+                if let (Some((shard, key)), Some(done)) = (to, done) {
+                    hub.word(shard, Word::Done(key, done), When::Now);
+                }
+                hub.wake_deferred();
+                lease.is_spare_again();
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Handshakes that somebody else has read and will answer, as a host with a runtime of its own does: asked about here before
+//! their connection comes.
+
+#![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring such a host.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+
+use super::pool::push_work;
+use crate::engine::hub::Hub;
+use crate::engine::hub::admission::{TurnedAway, failure};
+use crate::engine::model::command::{Newcomer, Upgraded};
+use crate::engine::model::job::Work;
+use crate::engine::model::verdict::{
+    Accepted, CountConnections, Granted, Seat, Then, Verdict, shutting_down, too_many,
+};
+use crate::protocol::handshake;
+use crate::protocol::handshake::Refusal;
+use crate::protocol::http::Head;
+use crate::report::debug;
+use crate::request::{Reject, RequestHead};
+
+/// Asks about a handshake that somebody else has read, as of those that the engine reads: its form, limits, origins,
+/// and the program's handler, which may block. `then` is told on a handler thread, or at once where no handler is to be
+/// asked; with 503 if the engine has stopped or stops meanwhile.
+pub(crate) fn authorize(
+    hub: &Arc<Hub>,
+    head: Head,
+    peer: SocketAddr,
+    then: Box<dyn FnOnce(Verdict) + Send>,
+) {
+    let then = Then(Some(then));
+    match pre_admit(hub, head, peer) {
+        Err(reject) => then.tell(Verdict::Rejected(reject)),
+        Ok(accepted) if !hub.asks => then.tell(Verdict::Accepted(accepted)),
+        Ok(accepted) => {
+            // If there is no handler any more, `then` is dropped, and so told.
+            let _ = push_work(hub, Work::Ask(accepted, then));
+        }
+    }
+}
+
+/// Takes in a connection that was accepted (`authorize`), and answered. `early` is what was read behind its request.
+pub(crate) fn adopt_accepted(
+    hub: &Hub,
+    mut accepted: Box<Accepted>,
+    stream: TcpStream,
+    early: Vec<u8>,
+) {
+    let peer = accepted.request().peer_addr();
+    let place = accepted.place.take();
+    hub.adopt(Newcomer {
+        stream,
+        peer,
+        place,
+        upgraded: Some(Upgraded {
+            answered: true,
+            early,
+            accepted: Some(accepted),
+            ..Upgraded::default()
+        }),
+    });
+}
+
+/// The counts, bounds and checks that come before the handshake handler, as of handshakes that the engine reads.
+fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepted>, Reject> {
+    let counters = &hub.common;
+    if hub.has_stopped() {
+        counters.refused_unserved.add(1);
+        return Err(shutting_down());
+    }
+    hub.connected();
+    let mut seat = Seat {
+        counts: Arc::downgrade(hub) as Weak<dyn CountConnections>,
+        bytes: 0,
+        is_given: false,
+    };
+    let turned_away = |turned_away: TurnedAway| {
+        turned_away.counter(counters).add(1);
+        debug!("{peer} was turned away: {}", turned_away.cause());
+        turned_away.reject()
+    };
+    if hub.is_full() {
+        return Err(turned_away(TurnedAway::ConnectionsMax));
+    }
+    let handshake =
+        handshake::check(&head.method, head.minor_version, head.pairs()).map_err(|refusal| {
+            failure(refusal, counters).add(1);
+            debug!("{peer} did not become a WebSocket: {refusal}");
+            refused(refusal)
+        })?;
+    let mut place = None;
+    let client = hub
+        .admit(peer, Some(&head), &mut place, Instant::now())
+        .map_err(turned_away)?;
+    let request = RequestHead::received(head, peer, client);
+    seat.bytes = request.bytes();
+    let asked_bytes = hub.asked_bytes.fetch_add(seat.bytes, Relaxed) + seat.bytes;
+    let limits = &hub.settings.limits;
+    // As much as the shards have for those that they ask about; there is room for one in any case.
+    if asked_bytes > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2)) {
+        counters.refused_handshakes_max.add(1);
+        return Err(too_many());
+    }
+    Ok(Box::new(Accepted {
+        handshake,
+        granted: match hub.asks {
+            true => Granted::default(),
+            false => Granted::choosing(&request, hub.subprotocols),
+        },
+        request: Arc::new(request),
+        place,
+        seat: Some(seat),
+    }))
+}
+
+fn refused(refusal: Refusal) -> Reject {
+    let reject = Reject::new(refusal.status()).with_body(format!("{refusal}\n"));
+    let headers = refusal.headers().iter();
+    // `Connection` is left to whoever writes the answer.
+    headers
+        .filter(|(name, _)| *name != "Connection")
+        .fold(reject, |reject, (name, value)| {
+            reject.with_header(*name, *value)
+        })
+}

@@ -1,0 +1,222 @@
+//! Runs the user code of one job.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+use crate::engine::hub::Hub;
+use crate::engine::hub::admission::quoted;
+use crate::engine::model::command::Word;
+use crate::engine::model::job::{Done, Event, Job, Work};
+use crate::engine::model::program::{Events, Welcome};
+use crate::engine::model::request::{Charge, Request, Response};
+use crate::engine::model::room::Presence;
+use crate::engine::model::session::Session;
+use crate::engine::model::verdict::{Accepted, Granted, Kept, Then, Verdict};
+use crate::engine::parts::mailbox::When;
+use crate::engine::parts::unwind::caught;
+use crate::report::limited;
+use crate::request::{Reject, RequestHead, check_accept};
+
+/// Runs a job of the queue, and leaves its outcome in the shard's mailbox.
+pub(crate) fn run_queued(hub: &Arc<Hub>, program: &dyn Events, job: Job) {
+    let done = outcome(hub, program, job.work);
+    if let (Some((shard, key)), Some(done)) = (job.to, done) {
+        hub.word(shard, Word::Done(key, done), When::Deferred);
+    }
+}
+
+/// Runs the handlers of a job. Returns the outcome, if a shard waits for it.
+pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Events, work: Work) -> Option<Done> {
+    let done = match work {
+        Work::Session(session, events, bytes) => {
+            handle_session(hub, program, session, events, bytes)
+        }
+        Work::Request(ticket) => Done::Request(
+            ticket
+                .take()
+                .map(|request| (respond(hub, program, *request), ticket.bytes)),
+        ),
+        Work::Handshake(request) => verdict(&request, |request| authorize(hub, program, request)),
+        Work::EventStream(request) => verdict(&request, |request| {
+            granted(hub, request, || {
+                Ok(Welcome {
+                    attachment: Some(program.event_stream(request)?),
+                    ..Welcome::default()
+                })
+            })
+        }),
+        Work::Guard(request) => verdict(&request, |request| {
+            let welcome = || program.guard(request).map(|()| Welcome::default());
+            granted(hub, request, welcome)
+        }),
+        Work::Ask(accepted, then) => {
+            counting_panics(hub, || decide(hub, program, accepted, then));
+            return None;
+        }
+        Work::Drop(kept) => {
+            drop(kept);
+            return None;
+        }
+        Work::Release(session, counts) => {
+            counting_panics(hub, || drop(session));
+            hub.ended.fetch_sub(usize::from(counts), Relaxed);
+            return None;
+        }
+    };
+    Some(done)
+}
+
+/// Runs user code. Returns whether it came to its end; a panic is counted.
+fn counting_panics(hub: &Hub, code: impl FnOnce()) -> bool {
+    let outcome = caught(code);
+    if outcome.is_none() {
+        hub.common.handler_panics.add(1);
+    }
+    outcome.is_some()
+}
+
+/// Runs the handlers of a session's events, in order. Behind a panic, messages are counted as unhandled; rooms and the
+/// close are told whatever happened before.
+fn handle_session(
+    hub: &Hub,
+    program: &dyn Events,
+    session: Arc<Session>,
+    mut memory: Vec<Event>,
+    bytes: usize,
+) -> Done {
+    let span = session.span.clone();
+    let goes_on = memory
+        .last()
+        .is_some_and(|last| !matches!(last, Event::Close));
+    let mut events = memory.drain(..);
+    // An event whose handler panics ends the loop, and is not in the list any more.
+    let handled = span.within(|| {
+        counting_panics(hub, || {
+            for event in events.by_ref() {
+                match event {
+                    Event::Message(message) => program.message(&session, message),
+                    Event::Open(request) => program.open(&session, request.as_ref()),
+                    Event::Room(change, room) => program.room(&session, &room, change),
+                    Event::Nudge => program.nudged(&session),
+                    Event::Close => program.close(&session),
+                }
+            }
+        })
+    });
+    let mut unhandled = 0;
+    for event in events {
+        match event {
+            Event::Message(_) => unhandled += 1,
+            Event::Room(change, room) => {
+                span.within(|| counting_panics(hub, || program.room(&session, &room, change)));
+            }
+            Event::Close => {
+                span.within(|| counting_panics(hub, || program.close(&session)));
+            }
+            Event::Open(_) | Event::Nudge => {}
+        }
+    }
+    if goes_on && session.batch_done() {
+        span.within(|| tell_end(hub, program, &session));
+    }
+    // With it may go what the program keeps for the stream, and dropping that is user code, too.
+    counting_panics(hub, || drop(session));
+    Done::Session {
+        panicked: !handled,
+        unhandled,
+        bytes,
+        memory,
+    }
+}
+
+/// The shard has ended while handlers were at work for the session, and can't tell of its end any more.
+fn tell_end(hub: &Hub, program: &dyn Events, session: &Arc<Session>) {
+    for room in session.rooms_left_behind() {
+        counting_panics(hub, || program.room(session, &room, Presence::Left));
+    }
+    if program.interests().close {
+        counting_panics(hub, || program.close(session));
+    }
+}
+
+/// Runs the handler of a route, unless the responses that clients have still to read leave no room for its response.
+fn respond(hub: &Hub, program: &dyn Events, request: Request) -> Response {
+    hub.common.requests.add(1);
+    let head_only = request.head.method == "HEAD";
+    let bytes_max = hub.settings.limits.outboxes_bytes_max;
+    if hub.responses_bytes.load(Relaxed) > bytes_max {
+        hub.common.refused_unserved.add(1);
+        return Response::busy(head_only);
+    }
+    let mut response = caught(|| program.request(request)).unwrap_or_else(|| {
+        hub.common.handler_panics.add(1);
+        Response::internal_error(head_only)
+    });
+    let bytes = response.bytes();
+    response.charge = Some(Charge::new(&hub.responses_bytes, bytes));
+    response
+}
+
+/// Decides about a request, if the shard still waits for that.
+fn verdict(
+    request: &Weak<RequestHead>,
+    decide: impl FnOnce(&RequestHead) -> Result<Granted, Reject>,
+) -> Done {
+    let verdict = match request.upgrade() {
+        Some(request) => decide(&request),
+        None => Err(Reject::internal_error()),
+    };
+    Done::Handshake(Box::new(verdict))
+}
+
+/// Decides about a handshake that a host has read, and tells the host.
+fn decide(hub: &Arc<Hub>, program: &dyn Events, mut accepted: Box<Accepted>, then: Then) {
+    then.tell(match authorize(hub, program, accepted.request()) {
+        Ok(granted) => {
+            accepted.grant(granted);
+            Verdict::Accepted(accepted)
+        }
+        Err(reject) => {
+            hub.common.refused_handshake_handler.add(1);
+            Verdict::Rejected(reject)
+        }
+    });
+}
+
+/// Runs the handshake handler.
+fn authorize(
+    hub: &Arc<Hub>,
+    program: &dyn Events,
+    request: &RequestHead,
+) -> Result<Granted, Reject> {
+    granted(hub, request, || program.handshake(request))
+}
+
+/// What the program grants to a request, if it can be sent: a rejection or subprotocol that can't is an internal error.
+fn granted(
+    hub: &Arc<Hub>,
+    request: &RequestHead,
+    decide: impl FnOnce() -> Result<Welcome, Reject>,
+) -> Result<Granted, Reject> {
+    let answer = caught(decide).unwrap_or_else(|| {
+        hub.common.handler_panics.add(1);
+        Err(Reject::internal_error())
+    });
+    let Welcome {
+        subprotocol,
+        headers,
+        attachment,
+    } = answer.map_err(Reject::checked)?;
+    let handlers = Arc::downgrade(hub);
+    let kept = attachment.map(|attachment| Kept::new(attachment, handlers));
+    if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
+        limited!(
+            hub.said.bad_accept,
+            error,
+            "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
+            quoted(request.path())
+        );
+        return Err(Reject::internal_error());
+    }
+    Ok(Granted::new(subprotocol, headers, kept))
+}
