@@ -6,20 +6,20 @@ use std::str::FromStr;
 
 /// An option a command understands.
 #[derive(Clone, Copy)]
-pub(crate) struct Known {
+pub(crate) struct OptionSpec {
     name: &'static str,
     takes_value: bool,
 }
 
-pub(crate) const fn value(name: &'static str) -> Known {
-    Known {
+pub(crate) const fn value(name: &'static str) -> OptionSpec {
+    OptionSpec {
         name,
         takes_value: true,
     }
 }
 
-pub(crate) const fn flag(name: &'static str) -> Known {
-    Known {
+pub(crate) const fn flag(name: &'static str) -> OptionSpec {
+    OptionSpec {
         name,
         takes_value: false,
     }
@@ -36,7 +36,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse(
         mut args: impl Iterator<Item = String>,
-        known: &[Known],
+        known: &[OptionSpec],
     ) -> io::Result<Self> {
         let mut options = Self {
             word: None,

@@ -24,8 +24,8 @@ use rustix::net::{
     listen, recv, send, socket_with, sockopt,
 };
 
-use crate::args::{self, Job, Known};
-use crate::wire::{self, Found};
+use crate::args::{self, Job, OptionSpec};
+use crate::wire::{self, Parsed};
 use ring::Ring;
 
 const LISTENER: u64 = u64::MAX;
@@ -33,7 +33,7 @@ const BACKLOG: i32 = 4096;
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
-pub(crate) const OPTIONS: &[Known] = &[
+pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("address"),
     args::value("cpu"),
     args::flag("joined"),
@@ -43,7 +43,7 @@ pub(crate) const OPTIONS: &[Known] = &[
 
 /// How the messages of a fan-out leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum FloorMode {
     /// One send per socket and per message.
     Single,
     /// One send per socket for all that one read brought.
@@ -57,7 +57,7 @@ pub(crate) fn check_ring() -> io::Result<()> {
     Ring::new().map(drop)
 }
 
-pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<()> {
+pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Result<()> {
     if matches!(job, Job::Lines | Job::Churn) {
         return Err(io::Error::other("the floor has no such job"));
     }
@@ -88,7 +88,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<(
         input: vec![0; READ_BUFFER],
         output: Vec::new(),
         ends: Vec::new(),
-        ring: (mode == Mode::Ring).then(Ring::new).transpose()?,
+        ring: (mode == FloorMode::Ring).then(Ring::new).transpose()?,
         replies: Vec::new(),
     };
     crate::ready(SocketAddr::try_from(getsockname(&listener)?)?)?;
@@ -119,9 +119,9 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: Mode) -> io::Result<(
 
 struct Floor {
     job: Job,
-    mode: Mode,
+    mode: FloorMode,
     epoll: OwnedFd,
-    connections: Vec<Option<Connection>>,
+    connections: Vec<Option<FloorConnection>>,
     /// The members of each room, by its number.
     rooms: Vec<Vec<u32>>,
     free: Vec<u32>,
@@ -129,35 +129,35 @@ struct Floor {
     input: Vec<u8>,
     /// The server frames made of it, and where each of them ends.
     output: Vec<u8>,
-    ends: Vec<Frame>,
+    ends: Vec<OutputFrame>,
     ring: Option<Ring>,
     /// With a ring, the replies of this turn: pieces of the output.
     replies: Vec<(u32, Range<usize>)>,
 }
 
 /// A frame of the output.
-struct Frame {
+struct OutputFrame {
     /// Where its payload begins, and where it ends.
     payload: usize,
     end: usize,
 }
 
-struct Connection {
+struct FloorConnection {
     socket: OwnedFd,
     open: bool,
     publisher: bool,
-    rest: Option<Box<Rest>>,
+    rest: Option<Box<Leftover>>,
 }
 
 /// What few connections have at any time: part of a message, or bytes the socket refused.
 #[derive(Default)]
-struct Rest {
+struct Leftover {
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
 /// The connection is over.
-struct Gone;
+struct Disconnected;
 
 impl Floor {
     fn accept(&mut self, listener: &OwnedFd) -> io::Result<()> {
@@ -179,7 +179,7 @@ impl Floor {
                 epoll::EventData::new_u64(u64::from(token)),
                 epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET,
             )?;
-            self.connections[token as usize] = Some(Connection {
+            self.connections[token as usize] = Some(FloorConnection {
                 socket,
                 open: false,
                 publisher: false,
@@ -216,7 +216,7 @@ impl Floor {
     }
 
     /// Reads until the socket has no more; a short read says so without another call.
-    fn read(&mut self, token: usize) -> Result<(), Gone> {
+    fn read(&mut self, token: usize) -> Result<(), Disconnected> {
         loop {
             let Some(connection) = &mut self.connections[token] else {
                 return Ok(());
@@ -231,11 +231,11 @@ impl Floor {
                 &mut self.input[carried..],
                 RecvFlags::empty(),
             ) {
-                Ok((0, _)) => return Err(Gone),
+                Ok((0, _)) => return Err(Disconnected),
                 Ok((read, _)) => read,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(Disconnected),
             };
             if let Some(rest) = &mut connection.rest {
                 self.input[..carried].copy_from_slice(&rest.input);
@@ -250,7 +250,7 @@ impl Floor {
     }
 
     /// Does the job on the first `length` bytes of the input.
-    fn take(&mut self, token: usize, length: usize) -> Result<(), Gone> {
+    fn take(&mut self, token: usize, length: usize) -> Result<(), Disconnected> {
         if self
             .replies
             .last()
@@ -280,7 +280,7 @@ impl Floor {
         // A connection that is not open yet has an incomplete request there: no frame.
         while at < length && connection.open {
             match wire::client_frame(&input[at..]) {
-                Found::Frame(frame) => {
+                Parsed::Frame(frame) => {
                     let payload = &mut input[at + frame.start..at + frame.end];
                     wire::mask(payload, frame.mask);
                     if self.job == Job::Blocked && wire::is_blocking(payload) {
@@ -289,14 +289,14 @@ impl Floor {
                     wire::put_server_head(&mut self.output, frame.opcode, payload.len());
                     let start = self.output.len();
                     self.output.extend_from_slice(payload);
-                    self.ends.push(Frame {
+                    self.ends.push(OutputFrame {
                         payload: start,
                         end: self.output.len(),
                     });
                     at += frame.end;
                 }
-                Found::Part => break,
-                Found::Other => return Err(Gone),
+                Parsed::Incomplete => break,
+                Parsed::Invalid => return Err(Disconnected),
             }
         }
         if at < length {
@@ -330,7 +330,7 @@ impl Floor {
         if self.ring.is_some() {
             let ends = std::mem::take(&mut self.ends);
             let mut start = 0;
-            for &Frame { end, .. } in &ends {
+            for &OutputFrame { end, .. } in &ends {
                 let everyone = self.everyone();
                 self.send_all(everyone.into_iter().map(|token| (token, start..end)));
                 start = end;
@@ -340,10 +340,10 @@ impl Floor {
         }
         let mut start = 0;
         let ends = match self.mode {
-            Mode::Single | Mode::Ring => &self.ends[..],
-            Mode::Joined => &self.ends[self.ends.len().saturating_sub(1)..],
+            FloorMode::Single | FloorMode::Ring => &self.ends[..],
+            FloorMode::Joined => &self.ends[self.ends.len().saturating_sub(1)..],
         };
-        for &Frame { end, .. } in ends {
+        for &OutputFrame { end, .. } in ends {
             let frame = &self.output[start..end];
             start = end;
             for token in 0..self.connections.len() {
@@ -363,7 +363,7 @@ impl Floor {
     fn fan_out_to_rooms(&mut self) {
         let mut start = 0;
         let ends = std::mem::take(&mut self.ends);
-        for &Frame { payload, end } in &ends {
+        for &OutputFrame { payload, end } in &ends {
             let piece = start..end;
             let frame = &self.output[piece.clone()];
             start = end;
@@ -390,14 +390,14 @@ impl Floor {
     }
 }
 
-impl Connection {
+impl FloorConnection {
     /// Answers the request when all of it is there; returns how much of the input it was, and the room it names.
-    fn upgrade(&mut self, input: &[u8]) -> Result<(usize, Option<usize>), Gone> {
+    fn upgrade(&mut self, input: &[u8]) -> Result<(usize, Option<usize>), Disconnected> {
         let Some(end) = wire::head_end(input) else {
             return Ok((0, None));
         };
-        let head = std::str::from_utf8(&input[..end]).map_err(|_| Gone)?;
-        let key = wire::header(head, "sec-websocket-key").ok_or(Gone)?;
+        let head = std::str::from_utf8(&input[..end]).map_err(|_| Disconnected)?;
+        let key = wire::header(head, "sec-websocket-key").ok_or(Disconnected)?;
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n\r\n",
@@ -411,7 +411,7 @@ impl Connection {
     }
 
     /// Writes now what the socket takes, and keeps the rest for later.
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Disconnected> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -429,7 +429,7 @@ impl Connection {
     }
 
     /// Writes what an earlier send left.
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), Disconnected> {
         let Some(mut rest) = self.rest.take() else {
             return Ok(());
         };
@@ -447,14 +447,14 @@ impl Connection {
             .is_some_and(|rest| !rest.output.is_empty())
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<usize, Gone> {
+    fn write(&self, bytes: &[u8]) -> Result<usize, Disconnected> {
         let mut sent = 0;
         while sent < bytes.len() {
             match send(&self.socket, &bytes[sent..], SendFlags::NOSIGNAL) {
                 Ok(n) => sent += n,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(Disconnected),
             }
         }
         Ok(sent)

@@ -18,7 +18,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use super::{Connection, Floor};
+use super::{Floor, FloorConnection};
 
 /// Sends that one system call makes; more are made with several.
 const ENTRIES: u32 = 1024;
@@ -141,7 +141,8 @@ impl Floor {
 
     /// Who is in a fan-out.
     pub(super) fn everyone(&self) -> Vec<u32> {
-        let open = |connection: &Option<Connection>| connection.as_ref().is_some_and(|c| c.open);
+        let open =
+            |connection: &Option<FloorConnection>| connection.as_ref().is_some_and(|c| c.open);
         let all = (0..).zip(&self.connections);
         all.filter(|(_, connection)| open(connection))
             .map(|(token, _)| token)

@@ -99,9 +99,9 @@ fn main() -> ExitCode {
 /// Becomes the floor; returns only on a failure.
 fn serve_floor(options: &Options) -> io::Result<()> {
     let mode = match (options.flag("joined"), options.flag("ring")) {
-        (_, true) => floor::Mode::Ring,
-        (true, false) => floor::Mode::Joined,
-        (false, false) => floor::Mode::Single,
+        (_, true) => floor::FloorMode::Ring,
+        (true, false) => floor::FloorMode::Joined,
+        (false, false) => floor::FloorMode::Single,
     };
     let job = Job::of(options)?;
     floor::serve(job, settle(options)?, mode)
@@ -136,7 +136,7 @@ fn settle(options: &Options) -> io::Result<SocketAddrV4> {
     Ok(address)
 }
 
-const EXEC_OPTIONS: &[args::Known] = &[args::value("cpu")];
+const EXEC_OPTIONS: &[args::OptionSpec] = &[args::value("cpu")];
 
 /// Becomes another program, which ends with the one that started this.
 fn exec(options: &Options) -> io::Result<()> {

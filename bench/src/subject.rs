@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
-use crate::args::{self, Job, Known, Options};
+use crate::args::{self, Job, OptionSpec, Options};
 use crate::wire::{self, PUBLISH, VISIT};
 
 const THREADS: usize = 32;
@@ -27,19 +27,19 @@ pub(crate) struct Settings {
     shards: usize,
     /// Whether handlers run on the pool alone.
     pool: bool,
-    nap: Option<Nap>,
+    delay: Option<HandlerDelay>,
 }
 
 /// What some handlers of an echo do before they answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Nap {
+pub(crate) struct HandlerDelay {
     pub(crate) micros: u64,
     pub(crate) one_in: u64,
     /// Whether they work for that long. Otherwise they sleep.
     pub(crate) works: bool,
 }
 
-impl Nap {
+impl HandlerDelay {
     fn take(self) {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         if !COUNT.fetch_add(1, Relaxed).is_multiple_of(self.one_in) {
@@ -53,7 +53,7 @@ impl Nap {
     }
 }
 
-pub(crate) const OPTIONS: &[Known] = &[
+pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("address"),
     args::value("cpu"),
     args::value("shards"),
@@ -75,7 +75,7 @@ impl Settings {
         Ok(Self {
             shards: options.number("shards", 1)?,
             pool: options.flag("pool"),
-            nap: (micros > 0).then_some(Nap {
+            delay: (micros > 0).then_some(HandlerDelay {
                 micros,
                 one_in,
                 works: options.flag("works"),
@@ -92,10 +92,10 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
         app = app.with_adaptive_handlers(false);
     }
     let mut app = match job {
-        Job::Echo => match settings.nap {
+        Job::Echo => match settings.delay {
             None => app.with_message_handler(|stream, message, _| stream.send(message)),
-            Some(nap) => app.with_message_handler(move |stream, message, _| {
-                nap.take();
+            Some(delay) => app.with_message_handler(move |stream, message, _| {
+                delay.take();
                 stream.send(message);
             }),
         },

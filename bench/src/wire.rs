@@ -94,33 +94,33 @@ pub(crate) struct Frame {
 }
 
 /// What lies at the start of the input.
-pub(crate) enum Found {
+pub(crate) enum Parsed {
     Frame(Frame),
     /// Not all of it is there yet.
-    Part,
+    Incomplete,
     /// Not a whole, masked data message: nothing these servers are sent.
-    Other,
+    Invalid,
 }
 
-pub(crate) fn client_frame(bytes: &[u8]) -> Found {
+pub(crate) fn client_frame(bytes: &[u8]) -> Parsed {
     let &[first, second, ..] = bytes else {
-        return Found::Part;
+        return Parsed::Incomplete;
     };
     let opcode = first & 0x0F;
     if first & FIN == 0 || second & MASKED == 0 || !matches!(opcode, TEXT | BINARY) {
-        return Found::Other;
+        return Parsed::Invalid;
     }
     let (length, mask_at) = match second & 0x7F {
         126 => match bytes.get(2..4) {
             Some(l) => (usize::from(u16::from_be_bytes([l[0], l[1]])), 4),
-            None => return Found::Part,
+            None => return Parsed::Incomplete,
         },
         127 => match bytes.get(2..10).and_then(|l| <[u8; 8]>::try_from(l).ok()) {
             Some(l) => match u32::try_from(u64::from_be_bytes(l)) {
                 Ok(length) => (length as usize, 10),
-                Err(_) => return Found::Other,
+                Err(_) => return Parsed::Invalid,
             },
-            None => return Found::Part,
+            None => return Parsed::Incomplete,
         },
         short => (usize::from(short), 2),
     };
@@ -130,13 +130,13 @@ pub(crate) fn client_frame(bytes: &[u8]) -> Found {
         .get(mask_at..start)
         .and_then(|m| <[u8; 4]>::try_from(m).ok())
     {
-        Some(mask) if bytes.len() >= end => Found::Frame(Frame {
+        Some(mask) if bytes.len() >= end => Parsed::Frame(Frame {
             opcode,
             mask,
             start,
             end,
         }),
-        _ => Found::Part,
+        _ => Parsed::Incomplete,
     }
 }
 
@@ -226,11 +226,11 @@ mod tests {
 
             for short in 0..bytes.len().min(40) {
                 assert!(
-                    matches!(client_frame(&bytes[..short]), Found::Part),
+                    matches!(client_frame(&bytes[..short]), Parsed::Incomplete),
                     "{length} {short}"
                 );
             }
-            let Found::Frame(frame) = client_frame(&bytes) else {
+            let Parsed::Frame(frame) = client_frame(&bytes) else {
                 panic!("no frame of {length}")
             };
             assert_eq!((frame.opcode, frame.end), (BINARY, bytes.len()));
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn only_whole_masked_data_is_a_message() {
         for bytes in [[0x02, 0x80], [0x82, 0x00], [0x88, 0x80], [0x80, 0x80]] {
-            assert!(matches!(client_frame(&bytes), Found::Other));
+            assert!(matches!(client_frame(&bytes), Parsed::Invalid));
         }
     }
 }

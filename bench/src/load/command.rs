@@ -5,10 +5,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Load, Plan, Rooms, driven};
-use crate::args::{self, Job, Known, Options};
+use crate::args::{self, Job, OptionSpec, Options};
 use crate::machine;
 
-pub(crate) const OPTIONS: &[Known] = &[
+pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("address"),
     args::value("clients"),
     args::value("size"),

@@ -27,7 +27,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const SMALL: usize = 4096;
 
 /// What a connection asks for.
-pub(crate) struct Wish {
+pub(crate) struct ConnectionSpec {
     pub(crate) path: String,
     /// Whether its receive buffer is to be small, so that it is soon full.
     pub(crate) small: bool,
@@ -38,14 +38,14 @@ pub(crate) fn open(
     address: SocketAddrV4,
     from: usize,
     count: usize,
-    wish: impl Fn(usize) -> Wish,
+    spec: impl Fn(usize) -> ConnectionSpec,
 ) -> io::Result<Vec<OwnedFd>> {
     let accept = wire::accept_key(KEY);
     let mut sockets = Vec::with_capacity(count);
     while sockets.len() < count {
         let first = sockets.len();
         for at in first..count.min(first + BATCH) {
-            let Wish { path, small } = wish(at);
+            let ConnectionSpec { path, small } = spec(at);
             let socket = socket(address, from + at, small)?;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::Tally;
-use super::plan::{Part, Plan};
-use super::receiver::{Receiver, Shape};
+use super::DeliveryStats;
+use super::plan::{Plan, Role};
+use super::receiver::{FrameShape, Receiver};
 use crate::args::Job;
 use crate::wire;
 
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     socket: OwnedFd,
     receiver: Receiver,
     /// The number its next message must have, and how far apart these are.
@@ -29,7 +29,7 @@ pub(super) struct Connection {
     unsent: Vec<u8>,
 }
 
-impl Connection {
+impl ClientConnection {
     pub(super) fn new(socket: OwnedFd, plan: &Plan, at: usize) -> Self {
         Self {
             socket,
@@ -39,7 +39,7 @@ impl Connection {
                 true => plan.rooms.count as u64,
                 false => 1,
             },
-            visitor: plan.part(at) == Part::Visitor,
+            visitor: plan.part(at) == Role::Visitor,
             blocks: plan.blocks(at),
             sent: 0,
             quota: 0,
@@ -51,8 +51,8 @@ impl Connection {
     pub(super) fn read(
         &mut self,
         input: &mut [u8],
-        shape: &Shape,
-        tally: &mut Tally,
+        shape: &FrameShape,
+        stats: &mut DeliveryStats,
         owed: u64,
     ) -> io::Result<u64> {
         let mut count = 0;
@@ -64,7 +64,7 @@ impl Connection {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let now = tally.now();
+            let now = stats.now();
             let mut bytes = &input[..read];
             while let Some(message) = self.receiver.next(shape, &mut bytes)? {
                 let missed = self.visitor && message.number > self.next;
@@ -77,11 +77,11 @@ impl Connection {
                 self.next = message.number + self.stride;
                 count += 1;
                 if self.visitor {
-                    tally.count_visitor(missed);
+                    stats.count_visitor(missed);
                 } else if self.blocks {
-                    tally.count_blocker();
+                    stats.count_blocker();
                 } else {
-                    tally.count(message.number, now.saturating_sub(message.stamp));
+                    stats.count(message.number, now.saturating_sub(message.stamp));
                 }
             }
             if read < input.len() {

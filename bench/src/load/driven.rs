@@ -57,7 +57,7 @@ pub(crate) fn obey(mut load: Load) -> io::Result<()> {
 
 /// What a client answers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct LoadReport {
     pub(crate) expected: u64,
     pub(crate) received: u64,
     pub(crate) visits: u64,
@@ -66,14 +66,14 @@ pub(crate) struct State {
 }
 
 /// The parent's end.
-pub(crate) struct Client {
+pub(crate) struct LoadProcess {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
-    pub(crate) state: State,
+    pub(crate) state: LoadReport,
 }
 
-impl Client {
+impl LoadProcess {
     /// Starts this program as a load client, and waits until it is connected. Lines it writes to the file `feed`.
     pub(crate) fn connect(
         program: &Path,
@@ -116,7 +116,7 @@ impl Client {
             child,
             orders,
             answers: BufReader::new(answers),
-            state: State::default(),
+            state: LoadReport::default(),
         };
         client.listen()?;
         Ok(client)
@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Fails if anything comes that nobody is owed.
-    pub(crate) fn finish(&mut self) -> io::Result<State> {
+    pub(crate) fn finish(&mut self) -> io::Result<LoadReport> {
         self.order(format_args!("finish"))?;
         Ok(self.state)
     }
@@ -186,7 +186,7 @@ impl Client {
         else {
             return Err(self.last_words());
         };
-        self.state = State {
+        self.state = LoadReport {
             expected,
             received,
             visits,
@@ -200,7 +200,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for LoadProcess {
     fn drop(&mut self) {
         // Both fail only if it has already been waited for.
         let _ = self.child.kill();

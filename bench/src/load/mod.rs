@@ -29,10 +29,10 @@ use rustix::io::Errno;
 use crate::args::Job;
 use crate::histogram::Histogram;
 use crate::machine;
-use connect::Wish;
-use connection::{Connection, FrameTemplate};
-use plan::Part;
-use receiver::Shape;
+use connect::ConnectionSpec;
+use connection::{ClientConnection, FrameTemplate};
+use plan::Role;
+use receiver::FrameShape;
 
 pub(crate) use command::{OPTIONS, command};
 pub(crate) use plan::{Plan, Rooms};
@@ -49,7 +49,7 @@ pub(crate) struct Load {
     address: SocketAddrV4,
     plan: Plan,
     epoll: OwnedFd,
-    connections: Vec<Connection>,
+    connections: Vec<ClientConnection>,
     /// Held, and nothing else.
     held: Vec<OwnedFd>,
     /// Where lines are published.
@@ -58,14 +58,14 @@ pub(crate) struct Load {
     input: Box<[u8]>,
     output: Vec<u8>,
     frame: FrameTemplate,
-    shape: Shape,
-    tally: Tally,
+    shape: FrameShape,
+    stats: DeliveryStats,
     /// Whether those with blocking handlers go on sending.
     blocking: bool,
 }
 
 /// Counts and times.
-struct Tally {
+struct DeliveryStats {
     start: Instant,
     received: u64,
     expected: u64,
@@ -96,15 +96,15 @@ impl Load {
             )));
         }
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wish = |at| Wish {
+        let spec = |at| ConnectionSpec {
             path: plan.path(at),
-            small: plan.part(at) == Part::Stalled,
+            small: plan.part(at) == Role::Stalled,
         };
-        let sockets = connect::open(address, 0, count, wish)?;
+        let sockets = connect::open(address, 0, count, spec)?;
         let mut connections = Vec::with_capacity(count);
         let mut held = Vec::new();
         for (token, socket) in sockets.into_iter().enumerate() {
-            if plan.part(token) == Part::Stalled {
+            if plan.part(token) == Role::Stalled {
                 held.push(socket);
                 continue;
             }
@@ -114,7 +114,7 @@ impl Load {
                 epoll::EventData::new_u64(token as u64),
                 epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET,
             )?;
-            connections.push(Connection::new(socket, &plan, token));
+            connections.push(ClientConnection::new(socket, &plan, token));
         }
         Ok(Self {
             address,
@@ -126,8 +126,8 @@ impl Load {
             input: vec![0; READ_BUFFER].into_boxed_slice(),
             output: Vec::new(),
             frame: FrameTemplate::new(&plan),
-            shape: Shape::new(plan.size, plan.job == Job::Lines),
-            tally: Tally {
+            shape: FrameShape::new(plan.size, plan.job == Job::Lines),
+            stats: DeliveryStats {
                 start: Instant::now(),
                 received: 0,
                 expected: 0,
@@ -146,11 +146,11 @@ impl Load {
     /// Opens further connections, and holds them.
     pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
         let from = self.connections.len() + self.held.len();
-        let wish = |_| Wish {
+        let spec = |_| ConnectionSpec {
             path: "/".into(),
             small: false,
         };
-        let sockets = connect::open(self.address, from, count, wish)?;
+        let sockets = connect::open(self.address, from, count, spec)?;
         self.held.extend(sockets);
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Load {
             for token in start..end {
                 if !self.connections[token].blocks {
                     self.owe_echoes(token, each);
-                    self.send_echoes(token, first, self.tally.now())?;
+                    self.send_echoes(token, first, self.stats.now())?;
                 }
             }
             self.until_received()?;
@@ -187,7 +187,7 @@ impl Load {
     }
 
     fn owe_echoes(&mut self, token: usize, count: u64) {
-        self.tally.expected += count;
+        self.stats.expected += count;
         self.connections[token].quota += count;
     }
 
@@ -197,11 +197,11 @@ impl Load {
     }
 
     fn fan_out(&mut self, messages: u64) -> io::Result<()> {
-        let last = self.tally.published + messages;
-        while self.tally.complete < last {
-            let more = self.window_left().min(last - self.tally.published);
+        let last = self.stats.published + messages;
+        while self.stats.complete < last {
+            let more = self.window_left().min(last - self.stats.published);
             if more > 0 {
-                self.publish(more, self.tally.now())?;
+                self.publish(more, self.stats.now())?;
             }
             self.turn(STALLED)?;
         }
@@ -210,13 +210,13 @@ impl Load {
 
     /// How many more messages may be in flight.
     fn window_left(&self) -> u64 {
-        self.plan.window as u64 - (self.tally.published - self.tally.complete)
+        self.plan.window as u64 - (self.stats.published - self.stats.complete)
     }
 
     fn publish(&mut self, count: u64, stamp: u64) -> io::Result<()> {
-        let first = self.tally.published;
-        self.tally.published += count;
-        self.tally.expected += count * self.tally.everyone as u64;
+        let first = self.stats.published;
+        self.stats.published += count;
+        self.stats.expected += count * self.stats.everyone as u64;
         if self.plan.job != Job::Lines {
             return self.send_echoes(0, count, stamp);
         }
@@ -235,12 +235,12 @@ impl Load {
     /// Sends `messages`, `per_second` of them, and returns when all that they cause has been received.
     pub(crate) fn pace(&mut self, messages: u64, per_second: f64) -> io::Result<()> {
         let clients = (self.plan.clients - self.plan.blockers) as u64;
-        let start = self.tally.now();
+        let start = self.stats.now();
         self.start_blockers()?;
         for message in 0..messages {
             let due = start + (message as f64 * 1e9 / per_second) as u64;
             loop {
-                let left = Duration::from_nanos(due.saturating_sub(self.tally.now()));
+                let left = Duration::from_nanos(due.saturating_sub(self.stats.now()));
                 if left.is_zero() && (self.plan.job.is_echo() || self.window_left() > 0) {
                     break;
                 }
@@ -278,7 +278,7 @@ impl Load {
     }
 
     fn until_received(&mut self) -> io::Result<()> {
-        while self.tally.received < self.tally.expected {
+        while self.stats.received < self.stats.expected {
             self.turn(STALLED)?;
         }
         Ok(())
@@ -294,9 +294,9 @@ impl Load {
         })? == 0
         {
             if since.get_or_insert_with(Instant::now).elapsed() >= patience {
-                let Tally {
+                let DeliveryStats {
                     received, expected, ..
-                } = self.tally;
+                } = self.stats;
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!(
@@ -335,21 +335,21 @@ impl Load {
             {
                 let owed = match is_echo {
                     true => connection.sent,
-                    false => self.tally.published,
+                    false => self.stats.published,
                 };
                 let received = connection
-                    .read(&mut self.input, &self.shape, &mut self.tally, owed)
+                    .read(&mut self.input, &self.shape, &mut self.stats, owed)
                     .map_err(|e| io::Error::new(e.kind(), format!("connection {token}: {e}")))?;
                 if !is_echo {
                     continue;
                 }
                 if connection.blocks && self.blocking {
-                    self.tally.expected += received;
+                    self.stats.expected += received;
                     connection.quota += received;
                 }
                 let more = received.min(connection.quota - connection.sent);
                 let mark = |number| self.plan.mark(token, number);
-                connection.send(&self.frame, &mut self.output, more, self.tally.now(), mark)?;
+                connection.send(&self.frame, &mut self.output, more, self.stats.now(), mark)?;
             }
         }
         Ok(self.events.len())
@@ -363,7 +363,7 @@ impl Load {
         {
             self.look(left)?;
         }
-        match (self.tally.received, self.tally.expected) {
+        match (self.stats.received, self.stats.expected) {
             (received, expected) if received == expected => Ok(()),
             (received, expected) => Err(io::Error::other(format!(
                 "{received} deliveries received where {expected} were expected"
@@ -373,20 +373,20 @@ impl Load {
 
     /// Deliveries: expected so far, and received.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.tally.expected, self.tally.received)
+        (self.stats.expected, self.stats.received)
     }
 
     /// How often visitors have come again.
     pub(crate) fn visits(&self) -> u64 {
-        self.tally.visits
+        self.stats.visits
     }
 
     pub(crate) fn latencies(&mut self) -> &mut Histogram {
-        &mut self.tally.latencies
+        &mut self.stats.latencies
     }
 }
 
-impl Tally {
+impl DeliveryStats {
     /// Nanoseconds since the client started.
     fn now(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64

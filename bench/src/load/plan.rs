@@ -41,7 +41,7 @@ pub(crate) struct Rooms {
 
 /// What a connection is for; they come in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Role {
     Publisher,
     /// The number of a client, from 0.
     Client(usize),
@@ -64,14 +64,14 @@ impl Plan {
         usize::from(self.has_publisher()) + self.clients + self.rooms.visitors + self.stalled
     }
 
-    pub(super) fn part(&self, at: usize) -> Part {
+    pub(super) fn part(&self, at: usize) -> Role {
         let Some(client) = at.checked_sub(usize::from(self.has_publisher())) else {
-            return Part::Publisher;
+            return Role::Publisher;
         };
         match client.checked_sub(self.clients) {
-            None => Part::Client(client),
-            Some(further) if further < self.rooms.visitors => Part::Visitor,
-            Some(_) => Part::Stalled,
+            None => Role::Client(client),
+            Some(further) if further < self.rooms.visitors => Role::Visitor,
+            Some(_) => Role::Stalled,
         }
     }
 
@@ -103,23 +103,23 @@ impl Plan {
 
     pub(super) fn path(&self, at: usize) -> String {
         match self.part(at) {
-            Part::Publisher => wire::PUBLISH.into(),
-            Part::Visitor => wire::VISIT.into(),
-            Part::Client(client) if self.has_rooms() => match self.room_of_client(client) {
+            Role::Publisher => wire::PUBLISH.into(),
+            Role::Visitor => wire::VISIT.into(),
+            Role::Client(client) if self.has_rooms() => match self.room_of_client(client) {
                 Some(room) => format!("/{}", String::from_utf8_lossy(&wire::room_name(room))),
                 None => "/".into(),
             },
-            Part::Client(_) | Part::Stalled => "/".into(),
+            Role::Client(_) | Role::Stalled => "/".into(),
         }
     }
 
     /// The first number that a connection is owed.
     pub(super) fn first_number(&self, at: usize) -> u64 {
         match self.part(at) {
-            Part::Client(client) if self.has_rooms() => self
+            Role::Client(client) if self.has_rooms() => self
                 .room_of_client(client)
                 .map_or(u64::MAX, |room| room as u64),
-            Part::Publisher if self.has_rooms() => u64::MAX,
+            Role::Publisher if self.has_rooms() => u64::MAX,
             _ => 0,
         }
     }
@@ -185,17 +185,17 @@ mod tests {
 
     #[test]
     fn everyone_has_a_part() {
-        let parts: Vec<Part> = (0..PLAN.connections()).map(|at| PLAN.part(at)).collect();
+        let parts: Vec<Role> = (0..PLAN.connections()).map(|at| PLAN.part(at)).collect();
         assert_eq!(parts.len(), 1 + 10 + 2 + 1);
-        assert_eq!(parts[0], Part::Publisher);
-        assert_eq!(parts[1], Part::Client(0));
-        assert_eq!(parts[10], Part::Client(9));
-        assert_eq!(parts[11..], [Part::Visitor, Part::Visitor, Part::Stalled]);
+        assert_eq!(parts[0], Role::Publisher);
+        assert_eq!(parts[1], Role::Client(0));
+        assert_eq!(parts[10], Role::Client(9));
+        assert_eq!(parts[11..], [Role::Visitor, Role::Visitor, Role::Stalled]);
         let lines = Plan {
             job: Job::Lines,
             ..PLAN
         };
-        assert_eq!(lines.part(0), Part::Client(0));
+        assert_eq!(lines.part(0), Role::Client(0));
     }
 
     #[test]

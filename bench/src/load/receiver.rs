@@ -9,14 +9,14 @@ const STAMPED: usize = 16;
 const PREFIX: usize = 10 + 2 * STAMPED;
 
 /// What every frame looks like.
-pub(crate) struct Shape {
+pub(crate) struct FrameShape {
     head: Vec<u8>,
     /// Bytes of number and stamp, and of payload behind them.
     stamped: usize,
     rest: usize,
 }
 
-impl Shape {
+impl FrameShape {
     /// Binary messages, or lines as text.
     pub(crate) fn new(size: usize, lines: bool) -> Self {
         let (opcode, stamped) = match lines {
@@ -83,7 +83,11 @@ impl Default for Receiver {
 
 impl Receiver {
     /// The next whole message of `bytes`, which it is taken from; none when `bytes` is used up.
-    pub(crate) fn next(&mut self, shape: &Shape, bytes: &mut &[u8]) -> io::Result<Option<Message>> {
+    pub(crate) fn next(
+        &mut self,
+        shape: &FrameShape,
+        bytes: &mut &[u8],
+    ) -> io::Result<Option<Message>> {
         let (message, missing) = match self.pending.take() {
             Some(pending) => pending,
             None => match self.take_prefix(shape, bytes)? {
@@ -100,7 +104,11 @@ impl Receiver {
         Ok(Some(message))
     }
 
-    fn take_prefix(&mut self, shape: &Shape, bytes: &mut &[u8]) -> io::Result<Option<Message>> {
+    fn take_prefix(
+        &mut self,
+        shape: &FrameShape,
+        bytes: &mut &[u8],
+    ) -> io::Result<Option<Message>> {
         let length = shape.prefix();
         if self.have == 0 && bytes.len() >= length {
             let (prefix, rest) = bytes.split_at(length);
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn any_cut_gives_the_same_messages() {
         for size in [16, 32, 200, 70_000] {
-            let (shape, bytes) = (Shape::new(size, false), stream(size, 3));
+            let (shape, bytes) = (FrameShape::new(size, false), stream(size, 3));
             let expected: Vec<_> = (0..3)
                 .map(|number| Message {
                     number,
@@ -166,7 +174,7 @@ mod tests {
         let bytes = stream(48, 1);
         assert!(
             Receiver::default()
-                .next(&Shape::new(32, false), &mut &bytes[..])
+                .next(&FrameShape::new(32, false), &mut &bytes[..])
                 .is_err()
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Load, Plan, Rooms};
 use crate::args::Job;
-use crate::wire::{self, Found};
+use crate::wire::{self, Parsed};
 
 /// What the server does with the number of each message: what it sends in its place.
 type Answer = fn(u64) -> &'static [i64];
@@ -46,7 +46,7 @@ fn echo(mut stream: TcpStream, answer: Answer) -> io::Result<()> {
     stream.write_all(head.as_bytes())?;
     input.drain(..end);
     loop {
-        while let Found::Frame(frame) = wire::client_frame(&input) {
+        while let Parsed::Frame(frame) = wire::client_frame(&input) {
             let mut payload = input[frame.start..frame.end].to_vec();
             wire::mask(&mut payload, frame.mask);
             let number = u64::from_ne_bytes(payload[..8].try_into().unwrap());

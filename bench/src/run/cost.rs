@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use super::{Sample, Scenario, Setup, Side, Work};
+use super::{Sample, Scenario, Setup, Side, Workload};
 use crate::args::Job;
-use crate::load::driven::{Client, State};
+use crate::load::driven::{LoadProcess, LoadReport};
 use crate::machine::{self, AllCpus, CpuTime};
 
 /// How long a server is under load before it is the other's turn: long enough that its having been out of the caches adds
@@ -26,9 +26,9 @@ pub(super) fn measure(
     scenario: &Scenario,
     sides: &[&Side],
 ) -> Vec<io::Result<Sample>> {
-    let mut turns: Vec<io::Result<Turns>> = sides
+    let mut turns: Vec<io::Result<AlternatingRun>> = sides
         .iter()
-        .map(|side| Turns::start(setup, scenario, side))
+        .map(|side| AlternatingRun::start(setup, scenario, side))
         .collect();
     let enough = setup.cpu_seconds * scenario.effort;
     let machine = machine::all_cpus();
@@ -49,7 +49,7 @@ pub(super) fn measure(
             break;
         }
     }
-    let ours: f64 = turns.iter().flatten().map(Turns::used).sum();
+    let ours: f64 = turns.iter().flatten().map(AlternatingRun::used).sum();
     let foreign = machine
         .and_then(|before| foreign_since(before, ours))
         .unwrap_or(0.0);
@@ -70,14 +70,14 @@ pub(super) fn foreign_since(before: AllCpus, ours: f64) -> io::Result<f64> {
 }
 
 /// A server and its client, connected.
-pub(super) struct Loaded {
+pub(super) struct ServerUnderLoad {
     pub(super) server: Server,
-    pub(super) client: Client,
+    pub(super) client: LoadProcess,
     /// Lines come from here: it stays open while the server lives.
     _feed: Option<io::PipeWriter>,
 }
 
-impl Loaded {
+impl ServerUnderLoad {
     pub(super) fn start(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Self> {
         Self::with(
             setup,
@@ -93,7 +93,7 @@ impl Loaded {
         setup: &Setup,
         scenario: &Scenario,
         side: &Side,
-        load: &Work,
+        load: &Workload,
         sleep: bool,
     ) -> io::Result<Self> {
         use std::os::fd::AsRawFd as _;
@@ -114,7 +114,7 @@ impl Loaded {
                 pipe.as_raw_fd()
             ))
         });
-        let client = Client::connect(
+        let client = LoadProcess::connect(
             &setup.program,
             server.address,
             &load.plan(setup.quick, sleep),
@@ -136,22 +136,22 @@ impl Loaded {
 }
 
 /// A server that is loaded in turns.
-struct Turns {
-    loaded: Loaded,
+struct AlternatingRun {
+    loaded: ServerUnderLoad,
     /// Messages of one turn.
     chunk: u64,
     /// Before the measurement.
-    warm_up: State,
+    warm_up: LoadReport,
     used_before: f64,
     before: CpuTime,
     /// Under load, since.
     seconds: f64,
 }
 
-impl Turns {
+impl AlternatingRun {
     /// Connects, and warms up until a turn takes long enough.
     fn start(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Self> {
-        let mut loaded = Loaded::start(setup, scenario, side)?;
+        let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
         let mut chunk = side.work.in_flight();
         let turn = Duration::from_secs_f64(setup.cpu_seconds / 2.5).min(TURN);
         loop {
@@ -175,7 +175,7 @@ impl Turns {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let Loaded { server, client, .. } = &mut self.loaded;
+        let ServerUnderLoad { server, client, .. } = &mut self.loaded;
         server.go_on()?;
         let start = Instant::now();
         client.deliver(self.chunk)?;
@@ -200,7 +200,7 @@ impl Turns {
     fn finish(mut self, foreign: f64) -> io::Result<Sample> {
         let spent = self.spent()?;
         self.loaded.server.go_on()?;
-        let State {
+        let LoadReport {
             expected,
             received,
             visits,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::results::{Outcome, Results, Served, Unit, Verdict, spread};
+use super::results::{Results, ScenarioResult, ServerResult, Unit, Verdict, spread};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
@@ -90,8 +90,9 @@ fn targets(verdicts: &[Verdict]) -> String {
 
 /// The scenarios that peers took part in, one column for each server.
 fn side_by_side(results: &Results) -> String {
-    let with_peers = |outcome: &&Outcome| outcome.servers.iter().any(|served| served.is_peer);
-    let outcomes: Vec<&Outcome> = results.outcomes.iter().filter(with_peers).collect();
+    let with_peers =
+        |outcome: &&ScenarioResult| outcome.servers.iter().any(|served| served.is_peer);
+    let outcomes: Vec<&ScenarioResult> = results.outcomes.iter().filter(with_peers).collect();
     let mut names: Vec<&str> = Vec::new();
     for served in outcomes.iter().flat_map(|outcome| &outcome.servers) {
         if !names.contains(&served.server.as_str()) {
@@ -127,7 +128,7 @@ fn side_by_side(results: &Results) -> String {
 }
 
 /// A server's median, and its ratio to the first server's.
-fn cell(outcome: &Outcome, name: &str) -> String {
+fn cell(outcome: &ScenarioResult, name: &str) -> String {
     let Some(served) = outcome.served(name) else {
         return "–".into();
     };
@@ -151,7 +152,7 @@ fn cell(outcome: &Outcome, name: &str) -> String {
     }
 }
 
-fn figures(outcomes: &[Outcome]) -> String {
+fn figures(outcomes: &[ScenarioResult]) -> String {
     let mut text = String::from(
         "\n| scenario | server | figure | user + system | ratio to the first (min–max) | deliveries expected = received |\n\
          |---|---|---|---|---|---|\n",
@@ -201,7 +202,7 @@ fn figures(outcomes: &[Outcome]) -> String {
     text
 }
 
-fn latencies(outcomes: &[Outcome]) -> String {
+fn latencies(outcomes: &[ScenarioResult]) -> String {
     let mut text = String::from(
         "\n| latency | server | p50 | p99 | max | p99, nothing in the way |\n|---|---|---|---|---|---|\n",
     );
@@ -231,7 +232,7 @@ fn latencies(outcomes: &[Outcome]) -> String {
     if any { text } else { String::new() }
 }
 
-fn memory(outcomes: &[Outcome]) -> String {
+fn memory(outcomes: &[ScenarioResult]) -> String {
     let mut text = String::new();
     for (outcome, served) in each(outcomes) {
         let Some(Some(resident)) = served.median().map(|sample| sample.resident) else {
@@ -257,7 +258,7 @@ fn memory(outcomes: &[Outcome]) -> String {
     text
 }
 
-fn each(outcomes: &[Outcome]) -> impl Iterator<Item = (&Outcome, &Served)> {
+fn each(outcomes: &[ScenarioResult]) -> impl Iterator<Item = (&ScenarioResult, &ServerResult)> {
     outcomes
         .iter()
         .flat_map(|outcome| outcome.servers.iter().map(move |served| (outcome, served)))
@@ -282,7 +283,7 @@ fn short_time(micros: f64) -> String {
 }
 
 /// The sums. A run in which they differ ends with an error before it comes to a report.
-fn counts(served: &Served) -> String {
+fn counts(served: &ServerResult) -> String {
     let sum = |of: fn(&super::Sample) -> u64| served.rounds.iter().map(of).sum::<u64>();
     let (expected, received) = (sum(|s| s.expected), sum(|s| s.received));
     let sign = if expected == received { "=" } else { "≠" };

@@ -3,6 +3,7 @@
 //! The yardstick is the server's CPU time per delivery, user and system apart, as the operating
 //! system accounts for it. Each figure is a ratio to the floor's of the same round.
 
+mod catalog;
 mod cost;
 mod markdown;
 mod peers;
@@ -13,23 +14,24 @@ mod scenario;
 mod server;
 mod single;
 mod target;
+mod workload;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::args::{self, Known, Options};
-use crate::floor::Mode;
+use crate::args::{self, OptionSpec, Options};
+use crate::floor::FloorMode;
 use crate::machine::{self, AllCpus};
 use peers::Peers;
-use results::{Outcome, Results, Sample, Served, Unit};
-use scenario::{Rounds, Scenario, Side, Test, Work};
-use server::Kind;
+use results::{Results, Sample, ScenarioResult, ServerResult, Unit};
+use scenario::{Measurement, Rounds, Scenario, Side};
+use workload::{ServerKind, Workload};
 
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 
-pub(crate) const OPTIONS: &[Known] = &[
+pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("quick"),
     args::flag("sleep"),
     args::flag("self-check"),
@@ -69,17 +71,17 @@ struct Setup {
 
 impl Setup {
     /// What stands in a server's place.
-    fn stands_for(&self, kind: Kind) -> Kind {
+    fn stands_for(&self, kind: ServerKind) -> ServerKind {
         match kind {
-            Kind::Floor(_) if self.baseline.is_some() => Kind::SUBJECT,
-            Kind::Subject(_) if self.self_check => Kind::FLOOR,
+            ServerKind::Floor(_) if self.baseline.is_some() => ServerKind::SUBJECT,
+            ServerKind::Subject(_) if self.self_check => ServerKind::FLOOR,
             kind => kind,
         }
     }
 
-    fn program_of(&self, kind: Kind) -> &Path {
+    fn program_of(&self, kind: ServerKind) -> &Path {
         match (&self.baseline, &self.ring_program) {
-            (Some(baseline), _) if matches!(kind, Kind::Floor(_)) => baseline,
+            (Some(baseline), _) if matches!(kind, ServerKind::Floor(_)) => baseline,
             (_, Some(ring_program)) if kind.is_ring_build() => ring_program,
             _ => &self.program,
         }
@@ -112,11 +114,11 @@ impl Setup {
         }
         if self.baseline.is_some() || self.self_check {
             // Only two of them differ.
-            sides.retain(|side| side.kind == Kind::FLOOR || side.kind == Kind::SUBJECT);
+            sides.retain(|side| side.kind == ServerKind::FLOOR || side.kind == ServerKind::SUBJECT);
         } else if scenario.peers {
             sides.extend(self.peers.picked.iter().map(|&peer| Side {
                 name: None,
-                kind: Kind::Peer(peer),
+                kind: ServerKind::Peer(peer),
                 work,
             }));
         }
@@ -131,7 +133,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         "" => scenario.usual && (!quick || is_quick(scenario)),
         parts => parts.split(',').any(|part| scenario.id.contains(part)),
     };
-    let scenarios: Vec<Scenario> = scenario::all().into_iter().filter(picked).collect();
+    let scenarios: Vec<Scenario> = catalog::all().into_iter().filter(picked).collect();
     if scenarios.is_empty() {
         return Err(args::bad("only", only));
     }
@@ -212,11 +214,11 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
             .collect::<Vec<_>>()
             .join(",")
     };
-    let has = |wanted: fn(Kind) -> bool| {
+    let has = |wanted: fn(ServerKind) -> bool| {
         let mut sides = scenarios.iter().flat_map(|scenario| &scenario.sides);
         sides.any(|side| wanted(side.kind))
     };
-    let with_ring = !quick && !self_check && baseline.is_none() && has(Kind::is_ring_build);
+    let with_ring = !quick && !self_check && baseline.is_none() && has(ServerKind::is_ring_build);
     let setup = Setup {
         quick,
         sleep: options.flag("sleep"),
@@ -245,7 +247,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
     if setup.server_cpu == setup.client_cpu {
         eprintln!("note: one CPU for both the server and the client: the figures will mean little");
     }
-    if has(|kind| kind == Kind::Program) {
+    if has(|kind| kind == ServerKind::Program) {
         build(&["-p", "humphrey-broadcast"], &profile, &target)?;
     }
     if with_ring {
@@ -294,14 +296,17 @@ fn idle_share_now() -> io::Result<f64> {
 }
 
 /// Whether a run goes on without it: what others wrote, and what kernels and containers may forbid.
-fn may_fail(kind: Kind) -> bool {
-    matches!(kind, Kind::Peer(_) | Kind::Floor(Mode::Ring)) || kind.is_ring_build()
+fn may_fail(kind: ServerKind) -> bool {
+    matches!(
+        kind,
+        ServerKind::Peer(_) | ServerKind::Floor(FloorMode::Ring)
+    ) || kind.is_ring_build()
 }
 
 /// All rounds of a scenario. What a peer fails at is noted, and it takes no further part; any other failure ends the run.
-fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
+fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<ScenarioResult> {
     let rounds = setup.rounds(&scenario);
-    let mut outcome = Outcome {
+    let mut outcome = ScenarioResult {
         id: scenario.id.clone(),
         title: scenario.title.clone(),
         unit: unit(scenario.test),
@@ -310,12 +315,12 @@ fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
     let sides = setup.sides(&mut scenario);
     outcome.servers = sides
         .iter()
-        .map(|side| Served {
+        .map(|side| ServerResult {
             server: match (&setup.baseline, side.kind) {
-                (Some(_), Kind::Floor(_)) => "baseline".into(),
+                (Some(_), ServerKind::Floor(_)) => "baseline".into(),
                 _ => side.name(),
             },
-            is_peer: matches!(side.kind, Kind::Peer(_)),
+            is_peer: matches!(side.kind, ServerKind::Peer(_)),
             rounds: Vec::new(),
             failure: None,
         })
@@ -326,7 +331,7 @@ fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
             .collect();
         let picked: Vec<&Side> = fit.iter().map(|&at| &sides[at]).collect();
         let samples = match scenario.test {
-            Test::Cost => cost::measure(setup, &scenario, &picked),
+            Measurement::Cost => cost::measure(setup, &scenario, &picked),
             _ => picked
                 .iter()
                 .map(|side| single::measure(setup, &scenario, side))
@@ -355,14 +360,14 @@ fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-fn unit(test: Test) -> Unit {
+fn unit(test: Measurement) -> Unit {
     match test {
-        Test::Cost => Unit::CpuPerDelivery,
-        Test::Idle => Unit::BytesPerConnection,
-        Test::Memberships => Unit::BytesPerMembership,
-        Test::Connect => Unit::CpuPerConnection,
-        Test::Blocked | Test::Stalled => Unit::Percentile99,
-        Test::Lone => Unit::Median,
-        Test::Rate => Unit::Rate,
+        Measurement::Cost => Unit::CpuPerDelivery,
+        Measurement::Idle => Unit::BytesPerConnection,
+        Measurement::Memberships => Unit::BytesPerMembership,
+        Measurement::Connect => Unit::CpuPerConnection,
+        Measurement::Blocked | Measurement::Stalled => Unit::Percentile99,
+        Measurement::Lone => Unit::Median,
+        Measurement::Rate => Unit::Rate,
     }
 }

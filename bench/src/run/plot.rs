@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::markdown::number;
-use super::results::{Outcome, Results};
+use super::results::{Results, ScenarioResult};
 
 const COLUMNS: usize = 2;
 const PANEL: f64 = 460.0;
@@ -23,8 +23,9 @@ const STYLE: &str = "\
   </style>\n";
 
 pub(super) fn svg(results: &Results) -> String {
-    let with_peers = |outcome: &&Outcome| outcome.servers.iter().any(|served| served.is_peer);
-    let mut outcomes: Vec<&Outcome> = results.outcomes.iter().filter(with_peers).collect();
+    let with_peers =
+        |outcome: &&ScenarioResult| outcome.servers.iter().any(|served| served.is_peer);
+    let mut outcomes: Vec<&ScenarioResult> = results.outcomes.iter().filter(with_peers).collect();
     if outcomes.is_empty() {
         outcomes = results.outcomes.iter().collect();
     }
@@ -44,7 +45,7 @@ pub(super) fn svg(results: &Results) -> String {
     )
 }
 
-fn panel(body: &mut String, outcome: &Outcome, x: f64, y: f64) {
+fn panel(body: &mut String, outcome: &ScenarioResult, x: f64, y: f64) {
     // Writing to a string does not fail.
     let mut put = |line: std::fmt::Arguments<'_>| {
         let _ = writeln!(body, "  {line}");

@@ -4,12 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::results::{Outcome, Results, Sample, spread};
+use super::results::{Results, Sample, ScenarioResult, spread};
 use super::{Setup, markdown, plot};
-use crate::args::{self, Known, Options};
+use crate::args::{self, OptionSpec, Options};
 use crate::machine;
 
-pub(crate) const OPTIONS: &[Known] = &[args::value("out"), args::value("readme")];
+pub(crate) const OPTIONS: &[OptionSpec] = &[args::value("out"), args::value("readme")];
 
 /// `bench report FILE.json`: table and plot once more, of a run that is over.
 pub(crate) fn command(options: &Options) -> io::Result<()> {
@@ -89,7 +89,7 @@ pub(super) fn head(setup: &Setup, idle_share: f64) -> Vec<String> {
 }
 
 /// What others used while it was measured.
-pub(super) fn foreign(outcomes: &[Outcome]) -> Option<String> {
+pub(super) fn foreign(outcomes: &[ScenarioResult]) -> Option<String> {
     let samples = outcomes.iter().flat_map(|outcome| &outcome.servers);
     let samples: Vec<&Sample> = samples.flat_map(|served| &served.rounds).collect();
     let foreign: Vec<f64> = samples.iter().map(|sample| sample.foreign).collect();

@@ -11,18 +11,18 @@ pub(super) struct Results {
     pub(super) peers: Vec<String>,
     /// Who could not be measured, and why.
     pub(super) left_out: Vec<String>,
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) outcomes: Vec<ScenarioResult>,
     pub(super) verdicts: Vec<Verdict>,
 }
 
 /// The figures of one scenario.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct ScenarioResult {
     pub(super) id: String,
     pub(super) title: String,
     pub(super) unit: Unit,
     /// The first is what the others are compared with.
-    pub(super) servers: Vec<Served>,
+    pub(super) servers: Vec<ServerResult>,
 }
 
 /// What a figure counts.
@@ -60,7 +60,7 @@ impl Unit {
 
 /// One server's part.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Served {
+pub(super) struct ServerResult {
     pub(super) server: String,
     pub(super) is_peer: bool,
     pub(super) rounds: Vec<Sample>,
@@ -109,13 +109,13 @@ pub(super) struct Verdict {
     pub(super) met: bool,
 }
 
-impl Outcome {
-    pub(super) fn served(&self, server: &str) -> Option<&Served> {
+impl ScenarioResult {
+    pub(super) fn served(&self, server: &str) -> Option<&ServerResult> {
         self.servers.iter().find(|served| served.server == server)
     }
 }
 
-impl Served {
+impl ServerResult {
     /// The round whose figure is the median.
     pub(super) fn median(&self) -> Option<Sample> {
         median_by(self.rounds.iter().copied(), |sample| sample.value)
@@ -167,7 +167,7 @@ pub(super) mod tests {
             max: 4_000.0,
             ..Sample::default()
         };
-        let served = |server: &str, values: &[f64], failure: Option<&str>| Served {
+        let served = |server: &str, values: &[f64], failure: Option<&str>| ServerResult {
             server: server.into(),
             is_peer: server == "Bun",
             rounds: values.iter().map(|value| sample(*value)).collect(),
@@ -177,7 +177,7 @@ pub(super) mod tests {
             head: vec!["A machine.".into()],
             peers: vec!["bun 1.0".into()],
             left_out: vec!["ws (Node.js): npm: not found".into()],
-            outcomes: vec![Outcome {
+            outcomes: vec![ScenarioResult {
                 id: "echo".into(),
                 title: "echo <100>".into(),
                 unit: Unit::CpuPerDelivery,

@@ -9,106 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Setup;
-use super::peers::Peer;
-use super::scenario::Work;
-use crate::floor::Mode;
+use super::workload::{ServerKind, Workload};
 
 /// How long a server may take until it listens.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
-
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Floor(Mode),
-    Subject(Variant),
-    /// `humphrey-broadcast`.
-    Program,
-    Peer(&'static Peer),
-}
-
-/// How humphrey_ws is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Variant {
-    pub(super) shards: usize,
-    /// Whether handlers run on the pool alone.
-    pub(super) pool: bool,
-    /// Whether it writes through an io_uring ring: then it is another build of this program.
-    pub(super) ring: bool,
-}
-
-impl Variant {
-    /// As a program gets it that sets nothing, but for the number of shards.
-    pub(super) const USUAL: Self = Self {
-        shards: 1,
-        pool: false,
-        ring: false,
-    };
-}
-
-impl Kind {
-    pub(super) const FLOOR: Self = Self::Floor(Mode::Single);
-    pub(super) const SUBJECT: Self = Self::Subject(Variant::USUAL);
-
-    pub(super) fn is_ring_build(self) -> bool {
-        matches!(self, Self::Subject(Variant { ring: true, .. }))
-    }
-
-    pub(super) fn name(self) -> String {
-        match self {
-            Self::Floor(Mode::Single) => "floor".into(),
-            Self::Floor(Mode::Joined) => "floor, joined".into(),
-            Self::Floor(Mode::Ring) => "floor, ring".into(),
-            Self::Subject(Variant { shards, pool, ring }) => {
-                let shards = match shards {
-                    1 => String::new(),
-                    n => format!(", {n} shards"),
-                };
-                let pool = if pool { ", pool" } else { "" };
-                let ring = if ring { ", io_uring" } else { "" };
-                format!("humphrey_ws{shards}{pool}{ring}")
-            }
-            Self::Program => "humphrey-broadcast".into(),
-            Self::Peer(peer) => peer.name.into(),
-        }
-    }
-
-    /// The arguments with which this program becomes that server.
-    fn arguments(self, work: &Work) -> Vec<String> {
-        let mut args: Vec<String> = Vec::new();
-        let mut put = |all: &[&str]| args.extend(all.iter().map(|arg| (*arg).to_owned()));
-        match self {
-            Self::Floor(mode) => {
-                put(&["floor", work.job.name()]);
-                match mode {
-                    Mode::Single => {}
-                    Mode::Joined => put(&["--joined"]),
-                    Mode::Ring => put(&["--ring"]),
-                }
-            }
-            Self::Subject(Variant { shards, pool, ring }) => {
-                put(&["subject", work.job.name(), "--shards", &shards.to_string()]);
-                if pool {
-                    put(&["--pool"]);
-                }
-                if ring {
-                    put(&["--ring"]);
-                }
-                if let Some(nap) = work.nap {
-                    put(&["--micros", &nap.micros.to_string()]);
-                    put(&["--one-in", &nap.one_in.to_string()]);
-                    if nap.works {
-                        put(&["--works"]);
-                    }
-                }
-            }
-            Self::Program | Self::Peer(_) => {}
-        }
-        args
-    }
-}
 
 pub(super) struct Server {
     child: Child,
@@ -121,21 +28,21 @@ impl Server {
     /// Starts a server on a port of the system's choice. Its standard input is `feed`.
     pub(super) fn start(
         setup: &Setup,
-        kind: Kind,
-        work: &Work,
+        kind: ServerKind,
+        work: &Workload,
         cpus: &str,
         feed: Option<PipeReader>,
     ) -> io::Result<Self> {
         let mut command;
         match kind {
-            Kind::Floor(_) | Kind::Subject(_) => {
+            ServerKind::Floor(_) | ServerKind::Subject(_) => {
                 command = Command::new(setup.program_of(kind));
                 command.args(setup.stands_for(kind).arguments(work));
                 command.args(["--child", "--cpu", cpus]);
             }
-            Kind::Program | Kind::Peer(_) => {
+            ServerKind::Program | ServerKind::Peer(_) => {
                 let words = match kind {
-                    Kind::Peer(peer) => setup.peers.command(peer, work.job)?,
+                    ServerKind::Peer(peer) => setup.peers.command(peer, work.job)?,
                     _ => program(setup)?,
                 };
                 command = Command::new(&setup.program);
@@ -143,7 +50,7 @@ impl Server {
             }
         }
         // The program says on its standard error where it listens.
-        let says = kind == Kind::Program;
+        let says = kind == ServerKind::Program;
         let mut child = command
             .stdin(feed.map_or(Stdio::null(), Stdio::from))
             .stdout(if says { Stdio::null() } else { Stdio::piped() })
@@ -161,7 +68,7 @@ impl Server {
             Ok(address) => Ok(Self {
                 child,
                 address,
-                pauses: matches!(kind, Kind::Peer(_)),
+                pauses: matches!(kind, ServerKind::Peer(_)),
             }),
             Err(error) => {
                 end(&mut child);

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::cost::{Loaded, foreign_since};
-use super::{Sample, Scenario, Setup, Side, Test, Work};
+use super::cost::{ServerUnderLoad, foreign_since};
+use super::{Measurement, Sample, Scenario, Setup, Side, Workload};
 use crate::args::Job;
 use crate::histogram::Summary;
-use crate::load::driven::{Client, State};
+use crate::load::driven::{LoadProcess, LoadReport};
 use crate::machine;
 
 /// Connections that have already echoed when the resident memory of "none" is read, so that code
@@ -26,28 +26,28 @@ const WITH_STALL: u64 = 300;
 pub(super) fn measure(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Sample> {
     let machine = machine::all_cpus()?;
     let (mut sample, used) = match scenario.test {
-        Test::Idle => idle(setup, scenario, side),
-        Test::Memberships => memberships(setup, scenario, side),
-        Test::Connect => connect(setup, scenario, side),
-        Test::Blocked => blocked(setup, scenario, side),
-        Test::Stalled => stalled(setup, scenario, side),
-        Test::Lone => lone(setup, scenario, side),
-        Test::Rate | Test::Cost => rate(setup, scenario, side),
+        Measurement::Idle => idle(setup, scenario, side),
+        Measurement::Memberships => memberships(setup, scenario, side),
+        Measurement::Connect => connect(setup, scenario, side),
+        Measurement::Blocked => blocked(setup, scenario, side),
+        Measurement::Stalled => stalled(setup, scenario, side),
+        Measurement::Lone => lone(setup, scenario, side),
+        Measurement::Rate | Measurement::Cost => rate(setup, scenario, side),
     }?;
     sample.foreign = foreign_since(machine, used)?;
     Ok(sample)
 }
 
 /// What was measured, and the CPU time that server and client have used.
-type Outcome = io::Result<(Sample, f64)>;
+type Measured = io::Result<(Sample, f64)>;
 
 fn settle(setup: &Setup) {
     std::thread::sleep(Duration::from_millis(if setup.quick { 200 } else { 1_000 }));
 }
 
-fn sample(value: f64, state: State) -> Sample {
+fn sample(value: f64, state: LoadReport) -> Sample {
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    let State {
+    let LoadReport {
         expected,
         received,
         latency: Summary { p50, p99, max },
@@ -65,20 +65,20 @@ fn sample(value: f64, state: State) -> Sample {
 }
 
 /// A server with a few connections that have all been at work.
-fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Loaded> {
-    let base = Work {
+fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<ServerUnderLoad> {
+    let base = Workload {
         clients: BASE,
         window: 1,
         ..side.work
     };
-    let mut loaded = Loaded::with(setup, scenario, side, &base, true)?;
+    let mut loaded = ServerUnderLoad::with(setup, scenario, side, &base, true)?;
     loaded.client.deliver(200 * BASE as u64)?;
     settle(setup);
     Ok(loaded)
 }
 
 /// What idle connections add to the resident memory of a server, and how often it wakes while they are idle.
-fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = warm(setup, scenario, side)?;
     let pid = loaded.server.pid();
     let base = machine::resident(pid)?;
@@ -103,17 +103,17 @@ fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
 }
 
 /// What being in rooms adds to connections.
-fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
-    let joining = Work {
+fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let joining = Workload {
         job: Job::Echo,
         ..side.work
     };
     // Those before them find every handler thread.
-    let mut first = Loaded::with(
+    let mut first = ServerUnderLoad::with(
         setup,
         scenario,
         side,
-        &Work {
+        &Workload {
             clients: BASE,
             ..joining
         },
@@ -123,7 +123,7 @@ fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
     drop(first.client);
     let (_, client_cpus) = setup.cpus(scenario);
     let plan = joining.plan(setup.quick, true);
-    let mut client = Client::connect(
+    let mut client = LoadProcess::connect(
         &setup.program,
         first.server.address,
         &plan,
@@ -147,7 +147,7 @@ fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
 }
 
 /// The server's CPU time for accepting a connection and answering its handshake.
-fn connect(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
+fn connect(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = warm(setup, scenario, side)?;
     let pid = loaded.server.pid();
     let before = machine::cpu_time(pid)?;
@@ -169,8 +169,8 @@ fn seconds(setup: &Setup, seconds: f64) -> f64 {
 }
 
 /// What those notice whose handlers don't block of those whose handlers do.
-fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
-    let mut loaded = Loaded::start(setup, scenario, side)?;
+fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let messages = (BESIDE_PER_SECOND * seconds(setup, 1.5)) as u64;
     let client = &mut loaded.client;
     client.deliver(side.work.clients as u64)?;
@@ -185,8 +185,8 @@ fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
 }
 
 /// What those notice who read of those who don't.
-fn stalled(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
-    let mut loaded = Loaded::start(setup, scenario, side)?;
+fn stalled(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let client = &mut loaded.client;
     client.deliver(10)?;
     client.clear_latencies()?;
@@ -201,7 +201,7 @@ fn stalled(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
     hindered(loaded, unhindered)
 }
 
-fn hindered(mut loaded: Loaded, unhindered: Summary) -> Outcome {
+fn hindered(mut loaded: ServerUnderLoad, unhindered: Summary) -> Measured {
     let state = loaded.client.finish()?;
     let p99 = |summary: Summary| summary.p99.as_secs_f64() * 1e6;
     let sample = Sample {
@@ -213,8 +213,8 @@ fn hindered(mut loaded: Loaded, unhindered: Summary) -> Outcome {
 }
 
 /// How long a message takes that comes when nothing else happens.
-fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
-    let mut loaded = Loaded::start(setup, scenario, side)?;
+fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     loaded.client.pace(20, LONE_PER_SECOND)?;
     loaded.client.clear_latencies()?;
     let messages = (LONE_PER_SECOND * seconds(setup, 2.0)) as u64;
@@ -225,8 +225,8 @@ fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
 }
 
 /// How many messages per second come back.
-fn rate(setup: &Setup, scenario: &Scenario, side: &Side) -> Outcome {
-    let mut loaded = Loaded::start(setup, scenario, side)?;
+fn rate(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let seconds = seconds(setup, 0.5);
     let mut messages = 2 * side.work.clients as u64;
     // As many as it takes; those before are for warming up.

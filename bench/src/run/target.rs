@@ -1,6 +1,6 @@
 //! What is aimed at, and whether a run has reached it.
 
-use super::results::{Outcome, Sample, Served, Verdict, spread};
+use super::results::{Sample, ScenarioResult, ServerResult, Verdict, spread};
 
 /// A target of a scenario.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(super) enum Bound {
 
 impl Target {
     /// What the outcome says to it; nothing where one of the two servers is missing.
-    pub(super) fn verdict(&self, outcome: &Outcome) -> Option<Verdict> {
+    pub(super) fn verdict(&self, outcome: &ScenarioResult) -> Option<Verdict> {
         let served = outcome.served(self.server)?;
         let beside = outcome.served(self.beside)?;
         let value = |sample: &Sample| sample.value;
@@ -92,7 +92,7 @@ impl Target {
 }
 
 impl Bound {
-    fn is_met(self, figure: f64, served: &Served) -> bool {
+    fn is_met(self, figure: f64, served: &ServerResult) -> bool {
         match self {
             Self::Ratio(most) | Self::User(most) | Self::Value(most) => figure <= most,
             Self::RatioAndExcess(_, most, _) => figure <= most,

@@ -1,0 +1,160 @@
+//! What is measured: a kind of server, and the work that it and its client do.
+
+use super::peers::Peer;
+use crate::args::Job;
+use crate::floor::FloorMode;
+use crate::load::{Plan, Rooms};
+use crate::subject::HandlerDelay;
+
+/// Payload bytes of a message, unless a scenario says otherwise.
+pub(super) const SIZE: usize = 32;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerKind {
+    Floor(FloorMode),
+    Subject(SubjectVariant),
+    /// `humphrey-broadcast`.
+    Program,
+    Peer(&'static Peer),
+}
+
+/// How humphrey_ws is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SubjectVariant {
+    pub(super) shards: usize,
+    /// Whether handlers run on the pool alone.
+    pub(super) pool: bool,
+    /// Whether it writes through an io_uring ring: then it is another build of this program.
+    pub(super) ring: bool,
+}
+
+impl SubjectVariant {
+    /// As a program gets it that sets nothing, but for the number of shards.
+    pub(super) const USUAL: Self = Self {
+        shards: 1,
+        pool: false,
+        ring: false,
+    };
+}
+
+impl ServerKind {
+    pub(super) const FLOOR: Self = Self::Floor(FloorMode::Single);
+    pub(super) const SUBJECT: Self = Self::Subject(SubjectVariant::USUAL);
+
+    pub(super) fn is_ring_build(self) -> bool {
+        matches!(self, Self::Subject(SubjectVariant { ring: true, .. }))
+    }
+
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Floor(FloorMode::Single) => "floor".into(),
+            Self::Floor(FloorMode::Joined) => "floor, joined".into(),
+            Self::Floor(FloorMode::Ring) => "floor, ring".into(),
+            Self::Subject(SubjectVariant { shards, pool, ring }) => {
+                let shards = match shards {
+                    1 => String::new(),
+                    n => format!(", {n} shards"),
+                };
+                let pool = if pool { ", pool" } else { "" };
+                let ring = if ring { ", io_uring" } else { "" };
+                format!("humphrey_ws{shards}{pool}{ring}")
+            }
+            Self::Program => "humphrey-broadcast".into(),
+            Self::Peer(peer) => peer.name.into(),
+        }
+    }
+
+    /// The arguments with which this program becomes that server.
+    pub(super) fn arguments(self, work: &Workload) -> Vec<String> {
+        let mut args: Vec<String> = Vec::new();
+        let mut put = |all: &[&str]| args.extend(all.iter().map(|arg| (*arg).to_owned()));
+        match self {
+            Self::Floor(mode) => {
+                put(&["floor", work.job.name()]);
+                match mode {
+                    FloorMode::Single => {}
+                    FloorMode::Joined => put(&["--joined"]),
+                    FloorMode::Ring => put(&["--ring"]),
+                }
+            }
+            Self::Subject(SubjectVariant { shards, pool, ring }) => {
+                put(&["subject", work.job.name(), "--shards", &shards.to_string()]);
+                if pool {
+                    put(&["--pool"]);
+                }
+                if ring {
+                    put(&["--ring"]);
+                }
+                if let Some(delay) = work.delay {
+                    put(&["--micros", &delay.micros.to_string()]);
+                    put(&["--one-in", &delay.one_in.to_string()]);
+                    if delay.works {
+                        put(&["--works"]);
+                    }
+                }
+            }
+            Self::Program | Self::Peer(_) => {}
+        }
+        args
+    }
+}
+
+/// What a server, and the client that loads it, has to do.
+#[derive(Clone, Copy)]
+pub(super) struct Workload {
+    pub(super) job: Job,
+    pub(super) clients: usize,
+    pub(super) window: usize,
+    pub(super) size: usize,
+    pub(super) rooms: Rooms,
+    pub(super) stalled: usize,
+    pub(super) blockers: usize,
+    pub(super) delay: Option<HandlerDelay>,
+}
+
+impl Workload {
+    pub(super) const NONE: Self = Self {
+        job: Job::Echo,
+        clients: 1,
+        window: 1,
+        size: SIZE,
+        rooms: Rooms {
+            count: 0,
+            members: 0,
+            together: false,
+            visitors: 0,
+        },
+        stalled: 0,
+        blockers: 0,
+        delay: None,
+    };
+
+    /// Quick, with a tenth of those who are in rooms, or beside them.
+    pub(super) fn plan(&self, quick: bool, sleep: bool) -> Plan {
+        let (mut clients, mut rooms) = (self.clients, self.rooms);
+        if quick && rooms.count > 0 {
+            clients /= 10;
+            match rooms.count {
+                1 => rooms.members /= 10,
+                _ => rooms.count /= 10,
+            }
+        }
+        Plan {
+            job: self.job,
+            clients,
+            rooms,
+            window: self.window,
+            size: self.size,
+            stalled: self.stalled,
+            blockers: self.blockers,
+            sleep,
+        }
+    }
+
+    /// Messages that are in flight at once.
+    pub(super) fn in_flight(&self) -> u64 {
+        let publishers = if self.job.is_echo() { self.clients } else { 1 };
+        (publishers * self.window) as u64
+    }
+}
