@@ -1,10 +1,10 @@
-//! The command line: `--name value` and `--name`, one word before them, nothing else.
+//! Command-line parser: `--name value` and `--name` options, and one word before them.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::str::FromStr;
 
-/// An option a command understands.
+/// An option that a command accepts.
 #[derive(Clone, Copy)]
 pub(crate) struct OptionSpec {
     name: &'static str,
@@ -25,11 +25,11 @@ pub(crate) const fn flag(name: &'static str) -> OptionSpec {
     }
 }
 
-/// What was given.
+/// The parsed command line.
 pub(crate) struct Options {
     word: Option<String>,
     values: BTreeMap<&'static str, String>,
-    /// What followed `--`.
+    /// The words after `--`.
     command: Vec<String>,
 }
 
@@ -85,7 +85,7 @@ impl Options {
         self.values.get(name).map(String::as_str)
     }
 
-    /// CPUs: their numbers, with commas between.
+    /// A list of CPU numbers, separated by commas.
     pub(crate) fn cpus(&self, name: &str) -> io::Result<Option<Vec<usize>>> {
         let Some(text) = self.text(name) else {
             return Ok(None);
@@ -105,20 +105,19 @@ impl Options {
 /// What a server does with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    /// Sends it back.
+    /// Echoes it.
     Echo,
-    /// Sends what comes from the connection opened at [`crate::wire::PUBLISH`] to everyone, itself
-    /// included.
+    /// Broadcasts messages of the connection at [`crate::wire::PUBLISH`] to all connections, including itself.
     Fanout,
-    /// Sends what comes from [`crate::wire::PUBLISH`] to the room that each message names. Every other connection is in
-    /// the room that its path names, joins those that its messages name, and is sent these back.
+    /// Broadcasts messages of [`crate::wire::PUBLISH`] to the room that each names. Every other connection is in the room
+    /// that its path names, joins the rooms that its messages name, and receives an echo.
     Rooms,
-    /// The same, while [`crate::subject::CHURN_PER_SECOND`] of those at [`crate::wire::VISIT`] join room 0, and as many
-    /// leave it.
+    /// Like [`Job::Rooms`], while [`crate::subject::CHURN_PER_SECOND`] connections of [`crate::wire::VISIT`] join room 0
+    /// and as many leave it.
     Churn,
-    /// An echo whose handler blocks for [`crate::wire::BLOCK_TIME`] on each message that says [`crate::wire::BLOCK`].
+    /// Echoes it; the handler blocks for [`crate::wire::BLOCK_TIME`] if the message contains [`crate::wire::BLOCK`].
     Blocked,
-    /// Sends each line of its standard input to everyone, from a thread of its own.
+    /// Broadcasts each line of standard input from a thread outside the engine.
     Lines,
 }
 
@@ -148,7 +147,7 @@ impl Job {
         }
     }
 
-    /// Whether each client gets its own messages back.
+    /// Whether each client receives its own messages only.
     pub(crate) fn is_echo(self) -> bool {
         matches!(self, Self::Echo | Self::Blocked)
     }
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_dashes_is_a_command_of_its_own() {
+    fn words_after_two_dashes_are_a_command() {
         let options = parse(&["--cpu", "0,3", "--quick", "--", "node", "--cpu"]).unwrap();
         assert_eq!(options.cpus("cpu").unwrap(), Some(vec![0, 3]));
         assert!(options.flag("quick"));
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_unknown_is_taken() {
+    fn unknown_or_malformed_options_are_refused() {
         assert!(parse(&["--only", "echo"]).is_err());
         assert!(parse(&["one", "two"]).is_err());
         assert!(parse(&["--cpu"]).is_err());

@@ -41,18 +41,18 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("child"),
 ];
 
-/// How the messages of a fan-out leave.
+/// How the messages of a fan-out are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloorMode {
     /// One send per socket and per message.
     Single,
-    /// One send per socket for all that one read brought.
+    /// One send per socket for all messages of one read.
     Joined,
-    /// One send per socket and per message, all of a turn through a ring with one system call.
+    /// One send per socket and per message, submitted to an io_uring ring with one system call per turn.
     Ring,
 }
 
-/// Whether the kernel, or the container, allows rings.
+/// Checks whether the kernel and the container allow io_uring.
 pub(crate) fn check_ring() -> io::Result<()> {
     Ring::new().map(drop)
 }
@@ -110,7 +110,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Res
             if token == LISTENER {
                 floor.accept(&listener)?;
             } else {
-                floor.turn(token as usize, event.flags);
+                floor.handle_event(token as usize, event.flags);
             }
         }
         floor.send_replies();
@@ -125,13 +125,13 @@ struct Floor {
     /// The members of each room, by its number.
     rooms: Vec<Vec<u32>>,
     free: Vec<u32>,
-    /// What one read brought, behind what the last one left over.
+    /// Input buffer: the leftover of the last read, then the data of this one.
     input: Vec<u8>,
-    /// The server frames made of it, and where each of them ends.
+    /// The frames to send, and where each of them ends.
     output: Vec<u8>,
     ends: Vec<OutputFrame>,
     ring: Option<Ring>,
-    /// With a ring, the replies of this turn: pieces of the output.
+    /// With a ring, the replies of this turn: connections and ranges of the output.
     replies: Vec<(u32, Range<usize>)>,
 }
 
@@ -149,14 +149,14 @@ struct FloorConnection {
     rest: Option<Box<Leftover>>,
 }
 
-/// What few connections have at any time: part of a message, or bytes the socket refused.
+/// Buffers that few connections need at a time: part of a message, or bytes that the socket did not accept.
 #[derive(Default)]
 struct Leftover {
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
-/// The connection is over.
+/// The connection has ended.
 struct Disconnected;
 
 impl Floor {
@@ -188,7 +188,7 @@ impl Floor {
         }
     }
 
-    fn turn(&mut self, token: usize, flags: epoll::EventFlags) {
+    fn handle_event(&mut self, token: usize, flags: epoll::EventFlags) {
         let Some(Some(connection)) = self.connections.get_mut(token) else {
             return;
         };
@@ -209,13 +209,13 @@ impl Floor {
     }
 
     fn drop_connection(&mut self, token: usize) {
-        // With rooms, its place is not given to another, who is not in its room.
+        // With rooms, slots are not reused: the new connection would be taken for a member.
         if self.connections[token].take().is_some() && self.rooms.is_empty() {
             self.free.push(token as u32);
         }
     }
 
-    /// Reads until the socket has no more; a short read says so without another call.
+    /// Reads until the socket is empty, which a short read shows without another call.
     fn read(&mut self, token: usize) -> Result<(), Disconnected> {
         loop {
             let Some(connection) = &mut self.connections[token] else {
@@ -240,17 +240,17 @@ impl Floor {
             if let Some(rest) = &mut connection.rest {
                 self.input[..carried].copy_from_slice(&rest.input);
                 rest.input.clear();
-                connection.tidy();
+                connection.free_buffers();
             }
-            self.take(token, carried + read)?;
+            self.process(token, carried + read)?;
             if read < room {
                 return Ok(());
             }
         }
     }
 
-    /// Does the job on the first `length` bytes of the input.
-    fn take(&mut self, token: usize, length: usize) -> Result<(), Disconnected> {
+    /// Handles the first `length` bytes of the input.
+    fn process(&mut self, token: usize, length: usize) -> Result<(), Disconnected> {
         if self
             .replies
             .last()
@@ -277,7 +277,7 @@ impl Floor {
                 self.rooms[room].push(token as u32);
             }
         }
-        // A connection that is not open yet has an incomplete request there: no frame.
+        // The input of a connection that is not open yet is an incomplete request.
         while at < length && connection.open {
             match wire::client_frame(&input[at..]) {
                 Parsed::Frame(frame) => {
@@ -308,7 +308,7 @@ impl Floor {
         }
         match self.job {
             Job::Echo if self.ring.is_some() => {
-                self.reply_later(token as u32);
+                self.queue_replies(token as u32);
                 Ok(())
             }
             Job::Echo | Job::Blocked => connection.send(&self.output),
@@ -325,14 +325,14 @@ impl Floor {
         }
     }
 
-    /// To every socket, each message by itself or all of them at once.
+    /// Sends the frames to every connection, one by one or all at once.
     fn fan_out(&mut self) {
         if self.ring.is_some() {
             let ends = std::mem::take(&mut self.ends);
             let mut start = 0;
             for &OutputFrame { end, .. } in &ends {
-                let everyone = self.everyone();
-                self.send_all(everyone.into_iter().map(|token| (token, start..end)));
+                let recipients = self.recipients();
+                self.send_all(recipients.into_iter().map(|token| (token, start..end)));
                 start = end;
             }
             self.ends = ends;
@@ -359,7 +359,7 @@ impl Floor {
         }
     }
 
-    /// One send per member and per message.
+    /// Sends each frame to the members of its room, with one send per member.
     fn fan_out_to_rooms(&mut self) {
         let mut start = 0;
         let ends = std::mem::take(&mut self.ends);
@@ -381,7 +381,7 @@ impl Floor {
                 if let Some(connection) = slot
                     && connection.send(frame).is_err()
                 {
-                    // Its place is not given to another, who is not in its room.
+                    // The slot is not reused: the new connection would be taken for a member.
                     *slot = None;
                 }
             }
@@ -391,7 +391,7 @@ impl Floor {
 }
 
 impl FloorConnection {
-    /// Answers the request when all of it is there; returns how much of the input it was, and the room it names.
+    /// Answers the handshake once it is complete. Returns its length in the input, and the room that it names.
     fn upgrade(&mut self, input: &[u8]) -> Result<(usize, Option<usize>), Disconnected> {
         let Some(end) = wire::head_end(input) else {
             return Ok((0, None));
@@ -410,7 +410,7 @@ impl FloorConnection {
         Ok((end, path.trim_start_matches('/').parse().ok()))
     }
 
-    /// Writes now what the socket takes, and keeps the rest for later.
+    /// Writes as much as the socket accepts, and buffers the rest.
     fn send(&mut self, bytes: &[u8]) -> Result<(), Disconnected> {
         if bytes.is_empty() {
             return Ok(());
@@ -428,7 +428,7 @@ impl FloorConnection {
         Ok(())
     }
 
-    /// Writes what an earlier send left.
+    /// Writes buffered output.
     fn flush(&mut self) -> Result<(), Disconnected> {
         let Some(mut rest) = self.rest.take() else {
             return Ok(());
@@ -436,11 +436,11 @@ impl FloorConnection {
         let sent = self.write(&rest.output);
         rest.output.drain(..*sent.as_ref().unwrap_or(&0));
         self.rest = Some(rest);
-        self.tidy();
+        self.free_buffers();
         sent.map(drop)
     }
 
-    /// Whether something waits already that is to leave first.
+    /// Whether output is buffered, which must be written first.
     fn has_output(&self) -> bool {
         self.rest
             .as_ref()
@@ -460,8 +460,8 @@ impl FloorConnection {
         Ok(sent)
     }
 
-    /// An idle connection holds no buffer.
-    fn tidy(&mut self) {
+    /// Frees empty buffers, so that an idle connection holds none.
+    fn free_buffers(&mut self) {
         if self
             .rest
             .as_ref()

@@ -20,12 +20,12 @@ use rustix::net::SendFlags;
 
 use super::{Floor, FloorConnection};
 
-/// Sends that one system call makes; more are made with several.
+/// Sends per system call.
 const ENTRIES: u32 = 1024;
 
 pub(super) struct Ring(IoUring);
 
-/// As `send`, on a socket that it borrows.
+/// One send on a borrowed socket.
 struct Send<'a> {
     token: u32,
     socket: BorrowedFd<'a>,
@@ -34,7 +34,7 @@ struct Send<'a> {
 }
 
 impl Ring {
-    /// Fails where the kernel is too old, or its owner forbids rings, as most containers do.
+    /// Fails if the kernel is too old, or io_uring is forbidden, as in most containers.
     pub(super) fn new() -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES).map_err(|error| {
             let text = format!("no io_uring here, as in many containers: {error}");
@@ -43,8 +43,7 @@ impl Ring {
         Ok(Self(ring))
     }
 
-    /// Makes all of these sends, each to another socket. Returns what came of those that did not take everything, by
-    /// their place.
+    /// Executes all sends, each to a different socket. Returns the results of those that did not send everything, by index.
     fn send_all(&mut self, sends: &[Send<'_>]) -> Vec<(usize, Result<usize, Errno>)> {
         let mut unfinished = Vec::new();
         for (first, sends) in (0..)
@@ -57,7 +56,7 @@ impl Ring {
                 match self.0.submit_and_wait(left) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // The kernel may still use what is borrowed here.
+                    // The kernel may still use the borrowed buffers.
                     Err(_) => abort(),
                 }
                 for completion in self.0.completion() {
@@ -74,10 +73,10 @@ impl Ring {
         unfinished
     }
 
-    /// At most as many as there are entries, into an empty ring.
+    /// Pushes at most [`ENTRIES`] sends into an empty ring.
     #[allow(unsafe_code)]
     fn push(&mut self, sends: &[Send<'_>]) {
-        // `DONTWAIT`: it completes at once, and never waits in the kernel until the socket has room.
+        // `DONTWAIT`: a send completes at once and never waits in the kernel for buffer space.
         let flags = (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() as i32;
         let mut queue = self.0.submission();
         for (index, send) in sends.iter().enumerate() {
@@ -89,7 +88,7 @@ impl Ring {
                 .user_data(index as u64);
             // SAFETY: socket and bytes are borrowed until `send_all` returns, which waits for this to complete.
             if unsafe { queue.push(&entry) }.is_err() {
-                // There is room for them all, or else what is in the ring already could not be waited for.
+                // Cannot happen in an empty ring; if it did, requests in the ring could not be awaited safely.
                 abort();
             }
         }
@@ -97,7 +96,7 @@ impl Ring {
 }
 
 impl Floor {
-    /// Makes these sends of pieces of the output with one system call. No connection may be there twice.
+    /// Sends ranges of the output with one system call. Each connection may occur once only.
     pub(super) fn send_all(&mut self, due: impl IntoIterator<Item = (u32, Range<usize>)>) {
         let Some(ring) = &mut self.ring else {
             return;
@@ -139,8 +138,8 @@ impl Floor {
         }
     }
 
-    /// Who is in a fan-out.
-    pub(super) fn everyone(&self) -> Vec<u32> {
+    /// The open connections, which receive a fan-out.
+    pub(super) fn recipients(&self) -> Vec<u32> {
         let open =
             |connection: &Option<FloorConnection>| connection.as_ref().is_some_and(|c| c.open);
         let all = (0..).zip(&self.connections);
@@ -149,15 +148,15 @@ impl Floor {
             .collect()
     }
 
-    /// Keeps the replies that a read has caused, which end the output, until those of the whole turn leave.
-    pub(super) fn reply_later(&mut self, token: u32) {
+    /// Queues the replies to one read, which end the output, until the end of the turn.
+    pub(super) fn queue_replies(&mut self, token: u32) {
         let start = self.replies.last().map_or(0, |(_, piece)| piece.end);
         if start < self.output.len() {
             self.replies.push((token, start..self.output.len()));
         }
     }
 
-    /// Sends the replies of this turn.
+    /// Sends the queued replies of this turn.
     pub(super) fn send_replies(&mut self) {
         if !self.replies.is_empty() {
             let mut replies = std::mem::take(&mut self.replies);
@@ -183,15 +182,15 @@ mod tests {
         }
     }
 
-    /// None where the kernel has no ring for us: then there is nothing to test.
+    /// `None` if io_uring is unavailable: then there is nothing to test.
     fn ring() -> Option<Ring> {
         Ring::new().inspect_err(|error| eprintln!("{error}")).ok()
     }
 
     #[test]
-    fn more_sends_than_entries_arrive_all_and_once() {
+    fn more_sends_than_ring_entries_each_arrive_once() {
         let Some(mut ring) = ring() else { return };
-        // Enough of them that none is full before the end.
+        // Enough sockets that no buffer fills up.
         const SOCKETS: usize = 32;
         let pairs: Vec<_> = (0..SOCKETS).map(|_| UnixStream::pair().unwrap()).collect();
         let bytes: Vec<u8> = (0..2 * ENTRIES as usize + 7)
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_socket_does_not_take_is_told_by_its_place() {
+    fn unfinished_sends_are_reported_by_index() {
         let Some(mut ring) = ring() else { return };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (full, _reader) = UnixStream::pair().unwrap();
@@ -233,7 +232,7 @@ mod tests {
             panic!("{unfinished:?}");
         };
         assert!(0 < part && part < much.len());
-        // Full as it is now, it takes nothing.
+        // A full socket accepts nothing.
         assert_eq!(
             ring.send_all(&[send(&full, b"d")]),
             [(0, Err(Errno::AGAIN))]

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_is_in_a_bucket_at_most_a_sixty_fourth_wide() {
+    fn bucket_width_is_at_most_a_64th_of_the_value() {
         for value in (0..2_000).chain([65_535, 1 << 30, (1 << 40) + 12_345, u64::MAX]) {
             let end = upper_end(bucket(value));
             assert!(
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_of_a_thousand() {
+    fn quantiles_of_1000_values_are_within_a_bucket() {
         let mut histogram = Histogram::new();
         assert_eq!(histogram.summary(), Summary::default());
         (1..=1_000).for_each(|value| histogram.record(value * 1_000));

@@ -1,4 +1,4 @@
-//! What the operating system says and does: accounting from `/proc`, affinity, limits.
+//! Operating system interface: accounting from `/proc`, CPU affinity, limits.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Keeps this thread, and those it will start, on these CPUs.
+/// Pins this thread, and those that it starts later, to these CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
@@ -30,12 +30,12 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// A server must not outlive the runner that started it.
+/// Has the kernel kill this process when its parent ends, so that no server outlives the bench.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-/// As many descriptors as may be had without rights; returns how many that is.
+/// Raises the soft limit of file descriptors to the hard limit; returns that limit.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(
@@ -72,7 +72,7 @@ impl Sub for CpuTime {
     }
 }
 
-/// What all threads of a process, those that have ended included, have used so far.
+/// CPU time that all threads of a process, including ended ones, have used so far.
 pub(crate) fn cpu_time(pid: u32) -> io::Result<CpuTime> {
     parse_stat(
         &fs::read_to_string(format!("/proc/{pid}/stat"))?,
@@ -82,7 +82,7 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<CpuTime> {
 }
 
 fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
-    // The name may hold spaces and parentheses; what follows the last one starts with field 3.
+    // The process name may contain spaces and parentheses; field 3 follows the last parenthesis.
     let mut fields = stat
         .rsplit_once(')')?
         .1
@@ -112,11 +112,11 @@ pub(crate) fn resident(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup is not as expected")))
 }
 
-/// How often the threads of a process have gone to sleep of themselves, and so have been woken.
+/// Voluntary context switches of all threads of a process: how often they slept and were woken.
 pub(crate) fn wake_ups(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // One that ends meanwhile is none that sleeps and wakes.
+        // Skip threads that have ended since the directory was read.
         let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
             continue;
         };
@@ -130,7 +130,7 @@ pub(crate) fn wake_ups(pid: u32) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// What all CPUs together did since boot, in seconds.
+/// Time that all CPUs together have spent since boot, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct AllCpus {
     pub(crate) busy: f64,
@@ -158,7 +158,7 @@ pub(crate) fn all_cpus() -> io::Result<AllCpus> {
 
 fn parse_all_cpus(stat: &str, ticks_per_second: u64) -> Option<AllCpus> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
-    // user nice system idle iowait irq softirq steal; the guests' times are within the first two.
+    // Fields: user nice system idle iowait irq softirq steal. Guest times are included in the first two.
     let ticks: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
@@ -173,7 +173,7 @@ fn parse_all_cpus(stat: &str, ticks_per_second: u64) -> Option<AllCpus> {
     })
 }
 
-/// The machine in one line: processor, how many, kernel, load averages.
+/// Describes the machine in one line: processor, number of CPUs, kernel, load averages.
 pub(crate) fn describe() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_stat_line_whatever_the_name_holds() {
+    fn stat_line_with_odd_process_name_is_parsed() {
         let line = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 250 6 7 20 0 33 0 999";
         assert_eq!(
             parse_stat(line, 100),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_is_all_but_idle_and_waiting() {
+    fn busy_time_excludes_idle_and_iowait() {
         let stat = "cpu  100 0 100 700 100 0 0 0 50 50\ncpu0 1 2 3\n";
         assert_eq!(
             parse_all_cpus(stat, 100),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_itself_in_proc() {
+    fn own_process_is_found_in_proc() {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));

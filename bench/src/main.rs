@@ -1,7 +1,6 @@
-//! `bench`: what a delivery costs on humphrey_ws, as a ratio to the least a server can do.
-//!
-//! One binary with several commands. `run` is the one for people: it starts servers in turn as its own children, loads
-//! them, and prints a table. See `README.md`.
+//! `bench`: measures the cost of a delivery on humphrey_ws, relative to a minimal server. One binary with several commands.
+//! `run` is the command for people: it starts servers in turn as child processes, loads them, and prints a table. See
+//! `README.md`.
 
 #![allow(
     clippy::print_stdout,
@@ -96,7 +95,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Becomes the floor; returns only on a failure.
+/// Runs the floor; returns only on failure.
 fn serve_floor(options: &Options) -> io::Result<()> {
     let mode = match (options.flag("joined"), options.flag("ring")) {
         (_, true) => floor::FloorMode::Ring,
@@ -107,11 +106,11 @@ fn serve_floor(options: &Options) -> io::Result<()> {
     floor::serve(job, settle(options)?, mode)
 }
 
-/// Becomes humphrey_ws; returns only on a failure.
+/// Runs humphrey_ws; returns only on failure.
 fn serve_subject(options: &Options) -> io::Result<()> {
     let settings = subject::Settings::of(options)?;
     if options.flag("ring") {
-        // Otherwise the library would go without, and nobody would know.
+        // Otherwise the library would silently work without a ring.
         floor::check_ring()?;
     }
     if options.flag("ring") != cfg!(feature = "io-uring") {
@@ -122,13 +121,13 @@ fn serve_subject(options: &Options) -> io::Result<()> {
     subject::serve(job, settle(options)?, &settings)
 }
 
-/// What every server does first; returns where it is to listen.
+/// Applies the options that all servers share; returns the address to listen on.
 fn settle(options: &Options) -> io::Result<SocketAddrV4> {
     let address = options.number("address", SocketAddrV4::new([127, 0, 0, 1].into(), 0))?;
     if options.flag("child") {
         machine::die_with_parent()?;
     }
-    // Before any other thread exists, so that all of them inherit it.
+    // Before other threads are started, so that they inherit it.
     if let Some(cpus) = options.cpus("cpu")? {
         machine::pin(&cpus)?;
     }
@@ -138,7 +137,7 @@ fn settle(options: &Options) -> io::Result<SocketAddrV4> {
 
 const EXEC_OPTIONS: &[args::OptionSpec] = &[args::value("cpu")];
 
-/// Becomes another program, which ends with the one that started this.
+/// Replaces this process by another program, which is killed when its parent ends.
 fn exec(options: &Options) -> io::Result<()> {
     use std::os::unix::process::CommandExt as _;
     let [program, rest @ ..] = options.command() else {
@@ -153,7 +152,7 @@ fn exec(options: &Options) -> io::Result<()> {
     Err(io::Error::new(error.kind(), format!("{program}: {error}")))
 }
 
-/// Tells whoever started this server where it listens.
+/// Prints the address that the server listens on.
 fn ready(address: std::net::SocketAddr) -> io::Result<()> {
     use io::Write;
     let mut out = io::stdout().lock();

@@ -1,6 +1,5 @@
-//! The subject: the same jobs on humphrey_ws, through its ordinary public API.
-//!
-//! One shard unless it is told otherwise, and no option that a usual program would not set.
+//! The subject: the jobs of the bench on humphrey_ws, through its public API. It has one shard unless configured otherwise,
+//! and sets no option that a usual program would not set.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -15,32 +14,32 @@ use crate::args::{self, Job, OptionSpec, Options};
 use crate::wire::{self, PUBLISH, VISIT};
 
 const THREADS: usize = 32;
-/// Messages that take long: more than there are threads.
+/// Number of messages whose handlers sleep: more than there are threads.
 const WARM_UP: usize = 48;
-/// How many join, and how many leave, each second of a [`Job::Churn`].
+/// Connections that join, and connections that leave, per second of a [`Job::Churn`].
 pub(crate) const CHURN_PER_SECOND: u32 = 1_000;
-/// How many of them at once.
+/// Connections that join at once.
 const CHURN_BURST: u32 = 10;
 
-/// What is not as a program gets it that sets nothing.
+/// Settings that differ from the library's defaults.
 pub(crate) struct Settings {
     shards: usize,
-    /// Whether handlers run on the pool alone.
+    /// Whether handlers run on the worker pool only, never on a shard's thread.
     pool: bool,
     delay: Option<HandlerDelay>,
 }
 
-/// What some handlers of an echo do before they answer.
+/// A delay of some echo handlers before they answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandlerDelay {
     pub(crate) micros: u64,
     pub(crate) one_in: u64,
-    /// Whether they work for that long. Otherwise they sleep.
+    /// Whether the handler uses the CPU for that time; otherwise it sleeps.
     pub(crate) works: bool,
 }
 
 impl HandlerDelay {
-    fn take(self) {
+    fn run(self) {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         if !COUNT.fetch_add(1, Relaxed).is_multiple_of(self.one_in) {
             return;
@@ -95,7 +94,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
         Job::Echo => match settings.delay {
             None => app.with_message_handler(|stream, message, _| stream.send(message)),
             Some(delay) => app.with_message_handler(move |stream, message, _| {
-                delay.take();
+                delay.run();
                 stream.send(message);
             }),
         },
@@ -120,16 +119,16 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
             app
         }
         Job::Rooms => app
-            .with_connect_handler(enter)
-            .with_message_handler(|stream, message, _| in_rooms(&stream, message)),
+            .with_connect_handler(join_named_room)
+            .with_message_handler(|stream, message, _| handle_room_message(&stream, message)),
         Job::Churn => {
             let sender = app.sender();
             let thread = thread::spawn(move || churn(&sender));
             let _ = VISITORS.thread.set(thread.thread().clone());
-            app.with_connect_handler(enter)
+            app.with_connect_handler(join_named_room)
                 .with_message_handler(|stream, message, _| {
-                    VISITORS.call();
-                    in_rooms(&stream, message);
+                    VISITORS.wake();
+                    handle_room_message(&stream, message);
                 })
         }
     };
@@ -138,8 +137,8 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     Err(io::Error::other("the server came to an end by itself"))
 }
 
-/// A connection's path is the room that it is in.
-fn enter(stream: AsyncStream, _: Arc<()>) {
+/// Joins the room that the connection's path names.
+fn join_named_room(stream: AsyncStream, _: Arc<()>) {
     match stream.path() {
         PUBLISH | "/" => {}
         VISIT => {
@@ -150,7 +149,7 @@ fn enter(stream: AsyncStream, _: Arc<()>) {
     }
 }
 
-fn in_rooms(stream: &AsyncStream, message: Message) {
+fn handle_room_message(stream: &AsyncStream, message: Message) {
     let room = wire::room_of(message.bytes()).map(|name| stream.room(name));
     if stream.path() != PUBLISH {
         warm_up();
@@ -161,8 +160,8 @@ fn in_rooms(stream: &AsyncStream, message: Message) {
     }
 }
 
-/// The first messages that are no publisher's find every handler thread: so each has its stack and its part of the heap
-/// before memory is measured.
+/// Has the first messages occupy every handler thread, so that each has allocated its stack and heap before memory is
+/// measured.
 fn warm_up() {
     static MESSAGES: AtomicUsize = AtomicUsize::new(0);
     if MESSAGES.load(Relaxed) < WARM_UP && MESSAGES.fetch_add(1, Relaxed) < WARM_UP {
@@ -170,10 +169,10 @@ fn warm_up() {
     }
 }
 
-/// Those who join and leave while there is something to be had.
+/// Connections that join and leave a room while messages are published.
 struct Visitors {
     all: Mutex<Vec<ConnectionId>>,
-    /// Something has been published since the last burst.
+    /// Whether a message was published since the last burst.
     wanted: AtomicBool,
     thread: OnceLock<Thread>,
 }
@@ -185,7 +184,7 @@ static VISITORS: Visitors = Visitors {
 };
 
 impl Visitors {
-    fn call(&self) {
+    fn wake(&self) {
         if !self.wanted.swap(true, Relaxed)
             && let Some(thread) = self.thread.get()
         {
@@ -194,7 +193,7 @@ impl Visitors {
     }
 }
 
-/// Has visitors join room 0 in turn, and leave it one burst later.
+/// Lets visitors join room 0 in turn, and leave it one burst later.
 fn churn(sender: &AsyncSender) {
     let name = wire::room_name(0);
     let room = sender.room(&String::from_utf8_lossy(&name));

@@ -1,4 +1,4 @@
-//! The little of HTTP and RFC 6455 that the floor and the load client need.
+//! The subset of HTTP and RFC 6455 that the floor and the load client need.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use sha1::{Digest as _, Sha1};
 
 /// The path whose connection is the publisher of a fan-out.
 pub(crate) const PUBLISH: &str = "/publish";
-/// The path of those who are in room 0 at times.
+/// The path of visitors, which join and leave room 0.
 pub(crate) const VISIT: &str = "/visit";
 
-/// A room's name: its number.
+/// The name of a room: its number as text.
 pub(crate) type RoomName = [u8; 8];
 
-/// Where in a message's payload the room is named.
+/// Offset of the room's name in a payload.
 const ROOM_AT: usize = 16;
-/// A message that names no room.
+/// The name in messages for no room.
 pub(crate) const NO_ROOM: RoomName = *b"--------";
-/// In a room's place: a message whose handler blocks.
+/// In place of a room's name: marks a message whose handler blocks.
 pub(crate) const BLOCK: RoomName = *b"sleep-50";
-/// For so long.
+/// How long such a handler blocks.
 pub(crate) const BLOCK_TIME: Duration = Duration::from_millis(50);
 
-/// Whether a message is one whose handler blocks.
+/// Whether the handler of a message blocks.
 pub(crate) fn is_blocking(payload: &[u8]) -> bool {
     payload.get(ROOM_AT..ROOM_AT + BLOCK.len()) == Some(&BLOCK[..])
 }
@@ -44,7 +44,7 @@ pub(crate) fn room_of(payload: &[u8]) -> Option<&str> {
     (name != NO_ROOM).then(|| std::str::from_utf8(name).ok())?
 }
 
-/// A number as text, so that it may stand in a line.
+/// A number as hexadecimal text, for messages that are lines.
 pub(crate) fn hex(number: u64) -> [u8; 16] {
     let mut text = [0; 16];
     for (at, digit) in text.iter_mut().rev().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// Where the HTTP head at the start of `bytes` ends, the empty line included.
+/// The length of the HTTP head at the start of `bytes`, including the empty line.
 pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes
         .windows(4)
@@ -84,7 +84,7 @@ pub(crate) const TEXT: u8 = 1;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// One whole frame from a client, where it lies in the input.
+/// A complete frame from a client; positions are relative to the input.
 pub(crate) struct Frame {
     pub(crate) opcode: u8,
     pub(crate) mask: [u8; 4],
@@ -93,12 +93,12 @@ pub(crate) struct Frame {
     pub(crate) end: usize,
 }
 
-/// What lies at the start of the input.
+/// The result of parsing the start of the input.
 pub(crate) enum Parsed {
     Frame(Frame),
-    /// Not all of it is there yet.
+    /// The frame is not complete yet.
     Incomplete,
-    /// Not a whole, masked data message: nothing these servers are sent.
+    /// Not an unfragmented, masked data message, which is all that the load client sends.
     Invalid,
 }
 
@@ -154,17 +154,17 @@ pub(crate) fn mask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// The mask twice, to be combined with eight bytes in memory order.
+/// The mask repeated to eight bytes in memory order.
 pub(crate) fn wide_mask([a, b, c, d]: [u8; 4]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, a, b, c, d])
 }
 
-/// Appends a server's frame head: whole, not masked, the shortest length.
+/// Appends the header of an unfragmented, unmasked frame with the shortest length encoding.
 pub(crate) fn put_server_head(out: &mut Vec<u8>, opcode: u8, length: usize) {
     put_head(out, opcode, length, 0);
 }
 
-/// Appends a client's frame head, the mask included.
+/// Appends the header of an unfragmented, masked frame, including the mask.
 pub(crate) fn put_client_head(out: &mut Vec<u8>, opcode: u8, length: usize, mask: [u8; 4]) {
     put_head(out, opcode, length, MASKED);
     out.extend_from_slice(&mask);
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_is_found_where_it_is_named() {
+    fn room_name_is_found_at_its_offset() {
         let mut payload = [0; 32];
         payload[16..24].copy_from_slice(&room_name(1_234));
         assert_eq!(room_of(&payload), Some("00001234"));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn hexadecimal_text_is_what_the_standard_library_reads() {
+    fn hex_text_parses_back_to_the_number() {
         for number in [0, 1, 0xABC_DEF0, u64::MAX] {
             let text = hex(number);
             let text = std::str::from_utf8(&text).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_the_key_of_the_rfc() {
+    fn accept_key_matches_the_rfc_example() {
         assert_eq!(
             accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
             "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_comes_back_as_it_went_at_every_length_form_and_is_never_taken_early() {
+    fn frame_of_every_length_form_is_parsed_once_complete() {
         for length in [0, 1, 7, 8, 32, 125, 126, 65_535, 65_536] {
             let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let mut bytes = Vec::new();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_masked_data_is_a_message() {
+    fn control_unmasked_and_fragmented_frames_are_invalid() {
         for bytes in [[0x02, 0x80], [0x82, 0x00], [0x88, 0x80], [0x80, 0x80]] {
             assert!(matches!(client_frame(&bytes), Parsed::Invalid));
         }

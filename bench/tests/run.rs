@@ -13,7 +13,7 @@ fn bench(args: &[&str]) -> Command {
 }
 
 #[test]
-fn a_run_counts_every_delivery_and_writes_json_table_and_plot() {
+fn run_counts_deliveries_and_writes_json_table_and_plot() {
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("run");
     let picked = "fan-out-100-w16,echo-1-w1,outside-1000-w1";
     let run = bench(&[
@@ -57,7 +57,7 @@ fn a_run_counts_every_delivery_and_writes_json_table_and_plot() {
 }
 
 #[test]
-fn a_name_that_nothing_has_is_an_error() {
+fn unknown_scenario_name_is_an_error() {
     for args in [["--only", "nothing"], ["--peers", "nobody"]] {
         let run = bench(&["run", args[0], args[1]]).output().unwrap();
         assert!(!run.status.success());

@@ -1,4 +1,4 @@
-//! Frames from a client, cut by the network in any way.
+//! Parses frames from a client that arrive in arbitrary pieces.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::frames(data));

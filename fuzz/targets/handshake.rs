@@ -1,4 +1,4 @@
-//! Requests, cut by the network in any way.
+//! Parses a client's handshake that arrives in arbitrary pieces.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::handshake(data));

@@ -1,4 +1,4 @@
-//! One connection, against what RFC 6455 says of it.
+//! Compares one connection with a reference implementation of RFC 6455.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::protocol(data));

@@ -1,4 +1,4 @@
-//! A whole shard, its clients and its program.
+//! Simulates a whole shard with its clients and its program.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::shard(data));

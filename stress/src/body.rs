@@ -11,22 +11,22 @@ use crate::random::mix;
 
 const MARK: [u8; 4] = *b"HWS\x01";
 const HEAD_BYTES: usize = 20;
-/// At least, so that the head can't change unnoticed.
+/// Minimum length of the filler, so that a changed header is detected.
 const FILL_BYTES_MIN: usize = 8;
 const BYTES_MIN: usize = HEAD_BYTES + FILL_BYTES_MIN;
 
-/// Makes and checks the messages of one run.
+/// Generates and verifies the messages of one run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Book {
+pub(crate) struct MessageCodec {
     seed: u64,
 }
 
-impl Book {
+impl MessageCodec {
     pub(crate) fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// A message, whose length follows from its number too.
+    /// Generates a message. Its length depends on its number, too.
     pub(crate) fn write(self, sender: u32, number: u64, bytes_max: usize) -> Vec<u8> {
         let origin = self.origin(sender, number);
         let room = bytes_max.saturating_sub(BYTES_MIN) as u64 + 1;
@@ -45,7 +45,7 @@ impl Book {
         bytes
     }
 
-    /// Sender and number of a message; a failure if a byte of it is not as it was sent.
+    /// Returns sender and number of a message. Fails if any byte differs from what was sent.
     pub(crate) fn read(self, bytes: &[u8]) -> Outcome<(u32, u64)> {
         let Some((head, fill)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
             return Err(Failure::new(format!(
@@ -85,45 +85,45 @@ fn next_word(word: u64) -> u64 {
         .wrapping_add(0x1405_7b7e_f767_814f)
 }
 
-/// What one client got of one sender.
+/// The messages that one client has received from one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct SenderRun {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) count: u64,
 }
 
-impl Run {
-    /// Numbers between the first and the last that did not come.
+impl SenderRun {
+    /// How many messages between the first and the last are missing.
     pub(crate) fn missing(&self) -> u64 {
         self.last - self.first + 1 - self.count
     }
 }
 
-/// Everything that one client got, by sender.
+/// The messages that one client has received, by sender.
 #[derive(Debug)]
-pub(crate) struct Ledger {
-    book: Book,
-    pub(crate) runs: BTreeMap<u32, Run>,
+pub(crate) struct ReceiveLog {
+    codec: MessageCodec,
+    pub(crate) runs: BTreeMap<u32, SenderRun>,
     pub(crate) count: u64,
 }
 
-impl Ledger {
-    pub(crate) fn new(book: Book) -> Self {
+impl ReceiveLog {
+    pub(crate) fn new(codec: MessageCodec) -> Self {
         Self {
-            book,
+            codec,
             runs: BTreeMap::new(),
             count: 0,
         }
     }
 
-    /// Enters a message: each sender's numbers must rise.
-    pub(crate) fn enter(&mut self, bytes: &[u8]) -> Outcome<(u32, u64)> {
-        let (sender, number) = self.book.read(bytes)?;
+    /// Records a message. Fails unless each sender's numbers rise.
+    pub(crate) fn record(&mut self, bytes: &[u8]) -> Outcome<(u32, u64)> {
+        let (sender, number) = self.codec.read(bytes)?;
         self.count += 1;
         match self.runs.get_mut(&sender) {
             None => {
-                let run = Run {
+                let run = SenderRun {
                     first: number,
                     last: number,
                     count: 1,
@@ -143,9 +143,9 @@ impl Ledger {
         Ok((sender, number))
     }
 
-    /// The same, where nothing may be missing either.
-    pub(crate) fn enter_next(&mut self, bytes: &[u8]) -> Outcome<(u32, u64)> {
-        let (sender, number) = self.enter(bytes)?;
+    /// Records a message. Fails unless it directly follows the sender's previous one.
+    pub(crate) fn record_in_sequence(&mut self, bytes: &[u8]) -> Outcome<(u32, u64)> {
+        let (sender, number) = self.record(bytes)?;
         let run = &self.runs[&sender];
         ensure!(
             run.missing() == 0,
@@ -166,33 +166,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_can_be_read_and_a_changed_byte_or_length_is_noticed() {
-        let book = Book::new(3);
+    fn message_with_a_changed_byte_or_length_is_refused() {
+        let codec = MessageCodec::new(3);
         for number in 0..200 {
-            let bytes = book.write(5, number, 100);
+            let bytes = codec.write(5, number, 100);
             assert!((BYTES_MIN..=100).contains(&bytes.len()));
-            assert_eq!(book.read(&bytes).unwrap(), (5, number));
+            assert_eq!(codec.read(&bytes).unwrap(), (5, number));
             for at in 0..bytes.len() {
                 let mut changed = bytes.clone();
                 changed[at] ^= 0x10;
-                assert!(book.read(&changed).is_err(), "{number} {at}");
+                assert!(codec.read(&changed).is_err(), "{number} {at}");
             }
-            assert!(book.read(&bytes[..bytes.len() - 1]).is_err());
+            assert!(codec.read(&bytes[..bytes.len() - 1]).is_err());
         }
     }
 
     #[test]
-    fn a_ledger_notices_what_is_missing_doubled_or_overtaken() {
-        let book = Book::new(3);
-        let message = |number| book.write(1, number, 64);
-        let mut ledger = Ledger::new(book);
-        assert!(ledger.enter_next(&message(4)).is_ok());
-        assert!(ledger.enter_next(&message(5)).is_ok());
-        assert!(ledger.enter(&message(5)).is_err());
-        assert!(ledger.enter(&message(3)).is_err());
-        let mut ledger = Ledger::new(book);
-        ledger.enter(&message(4)).unwrap();
-        assert!(ledger.enter_next(&message(6)).is_err());
-        assert_eq!(ledger.runs[&1].missing(), 1);
+    fn missing_repeated_or_reordered_messages_are_refused() {
+        let codec = MessageCodec::new(3);
+        let message = |number| codec.write(1, number, 64);
+        let mut log = ReceiveLog::new(codec);
+        assert!(log.record_in_sequence(&message(4)).is_ok());
+        assert!(log.record_in_sequence(&message(5)).is_ok());
+        assert!(log.record(&message(5)).is_err());
+        assert!(log.record(&message(3)).is_err());
+        let mut log = ReceiveLog::new(codec);
+        log.record(&message(4)).unwrap();
+        assert!(log.record_in_sequence(&message(6)).is_err());
+        assert_eq!(log.runs[&1].missing(), 1);
     }
 }

@@ -1,14 +1,14 @@
-//! How an invariant is checked, and what is said when it does not hold.
+//! Checks of invariants, and the failures that they report.
 
 use std::fmt;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine. Whoever waits so long waits for nothing.
+/// Timeout of any single step; longer than any takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An invariant that did not hold, in words.
+/// Describes an invariant that did not hold.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
@@ -38,7 +38,7 @@ impl From<rustix::io::Errno> for Failure {
     }
 }
 
-/// Says what was being done when something failed.
+/// Adds to an error what was being done.
 pub(crate) trait During<T> {
     fn during(self, what: impl fmt::Display) -> Outcome<T>;
 }
@@ -49,7 +49,7 @@ impl<T, E: fmt::Display> During<T> for Result<T, E> {
     }
 }
 
-/// Ends with a failure unless something holds.
+/// Returns a failure unless the condition holds.
 macro_rules! ensure {
     ($holds:expr, $($words:tt)+) => {
         if !$holds {
@@ -59,12 +59,12 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-/// Waits until something holds.
+/// Waits until the condition holds; fails after [`DEADLINE`].
 pub(crate) fn eventually(what: &str, holds: impl FnMut() -> Outcome<bool>) -> Outcome {
     within(DEADLINE, what, holds).map(drop)
 }
 
-/// Waits until something holds, no longer than that. Returns how long it took.
+/// Waits until the condition holds; fails after `wait`. Returns how long it took.
 pub(crate) fn within(
     wait: Duration,
     what: &str,
@@ -81,7 +81,7 @@ pub(crate) fn within(
     Ok(start.elapsed())
 }
 
-/// Waits for threads of a scenario, and for what they found.
+/// Joins a thread of a scenario and returns its result.
 pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T> {
     thread
         .join()

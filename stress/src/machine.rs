@@ -1,4 +1,4 @@
-//! What the operating system says of a process, and allows this one.
+//! Resource usage of processes, and limits of this one.
 
 use std::fs;
 use std::io;
@@ -7,19 +7,19 @@ use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 
-/// A server must not outlive the scenario that started it.
+/// Has the kernel kill this process when its parent ends, so that no server outlives its scenario.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-/// As many descriptors as may be had without rights; returns how many that is.
+/// Raises the soft limit of file descriptors to the hard limit; returns that limit.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     set_descriptor_limit(maximum, maximum)?;
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// No more descriptors than that, for this process.
+/// Limits the file descriptors of this process.
 pub(crate) fn limit_descriptors(count: u64) -> io::Result<()> {
     set_descriptor_limit(Some(count), getrlimit(Resource::Nofile).maximum)
 }
@@ -28,10 +28,10 @@ fn set_descriptor_limit(current: Option<u64>, maximum: Option<u64>) -> io::Resul
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
-/// Seconds of processor time, user and system, that all threads of a process have used so far.
+/// CPU time in seconds, user and system, that all threads of a process have used so far.
 pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold spaces and parentheses; what follows the last one starts with field 3.
+    // The process name may contain spaces and parentheses; field 3 follows the last parenthesis.
     let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
         let mut fields = rest.split_ascii_whitespace().skip(14 - 3);
         let user: u64 = fields.next()?.parse().ok()?;
@@ -42,12 +42,12 @@ pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Resident memory of a process in bytes, counted exactly.
+/// Resident memory of a process in bytes, from `smaps_rollup`, which is exact.
 pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Rss:")
 }
 
-/// The most resident memory that a process has had so far, in bytes.
+/// Peak resident memory of a process in bytes.
 pub(crate) fn resident_peak(pid: u32) -> io::Result<u64> {
     kilobytes(&format!("/proc/{pid}/status"), "VmHWM:")
 }
@@ -62,12 +62,12 @@ fn kilobytes(path: &str, name: &str) -> io::Result<u64> {
     Ok(value * 1024)
 }
 
-/// Descriptors that a process has open.
+/// Number of file descriptors that a process has open.
 pub(crate) fn descriptors(pid: u32) -> io::Result<u64> {
     descriptors_below(pid, u64::MAX)
 }
 
-/// Those of them with a number below that one: what it was started with may lie above its limit, and does not count.
+/// Number of open file descriptors below `bound`. A process may have inherited higher ones, which its limit does not cover.
 pub(crate) fn descriptors_below(pid: u32, bound: u64) -> io::Result<u64> {
     let mut count = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {

@@ -1,7 +1,6 @@
-//! `stress`: hostile and unlucky peers against humphrey_ws, over real sockets, with invariants that are checked.
-//!
-//! Each scenario starts the server under test as a process of its own, puts a load on it that comes from a seed, and
-//! ends with an error when something does not hold that the library promises.
+//! `stress`: hostile and faulty peers against humphrey_ws over real sockets, with invariants that are checked. Each
+//! scenario starts the server under test as a separate process, generates a load from a seed, and fails if a promise of the
+//! library does not hold.
 
 #![allow(
     clippy::print_stdout,
@@ -41,7 +40,7 @@ Hostile and unlucky peers against humphrey_ws, on 127.0.0.0/8 only.
   stress --list
       what there is";
 
-/// A scenario of scale 1 that is not done by then hangs.
+/// A scenario of scale 1 that takes longer than this hangs.
 const SCENARIO_MAX: Duration = Duration::from_secs(90);
 
 struct Options {
@@ -71,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// None if there is nothing to run.
+/// Returns `None` if there is nothing to run.
 fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH);
     let mut options = Options {
@@ -161,12 +160,12 @@ fn run(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a scenario. One that hangs ends the program, and with it the servers.
+/// Runs a scenario. If it hangs, the program exits, and its servers with it.
 fn watched(scenario: &'static Scenario, context: Context) -> Outcome<scenarios::Report> {
     let (done, result) = channel();
     let (seed, wait) = (context.seed, SCENARIO_MAX * context.scale as u32);
     let thread = thread::spawn(move || {
-        // Nobody waits only when the program ends.
+        // The receiver is gone only when the program exits.
         let _ = done.send((scenario.run)(&context));
     });
     match result.recv_timeout(wait) {

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_gives_the_same_numbers_and_another_name_gives_others() {
+    fn forks_depend_on_seed_name_and_number_only() {
         let numbers = |mut random: Random| [random.next(), random.next(), random.below(10)];
         let random = Random::new(7);
         assert_eq!(numbers(random.fork("a", 1)), numbers(random.fork("a", 1)));

@@ -12,20 +12,24 @@ use axum::serve::ListenerExt;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use crate::hall::{Hall, Payload};
+use crate::registry::{Payload, Registry};
 
-pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
-    let app = Router::new().fallback(any(upgrade)).with_state(hall);
+pub async fn serve(listener: TcpListener, registry: Registry) -> io::Result<()> {
+    let app = Router::new().fallback(any(upgrade)).with_state(registry);
     let listener = listener.tap_io(|stream| {
-        // It fails only for a socket that is gone.
+        // Fails only if the socket is closed.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, app).await
 }
 
-async fn upgrade(State(hall): State<Hall>, uri: Uri, upgrade: WebSocketUpgrade) -> Response {
-    let guest = hall.guest();
-    upgrade.on_upgrade(move |socket| guest.serve(socket, uri.path().to_owned()))
+async fn upgrade(
+    State(registry): State<Registry>,
+    uri: Uri,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let subscriber = registry.subscriber();
+    upgrade.on_upgrade(move |socket| subscriber.serve(socket, uri.path().to_owned()))
 }
 
 impl Payload for Message {

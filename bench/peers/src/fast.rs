@@ -1,5 +1,5 @@
-//! fastwebsockets, upgraded by hyper as its examples do it. In a fan-out each connection is split into a task that reads
-//! and one that writes, since its read can't be given up half-way.
+//! fastwebsockets, upgraded by hyper as in its examples. In a fan-out each connection is split into a reading and a writing
+//! task, since its read is not cancel-safe.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,26 +11,26 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::Receiver;
 
-use crate::hall::{self, Hall, Job};
 use crate::http1;
+use crate::registry::{self, Job, Registry};
 
-pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
-    http1::serve(listener, hall, answer).await
+pub async fn serve(listener: TcpListener, registry: Registry) -> io::Result<()> {
+    http1::serve(listener, registry, answer).await
 }
 
 async fn answer(
     mut request: Request<Incoming>,
-    hall: Hall,
+    registry: Registry,
 ) -> Result<Response<Empty<Bytes>>, WebSocketError> {
-    let publishes = hall.is_publisher(request.uri().path());
-    // Before the answer: who is connected must get what is published then.
-    let receiver = hall.everyone.subscribe();
+    let publishes = registry.is_publisher(request.uri().path());
+    // Subscribe before the response: connected clients must receive everything published from then on.
+    let receiver = registry.everyone.subscribe();
     let (response, upgraded) = upgrade::upgrade(&mut request)?;
     tokio::spawn(async move {
-        // An error is the end of the connection, which the client reports.
-        let _ = match hall.job {
-            Job::FanOut => fan_out(upgraded, hall, receiver, publishes).await,
-            Job::Echo | Job::Blocked => echo(upgraded, hall.job).await,
+        // An error ends the connection, which the load client reports.
+        let _ = match registry.job {
+            Job::FanOut => fan_out(upgraded, registry, receiver, publishes).await,
+            Job::Echo | Job::Blocked => echo(upgraded, registry.job).await,
         };
     });
     Ok(response)
@@ -43,7 +43,7 @@ async fn echo(upgraded: upgrade::UpgradeFut, job: Job) -> Result<(), WebSocketEr
         match frame.opcode {
             OpCode::Close => return Ok(()),
             OpCode::Text | OpCode::Binary => {
-                hall::handle(job, &frame.payload);
+                registry::handle(job, &frame.payload);
                 socket.write_frame(frame).await?;
             }
             _ => {}
@@ -53,7 +53,7 @@ async fn echo(upgraded: upgrade::UpgradeFut, job: Job) -> Result<(), WebSocketEr
 
 async fn fan_out(
     upgraded: upgrade::UpgradeFut,
-    hall: Hall,
+    registry: Registry,
     mut receiver: Receiver<Bytes>,
     publishes: bool,
 ) -> Result<(), WebSocketError> {
@@ -67,15 +67,17 @@ async fn fan_out(
         }
     });
     loop {
-        // The bench sends no pings: nothing has to be answered.
+        // The bench sends no pings, so nothing has to be answered.
         let frame = read
             .read_frame::<_, Infallible>(&mut |_| async { Ok(()) })
             .await;
         match frame {
             Ok(frame) if frame.opcode == OpCode::Binary => {
                 if publishes {
-                    // Nobody there to hear it is no error.
-                    let _ = hall.everyone.send(Bytes::copy_from_slice(&frame.payload));
+                    // No subscribers is not an error.
+                    let _ = registry
+                        .everyone
+                        .send(Bytes::copy_from_slice(&frame.payload));
                 }
             }
             Ok(frame) if frame.opcode != OpCode::Close => {}

@@ -11,13 +11,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-use crate::hall::Hall;
+use crate::registry::Registry;
 
-/// Has each request answered, and its connection upgraded.
+/// Answers each request and upgrades its connection.
 pub async fn serve<Answer, Failure>(
     listener: TcpListener,
-    hall: Hall,
-    answer: impl Fn(Request<Incoming>, Hall) -> Answer + Copy + Send + 'static,
+    registry: Registry,
+    answer: impl Fn(Request<Incoming>, Registry) -> Answer + Copy + Send + 'static,
 ) -> io::Result<()>
 where
     Answer: Future<Output = Result<Response<Empty<Bytes>>, Failure>> + Send,
@@ -26,13 +26,13 @@ where
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let hall = hall.clone();
+        let registry = registry.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, hall.clone()));
+            let service = service_fn(move |request| answer(request, registry.clone()));
             let connection = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            // It ends with the upgrade, or with a client that is gone.
+            // The task ends with the upgrade, or when the client disconnects.
             let _ = connection.await;
         });
     }

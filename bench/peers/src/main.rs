@@ -6,10 +6,10 @@
 
 mod axum_ws;
 mod fast;
-mod hall;
 mod http1;
 mod plain;
 mod published_ws;
+mod registry;
 mod yawc_ws;
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-use hall::{Hall, Job};
+use registry::{Job, Registry};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -39,24 +39,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// As `#[tokio::main]` does it: as many threads as there are CPUs to use, which is one here.
+/// Runs a future as `#[tokio::main]` does, with as many threads as available CPUs, which is one here.
 #[tokio::main]
 async fn on_tokio(peer: &str, job: Job) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     ready(listener.local_addr()?);
-    let hall = Hall::new(job);
+    let registry = Registry::new(job);
     match peer {
-        "tokio-tungstenite" => plain::tungstenite(listener, hall, None).await,
-        "tokio-tungstenite-4k" => plain::tungstenite(listener, hall, Some(4096)).await,
-        "tokio-websockets" => plain::websockets(listener, hall).await,
-        "axum" => axum_ws::serve(listener, hall).await,
-        "fastwebsockets" => fast::serve(listener, hall).await,
-        "yawc" => yawc_ws::serve(listener, hall).await,
+        "tokio-tungstenite" => plain::tungstenite(listener, registry, None).await,
+        "tokio-tungstenite-4k" => plain::tungstenite(listener, registry, Some(4096)).await,
+        "tokio-websockets" => plain::websockets(listener, registry).await,
+        "axum" => axum_ws::serve(listener, registry).await,
+        "fastwebsockets" => fast::serve(listener, registry).await,
+        "yawc" => yawc_ws::serve(listener, registry).await,
         _ => Err(std::io::Error::other("no such peer")),
     }
 }
 
-/// Tells whoever started this server where it listens.
+/// Prints the address that the server listens on.
 fn ready(address: SocketAddr) {
     println!("READY {address}");
 }

@@ -9,11 +9,11 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_websockets::ServerBuilder;
 
-use crate::hall::{Hall, Payload};
+use crate::registry::{Payload, Registry};
 
 pub async fn tungstenite(
     listener: TcpListener,
-    hall: Hall,
+    registry: Registry,
     buffers: Option<usize>,
 ) -> io::Result<()> {
     let mut config = WebSocketConfig::default();
@@ -23,7 +23,7 @@ pub async fn tungstenite(
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let guest = hall.guest();
+        let subscriber = registry.subscriber();
         tokio::spawn(async move {
             let mut path = String::new();
             // Its signature is the library's.
@@ -35,7 +35,7 @@ pub async fn tungstenite(
             let accepted =
                 tokio_tungstenite::accept_hdr_async_with_config(stream, note, Some(config));
             if let Ok(socket) = accepted.await {
-                guest.serve(socket, path).await;
+                subscriber.serve(socket, path).await;
             }
         });
     }
@@ -58,15 +58,15 @@ impl Payload for Message {
     }
 }
 
-pub async fn websockets(listener: TcpListener, hall: Hall) -> io::Result<()> {
+pub async fn websockets(listener: TcpListener, registry: Registry) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let guest = hall.guest();
+        let subscriber = registry.subscriber();
         tokio::spawn(async move {
             if let Ok((request, socket)) = ServerBuilder::new().accept(stream).await {
                 let path = request.uri().path().to_owned();
-                guest.serve(socket, path).await;
+                subscriber.serve(socket, path).await;
             }
         });
     }

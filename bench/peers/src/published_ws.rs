@@ -1,4 +1,4 @@
-//! humphrey_ws as last published, with its defaults. It gives handlers no path; only the publisher of a fan-out sends.
+//! The last published humphrey_ws, with its defaults. Its handlers know no path; only the publisher of a fan-out sends.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use published::async_app::AsyncWebsocketApp;
 
-use crate::hall::{self, Job};
+use crate::registry::{self, Job};
 
-/// How long it may take until it listens.
+/// Timeout for the server to start listening.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub fn serve(job: Job) -> io::Result<()> {
@@ -22,7 +22,7 @@ pub fn serve(job: Job) -> io::Result<()> {
     let app = match job {
         Job::FanOut => app.with_message_handler(|stream, message, _| stream.broadcast(message)),
         Job::Echo | Job::Blocked => app.with_message_handler(move |stream, message, _| {
-            hall::handle(job, message.bytes());
+            registry::handle(job, message.bytes());
             stream.send(message);
         }),
     };
@@ -30,7 +30,7 @@ pub fn serve(job: Job) -> io::Result<()> {
     Err(io::Error::other("it came to an end by itself"))
 }
 
-/// It does not tell which port it got, so it is given one that was free a moment ago.
+/// The server does not report its port, so it gets one that was free a moment ago.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

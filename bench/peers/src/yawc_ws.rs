@@ -11,24 +11,26 @@ use tokio::net::TcpListener;
 use yawc::frame::OpCode;
 use yawc::{Frame, Options, WebSocket, WebSocketError};
 
-use crate::hall::{Hall, Payload};
 use crate::http1;
+use crate::registry::{Payload, Registry};
 
-pub async fn serve(listener: TcpListener, hall: Hall) -> io::Result<()> {
-    http1::serve(listener, hall, answer).await
+pub async fn serve(listener: TcpListener, registry: Registry) -> io::Result<()> {
+    http1::serve(listener, registry, answer).await
 }
 
 async fn answer(
     mut request: Request<Incoming>,
-    hall: Hall,
+    registry: Registry,
 ) -> Result<Response<Empty<Bytes>>, WebSocketError> {
     let path = request.uri().path().to_owned();
-    let guest = hall.guest();
+    let subscriber = registry.subscriber();
     let options = Options::default().without_compression();
     let (response, upgraded) = WebSocket::upgrade_with_options(&mut request, options)?;
     tokio::spawn(async move {
         if let Ok(socket) = upgraded.await {
-            guest.serve(socket.map(Ok::<_, WebSocketError>), path).await;
+            subscriber
+                .serve(socket.map(Ok::<_, WebSocketError>), path)
+                .await;
         }
     });
     Ok(response)

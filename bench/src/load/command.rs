@@ -1,4 +1,4 @@
-//! `bench load`: one job against a server that runs already, or what a parent process says ([`driven`]).
+//! `bench load`: runs one job against a running server, or executes the commands of a parent process ([`driven`]).
 
 use std::fs::File;
 use std::io;
@@ -61,7 +61,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
 
     if options.flag("driven") {
         machine::die_with_parent()?;
-        return driven::obey(Load::connect(address, plan, feed)?);
+        return driven::run_commands(Load::connect(address, plan, feed)?);
     }
     let mut load = Load::connect(address, plan, feed)?;
     if idle {

@@ -1,4 +1,4 @@
-//! Opens many WebSocket connections: a batch of requests goes out before its answers are read.
+//! Opens many WebSocket connections in batches: all requests of a batch are sent before responses are read.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,24 +16,24 @@ use rustix::net::{
 
 use crate::wire;
 
-/// Below the backlog of any listener.
+/// Handshakes per batch: fewer than the backlog of any listener.
 const BATCH: usize = 64;
-/// An address has some 28,000 ports to come from; beyond this many, the next one is used.
+/// Connections per source address, which has some 28,000 ephemeral ports.
 const PER_SOURCE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// What the connections of those who will not read have room for.
+/// Receive buffer of connections that will not read, in bytes.
 const SMALL: usize = 4096;
 
-/// What a connection asks for.
+/// How a connection is opened.
 pub(crate) struct ConnectionSpec {
     pub(crate) path: String,
-    /// Whether its receive buffer is to be small, so that it is soon full.
+    /// Whether its receive buffer is small, so that it fills up soon.
     pub(crate) small: bool,
 }
 
-/// Opens `count` connections, ready for an epoll loop. Those before them have used `from` places of the addresses.
+/// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports.
 pub(crate) fn open(
     address: SocketAddrV4,
     from: usize,
@@ -51,7 +51,7 @@ pub(crate) fn open(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
             );
-            // The send buffer of a new socket holds many times this.
+            // The send buffer of a new socket is many times larger.
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
                 return Err(io::Error::other("a request was not sent in one piece"));
             }
@@ -91,7 +91,7 @@ fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
-/// Reads the answer, which must be a right one with nothing behind it.
+/// Reads the response, which must be valid and followed by nothing.
 fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
     let mut answer = Vec::new();
     let mut part = [0; 1024];

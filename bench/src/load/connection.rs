@@ -1,4 +1,4 @@
-//! One connection of the load client: what it is owed, and what it sends.
+//! One connection of the load client: its expected messages, and its sends.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,17 +15,17 @@ use crate::wire;
 pub(super) struct ClientConnection {
     socket: OwnedFd,
     receiver: Receiver,
-    /// The number its next message must have, and how far apart these are.
+    /// The expected number of its next message, and the step to the one after.
     next: u64,
     stride: u64,
-    /// It is in the room at times.
+    /// Whether it is in the room temporarily, and may miss messages.
     visitor: bool,
-    /// Its handlers block, and how long its messages take says nothing.
+    /// Whether its handlers block, so that its latencies are not counted.
     pub(super) blocks: bool,
-    /// Echo: how many it has sent, and how many it may send in all.
+    /// Echo: messages sent so far, and the total that it may send.
     pub(super) sent: u64,
     pub(super) quota: u64,
-    /// What its socket refused.
+    /// Output that the socket did not accept.
     unsent: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ impl ClientConnection {
         }
     }
 
-    /// Reads all there is, up to the `owed` messages it may have by now; returns how many came.
+    /// Reads all available messages, whose numbers must be below `owed`; returns how many arrived.
     pub(super) fn read(
         &mut self,
         input: &mut [u8],
@@ -141,11 +141,11 @@ impl ClientConnection {
     }
 }
 
-/// A client's frame, made once; number and time are filled in.
+/// A client's frame, built once; number and timestamp are filled in per message.
 pub(super) struct FrameTemplate {
     bytes: Vec<u8>,
     payload: usize,
-    /// Whether it is no frame but a line.
+    /// Whether it is a line of text instead of a frame.
     line: bool,
 }
 

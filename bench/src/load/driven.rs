@@ -1,5 +1,5 @@
-//! A load client as a process of its own, told what to do line by line: so that many connections to several servers need
-//! not fit into the descriptors of one process.
+//! Controls a load client in a child process by line commands, so that many connections to several servers need not share
+//! one process's descriptors.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddrV4;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::{Load, Plan};
 use crate::histogram::Summary;
 
-/// The child: does what its standard input says, until that ends.
-pub(crate) fn obey(mut load: Load) -> io::Result<()> {
+/// Child side: executes the commands of standard input until it ends.
+pub(crate) fn run_commands(mut load: Load) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let mut answer = |load: &mut Load, summary: Summary| {
         let (expected, received) = load.counts();
@@ -55,26 +55,26 @@ pub(crate) fn obey(mut load: Load) -> io::Result<()> {
     Ok(())
 }
 
-/// What a client answers.
+/// What the child reports after each command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LoadReport {
     pub(crate) expected: u64,
     pub(crate) received: u64,
     pub(crate) visits: u64,
-    /// Only where it was asked for.
+    /// Filled in after the commands `summary` and `finish` only.
     pub(crate) latency: Summary,
 }
 
-/// The parent's end.
+/// Parent side: the handle of a load client.
 pub(crate) struct LoadProcess {
     child: Child,
-    orders: ChildStdin,
+    commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     pub(crate) state: LoadReport,
 }
 
 impl LoadProcess {
-    /// Starts this program as a load client, and waits until it is connected. Lines it writes to the file `feed`.
+    /// Starts this program as a load client and waits until it is connected. It writes lines to the file `feed`.
     pub(crate) fn connect(
         program: &Path,
         address: SocketAddrV4,
@@ -111,14 +111,14 @@ impl LoadProcess {
             .stderr(Stdio::piped())
             .spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipe"))?;
+        let (commands, answers) = pipes.ok_or_else(|| io::Error::other("no pipe"))?;
         let mut client = Self {
             child,
-            orders,
+            commands,
             answers: BufReader::new(answers),
             state: LoadReport::default(),
         };
-        client.listen()?;
+        client.read_report()?;
         Ok(client)
     }
 
@@ -127,64 +127,64 @@ impl LoadProcess {
     }
 
     pub(crate) fn deliver(&mut self, messages: u64) -> io::Result<()> {
-        self.order(format_args!("deliver {messages}"))
+        self.command(format_args!("deliver {messages}"))
     }
 
-    /// So many messages at a rate per second.
+    /// Sends `messages` at a rate of `per_second`.
     pub(crate) fn pace(&mut self, messages: u64, per_second: f64) -> io::Result<()> {
-        self.order(format_args!("pace {messages} {per_second}"))
+        self.command(format_args!("pace {messages} {per_second}"))
     }
 
-    /// Has those with blocking handlers send theirs, while the others are paced.
+    /// Lets the clients with blocking handlers send while the others are paced.
     pub(crate) fn block(&mut self) -> io::Result<()> {
-        self.order(format_args!("block"))
+        self.command(format_args!("block"))
     }
 
-    /// Opens further connections.
+    /// Opens further idle connections.
     pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
-        self.order(format_args!("hold {count}"))
+        self.command(format_args!("hold {count}"))
     }
 
-    /// The latencies since they were last cleared.
+    /// Latencies since they were last cleared.
     pub(crate) fn latency(&mut self) -> io::Result<Summary> {
-        self.order(format_args!("summary"))?;
+        self.command(format_args!("summary"))?;
         Ok(self.state.latency)
     }
 
     pub(crate) fn clear_latencies(&mut self) -> io::Result<()> {
-        self.order(format_args!("clear"))
+        self.command(format_args!("clear"))
     }
 
-    /// Fails if anything comes that nobody is owed.
+    /// Fails if unexpected messages arrive.
     pub(crate) fn finish(&mut self) -> io::Result<LoadReport> {
-        self.order(format_args!("finish"))?;
+        self.command(format_args!("finish"))?;
         Ok(self.state)
     }
 
-    fn order(&mut self, order: std::fmt::Arguments<'_>) -> io::Result<()> {
-        // One that has ended says why when it is listened to.
-        let _ = writeln!(self.orders, "{order}");
-        self.listen()
+    fn command(&mut self, order: std::fmt::Arguments<'_>) -> io::Result<()> {
+        // A write error is ignored: reading the report yields the cause.
+        let _ = writeln!(self.commands, "{order}");
+        self.read_report()
     }
 
-    /// What the client said when it ended.
-    fn last_words(&mut self) -> io::Error {
+    /// The error message of a client that has exited.
+    fn failure(&mut self) -> io::Error {
         let mut text = String::new();
         if let Some(mut errors) = self.child.stderr.take() {
-            // What can't be read is not said.
+            // Unreadable output is left out of the message.
             let _ = errors.read_to_string(&mut text);
         }
         let text = text.trim().trim_start_matches("bench load: ");
         io::Error::other(format!("the load client has failed: {text}"))
     }
 
-    fn listen(&mut self) -> io::Result<()> {
+    fn read_report(&mut self) -> io::Result<()> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         let numbers: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
         let &[expected, received, visits, p50, p99, max] = numbers.as_deref().unwrap_or_default()
         else {
-            return Err(self.last_words());
+            return Err(self.failure());
         };
         self.state = LoadReport {
             expected,
@@ -202,7 +202,7 @@ impl LoadProcess {
 
 impl Drop for LoadProcess {
     fn drop(&mut self) {
-        // Both fail only if it has already been waited for.
+        // Both fail only if the process has already been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

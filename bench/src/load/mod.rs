@@ -1,12 +1,9 @@
-//! The load client: one thread, one epoll loop, no task and no allocation per message.
-//!
-//! Every message is whole and of one size; its first eight bytes are its number, the next eight the time it was made, and
-//! eight more name a room where there are rooms. Every connection must receive exactly the numbers it is owed, in order: a
-//! gap, a repetition or a stranger ends the run with an error. Only visitors, who are in the room at times, may have gaps,
-//! and those who are stalled read nothing.
-//!
-//! Closed loop ([`Load::deliver`]): a number of messages is in flight. Open loop ([`Load::pace`]): one is due at each of
-//! many moments, whatever became of those before, and its time counts from the moment it was due.
+//! The load client: one thread, one epoll loop, no task and no allocation per message. All messages have the same size.
+//! Their first eight bytes are a number, the next eight a timestamp, and, in jobs with rooms, the next eight a room's name.
+//! Every connection must receive exactly the expected numbers in order: a gap, a repetition or an unexpected number ends
+//! the run with an error. Only visitors, which are in a room temporarily, may have gaps, and stalled connections read
+//! nothing. Closed loop ([`Load::deliver`]): a fixed number of messages is in flight. Open loop ([`Load::pace`]): messages
+//! are due at fixed times, whatever became of earlier ones, and latency counts from the due time.
 
 mod command;
 mod connect;
@@ -39,20 +36,20 @@ pub(crate) use plan::{Plan, Rooms};
 
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
-/// So many join a room at once.
+/// Connections that join a room at once.
 const GROUP: usize = 50;
-/// Nothing for this long although something is owed: the server has stalled.
+/// If nothing arrives for this long although messages are expected, the server has stalled.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Open connections, and the state of the work on them.
+/// Open connections, and the state of the job.
 pub(crate) struct Load {
     address: SocketAddrV4,
     plan: Plan,
     epoll: OwnedFd,
     connections: Vec<ClientConnection>,
-    /// Held, and nothing else.
+    /// Connections that are only held open.
     held: Vec<OwnedFd>,
-    /// Where lines are published.
+    /// The pipe that lines are published through.
     feed: Option<File>,
     events: Vec<epoll::Event>,
     input: Box<[u8]>,
@@ -60,28 +57,28 @@ pub(crate) struct Load {
     frame: FrameTemplate,
     shape: FrameShape,
     stats: DeliveryStats,
-    /// Whether those with blocking handlers go on sending.
+    /// Whether clients with blocking handlers keep sending.
     blocking: bool,
 }
 
-/// Counts and times.
+/// Counters and latencies.
 struct DeliveryStats {
     start: Instant,
     received: u64,
     expected: u64,
     latencies: Histogram,
-    /// Fan-out: how many messages were published, how many of them everyone has, and how many
-    /// connections have message `k`, at `k` modulo the window.
+    /// Fan-out: messages published, messages that all recipients have received, and how many connections have received
+    /// message `k`, at index `k` modulo the window.
     published: u64,
     complete: u64,
     reached: Vec<usize>,
     everyone: usize,
-    /// How often a visitor has missed something, and come again.
+    /// How often a visitor missed messages and rejoined.
     visits: u64,
 }
 
 impl Load {
-    /// Opens all connections; the first is a fan-out's publisher. Lines are published through the pipe `feed`.
+    /// Opens all connections; the first is the publisher of a fan-out. Lines are published through the pipe `feed`.
     pub(crate) fn connect(
         address: SocketAddrV4,
         plan: Plan,
@@ -143,7 +140,7 @@ impl Load {
         })
     }
 
-    /// Opens further connections, and holds them.
+    /// Opens further connections that stay idle.
     pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
         let from = self.connections.len() + self.held.len();
         let spec = |_| ConnectionSpec {
@@ -155,8 +152,8 @@ impl Load {
         Ok(())
     }
 
-    /// Sends `messages` and returns when all that they cause has been received. An echo rounds
-    /// up to the same number for each client.
+    /// Sends `messages` in a closed loop, and returns when all deliveries have arrived. An echo rounds up to the same
+    /// number for each client.
     pub(crate) fn deliver(&mut self, messages: u64) -> io::Result<()> {
         match self.plan.job.is_echo() {
             true => self.echo(messages.div_ceil(self.plan.clients as u64)),
@@ -167,7 +164,7 @@ impl Load {
     fn echo(&mut self, each: u64) -> io::Result<()> {
         let first = each.min(self.plan.window as u64);
         let count = self.connections.len();
-        // Joining comes in small groups, so that what is in flight is no part of what a membership takes.
+        // Clients join in small groups, so that messages in flight do not add to the memory of memberships.
         let group = if self.plan.rooms.count > 0 {
             GROUP
         } else {
@@ -177,7 +174,7 @@ impl Load {
             let end = count.min(start + group);
             for token in start..end {
                 if !self.connections[token].blocks {
-                    self.owe_echoes(token, each);
+                    self.expect_echoes(token, each);
                     self.send_echoes(token, first, self.stats.now())?;
                 }
             }
@@ -186,7 +183,7 @@ impl Load {
         Ok(())
     }
 
-    fn owe_echoes(&mut self, token: usize, count: u64) {
+    fn expect_echoes(&mut self, token: usize, count: u64) {
         self.stats.expected += count;
         self.connections[token].quota += count;
     }
@@ -203,12 +200,12 @@ impl Load {
             if more > 0 {
                 self.publish(more, self.stats.now())?;
             }
-            self.turn(STALLED)?;
+            self.wait(STALLED)?;
         }
         self.until_received()
     }
 
-    /// How many more messages may be in flight.
+    /// How many more messages may be sent now.
     fn window_left(&self) -> u64 {
         self.plan.window as u64 - (self.stats.published - self.stats.complete)
     }
@@ -232,7 +229,7 @@ impl Load {
         feed.write_all(&self.output)
     }
 
-    /// Sends `messages`, `per_second` of them, and returns when all that they cause has been received.
+    /// Sends `messages` at a rate of `per_second`, and returns when all deliveries have arrived.
     pub(crate) fn pace(&mut self, messages: u64, per_second: f64) -> io::Result<()> {
         let clients = (self.plan.clients - self.plan.blockers) as u64;
         let start = self.stats.now();
@@ -244,14 +241,14 @@ impl Load {
                 if left.is_zero() && (self.plan.job.is_echo() || self.window_left() > 0) {
                     break;
                 }
-                self.look(match self.plan.sleep {
+                self.poll(match self.plan.sleep {
                     true => left.max(Duration::from_micros(50)),
                     false => Duration::ZERO,
                 })?;
             }
             if self.plan.job.is_echo() {
                 let token = (message % clients) as usize;
-                self.owe_echoes(token, 1);
+                self.expect_echoes(token, 1);
                 self.send_echoes(token, 1, due)?;
             } else {
                 self.publish(1, due)?;
@@ -263,7 +260,7 @@ impl Load {
         Ok(())
     }
 
-    /// From now on, while others are paced, those with blocking handlers send one message after the other.
+    /// Lets clients with blocking handlers send one message after the other while the others are paced.
     pub(crate) fn block(&mut self) {
         self.blocking = true;
     }
@@ -271,7 +268,7 @@ impl Load {
     fn start_blockers(&mut self) -> io::Result<()> {
         let first = self.plan.clients - self.plan.blockers;
         for token in first..self.plan.clients * usize::from(self.blocking) {
-            self.owe_echoes(token, 1);
+            self.expect_echoes(token, 1);
             self.send_echoes(token, 1, 0)?;
         }
         Ok(())
@@ -279,15 +276,15 @@ impl Load {
 
     fn until_received(&mut self) -> io::Result<()> {
         while self.stats.received < self.stats.expected {
-            self.turn(STALLED)?;
+            self.wait(STALLED)?;
         }
         Ok(())
     }
 
-    /// Waits for something, but not longer than `patience`, and takes in all that is there.
-    fn turn(&mut self, patience: Duration) -> io::Result<()> {
+    /// Waits for events, `patience` at most, and handles them.
+    fn wait(&mut self, patience: Duration) -> io::Result<()> {
         let mut since = None;
-        while self.look(if self.plan.sleep {
+        while self.poll(if self.plan.sleep {
             patience
         } else {
             Duration::ZERO
@@ -308,8 +305,8 @@ impl Load {
         Ok(())
     }
 
-    /// One look at the sockets; returns how many had something.
-    fn look(&mut self, wait: Duration) -> io::Result<usize> {
+    /// Polls the sockets once and handles their events; returns the number of events.
+    fn poll(&mut self, wait: Duration) -> io::Result<usize> {
         let wait = Timespec {
             tv_sec: wait.as_secs() as i64,
             tv_nsec: i64::from(wait.subsec_nanos()),
@@ -355,13 +352,13 @@ impl Load {
         Ok(self.events.len())
     }
 
-    /// Fails if anything comes that nobody is owed.
+    /// Fails if unexpected messages arrive.
     pub(crate) fn expect_nothing_more(&mut self, wait: Duration) -> io::Result<()> {
         let end = Instant::now() + wait;
         while let left = end.saturating_duration_since(Instant::now())
             && !left.is_zero()
         {
-            self.look(left)?;
+            self.poll(left)?;
         }
         match (self.stats.received, self.stats.expected) {
             (received, expected) if received == expected => Ok(()),
@@ -371,12 +368,12 @@ impl Load {
         }
     }
 
-    /// Deliveries: expected so far, and received.
+    /// Deliveries expected so far, and deliveries received.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.stats.expected, self.stats.received)
     }
 
-    /// How often visitors have come again.
+    /// How often visitors have rejoined.
     pub(crate) fn visits(&self) -> u64 {
         self.stats.visits
     }
@@ -392,12 +389,12 @@ impl DeliveryStats {
         self.start.elapsed().as_nanos() as u64
     }
 
-    /// A connection has received its next message.
+    /// Counts the next message of a connection.
     fn count(&mut self, number: u64, latency: u64) {
         self.received += 1;
         self.latencies.record(latency);
         if self.published > 0 {
-            // Those to different rooms become complete in any order; counted they are in theirs.
+            // Messages to different rooms complete in any order, but are counted in the order of their numbers.
             let window = self.reached.len() as u64;
             self.reached[(number % window) as usize] += 1;
             while let reached = &mut self.reached[(self.complete % window) as usize]
@@ -409,12 +406,12 @@ impl DeliveryStats {
         }
     }
 
-    /// How long a handler took that was told to take long says nothing.
+    /// Counts a message of a blocker, whose latency is meaningless.
     fn count_blocker(&mut self) {
         self.received += 1;
     }
 
-    /// What a visitor gets nobody could foresee.
+    /// Counts a message of a visitor, which cannot be expected in advance.
     fn count_visitor(&mut self, missed: bool) {
         self.received += 1;
         self.expected += 1;

@@ -1,49 +1,50 @@
-//! What a load client is to do, and who of its connections does what.
+//! The job of a load client, and the role of each connection.
 
 use std::io;
 
 use crate::args::{self, Job};
 use crate::wire;
 
-/// What is to be done to a server.
+/// The load on a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) job: Job,
-    /// Connections; a fan-out has the publisher besides, who receives like all others, and rooms have one who does not.
+    /// Number of clients. A fan-out has the publisher in addition, which receives like the others; rooms have one that does
+    /// not.
     pub(crate) clients: usize,
     pub(crate) rooms: Rooms,
-    /// Messages in flight: of the publisher, or of each client of an echo.
+    /// Messages in flight, of the publisher or of each echo client.
     pub(crate) window: usize,
-    /// Bytes of payload, 24 at least; lines have 32.
+    /// Payload size in bytes: at least 24, at least 32 for lines.
     pub(crate) size: usize,
-    /// Connections besides that get what everyone gets, and read nothing.
+    /// Number of additional connections that receive everything and read nothing.
     pub(crate) stalled: usize,
-    /// So many of the clients send messages whose handlers block, one after the other, when they are told to.
+    /// Number of clients that send messages whose handlers block, one at a time, after `block`.
     pub(crate) blockers: usize,
-    /// Whether to sleep while nothing has arrived. Otherwise the client looks again at once, so
-    /// that waking it never adds to what the server's sends cost.
+    /// Whether to sleep while nothing arrives. Otherwise the client polls, so that waking it does not add to the cost of
+    /// the server's sends.
     pub(crate) sleep: bool,
 }
 
-/// Who is in which room.
+/// Rooms and their members.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rooms {
-    /// How many there are. One message is published to each in turn; in an echo, each connection joins one more with each
-    /// of its messages but the first.
+    /// Number of rooms. Messages are published to them in turn; in an echo, each connection joins another room with each
+    /// message but the first.
     pub(crate) count: usize,
-    /// Who is in each. Those who have come one after the other are in different rooms, or in none.
+    /// Members per room. Consecutive connections are in different rooms, or in none.
     pub(crate) members: usize,
-    /// Unless they are together: then they are in the same.
+    /// Whether consecutive connections are in the same room instead.
     pub(crate) together: bool,
-    /// Connections besides that the server lets in and out of room 0.
+    /// Number of additional connections that the server lets join and leave room 0.
     pub(crate) visitors: usize,
 }
 
-/// What a connection is for; they come in this order.
+/// The role of a connection; connections are numbered in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Publisher,
-    /// The number of a client, from 0.
+    /// A client, numbered from 0.
     Client(usize),
     Visitor,
     Stalled,
@@ -54,12 +55,12 @@ impl Plan {
         matches!(self.job, Job::Rooms | Job::Churn)
     }
 
-    /// Whether the first connection publishes. Lines come from a pipe.
+    /// Whether the first connection publishes. Lines are published through a pipe instead.
     fn has_publisher(&self) -> bool {
         matches!(self.job, Job::Fanout | Job::Rooms | Job::Churn)
     }
 
-    /// How many connections there are in all.
+    /// Total number of connections.
     pub(super) fn connections(&self) -> usize {
         usize::from(self.has_publisher()) + self.clients + self.rooms.visitors + self.stalled
     }
@@ -75,12 +76,12 @@ impl Plan {
         }
     }
 
-    /// Whether a connection is one whose handlers block.
+    /// Whether the handlers of a connection block.
     pub(super) fn blocks(&self, at: usize) -> bool {
         self.job == Job::Blocked && at >= self.clients - self.blockers
     }
 
-    /// How many get each message that is published.
+    /// Number of recipients of a published message.
     pub(super) fn everyone(&self) -> usize {
         match self.job {
             Job::Echo | Job::Blocked | Job::Lines => self.clients,
@@ -89,7 +90,7 @@ impl Plan {
         }
     }
 
-    /// The room of a client, if it is in one.
+    /// The room that a client is in.
     fn room_of_client(&self, client: usize) -> Option<usize> {
         let Rooms {
             members, together, ..
@@ -113,7 +114,7 @@ impl Plan {
         }
     }
 
-    /// The first number that a connection is owed.
+    /// The first message number that a connection expects.
     pub(super) fn first_number(&self, at: usize) -> u64 {
         match self.part(at) {
             Role::Client(client) if self.has_rooms() => self
@@ -124,7 +125,7 @@ impl Plan {
         }
     }
 
-    /// The room that a message names, or that its handler is to block.
+    /// The room's name in a message, or the mark that makes its handler block.
     pub(super) fn mark(&self, connection: usize, number: u64) -> Option<wire::RoomName> {
         let count = self.rooms.count;
         match (self.job, number.checked_sub(1)) {
@@ -184,7 +185,7 @@ mod tests {
     };
 
     #[test]
-    fn everyone_has_a_part() {
+    fn each_connection_has_one_role() {
         let parts: Vec<Role> = (0..PLAN.connections()).map(|at| PLAN.part(at)).collect();
         assert_eq!(parts.len(), 1 + 10 + 2 + 1);
         assert_eq!(parts[0], Role::Publisher);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_blockers_ask_for_a_handler_that_blocks() {
+    fn only_blockers_mark_messages_as_blocking() {
         let plan = Plan {
             job: Job::Blocked,
             blockers: 2,

@@ -1,23 +1,23 @@
-//! Takes a server's stream apart: frames of one known shape, wherever the reads cut them.
+//! Parses a server's stream: frames of one known shape, however reads split them.
 
 use std::io;
 
 use crate::wire;
 
-/// Number and stamp, in bytes; in hexadecimal text they take twice as much.
+/// Size of number and timestamp in bytes; hexadecimal text takes twice as much.
 const STAMPED: usize = 16;
 const PREFIX: usize = 10 + 2 * STAMPED;
 
-/// What every frame looks like.
+/// The header and length that all frames share.
 pub(crate) struct FrameShape {
     head: Vec<u8>,
-    /// Bytes of number and stamp, and of payload behind them.
+    /// Size of number and timestamp, and of the payload after them.
     stamped: usize,
     rest: usize,
 }
 
 impl FrameShape {
-    /// Binary messages, or lines as text.
+    /// The shape of binary messages, or of lines as text messages.
     pub(crate) fn new(size: usize, lines: bool) -> Self {
         let (opcode, stamped) = match lines {
             true => (wire::TEXT, 2 * STAMPED),
@@ -56,18 +56,18 @@ impl FrameShape {
     }
 }
 
-/// A message that has arrived whole.
+/// A completely received message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) number: u64,
     pub(crate) stamp: u64,
 }
 
-/// Where in a frame a connection's last read ended.
+/// Parser state between two reads.
 pub(crate) struct Receiver {
     prefix: [u8; PREFIX],
     have: usize,
-    /// A message of which this many bytes are still to come.
+    /// A message, and how many of its bytes are missing.
     pending: Option<(Message, usize)>,
 }
 
@@ -82,7 +82,7 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// The next whole message of `bytes`, which it is taken from; none when `bytes` is used up.
+    /// Removes the next complete message from `bytes`; returns `None` when `bytes` is used up.
     pub(crate) fn next(
         &mut self,
         shape: &FrameShape,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn any_cut_gives_the_same_messages() {
+    fn stream_cut_anywhere_yields_the_same_messages() {
         for size in [16, 32, 200, 70_000] {
             let (shape, bytes) = (FrameShape::new(size, false), stream(size, 3));
             let expected: Vec<_> = (0..3)
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_another_shape_is_refused() {
+    fn frame_of_another_shape_is_refused() {
         let bytes = stream(48, 1);
         assert!(
             Receiver::default()

@@ -1,4 +1,4 @@
-//! The client must notice whatever a server does wrong: here is one that does it.
+//! The load client must detect every fault of a server: these tests run it against a faulty one.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -9,16 +9,16 @@ use super::{Load, Plan, Rooms};
 use crate::args::Job;
 use crate::wire::{self, Parsed};
 
-/// What the server does with the number of each message: what it sends in its place.
+/// Maps the number of a message to the numbers of its replies, as offsets.
 type Answer = fn(u64) -> &'static [i64];
 
-/// An echo for one connection, which sends for each message those whose numbers are so far away.
+/// Serves echoes, with replies whose numbers are shifted by the offsets of `answer`.
 fn serve(answer: Answer) -> SocketAddrV4 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            // It ends when the client does.
+            // The thread ends when the client disconnects.
             thread::spawn(move || echo(stream, answer));
         }
     });
@@ -83,7 +83,7 @@ const PLAN: Plan = Plan {
     sleep: true,
 };
 
-/// What the client says when ten messages were sent to such a server.
+/// The load client's result for ten messages to such a server.
 fn outcome(answer: Answer) -> io::Result<(u64, u64)> {
     let mut load = Load::connect(serve(answer), PLAN, None)?;
     load.deliver(10)?;
@@ -92,18 +92,18 @@ fn outcome(answer: Answer) -> io::Result<(u64, u64)> {
 }
 
 #[test]
-fn what_comes_back_in_order_is_counted() {
+fn echoes_in_order_are_counted() {
     assert_eq!(outcome(|_| &[0]).unwrap(), (10, 10));
 }
 
 #[test]
-fn a_lost_message_is_noticed() {
+fn lost_message_is_an_error() {
     let error = outcome(|number| if number == 3 { &[] } else { &[0] }).unwrap_err();
     assert!(error.to_string().contains("message 4 where 3"), "{error}");
 }
 
 #[test]
-fn messages_in_another_order_are_noticed() {
+fn reordered_messages_are_an_error() {
     let swap: Answer = |number| match number {
         2 => &[1],
         3 => &[-1],
@@ -114,16 +114,16 @@ fn messages_in_another_order_are_noticed() {
 }
 
 #[test]
-fn a_message_that_comes_twice_is_noticed() {
+fn duplicated_message_is_an_error() {
     let error = outcome(|number| if number == 5 { &[0, 0] } else { &[0] }).unwrap_err();
     assert!(error.to_string().contains("message 5 where 6"), "{error}");
-    // Even the last one.
+    // Also for the last message.
     let error = outcome(|number| if number == 9 { &[0, 0] } else { &[0] }).unwrap_err();
     assert!(error.to_string().contains("message 9 where 10"), "{error}");
 }
 
 #[test]
-fn a_message_that_was_never_sent_is_noticed() {
+fn message_never_sent_is_an_error() {
     let error = outcome(|number| if number == 9 { &[0, 1] } else { &[0] }).unwrap_err();
     assert!(
         error.to_string().contains("message 10 where 10 of 10"),
@@ -132,7 +132,7 @@ fn a_message_that_was_never_sent_is_noticed() {
 }
 
 #[test]
-fn a_pace_counts_as_exactly() {
+fn paced_load_counts_every_message() {
     let plan = Plan { clients: 3, ..PLAN };
     let mut load = Load::connect(serve(|_| &[0]), plan, None).unwrap();
     load.pace(20, 10_000.0).unwrap();
@@ -143,7 +143,7 @@ fn a_pace_counts_as_exactly() {
 }
 
 #[test]
-fn those_with_blocking_handlers_go_on_while_others_are_paced_and_then_end() {
+fn blockers_send_while_others_are_paced_and_then_stop() {
     let plan = Plan {
         job: Job::Blocked,
         clients: 3,
@@ -157,6 +157,6 @@ fn those_with_blocking_handlers_go_on_while_others_are_paced_and_then_end() {
     load.expect_nothing_more(Duration::from_millis(20)).unwrap();
     let (expected, received) = load.counts();
     assert_eq!(expected, received);
-    // Two of the three sent in the closed loop, and then the third joined in.
+    // Two of the three clients sent in the closed loop; the third is the blocker.
     assert!(received > 2 + 50);
 }

@@ -1,4 +1,4 @@
-//! All scenarios that `bench run` knows.
+//! The catalog of scenarios of `bench run`.
 
 use super::scenario::{Measurement, OURS, Rounds, Scenario, named, pair, scenario, side};
 use super::target::Bound;
@@ -423,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_a_name_of_its_own_and_targets_of_its_own_sides() {
+    fn scenario_ids_are_unique_and_targets_name_their_sides() {
         let all = all();
         for (at, scenario) in all.iter().enumerate() {
             assert!(!scenario.id.contains(','), "{}", scenario.id);

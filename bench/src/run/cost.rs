@@ -1,8 +1,6 @@
-//! CPU time per delivery: all servers are started, warmed up, and then loaded in turn, a part of a second each, until
-//! each has used enough CPU time to be measured.
-//!
-//! The turns are short so that whatever else slows the machine down for a second slows all. While one is at work the
-//! others have nothing to do, and peers stand still.
+//! Measures CPU time per delivery: all servers are started, warmed up, and then loaded in turn for a fraction of a second,
+//! until each has used enough CPU time. Turns are short, so that a slowdown of the machine affects all servers alike. While
+//! one is loaded the others are idle, and peers are paused.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,13 +12,12 @@ use crate::args::Job;
 use crate::load::driven::{LoadProcess, LoadReport};
 use crate::machine::{self, AllCpus, CpuTime};
 
-/// How long a server is under load before it is the other's turn: long enough that its having been out of the caches adds
-/// little.
+/// Duration of a turn: long enough that refilling the caches adds little.
 const TURN: Duration = Duration::from_millis(400);
-/// A measurement takes at most so many times the CPU time asked for: some servers sleep most of the time.
+/// Maximum duration of a measurement, as a multiple of the requested CPU time: some servers sleep most of the time.
 const TIMES_MAX: f64 = 8.0;
 
-/// One round; the results are in the order of the sides.
+/// Measures one round; the results are in the order of the sides.
 pub(super) fn measure(
     setup: &Setup,
     scenario: &Scenario,
@@ -59,7 +56,7 @@ pub(super) fn measure(
         .collect()
 }
 
-/// The share of all CPUs that others have used.
+/// The share of all CPUs that other processes have used.
 pub(super) fn foreign_since(before: AllCpus, ours: f64) -> io::Result<f64> {
     let AllCpus { busy, all } = machine::all_cpus()? - before;
     Ok(if all > 0.0 {
@@ -69,11 +66,11 @@ pub(super) fn foreign_since(before: AllCpus, ours: f64) -> io::Result<f64> {
     })
 }
 
-/// A server and its client, connected.
+/// A server with its connected load client.
 pub(super) struct ServerUnderLoad {
     pub(super) server: Server,
     pub(super) client: LoadProcess,
-    /// Lines come from here: it stays open while the server lives.
+    /// The pipe for lines, kept open while the server runs.
     _feed: Option<io::PipeWriter>,
 }
 
@@ -88,7 +85,7 @@ impl ServerUnderLoad {
         )
     }
 
-    /// With another load than the server is told of.
+    /// Starts the client with another workload than the server.
     pub(super) fn with(
         setup: &Setup,
         scenario: &Scenario,
@@ -106,7 +103,7 @@ impl ServerUnderLoad {
             _ => (None, None),
         };
         let server = Server::start(setup, side.kind, &side.work, server_cpus, reader)?;
-        // The client opens the pipe through this process, which holds it open.
+        // The client opens the pipe through this process's descriptor.
         let feed = writer.as_ref().map(|pipe| {
             PathBuf::from(format!(
                 "/proc/{}/fd/{}",
@@ -128,23 +125,23 @@ impl ServerUnderLoad {
         })
     }
 
-    /// The CPU time that server and client have used so far.
+    /// CPU time in seconds that server and client have used so far.
     pub(super) fn used(&self) -> f64 {
         let of = |pid| machine::cpu_time(pid).map_or(0.0, CpuTime::total);
         of(self.server.pid()) + of(self.client.pid())
     }
 }
 
-/// A server that is loaded in turns.
+/// A server that is loaded alternately with others.
 struct AlternatingRun {
     loaded: ServerUnderLoad,
-    /// Messages of one turn.
+    /// Messages per turn.
     chunk: u64,
-    /// Before the measurement.
+    /// The state before the measurement.
     warm_up: LoadReport,
     used_before: f64,
     before: CpuTime,
-    /// Under load, since.
+    /// Seconds under load since then.
     seconds: f64,
 }
 
@@ -187,12 +184,12 @@ impl AlternatingRun {
         self.spent().is_ok_and(|spent| spent.total() >= seconds)
     }
 
-    /// The server's time since the measurement began.
+    /// The server's CPU time since the measurement began.
     fn spent(&self) -> io::Result<CpuTime> {
         Ok(machine::cpu_time(self.loaded.server.pid())? - self.before)
     }
 
-    /// What both have used since the measurement began.
+    /// CPU time of server and client since the measurement began.
     fn used(&self) -> f64 {
         self.loaded.used() - self.used_before
     }

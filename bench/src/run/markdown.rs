@@ -1,4 +1,4 @@
-//! Results as Markdown: all of them, or what a README shows.
+//! Renders results as Markdown: the complete report, or the short table of a README.
 
 use std::fmt::Write as _;
 
@@ -7,14 +7,14 @@ use super::results::{Results, ScenarioResult, ServerResult, Unit, Verdict, sprea
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
-/// Puts a table between the two marks of a page; nothing if they are not there.
+/// Inserts a table between the two marks of a page; `None` if they are missing.
 pub(super) fn into_page(page: &str, table: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// The targets, and the servers side by side.
+/// The short report: targets, and servers side by side.
 pub(super) fn short(results: &Results) -> String {
     let mut text = String::new();
     text.push_str(&targets(&results.verdicts));
@@ -24,7 +24,7 @@ pub(super) fn short(results: &Results) -> String {
     text
 }
 
-/// Everything.
+/// The complete report.
 pub(super) fn long(results: &Results) -> String {
     let mut text = notes(results);
     text.push_str(&targets(&results.verdicts));
@@ -103,7 +103,7 @@ fn side_by_side(results: &Results) -> String {
     if outcomes.is_empty() {
         return text;
     }
-    // One line for each server: there are more of them than a page is wide.
+    // One line per server, since a page is too narrow for one column each.
     let titles: Vec<String> = outcomes
         .iter()
         .map(|outcome| match outcome.unit {
@@ -264,7 +264,7 @@ fn each(outcomes: &[ScenarioResult]) -> impl Iterator<Item = (&ScenarioResult, &
         .flat_map(|outcome| outcome.servers.iter().map(move |served| (outcome, served)))
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1_000.0 => thousands(value.round() as u64),
@@ -282,7 +282,7 @@ fn short_time(micros: f64) -> String {
     }
 }
 
-/// The sums. A run in which they differ ends with an error before it comes to a report.
+/// The sums of expected and received deliveries. A run in which they differ fails before it is reported.
 fn counts(served: &ServerResult) -> String {
     let sum = |of: fn(&super::Sample) -> u64| served.rounds.iter().map(of).sum::<u64>();
     let (expected, received) = (sum(|s| s.expected), sum(|s| s.received));
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_for_people() {
+    fn numbers_are_rounded_to_three_digits() {
         assert_eq!(thousands(0), "0");
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_234_567), "1,234,567");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_every_server_and_what_failed() {
+    fn table_shows_every_server_and_failure() {
         let text = long(&example());
         assert!(
             text.contains("| echo | ≤ 1.05 × the floor | **1.10** (1.00–1.10) | no |"),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_a_table_has_as_many_cells_as_its_head() {
+    fn table_rows_have_as_many_cells_as_the_header() {
         let text = long(&example());
         let mut cells = None;
         for line in text.lines() {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_gets_the_table_between_its_marks_only() {
+    fn page_changes_only_between_its_marks() {
         let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
         let again = into_page(&page, "new\n").unwrap();
         assert_eq!(again, format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));

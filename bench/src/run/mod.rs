@@ -1,7 +1,6 @@
-//! `bench run`: servers in turn, some CPUs for the server and others for the client.
-//!
-//! The yardstick is the server's CPU time per delivery, user and system apart, as the operating
-//! system accounts for it. Each figure is a ratio to the floor's of the same round.
+//! `bench run`: measures servers in turn, with some CPUs for the server and others for the client. The measure is the
+//! server's CPU time per delivery, user and system, as the operating system accounts for it. Each figure is a ratio to the
+//! floor's of the same round.
 
 mod catalog;
 mod cost;
@@ -47,21 +46,21 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("client-cpu"),
 ];
 
-/// How long and where.
+/// Options of a run.
 struct Setup {
     quick: bool,
-    /// Whether the client sleeps while nothing arrives.
+    /// Whether the client sleeps while nothing arrives; otherwise it polls.
     sleep: bool,
-    /// Whether the floor stands in for the subject: every ratio should be 1.
+    /// Whether the floor replaces the subject, so that every ratio should be 1.
     self_check: bool,
     /// This program.
     program: PathBuf,
-    /// The same, built with the library's feature `io-uring`; nothing if no scenario needs it.
+    /// This program, built with the library's feature `io-uring`; `None` if no scenario needs it.
     ring_program: Option<PathBuf>,
-    /// Another build of this program, whose subject stands in for the floor.
+    /// Another build of this program, whose subject replaces the floor.
     baseline: Option<PathBuf>,
     rounds: usize,
-    /// The server's CPU time that a measurement takes at least; ticks are of 10 ms.
+    /// Minimum CPU time of the server per measurement, in seconds; it is accounted in ticks of 10 ms.
     cpu_seconds: f64,
     server_cpu: String,
     client_cpu: String,
@@ -70,7 +69,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// What stands in a server's place.
+    /// The server that is started in place of `kind`.
     fn stands_for(&self, kind: ServerKind) -> ServerKind {
         match kind {
             ServerKind::Floor(_) if self.baseline.is_some() => ServerKind::SUBJECT,
@@ -87,7 +86,7 @@ impl Setup {
         }
     }
 
-    /// Which CPUs the server has, and which the client.
+    /// The CPUs of the server, and those of the client.
     fn cpus(&self, scenario: &Scenario) -> (&str, &str) {
         match scenario.spread {
             true => (&self.all_cpus, &self.all_cpus),
@@ -95,7 +94,7 @@ impl Setup {
         }
     }
 
-    /// How often a scenario is measured.
+    /// Number of rounds of a scenario.
     fn rounds(&self, scenario: &Scenario) -> usize {
         match scenario.rounds {
             _ if self.quick => self.rounds,
@@ -105,7 +104,7 @@ impl Setup {
         }
     }
 
-    /// Takes the sides of a scenario, peers included.
+    /// Takes the sides of a scenario, and adds the peers.
     fn sides(&self, scenario: &mut Scenario) -> Vec<Side> {
         let work = scenario.sides[0].work;
         let mut sides = std::mem::take(&mut scenario.sides);
@@ -113,7 +112,7 @@ impl Setup {
             sides.retain(|side| !side.kind.is_ring_build());
         }
         if self.baseline.is_some() || self.self_check {
-            // Only two of them differ.
+            // All other sides would be the same server.
             sides.retain(|side| side.kind == ServerKind::FLOOR || side.kind == ServerKind::SUBJECT);
         } else if scenario.peers {
             sides.extend(self.peers.picked.iter().map(|&peer| Side {
@@ -171,7 +170,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     report::write(&results, options.text("out"), options.text("readme"))
 }
 
-/// What shows in a few seconds that everything arrives.
+/// Whether a quick run includes a scenario.
 fn is_quick(scenario: &Scenario) -> bool {
     matches!(
         scenario.id.as_str(),
@@ -191,7 +190,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
     let cpus = machine::allowed_cpus()?;
     let program = std::env::current_exe()?;
     let profile = profile_of(&program);
-    // The directory of builds that this one is in, as `target` is.
+    // The build directory of this program, usually `target`.
     let target = program
         .ancestors()
         .nth(2)
@@ -251,14 +250,14 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         build(&["-p", "humphrey-broadcast"], &profile, &target)?;
     }
     if with_ring {
-        // In a directory of its own, lest it takes the place of this one.
+        // In a separate directory, so that it does not replace this program.
         let features = ["-p", "humphrey_ws_bench", "--features", "io-uring"];
         build(&features, &profile, &target.join("io-uring"))?;
     }
     Ok(setup)
 }
 
-/// How this program was built: the directory that it is in has the profile's name.
+/// The cargo profile of this program, which is the name of its directory.
 fn profile_of(program: &Path) -> String {
     let directory = program.parent().and_then(Path::file_name);
     match directory.and_then(|name| name.to_str()) {
@@ -267,7 +266,7 @@ fn profile_of(program: &Path) -> String {
     }
 }
 
-/// Another program of this workspace, as fast as this one.
+/// Builds another program of this workspace with the same profile.
 fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
@@ -287,7 +286,7 @@ fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     }
 }
 
-/// The share of all CPUs that nobody uses before the bench does.
+/// The idle share of all CPUs before the bench starts.
 fn idle_share_now() -> io::Result<f64> {
     let before = machine::all_cpus()?;
     std::thread::sleep(Duration::from_secs(1));
@@ -295,7 +294,7 @@ fn idle_share_now() -> io::Result<f64> {
     Ok(if all > 0.0 { 1.0 - busy / all } else { 0.0 })
 }
 
-/// Whether a run goes on without it: what others wrote, and what kernels and containers may forbid.
+/// Whether a run continues without this server: peers, and io_uring, which kernels and containers may forbid.
 fn may_fail(kind: ServerKind) -> bool {
     matches!(
         kind,
@@ -303,7 +302,8 @@ fn may_fail(kind: ServerKind) -> bool {
     ) || kind.is_ring_build()
 }
 
-/// All rounds of a scenario. What a peer fails at is noted, and it takes no further part; any other failure ends the run.
+/// Measures all rounds of a scenario. A failed peer is noted and left out of further rounds; any other failure ends the
+/// run.
 fn measure(setup: &Setup, mut scenario: Scenario) -> io::Result<ScenarioResult> {
     let rounds = setup.rounds(&scenario);
     let mut outcome = ScenarioResult {

@@ -1,8 +1,6 @@
-//! The servers that humphrey_ws is measured beside: where they come from, and how they are started.
-//!
-//! Those in Rust are a package of their own, `bench/peers`, which is built when they are asked for. Those in JavaScript
-//! are installed by npm into the target directory, with what the lock file says. What can't be had is left out, and the
-//! table says so.
+//! The peers that humphrey_ws is compared with: how they are built, installed and started. Peers in Rust are the package
+//! `bench/peers`, which is built on demand. Peers in JavaScript are installed by npm into the target directory, with the
+//! versions of the lock file. Unavailable peers are left out, and the table says so.
 
 use std::fs;
 use std::io;
@@ -11,14 +9,14 @@ use std::process::{Command, Stdio};
 
 use crate::args::Job;
 
-/// A server that others wrote.
+/// A server that is not part of this project.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Peer {
-    /// What `--peers` calls it.
+    /// Its name in `--peers`.
     pub(super) id: &'static str,
     pub(super) name: &'static str,
     from: Source,
-    /// The package whose version is told, as the lock file calls it.
+    /// The package whose version is reported, as named in the lock file.
     package: &'static str,
 }
 
@@ -68,16 +66,16 @@ pub(super) const PEERS: &[Peer] = &[
     },
 ];
 
-/// Where this package's sources lie.
+/// The source directory of this package.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 const SCRIPTS: [&str; 3] = ["server.mjs", "server.bun.mjs", "jobs.mjs"];
 const MANIFESTS: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// Those that are there, ready to be started.
+/// The available peers, ready to be started.
 #[derive(Default)]
 pub(super) struct Peers {
     pub(super) picked: Vec<&'static Peer>,
-    /// Who is left out, and why.
+    /// The peers that are left out, and why.
     pub(super) left_out: Vec<String>,
     rust: PathBuf,
     scripts: PathBuf,
@@ -85,7 +83,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Gets those of `names` that can be had: `all`, `none`, or ids with commas between.
+    /// Builds and installs the peers of `names`: `all`, `none`, or ids separated by commas.
     pub(super) fn get(names: &str, target: &Path) -> io::Result<Self> {
         let mut peers = Self {
             picked: named(names)?,
@@ -126,7 +124,7 @@ impl Peers {
         }
     }
 
-    /// How a peer is started, for the job.
+    /// The command that starts a peer for a job.
     pub(super) fn command(&self, peer: &Peer, job: Job) -> io::Result<Vec<PathBuf>> {
         let mut words = match peer.from {
             Source::Cargo => vec![self.rust.clone(), peer.id.into()],
@@ -137,7 +135,7 @@ impl Peers {
         Ok(words)
     }
 
-    /// Each with its version.
+    /// The peers with their versions.
     pub(super) fn versions(&self) -> Vec<String> {
         let version = |peer: &&Peer| Some(format!("{} {}", peer.package, version_of(peer)?));
         let mut versions: Vec<String> = self.picked.iter().filter_map(version).collect();
@@ -160,7 +158,7 @@ fn named(names: &str) -> io::Result<Vec<&'static Peer>> {
     }
 }
 
-/// What the lock files say.
+/// The contents of the lock files.
 fn version_of(peer: &Peer) -> Option<String> {
     let read = |file: &str| fs::read_to_string(Path::new(SOURCES).join(file)).ok();
     if peer.from != Source::Cargo {
@@ -169,7 +167,7 @@ fn version_of(peer: &Peer) -> Option<String> {
         return version.as_str().map(str::to_owned);
     }
     let lock = read("Cargo.lock")?;
-    // Of several, the last is the newest: the one that is named in the manifest.
+    // The last of several versions is the newest, which the manifest names.
     let (_, rest) = lock.rsplit_once(&format!("name = \"{}\"\nversion = \"", peer.package))?;
     rest.split_once('"').map(|(version, _)| version.to_owned())
 }
@@ -186,7 +184,7 @@ fn build_rust(target: &Path) -> io::Result<PathBuf> {
     Ok(target.join("release/humphrey_ws_bench_peers"))
 }
 
-/// Puts the scripts, and the packages they need, where they are started from.
+/// Installs the scripts and their packages into the target directory.
 fn install(into: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(into)?;
     let copy = |file: &str| fs::copy(Path::new(SOURCES).join(file), into.join(file));
@@ -215,7 +213,7 @@ fn install(into: &Path) -> io::Result<PathBuf> {
     Ok(into.to_owned())
 }
 
-/// The binary among those for other machines that works on this one.
+/// The bun binary that works on this machine.
 fn bun(scripts: &Path) -> io::Result<PathBuf> {
     for package in fs::read_dir(scripts.join("node_modules/@oven"))? {
         let bun = package?.path().join("bin/bun");
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_files_name_no_registry() {
+    fn lock_files_name_no_registry() {
         for (file, usual) in [
             ("package-lock.json", "https://registry.npmjs.org/"),
             (

@@ -1,4 +1,4 @@
-//! Results as a picture: for each scenario that peers took part in, one bar for each server.
+//! Renders results as SVG: for each scenario with peers, one bar per server.
 
 use std::fmt::Write as _;
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_bar_for_each_server_as_long_as_its_figure() {
+    fn bar_length_is_proportional_to_the_figure() {
         let text = svg(&example());
         let widths: Vec<f64> = text
             .lines()
@@ -131,11 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_well_formed() {
+    fn svg_is_well_formed() {
         let text = svg(&example());
         assert!(text.contains("echo &lt;100&gt;"));
         assert!(text.starts_with("<svg ") && text.ends_with("</svg>\n"));
-        // Every element is closed, by itself or in its own line.
+        // Every element is self-closing, or closed on its own line.
         let opened = text.matches("<text").count();
         assert_eq!(opened, text.matches("</text>").count());
         assert_eq!(text.matches("<rect").count(), text.matches("\"/>").count());

@@ -1,4 +1,4 @@
-//! Where the results go: a JSON file, and the table and the plot that are made from it.
+//! Output of the results: a JSON file, and the table and plot made from it.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::machine;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[args::value("out"), args::value("readme")];
 
-/// `bench report FILE.json`: table and plot once more, of a run that is over.
+/// `bench report FILE.json`: renders table and plot of an earlier run.
 pub(crate) fn command(options: &Options) -> io::Result<()> {
     let Some(path) = options.word() else {
         return Err(args::invalid("of which JSON file?".into()));
@@ -53,7 +53,7 @@ fn named<T>(result: io::Result<T>, path: &str) -> io::Result<T> {
     result.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
 }
 
-/// To be made before anything is started: it records what the machine does by itself.
+/// Describes the machine and the method. Call it before servers are started, since it includes load averages.
 pub(super) fn head(setup: &Setup, idle_share: f64) -> Vec<String> {
     let mut head = vec![
         format!(
@@ -88,7 +88,7 @@ pub(super) fn head(setup: &Setup, idle_share: f64) -> Vec<String> {
     head
 }
 
-/// What others used while it was measured.
+/// Describes how much CPU other processes used during the measurements.
 pub(super) fn foreign(outcomes: &[ScenarioResult]) -> Option<String> {
     let samples = outcomes.iter().flat_map(|outcome| &outcome.servers);
     let samples: Vec<&Sample> = samples.flat_map(|served| &served.rounds).collect();

@@ -1,15 +1,15 @@
-//! What was measured, as it is written to the JSON file, from which table and plot are made.
+//! The results as written to the JSON file, from which table and plot are made.
 
 use serde::{Deserialize, Serialize};
 
-/// All of a run.
+/// The results of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Results {
-    /// What is true of all figures: the machine, how it was measured, what must be known of it.
+    /// Notes on all figures: the machine and the method.
     pub(super) head: Vec<String>,
-    /// Whose figures these are, with versions.
+    /// The measured peers with their versions.
     pub(super) peers: Vec<String>,
-    /// Who could not be measured, and why.
+    /// The peers that could not be measured, and why.
     pub(super) left_out: Vec<String>,
     pub(super) outcomes: Vec<ScenarioResult>,
     pub(super) verdicts: Vec<Verdict>,
@@ -21,11 +21,11 @@ pub(super) struct ScenarioResult {
     pub(super) id: String,
     pub(super) title: String,
     pub(super) unit: Unit,
-    /// The first is what the others are compared with.
+    /// The others are compared with the first.
     pub(super) servers: Vec<ServerResult>,
 }
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Unit {
     /// Microseconds of the server's CPU for each delivery.
@@ -36,9 +36,9 @@ pub(super) enum Unit {
     BytesPerConnection,
     /// Resident bytes for each membership.
     BytesPerMembership,
-    /// Microseconds that half of the messages take at most.
+    /// Median latency in microseconds.
     Median,
-    /// Microseconds that 99 of 100 messages take at most.
+    /// 99th percentile of latency in microseconds.
     Percentile99,
     /// Messages per second.
     Rate,
@@ -58,51 +58,51 @@ impl Unit {
     }
 }
 
-/// One server's part.
+/// The samples of one server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ServerResult {
     pub(super) server: String,
     pub(super) is_peer: bool,
     pub(super) rounds: Vec<Sample>,
-    /// Why there are not as many rounds as there should be.
+    /// Why rounds are missing.
     pub(super) failure: Option<String>,
 }
 
 /// One server's figures in one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sample {
-    /// In the outcome's unit.
+    /// The figure, in the scenario's unit.
     pub(super) value: f64,
-    /// Of a cost: its two parts.
+    /// For CPU costs: user and system time.
     pub(super) user: f64,
     pub(super) system: f64,
-    /// Deliveries that were owed, and that came.
+    /// Deliveries expected and received.
     pub(super) expected: u64,
     pub(super) received: u64,
-    /// Microseconds from a message's sending, or from when it was due, to its receiving.
+    /// Latency in microseconds, from sending a message, or from when it was due, to receiving it.
     pub(super) p50: f64,
     pub(super) p99: f64,
     pub(super) max: f64,
-    /// The same 99 of 100 without what is in the way here.
+    /// 99th percentile before the disturbance that the scenario measures.
     pub(super) unhindered_p99: Option<f64>,
-    /// Of idle connections: how often any thread of the server woke in a second.
+    /// For idle connections: wake-ups of all server threads per second.
     pub(super) wake_ups: Option<f64>,
-    /// Resident memory in bytes at the end, where it is of interest.
+    /// Resident memory in bytes at the end.
     pub(super) resident: Option<u64>,
-    /// Visits to a room per second.
+    /// Temporary joins of a room per second.
     pub(super) visits: Option<f64>,
-    /// The server's CPU time that this was measured over, in seconds.
+    /// CPU time of the server during the measurement, in seconds.
     pub(super) cpu_seconds: f64,
-    /// The share of all CPUs that others used meanwhile.
+    /// The share of all CPUs that other processes used meanwhile.
     pub(super) foreign: f64,
 }
 
-/// A target, and what became of it.
+/// A target, and whether it was met.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Verdict {
     pub(super) what: String,
     pub(super) target: String,
-    /// The median, and the least and the most of the rounds.
+    /// Median, minimum and maximum over the rounds.
     pub(super) figure: f64,
     pub(super) least: f64,
     pub(super) most: f64,
@@ -125,14 +125,14 @@ impl ServerResult {
         median_by(self.rounds.iter().map(of), |value| *value).unwrap_or(f64::NAN)
     }
 
-    /// What `of` is here, to what it is there in the same round.
+    /// The ratio of `of` here to `of` in `other`, for each round.
     pub(super) fn ratios(&self, other: &Self, of: impl Fn(&Sample) -> f64) -> Vec<f64> {
         let pairs = self.rounds.iter().zip(&other.rounds);
         pairs.map(|(ours, theirs)| of(ours) / of(theirs)).collect()
     }
 }
 
-/// The item in the middle; of an even number, the lower one of the two.
+/// The median item; the lower one of two.
 pub(super) fn median_by<T: Copy>(
     items: impl Iterator<Item = T>,
     key: impl Fn(&T) -> f64,
@@ -142,7 +142,7 @@ pub(super) fn median_by<T: Copy>(
     items.get(items.len().saturating_sub(1) / 2).copied()
 }
 
-/// Least, median, most.
+/// Minimum, median and maximum.
 pub(super) fn spread(values: &[f64]) -> Option<(f64, f64, f64)> {
     let middle = median_by(values.iter().copied(), |v| *v)?;
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -154,7 +154,7 @@ pub(super) fn spread(values: &[f64]) -> Option<(f64, f64, f64)> {
 pub(super) mod tests {
     use super::*;
 
-    /// A run of two servers, one of which has failed half-way.
+    /// A run in which one server failed half-way.
     pub(in crate::run) fn example() -> Results {
         let sample = |value: f64| Sample {
             value,
@@ -199,14 +199,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn medians_and_spreads() {
+    fn spread_yields_least_median_and_most() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
         assert_eq!(median_by([4.0, 1.0].into_iter(), |v| *v), Some(1.0));
         assert_eq!(spread(&[]), None);
     }
 
     #[test]
-    fn a_ratio_is_of_the_same_round() {
+    fn ratios_compare_the_same_round() {
         let results = example();
         let [floor, ours, bun] = &results.outcomes[0].servers[..] else {
             panic!("three servers");
@@ -217,7 +217,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_written_as_json_is_read_again() {
+    fn results_survive_a_json_round_trip() {
         let json = serde_json::to_string_pretty(&example()).unwrap();
         let again: Results = serde_json::from_str(&json).unwrap();
         let table = crate::run::markdown::long;

@@ -5,25 +5,25 @@ use super::workload::{ServerKind, SubjectVariant, Workload};
 use crate::floor::FloorMode;
 
 pub(super) struct Scenario {
-    /// What `--only` picks by.
+    /// The name that `--only` matches.
     pub(super) id: String,
     pub(super) title: String,
     pub(super) test: Measurement,
-    /// The first is what the others are compared with.
+    /// The others are compared with the first.
     pub(super) sides: Vec<Side>,
-    /// Whether peers take part, with the work of the first side.
+    /// Whether peers take part, with the workload of the first side.
     pub(super) peers: bool,
-    /// Whether it is part of a run that picks nothing.
+    /// Whether it is part of a run without `--only`.
     pub(super) usual: bool,
     pub(super) rounds: Rounds,
-    /// How many times the usual CPU time it is measured for.
+    /// Multiplier of the CPU time per measurement.
     pub(super) effort: f64,
     /// Whether server and client share all CPUs, because the server has two shards.
     pub(super) spread: bool,
     pub(super) targets: Vec<Target>,
 }
 
-/// How often it is repeated, of those asked for.
+/// Number of rounds, relative to the requested number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rounds {
     AsAsked,
@@ -31,12 +31,12 @@ pub(super) enum Rounds {
     AtMost(usize),
 }
 
-/// How it is measured.
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measurement {
-    /// CPU time per delivery, the servers in turn.
+    /// CPU time per delivery, with the servers in turn.
     Cost,
-    /// Memory, and wake-ups.
+    /// Memory and wake-ups of idle connections.
     Idle,
     Memberships,
     Connect,
@@ -47,7 +47,7 @@ pub(super) enum Measurement {
 }
 
 pub(super) struct Side {
-    /// In the place of the server's own name.
+    /// Replaces the server's own name.
     pub(super) name: Option<&'static str>,
     pub(super) kind: ServerKind,
     pub(super) work: Workload,
@@ -111,14 +111,14 @@ pub(super) fn scenario(
 }
 
 impl Scenario {
-    /// Another server with the first one's work.
+    /// Adds a server with the first one's workload.
     pub(super) fn beside(mut self, kind: ServerKind) -> Self {
         let work = self.sides[0].work;
         self.sides.insert(1, side(kind, work));
         self
     }
 
-    /// The floor and humphrey_ws once more, each with its writes through a ring.
+    /// Adds the floor and humphrey_ws with writes through io_uring.
     pub(super) fn rings(mut self, what: &'static str, bound: Bound) -> Self {
         self = self.beside(RING);
         let work = self.sides[0].work;
@@ -131,7 +131,7 @@ impl Scenario {
         self
     }
 
-    /// Only where it is picked.
+    /// Runs it only if `--only` selects it.
     pub(super) fn picked(mut self) -> Self {
         self.usual = false;
         self
@@ -152,7 +152,7 @@ impl Scenario {
         self
     }
 
-    /// Of humphrey_ws, beside the floor.
+    /// Adds a target for humphrey_ws relative to the floor.
     pub(super) fn target(self, what: &'static str, bound: Bound) -> Self {
         self.target_of(what, OURS, FLOOR, bound)
     }

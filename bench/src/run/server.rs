@@ -1,4 +1,4 @@
-//! A server as a child process of its own, which ends with its handle.
+//! A server as a child process, which is killed when its handle is dropped.
 
 use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::net::SocketAddrV4;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Setup;
 use super::workload::{ServerKind, Workload};
 
-/// How long a server may take until it listens.
+/// Timeout for a server to start listening.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
@@ -20,12 +20,12 @@ const PATIENCE: Timespec = Timespec {
 pub(super) struct Server {
     child: Child,
     pub(super) address: SocketAddrV4,
-    /// Whether it stands still while it is not its turn.
+    /// Whether it is paused while other servers are measured.
     pauses: bool,
 }
 
 impl Server {
-    /// Starts a server on a port of the system's choice. Its standard input is `feed`.
+    /// Starts a server on a free port, with `feed` as its standard input.
     pub(super) fn start(
         setup: &Setup,
         kind: ServerKind,
@@ -49,7 +49,7 @@ impl Server {
                 command.args(["exec", "--cpu", cpus, "--"]).args(words);
             }
         }
-        // The program says on its standard error where it listens.
+        // The program prints its address to standard error.
         let says = kind == ServerKind::Program;
         let mut child = command
             .stdin(feed.map_or(Stdio::null(), Stdio::from))
@@ -83,7 +83,7 @@ impl Server {
         self.child.id()
     }
 
-    /// A peer that polls, or collects garbage, must not do so while others are measured.
+    /// Pauses a peer, which might poll or collect garbage while others are measured.
     pub(super) fn pause(&self) -> io::Result<()> {
         self.signal(Signal::STOP)
     }
@@ -100,13 +100,13 @@ impl Server {
     }
 }
 
-/// The program beside this one, which `run` has built.
+/// The command of `humphrey-broadcast`, which `run` has built next to this program.
 fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
     let path = setup.program.with_file_name("humphrey-broadcast");
     if !path.exists() {
         return Err(io::Error::other(format!("there is no {}", path.display())));
     }
-    // Nobody is owed a welcome.
+    // A welcome message would be unexpected.
     let words = ["--listen", "127.0.0.1:0", "--no-welcome"].map(PathBuf::from);
     Ok([path].into_iter().chain(words).collect())
 }
@@ -118,12 +118,12 @@ impl Drop for Server {
 }
 
 fn end(child: &mut Child) {
-    // Both fail only if it has already been waited for.
+    // Both fail only if the process has already been waited for.
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// Waits for the line that says where the server listens: behind `word`, which everything before belongs to.
+/// Waits for the line that contains `word` and then the server's address.
 fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAddrV4> {
     if poll(&mut [PollFd::new(&out, PollFlags::IN)], Some(&PATIENCE))? == 0 {
         return Err(io::Error::new(
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_found_in_what_servers_say() {
+    fn address_is_found_in_server_output() {
         let ours = address_in("READY 127.0.0.1:4000\n", "READY ");
         assert_eq!(ours, "127.0.0.1:4000".parse().ok());
         let line = "open http://127.0.0.1:80/ in a browser, or connect to ws://127.0.0.1:80/\n";

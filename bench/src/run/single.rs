@@ -1,4 +1,4 @@
-//! What is measured of one server after the other.
+//! Measurements that are made on one server after the other.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use crate::histogram::Summary;
 use crate::load::driven::{LoadProcess, LoadReport};
 use crate::machine;
 
-/// Connections that have already echoed when the resident memory of "none" is read, so that code
-/// and thread stacks used for the first time are not taken for the cost of connections.
+/// Connections that have echoed before the baseline of resident memory is read, so that code and stacks used for the first
+/// time do not count as the cost of connections.
 const BASE: usize = 64;
-/// Rooms that each of the members joins.
+/// Rooms that each member joins.
 const ROOMS_EACH: u64 = 10;
-/// A lone message comes each 10 ms.
+/// Rate of lone messages: one every 10 ms.
 const LONE_PER_SECOND: f64 = 100.0;
-/// What the others send per second while some handlers block.
+/// Messages per second of the other clients while some handlers block.
 const BESIDE_PER_SECOND: f64 = 5_000.0;
-/// Messages before a stalled reader's buffers are full, and after: many times what these hold.
+/// Messages before the buffers of a stalled reader are full, and after: many times what they hold.
 const BEFORE_STALL: u64 = 40;
 const WITH_STALL: u64 = 300;
 
@@ -38,7 +38,7 @@ pub(super) fn measure(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Re
     Ok(sample)
 }
 
-/// What was measured, and the CPU time that server and client have used.
+/// The sample, and the CPU time that server and client have used.
 type Measured = io::Result<(Sample, f64)>;
 
 fn settle(setup: &Setup) {
@@ -64,7 +64,7 @@ fn sample(value: f64, state: LoadReport) -> Sample {
     }
 }
 
-/// A server with a few connections that have all been at work.
+/// Starts a server with a few connections that have all echoed.
 fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<ServerUnderLoad> {
     let base = Workload {
         clients: BASE,
@@ -77,7 +77,7 @@ fn warm(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<ServerUnd
     Ok(loaded)
 }
 
-/// What idle connections add to the resident memory of a server, and how often it wakes while they are idle.
+/// Measures the memory of idle connections, and how often the server wakes up while they are idle.
 fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = warm(setup, scenario, side)?;
     let pid = loaded.server.pid();
@@ -102,13 +102,13 @@ fn idle(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     Ok((sample, loaded.used()))
 }
 
-/// What being in rooms adds to connections.
+/// Measures the memory of room memberships.
 fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let joining = Workload {
         job: Job::Echo,
         ..side.work
     };
-    // Those before them find every handler thread.
+    // Earlier messages occupy every handler thread.
     let mut first = ServerUnderLoad::with(
         setup,
         scenario,
@@ -131,7 +131,7 @@ fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
         None,
     )?;
     let members = plan.clients as u64;
-    // The first message of each joins nothing, and is as much work otherwise.
+    // The first message of each client joins no room, but takes the same work otherwise.
     client.deliver(members)?;
     settle(setup);
     let base = machine::resident(first.server.pid())?;
@@ -146,7 +146,7 @@ fn memberships(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     ))
 }
 
-/// The server's CPU time for accepting a connection and answering its handshake.
+/// Measures the CPU time of accepting a connection and answering its handshake.
 fn connect(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = warm(setup, scenario, side)?;
     let pid = loaded.server.pid();
@@ -168,7 +168,7 @@ fn seconds(setup: &Setup, seconds: f64) -> f64 {
     if setup.quick { 0.2 } else { seconds }
 }
 
-/// What those notice whose handlers don't block of those whose handlers do.
+/// Measures how blocking handlers affect the latency of other clients.
 fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let messages = (BESIDE_PER_SECOND * seconds(setup, 1.5)) as u64;
@@ -184,7 +184,7 @@ fn blocked(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     hindered(loaded, unhindered)
 }
 
-/// What those notice who read of those who don't.
+/// Measures how a stalled reader affects the latency of the others.
 fn stalled(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let client = &mut loaded.client;
@@ -212,7 +212,7 @@ fn hindered(mut loaded: ServerUnderLoad, unhindered: Summary) -> Measured {
     Ok((sample, loaded.used()))
 }
 
-/// How long a message takes that comes when nothing else happens.
+/// Measures the latency of a message to an idle server.
 fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     loaded.client.pace(20, LONE_PER_SECOND)?;
@@ -224,12 +224,12 @@ fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     Ok((sample, loaded.used()))
 }
 
-/// How many messages per second come back.
+/// Measures the throughput of echoes.
 fn rate(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
     let seconds = seconds(setup, 0.5);
     let mut messages = 2 * side.work.clients as u64;
-    // As many as it takes; those before are for warming up.
+    // Grow the batch until it takes long enough; earlier batches warm the server up.
     let value = loop {
         let begun = Instant::now();
         loaded.client.deliver(messages)?;

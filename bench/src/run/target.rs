@@ -1,11 +1,11 @@
-//! What is aimed at, and whether a run has reached it.
+//! Performance targets, and whether a run meets them.
 
 use super::results::{Sample, ScenarioResult, ServerResult, Verdict, spread};
 
 /// A target of a scenario.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
-    /// How the table calls it. Targets of one name are one line, with the worst of them.
+    /// Its name in the table. Targets of one name share a line, which shows the worst.
     pub(super) what: &'static str,
     pub(super) server: &'static str,
     pub(super) beside: &'static str,
@@ -14,24 +14,24 @@ pub(super) struct Target {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Bound {
-    /// The figure's ratio, at most.
+    /// Maximum ratio of the figures.
     Ratio(f64),
-    /// The figure's ratio, at least.
+    /// Minimum ratio of the figures.
     AtLeast(f64),
-    /// The ratio of user time alone, over all rounds together: there is too little of it in one.
+    /// Maximum ratio of user time, summed over all rounds, since one round has too little of it.
     User(f64),
-    /// The figure itself, at most.
+    /// Maximum of the figure itself.
     Value(f64),
-    /// So many times the other's, and this many microseconds for each broadcast, to so many members, besides.
+    /// Maximum ratio, plus a number of microseconds per broadcast to a number of members.
     RatioAndExcess(f64, f64, f64),
-    /// So many times what it is when nothing is in the way, or so many microseconds if that is more.
+    /// Maximum ratio to the figure before the disturbance, or a number of microseconds if that is more.
     Unhindered(f64, f64),
-    /// The work that is done with the same CPU time, as a share of the other's, at least.
+    /// Minimum share of the other's work for the same CPU time.
     Share(f64),
 }
 
 impl Target {
-    /// What the outcome says to it; nothing where one of the two servers is missing.
+    /// Judges the result of a scenario; `None` if one of the two servers is missing.
     pub(super) fn verdict(&self, outcome: &ScenarioResult) -> Option<Verdict> {
         let served = outcome.served(self.server)?;
         let beside = outcome.served(self.beside)?;
@@ -109,7 +109,7 @@ impl Bound {
     }
 }
 
-/// Adds a verdict; one of the same name keeps the worse of the two.
+/// Adds a verdict; of two with the same name, the worse is kept.
 pub(super) fn add(verdicts: &mut Vec<Verdict>, target: &Target, verdict: Verdict) {
     match verdicts.iter_mut().find(|old| old.what == verdict.what) {
         None => verdicts.push(verdict),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_median_decides() {
+    fn median_decides_the_verdict() {
         let verdict = judge(Bound::Ratio(1.1));
         assert_eq!(
             (verdict.least, verdict.figure, verdict.most),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_notice_is_beside_what_they_did_before() {
+    fn unhindered_bound_compares_with_the_time_before() {
         let mut outcome = example().outcomes.remove(0);
         for sample in &mut outcome.servers[1].rounds {
             (sample.value, sample.unhindered_p99) = (6_000.0, Some(2_100.0));
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn user_time_is_taken_over_all_rounds() {
+    fn user_time_is_summed_over_all_rounds() {
         let verdict = judge(Bound::User(1.07));
         assert!((verdict.figure - 8.6 / 8.0).abs() < 1e-9);
         assert!(!verdict.met);
     }
 
     #[test]
-    fn of_one_name_the_worst_counts() {
+    fn worst_verdict_of_one_name_is_kept() {
         let mut verdicts = Vec::new();
         let target = |bound| Target {
             what: "echo",
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missing_is_not_judged() {
+    fn missing_server_yields_no_verdict() {
         let target = Target {
             what: "echo",
             server: "humphrey_ws",

@@ -1,4 +1,4 @@
-//! What is measured: a kind of server, and the work that it and its client do.
+//! Servers that can be measured, and the work that a server and its client do.
 
 use super::peers::Peer;
 use crate::args::Job;
@@ -9,7 +9,7 @@ use crate::subject::HandlerDelay;
 /// Payload bytes of a message, unless a scenario says otherwise.
 pub(super) const SIZE: usize = 32;
 
-/// What is measured.
+/// A server that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerKind {
     Floor(FloorMode),
@@ -19,18 +19,18 @@ pub(super) enum ServerKind {
     Peer(&'static Peer),
 }
 
-/// How humphrey_ws is set up.
+/// The configuration of humphrey_ws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SubjectVariant {
     pub(super) shards: usize,
-    /// Whether handlers run on the pool alone.
+    /// Whether handlers run on the worker pool only, never on a shard's thread.
     pub(super) pool: bool,
-    /// Whether it writes through an io_uring ring: then it is another build of this program.
+    /// Whether it writes through io_uring, which needs a separate build of this program.
     pub(super) ring: bool,
 }
 
 impl SubjectVariant {
-    /// As a program gets it that sets nothing, but for the number of shards.
+    /// The defaults, but with one shard.
     pub(super) const USUAL: Self = Self {
         shards: 1,
         pool: false,
@@ -65,7 +65,7 @@ impl ServerKind {
         }
     }
 
-    /// The arguments with which this program becomes that server.
+    /// The arguments that make this program run as that server.
     pub(super) fn arguments(self, work: &Workload) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut put = |all: &[&str]| args.extend(all.iter().map(|arg| (*arg).to_owned()));
@@ -100,7 +100,7 @@ impl ServerKind {
     }
 }
 
-/// What a server, and the client that loads it, has to do.
+/// The work of a server and its load client.
 #[derive(Clone, Copy)]
 pub(super) struct Workload {
     pub(super) job: Job,
@@ -130,7 +130,7 @@ impl Workload {
         delay: None,
     };
 
-    /// Quick, with a tenth of those who are in rooms, or beside them.
+    /// The plan of the load client. A quick run has a tenth of the rooms or their members.
     pub(super) fn plan(&self, quick: bool, sleep: bool) -> Plan {
         let (mut clients, mut rooms) = (self.clients, self.rooms);
         if quick && rooms.count > 0 {
@@ -152,7 +152,7 @@ impl Workload {
         }
     }
 
-    /// Messages that are in flight at once.
+    /// Number of messages in flight.
     pub(super) fn in_flight(&self) -> u64 {
         let publishers = if self.job.is_echo() { self.clients } else { 1 };
         (publishers * self.window) as u64

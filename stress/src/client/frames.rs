@@ -1,4 +1,4 @@
-//! Frames as a client writes and reads them (RFC 6455 §5.2), and the rules a server has to keep.
+//! Frames as a client writes and reads them (RFC 6455 §5.2), and checks of the rules for servers.
 
 use crate::check::{Outcome, ensure};
 
@@ -12,7 +12,7 @@ pub(crate) const PONG: u8 = 10;
 
 const KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
-/// The header of a masked frame that announces so many bytes.
+/// The header of a masked frame that announces `len` bytes.
 pub(crate) fn header(first: u8, len: usize) -> Vec<u8> {
     let mut header = vec![first];
     match len {
@@ -30,7 +30,7 @@ pub(crate) fn header(first: u8, len: usize) -> Vec<u8> {
     header
 }
 
-/// A whole masked frame.
+/// A complete masked frame.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len());
     let masked = payload.iter().zip(KEY.iter().cycle());
@@ -43,7 +43,7 @@ pub(crate) fn close(code: u16) -> Vec<u8> {
     frame(FIN | CLOSE, &code.to_be_bytes())
 }
 
-/// What a server has sent, as frames. Everything that no server may send is a failure.
+/// Parses the bytes that a server has sent. A frame that no server may send is a failure.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     bytes: Vec<u8>,
@@ -63,12 +63,12 @@ impl Frames {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Whether the stream stands between two frames, as it must when it ends in order.
+    /// Whether the stream is between two frames, as it must be when it ends cleanly.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.at == self.bytes.len()
     }
 
-    /// The next frame that is there in full.
+    /// Returns the next complete frame.
     pub(crate) fn next(&mut self) -> Outcome<Option<Frame<'_>>> {
         let rest = &self.bytes[self.at..];
         let &[first, second, ..] = rest else {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_wherever_they_are_cut() {
+    fn stream_cut_anywhere_yields_the_same_frames() {
         let mut bytes = vec![0x82, 1, 7, 0x81, 126, 0, 200];
         bytes.extend([b'a'; 200]);
         bytes.extend([0x88, 2, 3, 0xe9]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_may_send_is_a_failure() {
+    fn frames_no_server_may_send_are_failures() {
         let cases: [&[u8]; 6] = [
             &[0x02, 0],
             &[0xc2, 0],

@@ -1,4 +1,4 @@
-//! Clients of our own hand, which can do what no library would.
+//! Hand-written clients, which can violate the protocol where libraries cannot.
 
 pub(crate) mod frames;
 
@@ -18,7 +18,7 @@ use frames::{CLOSE, FIN, Frames, PING, PONG};
 /// The accept key that answers the key of [`request`].
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The head of an upgrade request.
+/// The head of a handshake request.
 pub(crate) fn request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: stress\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -26,8 +26,8 @@ pub(crate) fn request(path: &str) -> String {
     )
 }
 
-/// An address to connect from. So no address runs out of ports, and none is the server's: a client that connects to a
-/// server that is down would reach itself.
+/// A source address. Spreading the clients over addresses avoids running out of ports; none is the server's, since a client
+/// that connects to a port nobody listens on could otherwise connect to itself.
 pub(crate) fn source(number: u64) -> Ipv4Addr {
     Ipv4Addr::new(
         127,
@@ -37,12 +37,12 @@ pub(crate) fn source(number: u64) -> Ipv4Addr {
     )
 }
 
-/// A connected socket, with deadlines for each step.
+/// A connected socket with timeouts for reading and writing.
 pub(crate) fn tcp(server: SocketAddrV4, source: Ipv4Addr) -> io::Result<TcpStream> {
     tcp_with_buffer(server, source, None)
 }
 
-/// The same, with a receive buffer of about so many bytes, of which TCP must know from the start.
+/// A connected socket with a receive buffer of about `buffer` bytes, which must be set before TCP connects.
 pub(crate) fn tcp_with_buffer(
     server: SocketAddrV4,
     source: Ipv4Addr,
@@ -66,12 +66,12 @@ pub(crate) fn tcp_with_buffer(
     Ok(stream)
 }
 
-/// Has the socket reset its connection when it is dropped.
+/// Makes the socket reset its connection when it is dropped.
 pub(crate) fn reset_on_drop(stream: &TcpStream) -> io::Result<()> {
     Ok(set_socket_linger(stream, Some(Duration::ZERO))?)
 }
 
-/// A well-behaved client, which we did not write.
+/// A well-behaved client from an independent library.
 pub(crate) fn well_behaved(
     server: SocketAddrV4,
     source: Ipv4Addr,
@@ -87,13 +87,13 @@ pub(crate) fn well_behaved(
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// In order: the end of the stream.
+    /// Cleanly, with the end of the stream.
     Eof,
-    /// Reset.
+    /// With a reset.
     Broken,
 }
 
-/// What a peer has read.
+/// A message, close frame or end that a peer has read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     Message(Vec<u8>),
@@ -102,14 +102,14 @@ pub(crate) enum Incoming {
     End(End),
 }
 
-/// A WebSocket client that reads and writes its frames itself, as badly as a scenario wants.
+/// A WebSocket client that reads and writes frames itself, and may violate the protocol.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
     frames: Frames,
-    /// Whether pings are answered.
+    /// Whether it answers pings.
     pub(crate) answers: bool,
-    /// It has sent a close frame, and sends no other.
+    /// Whether it has sent a close frame, which is sent once only.
     said_goodbye: bool,
     /// The code of the server's close frame.
     pub(crate) closed: Option<u16>,
@@ -117,12 +117,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Connects and shakes hands.
+    /// Connects and completes the handshake.
     pub(crate) fn connect(server: SocketAddrV4, source: Ipv4Addr, path: &str) -> Outcome<Self> {
         Self::upgrade(tcp(server, source).during("connecting")?, path)
     }
 
-    /// Shakes hands on a socket.
+    /// Completes the handshake on a connected socket.
     pub(crate) fn upgrade(mut stream: TcpStream, path: &str) -> Outcome<Self> {
         stream
             .write_all(request(path).as_bytes())
@@ -130,7 +130,7 @@ impl Peer {
         Self::upgraded(stream)
     }
 
-    /// Reads the answer to a request that was sent.
+    /// Reads the response to a handshake that was sent.
     pub(crate) fn upgraded(mut stream: TcpStream) -> Outcome<Self> {
         let mut answer = Vec::new();
         let mut part = [0; 2048];
@@ -165,13 +165,13 @@ impl Peer {
         })
     }
 
-    /// Sends a whole frame.
+    /// Sends a complete frame.
     pub(crate) fn send(&mut self, first: u8, payload: &[u8]) -> io::Result<()> {
         self.stream.write_all(&frames::frame(first, payload))
     }
 
-    /// Reads what is there, up to about so many bytes, without waiting; hands over each message. Returns how many bytes
-    /// that were.
+    /// Reads available data without blocking, about `bytes_max` at most, and passes each message on. Returns the number of
+    /// bytes read.
     pub(crate) fn pump(
         &mut self,
         mut bytes: usize,
@@ -179,7 +179,7 @@ impl Peer {
     ) -> Outcome<usize> {
         let mut buffer = [0; 32 << 10];
         let mut total = 0;
-        // What came behind the answer to the handshake.
+        // Frames that arrived together with the handshake response.
         self.frames_in(&mut take)?;
         while bytes > 0 && self.ended.is_none() {
             let want = bytes.min(buffer.len());
@@ -208,7 +208,7 @@ impl Peer {
                 CLOSE => self.closed = Some(close_code(payload)),
                 PING if self.answers => {
                     let pong = frames::frame(FIN | PONG, payload);
-                    // A server that has gone needs none.
+                    // Write errors are ignored: a server that is gone needs no reply.
                     let _ = self.stream.write_all(&pong);
                 }
                 PING | PONG => {}
@@ -227,7 +227,7 @@ impl Peer {
         Ok(())
     }
 
-    /// The next message, close frame or end.
+    /// Waits for the next message, close frame or end.
     pub(crate) fn receive(&mut self) -> Outcome<Incoming> {
         let deadline = Instant::now() + DEADLINE;
         let mut buffer = [0; 16 << 10];
@@ -263,7 +263,7 @@ impl Peer {
         }
     }
 
-    /// The next message, which must come.
+    /// Waits for the next message. Fails if the connection ends first.
     pub(crate) fn message(&mut self) -> Outcome<Vec<u8>> {
         match self.receive()? {
             Incoming::Message(message) => Ok(message),
@@ -271,7 +271,7 @@ impl Peer {
         }
     }
 
-    /// Reads to the end; hands over each message. Returns the code of the close frame that came before it.
+    /// Reads until the connection ends and passes each message on. Returns the code of the close frame.
     pub(crate) fn read_to_end(
         &mut self,
         mut take: impl FnMut(&[u8]) -> Outcome,
@@ -279,7 +279,7 @@ impl Peer {
         loop {
             match self.receive()? {
                 Incoming::Message(message) => take(&message)?,
-                // Completes the closing handshake, unless the server has gone already.
+                // Completes the closing handshake, unless the server is already gone.
                 Incoming::Close(code) => drop(self.say_goodbye(code)),
                 Incoming::End(_) => return Ok(self.closed),
             }
@@ -294,7 +294,7 @@ impl Peer {
         self.stream.write_all(&frames::close(code))
     }
 
-    /// Says goodbye in order, and waits for the end.
+    /// Completes the closing handshake and waits for the end of the stream.
     pub(crate) fn close(mut self) -> Outcome {
         self.say_goodbye(1000).during("sending a close frame")?;
         let code = self.read_to_end(|_| Ok(()))?;

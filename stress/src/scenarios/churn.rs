@@ -1,5 +1,5 @@
-//! Connections that come, and go by every way there is. Afterwards memory and descriptors are where they were, and each
-//! connection has been opened and closed once.
+//! Connections that open, and close in every possible way. Afterwards memory and descriptors are back at their initial
+//! values, and each connection has been opened and closed once.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddrV4, TcpStream};
@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::{Context, Report, mib};
-use crate::body::Book;
+use crate::body::MessageCodec;
 use crate::check::{During, Outcome, ensure, eventually, join};
 use crate::client::frames::{self, BINARY, FIN};
 use crate::client::{self, End, Peer};
@@ -17,35 +17,36 @@ use crate::server::program::{ECHO, GREETING, SILENT};
 use crate::server::{Figures, Server, Setup};
 
 const CONNECTIONS: u64 = 100_000;
-/// Of these: let the server grow to the size that it needs.
+/// Connections of the warm-up, in which the server allocates its steady-state memory.
 const WARM_UP: u64 = 30_000;
 const THREADS: u64 = 4;
-/// Each thread has up to so many open.
+/// Connections that each thread has open at most.
 const OPEN_MAX: u64 = 64;
-/// They stop answering, and are left to the heartbeat.
+/// Connections that stop answering, which the heartbeat must close.
 const VANISHED: u64 = 100;
-/// What the allocator may keep more after the churn than before: a few dozen bytes for each connection that has gone.
+/// Memory that the allocator may retain after the churn: a few dozen bytes per closed connection.
 const GROWTH_BYTES_MAX: u64 = 3 << 20;
-/// A deadline is forgotten when its time has come, not when its connection goes: so it comes soon, also in the warm-up.
+/// Timers are removed when they expire, not when the connection closes; short timeouts let them expire during the warm-up,
+/// too.
 const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Route {
-    /// A closing handshake, to its end.
+    /// A complete closing handshake.
     Close,
-    /// A close frame, whose answer is not waited for.
+    /// A close frame, without waiting for the reply.
     Slam,
-    /// The end of the stream, without a close frame.
+    /// End of stream without a close frame.
     Fin,
     Reset,
-    /// An end of the stream in one direction: the server's is read.
+    /// A half-closed stream, read until the server closes its side.
     HalfClose,
-    /// Closed with messages unread.
+    /// Closed with unread messages.
     Unread,
     MidFrame,
     /// Never became a WebSocket.
     MidHead,
-    /// Gone before the answer to the handshake.
+    /// Disconnected before the handshake response.
     Hasty,
 }
 
@@ -61,16 +62,16 @@ const ROUTES: [Route; 9] = [
     Route::Hasty,
 ];
 
-/// What clients have done.
+/// Counts of what clients have done.
 #[derive(Clone, Copy, Debug, Default)]
-struct Done {
+struct ChurnCounts {
     connected: u64,
     upgraded: u64,
-    /// May or may not have become a WebSocket.
+    /// Connections that may or may not have completed the handshake.
     hasty: u64,
 }
 
-impl Done {
+impl ChurnCounts {
     fn add(&mut self, other: Self) {
         self.connected += other.connected;
         self.upgraded += other.upgraded;
@@ -131,8 +132,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// Waits until the server has seen all that clients have done.
-fn settled(server: &mut Server, done: Done, vanished: u64) -> Outcome<Figures> {
+/// Waits until the server's counters include everything that clients have done.
+fn settled(server: &mut Server, done: ChurnCounts, vanished: u64) -> Outcome<Figures> {
     let figures = server.eventually("all that came have gone", |figures| {
         figures.get("accepted") == done.connected
             && figures.get("connections") == 0
@@ -151,16 +152,16 @@ fn settled(server: &mut Server, done: Done, vanished: u64) -> Outcome<Figures> {
     Ok(figures)
 }
 
-fn churn(context: &Context, server: &Server, name: &str, count: u64) -> Outcome<Done> {
-    let mut done = Done::default();
+fn churn(context: &Context, server: &Server, name: &str, count: u64) -> Outcome<ChurnCounts> {
+    let mut done = ChurnCounts::default();
     thread::scope(|scope| {
         let threads = (0..THREADS).map(|number| {
             let mut churner = Churner {
                 address: server.address,
-                book: context.book(),
+                codec: context.codec(),
                 random: context.random.fork(name, number),
                 open: Vec::new(),
-                done: Done::default(),
+                done: ChurnCounts::default(),
             };
             let count = count / THREADS + u64::from(number < count % THREADS);
             scope.spawn(move || churner.run(count))
@@ -175,14 +176,14 @@ fn churn(context: &Context, server: &Server, name: &str, count: u64) -> Outcome<
 
 struct Churner {
     address: SocketAddrV4,
-    book: Book,
+    codec: MessageCodec,
     random: Random,
     open: Vec<(Route, Peer)>,
-    done: Done,
+    done: ChurnCounts,
 }
 
 impl Churner {
-    fn run(&mut self, count: u64) -> Outcome<Done> {
+    fn run(&mut self, count: u64) -> Outcome<ChurnCounts> {
         for _ in 0..count {
             self.come()?;
             while self.open.len() as u64 > self.random.between(1, OPEN_MAX) {
@@ -216,7 +217,7 @@ impl Churner {
                 let mut peer = Peer::upgrade(stream, path)?;
                 self.done.upgraded += 1;
                 if path == ECHO && self.random.below(4) == 0 {
-                    let message = self.book.write(0, 0, 2_000);
+                    let message = self.codec.write(0, 0, 2_000);
                     peer.send(FIN | BINARY, &message).during("sending")?;
                     ensure!(peer.message()? == message, "an echo is another message");
                 }

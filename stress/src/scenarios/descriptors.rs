@@ -1,5 +1,5 @@
-//! Descriptors that run out: the server waits without a spin, serves those it has, and takes in the next as soon as one
-//! of them goes.
+//! File descriptors run out: the server waits without spinning, serves its connections, and accepts the next one as soon as
+//! one closes.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,12 +15,12 @@ use crate::server::program::ECHO;
 use crate::server::{Server, Setup};
 
 const DESCRIPTORS: u64 = 96;
-/// Come although there is no room, and wait in the kernel.
+/// Clients beyond the limit, which wait in the kernel's backlog.
 const TOO_MANY: u64 = 30;
 const ROUNDS: u64 = 3;
-/// Of one second, that the server may use while it can't accept: a spin would use all of it.
+/// Share of one CPU that the server may use while it cannot accept; a spinning server would use all of it.
 const CPU_SECONDS_MAX: f64 = 0.2;
-/// The server looks again ten times a second, and whenever somebody goes.
+/// The server retries ten times a second, and whenever a connection closes.
 const TRIES_MAX: u64 = 50;
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
@@ -65,7 +65,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         );
         echo(context, &mut open).during("those who are connected")?;
 
-        // As many as go are taken in, and not one more.
+        // Exactly as many are accepted as have closed.
         let go = random.between(1, room.min(TOO_MANY) - 1) as usize;
         for peer in open.drain(..go) {
             if random.below(2) == 0 {
@@ -114,7 +114,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// Asks for a WebSocket, and does not wait for the answer.
+/// Sends a handshake without waiting for the response.
 fn ask(server: &Server, number: u64) -> Outcome<TcpStream> {
     let mut stream = client::tcp(server.address, client::source(number)).during("connecting")?;
     stream
@@ -123,7 +123,7 @@ fn ask(server: &Server, number: u64) -> Outcome<TcpStream> {
     Ok(stream)
 }
 
-/// Those of whom wait that have got an answer.
+/// Removes and returns the waiting clients that have a response.
 fn answered(waiting: &mut Vec<TcpStream>) -> Outcome<Vec<Peer>> {
     let mut answered = Vec::new();
     for stream in std::mem::take(waiting) {
@@ -138,9 +138,9 @@ fn answered(waiting: &mut Vec<TcpStream>) -> Outcome<Vec<Peer>> {
     Ok(answered)
 }
 
-/// Each gets one message back.
+/// Sends one message on each connection and waits for its echo.
 fn echo(context: &Context, peers: &mut [Peer]) -> Outcome {
-    let message = context.book().write(0, 0, 500);
+    let message = context.codec().write(0, 0, 500);
     for peer in peers {
         peer.send(FIN | BINARY, &message)?;
         ensure!(peer.message()? == message, "an echo is another message");

@@ -1,5 +1,5 @@
-//! Where a bound for all connections is reached, thousands of them give way at once. The others are answered meanwhile: what
-//! an eviction costs does not depend on how many connections there are.
+//! When a budget shared by all connections is exceeded, the server evicts thousands of them at once and must answer the
+//! others meanwhile: the cost of an eviction must not depend on the number of connections.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,14 +17,15 @@ use crate::server::program::{ECHO, SILENT};
 use crate::server::{Server, Setup};
 
 const CONNECTIONS: u64 = 18_000;
-/// Of how many of them messages are evicted.
+/// How many of them are evicted.
 const VICTIMS: u64 = 2_152;
 const KIB: usize = 1 << 10;
-/// What each has sent of a message. Up to twice as much is held of it.
+/// Bytes of an unfinished message that each client has sent. The server may hold up to twice as much, since buffers grow by
+/// doubling.
 const PART_BYTES: usize = 4 * KIB;
-/// No answer is to be later, beyond what the machine takes without an attack.
+/// The latency that an attack may add to the longest latency without one.
 const LATENCY_MAX: Duration = Duration::from_millis(50);
-/// How long the others are measured without an attack.
+/// How long latency is measured without an attack.
 const CALM: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
@@ -32,7 +33,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let connections = CONNECTIONS.min(room);
     let victims = VICTIMS.min(connections / 8);
     let shards = 2;
-    // What all have sent fills the half that is for unfinished messages.
+    // All clients together fill the half of the budget that is for unfinished messages.
     let unfinished = connections as usize * (2 * PART_BYTES + KIB);
     let mut server = Server::start(&Setup {
         shards,
@@ -51,7 +52,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     }
     let mut echo = Peer::connect(address, client::source(99_999), ECHO)?;
     let over = AtomicBool::new(false);
-    // With everything but the attack: the server is asked for its figures as often.
+    // The baseline requests the server's counters as often as the attack does.
     let calm = thread::scope(|scope| {
         let measuring = scope.spawn(|| latency(&mut echo, &over));
         let start = Instant::now();
@@ -68,7 +69,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         let measuring = scope.spawn(|| latency(&mut echo, &over));
         let mut evicted = Ok(0);
         for peer in &peers {
-            // Those that are reset meanwhile have been evicted.
+            // Connections that are reset here have been evicted.
             let _ = send(
                 peer,
                 more.get(..40 * KIB).unwrap_or(more),
@@ -99,7 +100,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// The longest that an echo takes, until it is over.
+/// Measures the longest latency of an echo until the attack is over.
 fn latency(peer: &mut Peer, over: &AtomicBool) -> Outcome<Duration> {
     let mut longest = Duration::ZERO;
     while !over.load(SeqCst) {

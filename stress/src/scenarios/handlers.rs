@@ -1,5 +1,6 @@
-//! Handlers that panic, block for ever, sleep, broadcast in a loop, or send when their connection has gone. The others
-//! are served meanwhile, each listener gets each loop whole and in order, and all but the blocked are closed once.
+//! Handlers that panic, block forever, sleep, broadcast in a loop, or send after their connection has closed. Other clients
+//! are served meanwhile, each listener receives each loop completely and in order, and every connection is closed once,
+//! except those whose handler blocks.
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Context, Report};
-use crate::body::{Book, Ledger};
+use crate::body::{MessageCodec, ReceiveLog};
 use crate::check::{During, Failure, Outcome, ensure, eventually, join};
 use crate::client::frames::{BINARY, FIN, TEXT};
 use crate::client::{self, End, Incoming, Peer};
@@ -19,16 +20,16 @@ use crate::server::program::{
 
 const LISTENERS: u64 = 4;
 const ECHOERS: u64 = 20;
-/// A quarter of the handler threads.
+/// Handlers that block forever: a quarter of the handler threads.
 const BLOCKED: u64 = 8;
-/// Faults of each of the other kinds.
+/// Number of faults of each other kind.
 const OF_A_KIND: u64 = 40;
 const THREADS: u64 = 3;
-/// Messages that wait behind one that is never done with.
+/// Messages queued behind one whose handler never returns.
 const BEHIND: u64 = 3;
 const ECHO_WITHIN: Duration = Duration::from_secs(2);
 const SHUTDOWN_MS: u64 = 2_000;
-/// What the machine may take besides.
+/// Allowance for scheduling delays of the machine.
 const SHUTDOWN_SPARE_MS: u64 = 1_000;
 
 const KINDS: [&str; 6] = [
@@ -42,7 +43,7 @@ const KINDS: [&str; 6] = [
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let mut server = Server::start(&context.setup())?;
-    let (address, book) = (server.address, context.book());
+    let (address, codec) = (server.address, context.codec());
     let connect = |number, path| Peer::connect(address, client::source(number), path);
     let mut faults = shuffled(context);
     let loops: Vec<u32> = faults
@@ -53,13 +54,13 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let per_thread = faults.len().div_ceil(THREADS as usize);
     let mut listeners = Vec::new();
     for number in 0..LISTENERS {
-        listeners.push((connect(number, SILENT)?, Ledger::new(book)));
+        listeners.push((connect(number, SILENT)?, ReceiveLog::new(codec)));
     }
     let mut blocked = Vec::new();
     for number in 0..BLOCKED {
         let mut peer = connect(number, BLOCK)?;
         for number in 0..=BEHIND {
-            peer.send(FIN | BINARY, &book.write(0, number, 200))?;
+            peer.send(FIN | BINARY, &codec.write(0, number, 200))?;
         }
         blocked.push(peer);
     }
@@ -71,14 +72,14 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let echoes = thread::scope(|scope| {
         let blocked = &mut blocked;
         let listening = scope.spawn(|| listen(&mut listeners, blocked, &over));
-        let echoing = scope.spawn(|| echo(address, book, &over));
+        let echoing = scope.spawn(|| echo(address, codec, &over));
         let mut working = Vec::new();
         while !faults.is_empty() {
             let share = faults.split_off(faults.len().saturating_sub(per_thread));
             working.push(scope.spawn(move || {
                 for (number, kind) in share {
                     let peer = Peer::connect(address, client::source(number.into()), kind)?;
-                    fault(peer, number, kind, book).during(kind)?;
+                    fault(peer, number, kind, codec).during(kind)?;
                 }
                 Ok(())
             }));
@@ -124,7 +125,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// The faults, in an order of chance, each with a number of its own.
+/// All faults in random order, each with a unique number.
 fn shuffled(context: &Context) -> Vec<(u32, &'static str)> {
     let mut random = context.random.clone();
     let kinds = KINDS
@@ -136,14 +137,14 @@ fn shuffled(context: &Context) -> Vec<(u32, &'static str)> {
     numbered.map(|(number, (_, kind))| (number, kind)).collect()
 }
 
-/// One connection with a handler that does harm.
-fn fault(mut peer: Peer, number: u32, kind: &str, book: Book) -> Outcome {
+/// Opens one connection with a faulty handler.
+fn fault(mut peer: Peer, number: u32, kind: &str, codec: MessageCodec) -> Outcome {
     let sender = number;
-    let message = |number| book.write(sender, number, 500);
+    let message = |number| codec.write(sender, number, 500);
     match kind {
         PANIC_ON_OPEN | PANIC_ON_MESSAGE => {
             if kind == PANIC_ON_MESSAGE {
-                // What comes behind is not handled any more.
+                // Messages behind this one are not handled any more.
                 for number in 0..3 {
                     peer.send(FIN | BINARY, &message(number))?;
                 }
@@ -174,7 +175,7 @@ fn fault(mut peer: Peer, number: u32, kind: &str, book: Book) -> Outcome {
     Ok(())
 }
 
-/// Waits for that reply; passes over what is broadcast.
+/// Waits for a reply and skips broadcasts.
 fn replied(peer: &mut Peer, reply: &[u8]) -> Outcome {
     loop {
         match peer.receive()? {
@@ -185,7 +186,11 @@ fn replied(peer: &mut Peer, reply: &[u8]) -> Outcome {
     }
 }
 
-fn listen(listeners: &mut [(Peer, Ledger)], blocked: &mut [Peer], over: &AtomicBool) -> Outcome {
+fn listen(
+    listeners: &mut [(Peer, ReceiveLog)],
+    blocked: &mut [Peer],
+    over: &AtomicBool,
+) -> Outcome {
     loop {
         let last = over.load(SeqCst);
         hear(listeners)?;
@@ -199,44 +204,45 @@ fn listen(listeners: &mut [(Peer, Ledger)], blocked: &mut [Peer], over: &AtomicB
     }
 }
 
-fn hear(listeners: &mut [(Peer, Ledger)]) -> Outcome {
-    for (peer, ledger) in listeners {
-        peer.pump(usize::MAX, |message| ledger.enter_next(message).map(drop))?;
+fn hear(listeners: &mut [(Peer, ReceiveLog)]) -> Outcome {
+    for (peer, log) in listeners {
+        peer.pump(usize::MAX, |message| {
+            log.record_in_sequence(message).map(drop)
+        })?;
     }
     Ok(())
 }
 
-fn judge_listeners(listeners: &mut [(Peer, Ledger)], loops: &[u32], late: u64) -> Outcome {
+fn judge_listeners(listeners: &mut [(Peer, ReceiveLog)], loops: &[u32], late: u64) -> Outcome {
     let due = loops.len() as u64 * LOOP_MESSAGES + late;
     eventually("each listener has got everything", || {
         hear(listeners)?;
-        Ok(listeners.iter().all(|(_, ledger)| ledger.count == due))
+        Ok(listeners.iter().all(|(_, log)| log.count == due))
     })?;
-    for (_, ledger) in listeners {
+    for (_, log) in listeners {
         let whole = |sender: &u32, count| {
-            ledger
-                .runs
+            log.runs
                 .get(sender)
                 .is_some_and(|run| run.first == 1 && run.count == count)
         };
         ensure!(
             loops.iter().all(|sender| whole(sender, LOOP_MESSAGES)) && whole(&LATE_SENDER, late),
             "a listener has got {:?}",
-            ledger.runs
+            log.runs
         );
     }
     Ok(())
 }
 
-/// Each gets one message back after the other, all the time: how many, and how long the slowest took.
-fn echo(address: SocketAddrV4, book: Book, over: &AtomicBool) -> Outcome<(u64, Duration)> {
+/// Each client echoes one message after the other. Returns the number of echoes, and the longest latency.
+fn echo(address: SocketAddrV4, codec: MessageCodec, over: &AtomicBool) -> Outcome<(u64, Duration)> {
     let mut peers = Vec::new();
     for number in 0..ECHOERS {
         peers.push(Peer::connect(address, client::source(number), ECHO)?);
     }
     let (mut number, mut slowest) = (0, Duration::ZERO);
     while !over.load(SeqCst) {
-        let message = book.write(0, number, 1_000);
+        let message = codec.write(0, number, 1_000);
         let start = Instant::now();
         for peer in &mut peers {
             peer.send(FIN | BINARY, &message)?;
@@ -253,7 +259,7 @@ fn echo(address: SocketAddrV4, book: Book, over: &AtomicBool) -> Outcome<(u64, D
         thread::sleep(Duration::from_millis(2));
     }
     for mut peer in peers {
-        // The last word is not numbered.
+        // The last message is not numbered.
         peer.send(FIN | TEXT, b"last")?;
         replied(&mut peer, b"last")?;
         peer.close()?;

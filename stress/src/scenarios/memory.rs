@@ -1,5 +1,5 @@
-//! An attack on all terms of SECURITY.md's sum of memory at once. However it goes, the server's memory stays within 1.2
-//! times that sum, and clients from elsewhere are still let in.
+//! Attacks all terms of SECURITY.md's memory sum at once. The server's memory must stay within 1.2 times that sum, and
+//! clients from other addresses must still be accepted.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -13,12 +13,12 @@ use crate::check::{During, Outcome, ensure};
 use crate::client::frames::{self, BINARY, FIN};
 use crate::client::{self, Peer};
 use crate::server::program::{BIG, BIG_BYTES, BLOCK, ECHO, SILENT};
-use crate::server::{Policy, Production, Server, Setup};
+use crate::server::{Policy, ProducerPlan, Server, Setup};
 
 const MIB: usize = 1 << 20;
 const KIB: usize = 1 << 10;
 
-/// Attackers of each kind. Each kind could use far more than its bound.
+/// Number of attackers of each kind; each kind could use far more than its limit.
 const ECHOES: u64 = 60;
 const RESPONSES: u64 = 40;
 const UNFINISHED: u64 = 80;
@@ -28,14 +28,14 @@ const BODIES: u64 = 200;
 const WAITING: u64 = 100;
 const READERS: u64 = 20;
 
-/// As little as TCP grants, so that what is sent waits in the server.
+/// The smallest receive buffer that TCP grants, so that unread data stays in the server.
 const RECEIVE_BUFFER: usize = 4 * KIB;
 const TARGET_BYTES: usize = 15 * KIB;
-/// A connection, apart from the target of its request.
+/// Memory of a connection without the target of its request.
 const CONNECTION_BYTES: usize = 8 * KIB;
-/// In tenths of the sum.
+/// Permitted memory, in tenths of the sum.
 const SLACK: u64 = 12;
-/// How long each kind of attack is kept up.
+/// Duration of each kind of attack.
 const ATTACK: Duration = Duration::from_secs(1);
 
 fn setup(context: &Context) -> Setup {
@@ -55,7 +55,7 @@ fn setup(context: &Context) -> Setup {
     }
 }
 
-/// SECURITY.md's sum.
+/// The sum of SECURITY.md in bytes.
 fn sum(setup: &Setup) -> usize {
     let limits = setup.limits();
     let connections =
@@ -99,7 +99,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         mib(peak),
         mib(sum as u64)
     );
-    // Its handlers are blocked, but the server is not.
+    // Handlers are blocked here, but the server still accepts connections.
     Peer::connect(attack.server.address, client::source(9_999), SILENT)?;
     Ok(Report {
         held: format!(
@@ -115,7 +115,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
 
 struct Attack {
     server: Server,
-    /// Connections that are kept, and not read.
+    /// Connections that are kept open and not read.
     held: Vec<TcpStream>,
     number: u64,
     faults: u64,
@@ -123,7 +123,7 @@ struct Attack {
 
 impl Attack {
     fn run(&mut self) -> Outcome {
-        // In this order: while handlers can still be had, what needs them.
+        // Attacks that need handlers run first, while handlers are still available.
         self.targets()?;
         self.broadcasts()?;
         self.echoes()?;
@@ -148,7 +148,7 @@ impl Attack {
         Peer::upgrade(self.tcp()?, path)
     }
 
-    /// The targets of their requests are kept with connections.
+    /// Fills memory with long request targets, which the server keeps for each connection.
     fn targets(&mut self) -> Outcome {
         let path = format!("{SILENT}?{}", "x".repeat(TARGET_BYTES));
         for _ in 0..TARGETS {
@@ -158,13 +158,13 @@ impl Attack {
         Ok(())
     }
 
-    /// Broadcasts that some do not read, each from another one on.
+    /// Fills outboxes with broadcasts: each attacker stops reading at a different message.
     fn broadcasts(&mut self) -> Outcome {
         let mut first = 1;
         for _ in 0..READERS {
             let peer = self.peer(SILENT)?;
             self.held.push(peer.stream);
-            self.server.produce(Production {
+            self.server.produce(ProducerPlan {
                 sender: 0,
                 first,
                 count: 40,
@@ -179,7 +179,7 @@ impl Attack {
         Ok(())
     }
 
-    /// Echoes that are read but for what the server can't tell from the network's delay.
+    /// Fills outboxes with echoes that are read just fast enough to look like network delay.
     fn echoes(&mut self) -> Outcome {
         let mut peers = Vec::new();
         for _ in 0..ECHOES {
@@ -216,7 +216,7 @@ impl Attack {
         Ok(())
     }
 
-    /// Messages that no handler comes for.
+    /// Fills job queues with messages that no handler takes.
     fn unhandled(&mut self) -> Outcome {
         let mut peers = Vec::new();
         for _ in 0..UNFINISHED {
@@ -232,7 +232,7 @@ impl Attack {
         [head.as_bytes(), &vec![b'x'; length]].concat()
     }
 
-    /// Bodies that never end.
+    /// Sends request bodies that never end.
     fn bodies(&mut self) -> Outcome {
         let mut peers = Vec::new();
         for _ in 0..BODIES {
@@ -242,7 +242,7 @@ impl Attack {
         self.push(peers, &post[..post.len() - 10], false)
     }
 
-    /// Whole requests, and more of them behind, that no handler comes for.
+    /// Sends complete, pipelined requests that no handler takes.
     fn requests(&mut self) -> Outcome {
         let mut peers = Vec::new();
         for _ in 0..WAITING {
@@ -259,16 +259,16 @@ impl Attack {
                 "GET / HTTP/1.1\r\nHost: stress\r\nX: {}",
                 "x".repeat(TARGET_BYTES)
             );
-            // One that gives way to later ones is reset.
+            // A connection that is evicted in favour of a later one is reset.
             let _ = stream.write_all(head.as_bytes());
             self.held.push(stream);
         }
-        // What has been sent is to arrive before the server is measured.
+        // Wait until the sent data has arrived before memory is measured.
         thread::sleep(Duration::from_millis(500));
         Ok(())
     }
 
-    /// All send this, as far as the server takes it, and read but little of what they get.
+    /// All attackers send these bytes as long as the server accepts them, and read little of the responses.
     fn push(&mut self, peers: Vec<TcpStream>, bytes: &[u8], reads: bool) -> Outcome {
         let until = Instant::now() + ATTACK;
         let mut sent = vec![0; peers.len()];

@@ -1,4 +1,4 @@
-//! The scenarios, and what they share.
+//! The list of scenarios, and the types they share.
 
 mod churn;
 mod descriptors;
@@ -11,12 +11,12 @@ mod senders;
 mod shutdown;
 mod slow_loris;
 
-use crate::body::Book;
+use crate::body::MessageCodec;
 use crate::check::{Outcome, ensure};
 use crate::random::Random;
 use crate::server::Setup;
 
-/// Something that happens to servers.
+/// One kind of fault or attack, with its checks.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
@@ -76,29 +76,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// What a scenario has to go by.
+/// Parameters of a run.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) seed: u64,
-    /// How many times the size of a short run.
+    /// Multiplier of the size of a short run.
     pub(crate) scale: u64,
     pub(crate) random: Random,
-    /// Descriptors this process may have.
+    /// Limit of file descriptors of this process.
     pub(crate) descriptors: u64,
 }
 
-/// What a scenario came to, when everything held.
+/// The result of a scenario whose checks all passed.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// The load.
+    /// Description of the load.
     pub(crate) held: String,
     pub(crate) faults: u64,
     pub(crate) figures: String,
-    /// The most memory that the server had.
+    /// The server's peak memory in bytes.
     pub(crate) peak: u64,
 }
 
-/// Descriptors that are not for connections.
+/// File descriptors reserved for other uses than connections.
 const DESCRIPTORS_SPARE: u64 = 300;
 
 impl Context {
@@ -106,12 +106,12 @@ impl Context {
         Setup::new(self.seed)
     }
 
-    pub(crate) fn book(&self) -> Book {
-        Book::new(self.seed)
+    pub(crate) fn codec(&self) -> MessageCodec {
+        MessageCodec::new(self.seed)
     }
 
-    /// How many connections at once may be had, of so many. Fewer than the short run's are none that prove anything
-    /// where it counts.
+    /// Number of concurrent connections for a short run's number, scaled. Limited by the available descriptors; fails if
+    /// fewer than the short run's number are possible, which would prove nothing.
     pub(crate) fn connections(&self, short_run: u64) -> Outcome<u64> {
         let wanted = short_run * self.scale;
         let room = self.descriptors.saturating_sub(DESCRIPTORS_SPARE);

@@ -1,16 +1,16 @@
-//! Readers that stop and readers at many rates, under each policy. Nobody who keeps up loses anything; what the others
-//! lose is counted to the message, and is whole messages only.
+//! Stopped readers and readers at various rates, under each slow-consumer policy. Readers that keep up lose nothing; the
+//! losses of the others are counted exactly, and only whole messages are lost.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Context, Report};
-use crate::body::Ledger;
+use crate::body::ReceiveLog;
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
 use crate::client::{self, End, Peer};
 use crate::random::Random;
 use crate::server::program::SILENT;
-use crate::server::{Policy, Production, Server, Setup};
+use crate::server::{Policy, ProducerPlan, Server, Setup};
 
 const KEEP_UP: u64 = 16;
 const SLOW: u64 = 8;
@@ -19,9 +19,9 @@ const READERS: u64 = KEEP_UP + SLOW + STOPPED;
 
 const OUTBOX_BYTES_MAX: usize = 512 << 10;
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
-/// Broadcast at once: those who have taken all before have room for it, however late they read.
+/// Messages broadcast at once: few enough to fit the outbox of a reader that has read everything before.
 const BATCH: u64 = 24;
-/// More than the kernel takes for a reader that has stopped, and its outbox.
+/// More than the kernel's buffers and the outbox of a stopped reader hold.
 const MESSAGES: u64 = BATCH * 50;
 const SLOW_READER_BUFFER: usize = 16 << 10;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     ];
     for (number, (name, policy)) in (0..).zip(policies) {
         let random = context.random.fork(name, number);
-        let mut trial = Trial::start(context, policy, random).during(name)?;
+        let mut trial = ReaderTrial::start(context, policy, random).during(name)?;
         figures.push(format!("{name}: {}", trial.run().during(name)?));
         peak = peak.max(trial.server.finish().during(name)?);
     }
@@ -66,7 +66,7 @@ enum Pace {
 struct Reader {
     pace: Pace,
     peer: Peer,
-    ledger: Ledger,
+    log: ReceiveLog,
     allowance: f64,
 }
 
@@ -80,17 +80,17 @@ impl Reader {
     }
 }
 
-struct Trial {
+struct ReaderTrial {
     policy: Policy,
     server: Server,
     readers: Vec<Reader>,
     messages: u64,
     looked: Instant,
-    /// All read as fast as they can.
+    /// Runs the trial and returns its figures.
     all_read: bool,
 }
 
-impl Trial {
+impl ReaderTrial {
     fn start(context: &Context, policy: Policy, mut random: Random) -> Outcome<Self> {
         let server = Server::start(&Setup {
             policy,
@@ -103,7 +103,7 @@ impl Trial {
             let pace = match number {
                 0..KEEP_UP => Pace::KeepsUp,
                 _ if number < KEEP_UP + SLOW => {
-                    // Those who are paced must read enough for the others to be done in time.
+                    // Paced readers must read enough for the others to finish in time.
                     let least = if policy == PACE { 4 << 20 } else { 50 << 10 };
                     Pace::BytesPerSecond(random.between(least, 8 << 20))
                 }
@@ -116,7 +116,7 @@ impl Trial {
             readers.push(Reader {
                 pace,
                 peer: Peer::upgrade(stream, SILENT)?,
-                ledger: Ledger::new(context.book()),
+                log: ReceiveLog::new(context.codec()),
                 allowance: 0.0,
             });
         }
@@ -160,20 +160,20 @@ impl Trial {
         } else {
             self.read_until("who stopped has been told so", |trial| {
                 let mut readers = trial.readers.iter();
-                Ok(readers.all(|reader| reader.has_left() || reader.ledger.last(0) == messages))
+                Ok(readers.all(|reader| reader.has_left() || reader.log.last(0) == messages))
             })?;
         }
-        // Nobody has anything left to be dropped: the next one is for all who are still there.
+        // Every outbox is empty now, so the next message must reach everybody who is still connected.
         self.produce(messages + 1, 1)?;
         self.read_until("the last message has arrived", |trial| {
             let mut readers = trial.readers.iter();
-            Ok(readers.all(|r| r.peer.ended.is_some() || r.ledger.last(0) == messages + 1))
+            Ok(readers.all(|r| r.peer.ended.is_some() || r.log.last(0) == messages + 1))
         })?;
         self.judge()
     }
 
     fn produce(&mut self, first: u64, count: u64) -> Outcome {
-        self.server.produce(Production {
+        self.server.produce(ProducerPlan {
             sender: 0,
             first,
             count,
@@ -185,7 +185,7 @@ impl Trial {
 
     fn keep_up_have(&mut self, number: u64) -> Outcome<bool> {
         let mut keep_up = self.readers.iter().filter(|r| r.pace == Pace::KeepsUp);
-        Ok(keep_up.all(|reader| reader.ledger.last(0) >= number))
+        Ok(keep_up.all(|reader| reader.log.last(0) >= number))
     }
 
     fn is_accounted(&mut self, due: u64) -> Outcome<bool> {
@@ -219,7 +219,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Each reads what it would by now. Returns how many bytes that were.
+    /// Each reader reads what its rate permits by now. Returns the number of bytes.
     fn read(&mut self) -> Outcome<usize> {
         let seconds = self.looked.elapsed().as_secs_f64();
         self.looked = Instant::now();
@@ -235,19 +235,19 @@ impl Trial {
                     reader.allowance as usize
                 }
             };
-            let ledger = &mut reader.ledger;
+            let log = &mut reader.log;
             let read = reader.peer.pump(bytes, |message| {
                 if holes {
-                    ledger.enter(message).map(drop)
+                    log.record(message).map(drop)
                 } else {
-                    ledger.enter_next(message).map(drop)
+                    log.record_in_sequence(message).map(drop)
                 }
             })?;
             reader.allowance -= read as f64;
             total += read;
             if reader.has_left() && reader.peer.ended.is_none() {
                 let code = reader.peer.closed.unwrap_or_default();
-                // The answer is not read any more if it comes too late.
+                // A reply that arrives too late is not read any more.
                 let _ = reader.peer.say_goodbye(code);
                 reader.peer.pump(usize::MAX, |_| Ok(()))?;
             }
@@ -262,7 +262,7 @@ impl Trial {
         let mut received = 0;
         let mut left = 0;
         for (number, reader) in self.readers.iter().enumerate() {
-            let run = reader.ledger.runs.get(&0).copied();
+            let run = reader.log.runs.get(&0).copied();
             let run =
                 run.ok_or_else(|| Failure::new(format!("reader {number} has got nothing")))?;
             received += run.count;
@@ -280,7 +280,7 @@ impl Trial {
                     reader.peer.ended
                 );
             }
-            // Who must have lost nothing, and who must have met the policy.
+            // Readers that keep up must have lost nothing; the policy must have applied to the others.
             let spared = match (self.policy, reader.pace) {
                 (_, Pace::KeepsUp) | (PACE, Pace::BytesPerSecond(_)) => Some(true),
                 (_, Pace::Stopped) => Some(false),
@@ -307,7 +307,7 @@ impl Trial {
         let dropped = figures.get("dropped_slow_consumer");
         let due = last * READERS;
         if lossless {
-            // Nothing is due any more to who has been disconnected; all others got everything.
+            // Disconnected readers expect nothing more; all others must have received everything.
             ensure!(
                 figures.get("slow_consumers") == left && dropped >= left,
                 "{left} readers were disconnected; {figures:?}"

@@ -1,4 +1,4 @@
-//! A server that is killed, and started again on the same port: clients that reconnect are served again.
+//! Kills the server and restarts it on the same port: clients that reconnect must be served again.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -16,7 +16,7 @@ use crate::server::{Server, Setup};
 
 const CLIENTS: u64 = 24;
 const KILLS: u64 = 8;
-/// How soon a client tries again.
+/// How long a client waits before it reconnects.
 const RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
@@ -25,7 +25,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     setup.address = server.address;
     let kills = KILLS * context.scale;
     let over = AtomicBool::new(false);
-    // The process that each client was served by last.
+    // The process id of the server that served each client last.
     let served: Vec<_> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
     let (connects, slowest, peak) = thread::scope(|scope| {
         let clients: Vec<_> = (0..)
@@ -60,7 +60,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// Returns how long it took at most until all clients were served again, and the servers' peak of memory.
+/// Kills and restarts the server repeatedly. Returns the longest time until all clients were served again, and the peak
+/// memory.
 fn kill_and_start(
     mut server: Server,
     setup: &Setup,
@@ -77,7 +78,7 @@ fn kill_and_start(
     all_are_served(&server)?;
     let (mut slowest, mut peak) = (Duration::ZERO, 0);
     for _ in 0..kills {
-        // At any moment, and for any time.
+        // Kill it at a random moment, and leave it down for a random time.
         thread::sleep(Duration::from_millis(random.between(50, 400)));
         peak = peak.max(server.peak()?);
         server.kill()?;
@@ -88,7 +89,8 @@ fn kill_and_start(
     Ok((slowest, peak.max(server.finish()?)))
 }
 
-/// A client that connects whenever it is not connected, and asks who serves it. Returns how often it has connected.
+/// A client that reconnects whenever it is disconnected, and asks which process serves it. Returns how often it has
+/// connected.
 fn live(
     address: SocketAddrV4,
     source: Ipv4Addr,

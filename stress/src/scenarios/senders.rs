@@ -1,5 +1,5 @@
-//! Sixteen threads that broadcast as fast as they can, while clients come and go. From the first message of a sender
-//! to the last, nothing is missing at anyone, and memory stays within a bound.
+//! Sixteen threads broadcast at full speed while clients come and go. Between the first and the last message that a client
+//! receives from a sender, none is missing, and memory stays bounded.
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,26 +7,26 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Context, Report, mib};
-use crate::body::{Book, Ledger};
+use crate::body::{MessageCodec, ReceiveLog};
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure, eventually, join, within};
 use crate::client::{self, Peer};
 use crate::random::Random;
 use crate::server::program::SILENT;
-use crate::server::{Policy, Production, Server, Setup};
+use crate::server::{Policy, ProducerPlan, Server, Setup};
 
 const SENDERS: u32 = 16;
 const MILLISECONDS: u64 = 8_000;
 const BYTES_MAX: usize = 300;
 const STAYING: u64 = 12;
-/// Threads of clients that come and go, one at a time each.
+/// Threads that each connect and disconnect one client after the other.
 const VISITING: u64 = 3;
-/// Nobody may be taken for a slow reader because this machine is busy.
+/// Large enough that no client counts as a slow consumer because the machine is busy.
 const PATIENCE_MS: u64 = 15_000;
 
 const OUTBOX_BYTES_MAX: u64 = 256 << 10;
 const MAILBOX_BYTES_MAX: u64 = 1 << 20;
 const SHARDS: u64 = 2;
-/// The server's threads and their buffers, and what the allocator keeps.
+/// Memory of the server's threads, their buffers, and the allocator's overhead.
 const SERVER_BYTES_MAX: u64 = 24 << 20;
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
@@ -40,18 +40,18 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         },
         ..context.setup()
     })?;
-    let (address, book) = (server.address, context.book());
+    let (address, codec) = (server.address, context.codec());
     let mut staying = Vec::new();
     for number in 0..STAYING {
         let peer = Peer::connect(address, client::source(number), SILENT)?;
-        staying.push((peer, Ledger::new(book)));
+        staying.push((peer, ReceiveLog::new(codec)));
     }
     server.eventually("those who stay have come", |figures| {
         figures.get("connections") == STAYING
     })?;
     let start = Instant::now();
     for sender in 1..=SENDERS {
-        server.produce(Production {
+        server.produce(ProducerPlan {
             sender,
             first: 1,
             count: u64::MAX / 2,
@@ -70,7 +70,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
             .map(|number| {
                 let random = context.random.fork("visitor", number);
                 let over = &over;
-                scope.spawn(move || visit(address, book, random, over))
+                scope.spawn(move || visit(address, codec, random, over))
             })
             .collect();
         let wait = Duration::from_millis(MILLISECONDS * context.scale) + DEADLINE;
@@ -93,17 +93,19 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let figures = server.figures()?;
     let last = |sender: u32| figures.get(&format!("sent_{sender}"));
     eventually("those who stayed have got everything", || {
-        for (peer, ledger) in &mut staying {
-            peer.pump(usize::MAX, |message| ledger.enter_next(message).map(drop))?;
+        for (peer, log) in &mut staying {
+            peer.pump(usize::MAX, |message| {
+                log.record_in_sequence(message).map(drop)
+            })?;
         }
-        let has_all = |ledger: &Ledger| (1..=SENDERS).all(|s| ledger.last(s) == last(s));
-        Ok(staying.iter().all(|(_, ledger)| has_all(ledger)))
+        let has_all = |log: &ReceiveLog| (1..=SENDERS).all(|s| log.last(s) == last(s));
+        Ok(staying.iter().all(|(_, log)| has_all(log)))
     })?;
-    for (_, ledger) in &staying {
+    for (_, log) in &staying {
         ensure!(
-            (1..=SENDERS).all(|sender| last(sender) > 0 && ledger.runs[&sender].first == 1),
+            (1..=SENDERS).all(|sender| last(sender) > 0 && log.runs[&sender].first == 1),
             "one who stayed has got {:?}",
-            ledger.runs
+            log.runs
         );
     }
     let offered = figures.get("offered");
@@ -112,7 +114,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         "some were taken for slow: {figures:?}"
     );
     let peak = server.finish()?;
-    // What the limits count is the messages. So small a one takes as much again for itself and its place in a queue.
+    // The limits count message bytes. Messages this small take as much again for bookkeeping and their queue entry.
     let bound = SERVER_BYTES_MAX
         + 2 * (SHARDS * 2 * MAILBOX_BYTES_MAX + (STAYING + VISITING) * OUTBOX_BYTES_MAX);
     ensure!(
@@ -134,9 +136,9 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// Takes what has come; nobody may be turned away.
-fn take(peer: &mut Peer, ledger: &mut Ledger) -> Outcome<usize> {
-    let bytes = peer.pump(1 << 20, |message| ledger.enter_next(message).map(drop))?;
+/// Reads the messages that have arrived; the server must not have closed the connection.
+fn take(peer: &mut Peer, log: &mut ReceiveLog) -> Outcome<usize> {
+    let bytes = peer.pump(1 << 20, |message| log.record_in_sequence(message).map(drop))?;
     ensure!(
         peer.closed.is_none() && peer.ended.is_none(),
         "it was closed with {:?}, {:?}",
@@ -146,11 +148,11 @@ fn take(peer: &mut Peer, ledger: &mut Ledger) -> Outcome<usize> {
     Ok(bytes)
 }
 
-fn read(readers: &mut [(Peer, Ledger)], over: &AtomicBool) -> Outcome {
+fn read(readers: &mut [(Peer, ReceiveLog)], over: &AtomicBool) -> Outcome {
     while !over.load(SeqCst) {
         let mut bytes = 0;
-        for (peer, ledger) in &mut *readers {
-            bytes += take(peer, ledger)?;
+        for (peer, log) in &mut *readers {
+            bytes += take(peer, log)?;
         }
         if bytes == 0 {
             thread::sleep(Duration::from_millis(1));
@@ -159,35 +161,35 @@ fn read(readers: &mut [(Peer, Ledger)], over: &AtomicBool) -> Outcome {
     Ok(())
 }
 
-/// Comes, reads for a while, and goes in some way, again and again: how often, and how many messages that were.
+/// Connects, reads for a while and disconnects in some way, repeatedly. Returns how often, and how many messages were read.
 fn visit(
     address: SocketAddrV4,
-    book: Book,
+    codec: MessageCodec,
     mut random: Random,
     over: &AtomicBool,
 ) -> Outcome<(u64, u64)> {
     let (mut visits, mut messages) = (0, 0);
     while !over.load(SeqCst) {
         let mut peer = Peer::connect(address, client::source(random.next()), SILENT)?;
-        let mut ledger = Ledger::new(book);
+        let mut log = ReceiveLog::new(codec);
         let stay = Duration::from_millis(random.below(60));
         let start = Instant::now();
         while start.elapsed() < stay {
-            if take(&mut peer, &mut ledger)? == 0 {
+            if take(&mut peer, &mut log)? == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
         }
         match random.below(3) {
             0 => {
                 let _ = peer.say_goodbye(1000);
-                // What was sent before the answer counts too.
-                peer.read_to_end(|message| ledger.enter_next(message).map(drop))?;
+                // Messages that arrived before the close reply count, too.
+                peer.read_to_end(|message| log.record_in_sequence(message).map(drop))?;
             }
             1 => client::reset_on_drop(&peer.stream)?,
             _ => {}
         }
         visits += 1;
-        messages += ledger.count;
+        messages += log.count;
     }
     Ok((visits, messages))
 }

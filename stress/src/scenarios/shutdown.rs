@@ -1,5 +1,5 @@
-//! A shutdown in the middle of everything. Every message that was accepted is delivered or counted, once for each who
-//! was to get it; every client that reads is told 1001; and the end comes in time.
+//! A graceful shutdown under load. Every accepted message is delivered or counted, once per recipient; every client that
+//! reads receives close code 1001; and the shutdown ends by its deadline.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,13 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Context, Report};
-use crate::body::{Book, Ledger};
+use crate::body::{MessageCodec, ReceiveLog};
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure, join};
 use crate::client::frames::{BINARY, FIN};
 use crate::client::{self, Peer};
 use crate::random::Random;
 use crate::server::program::{ECHO, FLOOD, SILENT, SLEEP};
-use crate::server::{Policy, Production, Server, Setup};
+use crate::server::{Policy, ProducerPlan, Server, Setup};
 
 const READERS: u64 = 12;
 const ECHOERS: u64 = 6;
@@ -23,18 +23,18 @@ const STOPPED: u64 = 4;
 const MEMBERS: u64 = READERS + ECHOERS + SLEEPERS + MID_FRAME + STOPPED;
 const HALF_HEADS: u64 = 20;
 const PRODUCERS: u32 = 4;
-/// Microseconds between two broadcasts of one. Who reads keeps up with it also on a busy machine: it must have nothing
-/// but the end to wait for when the end comes.
+/// Microseconds between two broadcasts of one producer: slow enough that readers keep up even on a busy machine, and have
+/// no backlog when the shutdown begins.
 const PAUSE_US: (u64, u64) = (1_000, 3_000);
 
 const STOPPED_BUFFER: usize = 4 << 10;
 
 const WAIT_MS: u64 = 3_000;
-/// For those who all answer: much more than they need.
+/// Deadline when all clients answer the close frame: far more than they need.
 const LONG_WAIT_MS: u64 = 10_000;
-/// What the machine may take besides.
+/// Allowance for scheduling delays of the machine.
 const SPARE_MS: u64 = 1_000;
-/// Nobody is disconnected before the end: so each broadcast is due to each member.
+/// Nobody is disconnected before the shutdown, so each broadcast must reach each member.
 const PACE: Policy = Policy::Pace {
     bytes_per_second_min: 1,
     patience: 60_000,
@@ -43,13 +43,13 @@ const PACE: Policy = Policy::Pace {
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let mut figures = Vec::new();
     let mut peak = 0;
-    let some_hang = |shards| Trial {
+    let some_hang = |shards| ShutdownTrial {
         shards,
         stopped: STOPPED,
         mid_frame: MID_FRAME,
         wait: WAIT_MS,
     };
-    let all_answer = Trial {
+    let all_answer = ShutdownTrial {
         shards: 2,
         stopped: 0,
         mid_frame: 0,
@@ -88,29 +88,29 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-struct Trial {
+struct ShutdownTrial {
     shards: usize,
-    /// Members that do not read.
+    /// Number of members that do not read.
     stopped: u64,
-    /// Members that have sent half a frame: they can't even say goodbye.
+    /// Number of members that have sent half a frame, and so cannot send a close frame.
     mid_frame: u64,
-    /// Milliseconds for the end.
+    /// Deadline of the shutdown in milliseconds.
     wait: u64,
 }
 
-/// One of those who read to the end.
+/// A client that reads until its stream ends.
 struct Member {
     peer: Peer,
     path: &'static str,
-    ledger: Ledger,
+    log: ReceiveLog,
     asked: u64,
     answered: u64,
 }
 
-impl Trial {
+impl ShutdownTrial {
     fn run(&self, setup: &Setup, random: &mut Random) -> Outcome<(String, u64)> {
         let mut server = Server::start(setup)?;
-        let book = Book::new(setup.seed);
+        let codec = MessageCodec::new(setup.seed);
         let mut connect = |path, buffer| {
             let source = client::source(random.next());
             let stream = client::tcp_with_buffer(server.address, source, buffer);
@@ -128,7 +128,7 @@ impl Trial {
                 members.push(Member {
                     peer: connect(path, None)?,
                     path,
-                    ledger: Ledger::new(book),
+                    log: ReceiveLog::new(codec),
                     asked: 0,
                     answered: 0,
                 });
@@ -147,7 +147,7 @@ impl Trial {
             figures.get("opened") == MEMBERS
         })?;
         for sender in 1..=PRODUCERS {
-            server.produce(Production {
+            server.produce(ProducerPlan {
                 sender,
                 first: 1,
                 count: u64::MAX / 2,
@@ -161,13 +161,13 @@ impl Trial {
         let (took, told) = thread::scope(|scope| {
             let members = scope.spawn(|| {
                 for member in &mut members {
-                    member.ask(book)?;
+                    member.ask(codec)?;
                 }
-                read_to_the_end(&mut members, book)
+                read_to_the_end(&mut members, codec)
             });
             thread::sleep(lasts);
             for peer in &mut stopped {
-                peer.send(FIN | BINARY, &book.write(0, 0, 100))?;
+                peer.send(FIN | BINARY, &codec.write(0, 0, 100))?;
             }
             thread::sleep(floods);
             let start = Instant::now();
@@ -183,13 +183,13 @@ impl Trial {
             took <= most,
             "it was to end within {most} ms, and took {took}"
         );
-        // Handlers that were left behind still send, and are counted.
+        // Handlers that are still running send messages, which are counted.
         let figures = server.eventually("each message is delivered or counted", |figures| {
             let due = figures.get("offered") * MEMBERS
                 + figures.get("refused_broadcasts")
                 + figures.get("sends");
             let accounted = figures.accounted();
-            // One that comes at the same time as the end may reach one shard and not the other.
+            // A broadcast concurrent with the shutdown may reach one shard and not the other.
             let twice = (self.shards as u64 - 1) * u64::from(PRODUCERS) * MEMBERS;
             figures.get("producing") == 0 && (due..=due + twice).contains(&accounted)
         })?;
@@ -222,14 +222,14 @@ fn half_heads(server: &Server, random: &mut Random) -> Outcome<Vec<TcpStream>> {
 }
 
 impl Member {
-    /// Asks for a few more replies.
-    fn ask(&mut self, book: Book) -> Outcome {
+    /// Requests a few more replies.
+    fn ask(&mut self, codec: MessageCodec) -> Outcome {
         if self.path == SILENT || self.peer.closed.is_some() {
             return Ok(());
         }
         while self.asked < self.answered + 4 {
-            let message = book.write(0, self.asked, 1_000);
-            // Only a server that has gone takes nothing.
+            let message = codec.write(0, self.asked, 1_000);
+            // A write fails only if the server is gone.
             if self.peer.send(FIN | BINARY, &message).is_err() {
                 break;
             }
@@ -239,25 +239,25 @@ impl Member {
     }
 }
 
-/// Each reads until its stream has ended, and must have been told why. Returns when the last was told.
-fn read_to_the_end(members: &mut [Member], book: Book) -> Outcome<Instant> {
+/// Each member reads until its stream ends, and must receive a close frame. Returns when the last close frame arrived.
+fn read_to_the_end(members: &mut [Member], codec: MessageCodec) -> Outcome<Instant> {
     let deadline = Instant::now() + DEADLINE;
     let mut all_told = None;
     while members.iter().any(|member| member.peer.ended.is_none()) {
         let mut bytes = 0;
         for member in &mut *members {
-            let (ledger, answered) = (&mut member.ledger, &mut member.answered);
+            let (log, answered) = (&mut member.log, &mut member.answered);
             bytes += member.peer.pump(1 << 20, |message| {
-                let (sender, _) = ledger.enter(message)?;
+                let (sender, _) = log.record(message)?;
                 *answered += u64::from(sender == 0);
                 Ok(())
             })?;
             match member.peer.closed {
                 Some(code) => {
-                    // A server that has run out of time may not wait for it.
+                    // A server past its deadline does not wait for the reply.
                     let _ = member.peer.say_goodbye(code);
                 }
-                None => member.ask(book)?,
+                None => member.ask(codec)?,
             }
         }
         if all_told.is_none() && members.iter().all(|member| member.peer.closed.is_some()) {

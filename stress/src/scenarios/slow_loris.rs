@@ -1,8 +1,7 @@
-//! Peers that send nothing, half a head, a byte a second, half a frame or a message without end. New clients are
-//! served meanwhile, memory stays within a bound, and each of them is gone when its time is over.
-//!
-//! A heartbeat takes any byte for a sign of life. So whoever goes on with a frame, or with fragments that add nothing,
-//! lives until the time of its message is over.
+//! Peers that send nothing, half a request head, a byte per second, half a frame, or an endless message. New clients are
+//! served meanwhile, memory stays bounded, and each peer is disconnected when its timeout expires. Any byte counts as a
+//! sign of life for the heartbeat. So a peer that continues a frame, or sends empty fragments, lives until the message
+//! timeout expires.
 
 use std::io::Write;
 use std::net::{SocketAddrV4, TcpStream};
@@ -26,27 +25,27 @@ use crate::server::{Server, Setup};
 
 const HANDSHAKE_TIMEOUT: u64 = 3_000;
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Longer than a message without end takes to its limit.
+/// Longer than an endless message takes to reach its size limit.
 const MESSAGE_TIMEOUT: u64 = 10_000;
-/// A frame that comes a byte a second announces this.
+/// The length that a frame announces that arrives one byte per second.
 const SLOW_FRAME_BYTES: usize = 60_000;
-/// What a message without end grows by, each time.
+/// The size of each fragment of an endless message.
 const FRAGMENT_BYTES: usize = 2 << 10;
 const FRAGMENT_EVERY: Duration = Duration::from_millis(150);
 
 const TEND_EVERY: Duration = Duration::from_millis(50);
 
-/// A new client that waits longer than this is not served in spite of the others, but after them.
+/// A new client must be served within this time, although the others are connected.
 const SERVED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a connection may take of the server's memory, apart from what it has sent of a message or a head; for a message
-/// that is twice as much, since its buffer grows by doubling.
+/// Server memory per connection, apart from received data. A message may take twice its size, since its buffer grows by
+/// doubling.
 const CONNECTION_BYTES_MAX: u64 = 2 << 10;
-/// What the server itself may take besides: its threads, their buffers, and what the allocator keeps.
+/// Memory of the server itself: its threads, their buffers, and the allocator's overhead.
 const SERVER_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum LorisKind {
     Mute,
     HalfHead,
     SlowHead,
@@ -55,13 +54,13 @@ enum Kind {
     Endless,
     SlowFrame,
     EmptyFragments,
-    /// Asks for pongs and reads none.
+    /// Sends pings and does not read the pongs.
     Hoarder,
 }
 
-use Kind::*;
+use LorisKind::*;
 
-const KINDS: [Kind; 8] = [
+const KINDS: [LorisKind; 8] = [
     Mute,
     HalfHead,
     SlowHead,
@@ -71,7 +70,7 @@ const KINDS: [Kind; 8] = [
     SlowFrame,
     EmptyFragments,
 ];
-/// About so many, whatever the scale: each has some megabytes in the kernel before it meets a bound.
+/// Number of hoarders at any scale: each fills some megabytes of kernel buffers before it reaches a limit.
 const HOARDERS: u64 = 20;
 
 enum Socket {
@@ -80,19 +79,24 @@ enum Socket {
 }
 
 struct Loris {
-    kind: Kind,
+    kind: LorisKind,
     socket: Socket,
     since: Instant,
     acts_next: Instant,
-    /// Bytes of its head that it has sent.
+    /// Bytes of the request head sent so far.
     head: usize,
-    /// Has answered the server's close frame.
+    /// Whether it has answered the server's close frame.
     answered: bool,
     lived: Option<Duration>,
 }
 
 impl Loris {
-    fn new(kind: Kind, address: SocketAddrV4, number: u64, random: &mut Random) -> Outcome<Self> {
+    fn new(
+        kind: LorisKind,
+        address: SocketAddrV4,
+        number: u64,
+        random: &mut Random,
+    ) -> Outcome<Self> {
         let buffer = (kind == Hoarder).then_some(4 << 10);
         let socket = client::tcp_with_buffer(address, client::source(number), buffer)
             .during("connecting")?;
@@ -123,7 +127,7 @@ impl Loris {
         };
         loris.stream().write_all(&begins).during("beginning")?;
         if let Socket::Open(peer) = &mut loris.socket {
-            // A ping is what half a frame can't answer, and who dribbles would only show it lives.
+            // A peer within a frame cannot answer pings, and answering would only prove that it is alive.
             peer.answers = false;
         }
         Ok(loris)
@@ -136,7 +140,7 @@ impl Loris {
         }
     }
 
-    /// Sends its next bit.
+    /// Sends the next piece of data.
     fn act(&mut self, now: Instant) {
         if now < self.acts_next {
             return;
@@ -144,10 +148,10 @@ impl Loris {
         let (bytes, pause) = match self.kind {
             Mute | HalfHead | Silent | HalfFrame => return,
             Hoarder => {
-                // A ping that is cut off is as good as a whole one here.
+                // A truncated ping serves as well as a whole one here.
                 let pings = frames::frame(FIN | PING, &[7; 125]).repeat(2_000);
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                // What does not go, or goes with the server, shows when it is looked at.
+                // Write errors are ignored: `look` detects a closed connection.
                 let _ = send(self.stream(), &pings, flags);
                 return;
             }
@@ -164,11 +168,11 @@ impl Loris {
             ),
         };
         self.acts_next = now + pause;
-        // The server may have gone: that shows when it is read.
+        // Write errors are ignored: the next read detects a closed connection.
         let _ = self.stream().write_all(&bytes);
     }
 
-    /// Looks whether the server has ended it.
+    /// Checks whether the server has closed the connection.
     fn look(&mut self) -> Outcome {
         if self.lived.is_some() {
             return Ok(());
@@ -179,14 +183,14 @@ impl Loris {
                 Err(error) => error != Errno::WOULDBLOCK,
             },
             Socket::Open(peer) if self.kind == Hoarder => {
-                // Only a reset shows without reading.
+                // Without reading, only a reset can be detected.
                 let mut sockets = [PollFd::new(&peer.stream, PollFlags::empty())];
                 poll(&mut sockets, Some(&Timespec::default()))? > 0
             }
             Socket::Open(peer) => {
                 peer.pump(usize::MAX, |_| Ok(()))?;
                 if let Some(code) = peer.closed {
-                    // It knows how to go, at least.
+                    // It answers the close frame.
                     let _ = peer.say_goodbye(code);
                     self.answered = true;
                 }
@@ -237,7 +241,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let figures = server.eventually("everyone has gone", |figures| {
         figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
     })?;
-    let of = |kinds: &[Kind]| held.of_kinds(kinds);
+    let of = |kinds: &[LorisKind]| held.of_kinds(kinds);
     let expected = [
         ("handshake_failures", of(&[Mute, HalfHead, SlowHead])),
         ("protocol_errors", of(&[Endless])),
@@ -281,18 +285,18 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
-/// What has become of each.
-struct Held(Vec<(Kind, Duration)>);
+/// How long each peer of each kind was connected.
+struct LorisOutcome(Vec<(LorisKind, Duration)>);
 
-impl Held {
-    fn of_kinds(&self, kinds: &[Kind]) -> u64 {
+impl LorisOutcome {
+    fn of_kinds(&self, kinds: &[LorisKind]) -> u64 {
         self.0
             .iter()
             .filter(|(kind, _)| kinds.contains(kind))
             .count() as u64
     }
 
-    fn longest(&self, kinds: &[Kind]) -> f64 {
+    fn longest(&self, kinds: &[LorisKind]) -> f64 {
         let of_kinds = self.0.iter().filter(|(kind, _)| kinds.contains(kind));
         of_kinds
             .map(|(_, lived)| lived.as_secs_f64())
@@ -305,8 +309,8 @@ impl Held {
     }
 }
 
-/// Holds all of them until they are gone.
-fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<Held> {
+/// Keeps all peers active until the server has disconnected them.
+fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<LorisOutcome> {
     let mut all = Vec::new();
     let mut tended = Instant::now();
     for number in 0..count {
@@ -337,10 +341,10 @@ fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<Held> {
     let held = all
         .into_iter()
         .map(|loris| (loris.kind, loris.lived.unwrap_or_default()));
-    Ok(Held(held.collect()))
+    Ok(LorisOutcome(held.collect()))
 }
 
-/// Each does what it does by now.
+/// Lets each peer act that is due.
 fn tend(all: &mut [Loris]) -> Outcome {
     let now = Instant::now();
     for loris in all {
@@ -352,7 +356,7 @@ fn tend(all: &mut [Loris]) -> Outcome {
     Ok(())
 }
 
-/// New clients, one after the other: how many were served, and how long the slowest took.
+/// Connects new clients one after the other. Returns how many were served, and the longest latency.
 fn serve_others(address: SocketAddrV4, over: &AtomicBool) -> Outcome<(u64, Duration)> {
     let (mut count, mut slowest) = (0, Duration::ZERO);
     while !over.load(SeqCst) {

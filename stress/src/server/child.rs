@@ -1,4 +1,4 @@
-//! The server as a scenario has it in hand: a child process, which ends with its handle.
+//! Controls the server under test: a child process that is killed when its handle is dropped.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -7,11 +7,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{COMMAND, Production, Setup};
+use super::{COMMAND, ProducerPlan, Setup};
 use crate::check::{During, Failure, Outcome, ensure, eventually};
 use crate::machine;
 
-/// How long the server may take for an answer: for a shutdown, its deadline and more.
+/// Timeout for a response of the server; longer than the deadline of any shutdown.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 30,
     tv_nsec: 0,
@@ -25,12 +25,12 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddrV4,
 }
 
-/// What the server says of itself.
+/// Counters that the server reports.
 #[derive(Debug, Default)]
 pub(crate) struct Figures(BTreeMap<String, u64>);
 
 impl Figures {
-    /// A name that the server does not know would hold any invariant: it ends the scenario.
+    /// Panics for an unknown name: a counter that is always missing would satisfy any check.
     pub(crate) fn get(&self, name: &str) -> u64 {
         match self.0.get(name) {
             Some(value) => *value,
@@ -47,7 +47,7 @@ impl Figures {
 }
 
 impl Server {
-    /// Starts this program again as a server.
+    /// Starts this program as the server.
     pub(crate) fn start(setup: &Setup) -> Outcome<Self> {
         let program = std::env::current_exe().during("finding this program")?;
         let mut child = Command::new(program)
@@ -105,11 +105,11 @@ impl Server {
     }
 
     /// Starts a producer thread.
-    pub(crate) fn produce(&mut self, production: Production) -> Outcome {
-        self.ask(&production.line()).map(drop)
+    pub(crate) fn produce(&mut self, plan: ProducerPlan) -> Outcome {
+        self.ask(&plan.line()).map(drop)
     }
 
-    /// Waits until its figures are as they should be.
+    /// Waits until the server's counters satisfy `holds`.
     pub(crate) fn eventually(
         &mut self,
         what: &str,
@@ -126,7 +126,7 @@ impl Server {
         }
     }
 
-    /// Stops the app with so many milliseconds to do it in. Returns how many it took.
+    /// Shuts the app down with a deadline in milliseconds. Returns how many milliseconds it took.
     pub(crate) fn shutdown(&mut self, ms: u64) -> Outcome<u64> {
         Ok(self.ask(&format!("shutdown {ms}"))?.get("stopped_after"))
     }
@@ -139,13 +139,13 @@ impl Server {
         machine::resident(self.pid()).during("reading the server's memory")
     }
 
-    /// As the system kills it when memory runs out: without a word.
+    /// Kills the server without warning, as the kernel does when memory runs out.
     pub(crate) fn kill(mut self) -> Outcome {
         self.child.kill().during("killing the server")?;
         self.child.wait().during("waiting for the server").map(drop)
     }
 
-    /// The end of a scenario: no handler may have seen a broken promise. Returns the server's peak of memory.
+    /// Ends a scenario. Fails if a handler has seen a broken promise; returns the server's peak memory in bytes.
     pub(crate) fn finish(mut self) -> Outcome<u64> {
         let violations = self.figures()?.get("violations");
         ensure!(
@@ -158,7 +158,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only if it has already been waited for.
+        // Both fail only if the process has already been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

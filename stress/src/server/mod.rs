@@ -1,5 +1,5 @@
-//! The server under test: a process of its own, which takes commands on its standard input, a line each, and answers
-//! each with a line of figures.
+//! The server under test: a separate process that reads one command per line from standard input and answers each with a
+//! line of counters.
 
 mod child;
 pub(crate) mod program;
@@ -17,31 +17,31 @@ use humphrey_ws::{AsyncSender, Message, Metrics, RunningApp, SendErrorReason};
 use crate::check::{Failure, Outcome};
 use crate::machine;
 pub(crate) use child::{Figures, Server};
-use program::World;
+use program::ServerState;
 use setup::next;
 pub(crate) use setup::{Policy, Setup};
 
-/// The hidden command that starts it.
+/// The hidden command that starts the server.
 pub(crate) const COMMAND: &str = "serve";
 
-/// Producers that a full mailbox hands a message back to look again so soon.
+/// How long a producer waits before it retries a broadcast that a full mailbox refused.
 const RETRY: Duration = Duration::from_micros(200);
 
-/// Becomes the server, until standard input ends.
+/// Runs the server until standard input ends.
 pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
     machine::die_with_parent()?;
     machine::raise_descriptor_limit()?;
     let setup = Setup::from_args(&mut args)?;
     let mut app = program::app(&setup);
-    let world = app.get_state();
-    program::watch_panics(world.clone());
+    let shared = app.get_state();
+    program::watch_panics(shared.clone());
     let address = app.bind()?;
     let mut running = Some(app.start()?);
     let sender = running.as_ref().map(RunningApp::sender);
     let sender = sender.ok_or_else(|| Failure::new("there is no sender"))?;
-    let _ = world.sender.set(sender.clone());
+    let _ = shared.sender.set(sender.clone());
     if setup.descriptors > 0 {
-        // What the server needs for itself it has opened by now.
+        // By now the server has opened the descriptors that it needs for itself.
         machine::limit_descriptors(setup.descriptors)?;
     }
     say(&address.to_string())?;
@@ -49,9 +49,9 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
         let line = line?;
         let mut words = line.split(' ');
         match words.next().unwrap_or_default() {
-            "figures" => say(&figures(&world, &sender.metrics()))?,
+            "figures" => say(&figures(&shared, &sender.metrics()))?,
             "produce" => {
-                produce(&world, Production::read(&mut words)?);
+                produce(&shared, ProducerPlan::read(&mut words)?);
                 say("")?;
             }
             "shutdown" => {
@@ -74,17 +74,17 @@ fn say(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-fn figures(world: &World, metrics: &Metrics) -> String {
-    let of_world = |counter: &AtomicU64| counter.load(SeqCst);
+fn figures(shared: &ServerState, metrics: &Metrics) -> String {
+    let of_shared = |counter: &AtomicU64| counter.load(SeqCst);
     let dropped = &metrics.dropped;
     let figures = [
-        ("opened", of_world(&world.opened)),
-        ("closed", of_world(&world.closed)),
-        ("violations", of_world(&world.violations)),
-        ("sends", of_world(&world.sends)),
-        ("offered", of_world(&world.offered)),
-        ("refused_broadcasts", of_world(&world.refused)),
-        ("producing", of_world(&world.producing)),
+        ("opened", of_shared(&shared.opened)),
+        ("closed", of_shared(&shared.closed)),
+        ("violations", of_shared(&shared.violations)),
+        ("sends", of_shared(&shared.sends)),
+        ("offered", of_shared(&shared.offered)),
+        ("refused_broadcasts", of_shared(&shared.refused)),
+        ("producing", of_shared(&shared.producing)),
         ("connections", metrics.connections),
         ("connections_opened", metrics.connections_opened),
         ("accepted", metrics.accepted),
@@ -109,7 +109,7 @@ fn figures(world: &World, metrics: &Metrics) -> String {
     for (name, value) in figures {
         let _ = write!(line, "{name}={value} ");
     }
-    let sent = world
+    let sent = shared
         .sent
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -119,19 +119,19 @@ fn figures(world: &World, metrics: &Metrics) -> String {
     line
 }
 
-/// What one producer does: numbered broadcasts, until it has made so many or so much time is over.
+/// What one producer thread does: it broadcasts numbered messages until `count` are sent or `ms` have passed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Production {
+pub(crate) struct ProducerPlan {
     pub(crate) sender: u32,
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) bytes_max: usize,
     pub(crate) ms: u64,
-    /// Microseconds between two of them.
+    /// Microseconds between two broadcasts.
     pub(crate) pause: u64,
 }
 
-impl Production {
+impl ProducerPlan {
     fn line(&self) -> String {
         let Self {
             sender,
@@ -156,42 +156,40 @@ impl Production {
     }
 }
 
-fn produce(world: &Arc<World>, production: Production) {
-    let Some(sender) = world.sender.get().cloned() else {
-        return world.violated("a producer came before the app ran");
+fn produce(shared: &Arc<ServerState>, plan: ProducerPlan) {
+    let Some(sender) = shared.sender.get().cloned() else {
+        return shared.violated("a producer came before the app ran");
     };
-    world.producing.fetch_add(1, SeqCst);
-    let world = world.clone();
+    shared.producing.fetch_add(1, SeqCst);
+    let shared = shared.clone();
     thread::spawn(move || {
-        let until = Instant::now() + Duration::from_millis(production.ms);
-        let end = production.first.saturating_add(production.count);
-        for number in production.first..end {
-            let bytes = world
-                .book
-                .write(production.sender, number, production.bytes_max);
-            if Instant::now() > until || !offer(&sender, &world, Message::new_binary(bytes)) {
+        let until = Instant::now() + Duration::from_millis(plan.ms);
+        let end = plan.first.saturating_add(plan.count);
+        for number in plan.first..end {
+            let bytes = shared.codec.write(plan.sender, number, plan.bytes_max);
+            if Instant::now() > until || !offer(&sender, &shared, Message::new_binary(bytes)) {
                 break;
             }
-            let mut sent = world
+            let mut sent = shared
                 .sent
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            sent.insert(production.sender, number);
+            sent.insert(plan.sender, number);
             drop(sent);
-            if production.pause > 0 {
-                thread::sleep(Duration::from_micros(production.pause));
+            if plan.pause > 0 {
+                thread::sleep(Duration::from_micros(plan.pause));
             }
         }
-        world.producing.fetch_sub(1, SeqCst);
+        shared.producing.fetch_sub(1, SeqCst);
     });
 }
 
-/// Broadcasts as soon as there is room. Returns whether the app still runs.
-fn offer(sender: &AsyncSender, world: &World, mut message: Message) -> bool {
+/// Broadcasts as soon as the mailboxes have room. Returns whether the app still runs.
+fn offer(sender: &AsyncSender, shared: &ServerState, mut message: Message) -> bool {
     loop {
         match sender.try_broadcast(message) {
             Ok(()) => {
-                world.offered.fetch_add(1, SeqCst);
+                shared.offered.fetch_add(1, SeqCst);
                 return true;
             }
             Err(error) if error.reason == SendErrorReason::Full => {
@@ -199,7 +197,7 @@ fn offer(sender: &AsyncSender, world: &World, mut message: Message) -> bool {
                 thread::sleep(RETRY);
             }
             Err(_) => {
-                world.refused.fetch_add(1, SeqCst);
+                shared.refused.fetch_add(1, SeqCst);
                 return false;
             }
         }

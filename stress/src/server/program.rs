@@ -1,4 +1,4 @@
-//! The program of the server under test: what its handlers do is chosen by the path of each connection.
+//! The handlers of the server under test. The path of a connection selects what they do.
 
 use std::collections::BTreeMap;
 use std::panic;
@@ -12,53 +12,53 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Message};
 
 use super::setup::Setup;
-use crate::body::Book;
+use crate::body::MessageCodec;
 
-/// Sends back what it gets, which must be numbered without a hole.
+/// Echoes each message; messages must be numbered without gaps.
 pub(crate) const ECHO: &str = "/echo";
-/// Does nothing with what it gets.
+/// Ignores each message.
 pub(crate) const SILENT: &str = "/silent";
-/// Sends a few messages when it opens, which nobody asked for.
+/// Sends a few unsolicited messages when it opens.
 pub(crate) const GREETING: &str = "/greeting";
 pub(crate) const PANIC_ON_OPEN: &str = "/panic/open";
 pub(crate) const PANIC_ON_MESSAGE: &str = "/panic/message";
 pub(crate) const PANIC_ON_CLOSE: &str = "/panic/close";
-/// Its first message is never done with.
+/// The handler of its first message never returns.
 pub(crate) const BLOCK: &str = "/block";
-/// Takes a tenth of a second for each message before it sends it back.
+/// Sleeps for a tenth of a second before it echoes a message.
 pub(crate) const SLEEP: &str = "/sleep";
-/// Broadcasts a hundred numbered messages for each that it gets, as the same sender.
+/// Broadcasts [`LOOP_MESSAGES`] numbered messages, as the same sender, for each message received.
 pub(crate) const LOOP: &str = "/loop";
 /// Sends, and broadcasts, from its disconnect handler.
 pub(crate) const LATE: &str = "/late";
 
-/// Messages of [`GREETING`].
+/// Number of messages that [`GREETING`] sends.
 const GREETINGS: u64 = 16;
 const GREETING_BYTES_MAX: usize = 2_000;
 const FLOOD_MESSAGES: u64 = 1_000;
 const FLOOD_BYTES_MAX: usize = 16 << 10;
 pub(crate) const LOOP_MESSAGES: u64 = 100;
 pub(crate) const LOOP_BYTES_MAX: usize = 400;
-/// Sends more than the kernel takes for a client that does not read.
+/// Sends more than the kernel buffers for a client that does not read.
 pub(crate) const FLOOD: &str = "/flood";
 /// A route that answers with [`BIG_BYTES`].
 pub(crate) const BIG: &str = "/big";
 pub(crate) const BIG_BYTES: usize = 8 << 20;
-/// Tells the number of its process, whatever it is asked.
+/// Answers each message with the server's process id.
 pub(crate) const WHO: &str = "/who";
 
-/// Broadcasts of [`LATE`] have this sender.
+/// The sender number of broadcasts of [`LATE`].
 pub(crate) const LATE_SENDER: u32 = 9_000_000;
 
-/// A panic that a client has asked for.
+/// The payload of panics that a client has requested.
 const ASKED_FOR: &str = "asked for";
 
-/// What the handlers of all connections share.
-pub(crate) struct World {
-    pub(super) book: Book,
+/// State that the handlers of all connections share.
+pub(crate) struct ServerState {
+    pub(super) codec: MessageCodec,
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
-    /// Broken promises that handlers have seen.
+    /// Broken promises that handlers have detected.
     pub(super) violations: AtomicU64,
     /// Messages that handlers have sent.
     pub(super) sends: AtomicU64,
@@ -66,16 +66,16 @@ pub(crate) struct World {
     pub(super) offered: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) producing: AtomicU64,
-    /// What each producer has sent last.
+    /// The last message number of each producer.
     pub(super) sent: Mutex<BTreeMap<u32, u64>>,
     late: Mutex<u64>,
     pub(super) sender: OnceLock<AsyncSender>,
 }
 
-impl World {
+impl ServerState {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            book: Book::new(seed),
+            codec: MessageCodec::new(seed),
             opened: AtomicU64::default(),
             closed: AtomicU64::default(),
             violations: AtomicU64::default(),
@@ -99,18 +99,18 @@ impl World {
         }
     }
 
-    fn send(&self, stream: &AsyncStream<Order>, message: Message) {
+    fn send(&self, stream: &AsyncStream<HandlerOrder>, message: Message) {
         self.sends.fetch_add(1, SeqCst);
         stream.send(message);
     }
 }
 
-/// How far the handlers of one connection are.
+/// Tracks the handlers of one connection, to check that they run in order and one at a time.
 #[derive(Default)]
-pub(super) struct Order {
+pub(super) struct HandlerOrder {
     stage: AtomicU8,
-    at_work: AtomicBool,
-    /// Numbered messages so far.
+    is_running: AtomicBool,
+    /// Number of numbered messages received so far.
     messages: AtomicU64,
 }
 
@@ -118,46 +118,47 @@ const NEW: u8 = 0;
 const OPEN: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// While a handler runs.
-struct AtWork(Arc<Order>);
+/// Held while a handler runs.
+struct RunningHandler(Arc<HandlerOrder>);
 
-impl AtWork {
-    fn begin(world: &World, stream: &AsyncStream<Order>, from: u8, to: u8) -> Self {
+impl RunningHandler {
+    fn begin(shared: &ServerState, stream: &AsyncStream<HandlerOrder>, from: u8, to: u8) -> Self {
         let order = stream.state.clone();
-        if order.at_work.swap(true, SeqCst) {
-            world.violated("two handlers of one connection ran at a time");
+        if order.is_running.swap(true, SeqCst) {
+            shared.violated("two handlers of one connection ran at a time");
         }
         let stage = order.stage.swap(to, SeqCst);
         if stage != from {
-            world.violated(&format!("a handler of stage {from} ran in stage {stage}"));
+            shared.violated(&format!("a handler of stage {from} ran in stage {stage}"));
         }
         Self(order)
     }
 }
 
-impl Drop for AtWork {
+impl Drop for RunningHandler {
     fn drop(&mut self) {
-        self.0.at_work.store(false, SeqCst);
+        self.0.is_running.store(false, SeqCst);
     }
 }
 
-pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<World, Order> {
-    let app = AsyncWebsocketApp::new_with_config(World::new(setup.seed), setup.handler_threads, 1)
-        .with_address(setup.address)
-        .with_shards(setup.shards)
-        .with_limits(setup.limits())
-        .with_slow_consumer(setup.slow_consumer())
-        .with_connect_handler(connected)
-        .with_message_handler(received)
-        .with_disconnect_handler(disconnected)
-        .with_routes(routes());
+pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<ServerState, HandlerOrder> {
+    let app =
+        AsyncWebsocketApp::new_with_config(ServerState::new(setup.seed), setup.handler_threads, 1)
+            .with_address(setup.address)
+            .with_shards(setup.shards)
+            .with_limits(setup.limits())
+            .with_slow_consumer(setup.slow_consumer())
+            .with_connect_handler(connected)
+            .with_message_handler(received)
+            .with_disconnect_handler(disconnected)
+            .with_routes(routes());
     match setup.heartbeat() {
         Some(heartbeat) => app.with_heartbeat(heartbeat),
         None => app,
     }
 }
 
-fn routes() -> SubApp<World> {
+fn routes() -> SubApp<ServerState> {
     SubApp::new()
         .with_stateless_route(BIG, |_| {
             let mut response = Response::empty(StatusCode::OK);
@@ -170,94 +171,99 @@ fn routes() -> SubApp<World> {
         })
 }
 
-fn connected(stream: AsyncStream<Order>, world: Arc<World>) {
-    let _at_work = AtWork::begin(&world, &stream, NEW, OPEN);
-    world.opened.fetch_add(1, SeqCst);
+fn connected(stream: AsyncStream<HandlerOrder>, shared: Arc<ServerState>) {
+    let _running = RunningHandler::begin(&shared, &stream, NEW, OPEN);
+    shared.opened.fetch_add(1, SeqCst);
     match stream.path() {
         PANIC_ON_OPEN => panic::panic_any(ASKED_FOR),
         GREETING => {
             for number in 0..GREETINGS {
-                let message = world.book.write(0, number, GREETING_BYTES_MAX);
-                world.send(&stream, Message::new_binary(message));
+                let message = shared.codec.write(0, number, GREETING_BYTES_MAX);
+                shared.send(&stream, Message::new_binary(message));
             }
         }
         _ => {}
     }
 }
 
-fn received(stream: AsyncStream<Order>, message: Message, world: Arc<World>) {
-    let _at_work = AtWork::begin(&world, &stream, OPEN, OPEN);
+fn received(stream: AsyncStream<HandlerOrder>, message: Message, shared: Arc<ServerState>) {
+    let _running = RunningHandler::begin(&shared, &stream, OPEN, OPEN);
     let expected = stream.state.messages.fetch_add(1, SeqCst);
     let mut sender = 0;
     if !message.is_text() {
-        match world.book.read(message.bytes()) {
+        match shared.codec.read(message.bytes()) {
             Ok((from, number)) => {
                 sender = from;
                 if number != expected {
-                    world.violated(&format!("message {number} came where {expected} was due"));
+                    shared.violated(&format!("message {number} came where {expected} was due"));
                 }
             }
-            Err(failure) => world.violated(&failure.to_string()),
+            Err(failure) => shared.violated(&failure.to_string()),
         }
     }
     match stream.path() {
-        ECHO => world.send(&stream, message),
+        ECHO => shared.send(&stream, message),
         SLEEP => {
             thread::sleep(Duration::from_millis(100));
-            world.send(&stream, message);
+            shared.send(&stream, message);
         }
         PANIC_ON_MESSAGE => panic::panic_any(ASKED_FOR),
         BLOCK => loop {
             thread::park();
         },
-        LOOP => broadcast_in_a_loop(&stream, &world, sender, expected),
+        LOOP => broadcast_in_a_loop(&stream, &shared, sender, expected),
         FLOOD => {
             for number in 0..FLOOD_MESSAGES {
-                let message = world.book.write(0, number, FLOOD_BYTES_MAX);
-                world.send(&stream, Message::new_binary(message));
+                let message = shared.codec.write(0, number, FLOOD_BYTES_MAX);
+                shared.send(&stream, Message::new_binary(message));
             }
         }
-        WHO => world.send(&stream, Message::new(std::process::id().to_string())),
+        WHO => shared.send(&stream, Message::new(std::process::id().to_string())),
         _ => {}
     }
 }
 
-fn broadcast_in_a_loop(stream: &AsyncStream<Order>, world: &World, sender: u32, round: u64) {
+fn broadcast_in_a_loop(
+    stream: &AsyncStream<HandlerOrder>,
+    shared: &ServerState,
+    sender: u32,
+    round: u64,
+) {
     for number in 1 + round * LOOP_MESSAGES..=(round + 1) * LOOP_MESSAGES {
-        let message = world.book.write(sender, number, LOOP_BYTES_MAX);
-        world.offered.fetch_add(1, SeqCst);
+        let message = shared.codec.write(sender, number, LOOP_BYTES_MAX);
+        shared.offered.fetch_add(1, SeqCst);
         stream.broadcast(Message::new_binary(message));
     }
-    world.send(stream, Message::new("done"));
+    shared.send(stream, Message::new("done"));
 }
 
-fn disconnected(stream: AsyncStream<Order>, world: Arc<World>) {
-    let _at_work = AtWork::begin(&world, &stream, OPEN, CLOSED);
-    world.closed.fetch_add(1, SeqCst);
+fn disconnected(stream: AsyncStream<HandlerOrder>, shared: Arc<ServerState>) {
+    let _running = RunningHandler::begin(&shared, &stream, OPEN, CLOSED);
+    shared.closed.fetch_add(1, SeqCst);
     match stream.path() {
         PANIC_ON_CLOSE => panic::panic_any(ASKED_FOR),
         LATE => {
-            world.send(&stream, Message::new("too late"));
-            // Under the lock, so that the numbers rise for whoever listens.
-            let mut late = world
+            shared.send(&stream, Message::new("too late"));
+            // Broadcast while the lock is held, so that listeners receive rising numbers.
+            let mut late = shared
                 .late
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             *late += 1;
-            let message = world.book.write(LATE_SENDER, *late, LOOP_BYTES_MAX);
-            world.offered.fetch_add(1, SeqCst);
+            let message = shared.codec.write(LATE_SENDER, *late, LOOP_BYTES_MAX);
+            shared.offered.fetch_add(1, SeqCst);
             stream.broadcast(Message::new_binary(message));
         }
         _ => {}
     }
 }
 
-/// Panics that clients have asked for are not worth a word; any other is a broken promise.
-pub(super) fn watch_panics(world: Arc<World>) {
+/// Installs a panic hook that ignores requested panics and counts any other as a broken promise.
+pub(super) fn watch_panics(shared: Arc<ServerState>) {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if info.payload().downcast_ref() != Some(&ASKED_FOR) {
-            world.violated("something has panicked");
+            shared.violated("something has panicked");
             usual(info);
         }
     }));

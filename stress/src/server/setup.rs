@@ -1,4 +1,4 @@
-//! How a server under test is set up; it travels as arguments of the command line.
+//! The configuration of the server under test, which is passed to it as command-line arguments.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use humphrey_ws::{Limits, SlowConsumer};
 
 use crate::check::{Failure, Outcome};
 
-/// What differs from the library's defaults. Times are in milliseconds, sizes in bytes; zero leaves the default.
+/// Differences from the library's defaults. Times are in milliseconds, sizes in bytes; zero keeps the default.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) address: SocketAddrV4,
@@ -32,7 +32,7 @@ pub(crate) struct Setup {
     pub(crate) bodies_bytes_max: usize,
     pub(crate) handshakes_max: usize,
     pub(crate) connections_max: usize,
-    /// The most descriptors that the server may have.
+    /// The server's limit of file descriptors; zero keeps the process's limit.
     pub(crate) descriptors: u64,
 }
 
@@ -48,7 +48,7 @@ pub(crate) enum Policy {
 }
 
 impl Setup {
-    /// The defaults, on a free port of one of the addresses that clients do not use.
+    /// The library's defaults, on a free port of a loopback address that clients do not connect from.
     pub(crate) fn new(seed: u64) -> Self {
         let host = 2 + (seed % 250) as u8;
         Self {
@@ -213,7 +213,7 @@ impl Setup {
     }
 }
 
-/// The next argument, or word of a command.
+/// Parses the next argument, or the next word of a command.
 pub(super) fn next<T: FromStr>(words: &mut impl Iterator<Item = impl AsRef<str>>) -> Outcome<T> {
     let word = words.next();
     let word = word.as_ref().map_or("", |word| word.as_ref());
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setup_arrives_as_it_was_sent() {
+    fn setup_survives_the_command_line_round_trip() {
         let setup = Setup {
             policy: Policy::Pace {
                 bytes_per_second_min: 7,

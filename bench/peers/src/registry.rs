@@ -1,5 +1,4 @@
-//! What all peers on tokio share: the jobs, and the usual design, which is a task for each connection and a broadcast
-//! channel between them.
+//! Shared by all peers on tokio: the jobs, and the usual design of one task per connection and a broadcast channel.
 
 use std::thread;
 use std::time::Duration;
@@ -10,11 +9,11 @@ use tokio::sync::broadcast;
 
 /// The path whose connection is the publisher.
 const PUBLISH: &str = "/publish";
-/// What the messages say whose handler blocks, and where.
+/// The mark of messages whose handler blocks, and its offset.
 const BLOCK: &[u8] = b"sleep-50";
 const BLOCK_AT: usize = 16;
 const BLOCK_TIME: Duration = Duration::from_millis(50);
-/// Messages that a receiver may be behind: more than are ever in flight.
+/// Capacity of the broadcast channel: more messages than are ever in flight.
 const BEHIND: usize = 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl Job {
     }
 }
 
-/// What an echo's handler does before it answers: it blocks, as a handler that calls a database may.
+/// Runs before an echo: blocks as a handler might that calls a database.
 pub fn handle(job: Job, payload: &[u8]) {
     if job == Job::Blocked && payload.get(BLOCK_AT..BLOCK_AT + BLOCK.len()) == Some(BLOCK) {
         thread::sleep(BLOCK_TIME);
@@ -43,12 +42,12 @@ pub fn handle(job: Job, payload: &[u8]) {
 }
 
 #[derive(Clone)]
-pub struct Hall {
+pub struct Registry {
     pub job: Job,
     pub everyone: broadcast::Sender<Bytes>,
 }
 
-impl Hall {
+impl Registry {
     pub fn new(job: Job) -> Self {
         let (everyone, _) = broadcast::channel(BEHIND);
         Self { job, everyone }
@@ -58,48 +57,49 @@ impl Hall {
         path == PUBLISH
     }
 
-    /// To be asked before the handshake is answered: who is connected must get what is published then.
-    pub fn guest(&self) -> Guest {
-        Guest {
+    /// Subscribes a client. Call it before the handshake is answered: connected clients must receive everything published
+    /// from then on.
+    pub fn subscriber(&self) -> Subscriber {
+        Subscriber {
             receiver: (self.job == Job::FanOut).then(|| self.everyone.subscribe()),
-            hall: self.clone(),
+            registry: self.clone(),
         }
     }
 }
 
-/// Someone who is about to be connected.
-pub struct Guest {
-    hall: Hall,
+/// A client whose handshake is in progress.
+pub struct Subscriber {
+    registry: Registry,
     receiver: Option<broadcast::Receiver<Bytes>>,
 }
 
-impl Guest {
+impl Subscriber {
     /// Serves the connection until it ends.
     pub async fn serve<S, M, E>(self, mut socket: S, path: String)
     where
         S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
         M: Payload,
     {
-        let Self { hall, receiver } = self;
+        let Self { registry, receiver } = self;
         let Some(mut receiver) = receiver else {
             while let Some(Ok(message)) = socket.next().await {
                 let Some(payload) = message.data() else {
                     continue;
                 };
-                handle(hall.job, payload);
+                handle(registry.job, payload);
                 if socket.send(message).await.is_err() {
                     return;
                 }
             }
             return;
         };
-        let publishes = hall.is_publisher(&path);
+        let publishes = registry.is_publisher(&path);
         loop {
             tokio::select! {
                 received = socket.next() => match received {
                     Some(Ok(message)) => if publishes && message.data().is_some() {
-                        // Nobody there to hear it is no error.
-                        let _ = hall.everyone.send(message.into_bytes());
+                        // No subscribers is not an error.
+                        let _ = registry.everyone.send(message.into_bytes());
                     },
                     _ => return,
                 },
@@ -107,7 +107,7 @@ impl Guest {
                     Ok(message) => if socket.send(M::binary(message)).await.is_err() {
                         return;
                     },
-                    // It has missed messages: that must be noticed.
+                    // Messages were missed, which the load client must notice.
                     Err(_) => return,
                 },
             }
@@ -115,10 +115,10 @@ impl Guest {
     }
 }
 
-/// A library's message.
+/// The message type of a library.
 pub trait Payload {
     fn binary(bytes: Bytes) -> Self;
-    /// None for control frames.
+    /// The payload; `None` for control frames.
     fn data(&self) -> Option<&[u8]>;
     fn into_bytes(self) -> Bytes;
 }
