@@ -50,7 +50,7 @@ impl Options {
             }
             let Some(name) = arg.strip_prefix("--") else {
                 if options.word.replace(arg.clone()).is_some() {
-                    return Err(invalid(format!("one word too many: {arg}")));
+                    return Err(invalid(format!("unexpected argument {arg:?}")));
                 }
                 continue;
             };
@@ -131,7 +131,7 @@ impl Job {
             Some("blocked") => Ok(Self::Blocked),
             Some("lines") => Ok(Self::Lines),
             _ => Err(invalid(
-                "say which job: echo, fanout, rooms, churn, blocked or lines".into(),
+                "a job is needed: echo, fanout, rooms, churn, blocked or lines".into(),
             )),
         }
     }
@@ -154,7 +154,7 @@ impl Job {
 }
 
 pub(crate) fn bad(name: &str, text: &str) -> io::Error {
-    invalid(format!("--{name} can't be {text:?}"))
+    invalid(format!("invalid value {text:?} for --{name}"))
 }
 
 pub(crate) fn invalid(text: String) -> io::Error {

@@ -1,13 +1,13 @@
-//! The floor: the least a WebSocket server can do, and so the yardstick.
+//! The floor: a minimal WebSocket server, which is the baseline of all ratios.
 //!
-//! One thread, one edge-triggered epoll loop, `TCP_NODELAY`, and nothing that is not needed to
-//! upgrade, to unmask and to write the same bytes to the same sockets:
+//! It has one thread, one edge-triggered epoll loop and `TCP_NODELAY`, and does only what is needed to answer the
+//! handshake, to unmask, and to write the same bytes to the same sockets:
 //!
-//! - echo: all replies that one read caused leave in one send;
-//! - fan-out: one send per socket and per message; joined, one send per socket for all messages that one read brought;
-//! - rooms: the same for the members of one room, which are in a plain array.
+//! - echo: one send for all replies to one read;
+//! - fan-out: one send per socket and per message; joined, one send per socket for all messages of one read;
+//! - rooms: one send per member of a room and per message; members are in a plain array.
 //!
-//! Through a ring, all sends of a fan-out, and all replies of a turn, are made with one system call.
+//! With a ring, all sends of a fan-out, and all replies of a turn, take one system call.
 
 #[path = "floor_ring.rs"]
 mod ring;

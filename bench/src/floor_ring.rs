@@ -1,13 +1,13 @@
 //! The floor with its sends through an io_uring ring: one system call for all sends of a turn.
 //!
-//! Everything else stays as it is: readiness through epoll, and one read for each socket that is ready.
+//! Everything else is unchanged: readiness through epoll, and one read for each ready socket.
 //!
-//! The one place in this package with unsafe code. What it rests on:
+//! This is the only place in this package with unsafe code. It relies on the following:
 //!
 //! - The kernel reads a request's bytes, and uses its descriptor, until the request has completed. [`Ring::send_all`]
 //!   borrows both for as long as it runs, and does not return, nor unwind, before it has seen the completion of each
-//!   request that it has put into the ring. Where the ring fails meanwhile, the process is ended.
-//! - So the ring holds nothing between two calls, and its owner may go at any time.
+//!   request that it has pushed into the ring. If the ring fails meanwhile, the process aborts.
+//! - So the ring is empty between two calls, and may be dropped at any time.
 
 use std::io;
 use std::ops::Range;
@@ -37,7 +37,7 @@ impl Ring {
     /// Fails if the kernel is too old, or io_uring is forbidden, as in most containers.
     pub(super) fn new() -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES).map_err(|error| {
-            let text = format!("no io_uring here, as in many containers: {error}");
+            let text = format!("io_uring is unavailable, as in many containers: {error}");
             io::Error::new(error.kind(), text)
         })?;
         Ok(Self(ring))

@@ -32,40 +32,39 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
   bench run [--quick] [--only NAME] [--list] [--peers all|none|NAMES] [--out PATH]
             [--readme FILE] [--rounds 3] [--cpu-seconds 1] [--server-cpu N]
             [--client-cpu N] [--sleep] [--self-check] [--baseline PROGRAM]
-      all scenarios, servers in turn, as a Markdown table.
-      --quick      a few scenarios without peers, for ten seconds: that everything
-                   arrives, and nothing about time
-      --only       the scenarios whose names contain NAME, or one of several with
-                   commas between; --list says which there are
-      --peers      the servers beside: all that can be had, none, or some, with
-                   commas between; what is missing is built or installed
+      measures all scenarios and prints a Markdown table
+      --quick      runs a few scenarios without peers in ten seconds: it checks
+                   that everything arrives, but its times mean nothing
+      --only       runs the scenarios whose names contain NAME, or one of several
+                   names separated by commas; --list prints the names
+      --peers      compares with all available peers, none, or some, separated by
+                   commas; missing peers are built or installed
       --out        writes PATH.json, PATH.md and PATH.svg
-      --readme     puts the short table between the marks of a page
-      --sleep      lets the client sleep while nothing arrives, where it otherwise
-                   looks again at once
-      --self-check measures the floor against itself: how far its ratios are from
-                   1 is how far to trust the others
-      --baseline   puts another build of this program in the floor's place
+      --readme     inserts the short table between the marks of FILE
+      --sleep      lets the client sleep while nothing arrives; otherwise it polls
+      --self-check measures the floor against itself: the distance of its ratios
+                   from 1 is the error of measurement
+      --baseline   compares with another build of this program instead of the floor
 
   bench report FILE.json [--out PATH] [--readme FILE]
-      table and plot once more, of a run that is over
+      renders table and plot of an earlier run
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
             [--joined|--ring]
   bench subject echo|fanout|rooms|churn|blocked|lines [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
             [--works]]
-      one server, until it is killed; says READY and its address when it listens
+      runs one server until it is killed; prints READY and its address
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
             [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
             [--visitors N] [--together] [--stalled N] [--blockers N] [--feed FILE]
             [--messages N] [--rate N] [--hold SECONDS] [--cpu N] [--sleep]
-      the load client against any server that does the same job: W messages in
-      flight, or so many per second
+      runs the load client against any server that does the same job, with
+      --window messages in flight, or --rate messages per second
 
   bench exec [--cpu N] -- PROGRAM ...
-      any program on some CPUs, with all descriptors there are";
+      runs any program on some CPUs, with the highest descriptor limit";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -141,7 +140,9 @@ const EXEC_OPTIONS: &[args::OptionSpec] = &[args::value("cpu")];
 fn exec(options: &Options) -> io::Result<()> {
     use std::os::unix::process::CommandExt as _;
     let [program, rest @ ..] = options.command() else {
-        return Err(args::invalid("which program?".into()));
+        return Err(args::invalid(
+            "exec needs a program: bench exec [--cpu N] -- PROGRAM ...".into(),
+        ));
     };
     machine::die_with_parent()?;
     if let Some(cpus) = options.cpus("cpu")? {

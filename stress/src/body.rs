@@ -1,7 +1,7 @@
-//! Numbered messages, of which every byte is known beforehand: server and clients make and check them alike.
+//! Numbered messages whose bytes follow from seed, sender and number, so that both sides can generate and verify them.
 //!
 //! ```text
-//! mark (4 bytes)  length (4)  sender (4)  number (8)  then bytes that follow from seed, sender and number
+//! mark (4 bytes)  length (4)  sender (4)  number (8)  filler, which follows from seed, sender and number
 //! ```
 
 use std::collections::BTreeMap;

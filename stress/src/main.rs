@@ -31,14 +31,14 @@ use random::Random;
 use scenarios::{Context, SCENARIOS, Scenario};
 
 const USAGE: &str = "\
-Hostile and unlucky peers against humphrey_ws, on 127.0.0.0/8 only.
+Tests humphrey_ws with hostile and faulty peers, on 127.0.0.0/8 only.
 
   stress [--seed N] [--scale N | --long] [NAME...]
-      the scenarios with these names, or all of them, one line each; the size
-      grows with the scale, and --long is --scale 10; the exit status is 1 if
-      an invariant did not hold, and the seed makes the same choices again
+      runs the named scenarios, or all of them, and prints one line for each;
+      --scale multiplies the size, and --long is --scale 10; --seed repeats the
+      random choices of an earlier run; the exit status is 1 if a check failed
   stress --list
-      what there is";
+      lists the scenarios";
 
 /// A scenario of scale 1 that takes longer than this hangs.
 const SCENARIO_MAX: Duration = Duration::from_secs(90);

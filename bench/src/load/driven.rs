@@ -48,7 +48,7 @@ pub(crate) fn run_commands(mut load: Load) -> io::Result<()> {
                 summary = load.latencies().summary();
                 load.expect_nothing_more(Duration::from_millis(50))?;
             }
-            _ => return Err(io::Error::other(format!("what is {line:?}?"))),
+            _ => return Err(io::Error::other(format!("unknown command {line:?}"))),
         }
         answer(&mut load, summary)?;
     }

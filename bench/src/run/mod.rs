@@ -240,11 +240,13 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
     }
     if setup.self_check && setup.baseline.is_some() {
         return Err(args::invalid(
-            "--self-check and --baseline ask for two things in the floor's place".into(),
+            "--self-check and --baseline exclude each other: both replace the floor".into(),
         ));
     }
     if setup.server_cpu == setup.client_cpu {
-        eprintln!("note: one CPU for both the server and the client: the figures will mean little");
+        eprintln!(
+            "note: server and client share one CPU, so the figures mean little; set --server-cpu and --client-cpu"
+        );
     }
     if has(|kind| kind == ServerKind::Program) {
         build(&["-p", "humphrey-broadcast"], &profile, &target)?;

@@ -14,7 +14,9 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[args::value("out"), args::value("rea
 /// `bench report FILE.json`: renders table and plot of an earlier run.
 pub(crate) fn command(options: &Options) -> io::Result<()> {
     let Some(path) = options.word() else {
-        return Err(args::invalid("of which JSON file?".into()));
+        return Err(args::invalid(
+            "report needs a JSON file: bench report FILE.json".into(),
+        ));
     };
     let results = serde_json::from_slice(&named(fs::read(path), path)?)?;
     write(&results, options.text("out"), options.text("readme"))

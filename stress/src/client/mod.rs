@@ -42,7 +42,7 @@ pub(crate) fn tcp(server: SocketAddrV4, source: Ipv4Addr) -> io::Result<TcpStrea
     tcp_with_buffer(server, source, None)
 }
 
-/// A connected socket with a receive buffer of about `buffer` bytes, which must be set before TCP connects.
+/// A connected socket with a receive buffer of about `receive_buffer` bytes, which must be set before TCP connects.
 pub(crate) fn tcp_with_buffer(
     server: SocketAddrV4,
     source: Ipv4Addr,
@@ -170,7 +170,7 @@ impl Peer {
         self.stream.write_all(&frames::frame(first, payload))
     }
 
-    /// Reads available data without blocking, about `bytes_max` at most, and passes each message on. Returns the number of
+    /// Reads available data without blocking, about `bytes` at most, and passes each message on. Returns the number of
     /// bytes read.
     pub(crate) fn pump(
         &mut self,

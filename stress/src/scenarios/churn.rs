@@ -44,7 +44,7 @@ enum Route {
     /// Closed with unread messages.
     Unread,
     MidFrame,
-    /// Never became a WebSocket.
+    /// Disconnected in the middle of the handshake.
     MidHead,
     /// Disconnected before the handshake response.
     Hasty,

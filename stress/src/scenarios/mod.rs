@@ -26,52 +26,52 @@ pub(crate) struct Scenario {
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "slow-loris",
-        what: "peers that send nothing, half of something, or a byte a second",
+        what: "peers that send nothing, an incomplete handshake or frame, or a byte per second",
         run: slow_loris::run,
     },
     Scenario {
         name: "readers",
-        what: "readers that stop, and readers at many rates, under each policy",
+        what: "stopped readers and readers at various rates, under each slow-consumer policy",
         run: readers::run,
     },
     Scenario {
         name: "churn",
-        what: "100,000 connections that come, and go by every way there is",
+        what: "100,000 connections that open, and close in every possible way",
         run: churn::run,
     },
     Scenario {
         name: "memory",
-        what: "an attack on all bounds of memory at once",
+        what: "an attack on all memory limits at once",
         run: memory::run,
     },
     Scenario {
         name: "eviction",
-        what: "thousands that are evicted, of many more, while others are answered",
+        what: "eviction of thousands of connections while others are answered",
         run: eviction::run,
     },
     Scenario {
         name: "descriptors",
-        what: "descriptors that run out",
+        what: "file descriptors that run out",
         run: descriptors::run,
     },
     Scenario {
         name: "handlers",
-        what: "handlers that panic, block for ever, sleep, loop, or send too late",
+        what: "handlers that panic, block forever, sleep, loop, or send after the close",
         run: handlers::run,
     },
     Scenario {
         name: "senders",
-        what: "16 threads that broadcast at full speed while clients come and go",
+        what: "16 threads that broadcast at full speed while clients connect and disconnect",
         run: senders::run,
     },
     Scenario {
         name: "shutdown",
-        what: "a shutdown in the middle of everything",
+        what: "a graceful shutdown under load",
         run: shutdown::run,
     },
     Scenario {
         name: "restart",
-        what: "a server that is killed, and started again on the same port",
+        what: "a server that is killed and restarted on the same port",
         run: restart::run,
     },
 ];
@@ -110,8 +110,8 @@ impl Context {
         MessageCodec::new(self.seed)
     }
 
-    /// Number of concurrent connections for a short run's number, scaled. Limited by the available descriptors; fails if
-    /// fewer than the short run's number are possible, which would prove nothing.
+    /// Scales the number of concurrent connections of a short run, within the available descriptors. Fails in CI if fewer
+    /// than a short run's number are possible, which would prove nothing.
     pub(crate) fn connections(&self, short_run: u64) -> Outcome<u64> {
         let wanted = short_run * self.scale;
         let room = self.descriptors.saturating_sub(DESCRIPTORS_SPARE);

@@ -86,7 +86,7 @@ struct ReaderTrial {
     readers: Vec<Reader>,
     messages: u64,
     looked: Instant,
-    /// Runs the trial and returns its figures.
+    /// Whether all readers read as fast as they can.
     all_read: bool,
 }
 
@@ -158,7 +158,7 @@ impl ReaderTrial {
                 trial.is_accounted(messages * READERS)
             })?;
         } else {
-            self.read_until("who stopped has been told so", |trial| {
+            self.read_until("each stopped reader has received a close frame", |trial| {
                 let mut readers = trial.readers.iter();
                 Ok(readers.all(|reader| reader.has_left() || reader.log.last(0) == messages))
             })?;
