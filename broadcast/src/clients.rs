@@ -9,7 +9,7 @@ use humphrey_ws::{
 
 use crate::json::{Envelope, Live, now_ms};
 use crate::name::RoomName;
-use crate::options::OnMessage;
+use crate::on_message::{ON_MESSAGE_HEADER, OnMessage};
 use crate::rooms::{Form, Rooms};
 use crate::say::{Limited, say};
 
@@ -20,10 +20,6 @@ const JSON: &str = "json.humphrey-broadcast";
 /// The library's own, for clients that ask for JSON with `form=json`, as the page does. Only for them: of messages as they
 /// are, the binary ones are no frames of it.
 const PROCEDURES: &str = "humphrey_ws.procedures.v1";
-
-/// The header of an accepted handshake that says what becomes of a client's messages: `echo`, `broadcast` or `ignore`. So a
-/// client that wants them handed on can tell before it sends any.
-pub(crate) const ON_MESSAGE_HEADER: &str = "Humphrey-Broadcast-On-Message";
 
 /// What is known of a client since its handshake.
 #[derive(Debug, Default)]

@@ -55,7 +55,7 @@ mod tests {
             rooms_max: None,
             announces,
         };
-        let on_message = crate::options::OnMessage::Echo;
+        let on_message = crate::on_message::OnMessage::Echo;
         let door = Door::new(Rooms::new(app.sender(), setup), announces, on_message);
         subscription(&door, &RequestHead::new(path)).unwrap()
     }

@@ -13,6 +13,7 @@ mod json;
 mod lines;
 mod metrics;
 mod name;
+mod on_message;
 mod options;
 mod page;
 mod publish;
@@ -30,14 +31,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{
-    AsyncWebsocketApp, Limits, Message, Metrics, OptionNames, Procedures, RunningApp,
-};
+use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, Procedures, RunningApp};
 
 use crate::clients::{Client, Door};
 use crate::lines::Line;
 use crate::name::RoomName;
-use crate::options::{OnMessage, Options};
+use crate::on_message::OnMessage;
+use crate::options::Options;
 use crate::rooms::{Channel, Rooms};
 use crate::say::say;
 
@@ -169,7 +169,7 @@ fn app(
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())
         .with_allowed_origins(options.origins())
-        .with_option_names(option_names())
+        .with_option_names(options::option_names())
         // Links may lead to the page, and only there.
         .with_guarded_routes(["/"]);
     if let Some(hosts) = options.hosts(options.listen) {
@@ -229,13 +229,6 @@ fn app(
         .with_route_methods("/check", ["POST"])
         .with_route_methods("*", ["GET"]);
     Ok((app, rooms))
-}
-
-/// What refusals call the options that would let a client in.
-fn option_names() -> OptionNames {
-    OptionNames::new()
-        .with_allowed_origins("--allow-origin")
-        .with_allowed_hosts("--allow-host")
 }
 
 /// Sends each line to a room, or to everyone, until the input ends or the program is to stop. Returns whether every line was

@@ -9,6 +9,7 @@ use humphrey_ws::{
     AllowedHosts, AsyncSender, AsyncWebsocketApp, CloseCode, Limits, Origins, RunningApp,
 };
 
+use crate::options::option_names;
 use crate::page::secured;
 
 /// Who asks for metrics is one of few.
@@ -32,7 +33,7 @@ pub(crate) fn serve(
     }
     app.with_address(address)
         .with_allowed_origins(origins)
-        .with_option_names(crate::option_names())
+        .with_option_names(option_names())
         .with_guarded_routes(["/metrics"])
         .with_route_methods("*", ["GET"])
         .with_shards(1)

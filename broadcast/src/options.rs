@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use humphrey_ws::ping::Heartbeat;
-use humphrey_ws::{AllowedHosts, Limits, Origins, SlowConsumer, TrustedProxies};
+use humphrey_ws::{AllowedHosts, Limits, OptionNames, Origins, SlowConsumer, TrustedProxies};
 
 use crate::client::Command;
 use crate::name::RoomName;
+use crate::on_message::OnMessage;
 use crate::publish::Token;
 use crate::rooms::Setup;
 use crate::say::say;
@@ -142,28 +143,6 @@ pub(crate) struct Options {
     pub(crate) quiet: bool,
 }
 
-/// What to do with a message that a client sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnMessage {
-    /// Send it back
-    Echo,
-    /// Send it to the sender's room, or to everyone if it is in none
-    Broadcast,
-    /// Nothing
-    Ignore,
-}
-
-impl OnMessage {
-    /// As it is called on the command line, and in the handshake ([`crate::clients::ON_MESSAGE_HEADER`]).
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Echo => "echo",
-            Self::Broadcast => "broadcast",
-            Self::Ignore => "ignore",
-        }
-    }
-}
-
 /// [`SlowConsumer`], as it is called here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
@@ -245,6 +224,13 @@ impl Options {
         let interval = Duration::from_secs(self.heartbeat.into());
         (!interval.is_zero()).then(|| Heartbeat::new(interval, interval + PONG_WAIT))
     }
+}
+
+/// What refusals call the options that would let a client in.
+pub(crate) fn option_names() -> OptionNames {
+    OptionNames::new()
+        .with_allowed_origins("--allow-origin")
+        .with_allowed_hosts("--allow-host")
 }
 
 /// Reads the command line. Where there is nothing to run, because help was asked for or something is wrong, it has

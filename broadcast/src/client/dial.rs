@@ -11,8 +11,8 @@ use humphrey_ws::websocket_client::{
 };
 use mio::net::TcpStream;
 
+use super::end::End;
 use super::failures::Failure;
-use super::session::End;
 use super::world::World;
 
 /// How long all of it may take.

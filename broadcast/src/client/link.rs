@@ -8,8 +8,8 @@ use humphrey_ws::{CloseCode, Message};
 use mio::net::TcpStream;
 
 use super::dial::Opened;
+use super::end::End;
 use super::failures::Failure;
-use super::session::End;
 
 /// Longest message that is taken, in bytes. Four times what a humphrey-broadcast sends.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;

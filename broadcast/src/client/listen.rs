@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use humphrey_ws::websocket_client::{Accepted, Event};
 
+use super::end::{End, Outcome};
 use super::link::Link;
 use super::options::Listen;
 use super::output::{Output, Style};
 use super::resume::{Content, Gap, OFFERS, Received, Resume};
-use super::session::{self, End, Flow, Outcome, Peer};
+use super::session::{self, Flow, Peer};
 use super::target::Target;
 use super::world::World;
 use crate::say::say;

@@ -5,6 +5,7 @@
 //! far as the table of [`failures`] says so. The handshake and the frames are the library's, which does no I/O there. What is said on it is the business of a [`session::Peer`]: [`listen`] or [`send`].
 
 mod dial;
+mod end;
 mod failures;
 mod in_flight;
 mod input;

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use humphrey_ws::Message;
 use humphrey_ws::websocket_client::{Accepted, Event};
 
+use super::end::{End, Outcome};
 use super::failures::Failure;
 use super::in_flight::{Dropped, Ending, InFlight};
 use super::input::{Input, Next};
 use super::link::Link;
 use super::options::Send;
-use super::session::{self, End, Flow, Outcome, Peer};
+use super::session::{self, Flow, Peer};
 use super::world::World;
-use crate::clients::ON_MESSAGE_HEADER;
-use crate::options::OnMessage;
+use crate::on_message::{ON_MESSAGE_HEADER, OnMessage};
 use crate::say::say;
 
 /// What may wait for the socket: further lines stay where they are.

@@ -1,19 +1,19 @@
 //! A peer stays connected: what is done on a connection, and after its end.
 
-use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::websocket_client::{Accepted, Event};
 
 use super::dial::dial;
+use super::end::{End, NextStep, Outcome};
 use super::failures::{Failure, Then};
 use super::link::Link;
 use super::options::{Connect, seconds};
 use super::retry::Retry;
 use super::target::Target;
 use super::world::World;
-use crate::clients::ON_MESSAGE_HEADER;
+use crate::on_message::ON_MESSAGE_HEADER;
 use crate::say::say;
 
 /// Turns in which a connection is read that can't be written any more: what a socket holds, mostly.
@@ -68,60 +68,6 @@ pub(super) enum Flow {
     Again,
     /// With a goodbye.
     Finish,
-}
-
-/// Why a connection is over, or could not be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
-    /// The peer has said goodbye, and the server too.
-    Done,
-    /// All is to end.
-    Stopped,
-    /// Something has gone wrong: see [`failures`](super::failures).
-    Failed {
-        failure: Failure,
-        says: String,
-        /// The server wants to be left alone for so long.
-        retry_after: Duration,
-    },
-}
-
-/// How all of it has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// All is done.
-    Done,
-    /// A signal came, or nobody reads the output.
-    Stopped,
-    /// There is no connection, and there will be none. It has been said.
-    Failed,
-}
-
-impl End {
-    pub(super) fn failed(failure: Failure, says: impl fmt::Display) -> Self {
-        Self::Failed {
-            failure,
-            says: says.to_string(),
-            retry_after: Duration::ZERO,
-        }
-    }
-
-    /// What has gone wrong, if anything has.
-    pub(super) const fn failure(&self) -> Option<Failure> {
-        match self {
-            Self::Failed { failure, .. } => Some(*failure),
-            Self::Done | Self::Stopped => None,
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Done | Self::Stopped => f.write_str("this is the end"),
-            Self::Failed { says, .. } => f.write_str(says),
-        }
-    }
 }
 
 /// Which of a peer's own subprotocols are offered. Some servers refuse a handshake that offers what they do not know, with 400,
@@ -230,8 +176,8 @@ pub(super) fn run<P: Peer>(
             return Ok(Outcome::Stopped);
         }
         let (later, at_least) = match next::<P>(&end, connect) {
-            Next::Again { later, at_least } => (later, at_least),
-            Next::Stop(outcome) => return Ok(outcome),
+            NextStep::Again { later, at_least } => (later, at_least),
+            NextStep::Stop(outcome) => return Ok(outcome),
         };
         let mut delay = retry.delay(later).max(at_least);
         if let Some(after) = give_up_after {
@@ -255,22 +201,11 @@ pub(super) fn run<P: Peer>(
     }
 }
 
-/// What follows an end.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Stop(Outcome),
-    /// Another attempt; `later` if the server has asked for time, and not before so long.
-    Again {
-        later: bool,
-        at_least: Duration,
-    },
-}
-
 /// Goes by the table of failures, and says why it stops.
-fn next<P: Peer>(end: &End, connect: &Connect) -> Next {
+fn next<P: Peer>(end: &End, connect: &Connect) -> NextStep {
     let (failure, at_least) = match end {
-        End::Done => return Next::Stop(Outcome::Done),
-        End::Stopped => return Next::Stop(Outcome::Stopped),
+        End::Done => return NextStep::Stop(Outcome::Done),
+        End::Stopped => return NextStep::Stop(Outcome::Stopped),
         End::Failed {
             failure,
             retry_after,
@@ -283,15 +218,15 @@ fn next<P: Peer>(end: &End, connect: &Connect) -> Next {
             if !connect.quiet {
                 say!("{end}");
             }
-            Next::Stop(Outcome::Done)
+            NextStep::Stop(Outcome::Done)
         }
-        Then::Again | Then::Later if !connect.no_reconnect => Next::Again {
+        Then::Again | Then::Later if !connect.no_reconnect => NextStep::Again {
             later: then == Then::Later,
             at_least,
         },
         Then::Again | Then::Later | Then::Ends | Then::Never => {
             say!("{end}");
-            Next::Stop(Outcome::Failed)
+            NextStep::Stop(Outcome::Failed)
         }
     }
 }

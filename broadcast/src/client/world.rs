@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::end::End;
 use super::failures::Failure;
-use super::session::End;
 use crate::signals;
 
 const WAKE: Token = Token(0);
