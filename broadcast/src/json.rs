@@ -1,4 +1,4 @@
-//! Messages as JSON, for clients that want to know where each belongs: which room, which id, what time.
+//! JSON envelopes, for clients that need the room, the id and the time of a message.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,23 +7,23 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use humphrey_ws::{HistoryId, Message};
 
-use crate::name::RoomName;
+use crate::room_name::RoomName;
 
-/// What a message is, for a client that reads JSON.
+/// A message with its metadata.
 pub(crate) struct Envelope<'a> {
-    /// What sort it is: `message`, or `reply` to the client's own.
+    /// `message`, or `reply` to a message of the client.
     pub(crate) kind: &'static str,
-    /// Where it was sent to.
+    /// The room that the message was sent to.
     pub(crate) room: &'a RoomName,
-    /// Its id, if it is kept.
+    /// The id of the message, if it is kept.
     pub(crate) id: Option<HistoryId>,
-    /// When it was sent, in milliseconds since 1970.
+    /// Time of sending, in milliseconds since 1970.
     pub(crate) at_ms: u64,
     pub(crate) message: &'a Message,
 }
 
 impl Envelope<'_> {
-    /// As a message of at most so many bytes: without its payload, and how long that is, where it would be longer.
+    /// Renders the envelope in at most `bytes_max` bytes. A payload that does not fit is replaced by its length.
     pub(crate) fn render(&self, bytes_max: usize) -> Message {
         let payload = self.message.bytes();
         let mut json = String::with_capacity(payload.len() + 160);
@@ -31,7 +31,7 @@ impl Envelope<'_> {
         if self.room.is_everyone() {
             json += "null";
         } else {
-            quote(&mut json, self.room.as_str());
+            push_quoted(&mut json, self.room.as_str());
         }
         push_id(&mut json, ",\"id\":", self.id);
         let _ = write!(json, ",\"at\":{}", self.at_ms);
@@ -39,7 +39,7 @@ impl Envelope<'_> {
         match self.message.text() {
             Some(text) => {
                 json += ",\"text\":";
-                quote(&mut json, text);
+                push_quoted(&mut json, text);
             }
             None => {
                 json += ",\"base64\":\"";
@@ -56,22 +56,22 @@ impl Envelope<'_> {
     }
 }
 
-/// What a client is told once everything that it may have missed has been sent.
-pub(crate) struct Live<'a> {
-    /// Another after each start of the program.
-    pub(crate) server: &'a str,
-    /// Nothing is missing between what the client has named and what follows.
-    pub(crate) complete: bool,
+/// Marks the end of the replay: all missed messages have been sent.
+pub(crate) struct ReplayEnd<'a> {
+    /// A random identifier of this run of the program.
+    pub(crate) server_id: &'a str,
+    /// Whether the replay had no gap.
+    pub(crate) is_complete: bool,
     /// The last message to everyone, and to the room.
-    pub(crate) last: [Option<HistoryId>; 2],
+    pub(crate) last_ids: [Option<HistoryId>; 2],
 }
 
-impl Live<'_> {
+impl ReplayEnd<'_> {
     pub(crate) fn render(&self) -> Message {
         let mut json = "{\"kind\":\"live\",\"server\":".to_owned();
-        quote(&mut json, self.server);
-        let _ = write!(json, ",\"complete\":{}", self.complete);
-        let [everyone, room] = self.last;
+        push_quoted(&mut json, self.server_id);
+        let _ = write!(json, ",\"complete\":{}", self.is_complete);
+        let [everyone, room] = self.last_ids;
         push_id(&mut json, ",\"last\":{\"everyone\":", everyone);
         push_id(&mut json, ",\"room\":", room);
         json += "}}";
@@ -79,7 +79,7 @@ impl Live<'_> {
     }
 }
 
-/// The time, in milliseconds since 1970.
+/// The current time, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
@@ -93,8 +93,8 @@ fn push_id(json: &mut String, key: &str, id: Option<HistoryId>) {
     };
 }
 
-/// A string, with what JSON does not allow in one escaped (RFC 8259 §7).
-pub(crate) fn quote(json: &mut String, text: &str) {
+/// Appends a JSON string, with the escapes of RFC 8259 §7.
+pub(crate) fn push_quoted(json: &mut String, text: &str) {
     json.push('"');
     let mut rest = text;
     while let Some(at) = rest
@@ -118,7 +118,7 @@ pub(crate) fn quote(json: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn rendered(room: &str, id: Option<&str>, message: Message, bytes_max: usize) -> String {
+    fn render(room: &str, id: Option<&str>, message: Message, bytes_max: usize) -> String {
         let room = room.parse().unwrap_or_default();
         let envelope = Envelope {
             kind: "message",
@@ -131,21 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_where_it_belongs() {
+    fn envelope_names_room_id_and_time() {
         assert_eq!(
-            rendered("news", Some("ab-7"), Message::new("Grüezi"), 1_000),
+            render("news", Some("ab-7"), Message::new("Grüezi"), 1_000),
             r#"{"kind":"message","room":"news","id":"ab-7","at":1700000000000,"text":"Grüezi"}"#
         );
         assert_eq!(
-            rendered("", None, Message::new([0xff, 0xfe, 0]), 1_000),
+            render("", None, Message::new([0xff, 0xfe, 0]), 1_000),
             r#"{"kind":"message","room":null,"id":null,"at":1700000000000,"base64":"//4A"}"#
         );
     }
 
     #[test]
-    fn what_json_does_not_allow_is_escaped() {
+    fn quote_escapes_what_json_does_not_allow() {
         let text = "\u{0}\u{1f}\n\t\r\"\\/ü\u{7f}\u{2028}";
-        let json = rendered("a\"b", None, Message::new(text), 1_000);
+        let json = render("a\"b", None, Message::new(text), 1_000);
         assert!(
             json.ends_with("\"text\":\"\\u0000\\u001f\\n\\t\\u000d\\\"\\\\/ü\u{7f}\u{2028}\"}"),
             "{json}"
@@ -154,23 +154,23 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_too_long_is_left_out_and_its_length_said() {
+    fn payload_over_the_limit_is_replaced_by_its_length() {
         let text = "\"".repeat(100);
-        let json = rendered("", None, Message::new(&text), 200);
+        let json = render("", None, Message::new(&text), 200);
         assert!(json.ends_with(r#","omitted_bytes":100}"#), "{json}");
         assert!(json.len() <= 200);
-        assert!(rendered("", None, Message::new(&text), 1_000).contains("\"text\""));
+        assert!(render("", None, Message::new(&text), 1_000).contains("\"text\""));
     }
 
     #[test]
-    fn what_follows_the_missed_is_announced() {
-        let live = Live {
-            server: "5f",
-            complete: false,
-            last: ["ab-7".parse().ok(), None],
+    fn replay_end_names_server_and_last_ids() {
+        let replay_end = ReplayEnd {
+            server_id: "5f",
+            is_complete: false,
+            last_ids: ["ab-7".parse().ok(), None],
         };
         assert_eq!(
-            live.render().text(),
+            replay_end.render().text(),
             Some(
                 r#"{"kind":"live","server":"5f","complete":false,"last":{"everyone":"ab-7","room":null}}"#
             )

@@ -1,16 +1,16 @@
-//! Lines of bytes. Knows nothing of messages, and does no I/O but through the reader that it is given.
+//! Splits a byte stream into lines. Independent of messages.
 
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 
-/// The buffer for lines that cross a read is kept for the next one, unless it has grown beyond this.
+/// The buffer for partial lines is reused, unless it has grown beyond this.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// One line, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line<'a> {
     Whole(&'a [u8]),
-    /// It was longer than wanted, and has not been kept.
+    /// The line was longer than the limit and was not stored.
     TooLong {
         bytes: u64,
     },
@@ -18,31 +18,31 @@ pub(crate) enum Line<'a> {
 
 /// Calls `each` with the number of each line, from 1, and the line, until it breaks or the input ends.
 ///
-/// A line ends with `\n` or `\r\n`; a last one that does not is a line all the same, as is an empty one. A line of more
-/// than `bytes_max` bytes is read to its end without being stored. Lines that lie in the reader's buffer are not copied.
-/// A reading error ends it at once: what was read of an unfinished line is no line, and the error says how much that was.
+/// A line ends with `\n` or `\r\n`; an unterminated last line counts, and so does an empty line. A line of more than
+/// `bytes_max` bytes is skipped without being stored. Lines within the reader's buffer are not copied. A read error
+/// ends it at once: the unfinished line is dropped, and the error says how long it was.
 pub(crate) fn for_each(
     mut input: impl BufRead,
     bytes_max: usize,
     mut each: impl FnMut(u64, Line<'_>) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut number = 1;
-    let mut begun = Begun::default();
+    let mut partial = PartialLine::default();
     loop {
         let chunk = match input.fill_buf() {
             Ok(chunk) => chunk,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if begun.bytes > 0 => {
-                let bytes = begun.bytes;
+            Err(error) if partial.bytes > 0 => {
+                let bytes = partial.bytes;
                 let why = format!("{error}; {bytes} bytes of an unfinished line are dropped");
                 return Err(io::Error::new(error.kind(), why));
             }
             Err(error) => return Err(error),
         };
         if chunk.is_empty() {
-            if begun.bytes > 0 {
-                // Whether it goes on or not makes no difference at the end.
-                let _ = each(number, begun.line(bytes_max, false));
+            if partial.bytes > 0 {
+                // Breaking makes no difference at the end of the input.
+                let _ = each(number, partial.line(bytes_max, false));
             }
             return Ok(());
         }
@@ -50,12 +50,12 @@ pub(crate) fn for_each(
         while let Some(at) = rest.iter().position(|&byte| byte == b'\n') {
             let piece = &rest[..at];
             rest = &rest[at + 1..];
-            let flow = if begun.bytes == 0 {
-                each(number, whole(piece, bytes_max))
+            let flow = if partial.bytes == 0 {
+                each(number, terminated_line(piece, bytes_max))
             } else {
-                begun.extend(piece, bytes_max);
-                let flow = each(number, begun.line(bytes_max, true));
-                begun.clear();
+                partial.extend(piece, bytes_max);
+                let flow = each(number, partial.line(bytes_max, true));
+                partial.clear();
                 flow
             };
             number += 1;
@@ -63,14 +63,14 @@ pub(crate) fn for_each(
                 return Ok(());
             }
         }
-        begun.extend(rest, bytes_max);
+        partial.extend(rest, bytes_max);
         let used = chunk.len();
         input.consume(used);
     }
 }
 
-/// A terminated line that lies in one piece.
-fn whole(piece: &[u8], bytes_max: usize) -> Line<'_> {
+/// A terminated line within one buffer.
+fn terminated_line(piece: &[u8], bytes_max: usize) -> Line<'_> {
     let line = piece.strip_suffix(b"\r").unwrap_or(piece);
     if line.len() > bytes_max {
         let bytes = line.len() as u64;
@@ -79,24 +79,24 @@ fn whole(piece: &[u8], bytes_max: usize) -> Line<'_> {
     Line::Whole(line)
 }
 
-/// The beginning of a line whose end has not been read yet.
+/// A line whose end has not been read yet.
 #[derive(Default)]
-struct Begun {
-    /// What is kept: all of it, or nothing once it is too long.
+struct PartialLine {
+    /// The bytes so far, or nothing once the line is too long.
     kept: Vec<u8>,
-    /// How long it is.
+    /// The length so far.
     bytes: u64,
     ends_with_cr: bool,
 }
 
-impl Begun {
+impl PartialLine {
     fn extend(&mut self, piece: &[u8], bytes_max: usize) {
         let Some(last) = piece.last() else {
             return;
         };
         self.ends_with_cr = *last == b'\r';
         self.bytes += piece.len() as u64;
-        // One more may be kept: it may turn out to belong to the line ending.
+        // One byte over the limit is kept: it may be the `\r` of the line ending.
         if self.bytes <= bytes_max as u64 + 1 {
             self.kept.extend_from_slice(piece);
         } else {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use std::io::{BufReader, Read};
 
-    /// A reader that yields these pieces, one for each read.
+    /// A reader that returns one of these pieces per read.
     struct Pieces<'a>(Vec<&'a [u8]>);
 
     impl Read for Pieces<'_> {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// The lines as (number, content), or as (number, length) where they were too long.
+    /// The lines as (number, content), or as (number, length) if too long.
     type Seen = Vec<(u64, Result<Vec<u8>, u64>)>;
 
     fn seen(input: impl BufRead, bytes_max: usize) -> Seen {
@@ -162,7 +162,7 @@ mod tests {
             .collect()
     }
 
-    /// Whatever the reads, the lines are the same.
+    /// Asserts the lines for every way to split the input into reads.
     #[track_caller]
     fn assert_lines<const N: usize>(
         input: &[u8],
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unterminated_last_line_is_a_line() {
+    fn unterminated_last_line_is_a_line() {
         assert_lines(b"one\ntwo", 100, [Ok(b"one"), Ok(b"two")]);
     }
 
     #[test]
-    fn a_carriage_return_that_ends_no_line_is_kept() {
+    fn carriage_return_inside_a_line_is_kept() {
         assert_lines(
             b"a\rb\n\r\r\nc\r",
             100,
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_pass_unchanged() {
+    fn non_utf8_bytes_pass_unchanged() {
         assert_lines(
             b"\xff\x00\xfe\n\xc3\n",
             100,
@@ -228,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_skipped_and_the_next_one_is_whole() {
+    fn line_over_the_limit_is_skipped_alone() {
         assert_lines(b"12345\n123456\n12\n", 5, [Ok(b"12345"), Err(6), Ok(b"12")]);
     }
 
     #[test]
-    fn the_limit_is_for_the_line_without_its_ending() {
+    fn limit_excludes_the_line_ending() {
         assert_lines(
             b"12345\r\n12345\r\r\n123456\r\n",
             5,
@@ -242,31 +242,34 @@ mod tests {
     }
 
     #[test]
-    fn an_unterminated_last_line_may_be_over_the_limit() {
+    fn unterminated_last_line_over_the_limit_is_skipped() {
         assert_lines(b"1\n123456", 5, [Ok(b"1"), Err(6)]);
         assert_lines(b"12345\r", 5, [Err(6)]);
     }
 
     #[test]
-    fn what_is_too_long_is_not_stored() {
-        let mut begun = Begun::default();
+    fn line_over_the_limit_is_not_stored() {
+        let mut partial = PartialLine::default();
         for _ in 0..1000 {
-            begun.extend(&[b'x'; 1000], 10_000);
-            assert!(begun.kept.capacity() <= 20_000);
+            partial.extend(&[b'x'; 1000], 10_000);
+            assert!(partial.kept.capacity() <= 20_000);
         }
-        assert_eq!(begun.line(10_000, true), Line::TooLong { bytes: 1_000_000 });
+        assert_eq!(
+            partial.line(10_000, true),
+            Line::TooLong { bytes: 1_000_000 }
+        );
     }
 
     #[test]
-    fn a_long_line_leaves_no_large_buffer_behind() {
-        let mut begun = Begun::default();
-        begun.extend(&vec![b'x'; 1 << 20], 1 << 20);
-        begun.clear();
-        assert!(begun.kept.capacity() <= KEPT_BYTES_MAX);
+    fn long_line_leaves_no_large_buffer() {
+        let mut partial = PartialLine::default();
+        partial.extend(&vec![b'x'; 1 << 20], 1 << 20);
+        partial.clear();
+        assert!(partial.kept.capacity() <= KEPT_BYTES_MAX);
     }
 
     #[test]
-    fn breaking_ends_it() {
+    fn break_stops_reading() {
         let mut lines = 0;
         for_each(&b"1\n2\n3\n"[..], 10, |_, _| {
             lines += 1;
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_error_is_returned_after_the_lines_before_it() {
+    fn reading_error_is_returned_after_complete_lines() {
         struct Broken(bool);
         impl Read for Broken {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

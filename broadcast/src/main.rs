@@ -1,24 +1,24 @@
-//! `humphrey-broadcast`: sends every line of its standard input to every connected browser.
-//! With the command `listen` or `send` it is a client instead: see [`client`].
+//! `humphrey-broadcast` sends every line of its standard input to every connected browser. The commands `listen` and
+//! `send` run a client instead: see [`client`].
 //!
-//! Three threads of its own: this one waits for the end, one reads standard input, one waits for signals. The two
-//! others end the program by asking the engine to stop; what is first asked for in a friendly way (at the end of the
-//! input) can be hastened (by a signal).
+//! The server has three threads beside the library's: the main thread waits for the end, one reads standard input, and
+//! one waits for signals. The latter two start a graceful shutdown of the library's engine; a signal shortens the
+//! deadline of one that the end of input started.
 
+mod admission;
 mod client;
-mod clients;
-mod descriptors;
-mod events;
+mod descriptor_limit;
+mod diagnostics;
+mod event_streams;
 mod json;
 mod lines;
 mod metrics;
-mod name;
 mod on_message;
 mod options;
 mod page;
 mod publish;
+mod room_name;
 mod rooms;
-mod say;
 mod signals;
 mod stdio;
 
@@ -33,23 +33,23 @@ use std::time::Duration;
 
 use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, Procedures, RunningApp};
 
-use crate::clients::{Client, Door};
+use crate::admission::{Admission, ClientState};
+use crate::diagnostics::report;
 use crate::lines::Line;
-use crate::name::RoomName;
 use crate::on_message::OnMessage;
 use crate::options::Options;
+use crate::room_name::RoomName;
 use crate::rooms::{Channel, Rooms};
-use crate::say::say;
 
-/// Read from standard input at once: what a pipe holds on Linux.
+/// Size of the read buffer: the capacity of a pipe on Linux.
 const INPUT_BUFFER_BYTES: usize = 64 << 10;
 
-/// How long clients may take to go when a signal ends the program.
-const STOP_WAIT: Duration = Duration::from_secs(5);
+/// Deadline of the closing handshakes after a signal.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last lines may take to be delivered with `--exit-on-eof`: as long as it takes. Whoever reads nothing
-/// is cut off long before ([`Limits::write_timeout`], and the policy for slow clients), and a signal hastens it.
-const FLUSH_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Deadline for delivering the last lines with `--exit-on-eof`: practically none. Slow clients are disconnected much
+/// earlier ([`Limits::write_timeout`], and the policy for slow clients), and a signal shortens it.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ExitCode {
     let options = match options::parse() {
@@ -59,13 +59,13 @@ fn main() -> ExitCode {
     if let Some(command) = &options.command {
         return client::run(command);
     }
-    say::init(options.quiet);
+    diagnostics::init(options.quiet);
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say!("{error}");
-            // What an option says can't be meant.
+            report!("{error}");
+            // The value of an option is invalid.
             ExitCode::from(match error.kind() {
                 io::ErrorKind::InvalidInput => 2,
                 _ => 1,
@@ -74,16 +74,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves to the end. Returns whether all of the input was read and sent.
+/// Runs the server until it is stopped. Returns whether all of the input was read and sent.
 fn run(options: &Options) -> io::Result<bool> {
-    let (connections_max, fewer) = descriptors::fit(options.max_connections);
-    let (mut app, rooms) = app(options, connections_max)?;
+    let (connections_max, connections_warning) =
+        descriptor_limit::limit_connections(options.max_connections);
+    let (mut app, rooms) = build_app(options, connections_max)?;
     let address = app.bind()?;
     let sender = app.sender();
     let stopping = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
-        signals::on_stop(stopping.clone(), move || sender.shutdown(STOP_WAIT))?;
+        signals::on_stop(stopping.clone(), move || sender.shutdown(SHUTDOWN_TIMEOUT))?;
     }
     let metrics = match options.metrics {
         Some(address) => {
@@ -99,22 +100,22 @@ fn run(options: &Options) -> io::Result<bool> {
     };
     let running = app.start()?;
     if !options.quiet {
-        say!("{}", whereabouts(address));
-        if let Some(fewer) = fewer {
-            say!("{fewer}");
+        report!("{}", listening_message(address));
+        if let Some(connections_warning) = connections_warning {
+            report!("{connections_warning}");
         }
         if let Some(address) = metrics.as_ref().and_then(RunningApp::local_addr) {
-            say!("metrics for Prometheus at http://{address}/metrics");
+            report!("metrics for Prometheus at http://{address}/metrics");
         }
         if io::stdin().is_terminal() {
-            let whom = match &options.room {
+            let recipient = match &options.room {
                 Some(room) => format!("room {:?}", room.as_str()),
                 None => "everyone".to_owned(),
             };
-            say!("what you type here goes to {whom}, line by line; Ctrl-C ends");
+            report!("each line typed here is sent to {recipient}; Ctrl-C exits");
         }
     }
-    // Set by the thread that reads the input, before it asks for the end.
+    // Set by the input thread before it starts the shutdown.
     let input_failed = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
@@ -130,9 +131,9 @@ fn run(options: &Options) -> io::Result<bool> {
                     input_failed.store(true, Ordering::SeqCst);
                 }
                 if exit_on_eof {
-                    sender.shutdown(FLUSH_WAIT);
+                    sender.shutdown(FLUSH_TIMEOUT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
-                    say!("end of input; clients stay connected until this program is ended");
+                    report!("end of input; clients stay connected until the program is stopped (see --exit-on-eof)");
                 }
             })?;
     }
@@ -142,35 +143,35 @@ fn run(options: &Options) -> io::Result<bool> {
     }
     if !options.quiet {
         let mut metrics = sender.metrics();
-        if rooms.keeps() {
-            // Each form of an announcement counts for itself, and often nobody is there for one of them.
+        if rooms.has_history() {
+            // Each form of an announcement is counted separately, and often one form has no recipient.
             metrics.dropped.no_recipient = 0;
         }
-        say!("{}", summary(&metrics));
+        report!("{}", summary(&metrics));
     }
     Ok(!input_failed.load(Ordering::SeqCst))
 }
 
-fn app(
+fn build_app(
     options: &Options,
     connections_max: usize,
-) -> io::Result<(AsyncWebsocketApp<(), Client>, Rooms)> {
-    let setup = options.rooms();
+) -> io::Result<(AsyncWebsocketApp<(), ClientState>, Rooms)> {
+    let settings = options.room_settings();
     let limits = Limits {
         connections_max,
         peer_connections_max: options.max_connections_per_address,
         peer_handshakes_per_second_max: options.max_handshakes_per_address,
-        rooms_max: setup.library_rooms_max(),
+        rooms_max: settings.library_rooms_max(),
         ..Limits::default()
     };
     let message_bytes_max = limits.message_bytes_max;
-    let mut app: AsyncWebsocketApp<(), Client> = AsyncWebsocketApp::new()
+    let mut app: AsyncWebsocketApp<(), ClientState> = AsyncWebsocketApp::new()
         .with_address(options.listen)
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())
         .with_allowed_origins(options.origins())
         .with_option_names(options::option_names())
-        // Links may lead to the page, and only there.
+        // Other sites may link to the page, and to nothing else.
         .with_guarded_routes(["/"]);
     if let Some(hosts) = options.hosts(options.listen) {
         app = app.with_allowed_hosts(hosts);
@@ -182,33 +183,33 @@ fn app(
         app = app.with_heartbeat(heartbeat);
     }
     let input = options.room.clone().unwrap_or_else(RoomName::everyone);
-    app = setup.apply(app, &input);
-    if setup.history.is_some() {
-        // None of its own, but those that the library's client asks for, to know whether anybody is there.
+    app = settings.apply(app, &input);
+    if settings.history.is_some() {
+        // An empty set enables the subprotocol of the library's JavaScript client, which uses its liveness checks.
         app = app.with_procedures(Procedures::new());
     }
-    let rooms = Rooms::new(app.sender(), setup);
-    let door = Arc::new(Door::new(
+    let rooms = Rooms::new(app.sender(), settings);
+    let admission = Arc::new(Admission::new(
         rooms.clone(),
-        setup.announces,
+        settings.announces_clients,
         options.on_message,
     ));
     {
-        let door = door.clone();
-        app.on_handshake(move |request, _| door.handshake(request));
+        let admission = admission.clone();
+        app.on_handshake(move |request, _| admission.on_handshake(request));
     }
     {
-        let door = door.clone();
-        app.on_connect(move |stream, _| door.enter(&stream));
+        let admission = admission.clone();
+        app.on_connect(move |stream, _| admission.on_connect(&stream));
     }
     match options.on_message {
         OnMessage::Echo => app.on_message(move |stream, message, _| {
-            clients::echo(&stream, message, message_bytes_max);
+            admission::echo(&stream, message, message_bytes_max);
         }),
         OnMessage::Broadcast => {
             let rooms = rooms.clone();
-            app.on_message(move |stream: clients::Stream, message, _| {
-                // Where its room can't keep it, the library counts it.
+            app.on_message(move |stream: admission::ClientStream, message, _| {
+                // The library counts messages that the room could not keep.
                 let _ = rooms.channel(&stream.state.room).publish(message);
             });
         }
@@ -221,7 +222,7 @@ fn app(
             .with_route_methods("/publish/*", ["POST"])
             .with_body_guard(move |request, _| publish::guard(request, &token));
     }
-    let streams = || events::handler(door.clone(), options.events_keep_alive());
+    let streams = || event_streams::handler(admission.clone(), options.events_keep_alive());
     let app = app
         .with_event_stream("/events", streams())
         .with_event_stream("/events/*", streams())
@@ -231,19 +232,19 @@ fn app(
     Ok((app, rooms))
 }
 
-/// Sends each line to a room, or to everyone, until the input ends or the program is to stop. Returns whether every line was
-/// sent that was to be.
+/// Sends each line to a room, or to everyone, until the input ends or the program is stopping. Returns whether every
+/// line was sent.
 fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
-    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::Input);
+    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::StandardInput);
     let line_bytes_max = Limits::default().message_bytes_max;
     let mut is_complete = true;
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
-            // Its room is always there to keep it.
+            // The room of standard input is never evicted.
             Line::Whole(line) => drop(channel.publish(Message::new(line))),
             Line::TooLong { bytes } => {
                 is_complete = false;
-                say!(
+                report!(
                     "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
                 );
             }
@@ -256,18 +257,18 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
     });
     match end {
         Ok(()) => is_complete,
-        Err(error) if stdio::hangs_up(&error, || stopping.load(Ordering::Relaxed)) => is_complete,
+        Err(error) if stdio::is_hangup(&error, || stopping.load(Ordering::Relaxed)) => is_complete,
         Err(error) => {
-            say!("standard input can't be read: {error}");
+            report!("standard input can't be read: {error}");
             false
         }
     }
 }
 
-/// Where to point a browser and a WebSocket client.
-fn whereabouts(address: SocketAddr) -> String {
+/// The message that names the URLs for browsers and WebSocket clients.
+fn listening_message(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
-        // No address to connect to: a name that is one on every machine, and a hint that there are others.
+        // An unspecified address cannot be connected to; `localhost` exists on every machine.
         let port = address.port();
         return format!(
             "open http://localhost:{port}/ in a browser, or connect to ws://localhost:{port}/ \
@@ -277,7 +278,7 @@ fn whereabouts(address: SocketAddr) -> String {
     format!("open http://{address}/ in a browser, or connect to ws://{address}/")
 }
 
-/// What was done, in one line: what went as it should first, losses only where there were any.
+/// The final line: clients and messages, followed by the kinds of loss that occurred.
 fn summary(metrics: &Metrics) -> String {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
     let (clients, streams) = (metrics.connections_opened, metrics.event_streams_opened);
@@ -307,8 +308,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_is_pointed_to_an_address_that_it_can_open() {
-        let of = |address: &str| whereabouts(address.parse().unwrap());
+    fn listening_message_names_an_address_browsers_can_open() {
+        let of = |address: &str| listening_message(address.parse().unwrap());
         assert_eq!(
             of("127.0.0.1:8080"),
             "open http://127.0.0.1:8080/ in a browser, or connect to ws://127.0.0.1:8080/"
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_event_streams_and_losses_only_where_there_were_any() {
+    fn summary_without_losses_or_event_streams_omits_them() {
         let mut metrics = Metrics::default();
         metrics.connections_opened = 1;
         metrics.messages_out = 2;

@@ -1,4 +1,4 @@
-//! The metrics, on a port of their own: they are the operator's business, and no client's.
+//! The metrics server: on an address of its own, so that clients cannot reach it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use humphrey_ws::{
 };
 
 use crate::options::option_names;
-use crate::page::secured;
+use crate::page::with_security_headers;
 
-/// Who asks for metrics is one of few.
+/// Few monitoring systems scrape the metrics.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Serves `/metrics` for Prometheus.
@@ -23,7 +23,7 @@ pub(crate) fn serve(
     of: AsyncSender,
 ) -> io::Result<RunningApp> {
     let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
-        secured(Response::new(StatusCode::OK, of.prometheus()))
+        with_security_headers(Response::new(StatusCode::OK, of.prometheus()))
             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             .with_header("Cache-Control", "no-store")
     });

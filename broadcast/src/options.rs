@@ -11,14 +11,14 @@ use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::{AllowedHosts, Limits, OptionNames, Origins, SlowConsumer, TrustedProxies};
 
 use crate::client::Command;
-use crate::name::RoomName;
+use crate::diagnostics::report;
 use crate::on_message::OnMessage;
 use crate::publish::Token;
-use crate::rooms::Setup;
-use crate::say::say;
-use crate::stdio::Output;
+use crate::room_name::RoomName;
+use crate::rooms::RoomSettings;
+use crate::stdio::StandardOutput;
 
-/// How much longer than the interval between pings a client may be silent: time for a ping's answer.
+/// How long a client may take to answer a heartbeat ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
 /// Sends every line of standard input to every connected browser or WebSocket client.
@@ -28,12 +28,12 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C, SIGTERM or SIGHUP closes
 /// every connection with code 1001 and ends the program; under nohup, SIGHUP does nothing.
 ///
-/// Who connects to ws://127.0.0.1:8080/ROOM is in that room (percent-encoded, up to 240 bytes), and gets what is sent
-/// to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the same as
-/// server-sent events, from http://127.0.0.1:8080/events/ROOM or /events.
+/// Clients that connect to ws://127.0.0.1:8080/ROOM join that room (percent-encoded, up to 240 bytes), and get the
+/// messages to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the
+/// same messages as server-sent events from http://127.0.0.1:8080/events/ROOM or /events.
 ///
-/// Exit codes: 0, ended by a signal, or by --exit-on-eof after all input was sent; 1, it can't serve, or some of the input
-/// could not be read or was skipped; 2, the command line is wrong.
+/// Exit codes: 0, ended by a signal, or by --exit-on-eof after all input was sent; 1, the server cannot start, or some
+/// of the input could not be read or was skipped; 2, the command line is wrong.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(
@@ -46,38 +46,39 @@ pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// Address to listen on: IP:PORT or HOST:PORT. Port 0 takes any free one; 0.0.0.0 lets other machines in
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
+    /// Address to listen on: IP:PORT or HOST:PORT. Port 0 selects a free port; 0.0.0.0 accepts connections from other
+    /// machines
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
 
-    /// What to do with a message that a client sends
+    /// What to do with messages of clients
     #[arg(long, value_name = "WHAT", default_value = "echo")]
     pub(crate) on_message: OnMessage,
 
-    /// Send standard input to this room only. Without it, everyone gets it
+    /// Send standard input to this room only. Without it, to everyone
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Keep the last N messages to each room and to everyone, each up to 256 KiB in all, and send them to who connects:
-    /// to a program all of them, or none with ws://…/ROOM?since=now; to the page those that it has missed. At most 10000.
-    /// Without it, nothing is kept
+    /// Keep the last N messages to each room and to everyone, up to 256 KiB each, and replay them to clients that
+    /// connect: all of them to programs, or none with ws://…/ROOM?since=now; the missed ones to the page. At most
+    /// 10000. Without it, no messages are kept
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) history: Option<u16>,
 
-    /// Rooms that there may be at once; who asks for a further one is disconnected with code 1013. Without it 100000,
-    /// and with --history 1000: there, rooms that nobody is in give way, and what they keep
+    /// Maximum number of rooms; a client that asks for one more is disconnected with code 1013. Default: 100000, or
+    /// 1000 with --history, where empty rooms are evicted with their history
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_rooms: Option<usize>,
 
-    /// Let programs that know this token send messages, of up to 1 MiB: POST /publish/ROOM, or /publish for everyone, with
-    /// the header 'Authorization: Bearer TOKEN'. The answer is JSON and says how many WebSocket clients there were to get it:
-    /// {"members": 2}. A body of Content-Type application/octet-stream is sent as a binary message, any other as text. Other
-    /// users of this machine can see the token in the list of processes: see the next option. Without it, /publish is not
-    /// found
+    /// Let programs with this token publish messages of up to 1 MiB: POST /publish/ROOM, or /publish for everyone, with
+    /// the header 'Authorization: Bearer TOKEN'. The response is JSON with the number of WebSocket clients that get the
+    /// message: {"members": 2}. A body of Content-Type application/octet-stream is sent as a binary message, any other
+    /// as text. Other users of this machine can see the token in the process list; --publish-token-file avoids that.
+    /// Without a token, /publish is not found
     #[arg(long, value_name = "TOKEN", conflicts_with = "publish_token_file")]
     pub(crate) publish_token: Option<String>,
 
-    /// The same, with the token that this file holds
+    /// Read the token for publishing from this file
     #[arg(long, value_name = "FILE")]
     pub(crate) publish_token_file: Option<PathBuf>,
 
@@ -90,67 +91,65 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) exit_on_eof: bool,
 
-    /// What to do where a client reads more slowly than lines come, and 1 MiB waits for it
+    /// What to do with a client that reads more slowly than lines arrive, once 1 MiB is queued for it
     #[arg(long, value_name = "POLICY", default_value = "pace")]
     pub(crate) slow_client: SlowClient,
 
-    /// Connections served at once, WebSocket and HTTP together; further ones are answered with 503
+    /// Maximum number of connections, WebSocket and HTTP together; further ones are answered with 503
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
 
-    /// Let web pages of this origin connect, too, such as https://example.com; can be given several times. Without it
-    /// only this program's own page can, and programs that are no browsers. 'null' and 'file://' stand for what some
-    /// devices and apps send. '*': all pages
+    /// Also accept web pages of this origin, such as https://example.com; can be given several times. Without it, only
+    /// this program's own page and programs other than browsers can connect. 'null' and 'file://' are the origins that
+    /// some devices and apps send. '*': all pages
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<String>,
 
-    /// Answer to this host name, too, such as the public name that a proxy in front passes on; can be given several times.
-    /// Where the program listens on a loopback address, it answers only to localhost, IP addresses, the hosts of
-    /// --allow-origin and these names, so that no web page can reach it by a name of its own. '*': any name
+    /// Also answer to this host name, such as the public name that a proxy passes on; can be given several times. On a
+    /// loopback address, the program answers only to localhost, IP addresses, the hosts of --allow-origin and these
+    /// names, which prevents DNS rebinding. '*': any name
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
 
-    /// Connections that one address may have at once; further ones are answered with 429. Without it, any number
+    /// Maximum number of connections per address; further ones are answered with 429. Without it, no limit
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections_per_address: Option<usize>,
 
-    /// WebSocket handshakes and event streams that one address may begin per second; further ones are answered with 429.
-    /// Without it, any number
+    /// Maximum number of WebSocket handshakes and new event streams per address and second; further ones are answered
+    /// with 429. Without it, no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 
-    /// Believe this proxy, or network of proxies such as 10.0.0.0/8, when its X-Forwarded-For says whose connection it
-    /// is; can be given several times
+    /// Trust X-Forwarded-For of this proxy, or network of proxies such as 10.0.0.0/8; can be given several times
     #[arg(long, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,
 
-    /// Serve metrics for Prometheus at this address, under /metrics. It should not be open to the world
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    /// Serve metrics for Prometheus at this address, under /metrics. It should not be public
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<SocketAddr>,
 
-    /// Ping clients that have been silent for this long, and disconnect those that are still silent 10 s later.
-    /// 0: never
+    /// Ping clients that have been silent for this long, and disconnect those that do not answer within 10 s. 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
     pub(crate) heartbeat: u32,
 
-    /// Send a comment to event streams that have been silent for this long, so that proxies do not cut them: choose less than half
-    /// of the shortest time-out of the proxies in front. At least 1
+    /// Send a comment to event streams that have been silent for this long, so that proxies keep them open: less than
+    /// half of the proxies' shortest timeout. At least 1
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events_keep_alive: u32,
 
-    /// Say nothing on standard error but errors
+    /// Print nothing but errors on standard error
     #[arg(long)]
     pub(crate) quiet: bool,
 }
 
-/// [`SlowConsumer`], as it is called here.
+/// The command-line names of [`SlowConsumer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
-    /// Read input no faster than the slowest client; disconnect clients that take next to nothing for 1 s
+    /// Read input no faster than the slowest client; disconnect clients that read next to nothing for 1 s
     Pace,
-    /// Disconnect it
+    /// Disconnect the client
     Disconnect,
-    /// Drop the oldest messages that wait for it
+    /// Drop the oldest queued messages
     DropOldest,
     /// Drop the new message
     DropNewest,
@@ -178,7 +177,7 @@ impl Options {
         }
     }
 
-    /// Which names the program answers to at an address that it listens on; `None`: any.
+    /// The host names that the program answers to on an address; `None`: any.
     pub(crate) fn hosts(&self, listen: SocketAddr) -> Option<AllowedHosts> {
         let origins = self.origins();
         let any = |list: &[String]| list.iter().any(|entry| entry == "*");
@@ -192,15 +191,15 @@ impl Options {
         })
     }
 
-    pub(crate) fn rooms(&self) -> Setup {
-        Setup {
+    pub(crate) fn room_settings(&self) -> RoomSettings {
+        RoomSettings {
             history: self.history.map(usize::from),
             rooms_max: self.max_rooms,
-            announces: !self.no_welcome,
+            announces_clients: !self.no_welcome,
         }
     }
 
-    /// What whoever publishes must know; `None` if nobody may.
+    /// The token for publishing; `None` if publishing is disabled.
     pub(crate) fn publish_token(&self) -> io::Result<Option<Token>> {
         match (&self.publish_token, &self.publish_token_file) {
             (Some(token), _) => Token::new(token)
@@ -226,30 +225,29 @@ impl Options {
     }
 }
 
-/// What refusals call the options that would let a client in.
+/// The option names that refusals suggest.
 pub(crate) fn option_names() -> OptionNames {
     OptionNames::new()
         .with_allowed_origins("--allow-origin")
         .with_allowed_hosts("--allow-host")
 }
 
-/// Reads the command line. Where there is nothing to run, because help was asked for or something is wrong, it has
-/// been said, and the exit code is returned.
+/// Parses the command line. On `--help`, `--version` or an error it prints the text and returns the exit code.
 pub(crate) fn parse() -> Result<Options, ExitCode> {
     Options::try_parse().map_err(|error| {
         if error.use_stderr() {
-            say!("{}", one_line(&error.to_string()));
+            report!("{}", first_paragraph(&error.to_string()));
             ExitCode::from(2)
         } else {
-            // Help and version; where nobody reads them, nothing is lost.
-            let _ = Output.write_all(error.to_string().as_bytes());
+            // Errors are ignored: the reader may have closed the pipe.
+            let _ = StandardOutput.write_all(error.to_string().as_bytes());
             ExitCode::SUCCESS
         }
     })
 }
 
-/// What clap says about an error in several paragraphs, of which the first says what is wrong, in one line.
-fn one_line(error: &str) -> String {
+/// The first paragraph of a clap error, which says what is wrong, as one line.
+fn first_paragraph(error: &str) -> String {
     let what = error.split("\n\n").next().unwrap_or(error);
     let words: Vec<&str> = what
         .trim_start_matches("error: ")
@@ -258,7 +256,7 @@ fn one_line(error: &str) -> String {
     format!("{} (try --help)", words.join(" "))
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.to_socket_addrs()
         .map_err(|error| format!("not an address like 127.0.0.1:8080 ({error})"))?
         .next()
@@ -280,16 +278,16 @@ mod tests {
 
     fn parsed(arguments: &[&str]) -> Result<Options, String> {
         let arguments = std::iter::once(&"humphrey-broadcast").chain(arguments);
-        Options::try_parse_from(arguments).map_err(|error| one_line(&error.to_string()))
+        Options::try_parse_from(arguments).map_err(|error| first_paragraph(&error.to_string()))
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         Options::command().debug_assert();
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_documentation() {
+    fn defaults_match_the_documentation() {
         let options = parsed(&[]).unwrap();
         assert_eq!(options.listen, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(options.on_message, OnMessage::Echo);
@@ -301,8 +299,8 @@ mod tests {
         assert_eq!(options.max_handshakes_per_address, None);
         assert_eq!(options.metrics, None);
         assert_eq!(options.room, None);
-        let setup = options.rooms();
-        assert_eq!((setup.history, setup.rooms_max), (None, None));
+        let settings = options.room_settings();
+        assert_eq!((settings.history, settings.rooms_max), (None, None));
         assert!(options.publish_token().unwrap().is_none());
         assert!(options.heartbeat().is_some());
         assert_eq!(
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_those_that_were_named_beside_the_own_one() {
+    fn allowed_origins_extend_the_own_origin() {
         let origins = |arguments: &[&str]| parsed(arguments).unwrap().origins();
         assert_eq!(
             origins(&["--allow-origin", "https://a.example", "--allow-origin=null"]),

@@ -1,81 +1,82 @@
-//! The page, and the number of clients that it shows.
+//! The web page, and the routes that it fetches.
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::procedures::CLIENT_JS;
 
-use crate::name::RoomName;
+use crate::room_name::RoomName;
 use crate::rooms::Rooms;
 
-/// One file, with its style and script in it.
+/// The page, with its style and script inline.
 const PAGE: &str = include_str!("page.html");
 
-/// Nothing but what is in the page itself, by its hash, and scripts and connections of where it came from.
+/// Allows the page's inline style and script by hash, and scripts and connections of the same origin.
 ///
-/// The hashes are written down rather than computed, as a program that serves one fixed page needs no SHA-256 for it.
-/// The test below says what they are when the page has changed.
+/// The hashes are constants, since a program that serves one fixed page needs no SHA-256. The test below prints them
+/// when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
     script-src 'self' 'sha256-GlcxNDT8oDjazKyjYHJuEvyrebpNewg5DFYWh1y0joI='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What `/check` says to a page that may connect, and asks since its WebSocket does not.
-const CHECKED: &str = "The server is there, and this page may connect. If its WebSocket fails all the same, a proxy in front of \
+/// The answer of `/check` to a page that is allowed to connect but has no WebSocket connection.
+const CHECK_PASSED: &str = "The server is there, and this page may connect. If its WebSocket fails all the same, a proxy in front of \
     the server probably removes the headers Upgrade and Connection: have the proxy pass them on.\n";
 
-/// `/`, `/client.js`, `/clients`, `/clients/ROOM`, and `/check`, which tells the page in words why it can't connect: where it
-/// may not, the library refuses the request with the words of the refused handshake, which browsers keep to themselves.
+/// Routes `/`, `/client.js`, `/clients`, `/clients/ROOM` and `/check`. Browsers hide why a handshake was refused; a
+/// request to `/check` is refused for the same reason, with a readable body.
 pub(crate) fn routes(rooms: Rooms) -> SubApp<()> {
     let all = rooms.clone();
     SubApp::new()
-        .with_stateless_route("/", |_| file(PAGE, "html"))
-        .with_stateless_route("/client.js", |_| file(CLIENT_JS, "javascript"))
+        .with_stateless_route("/", |_| embedded_file(PAGE, "html"))
+        .with_stateless_route("/client.js", |_| embedded_file(CLIENT_JS, "javascript"))
         .with_stateless_route("/check", |_| {
-            secured(Response::new(StatusCode::OK, CHECKED))
+            with_security_headers(Response::new(StatusCode::OK, CHECK_PASSED))
                 .with_header("Content-Type", "text/plain; charset=utf-8")
                 .with_header("Cache-Control", "no-store")
         })
         .with_stateless_route("/clients", move |_| {
-            clients(all.members(&RoomName::everyone()), None)
+            client_counts(all.members(&RoomName::everyone()), None)
         })
         .with_stateless_route("/clients/*", move |request: Request| {
             let path = request.uri.strip_prefix("/clients").unwrap_or_default();
-            match RoomName::of_path(path) {
+            match RoomName::from_path(path) {
                 Ok(room) => {
                     let in_room = (!room.is_everyone()).then(|| rooms.members(&room));
-                    clients(rooms.members(&RoomName::everyone()), in_room)
+                    client_counts(rooms.members(&RoomName::everyone()), in_room)
                 }
                 Err(error) => {
                     let answer = Response::new(StatusCode::BadRequest, format!("{error}\n"));
-                    secured(answer).with_header("Content-Type", "text/plain; charset=utf-8")
+                    with_security_headers(answer)
+                        .with_header("Content-Type", "text/plain; charset=utf-8")
                 }
             }
         })
 }
 
-/// An answer that is nothing to sniff, to frame or to embed in pages of other sites.
-pub(crate) fn secured(response: Response) -> Response {
+/// Adds headers that forbid MIME sniffing, framing and embedding in other sites.
+pub(crate) fn with_security_headers(response: Response) -> Response {
     response
         .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Cross-Origin-Resource-Policy", "same-origin")
         .with_header("Content-Security-Policy", "frame-ancestors 'none'")
 }
 
-fn file(content: &'static str, kind: &str) -> Response {
+fn embedded_file(content: &'static str, kind: &str) -> Response {
     Response::new(StatusCode::OK, content)
         .with_header("Content-Type", format!("text/{kind}; charset=utf-8"))
         .with_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Cross-Origin-Resource-Policy", "same-origin")
         .with_header("Referrer-Policy", "no-referrer")
-        // Another version of the program may serve another page.
+        // The next version of the program may serve another page.
         .with_header("Cache-Control", "no-cache")
 }
 
-fn clients(connections: usize, in_room: Option<usize>) -> Response {
+fn client_counts(connections: usize, in_room: Option<usize>) -> Response {
     let in_room = in_room.map_or_else(String::new, |members| format!(", \"room\": {members}"));
     let json = format!("{{\"clients\": {connections}{in_room}}}\n");
-    secured(Response::new(StatusCode::OK, json))
+    with_security_headers(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")
 }
@@ -86,7 +87,7 @@ mod tests {
     use base64::Engine;
     use sha2::{Digest, Sha256};
 
-    /// What stands in the only element of that name.
+    /// The content of the only element of that name.
     fn element(name: &str) -> &'static str {
         let (open, close) = (format!("<{name}"), format!("</{name}>"));
         assert_eq!(PAGE.matches(&open).count(), 1, "{name}");
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_allows_the_style_and_the_script_of_the_page() {
+    fn policy_allows_the_style_and_script_of_the_page() {
         for (directive, name) in [("style-src", "style"), ("script-src", "script")] {
             let hash = base64::engine::general_purpose::STANDARD
                 .encode(Sha256::digest(element(name).as_bytes()));
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_fetches_nothing_from_elsewhere() {
+    fn page_loads_nothing_from_other_origins() {
         for elsewhere in ["http://", "https://", "src=", "@import", "url("] {
             let allowed = PAGE.matches("http://www.w3.org/2000/svg").count();
             let found = PAGE.matches(elsewhere).count();
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_never_makes_markup_of_a_message() {
+    fn page_never_renders_a_message_as_markup() {
         for markup in [
             "innerHTML",
             "outerHTML",

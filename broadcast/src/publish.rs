@@ -1,4 +1,4 @@
-//! `POST /publish` and `POST /publish/ROOM`, for those who have the token.
+//! `POST /publish` and `POST /publish/ROOM`, authorised with a bearer token.
 
 use std::fmt;
 use std::fs::File;
@@ -11,19 +11,19 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{Message, Reject, RequestHead};
 use subtle::ConstantTimeEq;
 
-use crate::name::RoomName;
-use crate::page::secured;
+use crate::page::with_security_headers;
+use crate::room_name::RoomName;
 use crate::rooms::Rooms;
 
-/// Longest token. What is longer was not meant to be one.
+/// Longest token; guards against naming the wrong file.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// What whoever publishes must know.
+/// The token that authorises publishing.
 #[derive(Clone)]
 pub(crate) struct Token(String);
 
 impl Token {
-    /// The error does not say what the token is.
+    /// Validates a token. The error does not contain it.
     pub(crate) fn new(token: &str) -> Result<Self, &'static str> {
         let is_visible = |byte: &u8| byte.is_ascii_graphic();
         match token.len() {
@@ -34,13 +34,13 @@ impl Token {
         }
     }
 
-    /// Reads it from a file; whitespace around it, as at the end of the line, is none of it.
+    /// Reads the token from a file; surrounding whitespace is ignored.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| {
             let what = format!("--publish-token-file {}: {error}", path.display());
             io::Error::new(error.kind(), what)
         };
-        // Whatever the file is, such as a device without end.
+        // Bounded, since the path may name an endless device.
         let bytes_max = TOKEN_BYTES_MAX as u64 + 3;
         let mut text = String::new();
         File::open(path)
@@ -50,8 +50,9 @@ impl Token {
             .map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))
     }
 
-    /// Whether that header has it (RFC 6750 §2.1). How long it takes says nothing of the token but its length.
-    fn is_in(&self, authorization: &str) -> bool {
+    /// Whether an `Authorization` header carries the token (RFC 6750 §2.1). The comparison takes constant time for
+    /// tokens of the same length.
+    fn matches_header(&self, authorization: &str) -> bool {
         let Some((scheme, token)) = authorization.split_once(' ') else {
             return false;
         };
@@ -66,7 +67,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// `/publish` and `/publish/ROOM`.
+/// Routes `/publish` and `/publish/ROOM`.
 pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
     let to_everyone = (rooms.clone(), token.clone());
     SubApp::new()
@@ -80,18 +81,18 @@ pub(crate) fn routes(rooms: Rooms, token: Token) -> SubApp<()> {
         })
 }
 
-/// Refuses what is not to be published before its body is read. Requests without a body are left to the routes.
+/// Rejects unauthorised requests before their body is read. Requests without a body are checked by the routes.
 pub(crate) fn guard(request: &RequestHead, token: &Token) -> Result<(), Reject> {
     let path = request.path();
     match path == "/publish" || path.starts_with("/publish/") {
-        true => check(request.header("Authorization"), token),
+        true => authorize(request.header("Authorization"), token),
         false => Ok(()),
     }
 }
 
-/// Whether a request with this header may publish.
-fn check(authorization: Option<&str>, token: &Token) -> Result<(), Reject> {
-    if !authorization.is_some_and(|value| token.is_in(value)) {
+/// Checks an `Authorization` header.
+fn authorize(authorization: Option<&str>, token: &Token) -> Result<(), Reject> {
+    if !authorization.is_some_and(|value| token.matches_header(value)) {
         let challenge = match authorization {
             Some(_) => "Bearer realm=\"publish\", error=\"invalid_token\"",
             None => "Bearer realm=\"publish\"",
@@ -112,12 +113,12 @@ fn reject(status: u16, why: &str) -> Reject {
 
 fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Response {
     let authorization = request.headers.get(HeaderType::Authorization);
-    if let Err(reject) = check(authorization, token) {
-        return answer(&reject);
+    if let Err(reject) = authorize(authorization, token) {
+        return reject_response(&reject);
     }
-    let room = match RoomName::of_path(path) {
+    let room = match RoomName::from_path(path) {
         Ok(room) => room,
-        Err(error) => return refusal(StatusCode::BadRequest, &error.to_string()),
+        Err(error) => return error_response(StatusCode::BadRequest, &error.to_string()),
     };
     let body = request.content.as_deref().unwrap_or_default();
     let message = if is_binary(request) {
@@ -126,23 +127,23 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
         Message::new(body)
     } else {
         let why = "the body is not UTF-8: send it with Content-Type: application/octet-stream";
-        return refusal(StatusCode::BadRequest, why);
+        return error_response(StatusCode::BadRequest, why);
     };
     let members = rooms.members(&room);
     if !rooms.channel(&room).publish(message) {
-        let why = "there are as many rooms as --max-rooms allows, with somebody in each: this one can't keep the message";
-        return refusal(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
+        let why = "there are as many rooms as --max-rooms allows, and clients in each: this room cannot keep the message";
+        return error_response(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
     }
     let json = format!("{{\"members\": {members}}}\n");
-    secured(Response::new(StatusCode::OK, json))
+    with_security_headers(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")
 }
 
-/// A rejection as the answer of a route.
-fn answer(reject: &Reject) -> Response {
+/// Converts a rejection into the response of a route.
+fn reject_response(reject: &Reject) -> Response {
     let status = StatusCode::try_from(reject.status()).unwrap_or(StatusCode::BadRequest);
-    let response = secured(Response::new(status, reject.body()));
+    let response = with_security_headers(Response::new(status, reject.body()));
     let mut headers = reject.headers();
     headers.by_ref().fold(response, |response, (name, value)| {
         response.with_header(name, value)
@@ -159,8 +160,8 @@ fn is_binary(request: &Request) -> bool {
     })
 }
 
-fn refusal(status: StatusCode, why: &str) -> Response {
-    secured(Response::new(status, format!("{why}\n")))
+fn error_response(status: StatusCode, why: &str) -> Response {
+    with_security_headers(Response::new(status, format!("{why}\n")))
         .with_header("Content-Type", "text/plain; charset=utf-8")
         .with_header("Cache-Control", "no-store")
 }
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_visible_ascii_and_is_never_shown() {
+    fn token_must_be_visible_ascii_and_is_never_printed() {
         let token = Token::new("s3cret-._~+/=").unwrap();
         assert_eq!(format!("{token:?}"), "Token(..)");
         for bad in ["", "two words", "Zürich", "line\n", &"x".repeat(4097)] {
@@ -180,10 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_token_as_a_bearer_is_it() {
+    fn authorization_requires_the_whole_bearer_token() {
         let token = Token::new("s3cret").unwrap();
         for good in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "] {
-            assert!(token.is_in(good), "{good}");
+            assert!(token.matches_header(good), "{good}");
         }
         for bad in [
             "",
@@ -196,7 +197,7 @@ mod tests {
             "Basic s3cret",
             "Bearer s3cret s3cret",
         ] {
-            assert!(!token.is_in(bad), "{bad}");
+            assert!(!token.matches_header(bad), "{bad}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Who gets what. Knows the library's rooms; the rest of the program knows only those of its users.
+//! Maps the rooms of users to the rooms of the library.
 //!
-//! Where nothing is kept, everyone is the library's everyone, and a message costs what it costs there. Where something is,
-//! everyone is a room like the others, since only rooms have histories; and each room is two: of the clients that get
-//! messages as they are, and of those that get them as JSON, with the ids that they can resume from. Announcements are kept
-//! nowhere, so they have rooms of their own then.
+//! Without `--history`, "everyone" is the library's broadcast group, at the same cost per message. With `--history`,
+//! "everyone" is a room too, since only rooms have a history, and each user's room consists of two library rooms: one
+//! for clients that get plain messages, one for clients that get JSON with ids to resume from. Announcements are never
+//! kept, so they then have library rooms of their own.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -11,61 +11,62 @@ use std::sync::Arc;
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, HistoryId, Limits, Message, Room};
 
 use crate::json::{Envelope, now_ms};
-use crate::name::RoomName;
+use crate::room_name::RoomName;
 
-/// What is kept of a room, in bytes of payload.
+/// History of a room, in bytes of payload.
 pub(crate) const HISTORY_BYTES_MAX: usize = 256 << 10;
 
-/// JSON is longer than what is in it.
+/// History of a JSON room: an envelope is longer than its payload.
 const JSON_HISTORY_BYTES_MAX: usize = 2 * HISTORY_BYTES_MAX;
 
-/// Rooms that there may be at once where each keeps something, unless the user says otherwise.
-const KEPT_ROOMS_MAX: usize = 1_000;
+/// Default of `--max-rooms` with `--history`.
+const HISTORY_ROOMS_MAX: usize = 1_000;
 
-/// In what form a client gets its messages.
+/// The form in which a client gets its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum MessageForm {
     Plain,
     Json,
 }
 
-/// The names of the library's rooms begin with these. They are no longer than [`crate::name::NAME_BYTES_MAX`] leaves room for.
-fn prefix(form: Form, is_announcement: bool) -> &'static str {
+/// The prefix of the library's name of a room. Together with a name of [`crate::room_name::NAME_BYTES_MAX`] bytes it
+/// fits the library's limit.
+fn prefix(form: MessageForm, is_announcement: bool) -> &'static str {
     match (form, is_announcement) {
-        (Form::Plain, false) => "plain/",
-        (Form::Json, false) => "json/",
-        (Form::Plain, true) => "new/plain/",
-        (Form::Json, true) => "new/json/",
+        (MessageForm::Plain, false) => "plain/",
+        (MessageForm::Json, false) => "json/",
+        (MessageForm::Plain, true) => "new/plain/",
+        (MessageForm::Json, true) => "new/json/",
     }
 }
 
-/// How the rooms are set up.
+/// Room settings from the command line.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Setup {
-    /// How many messages each room keeps.
+pub(crate) struct RoomSettings {
+    /// Number of messages kept for each room (`--history`).
     pub(crate) history: Option<usize>,
-    /// How many rooms there may be, if the user has said so.
+    /// `--max-rooms`, if given.
     pub(crate) rooms_max: Option<usize>,
-    /// New clients are announced.
-    pub(crate) announces: bool,
+    /// Whether new clients are announced.
+    pub(crate) announces_clients: bool,
 }
 
-impl Setup {
-    /// How many of the library's rooms that are.
+impl RoomSettings {
+    /// The limit on library rooms that allows `rooms_max` rooms of users.
     pub(crate) fn library_rooms_max(self) -> usize {
         match self.history {
             None => self.rooms_max.unwrap_or(Limits::default().rooms_max),
-            // One for each form, and as many for announcements; and the same for everyone.
+            // One library room for each form, plus as many for announcements; and the same for everyone.
             Some(_) => {
-                let rooms = self.rooms_max.unwrap_or(KEPT_ROOMS_MAX);
-                let each = if self.announces { 4 } else { 2 };
+                let rooms = self.rooms_max.unwrap_or(HISTORY_ROOMS_MAX);
+                let each = if self.announces_clients { 4 } else { 2 };
                 rooms.saturating_add(1).saturating_mul(each)
             }
         }
     }
 
-    /// Has the app keep what its rooms are to keep. Everyone's, and the room that standard input goes to, never give way to
-    /// others: they have patterns of their own.
+    /// Configures the histories of an app. The rooms of "everyone" and of standard input have patterns of their own,
+    /// which protects them from eviction by other rooms.
     pub(crate) fn apply<State, StreamState>(
         self,
         mut app: AsyncWebsocketApp<State, StreamState>,
@@ -87,44 +88,44 @@ impl Setup {
     }
 }
 
-/// All rooms. Clones are cheap.
+/// Creates and queries rooms. Clones are cheap.
 #[derive(Clone)]
 pub(crate) struct Rooms {
     sender: AsyncSender,
-    keeps: bool,
-    server: Arc<str>,
+    has_history: bool,
+    server_id: Arc<str>,
 }
 
 impl Rooms {
-    pub(crate) fn new(sender: AsyncSender, setup: Setup) -> Self {
-        // Every `RandomState` hashes in a way of its own, drawn by chance.
-        let server = format!("{:x}", RandomState::new().hash_one(()));
+    pub(crate) fn new(sender: AsyncSender, settings: RoomSettings) -> Self {
+        // Each `RandomState` has random keys.
+        let server_id = format!("{:x}", RandomState::new().hash_one(()));
         Self {
             sender,
-            keeps: setup.history.is_some(),
-            server: server.into(),
+            has_history: settings.history.is_some(),
+            server_id: server_id.into(),
         }
     }
 
-    /// Whether messages are kept, and so have ids.
-    pub(crate) fn keeps(&self) -> bool {
-        self.keeps
+    /// Whether rooms keep a history, and messages have ids.
+    pub(crate) fn has_history(&self) -> bool {
+        self.has_history
     }
 
-    /// Another after each start of the program.
-    pub(crate) fn server(&self) -> &str {
-        &self.server
+    /// A random identifier of this run of the program.
+    pub(crate) fn server_id(&self) -> &str {
+        &self.server_id
     }
 
-    /// The library's name of a room, for its clients of a form; `None` for the library's everyone.
+    /// The library's name of a room, for clients of one form; `None` for the library's broadcast group.
     pub(crate) fn library_name(
         &self,
         name: &RoomName,
-        form: Form,
+        form: MessageForm,
         is_announcement: bool,
     ) -> Option<String> {
-        if !self.keeps {
-            let prefix = prefix(Form::Plain, false);
+        if !self.has_history {
+            let prefix = prefix(MessageForm::Plain, false);
             return (!name.is_everyone()).then(|| format!("{prefix}{}", name.as_str()));
         }
         Some(format!(
@@ -134,24 +135,24 @@ impl Rooms {
         ))
     }
 
-    fn room(&self, name: &RoomName, form: Form, is_announcement: bool) -> Room {
+    fn room(&self, name: &RoomName, form: MessageForm, is_announcement: bool) -> Room {
         match self.library_name(name, form, is_announcement) {
             Some(name) => self.sender.room(&name),
             None => self.sender.everyone(),
         }
     }
 
-    /// A way to send messages to a room.
+    /// The channel that sends messages to a room.
     pub(crate) fn channel(&self, name: &RoomName) -> Channel {
         self.channel_of(name, false)
     }
 
     fn channel_of(&self, name: &RoomName, is_announcement: bool) -> Channel {
         let json = self
-            .keeps
-            .then(|| self.room(name, Form::Json, is_announcement));
+            .has_history
+            .then(|| self.room(name, MessageForm::Json, is_announcement));
         Channel {
-            plain: self.room(name, Form::Plain, is_announcement),
+            plain: self.room(name, MessageForm::Plain, is_announcement),
             json,
             name: name.clone(),
         }
@@ -162,7 +163,7 @@ impl Rooms {
         let _ = self.channel_of(name, true).publish(Message::new(text));
     }
 
-    /// How many clients get what is sent to a room.
+    /// The number of clients that get the messages of a room.
     pub(crate) fn members(&self, name: &RoomName) -> usize {
         if name.is_everyone() {
             return self.sender.connections();
@@ -170,13 +171,13 @@ impl Rooms {
         self.channel(name).members()
     }
 
-    /// The last message to a room, for clients of a form.
-    pub(crate) fn last_id(&self, name: &RoomName, form: Form) -> Option<HistoryId> {
+    /// The id of the last message to a room, for clients of one form.
+    pub(crate) fn last_id(&self, name: &RoomName, form: MessageForm) -> Option<HistoryId> {
         self.room(name, form, false).last_id()
     }
 
-    /// Whether a room of the library keeps all that it was ever sent.
-    pub(crate) fn keeps_all(&self, library_name: &str) -> bool {
+    /// Whether the history of a library room holds every message that was ever sent to it.
+    pub(crate) fn has_full_history(&self, library_name: &str) -> bool {
         let room = self.sender.room(library_name);
         let kept = room.since(None).unwrap_or_default();
         match kept.first() {
@@ -186,17 +187,17 @@ impl Rooms {
     }
 }
 
-/// A way to send messages to a room.
+/// Sends messages to a room, in every form that has clients.
 pub(crate) struct Channel {
     name: RoomName,
     plain: Room,
-    /// Where there is one.
+    /// Only with a history.
     json: Option<Room>,
 }
 
 impl Channel {
-    /// Sends a message to all who are in the room, or to everyone. Waits as [`Room::broadcast`] does. Returns whether it is kept
-    /// where it is to be: it is not where there are too many rooms, or at the end.
+    /// Broadcasts a message to a room, or to everyone. Blocks as [`Room::broadcast`] does. Returns whether the message
+    /// was kept as configured: it is not if there are too many rooms, or during shutdown.
     pub(crate) fn publish(&self, message: Message) -> bool {
         let mut is_kept = true;
         if let Some(json) = &self.json {
@@ -230,29 +231,29 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::NAME_BYTES_MAX;
+    use crate::room_name::NAME_BYTES_MAX;
 
     fn rooms(history: Option<usize>) -> Rooms {
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
-        let setup = Setup {
+        let settings = RoomSettings {
             history,
             rooms_max: None,
-            announces: false,
+            announces_clients: false,
         };
-        Rooms::new(app.sender(), setup)
+        Rooms::new(app.sender(), settings)
     }
 
     #[test]
-    fn without_a_history_everyone_is_the_librarys_everyone_and_no_json_is_made() {
+    fn channel_without_history_uses_the_library_broadcast() {
         let channel = rooms(None).channel(&RoomName::everyone());
         assert_eq!(channel.plain.name(), None);
         assert!(channel.json.is_none());
     }
 
     #[test]
-    fn the_longest_name_is_none_too_long_for_the_library() {
+    fn longest_room_name_fits_the_library_limit() {
         let name: RoomName = "x".repeat(NAME_BYTES_MAX).parse().unwrap();
-        for form in [Form::Plain, Form::Json] {
+        for form in [MessageForm::Plain, MessageForm::Json] {
             for is_announcement in [false, true] {
                 let name = rooms(Some(1)).library_name(&name, form, is_announcement);
                 assert!(name.unwrap().len() <= 255);
@@ -261,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_rooms_as_the_user_says_whatever_one_is_made_of() {
+    fn max_rooms_counts_rooms_of_users() {
         let of = |history, rooms_max| {
-            [false, true].map(|announces| {
-                let setup = Setup {
+            [false, true].map(|announces_clients| {
+                let settings = RoomSettings {
                     history,
                     rooms_max,
-                    announces,
+                    announces_clients,
                 };
-                setup.library_rooms_max()
+                settings.library_rooms_max()
             })
         };
         assert_eq!(of(None, None), [Limits::default().rooms_max; 2]);

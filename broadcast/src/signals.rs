@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM, and SIGHUP: the terminal has gone.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
 use std::io;
 use std::sync::Arc;
@@ -6,15 +6,14 @@ use std::sync::atomic::AtomicBool;
 #[cfg(unix)]
 use std::{sync::atomic::Ordering, thread, time::Duration};
 
-/// Signals that come within this time of the first one are that one, delivered twice. A person takes longer.
+/// A signal within this time of the first one counts as a duplicate of it. A person takes longer.
 #[cfg(unix)]
-const TWICE: Duration = Duration::from_millis(100);
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
-/// On the first of the signals, sets `stopping` and calls `stop`. A second Ctrl-C or SIGTERM ends the program at once, as if
-/// it were not caught, so that nothing can make the program unstoppable; but not right after the first one, which programs
-/// such as `timeout`, that signal both their child and their process group, send twice. A second SIGHUP never does: where a
-/// terminal is closed, both the system and the shell send one. Where SIGHUP is ignored from the start, as under `nohup`, it
-/// stays so.
+/// On the first signal, sets `stopping` and calls `stop`. A second Ctrl-C or SIGTERM ends the program at once with the
+/// default exit code, so that it can always be stopped. A duplicate within [`DUPLICATE_WINDOW`] does not: programs such
+/// as `timeout` signal both their child and its process group. A second SIGHUP never does: when a terminal closes, both
+/// the system and the shell send one. SIGHUP stays ignored if it was ignored at the start, as under `nohup`.
 #[cfg(unix)]
 pub(crate) fn on_stop(
     stopping: Arc<AtomicBool>,
@@ -24,9 +23,9 @@ pub(crate) fn on_stop(
     use signal_hook::flag;
     use signal_hook::iterator::Signals;
 
-    let impatient = Arc::new(AtomicBool::new(false));
+    let exit_at_once = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, impatient.clone())?;
+        flag::register_conditional_shutdown(signal, 128 + signal, exit_at_once.clone())?;
         flag::register(signal, stopping.clone())?;
     }
     let mut caught = vec![SIGINT, SIGTERM];
@@ -35,13 +34,13 @@ pub(crate) fn on_stop(
         caught.push(SIGHUP);
     }
     let (mut signals, mut first) = (Signals::new(&caught)?, Signals::new(caught)?);
-    // A thread of its own, lest anything that `stop` does can keep it from its task.
+    // A separate thread, since `stop` may block.
     thread::Builder::new()
         .name("second signal".into())
         .spawn(move || {
             if first.forever().next().is_some() {
-                thread::sleep(TWICE);
-                impatient.store(true, Ordering::SeqCst);
+                thread::sleep(DUPLICATE_WINDOW);
+                exit_at_once.store(true, Ordering::SeqCst);
             }
         })?;
     thread::Builder::new()
@@ -54,14 +53,14 @@ pub(crate) fn on_stop(
         .map(drop)
 }
 
-/// Whether whoever has started the program wants it not to hear of a signal. The call that tells is not safe in Rust, so
-/// Linux is asked by its `/proc`; on other systems the answer is no.
+/// Whether the parent process has set a signal to be ignored. The system call for it is unsafe in Rust, so this reads
+/// `/proc`; other systems than Linux report no.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
 }
 
-/// Reads the mask of ignored signals, in which the lowest bit is signal 1.
+/// Parses the mask of ignored signals, whose lowest bit is signal 1.
 #[cfg(unix)]
 fn ignores(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -69,7 +68,7 @@ fn ignores(status: &str, signal: i32) -> bool {
         .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Elsewhere the system ends the program, without a word to the clients.
+/// On other systems a signal ends the program without closing handshakes.
 #[cfg(not(unix))]
 pub(crate) fn on_stop(_: Arc<AtomicBool>, _: impl Fn() + Send + 'static) -> io::Result<()> {
     Ok(())

@@ -1,32 +1,32 @@
-//! Standard input, output and error. Other processes have them open, too, and may have made them non-blocking: where there is
-//! nothing to read, or no room to write, the descriptor is waited for with `poll`. Its flags are never changed.
+//! Standard input, output and error. Other processes may share them and may have made them non-blocking: reads and
+//! writes that would block wait with `poll`, and the flags of the descriptors are never changed.
 
 use std::io::{self, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a message waits for room on a standard error that is non-blocking and full.
-const SAY_WAIT: Duration = Duration::from_secs(1);
+/// How long a diagnostic waits for room on a non-blocking standard error that is full.
+const STDERR_WAIT: Duration = Duration::from_secs(1);
 
 /// Standard input, unbuffered.
 #[derive(Debug)]
-pub(crate) struct Input;
+pub(crate) struct StandardInput;
 
-impl Read for Input {
+impl Read for StandardInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         system::read_input(buffer)
     }
 }
 
-/// How much later than the error of a closed terminal its SIGHUP may be heard of.
-const HANG_UP_WAIT: Duration = Duration::from_secs(1);
+/// How long after the read error of a closed terminal its SIGHUP may arrive.
+const SIGHUP_WAIT: Duration = Duration::from_secs(1);
 
-/// Whether an error of standard input belongs to the end of the program. A terminal that is closed can't be read any more (EIO),
-/// and sends SIGHUP, which another thread may hear of a moment later: that is waited for.
-pub(crate) fn hangs_up(error: &io::Error, is_stopping: impl Fn() -> bool) -> bool {
-    let by = Instant::now() + HANG_UP_WAIT;
+/// Whether a read error of standard input is part of the end of the program. Reading a closed terminal fails with EIO,
+/// and its SIGHUP may reach another thread a moment later: this waits for it.
+pub(crate) fn is_hangup(error: &io::Error, is_stopping: impl Fn() -> bool) -> bool {
+    let by = Instant::now() + SIGHUP_WAIT;
     while !is_stopping() {
-        if !system::is_of_terminal(error) || Instant::now() >= by {
+        if !system::is_terminal_error(error) || Instant::now() >= by {
             return false;
         }
         thread::sleep(Duration::from_millis(5));
@@ -34,11 +34,11 @@ pub(crate) fn hangs_up(error: &io::Error, is_stopping: impl Fn() -> bool) -> boo
     true
 }
 
-/// Standard output, unbuffered. Writes take what there is room for, and wait while there is none.
+/// Standard output, unbuffered. Writes are partial, and block while there is no room.
 #[derive(Debug)]
-pub(crate) struct Output;
+pub(crate) struct StandardOutput;
 
-impl Write for Output {
+impl Write for StandardOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         system::write_output(bytes)
     }
@@ -48,9 +48,9 @@ impl Write for Output {
     }
 }
 
-/// Writes to standard error, which nobody may read: an error is not worth mentioning, nor to whom.
+/// Writes to standard error. Errors are ignored: there is nowhere to report them.
 pub(crate) fn write_error(bytes: &[u8]) {
-    let _ = system::write_error(bytes, SAY_WAIT);
+    let _ = system::write_error(bytes, STDERR_WAIT);
 }
 
 #[cfg(unix)]
@@ -62,8 +62,8 @@ mod system {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::io::Errno;
 
-    /// Does something to a descriptor; where that would block, waits until it would not, at most until then.
-    pub(super) fn patiently(
+    /// Calls `act`; while that would block, waits for the descriptor, at most until `by`.
+    pub(super) fn retry_when_ready(
         descriptor: BorrowedFd<'_>,
         events: PollFlags,
         by: Option<Instant>,
@@ -88,14 +88,14 @@ mod system {
         }
     }
 
-    pub(super) fn is_of_terminal(error: &io::Error) -> bool {
+    pub(super) fn is_terminal_error(error: &io::Error) -> bool {
         error.raw_os_error() == Some(Errno::IO.raw_os_error())
     }
 
     pub(super) fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
         let input = io::stdin();
         let input = input.as_fd();
-        patiently(input, PollFlags::IN, None, || {
+        retry_when_ready(input, PollFlags::IN, None, || {
             rustix::io::read(input, &mut *buffer)
         })
     }
@@ -103,18 +103,18 @@ mod system {
     pub(super) fn write_output(bytes: &[u8]) -> io::Result<usize> {
         let output = io::stdout();
         let output = output.as_fd();
-        patiently(output, PollFlags::OUT, None, || {
+        retry_when_ready(output, PollFlags::OUT, None, || {
             rustix::io::write(output, bytes)
         })
     }
 
     pub(super) fn write_error(mut bytes: &[u8], wait: Duration) -> io::Result<()> {
-        // One line at a time, also where it takes several writes.
+        // Holds the lock, so that lines are not mixed even if one takes several writes.
         let error = io::stderr().lock();
         let error = error.as_fd();
         let by = Some(Instant::now() + wait);
         while !bytes.is_empty() {
-            let written = patiently(error, PollFlags::OUT, by, || {
+            let written = retry_when_ready(error, PollFlags::OUT, by, || {
                 rustix::io::write(error, bytes)
             })?;
             bytes = bytes.get(written..).unwrap_or_default();
@@ -128,7 +128,7 @@ mod system {
     use std::io::{self, Read, Write};
     use std::time::Duration;
 
-    pub(super) fn is_of_terminal(_: &io::Error) -> bool {
+    pub(super) fn is_terminal_error(_: &io::Error) -> bool {
         false
     }
 
@@ -150,8 +150,8 @@ mod system {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use super::hangs_up;
-    use super::system::patiently;
+    use super::is_hangup;
+    use super::system::retry_when_ready;
     use rustix::event::PollFlags;
     use std::io::{Read, Write};
     use std::os::fd::AsFd;
@@ -159,7 +159,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Two ends of which the first is non-blocking.
+    /// A connected pair of which the first is non-blocking.
     fn pair() -> (UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -172,10 +172,10 @@ mod tests {
         let of_others = std::io::Error::from(rustix::io::Errno::ISDIR);
         let asked = std::cell::Cell::new(0);
         let heard_at_last = || asked.replace(asked.get() + 1) >= 3;
-        assert!(hangs_up(&of_terminal, heard_at_last));
-        assert!(!hangs_up(&of_terminal, || false));
-        assert!(!hangs_up(&of_others, || asked.replace(0) == 0));
-        assert!(hangs_up(&of_others, || true));
+        assert!(is_hangup(&of_terminal, heard_at_last));
+        assert!(!is_hangup(&of_terminal, || false));
+        assert!(!is_hangup(&of_others, || asked.replace(0) == 0));
+        assert!(is_hangup(&of_others, || true));
     }
 
     #[test]
@@ -186,12 +186,12 @@ mod tests {
             theirs
         });
         let mut buffer = [0; 9];
-        let read = patiently(ours.as_fd(), PollFlags::IN, None, || {
+        let read = retry_when_ready(ours.as_fd(), PollFlags::IN, None, || {
             rustix::io::read(&ours, &mut buffer)
         });
         assert_eq!((read.unwrap(), &buffer[..4]), (4, &b"late"[..]));
         drop(writer.join().unwrap());
-        let read = patiently(ours.as_fd(), PollFlags::IN, None, || {
+        let read = retry_when_ready(ours.as_fd(), PollFlags::IN, None, || {
             rustix::io::read(&ours, &mut buffer)
         });
         assert_eq!(read.unwrap(), 0, "the end");
@@ -201,7 +201,7 @@ mod tests {
     fn full_non_blocking_descriptor_is_waited_for_or_given_up() {
         let (ours, mut theirs) = pair();
         let write = |by| {
-            patiently(ours.as_fd(), PollFlags::OUT, by, || {
+            retry_when_ready(ours.as_fd(), PollFlags::OUT, by, || {
                 rustix::io::write(&ours, &[b'x'; 4096])
             })
         };

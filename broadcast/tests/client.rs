@@ -233,7 +233,7 @@ fn where_more_was_missed_than_is_kept_it_is_said_and_the_rest_comes() {
     for n in 6..9 {
         assert_eq!(shell.line(), n.to_string());
     }
-    shell.expect_line("messages are missing: the server keeps them no longer");
+    shell.expect_line("messages are missing: they are no longer in");
 }
 
 #[test]
@@ -246,17 +246,17 @@ fn listen_outlives_the_server_and_gets_from_the_next_all_that_it_keeps() {
         program.write(b"one\n");
         assert_eq!(shell.line(), "one");
         program.signal(Signal::KILL);
-        shell.expect_line("again in");
+        shell.expect_line("reconnecting in");
         drop(program);
         let mut program = Program::start_at(&address, &arguments);
         if history.is_empty() {
             shell.expect_line("connected");
-            shell.expect_line("what was sent meanwhile may be missing");
+            shell.expect_line("messages sent in the meantime may be missing");
             eventually("it is in", || program_has_client(&program));
             program.write(b"two\n");
         } else {
             program.write(b"two\n");
-            shell.expect_line("the server was started anew");
+            shell.expect_line("the server was restarted");
         }
         assert_eq!(shell.line(), "two");
         // One that ends in good order is waited for, too.
@@ -297,7 +297,7 @@ fn after_other_close_codes_it_comes_back() {
     let mut shell = Shell::listen(&server.url(), &[SOON]);
     for code in [1001, 1011, 1012, 1013, 4000] {
         server.guest().close(code, "");
-        let line = shell.expect_line(&format!("with {code}; again in"));
+        let line = shell.expect_line(&format!("with {code}; reconnecting in"));
         if code == 1013 {
             // Half of the longest delay, at least.
             let seconds = line.rsplit(" in ").next().unwrap();
@@ -306,9 +306,9 @@ fn after_other_close_codes_it_comes_back() {
         }
     }
     drop(server.guest());
-    shell.expect_line("the connection is lost; again in");
+    shell.expect_line("the connection is lost; reconnecting in");
     server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_line("answers 503: Busy; again in");
+    shell.expect_line("answers 503: Busy; reconnecting in");
     server.guest().close(1000, "");
     shell.expect_exit(0);
 }
@@ -392,7 +392,7 @@ fn server_that_hangs_up_on_everybody_is_offered_the_same_again() {
     let mut shell = Shell::listen(&server.url(), &["--count=1", SOON]);
     server.refuse("");
     server.refuse("");
-    shell.expect_line("hung up in the handshake; again in");
+    shell.expect_line("hung up in the handshake; reconnecting in");
     let mut guest = server.guest();
     assert!(guest.header("Sec-WebSocket-Protocol").is_some());
     guest.send(Message::text("x"));
@@ -470,7 +470,7 @@ fn connections_that_open_and_die_at_once_do_not_count_as_good() {
         }
     });
     shell.expect_exit(1);
-    assert!(shell.said.contains("given up"), "{}", shell.said);
+    assert!(shell.said.contains("giving up"), "{}", shell.said);
     assert!(shell.said.contains("connected to"), "{}", shell.said);
     hang_up.join().unwrap();
 }
@@ -528,9 +528,9 @@ fn a_server_that_is_not_there_is_waited_for_or_given_up() {
     assert_eq!(shell.said.lines().count(), 1, "{}", shell.said);
     let mut shell = Shell::listen(&url, &[SOON, "--give-up-after=1"]);
     shell.expect_exit(1);
-    assert!(shell.said.contains("given up"), "{}", shell.said);
+    assert!(shell.said.contains("giving up"), "{}", shell.said);
     let mut shell = Shell::listen(&url, &[SOON]);
-    shell.expect_line("again in");
+    shell.expect_line("reconnecting in");
     let mut program = Program::start_at(&address, &[NO_WELCOME, "--history", "1"]);
     program.write(b"at last\n");
     assert_eq!(shell.line(), "at last");
@@ -541,7 +541,7 @@ fn a_server_that_answers_no_ping_is_left() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &["--heartbeat=1", SOON]);
     let silent = server.guest();
-    shell.expect_line("answers no ping; again in");
+    shell.expect_line("does not answer pings; reconnecting in");
     // One that does is not.
     let mut guest = server.guest();
     for _ in 0..3 {
@@ -595,7 +595,7 @@ fn a_signal_ends_it_with_a_goodbye() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &["--max-delay=1000"]);
     server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_line("again in");
+    shell.expect_line("reconnecting in");
     shell.signal(Signal::TERM);
     shell.expect_exit(0);
 }

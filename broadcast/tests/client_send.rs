@@ -157,7 +157,7 @@ fn lines_that_the_server_has_not_confirmed_are_said_to_be_in_doubt() {
     let stream = guest.socket.get_ref();
     eventually("they have left", || stream.peek(&mut peeked).unwrap() > 0);
     drop(guest);
-    sender.expect_line("again in");
+    sender.expect_line("reconnecting in");
     sender.write(b"three\n");
     sender.stdin = None;
     // What has not left is sent; what has, is not sent twice.
@@ -180,7 +180,7 @@ fn lines_that_it_has_confirmed_are_not() {
     assert!(guest.socket.read().unwrap().is_ping());
     guest.socket.flush().unwrap();
     guest.close(1001, "");
-    sender.expect_line("again in");
+    sender.expect_line("reconnecting in");
     sender.write(b"two\n");
     sender.stdin = None;
     assert_eq!(server.guest().expect_close(), [Message::text("two")]);
@@ -453,7 +453,7 @@ fn line_that_breaks_every_connection_is_dropped_in_the_end() {
     sender.expect_exit(1);
     assert_eq!(breaker.join().unwrap(), [Message::text("short")]);
     assert!(
-        sender.said.contains("one connection after the other"),
+        sender.said.contains("five connections in a row"),
         "{}",
         sender.said
     );

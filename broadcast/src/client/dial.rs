@@ -1,4 +1,4 @@
-//! How a connection is had: address, TCP, handshake. Waits for each, but not for ever, and not where all is to end.
+//! Opens a connection: name resolution, TCP, handshake. Each step has a deadline and is interrupted by a stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -12,47 +12,50 @@ use humphrey_ws::websocket_client::{
 use mio::net::TcpStream;
 
 use super::end::End;
+use super::event_loop::EventLoop;
 use super::failures::Failure;
-use super::world::World;
 
-/// How long all of it may take.
+/// Deadline of the whole attempt.
 const DIAL_WAIT: Duration = Duration::from_secs(20);
 
-/// How long one of several addresses may take.
+/// Deadline of one of several addresses.
 const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the body of a refusal is waited for: its head says what matters.
+/// How long to wait for the body of a refusal, whose head is already known.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a server may ask to be left alone, at most.
+/// Upper bound for the server's `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
 const READ_BYTES: usize = 4 << 10;
 
-/// A connection whose handshake is done.
-pub(super) struct Opened {
+/// A connection after its handshake.
+pub(super) struct OpenedConnection {
     pub(super) stream: TcpStream,
     pub(super) accepted: Accepted,
 }
 
-pub(super) fn dial(world: &mut World, request: &HandshakeRequest) -> Result<Opened, End> {
-    let by = Instant::now() + DIAL_WAIT;
+pub(super) fn dial(
+    event_loop: &mut EventLoop,
+    request: &HandshakeRequest,
+) -> Result<OpenedConnection, End> {
+    let deadline = Instant::now() + DIAL_WAIT;
     let handshake = request.start();
-    let mut handshake = handshake.map_err(|error| End::failed(Failure::System, error))?;
-    let addresses = resolve(world, request.url(), by)?;
-    let mut stream = connect_to_one(world, &addresses, by)?;
-    match shake_hands(world, &mut stream, &mut handshake, by)? {
-        Ok(accepted) => Ok(Opened { stream, accepted }),
+    let mut handshake = handshake.map_err(|error| End::failed(Failure::LocalError, error))?;
+    let addresses = resolve(event_loop, request.url(), deadline)?;
+    let mut stream = connect_any(event_loop, &addresses, deadline)?;
+    match perform_handshake(event_loop, &mut stream, &mut handshake, deadline)? {
+        Ok(accepted) => Ok(OpenedConnection { stream, accepted }),
         Err(error) => Err(refused(&error)),
     }
 }
 
-/// Sends the request and reads the answer. The outer error: it was not waited for, or nothing came in time.
-fn shake_hands(
-    world: &mut World,
+/// Sends the request and reads the response. The outer error is a timeout or a stop, the inner one the server's.
+fn perform_handshake(
+    event_loop: &mut EventLoop,
     stream: &mut TcpStream,
     handshake: &mut Handshake,
-    mut by: Instant,
+    mut deadline: Instant,
 ) -> Result<Result<Accepted, HandshakeError>, End> {
     let mut sent = 0;
     let mut is_refused = false;
@@ -62,7 +65,8 @@ fn shake_hands(
             match stream.write(&handshake.request()[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if would_block(&error) => break,
-                // A server may refuse, and hang up, before it has read all of it: its answer counts.
+                // A server may refuse and close before it has read the whole request; its response is read all the
+                // same.
                 Err(_) => sent = handshake.request().len(),
             }
         }
@@ -79,9 +83,9 @@ fn shake_hands(
         }
         if handshake.is_refused() && !is_refused {
             is_refused = true;
-            by = by.min(Instant::now() + REFUSAL_WAIT);
+            deadline = deadline.min(Instant::now() + REFUSAL_WAIT);
         }
-        match world.wait_for_progress(by, Failure::NoAnswer) {
+        match event_loop.wait_for_socket(deadline, Failure::HandshakeTimeout) {
             Err(End::Failed { .. }) if is_refused => return Ok(Err(handshake.finish())),
             waited => waited?,
         }
@@ -94,20 +98,24 @@ fn refused(error: &HandshakeError) -> End {
             let retry_after = refusal.retry_after().unwrap_or_default();
             (Failure::Status(refusal.status()), retry_after)
         }
-        HandshakeError::HungUp => (Failure::HungUp, Duration::ZERO),
+        HandshakeError::HungUp => (Failure::HandshakeAborted, Duration::ZERO),
         _ => (Failure::NotWebSocket, Duration::ZERO),
     };
     End::Failed {
         failure,
-        says: error.to_string(),
+        message: error.to_string(),
         retry_after: retry_after.min(RETRY_AFTER_MAX),
     }
 }
 
-fn resolve(world: &mut World, url: &ServerUrl, by: Instant) -> Result<Vec<SocketAddr>, End> {
-    // The system's resolver takes its time, and can't be interrupted.
+fn resolve(
+    event_loop: &mut EventLoop,
+    url: &ServerUrl,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, End> {
+    // The system's resolver blocks and cannot be interrupted.
     let (sender, found) = channel();
-    let waker = world.waker();
+    let waker = event_loop.waker();
     let resolver = thread::Builder::new().name("resolver".into());
     let spawned = {
         let url = url.clone();
@@ -116,42 +124,47 @@ fn resolve(world: &mut World, url: &ServerUrl, by: Instant) -> Result<Vec<Socket
             let _ = waker.wake();
         })
     };
-    spawned.map_err(|error| End::failed(Failure::System, error))?;
+    spawned.map_err(|error| End::failed(Failure::LocalError, error))?;
     let unknown = |why: &str| {
         let why = format!("{:?} has no address: {why}", url.host());
-        End::failed(Failure::NoAddress, why)
+        End::failed(Failure::HostUnresolved, why)
     };
     loop {
         match found.try_recv() {
             Ok(Ok(addresses)) => return Ok(addresses),
             Ok(Err(error)) => return Err(unknown(&error.to_string())),
             Err(TryRecvError::Disconnected) => return Err(unknown("the resolver has failed")),
-            Err(TryRecvError::Empty) => world.wait_for_progress(by, Failure::NoAddress)?,
+            Err(TryRecvError::Empty) => {
+                event_loop.wait_for_socket(deadline, Failure::HostUnresolved)?
+            }
         }
     }
 }
 
-/// The first that can be had. If none can, what the last one says of those that may yet be had.
-fn connect_to_one(
-    world: &mut World,
+/// Connects to the first address that accepts. Otherwise returns the last error that is temporary, or the last one of
+/// all.
+fn connect_any(
+    event_loop: &mut EventLoop,
     addresses: &[SocketAddr],
-    by: Instant,
+    deadline: Instant,
 ) -> Result<TcpStream, End> {
-    let mut last = End::failed(Failure::NoAddress, "the host has no address");
+    let mut last = End::failed(Failure::HostUnresolved, "the host has no address");
     let mut can_pass = false;
     for (n, address) in addresses.iter().enumerate() {
         let is_last = n + 1 == addresses.len();
-        let by = if is_last {
-            by
+        let deadline = if is_last {
+            deadline
         } else {
-            by.min(Instant::now() + ADDRESS_WAIT)
+            deadline.min(Instant::now() + ADDRESS_WAIT)
         };
-        match connect(world, *address, by) {
+        match connect(event_loop, *address, deadline) {
             Ok(stream) => return Ok(stream),
-            Err(End::Failed { failure, says, .. }) => {
+            Err(End::Failed {
+                failure, message, ..
+            }) => {
                 let is_bad = failure == Failure::BadAddress;
                 if !is_bad || !can_pass {
-                    last = End::failed(failure, format!("can't connect to {address}: {says}"));
+                    last = End::failed(failure, format!("can't connect to {address}: {message}"));
                 }
                 can_pass |= !is_bad;
             }
@@ -161,18 +174,22 @@ fn connect_to_one(
     Err(last)
 }
 
-fn connect(world: &mut World, address: SocketAddr, by: Instant) -> Result<TcpStream, End> {
+fn connect(
+    event_loop: &mut EventLoop,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<TcpStream, End> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::InvalidInput if lacks_zone(address) => {
             let why = format!("{error}: it needs a zone, as in ws://[fe80::1%25eth0]/");
             End::failed(Failure::BadAddress, why)
         }
         ErrorKind::InvalidInput => End::failed(Failure::BadAddress, error),
-        _ => End::failed(Failure::NotReached, error),
+        _ => End::failed(Failure::Unreachable, error),
     };
     let mut stream = TcpStream::connect(address).map_err(failed)?;
-    let registered = world.register(&mut stream);
-    registered.map_err(|error| End::failed(Failure::System, error))?;
+    let registered = event_loop.register(&mut stream);
+    registered.map_err(|error| End::failed(Failure::LocalError, error))?;
     loop {
         if let Some(error) = stream.take_error().map_err(failed)? {
             return Err(failed(error));
@@ -180,20 +197,20 @@ fn connect(world: &mut World, address: SocketAddr, by: Instant) -> Result<TcpStr
         match stream.peer_addr() {
             Ok(_) => break,
             Err(error) if error.kind() == ErrorKind::NotConnected => {}
-            // Some systems say so of a connection that was refused at once.
+            // Some systems report a connection that was refused at once this way.
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                return Err(End::failed(Failure::NotReached, error));
+                return Err(End::failed(Failure::Unreachable, error));
             }
             Err(error) => return Err(failed(error)),
         }
-        world.wait_for_progress(by, Failure::NotReached)?;
+        event_loop.wait_for_socket(deadline, Failure::Unreachable)?;
     }
-    // Messages are small, and each is wanted at once. Where that can't be set, they are only later.
+    // Best effort: without it, small messages are delayed.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// A link-local address means nothing without the interface that it is reached by (RFC 4007 §6).
+/// A link-local address is meaningless without its interface (RFC 4007 §6).
 fn lacks_zone(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }

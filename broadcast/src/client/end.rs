@@ -1,47 +1,47 @@
-//! How a connection, and the whole command, ends.
+//! How a connection ends, and how the command goes on.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::failures::Failure;
 
-/// Why a connection is over, or could not be had.
+/// Why a connection has ended, or could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// The peer has said goodbye, and the server too.
+    /// Both sides have closed in good order.
     Done,
-    /// All is to end.
+    /// The program is stopping.
     Stopped,
-    /// Something has gone wrong: see [`failures`](super::failures).
+    /// A failure of [`failures`](super::failures).
     Failed {
         failure: Failure,
-        says: String,
-        /// The server wants to be left alone for so long.
+        message: String,
+        /// The server's `Retry-After`.
         retry_after: Duration,
     },
 }
 
-/// How all of it has ended.
+/// The result of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// All is done.
+    /// Everything was received or sent.
     Done,
-    /// A signal came, or nobody reads the output.
+    /// A signal arrived, or standard output was closed.
     Stopped,
-    /// There is no connection, and there will be none. It has been said.
+    /// No further connection attempt. The reason has been printed.
     Failed,
 }
 
 impl End {
-    pub(super) fn failed(failure: Failure, says: impl fmt::Display) -> Self {
+    pub(super) fn failed(failure: Failure, message: impl fmt::Display) -> Self {
         Self::Failed {
             failure,
-            says: says.to_string(),
+            message: message.to_string(),
             retry_after: Duration::ZERO,
         }
     }
 
-    /// What has gone wrong, if anything has.
+    /// The failure, if this is one.
     pub(super) const fn failure(&self) -> Option<Failure> {
         match self {
             Self::Failed { failure, .. } => Some(*failure),
@@ -54,17 +54,17 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done | Self::Stopped => f.write_str("this is the end"),
-            Self::Failed { says, .. } => f.write_str(says),
+            Self::Failed { message, .. } => f.write_str(message),
         }
     }
 }
 
-/// What follows an end.
+/// What follows the end of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     Stop(Outcome),
-    /// Another attempt; `later` if the server has asked for time, and not before so long.
-    Again {
+    /// Connect again after at least `at_least`. `later`: the server has asked for time.
+    Reconnect {
         later: bool,
         at_least: Duration,
     },

@@ -1,84 +1,84 @@
-//! Lines that were given to a connection and are not known to have reached the server: what becomes of them when it ends. Knows
-//! no socket.
+//! Tracks the lines of a connection that the server has not confirmed, and decides what to resend when it ends. Has no
+//! socket.
 
 use std::collections::VecDeque;
 
 use humphrey_ws::Message;
 
-/// What is kept of lines that have left, in bytes: to be sent again where the server says that it has not read them. Of earlier
-/// ones only the number is kept.
+/// Memory for lines that have been written but not confirmed; they are resent if the server reports that it did not
+/// read them. Older ones are only counted.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
-/// Beside the line itself.
+/// Overhead of a line beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
-/// How often a line that never gets through whole is sent, on one connection after another.
+/// How often, on consecutive connections, a line is tried that never gets through whole.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// A line on its way.
+/// A line that was sent and is not confirmed.
 #[derive(Debug)]
-struct Sent {
-    /// Where its frame begins and ends, in bytes of the connection.
+struct SentLine {
+    /// The range of its frame, in bytes of the connection.
     begin: u64,
     end: u64,
     message: Message,
 }
 
-/// The lines of one connection, in order; counts begin anew with each.
+/// The unconfirmed lines of one connection, in order. The counters restart with each connection.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    sent: VecDeque<Sent>,
+    sent: VecDeque<SentLine>,
     kept_bytes: usize,
-    /// Lines in front of those, which have left and are not kept, and the longest of them.
+    /// The number of older lines that were written and dropped from memory, and the longest of them.
     forgotten: u64,
     forgotten_longest: usize,
-    /// Lines that were given to this connection.
-    given: u64,
-    /// Those of them that are known to have reached the server.
+    /// Lines sent on this connection.
+    sent_total: u64,
+    /// Lines that the server has confirmed.
     confirmed: u64,
-    /// The longest line that has ever reached it.
+    /// The longest line that was ever confirmed.
     longest_confirmed: usize,
-    /// How often, one connection after the other, the first line had begun to leave and did not get through.
+    /// How many consecutive connections broke while the first line was partly written.
     attempts: u32,
 }
 
 /// How a connection has ended, as far as its lines are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// In good order: all that has left has arrived.
-    Goodbye,
-    /// With 1009: one of the lines is too long for the server.
+pub(super) enum ConnectionResult {
+    /// A clean closing handshake: all written lines were delivered.
+    Clean,
+    /// Close code 1009: a line is too long for the server.
     TooLong,
-    /// In any other way.
+    /// Any other end.
     Other,
 }
 
 /// What has become of the lines of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Remains {
+pub(super) struct LineReport {
     /// Lines that have reached the server.
-    pub(super) arrived: u64,
-    /// Lines that have left, and may have reached the server or not.
-    pub(super) doubtful: u64,
-    /// A line that is not sent again: its length, and why.
-    pub(super) dropped: Option<(usize, Dropped)>,
-    /// Lines to be sent on the next connection, in order.
-    pub(super) again: Vec<Message>,
+    pub(super) delivered: u64,
+    /// Lines that were written and may or may not have reached the server.
+    pub(super) unconfirmed: u64,
+    /// A line that is not resent: its length and the reason.
+    pub(super) dropped: Option<(usize, DropReason)>,
+    /// Lines to send on the next connection, in order.
+    pub(super) to_resend: Vec<Message>,
 }
 
-/// Why a line is not sent again.
+/// Why a line is not resent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dropped {
+pub(super) enum DropReason {
     TooLong,
-    Stuck,
+    RepeatedlyCut,
 }
 
 impl InFlight {
-    /// A line was given to the connection; its frame begins and ends there. `written`: so many bytes have left.
+    /// Records a line whose frame is `begin..end`. `written`: bytes written to the connection so far.
     pub(super) fn push(&mut self, message: Message, begin: u64, end: u64, written: u64) {
-        self.given += 1;
+        self.sent_total += 1;
         self.kept_bytes += message.bytes().len() + LINE_OVERHEAD_BYTES;
-        self.sent.push_back(Sent {
+        self.sent.push_back(SentLine {
             begin,
             end,
             message,
@@ -92,16 +92,16 @@ impl InFlight {
         }
     }
 
-    /// Takes the first line out, and returns its length.
+    /// Removes the first line and returns its length.
     fn pop(&mut self) -> Option<usize> {
         let len = self.sent.pop_front()?.message.bytes().len();
         self.kept_bytes -= len + LINE_OVERHEAD_BYTES;
         Some(len)
     }
 
-    /// So many lines of this connection have reached the server.
+    /// Confirms the first `number` lines of this connection.
     pub(super) fn confirm(&mut self, number: u64) {
-        while self.confirmed < number.min(self.given) {
+        while self.confirmed < number.min(self.sent_total) {
             self.confirmed += 1;
             self.attempts = 0;
             if self.forgotten > 0 {
@@ -116,68 +116,68 @@ impl InFlight {
         }
     }
 
-    /// Lines that were given to this connection.
-    pub(super) const fn given(&self) -> u64 {
-        self.given
+    /// Lines sent on this connection.
+    pub(super) const fn sent_count(&self) -> u64 {
+        self.sent_total
     }
 
-    /// Those of them that are known to have reached the server.
-    pub(super) const fn confirmed(&self) -> u64 {
+    /// Lines that the server has confirmed.
+    pub(super) const fn confirmed_count(&self) -> u64 {
         self.confirmed
     }
 
-    /// Whether the server has taken a line of about that length, or a longer one: a quarter more counts as the same, so that
-    /// lines which grow little by little are not all tried one by one.
+    /// Whether the server has accepted a line of about this length. A quarter more counts as the same, so that slowly
+    /// growing lines are not all probed.
     pub(super) const fn is_known_to_fit(&self, len: usize) -> bool {
         len <= self.longest_confirmed + self.longest_confirmed / 4
     }
 
-    /// Whether some are not known to have arrived.
+    /// Whether lines are unconfirmed.
     pub(super) const fn has_unconfirmed(&self) -> bool {
-        self.given > self.confirmed
+        self.sent_total > self.confirmed
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }
 
-    /// The connection has ended, after so many bytes had left.
-    pub(super) fn end(&mut self, ending: Ending, written: u64) -> Remains {
-        if ending == Ending::Goodbye {
+    /// Ends the connection, on which `written` bytes have been written.
+    pub(super) fn end(&mut self, result: ConnectionResult, written: u64) -> LineReport {
+        if result == ConnectionResult::Clean {
             let left = self.sent.iter().take_while(|line| line.end <= written);
             self.confirm(self.confirmed + self.forgotten + left.count() as u64);
         }
-        let mut remains = Remains {
-            arrived: self.confirmed,
-            ..Remains::default()
+        let mut report = LineReport {
+            delivered: self.confirmed,
+            ..LineReport::default()
         };
         let mut lines = std::mem::take(&mut self.sent);
-        let too_long = match ending {
-            Ending::TooLong => self.too_long(&lines, written),
-            Ending::Goodbye | Ending::Other => None,
+        let too_long = match result {
+            ConnectionResult::TooLong => self.too_long(&lines, written),
+            ConnectionResult::Clean | ConnectionResult::Other => None,
         };
         if let Some(at) = too_long {
-            // A server reads in order, and nothing behind the line that it closes at (RFC 6455 §7.1.7).
-            remains.doubtful = self.forgotten + at as u64;
-            remains.dropped = Some((lines[at].message.bytes().len(), Dropped::TooLong));
-            remains.again = lines.drain(at + 1..).map(|line| line.message).collect();
+            // A server reads in order and ignores everything behind the frame it closes at (RFC 6455 §7.1.7).
+            report.unconfirmed = self.forgotten + at as u64;
+            report.dropped = Some((lines[at].message.bytes().len(), DropReason::TooLong));
+            report.to_resend = lines.drain(at + 1..).map(|line| line.message).collect();
             self.attempts = 0;
         } else {
             let left = lines.iter().take_while(|line| line.end <= written).count();
-            remains.doubtful = self.forgotten + left as u64;
-            // The first line of a connection, which it did not outlive.
+            report.unconfirmed = self.forgotten + left as u64;
+            // The connection broke while its first line was partly written.
             let is_stuck = left == 0
-                && self.given > 0
-                && remains.arrived + remains.doubtful == 0
+                && self.sent_total > 0
+                && report.delivered + report.unconfirmed == 0
                 && lines.front().is_some_and(|line| line.begin < written);
             self.attempts = if is_stuck { self.attempts + 1 } else { 0 };
             if self.attempts >= ATTEMPTS_MAX
                 && let Some(line) = lines.pop_front()
             {
                 self.attempts = 0;
-                remains.dropped = Some((line.message.bytes().len(), Dropped::Stuck));
+                report.dropped = Some((line.message.bytes().len(), DropReason::RepeatedlyCut));
             }
-            remains.again = lines
+            report.to_resend = lines
                 .drain(left.min(lines.len())..)
                 .map(|line| line.message)
                 .collect();
@@ -187,13 +187,13 @@ impl InFlight {
             attempts: self.attempts,
             ..Self::default()
         };
-        remains
+        report
     }
 
-    /// Which line a server that has closed with 1009 does not take: of those that have begun to leave, the longest, if it is
-    /// longer than all that it has taken. If the server has closed at an earlier one, that was shorter, so this one is too long
-    /// as well.
-    fn too_long(&self, lines: &VecDeque<Sent>, written: u64) -> Option<usize> {
+    /// The line that a server which closed with 1009 rejects: the longest one that was at least partly written, if it
+    /// is longer than all accepted ones. If the server closed at an earlier line, that line was shorter, so this one is
+    /// too long as well.
+    fn too_long(&self, lines: &VecDeque<SentLine>, written: u64) -> Option<usize> {
         let mut longest = None;
         let mut bytes = self.longest_confirmed.max(self.forgotten_longest);
         let begun = lines.iter().take_while(|line| line.begin < written);
@@ -211,7 +211,7 @@ impl InFlight {
 mod tests {
     use super::*;
 
-    /// Gives lines of these lengths to a connection, one byte of it for each of theirs.
+    /// Sends lines of these lengths, with frames as long as the lines.
     fn give(in_flight: &mut InFlight, lens: &[usize]) {
         let mut at = in_flight.sent.back().map_or(0, |line| line.end);
         for len in lens {
@@ -221,103 +221,113 @@ mod tests {
         }
     }
 
-    fn lens(remains: &Remains) -> Vec<usize> {
-        remains
-            .again
+    fn lens(report: &LineReport) -> Vec<usize> {
+        report
+            .to_resend
             .iter()
             .map(|message| message.bytes().len())
             .collect()
     }
 
     #[test]
-    fn lines_that_have_left_are_in_doubt_and_others_are_sent_again() {
+    fn written_lines_are_unconfirmed_and_others_are_resent() {
         let mut in_flight = InFlight::default();
         give(&mut in_flight, &[1, 2, 3, 4]);
         in_flight.confirm(1);
-        let remains = in_flight.end(Ending::Other, 5);
-        assert_eq!((remains.arrived, remains.doubtful), (1, 1));
-        assert_eq!(lens(&remains), [3, 4]);
-        assert!(remains.dropped.is_none());
-        assert!(in_flight.is_empty() && in_flight.given() == 0);
+        let report = in_flight.end(ConnectionResult::Other, 5);
+        assert_eq!((report.delivered, report.unconfirmed), (1, 1));
+        assert_eq!(lens(&report), [3, 4]);
+        assert!(report.dropped.is_none());
+        assert!(in_flight.is_empty() && in_flight.sent_count() == 0);
     }
 
     #[test]
-    fn after_a_goodbye_all_that_has_left_has_arrived() {
+    fn clean_close_confirms_all_written_lines() {
         let mut in_flight = InFlight::default();
         give(&mut in_flight, &[1, 2]);
-        let remains = in_flight.end(Ending::Goodbye, 3);
-        assert_eq!((remains.arrived, remains.doubtful), (2, 0));
-        assert_eq!(lens(&remains), [0; 0]);
+        let report = in_flight.end(ConnectionResult::Clean, 3);
+        assert_eq!((report.delivered, report.unconfirmed), (2, 0));
+        assert_eq!(lens(&report), [0; 0]);
     }
 
     #[test]
-    fn line_that_is_too_long_is_dropped_and_those_behind_it_are_sent_again() {
-        // It has left only in part, or whole and others behind it.
+    fn too_long_line_is_dropped_and_later_ones_are_resent() {
+        // The line was written in part, or whole with others behind it.
         for written in [20, 111, 112] {
             let mut in_flight = InFlight::default();
             give(&mut in_flight, &[5, 5, 100, 1, 1, 1]);
             in_flight.confirm(2);
-            let remains = in_flight.end(Ending::TooLong, written);
-            assert_eq!((remains.arrived, remains.doubtful), (2, 0));
-            assert_eq!(remains.dropped, Some((100, Dropped::TooLong)));
-            assert_eq!(lens(&remains), [1, 1, 1], "{written}");
+            let report = in_flight.end(ConnectionResult::TooLong, written);
+            assert_eq!((report.delivered, report.unconfirmed), (2, 0));
+            assert_eq!(report.dropped, Some((100, DropReason::TooLong)));
+            assert_eq!(lens(&report), [1, 1, 1], "{written}");
         }
     }
 
     #[test]
-    fn of_several_long_lines_the_longest_is_too_long_for_certain() {
+    fn longest_of_several_lines_is_the_too_long_one() {
         let mut in_flight = InFlight::default();
         give(&mut in_flight, &[5, 50, 5, 100, 7, 100]);
-        let remains = in_flight.end(Ending::TooLong, 300);
-        assert_eq!(remains.dropped, Some((100, Dropped::TooLong)));
-        assert_eq!((remains.doubtful, lens(&remains)), (3, vec![7, 100]));
+        let report = in_flight.end(ConnectionResult::TooLong, 300);
+        assert_eq!(report.dropped, Some((100, DropReason::TooLong)));
+        assert_eq!((report.unconfirmed, lens(&report)), (3, vec![7, 100]));
     }
 
     #[test]
-    fn line_no_longer_than_one_that_has_arrived_is_not_blamed() {
+    fn line_no_longer_than_a_confirmed_one_is_not_dropped() {
         let mut in_flight = InFlight::default();
         give(&mut in_flight, &[9, 5, 9]);
         in_flight.confirm(1);
-        let remains = in_flight.end(Ending::TooLong, 14);
-        assert!(remains.dropped.is_none());
-        assert_eq!((remains.doubtful, lens(&remains)), (1, vec![9]));
-        // That holds on later connections, too.
+        let report = in_flight.end(ConnectionResult::TooLong, 14);
+        assert!(report.dropped.is_none());
+        assert_eq!((report.unconfirmed, lens(&report)), (1, vec![9]));
+        // The confirmed length is remembered for later connections.
         assert!(in_flight.is_known_to_fit(11) && !in_flight.is_known_to_fit(12));
         give(&mut in_flight, &[9]);
-        assert!(in_flight.end(Ending::TooLong, 3).dropped.is_none());
+        assert!(
+            in_flight
+                .end(ConnectionResult::TooLong, 3)
+                .dropped
+                .is_none()
+        );
     }
 
     #[test]
-    fn line_that_has_not_begun_to_leave_is_not_blamed() {
+    fn unwritten_line_is_not_the_too_long_one() {
         let mut in_flight = InFlight::default();
         give(&mut in_flight, &[5, 100]);
-        let remains = in_flight.end(Ending::TooLong, 5);
-        assert_eq!(remains.dropped, Some((5, Dropped::TooLong)));
-        assert_eq!(lens(&remains), [100]);
+        let report = in_flight.end(ConnectionResult::TooLong, 5);
+        assert_eq!(report.dropped, Some((5, DropReason::TooLong)));
+        assert_eq!(lens(&report), [100]);
     }
 
     #[test]
-    fn line_that_never_gets_through_is_dropped_after_five_attempts() {
+    fn line_cut_on_five_connections_is_dropped() {
         let mut in_flight = InFlight::default();
         for _ in 1..ATTEMPTS_MAX {
             give(&mut in_flight, &[100, 1]);
-            let remains = in_flight.end(Ending::Other, 50);
-            assert!(remains.dropped.is_none());
-            assert_eq!(lens(&remains), [100, 1]);
+            let report = in_flight.end(ConnectionResult::Other, 50);
+            assert!(report.dropped.is_none());
+            assert_eq!(lens(&report), [100, 1]);
         }
-        // A connection on which nothing left says nothing of it, but begins the count anew.
+        // A connection on which nothing was written resets the count.
         give(&mut in_flight, &[100, 1]);
-        let remains = in_flight.end(Ending::Other, 50);
-        assert_eq!(remains.dropped, Some((100, Dropped::Stuck)));
-        assert_eq!((remains.doubtful, lens(&remains)), (0, vec![1]));
+        let report = in_flight.end(ConnectionResult::Other, 50);
+        assert_eq!(report.dropped, Some((100, DropReason::RepeatedlyCut)));
+        assert_eq!((report.unconfirmed, lens(&report)), (0, vec![1]));
         for written in [50, 50, 50, 0, 50] {
             give(&mut in_flight, &[100]);
-            assert!(in_flight.end(Ending::Other, written).dropped.is_none());
+            assert!(
+                in_flight
+                    .end(ConnectionResult::Other, written)
+                    .dropped
+                    .is_none()
+            );
         }
     }
 
     #[test]
-    fn memory_of_lines_that_are_never_confirmed_is_bounded() {
+    fn unconfirmed_lines_use_bounded_memory() {
         let mut in_flight = InFlight::default();
         let message = Message::new("x".repeat(1 << 20));
         for at in 0..100 {
@@ -328,7 +338,7 @@ mod tests {
         assert!(in_flight.is_known_to_fit(0));
         in_flight.confirm(90);
         assert!(in_flight.is_known_to_fit(1 << 20));
-        let remains = in_flight.end(Ending::Other, 100);
-        assert_eq!((remains.arrived, remains.doubtful), (90, 10));
+        let report = in_flight.end(ConnectionResult::Other, 100);
+        assert_eq!((report.delivered, report.unconfirmed), (90, 10));
     }
 }

@@ -1,4 +1,4 @@
-//! `listen`: what comes is printed.
+//! `listen`: prints the messages of the server.
 
 use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use humphrey_ws::websocket_client::{Accepted, Event};
 
+use super::connection::ClientConnection;
 use super::end::{End, Outcome};
-use super::link::Link;
-use super::options::Listen;
-use super::output::{Output, Style};
-use super::resume::{Content, Gap, OFFERS, Received, Resume};
-use super::session::{self, Flow, Peer};
+use super::event_loop::EventLoop;
+use super::options::ListenOptions;
+use super::printer::{OutputFormat, Printer};
+use super::resume::{Content, Gap, OFFERS, ReceivedMessage, ResumeState};
+use super::session::{self, ConnectionHandler, Flow};
 use super::target::Target;
-use super::world::World;
-use crate::say::say;
+use crate::diagnostics::report;
 use crate::stdio;
 
-pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
-    let mut world = World::new()?;
-    world.watch_output();
+pub(super) fn run(options: &ListenOptions) -> io::Result<ExitCode> {
+    let mut event_loop = EventLoop::new()?;
+    event_loop.watch_output();
     let style = match options.json {
-        true => Style::Json,
-        false if io::stdout().is_terminal() => Style::Terminal,
-        false => Style::Lines,
+        true => OutputFormat::Json,
+        false if io::stdout().is_terminal() => OutputFormat::Terminal,
+        false => OutputFormat::Lines,
     };
     let mut listener = Listener {
-        output: Output::new(stdio::Output, style),
+        printer: Printer::new(stdio::StandardOutput, style),
         left: options.count.map(u64::from),
-        resume: Resume::default(),
+        resume: ResumeState::default(),
         quiet: options.connect.quiet,
         output_is_closed: false,
         failure: None,
@@ -36,7 +36,7 @@ pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
     let outcome = session::run(
         &options.connect,
         options.give_up_after,
-        &mut world,
+        &mut event_loop,
         &mut listener,
     )?;
     if let Some(error) = listener.failure {
@@ -49,29 +49,31 @@ pub(super) fn run(options: &Listen) -> io::Result<ExitCode> {
 }
 
 struct Listener {
-    output: Output<stdio::Output>,
-    /// Messages that are wanted yet; `None`: all.
+    printer: Printer<stdio::StandardOutput>,
+    /// Messages still to print; `None`: no limit.
     left: Option<u64>,
-    resume: Resume,
+    resume: ResumeState,
     quiet: bool,
-    /// Nobody reads it any more.
+    /// The reader of standard output has closed it.
     output_is_closed: bool,
-    /// Standard output can't be written.
+    /// Standard output cannot be written.
     failure: Option<io::Error>,
 }
 
 impl Listener {
-    fn print(&mut self, received: &Received) {
+    fn print(&mut self, received: &ReceivedMessage) {
         if self.is_done() {
             return;
         }
-        match self.output.print(received) {
+        match self.printer.print(received) {
             Ok(true) => {
                 self.left = self.left.map(|n| n - 1);
             }
             Ok(false) => {
                 if let Content::Omitted { bytes } = received.content {
-                    say!("a message of {bytes} bytes is left out by the server: it is too long");
+                    report!(
+                        "the server has omitted a message of {bytes} bytes, which is too long for JSON"
+                    );
                 }
             }
             Err(error) => self.failed(error),
@@ -81,7 +83,7 @@ impl Listener {
     fn flush(&mut self) {
         if !self.output_is_closed
             && self.failure.is_none()
-            && let Err(error) = self.output.flush()
+            && let Err(error) = self.printer.flush()
         {
             self.failed(error);
         }
@@ -96,41 +98,45 @@ impl Listener {
         }
     }
 
-    fn say_gap(&self, gap: Gap) {
+    fn report_gap(&self, gap: Gap) {
         if self.quiet {
             return;
         }
         match gap {
             Gap::Restarted => {
-                say!("the server was started anew: what it had sent last may be missing");
+                report!("the server was restarted: its last messages may be missing");
             }
-            Gap::TooLong => say!("messages are missing: the server keeps them no longer"),
-            Gap::Plain => say!("what was sent meanwhile may be missing"),
+            Gap::HistoryExceeded => {
+                report!("messages are missing: they are no longer in the server's --history")
+            }
+            Gap::Unknown => report!(
+                "messages sent in the meantime may be missing: the server keeps no --history"
+            ),
         }
     }
 }
 
-impl Peer for Listener {
+impl ConnectionHandler for Listener {
     const OFFERS: &'static [&'static str] = OFFERS;
 
     const SERVER_MAY_END: bool = true;
 
     const CLOSE_WAIT: Duration = Duration::from_secs(2);
-    // Nothing is to be had of it any more.
+    // Messages after the close frame are not printed, so there is nothing to wait for.
     const CLOSE_WAIT_MAX: Duration = Self::CLOSE_WAIT;
 
     fn target(&self, target: &Target) -> Target {
         self.resume.target(target)
     }
 
-    fn opened(&mut self, accepted: &Accepted) -> Result<(), End> {
-        if let Some(gap) = self.resume.opened(accepted.subprotocol()) {
-            self.say_gap(gap);
+    fn on_open(&mut self, accepted: &Accepted) -> Result<(), End> {
+        if let Some(gap) = self.resume.on_open(accepted.subprotocol()) {
+            self.report_gap(gap);
         }
         Ok(())
     }
 
-    fn received(&mut self, _: &mut Link, event: Event) -> Result<(), End> {
+    fn on_event(&mut self, _: &mut ClientConnection, event: Event) -> Result<(), End> {
         let Event::Message(message) = event else {
             return Ok(());
         };
@@ -139,28 +145,28 @@ impl Peer for Listener {
                 Ok(Some(received)) => received,
                 Ok(None) => return Ok(()),
                 Err(gap) => {
-                    self.say_gap(gap);
+                    self.report_gap(gap);
                     return Ok(());
                 }
             },
-            None => Received::plain(Content::Binary(message.bytes().to_vec())),
+            None => ReceivedMessage::plain(Content::Binary(message.bytes().to_vec())),
         };
         self.print(&received);
         Ok(())
     }
 
-    fn turn(&mut self, _: &mut Link, is_over: bool) -> Result<Flow, End> {
+    fn on_turn(&mut self, _: &mut ClientConnection, is_stopping: bool) -> Result<Flow, End> {
         self.flush();
-        Ok(if is_over || self.is_done() {
-            Flow::Finish
+        Ok(if is_stopping || self.is_done() {
+            Flow::Close
         } else {
             Flow::Wait
         })
     }
 
-    fn lost(&mut self, _: &Link, _: &End) {
+    fn on_end(&mut self, _: &ClientConnection, _: &End) {
         self.flush();
-        self.resume.lost();
+        self.resume.on_end();
     }
 
     fn is_done(&self) -> bool {

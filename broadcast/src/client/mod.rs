@@ -1,39 +1,40 @@
 //! `humphrey-broadcast listen` and `send`: a WebSocket client for the shell.
 //!
-//! One thread does the talking: it waits for the socket, for signals, and for what is read from standard input by a thread of its own
-//! ([`world`]). A connection is had ([`dial`]), spoken on ([`link`]), and had again after its end ([`session`], [`retry`]), as
-//! far as the table of [`failures`] says so. The handshake and the frames are the library's, which does no I/O there. What is said on it is the business of a [`session::Peer`]: [`listen`] or [`send`].
+//! One thread handles the connection: it waits for the socket, for signals, and for lines that another thread reads
+//! from standard input ([`event_loop`]). A connection is opened ([`dial`]), used ([`connection`]) and reopened after
+//! its end ([`session`], [`backoff`]) as the table of [`failures`] says. The library implements the handshake and the
+//! frames without I/O. What is sent and received is up to a [`session::ConnectionHandler`]: [`listen`] or [`send`].
 
+mod backoff;
+mod connection;
 mod dial;
 mod end;
+mod event_loop;
 mod failures;
 mod in_flight;
-mod input;
-mod link;
+mod line_queue;
 mod listen;
 mod options;
-mod output;
+mod printer;
 mod resume;
-mod retry;
 mod send;
 mod session;
 mod target;
-mod world;
 
 use std::io;
 use std::process::ExitCode;
 
 pub(crate) use options::Command;
 
-use crate::say::{self, say};
+use crate::diagnostics::{self, report};
 
 /// Runs a command to its end.
 pub(crate) fn run(command: &Command) -> ExitCode {
-    let (Command::Listen(options::Listen { connect, .. })
-    | Command::Send(options::Send { connect, .. })) = command;
-    say::init(connect.quiet);
+    let (Command::Listen(options::ListenOptions { connect, .. })
+    | Command::Send(options::SendOptions { connect, .. })) = command;
+    diagnostics::init(connect.quiet);
     if let Err(error) = connect.check() {
-        say!("{error} (try --help)");
+        report!("{error} (try --help)");
         return ExitCode::from(2);
     }
     let end: io::Result<ExitCode> = match command {
@@ -41,7 +42,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Send(options) => send::run(options),
     };
     end.unwrap_or_else(|error| {
-        say!("{error}");
+        report!("{error}");
         ExitCode::FAILURE
     })
 }

@@ -9,7 +9,7 @@ use humphrey_ws::websocket_client::{HandshakeRequest, Header, InvalidHeader, Sub
 
 use super::failures;
 use super::target::Target;
-use crate::name::RoomName;
+use crate::room_name::RoomName;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -17,127 +17,129 @@ pub(crate) enum Command {
     ///
     /// Try: humphrey-broadcast listen ws://127.0.0.1:8080/ | grep --line-buffered error
     ///
-    /// A line break inside a text is printed as a space, so that each message is one line; a binary message is printed as the
-    /// bytes that it is, and a line break behind it. With --json nothing is lost. On a terminal, control characters are
-    /// shown as '�'.
+    /// A line break inside a text is printed as a space, so that each message is one line; a binary message is printed
+    /// unchanged, followed by a line break. --json preserves everything. On a terminal, control characters are shown as
+    /// '�'.
     ///
-    /// Where the connection ends, it comes back: after a random time, at most 1 s at first and twice as much each time, up to
-    /// --max-delay. From a humphrey-broadcast with --history it then gets what it has missed, nothing twice, and says if that is
-    /// kept no longer. It begins with all that is kept; with ws://…/ROOM?since=now, with what comes from now on.
+    /// After the connection ends, it reconnects with random delays of at most 1 s at first, doubling up to --max-delay.
+    /// A humphrey-broadcast with --history then replays the missed messages, without duplicates; messages that are no
+    /// longer kept are reported as missing. The first connection begins with all kept messages, or with
+    /// ws://…/ROOM?since=now with new ones.
     ///
-    /// Exit codes: 0, with --count, with Ctrl-C, SIGTERM or SIGHUP, where the server closes with 1000, or where nobody reads
-    /// standard output any more; 1, what went wrong can't pass (see below), it was given up, or standard output can't be
-    /// written; 2, the command line is wrong.
+    /// Exit codes: 0, after --count messages, on Ctrl-C, SIGTERM or SIGHUP, on close code 1000, or when the reader
+    /// closes standard output; 1, after a permanent failure (see below), when it gives up, or when standard output
+    /// cannot be written; 2, the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
     #[command(after_long_help = failures::help())]
-    Listen(Listen),
+    Listen(ListenOptions),
 
-    /// Send standard input to a WebSocket server, a line a message
+    /// Send standard input to a WebSocket server, one message a line
     ///
     /// Try: tail -f access.log | humphrey-broadcast send ws://127.0.0.1:8080/
     ///
-    /// A humphrey-broadcast with --on-message broadcast hands it to all who are connected, or to those in the room.
+    /// A humphrey-broadcast with --on-message broadcast sends each line to all clients, or to those in the room.
     ///
-    /// A line that is not UTF-8 is sent as a binary message; one of more than 16 MiB is skipped, and one that the server closes
-    /// the connection for, because it is too long, is dropped: both are said. What the server sends is not printed. At the end
-    /// of the input, on Ctrl-C, SIGTERM or SIGHUP, what was read is sent, the connection closed with code 1000, and the server's
-    /// answer awaited, which comes after it has got everything.
+    /// A line that is not UTF-8 is sent as a binary message. A line of more than 16 MiB is skipped, and a line that is
+    /// too long for the server is dropped; both are reported. Messages of the server are not printed. At the end of the
+    /// input, on Ctrl-C, SIGTERM or SIGHUP, the lines read so far are sent, the connection is closed with code 1000,
+    /// and the server's answer is awaited, which follows everything it has received.
     ///
-    /// Where the connection ends earlier, it comes back, and goes on with the first line that has not left this machine
-    /// whole. Lines that had left it without a sign that they have reached the server may be lost: they are not sent twice,
-    /// but counted, and said at the end.
+    /// After the connection ends early, it reconnects and continues with the first line that was not wholly written.
+    /// Lines that were written but not confirmed may be lost: they are not sent twice, but counted and reported at the
+    /// end.
     ///
-    /// Exit codes: 0, all lines have reached the server; 1, some have not, or may not have, or the input could not be read to its
-    /// end; 2, the command line is wrong.
+    /// Exit codes: 0, all lines have reached the server; 1, some have not, or may not have, or the input could not be
+    /// read to its end; 2, the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
     #[command(after_long_help = failures::help())]
-    Send(Send),
+    Send(SendOptions),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Listen {
+pub(crate) struct ListenOptions {
     #[command(flatten)]
-    pub(crate) connect: Connect,
+    pub(crate) connect: ConnectOptions,
 
-    /// Print a JSON object a line: "text", or "base64" where the message is binary; and "room" (null: everyone), "id" and "at"
-    /// (milliseconds since 1970) where the server says them, as humphrey-broadcast with --history does
+    /// Print one JSON object a line: "text", or "base64" for a binary message; and "room" (null: everyone), "id" and
+    /// "at" (milliseconds since 1970) if the server sends them, as humphrey-broadcast with --history does
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// End after so many messages
+    /// Exit after N messages
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
 
-    /// Give up after so long without a connection. 0: never
+    /// Give up after this long without a connection. 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) give_up_after: u32,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Send {
+pub(crate) struct SendOptions {
     #[command(flatten)]
-    pub(crate) connect: Connect,
+    pub(crate) connect: ConnectOptions,
 
-    /// Give up after so long without a connection. 0: never
+    /// Give up after this long without a connection. 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) give_up_after: u32,
 
-    /// Send nothing, and fail, unless the server says that it hands messages on: a humphrey-broadcast with --on-message
-    /// broadcast. Without it, one that says otherwise is warned of
+    /// Send nothing, and fail, unless the server broadcasts the lines: a humphrey-broadcast with --on-message
+    /// broadcast. Without it, a humphrey-broadcast with another value causes a warning
     #[arg(long)]
     pub(crate) require_broadcast: bool,
 }
 
-/// How a server is reached.
+/// How to reach a server.
 #[derive(Debug, Args)]
-pub(crate) struct Connect {
-    /// The server: ws://HOST:PORT/PATH; without a port, it is 80. An IPv6 address may have a zone: ws://[fe80::1%25eth0]/. wss://
-    /// is not supported: let a tunnel such as stunnel speak TLS
+pub(crate) struct ConnectOptions {
+    /// The server: ws://HOST:PORT/PATH; the default port is 80. An IPv6 address may have a zone:
+    /// ws://[fe80::1%25eth0]/. wss:// is not supported: use a TLS tunnel such as stunnel
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 
-    /// The room of a humphrey-broadcast: its name, percent-encoded, goes behind the URL's path
+    /// The room of a humphrey-broadcast: appended to the URL's path, percent-encoded
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Send this with the handshake, such as 'Authorization: Bearer TOKEN'; can be given several times. 'Host: NAME' replaces
-    /// the name that stands in the URL, as a tunnel may need it. Other users of this machine can see it in the list of processes
+    /// Add a header to the handshake, such as 'Authorization: Bearer TOKEN'; can be given several times. 'Host: NAME'
+    /// replaces the name in the URL, which a tunnel may need. Other users of this machine can see it in the process
+    /// list
     #[arg(long, value_name = "NAME: VALUE")]
-    pub(crate) header: Vec<Given>,
+    pub(crate) header: Vec<HeaderOption>,
 
-    /// Offer this subprotocol, for servers that demand one; can be given several times, the best first. humphrey-broadcast's
-    /// own, by which `listen` gets what it has missed, are not offered then
+    /// Offer this subprotocol, for servers that require one; can be given several times, in order of preference. The
+    /// subprotocols by which `listen` resumes from a humphrey-broadcast are not offered then
     #[arg(long, value_name = "NAME")]
     pub(crate) subprotocol: Vec<Subprotocol>,
 
-    /// Ping a server that has been silent for this long, and take the connection for dead if it is still silent 10 s later, or
-    /// as long again if that is less. 0: never
+    /// Ping a server that has been silent for this long, and reconnect if it does not answer within 10 s, or within the
+    /// same time if that is less. 0: never
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) heartbeat: u32,
 
-    /// Longest time between attempts to connect. A server that closes with 1013, or answers 503 or 429, is given at least half
-    /// of it
+    /// Longest delay between connection attempts. A server that closes with 1013, or answers 503 or 429, is given at
+    /// least half of it
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub(crate) max_delay: NonZeroU32,
 
-    /// Do not come back where a connection ends or can't be had: exit with code 1
+    /// Do not reconnect when a connection ends or cannot be opened: exit with code 1
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
-    /// Say nothing on standard error but errors
+    /// Print nothing but errors on standard error
     #[arg(long)]
     pub(crate) quiet: bool,
 }
 
-/// What stands behind `--header`.
+/// A value of `--header`.
 #[derive(Debug, Clone)]
-pub(crate) enum Given {
+pub(crate) enum HeaderOption {
     Header(Header),
-    /// `Sec-WebSocket-Protocol`: the same as `--subprotocol`.
+    /// `Sec-WebSocket-Protocol`: equivalent to `--subprotocol`.
     Subprotocols(Vec<Subprotocol>),
 }
 
-impl FromStr for Given {
+impl FromStr for HeaderOption {
     type Err = InvalidHeader;
 
     fn from_str(line: &str) -> Result<Self, InvalidHeader> {
@@ -153,18 +155,18 @@ impl FromStr for Given {
     }
 }
 
-impl Connect {
-    /// The subprotocols that the user wants to be offered.
+impl ConnectOptions {
+    /// The subprotocols that the user has named.
     pub(super) fn subprotocols(&self) -> Vec<Subprotocol> {
         let given = self.header.iter().filter_map(|given| match given {
-            Given::Subprotocols(names) => Some(names),
-            Given::Header(_) => None,
+            HeaderOption::Subprotocols(names) => Some(names),
+            HeaderOption::Header(_) => None,
         });
         let named = self.subprotocol.iter().chain(given.flatten());
         named.cloned().collect()
     }
 
-    /// What is asked for, with the user's subprotocols and these.
+    /// The handshake request, with the user's subprotocols and `offers`.
     pub(super) fn request(
         &self,
         target: &Target,
@@ -172,7 +174,7 @@ impl Connect {
     ) -> Result<HandshakeRequest, InvalidHeader> {
         let mut request = HandshakeRequest::new(target.url().clone());
         for given in &self.header {
-            if let Given::Header(header) = given {
+            if let HeaderOption::Header(header) = given {
                 request = request.with_header(header.clone())?;
             }
         }
@@ -185,12 +187,12 @@ impl Connect {
         Ok(request)
     }
 
-    /// Whether the options go together.
+    /// Checks the options for conflicts.
     pub(super) fn check(&self) -> Result<(), InvalidHeader> {
         self.request(&self.url, &[]).map(drop)
     }
 
-    /// The server, and the room there.
+    /// The server's URL, including the room.
     pub(super) fn target(&self) -> Target {
         match &self.room {
             Some(room) => self.url.with_room(room),
@@ -199,7 +201,7 @@ impl Connect {
     }
 }
 
-/// A time in seconds, of which 0 says that there is none.
+/// A duration in seconds; 0 means none.
 pub(super) fn seconds(n: u32) -> Option<Duration> {
     (n > 0).then(|| Duration::from_secs(n.into()))
 }

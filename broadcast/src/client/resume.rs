@@ -1,4 +1,5 @@
-//! What a humphrey-broadcast with `--history` says beside its messages, and how to come back to it: see `json.rs`.
+//! The resume state: what the client has seen of a server with `--history`, and how it asks for the rest. For the
+//! format see `json.rs`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,35 +8,35 @@ use serde_json::Value;
 
 use super::target::Target;
 
-/// The form that says which id a message has, and the plain one, for servers that keep nothing.
+/// Offers JSON, which has message ids, and plain messages, for servers without a history.
 pub(super) const OFFERS: &[&str] = &[JSON, "plain.humphrey-broadcast"];
 
 const JSON: &str = "json.humphrey-broadcast";
 
-/// What a message consists of.
+/// The content of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Text(String),
     Binary(Vec<u8>),
-    /// It was too long for JSON, and the server has left it out.
+    /// The server omitted a message that is too long for JSON.
     Omitted {
         bytes: u64,
     },
 }
 
-/// A message, and what is known of it.
+/// A message with its metadata, as far as known.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Received {
-    /// Where it was sent to: `None` if that is not known, and within it `None` if it was everyone.
+pub(super) struct ReceivedMessage {
+    /// The room: `None` if unknown, `Some(None)` for everyone.
     pub(super) room: Option<Option<String>>,
     pub(super) id: Option<String>,
-    /// When it was sent, in milliseconds since 1970.
+    /// Time of sending, in milliseconds since 1970.
     pub(super) at_ms: Option<u64>,
     pub(super) content: Content,
 }
 
-impl Received {
-    /// Of which nothing else is known.
+impl ReceivedMessage {
+    /// A message without metadata.
     pub(super) fn plain(content: Content) -> Self {
         Self {
             room: None,
@@ -46,79 +47,79 @@ impl Received {
     }
 }
 
-/// Why there may be a gap in what has come.
+/// Why messages may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gap {
-    /// The server was started anew, and does not know what it has sent before.
+    /// The server was restarted and has lost its history.
     Restarted,
-    /// The server keeps what was missed no longer.
-    TooLong,
-    /// The server keeps nothing, as far as we know.
-    Plain,
+    /// The missed messages are no longer in the server's history.
+    HistoryExceeded,
+    /// The server keeps no history, as far as the client knows.
+    Unknown,
 }
 
-/// What has been seen, by its ids: of everyone, and of the room.
+/// The ids seen so far, of everyone and of the room.
 #[derive(Debug, Default)]
-pub(super) struct Resume {
+pub(super) struct ResumeState {
     is_json: bool,
     seen: [Option<HistoryId>; 2],
-    /// The same, on the connection that there is: those may be of another history.
-    fresh: [Option<HistoryId>; 2],
-    /// Which server it was; known once all that was kept had come.
+    /// The ids seen on the current connection, which may belong to another epoch.
+    current: [Option<HistoryId>; 2],
+    /// Identifies the run of the server; known after a complete replay.
     server: Option<String>,
-    /// A connection was there before this one.
-    has_come_back: bool,
+    /// Whether there was an earlier connection.
+    has_connected: bool,
 }
 
-impl Resume {
-    /// What to ask for, so that only what was missed comes.
+impl ResumeState {
+    /// The URL that asks for missed messages only.
     pub(super) fn target(&self, target: &Target) -> Target {
         if self.server.is_none() && self.seen == [None; 2] {
             return target.clone();
         }
         let [everyone, room] = self.seen.map(|id| match id {
             Some(id) => id.to_string(),
-            // Nothing was sent yet: all that is kept was missed.
+            // Nothing was sent so far: ask for everything that is kept.
             None => String::new(),
         });
         target.with_parameters(&[("since", everyone), ("room_since", room)])
     }
 
-    /// There is a connection. Says if there may be a gap.
-    pub(super) fn opened(&mut self, subprotocol: Option<&str>) -> Option<Gap> {
+    /// Starts a connection. Returns a gap if messages may be missing.
+    pub(super) fn on_open(&mut self, subprotocol: Option<&str>) -> Option<Gap> {
         self.is_json = subprotocol == Some(JSON);
-        self.fresh = [None; 2];
-        let came_back = self.has_come_back;
-        self.has_come_back = true;
-        (came_back && !self.is_json).then_some(Gap::Plain)
+        self.current = [None; 2];
+        let is_reconnect = self.has_connected;
+        self.has_connected = true;
+        (is_reconnect && !self.is_json).then_some(Gap::Unknown)
     }
 
-    /// The connection is over.
-    pub(super) fn lost(&mut self) {
-        for (seen, fresh) in self.seen.iter_mut().zip(self.fresh) {
-            *seen = fresh.or(*seen);
+    /// Ends a connection.
+    pub(super) fn on_end(&mut self) {
+        for (seen, current) in self.seen.iter_mut().zip(self.current) {
+            *seen = current.or(*seen);
         }
-        self.fresh = [None; 2];
+        self.current = [None; 2];
     }
 
-    /// What a text is: a message, or for us only. `Err`: there is a gap.
-    pub(super) fn read(&mut self, text: String) -> Result<Option<Received>, Gap> {
+    /// Parses a text. `Ok(None)`: a control message. `Err`: messages are missing.
+    pub(super) fn read(&mut self, text: String) -> Result<Option<ReceivedMessage>, Gap> {
         if !self.is_json {
-            return Ok(Some(Received::plain(Content::Text(text))));
+            return Ok(Some(ReceivedMessage::plain(Content::Text(text))));
         }
         let Ok(json) = serde_json::from_str::<Value>(&text) else {
-            return Ok(Some(Received::plain(Content::Text(text))));
+            return Ok(Some(ReceivedMessage::plain(Content::Text(text))));
         };
         if json["kind"] == "live" {
-            return match self.live(&json) {
+            return match self.on_replay_end(&json) {
                 Some(gap) => Err(gap),
                 None => Ok(None),
             };
         }
-        let Some(content) = content(&json) else {
-            return Ok(Some(Received::plain(Content::Text(text))));
+        let Some(content) = parse_content(&json) else {
+            return Ok(Some(ReceivedMessage::plain(Content::Text(text))));
         };
-        let received = Received {
+        let received = ReceivedMessage {
             room: json
                 .get("room")
                 .map(|room| room.as_str().map(str::to_owned)),
@@ -126,22 +127,25 @@ impl Resume {
             at_ms: json["at"].as_u64(),
             content,
         };
-        if let Some(id) = id(&json["id"]) {
+        if let Some(id) = parse_id(&json["id"]) {
             let is_room = matches!(received.room, Some(Some(_)));
-            self.fresh[usize::from(is_room)] = Some(id);
+            self.current[usize::from(is_room)] = Some(id);
         }
         Ok(Some(received))
     }
 
-    /// All that was kept has come: from here on, it is as it is sent.
-    fn live(&mut self, json: &Value) -> Option<Gap> {
-        let last = [id(&json["last"]["everyone"]), id(&json["last"]["room"])];
-        for (fresh, last) in self.fresh.iter_mut().zip(last) {
-            *fresh = later(*fresh, last);
+    /// Handles the end of the replay; live messages follow.
+    fn on_replay_end(&mut self, json: &Value) -> Option<Gap> {
+        let last = [
+            parse_id(&json["last"]["everyone"]),
+            parse_id(&json["last"]["room"]),
+        ];
+        for (current, last) in self.current.iter_mut().zip(last) {
+            *current = newer(*current, last);
         }
         let has_seen = self.seen != [None; 2];
-        // What was seen of another history is worth nothing any more.
-        self.seen = self.fresh;
+        // Ids of an earlier epoch are useless now.
+        self.seen = self.current;
         let server = json["server"].as_str().unwrap_or_default().to_owned();
         let before = self.server.replace(server);
         if json["complete"] == true {
@@ -149,32 +153,32 @@ impl Resume {
         }
         match before {
             Some(before) if Some(&before) != self.server.as_ref() => Some(Gap::Restarted),
-            Some(_) => Some(Gap::TooLong),
-            // Who comes for the first time has missed nothing.
-            None => has_seen.then_some(Gap::TooLong),
+            Some(_) => Some(Gap::HistoryExceeded),
+            // A first connection has missed nothing.
+            None => has_seen.then_some(Gap::HistoryExceeded),
         }
     }
 }
 
-/// Of two ids of one connection; a message may come between what is said of the last one and its being said.
-fn later(fresh: Option<HistoryId>, last: Option<HistoryId>) -> Option<HistoryId> {
-    match (fresh, last) {
-        (Some(fresh), Some(last)) if fresh.epoch() == last.epoch() => {
-            Some(if fresh.sequence() > last.sequence() {
-                fresh
+/// The newer of two ids of one connection: a message may arrive before the older id that the end of the replay names.
+fn newer(current: Option<HistoryId>, last: Option<HistoryId>) -> Option<HistoryId> {
+    match (current, last) {
+        (Some(current), Some(last)) if current.epoch() == last.epoch() => {
+            Some(if current.sequence() > last.sequence() {
+                current
             } else {
                 last
             })
         }
-        (fresh, last) => last.or(fresh),
+        (current, last) => last.or(current),
     }
 }
 
-fn id(json: &Value) -> Option<HistoryId> {
+fn parse_id(json: &Value) -> Option<HistoryId> {
     json.as_str()?.parse().ok()
 }
 
-fn content(json: &Value) -> Option<Content> {
+fn parse_content(json: &Value) -> Option<Content> {
     if let Some(text) = json["text"].as_str() {
         return Some(Content::Text(text.to_owned()));
     }
@@ -193,8 +197,8 @@ mod tests {
         "ws://a/news?since=now".parse().unwrap()
     }
 
-    fn connected(resume: &mut Resume) {
-        assert_eq!(resume.opened(Some(JSON)), None);
+    fn connected(resume: &mut ResumeState) {
+        assert_eq!(resume.on_open(Some(JSON)), None);
     }
 
     fn message(room: &str, id: &str) -> String {
@@ -208,15 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_behind_what_it_has_seen() {
-        let mut resume = Resume::default();
+    fn reconnect_asks_for_what_follows_the_last_seen() {
+        let mut resume = ResumeState::default();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=now"
         );
         connected(&mut resume);
         assert_eq!(resume.read(live("s", false, r#""a-1""#, "null")), Ok(None));
-        resume.lost();
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=a-1&room_since="
@@ -224,7 +228,7 @@ mod tests {
         connected(&mut resume);
         resume.read(message("null", "a-2")).unwrap();
         resume.read(message("\"news\"", "b-1")).unwrap();
-        resume.lost();
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=a-2&room_since=b-1"
@@ -232,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_was_sent_yet_all_of_it_is_missed() {
-        let mut resume = Resume::default();
+    fn reconnect_without_messages_asks_for_all() {
+        let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(live("s", true, "null", "null")).unwrap();
-        resume.lost();
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=&room_since="
@@ -244,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_overtakes_the_news_of_the_last_one_is_not_asked_for_again() {
-        let mut resume = Resume::default();
+    fn message_ahead_of_the_replay_end_is_not_asked_for_again() {
+        let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(message("null", "a-3")).unwrap();
         resume.read(message("\"news\"", "b-1")).unwrap();
         resume.read(live("s", true, r#""a-2""#, "null")).unwrap();
-        resume.lost();
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=a-3&room_since=b-1"
@@ -258,17 +262,17 @@ mod tests {
     }
 
     #[test]
-    fn after_a_restart_the_old_ids_are_forgotten_and_the_gap_is_said() {
-        let mut resume = Resume::default();
+    fn server_restart_drops_old_ids_and_reports_a_gap() {
+        let mut resume = ResumeState::default();
         connected(&mut resume);
         resume
             .read(live("s", true, r#""a-9""#, r#""b-9""#))
             .unwrap();
-        resume.lost();
+        resume.on_end();
         connected(&mut resume);
         resume.read(message("null", "c-1")).unwrap();
-        // It breaks again: what is of the room is as it was.
-        resume.lost();
+        // The connection breaks before the end of the replay: the id of the room is kept.
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=c-1&room_since=b-9"
@@ -280,9 +284,9 @@ mod tests {
         );
         assert_eq!(
             resume.read(live("t", false, r#""c-1""#, "null")),
-            Err(Gap::TooLong)
+            Err(Gap::HistoryExceeded)
         );
-        resume.lost();
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=c-1&room_since="
@@ -290,34 +294,34 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_said_though_the_first_connection_was_short() {
-        let mut resume = Resume::default();
+    fn gap_after_a_short_first_connection_is_reported() {
+        let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(message("null", "a-1")).unwrap();
-        resume.lost();
+        resume.on_end();
         connected(&mut resume);
         let live = live("s", false, r#""a-9""#, "null");
-        assert_eq!(resume.read(live), Err(Gap::TooLong));
+        assert_eq!(resume.read(live), Err(Gap::HistoryExceeded));
     }
 
     #[test]
-    fn what_a_plain_server_sends_is_no_json_to_us() {
-        let mut resume = Resume::default();
-        assert_eq!(resume.opened(None), None);
+    fn json_from_a_plain_server_is_a_text_message() {
+        let mut resume = ResumeState::default();
+        assert_eq!(resume.on_open(None), None);
         let text = live("s", true, "null", "null");
         let received = resume.read(text.clone()).unwrap().unwrap();
-        assert_eq!(received, Received::plain(Content::Text(text)));
-        resume.lost();
+        assert_eq!(received, ReceivedMessage::plain(Content::Text(text)));
+        resume.on_end();
         assert_eq!(
             resume.target(&target()).url().request_target(),
             "/news?since=now"
         );
-        assert_eq!(resume.opened(None), Some(Gap::Plain));
+        assert_eq!(resume.on_open(None), Some(Gap::Unknown));
     }
 
     #[test]
-    fn what_is_not_understood_is_a_message_as_it_is() {
-        let mut resume = Resume::default();
+    fn unknown_json_is_printed_unchanged() {
+        let mut resume = ResumeState::default();
         connected(&mut resume);
         for text in [
             "no json",
@@ -327,7 +331,7 @@ mod tests {
             "7",
         ] {
             let received = resume.read(text.into()).unwrap().unwrap();
-            assert_eq!(received, Received::plain(Content::Text(text.into())));
+            assert_eq!(received, ReceivedMessage::plain(Content::Text(text.into())));
         }
         let bytes = resume.read(r#"{"kind":"message","room":null,"base64":"//4A"}"#.into());
         let bytes = bytes.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! `send`: standard input is sent, a line a message.
+//! `send`: sends the lines of standard input, each as one message.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
@@ -9,199 +9,205 @@ use std::time::{Duration, Instant};
 use humphrey_ws::Message;
 use humphrey_ws::websocket_client::{Accepted, Event};
 
+use super::connection::ClientConnection;
 use super::end::{End, Outcome};
+use super::event_loop::EventLoop;
 use super::failures::Failure;
-use super::in_flight::{Dropped, Ending, InFlight};
-use super::input::{Input, Next};
-use super::link::Link;
-use super::options::Send;
-use super::session::{self, Flow, Peer};
-use super::world::World;
+use super::in_flight::{ConnectionResult, DropReason, InFlight};
+use super::line_queue::{LineQueue, NextLine};
+use super::options::SendOptions;
+use super::session::{self, ConnectionHandler, Flow};
+use crate::diagnostics::report;
 use crate::on_message::{ON_MESSAGE_HEADER, OnMessage};
-use crate::say::say;
 
-/// What may wait for the socket: further lines stay where they are.
+/// High-water mark of the write buffer; further lines stay in the queue.
 const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
 
-/// How often that is filled before something else has its turn.
+/// How often a turn fills the write buffer.
 const FILLS_MAX: usize = 16;
 
-/// A line of so many bytes has a ping in front of it and one behind it, unless one about as long has arrived already, and the
-/// lines after it wait for the answer: so it is known which line it is that a server does not take.
+/// Lines of at least this length are sent between two pings, and the following lines wait for the pong, unless a line
+/// of about that length was confirmed before. So a server that rejects a line identifies it.
 const LONG_BYTES: usize = 4 << 10;
 
-/// How long they wait once it has left.
-const HOLD_WAIT: Duration = Duration::from_secs(1);
+/// How long the following lines wait after the long line was written.
+const CONFIRMATION_WAIT: Duration = Duration::from_secs(1);
 
-pub(super) fn run(options: &Send) -> io::Result<ExitCode> {
-    let mut world = World::new()?;
+pub(super) fn run(options: &SendOptions) -> io::Result<ExitCode> {
+    let mut event_loop = EventLoop::new()?;
     if io::stdin().is_terminal() && !options.connect.quiet {
-        say!("what you type here is sent, line by line; Ctrl-D ends");
+        report!("each line typed here is sent to the server; Ctrl-D exits");
     }
-    let mut sender = Sender {
-        input: Input::read(world.waker())?,
-        again: VecDeque::new(),
+    let mut sender = LineSender {
+        input: LineQueue::spawn_reader(event_loop.waker())?,
+        resend_queue: VecDeque::new(),
         in_flight: InFlight::default(),
-        asked: None,
-        hold: Hold::No,
-        doubtful: 0,
+        awaited_pong: None,
+        pause: Pause::No,
+        unconfirmed: 0,
         dropped: 0,
-        in_all: 0,
+        delivered: 0,
         requires_broadcast: options.require_broadcast,
         quiet: options.connect.quiet,
         has_warned: false,
-        is_unfit: false,
+        is_rejected: false,
     };
     let outcome = session::run(
         &options.connect,
         options.give_up_after,
-        &mut world,
+        &mut event_loop,
         &mut sender,
     )?;
-    Ok(sender.verdict(outcome))
+    Ok(sender.report_result(outcome))
 }
 
-struct Sender {
-    input: Arc<Input>,
-    /// Messages that had not left whole when a connection ended.
-    again: VecDeque<Message>,
-    /// Messages on the connection that there is.
+struct LineSender {
+    input: Arc<LineQueue>,
+    /// Messages to resend, which were not wholly written when a connection ended.
+    resend_queue: VecDeque<Message>,
+    /// Unconfirmed messages of the current connection.
     in_flight: InFlight,
-    /// A ping behind so many of them awaits its answer, which says that they have arrived.
-    asked: Option<u64>,
-    hold: Hold,
-    /// Messages that had left on earlier connections, and may have reached the server or not.
-    doubtful: u64,
-    /// Messages that the server does not take.
+    /// The number of messages that the pong for the pending ping will confirm.
+    awaited_pong: Option<u64>,
+    pause: Pause,
+    /// Messages written on earlier connections that may not have reached the server.
+    unconfirmed: u64,
+    /// Messages that were dropped.
     dropped: u64,
     /// Messages that have reached the server, on all connections.
-    in_all: u64,
-    /// The server must say that it hands messages on.
+    delivered: u64,
+    /// `--require-broadcast`.
     requires_broadcast: bool,
     quiet: bool,
-    /// It was said that the server does not hand messages on.
+    /// Whether the warning about `--on-message` was printed.
     has_warned: bool,
-    /// The server is not the one that is required.
-    is_unfit: bool,
+    /// Whether the server does not fulfil `--require-broadcast`.
+    is_rejected: bool,
 }
 
 /// Whether lines wait for the confirmation of a long one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hold {
+enum Pause {
     No,
-    /// Until so many are confirmed, or until then, if all has left by then.
+    /// Until that many lines are confirmed, or the time has passed and everything is written.
     Until(u64, Instant),
-    /// Not on this connection: there was no confirmation in time.
+    /// No more on this connection: a confirmation did not arrive in time.
     Never,
 }
 
-impl Sender {
-    fn next(&mut self) -> Upcoming {
-        if let Some(message) = self.again.pop_front() {
-            return Upcoming::Message(message);
+impl LineSender {
+    fn next_message(&mut self) -> NextMessage {
+        if let Some(message) = self.resend_queue.pop_front() {
+            return NextMessage::Message(message);
         }
-        match self.input.next() {
-            Next::Line(line) => Upcoming::Message(Message::new(line)),
-            Next::Nothing => Upcoming::Nothing,
-            Next::End => Upcoming::End,
+        match self.input.pop() {
+            NextLine::Line(line) => NextMessage::Message(Message::new(line)),
+            NextLine::Nothing => NextMessage::Nothing,
+            NextLine::End => NextMessage::End,
         }
     }
 
-    /// Has as many messages leave as the socket takes.
-    fn send_some(&mut self, link: &mut Link) -> Result<Flow, End> {
+    /// Sends messages until the socket is full.
+    fn send_some(&mut self, connection: &mut ClientConnection) -> Result<Flow, End> {
         for _ in 0..FILLS_MAX {
-            while link.unwritten_bytes() < UNWRITTEN_BYTES_MAX {
-                if self.holds(link)? {
+            while connection.unwritten_bytes() < UNWRITTEN_BYTES_MAX {
+                if self.is_paused(connection)? {
                     return Ok(Flow::Wait);
                 }
-                match self.next() {
-                    Upcoming::Message(message) => self.send(link, message)?,
-                    Upcoming::Nothing => return Ok(Flow::Wait),
-                    Upcoming::End => return Ok(Flow::Finish),
+                match self.next_message() {
+                    NextMessage::Message(message) => self.send(connection, message)?,
+                    NextMessage::Nothing => return Ok(Flow::Wait),
+                    NextMessage::End => return Ok(Flow::Close),
                 }
             }
-            link.write_out()?;
-            if link.unwritten_bytes() > 0 {
+            connection.write_out()?;
+            if connection.unwritten_bytes() > 0 {
                 return Ok(Flow::Wait);
             }
         }
-        Ok(Flow::Again)
+        Ok(Flow::Continue)
     }
 
-    fn send(&mut self, link: &mut Link, message: Message) -> Result<(), End> {
+    fn send(&mut self, connection: &mut ClientConnection, message: Message) -> Result<(), End> {
         let len = message.bytes().len();
         let is_trial =
-            self.hold == Hold::No && len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len);
-        let asked = if is_trial { self.ask(link) } else { Ok(()) };
-        let begin = link.given();
+            self.pause == Pause::No && len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len);
+        let asked = if is_trial {
+            self.ping_for_confirmation(connection)
+        } else {
+            Ok(())
+        };
+        let begin = connection.bytes_queued();
         // A clone shares the payload.
-        match asked.and_then(|()| link.send(&message)) {
+        match asked.and_then(|()| connection.send(&message)) {
             Ok(end) => {
-                self.in_flight.push(message, begin, end, link.written());
+                self.in_flight
+                    .push(message, begin, end, connection.bytes_written());
                 if is_trial {
-                    let by = Instant::now() + HOLD_WAIT;
-                    self.hold = Hold::Until(self.in_flight.given(), by);
-                    self.ask(link)?;
+                    let by = Instant::now() + CONFIRMATION_WAIT;
+                    self.pause = Pause::Until(self.in_flight.sent_count(), by);
+                    self.ping_for_confirmation(connection)?;
                 }
                 Ok(())
             }
             Err(end) => {
-                self.again.push_front(message);
+                self.resend_queue.push_front(message);
                 Err(end)
             }
         }
     }
 
-    /// Whether a long line has to be confirmed first.
-    fn holds(&mut self, link: &mut Link) -> Result<bool, End> {
-        let Hold::Until(number, by) = self.hold else {
+    /// Whether lines have to wait for the confirmation of a long one.
+    fn is_paused(&mut self, connection: &mut ClientConnection) -> Result<bool, End> {
+        let Pause::Until(number, by) = self.pause else {
             return Ok(false);
         };
-        link.write_out()?;
+        connection.write_out()?;
         let now = Instant::now();
-        if self.in_flight.confirmed() >= number {
-            self.hold = Hold::No;
+        if self.in_flight.confirmed_count() >= number {
+            self.pause = Pause::No;
         } else if now >= by {
-            self.hold = match link.unwritten_bytes() {
-                0 => Hold::Never,
-                _ => Hold::Until(number, now + HOLD_WAIT),
+            self.pause = match connection.unwritten_bytes() {
+                0 => Pause::Never,
+                _ => Pause::Until(number, now + CONFIRMATION_WAIT),
             };
         }
-        Ok(matches!(self.hold, Hold::Until(..)))
+        Ok(matches!(self.pause, Pause::Until(..)))
     }
 
-    /// Sends a ping behind what was sent, unless one is on its way.
-    fn ask(&mut self, link: &mut Link) -> Result<(), End> {
-        let given = self.in_flight.given();
-        if self.in_flight.has_unconfirmed() && self.asked != Some(given) {
-            link.ping(&given.to_be_bytes())?;
-            self.asked = Some(given);
+    /// Sends a ping that confirms all lines so far, unless one is pending.
+    fn ping_for_confirmation(&mut self, connection: &mut ClientConnection) -> Result<(), End> {
+        let given = self.in_flight.sent_count();
+        if self.in_flight.has_unconfirmed() && self.awaited_pong != Some(given) {
+            connection.ping(&given.to_be_bytes())?;
+            self.awaited_pong = Some(given);
         }
         Ok(())
     }
 
-    /// Says what has become of the lines.
-    fn verdict(&self, outcome: Outcome) -> ExitCode {
+    /// Prints what has become of the lines, and returns the exit code.
+    fn report_result(&self, outcome: Outcome) -> ExitCode {
         let plural = |n: u64| if n == 1 { "" } else { "s" };
-        let unsent = (self.again.len() + self.input.waiting()) as u64;
-        let (doubtful, dropped, skipped) = (self.doubtful, self.dropped, self.input.skipped());
+        let unsent = (self.resend_queue.len() + self.input.len()) as u64;
+        let (unconfirmed, dropped, skipped) =
+            (self.unconfirmed, self.dropped, self.input.skipped());
         if !self.quiet {
-            let n = self.in_all;
-            say!("{n} line{} reached the server", plural(n));
+            let n = self.delivered;
+            report!("{n} line{} reached the server", plural(n));
         }
-        if doubtful > 0 {
-            say!(
-                "{doubtful} line{} may be lost: the connection ended before the server had confirmed them",
-                plural(doubtful)
+        if unconfirmed > 0 {
+            report!(
+                "{unconfirmed} line{} may be lost: the connection ended before the server had confirmed them",
+                plural(unconfirmed)
             );
         }
         if unsent > 0 {
-            say!(
+            report!(
                 "{unsent} line{} that had been read could not be sent",
                 plural(unsent)
             );
         }
-        let is_complete = doubtful + unsent + dropped + skipped == 0 && !self.is_unfit;
+        let is_complete = unconfirmed + unsent + dropped + skipped == 0 && !self.is_rejected;
         if is_complete && outcome != Outcome::Failed {
             ExitCode::SUCCESS
         } else {
@@ -210,23 +216,23 @@ impl Sender {
     }
 }
 
-enum Upcoming {
+enum NextMessage {
     Message(Message),
     Nothing,
     End,
 }
 
-impl Peer for Sender {
+impl ConnectionHandler for LineSender {
     const OFFERS: &'static [&'static str] = &[];
 
     const SERVER_MAY_END: bool = false;
 
-    // The server may be busy with all that it was sent, and says goodbye behind that.
+    // The server may still be processing lines; its close frame comes after them.
     const CLOSE_WAIT: Duration = Duration::from_secs(30);
     const CLOSE_WAIT_MAX: Duration = Duration::from_secs(300);
 
-    fn opened(&mut self, accepted: &Accepted) -> Result<(), End> {
-        // Servers that are not ours say nothing of it.
+    fn on_open(&mut self, accepted: &Accepted) -> Result<(), End> {
+        // Other servers do not send this header.
         let mode = accepted.header(ON_MESSAGE_HEADER);
         if mode == Some(OnMessage::Broadcast.name()) {
             return Ok(());
@@ -238,87 +244,91 @@ impl Peer for Sender {
             None => "does not say that it hands lines on",
         };
         if self.requires_broadcast {
-            self.is_unfit = true;
+            self.is_rejected = true;
             let why = format!(
                 "the server {what}; start humphrey-broadcast with --on-message broadcast, or leave --require-broadcast out"
             );
-            return Err(End::failed(Failure::NotHandedOn, why));
+            return Err(End::failed(Failure::NotBroadcasting, why));
         }
         if mode.is_some() && !self.has_warned && !self.quiet {
             self.has_warned = true;
-            say!(
+            report!(
                 "warning: the server {what}, so nobody gets them: start it with --on-message broadcast (see also --require-broadcast)"
             );
         }
         Ok(())
     }
 
-    fn received(&mut self, _: &mut Link, event: Event) -> Result<(), End> {
+    fn on_event(&mut self, _: &mut ClientConnection, event: Event) -> Result<(), End> {
         if let Event::Pong(payload) = event
             && let Ok(number) = payload.try_into()
         {
             let number = u64::from_be_bytes(number);
-            // It may be of the ping before the latest.
-            if self.asked.is_some_and(|asked| number <= asked) {
+            // The pong may answer the previous ping.
+            if self.awaited_pong.is_some_and(|asked| number <= asked) {
                 self.in_flight.confirm(number);
-                self.asked.take_if(|asked| *asked == number);
+                self.awaited_pong.take_if(|asked| *asked == number);
             }
         }
         Ok(())
     }
 
-    fn turn(&mut self, link: &mut Link, is_over: bool) -> Result<Flow, End> {
-        if is_over {
+    fn on_turn(
+        &mut self,
+        connection: &mut ClientConnection,
+        is_stopping: bool,
+    ) -> Result<Flow, End> {
+        if is_stopping {
             self.input.end();
-            self.hold = Hold::Never;
+            self.pause = Pause::Never;
         }
-        if link.is_closing() {
+        if connection.is_closing() {
             return Ok(Flow::Wait);
         }
-        let flow = self.send_some(link)?;
-        if self.asked.is_none() {
-            self.ask(link)?;
+        let flow = self.send_some(connection)?;
+        if self.awaited_pong.is_none() {
+            self.ping_for_confirmation(connection)?;
         }
         Ok(flow)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.hold {
-            Hold::Until(_, by) => Some(by),
-            Hold::No | Hold::Never => None,
+        match self.pause {
+            Pause::Until(_, by) => Some(by),
+            Pause::No | Pause::Never => None,
         }
     }
 
-    fn lost(&mut self, link: &Link, end: &End) {
-        let ending = match (end, end.failure()) {
-            (End::Done, _) => Ending::Goodbye,
-            (_, Some(Failure::Closed(1009))) => Ending::TooLong,
-            _ => Ending::Other,
+    fn on_end(&mut self, connection: &ClientConnection, end: &End) {
+        let result = match (end, end.failure()) {
+            (End::Done, _) => ConnectionResult::Clean,
+            (_, Some(Failure::Closed(1009))) => ConnectionResult::TooLong,
+            _ => ConnectionResult::Other,
         };
-        let remains = self.in_flight.end(ending, link.written());
-        self.in_all += remains.arrived;
-        self.doubtful += remains.doubtful;
-        if let Some((bytes, why)) = remains.dropped {
+        let report = self.in_flight.end(result, connection.bytes_written());
+        self.delivered += report.delivered;
+        self.unconfirmed += report.unconfirmed;
+        if let Some((bytes, why)) = report.dropped {
             self.dropped += 1;
             match why {
-                Dropped::TooLong => say!(
-                    "a line of {bytes} bytes is dropped: the server takes none that is so long (it closed with 1009)"
+                DropReason::TooLong => report!(
+                    "a line of {bytes} bytes is dropped: it is too long for the server (close code 1009)"
                 ),
-                Dropped::Stuck => say!(
-                    "a line of {bytes} bytes is dropped: one connection after the other has broken while it was being sent"
+                DropReason::RepeatedlyCut => report!(
+                    "a line of {bytes} bytes is dropped: five connections in a row have ended while it was being sent"
                 ),
             }
         }
-        for message in remains.again.into_iter().rev() {
-            self.again.push_front(message);
+        for message in report.to_resend.into_iter().rev() {
+            self.resend_queue.push_front(message);
         }
-        (self.asked, self.hold) = (None, Hold::No);
+        (self.awaited_pong, self.pause) = (None, Pause::No);
     }
 
     fn is_done(&self) -> bool {
-        !self.is_unfit
-            && self.again.is_empty()
+        !self.is_rejected
+            && self.resend_queue.is_empty()
             && self.in_flight.is_empty()
-            && self.input.has_ended()
+            && self.input.is_drained()
     }
 }

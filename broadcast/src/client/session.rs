@@ -1,208 +1,219 @@
-//! A peer stays connected: what is done on a connection, and after its end.
+//! The session: opens connections, runs a handler on them, and reconnects after failures.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::websocket_client::{Accepted, Event};
 
+use super::backoff::Backoff;
+use super::connection::ClientConnection;
 use super::dial::dial;
 use super::end::{End, NextStep, Outcome};
-use super::failures::{Failure, Then};
-use super::link::Link;
-use super::options::{Connect, seconds};
-use super::retry::Retry;
+use super::event_loop::EventLoop;
+use super::failures::{Failure, RetryDecision};
+use super::options::{ConnectOptions, seconds};
 use super::target::Target;
-use super::world::World;
+use crate::diagnostics::report;
 use crate::on_message::ON_MESSAGE_HEADER;
-use crate::say::say;
 
-/// Turns in which a connection is read that can't be written any more: what a socket holds, mostly.
-const LAST_TURNS_MAX: usize = 400;
+/// Bound on the turns that read a connection whose writing side has failed: about the content of a socket buffer.
+const DRAIN_TURNS_MAX: usize = 400;
 
-/// Who talks on a connection.
-pub(super) trait Peer {
-    /// The subprotocols that it would like, unless the user names others.
+/// What a command does on its connections.
+pub(super) trait ConnectionHandler {
+    /// Subprotocols to offer, unless the user names others.
     const OFFERS: &'static [&'static str];
 
-    /// Whether a server that closes with 1000 says that all is done.
+    /// Whether close code 1000 of the server ends the command successfully.
     const SERVER_MAY_END: bool;
 
-    /// How long the server may be silent once it has been told that this is the end.
+    /// How long the server may be silent after the close frame.
     const CLOSE_WAIT: Duration;
 
-    /// How long it may take to answer that, since all has left, if it is not silent but says other things.
+    /// How long the server may take to answer the close frame after the last write, whatever else it sends.
     const CLOSE_WAIT_MAX: Duration;
 
-    /// What it asks for.
+    /// The URL to connect to.
     fn target(&self, target: &Target) -> Target {
         target.clone()
     }
 
-    /// There is a connection. An error ends it: it is not what is wanted.
-    fn opened(&mut self, accepted: &Accepted) -> Result<(), End>;
+    /// Called after the handshake. An error closes the connection: the server does not qualify.
+    fn on_open(&mut self, accepted: &Accepted) -> Result<(), End>;
 
-    /// A message or a pong has come.
-    fn received(&mut self, link: &mut Link, event: Event) -> Result<(), End>;
+    /// Called with each message and pong.
+    fn on_event(&mut self, connection: &mut ClientConnection, event: Event) -> Result<(), End>;
 
-    /// What has come, has been handed over: its turn. `is_over`: all is to end.
-    fn turn(&mut self, link: &mut Link, is_over: bool) -> Result<Flow, End>;
+    /// Called after the received events of each turn. `is_stopping`: finish.
+    fn on_turn(
+        &mut self,
+        connection: &mut ClientConnection,
+        is_stopping: bool,
+    ) -> Result<Flow, End>;
 
-    /// When it wants its next turn, if nothing happens before.
+    /// When the next turn is due if nothing happens before.
     fn deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// The connection is over.
-    fn lost(&mut self, link: &Link, end: &End);
+    /// Called at the end of a connection.
+    fn on_end(&mut self, connection: &ClientConnection, end: &End);
 
-    /// Nothing remains to be done.
+    /// Whether everything is done, so that no further connection is needed.
     fn is_done(&self) -> bool;
 }
 
-/// How to go on after a peer's turn.
+/// How the connection goes on after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
-    /// With what comes.
+    /// Wait for an event.
     Wait,
-    /// At once: it has more to do.
-    Again,
-    /// With a goodbye.
-    Finish,
+    /// Run another turn at once: there is more to do.
+    Continue,
+    /// Close the connection.
+    Close,
 }
 
-/// Which of a peer's own subprotocols are offered. Some servers refuse a handshake that offers what they do not know, with 400,
-/// or hang up: they are asked again without offers, and always so once that has helped.
+/// Decides whether to offer the handler's own subprotocols. Some servers refuse a handshake with unknown subprotocols
+/// with 400, or hang up: they are tried once without, and from then on if that succeeded.
 #[derive(Debug)]
-struct Offers {
+struct SubprotocolOffers {
     wanted: &'static [&'static str],
-    state: Offering,
+    state: OfferState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Offering {
-    With,
-    /// Once without, as the last attempt has failed in a way that may be due to them.
-    OnceWithout,
-    /// The server is known to take no offers.
-    Without,
+enum OfferState {
+    Offered,
+    /// Withheld for one attempt, since the last one may have failed because of the offers.
+    WithheldOnce,
+    /// The server does not accept offers.
+    Withheld,
 }
 
-impl Offers {
+impl SubprotocolOffers {
     const fn new(wanted: &'static [&'static str]) -> Self {
         Self {
             wanted,
-            state: Offering::With,
+            state: OfferState::Offered,
         }
     }
 
-    const fn now(&self) -> &'static [&'static str] {
+    const fn current(&self) -> &'static [&'static str] {
         match self.state {
-            Offering::With => self.wanted,
-            Offering::OnceWithout | Offering::Without => &[],
+            OfferState::Offered => self.wanted,
+            OfferState::WithheldOnce | OfferState::Withheld => &[],
         }
     }
 
-    /// A handshake was accepted; whether by a humphrey-broadcast, which knows the offers: something else was wrong with it then.
+    /// Records an accepted handshake. A humphrey-broadcast knows the offers, so they were not the cause of the failure.
     fn accepted(&mut self, is_humphrey_broadcast: bool) {
-        if self.state == Offering::OnceWithout {
+        if self.state == OfferState::WithheldOnce {
             self.state = if is_humphrey_broadcast {
-                Offering::With
+                OfferState::Offered
             } else {
-                Offering::Without
+                OfferState::Withheld
             };
         }
     }
 
-    /// A handshake has failed. Returns whether to try again at once, without offers.
+    /// Records a failed handshake. Returns whether to retry at once without offers.
     fn failed(&mut self, failure: Option<Failure>) -> bool {
-        let is_due_to_them = matches!(failure, Some(Failure::Status(400) | Failure::HungUp));
+        let may_be_due_to_offers = matches!(
+            failure,
+            Some(Failure::Status(400) | Failure::HandshakeAborted)
+        );
         match self.state {
-            Offering::With if is_due_to_them && !self.wanted.is_empty() => {
-                self.state = Offering::OnceWithout;
+            OfferState::Offered if may_be_due_to_offers && !self.wanted.is_empty() => {
+                self.state = OfferState::WithheldOnce;
                 true
             }
-            Offering::OnceWithout => {
-                self.state = Offering::With;
+            OfferState::WithheldOnce => {
+                self.state = OfferState::Offered;
                 false
             }
-            Offering::With | Offering::Without => false,
+            OfferState::Offered | OfferState::Withheld => false,
         }
     }
 }
 
-/// Stays connected until the peer is done, or there is no use in going on.
-pub(super) fn run<P: Peer>(
-    connect: &Connect,
+/// Runs the session until the handler is done, or a failure is permanent.
+pub(super) fn run<P: ConnectionHandler>(
+    connect: &ConnectOptions,
     give_up_after: u32,
-    world: &mut World,
-    peer: &mut P,
+    event_loop: &mut EventLoop,
+    handler: &mut P,
 ) -> io::Result<Outcome> {
     let target = connect.target();
-    let mut retry = Retry::new(Duration::from_secs(connect.max_delay.get().into()));
+    let mut backoff = Backoff::new(Duration::from_secs(connect.max_delay.get().into()));
     let give_up_after = seconds(give_up_after);
-    let names_own = !connect.subprotocols().is_empty();
-    let mut offers = Offers::new(if names_own { &[] } else { P::OFFERS });
-    let mut alone_since = Instant::now();
+    let user_names_subprotocols = !connect.subprotocols().is_empty();
+    let mut offers = SubprotocolOffers::new(if user_names_subprotocols {
+        &[]
+    } else {
+        P::OFFERS
+    });
+    let mut disconnected_since = Instant::now();
     loop {
         let request = connect
-            .request(&peer.target(&target), offers.now())
+            .request(&handler.target(&target), offers.current())
             .map_err(io::Error::other)?;
-        let end = match dial(world, &request) {
+        let end = match dial(event_loop, &request) {
             Ok(opened) => {
                 if !connect.quiet {
-                    say!("connected to {target}");
+                    report!("connected to {target}");
                 }
                 offers.accepted(opened.accepted.header(ON_MESSAGE_HEADER).is_some());
                 let begun = Instant::now();
-                let wanted = peer.opened(&opened.accepted);
-                let mut link = Link::new(opened, seconds(connect.heartbeat));
+                let wanted = handler.on_open(&opened.accepted);
+                let mut connection = ClientConnection::new(opened, seconds(connect.heartbeat));
                 let end = match wanted {
-                    Ok(()) => talk(world, &mut link, peer),
-                    Err(end) => leave(&mut link, end),
+                    Ok(()) => exchange_messages(event_loop, &mut connection, handler),
+                    Err(end) => close_unwanted(&mut connection, end),
                 };
-                peer.lost(&link, &end);
-                if retry.had(begun.elapsed(), link.has_received()) {
-                    alone_since = Instant::now();
+                handler.on_end(&connection, &end);
+                if backoff.connection_lasted(begun.elapsed(), connection.has_received()) {
+                    disconnected_since = Instant::now();
                 }
                 end
             }
             Err(end) if offers.failed(end.failure()) => continue,
             Err(end) => end,
         };
-        if peer.is_done() {
+        if handler.is_done() {
             return Ok(Outcome::Done);
         }
-        if world.is_over() {
+        if event_loop.is_stopping() {
             return Ok(Outcome::Stopped);
         }
-        let (later, at_least) = match next::<P>(&end, connect) {
-            NextStep::Again { later, at_least } => (later, at_least),
+        let (later, at_least) = match next_step::<P>(&end, connect) {
+            NextStep::Reconnect { later, at_least } => (later, at_least),
             NextStep::Stop(outcome) => return Ok(outcome),
         };
-        let mut delay = retry.delay(later).max(at_least);
+        let mut delay = backoff.delay(later).max(at_least);
         if let Some(after) = give_up_after {
-            let left = after.saturating_sub(alone_since.elapsed());
+            let left = after.saturating_sub(disconnected_since.elapsed());
             if left.is_zero() {
-                say!("{end}; given up");
+                report!("{end}; giving up (see --give-up-after)");
                 return Ok(Outcome::Failed);
             }
             delay = delay.min(left);
         }
         if !connect.quiet {
-            say!("{end}; again in {:.1} s", delay.as_secs_f64());
+            report!("{end}; reconnecting in {:.1} s", delay.as_secs_f64());
         }
         let until = Instant::now() + delay;
         while Instant::now() < until {
-            if world.is_over() {
+            if event_loop.is_stopping() {
                 return Ok(Outcome::Stopped);
             }
-            world.wait(Some(until))?;
+            event_loop.wait(Some(until))?;
         }
     }
 }
 
-/// Goes by the table of failures, and says why it stops.
-fn next<P: Peer>(end: &End, connect: &Connect) -> NextStep {
+/// Decides by the table of failures, and prints why the session ends.
+fn next_step<P: ConnectionHandler>(end: &End, connect: &ConnectOptions) -> NextStep {
     let (failure, at_least) = match end {
         End::Done => return NextStep::Stop(Outcome::Done),
         End::Stopped => return NextStep::Stop(Outcome::Stopped),
@@ -212,87 +223,107 @@ fn next<P: Peer>(end: &End, connect: &Connect) -> NextStep {
             ..
         } => (failure, *retry_after),
     };
-    let then = failure.row().then;
-    match then {
-        Then::Ends if P::SERVER_MAY_END => {
+    let decision = failure.row().decision;
+    match decision {
+        RetryDecision::Done if P::SERVER_MAY_END => {
             if !connect.quiet {
-                say!("{end}");
+                report!("{end}");
             }
             NextStep::Stop(Outcome::Done)
         }
-        Then::Again | Then::Later if !connect.no_reconnect => NextStep::Again {
-            later: then == Then::Later,
-            at_least,
-        },
-        Then::Again | Then::Later | Then::Ends | Then::Never => {
-            say!("{end}");
+        RetryDecision::Retry | RetryDecision::RetryLater if !connect.no_reconnect => {
+            NextStep::Reconnect {
+                later: decision == RetryDecision::RetryLater,
+                at_least,
+            }
+        }
+        RetryDecision::Retry
+        | RetryDecision::RetryLater
+        | RetryDecision::Done
+        | RetryDecision::GiveUp => {
+            report!("{end}");
             NextStep::Stop(Outcome::Failed)
         }
     }
 }
 
-/// Says goodbye to a server that is not the one that is wanted, without waiting for its answer.
-fn leave(link: &mut Link, end: End) -> End {
-    let _ = link.close();
-    let _ = link.write_out();
+/// Closes the connection to a server that does not qualify, without waiting for its answer.
+fn close_unwanted(connection: &mut ClientConnection, end: End) -> End {
+    let _ = connection.close();
+    let _ = connection.write_out();
     end
 }
 
-/// Talks on a connection to its end.
-fn talk<P: Peer>(world: &mut World, link: &mut Link, peer: &mut P) -> End {
+/// Runs turns until the connection ends.
+fn exchange_messages<P: ConnectionHandler>(
+    event_loop: &mut EventLoop,
+    connection: &mut ClientConnection,
+    handler: &mut P,
+) -> End {
     loop {
-        match turn(world, link, peer) {
+        match run_turn(event_loop, connection, handler) {
             Ok(until) => {
-                if let Err(error) = world.wait(until) {
-                    return End::failed(Failure::System, error);
+                if let Err(error) = event_loop.wait(until) {
+                    return End::failed(Failure::LocalError, error);
                 }
             }
             Err(end) => return end,
         }
-        if world.is_late() {
+        if event_loop.is_past_stop_deadline() {
             return End::Stopped;
         }
     }
 }
 
-/// Reads what has come, and does what there is to do. Returns until when to wait for more.
-fn turn<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<Option<Instant>, End> {
-    link.begin_turn();
-    while let Some(event) = link.read()? {
-        peer.received(link, event)?;
+/// Reads events and sends what is due. Returns when the next turn is due.
+fn run_turn<P: ConnectionHandler>(
+    event_loop: &EventLoop,
+    connection: &mut ClientConnection,
+    handler: &mut P,
+) -> Result<Option<Instant>, End> {
+    connection.begin_turn();
+    while let Some(event) = connection.read()? {
+        handler.on_event(connection, event)?;
     }
-    let mut has_more = link.has_had_its_turn();
-    match act(world, link, peer) {
+    let mut has_more = connection.is_turn_used_up();
+    match send_pending(event_loop, connection, handler) {
         Ok(again) => has_more |= again,
-        Err(end) => return Err(last_words(link, peer).unwrap_or(end)),
+        Err(end) => return Err(read_close_reason(connection, handler).unwrap_or(end)),
     }
-    link.check_goodbye(P::CLOSE_WAIT_MAX)?;
-    // What has come is read before the server is judged by its silence.
+    connection.check_close_timeout(P::CLOSE_WAIT_MAX)?;
+    // Read everything that has arrived before checking deadlines.
     if has_more {
         return Ok(Some(Instant::now()));
     }
-    let deadlines = [link.deadline(P::CLOSE_WAIT)?, peer.deadline()];
+    let deadlines = [connection.deadline(P::CLOSE_WAIT)?, handler.deadline()];
     Ok(deadlines.into_iter().flatten().min())
 }
 
-/// What the peer and the link have to send. Returns whether there is more.
-fn act<P: Peer>(world: &World, link: &mut Link, peer: &mut P) -> Result<bool, End> {
-    let flow = peer.turn(link, world.is_over())?;
-    if flow == Flow::Finish && !link.is_closing() {
-        link.close()?;
+/// Runs the handler's turn and writes. Returns whether there is more to do.
+fn send_pending<P: ConnectionHandler>(
+    event_loop: &EventLoop,
+    connection: &mut ClientConnection,
+    handler: &mut P,
+) -> Result<bool, End> {
+    let flow = handler.on_turn(connection, event_loop.is_stopping())?;
+    if flow == Flow::Close && !connection.is_closing() {
+        connection.close()?;
     }
-    link.write_out()?;
-    Ok(flow == Flow::Again)
+    connection.write_out()?;
+    Ok(flow == Flow::Continue)
 }
 
-/// Where nothing can be written any more, the server may still have said why it has gone, and what it has got.
-fn last_words<P: Peer>(link: &mut Link, peer: &mut P) -> Option<End> {
-    for _ in 0..LAST_TURNS_MAX {
-        link.begin_turn();
+/// After a failed write, the server's close frame and its last confirmations may still be readable.
+fn read_close_reason<P: ConnectionHandler>(
+    connection: &mut ClientConnection,
+    handler: &mut P,
+) -> Option<End> {
+    for _ in 0..DRAIN_TURNS_MAX {
+        connection.begin_turn();
         loop {
-            match link.read() {
-                Ok(Some(event)) => peer.received(link, event).ok()?,
-                Ok(None) if link.has_had_its_turn() => break,
+            match connection.read() {
+                Ok(Some(event)) => handler.on_event(connection, event).ok()?,
+                Ok(None) if connection.is_turn_used_up() => break,
                 Ok(None) => return None,
                 Err(end) => {
                     let says_so = matches!(end.failure(), None | Some(Failure::Closed(_)));
@@ -311,39 +342,43 @@ mod tests {
     const WANTED: &[&str] = &["json.x", "plain.x"];
 
     #[test]
-    fn offers_are_left_out_once_that_has_helped() {
-        for failure in [Failure::Status(400), Failure::HungUp] {
-            let mut offers = Offers::new(WANTED);
-            assert_eq!(offers.now(), WANTED);
+    fn offers_stay_withheld_once_that_has_helped() {
+        for failure in [Failure::Status(400), Failure::HandshakeAborted] {
+            let mut offers = SubprotocolOffers::new(WANTED);
+            assert_eq!(offers.current(), WANTED);
             assert!(offers.failed(Some(failure)));
-            assert_eq!(offers.now(), [""; 0]);
+            assert_eq!(offers.current(), [""; 0]);
             offers.accepted(false);
-            assert_eq!(offers.now(), [""; 0]);
+            assert_eq!(offers.current(), [""; 0]);
             assert!(!offers.failed(Some(failure)), "no further attempt at once");
-            assert_eq!(offers.now(), [""; 0], "for good");
+            assert_eq!(offers.current(), [""; 0], "for good");
         }
     }
 
     #[test]
-    fn offers_are_made_again_if_it_was_not_due_to_them() {
-        let mut offers = Offers::new(WANTED);
-        // It fails without them, too.
-        assert!(offers.failed(Some(Failure::HungUp)));
-        assert!(!offers.failed(Some(Failure::HungUp)));
-        assert_eq!(offers.now(), WANTED);
-        // A server that knows them was only not ready.
-        assert!(offers.failed(Some(Failure::HungUp)));
+    fn offers_are_made_again_if_withholding_did_not_help() {
+        let mut offers = SubprotocolOffers::new(WANTED);
+        // The attempt without offers fails, too.
+        assert!(offers.failed(Some(Failure::HandshakeAborted)));
+        assert!(!offers.failed(Some(Failure::HandshakeAborted)));
+        assert_eq!(offers.current(), WANTED);
+        // The server knows the offers; it was only not ready.
+        assert!(offers.failed(Some(Failure::HandshakeAborted)));
         offers.accepted(true);
-        assert_eq!(offers.now(), WANTED);
+        assert_eq!(offers.current(), WANTED);
     }
 
     #[test]
-    fn other_failures_are_not_put_down_to_the_offers() {
-        let mut offers = Offers::new(WANTED);
-        for failure in [Failure::Status(403), Failure::NoAnswer, Failure::NotReached] {
+    fn other_failures_leave_the_offers_unchanged() {
+        let mut offers = SubprotocolOffers::new(WANTED);
+        for failure in [
+            Failure::Status(403),
+            Failure::HandshakeTimeout,
+            Failure::Unreachable,
+        ] {
             assert!(!offers.failed(Some(failure)));
-            assert_eq!(offers.now(), WANTED);
+            assert_eq!(offers.current(), WANTED);
         }
-        assert!(!Offers::new(&[]).failed(Some(Failure::HungUp)));
+        assert!(!SubprotocolOffers::new(&[]).failed(Some(Failure::HandshakeAborted)));
     }
 }

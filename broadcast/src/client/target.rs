@@ -1,25 +1,25 @@
-//! Where a client connects to: a `ws://` URL, and a room there.
+//! The target of a client: a `ws://` URL and a room. The library parses the URL.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use humphrey_ws::websocket_client::{InvalidUrl, ServerUrl};
 
-use crate::name::RoomName;
+use crate::room_name::RoomName;
 
-/// A server, and what is asked of it.
+/// The URL of a server, including path and query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target(ServerUrl);
 
-/// Why something is no such URL.
+/// Why a URL is invalid, in terms of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BadUrl(InvalidUrl);
+pub(crate) struct InvalidTarget(InvalidUrl);
 
 impl FromStr for Target {
-    type Err = BadUrl;
+    type Err = InvalidTarget;
 
-    fn from_str(url: &str) -> Result<Self, BadUrl> {
-        url.parse().map(Self).map_err(BadUrl)
+    fn from_str(url: &str) -> Result<Self, InvalidTarget> {
+        url.parse().map(Self).map_err(InvalidTarget)
     }
 }
 
@@ -28,7 +28,7 @@ impl Target {
         &self.0
     }
 
-    /// The same server, and a room behind the path.
+    /// Appends a room to the path.
     pub(super) fn with_room(&self, room: &RoomName) -> Self {
         let path = self.0.path();
         let slash = if path.ends_with('/') { "" } else { "/" };
@@ -39,7 +39,7 @@ impl Target {
         }))
     }
 
-    /// The same, with these parameters of the query instead of what they were.
+    /// Sets parameters of the query, replacing those of the same names.
     pub(super) fn with_parameters(&self, parameters: &[(&str, String)]) -> Self {
         let kept = self
             .0
@@ -59,14 +59,14 @@ impl Target {
     }
 }
 
-/// As it is said to the user: without the query, which may have secrets.
+/// Printed without the query, which may contain secrets.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.with_request_target(self.0.path()))
     }
 }
 
-impl fmt::Display for BadUrl {
+impl fmt::Display for InvalidTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             InvalidUrl::UserInfo => f.write_str(
@@ -80,9 +80,9 @@ impl fmt::Display for BadUrl {
     }
 }
 
-impl std::error::Error for BadUrl {}
+impl std::error::Error for InvalidTarget {}
 
-/// Percent-encodes everything but the characters that never need it (RFC 3986 §2.3).
+/// Percent-encodes everything but the unreserved characters (RFC 3986 §2.3).
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_a_server_is_refused() {
+    fn invalid_server_url_is_refused() {
         for (url, said) in [
             ("a:8080", "ws://"),
             ("wss://a", "stunnel"),
@@ -119,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_room_stands_behind_the_path_as_the_server_reads_it() {
+    fn room_is_appended_to_the_path_percent_encoded() {
         let path = |target: Target| target.url().path().to_owned();
         for room in ["news", "Gr\u{fc}ezi & mehr?", "a/b", "100%", "..."] {
             let name: RoomName = room.parse().unwrap();
             let asked = path(target("ws://a").with_room(&name));
-            assert_eq!(RoomName::of_path(&asked), Ok(name), "{asked}");
+            assert_eq!(RoomName::from_path(&asked), Ok(name), "{asked}");
         }
         let name: RoomName = "news".parse().unwrap();
         let asked = |url: &str| target(url).with_room(&name).url().request_target();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_take_the_place_of_those_of_their_name() {
+    fn parameters_replace_those_of_the_same_name() {
         let asked = |url: &str| {
             let parameters = [("since", "ab-7".to_owned()), ("room_since", "c d".into())];
             target(url)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_without_its_query() {
+    fn display_omits_the_query() {
         assert_eq!(target("ws://a:81/b?token=x").to_string(), "ws://a:81/b");
     }
 }

@@ -1,29 +1,29 @@
-//! Names of rooms, as they stand in a URL.
+//! Names of rooms, and their encoding in URLs.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Longest name, in bytes: what the library allows, less what the program puts in front.
+/// Longest name, in bytes: the library's limit less the program's prefix.
 pub(crate) const NAME_BYTES_MAX: usize = 240;
 
 /// The name of a room; empty for everyone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomName(Arc<str>);
 
-/// Why something is no name of a room.
+/// Why a string is not a valid room name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BadName {
+pub(crate) enum InvalidRoomName {
     Empty,
     TooLong,
-    Dots,
+    DotSegment,
     Nul,
     Encoding,
 }
 
 impl RoomName {
     pub(crate) const EVERYONE_PATH: &str = "/";
-    /// Everyone's name.
+    /// The name that stands for everyone.
     pub(crate) const EVERYONE: &str = "";
 
     pub(crate) fn everyone() -> Self {
@@ -38,44 +38,45 @@ impl RoomName {
         &self.0
     }
 
-    /// What a path names, as it was sent: everything behind its first `/`, decoded (RFC 3986 §2.1). `/` is everyone.
-    pub(crate) fn of_path(path: &str) -> Result<Self, BadName> {
+    /// Parses the path of a URL: everything after the first `/`, percent-decoded (RFC 3986 §2.1). `/` is everyone.
+    pub(crate) fn from_path(path: &str) -> Result<Self, InvalidRoomName> {
         let encoded = path.strip_prefix('/').unwrap_or(path);
-        let name = decode(encoded).ok_or(BadName::Encoding)?;
+        let name = decode(encoded).ok_or(InvalidRoomName::Encoding)?;
         match name.parse() {
-            Err(BadName::Empty) => Ok(Self::everyone()),
+            Err(InvalidRoomName::Empty) => Ok(Self::everyone()),
             parsed => parsed,
         }
     }
 }
 
-/// A name as it is, without any encoding.
+/// Parses a name that is not encoded.
 impl FromStr for RoomName {
-    type Err = BadName;
+    type Err = InvalidRoomName;
 
-    fn from_str(name: &str) -> Result<Self, BadName> {
+    fn from_str(name: &str) -> Result<Self, InvalidRoomName> {
         match name {
-            "" => Err(BadName::Empty),
-            // To a browser these are directories, however they are encoded (WHATWG URL §4.1), and the library refuses them.
+            "" => Err(InvalidRoomName::Empty),
+            // Browsers resolve these as directories, even percent-encoded (WHATWG URL §4.1), and the library rejects
+            // them.
             _ if name
                 .split(['/', '\\'])
                 .any(|part| part == "." || part == "..") =>
             {
-                Err(BadName::Dots)
+                Err(InvalidRoomName::DotSegment)
             }
-            _ if name.contains('\0') => Err(BadName::Nul),
-            _ if name.len() > NAME_BYTES_MAX => Err(BadName::TooLong),
+            _ if name.contains('\0') => Err(InvalidRoomName::Nul),
+            _ if name.len() > NAME_BYTES_MAX => Err(InvalidRoomName::TooLong),
             _ => Ok(Self(name.into())),
         }
     }
 }
 
-impl fmt::Display for BadName {
+impl fmt::Display for InvalidRoomName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("a room needs a name"),
             Self::TooLong => write!(f, "a room's name may have {NAME_BYTES_MAX} bytes"),
-            Self::Dots => f.write_str(
+            Self::DotSegment => f.write_str(
                 "'.' and '..' can't be the name of a room, nor a part of it between slashes",
             ),
             Self::Nul => f.write_str("the name of a room can't have a NUL in it"),
@@ -84,15 +85,15 @@ impl fmt::Display for BadName {
     }
 }
 
-impl std::error::Error for BadName {}
+impl std::error::Error for InvalidRoomName {}
 
-/// Decodes `%` and two hexadecimal digits; `None` if a `%` stands before anything else, or the result is not UTF-8.
+/// Percent-decodes a string. `None` if a `%` is not followed by two hexadecimal digits, or the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         let byte = match byte {
-            b'%' => (digit(rest.next()?)? << 4) | digit(rest.next()?)?,
+            b'%' => (hex_digit(rest.next()?)? << 4) | hex_digit(rest.next()?)?,
             byte => byte,
         };
         bytes.push(byte);
@@ -100,9 +101,9 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn digit(byte: u8) -> Option<u8> {
-    let digit = char::from(byte).to_digit(16)?;
-    u8::try_from(digit).ok()
+fn hex_digit(byte: u8) -> Option<u8> {
+    let hex_digit = char::from(byte).to_digit(16)?;
+    u8::try_from(hex_digit).ok()
 }
 
 #[cfg(test)]
@@ -110,8 +111,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_room_and_its_root_is_everyone() {
-        let name = |path| RoomName::of_path(path).unwrap();
+    fn path_names_a_room_and_root_is_everyone() {
+        let name = |path| RoomName::from_path(path).unwrap();
         assert!(name("/").is_everyone());
         for (path, room) in [
             ("/news", "news"),
@@ -129,23 +130,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_room_name_is_refused() {
         for (path, why) in [
-            ("/%", BadName::Encoding),
-            ("/%4", BadName::Encoding),
-            ("/%zz", BadName::Encoding),
-            ("/%+1", BadName::Encoding),
-            ("/%FF", BadName::Encoding),
-            ("/..", BadName::Dots),
-            ("/%2e", BadName::Dots),
-            ("/a%2f..%2fb", BadName::Dots),
-            ("/a%5c.", BadName::Dots),
-            ("/a%00", BadName::Nul),
+            ("/%", InvalidRoomName::Encoding),
+            ("/%4", InvalidRoomName::Encoding),
+            ("/%zz", InvalidRoomName::Encoding),
+            ("/%+1", InvalidRoomName::Encoding),
+            ("/%FF", InvalidRoomName::Encoding),
+            ("/..", InvalidRoomName::DotSegment),
+            ("/%2e", InvalidRoomName::DotSegment),
+            ("/a%2f..%2fb", InvalidRoomName::DotSegment),
+            ("/a%5c.", InvalidRoomName::DotSegment),
+            ("/a%00", InvalidRoomName::Nul),
         ] {
-            assert_eq!(RoomName::of_path(path), Err(why), "{path}");
+            assert_eq!(RoomName::from_path(path), Err(why), "{path}");
         }
         let long = format!("/{}", "x".repeat(241));
-        assert_eq!(RoomName::of_path(&long), Err(BadName::TooLong));
-        assert_eq!("".parse::<RoomName>(), Err(BadName::Empty));
+        assert_eq!(RoomName::from_path(&long), Err(InvalidRoomName::TooLong));
+        assert_eq!("".parse::<RoomName>(), Err(InvalidRoomName::Empty));
     }
 }

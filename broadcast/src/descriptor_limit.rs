@@ -1,20 +1,21 @@
-//! How many clients the operating system lets the program serve: each takes a descriptor.
+//! The limit of open files, which bounds the number of connections.
 
-/// Descriptors that are no clients: standard streams, threads' own, and those who ask for metrics.
-const OTHERS: u64 = 160;
+/// Descriptors that are not connections: standard streams, those of the threads, and connections of the metrics server.
+const RESERVED_DESCRIPTORS: u64 = 160;
 
-/// How many of the wanted connections there can be, and if that is less, a line that says so. Raises the limit of this
-/// process as far as it may, and as is needed.
-pub(crate) fn fit(wanted: usize) -> (usize, Option<String>) {
-    let (descriptors, hard) = raised((wanted as u64).saturating_add(OTHERS));
+/// The number of connections that can be served, and a warning if that is less than `wanted`. Raises the soft limit of
+/// open files as far as needed and allowed.
+pub(crate) fn limit_connections(wanted: usize) -> (usize, Option<String>) {
+    let (descriptors, hard) = raise_limit((wanted as u64).saturating_add(RESERVED_DESCRIPTORS));
     let Some(descriptors) = descriptors else {
         return (wanted, None);
     };
-    fitted(wanted, descriptors, hard)
+    connections_for(wanted, descriptors, hard)
 }
 
-fn fitted(wanted: usize, descriptors: u64, hard: Option<u64>) -> (usize, Option<String>) {
-    let possible = usize::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
+fn connections_for(wanted: usize, descriptors: u64, hard: Option<u64>) -> (usize, Option<String>) {
+    let possible =
+        usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
     if wanted <= possible {
         return (wanted, None);
     }
@@ -30,9 +31,9 @@ fn fitted(wanted: usize, descriptors: u64, hard: Option<u64>) -> (usize, Option<
     (served, Some(line))
 }
 
-/// The limit in force once it is raised to `needed`, and what it can be raised to. `None` is no limit.
+/// Raises the soft limit to `needed` if possible. Returns the soft and the hard limit; `None` is unlimited.
 #[cfg(unix)]
-fn raised(needed: u64) -> (Option<u64>, Option<u64>) {
+fn raise_limit(needed: u64) -> (Option<u64>, Option<u64>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(needed, |hard| hard.min(needed));
@@ -41,7 +42,7 @@ fn raised(needed: u64) -> (Option<u64>, Option<u64>) {
             current: Some(wanted),
             maximum: limit.maximum,
         };
-        // Where it may not be raised, what there is has to do.
+        // On failure the existing limit applies.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let limit = getrlimit(Resource::Nofile);
@@ -49,7 +50,7 @@ fn raised(needed: u64) -> (Option<u64>, Option<u64>) {
 }
 
 #[cfg(not(unix))]
-fn raised(_: u64) -> (Option<u64>, Option<u64>) {
+fn raise_limit(_: u64) -> (Option<u64>, Option<u64>) {
     (None, None)
 }
 
@@ -59,18 +60,18 @@ mod tests {
 
     #[test]
     fn fewer_connections_than_descriptors_are_served_as_asked() {
-        assert_eq!(fitted(100, 1_000, Some(1_000)), (100, None));
-        assert_eq!(fitted(840, 1_000, None), (840, None));
+        assert_eq!(connections_for(100, 1_000, Some(1_000)), (100, None));
+        assert_eq!(connections_for(840, 1_000, None), (840, None));
     }
 
     #[test]
-    fn connections_over_the_descriptors_are_lowered_and_said() {
-        let (served, line) = fitted(100_000, 1_024, Some(1_024));
+    fn connections_over_the_descriptors_are_lowered() {
+        let (served, line) = connections_for(100_000, 1_024, Some(1_024));
         assert_eq!(served, 864);
         let line = line.unwrap();
         for part in ["864", "100000", "1024", "--max-connections", "ulimit -Hn"] {
             assert!(line.contains(part), "{line}");
         }
-        assert_eq!(fitted(10, 20, None).0, 1);
+        assert_eq!(connections_for(10, 20, None).0, 1);
     }
 }

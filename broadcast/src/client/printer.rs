@@ -1,35 +1,35 @@
-//! Messages as lines of standard output.
+//! Prints messages as lines of standard output.
 
 use std::io::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::resume::{Content, Received};
-use crate::json::quote;
+use super::resume::{Content, ReceivedMessage};
+use crate::json::push_quoted;
 
-/// What is written at once.
+/// The buffer is written once it has this size.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How messages are printed.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
-    /// As they are, but each as one line.
+pub(super) enum OutputFormat {
+    /// Plain messages, each as one line.
     Lines,
-    /// The same, for people: what a message says must not be a command to their terminal.
+    /// One line each, with control characters replaced: a message must not send commands to the terminal.
     Terminal,
     Json,
 }
 
-pub(super) struct Output<W> {
+pub(super) struct Printer<W> {
     writer: W,
-    style: Style,
-    /// Lines that have not been written yet.
+    style: OutputFormat,
+    /// Lines that are not written yet.
     lines: Vec<u8>,
 }
 
-impl<W: Write> Output<W> {
-    pub(super) fn new(writer: W, style: Style) -> Self {
+impl<W: Write> Printer<W> {
+    pub(super) fn new(writer: W, style: OutputFormat) -> Self {
         Self {
             writer,
             style,
@@ -37,16 +37,18 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Prints a message, sooner or later. Returns whether there was something to be printed.
-    pub(super) fn print(&mut self, received: &Received) -> io::Result<bool> {
+    /// Prints a message to the buffer. Returns false if the message has nothing to print.
+    pub(super) fn print(&mut self, received: &ReceivedMessage) -> io::Result<bool> {
         match (self.style, &received.content) {
-            (Style::Json, _) => self.lines.extend_from_slice(json(received).as_bytes()),
+            (OutputFormat::Json, _) => self.lines.extend_from_slice(json(received).as_bytes()),
             (_, Content::Omitted { .. }) => return Ok(false),
-            (Style::Lines, Content::Text(text)) => push_one_line(&mut self.lines, text),
-            (Style::Lines, Content::Binary(bytes)) => self.lines.extend_from_slice(bytes),
-            (Style::Terminal, Content::Text(text)) => push_shown(&mut self.lines, text),
-            (Style::Terminal, Content::Binary(bytes)) => {
-                push_shown(&mut self.lines, &String::from_utf8_lossy(bytes));
+            (OutputFormat::Lines, Content::Text(text)) => push_one_line(&mut self.lines, text),
+            (OutputFormat::Lines, Content::Binary(bytes)) => self.lines.extend_from_slice(bytes),
+            (OutputFormat::Terminal, Content::Text(text)) => {
+                push_for_terminal(&mut self.lines, text)
+            }
+            (OutputFormat::Terminal, Content::Binary(bytes)) => {
+                push_for_terminal(&mut self.lines, &String::from_utf8_lossy(bytes));
             }
         }
         self.lines.push(b'\n');
@@ -56,7 +58,7 @@ impl<W: Write> Output<W> {
         Ok(true)
     }
 
-    /// Writes what was printed.
+    /// Writes the buffer.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if self.lines.is_empty() {
             return Ok(());
@@ -68,9 +70,9 @@ impl<W: Write> Output<W> {
     }
 }
 
-/// A text, with a space for each line break: a message must not pass for several.
+/// Appends a text, with a space for each line break, so that a message is one line.
 fn push_one_line(line: &mut Vec<u8>, text: &str) {
-    // Most have none, and that is quickly seen.
+    // The fast path: most messages are a single line.
     if !text.contains('\n') && !text.contains('\r') {
         line.extend_from_slice(text.as_bytes());
         return;
@@ -85,8 +87,8 @@ fn push_one_line(line: &mut Vec<u8>, text: &str) {
     line.extend_from_slice(rest.as_bytes());
 }
 
-/// The same, without any other control character than a tabulator.
-fn push_shown(line: &mut Vec<u8>, text: &str) {
+/// Appends a text as one line, with control characters other than tabs replaced.
+fn push_for_terminal(line: &mut Vec<u8>, text: &str) {
     let from = line.len();
     push_one_line(line, text);
     let is_control = |c: char| c.is_control() && c != '\t';
@@ -98,19 +100,19 @@ fn push_shown(line: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn json(received: &Received) -> String {
+fn json(received: &ReceivedMessage) -> String {
     let mut json = "{".to_owned();
     if let Some(room) = &received.room {
         json += "\"room\":";
         match room {
-            Some(room) => quote(&mut json, room),
+            Some(room) => push_quoted(&mut json, room),
             None => json += "null",
         }
         json += ",";
     }
     if let Some(id) = &received.id {
         json += "\"id\":";
-        quote(&mut json, id);
+        push_quoted(&mut json, id);
         json += ",";
     }
     if let Some(at_ms) = received.at_ms {
@@ -119,7 +121,7 @@ fn json(received: &Received) -> String {
     match &received.content {
         Content::Text(text) => {
             json += "\"text\":";
-            quote(&mut json, text);
+            push_quoted(&mut json, text);
         }
         Content::Binary(bytes) => {
             json += "\"base64\":\"";
@@ -129,7 +131,7 @@ fn json(received: &Received) -> String {
         Content::Omitted { bytes } => json += &format!("\"omitted_bytes\":{bytes}"),
     }
     json.push('}');
-    // They are allowed in JSON, but commands to some terminals.
+    // JSON allows these characters, but some terminals interpret them.
     let is_control = |c: char| ('\u{7f}'..='\u{9f}').contains(&c);
     if json.contains(is_control) {
         let escaped = json.chars().map(|c| match is_control(c) {
@@ -145,8 +147,8 @@ fn json(received: &Received) -> String {
 mod tests {
     use super::*;
 
-    fn printed(style: Style, messages: &[Received]) -> Vec<u8> {
-        let mut output = Output::new(Vec::new(), style);
+    fn printed(style: OutputFormat, messages: &[ReceivedMessage]) -> Vec<u8> {
+        let mut output = Printer::new(Vec::new(), style);
         for message in messages {
             output.print(message).unwrap();
         }
@@ -154,34 +156,34 @@ mod tests {
         output.writer
     }
 
-    fn text(text: &str) -> Received {
-        Received::plain(Content::Text(text.to_owned()))
+    fn text(text: &str) -> ReceivedMessage {
+        ReceivedMessage::plain(Content::Text(text.to_owned()))
     }
 
     #[test]
-    fn each_message_is_one_line() {
-        let binary = Received::plain(Content::Binary(vec![0xff, 0, b'\n']));
-        let omitted = Received::plain(Content::Omitted { bytes: 7 });
+    fn message_with_line_breaks_is_one_line() {
+        let binary = ReceivedMessage::plain(Content::Binary(vec![0xff, 0, b'\n']));
+        let omitted = ReceivedMessage::plain(Content::Omitted { bytes: 7 });
         let messages = [text("a\nb\r\nc\rd\n"), text(""), binary, omitted];
         assert_eq!(
-            printed(Style::Lines, &messages),
+            printed(OutputFormat::Lines, &messages),
             b"a b c d \n\n\xff\x00\n\n"
         );
     }
 
     #[test]
-    fn a_terminal_is_given_no_commands() {
-        let binary = Received::plain(Content::Binary(vec![0xff, 7]));
+    fn terminal_output_has_no_control_characters() {
+        let binary = ReceivedMessage::plain(Content::Binary(vec![0xff, 7]));
         let messages = [text("\u{1b}[31mred\u{9b}\n\t\u{fc}"), binary];
         assert_eq!(
-            String::from_utf8(printed(Style::Terminal, &messages)).unwrap(),
+            String::from_utf8(printed(OutputFormat::Terminal, &messages)).unwrap(),
             "\u{fffd}[31mred\u{fffd} \t\u{fc}\n\u{fffd}\u{fffd}\n"
         );
     }
 
     #[test]
-    fn json_says_what_is_known() {
-        let known = |room: Option<&str>, content| Received {
+    fn json_names_the_known_fields_only() {
+        let known = |room: Option<&str>, content| ReceivedMessage {
             room: Some(room.map(str::to_owned)),
             id: Some("a-1".into()),
             at_ms: Some(5),
@@ -200,13 +202,13 @@ mod tests {
             r#"{"room":null,"id":"a-1","at":5,"omitted_bytes":7}"#,
             "",
         ];
-        let printed = String::from_utf8(printed(Style::Json, &messages)).unwrap();
+        let printed = String::from_utf8(printed(OutputFormat::Json, &messages)).unwrap();
         assert_eq!(printed, expected.join("\n"));
     }
 
     #[test]
-    fn much_is_written_before_it_is_asked_for() {
-        let mut output = Output::new(Vec::new(), Style::Lines);
+    fn full_buffer_is_written_before_a_flush() {
+        let mut output = Printer::new(Vec::new(), OutputFormat::Lines);
         output.print(&text(&"x".repeat(BUFFER_BYTES))).unwrap();
         assert_eq!(output.writer.len(), BUFFER_BYTES + 1);
     }

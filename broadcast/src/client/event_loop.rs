@@ -1,4 +1,4 @@
-//! What the talking thread waits for: its socket, what other threads have for it, and the end.
+//! The event loop of the client: waits for its socket, for other threads and for signals.
 
 use std::io;
 use std::process;
@@ -21,20 +21,20 @@ const OUTPUT: Token = Token(2);
 
 const EVENTS_MAX: usize = 16;
 
-/// How long the end may take once a signal has asked for it.
+/// How long the shutdown may take after a signal.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-pub(super) struct World {
+pub(super) struct EventLoop {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
     stopping: Arc<AtomicBool>,
-    /// When all must have ended, once a signal has come.
-    stop_by: Option<Instant>,
+    /// The deadline of the shutdown, once a signal has arrived.
+    stop_deadline: Option<Instant>,
     output_closed: bool,
 }
 
-impl World {
+impl EventLoop {
     pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
@@ -43,7 +43,7 @@ impl World {
             let waker = waker.clone();
             signals::on_stop(stopping.clone(), move || {
                 let _ = waker.wake();
-                // Where the other end of a pipe does not read, nothing else would end it.
+                // A blocking write to a pipe that nobody reads would prevent the shutdown.
                 thread::sleep(STOP_WAIT + Duration::from_secs(1));
                 process::exit(1);
             })?;
@@ -53,12 +53,12 @@ impl World {
             events: Events::with_capacity(EVENTS_MAX),
             waker,
             stopping,
-            stop_by: None,
+            stop_deadline: None,
             output_closed: false,
         })
     }
 
-    /// Ends a wait from another thread.
+    /// Wakes the event loop from another thread.
     pub(super) fn waker(&self) -> Arc<Waker> {
         self.waker.clone()
     }
@@ -68,8 +68,8 @@ impl World {
         self.poll.registry().register(stream, SOCKET, both)
     }
 
-    /// Notices from now on if nobody reads standard output any more, without having to write to it. Where it is a file,
-    /// there is nothing to notice.
+    /// Detects from now on that the reader of standard output has closed it, without writing. Files cannot be watched,
+    /// and need not be.
     pub(super) fn watch_output(&self) {
         #[cfg(unix)]
         {
@@ -83,9 +83,9 @@ impl World {
         }
     }
 
-    /// Waits for anything to happen, at most until then.
+    /// Waits for an event, at most until `until`.
     pub(super) fn wait(&mut self, until: Option<Instant>) -> io::Result<()> {
-        let until = match (until, self.stop_by) {
+        let until = match (until, self.stop_deadline) {
             (Some(until), Some(by)) => Some(until.min(by)),
             (until, by) => until.or(by),
         };
@@ -100,31 +100,32 @@ impl World {
                 self.output_closed = true;
             }
         }
-        if self.stop_by.is_none() && self.stopping.load(Ordering::Relaxed) {
-            self.stop_by = Some(Instant::now() + STOP_WAIT);
+        if self.stop_deadline.is_none() && self.stopping.load(Ordering::Relaxed) {
+            self.stop_deadline = Some(Instant::now() + STOP_WAIT);
         }
         Ok(())
     }
 
-    /// The same, for what must have happened by then, or has failed; it is worth nothing once all is to end.
-    pub(super) fn wait_for_progress(&mut self, by: Instant, failure: Failure) -> Result<(), End> {
-        if self.is_over() {
+    /// Waits for progress while a connection is opened. Fails with `failure` after the deadline, and if the program is
+    /// stopping.
+    pub(super) fn wait_for_socket(&mut self, by: Instant, failure: Failure) -> Result<(), End> {
+        if self.is_stopping() {
             return Err(End::Stopped);
         }
         if Instant::now() >= by {
             return Err(End::failed(failure, "no answer in time"));
         }
         self.wait(Some(by))
-            .map_err(|error| End::failed(Failure::System, error))
+            .map_err(|error| End::failed(Failure::LocalError, error))
     }
 
-    /// Whether all is to end: a signal has come, or nobody reads the output.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the program is stopping: a signal has arrived, or standard output was closed.
+    pub(super) fn is_stopping(&self) -> bool {
         self.output_closed || self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Whether it should have ended by now.
-    pub(super) fn is_late(&self) -> bool {
-        self.stop_by.is_some_and(|by| Instant::now() >= by)
+    /// Whether the deadline of the shutdown has passed.
+    pub(super) fn is_past_stop_deadline(&self) -> bool {
+        self.stop_deadline.is_some_and(|by| Instant::now() >= by)
     }
 }

@@ -1,23 +1,28 @@
-//! `/events` and `/events/ROOM`: what a WebSocket client gets at `/` and `/ROOM`, as server-sent events.
+//! `/events` and `/events/ROOM`: server-sent events with the messages that WebSocket clients get at `/` and `/ROOM`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use humphrey_ws::{Reject, RequestHead, Subscription};
 
-use crate::clients::{Door, bad_request};
-use crate::name::RoomName;
-use crate::rooms::Form;
+use crate::admission::{Admission, bad_request};
+use crate::room_name::RoomName;
+use crate::rooms::MessageForm;
 
-/// What a client of an event stream gets. Who comes for the first time begins with what is kept, unless it asks for
-/// `?since=now`; who comes again, with what it has missed.
-pub(crate) fn subscription(door: &Door, request: &RequestHead) -> Result<Subscription, Reject> {
+/// The subscription of an event stream. The first connection begins with the kept messages, unless the client asks for
+/// `?since=now`; a reconnect replays the missed messages.
+pub(crate) fn subscription(
+    admission: &Admission,
+    request: &RequestHead,
+) -> Result<Subscription, Reject> {
     let path = request.path().strip_prefix("/events").unwrap_or_default();
-    let room = RoomName::of_path(path).map_err(bad_request)?;
+    let room = RoomName::from_path(path).map_err(bad_request)?;
     let everyone = RoomName::everyone();
     let library_name = |name, is_announcement| {
-        let name = door.rooms.library_name(name, Form::Plain, is_announcement);
-        name.filter(|_| door.announces || !is_announcement)
+        let name = admission
+            .rooms
+            .library_name(name, MessageForm::Plain, is_announcement);
+        name.filter(|_| admission.announces_clients || !is_announcement)
     };
     let mut subscription = match library_name(&everyone, false) {
         Some(name) => Subscription::room(name),
@@ -34,37 +39,41 @@ pub(crate) fn subscription(door: &Door, request: &RequestHead) -> Result<Subscri
     })
 }
 
-/// The same, as the library asks for it; a stream is silent for so long at most.
+/// The handler for [`subscription`]. A keep-alive comment follows `keep_alive` without a message.
 pub(crate) fn handler(
-    door: Arc<Door>,
+    admission: Arc<Admission>,
     keep_alive: Duration,
 ) -> impl Fn(&RequestHead, Arc<()>) -> Result<Subscription, Reject> + Send + Sync + 'static {
-    move |request, _| Ok(subscription(&door, request)?.with_keep_alive(keep_alive))
+    move |request, _| Ok(subscription(&admission, request)?.with_keep_alive(keep_alive))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rooms::{Rooms, Setup};
+    use crate::rooms::{RoomSettings, Rooms};
     use humphrey_ws::AsyncWebsocketApp;
 
-    fn of(path: &str, history: Option<usize>, announces: bool) -> Subscription {
+    fn of(path: &str, history: Option<usize>, announces_clients: bool) -> Subscription {
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
-        let setup = Setup {
+        let settings = RoomSettings {
             history,
             rooms_max: None,
-            announces,
+            announces_clients,
         };
         let on_message = crate::on_message::OnMessage::Echo;
-        let door = Door::new(Rooms::new(app.sender(), setup), announces, on_message);
-        subscription(&door, &RequestHead::new(path)).unwrap()
+        let admission = Admission::new(
+            Rooms::new(app.sender(), settings),
+            announces_clients,
+            on_message,
+        );
+        subscription(&admission, &RequestHead::new(path)).unwrap()
     }
 
     #[test]
-    fn it_is_what_a_websocket_client_gets() {
+    fn subscription_matches_a_websocket_client() {
         let broadcasts = Subscription::broadcasts;
         let room = Subscription::room;
-        for (path, history, announces, expected) in [
+        for (path, history, announces_clients, expected) in [
             ("/events", None, true, broadcasts()),
             ("/events/", None, false, broadcasts()),
             ("/events/a", None, true, broadcasts().and_room("plain/a")),
@@ -80,12 +89,12 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                of(path, history, announces),
+                of(path, history, announces_clients),
                 expected.clone().with_history(),
                 "{path}"
             );
             let now = format!("{path}?since=now");
-            assert_eq!(of(&now, history, announces), expected, "{now}");
+            assert_eq!(of(&now, history, announces_clients), expected, "{now}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lines on their way from standard input, which a thread of its own reads, to the thread that sends them.
+//! The bounded queue of lines between the thread that reads standard input and the thread that sends.
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader};
@@ -9,62 +9,62 @@ use std::thread;
 use humphrey_ws::Limits;
 use mio::Waker;
 
+use crate::diagnostics::report;
 use crate::lines::{self, Line};
-use crate::say::say;
 use crate::stdio;
 
-/// Read from standard input at once: what a pipe holds on Linux.
+/// Size of the read buffer: the capacity of a pipe on Linux.
 const READ_BYTES: usize = 64 << 10;
 
-/// What may wait to be sent, and one line more.
-const WAITING_BYTES_MAX: usize = 1 << 20;
+/// High-water mark of the queue, which one line may exceed.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
 
-/// Beside the line itself.
+/// Overhead of a line beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 32;
 
-/// The lines that wait; the reader waits where they are too many.
+/// A bounded queue; the reader blocks while it is full.
 #[derive(Default)]
-pub(super) struct Input {
-    state: Mutex<State>,
-    room: Condvar,
+pub(super) struct LineQueue {
+    state: Mutex<QueueState>,
+    has_room: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     ended: bool,
-    /// Lines that were too long, or could not be read.
+    /// Lines that were too long or could not be read.
     skipped: u64,
 }
 
-/// What comes next.
+/// The result of [`LineQueue::pop`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextLine {
     Line(Vec<u8>),
     Nothing,
     End,
 }
 
-impl Input {
-    /// Begins to read standard input.
-    pub(super) fn read(waker: Arc<Waker>) -> io::Result<Arc<Self>> {
-        let input = Arc::new(Self::default());
+impl LineQueue {
+    /// Starts the thread that reads standard input.
+    pub(super) fn spawn_reader(waker: Arc<Waker>) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self::default());
         let reader = thread::Builder::new().name("standard input".into());
         {
-            let input = input.clone();
-            reader.spawn(move || input.read_all(&waker))?;
+            let queue = queue.clone();
+            reader.spawn(move || queue.read_all(&waker))?;
         }
-        Ok(input)
+        Ok(queue)
     }
 
     fn read_all(&self, waker: &Waker) {
-        let reader = BufReader::with_capacity(READ_BYTES, stdio::Input);
+        let reader = BufReader::with_capacity(READ_BYTES, stdio::StandardInput);
         let line_bytes_max = Limits::default().message_bytes_max;
         let end = lines::for_each(reader, line_bytes_max, |number, line| match line {
             Line::Whole(line) => self.push(line, waker),
             Line::TooLong { bytes } => {
-                say!(
+                report!(
                     "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
                 );
                 self.lock().skipped += 1;
@@ -72,9 +72,9 @@ impl Input {
             }
         });
         if let Err(error) = end
-            && !stdio::hangs_up(&error, || self.lock().ended)
+            && !stdio::is_hangup(&error, || self.lock().ended)
         {
-            say!("standard input can't be read: {error}");
+            report!("standard input can't be read: {error}");
             self.lock().skipped += 1;
         }
         self.end();
@@ -83,9 +83,9 @@ impl Input {
 
     fn push(&self, line: &[u8], waker: &Waker) -> ControlFlow<()> {
         let mut state = self.lock();
-        while state.bytes >= WAITING_BYTES_MAX && !state.ended {
+        while state.bytes >= QUEUED_BYTES_MAX && !state.ended {
             state = self
-                .room
+                .has_room
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -102,44 +102,44 @@ impl Input {
         ControlFlow::Continue(())
     }
 
-    pub(super) fn next(&self) -> Next {
+    pub(super) fn pop(&self) -> NextLine {
         let mut state = self.lock();
         match state.lines.pop_front() {
             Some(line) => {
-                let was_full = state.bytes >= WAITING_BYTES_MAX;
+                let was_full = state.bytes >= QUEUED_BYTES_MAX;
                 state.bytes -= line.len() + LINE_OVERHEAD_BYTES;
-                if was_full && state.bytes < WAITING_BYTES_MAX {
-                    self.room.notify_one();
+                if was_full && state.bytes < QUEUED_BYTES_MAX {
+                    self.has_room.notify_one();
                 }
-                Next::Line(line)
+                NextLine::Line(line)
             }
-            None if state.ended => Next::End,
-            None => Next::Nothing,
+            None if state.ended => NextLine::End,
+            None => NextLine::Nothing,
         }
     }
 
-    /// Nothing more is read; what was read remains.
+    /// Stops reading. Queued lines remain.
     pub(super) fn end(&self) {
         self.lock().ended = true;
-        self.room.notify_one();
+        self.has_room.notify_one();
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         let state = self.lock();
         state.ended && state.lines.is_empty()
     }
 
-    /// Lines that wait.
-    pub(super) fn waiting(&self) -> usize {
+    /// Number of queued lines.
+    pub(super) fn len(&self) -> usize {
         self.lock().lines.len()
     }
 
-    /// Lines that were too long, or could not be read.
+    /// Lines that were too long or could not be read.
     pub(super) fn skipped(&self) -> u64 {
         self.lock().skipped
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,48 +156,48 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_in_order_and_then_the_end() {
+    fn queue_yields_lines_in_order_and_then_the_end() {
         let (_poll, waker) = waker();
-        let input = Input::default();
-        assert_eq!(input.next(), Next::Nothing);
+        let queue = LineQueue::default();
+        assert_eq!(queue.pop(), NextLine::Nothing);
         for line in ["a", ""] {
-            assert!(input.push(line.as_bytes(), &waker).is_continue());
+            assert!(queue.push(line.as_bytes(), &waker).is_continue());
         }
-        input.end();
-        assert!(input.push(b"late", &waker).is_break());
-        assert!(!input.has_ended());
-        assert_eq!(input.waiting(), 2);
-        assert_eq!(input.next(), Next::Line(b"a".to_vec()));
-        assert_eq!(input.next(), Next::Line(Vec::new()));
-        assert!(input.has_ended());
-        assert_eq!(input.next(), Next::End);
+        queue.end();
+        assert!(queue.push(b"late", &waker).is_break());
+        assert!(!queue.is_drained());
+        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.pop(), NextLine::Line(b"a".to_vec()));
+        assert_eq!(queue.pop(), NextLine::Line(Vec::new()));
+        assert!(queue.is_drained());
+        assert_eq!(queue.pop(), NextLine::End);
     }
 
     #[test]
-    fn the_reader_waits_for_room_and_memory_is_bounded() {
+    fn reader_blocks_while_the_queue_is_full() {
         const LINES: u64 = 40;
         let (_poll, waker) = waker();
-        let input = Arc::new(Input::default());
-        let line = vec![b'x'; WAITING_BYTES_MAX / 4];
+        let queue = Arc::new(LineQueue::default());
+        let line = vec![b'x'; QUEUED_BYTES_MAX / 4];
         let reader = {
-            let (input, line) = (input.clone(), line.clone());
+            let (queue, line) = (queue.clone(), line.clone());
             thread::spawn(move || {
                 for _ in 0..LINES {
-                    assert!(input.push(&line, &waker).is_continue());
+                    assert!(queue.push(&line, &waker).is_continue());
                 }
-                input.end();
+                queue.end();
             })
         };
         let mut got = 0;
         loop {
-            assert!(input.waiting() <= 5);
-            match input.next() {
-                Next::Line(next) => {
+            assert!(queue.len() <= 5);
+            match queue.pop() {
+                NextLine::Line(next) => {
                     assert_eq!(next, line);
                     got += 1;
                 }
-                Next::Nothing => thread::yield_now(),
-                Next::End => break,
+                NextLine::Nothing => thread::yield_now(),
+                NextLine::End => break,
             }
         }
         assert_eq!(got, LINES);

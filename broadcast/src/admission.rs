@@ -1,0 +1,224 @@
+//! Admission of clients: which room a client joins, in which message form, and which kept messages it has already seen.
+
+use std::time::Instant;
+
+use humphrey_ws::{
+    Accept, AsyncStream, CloseCode, HistoryId, JoinError, JoinErrorReason, Message, Reject,
+    RequestHead,
+};
+
+use crate::diagnostics::{RateLimit, report};
+use crate::json::{Envelope, ReplayEnd, now_ms};
+use crate::on_message::{ON_MESSAGE_HEADER, OnMessage};
+use crate::room_name::RoomName;
+use crate::rooms::{MessageForm, Rooms};
+
+/// The subprotocols that select the message form. A client that offers neither gets plain messages.
+const PLAIN: &str = "plain.humphrey-broadcast";
+const JSON: &str = "json.humphrey-broadcast";
+
+/// The library's own subprotocol, accepted only from clients that ask for JSON with `form=json`, as the page does:
+/// plain binary messages would not be valid frames of it.
+const PROCEDURES: &str = "humphrey_ws.procedures.v1";
+
+/// The state of a client since its handshake.
+#[derive(Debug, Default)]
+pub(crate) struct ClientState {
+    pub(crate) room: RoomName,
+    /// The last message to everyone, and the last one to the room, that the client has seen. `None`: replay all kept
+    /// messages.
+    last_seen: [Option<HistoryId>; 2],
+}
+
+pub(crate) type ClientStream = AsyncStream<ClientState>;
+
+/// Accepts handshakes and joins clients to their rooms.
+pub(crate) struct Admission {
+    pub(crate) rooms: Rooms,
+    /// Whether new clients are announced.
+    pub(crate) announces_clients: bool,
+    on_message: OnMessage,
+    rooms_full_warning: RateLimit,
+}
+
+impl Admission {
+    pub(crate) fn new(rooms: Rooms, announces_clients: bool, on_message: OnMessage) -> Self {
+        Self {
+            rooms,
+            announces_clients,
+            on_message,
+            rooms_full_warning: RateLimit::default(),
+        }
+    }
+
+    /// Parses the request: room, subprotocol and the position to resume from. Rejects malformed ones with 400.
+    pub(crate) fn on_handshake(
+        &self,
+        request: &RequestHead,
+    ) -> Result<Accept<ClientState>, Reject> {
+        let room = RoomName::from_path(request.path()).map_err(bad_request)?;
+        let subprotocol = self.subprotocol(request)?;
+        let form = form_for(subprotocol);
+        let last_seen = if self.rooms.has_history() {
+            self.last_seen(request, &room, form)?
+        } else {
+            [None; 2]
+        };
+        let accept = Accept::new()
+            .with_state(ClientState { room, last_seen })
+            .with_header(ON_MESSAGE_HEADER, self.on_message.name());
+        Ok(match subprotocol {
+            Some(subprotocol) => accept.with_subprotocol(subprotocol),
+            // A subprotocol would make the client parse plain messages as frames.
+            None => accept.without_subprotocol(),
+        })
+    }
+
+    /// The first offered subprotocol that is available.
+    fn subprotocol(&self, request: &RequestHead) -> Result<Option<&'static str>, Reject> {
+        let asks_json = request.query_param("form").as_deref() == Some("json");
+        let mut wants_json = false;
+        for offered in request.subprotocols() {
+            match offered {
+                PROCEDURES if asks_json && self.rooms.has_history() => return Ok(Some(PROCEDURES)),
+                PLAIN => return Ok(Some(PLAIN)),
+                JSON if self.rooms.has_history() => return Ok(Some(JSON)),
+                JSON => wants_json = true,
+                _ => {}
+            }
+        }
+        if wants_json {
+            return Err(bad_request(format_args!("{JSON} needs --history")));
+        }
+        Ok(None)
+    }
+
+    fn last_seen(
+        &self,
+        request: &RequestHead,
+        room: &RoomName,
+        form: MessageForm,
+    ) -> Result<[Option<HistoryId>; 2], Reject> {
+        let since = request.query_param("since").unwrap_or_default();
+        if since == "now" {
+            // Taken now, so that messages sent between the handshake and the join are replayed.
+            let last = |name| self.rooms.last_id(name, form);
+            return Ok([last(&RoomName::everyone()), last(room)]);
+        }
+        let id = |text: &str| match text {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(bad_request),
+        };
+        let room_since = request.query_param("room_since").unwrap_or_default();
+        Ok([id(&since)?, id(&room_since)?])
+    }
+
+    /// Joins a client to its room and replays missed messages; disconnects it if the room cannot be joined.
+    pub(crate) fn on_connect(&self, stream: &ClientStream) {
+        match self.join(stream) {
+            Ok(()) if self.announces_clients => {
+                let text = format!("Welcome, {}!", stream.peer_addr());
+                self.rooms.announce(&stream.state.room, text);
+            }
+            Ok(()) => {}
+            Err(error) => self.disconnect(stream, &error),
+        }
+    }
+
+    fn join(&self, stream: &ClientStream) -> Result<(), JoinError> {
+        let everyone = RoomName::everyone();
+        let room = &stream.state.room;
+        let form = form_for(stream.subprotocol());
+        let [seen, room_seen] = stream.state.last_seen;
+        let mut is_complete = self.join_room(stream, &everyone, form, seen)?;
+        if !room.is_everyone() {
+            is_complete &= self.join_room(stream, room, form, room_seen)?;
+        }
+        if form == MessageForm::Json {
+            let last = |name| self.rooms.last_id(name, form);
+            let replay_end = ReplayEnd {
+                server_id: self.rooms.server_id(),
+                is_complete,
+                last_ids: [
+                    last(&everyone),
+                    (!room.is_everyone()).then(|| last(room)).flatten(),
+                ],
+            };
+            stream.send(replay_end.render());
+        }
+        Ok(())
+    }
+
+    /// Joins one room. Returns whether the replay is complete.
+    fn join_room(
+        &self,
+        stream: &ClientStream,
+        room: &RoomName,
+        form: MessageForm,
+        seen: Option<HistoryId>,
+    ) -> Result<bool, JoinError> {
+        if self.announces_clients
+            && let Some(name) = self.rooms.library_name(room, form, true)
+        {
+            stream.try_join(&name)?;
+        }
+        let Some(name) = self.rooms.library_name(room, form, false) else {
+            // Every connection belongs to the library's broadcast group.
+            return Ok(true);
+        };
+        match stream.join_since(&name, seen) {
+            // A client that has seen nothing gets a complete replay only if nothing was evicted from the history.
+            Ok(_) => Ok(seen.is_some() || self.rooms.has_full_history(&name)),
+            Err(error) if error.reason == JoinErrorReason::HistoryGone => {
+                stream.join_since(&name, None).map(|_| false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn disconnect(&self, stream: &ClientStream, error: &JoinError) {
+        match error.reason {
+            // The client disconnected first.
+            JoinErrorReason::Closed => {}
+            JoinErrorReason::Rooms => {
+                if let Some(suppressed) = self.rooms_full_warning.due(Instant::now()) {
+                    report!(
+                        "warning: there are as many rooms as --max-rooms allows: clients that ask for further rooms are \
+                         disconnected{suppressed}"
+                    );
+                }
+                stream.close(CloseCode::TRY_AGAIN_LATER, "there are too many rooms");
+            }
+            _ => stream.close(CloseCode::POLICY_VIOLATION, "the room can't be joined"),
+        }
+    }
+}
+
+/// Sends a client's message back to that client.
+pub(crate) fn echo(stream: &ClientStream, message: Message, bytes_max: usize) {
+    let message = match form_for(stream.subprotocol()) {
+        MessageForm::Plain => message,
+        MessageForm::Json => {
+            let reply = Envelope {
+                kind: "reply",
+                room: &stream.state.room,
+                id: None,
+                at_ms: now_ms(),
+                message: &message,
+            };
+            reply.render(bytes_max)
+        }
+    };
+    stream.send(message);
+}
+
+fn form_for(subprotocol: Option<&str>) -> MessageForm {
+    match subprotocol {
+        Some(JSON | PROCEDURES) => MessageForm::Json,
+        _ => MessageForm::Plain,
+    }
+}
+
+pub(crate) fn bad_request(why: impl std::fmt::Display) -> Reject {
+    Reject::new(400).with_body(format!("{why}\n"))
+}

@@ -1,0 +1,107 @@
+//! Diagnostics: single lines on standard error.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::stdio;
+
+/// Prints one line to standard error.
+macro_rules! report {
+    ($($text:tt)*) => { $crate::diagnostics::print_line(format_args!($($text)*)) };
+}
+pub(crate) use report;
+
+/// Prints one line. Unlike `eprintln!`, it ignores errors: a closed standard error must not end the server.
+pub(crate) fn print_line(text: fmt::Arguments<'_>) {
+    // A single write keeps lines of several threads and processes apart.
+    let line = format!("humphrey-broadcast: {text}\n");
+    stdio::write_error(line.as_bytes());
+}
+
+/// Limits a line that clients can trigger to one a minute, and counts the suppressed ones. The library has the same
+/// internally (`src/report.rs`); it is no part of its public API, so it cannot be shared.
+#[derive(Debug, Default)]
+pub(crate) struct RateLimit(Mutex<(Option<Instant>, u64)>);
+
+/// The number of lines suppressed since the last one that was printed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Suppressed(u64);
+
+impl RateLimit {
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// Whether to print the line now; if so, the suffix to print behind it.
+    pub(crate) fn due(&self, now: Instant) -> Option<Suppressed> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, suppressed) = &mut *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < Self::INTERVAL) {
+            *suppressed += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(Suppressed(std::mem::take(suppressed)))
+    }
+}
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str(" (logged at most once a minute)"),
+            n => write!(
+                f,
+                " (logged at most once a minute; {n} more since the last time)"
+            ),
+        }
+    }
+}
+
+/// Prints the library's log to standard error: warnings and errors, or with `quiet` errors only.
+pub(crate) fn init(quiet: bool) {
+    // Fails only if a logger is already set, and none is.
+    let _ = log::set_logger(&StderrLogger);
+    log::set_max_level(if quiet {
+        LevelFilter::Error
+    } else {
+        LevelFilter::Warn
+    });
+}
+
+/// Prints log records to standard error.
+struct StderrLogger;
+
+impl Log for StderrLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let kind = match record.level() {
+            Level::Error => "error",
+            _ => "warning",
+        };
+        print_line(format_args!("{kind}: {}", record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_is_printed_once_a_minute_with_a_count() {
+        let (limit, start) = (RateLimit::default(), Instant::now());
+        let after = |seconds| limit.due(start + Duration::from_secs(seconds));
+        assert_eq!(after(0), Some(Suppressed(0)));
+        assert_eq!((after(1), after(59)), (None, None));
+        assert_eq!(after(60), Some(Suppressed(2)));
+        assert_eq!(after(61), None);
+    }
+}
