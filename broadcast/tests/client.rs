@@ -1,10 +1,10 @@
-//! `humphrey-broadcast listen`, against the program and against servers that are not ours. For `send`: `client_send.rs`.
+//! `humphrey-broadcast listen`: its output, rooms, histories and options. For failures see `client_failures.rs`, for `send`
+//! see `client_send.rs`.
 #![cfg(unix)]
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
 use std::thread;
 
@@ -56,7 +56,7 @@ fn listen_prints_each_message_on_a_line() {
 }
 
 #[test]
-fn with_room_listen_gets_what_is_sent_to_that_room_and_to_everyone() {
+fn listen_with_room_gets_its_messages_only() {
     for history in [&[][..], &["--history", "9"]] {
         let name = "Z\u{fc}rich & more/100%";
         let arguments = [NO_WELCOME, "--room", name];
@@ -77,7 +77,7 @@ fn with_room_listen_gets_what_is_sent_to_that_room_and_to_everyone() {
 }
 
 #[test]
-fn listen_begins_with_what_is_kept_unless_the_url_says_from_now_on() {
+fn listen_begins_with_the_history_unless_since_is_now() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     let mut witness = program.connect();
     program.write(b"kept\n");
@@ -94,7 +94,7 @@ fn listen_begins_with_what_is_kept_unless_the_url_says_from_now_on() {
 }
 
 #[test]
-fn as_json_each_line_says_room_id_and_time_where_they_are_known() {
+fn json_output_has_room_id_and_time() {
     let arguments = [NO_WELCOME, "--history", "9", "--on-message", "broadcast"];
     let mut program = Program::start(&arguments);
     let mut shell = listen(&program, "news", &["--json"]);
@@ -114,7 +114,7 @@ fn as_json_each_line_says_room_id_and_time_where_they_are_known() {
 }
 
 #[test]
-fn as_json_a_server_that_is_not_ours_is_said_no_more_of_than_it_says() {
+fn json_from_a_foreign_server_has_only_the_content() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &["--json", "--count=3"]);
     let mut guest = server.guest();
@@ -134,7 +134,7 @@ fn as_json_a_server_that_is_not_ours_is_said_no_more_of_than_it_says() {
 }
 
 #[test]
-fn a_message_with_line_breaks_is_one_line() {
+fn message_with_line_breaks_is_printed_as_one_line() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &[]);
     let mut guest = server.guest();
@@ -145,7 +145,7 @@ fn a_message_with_line_breaks_is_one_line() {
 }
 
 #[test]
-fn a_server_is_asked_for_path_room_and_headers_and_may_choose_no_subprotocol() {
+fn handshake_names_path_room_and_headers() {
     let server = Foreign::new();
     let url = format!("{}live/?x=1", server.url());
     let header = "--header=Authorization: Bearer a:b";
@@ -159,7 +159,7 @@ fn a_server_is_asked_for_path_room_and_headers_and_may_choose_no_subprotocol() {
 }
 
 #[test]
-fn a_name_is_looked_up() {
+fn host_name_is_resolved() {
     let server = Foreign::new();
     let url = server.url().replace("127.0.0.1", "localhost");
     let mut shell = Shell::listen(&url, &["--count=1"]);
@@ -171,7 +171,7 @@ fn a_name_is_looked_up() {
 }
 
 #[test]
-fn after_cuts_listen_comes_back_without_gap_or_duplicate() {
+fn listen_after_cuts_resumes_without_gap_or_duplicate() {
     const CUTS: u64 = 5;
     const LINES_EACH: u64 = 2_000;
     let arguments = [
@@ -214,7 +214,7 @@ fn after_cuts_listen_comes_back_without_gap_or_duplicate() {
 }
 
 #[test]
-fn where_more_was_missed_than_is_kept_it_is_said_and_the_rest_comes() {
+fn reconnect_beyond_the_history_reports_missing_messages() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
     let cable = Cable::to(program.address());
     let mut witness = program.connect();
@@ -237,7 +237,7 @@ fn where_more_was_missed_than_is_kept_it_is_said_and_the_rest_comes() {
 }
 
 #[test]
-fn listen_outlives_the_server_and_gets_from_the_next_all_that_it_keeps() {
+fn listen_reconnects_to_a_restarted_server() {
     for history in [&[][..], &["--history", "9"]] {
         let arguments = [&[NO_WELCOME], history].concat();
         let mut program = Program::start(&arguments);
@@ -276,224 +276,9 @@ fn program_has_client(program: &Program) -> bool {
     answer.trim() == r#"{"clients": 1}"#
 }
 
-#[test]
-fn close_codes_1000_and_1008_end_it() {
-    for (code, exit) in [(1000, 0), (1008, 1)] {
-        let server = Foreign::new();
-        let mut shell = Shell::listen(&server.url(), &[SOON]);
-        let mut guest = server.guest();
-        guest.send(Message::text("last words"));
-        guest.close(code, "enough\u{1b}");
-        assert_eq!(shell.line(), "last words");
-        shell.expect_exit(exit);
-        let said = format!("closed the connection with {code} (enough\u{fffd})");
-        assert!(shell.said.contains(&said), "{}", shell.said);
-    }
-}
-
-#[test]
-fn after_other_close_codes_it_comes_back() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &[SOON]);
-    for code in [1001, 1011, 1012, 1013, 4000] {
-        server.guest().close(code, "");
-        let line = shell.expect_line(&format!("with {code}; reconnecting in"));
-        if code == 1013 {
-            // Half of the longest delay, at least.
-            let seconds = line.rsplit(" in ").next().unwrap();
-            let seconds: f64 = seconds.trim_end_matches(" s").parse().unwrap();
-            assert!((0.5..=1.0).contains(&seconds), "{line}");
-        }
-    }
-    drop(server.guest());
-    shell.expect_line("the connection is lost; reconnecting in");
-    server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_line("answers 503: Busy; reconnecting in");
-    server.guest().close(1000, "");
-    shell.expect_exit(0);
-}
-
-#[test]
-fn with_no_reconnect_it_does_not() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--no-reconnect", "--quiet"]);
-    server.guest().close(1001, "");
-    shell.expect_exit(1);
-    assert_eq!(
-        shell.said,
-        "humphrey-broadcast: the server has closed the connection with 1001\n"
-    );
-}
-
-#[test]
-fn who_refuses_or_is_no_websocket_server_ends_it() {
-    for (answer, said) in [
-        (
-            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nwho is it\n",
-            "the server answers 401: who is it",
-        ),
-        (
-            "HTTP/1.1 301 Moved\r\nLocation: wss://a/\r\n\r\n",
-            "the server answers 301: see wss://a/",
-        ),
-        ("SSH-2.0-x\r\n", "this is no WebSocket server"),
-    ] {
-        let server = Foreign::new();
-        let mut shell = Shell::listen(&server.url(), &[]);
-        server.refuse(answer);
-        shell.expect_exit(1);
-        assert!(shell.said.contains(said), "{}", shell.said);
-    }
-}
-
-#[test]
-fn a_server_that_knows_no_offers_is_asked_without() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--count=1"]);
-    server.refuse("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-    let mut guest = server.guest();
-    assert!(guest.header("Sec-WebSocket-Protocol").is_none());
-    guest.send(Message::text("x"));
-    assert_eq!(shell.line(), "x");
-    // A room that can't be one remains so.
-    let program = Program::start(&[]);
-    let mut shell = Shell::listen(&format!("{}%2E", url_of(&program)), &[]);
-    shell.expect_exit(1);
-    assert!(
-        shell
-            .said
-            .contains("answers 400: the path has a segment '.'"),
-        "{}",
-        shell.said
-    );
-}
-
-#[test]
-fn server_that_hangs_up_on_offers_is_asked_without_for_good() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--count=2", SOON]);
-    // It hangs up, in good order and with a reset.
-    server.refuse("");
-    for text in ["one", "two"] {
-        let mut guest = server.guest();
-        assert!(guest.header("Sec-WebSocket-Protocol").is_none(), "{text}");
-        guest.send(Message::text(text));
-        assert_eq!(shell.line(), text);
-        if text == "one" {
-            guest.close(1001, "");
-        }
-    }
-    assert!(!shell.said.contains("hung up"), "{}", shell.said);
-}
-
-#[test]
-fn server_that_hangs_up_on_everybody_is_offered_the_same_again() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--count=1", SOON]);
-    server.refuse("");
-    server.refuse("");
-    shell.expect_line("hung up in the handshake; reconnecting in");
-    let mut guest = server.guest();
-    assert!(guest.header("Sec-WebSocket-Protocol").is_some());
-    guest.send(Message::text("x"));
-    assert_eq!(shell.line(), "x");
-}
-
-#[test]
-fn subprotocols_that_the_user_names_are_offered_alone() {
-    for arguments in [
-        &["--subprotocol=ocpp2.0", "--subprotocol=ocpp1.6"][..],
-        &["--header=Sec-WebSocket-Protocol: ocpp2.0,ocpp1.6"],
-    ] {
-        let server = Foreign::new();
-        let mut shell = Shell::listen(&server.url(), &[arguments, &["--count=1"]].concat());
-        let mut guest = server.guest_as(Some("ocpp1.6"));
-        assert_eq!(
-            guest.header("Sec-WebSocket-Protocol"),
-            Some("ocpp2.0, ocpp1.6")
-        );
-        guest.send(Message::text("x"));
-        assert_eq!(shell.line(), "x");
-    }
-    // Whoever demands them is not asked without.
-    let server = Foreign::new();
-    let arguments = ["--subprotocol=a", "--no-reconnect"];
-    let mut shell = Shell::listen(&server.url(), &arguments);
-    server.refuse("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_exit(1);
-}
-
-#[test]
-fn host_that_the_user_names_replaces_the_urls() {
-    let server = Foreign::new();
-    let _shell = Shell::listen(&server.url(), &["--header=host: tunnel.example"]);
-    let guest = server.guest();
-    let hosts: Vec<_> = guest.request.headers().get_all("Host").iter().collect();
-    assert_eq!(hosts, ["tunnel.example"]);
-}
-
-#[test]
-fn interim_answers_and_headers_in_several_lines_are_read() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--count=1", "--no-reconnect"]);
-    let mut stream = server.tcp();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let key = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
-    let accept = tungstenite::handshake::derive_accept_key(key.unwrap().as_bytes());
-    let answer = format!(
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 101 x\r\nConnection: keep-alive\r\n\
-         Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n\u{81}"
-    );
-    let mut answer: Vec<u8> = answer.chars().map(|c| c as u8).collect();
-    answer.extend_from_slice(b"\x05hello\x88\x00");
-    stream.write_all(&answer).unwrap();
-    assert_eq!(shell.line(), "hello");
-    shell.expect_exit(0);
-}
-
-#[test]
-fn connections_that_open_and_die_at_once_do_not_count_as_good() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &[SOON, "--give-up-after=1"]);
-    // It opens each time, and still it is given up.
-    let hang_up = thread::spawn(move || {
-        while !server.is_left_alone() {
-            drop(server.guest());
-        }
-    });
-    shell.expect_exit(1);
-    assert!(shell.said.contains("giving up"), "{}", shell.said);
-    assert!(shell.said.contains("connected to"), "{}", shell.said);
-    hang_up.join().unwrap();
-}
-
-#[test]
-fn refusal_whose_body_does_not_end_is_told_all_the_same() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &[]);
-    let mut stream = server.tcp();
-    stream
-        .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nnot you\n")
-        .unwrap();
-    shell.expect_exit(1);
-    assert!(
-        shell.said.contains("answers 403: not you"),
-        "{}",
-        shell.said
-    );
-}
-
 #[cfg(target_os = "linux")]
 #[test]
-fn non_blocking_output_is_waited_for() {
+fn listen_waits_for_a_non_blocking_output() {
     let server = Foreign::new();
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
@@ -517,48 +302,7 @@ fn non_blocking_output_is_waited_for() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_waited_for_or_given_up() {
-    let address = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().to_string()
-    };
-    let url = format!("ws://{address}/");
-    let mut shell = Shell::listen(&url, &["--no-reconnect"]);
-    shell.expect_exit(1);
-    assert_eq!(shell.said.lines().count(), 1, "{}", shell.said);
-    let mut shell = Shell::listen(&url, &[SOON, "--give-up-after=1"]);
-    shell.expect_exit(1);
-    assert!(shell.said.contains("giving up"), "{}", shell.said);
-    let mut shell = Shell::listen(&url, &[SOON]);
-    shell.expect_line("reconnecting in");
-    let mut program = Program::start_at(&address, &[NO_WELCOME, "--history", "1"]);
-    program.write(b"at last\n");
-    assert_eq!(shell.line(), "at last");
-}
-
-#[test]
-fn a_server_that_answers_no_ping_is_left() {
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--heartbeat=1", SOON]);
-    let silent = server.guest();
-    shell.expect_line("does not answer pings; reconnecting in");
-    // One that does is not.
-    let mut guest = server.guest();
-    for _ in 0..3 {
-        loop {
-            if guest.socket.read().unwrap().is_ping() {
-                guest.socket.flush().unwrap();
-                break;
-            }
-        }
-    }
-    guest.send(Message::text("here"));
-    assert_eq!(shell.line(), "here");
-    drop(silent);
-}
-
-#[test]
-fn where_nobody_reads_its_output_it_ends_quietly() {
+fn listen_with_closed_output_exits_quietly() {
     // With a message to be written, and without one.
     for messages in [1, 0] {
         let server = Foreign::new();
@@ -580,28 +324,7 @@ fn where_nobody_reads_its_output_it_ends_quietly() {
 }
 
 #[test]
-fn a_signal_ends_it_with_a_goodbye() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let server = Foreign::new();
-        let mut shell = Shell::listen(&server.url(), &[]);
-        let mut guest = server.guest();
-        guest.send(Message::text("one"));
-        assert_eq!(shell.line(), "one");
-        shell.signal(signal);
-        assert_eq!(guest.expect_close(), []);
-        shell.expect_exit(0);
-    }
-    // Where there is no connection, at once.
-    let server = Foreign::new();
-    let mut shell = Shell::listen(&server.url(), &["--max-delay=1000"]);
-    server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_line("reconnecting in");
-    shell.signal(Signal::TERM);
-    shell.expect_exit(0);
-}
-
-#[test]
-fn a_reader_that_does_not_read_slows_the_server_and_memory_is_bounded() {
+fn slow_reader_of_output_causes_backpressure() {
     const MESSAGES: usize = 300;
     const MESSAGE_BYTES: usize = 256 << 10;
     let server = Foreign::new();
@@ -634,7 +357,7 @@ fn a_reader_that_does_not_read_slows_the_server_and_memory_is_bounded() {
 }
 
 #[test]
-fn a_wrong_command_line_is_said_in_one_line_with_exit_code_2() {
+fn wrong_client_options_are_one_line_and_exit_code_2() {
     for (arguments, said) in [
         (&["listen"][..], "<URL>"),
         (&["listen", "wss://a/"], "stunnel"),
@@ -702,7 +425,7 @@ fn a_wrong_command_line_is_said_in_one_line_with_exit_code_2() {
 }
 
 #[test]
-fn the_help_says_what_there_is() {
+fn help_names_commands_and_options() {
     for (arguments, said) in [
         (&["--help"][..], "listen"),
         (&["listen", "--help"], "--give-up-after"),
@@ -715,7 +438,7 @@ fn the_help_says_what_there_is() {
 }
 
 #[test]
-fn what_is_written_to_a_file_is_all_there_when_it_ends() {
+fn output_file_is_complete_at_exit() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     program.write(b"one\ntwo\n");
     let path = std::env::temp_dir().join(format!("humphrey-broadcast-{}", std::process::id()));
@@ -733,7 +456,7 @@ fn what_is_written_to_a_file_is_all_there_when_it_ends() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_output_that_can_not_be_written_is_an_error() {
+fn output_that_cannot_be_written_is_an_error() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     program.write(b"one\n");
     let full = std::fs::File::options().write(true).open("/dev/full");

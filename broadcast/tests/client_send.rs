@@ -25,7 +25,7 @@ fn url_of(program: &Program) -> String {
 }
 
 #[test]
-fn a_hundred_thousand_lines_go_from_shell_to_shell() {
+fn hundred_thousand_lines_go_from_send_to_listen() {
     const LINES: u64 = 100_000;
     let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
     let count = format!("--count={LINES}");
@@ -48,7 +48,7 @@ fn a_hundred_thousand_lines_go_from_shell_to_shell() {
 }
 
 #[test]
-fn what_the_server_sends_is_read_and_dropped() {
+fn messages_of_the_server_are_discarded_by_send() {
     let program = Program::start(&[NO_WELCOME, "--on-message", "echo"]);
     let mut sender = Shell::send(&url_of(&program), &["--quiet"]);
     let line = [&[b'x'; 10_000][..], b"\n"].concat();
@@ -62,7 +62,7 @@ fn what_the_server_sends_is_read_and_dropped() {
 }
 
 #[test]
-fn each_line_is_a_message_and_one_that_is_no_text_a_binary_one() {
+fn send_maps_non_utf8_lines_to_binary_messages() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     sender.write("one\n\ntwo\r\nGr\u{fc}ezi\n".as_bytes());
@@ -85,7 +85,7 @@ fn each_line_is_a_message_and_one_that_is_no_text_a_binary_one() {
 }
 
 #[test]
-fn a_line_is_sent_as_soon_as_it_is_there() {
+fn line_is_sent_as_soon_as_it_is_read() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     let mut guest = server.guest();
@@ -96,7 +96,7 @@ fn a_line_is_sent_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn no_input_is_a_greeting_and_a_goodbye() {
+fn empty_input_connects_and_closes() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     sender.stdin = None;
@@ -105,7 +105,7 @@ fn no_input_is_a_greeting_and_a_goodbye() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_skipped_and_said_and_the_others_are_sent() {
+fn input_line_over_the_limit_is_skipped_and_reported() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     let guest = thread::spawn(move || server.guest().expect_close());
@@ -127,7 +127,7 @@ fn a_line_that_is_too_long_is_skipped_and_said_and_the_others_are_sent() {
 }
 
 #[test]
-fn it_ends_only_when_the_server_has_answered_its_goodbye() {
+fn send_waits_for_the_answer_to_its_close_frame() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     sender.write(b"one\n");
@@ -147,7 +147,7 @@ fn it_ends_only_when_the_server_has_answered_its_goodbye() {
 }
 
 #[test]
-fn lines_that_the_server_has_not_confirmed_are_said_to_be_in_doubt() {
+fn unconfirmed_lines_are_reported() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[SOON]);
     sender.write(b"one\ntwo\n");
@@ -170,7 +170,7 @@ fn lines_that_the_server_has_not_confirmed_are_said_to_be_in_doubt() {
 }
 
 #[test]
-fn lines_that_it_has_confirmed_are_not() {
+fn confirmed_lines_are_not_reported_as_lost() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[SOON]);
     sender.write(b"one\n");
@@ -189,7 +189,7 @@ fn lines_that_it_has_confirmed_are_not() {
 }
 
 #[test]
-fn after_cuts_each_line_has_arrived_once_or_is_counted_as_in_doubt() {
+fn lines_after_cuts_arrive_once_or_count_as_unconfirmed() {
     const LINES: u64 = 20_000;
     let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
     let mut witness = program.connect();
@@ -232,7 +232,7 @@ fn after_cuts_each_line_has_arrived_once_or_is_counted_as_in_doubt() {
 }
 
 #[test]
-fn what_a_server_has_said_before_it_went_is_heard_though_nothing_can_be_written() {
+fn close_frame_is_read_after_a_failed_write() {
     for _ in 0..20 {
         let server = Foreign::new();
         let mut sender = Shell::send(&server.url(), &["--quiet"]);
@@ -257,7 +257,7 @@ fn what_a_server_has_said_before_it_went_is_heard_though_nothing_can_be_written(
 }
 
 #[test]
-fn a_server_that_ends_it_is_obeyed_and_what_was_not_sent_is_said() {
+fn server_that_closes_ends_send_and_unsent_is_reported() {
     for code in [1000, 1008] {
         let server = Foreign::new();
         let mut sender = Shell::send(&server.url(), &[]);
@@ -268,7 +268,7 @@ fn a_server_that_ends_it_is_obeyed_and_what_was_not_sent_is_said() {
 }
 
 #[test]
-fn where_there_is_no_server_it_gives_up_and_says_what_was_not_sent() {
+fn unreachable_server_makes_send_report_unsent_lines() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &["--no-reconnect"]);
     // More than what a pipe holds: when it is written, some of it has been read.
@@ -280,7 +280,7 @@ fn where_there_is_no_server_it_gives_up_and_says_what_was_not_sent() {
 }
 
 #[test]
-fn a_signal_has_what_was_read_sent_and_says_goodbye() {
+fn signal_makes_send_deliver_read_lines_and_close() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     sender.write(b"one\ntwo\n");
@@ -294,7 +294,7 @@ fn a_signal_has_what_was_read_sent_and_says_goodbye() {
 }
 
 #[test]
-fn a_server_that_reads_slowly_is_not_taken_for_one_that_is_silent() {
+fn slow_server_is_not_taken_for_an_unresponsive_one() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &["--heartbeat=2", "--no-reconnect"]);
     let mut guest = server.guest();
@@ -321,7 +321,7 @@ fn a_server_that_reads_slowly_is_not_taken_for_one_that_is_silent() {
 }
 
 #[test]
-fn a_server_that_does_not_read_stops_the_input_and_memory_is_bounded() {
+fn server_that_does_not_read_causes_backpressure() {
     const LINE_BYTES: usize = 100 << 10;
     const LINES: usize = 1_000;
     let server = Foreign::new();
@@ -390,7 +390,7 @@ fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<
 }
 
 #[test]
-fn line_that_is_too_long_for_the_server_is_dropped_and_others_arrive() {
+fn line_too_long_for_the_server_is_dropped_alone() {
     // It leaves whole, with what follows, or only in part.
     for long in [40_000, 12 << 20] {
         let server = Foreign::new();
@@ -412,7 +412,7 @@ fn line_that_is_too_long_for_the_server_is_dropped_and_others_arrive() {
 }
 
 #[test]
-fn several_lines_that_are_too_long_are_dropped_one_by_one() {
+fn several_too_long_lines_are_dropped_one_by_one() {
     let server = Foreign::new();
     let url = server.url();
     let server = narrow_server(server, 4);
@@ -436,7 +436,7 @@ fn several_lines_that_are_too_long_are_dropped_one_by_one() {
 }
 
 #[test]
-fn line_that_breaks_every_connection_is_dropped_in_the_end() {
+fn line_that_breaks_five_connections_is_dropped() {
     let server = Foreign::new();
     let url = server.url();
     let breaker = thread::spawn(move || {
@@ -460,7 +460,7 @@ fn line_that_breaks_every_connection_is_dropped_in_the_end() {
 }
 
 #[test]
-fn server_that_hands_nothing_on_is_warned_of_once() {
+fn server_without_broadcast_causes_one_warning() {
     for (mode, what) in [("echo", "sends lines back"), ("ignore", "ignores")] {
         let program = Program::start(&[NO_WELCOME, "--on-message", mode]);
         let mut sender = Shell::send(&url_of(&program), &[]);
@@ -490,7 +490,7 @@ fn server_that_hands_nothing_on_is_warned_of_once() {
 }
 
 #[test]
-fn server_that_hands_messages_on_is_not_warned_of() {
+fn server_with_broadcast_causes_no_warning() {
     let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
     let mut witness = program.connect();
     let mut sender = Shell::send(&url_of(&program), &["--require-broadcast"]);
@@ -502,7 +502,7 @@ fn server_that_hands_messages_on_is_not_warned_of() {
 }
 
 #[test]
-fn server_of_others_is_not_warned_of_but_is_not_what_is_required() {
+fn foreign_server_fails_require_broadcast_without_warning() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[]);
     sender.stdin = None;
@@ -517,7 +517,7 @@ fn server_of_others_is_not_warned_of_but_is_not_what_is_required() {
 }
 
 #[test]
-fn input_that_can_not_be_read_to_its_end_is_no_success() {
+fn unreadable_input_of_send_exits_with_1() {
     let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
     let directory = std::fs::File::open("/").unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))

@@ -52,7 +52,7 @@ impl Events {
 }
 
 #[test]
-fn an_event_stream_gets_what_a_websocket_client_gets() {
+fn event_stream_gets_the_messages_of_a_websocket_client() {
     let mut program = Program::start(&["--no-welcome", "--publish-token", "s3cret"]);
     let mut inside = Events::open(&program, "/events/Z%C3%BCrich", "");
     let mut outside = Events::open(&program, "/events", "");
@@ -74,7 +74,7 @@ fn an_event_stream_gets_what_a_websocket_client_gets() {
 }
 
 #[test]
-fn silent_event_stream_gets_comments_as_often_as_asked_for() {
+fn silent_event_stream_gets_keep_alive_comments() {
     let program = Program::start(&["--events-keep-alive", "1", "--history", "9"]);
     let mut events = Events::open(&program, "/events", "");
     assert!(events.line().starts_with("id: "), "where it is");
@@ -85,7 +85,7 @@ fn silent_event_stream_gets_comments_as_often_as_asked_for() {
 }
 
 #[test]
-fn with_history_an_event_stream_begins_with_what_is_kept_and_resumes_from_what_it_has_seen() {
+fn event_stream_replays_the_history_and_resumes() {
     let arguments = [
         "--no-welcome",
         "--history",
@@ -132,7 +132,7 @@ fn with_history_an_event_stream_begins_with_what_is_kept_and_resumes_from_what_i
 }
 
 #[test]
-fn new_clients_are_announced_on_event_streams_too() {
+fn new_clients_are_announced_on_event_streams() {
     for history in [&[][..], &["--history", "9"]] {
         let program = Program::start(history);
         let mut inside = Events::open(&program, "/events/news", "");

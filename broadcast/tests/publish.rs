@@ -17,7 +17,7 @@ fn start(arguments: &[&str]) -> Program {
 }
 
 #[test]
-fn who_has_the_token_publishes_to_a_room_or_to_everyone_and_is_told_how_many_there_were() {
+fn publish_with_token_counts_the_members() {
     for history in [&[][..], &["--history", "9"]] {
         let program = start(history);
         let mut inside = program.connect_to("/Z%C3%BCrich/1");
@@ -47,7 +47,7 @@ fn who_has_the_token_publishes_to_a_room_or_to_everyone_and_is_told_how_many_the
 }
 
 #[test]
-fn the_content_type_says_whether_a_message_is_text_or_binary() {
+fn publish_content_type_selects_text_or_binary() {
     let program = start(&[]);
     let mut client = program.connect();
     let send = |content_type: &str, body: &[u8]| {
@@ -71,7 +71,7 @@ fn the_content_type_says_whether_a_message_is_text_or_binary() {
 }
 
 #[test]
-fn without_the_token_it_is_401_and_nothing_is_sent() {
+fn publish_without_the_token_is_401() {
     let program = start(&[]);
     let mut client = program.connect();
     const NONE: &str = "Bearer realm=\"publish\"";
@@ -101,7 +101,7 @@ fn without_the_token_it_is_401_and_nothing_is_sent() {
 }
 
 #[test]
-fn what_is_no_post_is_405_and_what_is_too_long_413() {
+fn publish_refuses_other_methods_and_long_bodies() {
     let program = start(&[]);
     for method in ["GET", "HEAD", "PUT", "DELETE"] {
         let (status, head, _) = http(program.address(), method, "/publish", BEARER, b"");
@@ -117,7 +117,7 @@ fn what_is_no_post_is_405_and_what_is_too_long_413() {
 }
 
 #[test]
-fn what_can_not_be_a_rooms_name_is_400() {
+fn publish_to_an_invalid_room_is_400() {
     let program = start(&[]);
     for path in ["/%", "/%FF", &format!("/{}", "x".repeat(241))] {
         let (status, answer) = program.publish(path, BEARER, b"no");
@@ -127,7 +127,7 @@ fn what_can_not_be_a_rooms_name_is_400() {
 }
 
 #[test]
-fn without_the_option_there_is_no_such_path() {
+fn publish_without_a_token_option_is_404() {
     let program = Program::start(&["--no-welcome"]);
     for path in ["", "/news"] {
         assert_eq!(program.publish(path, BEARER, b"no").0, 404, "{path}");
@@ -156,7 +156,7 @@ impl Drop for File {
 }
 
 #[test]
-fn the_token_can_come_from_a_file() {
+fn publish_token_is_read_from_a_file() {
     let file = File::new("publish-token", b"s3cret\r\n");
     let program = Program::start(&["--no-welcome", "--publish-token-file", file.path()]);
     assert_eq!(program.publish("", BEARER, b"hi").0, 200);
@@ -164,7 +164,7 @@ fn the_token_can_come_from_a_file() {
 }
 
 #[test]
-fn a_token_that_can_not_be_one_is_one_clear_line_that_does_not_tell_it() {
+fn invalid_publish_token_is_one_line_without_the_token() {
     let two_words = File::new("publish-token-two-words", b"two words\n");
     let empty = File::new("publish-token-empty", b"\n");
     let endless = "/dev/zero";

@@ -41,7 +41,7 @@ fn connect(program: &Program) -> Client {
 }
 
 #[test]
-fn with_room_standard_input_goes_to_that_room_only() {
+fn room_option_sends_input_to_that_room_only() {
     for history in [&[][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME, "--room", "Zürich & more"];
         arguments.extend(history);
@@ -59,7 +59,7 @@ fn with_room_standard_input_goes_to_that_room_only() {
 }
 
 #[test]
-fn what_goes_to_everyone_goes_to_who_is_in_a_room_too() {
+fn message_to_everyone_reaches_members_of_rooms() {
     for history in [&[][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME];
         arguments.extend(history);
@@ -76,7 +76,7 @@ fn what_goes_to_everyone_goes_to_who_is_in_a_room_too() {
 }
 
 #[test]
-fn with_on_message_broadcast_a_message_goes_to_the_senders_room() {
+fn on_message_broadcast_sends_to_the_senders_room() {
     for history in [&[][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME, "--on-message", "broadcast"];
         arguments.extend(history);
@@ -96,7 +96,7 @@ fn with_on_message_broadcast_a_message_goes_to_the_senders_room() {
 }
 
 #[test]
-fn new_clients_are_announced_to_their_room_and_not_kept() {
+fn announcement_goes_to_the_room_and_is_not_kept() {
     for history in [&[][..], &["--history", "9"]] {
         let program = Program::start(history);
         let welcome = |client: &Client| format!("Welcome, {}!", client.local_addr());
@@ -121,7 +121,7 @@ fn new_clients_are_announced_to_their_room_and_not_kept() {
 }
 
 #[test]
-fn a_name_that_can_not_be_a_rooms_is_a_clear_error() {
+fn invalid_room_name_is_a_clear_error() {
     let program = Program::start(&[NO_WELCOME]);
     let of_bytes = |n: usize| format!("/{}", "x".repeat(n));
     for path in [of_bytes(241), "/%".into(), "/%FF".into(), "/%2e%2E".into()] {
@@ -146,7 +146,7 @@ fn a_name_that_can_not_be_a_rooms_is_a_clear_error() {
 }
 
 #[test]
-fn one_room_too_many_is_turned_away_with_1013_and_said_once() {
+fn join_over_max_rooms_is_closed_with_1013_and_warned_once() {
     let mut program = Program::start(&[NO_WELCOME, "--max-rooms", "2"]);
     let first = connect_to(&program, "a", 1);
     let _second = connect_to(&program, "b", 1);
@@ -163,7 +163,7 @@ fn one_room_too_many_is_turned_away_with_1013_and_said_once() {
 }
 
 #[test]
-fn with_a_history_empty_rooms_give_way_to_new_ones() {
+fn empty_rooms_with_history_are_evicted() {
     let program = Program::start(&[NO_WELCOME, "--history", "9", "--max-rooms", "3"]);
     for n in 0..20 {
         drop(connect_to(&program, &format!("room-{n}"), 1));
@@ -172,7 +172,7 @@ fn with_a_history_empty_rooms_give_way_to_new_ones() {
 }
 
 #[test]
-fn strangers_in_rooms_of_their_own_erase_nothing() {
+fn rooms_of_strangers_do_not_evict_the_input_room() {
     let arguments = [
         "--history=9",
         "--max-rooms=3",
@@ -225,7 +225,7 @@ fn strangers_in_rooms_of_their_own_erase_nothing() {
 }
 
 #[test]
-fn a_room_that_can_not_keep_what_is_published_is_a_503() {
+fn publish_to_a_room_that_cannot_keep_it_is_503() {
     let program = Program::start(&[
         NO_WELCOME,
         "--history=9",
@@ -248,7 +248,7 @@ fn a_room_that_can_not_keep_what_is_published_is_a_503() {
 }
 
 #[test]
-fn with_history_who_connects_gets_the_last_messages_of_everyone_and_of_the_room() {
+fn new_client_gets_the_histories_of_everyone_and_its_room() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "3", "--on-message", "broadcast"]);
     let mut witness = connect_to(&program, "news", 1);
     for n in 0..5 {
@@ -273,7 +273,7 @@ fn with_history_who_connects_gets_the_last_messages_of_everyone_and_of_the_room(
 }
 
 #[test]
-fn with_history_nothing_is_lost_between_a_handshake_and_what_follows() {
+fn message_between_handshake_and_join_is_replayed() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     for n in 0..50 {
         // All at once: the line may be read before the client has joined.
@@ -284,7 +284,7 @@ fn with_history_nothing_is_lost_between_a_handshake_and_what_follows() {
 }
 
 #[test]
-fn a_history_is_bounded_in_bytes() {
+fn history_is_bounded_in_bytes() {
     const LINE_BYTES: usize = 100 << 10;
     let mut program = Program::start(&[NO_WELCOME, "--history", "1000"]);
     let mut witness = program.connect();
@@ -300,7 +300,7 @@ fn a_history_is_bounded_in_bytes() {
 }
 
 #[test]
-fn as_json_each_message_says_its_room_its_id_and_its_time() {
+fn json_message_has_room_id_and_time() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9", "--on-message", "broadcast"]);
     let mut client = program.connect_json("/Z%C3%BCrich");
     let live = client.json();
@@ -334,7 +334,7 @@ fn as_json_each_message_says_its_room_its_id_and_its_time() {
 }
 
 #[test]
-fn a_client_that_has_seen_nothing_is_told_whether_what_is_kept_is_all_there_was() {
+fn first_replay_is_complete_unless_history_was_evicted() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
     let mut witness = connect(&program);
     for n in 1..=4 {
@@ -350,7 +350,7 @@ fn a_client_that_has_seen_nothing_is_told_whether_what_is_kept_is_all_there_was(
 }
 
 #[test]
-fn as_json_a_reply_is_one_and_has_no_id() {
+fn json_reply_has_no_id() {
     let program = Program::start(&[NO_WELCOME, "--history", "9"]);
     let mut client = program.connect_json("/");
     assert_eq!(client.json()["kind"], "live");
@@ -364,7 +364,7 @@ fn as_json_a_reply_is_one_and_has_no_id() {
 }
 
 #[test]
-fn as_json_a_line_that_would_be_too_long_is_left_out_and_said() {
+fn json_line_over_the_limit_is_omitted() {
     const LINE_BYTES: usize = 9 << 20;
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     let (mut plain, mut json) = (connect(&program), program.connect_json("/"));
@@ -380,7 +380,7 @@ fn as_json_a_line_that_would_be_too_long_is_left_out_and_said() {
 }
 
 #[test]
-fn a_client_that_comes_back_with_its_ids_gets_what_it_has_missed_and_is_told_if_that_is_not_all() {
+fn reconnect_with_ids_replays_and_reports_gaps() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "3", "--on-message", "broadcast"]);
     let mut witness = connect_to(&program, "news", 1);
     let mut say = |program: &mut Program, n: u32| {
@@ -424,7 +424,7 @@ fn a_client_that_comes_back_with_its_ids_gets_what_it_has_missed_and_is_told_if_
 }
 
 #[test]
-fn what_is_no_id_is_refused_and_json_without_a_history_too() {
+fn invalid_id_and_json_without_history_are_refused() {
     let program = Program::start(&[NO_WELCOME, "--history", "3"]);
     for path in ["/?since=yesterday", "/news?room_since=1"] {
         let json = Some("json.humphrey-broadcast");
@@ -441,7 +441,7 @@ fn what_is_no_id_is_refused_and_json_without_a_history_too() {
 }
 
 #[test]
-fn the_librarys_own_subprotocol_is_for_who_asks_for_json_of_what_is_kept() {
+fn library_subprotocol_needs_form_json_and_history() {
     let offered = "humphrey_ws.procedures.v1, websocket.io-rpc-v0.1";
     let mut program = Program::start(&[NO_WELCOME, "--history", "3"]);
     let mut client = Client::connect_as(program.address(), "/?form=json", Some(offered)).unwrap();
@@ -485,7 +485,7 @@ fn chooses_a_subprotocol(program: &Program, path: &str, offered: &str) -> bool {
 }
 
 #[test]
-fn the_clients_route_says_how_many_are_in_a_room() {
+fn clients_route_counts_members_of_a_room() {
     for history in [&[][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME];
         arguments.extend(history);
@@ -502,7 +502,7 @@ fn the_clients_route_says_how_many_are_in_a_room() {
 }
 
 #[test]
-fn with_a_history_the_summary_does_not_complain_of_what_is_kept() {
+fn summary_with_history_reports_no_missing_recipients() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9", "--exit-on-eof"]);
     let mut client = program.connect();
     program.write(b"one\n");

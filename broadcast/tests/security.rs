@@ -24,7 +24,7 @@ fn handshake(program: &Program, headers: &str) -> u16 {
 }
 
 #[test]
-fn pages_of_other_sites_can_not_connect_unless_they_are_allowed() {
+fn foreign_origin_connects_only_if_allowed() {
     let mut program = Program::start(&[]);
     let own = format!("Origin: http://{}\r\n", program.address());
     assert_eq!(handshake(&program, &own), 101);
@@ -48,7 +48,7 @@ fn pages_of_other_sites_can_not_connect_unless_they_are_allowed() {
 }
 
 #[test]
-fn an_origin_or_a_network_that_can_not_be_meant_is_one_clear_line_and_no_success() {
+fn invalid_origin_or_network_is_one_line_and_an_error() {
     for arguments in [
         ["--allow-origin", "good.example"],
         ["--trusted-proxy", "proxy.local"],
@@ -62,7 +62,7 @@ fn an_origin_or_a_network_that_can_not_be_meant_is_one_clear_line_and_no_success
 }
 
 #[test]
-fn an_address_is_limited_and_behind_a_trusted_proxy_each_client_for_itself() {
+fn address_limit_counts_clients_behind_a_trusted_proxy() {
     let arguments = ["--max-connections-per-address", "1"];
     let program = Program::start(&arguments);
     let _held = program.connect();
@@ -85,7 +85,7 @@ fn an_address_is_limited_and_behind_a_trusted_proxy_each_client_for_itself() {
 }
 
 #[test]
-fn metrics_are_served_on_a_port_of_their_own_only() {
+fn metrics_are_served_on_their_own_port_only() {
     let mut program = Program::start(&["--no-welcome", "--metrics", "127.0.0.1:0"]);
     let line = program.expect_line("metrics");
     let address = line.rsplit("http://").next().unwrap();

@@ -219,6 +219,14 @@ impl Program {
         prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
     }
 
+    /// Whether a signal was sent to the process and not delivered yet. Known on Linux only; elsewhere none is.
+    pub(crate) fn has_pending_signals(&self) -> bool {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -242,11 +250,6 @@ impl Program {
             thread::sleep(Duration::from_millis(2));
         };
         assert_eq!(status.code(), Some(code), "{status}");
-    }
-
-    /// Resident memory, now.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        self.status_kib("VmRSS:") << 10
     }
 
     /// Resident memory, at its highest.
