@@ -360,12 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_of_zero_is_none() {
+    fn heartbeat_of_zero_is_disabled() {
         assert!(parsed(&["--heartbeat", "0"]).unwrap().heartbeat().is_none());
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line() {
+    fn error_is_one_line_that_names_the_cause() {
         for (arguments, said) in [
             (&["--on-message", "shout"][..], "'shout'"),
             (&["--slow-client", "wait"], "drop-oldest"),

@@ -87,7 +87,7 @@ impl fmt::Display for InvalidRoomName {
 
 impl std::error::Error for InvalidRoomName {}
 
-/// Percent-decodes a string. `None` if a `%` is not followed by two hexadecimal digits, or the result is not UTF-8.
+/// Percent-decodes a string. The decoder of the library is not public. `None` if a `%` is not followed by two hexadecimal digits, or the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -1,4 +1,4 @@
-//! Who the program answers: by host name, by the site of the page that asks, by method and by form.
+//! Admission of requests: by host name, by origin, by method and by message form.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 
 use support::{DEADLINE, Program};
 
-/// The whole answer to a request; the rest of the head is `lines`.
+/// Sends a request with the header lines `lines` and returns the whole response.
 fn ask(program: &Program, request_line: &str, lines: &str) -> String {
     let mut socket = TcpStream::connect(program.address()).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -16,7 +16,7 @@ fn ask(program: &Program, request_line: &str, lines: &str) -> String {
     read_answer(&mut socket, request_line.starts_with("HEAD"))
 }
 
-/// Reads until the end of the body that `Content-Length` announces, or of the head where the stream goes on.
+/// Reads to the end of the body that `Content-Length` announces, or of the head if the response is a stream.
 fn read_answer(socket: &mut TcpStream, head_only: bool) -> String {
     let mut answer = Vec::new();
     let mut byte = [0];
@@ -179,7 +179,7 @@ fn foreign_sites_cannot_embed_streams_counts_or_upgrades() {
             let listed = format!("{own}{fetch}Origin: https://good.example\r\n");
             assert_eq!(status(&ask(&program, "GET /events", &listed)), 200);
         }
-        // A link to the page, and to nothing else.
+        // Links to the page are allowed, and nothing else.
         let link = format!(
             "{own}Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-User: ?1\r\n"
         );
@@ -344,7 +344,7 @@ fn other_methods_are_refused_with_an_allow_header() {
 fn missing_upgrade_names_the_proxy_as_a_cause() {
     let program = Program::start(&[]);
     for path in ["/", "/room", "/events", "/clients"] {
-        // As nginx passes a handshake on that it was not told of.
+        // How nginx forwards a handshake when it is not configured for WebSocket.
         for version in ["1.0", "1.1"] {
             let mut socket = TcpStream::connect(program.address()).unwrap();
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -373,7 +373,7 @@ fn missing_upgrade_names_the_proxy_as_a_cause() {
 #[test]
 fn refused_origin_names_both_options() {
     let program = Program::start(&[]);
-    // A proxy in front that makes Host that of its backend.
+    // A proxy that sets Host to the name of its backend.
     let lines = format!("{}Origin: https://live.example\r\n", host(&program));
     let handshake = ask(&program, "GET /", &format!("{lines}{HANDSHAKE}"));
     let check = ask(

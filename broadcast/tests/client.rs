@@ -15,14 +15,14 @@ use tungstenite::Message;
 
 const NO_WELCOME: &str = "--no-welcome";
 
-/// So that a test that comes back does not wait for long.
+/// Keeps reconnect delays short.
 const SOON: &str = "--max-delay=1";
 
 fn url_of(program: &Program) -> String {
     format!("ws://{}/", program.address())
 }
 
-/// `listen`, once it gets what is sent.
+/// Starts `listen` and waits until it has joined its room.
 fn listen(program: &Program, room: &str, arguments: &[&str]) -> Shell {
     let url = format!("{}{room}", url_of(program));
     let mut shell = Shell::listen(&url, arguments);
@@ -189,7 +189,7 @@ fn listen_after_cuts_resumes_without_gap_or_duplicate() {
     let mut next = [0, 0];
     for cut in 0..CUTS {
         let numbers = cut * LINES_EACH..(cut + 1) * LINES_EACH;
-        // While it listens, while it does not, and while it comes back.
+        // Sent before the cut, while disconnected, and while reconnecting.
         for (n, number) in numbers.clone().enumerate() {
             program.write(format!("{number}\n").as_bytes());
             sender.send(Message::text(number.to_string()));
@@ -221,7 +221,7 @@ fn reconnect_beyond_the_history_reports_missing_messages() {
     let mut shell = Shell::listen(&cable.url(), &[SOON]);
     program.write(b"0\n");
     assert_eq!((shell.line(), witness.text()), ("0".into(), "0".into()));
-    // What it has seen is told behind what is kept.
+    // The id of the last message is announced after the replay.
     program.write(b"1\n");
     assert_eq!((shell.line(), witness.text()), ("1".into(), "1".into()));
     cable.cut();
@@ -259,7 +259,7 @@ fn listen_reconnects_to_a_restarted_server() {
             shell.expect_line("the server was restarted");
         }
         assert_eq!(shell.line(), "two");
-        // One that ends in good order is waited for, too.
+        // After a graceful shutdown it reconnects, too.
         program.signal(Signal::TERM);
         program.expect_exit(0);
         shell.expect_line("with 1001");
@@ -303,7 +303,7 @@ fn listen_waits_for_a_non_blocking_output() {
 
 #[test]
 fn listen_with_closed_output_exits_quietly() {
-    // With a message to be written, and without one.
+    // With a pending message, and without one.
     for messages in [1, 0] {
         let server = Foreign::new();
         let (mut shell, stdout) = Shell::start(&["listen", &server.url(), "--quiet"]);

@@ -1,4 +1,5 @@
-//! `humphrey-broadcast listen` and `send`, against servers that cut the exchange anywhere, flood it, or never say goodbye.
+//! `humphrey-broadcast listen` and `send` with servers that cut the connection at any byte, flood it, or never answer
+//! the close frame.
 #![cfg(unix)]
 
 mod support;
@@ -14,25 +15,25 @@ use support::shell::{Foreign, Shell};
 use support::{DEADLINE, eventually};
 use tungstenite::Message;
 
-/// So that a test that comes back does not wait for long.
+/// Keeps reconnect delays short.
 const SOON: &str = "--max-delay=1";
 
-/// Lines, each longer than those in front of it, in as many bytes of frames as `EXCHANGE_BYTES`, with a ping and a close.
+/// Lines of increasing length. With a ping and a close frame they take `EXCHANGE_BYTES` on the wire.
 const LINES: [&str; 3] = ["a", "bb", "ccc"];
 const EXCHANGE_BYTES: usize = 7 + 8 + 9 + 14 + 8;
 
-/// What a server does after so many bytes.
+/// What a server does after a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
-    /// It hangs up, with more to be read: the connection is reset.
+    /// Closes the socket with unread bytes: the connection is reset.
     Reset,
-    /// It sends no more, and reads on without taking anything of it.
+    /// Shuts down its writing side, and reads on without parsing.
     HalfClosed,
-    /// The same, with 1009 in front of it.
+    /// The same, after a close frame with 1009.
     TooLong,
 }
 
-/// Unmasks the frame at the front of what has come, if it is whole: opcode, payload, and what is behind it. All are short.
+/// Parses the first masked frame if it is complete: opcode, payload and the remaining bytes. All frames are short.
 fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     let (&[first, second, ref mask @ ..], rest) = bytes.split_first_chunk::<6>()?;
     let (payload, rest) = rest.split_at_checked((second & 0x7f).into())?;
@@ -40,7 +41,7 @@ fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     Some((first & 0x0f, unmasked.collect(), rest))
 }
 
-/// Takes so many bytes of a connection, answers the pings in it, and cuts it. Returns the lines that were in it.
+/// Reads `bytes_max` bytes, answers the pings in them, and cuts the connection. Returns the lines in them.
 fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> {
     let mut bytes = Vec::new();
     let mut lines = Vec::new();
@@ -73,7 +74,7 @@ fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> 
     lines
 }
 
-/// The number in front of these words in what it has said.
+/// The number in front of these words on standard error.
 fn number_in_front_of(words: &str, said: &str) -> usize {
     let line = said.lines().find(|line| line.contains(words));
     line.map_or(0, |line| {
@@ -94,7 +95,7 @@ fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut) {
     let rest = {
         let served = served.clone();
         thread::spawn(move || {
-            // It comes back only if it has lines left.
+            // It reconnects only if lines are left.
             let comes = server.comes_unless(&|| served.load(Ordering::SeqCst));
             comes.then(|| server.guest().expect_close())
         })
@@ -125,7 +126,7 @@ fn lines_are_accounted_for_wherever_the_connection_is_cut() {
     let all: Vec<(usize, Cut)> = (0..=EXCHANGE_BYTES)
         .flat_map(|bytes_max| cuts.map(|cut| (bytes_max, cut)))
         .collect();
-    // They wait, most of the time.
+    // In parallel, since they mostly wait.
     for some in all.chunks(24) {
         thread::scope(|scope| {
             for (bytes_max, cut) in some {
@@ -138,7 +139,7 @@ fn lines_are_accounted_for_wherever_the_connection_is_cut() {
 #[test]
 fn lines_are_sent_to_a_server_that_floods() {
     const FLOOD_BYTES_BEFORE_LINE: usize = 1 << 20;
-    // Pings, and fragments of nothing of one message.
+    // Pings, and empty fragments of one message.
     for (begin, again, end) in [
         (&b""[..], &b"\x89\x00"[..], &b""[..]),
         (b"\x01\x00", b"\x00\x00", b"\x80\x00"),
@@ -182,7 +183,7 @@ fn listen_ends_though_the_server_ignores_its_close_frame() {
     let mut listener = Shell::listen(&server.url(), &["--count=1"]);
     let mut guest = server.guest();
     let mut stream = guest.socket.get_mut();
-    // It reads no goodbye.
+    // The server does not read the close frame.
     eventually("it hangs up", || stream.write_all(b"\x81\x01x").is_err());
     assert_eq!(listener.line(), "x");
     listener.expect_exit(0);

@@ -44,7 +44,7 @@ fn other_close_codes_make_listen_reconnect() {
         server.guest().close(code, "");
         let line = shell.expect_line(&format!("with {code}; reconnecting in"));
         if code == 1013 {
-            // Half of the longest delay, at least.
+            // At least half of --max-delay.
             let seconds = line.rsplit(" in ").next().unwrap();
             let seconds: f64 = seconds.trim_end_matches(" s").parse().unwrap();
             assert!((0.5..=1.0).contains(&seconds), "{line}");
@@ -100,7 +100,7 @@ fn server_refusing_subprotocols_with_400_gets_none() {
     assert!(guest.header("Sec-WebSocket-Protocol").is_none());
     guest.send(Message::text("x"));
     assert_eq!(shell.line(), "x");
-    // A room that can't be one remains so.
+    // An invalid room name is a permanent failure.
     let program = Program::start(&[]);
     let mut shell = Shell::listen(&format!("{}%2E", url_of(&program)), &[]);
     shell.expect_exit(1);
@@ -117,7 +117,7 @@ fn server_refusing_subprotocols_with_400_gets_none() {
 fn server_hanging_up_on_subprotocols_gets_none_from_then_on() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &["--count=2", SOON]);
-    // It hangs up, in good order and with a reset.
+    // The server hangs up during the handshake.
     server.refuse("");
     for text in ["one", "two"] {
         let mut guest = server.guest();
@@ -160,7 +160,7 @@ fn subprotocols_of_the_user_replace_the_own_ones() {
         guest.send(Message::text("x"));
         assert_eq!(shell.line(), "x");
     }
-    // Whoever demands them is not asked without.
+    // Subprotocols of the user are never withheld.
     let server = Foreign::new();
     let arguments = ["--subprotocol=a", "--no-reconnect"];
     let mut shell = Shell::listen(&server.url(), &arguments);
@@ -208,7 +208,7 @@ fn interim_responses_and_repeated_headers_are_accepted() {
 fn connections_that_fail_at_once_do_not_reset_give_up() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &[SOON, "--give-up-after=1"]);
-    // It opens each time, and still it is given up.
+    // Each connection opens and fails at once, so the time without a stable connection goes on.
     let hang_up = thread::spawn(move || {
         while !server.is_left_alone() {
             drop(server.guest());
@@ -262,7 +262,7 @@ fn server_that_answers_no_ping_is_disconnected() {
     let mut shell = Shell::listen(&server.url(), &["--heartbeat=1", SOON]);
     let silent = server.guest();
     shell.expect_line("does not answer pings; reconnecting in");
-    // One that does is not.
+    // A server that answers pings stays connected.
     let mut guest = server.guest();
     for _ in 0..3 {
         loop {
@@ -289,7 +289,7 @@ fn signal_ends_listen_with_a_close_frame() {
         assert_eq!(guest.expect_close(), []);
         shell.expect_exit(0);
     }
-    // Where there is no connection, at once.
+    // Without a connection, it exits at once.
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &["--max-delay=1000"]);
     server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");

@@ -1,4 +1,4 @@
-//! `humphrey-broadcast send`, against the program and against servers that are not ours.
+//! `humphrey-broadcast send` with the program and with foreign servers.
 #![cfg(unix)]
 
 mod support;
@@ -17,7 +17,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 const NO_WELCOME: &str = "--no-welcome";
 
-/// So that a test that comes back does not wait for long.
+/// Keeps reconnect delays short.
 const SOON: &str = "--max-delay=1";
 
 fn url_of(program: &Program) -> String {
@@ -135,7 +135,7 @@ fn send_waits_for_the_answer_to_its_close_frame() {
     let mut guest = server.guest();
     assert_eq!(guest.message(), Message::text("one"));
     assert!(guest.message().is_close());
-    // It does not hang up before the answer, which leaves with the next call.
+    // It does not hang up before the answer, which tungstenite sends with the next call.
     let stream = guest.socket.get_ref();
     let some_time = Some(Duration::from_millis(300));
     stream.set_read_timeout(some_time).unwrap();
@@ -151,7 +151,7 @@ fn unconfirmed_lines_are_reported() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &[SOON]);
     sender.write(b"one\ntwo\n");
-    // It reads neither, and so confirms neither.
+    // The server reads neither line, so it confirms neither.
     let guest = server.guest();
     let mut peeked = [0; 1];
     let stream = guest.socket.get_ref();
@@ -160,7 +160,7 @@ fn unconfirmed_lines_are_reported() {
     sender.expect_line("reconnecting in");
     sender.write(b"three\n");
     sender.stdin = None;
-    // What has not left is sent; what has, is not sent twice.
+    // Unwritten lines are sent; written lines are not sent twice.
     let rest = server.guest().expect_close();
     assert!(rest.ends_with(&[Message::text("three")]));
     sender.expect_exit(1);
@@ -176,7 +176,7 @@ fn confirmed_lines_are_not_reported_as_lost() {
     sender.write(b"one\n");
     let mut guest = server.guest();
     assert_eq!(guest.message(), Message::text("one"));
-    // The ping behind it is answered with the next read, and that is the last.
+    // tungstenite answers the ping with the next read, which is the last one.
     assert!(guest.socket.read().unwrap().is_ping());
     guest.socket.flush().unwrap();
     guest.close(1001, "");
@@ -221,7 +221,7 @@ fn lines_after_cuts_arrive_once_or_count_as_unconfirmed() {
     let doubtful: u64 = doubtful.unwrap_or(0);
     assert_eq!(code, i32::from(doubtful > 0), "{}", sender.said);
     if doubtful > 0 {
-        // The last line may be one of them.
+        // The last line may be among them.
         let mut last = program.connect();
         last.send(Message::text("end"));
     }
@@ -239,7 +239,7 @@ fn close_frame_is_read_after_a_failed_write() {
         let mut input = sender.stdin.take().unwrap();
         let writer = thread::spawn(move || {
             let lines = numbered(0..10_000);
-            // Until it has gone.
+            // Until the client has exited.
             while input.write_all(&lines).is_ok() {}
         });
         let mut guest = server.guest();
@@ -248,7 +248,7 @@ fn close_frame_is_read_after_a_failed_write() {
             code: CloseCode::Policy,
             reason: "".into(),
         })));
-        // It hangs up without reading the rest, or an answer.
+        // Closes without reading the rest or the answer.
         drop(guest);
         sender.expect_exit(1);
         assert!(sender.said.contains("with 1008"), "{}", sender.said);
@@ -271,7 +271,7 @@ fn server_that_closes_ends_send_and_unsent_is_reported() {
 fn unreachable_server_makes_send_report_unsent_lines() {
     let server = Foreign::new();
     let mut sender = Shell::send(&server.url(), &["--no-reconnect"]);
-    // More than what a pipe holds: when it is written, some of it has been read.
+    // More than a pipe holds: once it is written, some of it has been read.
     sender.write(&numbered(0..20_000));
     server.refuse("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
     sender.expect_exit(1);
@@ -306,11 +306,12 @@ fn slow_server_is_not_taken_for_an_unresponsive_one() {
             let _ = written.send(());
         }
     });
-    // Longer than a ping and its answer may take. It answers none, as all of them lie behind what waits to be read.
+    // Longer than the client waits for a pong. The server answers no ping, since all of them are queued behind unread
+    // lines.
     let until = Instant::now() + Duration::from_secs(6);
     let mut bytes = vec![0; 256 << 10];
     while Instant::now() < until {
-        // All between them is full.
+        // All buffers in between are full.
         while progress.recv_timeout(Duration::from_millis(20)).is_ok() {}
         guest.socket.get_mut().read_exact(&mut bytes).unwrap();
     }
@@ -336,7 +337,7 @@ fn server_that_does_not_read_causes_backpressure() {
             let _ = written.send(());
         }
     });
-    // It goes on for as long as there is room between them, and then no more.
+    // Writing succeeds until all buffers in between are full.
     let mut lines = 0;
     while progress.recv_timeout(Duration::from_millis(500)).is_ok() {
         lines += 1;
@@ -350,8 +351,8 @@ fn server_that_does_not_read_causes_backpressure() {
     assert!(peak < 32 << 20, "{peak}");
 }
 
-/// A server that takes messages of up to 1000 bytes, and closes with 1009 at a longer one. Returns what it has got on each of so
-/// many connections.
+/// A server that closes with 1009 at a message of more than 1000 bytes. Returns the messages of each of `connections`
+/// connections.
 fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<Vec<usize>>> {
     thread::spawn(move || {
         let mut got = Vec::new();
@@ -372,7 +373,7 @@ fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<
                             reason: "too long".into(),
                         };
                         let _ = guest.socket.close(Some(frame));
-                        // It reads on, and takes nothing of it.
+                        // Reads on without parsing.
                         let stream = guest.socket.get_mut();
                         let _ = stream.shutdown(std::net::Shutdown::Write);
                         let _ = std::io::copy(stream, &mut std::io::sink());
@@ -381,7 +382,7 @@ fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<
                     Err(_) => break,
                 }
             }
-            // The answer to the goodbye.
+            // The answer to the close frame.
             let _ = guest.socket.flush();
             got.push(lens);
         }
@@ -391,7 +392,7 @@ fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<
 
 #[test]
 fn line_too_long_for_the_server_is_dropped_alone() {
-    // It leaves whole, with what follows, or only in part.
+    // The line is written whole, with following lines, or in part.
     for long in [40_000, 12 << 20] {
         let server = Foreign::new();
         let url = server.url();
@@ -442,7 +443,7 @@ fn line_that_breaks_five_connections_is_dropped() {
     let breaker = thread::spawn(move || {
         for _ in 0..5 {
             let mut guest = server.guest();
-            // The header of the long line has come; then it is cut off.
+            // Cut after the header of the long line has arrived.
             guest.socket.get_mut().read_exact(&mut [0; 20]).unwrap();
         }
         server.guest().expect_close()
@@ -453,7 +454,7 @@ fn line_that_breaks_five_connections_is_dropped() {
     sender.expect_exit(1);
     assert_eq!(breaker.join().unwrap(), [Message::text("short")]);
     assert!(
-        sender.said.contains("five connections in a row"),
+        sender.said.contains("5 connections in a row"),
         "{}",
         sender.said
     );

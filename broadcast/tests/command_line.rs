@@ -85,7 +85,7 @@ fn readme_options_are_in_the_help() {
         let name = &name[..name
             .find(|c: char| c != '-' && !c.is_ascii_lowercase())
             .unwrap()];
-        // Lines of a table have others.
+        // Table separators consist of hyphens too.
         if !name.is_empty() {
             assert!(help.contains(&format!(" --{name}")), "--{name}");
             seen += 1;

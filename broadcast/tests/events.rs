@@ -1,4 +1,4 @@
-//! `/events`, over real sockets. The format itself is the library's, and tested there.
+//! `/events` over real sockets. The library tests the format itself.
 #![cfg(unix)]
 
 mod support;
@@ -14,7 +14,7 @@ struct Events {
 }
 
 impl Events {
-    /// The stream has begun when this returns.
+    /// Connects, and returns once the stream has begun.
     fn open(program: &Program, path: &str, headers: &str) -> Self {
         let mut socket = TcpStream::connect(program.address()).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -37,7 +37,7 @@ impl Events {
         line.trim_end().to_owned()
     }
 
-    /// The next event: its fields, but for its id, which comes by itself.
+    /// The fields of the next event, except its id.
     fn next(&mut self) -> (String, Option<String>) {
         let (mut fields, mut id) = (Vec::new(), None);
         loop {
@@ -78,7 +78,7 @@ fn silent_event_stream_gets_keep_alive_comments() {
     let program = Program::start(&["--events-keep-alive", "1", "--history", "9"]);
     let mut events = Events::open(&program, "/events", "");
     assert!(events.line().starts_with("id: "), "where it is");
-    // In less than half of the default, which would be late for the deadline of a proxy.
+    // Less than half of the default keep-alive, which would exceed the timeout of such a proxy.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     assert_eq!((events.line(), events.line()), (":".into(), ":".into()));
     assert!(std::time::Instant::now() < deadline, "two in two seconds");

@@ -51,7 +51,7 @@ fn on_message_ignore_sends_nothing_back() {
     let mut program = Program::start(&["--no-welcome", "--on-message", "ignore"]);
     let mut client = program.connect();
     client.send(Message::text("anyone?"));
-    // A pong comes behind what the message would have caused.
+    // The pong follows any reply to the message.
     client.send(Message::Ping("1".into()));
     assert_eq!(client.any(), Message::Pong("1".into()));
     program.write(b"a line\n");
@@ -161,7 +161,7 @@ fn line_of_the_maximum_length_is_sent() {
     assert_eq!(client.text(), "next");
 }
 
-/// Runs the server to its end with something as its input.
+/// Runs the server with this standard input to its end.
 fn serve_input(input: impl Into<std::process::Stdio>, arguments: &[&str]) -> (Option<i32>, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
         .args(["--listen", "127.0.0.1:0"])
@@ -181,7 +181,7 @@ fn unreadable_input_exits_with_1() {
     let (code, said) = serve_input(directory, &["--exit-on-eof"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("standard input can't be read"), "{said}");
-    // Where it serves on, its end says so.
+    // Without --exit-on-eof, the exit code says so at the end.
     let directory = std::fs::File::open("/").unwrap();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_humphrey-broadcast"))
         .args(["--listen", "127.0.0.1:0"])
@@ -227,7 +227,7 @@ fn non_blocking_standard_streams_are_waited_for() {
     let line = lines.next().unwrap();
     let address = line.rsplit("ws://").next().unwrap().trim_end_matches('/');
     let mut client = Client::connect(address.parse().unwrap(), "/").unwrap();
-    // Each comes when the one before it has been read: the descriptor was empty.
+    // Each line is written after the previous one was read: the descriptor was empty.
     for text in ["one", "two"] {
         input.write_all(format!("{text}\n").as_bytes()).unwrap();
         assert_eq!(client.text(), text);
@@ -246,7 +246,7 @@ fn connection_over_the_limit_is_answered_with_503() {
     first.send(Message::text("still served"));
     assert_eq!(first.text(), "still served");
     drop(second);
-    // Its place is free once the program has seen it go.
+    // The permit is released once the server has seen the disconnect.
     support::eventually("a place is free again", || program.try_connect().is_ok());
 }
 
@@ -255,7 +255,7 @@ fn silent_client_that_answers_pings_stays_connected() {
     let mut program = Program::start(&["--no-welcome", "--heartbeat", "1"]);
     let mut client = program.connect();
     assert!(matches!(client.any(), Message::Ping(_)));
-    // Its pong, which the client has answered with, keeps it: the next ping comes.
+    // The pong of the client, which tungstenite sends, keeps the connection: the next ping arrives.
     assert!(matches!(client.any(), Message::Ping(_)));
     program.write(b"still there\n");
     assert_eq!(client.text(), "still there");
@@ -327,7 +327,7 @@ fn library_warnings_are_printed_as_single_lines() {
         "{warning}"
     );
     drop(clients);
-    // That was all: it goes on.
+    // Nothing else happens: the server goes on.
     let mut client = program.connect();
     program.write(b"still here\n");
     assert_eq!(client.text(), "still here");

@@ -1,4 +1,4 @@
-//! `POST /publish`, over real sockets.
+//! `POST /publish` over real sockets.
 #![cfg(unix)]
 
 mod support;
@@ -134,7 +134,7 @@ fn publish_without_a_token_option_is_404() {
     }
 }
 
-/// A file that is removed again.
+/// A file that is removed when dropped.
 struct File(PathBuf);
 
 impl File {
@@ -181,7 +181,7 @@ fn invalid_publish_token_is_one_line_without_the_token() {
         ("--publish-token-file", endless, "longer than"),
     ] {
         let (code, out, err) = support::run(&["--listen", "127.0.0.1:0", option, value]);
-        // Of a file the name is as it should be, and the rest is not the command line's.
+        // The message names the file, but not its content.
         let expected = if option == "--publish-token" { 2 } else { 1 };
         assert_eq!(
             (code, out.as_str()),

@@ -13,7 +13,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 const NO_WELCOME: &str = "--no-welcome";
 
-/// Waits until so many are in a room: who connects joins it a moment after its handshake.
+/// Waits until a room has so many members: a client joins shortly after its handshake.
 fn expect_members(program: &Program, room: &str, members: usize) {
     let expected = format!("\"room\": {members}}}");
     eventually("they are in the room", || {
@@ -25,14 +25,14 @@ fn expect_members(program: &Program, room: &str, members: usize) {
     });
 }
 
-/// A client in a room, once it is in.
+/// Connects to a room, and returns once the client has joined.
 fn connect_to(program: &Program, room: &str, members: usize) -> Client {
     let client = program.connect_to(&format!("/{room}"));
     expect_members(program, room, members);
     client
 }
 
-/// A client of everyone, once what is sent to everyone reaches it: its first message is handled behind that.
+/// Connects to everyone, and returns once the client is served: its message is handled after the join.
 fn connect(program: &Program) -> Client {
     let mut client = program.connect();
     client.send(Message::text("in?"));
@@ -113,7 +113,7 @@ fn announcement_goes_to_the_room_and_is_not_kept() {
             );
         }
         assert_eq!(outside.text(), welcome(&outside));
-        // What was said before them is not said to them.
+        // Earlier announcements are not replayed.
         let mut second = program.connect_to("/news");
         assert_eq!(second.text(), welcome(&second));
         assert_eq!(inside.text(), welcome(&second));
@@ -188,7 +188,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
     assert_eq!(program.connect_to("/input").text(), "typed");
     assert_eq!(publish(&program, "/publish/other", "kept"), 200);
     assert_eq!(publish(&program, "/publish", "for all"), 200);
-    // The library has two rooms for each of the program's, and one more of them: the other has two, which leaves six.
+    // Each room takes two library rooms. The input room takes two as well, which leaves six.
     let held: Vec<_> = (0..6)
         .map(|n| connect_to(&program, &format!("stranger-{n}"), 1))
         .collect();
@@ -202,7 +202,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
         ("for all".into(), "kept".into())
     );
     assert_eq!(program.connect_to("/?since=").text(), "for all");
-    // Those that have a name of their own still keep what comes.
+    // Rooms with patterns of their own keep their history.
     program.write(b"more\n");
     let mut input = program.connect_to("/input");
     assert_eq!(
@@ -276,7 +276,7 @@ fn new_client_gets_the_histories_of_everyone_and_its_room() {
 fn message_between_handshake_and_join_is_replayed() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     for n in 0..50 {
-        // All at once: the line may be read before the client has joined.
+        // Concurrently: the line may be read before the client has joined.
         let mut client = program.connect_to("/?since=now");
         program.write(format!("{n}\n").as_bytes());
         assert_eq!(client.text(), n.to_string());
@@ -369,7 +369,7 @@ fn json_line_over_the_limit_is_omitted() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     let (mut plain, mut json) = (connect(&program), program.connect_json("/"));
     assert_eq!(json.json()["kind"], "live");
-    // Each of them takes two bytes in JSON.
+    // Each of these characters takes two bytes in JSON.
     let mut line = vec![b'"'; LINE_BYTES];
     line.push(b'\n');
     program.write(&line);
@@ -418,7 +418,7 @@ fn reconnect_with_ids_replays_and_reports_gaps() {
     }
     let kept = "line 3, line 4, line 5, news 3, news 4, news 5".to_owned();
     assert_eq!(missed(&program), (kept, false));
-    // After a restart, the ids are of another time.
+    // A restart begins a new epoch.
     let program = Program::start(&[NO_WELCOME, "--history", "3"]);
     assert_eq!(missed(&program), (String::new(), false));
 }
@@ -455,7 +455,7 @@ fn library_subprotocol_needs_form_json_and_history() {
     client.send(Message::binary(&b"\x02\0\0\0\x01\x05$pinghello"[..]));
     let pong = Message::binary(&b"\x04\0\0\0\x01hello"[..]);
     assert_eq!(client.message(), pong);
-    // All others get messages as they are, and no frames.
+    // All other clients get plain messages without a subprotocol.
     assert!(!chooses_a_subprotocol(&program, "/", offered));
     let program = Program::start(&[NO_WELCOME]);
     assert!(!chooses_a_subprotocol(&program, "/?form=json", offered));

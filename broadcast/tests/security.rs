@@ -1,4 +1,4 @@
-//! Who may connect to the program, and what is shown to whom.
+//! Access control of the program: origins, limits per address, and metrics.
 #![cfg(unix)]
 
 mod support;
@@ -103,7 +103,7 @@ fn metrics_are_served_on_their_own_port_only() {
             .sum()
     };
     assert_eq!(total("humphrey_ws_connections"), 1);
-    // A message is counted when its write has returned, which its reader may be quicker than.
+    // A message is counted after its write has returned, which its reader may overtake.
     support::eventually("it is counted", || {
         total("humphrey_ws_messages_sent_total") == 1
     });

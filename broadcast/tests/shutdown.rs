@@ -40,14 +40,14 @@ fn exit_on_eof_delivers_all_to_a_late_reader() {
         "drop-newest",
     ]);
     let mut client = program.connect();
-    // More than a socket takes, less than an outbox holds beside it.
+    // More than a socket takes, less than an outbox holds in addition.
     let line = [b'x'; 999];
     for _ in 0..1_000 {
         program.write(&line);
         program.write(b"\n");
     }
     program.close_input();
-    // It does not begin to read before the program has been told to end: nobody is accepted then.
+    // The client reads only after the shutdown has begun, which shows in refused connections.
     program.expect_refusal();
     for _ in 0..1_000 {
         assert_eq!(client.text().len(), line.len());
@@ -70,7 +70,7 @@ fn exit_on_eof_exits_without_any_client() {
 fn exit_on_eof_is_shortened_by_a_signal() {
     let mut program = Program::start(&["--no-welcome", "--exit-on-eof"]);
     let client = program.connect();
-    // It answers nothing, not even the goodbye.
+    // The client does not answer the close frame.
     program.close_input();
     program.expect_refusal();
     let begun = Instant::now();
@@ -102,10 +102,10 @@ fn second_ctrl_c_exits_at_once() {
     let mut program = Program::start(&["--no-welcome"]);
     let client = program.connect();
     program.signal(Signal::INT);
-    // The client does not answer the goodbye, so the program waits; that it has begun to shows in this.
+    // The client does not answer the close frame, so the server waits. Refused connections show that it has begun to.
     program.expect_refusal();
     let begun = Instant::now();
-    // What comes right behind the first one is that one, sent twice.
+    // Signals right behind the first one count as duplicates of it.
     eventually("it exits", || {
         program.signal(Signal::INT);
         !program.is_running()
@@ -117,7 +117,7 @@ fn second_ctrl_c_exits_at_once() {
 
 #[test]
 fn duplicate_signal_does_not_skip_the_closing_handshake() {
-    // As `timeout` does it: it signals its child, and its process group, in which the child is.
+    // As `timeout` does: it signals its child, and its process group, which contains the child.
     for signal in [Signal::TERM, Signal::INT] {
         // While the first one is still pending, and right after its delivery.
         for is_delivered in [false, true] {
@@ -139,7 +139,7 @@ fn second_sighup_does_not_skip_the_closing_handshake() {
     use rustix::process::Signal;
     let mut program = Program::start(&["--no-welcome"]);
     let client = program.connect();
-    // Where a terminal is closed, both the system and the shell send one.
+    // When a terminal closes, both the system and the shell send one.
     program.signal(Signal::HUP);
     program.expect_refusal();
     program.signal(Signal::HUP);
@@ -175,7 +175,7 @@ fn ignored_sighup_stays_ignored_as_under_nohup() {
         .trim_end_matches('/');
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::HUP).unwrap();
-    // It would accept nobody any more.
+    // A stopping server would refuse this connection.
     let mut client = Client::connect(address.parse().unwrap(), "/").unwrap();
     child
         .stdin
@@ -197,7 +197,7 @@ fn signal_ends_a_server_blocked_by_a_slow_client() {
     let feeder = thread::spawn(move || {
         let lines = numbered(0..10_000);
         let _ = started.send(());
-        // Until the program ends.
+        // Until the program exits.
         while input.write_all(&lines).is_ok() {}
     });
     feeding.recv().unwrap();
@@ -210,7 +210,7 @@ fn signal_ends_a_server_blocked_by_a_slow_client() {
 #[test]
 fn clients_stay_connected_while_the_server_is_suspended() {
     const CLIENTS: usize = 20;
-    // Longer than the second between pings, and the ten in which one is to be answered.
+    // Longer than the heartbeat of 1 s and the 10 s for the pong.
     const OVERDUE: Duration = Duration::from_secs(12);
     let program = Program::start(&["--no-welcome", "--heartbeat", "1"]);
     let is_stopped = AtomicBool::new(true);
@@ -221,7 +221,7 @@ fn clients_stay_connected_while_the_server_is_suspended() {
                 let mut client = program.connect();
                 let (is_stopped, last_ping) = (&is_stopped, &last_ping);
                 scope.spawn(move || {
-                    // The second ping comes only if the first was answered in time.
+                    // A second ping follows only if the first was answered in time.
                     let mut pings = 0;
                     while pings < 2 {
                         match client.any() {

@@ -60,7 +60,7 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
                 }
                 input.write_all(some.as_bytes()).unwrap();
                 lines += LINES_AT_ONCE;
-                // These lines have come after the stalled client was disconnected.
+                // These lines were written after the stalled client was disconnected.
                 if was_cut_off {
                     return (lines, input);
                 }
@@ -112,7 +112,7 @@ fn read_steadily(program: &Program, clients: u64) -> Vec<thread::JoinHandle<u64>
     (0..clients).map(read).collect()
 }
 
-/// Both figures of the summary: messages sent, and dropped for slow clients.
+/// The two figures of the summary: messages sent, and messages dropped for slow clients.
 fn counts(summary: &str) -> [u64; 2] {
     ["messages sent", "dropped (slow clients)"].map(|what| {
         summary
@@ -122,8 +122,8 @@ fn counts(summary: &str) -> [u64; 2] {
     })
 }
 
-/// Feeds a client that reads and one that does not, until the latter's messages no longer fit; then that one reads
-/// too. Returns the number of lines, what each client got, and the summary.
+/// Feeds a client that reads and one that does not, until the messages of the latter no longer fit; then that one reads
+/// too. Returns the number of lines, what each client got, their close codes, and the summary.
 fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
     const LINES: u64 = 40_000;
     let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client", policy]);
@@ -150,7 +150,7 @@ fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
 fn drop_newest_sent_and_dropped_add_up() {
     let (lines, got, close, summary) = overflow("drop-newest");
     check_sums(lines, &got, close, &summary);
-    // The oldest were kept.
+    // The oldest messages were kept.
     assert_eq!(got[1][..1_000], (0..1_000).collect::<Vec<_>>());
 }
 
@@ -158,7 +158,7 @@ fn drop_newest_sent_and_dropped_add_up() {
 fn drop_oldest_sent_and_dropped_add_up() {
     let (lines, got, close, summary) = overflow("drop-oldest");
     check_sums(lines, &got, close, &summary);
-    // The newest were kept.
+    // The newest messages were kept.
     assert_eq!(got[1].last(), Some(&(lines - 1)));
 }
 
@@ -185,7 +185,7 @@ fn disconnect_closes_the_slow_client_with_1013() {
     assert_eq!(close[1], Some(1013), "{summary}");
     assert_eq!(sent, (got[0].len() + got[1].len()) as u64, "{summary}");
     assert!(dropped > 0, "{summary}");
-    // No hole: what it got is how it began.
+    // Without a gap: each client got the first messages.
     for got in got {
         let len = got.len() as u64;
         assert_eq!(got, (0..len).collect::<Vec<_>>());

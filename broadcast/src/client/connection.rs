@@ -59,7 +59,7 @@ impl Socket {
     }
 
     /// Reads once. Returns false if that would block.
-    fn read_in(&mut self) -> io::Result<bool> {
+    fn read_once(&mut self) -> io::Result<bool> {
         self.parse_offset = 0;
         self.read.resize(READ_BYTES, 0);
         let read = loop {
@@ -117,6 +117,7 @@ impl Socket {
     }
 }
 
+/// A connection whose handshake is done. No method blocks.
 pub(super) struct ClientConnection {
     socket: Socket,
     protocol: Connection,
@@ -173,7 +174,7 @@ impl ClientConnection {
             let left = input.len();
             self.socket.parse_offset = self.socket.read.len() - left;
             match event {
-                Ok(None) if self.socket.read_in().map_err(|error| lost(&error))? => {
+                Ok(None) if self.socket.read_once().map_err(|error| lost(&error))? => {
                     self.turn_work += READ_WORK;
                 }
                 Ok(None) => return Ok(None),

@@ -53,7 +53,7 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Done | Self::Stopped => f.write_str("this is the end"),
+            Self::Done | Self::Stopped => f.write_str("the connection was closed"),
             Self::Failed { message, .. } => f.write_str(message),
         }
     }

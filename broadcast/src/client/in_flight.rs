@@ -7,13 +7,13 @@ use humphrey_ws::Message;
 
 /// Memory for lines that have been written but not confirmed; they are resent if the server reports that it did not
 /// read them. Older ones are only counted.
-const KEPT_BYTES_MAX: usize = 16 << 20;
+const UNCONFIRMED_BYTES_MAX: usize = 16 << 20;
 
 /// Overhead of a line beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// How often, on consecutive connections, a line is tried that never gets through whole.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// A line that was sent and is not confirmed.
 #[derive(Debug)]
@@ -28,10 +28,10 @@ struct SentLine {
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     sent: VecDeque<SentLine>,
-    kept_bytes: usize,
+    unconfirmed_bytes: usize,
     /// The number of older lines that were written and dropped from memory, and the longest of them.
-    forgotten: u64,
-    forgotten_longest: usize,
+    uncached: u64,
+    uncached_longest: usize,
     /// Lines sent on this connection.
     sent_total: u64,
     /// Lines that the server has confirmed.
@@ -77,25 +77,25 @@ impl InFlight {
     /// Records a line whose frame is `begin..end`. `written`: bytes written to the connection so far.
     pub(super) fn push(&mut self, message: Message, begin: u64, end: u64, written: u64) {
         self.sent_total += 1;
-        self.kept_bytes += message.bytes().len() + LINE_OVERHEAD_BYTES;
+        self.unconfirmed_bytes += message.bytes().len() + LINE_OVERHEAD_BYTES;
         self.sent.push_back(SentLine {
             begin,
             end,
             message,
         });
-        while self.kept_bytes > KEPT_BYTES_MAX
+        while self.unconfirmed_bytes > UNCONFIRMED_BYTES_MAX
             && self.sent.front().is_some_and(|first| first.end <= written)
             && let Some(len) = self.pop()
         {
-            self.forgotten += 1;
-            self.forgotten_longest = self.forgotten_longest.max(len);
+            self.uncached += 1;
+            self.uncached_longest = self.uncached_longest.max(len);
         }
     }
 
     /// Removes the first line and returns its length.
     fn pop(&mut self) -> Option<usize> {
         let len = self.sent.pop_front()?.message.bytes().len();
-        self.kept_bytes -= len + LINE_OVERHEAD_BYTES;
+        self.unconfirmed_bytes -= len + LINE_OVERHEAD_BYTES;
         Some(len)
     }
 
@@ -104,10 +104,10 @@ impl InFlight {
         while self.confirmed < number.min(self.sent_total) {
             self.confirmed += 1;
             self.attempts = 0;
-            if self.forgotten > 0 {
-                self.forgotten -= 1;
-                if self.forgotten == 0 {
-                    let longest = std::mem::take(&mut self.forgotten_longest);
+            if self.uncached > 0 {
+                self.uncached -= 1;
+                if self.uncached == 0 {
+                    let longest = std::mem::take(&mut self.uncached_longest);
                     self.longest_confirmed = self.longest_confirmed.max(longest);
                 }
             } else if let Some(len) = self.pop() {
@@ -145,7 +145,7 @@ impl InFlight {
     pub(super) fn end(&mut self, result: ConnectionResult, written: u64) -> LineReport {
         if result == ConnectionResult::Clean {
             let left = self.sent.iter().take_while(|line| line.end <= written);
-            self.confirm(self.confirmed + self.forgotten + left.count() as u64);
+            self.confirm(self.confirmed + self.uncached + left.count() as u64);
         }
         let mut report = LineReport {
             delivered: self.confirmed,
@@ -158,13 +158,13 @@ impl InFlight {
         };
         if let Some(at) = too_long {
             // A server reads in order and ignores everything behind the frame it closes at (RFC 6455 §7.1.7).
-            report.unconfirmed = self.forgotten + at as u64;
+            report.unconfirmed = self.uncached + at as u64;
             report.dropped = Some((lines[at].message.bytes().len(), DropReason::TooLong));
             report.to_resend = lines.drain(at + 1..).map(|line| line.message).collect();
             self.attempts = 0;
         } else {
             let left = lines.iter().take_while(|line| line.end <= written).count();
-            report.unconfirmed = self.forgotten + left as u64;
+            report.unconfirmed = self.uncached + left as u64;
             // The connection broke while its first line was partly written.
             let is_stuck = left == 0
                 && self.sent_total > 0
@@ -195,9 +195,9 @@ impl InFlight {
     /// too long as well.
     fn too_long(&self, lines: &VecDeque<SentLine>, written: u64) -> Option<usize> {
         let mut longest = None;
-        let mut bytes = self.longest_confirmed.max(self.forgotten_longest);
-        let begun = lines.iter().take_while(|line| line.begin < written);
-        for (at, line) in begun.enumerate() {
+        let mut bytes = self.longest_confirmed.max(self.uncached_longest);
+        let partly_written = lines.iter().take_while(|line| line.begin < written);
+        for (at, line) in partly_written.enumerate() {
             let len = line.message.bytes().len();
             if len > bytes {
                 (longest, bytes) = (Some(at), len);
@@ -332,7 +332,7 @@ mod tests {
         let message = Message::new("x".repeat(1 << 20));
         for at in 0..100 {
             in_flight.push(message.clone(), at, at + 1, at);
-            assert!(in_flight.kept_bytes <= KEPT_BYTES_MAX + (2 << 20));
+            assert!(in_flight.unconfirmed_bytes <= UNCONFIRMED_BYTES_MAX + (2 << 20));
         }
         in_flight.confirm(50);
         assert!(in_flight.is_known_to_fit(0));

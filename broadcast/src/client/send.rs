@@ -13,7 +13,7 @@ use super::connection::ClientConnection;
 use super::end::{End, Outcome};
 use super::event_loop::EventLoop;
 use super::failures::Failure;
-use super::in_flight::{ConnectionResult, DropReason, InFlight};
+use super::in_flight::{ATTEMPTS_MAX, ConnectionResult, DropReason, InFlight};
 use super::line_queue::{LineQueue, NextLine};
 use super::options::SendOptions;
 use super::session::{self, ConnectionHandler, Flow};
@@ -132,14 +132,14 @@ impl LineSender {
         let len = message.bytes().len();
         let is_trial =
             self.pause == Pause::No && len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len);
-        let asked = if is_trial {
+        let pinged = if is_trial {
             self.ping_for_confirmation(connection)
         } else {
             Ok(())
         };
         let begin = connection.bytes_queued();
         // A clone shares the payload.
-        match asked.and_then(|()| connection.send(&message)) {
+        match pinged.and_then(|()| connection.send(&message)) {
             Ok(end) => {
                 self.in_flight
                     .push(message, begin, end, connection.bytes_written());
@@ -177,10 +177,10 @@ impl LineSender {
 
     /// Sends a ping that confirms all lines so far, unless one is pending.
     fn ping_for_confirmation(&mut self, connection: &mut ClientConnection) -> Result<(), End> {
-        let given = self.in_flight.sent_count();
-        if self.in_flight.has_unconfirmed() && self.awaited_pong != Some(given) {
-            connection.ping(&given.to_be_bytes())?;
-            self.awaited_pong = Some(given);
+        let sent = self.in_flight.sent_count();
+        if self.in_flight.has_unconfirmed() && self.awaited_pong != Some(sent) {
+            connection.ping(&sent.to_be_bytes())?;
+            self.awaited_pong = Some(sent);
         }
         Ok(())
     }
@@ -315,7 +315,7 @@ impl ConnectionHandler for LineSender {
                     "a line of {bytes} bytes is dropped: it is too long for the server (close code 1009)"
                 ),
                 DropReason::RepeatedlyCut => report!(
-                    "a line of {bytes} bytes is dropped: five connections in a row have ended while it was being sent"
+                    "a line of {bytes} bytes is dropped: {ATTEMPTS_MAX} connections in a row have ended while it was being sent"
                 ),
             }
         }

@@ -164,7 +164,7 @@ pub(super) fn run<P: ConnectionHandler>(
                     report!("connected to {target}");
                 }
                 offers.accepted(opened.accepted.header(ON_MESSAGE_HEADER).is_some());
-                let begun = Instant::now();
+                let opened_at = Instant::now();
                 let wanted = handler.on_open(&opened.accepted);
                 let mut connection = ClientConnection::new(opened, seconds(connect.heartbeat));
                 let end = match wanted {
@@ -172,7 +172,7 @@ pub(super) fn run<P: ConnectionHandler>(
                     Err(end) => close_unwanted(&mut connection, end),
                 };
                 handler.on_end(&connection, &end);
-                if backoff.connection_lasted(begun.elapsed(), connection.has_received()) {
+                if backoff.connection_lasted(opened_at.elapsed(), connection.has_received()) {
                     disconnected_since = Instant::now();
                 }
                 end

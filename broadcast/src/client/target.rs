@@ -82,7 +82,8 @@ impl fmt::Display for InvalidTarget {
 
 impl std::error::Error for InvalidTarget {}
 
-/// Percent-encodes everything but the unreserved characters (RFC 3986 §2.3).
+/// Percent-encodes everything but the unreserved characters (RFC 3986 §2.3). [`ServerUrl::with_request_target`] encodes only
+/// what a request cannot contain: it would keep the `/`, `?` and `%` of a name.
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

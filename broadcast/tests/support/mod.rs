@@ -1,5 +1,5 @@
-//! The program as a child process, and two kinds of client: tungstenite, for what is said, and a bare reader of
-//! frames, for how much and how fast.
+//! The program as a child process, and two clients: tungstenite for the content, and a bare frame reader for
+//! throughput.
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
@@ -20,7 +20,7 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-/// How long anything that is promised may take. Long, as it is the machine's load that it must outlast.
+/// Deadline for every promised event; long, so that a busy machine does not exceed it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_humphrey-broadcast");
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     )
 }
 
-/// Waits until something holds that the program brings about in its own time.
+/// Waits until a condition holds, at most for [`DEADLINE`].
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -60,12 +60,12 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The program, listening. It is killed when this is dropped.
+/// The server process. Dropping it kills the process.
 pub(crate) struct Program {
     child: Child,
     input: Option<ChildStdin>,
     address: SocketAddr,
-    /// Its standard error, line by line; dropped to close it.
+    /// Standard error, line by line; dropped to close it.
     stderr: Option<Receiver<String>>,
 }
 
@@ -83,7 +83,7 @@ impl Program {
         program
     }
 
-    /// Starts it where it does not say where it listens: on a port that was free a moment ago.
+    /// Starts the server with --quiet, which does not print the address: on a port that was free a moment ago.
     pub(crate) fn start_quiet(arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -142,7 +142,7 @@ impl Program {
         Client::connect_as(self.address, path, Some("json.humphrey-broadcast")).unwrap()
     }
 
-    /// Publishes to `/publish` with a path behind it; the status, and the answer.
+    /// Publishes to `/publish{path}`. Returns the status and the body.
     pub(crate) fn publish(&self, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
         let path = format!("/publish{path}");
         let (status, _, answer) = http(self.address, "POST", &path, headers, body);
@@ -170,7 +170,7 @@ impl Program {
         self.input = None;
     }
 
-    /// Waits for a line on standard error that contains this.
+    /// Waits for a line on standard error that contains `part`.
     #[track_caller]
     pub(crate) fn expect_line(&mut self, part: &str) -> String {
         let by = Instant::now() + DEADLINE;
@@ -185,7 +185,7 @@ impl Program {
         }
     }
 
-    /// What it still says until its end.
+    /// The remaining standard error, to its end.
     pub(crate) fn rest_of_stderr(&mut self) -> String {
         let by = Instant::now() + DEADLINE;
         let stderr = self.stderr.as_ref().unwrap();
@@ -199,7 +199,7 @@ impl Program {
         }
     }
 
-    /// Reads its standard error no longer: from the next line on, the pipe is broken.
+    /// Closes standard error: the next line fails with a broken pipe.
     pub(crate) fn close_stderr(&mut self) {
         self.stderr = None;
     }
@@ -208,7 +208,7 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Lets it open this many file descriptors, and no more. Other systems than Linux limit no process but the calling one.
+    /// Limits the open files of the process. Only Linux can limit another process.
     #[cfg(target_os = "linux")]
     pub(crate) fn limit_descriptors(&self, max: u64) {
         use rustix::process::{Resource, Rlimit, prlimit};
@@ -219,7 +219,7 @@ impl Program {
         prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
     }
 
-    /// Whether a signal was sent to the process and not delivered yet. Known on Linux only; elsewhere none is.
+    /// Whether a signal was sent to the process and is not delivered yet. Other systems than Linux report none.
     pub(crate) fn has_pending_signals(&self) -> bool {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).unwrap_or_default();
@@ -231,7 +231,7 @@ impl Program {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits until it accepts nobody any more: it has begun to stop.
+    /// Waits until the server refuses connections, which shows that it is stopping.
     #[track_caller]
     pub(crate) fn expect_refusal(&self) {
         eventually("it stops accepting", || {
@@ -252,7 +252,7 @@ impl Program {
         assert_eq!(status.code(), Some(code), "{status}");
     }
 
-    /// Resident memory, at its highest.
+    /// Peak resident memory; 0 without /proc.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
         self.status_kib("VmHWM:") << 10
     }
@@ -262,11 +262,11 @@ impl Program {
     }
 }
 
-/// What the system says of a process.
+/// A field of /proc/PID/status.
 fn status_kib(pid: u32, field: &str) -> u64 {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(path).unwrap_or_default();
-    // There is none where there is no /proc, and none once it has ended.
+    // Absent without /proc, and after the process has ended.
     status
         .lines()
         .find_map(|line| line.strip_prefix(field))
@@ -276,13 +276,13 @@ fn status_kib(pid: u32, field: &str) -> u64 {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A client that we did not write.
+/// A client on tungstenite.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: WebSocket<TcpStream>,
@@ -294,7 +294,7 @@ impl Client {
         Self::connect_as(address, path, None)
     }
 
-    /// The same, with a subprotocol.
+    /// Connects with a subprotocol.
     pub(crate) fn connect_as(
         address: SocketAddr,
         path: &str,
@@ -342,7 +342,7 @@ impl Client {
         let begun = Instant::now();
         loop {
             let message = self.any();
-            // Pings would keep it from ending.
+            // Pings must not prolong the wait.
             assert!(begun.elapsed() < DEADLINE, "no message");
             if message.is_text() || message.is_binary() {
                 return message;
@@ -364,8 +364,7 @@ impl Client {
         serde_json::from_str(&self.text()).unwrap()
     }
 
-    /// Expects the server's goodbye, and that the connection then ends in good order; then it hangs up, as the server
-    /// waits for that.
+    /// Expects a close frame and a clean end of the connection, then closes the socket, which the server waits for.
     #[track_caller]
     pub(crate) fn expect_close(mut self, code: CloseCode) {
         match self.any() {
@@ -379,26 +378,27 @@ impl Client {
     }
 }
 
-/// A client that does nothing but read: unmasked, unfragmented frames, as this server sends them. It is quick in a
-/// debug build too, and its rate can be set.
+/// A client that only reads unmasked, unfragmented frames, as this server sends them. It is fast in a debug build too,
+/// and its rate can be limited.
 pub(crate) struct RawClient {
     stream: TcpStream,
     rate: Option<u64>,
 }
 
 impl RawClient {
-    /// Reads this many bytes a second from now on, steadily.
+    /// Limits the rate of reading, in bytes per second.
     pub(crate) fn set_rate(&mut self, bytes_per_second: u64) {
         self.rate = Some(bytes_per_second);
     }
 
-    /// Reads to the server's close frame, which must say 1001.
+    /// Reads to the close frame, which must have code 1001.
     #[track_caller]
     pub(crate) fn read_to_close(self, each: impl FnMut(&[u8])) {
         assert_eq!(self.read_to_end(each), Some(1001));
     }
 
-    /// Reads to the server's close frame, answers it, hangs up and returns its code; or to the end of the stream.
+    /// Reads to the close frame, answers it, closes the socket and returns the code; or `None` at the end of the
+    /// stream.
     #[track_caller]
     pub(crate) fn read_to_end(mut self, mut each: impl FnMut(&[u8])) -> Option<u16> {
         let begun = Instant::now();
@@ -442,13 +442,13 @@ impl RawClient {
     }
 
     fn answer_close(&mut self, code: u16) {
-        // Masked with zeros. The server may have gone without waiting.
+        // With a mask of zeros. The server may have closed the socket already.
         let [high, low] = code.to_be_bytes();
         let _ = self.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, high, low]);
     }
 }
 
-/// The first frame in a buffer, if it is all there: opcode, payload, and length with its header.
+/// The first frame in a buffer, if it is complete: opcode, payload, and length with its header.
 fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (header_bytes, len) = match *bytes.get(1)? {
         126 => (4, u64::from(u16::from_be_bytes(*bytes[2..].first_chunk()?))),
@@ -460,7 +460,7 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((bytes[0] & 0x0f, payload, frame_bytes))
 }
 
-/// Numbers, one on each line.
+/// Numbers, one per line.
 pub(crate) fn numbered(numbers: Range<u64>) -> Vec<u8> {
     let mut lines = String::new();
     for n in numbers {
@@ -469,19 +469,19 @@ pub(crate) fn numbered(numbers: Range<u64>) -> Vec<u8> {
     lines.into_bytes()
 }
 
-/// The number that a line begins with.
+/// The number at the beginning of a line.
 #[track_caller]
 pub(crate) fn number_of(line: &[u8]) -> u64 {
     let digits = line.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |n, digit| n * 10 + u64::from(digit - b'0'))
 }
 
-/// Gets a route over plain HTTP: status, headers, body.
+/// A GET request over plain HTTP: status, headers, body.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String, String) {
     http(address, "GET", path, "", b"")
 }
 
-/// One request over plain HTTP, with further header lines and a body: status, headers, body.
+/// A request over plain HTTP, with further header lines and a body: status, headers, body.
 pub(crate) fn http(
     address: SocketAddr,
     method: &str,
@@ -498,7 +498,7 @@ pub(crate) fn http(
          Content-Length: {length}\r\n{headers}\r\n"
     )
     .unwrap();
-    // It may be refused before it is all there.
+    // The server may refuse before it has read everything.
     let _ = stream.write_all(body);
     let mut response = Vec::new();
     let end = stream.read_to_end(&mut response);

@@ -1,4 +1,4 @@
-//! The program as a client: `listen` and `send` as child processes, servers that are not ours, and what lies between.
+//! `listen` and `send` as child processes, foreign servers, and a proxy that can cut connections.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,19 +19,19 @@ use tungstenite::{Message, WebSocket};
 
 use super::{BINARY, DEADLINE, eventually, status_kib};
 
-/// `listen` or `send`, running. It is killed when this is dropped.
+/// `listen` or `send` as a process. Dropping it kills the process.
 pub(crate) struct Shell {
     child: Child,
     pub(crate) stdin: Option<ChildStdin>,
-    /// Its standard output, line by line.
+    /// Standard output, line by line.
     stdout: Option<Receiver<Vec<u8>>>,
     stderr: Receiver<String>,
-    /// What it has said.
+    /// The lines of standard error so far.
     pub(crate) said: String,
 }
 
 impl Shell {
-    /// Any command; its output is read by nobody until [`read_output`](Self::read_output) does.
+    /// Starts a command. Its output is not read before [`read_output`](Self::read_output).
     pub(crate) fn start(arguments: &[&str]) -> (Self, ChildStdout) {
         let mut child = Command::new(BINARY)
             .args(arguments)
@@ -85,7 +85,7 @@ impl Shell {
         self.stdout = Some(receiver);
     }
 
-    /// The next line that it prints, without its line break.
+    /// The next line of standard output, without its line break.
     #[track_caller]
     pub(crate) fn bytes(&mut self) -> Vec<u8> {
         let stdout = self.stdout.as_ref().unwrap();
@@ -107,7 +107,7 @@ impl Shell {
         serde_json::from_str(&self.line()).unwrap()
     }
 
-    /// It prints nothing more.
+    /// Expects the end of standard output.
     #[track_caller]
     pub(crate) fn expect_end_of_output(&mut self) {
         let stdout = self.stdout.as_ref().unwrap();
@@ -121,7 +121,7 @@ impl Shell {
         self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Waits until it says a line that contains this.
+    /// Waits for a line on standard error that contains `part`.
     #[track_caller]
     pub(crate) fn expect_line(&mut self, part: &str) -> String {
         let by = Instant::now() + DEADLINE;
@@ -150,7 +150,7 @@ impl Shell {
         assert_eq!(self.wait(), code, "{}", self.said);
     }
 
-    /// Waits for its end, and returns its exit code; what it has said is in [`said`](Self::said) then.
+    /// Waits for the exit and returns its code; [`said`](Self::said) is complete then.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> i32 {
         let mut status: Option<ExitStatus> = None;
@@ -173,18 +173,18 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A server that is not ours.
+/// A server on tungstenite.
 pub(crate) struct Foreign {
     listener: TcpListener,
 }
 
-/// A client of it.
+/// A connection of that server.
 pub(crate) struct Guest {
     pub(crate) socket: WebSocket<TcpStream>,
     pub(crate) request: Request,
@@ -207,7 +207,7 @@ impl Foreign {
         stream
     }
 
-    /// Waits until somebody connects, or for two seconds: whether nobody does.
+    /// Waits for a connection for two seconds. Returns whether none arrived.
     pub(crate) fn is_left_alone(&self) -> bool {
         let listener = &self.listener;
         let mut ready = [PollFd::new(listener, PollFlags::IN)];
@@ -218,7 +218,7 @@ impl Foreign {
         poll(&mut ready, Some(&two_seconds)).unwrap() == 0
     }
 
-    /// Waits until somebody connects, or nobody will: whether somebody does.
+    /// Waits for a connection until `is_over`. Returns whether one arrived.
     pub(crate) fn comes_unless(&self, is_over: &dyn Fn() -> bool) -> bool {
         let mut comes = false;
         eventually("somebody connects, or it is over", || {
@@ -233,7 +233,7 @@ impl Foreign {
         comes
     }
 
-    /// The next client, after its handshake; it is given no subprotocol.
+    /// Accepts the next client, without a subprotocol.
     pub(crate) fn guest(&self) -> Guest {
         self.guest_as(None)
     }
@@ -258,7 +258,7 @@ impl Foreign {
         }
     }
 
-    /// Answers the next handshake with this instead, and hangs up.
+    /// Answers the next handshake with `answer`, and closes the socket.
     pub(crate) fn refuse(&self, answer: &str) {
         let mut stream = self.tcp();
         let mut head = Vec::new();
@@ -271,7 +271,7 @@ impl Foreign {
     }
 }
 
-/// Waits for the next connection, but not for ever.
+/// Accepts the next connection, within [`DEADLINE`].
 #[track_caller]
 fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
@@ -296,7 +296,7 @@ impl Guest {
         self.socket.send(message).unwrap();
     }
 
-    /// The next message that carries data, or the close.
+    /// The next data message or close frame.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
         loop {
@@ -307,7 +307,7 @@ impl Guest {
         }
     }
 
-    /// Closes, and waits for the client's answer.
+    /// Sends a close frame, and waits for the answer.
     #[track_caller]
     pub(crate) fn close(mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame {
@@ -327,7 +327,7 @@ impl Guest {
         }
     }
 
-    /// Waits for the client's goodbye, and answers it. Returns what had come before.
+    /// Waits for the client's close frame, and answers it. Returns the messages before it.
     #[track_caller]
     pub(crate) fn expect_close(mut self) -> Vec<Message> {
         let mut messages = Vec::new();
@@ -340,17 +340,17 @@ impl Guest {
                 message => messages.push(message),
             }
         }
-        // It has gone, or goes now.
+        // The client closes the socket.
         let _ = self.socket.read();
         messages
     }
 }
 
-/// Passes on what comes, to and fro, until it is cut.
+/// A TCP proxy whose connections can be cut.
 pub(crate) struct Cable {
     address: SocketAddr,
     ends: Arc<Mutex<Vec<TcpStream>>>,
-    /// Those who connect wait.
+    /// New connections have to wait.
     is_closed: Arc<AtomicBool>,
 }
 
@@ -363,7 +363,7 @@ impl Cable {
             is_closed: Arc::default(),
         };
         let (ends, is_closed) = (cable.ends.clone(), cable.is_closed.clone());
-        // Ends with the test's process.
+        // Ends with the test process.
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -388,7 +388,7 @@ impl Cable {
         format!("ws://{}/", self.address)
     }
 
-    /// Cuts all connections, and has those that come wait.
+    /// Cuts all connections, and holds new ones back.
     pub(crate) fn cut(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
         for end in self.ends.lock().unwrap().drain(..) {
