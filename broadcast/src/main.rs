@@ -115,7 +115,7 @@ fn run(options: &Options) -> io::Result<bool> {
             report!("each line typed here is sent to {recipient}; Ctrl-C exits");
         }
     }
-    // Set by the input thread before it starts the shutdown.
+    // Set as soon as a line is skipped: a signal may end the program before the end of the input.
     let input_failed = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
@@ -127,9 +127,7 @@ fn run(options: &Options) -> io::Result<bool> {
         thread::Builder::new()
             .name("standard input".into())
             .spawn(move || {
-                if !broadcast_input(&channel, &stopping) {
-                    input_failed.store(true, Ordering::SeqCst);
-                }
+                broadcast_input(&channel, &stopping, &input_failed);
                 if exit_on_eof {
                     sender.shutdown(FLUSH_TIMEOUT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
@@ -232,18 +230,17 @@ fn build_app(
     Ok((app, rooms))
 }
 
-/// Sends each line to a room, or to everyone, until the input ends or the program is stopping. Returns whether every
-/// line was sent.
-fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
+/// Sends each line to a room, or to everyone, until the input ends or the program is stopping. Sets `input_failed` if a
+/// line is skipped, or the input cannot be read.
+fn broadcast_input(channel: &Channel, stopping: &AtomicBool, input_failed: &AtomicBool) {
     let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::StandardInput);
     let line_bytes_max = Limits::default().message_bytes_max;
-    let mut is_complete = true;
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
             // The room of standard input is never evicted.
             Line::Whole(line) => drop(channel.publish(Message::new(line))),
             Line::TooLong { bytes } => {
-                is_complete = false;
+                input_failed.store(true, Ordering::SeqCst);
                 report!(
                     "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
                 );
@@ -255,13 +252,11 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool) -> bool {
             ControlFlow::Continue(())
         }
     });
-    match end {
-        Ok(()) => is_complete,
-        Err(error) if stdio::is_hangup(&error, || stopping.load(Ordering::Relaxed)) => is_complete,
-        Err(error) => {
-            report!("standard input can't be read: {error}");
-            false
-        }
+    if let Err(error) = end
+        && !stdio::is_hangup(&error, || stopping.load(Ordering::Relaxed))
+    {
+        input_failed.store(true, Ordering::SeqCst);
+        report!("standard input can't be read: {error}");
     }
 }
 

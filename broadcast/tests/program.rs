@@ -208,6 +208,21 @@ fn skipped_line_exits_with_1_at_the_end_of_input() {
 }
 
 #[test]
+fn skipped_line_exits_with_1_on_a_signal() {
+    for is_read_on in [false, true] {
+        let mut program = Program::start(&["--no-welcome"]);
+        program.write(&vec![b'x'; (16 << 20) + 2]);
+        program.write(b"\n");
+        program.expect_line("is skipped");
+        program.signal(Signal::TERM);
+        if is_read_on {
+            program.close_input();
+        }
+        program.expect_exit(1);
+    }
+}
+
+#[test]
 fn non_blocking_standard_streams_are_waited_for() {
     use std::io::BufRead as _;
     use std::os::fd::OwnedFd;
@@ -344,5 +359,6 @@ fn server_with_closed_standard_error_goes_on() {
     assert_eq!(client.text(), "next");
     program.signal(Signal::TERM);
     client.expect_close(CloseCode::Away);
-    program.expect_exit(0);
+    // For the skipped line.
+    program.expect_exit(1);
 }
