@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("page.html");
 /// when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
-    script-src 'self' 'sha256-GlcxNDT8oDjazKyjYHJuEvyrebpNewg5DFYWh1y0joI='; \
+    script-src 'self' 'sha256-mWbjXh/9x6mCEwv5mjPdhKtTCvCPvoyR+vtlLNANVPE='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The answer of `/check` to a page that is allowed to connect but has no WebSocket connection.
