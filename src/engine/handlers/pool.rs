@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use super::run_job::outcome;
 use super::run_job::run_queued;
 use crate::engine::hub::Hub;
-use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats, is_handler_of};
+use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats};
 use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::Events;
-use crate::engine::model::verdict::{DropOnHandler, Kept};
 use crate::report::limited;
 
 /// How long the outcome of finished jobs may be held back while further quick jobs are run; also by a shard's own thread.
@@ -96,19 +95,6 @@ pub(crate) fn push_work(hub: &Arc<Hub>, work: Work) -> Result<(), Work> {
 /// Wakes or starts a thread for every job that waits.
 pub(crate) fn wake_for_all(hub: &Arc<Hub>) {
     spawn_more(hub, hub.jobs.queue.wake_for_all());
-}
-
-impl DropOnHandler for Hub {
-    fn is_handler(&self) -> bool {
-        is_handler_of(self)
-    }
-
-    fn drop_on_handler(self: Arc<Self>, kept: Kept) -> Result<(), Kept> {
-        match push_work(&self, Work::Drop(kept)) {
-            Err(Work::Drop(kept)) => Err(kept),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// What a handler thread does.

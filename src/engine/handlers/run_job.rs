@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::engine::hub::Hub;
 use crate::engine::hub::admission::quoted;
+use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Word;
 use crate::engine::model::job::{Done, Event, Job, Work};
 use crate::engine::model::program::{Events, Welcome};
@@ -53,8 +54,9 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Events, work: Work) -> Optio
             counting_panics(hub, || decide(hub, program, accepted, then));
             return None;
         }
-        Work::Drop(kept) => {
-            drop(kept);
+        Work::Drop(attachment) => {
+            // Nobody is left to tell of a panic.
+            caught(|| drop(attachment));
             return None;
         }
         Work::Release(session, counts) => {
@@ -207,8 +209,8 @@ fn granted(
         headers,
         attachment,
     } = answer.map_err(Reject::checked)?;
-    let handlers = Arc::downgrade(hub);
-    let kept = attachment.map(|attachment| Kept::new(attachment, handlers));
+    let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
+    let kept = attachment.map(|attachment| Kept::new(attachment, handlers()));
     if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
         limited!(
             hub.said.bad_accept,

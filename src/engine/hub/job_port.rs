@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::atomic::AtomicU64;
 use crate::engine::hub::Hub;
-use crate::engine::model::job::Job;
+use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::Events;
+use crate::engine::model::verdict::{Attachment, DropOnHandler};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::caught;
@@ -63,6 +64,25 @@ pub(crate) fn when(hub: &Hub) -> When {
         When::Deferred
     } else {
         When::Now
+    }
+}
+
+/// The handlers of a hub that may have gone.
+pub(crate) struct HandlersOf(pub(crate) Weak<Hub>);
+
+impl DropOnHandler for HandlersOf {
+    fn drop_on_handler(&self, attachment: Attachment) -> Result<(), Attachment> {
+        let Some(hub) = self.0.upgrade().filter(|hub| !is_handler_of(hub)) else {
+            return Err(attachment);
+        };
+        let job = Job {
+            to: None,
+            work: Work::Drop(attachment),
+        };
+        match hub.jobs.queue.try_leave(job).map_err(|job| job.work) {
+            Err(Work::Drop(attachment)) => Err(attachment),
+            _ => Ok(()),
+        }
     }
 }
 

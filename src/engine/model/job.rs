@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use crate::engine::model::request::{Response, Ticket};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Granted, Kept, Then};
+use crate::engine::model::verdict::{Accepted, Attachment, Granted, Then};
 use crate::engine::parts::id::Key;
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
@@ -25,7 +25,7 @@ pub(crate) enum Work {
     /// A handshake that somebody else has read, who waits for the verdict.
     Ask(Box<Accepted>, Then),
     /// Something that the program kept for a connection that has gone.
-    Drop(Kept),
+    Drop(Attachment),
     /// The same for a session; and whether it counts among those that have ended until then.
     Release(Arc<Session>, bool),
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use crate::engine::model::verdict::busy;
 use crate::engine::parts::poison::lock;
-use crate::engine::reactor::http::busy;
 use crate::protocol::http;
 use crate::protocol::http::Head;
 

@@ -52,27 +52,24 @@ impl Granted {
     }
 }
 
-/// Whoever has the handler threads, for [`Kept`].
-pub(crate) trait DropOnHandler: Send + Sync {
-    /// Whether the calling thread is a handler.
-    fn is_handler(&self) -> bool;
+/// What the program keeps for a connection.
+pub(crate) type Attachment = Arc<dyn Any + Send + Sync>;
 
-    /// Has a handler drop something. It comes back where there are no handlers any more.
-    fn drop_on_handler(self: Arc<Self>, kept: Kept) -> Result<(), Kept>;
+/// The way to the handler threads, for [`Kept`].
+pub(crate) trait DropOnHandler: Send + Sync {
+    /// Has a handler drop an attachment. It comes back if the calling thread is a handler, or if there are none any more.
+    fn drop_on_handler(&self, attachment: Attachment) -> Result<(), Attachment>;
 }
 
 /// What the program keeps for a connection that may never open. Dropping it is user code, so it is left to the handlers
 /// wherever that happens.
 pub(crate) struct Kept {
-    attachment: Option<Arc<dyn Any + Send + Sync>>,
-    handlers: Weak<dyn DropOnHandler>,
+    attachment: Option<Attachment>,
+    handlers: Box<dyn DropOnHandler>,
 }
 
 impl Kept {
-    pub(crate) fn new(
-        attachment: Arc<dyn Any + Send + Sync>,
-        handlers: Weak<dyn DropOnHandler>,
-    ) -> Self {
+    pub(crate) fn new(attachment: Attachment, handlers: Box<dyn DropOnHandler>) -> Self {
         Self {
             attachment: Some(attachment),
             handlers,
@@ -80,28 +77,27 @@ impl Kept {
     }
 
     /// The session has it from here on.
-    pub(crate) fn take(mut self) -> Option<Arc<dyn Any + Send + Sync>> {
+    pub(crate) fn take(mut self) -> Option<Attachment> {
         self.attachment.take()
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let Some(mut attachment) = self.attachment.take() else {
-            return;
-        };
-        if let Some(handlers) = self.handlers.upgrade()
-            && !handlers.is_handler()
+        if let Some(attachment) = self.attachment.take()
+            && let Err(attachment) = self.handlers.drop_on_handler(attachment)
         {
-            let kept = Self::new(attachment, self.handlers.clone());
-            match handlers.drop_on_handler(kept).map_err(Self::take) {
-                Err(Some(back)) => attachment = back,
-                _ => return,
-            }
+            // Nobody is left to tell of a panic.
+            caught(|| drop(attachment));
         }
-        // Nobody is left to tell of a panic.
-        caught(|| drop(attachment));
     }
+}
+
+/// The answer to a request that finds no room among those that wait for handlers or for their clients.
+pub(crate) fn busy() -> Reject {
+    Reject::new(503)
+        .with_header("Retry-After", "1")
+        .with_body("the server is busy: try again in a moment\n")
 }
 
 /// The answer to a handshake that finds no room among those that are asked about.

@@ -102,6 +102,18 @@ impl<J> JobQueue<J> {
         Ok(self.pushed(queue, now, eager))
     }
 
+    /// Leaves a job for whichever thread takes one next; the watchdog wakes a thread if none comes. An error is the job,
+    /// once the queue is closed.
+    pub(crate) fn try_leave(&self, job: J) -> Result<(), J> {
+        let mut queue = lock(&self.queue);
+        if queue.closed {
+            return Err(job);
+        }
+        queue.jobs.push_back(job);
+        self.unpark_watchdog(&mut queue);
+        Ok(())
+    }
+
     fn pushed(&self, mut queue: MutexGuard<'_, Queue<J>>, now: Instant, eager: bool) -> usize {
         self.unpark_watchdog(&mut queue);
         let none_at_work = queue.idle == queue.threads;

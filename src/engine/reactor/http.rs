@@ -16,7 +16,7 @@ use crate::engine::hub::admission::{TurnedAway, failure, unreadable};
 use crate::engine::model::job::Work;
 pub(crate) use crate::engine::model::request::Ticket;
 use crate::engine::model::request::{Request, Response};
-use crate::engine::model::verdict::shutting_down;
+use crate::engine::model::verdict::{busy, shutting_down};
 use crate::engine::parts::timers::Tick;
 pub(crate) use crate::engine::reactor::http::budget::REQUEST_BYTES;
 pub(crate) use crate::engine::reactor::http::budget::Requests;
@@ -28,7 +28,6 @@ use crate::protocol::handshake::Refusal;
 use crate::protocol::http::{Body, Head, HttpError, Parsed};
 use crate::protocol::{self, http};
 use crate::report::debug;
-use crate::request::Reject;
 use crate::transport::Transport;
 
 pub(crate) struct Http {
@@ -522,11 +521,4 @@ impl<T: Transport> Core<T> {
             self.hub.count_unhandled(asking.entry.messages());
         }
     }
-}
-
-/// The answer where there is no room for a request, or no handler has come for it in time.
-pub(crate) fn busy() -> Reject {
-    Reject::new(503)
-        .with_header("Retry-After", "1")
-        .with_body("the server is busy: try again in a moment\n")
 }

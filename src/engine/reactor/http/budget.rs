@@ -5,9 +5,10 @@
 //! that wait for a handler have a bound of their own (`Intake::add_asking`).
 
 use crate::engine::model::request::{Ticket, head_bytes};
+use crate::engine::model::verdict::busy;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::usage_index::UsageIndex;
-use crate::engine::reactor::http::{Http, Phase, busy};
+use crate::engine::reactor::http::{Http, Phase};
 use crate::engine::reactor::{Core, Role};
 use crate::limits::Limits;
 use crate::protocol::http::Body;
