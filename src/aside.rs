@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
+
+use crate::sync::ignore_poison;
 
 /// User code to run once.
 pub(crate) type Code = Box<dyn FnOnce() + Send>;
@@ -110,7 +112,7 @@ impl Aside {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.state.lock())
     }
 
     fn work(&self) {
@@ -127,10 +129,8 @@ impl Shared {
                 continue;
             }
             state.idle += 1;
-            let (next, timeout) = self
-                .changed
-                .wait_timeout(state, IDLE_MAX)
-                .unwrap_or_else(PoisonError::into_inner);
+            let waited = self.changed.wait_timeout(state, IDLE_MAX);
+            let (next, timeout) = ignore_poison(waited);
             state = next;
             state.idle -= 1;
             if timeout.timed_out() && state.queue.is_empty() {

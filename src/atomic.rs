@@ -11,6 +11,8 @@ mod locked {
     use std::sync::atomic::Ordering;
     use std::sync::{Mutex, MutexGuard};
 
+    use crate::sync::ignore_poison;
+
     #[derive(Debug, Default)]
     pub(crate) struct AtomicU64(Mutex<u64>);
 
@@ -21,9 +23,7 @@ mod locked {
 
         fn lock(&self) -> MutexGuard<'_, u64> {
             // Nothing can panic while it is held.
-            self.0
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
+            ignore_poison(self.0.lock())
         }
 
         pub(crate) fn load(&self, _: Ordering) -> u64 {

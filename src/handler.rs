@@ -8,6 +8,7 @@ use humphrey::stream::Stream;
 
 use crate::host;
 use crate::stream::WebsocketStream;
+use crate::sync::ignore_poison;
 
 /// A function that handles a connection with the blocking API.
 pub trait WebsocketHandler<S>: Fn(WebsocketStream, Arc<S>) + Send + Sync {}
@@ -80,10 +81,7 @@ pub fn async_websocket_handler<S>(
         if let Some(mut stream) = host::handshake(&request, stream)
             && (app_answers || stream.answer())
         {
-            let sent = hook
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .send(stream);
+            let sent = ignore_poison(hook.lock()).send(stream);
             if let Err(refused) = sent {
                 // The app has stopped: the client gets a close frame that says so.
                 refused.0.go_away();

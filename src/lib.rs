@@ -65,6 +65,7 @@ mod report;
 mod request;
 pub mod restion;
 pub mod stream;
+mod sync;
 mod transport;
 // Not `client`: Humphrey has a module of that name, and programs import both crates by glob.
 #[cfg(feature = "client")]

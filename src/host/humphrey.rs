@@ -13,6 +13,7 @@ use crate::protocol::handshake;
 use crate::protocol::http::{self, Head};
 use crate::report::{Limited, debug, limited};
 use crate::stream::WebsocketStream;
+use crate::sync::ignore_poison;
 
 /// What a Humphrey app hands connections over with.
 type Hook = Arc<Mutex<Sender<WebsocketStream>>>;
@@ -23,18 +24,14 @@ static HOOKS_OF_APPS: Mutex<Vec<Weak<Mutex<Sender<WebsocketStream>>>>> = Mutex::
 
 /// Makes known that a hook is an app's.
 pub(crate) fn hook_of_app(hook: &Hook) {
-    let mut hooks = HOOKS_OF_APPS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks.retain(|hook| hook.strong_count() > 0);
     hooks.push(Arc::downgrade(hook));
 }
 
 /// Whether an app is behind a hook.
 pub(crate) fn is_hook_of_app(hook: &Hook) -> bool {
-    let hooks = HOOKS_OF_APPS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks
         .iter()
         .any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(hook)))

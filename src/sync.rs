@@ -1,0 +1,40 @@
+//! Locks that outlive a panic of their holder.
+
+use std::sync::LockResult;
+
+/// The guard that a lock or a wait hands back, also after another holder has panicked: for state that no panic leaves half
+/// changed, since no code of the program's runs under the lock, or since each change is one assignment.
+///
+/// It takes what `Mutex::lock`, `RwLock::{read, write}`, `Condvar::{wait, wait_timeout}` and `Mutex::into_inner` return;
+/// those of `loom` return the same type.
+#[inline]
+pub(crate) fn ignore_poison<G>(result: LockResult<G>) -> G {
+    result.unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::{Condvar, Mutex, RwLock};
+    use std::time::Duration;
+
+    use super::ignore_poison;
+
+    #[test]
+    fn poisoned_locks_are_still_taken() {
+        let mutex = Mutex::new(1);
+        let rw_lock = RwLock::new(2);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _guards = (mutex.lock(), rw_lock.write());
+            panic!("a holder that panics");
+        }));
+        assert!(panicked.is_err() && mutex.is_poisoned() && rw_lock.is_poisoned());
+        assert_eq!(*ignore_poison(mutex.lock()), 1);
+        assert_eq!(*ignore_poison(rw_lock.read()), 2);
+        *ignore_poison(rw_lock.write()) += 1;
+        let guard = ignore_poison(mutex.lock());
+        let waited = Condvar::new().wait_timeout(guard, Duration::ZERO);
+        assert_eq!(*ignore_poison(waited).0, 1);
+        assert_eq!(ignore_poison(rw_lock.into_inner()), 3);
+    }
+}
