@@ -1,6 +1,6 @@
 //! What a client asks for when it comes, and what the program answers: for handshakes, and for event streams.
 //!
-//! Depends on `protocol::http`. It knows neither connections nor handlers.
+//! Depends on `protocol::http` and `protocol::percent`. It knows neither connections nor handlers.
 
 mod accept;
 mod reject;
@@ -12,6 +12,7 @@ pub use self::accept::Accept;
 pub(crate) use self::accept::check as check_accept;
 pub use self::reject::Reject;
 use crate::protocol::http::{Head, list};
+use crate::protocol::percent;
 
 /// A request before it is answered: its path and query, its headers, and who sends it.
 ///
@@ -111,8 +112,8 @@ impl RequestHead {
         self.query()
             .split('&')
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .find(|(known, _)| decode(known) == name)
-            .map(|(_, value)| decode(value))
+            .find(|(known, _)| percent::decode_form(known) == name)
+            .map(|(_, value)| percent::decode_form(value))
     }
 
     /// The first value of a header, whatever the case of its name.
@@ -187,30 +188,6 @@ fn unquoted(value: &str) -> &str {
         .strip_prefix('"')
         .and_then(|value| value.strip_suffix('"'))
         .unwrap_or(value)
-}
-
-/// Decodes as `application/x-www-form-urlencoded` (WHATWG URL §5.1): what is no escape stays, what is no UTF-8 is replaced.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if let (b'%', [high, low, beyond @ ..]) = (byte, after)
-            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
-        {
-            bytes.push(high << 4 | low);
-            rest = beyond;
-        } else {
-            bytes.push(if byte == b'+' { b' ' } else { byte });
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// A header that may be sent in an answer: a token (RFC 9110 §5.6.2), and a value that stays on its line (§5.5).

@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::http::{self, Head};
+use super::percent;
 
 /// The media type of event streams (WHATWG HTML §9.2.5). Its charset is always UTF-8, so it is not named.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
@@ -232,29 +233,9 @@ pub(crate) fn last_event_ids(head: &Head) -> Vec<String> {
     let pairs = head.query().split('&');
     pairs
         .filter_map(|pair| pair.strip_prefix("lastEventId="))
-        .map(percent_decoded)
+        .map(percent::decode_lossy)
         .filter(|id| !id.is_empty())
         .collect()
-}
-
-/// RFC 3986 §2.1. What is no escape stays as it is; what is not UTF-8 afterwards is replaced.
-fn percent_decoded(text: &str) -> String {
-    let hex = |byte: u8| char::from(byte).to_digit(16);
-    let mut rest = text.as_bytes();
-    let mut out = Vec::with_capacity(rest.len());
-    while let [first, after @ ..] = rest {
-        rest = after;
-        out.push(*first);
-        if *first == b'%'
-            && let [high, low, after @ ..] = after
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            out.pop();
-            out.push((high * 16 + low) as u8);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! | [`assembler`] | one message growing from its parts (§5.4) |
 //! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
 //! | [`encode`] | frames to send (§5.2): a server's unmasked, a client's masked |
+//! | [`percent`] | percent-decoding of paths, queries and zones (RFC 3986 §2.1) |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`procedures`] | notifications, calls and their answers in binary messages |
 //! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
@@ -39,6 +40,7 @@ pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
 pub(crate) mod mask;
+pub(crate) mod percent;
 pub(crate) mod procedures;
 #[cfg(test)]
 mod regressions;

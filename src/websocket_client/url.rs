@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
+use crate::protocol::percent;
+
 const DEFAULT_PORT: u16 = 80;
 
 /// A `ws://` URL: which server to connect to, and what to ask it for (RFC 6455 §3).
@@ -197,24 +199,12 @@ impl FromStr for Host {
 
 /// A zone as the system calls it (RFC 6874 §2: unreserved characters, or percent-encoded).
 fn decode_zone(zone: &str) -> Result<String, InvalidUrl> {
-    let mut decoded = Vec::new();
-    let mut rest = zone.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        decoded.push(if byte == b'%' {
-            let (&[high, low], after) = rest.split_first_chunk().ok_or(InvalidUrl::Zone)?;
-            rest = after;
-            let digit = |byte| char::from(byte).to_digit(16).ok_or(InvalidUrl::Zone);
-            (digit(high)? * 16 + digit(low)?) as u8
-        } else {
-            byte
-        });
-    }
-    let is_legal = |byte: &u8| byte.is_ascii_graphic() && !b"%[]/".contains(byte);
-    if decoded.is_empty() || !decoded.iter().all(is_legal) {
+    let decoded = percent::decode(zone).ok_or(InvalidUrl::Zone)?;
+    let is_legal = |byte: u8| byte.is_ascii_graphic() && !b"%[]/".contains(&byte);
+    if decoded.is_empty() || !decoded.bytes().all(is_legal) {
         return Err(InvalidUrl::Zone);
     }
-    String::from_utf8(decoded).map_err(|_| InvalidUrl::Zone)
+    Ok(decoded)
 }
 
 impl ServerUrl {

@@ -1,6 +1,7 @@
 //! What a request head must not have, although parsers let it pass: line ends, targets and repeated headers that two servers
 //! in a row may read differently (RFC 9112 §2.2, §3.2, §11.2).
 
+use super::super::percent::{Octet, Octets};
 use super::{Head, HttpError, is_authority};
 
 /// Headers that may stand in a request once only, and what a second one would be used for. None of them is a list
@@ -159,13 +160,10 @@ fn check_path_and_query(target: &str) -> Result<(), HttpError> {
 /// An encoded `/` or `\` separates segments here, since a handler that decodes the path would take it for a separator. Alone
 /// they may stand in a path.
 fn check_segments(path: &str) -> Result<(), HttpError> {
-    let mut decoded = path.bytes();
+    let mut decoded = Octets::new(path);
     let mut dots = Some(0);
     loop {
-        let byte = decoded.next().map(|byte| match byte {
-            b'%' => escaped(&mut decoded).unwrap_or(byte),
-            byte => byte,
-        });
+        let byte = decoded.next().map(Octet::lenient);
         dots = match (byte, dots) {
             (Some(0), _) => {
                 return Err(HttpError::BadRequest("the path has a NUL in it"));
@@ -181,13 +179,4 @@ fn check_segments(path: &str) -> Result<(), HttpError> {
             (Some(_), _) => None,
         };
     }
-}
-
-/// The byte that two hexadecimal digits stand for, which are taken; nothing is taken where there are none.
-fn escaped(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
-    let mut ahead = bytes.clone();
-    let mut digit = || char::from(ahead.next()?).to_digit(16);
-    let byte = digit()? << 4 | digit()?;
-    *bytes = ahead;
-    u8::try_from(byte).ok()
 }
