@@ -1,5 +1,6 @@
 //! Cross-origin resource sharing for mounted routes.
 
+use crate::protocol::cors::{self, Access, Preflight};
 use crate::protocol::http::Head;
 
 /// Which pages of other origins may use the mounted routes
@@ -50,26 +51,21 @@ impl Cors {
         head: &Head,
         preflight: Option<&str>,
     ) -> Vec<(&'static str, String)> {
-        let mut headers = Vec::new();
-        let allowed = match (&self.origins, head.header("Origin")) {
-            (None, _) => Some("*".to_owned()),
-            (Some(origins), origin) => {
-                // The answer depends on the origin, so caches must tell them apart.
-                headers.push(("Vary", "Origin".to_owned()));
-                origin
-                    .filter(|&origin| origins.iter().any(|allowed| allowed == origin))
-                    .map(str::to_owned)
+        let access = match &self.origins {
+            None => Access::ANY,
+            Some(origins) => {
+                let origin = head.header("Origin");
+                Access::checked(origin.filter(|origin| origins.iter().any(|known| known == origin)))
             }
         };
-        if let Some(origin) = allowed {
-            headers.push(("Access-Control-Allow-Origin", origin));
-            if let Some(methods) = preflight {
-                headers.push(("Access-Control-Allow-Methods", methods.to_owned()));
-                if !self.headers.is_empty() {
-                    headers.push(("Access-Control-Allow-Headers", self.headers.join(", ")));
-                }
-            }
-        }
+        let allowed_headers = self.headers.join(", ");
+        let preflight = preflight.map(|methods| Preflight {
+            methods,
+            headers: &allowed_headers,
+        });
+        let headers = cors::response_headers(access, preflight).into_iter();
         headers
+            .map(|(name, value)| (name, value.to_owned()))
+            .collect()
     }
 }

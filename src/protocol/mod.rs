@@ -20,6 +20,7 @@
 //! | [`assembler`] | one message growing from its parts (§5.4) |
 //! | [`mask`], [`utf8`] | unmasking (§5.3), incremental validation (§8.1) |
 //! | [`encode`] | frames to send (§5.2): a server's unmasked, a client's masked |
+//! | [`cors`] | which pages may read a response (WHATWG Fetch §3.3) |
 //! | [`percent`] | percent-decoding of paths, queries and zones (RFC 3986 §2.1) |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`procedures`] | notifications, calls and their answers in binary messages |
@@ -28,6 +29,7 @@
 pub(crate) mod assembler;
 pub(crate) mod close;
 pub(crate) mod connection;
+pub(crate) mod cors;
 #[cfg(test)]
 mod differential_tests;
 pub(crate) mod encode;
