@@ -1,9 +1,9 @@
 //! Which host names the server answers to: the `Host` of a request (RFC 9110 §7.2).
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::origins::{Origins, host_and_port};
+use crate::authority::{host_and_port, is_address, is_same_host, without_dot};
+use crate::origins::Origins;
 
 /// The host names that an app answers to
 /// ([`AsyncWebsocketApp::with_allowed_hosts`](crate::AsyncWebsocketApp::with_allowed_hosts)); others are answered with 403.
@@ -120,30 +120,6 @@ pub(crate) fn listable(name: &str) -> Option<&str> {
     host_and_port(name)
         .map(|(host, _)| host)
         .filter(|host| is_address(host) || is_name(host))
-}
-
-/// Whether both are the same host: the same name, or the same address however it is written.
-pub(crate) fn is_same_host(one: &str, other: &str) -> bool {
-    without_dot(one).eq_ignore_ascii_case(without_dot(other))
-        || matches!((ipv6(one), ipv6(other)), (Some(one), Some(other)) if one == other)
-}
-
-/// The dot of a fully qualified name (RFC 1034 §3.1).
-fn without_dot(name: &str) -> &str {
-    name.strip_suffix('.').unwrap_or(name)
-}
-
-fn ipv6(host: &str) -> Option<Ipv6Addr> {
-    let address = host.strip_prefix('[')?.strip_suffix(']')?;
-    // A zone is of meaning to the client only (RFC 6874 §1).
-    let address = address
-        .split_once('%')
-        .map_or(address, |(address, _)| address);
-    address.parse().ok()
-}
-
-fn is_address(host: &str) -> bool {
-    ipv6(host).is_some() || without_dot(host).parse::<Ipv4Addr>().is_ok()
 }
 
 fn is_localhost(host: &str) -> bool {

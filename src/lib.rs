@@ -42,6 +42,7 @@
 mod aside;
 pub mod async_app;
 mod atomic;
+mod authority;
 #[cfg(feature = "axum")]
 pub mod axum;
 mod engine;

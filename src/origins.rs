@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::hosts::is_same_host;
+use crate::authority::{host_and_port, is_same_host};
 
 /// The pages whose scripts may open a WebSocket
 /// ([`AsyncWebsocketApp::with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)).
@@ -239,30 +239,6 @@ impl<'a> Origin<'a> {
             && is_same_host(self.host, other.host)
             && self.port.or(self.usual_port()) == other.port.or(other.usual_port())
     }
-}
-
-/// `example.com`, `example.com:8080`, `[::1]:8080` (RFC 3986 §3.2). Nothing else: no user, no path, no blank.
-pub(crate) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let end = match authority.strip_prefix('[') {
-        Some(rest) => rest.find(']')? + 2,
-        None => authority.find(':').unwrap_or(authority.len()),
-    };
-    let (host, rest) = authority.split_at(end);
-    let is_host = !host.is_empty()
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"/?#@\\\"<>,*".contains(&byte));
-    let port = match rest.strip_prefix(':') {
-        None if rest.is_empty() => None,
-        None => return None,
-        // RFC 3986 §3.2.3 allows an empty port.
-        Some("") => None,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(digits.parse().ok()?)
-        }
-        Some(_) => return None,
-    };
-    is_host.then_some((host, port))
 }
 
 #[cfg(test)]

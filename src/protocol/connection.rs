@@ -16,10 +16,10 @@ use std::mem;
 use std::ops::Deref;
 
 use super::assembler::{Assembler, reserve};
-use super::close::{self, CloseFrame};
-use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, Opcode};
+use super::close_frame::{self, CloseFrame};
+use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, MASK, Opcode};
 use super::error::Violation;
-use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES, MASK};
+use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES};
 use super::mask;
 use super::role::{Role, Server};
 
@@ -536,7 +536,7 @@ impl<R: Role> Progress<R> {
         self.parts.take_if(|parts| parts.message.is_none());
         payload.extend_from_slice(part);
         Ok(Some(match frame.opcode {
-            Opcode::Close => Event::Close(close::parse(&payload)?),
+            Opcode::Close => Event::Close(close_frame::parse(&payload)?),
             Opcode::Ping => Event::Ping(ControlPayload(payload)),
             _ => Event::Pong(ControlPayload(payload)),
         }))

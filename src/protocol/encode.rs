@@ -21,6 +21,8 @@ pub(super) const LEN_64_MARK: u8 = 127;
 
 /// The FIN bit of the first header byte (RFC 6455 §5.2).
 pub(super) const FIN: u8 = 0x80;
+/// The MASK bit of the second header byte (RFC 6455 §5.2).
+pub(super) const MASK: u8 = 0x80;
 
 /// What a frame is (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +122,7 @@ pub(crate) fn masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec
     let mut header = [0; HEADER_BYTES_MAX];
     let len = write_header(opcode, payload.len(), &mut header);
     let header = &mut header[HEADER_BYTES_MAX - len..];
-    header[1] |= super::header::MASK;
+    header[1] |= MASK;
     out.reserve(len + key.len() + payload.len());
     out.extend_from_slice(header);
     out.extend_from_slice(&key);

@@ -1,7 +1,7 @@
 //! Headers of received frames, judged as early as their bytes allow (RFC 6455 §5.2).
 
 use super::encode::{
-    CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, Opcode,
+    CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, MASK, Opcode,
 };
 use super::error::Violation;
 use super::role::Role;
@@ -14,7 +14,6 @@ pub(super) const KEY_BYTES: usize = 4;
 
 const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0F;
-pub(super) const MASK: u8 = 0x80;
 const LENGTH_TOP: u8 = 0x80;
 
 /// FIN and opcode, from the first byte.

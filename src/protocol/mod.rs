@@ -24,10 +24,11 @@
 //! | [`percent`] | percent-decoding of paths, queries and zones (RFC 3986 §2.1) |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`procedures`] | notifications, calls and their answers in binary messages |
-//! | [`close`], [`error`] | close codes and reasons (§7.4), violations |
+//! | [`close`], [`close_frame`], [`error`] | close codes and reasons (§7.4), received close frames (§5.5.1), violations |
 
 pub(crate) mod assembler;
 pub(crate) mod close;
+pub(crate) mod close_frame;
 pub(crate) mod connection;
 pub(crate) mod cors;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! A case is such a payload; its first two bytes are also taken for a code, and what follows for a reason.
 
 use super::reference::{self, End};
-use crate::protocol::close::{self, CloseCode, REASON_BYTES_MAX};
+use crate::protocol::close::{CloseCode, REASON_BYTES_MAX};
+use crate::protocol::close_frame;
 use crate::protocol::connection::{Connection, Event};
 use crate::protocol::encode;
 
@@ -27,7 +28,7 @@ fn receive(data: &[u8]) {
     let mut frame = vec![0x88, 0x80 | payload.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(payload);
     let expected = reference::read(&frame, 0).end;
-    let parsed = match close::parse(payload) {
+    let parsed = match close_frame::parse(payload) {
         Ok(frame) => End::Closed(frame.code.map(CloseCode::get), frame.reason),
         Err(violation) => End::Broken(violation.close_code().get()),
     };
