@@ -522,8 +522,8 @@ const NUMBERED_MORE_BYTES_MAX: usize = 64;
 
 /// A message of a room, for those who get it with its id there.
 fn with_id(room: &str, id: HistoryId, message: &Message) -> Bytes {
-    let (is_text, payload) = (message.is_text(), message.bytes());
-    let numbered = procedures::of_room(room, &id.to_string(), is_text, payload);
+    let kind = procedures::MessageKind::text_if(message.is_text());
+    let numbered = procedures::of_room(room, &id.to_string(), kind, message.bytes());
     Message::new_binary(numbered).into_frame().0
 }
 

@@ -10,7 +10,7 @@ use humphrey::stream::Stream;
 
 use crate::engine::{Hub, Newcomer, Received, Upgraded};
 use crate::protocol::handshake;
-use crate::protocol::http::{self, Head};
+use crate::protocol::http::{self, BodyMode, Head};
 use crate::report::{Limited, debug, limited};
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
@@ -64,7 +64,7 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         Err(error) => {
             debug!("a request that Humphrey has read can't be served: {error}");
             let body = format!("{error}\n");
-            let _ = stream.write_all(&http::refusal(error.status(), &[], &body, false));
+            let _ = stream.write_all(&http::refusal(error.status(), &[], &body, BodyMode::Full));
             return None;
         }
     };
@@ -76,7 +76,7 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         )),
         Err(refusal) => {
             // Nobody is left to tell if this fails, too.
-            let _ = stream.write_all(&handshake::refusal(refusal, false));
+            let _ = stream.write_all(&handshake::refusal(refusal, BodyMode::Full));
             None
         }
     }

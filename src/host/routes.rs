@@ -13,7 +13,7 @@ use humphrey::route::RouteHandler;
 
 use super::cors::Cors;
 use crate::engine::{Request, Response};
-use crate::protocol::http::{self, Head};
+use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::request::Reject;
 
 /// Sub-apps whose routes are served.
@@ -77,13 +77,13 @@ impl<State> Routes<State> {
             keep_alive,
         } = request;
         let answer = self.answer(&head, body, (client, peer), state);
-        self.finish(answer, &head, keep_alive)
+        self.finish(answer, &head, Persistence::keep_alive_if(keep_alive))
     }
 
     /// The answer to a request that no route would take, whatever its body. Runs no code of the program's.
     pub(crate) fn refusal(&self, head: &Head) -> Option<Vec<u8>> {
         let refusal = self.route(head).err()?;
-        let response = self.finish(refusal, head, false);
+        let response = self.finish(refusal, head, Persistence::Close);
         Some([response.head, response.body].concat())
     }
 
@@ -106,8 +106,7 @@ impl<State> Routes<State> {
     }
 
     /// Completes an answer.
-    fn finish(&self, mut answer: Answer, head: &Head, keep_alive: bool) -> Response {
-        let head_only = head.method == "HEAD";
+    fn finish(&self, mut answer: Answer, head: &Head, persistence: Persistence) -> Response {
         if let Some(cors) = &self.cors {
             let methods = answer.header("Allow").unwrap_or(METHODS).to_owned();
             let preflight = (head.method == "OPTIONS").then_some(methods.as_str());
@@ -116,7 +115,7 @@ impl<State> Routes<State> {
             }
         }
         // A handler may wish to end the connection, not to keep it.
-        let keep_alive = keep_alive && !answer.wants_close();
+        let keep_alive = persistence == Persistence::KeepAlive && !answer.wants_close();
         answer
             .headers
             .retain(|(name, _)| !name.eq_ignore_ascii_case("Connection"));
@@ -133,17 +132,21 @@ impl<State> Routes<State> {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        let (head, has_body) = http::response_head(
+        let head = http::response_head(
             answer.status,
             &headers,
             answer.body.len(),
-            !keep_alive,
-            head_only,
+            Persistence::keep_alive_if(keep_alive),
+            BodyMode::of_method(&head.method),
         );
         Response {
-            head,
+            head: head.bytes,
             // As it is: it may be large.
-            body: if has_body { answer.body } else { Vec::new() },
+            body: if head.has_body {
+                answer.body
+            } else {
+                Vec::new()
+            },
             keep_alive,
             charge: None,
         }

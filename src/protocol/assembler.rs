@@ -1,7 +1,7 @@
 //! One message growing from its parts: fragments, and frames that the network cut
 //! (RFC 6455 §5.4).
 
-use super::encode::HEADER_BYTES_MAX;
+use super::encode::{HEADER_BYTES_MAX, MessageKind};
 use super::error::Violation;
 use super::utf8::Utf8;
 
@@ -11,10 +11,25 @@ const AHEAD_BYTES: usize = 4096;
 /// allocation each.
 const FRAGMENT_AHEAD_BYTES: usize = 64;
 
+/// Where in its message a frame stands (RFC 6455 §5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FramePosition {
+    /// The frame has FIN: the message ends with it.
+    Last,
+    /// More frames follow.
+    NotLast,
+}
+
+impl FramePosition {
+    pub(crate) const fn last_if(fin: bool) -> Self {
+        if fin { Self::Last } else { Self::NotLast }
+    }
+}
+
 /// A message of which a part has arrived.
 #[derive(Debug)]
 pub(crate) struct Assembler {
-    text: bool,
+    kind: MessageKind,
     utf8: Utf8,
     /// [`HEADER_BYTES_MAX`] bytes of headroom, then the payload so far.
     buffer: Vec<u8>,
@@ -22,9 +37,9 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     /// An empty message. Nothing is reserved until a part arrives.
-    pub(crate) fn new(text: bool) -> Self {
+    pub(crate) fn new(kind: MessageKind) -> Self {
         Self {
-            text,
+            kind,
             utf8: Utf8::default(),
             buffer: Vec::new(),
         }
@@ -32,7 +47,7 @@ impl Assembler {
 
     /// A text message, not a binary one.
     pub(crate) fn is_text(&self) -> bool {
-        self.text
+        self.kind == MessageKind::Text
     }
 
     /// Payload bytes so far.
@@ -45,20 +60,19 @@ impl Assembler {
         self.buffer.capacity()
     }
 
-    /// Appends an unmasked part. `announced` is what the frame will bring after this part, `fin`
-    /// says that the message ends with this frame.
+    /// Appends an unmasked part of a frame. `announced` is what the frame will bring after this part.
     pub(crate) fn push(
         &mut self,
         part: &[u8],
         announced: usize,
-        fin: bool,
+        frame: FramePosition,
     ) -> Result<(), Violation> {
         // RFC 6455 §8.1: text must be UTF-8; told as soon as it is known, not when it is complete.
-        if self.text {
+        if self.is_text() {
             self.utf8.push(part).map_err(|_| Violation::InvalidUtf8)?;
         }
         if self.buffer.is_empty() {
-            let expected = if fin {
+            let expected = if frame == FramePosition::Last {
                 announced
             } else {
                 announced.max(FRAGMENT_AHEAD_BYTES)
@@ -67,7 +81,7 @@ impl Assembler {
             self.buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
         } else {
             // More fragments bring more than this frame announces: let the buffer double.
-            let expected = if fin {
+            let expected = if frame == FramePosition::Last {
                 announced
             } else {
                 announced.max(self.buffer.len())
@@ -108,9 +122,9 @@ mod tests {
 
     /// Pushes `parts` as fragments, the last one with FIN.
     fn assemble(text: bool, parts: &[&[u8]]) -> Result<Vec<u8>, Violation> {
-        let mut message = Assembler::new(text);
+        let mut message = Assembler::new(MessageKind::text_if(text));
         for (i, part) in parts.iter().enumerate() {
-            message.push(part, 0, i + 1 == parts.len())?;
+            message.push(part, 0, FramePosition::last_if(i + 1 == parts.len()))?;
         }
         message.finish()
     }
@@ -134,11 +148,11 @@ mod tests {
 
     #[test]
     fn payload_len_counts_the_payload_only() {
-        let mut message = Assembler::new(false);
+        let mut message = Assembler::new(MessageKind::Binary);
         assert_eq!(message.payload_len(), 0);
-        message.push(b"", 0, false).unwrap();
+        message.push(b"", 0, FramePosition::NotLast).unwrap();
         assert_eq!(message.payload_len(), 0);
-        message.push(b"abc", 0, false).unwrap();
+        message.push(b"abc", 0, FramePosition::NotLast).unwrap();
         assert_eq!(message.payload_len(), 3);
         assert!(!message.is_text());
         assert!(message.held_bytes() >= HEADER_BYTES_MAX + 3);
@@ -156,10 +170,12 @@ mod tests {
 
     #[test]
     fn invalid_text_fails_with_the_part_that_shows_it() {
-        let mut message = Assembler::new(true);
-        message.push(b"ok \xED", 100, false).unwrap();
+        let mut message = Assembler::new(MessageKind::Text);
+        message
+            .push(b"ok \xED", 100, FramePosition::NotLast)
+            .unwrap();
         assert_eq!(
-            message.push(b"\xA0", 99, false),
+            message.push(b"\xA0", 99, FramePosition::NotLast),
             Err(Violation::InvalidUtf8)
         );
         assert_eq!(
@@ -170,8 +186,8 @@ mod tests {
 
     #[test]
     fn an_announcement_reserves_next_to_nothing() {
-        let mut message = Assembler::new(false);
-        message.push(b"x", usize::MAX, true).unwrap();
+        let mut message = Assembler::new(MessageKind::Binary);
+        message.push(b"x", usize::MAX, FramePosition::Last).unwrap();
         assert!(message.held_bytes() <= 2 * AHEAD_BYTES);
     }
 
@@ -180,12 +196,14 @@ mod tests {
         const TOTAL: usize = 1 << 20;
         for part in [700, 4096, 16 * 1024, 100_000] {
             let bytes = vec![7; part];
-            let mut message = Assembler::new(false);
+            let mut message = Assembler::new(MessageKind::Binary);
             let mut left = TOTAL;
             while left > 0 {
                 let len = part.min(left);
                 left -= len;
-                message.push(&bytes[..len], left, true).unwrap();
+                message
+                    .push(&bytes[..len], left, FramePosition::Last)
+                    .unwrap();
                 let arrived = message.payload_len();
                 assert!(message.held_bytes() <= 2 * (arrived + part) + 2 * AHEAD_BYTES);
             }
@@ -197,17 +215,17 @@ mod tests {
 
     #[test]
     fn many_tiny_fragments_grow_the_buffer_seldom_and_leave_no_waste() {
-        let mut message = Assembler::new(false);
+        let mut message = Assembler::new(MessageKind::Binary);
         let (mut grown, mut capacity) = (0, 0);
         for _ in 0..100_000 {
-            message.push(b"x", 0, false).unwrap();
+            message.push(b"x", 0, FramePosition::NotLast).unwrap();
             if message.buffer.capacity() != capacity {
                 capacity = message.buffer.capacity();
                 grown += 1;
             }
         }
         assert!(grown < 40, "{grown}");
-        message.push(b"x", 0, true).unwrap();
+        message.push(b"x", 0, FramePosition::Last).unwrap();
         let message = message.finish().unwrap();
         assert_eq!(message.len(), 100_001 + HEADER_BYTES_MAX);
         assert_eq!(message.capacity(), message.len());
@@ -215,11 +233,11 @@ mod tests {
 
     #[test]
     fn a_frame_that_was_cut_once_is_reserved_once() {
-        let mut message = Assembler::new(false);
-        message.push(&[1; 3000], 2000, true).unwrap();
+        let mut message = Assembler::new(MessageKind::Binary);
+        message.push(&[1; 3000], 2000, FramePosition::Last).unwrap();
         let capacity = message.buffer.capacity();
         assert_eq!(capacity, HEADER_BYTES_MAX + 5000);
-        message.push(&[1; 2000], 0, true).unwrap();
+        message.push(&[1; 2000], 0, FramePosition::Last).unwrap();
         assert_eq!(message.buffer.capacity(), capacity);
     }
 }

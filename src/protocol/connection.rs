@@ -15,9 +15,9 @@ use std::marker::PhantomData;
 use std::mem;
 use std::ops::Deref;
 
-use super::assembler::{Assembler, reserve};
+use super::assembler::{Assembler, FramePosition, reserve};
 use super::close_frame::{self, CloseFrame};
-use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, MASK, Opcode};
+use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, MASK, MessageKind, Opcode};
 use super::error::Violation;
 use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES};
 use super::mask;
@@ -496,10 +496,10 @@ impl<R: Role> Progress<R> {
     /// Takes a part of a message that is not whole in the input.
     fn assemble<'a>(&mut self, frame: Frame, part: &[u8]) -> Result<Option<Event<'a>>, Violation> {
         let parts = self.parts.get_or_insert_default();
-        let message = parts
-            .message
-            .get_or_insert_with(|| Assembler::new(frame.opcode == Opcode::Text));
-        message.push(part, frame.remaining(), frame.fin)?;
+        let message = parts.message.get_or_insert_with(|| {
+            Assembler::new(MessageKind::text_if(frame.opcode == Opcode::Text))
+        });
+        message.push(part, frame.remaining(), FramePosition::last_if(frame.fin))?;
         if !(frame.fin && frame.remaining() == 0) {
             return Ok(None);
         }

@@ -62,6 +62,27 @@ impl Opcode {
     }
 }
 
+/// What a data message is made of (RFC 6455 §5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MessageKind {
+    Text,
+    Binary,
+}
+
+impl MessageKind {
+    pub(crate) const fn text_if(is_text: bool) -> Self {
+        if is_text { Self::Text } else { Self::Binary }
+    }
+
+    /// The opcode of its first frame.
+    pub(crate) const fn opcode(self) -> Opcode {
+        match self {
+            Self::Text => Opcode::Text,
+            Self::Binary => Opcode::Binary,
+        }
+    }
+}
+
 /// Bytes of the unmasked FIN header for a payload of that length (2, 4 or 10).
 pub(crate) const fn header_len(payload_len: usize) -> usize {
     if payload_len <= LEN_7_MAX {

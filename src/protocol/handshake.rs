@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
 use sha1::{Digest as _, Sha1};
 
-use super::http;
+use super::http::{self, BodyMode, Persistence};
 
 #[cfg(any(test, fuzzing, feature = "client"))]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
@@ -192,7 +192,13 @@ fn accept(key: &str) -> String {
 
 /// The 101 response (RFC 6455 §4.2.2).
 pub(crate) fn response(handshake: &Handshake) -> Vec<u8> {
-    http::response(101, &handshake.headers(None), b"", false, false)
+    http::response(
+        101,
+        &handshake.headers(None),
+        b"",
+        Persistence::KeepAlive,
+        BodyMode::Full,
+    )
 }
 
 impl Handshake {
@@ -211,9 +217,9 @@ impl Handshake {
 
 /// The whole refusal: status, the headers that belong to it, and the reason as plain text, unless it answers `HEAD`. The
 /// connection closes after it.
-pub(crate) fn refusal(refusal: Refusal, head_only: bool) -> Vec<u8> {
+pub(crate) fn refusal(refusal: Refusal, body_mode: BodyMode) -> Vec<u8> {
     let body = format!("{refusal}\n");
-    http::refusal(refusal.status(), refusal.headers(), &body, head_only)
+    http::refusal(refusal.status(), refusal.headers(), &body, body_mode)
 }
 
 impl Refusal {

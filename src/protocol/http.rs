@@ -386,32 +386,81 @@ pub(crate) enum BodyFraming {
     Chunked,
 }
 
-/// A whole response: status line, the given headers, `Content-Length` where it is allowed,
-/// `Connection: close` if `close`, and the body unless `head_only` (the answer to HEAD).
+/// Whether the connection serves further requests after a response (RFC 9112 §9.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    KeepAlive,
+    Close,
+}
+
+impl Persistence {
+    pub(crate) const fn keep_alive_if(keep_alive: bool) -> Self {
+        if keep_alive {
+            Self::KeepAlive
+        } else {
+            Self::Close
+        }
+    }
+}
+
+/// Whether a response carries its body, or only the length that the body would have (RFC 9110 §9.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyMode {
+    Full,
+    /// The response to `HEAD`.
+    HeadOnly,
+}
+
+impl BodyMode {
+    pub(crate) const fn head_only_if(head_only: bool) -> Self {
+        if head_only {
+            Self::HeadOnly
+        } else {
+            Self::Full
+        }
+    }
+
+    /// What a request with this method is answered.
+    pub(crate) fn of_method(method: &str) -> Self {
+        Self::head_only_if(method == "HEAD")
+    }
+}
+
+/// The head of a response that is ready to be written.
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
+    pub(crate) bytes: Vec<u8>,
+    /// The body follows the head.
+    pub(crate) has_body: bool,
+}
+
+/// A whole response: status line, the given headers, `Content-Length` where it is allowed, `Connection: close` if that is so,
+/// and the body unless the response is to `HEAD`.
 ///
 /// Headers that could end their line, or contradict the framing written here, are dropped.
 pub(crate) fn response(
     status: u16,
     headers: &[(&str, &str)],
     body: &[u8],
-    close: bool,
-    head_only: bool,
+    persistence: Persistence,
+    body_mode: BodyMode,
 ) -> Vec<u8> {
-    let (mut out, has_body) = response_head(status, headers, body.len(), close, head_only);
-    if has_body {
+    let head = response_head(status, headers, body.len(), persistence, body_mode);
+    let mut out = head.bytes;
+    if head.has_body {
         out.extend_from_slice(body);
     }
     out
 }
 
-/// The head of such a response, and whether a body follows that has so many bytes.
+/// The head of a [`response`] whose body has so many bytes.
 pub(crate) fn response_head(
     status: u16,
     headers: &[(&str, &str)],
     body_bytes: usize,
-    close: bool,
-    head_only: bool,
-) -> (Vec<u8>, bool) {
+    persistence: Persistence,
+    body_mode: BodyMode,
+) -> ResponseHead {
     // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
     let bodiless = matches!(status, 100..=199 | 204 | 304);
     let mut out = begin_response(status, headers);
@@ -419,11 +468,14 @@ pub(crate) fn response_head(
         // Writing to a Vec cannot fail.
         let _ = write!(out, "Content-Length: {body_bytes}\r\n");
     }
-    if close {
+    if persistence == Persistence::Close {
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    (out, !bodiless && !head_only)
+    ResponseHead {
+        bytes: out,
+        has_body: !bodiless && body_mode == BodyMode::Full,
+    }
 }
 
 /// What every answer says that is not the program's own: it is nothing to run, to frame or to embed in pages of other sites
@@ -439,12 +491,12 @@ pub(crate) fn refusal(
     status: u16,
     headers: &[(&str, &str)],
     body: &str,
-    head_only: bool,
+    body_mode: BodyMode,
 ) -> Vec<u8> {
     let mut all = vec![("Content-Type", "text/plain; charset=utf-8")];
     all.extend_from_slice(&SAFE_HEADERS);
     all.extend_from_slice(headers);
-    response(status, &all, body.as_bytes(), true, head_only)
+    response(status, &all, body.as_bytes(), Persistence::Close, body_mode)
 }
 
 /// The head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops headers as [`response`].

@@ -4,10 +4,30 @@
 
 use std::fmt;
 
+pub(crate) use super::encode::MessageKind;
+
 /// The older subprotocol: notifications, and calls from the client.
 pub(crate) const OLD: &str = "websocket.io-rpc-v0.1";
 /// The newer one: also errors, streamed responses, calls from the server, and ids of messages that a room keeps.
 pub(crate) const V1: &str = "humphrey_ws.procedures.v1";
+
+/// Which of the two subprotocols a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Old,
+    V1,
+}
+
+impl Version {
+    /// The version with this name of a subprotocol; `None` if it is another subprotocol.
+    pub(crate) fn of_subprotocol(name: &str) -> Option<Self> {
+        match name {
+            V1 => Some(Self::V1),
+            OLD => Some(Self::Old),
+            _ => None,
+        }
+    }
+}
 
 const NOTIFICATION: u8 = 1;
 const REQUEST: u8 = 2;
@@ -77,7 +97,7 @@ impl fmt::Display for Malformed {
 
 impl<'a> Frame<'a> {
     /// Reads a frame that a client has sent. The older subprotocol has but the first three forms.
-    pub(crate) fn parse(bytes: &'a [u8], is_old: bool) -> Result<Self, Malformed> {
+    pub(crate) fn parse(bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
         let (&form, mut rest) = bytes.split_first().ok_or(Malformed::Empty)?;
         match form {
             NOTIFICATION => Ok(Self::Notification {
@@ -93,11 +113,11 @@ impl<'a> Frame<'a> {
                 (id, []) => Ok(Self::Reset { id }),
                 _ => Err(Malformed::Long),
             },
-            RESPONSE if !is_old => Ok(Self::Response {
+            RESPONSE if version == Version::V1 => Ok(Self::Response {
                 id: take_id(&mut rest)?,
                 payload: rest,
             }),
-            ERROR if !is_old => {
+            ERROR if version == Version::V1 => {
                 let id = take_id(&mut rest)?;
                 let (&code, text) = rest.split_first().ok_or(Malformed::Short)?;
                 let text = std::str::from_utf8(text).map_err(|_| Malformed::Utf8)?;
@@ -177,12 +197,12 @@ pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A message of a room that keeps a history, with its id there.
-pub(crate) fn of_room(room: &str, id: &str, is_text: bool, message: &[u8]) -> Vec<u8> {
+pub(crate) fn of_room(room: &str, id: &str, kind: MessageKind, message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(4 + room.len() + id.len() + message.len());
     out.push(OF_ROOM);
     push_name(&mut out, room);
     push_name(&mut out, id);
-    out.push(if is_text { 1 } else { 2 });
+    out.push(kind.opcode() as u8);
     out.extend_from_slice(message);
     out
 }
@@ -200,18 +220,22 @@ mod tests {
         assert_eq!(error(1, 2, "no"), b"\x05\x00\x00\x00\x01\x02no");
         assert_eq!(item(1, b"half"), b"\x06\x00\x00\x00\x01half");
         assert_eq!(
-            of_room("news", "a-1", true, b"rain"),
+            of_room("news", "a-1", MessageKind::Text, b"rain"),
             b"\x07\x04news\x03a-1\x01rain"
         );
-        assert_eq!(of_room("", "a-1", false, b"\0"), b"\x07\x00\x03a-1\x02\0");
+        assert_eq!(
+            of_room("", "a-1", MessageKind::Binary, b"\0"),
+            b"\x07\x00\x03a-1\x02\0"
+        );
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let name = "n".repeat(NAME_BYTES_MAX);
         let payload = b"\x00\xff";
-        let same =
-            |bytes: &[u8], frame: Frame<'_>| assert_eq!(Frame::parse(bytes, false), Ok(frame));
+        let same = |bytes: &[u8], frame: Frame<'_>| {
+            assert_eq!(Frame::parse(bytes, Version::V1), Ok(frame))
+        };
         same(
             &notification(&name, payload),
             Frame::Notification {
@@ -241,24 +265,32 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_named() {
-        for (bytes, is_old, expected) in [
-            (&b""[..], false, Malformed::Empty),
-            (b"\x00", false, Malformed::Form(0)),
-            (b"\x06\x00\x00\x00\x01", false, Malformed::Form(6)),
-            (b"\x07\x00\x00\x01", false, Malformed::Form(7)),
-            (b"\x04\x00\x00\x00\x01", true, Malformed::Form(4)),
-            (b"\x05\x00\x00\x00\x01\x02", true, Malformed::Form(5)),
-            (b"\x01", false, Malformed::Short),
-            (b"\x01\x02a", true, Malformed::Short),
-            (b"\x02\x00\x00\x00", false, Malformed::Short),
-            (b"\x02\x00\x00\x00\x01", false, Malformed::Short),
-            (b"\x03\x00\x00\x00", false, Malformed::Short),
-            (b"\x03\x00\x00\x00\x01\x00", false, Malformed::Long),
-            (b"\x05\x00\x00\x00\x01", false, Malformed::Short),
-            (b"\x05\x00\x00\x00\x01\x02\xff", false, Malformed::Utf8),
-            (b"\x01\x01\xff", true, Malformed::Utf8),
+        for (bytes, version, expected) in [
+            (&b""[..], Version::V1, Malformed::Empty),
+            (b"\x00", Version::V1, Malformed::Form(0)),
+            (b"\x06\x00\x00\x00\x01", Version::V1, Malformed::Form(6)),
+            (b"\x07\x00\x00\x01", Version::V1, Malformed::Form(7)),
+            (b"\x04\x00\x00\x00\x01", Version::Old, Malformed::Form(4)),
+            (
+                b"\x05\x00\x00\x00\x01\x02",
+                Version::Old,
+                Malformed::Form(5),
+            ),
+            (b"\x01", Version::V1, Malformed::Short),
+            (b"\x01\x02a", Version::Old, Malformed::Short),
+            (b"\x02\x00\x00\x00", Version::V1, Malformed::Short),
+            (b"\x02\x00\x00\x00\x01", Version::V1, Malformed::Short),
+            (b"\x03\x00\x00\x00", Version::V1, Malformed::Short),
+            (b"\x03\x00\x00\x00\x01\x00", Version::V1, Malformed::Long),
+            (b"\x05\x00\x00\x00\x01", Version::V1, Malformed::Short),
+            (
+                b"\x05\x00\x00\x00\x01\x02\xff",
+                Version::V1,
+                Malformed::Utf8,
+            ),
+            (b"\x01\x01\xff", Version::Old, Malformed::Utf8),
         ] {
-            assert_eq!(Frame::parse(bytes, is_old), Err(expected), "{bytes:?}");
+            assert_eq!(Frame::parse(bytes, version), Err(expected), "{bytes:?}");
         }
     }
 
@@ -278,8 +310,8 @@ mod tests {
                     }
                 }
             }
-            for is_old in [false, true] {
-                let Ok(frame) = Frame::parse(&bytes, is_old) else {
+            for version in [Version::V1, Version::Old] {
+                let Ok(frame) = Frame::parse(&bytes, version) else {
                     continue;
                 };
                 let written = match frame {
@@ -291,7 +323,7 @@ mod tests {
                 };
                 assert_eq!(written, bytes);
                 whole[usize::from(bytes[0])] += 1;
-                assert!(!is_old || bytes[0] <= RESET);
+                assert!(version == Version::V1 || bytes[0] <= RESET);
             }
         }
         assert!(whole[1..].iter().all(|&frames| frames > 100), "{whole:?}");
@@ -301,8 +333,8 @@ mod tests {
     fn no_start_of_a_frame_is_read_past_its_end() {
         let whole = request(1, "name", b"");
         for len in 0..whole.len() {
-            assert!(Frame::parse(&whole[..len], false).is_err());
+            assert!(Frame::parse(&whole[..len], Version::V1).is_err());
         }
-        assert!(Frame::parse(&whole, false).is_ok());
+        assert!(Frame::parse(&whole, Version::V1).is_ok());
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::is_header;
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 use crate::report::{Limited, limited};
 
 /// That a client may not come in, and what it is answered: a status, headers and a body.
@@ -128,14 +128,14 @@ impl Reject {
         headers
     }
 
-    /// The whole answer; without its body if it is one to `HEAD`.
-    pub(crate) fn response(&self, close: bool, head_only: bool) -> Vec<u8> {
+    /// The whole response, after which the connection closes.
+    pub(crate) fn response(&self, body_mode: BodyMode) -> Vec<u8> {
         http::response(
             self.status,
             &self.all_headers(),
             &self.body,
-            close,
-            head_only,
+            Persistence::Close,
+            body_mode,
         )
     }
 

@@ -110,7 +110,7 @@ fn a_rejection_is_written_with_all_it_has() {
     let reject = Reject::new(401)
         .with_header("WWW-Authenticate", "Bearer")
         .with_body("no token\nat all\n");
-    let text = String::from_utf8(reject.response(true, false)).unwrap();
+    let text = String::from_utf8(reject.response(http::BodyMode::Full)).unwrap();
     assert_eq!(
         text,
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Type: text/plain; charset=utf-8\r\n\

@@ -156,12 +156,12 @@ fn port_of(text: &str) -> Result<u16, InvalidUrl> {
 /// Path and query, encoded as they may stand in a request line.
 fn split_target(target: &str) -> (String, Option<String>) {
     let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(encode(query, true))),
+        Some((path, query)) => (path, Some(encode(query, Component::Query))),
         None => (target, None),
     };
     // RFC 6455 §3: an empty path is "/".
     let slash = if path.starts_with('/') { "" } else { "/" };
-    (format!("{slash}{}", encode(path, false)), query)
+    (format!("{slash}{}", encode(path, Component::Path)), query)
 }
 
 impl FromStr for Host {
@@ -310,9 +310,16 @@ impl fmt::Display for ServerUrl {
     }
 }
 
+/// A part of a URL that is percent-encoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Component {
+    Path,
+    Query,
+}
+
 /// Percent-encodes what may not stand in a path, or in a query (RFC 3986 §3.3, §3.4). A percent sign with two
 /// hexadecimal digits behind it stays, any other is encoded.
-fn encode(text: &str, is_query: bool) -> String {
+fn encode(text: &str, component: Component) -> String {
     let bytes = text.as_bytes();
     let mut encoded = String::with_capacity(text.len());
     for (at, &byte) in bytes.iter().enumerate() {
@@ -320,7 +327,7 @@ fn encode(text: &str, is_query: bool) -> String {
             b'%' => {
                 matches!(bytes.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
             }
-            b'?' => is_query,
+            b'?' => component == Component::Query,
             _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte),
         };
         if stays {

@@ -16,27 +16,10 @@ use crate::engine::{Clock, Ending, Receipt, Session};
 use crate::message::Message;
 use crate::metrics::Counters;
 use crate::protocol::close::CloseCode;
-use crate::protocol::procedures::{self, Frame, Malformed};
+use crate::protocol::procedures::{self, Frame, Malformed, Version};
 
 /// Longest payload of a `$ping` that is answered at once, as that of a WebSocket ping.
 const PING_BYTES_MAX: usize = 125;
-
-/// Which subprotocol a client speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
-    Old,
-    V1,
-}
-
-impl Version {
-    fn of(subprotocol: &str) -> Option<Self> {
-        match subprotocol {
-            procedures::V1 => Some(Self::V1),
-            procedures::OLD => Some(Self::Old),
-            _ => None,
-        }
-    }
-}
 
 /// What a call to a client comes to.
 pub(super) type Outcome = Result<Payload, CallError>;
@@ -131,7 +114,7 @@ impl State {
 impl Peer {
     /// If the session speaks procedures, whoever has chosen that.
     pub(super) fn begin(session: &Session, calls_max: usize, timers: &Arc<Timers>) {
-        if let Some(version) = session.subprotocol().and_then(Version::of) {
+        if let Some(version) = session.subprotocol().and_then(Version::of_subprotocol) {
             let peer: Arc<dyn Any + Send + Sync> = Arc::new(Self {
                 version,
                 calls_max,
@@ -151,6 +134,10 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     pub(super) fn is_v1(&self) -> bool {
         self.version == Version::V1
     }
@@ -165,7 +152,7 @@ impl Peer {
         if message.is_text() {
             return Receipt::Keep;
         }
-        let frame = match Frame::parse(message.bytes(), !self.is_v1()) {
+        let frame = match Frame::parse(message.bytes(), self.version) {
             Ok(frame) => frame,
             Err(malformed) => {
                 let code = match malformed {
@@ -414,7 +401,7 @@ pub(super) fn payload_of(message: &Message, payload: &[u8]) -> Payload {
 
 /// What an answer says. None: it is none.
 pub(super) fn outcome(message: &Message) -> Option<Outcome> {
-    match Frame::parse(message.bytes(), false) {
+    match Frame::parse(message.bytes(), Version::V1) {
         Ok(Frame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),
         Ok(Frame::Error { code, text, .. }) => {
             Some(Err(CallError::new(CallErrorReason::of_code(code), text)))

@@ -82,7 +82,7 @@ where
         };
         let counters = &link.counters;
         // Its shard has read it already, and let it through.
-        let Ok(frame) = Frame::parse(message.bytes(), !peer.is_v1()) else {
+        let Ok(frame) = Frame::parse(message.bytes(), peer.version()) else {
             return;
         };
         match frame {

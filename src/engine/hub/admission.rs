@@ -13,7 +13,7 @@ use crate::origins::Origins;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::Refusal;
-use crate::protocol::http::{Head, HttpError};
+use crate::protocol::http::{BodyMode, Head, HttpError};
 use crate::report::{Limited, limited};
 use crate::request::Reject;
 
@@ -234,7 +234,7 @@ fn is_link(head: &Head, linkable: &[String]) -> bool {
 impl TurnedAway {
     /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
     pub(crate) fn response(&self, head_only: bool) -> Vec<u8> {
-        self.reject().response(true, head_only)
+        self.reject().response(BodyMode::head_only_if(head_only))
     }
 
     pub(crate) fn reject(&self) -> Reject {

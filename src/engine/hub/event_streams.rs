@@ -14,8 +14,8 @@ use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
 use crate::engine::parts::poison::lock;
 use crate::origins::Origins;
-use crate::protocol::http::Head;
-use crate::protocol::{event_stream, http};
+use crate::protocol::event_stream;
+use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::request::Reject;
 
 /// What an event stream begins with.
@@ -106,7 +106,7 @@ impl Hub {
     pub(crate) fn refuse_stream(&self, session: &Session, reject: &Reject) {
         let subscribing = Subscribing {
             key: session.id.key(),
-            preface: reject.response(true, false).into(),
+            preface: reject.response(BodyMode::Full).into(),
             keep_alive: None,
             rooms: Vec::new(),
             replay: Vec::new(),
@@ -146,7 +146,7 @@ impl Hub {
         if request.method != "OPTIONS" {
             // RFC 9110 §15.5.6: 405 must name the methods allowed.
             let body = "This is an event stream: it is asked for by GET.\n";
-            return http::refusal(405, &[("Allow", METHODS)], body, false);
+            return http::refusal(405, &[("Allow", METHODS)], body, BodyMode::Full);
         }
         let mut headers = self.cors(request);
         headers.extend(http::SAFE_HEADERS);
@@ -155,7 +155,7 @@ impl Hub {
         if let Some(wanted) = request.header("Access-Control-Request-Headers") {
             headers.push(("Access-Control-Allow-Headers", wanted));
         }
-        http::response(204, &headers, b"", true, false)
+        http::response(204, &headers, b"", Persistence::Close, BodyMode::Full)
     }
 }
 

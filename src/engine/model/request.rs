@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::engine::model::verdict::busy;
 use crate::engine::parts::poison::lock;
-use crate::protocol::http;
-use crate::protocol::http::Head;
+use crate::protocol::http::{self, BodyMode, Head};
 
 /// A request for a mounted route.
 pub(crate) struct Request {
@@ -73,13 +72,13 @@ impl Response {
             500,
             &[],
             "internal server error\n",
-            head_only,
+            BodyMode::head_only_if(head_only),
         ))
     }
 
     /// The answer where what clients have still to read of others leaves no room for a further one.
     pub(crate) fn busy(head_only: bool) -> Self {
-        Self::small(busy().response(true, head_only))
+        Self::small(busy().response(BodyMode::head_only_if(head_only)))
     }
 
     /// What it holds.

@@ -23,10 +23,10 @@ pub(crate) use crate::engine::reactor::http::budget::Requests;
 use crate::engine::reactor::http::handshake::Asking;
 use crate::engine::reactor::http::writing::Writing;
 use crate::engine::reactor::{Core, Role};
+use crate::protocol;
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::Refusal;
-use crate::protocol::http::{Body, Head, HttpError, Parsed};
-use crate::protocol::{self, http};
+use crate::protocol::http::{self, Body, BodyMode, Head, HttpError, Parsed};
 use crate::report::debug;
 use crate::transport::Transport;
 
@@ -260,7 +260,8 @@ impl<T: Transport> Core<T> {
                 if let Some(http) = self.http(slot) {
                     debug!("{} did not become a WebSocket: {refusal}", http.peer);
                 }
-                let answer = protocol::handshake::refusal(refusal, head.method == "HEAD");
+                let answer =
+                    protocol::handshake::refusal(refusal, BodyMode::of_method(&head.method));
                 self.http_answer(slot, answer, false);
             }
         }
@@ -412,7 +413,12 @@ impl<T: Transport> Core<T> {
             debug!("{} sent a request that can't be served: {error}", http.peer);
         }
         let body = format!("{error}\n");
-        let answer = http::refusal(error.status(), &[], &body, head_only);
+        let answer = http::refusal(
+            error.status(),
+            &[],
+            &body,
+            BodyMode::head_only_if(head_only),
+        );
         self.http_answer(slot, answer, false);
     }
 
@@ -473,7 +479,12 @@ impl<T: Transport> Core<T> {
             }
             Phase::Head | Phase::Body(_) if begun => {
                 self.counters().failed_timeout.add(1);
-                let answer = http::refusal(408, &[], "the request took too long\n", head_only);
+                let answer = http::refusal(
+                    408,
+                    &[],
+                    "the request took too long\n",
+                    BodyMode::head_only_if(head_only),
+                );
                 self.http_answer(slot, answer, false);
                 self.note_request(slot);
             }

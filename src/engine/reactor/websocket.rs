@@ -47,6 +47,7 @@ use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::Progress;
 use crate::protocol::encode;
+use crate::protocol::http::BodyMode;
 use crate::report::debug;
 use crate::request::RequestHead;
 use crate::transport::Transport;
@@ -431,7 +432,7 @@ impl<T: Transport> Core<T> {
         };
         if ws.stream().is_none() {
             // Its client is still owed an answer.
-            let answer = shutting_down().response(true, false);
+            let answer = shutting_down().response(BodyMode::Full);
             ws.outbox.push_preface(answer.into());
         }
         self.end_stream(slot);

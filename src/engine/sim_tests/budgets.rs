@@ -17,7 +17,7 @@ use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 
 const KIB: usize = 1 << 10;
 
@@ -35,7 +35,8 @@ fn answer(request: Request) -> Response {
         "/big" => vec![b'x'; 15 * KIB],
         target => [target.as_bytes(), b" ", &request.body].concat(),
     };
-    let (head, _) = http::response_head(200, &[], body.len(), !request.keep_alive, false);
+    let persistence = Persistence::keep_alive_if(request.keep_alive);
+    let head = http::response_head(200, &[], body.len(), persistence, BodyMode::Full).bytes;
     Response {
         head,
         body,

@@ -24,7 +24,7 @@ use crate::ping::Heartbeat;
 use crate::protocol::connection::Connection;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::fuzz::dice::Dice;
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 use crate::request::{Reject, RequestHead};
 
 const STEPS: usize = 2_000;
@@ -110,7 +110,13 @@ fn route(request: Request) -> Response {
     }
     let body = request.head.target.as_bytes();
     Response {
-        head: http::response(200, &[], body, !request.keep_alive, false),
+        head: http::response(
+            200,
+            &[],
+            body,
+            Persistence::keep_alive_if(request.keep_alive),
+            BodyMode::Full,
+        ),
         keep_alive: request.keep_alive,
         body: Vec::new(),
         charge: None,

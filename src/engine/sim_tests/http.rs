@@ -7,7 +7,7 @@ use crate::engine::model::program::Interests;
 use crate::engine::model::request::{Request, Response};
 use crate::limits::Limits;
 use crate::protocol::encode::{self, Opcode};
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 
 fn limited(limits: Limits) -> World {
     World::new(Setup {
@@ -24,7 +24,13 @@ fn answer(request: Request) -> Response {
     }
     let body = [request.head.target.as_bytes(), b" ", &request.body].concat();
     Response {
-        head: http::response(200, &[], &body, !request.keep_alive, false),
+        head: http::response(
+            200,
+            &[],
+            &body,
+            Persistence::keep_alive_if(request.keep_alive),
+            BodyMode::Full,
+        ),
         keep_alive: request.keep_alive,
         body: Vec::new(),
         charge: None,

@@ -267,7 +267,12 @@ impl Game {
             let payload = self.payload();
             let of = self.rooms.get(room);
             let numbered = of.filter(|room| room.has_numbered()).map(|room| {
-                let with_id = procedures::of_room(&room.name, "1-1", true, payload.as_bytes());
+                let with_id = procedures::of_room(
+                    &room.name,
+                    "1-1",
+                    procedures::MessageKind::Text,
+                    payload.as_bytes(),
+                );
                 Message::new_binary(with_id).into_frame().0
             });
             let to = Audience {

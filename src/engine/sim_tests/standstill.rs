@@ -8,7 +8,7 @@ use crate::engine::model::program::Interests;
 use crate::engine::model::request::Response;
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -48,7 +48,13 @@ fn world() -> World {
         },
         handler: Box::new(echo),
         route: Box::new(|_| Response {
-            head: http::response(200, &[], &[b'x'; 1_000], false, false),
+            head: http::response(
+                200,
+                &[],
+                &[b'x'; 1_000],
+                Persistence::KeepAlive,
+                BodyMode::Full,
+            ),
             body: Vec::new(),
             keep_alive: true,
             charge: None,

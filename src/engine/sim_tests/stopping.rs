@@ -10,7 +10,7 @@ use crate::engine::model::request::Response;
 use crate::engine::parts::mailbox::Refused;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
-use crate::protocol::http;
+use crate::protocol::http::{self, BodyMode, Persistence};
 
 fn is_going_away(frame: &Frame) -> bool {
     matches!(frame, Frame::Close(Some(1001), _))
@@ -203,7 +203,13 @@ fn a_request_that_is_being_handled_is_answered_before_the_end() {
             ..Interests::default()
         },
         route: Box::new(|request| Response {
-            head: http::response(200, &[], b"done", !request.keep_alive, false),
+            head: http::response(
+                200,
+                &[],
+                b"done",
+                Persistence::keep_alive_if(request.keep_alive),
+                BodyMode::Full,
+            ),
             keep_alive: request.keep_alive,
             body: Vec::new(),
             charge: None,

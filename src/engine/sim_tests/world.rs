@@ -30,7 +30,7 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
-use crate::protocol::http::Head;
+use crate::protocol::http::{BodyMode, Head};
 use crate::request::{Reject, RequestHead};
 
 /// What the program was told.
@@ -198,7 +198,7 @@ impl Events for Program {
     }
 
     fn refusal(&self, request: &Head) -> Option<Vec<u8>> {
-        (request.path() == "/nowhere").then(|| Reject::new(404).response(true, false))
+        (request.path() == "/nowhere").then(|| Reject::new(404).response(BodyMode::Full))
     }
 
     fn guard(&self, request: &RequestHead) -> Result<(), Reject> {

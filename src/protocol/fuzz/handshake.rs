@@ -8,7 +8,9 @@ use sha1::{Digest as _, Sha1};
 
 use super::{byte, cuts, pieces};
 use crate::protocol::handshake::{self, Refusal};
-use crate::protocol::http::{self, Body, BodyFraming, Head, HttpError, Parsed};
+use crate::protocol::http::{
+    self, Body, BodyFraming, BodyMode, Head, HttpError, Parsed, Persistence,
+};
 
 const HEAD_LIMITS: [usize; 3] = [64, 300, 16 << 10];
 const BODY_LIMITS: [usize; 3] = [0, 20, 1 << 20];
@@ -126,7 +128,7 @@ impl Server {
             }
             Err(Refusal::NotAnUpgrade) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
-                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade, false));
+                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade, BodyMode::Full));
                 let body = head
                     .body_framing()
                     .and_then(|framing| Ok((Body::new(framing, self.body_bytes_max)?, framing)))
@@ -138,7 +140,7 @@ impl Server {
             }
             Err(refusal) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
-                let answer = handshake::refusal(refusal, false);
+                let answer = handshake::refusal(refusal, BodyMode::Full);
                 check_refusal(&answer);
                 outcomes.push(Outcome::Refused(answer));
                 Phase::Over
@@ -188,7 +190,7 @@ impl Server {
 
 fn refuse(error: HttpError, outcomes: &mut Vec<Outcome>) -> Phase {
     let body = format!("{error}\n");
-    let answer = http::refusal(error.status(), &[], &body, false);
+    let answer = http::refusal(error.status(), &[], &body, BodyMode::Full);
     check_refusal(&answer);
     outcomes.push(Outcome::Refused(answer));
     Phase::Over
@@ -317,7 +319,7 @@ fn check_echoed(head: &Head) {
     pairs.push((head.path(), head.query()));
     let decoded = head.target.replace("%0D", "\r").replace("%0A", "\n");
     pairs.push(("X-Target", &decoded));
-    let answer = http::response(200, &pairs, b"body", true, false);
+    let answer = http::response(200, &pairs, b"body", Persistence::Close, BodyMode::Full);
     let (_, headers, body) = read_response(&answer);
     assert_eq!(body, b"body");
     let (own, echoed): (Vec<_>, Vec<_>) = headers

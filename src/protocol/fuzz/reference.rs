@@ -32,18 +32,24 @@ const TOO_BIG: u16 = 1009;
 
 /// Reads what a client has sent to a server that takes messages of up to so many bytes.
 pub(crate) fn read(bytes: &[u8], message_bytes_max: usize) -> Transcript {
-    read_from(bytes, message_bytes_max, true)
+    read_from(bytes, message_bytes_max, Sender::Client)
 }
 
 /// Reads what a server has sent to a client that takes messages of up to so many bytes.
 pub(crate) fn read_of_server(bytes: &[u8], message_bytes_max: usize) -> Transcript {
-    read_from(bytes, message_bytes_max, false)
+    read_from(bytes, message_bytes_max, Sender::Server)
 }
 
-/// `masks`: whether the sender must mask, or must not (RFC 6455 §5.1).
-fn read_from(bytes: &[u8], message_bytes_max: usize, masks: bool) -> Transcript {
+/// Which side has sent the frames: a client must mask them, a server must not (RFC 6455 §5.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Server,
+}
+
+fn read_from(bytes: &[u8], message_bytes_max: usize, sender: Sender) -> Transcript {
     let mut heard = Vec::new();
-    let end = match read_frames(bytes, message_bytes_max as u64, masks, &mut heard) {
+    let end = match read_frames(bytes, message_bytes_max as u64, sender, &mut heard) {
         Ok(end) => end,
         Err(code) => End::Broken(code),
     };
@@ -53,13 +59,13 @@ fn read_from(bytes: &[u8], message_bytes_max: usize, masks: bool) -> Transcript 
 fn read_frames(
     mut bytes: &[u8],
     bytes_max: u64,
-    masks: bool,
+    sender: Sender,
     heard: &mut Vec<Heard>,
 ) -> Result<End, u16> {
     let mut message: Option<(bool, Vec<u8>)> = None;
     loop {
         let so_far = message.as_ref().map(|(_, payload)| payload.len() as u64);
-        let Some(header) = Header::read(bytes, so_far, bytes_max, masks)? else {
+        let Some(header) = Header::read(bytes, so_far, bytes_max, sender)? else {
             let mid_message = message.is_some() || !bytes.is_empty();
             return Ok(End::Open { mid_message });
         };
@@ -112,7 +118,7 @@ impl Header {
         bytes: &[u8],
         so_far: Option<u64>,
         bytes_max: u64,
-        masks: bool,
+        sender: Sender,
     ) -> Result<Option<Self>, u16> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
@@ -130,7 +136,9 @@ impl Header {
         let Some(&second) = bytes.get(1) else {
             return Ok(None);
         };
-        if (second & 0x80 != 0) != masks || (opcode >= 8 && second & 0x7F > 125) {
+        if (second & 0x80 != 0) != (sender == Sender::Client)
+            || (opcode >= 8 && second & 0x7F > 125)
+        {
             return Err(PROTOCOL_ERROR);
         }
         let (length_bytes, least) = match second & 0x7F {
@@ -155,17 +163,17 @@ impl Header {
             return Err(TOO_BIG);
         }
         let key_at = 2 + length_bytes;
-        let key = match (masks, bytes[key_at..].first_chunk()) {
-            (true, Some(&key)) => key,
-            (true, None) => return Ok(None),
-            (false, _) => [0; 4],
+        let key = match (sender, bytes[key_at..].first_chunk()) {
+            (Sender::Client, Some(&key)) => key,
+            (Sender::Client, None) => return Ok(None),
+            (Sender::Server, _) => [0; 4],
         };
         Ok(Some(Self {
             fin,
             opcode,
             payload_len: length as usize,
             key,
-            len: key_at + if masks { 4 } else { 0 },
+            len: key_at + if sender == Sender::Client { 4 } else { 0 },
         }))
     }
 }

@@ -238,7 +238,7 @@ fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
     ];
     let mut sentences = std::collections::HashSet::new();
     for reason in all {
-        let out = String::from_utf8(refusal(reason, false)).unwrap();
+        let out = String::from_utf8(refusal(reason, BodyMode::Full)).unwrap();
         let (head, body) = out.split_once("\r\n\r\n").unwrap();
         assert!(
             head.starts_with(&format!("HTTP/1.1 {} ", reason.status())),

@@ -319,14 +319,20 @@ fn chunked_is_the_only_transfer_coding_and_never_beside_a_length() {
 
 #[test]
 fn a_response_is_written_whole() {
-    let out = response(200, &[("Content-Type", "text/plain")], b"hi", false, false);
+    let out = response(
+        200,
+        &[("Content-Type", "text/plain")],
+        b"hi",
+        Persistence::KeepAlive,
+        BodyMode::Full,
+    );
     let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
-    let out = response(404, &[], b"no", true, true);
+    let out = response(404, &[], b"no", Persistence::Close, BodyMode::HeadOnly);
     let expected = "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
     assert_eq!(
-        response(299, &[], b"", false, false),
+        response(299, &[], b"", Persistence::KeepAlive, BodyMode::Full),
         b"HTTP/1.1 299 \r\nContent-Length: 0\r\n\r\n"
     );
 }
@@ -335,7 +341,14 @@ fn a_response_is_written_whole() {
 fn statuses_without_a_body_have_no_length_either() {
     // RFC 9110 §8.6
     for status in [100, 101, 103, 204, 304] {
-        let out = String::from_utf8(response(status, &[], b"body", false, false)).unwrap();
+        let out = String::from_utf8(response(
+            status,
+            &[],
+            b"body",
+            Persistence::KeepAlive,
+            BodyMode::Full,
+        ))
+        .unwrap();
         assert_eq!(
             out,
             format!("HTTP/1.1 {status} {}\r\n\r\n", reason_phrase(status))
@@ -360,7 +373,13 @@ fn headers_cannot_split_a_response_or_contradict_its_framing() {
         ("Transfer-Encoding", "chunked"),
     ];
     for header in evil {
-        let out = response(200, &[header, ("Good", "täglich")], b"", false, false);
+        let out = response(
+            200,
+            &[header, ("Good", "täglich")],
+            b"",
+            Persistence::KeepAlive,
+            BodyMode::Full,
+        );
         let out = String::from_utf8(out).unwrap();
         let expected = "HTTP/1.1 200 OK\r\nGood: täglich\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(out, expected, "{header:?}");

@@ -11,7 +11,7 @@ use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::http::{Http, Phase};
 use crate::engine::reactor::{Core, Role};
 use crate::limits::Limits;
-use crate::protocol::http::Body;
+use crate::protocol::http::{Body, BodyMode};
 use crate::transport::Transport;
 
 /// What a request takes beside what its client has sent, and its job as long as it waits.
@@ -171,7 +171,11 @@ impl<T: Transport> Core<T> {
         if let Some(http) = self.http(slot) {
             http.buffer = Vec::new();
         }
-        self.http_answer(slot, busy().response(true, head_only), false);
+        self.http_answer(
+            slot,
+            busy().response(BodyMode::head_only_if(head_only)),
+            false,
+        );
         self.count_request(slot);
     }
 

@@ -13,8 +13,8 @@ use crate::engine::reactor::websocket::Opening;
 use crate::engine::reactor::{Core, Role};
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::Handshake;
-use crate::protocol::http::{Body, Head};
-use crate::protocol::{encode, handshake, http};
+use crate::protocol::http::{self, Body, BodyMode, Head, Persistence};
+use crate::protocol::{encode, handshake};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
@@ -60,7 +60,13 @@ impl Asking {
 
 /// The answer to an accepted handshake.
 fn response(handshake: &Handshake, granted: &Granted) -> Vec<u8> {
-    http::response(101, &granted.headers(handshake), b"", false, false)
+    http::response(
+        101,
+        &granted.headers(handshake),
+        b"",
+        Persistence::KeepAlive,
+        BodyMode::Full,
+    )
 }
 
 /// What a client is owed whose handshake was to be accepted as it was, with the answer that it gets instead.
@@ -264,17 +270,25 @@ impl<T: Transport> Core<T> {
                 self.dismiss(slot, *upgraded, frame);
             }
             Entry::EventStream { head_only } => {
-                self.http_answer(slot, reject.response(true, head_only), false);
+                self.http_answer(
+                    slot,
+                    reject.response(BodyMode::head_only_if(head_only)),
+                    false,
+                );
             }
             Entry::Body { head_only, .. } => {
                 if let Some(http) = self.http(slot) {
                     http.buffer = Vec::new();
                 }
-                self.http_answer(slot, reject.response(true, head_only), false);
+                self.http_answer(
+                    slot,
+                    reject.response(BodyMode::head_only_if(head_only)),
+                    false,
+                );
             }
             entry => {
                 self.hub.count_unhandled(entry.messages());
-                self.http_answer(slot, reject.response(true, false), false);
+                self.http_answer(slot, reject.response(BodyMode::Full), false);
             }
         }
     }
