@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::protocol::connection::Payload;
+use crate::protocol::connection::MessagePayload;
 use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 
 /// One WebSocket message: text or binary.
@@ -76,10 +76,10 @@ impl Message {
 
     /// A received message, whose text the protocol has checked already.
     #[inline]
-    pub(crate) fn from_payload(payload: Payload<'_>, text: bool) -> Self {
+    pub(crate) fn from_payload(payload: MessagePayload<'_>, text: bool) -> Self {
         match payload {
-            Payload::Whole(payload) => Self::from_slice(payload, text),
-            Payload::Assembled(mut buffer) => {
+            MessagePayload::Whole(payload) => Self::from_slice(payload, text),
+            MessagePayload::Assembled(mut buffer) => {
                 let payload_len = buffer.len() - HEADER_BYTES_MAX;
                 let mut header = [0; HEADER_BYTES_MAX];
                 let header_len = encode::write_header(opcode(text), payload_len, &mut header);
@@ -179,8 +179,8 @@ mod tests {
             let payload = vec![b'x'; len];
             let mut buffer = vec![0; HEADER_BYTES_MAX];
             buffer.extend_from_slice(&payload);
-            let assembled = Message::from_payload(Payload::Assembled(buffer), true);
-            let whole = Message::from_payload(Payload::Whole(&payload), true);
+            let assembled = Message::from_payload(MessagePayload::Assembled(buffer), true);
+            let whole = Message::from_payload(MessagePayload::Whole(&payload), true);
             assert_eq!(assembled.bytes(), payload);
             assert_eq!(assembled.to_frame(), whole.to_frame());
         }

@@ -22,12 +22,12 @@ use ipnet::IpNet;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedProxies {
-    header: Header,
+    header: ForwardingHeader,
     networks: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Header {
+enum ForwardingHeader {
     XForwardedFor,
     Forwarded,
 }
@@ -35,15 +35,18 @@ enum Header {
 impl TrustedProxies {
     /// Proxies that write `X-Forwarded-For`, as most do.
     pub fn x_forwarded_for<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
-        Self::new(Header::XForwardedFor, networks)
+        Self::new(ForwardingHeader::XForwardedFor, networks)
     }
 
     /// Proxies that write `Forwarded` (RFC 7239).
     pub fn forwarded<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
-        Self::new(Header::Forwarded, networks)
+        Self::new(ForwardingHeader::Forwarded, networks)
     }
 
-    fn new<T: Into<String>>(header: Header, networks: impl IntoIterator<Item = T>) -> Self {
+    fn new<T: Into<String>>(
+        header: ForwardingHeader,
+        networks: impl IntoIterator<Item = T>,
+    ) -> Self {
         Self {
             header,
             networks: networks.into_iter().map(Into::into).collect(),
@@ -85,7 +88,7 @@ impl std::error::Error for InvalidNetwork {}
 /// The same, ready for use.
 #[derive(Debug, Clone)]
 pub(crate) struct Proxies {
-    header: Header,
+    header: ForwardingHeader,
     networks: Vec<IpNet>,
 }
 
@@ -108,8 +111,8 @@ impl Proxies {
             return peer;
         }
         let name = match self.header {
-            Header::XForwardedFor => "X-Forwarded-For",
-            Header::Forwarded => "Forwarded",
+            ForwardingHeader::XForwardedFor => "X-Forwarded-For",
+            ForwardingHeader::Forwarded => "Forwarded",
         };
         let values: Vec<&str> = headers
             .filter(|(known, _)| known.eq_ignore_ascii_case(name))
@@ -119,14 +122,14 @@ impl Proxies {
             .into_iter()
             .rev()
             .flat_map(|value| match self.header {
-                Header::XForwardedFor => Hops::unquoted(value),
-                Header::Forwarded => Hops::quoted(value),
+                ForwardingHeader::XForwardedFor => Hops::unquoted(value),
+                ForwardingHeader::Forwarded => Hops::quoted(value),
             });
         let mut client = peer;
         for hop in hops {
             let said = match self.header {
-                Header::XForwardedFor => address(hop),
-                Header::Forwarded => forwarded_for(hop).and_then(address),
+                ForwardingHeader::XForwardedFor => address(hop),
+                ForwardingHeader::Forwarded => forwarded_for(hop).and_then(address),
             };
             let Some(said) = said else {
                 break;

@@ -12,7 +12,7 @@ use crate::error::WebsocketError;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::protocol::connection::{Connection, Event};
+use crate::protocol::connection::{FrameReader, ProtocolEvent};
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::http::Head;
@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct WebsocketStream {
     /// Some until the stream is taken apart.
     stream: Option<Stream>,
-    protocol: Connection,
+    protocol: FrameReader,
     /// Whether anything was ever read.
     touched: bool,
     /// Received, and not asked for yet: what came with one read.
@@ -47,7 +47,7 @@ pub struct WebsocketStream {
     /// The close frame for the client. It waits for the messages before it, which the program may reply to.
     farewell: Option<Vec<u8>>,
     /// Nothing more can be received: why.
-    ended: Option<End>,
+    ended: Option<StreamEnd>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
     closed: bool,
     /// The request that it began with.
@@ -60,13 +60,13 @@ pub struct WebsocketStream {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum StreamEnd {
     Closed,
     Broken,
     Violation(Violation),
 }
 
-impl End {
+impl StreamEnd {
     fn error(self) -> WebsocketError {
         match self {
             Self::Closed => WebsocketError::ConnectionClosed,
@@ -77,7 +77,7 @@ impl End {
 }
 
 /// A stream taken apart, for the engine to go on with.
-pub(crate) struct Parts {
+pub(crate) struct StreamParts {
     pub(crate) socket: TcpStream,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) head: Option<Box<Head>>,
@@ -85,7 +85,7 @@ pub(crate) struct Parts {
     pub(crate) answered: bool,
     pub(crate) messages: Vec<Message>,
     /// None if nothing was ever read.
-    pub(crate) protocol: Option<Connection>,
+    pub(crate) protocol: Option<FrameReader>,
     /// Bytes that the client is still owed, before anything else.
     pub(crate) owed: Vec<u8>,
     /// Nothing more is to be received.
@@ -110,7 +110,7 @@ impl WebsocketStream {
         Self {
             peer: stream.peer_addr().ok(),
             stream: Some(stream),
-            protocol: Connection::new(Limits::default().message_bytes_max),
+            protocol: FrameReader::new(Limits::default().message_bytes_max),
             touched: false,
             received: VecDeque::new(),
             owed: Vec::new(),
@@ -183,7 +183,7 @@ impl WebsocketStream {
             };
             self.part();
             if self.inner().set_blocking().is_err() {
-                self.ended = Some(End::Broken);
+                self.ended = Some(StreamEnd::Broken);
             }
             match outcome {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Restion::None,
@@ -206,7 +206,7 @@ impl WebsocketStream {
         buffer.resize(READ_BYTES, 0);
         let outcome = match self.inner().read(&mut buffer) {
             Ok(0) => {
-                self.ended = Some(End::Closed);
+                self.ended = Some(StreamEnd::Closed);
                 Ok(())
             }
             Ok(n) => {
@@ -219,12 +219,12 @@ impl WebsocketStream {
                 Err(error)
             }
             Err(error) if is_end(&error) => {
-                self.ended = Some(End::Closed);
+                self.ended = Some(StreamEnd::Closed);
                 self.break_off();
                 Ok(())
             }
             Err(_) => {
-                self.ended = Some(End::Broken);
+                self.ended = Some(StreamEnd::Broken);
                 self.break_off();
                 Ok(())
             }
@@ -238,11 +238,11 @@ impl WebsocketStream {
         loop {
             match self.protocol.receive(&mut input) {
                 Ok(None) => return,
-                Ok(Some(Event::Message { text, payload })) => {
+                Ok(Some(ProtocolEvent::Message { text, payload })) => {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                Ok(Some(Event::Ping(payload))) if !self.closed => {
+                Ok(Some(ProtocolEvent::Ping(payload))) if !self.closed => {
                     // RFC 6455 §5.5.3: one that is still owed need not be sent beside the latest.
                     if self.owed.len() >= READ_BYTES {
                         self.pay();
@@ -252,10 +252,10 @@ impl WebsocketStream {
                     }
                     self.pay();
                 }
-                Ok(Some(Event::Ping(_) | Event::Pong(_))) => {}
-                Ok(Some(Event::Close(frame))) => {
+                Ok(Some(ProtocolEvent::Ping(_) | ProtocolEvent::Pong(_))) => {}
+                Ok(Some(ProtocolEvent::Close(frame))) => {
                     self.end(
-                        End::Closed,
+                        StreamEnd::Closed,
                         encode::close(frame.code.map(|code| (code, ""))),
                     );
                     return;
@@ -263,7 +263,7 @@ impl WebsocketStream {
                 Err(violation) => {
                     let reason = violation.to_string();
                     let frame = encode::close(Some((violation.close_code(), &reason)));
-                    self.end(End::Violation(violation), frame);
+                    self.end(StreamEnd::Violation(violation), frame);
                     return;
                 }
             }
@@ -271,7 +271,7 @@ impl WebsocketStream {
     }
 
     /// The last that is received, and the last that will be sent.
-    fn end(&mut self, end: End, close_frame: Vec<u8>) {
+    fn end(&mut self, end: StreamEnd, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
             self.farewell = Some(close_frame);
@@ -382,11 +382,11 @@ impl WebsocketStream {
     }
 
     /// Takes the stream apart, also where it has ended: messages may have come before. An error if it is not plain TCP.
-    pub(crate) fn into_parts(mut self) -> Result<Parts, Box<Self>> {
+    pub(crate) fn into_parts(mut self) -> Result<StreamParts, Box<Self>> {
         match self.stream.take() {
             Some(Stream::Tcp(socket)) => {
-                let protocol = std::mem::replace(&mut self.protocol, Connection::new(0));
-                Ok(Parts {
+                let protocol = std::mem::replace(&mut self.protocol, FrameReader::new(0));
+                Ok(StreamParts {
                     socket,
                     head: self.head.take(),
                     answered: !self.unanswered,
@@ -421,7 +421,7 @@ impl WebsocketStream {
     fn close(&mut self, code: CloseCode, reason: &str) {
         let client_may_go_on = match self.ended {
             None => !self.closed,
-            Some(end) => matches!(end, End::Violation(_)),
+            Some(end) => matches!(end, StreamEnd::Violation(_)),
         };
         if self.stream.is_none() || (self.closed && self.owed.is_empty() && !client_may_go_on) {
             return;
@@ -546,7 +546,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut stream = WebsocketStream::new(Stream::Tcp(listener.accept().unwrap().0));
         // As `recv_nonblocking` leaves it; how much a socket takes can't be told it.
-        stream.ended = Some(End::Closed);
+        stream.ended = Some(StreamEnd::Closed);
         stream.closed = true;
         stream.owed = encode::close(Some((CloseCode::NORMAL, ""))).split_off(1);
         drop(stream);

@@ -14,7 +14,7 @@ use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-use crate::protocol::event_stream::{self, Payload, Position};
+use crate::protocol::event_stream::{self, EventData, Position};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -155,8 +155,8 @@ impl Subscription {
 /// A message as an event.
 pub(super) fn render(message: &Message, id: Option<HistoryId>) -> Bytes {
     let payload = match message.is_text() {
-        true => Payload::Text(message.bytes()),
-        false => Payload::Binary(message.bytes()),
+        true => EventData::Text(message.bytes()),
+        false => EventData::Binary(message.bytes()),
     };
     let id = id.map(|id| id.to_string());
     event_stream::event(id.as_deref(), payload).into()

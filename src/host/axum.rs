@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::engine::{Accepted, Hub, Verdict, adopt_accepted, authorize};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
-use crate::protocol::handshake::Refusal;
+use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{Head, HttpError};
 use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
@@ -54,7 +54,7 @@ pub(crate) struct Arrival {
 /// Asks the engine whether a request may become a WebSocket. An error is the answer to one that may not.
 pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Reject> {
     if parts.version > Version::HTTP_11 {
-        hub.count_failure(Refusal::HttpVersion);
+        hub.count_failure(HandshakeRefusal::HttpVersion);
         return Err(Reject::new(505).with_body(
             "WebSockets are served over HTTP/1.1 only: a connection of HTTP/2 carries other requests, too.\n",
         ));

@@ -16,21 +16,21 @@ use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
 
 /// What a Humphrey app hands connections over with.
-type Hook = Arc<Mutex<Sender<WebsocketStream>>>;
+type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
 
 /// The hooks of apps, which answer handshakes themselves. As 0.5.1 made hooks, a program can have one of its own; it is
 /// handed streams whose handshake is answered. The type of a hook can't tell the two apart.
 static HOOKS_OF_APPS: Mutex<Vec<Weak<Mutex<Sender<WebsocketStream>>>>> = Mutex::new(Vec::new());
 
 /// Makes known that a hook is an app's.
-pub(crate) fn hook_of_app(hook: &Hook) {
+pub(crate) fn hook_of_app(hook: &ConnectHook) {
     let mut hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks.retain(|hook| hook.strong_count() > 0);
     hooks.push(Arc::downgrade(hook));
 }
 
 /// Whether an app is behind a hook.
-pub(crate) fn is_hook_of_app(hook: &Hook) -> bool {
+pub(crate) fn is_hook_of_app(hook: &ConnectHook) -> bool {
     let hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks
         .iter()

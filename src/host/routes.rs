@@ -25,7 +25,7 @@ pub(crate) struct Routes<State> {
 }
 
 /// An answer before it is written out.
-struct Answer {
+struct RouteAnswer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -106,7 +106,7 @@ impl<State> Routes<State> {
     }
 
     /// Completes an answer.
-    fn finish(&self, mut answer: Answer, head: &Head, persistence: Persistence) -> Response {
+    fn finish(&self, mut answer: RouteAnswer, head: &Head, persistence: Persistence) -> Response {
         if let Some(cors) = &self.cors {
             let methods = answer.header("Allow").unwrap_or(METHODS).to_owned();
             let preflight = (head.method == "OPTIONS").then_some(methods.as_str());
@@ -153,14 +153,14 @@ impl<State> Routes<State> {
     }
 
     /// The method as Humphrey knows it, and the route for a request; or what is answered without one.
-    fn route(&self, head: &Head) -> Result<(Method, &RouteHandler<State>), Answer> {
+    fn route(&self, head: &Head) -> Result<(Method, &RouteHandler<State>), RouteAnswer> {
         if head.target == "*" {
             // RFC 9110 §9.3.7: it asks about the server as a whole.
-            return Err(Answer::options(METHODS));
+            return Err(RouteAnswer::options(METHODS));
         }
         let host = head.header("Host").unwrap_or_default();
         let Some(route) = self.find(host, head.path()) else {
-            return Err(Answer::plain(404, "not found\n"));
+            return Err(RouteAnswer::plain(404, "not found\n"));
         };
         let declared = self.methods.iter();
         let declared = declared
@@ -169,7 +169,7 @@ impl<State> Routes<State> {
         if let Some((_, allow)) = declared
             && !allow.split(", ").any(|known| known == head.method)
         {
-            return Err(Answer::method_not_allowed(allow));
+            return Err(RouteAnswer::method_not_allowed(allow));
         }
         // HEAD is GET without the body (RFC 9110 §9.3.2); Humphrey has no name for it.
         let name = if head.method == "HEAD" {
@@ -179,11 +179,11 @@ impl<State> Routes<State> {
         };
         match Method::from_name(name) {
             // As Humphrey's own App: OPTIONS is answered for every route there is.
-            Ok(Method::Options) => Err(Answer::options(
+            Ok(Method::Options) => Err(RouteAnswer::options(
                 declared.map_or(METHODS, |(_, allow)| allow),
             )),
             Ok(method) => Ok((method, route)),
-            Err(_) => Err(Answer::plain(501, "this method is not supported\n")),
+            Err(_) => Err(RouteAnswer::plain(501, "this method is not supported\n")),
         }
     }
 
@@ -193,7 +193,7 @@ impl<State> Routes<State> {
         body: Vec<u8>,
         (client, peer): (IpAddr, SocketAddr),
         state: &Arc<State>,
-    ) -> Answer {
+    ) -> RouteAnswer {
         let (method, route) = match self.route(head) {
             Ok(found) => found,
             Err(refusal) => return refusal,
@@ -222,7 +222,7 @@ impl<State> Routes<State> {
             address,
         };
         let response = route.handler.serve(request, state.clone());
-        Answer {
+        RouteAnswer {
             status: response.status_code.into(),
             headers: response
                 .headers
@@ -246,7 +246,7 @@ impl<State> Routes<State> {
 /// The methods that Humphrey's routes can have.
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
-impl Answer {
+impl RouteAnswer {
     /// An answer that is not the program's own.
     fn plain(status: u16, body: &str) -> Self {
         let headers = [("Content-Type", "text/plain; charset=utf-8")];

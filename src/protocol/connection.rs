@@ -21,41 +21,41 @@ use super::encode::{FIN, HEADER_BYTES_MAX, LEN_7_MAX, MASK, MessageKind, Opcode}
 use super::error::Violation;
 use super::header::{self, CLIENT_HEADER_BYTES_MAX, KEY_BYTES};
 use super::mask;
-use super::role::{Role, Server};
+use super::role::{Role, ServerRole};
 
 /// The header of a masked frame with the shortest form of the length.
 const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
 /// What has been received and is not complete, and the limit that it is held to.
 #[derive(Debug)]
-pub(crate) struct Connection<R: Role = Server> {
+pub(crate) struct FrameReader<R: Role = ServerRole> {
     message_bytes_max: usize,
     progress: Progress<R>,
 }
 
 /// The same without the limit, for those who have many connections, and one limit for all.
 #[derive(Debug)]
-pub(crate) struct Progress<R: Role = Server> {
-    state: State,
+pub(crate) struct Progress<R: Role = ServerRole> {
+    state: ReadState,
     /// None if there are no parts.
-    parts: Option<Box<Parts>>,
+    parts: Option<Box<UnfinishedParts>>,
     role: PhantomData<R>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum ReadState {
     /// Before or inside a frame header, of which `len` bytes have arrived.
     Header {
         bytes: [u8; CLIENT_HEADER_BYTES_MAX],
         len: u8,
     },
     /// Inside a payload.
-    Payload(Frame),
+    MessagePayload(FrameInProgress),
     /// After a violation or a close frame: the rest is of no interest (RFC 6455 §7.1.7, §5.5.1).
     Finished,
 }
 
-impl State {
+impl ReadState {
     const BETWEEN_FRAMES: Self = Self::Header {
         bytes: [0; CLIENT_HEADER_BYTES_MAX],
         len: 0,
@@ -64,8 +64,8 @@ impl State {
 
 /// A frame whose header has been read and accepted.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
-    /// See [`Frame::remaining`]. As bytes, so that the state takes no more memory than a header does.
+struct FrameInProgress {
+    /// See [`FrameInProgress::remaining`]. As bytes, so that the state takes no more memory than a header does.
     remaining: [u8; size_of::<usize>()],
     /// The masking key as it applies to the next payload byte; nothing where the peer does not mask.
     key: [u8; KEY_BYTES],
@@ -73,7 +73,7 @@ struct Frame {
     fin: bool,
 }
 
-impl Frame {
+impl FrameInProgress {
     /// Payload bytes that have not arrived; at most `message_bytes_max` or 125.
     fn remaining(self) -> usize {
         usize::from_ne_bytes(self.remaining)
@@ -86,7 +86,7 @@ impl Frame {
 
 /// Parts of payloads that have arrived.
 #[derive(Debug, Default)]
-struct Parts {
+struct UnfinishedParts {
     /// Of a data message.
     message: Option<Assembler>,
     /// Of a control frame. Apart from `message`, because control frames may stand between fragments
@@ -96,13 +96,13 @@ struct Parts {
 
 /// Something complete that the peer sent.
 #[derive(Debug)]
-pub(crate) enum Event<'a> {
+pub(crate) enum ProtocolEvent<'a> {
     /// A data message (RFC 6455 §5.6). If `text`, the payload is valid UTF-8.
     Message {
         /// Text, not binary.
         text: bool,
         /// What it says.
-        payload: Payload<'a>,
+        payload: MessagePayload<'a>,
     },
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
     Ping(ControlPayload),
@@ -113,7 +113,7 @@ pub(crate) enum Event<'a> {
 }
 
 /// The unmasked payload of a data message.
-pub(crate) enum Payload<'a> {
+pub(crate) enum MessagePayload<'a> {
     /// The whole message stood in the input: no copy was made.
     Whole(&'a [u8]),
     /// Assembled from parts. The first [`HEADER_BYTES_MAX`] bytes are headroom (content undefined),
@@ -121,7 +121,7 @@ pub(crate) enum Payload<'a> {
     Assembled(Vec<u8>),
 }
 
-impl Payload<'_> {
+impl MessagePayload<'_> {
     /// The payload, without headroom.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
@@ -131,7 +131,7 @@ impl Payload<'_> {
     }
 }
 
-impl fmt::Debug for Payload<'_> {
+impl fmt::Debug for MessagePayload<'_> {
     /// Length and kind: payloads are long, and private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
@@ -154,7 +154,7 @@ impl Deref for ControlPayload {
     }
 }
 
-impl Connection<Server> {
+impl FrameReader<ServerRole> {
     /// A server's connection of which nothing has arrived. Messages of more than `message_bytes_max`
     /// bytes are a violation.
     pub(crate) fn new(message_bytes_max: usize) -> Self {
@@ -162,12 +162,12 @@ impl Connection<Server> {
     }
 
     /// How far it is, for somebody who has the limit elsewhere.
-    pub(crate) fn into_progress(self) -> Progress<Server> {
+    pub(crate) fn into_progress(self) -> Progress<ServerRole> {
         self.progress
     }
 }
 
-impl<R: Role> Connection<R> {
+impl<R: Role> FrameReader<R> {
     /// A connection in the role `R` of which nothing has arrived. Messages of more than
     /// `message_bytes_max` bytes are a violation.
     pub(crate) fn in_role(message_bytes_max: usize) -> Self {
@@ -181,7 +181,7 @@ impl<R: Role> Connection<R> {
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         self.progress.receive(input, self.message_bytes_max)
     }
 
@@ -201,7 +201,7 @@ impl<R: Role> Default for Progress<R> {
     /// Nothing has arrived.
     fn default() -> Self {
         Self {
-            state: State::BETWEEN_FRAMES,
+            state: ReadState::BETWEEN_FRAMES,
             parts: None,
             role: PhantomData,
         }
@@ -213,17 +213,17 @@ impl<R: Role> Progress<R> {
     /// `Ok(None)`, and `input` is empty. Unmasks in place. Messages of more than `message_bytes_max` bytes
     /// are a violation; where the limit changes, that holds for messages that have not begun.
     ///
-    /// After an error or [`Event::Close`] nothing more is to be fed; further calls take everything
+    /// After an error or [`ProtocolEvent::Close`] nothing more is to be fed; further calls take everything
     /// and return `Ok(None)`.
     #[inline]
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         if let Some((text, payload)) = self.whole_small(input, message_bytes_max) {
-            let payload = Payload::Whole(payload);
-            return Ok(Some(Event::Message { text, payload }));
+            let payload = MessagePayload::Whole(payload);
+            return Ok(Some(ProtocolEvent::Message { text, payload }));
         }
         self.receive_any(input, message_bytes_max)
     }
@@ -232,9 +232,9 @@ impl<R: Role> Progress<R> {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         let received = self.advance(input, message_bytes_max);
-        if matches!(received, Err(_) | Ok(Some(Event::Close(_)))) {
+        if matches!(received, Err(_) | Ok(Some(ProtocolEvent::Close(_)))) {
             self.abandon();
         }
         received
@@ -252,7 +252,7 @@ impl<R: Role> Progress<R> {
         const BINARY: u8 = FIN | Opcode::Binary as u8;
         // A client has one connection, and mostly long messages: it does without the short way.
         if !R::PEER_MASKS
-            || !matches!(self.state, State::Header { len: 0, .. })
+            || !matches!(self.state, ReadState::Header { len: 0, .. })
             || self.parts.is_some()
         {
             return None;
@@ -282,28 +282,28 @@ impl<R: Role> Progress<R> {
     /// Bytes of payload and state held for a frame or message that is not complete.
     pub(crate) fn held_bytes(&self) -> usize {
         let header = match self.state {
-            State::Header { len, .. } => usize::from(len),
-            State::Payload(_) | State::Finished => 0,
+            ReadState::Header { len, .. } => usize::from(len),
+            ReadState::MessagePayload(_) | ReadState::Finished => 0,
         };
         let parts = self.parts.as_ref().map_or(0, |parts| {
             let message = parts.message.as_ref().map_or(0, Assembler::held_bytes);
-            size_of::<Parts>() + message + parts.control.capacity()
+            size_of::<UnfinishedParts>() + message + parts.control.capacity()
         });
         header + parts
     }
 
     /// Gives up on whatever has begun, and on all that follows.
     pub(crate) fn abandon(&mut self) {
-        self.state = State::Finished;
+        self.state = ReadState::Finished;
         self.parts = None;
     }
 
     /// A frame or message has begun and is not complete.
     pub(crate) fn is_mid_message(&self) -> bool {
         let mid_frame = match self.state {
-            State::Header { len, .. } => len > 0,
-            State::Payload(_) => true,
-            State::Finished => false,
+            ReadState::Header { len, .. } => len > 0,
+            ReadState::MessagePayload(_) => true,
+            ReadState::Finished => false,
         };
         mid_frame || self.message().is_some()
     }
@@ -317,19 +317,19 @@ impl<R: Role> Progress<R> {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         // Each turn consumes a header or returns, so the input bounds the loop.
         loop {
             let mut frame = match self.state {
-                State::Header { bytes, len } => {
+                ReadState::Header { bytes, len } => {
                     let held = usize::from(len);
                     match self.read_header(bytes, held, input, message_bytes_max)? {
                         Some(frame) => frame,
                         None => return Ok(None),
                     }
                 }
-                State::Payload(frame) => frame,
-                State::Finished => {
+                ReadState::MessagePayload(frame) => frame,
+                ReadState::Finished => {
                     mem::take(input);
                     return Ok(None);
                 }
@@ -347,12 +347,12 @@ impl<R: Role> Progress<R> {
             let remaining = remaining - len;
             frame.set_remaining(remaining);
             if remaining == 0 {
-                self.state = State::BETWEEN_FRAMES;
+                self.state = ReadState::BETWEEN_FRAMES;
             } else {
                 if R::PEER_MASKS {
                     frame.key = mask::rotate(frame.key, len);
                 }
-                self.state = State::Payload(frame);
+                self.state = ReadState::MessagePayload(frame);
             }
 
             let event = if frame.opcode.is_control() {
@@ -375,7 +375,7 @@ impl<R: Role> Progress<R> {
         held: usize,
         input: &mut &mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Frame>, Violation> {
+    ) -> Result<Option<FrameInProgress>, Violation> {
         if held == 0
             && let Some((frame, header_len)) = self.judge_header(input, message_bytes_max)?
         {
@@ -395,7 +395,7 @@ impl<R: Role> Progress<R> {
                 Ok(Some(frame))
             }
             None => {
-                self.state = State::Header {
+                self.state = ReadState::Header {
                     bytes,
                     len: (held + taken) as u8,
                 };
@@ -412,7 +412,7 @@ impl<R: Role> Progress<R> {
         &self,
         bytes: &[u8],
         message_bytes_max: usize,
-    ) -> Result<Option<(Frame, usize)>, Violation> {
+    ) -> Result<Option<(FrameInProgress, usize)>, Violation> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
@@ -446,7 +446,7 @@ impl<R: Role> Progress<R> {
         } else {
             ([0; KEY_BYTES], key_at)
         };
-        let frame = Frame {
+        let frame = FrameInProgress {
             remaining: remaining.to_ne_bytes(),
             key,
             opcode,
@@ -470,9 +470,9 @@ impl<R: Role> Progress<R> {
     #[inline]
     fn data_part<'a>(
         &mut self,
-        frame: Frame,
+        frame: FrameInProgress,
         part: &'a [u8],
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         let complete = frame.remaining() == 0;
         if self.message().is_none() {
             let text = frame.opcode == Opcode::Text;
@@ -481,9 +481,9 @@ impl<R: Role> Progress<R> {
                 if text && std::str::from_utf8(part).is_err() {
                     return Err(Violation::InvalidUtf8);
                 }
-                return Ok(Some(Event::Message {
+                return Ok(Some(ProtocolEvent::Message {
                     text,
-                    payload: Payload::Whole(part),
+                    payload: MessagePayload::Whole(part),
                 }));
             }
             if !complete && part.is_empty() {
@@ -494,7 +494,11 @@ impl<R: Role> Progress<R> {
     }
 
     /// Takes a part of a message that is not whole in the input.
-    fn assemble<'a>(&mut self, frame: Frame, part: &[u8]) -> Result<Option<Event<'a>>, Violation> {
+    fn assemble<'a>(
+        &mut self,
+        frame: FrameInProgress,
+        part: &[u8],
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         let parts = self.parts.get_or_insert_default();
         let message = parts.message.get_or_insert_with(|| {
             Assembler::new(MessageKind::text_if(frame.opcode == Opcode::Text))
@@ -509,8 +513,8 @@ impl<R: Role> Progress<R> {
         message
             .map(|message| {
                 let text = message.is_text();
-                let payload = Payload::Assembled(message.finish()?);
-                Ok(Event::Message { text, payload })
+                let payload = MessagePayload::Assembled(message.finish()?);
+                Ok(ProtocolEvent::Message { text, payload })
             })
             .transpose()
     }
@@ -518,9 +522,9 @@ impl<R: Role> Progress<R> {
     /// Takes an unmasked part of a control frame's payload (RFC 6455 §5.5).
     fn control_part<'a>(
         &mut self,
-        frame: Frame,
+        frame: FrameInProgress,
         part: &[u8],
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         if frame.remaining() > 0 {
             if !part.is_empty() {
                 let parts = self.parts.get_or_insert_default();
@@ -536,9 +540,9 @@ impl<R: Role> Progress<R> {
         self.parts.take_if(|parts| parts.message.is_none());
         payload.extend_from_slice(part);
         Ok(Some(match frame.opcode {
-            Opcode::Close => Event::Close(close_frame::parse(&payload)?),
-            Opcode::Ping => Event::Ping(ControlPayload(payload)),
-            _ => Event::Pong(ControlPayload(payload)),
+            Opcode::Close => ProtocolEvent::Close(close_frame::parse(&payload)?),
+            Opcode::Ping => ProtocolEvent::Ping(ControlPayload(payload)),
+            _ => ProtocolEvent::Pong(ControlPayload(payload)),
         }))
     }
 }

@@ -14,7 +14,7 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
 use super::close::CloseCode;
-use super::connection::{Connection, Event};
+use super::connection::{FrameReader, ProtocolEvent};
 use super::encode::{self, HEADER_BYTES_MAX, Opcode};
 use super::fuzz::dice::{Dice, for_seeds};
 use super::role::{self, Role as Side};
@@ -159,7 +159,7 @@ fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
 
 /// Feeds ours, frame by frame and each cut by chance.
 fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outcome> {
-    let mut connection = Connection::<R>::in_role(max);
+    let mut connection = FrameReader::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
         let mut outcome = Outcome::Taken;
@@ -188,10 +188,10 @@ fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) ->
     outcomes
 }
 
-fn receive<R: Side>(connection: &mut Connection<R>, input: &mut &mut [u8]) -> Option<Outcome> {
+fn receive<R: Side>(connection: &mut FrameReader<R>, input: &mut &mut [u8]) -> Option<Outcome> {
     Some(match connection.receive(input) {
         Ok(None) => return None,
-        Ok(Some(Event::Message { text, payload })) => {
+        Ok(Some(ProtocolEvent::Message { text, payload })) => {
             let payload = payload.bytes().to_vec();
             if text {
                 Outcome::Text(payload)
@@ -199,12 +199,12 @@ fn receive<R: Side>(connection: &mut Connection<R>, input: &mut &mut [u8]) -> Op
                 Outcome::Binary(payload)
             }
         }
-        Ok(Some(Event::Ping(payload))) => {
+        Ok(Some(ProtocolEvent::Ping(payload))) => {
             let answer = encode::control(Opcode::Pong, &payload);
             Outcome::Ping(payload.to_vec(), answer)
         }
-        Ok(Some(Event::Pong(payload))) => Outcome::Pong(payload.to_vec()),
-        Ok(Some(Event::Close(frame))) => {
+        Ok(Some(ProtocolEvent::Pong(payload))) => Outcome::Pong(payload.to_vec()),
+        Ok(Some(ProtocolEvent::Close(frame))) => {
             let answer = encode::close(frame.code.map(|code| (code, "")));
             let code = frame.code.map(CloseCode::get);
             Outcome::Close(code, frame.reason, code_in(&answer))
@@ -215,7 +215,7 @@ fn receive<R: Side>(connection: &mut Connection<R>, input: &mut &mut [u8]) -> Op
 
 /// Feeds ours at once, or in parts that know nothing of frames.
 fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<Outcome> {
-    let mut connection = Connection::<R>::in_role(max);
+    let mut connection = FrameReader::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::<Outcome>::new(), 0);
     while at < bytes.len() && !outcomes.last().is_some_and(Outcome::is_last) {
         let left = bytes.len() - at;
@@ -392,9 +392,9 @@ struct Verdict {
 /// Has both read a script; panics where they differ without an exemption.
 fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Verdict {
     let frames = complete(&mut bytes, max);
-    let verdict = compare_as::<role::Server>(Role::Server, &bytes, &frames, max, dice);
+    let verdict = compare_as::<role::ServerRole>(Role::Server, &bytes, &frames, max, dice);
     let (bytes, frames) = of_the_other_side(&bytes, &frames);
-    let as_client = compare_as::<role::Client>(Role::Client, &bytes, &frames, max, dice);
+    let as_client = compare_as::<role::ClientRole>(Role::Client, &bytes, &frames, max, dice);
     assert_eq!(as_client.last, verdict.last, "a client sees it otherwise");
     assert_eq!(as_client.exemption, verdict.exemption);
     verdict

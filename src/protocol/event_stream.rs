@@ -25,7 +25,7 @@ pub(crate) const KEEP_ALIVE: &[u8] = b":\n";
 
 /// What an event carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Payload<'a> {
+pub(crate) enum EventData<'a> {
     /// UTF-8, as an event of the usual type, `message`. Its line ends (CRLF, CR or LF) arrive as LF.
     Text(&'a [u8]),
     /// Anything, as an event of the type `binary`, in base64 (RFC 4648 §4) with padding.
@@ -33,12 +33,12 @@ pub(crate) enum Payload<'a> {
 }
 
 /// An event, with an id if the client is to name it when it comes again.
-pub(crate) fn event(id: Option<&str>, payload: Payload<'_>) -> Vec<u8> {
+pub(crate) fn event(id: Option<&str>, payload: EventData<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(event_bytes(id, payload));
     push_id(&mut out, id);
     match payload {
-        Payload::Text(text) => push_data(&mut out, text),
-        Payload::Binary(bytes) => {
+        EventData::Text(text) => push_data(&mut out, text),
+        EventData::Binary(bytes) => {
             out.extend_from_slice(b"event: binary\ndata: ");
             let begin = out.len();
             let len = base64_len(bytes.len());
@@ -55,15 +55,15 @@ pub(crate) fn event(id: Option<&str>, payload: Payload<'_>) -> Vec<u8> {
 }
 
 /// How long an event is at most; exact unless its text has lines that end in CRLF.
-fn event_bytes(id: Option<&str>, payload: Payload<'_>) -> usize {
+fn event_bytes(id: Option<&str>, payload: EventData<'_>) -> usize {
     let id = id.map_or(0, |id| "id: \n".len() + id.len());
     let data = match payload {
-        Payload::Text(text) => {
+        EventData::Text(text) => {
             let ends = text.iter().filter(|byte| matches!(byte, b'\r' | b'\n'));
             // Of a line end, which goes, and its line's own.
             text.len() + ends.count() * "data: ".len() + "data: \n".len()
         }
-        Payload::Binary(bytes) => "event: binary\ndata: \n".len() + base64_len(bytes.len()),
+        EventData::Binary(bytes) => "event: binary\ndata: \n".len() + base64_len(bytes.len()),
     };
     id + data + 1
 }

@@ -37,7 +37,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// A request that may become a WebSocket connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Handshake {
+pub(crate) struct ValidHandshake {
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: String,
     /// The client offers [`PLAIN`], which is chosen where nothing else is.
@@ -46,7 +46,7 @@ pub(crate) struct Handshake {
 
 /// Why a request does not become a WebSocket connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum HandshakeRefusal {
     /// No `Upgrade: websocket` at all: an ordinary request.
     NotAnUpgrade,
     /// No `Upgrade: websocket`, and yet a `Sec-WebSocket-Key`: something on the way has removed it (RFC 9110 §7.6.1).
@@ -83,7 +83,7 @@ pub(crate) fn check<'a, I>(
     method: &str,
     minor_version: u8,
     headers: I,
-) -> Result<Handshake, Refusal>
+) -> Result<ValidHandshake, HandshakeRefusal>
 where
     I: Iterator<Item = (&'a str, &'a str)> + Clone,
 {
@@ -97,47 +97,47 @@ where
     // RFC 6455 §4.2.1 item 3. First, so that ordinary requests are told apart.
     if !values("Upgrade").flat_map(http::list).any(is_websocket) {
         return Err(match values("Sec-WebSocket-Key").next() {
-            None => Refusal::NotAnUpgrade,
-            Some(_) => Refusal::UpgradeStripped,
+            None => HandshakeRefusal::NotAnUpgrade,
+            Some(_) => HandshakeRefusal::UpgradeStripped,
         });
     }
     // RFC 6455 §4.1 item 2; RFC 9110 §7.8: an HTTP/1.0 Upgrade is to be ignored.
     if method != "GET" {
-        return Err(Refusal::Method);
+        return Err(HandshakeRefusal::Method);
     }
     if minor_version == 0 {
-        return Err(Refusal::HttpVersion);
+        return Err(HandshakeRefusal::HttpVersion);
     }
     // RFC 6455 §4.2.1 item 2
     if values("Host").next().is_none() {
-        return Err(Refusal::HostMissing);
+        return Err(HandshakeRefusal::HostMissing);
     }
     // RFC 6455 §4.2.1 item 4
     let mut options = values("Connection").flat_map(http::list);
     if !options.any(|option| option.eq_ignore_ascii_case("upgrade")) {
-        return Err(Refusal::Connection);
+        return Err(HandshakeRefusal::Connection);
     }
     // RFC 6455 §4.2.1 item 6, before the key: other versions may have other keys.
     let version = only(values("Sec-WebSocket-Version")).map_err(|many| {
         if many {
-            Refusal::VersionRepeated
+            HandshakeRefusal::VersionRepeated
         } else {
-            Refusal::VersionMissing
+            HandshakeRefusal::VersionMissing
         }
     })?;
     if version != VERSION {
-        return Err(Refusal::VersionUnsupported);
+        return Err(HandshakeRefusal::VersionUnsupported);
     }
     // RFC 6455 §4.2.1 item 5
     let key = only(values("Sec-WebSocket-Key")).map_err(|many| {
         if many {
-            Refusal::KeyRepeated
+            HandshakeRefusal::KeyRepeated
         } else {
-            Refusal::KeyMissing
+            HandshakeRefusal::KeyMissing
         }
     })?;
     if !is_key(key) {
-        return Err(Refusal::KeyInvalid);
+        return Err(HandshakeRefusal::KeyInvalid);
     }
     // RFC 9110 §7.8 would have the body read before the switch; no client has reason to send one.
     let mut lengths = values("Content-Length").flat_map(|value| value.split(','));
@@ -148,11 +148,11 @@ where
             .all(|byte| byte == b'0')
     };
     if values("Transfer-Encoding").next().is_some() || !lengths.all(is_zero) {
-        return Err(Refusal::Body);
+        return Err(HandshakeRefusal::Body);
     }
     // RFC 6455 §11.3.4: as a list, or repeated.
     let mut offered = values("Sec-WebSocket-Protocol").flat_map(http::list);
-    Ok(Handshake {
+    Ok(ValidHandshake {
         accept: accept(key),
         offers_plain: offered.any(|offered| offered == PLAIN),
     })
@@ -191,7 +191,7 @@ fn accept(key: &str) -> String {
 }
 
 /// The 101 response (RFC 6455 §4.2.2).
-pub(crate) fn response(handshake: &Handshake) -> Vec<u8> {
+pub(crate) fn response(handshake: &ValidHandshake) -> Vec<u8> {
     http::response(
         101,
         &handshake.headers(None),
@@ -201,7 +201,7 @@ pub(crate) fn response(handshake: &Handshake) -> Vec<u8> {
     )
 }
 
-impl Handshake {
+impl ValidHandshake {
     /// The headers of the 101 response, with the subprotocol that was chosen.
     pub(crate) fn headers<'a>(&'a self, chosen: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
         let mut headers = vec![
@@ -217,12 +217,12 @@ impl Handshake {
 
 /// The whole refusal: status, the headers that belong to it, and the reason as plain text, unless it answers `HEAD`. The
 /// connection closes after it.
-pub(crate) fn refusal(refusal: Refusal, body_mode: BodyMode) -> Vec<u8> {
+pub(crate) fn refusal(refusal: HandshakeRefusal, body_mode: BodyMode) -> Vec<u8> {
     let body = format!("{refusal}\n");
     http::refusal(refusal.status(), refusal.headers(), &body, body_mode)
 }
 
-impl Refusal {
+impl HandshakeRefusal {
     /// The status to answer with.
     pub(crate) const fn status(self) -> u16 {
         match self {
@@ -260,7 +260,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for HandshakeRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAnUpgrade => {
@@ -288,7 +288,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Error for Refusal {}
+impl Error for HandshakeRefusal {}
 
 #[cfg(test)]
 mod tests;

@@ -80,7 +80,7 @@ pub(super) fn length<R: Role>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::role::{Client, Server};
+    use crate::protocol::role::{ClientRole, ServerRole};
 
     #[test]
     fn the_first_byte_is_judged_alone() {
@@ -112,15 +112,15 @@ mod tests {
         for (header, expected) in cases {
             for end in 0..header.len() {
                 assert_eq!(
-                    length::<Server>(Opcode::Binary, &header[..end]),
+                    length::<ServerRole>(Opcode::Binary, &header[..end]),
                     Ok(None),
                     "{header:X?} {end}"
                 );
             }
             let known = Ok(Some((expected, header.len())));
-            assert_eq!(length::<Server>(Opcode::Binary, header), known);
+            assert_eq!(length::<ServerRole>(Opcode::Binary, header), known);
             let with_more = [header, &[1, 2, 3, 4, 5]].concat();
-            assert_eq!(length::<Server>(Opcode::Binary, &with_more), known);
+            assert_eq!(length::<ServerRole>(Opcode::Binary, &with_more), known);
         }
     }
 
@@ -149,12 +149,12 @@ mod tests {
         ];
         for (opcode, header, violation) in cases {
             assert_eq!(
-                length::<Server>(opcode, header),
+                length::<ServerRole>(opcode, header),
                 Err(violation),
                 "{header:X?}"
             );
             assert_eq!(
-                length::<Server>(opcode, &header[..header.len() - 1]),
+                length::<ServerRole>(opcode, &header[..header.len() - 1]),
                 Ok(None),
                 "{header:X?}"
             );
@@ -170,15 +170,15 @@ mod tests {
         ];
         for (header, expected, payload_at) in cases {
             let known = Ok(Some((expected, payload_at)));
-            assert_eq!(length::<Client>(Opcode::Binary, header), known);
+            assert_eq!(length::<ClientRole>(Opcode::Binary, header), known);
             let masked = [&[header[0], header[1] | 0x80], &header[2..]].concat();
             assert_eq!(
-                length::<Client>(Opcode::Binary, &masked[..2]),
+                length::<ClientRole>(Opcode::Binary, &masked[..2]),
                 Err(Violation::MaskedFrame)
             );
         }
         assert_eq!(
-            length::<Client>(Opcode::Text, &[0x81, 0x7E, 0, 125]),
+            length::<ClientRole>(Opcode::Text, &[0x81, 0x7E, 0, 125]),
             Err(Violation::NonMinimalLength)
         );
     }

@@ -16,7 +16,7 @@ mod strict;
 pub(crate) use body::Body;
 #[cfg(any(test, fuzzing, feature = "client"))]
 #[cfg_attr(loom, allow(unused_imports))]
-pub(crate) use reply::{Reply, ReplyHead, ReplyReader};
+pub(crate) use reply::{HttpReply, ReplyHead, ReplyReader};
 
 /// Most header lines of a request.
 pub(crate) const HEADERS_MAX: usize = 100;

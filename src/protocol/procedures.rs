@@ -42,7 +42,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// What a client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Frame<'a> {
+pub(crate) enum ProcedureFrame<'a> {
     Notification {
         name: &'a str,
         payload: &'a [u8],
@@ -95,7 +95,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl<'a> Frame<'a> {
+impl<'a> ProcedureFrame<'a> {
     /// Reads a frame that a client has sent. The older subprotocol has but the first three forms.
     pub(crate) fn parse(bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
         let (&form, mut rest) = bytes.split_first().ok_or(Malformed::Empty)?;
@@ -233,29 +233,32 @@ mod tests {
     fn what_is_written_is_read_again() {
         let name = "n".repeat(NAME_BYTES_MAX);
         let payload = b"\x00\xff";
-        let same = |bytes: &[u8], frame: Frame<'_>| {
-            assert_eq!(Frame::parse(bytes, Version::V1), Ok(frame))
+        let same = |bytes: &[u8], frame: ProcedureFrame<'_>| {
+            assert_eq!(ProcedureFrame::parse(bytes, Version::V1), Ok(frame))
         };
         same(
             &notification(&name, payload),
-            Frame::Notification {
+            ProcedureFrame::Notification {
                 name: &name,
                 payload,
             },
         );
         same(
             &request(7, "", payload),
-            Frame::Request {
+            ProcedureFrame::Request {
                 id: 7,
                 name: "",
                 payload,
             },
         );
-        same(&reset(7), Frame::Reset { id: 7 });
-        same(&response(7, payload), Frame::Response { id: 7, payload });
+        same(&reset(7), ProcedureFrame::Reset { id: 7 });
+        same(
+            &response(7, payload),
+            ProcedureFrame::Response { id: 7, payload },
+        );
         same(
             &error(7, 3, "ü"),
-            Frame::Error {
+            ProcedureFrame::Error {
                 id: 7,
                 code: 3,
                 text: "ü",
@@ -290,7 +293,11 @@ mod tests {
             ),
             (b"\x01\x01\xff", Version::Old, Malformed::Utf8),
         ] {
-            assert_eq!(Frame::parse(bytes, version), Err(expected), "{bytes:?}");
+            assert_eq!(
+                ProcedureFrame::parse(bytes, version),
+                Err(expected),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -311,15 +318,15 @@ mod tests {
                 }
             }
             for version in [Version::V1, Version::Old] {
-                let Ok(frame) = Frame::parse(&bytes, version) else {
+                let Ok(frame) = ProcedureFrame::parse(&bytes, version) else {
                     continue;
                 };
                 let written = match frame {
-                    Frame::Notification { name, payload } => notification(name, payload),
-                    Frame::Request { id, name, payload } => request(id, name, payload),
-                    Frame::Reset { id } => reset(id),
-                    Frame::Response { id, payload } => response(id, payload),
-                    Frame::Error { id, code, text } => error(id, code, text),
+                    ProcedureFrame::Notification { name, payload } => notification(name, payload),
+                    ProcedureFrame::Request { id, name, payload } => request(id, name, payload),
+                    ProcedureFrame::Reset { id } => reset(id),
+                    ProcedureFrame::Response { id, payload } => response(id, payload),
+                    ProcedureFrame::Error { id, code, text } => error(id, code, text),
                 };
                 assert_eq!(written, bytes);
                 whole[usize::from(bytes[0])] += 1;
@@ -333,8 +340,8 @@ mod tests {
     fn no_start_of_a_frame_is_read_past_its_end() {
         let whole = request(1, "name", b"");
         for len in 0..whole.len() {
-            assert!(Frame::parse(&whole[..len], Version::V1).is_err());
+            assert!(ProcedureFrame::parse(&whole[..len], Version::V1).is_err());
         }
-        assert!(Frame::parse(&whole, Version::V1).is_ok());
+        assert!(ProcedureFrame::parse(&whole, Version::V1).is_ok());
     }
 }

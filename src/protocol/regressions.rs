@@ -1,7 +1,7 @@
 //! Failures that other libraries showed: those that take every border of bytes to show. The whole list stands in
 //! `tests/regressions.rs`.
 
-use super::connection::{Connection, Event};
+use super::connection::{FrameReader, ProtocolEvent};
 use super::error::Violation;
 use super::fuzz::client_frame;
 
@@ -49,17 +49,17 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Receives one text message that comes in these reads.
 fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     for read in reads {
         let mut read = read.to_vec();
         let mut input = read.as_mut_slice();
         while let Some(event) = connection.receive(&mut input)? {
             match event {
-                Event::Message { text, payload } => {
+                ProtocolEvent::Message { text, payload } => {
                     assert!(text && input.is_empty(), "it is the last");
                     return Ok(payload.bytes().to_vec());
                 }
-                Event::Ping(_) => {}
+                ProtocolEvent::Ping(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -14,9 +14,9 @@ pub(crate) trait Role: fmt::Debug + 'static {
 
 /// We are the server; the peer is a client.
 #[derive(Debug)]
-pub(crate) enum Server {}
+pub(crate) enum ServerRole {}
 
-impl Role for Server {
+impl Role for ServerRole {
     const PEER_MASKS: bool = true;
     const WRONG_MASK: Violation = Violation::UnmaskedFrame;
 }
@@ -24,9 +24,9 @@ impl Role for Server {
 /// We are the client; the peer is a server.
 #[derive(Debug)]
 #[cfg_attr(not(any(test, fuzzing, feature = "client")), allow(dead_code))]
-pub(crate) enum Client {}
+pub(crate) enum ClientRole {}
 
-impl Role for Client {
+impl Role for ClientRole {
     const PEER_MASKS: bool = false;
     const WRONG_MASK: Violation = Violation::MaskedFrame;
 }

@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::close_frame::CloseFrame;
-use crate::protocol::connection::{self, Event as Received};
+use crate::protocol::connection::{self, ProtocolEvent};
 use crate::protocol::encode::{self, CONTROL_BYTES_MAX, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::role;
@@ -36,7 +36,7 @@ use crate::protocol::role;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Connection {
-    protocol: connection::Connection<role::Client>,
+    protocol: connection::FrameReader<role::ClientRole>,
     keys: MaskingKeys,
     /// The answer to the latest ping (RFC 6455 §5.5.3: the earlier ones need none).
     pong: Option<Vec<u8>>,
@@ -116,7 +116,7 @@ impl Connection {
     /// A connection of which nothing has arrived. A message of more than `message_bytes_max` bytes ends it with 1009.
     pub fn new(message_bytes_max: usize) -> Self {
         Self {
-            protocol: connection::Connection::in_role(message_bytes_max),
+            protocol: connection::FrameReader::in_role(message_bytes_max),
             keys: MaskingKeys::new(),
             pong: None,
             close: None,
@@ -142,15 +142,15 @@ impl Connection {
             }
         };
         Ok(received.map(|received| match received {
-            Received::Message { text, payload } => {
+            ProtocolEvent::Message { text, payload } => {
                 Event::Message(Message::from_payload(payload, text))
             }
-            Received::Ping(payload) => {
+            ProtocolEvent::Ping(payload) => {
                 self.pong = Some(payload.to_vec());
                 Event::Ping(payload.to_vec())
             }
-            Received::Pong(payload) => Event::Pong(payload.to_vec()),
-            Received::Close(CloseFrame { code, reason }) => {
+            ProtocolEvent::Pong(payload) => Event::Pong(payload.to_vec()),
+            ProtocolEvent::Close(CloseFrame { code, reason }) => {
                 // RFC 6455 §5.5.1: the answer typically echoes the code.
                 self.end(encode::close_payload(code.map(|code| (code, ""))));
                 Event::Close(code, reason)

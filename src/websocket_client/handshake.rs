@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::header::{Header, InvalidHeader, Subprotocol};
 use super::random;
 use super::url::ServerUrl;
-use crate::protocol::handshake::client::{self, Asked};
-use crate::protocol::http::{Reply, ReplyHead, ReplyReader};
+use crate::protocol::handshake::client::{self, ExpectedAnswer};
+use crate::protocol::http::{HttpReply, ReplyHead, ReplyReader};
 
 /// Longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -117,7 +117,7 @@ impl HandshakeRequest {
 #[derive(Debug)]
 pub struct Handshake {
     request: Vec<u8>,
-    asked: Asked,
+    asked: ExpectedAnswer,
     reader: ReplyReader,
 }
 
@@ -153,7 +153,7 @@ impl Handshake {
         }
     }
 
-    fn judge(&self, reply: Reply) -> Result<Accepted, HandshakeError> {
+    fn judge(&self, reply: HttpReply) -> Result<Accepted, HandshakeError> {
         if reply.head.status != 101 {
             return Err(HandshakeError::Refused(Box::new(Refusal::new(reply))));
         }
@@ -225,7 +225,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reply: Reply) -> Self {
+    fn new(reply: HttpReply) -> Self {
         Self {
             head: reply.head,
             body: String::from_utf8_lossy(&reply.rest).into_owned(),

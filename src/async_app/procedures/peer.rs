@@ -16,7 +16,7 @@ use crate::engine::{Clock, Ending, Receipt, Session};
 use crate::message::Message;
 use crate::metrics::Counters;
 use crate::protocol::close::CloseCode;
-use crate::protocol::procedures::{self, Frame, Malformed, Version};
+use crate::protocol::procedures::{self, Malformed, ProcedureFrame, Version};
 
 /// Longest payload of a `$ping` that is answered at once, as that of a WebSocket ping.
 const PING_BYTES_MAX: usize = 125;
@@ -152,7 +152,7 @@ impl Peer {
         if message.is_text() {
             return Receipt::Keep;
         }
-        let frame = match Frame::parse(message.bytes(), self.version) {
+        let frame = match ProcedureFrame::parse(message.bytes(), self.version) {
             Ok(frame) => frame,
             Err(malformed) => {
                 let code = match malformed {
@@ -163,8 +163,8 @@ impl Peer {
             }
         };
         match frame {
-            Frame::Notification { .. } => Receipt::Keep,
-            Frame::Request { id, name, payload } => {
+            ProcedureFrame::Notification { .. } => Receipt::Keep,
+            ProcedureFrame::Request { id, name, payload } => {
                 let mut state = self.lock();
                 if state.by_id.contains_key(&id) {
                     let reason = format!("a request with the id {id}, which is in flight");
@@ -192,7 +192,7 @@ impl Peer {
                 state.queued.push_back(Some(call));
                 Receipt::Keep
             }
-            Frame::Reset { id } => {
+            ProcedureFrame::Reset { id } => {
                 let mut state = self.lock();
                 let call = match self.version {
                     // It has no end but this one, and its client may use the id again.
@@ -205,7 +205,7 @@ impl Peer {
                 }
                 Receipt::Done
             }
-            Frame::Response { id, .. } | Frame::Error { id, .. } => {
+            ProcedureFrame::Response { id, .. } | ProcedureFrame::Error { id, .. } => {
                 let mut state = self.lock();
                 match state.asked.remove(&id) {
                     // It has come too late.
@@ -401,9 +401,9 @@ pub(super) fn payload_of(message: &Message, payload: &[u8]) -> Payload {
 
 /// What an answer says. None: it is none.
 pub(super) fn outcome(message: &Message) -> Option<Outcome> {
-    match Frame::parse(message.bytes(), Version::V1) {
-        Ok(Frame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),
-        Ok(Frame::Error { code, text, .. }) => {
+    match ProcedureFrame::parse(message.bytes(), Version::V1) {
+        Ok(ProcedureFrame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),
+        Ok(ProcedureFrame::Error { code, text, .. }) => {
             Some(Err(CallError::new(CallErrorReason::of_code(code), text)))
         }
         _ => None,

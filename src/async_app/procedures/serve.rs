@@ -17,7 +17,7 @@ use crate::async_app::publish::{Audience, Link, Patience};
 use crate::async_app::stream::AsyncStream;
 use crate::engine::{Ending, Receipt, Session};
 use crate::message::Message;
-use crate::protocol::procedures::{self, Frame};
+use crate::protocol::procedures::{self, ProcedureFrame};
 
 /// What an app serves its clients with.
 pub(in crate::async_app) struct Serving<State, StreamState>
@@ -82,11 +82,11 @@ where
         };
         let counters = &link.counters;
         // Its shard has read it already, and let it through.
-        let Ok(frame) = Frame::parse(message.bytes(), peer.version()) else {
+        let Ok(frame) = ProcedureFrame::parse(message.bytes(), peer.version()) else {
             return;
         };
         match frame {
-            Frame::Notification { name, payload } => {
+            ProcedureFrame::Notification { name, payload } => {
                 match self.procedures.events.get_key_value(name) {
                     Some((name, handler)) => {
                         counters.notifications_handled.add(1);
@@ -100,7 +100,7 @@ where
                     None => counters.notifications_unknown.add(1),
                 }
             }
-            Frame::Request { id, name, payload } => {
+            ProcedureFrame::Request { id, name, payload } => {
                 let Some(call) = peer.next_queued() else {
                     let reason = CallErrorReason::Busy;
                     let text = CallError::from(reason).to_string();
@@ -136,12 +136,12 @@ where
                     pending.end(Err(CallErrorReason::Unknown.into()));
                 }
             }
-            Frame::Response { .. } | Frame::Error { .. } => {
+            ProcedureFrame::Response { .. } | ProcedureFrame::Error { .. } => {
                 if let Some(outcome) = outcome(message) {
                     tell_answered(peer, outcome);
                 }
             }
-            Frame::Reset { .. } => {}
+            ProcedureFrame::Reset { .. } => {}
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::engine::model::verdict::{
     Accepted, CountConnections, Granted, Seat, Then, Verdict, shutting_down, too_many,
 };
 use crate::protocol::handshake;
-use crate::protocol::handshake::Refusal;
+use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
@@ -118,7 +118,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     }))
 }
 
-fn refused(refusal: Refusal) -> Reject {
+fn refused(refusal: HandshakeRefusal) -> Reject {
     let reject = Reject::new(refusal.status()).with_body(format!("{refusal}\n"));
     let headers = refusal.headers().iter();
     // `Connection` is left to whoever writes the answer.

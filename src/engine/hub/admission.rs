@@ -12,7 +12,7 @@ use crate::origins;
 use crate::origins::Origins;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
-use crate::protocol::handshake::Refusal;
+use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{BodyMode, Head, HttpError};
 use crate::report::{Limited, limited};
 use crate::request::Reject;
@@ -298,18 +298,22 @@ pub(crate) fn unreadable(error: HttpError, counters: &Counters) -> &Counter {
     }
 }
 
-pub(crate) fn failure(refusal: Refusal, counters: &Counters) -> &Counter {
+pub(crate) fn failure(refusal: HandshakeRefusal, counters: &Counters) -> &Counter {
     match refusal {
-        Refusal::NotAnUpgrade | Refusal::UpgradeStripped => &counters.failed_not_an_upgrade,
-        Refusal::VersionMissing | Refusal::VersionRepeated | Refusal::VersionUnsupported => {
-            &counters.failed_version
+        HandshakeRefusal::NotAnUpgrade | HandshakeRefusal::UpgradeStripped => {
+            &counters.failed_not_an_upgrade
         }
-        Refusal::KeyMissing | Refusal::KeyRepeated | Refusal::KeyInvalid => &counters.failed_key,
-        Refusal::Method
-        | Refusal::HttpVersion
-        | Refusal::HostMissing
-        | Refusal::Connection
-        | Refusal::Body => &counters.failed_requirements,
+        HandshakeRefusal::VersionMissing
+        | HandshakeRefusal::VersionRepeated
+        | HandshakeRefusal::VersionUnsupported => &counters.failed_version,
+        HandshakeRefusal::KeyMissing
+        | HandshakeRefusal::KeyRepeated
+        | HandshakeRefusal::KeyInvalid => &counters.failed_key,
+        HandshakeRefusal::Method
+        | HandshakeRefusal::HttpVersion
+        | HandshakeRefusal::HostMissing
+        | HandshakeRefusal::Connection
+        | HandshakeRefusal::Body => &counters.failed_requirements,
     }
 }
 
@@ -327,7 +331,7 @@ impl Hub {
     }
 
     /// Counts a request that its host has not asked about: it is no handshake.
-    pub(crate) fn count_failure(&self, refusal: Refusal) {
+    pub(crate) fn count_failure(&self, refusal: HandshakeRefusal) {
         failure(refusal, &self.common).add(1);
     }
 

@@ -15,7 +15,7 @@ use crate::engine::parts::mailbox::Weigh;
 use crate::engine::parts::peer_limits::Place;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::FrameReader;
 use crate::protocol::http::Head;
 
 /// Something to deliver, in order.
@@ -119,7 +119,7 @@ pub(crate) struct Received {
     /// Whole messages.
     pub(crate) messages: Vec<Message>,
     /// Where in a frame the stream stands.
-    pub(crate) protocol: Connection,
+    pub(crate) protocol: FrameReader,
 }
 
 impl Upgraded {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use crate::engine::parts::peer_limits::Place;
 use crate::engine::parts::unwind::caught;
-use crate::protocol::handshake::Handshake;
+use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
 
 /// How a handshake is accepted.
@@ -41,7 +41,7 @@ impl Granted {
     }
 
     /// All headers of the 101 response.
-    pub(crate) fn headers<'a>(&'a self, handshake: &'a Handshake) -> Vec<(&'a str, &'a str)> {
+    pub(crate) fn headers<'a>(&'a self, handshake: &'a ValidHandshake) -> Vec<(&'a str, &'a str)> {
         let mut headers = handshake.headers(self.subprotocol.as_deref());
         headers.extend(
             self.headers
@@ -125,7 +125,7 @@ pub(crate) enum Verdict {
 /// A handshake that is accepted, and whose connection is still to come. It counts as one.
 pub(crate) struct Accepted {
     pub(crate) request: Arc<RequestHead>,
-    pub(crate) handshake: Handshake,
+    pub(crate) handshake: ValidHandshake,
     pub(crate) granted: Granted,
     pub(crate) place: Option<Box<Place>>,
     /// None once the connection has come.

@@ -5,7 +5,7 @@ use super::queue::{CONTROLS_MAX, held_by};
 use super::*;
 use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, frame_len, write_header};
 use crate::protocol::event_stream::tests::Parser;
-use crate::protocol::event_stream::{KEEP_ALIVE, Payload, Position, event, preamble};
+use crate::protocol::event_stream::{EventData, KEEP_ALIVE, Position, event, preamble};
 use crate::transport::NoRing;
 
 fn frame(payload: &[u8]) -> Vec<u8> {
@@ -354,7 +354,7 @@ fn many_small_messages_take_little_more_memory_than_their_bytes() {
 fn events(texts: &[&str]) -> Bytes {
     texts
         .iter()
-        .flat_map(|text| event(None, Payload::Text(text.as_bytes())))
+        .flat_map(|text| event(None, EventData::Text(text.as_bytes())))
         .collect::<Vec<u8>>()
         .into()
 }

@@ -25,7 +25,7 @@ use crate::engine::reactor::http::writing::Writing;
 use crate::engine::reactor::{Core, Role};
 use crate::protocol;
 use crate::protocol::close::CloseCode;
-use crate::protocol::handshake::Refusal;
+use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{self, Body, BodyMode, Head, HttpError, Parsed};
 use crate::report::debug;
 use crate::transport::Transport;
@@ -251,10 +251,12 @@ impl<T: Transport> Core<T> {
         }
         match protocol::handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.http_upgrade(slot, head, handshake),
-            Err(Refusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
+            Err(HandshakeRefusal::NotAnUpgrade) if self.events.has_event_stream(head.path()) => {
                 self.http_event_stream(slot, head);
             }
-            Err(Refusal::NotAnUpgrade) if self.interests.request => self.http_route(slot, head),
+            Err(HandshakeRefusal::NotAnUpgrade) if self.interests.request => {
+                self.http_route(slot, head)
+            }
             Err(refusal) => {
                 failure(refusal, self.counters()).add(1);
                 if let Some(http) = self.http(slot) {

@@ -21,7 +21,7 @@ use crate::engine::reactor::{READ_BYTES, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::FrameReader;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::fuzz::dice::Dice;
 use crate::protocol::http::{self, BodyMode, Persistence};
@@ -293,7 +293,7 @@ impl Game {
     fn adopt(&mut self, player: &mut Player) -> usize {
         player.said = self.dice.below(3);
         let messages = (0..player.said).map(|n| Message::new(payload('E', n, 0)));
-        let mut protocol = Connection::new(MESSAGE_BYTES_MAX);
+        let mut protocol = FrameReader::new(MESSAGE_BYTES_MAX);
         player.to_send = client_text(&payload('E', player.said, 20));
         player.said += 1;
         let mut begun: Vec<u8> = player.to_send.drain(..self.dice.below(20)).collect();

@@ -14,7 +14,7 @@ use crate::engine::model::verdict::{Accepted, Verdict};
 use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::Limits;
 use crate::message::Message;
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::FrameReader;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::handshake;
 use crate::protocol::http::{self, Head, Parsed};
@@ -423,7 +423,7 @@ fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
         owed: owed.clone(),
         received: Some(Received {
             messages: vec![Message::new("a"), Message::new("b")],
-            protocol: Connection::new(1_000),
+            protocol: FrameReader::new(1_000),
         }),
         ..handed_over("/reject", "")
     });
@@ -449,7 +449,7 @@ fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refus
         let client = world.adopt(Upgraded {
             received: Some(Received {
                 messages: vec![Message::new("a")],
-                protocol: Connection::new(1_000),
+                protocol: FrameReader::new(1_000),
             }),
             ..handed_over("/reject", "")
         });
@@ -512,7 +512,7 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
         owed: Vec::new(),
         received: Some(Received {
             messages: vec![Message::new("a")],
-            protocol: Connection::new(1_000),
+            protocol: FrameReader::new(1_000),
         }),
         ..handed_over("/", "")
     };

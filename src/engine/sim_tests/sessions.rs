@@ -10,7 +10,7 @@ use crate::engine::model::program::Interests;
 use crate::engine::model::session::Status;
 use crate::limits::Limits;
 use crate::message::Message;
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::FrameReader;
 use crate::protocol::http::Head;
 
 fn closed(code: u16, reason: &str) -> Frame {
@@ -612,7 +612,7 @@ fn without_a_message_handler_messages_are_counted_and_the_rest_goes_on() {
 #[test]
 fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
     let mut world = World::with_handler(echo);
-    let mut protocol = Connection::new(1_000);
+    let mut protocol = FrameReader::new(1_000);
     let cut = client_text("cut");
     let mut begun = cut[..4].to_vec();
     assert!(protocol.receive(&mut &mut begun[..]).unwrap().is_none());

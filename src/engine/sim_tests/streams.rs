@@ -13,7 +13,7 @@ use crate::engine::model::room::Room;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::event_stream::tests::Parser;
-use crate::protocol::event_stream::{self, Payload};
+use crate::protocol::event_stream::{self, EventData};
 use crate::request::Reject;
 
 const OUTBOX: usize = 1_000;
@@ -28,7 +28,7 @@ pub(super) struct Scene {
 }
 
 pub(super) fn event(text: &str) -> Vec<u8> {
-    event_stream::event(None, Payload::Text(text.as_bytes()))
+    event_stream::event(None, EventData::Text(text.as_bytes()))
 }
 
 /// A stream of the room begins, with this replay.

@@ -29,24 +29,24 @@ enum Seen {
     Broke(Violation),
 }
 
-fn seen(event: Event<'_>) -> Seen {
+fn seen(event: ProtocolEvent<'_>) -> Seen {
     match event {
-        Event::Message {
+        ProtocolEvent::Message {
             text: true,
             payload,
         } => Seen::Text(payload.bytes().to_vec()),
-        Event::Message {
+        ProtocolEvent::Message {
             text: false,
             payload,
         } => Seen::Binary(payload.bytes().to_vec()),
-        Event::Ping(payload) => Seen::Ping(payload.to_vec()),
-        Event::Pong(payload) => Seen::Pong(payload.to_vec()),
-        Event::Close(frame) => Seen::Close(frame.code, frame.reason),
+        ProtocolEvent::Ping(payload) => Seen::Ping(payload.to_vec()),
+        ProtocolEvent::Pong(payload) => Seen::Pong(payload.to_vec()),
+        ProtocolEvent::Close(frame) => Seen::Close(frame.code, frame.reason),
     }
 }
 
 /// Feeds one part until it is used up.
-fn feed_part(connection: &mut Connection, part: &[u8], all: &mut Vec<Seen>) {
+fn feed_part(connection: &mut FrameReader, part: &[u8], all: &mut Vec<Seen>) {
     let mut part = part.to_vec();
     let mut input = part.as_mut_slice();
     loop {
@@ -67,7 +67,7 @@ fn feed_part(connection: &mut Connection, part: &[u8], all: &mut Vec<Seen>) {
 
 /// Feeds `bytes` cut at `cuts`.
 fn feed(max: usize, bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
-    let mut connection = Connection::new(max);
+    let mut connection = FrameReader::new(max);
     let mut all = Vec::new();
     let mut from = 0;
     for &to in cuts.iter().chain([&bytes.len()]) {
@@ -112,7 +112,7 @@ fn breaks_with_its_last_byte(max: usize, bytes: &[u8], violation: Violation) {
 fn an_idle_connection_is_small_and_holds_nothing() {
     // The state of a frame takes no more than a header that has been cut, and what is rare is elsewhere.
     assert!(size_of::<Progress>() <= 24);
-    let connection = Connection::new(MAX);
+    let connection = FrameReader::new(MAX);
     assert_eq!(connection.held_bytes(), 0);
     assert!(!connection.is_mid_message());
 }
@@ -200,7 +200,7 @@ fn fragments_may_be_empty_and_control_frames_may_stand_between_them() {
 
 #[test]
 fn a_control_frame_between_fragments_is_complete_before_the_message() {
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     let mut all = Vec::new();
     feed_part(&mut connection, &frame(TEXT, b"a"), &mut all);
     let ping_frame = frame(FIN | PING, &[b'p'; 125]);
@@ -217,13 +217,13 @@ fn a_message_that_stands_whole_in_the_input_is_not_copied() {
     let bytes = frame(FIN | TEXT, b"whole");
     // The header may have come before: what counts is the payload.
     for cut in 0..=6 {
-        let mut connection = Connection::new(MAX);
+        let mut connection = FrameReader::new(MAX);
         let mut bytes = bytes.clone();
         let range = bytes.as_ptr_range();
         let (mut header, mut rest) = bytes.split_at_mut(cut);
         assert!(connection.receive(&mut header).unwrap().is_none());
-        let Ok(Some(Event::Message {
-            payload: Payload::Whole(payload),
+        let Ok(Some(ProtocolEvent::Message {
+            payload: MessagePayload::Whole(payload),
             ..
         })) = connection.receive(&mut rest)
         else {
@@ -236,13 +236,13 @@ fn a_message_that_stands_whole_in_the_input_is_not_copied() {
 
 #[test]
 fn an_assembled_message_has_headroom_in_front_and_little_behind() {
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     let mut bytes = frame(FIN | BINARY, &[7; 10_000]);
     let (mut first, mut second) = bytes.split_at_mut(3_000);
     assert!(connection.receive(&mut first).unwrap().is_none());
     let event = connection.receive(&mut second).unwrap();
-    let Some(Event::Message {
-        payload: Payload::Assembled(buffer),
+    let Some(ProtocolEvent::Message {
+        payload: MessagePayload::Assembled(buffer),
         ..
     }) = event
     else {
@@ -250,10 +250,13 @@ fn an_assembled_message_has_headroom_in_front_and_little_behind() {
     };
     assert_eq!(buffer.len(), HEADER_BYTES_MAX + 10_000);
     assert!(buffer.capacity() <= buffer.len() + buffer.len() / 8);
-    let payload = Payload::Assembled(buffer);
+    let payload = MessagePayload::Assembled(buffer);
     assert_eq!(payload.bytes(), [7; 10_000]);
     assert_eq!(format!("{payload:?}"), "Assembled(10000 bytes)");
-    assert_eq!(format!("{:?}", Payload::Whole(b"abc")), "Whole(3 bytes)");
+    assert_eq!(
+        format!("{:?}", MessagePayload::Whole(b"abc")),
+        "Whole(3 bytes)"
+    );
 }
 
 #[test]
@@ -264,7 +267,7 @@ fn what_is_held_is_counted_and_given_back() {
         frame(FIN, b"b"),
     ]
     .concat();
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     let mut all = Vec::new();
     for (i, byte) in bytes.iter().enumerate() {
         feed_part(&mut connection, &[*byte], &mut all);
@@ -283,14 +286,14 @@ fn what_is_held_is_counted_and_given_back() {
     );
     assert!(connection.is_mid_message() && connection.held_bytes() >= 44);
     // And inside a header.
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     feed_part(&mut connection, &[0x82, 0xFE], &mut all);
     assert!(connection.is_mid_message() && connection.held_bytes() == 2);
 }
 
 #[test]
 fn an_announced_message_reserves_only_for_what_arrives() {
-    let mut connection = Connection::new(usize::MAX >> 1);
+    let mut connection = FrameReader::new(usize::MAX >> 1);
     let mut all = Vec::new();
     let header = [0x82, 0xFF, 0, 0, 0, 0xFF, 0, 0, 0, 0, 1, 2, 3, 4];
     feed_part(&mut connection, &header, &mut all);
@@ -402,7 +405,7 @@ fn text_must_be_utf8_and_is_refused_as_soon_as_it_is_not() {
     let long = frame(FIN | TEXT, "κόσμε…".repeat(3).as_bytes());
     assert_eq!(receive_max(MAX, &long).len(), 1);
     // Inside a frame that is far from complete: the fail-fast case.
-    let mut connection = Connection::new(MAX);
+    let mut connection = FrameReader::new(MAX);
     let mut all = Vec::new();
     let whole = frame(FIN | TEXT, b"abc\xF4\x90.....................");
     feed_part(&mut connection, &whole[..6 + 4], &mut all);

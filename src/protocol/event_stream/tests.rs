@@ -130,9 +130,9 @@ fn texts(pieces: &[&str], count_max: usize) -> Vec<String> {
 
 #[test]
 fn a_text_of_one_line_is_an_event_of_one_line() {
-    assert_eq!(event(None, Payload::Text(b"hi")), b"data: hi\n\n");
+    assert_eq!(event(None, EventData::Text(b"hi")), b"data: hi\n\n");
     assert_eq!(
-        event(Some("a-1"), Payload::Text("Grüezi".as_bytes())),
+        event(Some("a-1"), EventData::Text("Grüezi".as_bytes())),
         "id: a-1\ndata: Grüezi\n\n".as_bytes()
     );
 }
@@ -140,7 +140,7 @@ fn a_text_of_one_line_is_an_event_of_one_line() {
 #[test]
 fn every_text_arrives_with_line_feeds_for_its_line_ends() {
     for text in texts(&["\n", "\r", "\r\n", " ", ":", "a", "data: x", "\0"], 5) {
-        let bytes = event(None, Payload::Text(text.as_bytes()));
+        let bytes = event(None, EventData::Text(text.as_bytes()));
         let expected = got("message", &with_line_feeds(&text), "");
         assert_eq!(parsed(&bytes), [expected], "{text:?}");
     }
@@ -149,23 +149,23 @@ fn every_text_arrives_with_line_feeds_for_its_line_ends() {
 #[test]
 fn an_event_ends_with_its_only_empty_line() {
     for text in texts(&["\n", "\r", "\r\n", "a"], 6) {
-        let bytes = event(Some("a-1"), Payload::Text(text.as_bytes()));
+        let bytes = event(Some("a-1"), EventData::Text(text.as_bytes()));
         let ends: Vec<usize> = (1..=bytes.len())
             .filter(|&end| bytes[..end].ends_with(b"\n\n"))
             .collect();
         assert_eq!(ends, [bytes.len()], "{text:?}");
         assert_eq!(block_len(&bytes), bytes.len());
-        assert!(bytes.len() <= event_bytes(Some("a-1"), Payload::Text(text.as_bytes())));
+        assert!(bytes.len() <= event_bytes(Some("a-1"), EventData::Text(text.as_bytes())));
     }
 }
 
 #[test]
 fn room_for_an_event_is_taken_once_and_exactly() {
     for (id, payload) in [
-        (None, Payload::Text(b"")),
-        (Some("a-1"), Payload::Text(b"a\nb\rc")),
-        (None, Payload::Binary(b"")),
-        (Some("a-1"), Payload::Binary(b"abcd")),
+        (None, EventData::Text(b"")),
+        (Some("a-1"), EventData::Text(b"a\nb\rc")),
+        (None, EventData::Binary(b"")),
+        (Some("a-1"), EventData::Binary(b"abcd")),
     ] {
         let bytes = event(id, payload);
         assert_eq!(bytes.len(), event_bytes(id, payload));
@@ -182,7 +182,7 @@ fn binary_is_an_event_of_its_own_kind_in_base64() {
         (b"\xff\xfe\xfd", "//79"),
         (b"\n\n", "Cgo="),
     ] {
-        let event = event(Some("a-1"), Payload::Binary(bytes));
+        let event = event(Some("a-1"), EventData::Binary(bytes));
         assert_eq!(parsed(&event), [got("binary", text, "a-1")]);
         assert_eq!(block_len(&event), event.len());
     }
@@ -192,10 +192,10 @@ fn binary_is_an_event_of_its_own_kind_in_base64() {
 fn joined_blocks_are_found_again_by_their_lengths() {
     let blocks = [
         preamble(2000, Position::AtOnce("a-0")),
-        event(None, Payload::Text(b"\n\n")),
+        event(None, EventData::Text(b"\n\n")),
         KEEP_ALIVE.to_vec(),
         KEEP_ALIVE.to_vec(),
-        event(Some("a-1"), Payload::Binary(b"x")),
+        event(Some("a-1"), EventData::Binary(b"x")),
         reset("", None),
     ];
     let joined = blocks.concat();
@@ -211,8 +211,8 @@ fn joined_blocks_are_found_again_by_their_lengths() {
 
 #[test]
 fn preamble_sets_retry_and_position_without_an_event() {
-    let no_id = event(None, Payload::Text(b"x"));
-    let with_id = event(Some("a-8"), Payload::Text(b"x"));
+    let no_id = event(None, EventData::Text(b"x"));
+    let with_id = event(Some("a-8"), EventData::Text(b"x"));
     for (position, at_once, with_first_event) in [
         (Position::Untold, "", ""),
         (Position::WithFirstEvent("a-7"), "", "a-7"),
@@ -240,7 +240,12 @@ fn empty_lines_follow_events_only() {
         KEEP_ALIVE.repeat(3),
     ];
     assert_eq!(reports(&quiet.concat()), 0);
-    let stream = [&quiet[1][..], KEEP_ALIVE, &event(None, Payload::Text(b""))].concat();
+    let stream = [
+        &quiet[1][..],
+        KEEP_ALIVE,
+        &event(None, EventData::Text(b"")),
+    ]
+    .concat();
     assert_eq!(reports(&stream), 1);
     assert_eq!(reports(&preamble(2000, Position::AtOnce("a-7"))), 1);
 }
@@ -251,7 +256,7 @@ fn comment_is_a_line_of_its_own_and_causes_nothing() {
     parser.feed(&KEEP_ALIVE.repeat(2));
     assert_eq!(parser.events, []);
     assert_eq!(parser.comments, 2);
-    parser.feed(&event(None, Payload::Text(b"x")));
+    parser.feed(&event(None, EventData::Text(b"x")));
     assert_eq!(parser.events, [got("message", "x", "")]);
 }
 
@@ -272,7 +277,7 @@ fn a_reset_is_an_event_that_says_what_was_asked_for() {
 #[test]
 fn an_id_that_would_break_its_line_is_left_out() {
     for id in ["a\nb", "a\rb", "a\0b"] {
-        let bytes = event(Some(id), Payload::Text(b"x"));
+        let bytes = event(Some(id), EventData::Text(b"x"));
         assert_eq!(bytes, b"data: x\n\n");
     }
 }

@@ -5,7 +5,7 @@
 use super::reference::{self, End};
 use crate::protocol::close::{CloseCode, REASON_BYTES_MAX};
 use crate::protocol::close_frame;
-use crate::protocol::connection::{Connection, Event};
+use crate::protocol::connection::{FrameReader, ProtocolEvent};
 use crate::protocol::encode;
 
 pub(crate) fn run(data: &[u8]) {
@@ -33,9 +33,9 @@ fn receive(data: &[u8]) {
         Err(violation) => End::Broken(violation.close_code().get()),
     };
     assert_eq!(parsed, expected);
-    let received = Connection::new(0).receive(&mut &mut frame[..]);
+    let received = FrameReader::new(0).receive(&mut &mut frame[..]);
     let answer = match received {
-        Ok(Some(Event::Close(frame))) => encode::close(frame.code.map(|code| (code, ""))),
+        Ok(Some(ProtocolEvent::Close(frame))) => encode::close(frame.code.map(|code| (code, ""))),
         Err(violation) => encode::close(Some((violation.close_code(), violation.reason()))),
         other => panic!("{other:?} is no close"),
     };

@@ -4,9 +4,9 @@
 
 use super::reference::{self, End, Heard, Transcript};
 use super::{byte, cuts, pieces};
-use crate::protocol::connection::{Connection, Event, Payload};
+use crate::protocol::connection::{FrameReader, MessagePayload, ProtocolEvent};
 use crate::protocol::error::Violation;
-use crate::protocol::role::{Client, Role, Server};
+use crate::protocol::role::{ClientRole, Role, ServerRole};
 
 const LIMITS: [usize; 6] = [0, 1, 125, 200, 66_000, usize::MAX];
 
@@ -15,12 +15,12 @@ const HELD_BYTES: usize = 2 * 4096 + 512;
 
 /// We are the server.
 pub(crate) fn run(data: &[u8]) {
-    run_as::<Server>(data, reference::read);
+    run_as::<ServerRole>(data, reference::read);
 }
 
 /// We are the client.
 pub(crate) fn run_as_client(data: &[u8]) {
-    run_as::<Client>(data, reference::read_of_server);
+    run_as::<ClientRole>(data, reference::read_of_server);
 }
 
 fn run_as<R: Role>(mut data: &[u8], read: fn(&[u8], usize) -> Transcript) {
@@ -37,7 +37,7 @@ fn run_as<R: Role>(mut data: &[u8], read: fn(&[u8], usize) -> Transcript) {
 }
 
 fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
-    let mut connection = Connection::<R>::in_role(message_bytes_max);
+    let mut connection = FrameReader::<R>::in_role(message_bytes_max);
     let mut heard = Vec::new();
     let mut end = None;
     let mut arrived = 0;
@@ -51,13 +51,13 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
                 Ok(Some(event)) => {
                     assert_eq!(end, None, "something after the end");
                     match event {
-                        Event::Message { text, payload } => {
+                        ProtocolEvent::Message { text, payload } => {
                             heard.push(message(text, payload));
                             arrived = input.len();
                         }
-                        Event::Ping(payload) => heard.push(Heard::Ping(payload.to_vec())),
-                        Event::Pong(payload) => heard.push(Heard::Pong(payload.to_vec())),
-                        Event::Close(frame) => {
+                        ProtocolEvent::Ping(payload) => heard.push(Heard::Ping(payload.to_vec())),
+                        ProtocolEvent::Pong(payload) => heard.push(Heard::Pong(payload.to_vec())),
+                        ProtocolEvent::Close(frame) => {
                             let code = frame.code.map(|code| code.get());
                             end = Some(End::Closed(code, frame.reason));
                         }
@@ -82,12 +82,12 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
     Transcript { heard, end }
 }
 
-fn message(text: bool, payload: Payload<'_>) -> Heard {
+fn message(text: bool, payload: MessagePayload<'_>) -> Heard {
     let bytes = payload.bytes().to_vec();
     if text {
         assert!(std::str::from_utf8(&bytes).is_ok(), "text is UTF-8");
     }
-    if let Payload::Assembled(buffer) = payload {
+    if let MessagePayload::Assembled(buffer) = payload {
         assert!(buffer.capacity() <= buffer.len() + buffer.len() / 8);
     }
     Heard::Message {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
 use super::{byte, cuts, pieces};
-use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::handshake::{self, HandshakeRefusal};
 use crate::protocol::http::{
     self, Body, BodyFraming, BodyMode, Head, HttpError, Parsed, Persistence,
 };
@@ -126,9 +126,12 @@ impl Server {
                 outcomes.push(Outcome::Upgraded(answer, Vec::new()));
                 Phase::Over
             }
-            Err(Refusal::NotAnUpgrade) => {
+            Err(HandshakeRefusal::NotAnUpgrade) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
-                check_refusal(&handshake::refusal(Refusal::NotAnUpgrade, BodyMode::Full));
+                check_refusal(&handshake::refusal(
+                    HandshakeRefusal::NotAnUpgrade,
+                    BodyMode::Full,
+                ));
                 let body = head
                     .body_framing()
                     .and_then(|framing| Ok((Body::new(framing, self.body_bytes_max)?, framing)))

@@ -3,8 +3,8 @@
 //! A case is: limits, cuts, and what the server sends.
 
 use super::{byte, cuts, pieces};
-use crate::protocol::handshake::client::{self, Asked};
-use crate::protocol::http::{HEADERS_MAX, Reply, ReplyReader};
+use crate::protocol::handshake::client::{self, ExpectedAnswer};
+use crate::protocol::http::{HEADERS_MAX, HttpReply, ReplyReader};
 
 /// The key of RFC 6455 §1.3, and its answer: seeds can have it.
 const KEY: [u8; 16] = *b"the sample nonce";
@@ -27,7 +27,7 @@ pub(crate) fn run(mut data: &[u8]) {
 }
 
 /// What comes of these pieces, behind which the connection ends; an error as it is said.
-fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<Reply>, String> {
+fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<HttpReply>, String> {
     let mut reader = ReplyReader::new(head_max, body_max);
     let mut pieces = pieces.iter();
     while let Some(piece) = pieces.next() {
@@ -46,7 +46,7 @@ fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<Rep
     reader.finish().map_err(|error| error.to_string())
 }
 
-fn check(reply: &Reply, data: &[u8], body_max: usize) {
+fn check(reply: &HttpReply, data: &[u8], body_max: usize) {
     let head = &reply.head;
     // RFC 9110 §15: an invalid status is the caller's to judge; an interim one is never final.
     assert!(head.status == 101 || !(100..200).contains(&head.status));
@@ -71,7 +71,7 @@ fn check(reply: &Reply, data: &[u8], body_max: usize) {
 }
 
 /// What is taken for an answer to the handshake has all that RFC 6455 §4.1 wants, by another look at the bytes.
-fn check_verdict(reply: &Reply, data: &[u8], asked: &Asked) {
+fn check_verdict(reply: &HttpReply, data: &[u8], asked: &ExpectedAnswer) {
     let values = |name: &str| -> Vec<String> {
         let of_name = reply.head.headers.iter();
         of_name

@@ -11,7 +11,7 @@ use crate::protocol::http::ReplyHead;
 
 /// What was asked for, and what the answer is held to.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ExpectedAnswer {
     accept: String,
     subprotocols: Vec<String>,
 }
@@ -24,7 +24,7 @@ pub(crate) fn request(
     key: [u8; KEY_BYTES],
     subprotocols: &[String],
     headers: &[(String, String)],
-) -> (Vec<u8>, Asked) {
+) -> (Vec<u8>, ExpectedAnswer) {
     let key = STANDARD.encode(key);
     let mut head = format!(
         "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -37,7 +37,7 @@ pub(crate) fn request(
         head += &format!("{name}: {value}\r\n");
     }
     head += "\r\n";
-    let asked = Asked {
+    let asked = ExpectedAnswer {
         accept: accept(&key),
         subprotocols: subprotocols.to_vec(),
     };
@@ -65,7 +65,10 @@ pub(crate) enum BadAnswer {
 }
 
 /// Judges a 101. Returns the subprotocol that the server has chosen, which may be none.
-pub(crate) fn judge<'a>(asked: &'a Asked, head: &ReplyHead) -> Result<Option<&'a str>, BadAnswer> {
+pub(crate) fn judge<'a>(
+    asked: &'a ExpectedAnswer,
+    head: &ReplyHead,
+) -> Result<Option<&'a str>, BadAnswer> {
     // RFC 6455 §4.1 item 2: the value is "websocket". RFC 9110 §7.8: a server that lists several switches to all of them.
     let mut protocols = head.tokens("Upgrade").peekable();
     if protocols.peek().is_none()
@@ -136,12 +139,12 @@ mod tests {
     const KEY: [u8; 16] = *b"the sample nonce";
     const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-    fn asked(subprotocols: &[&str]) -> Asked {
+    fn asked(subprotocols: &[&str]) -> ExpectedAnswer {
         let subprotocols: Vec<String> = subprotocols.iter().map(|&s| s.to_owned()).collect();
         request("/", "a", KEY, &subprotocols, &[]).1
     }
 
-    fn judged(asked: &Asked, headers: &[&str]) -> Result<Option<String>, BadAnswer> {
+    fn judged(asked: &ExpectedAnswer, headers: &[&str]) -> Result<Option<String>, BadAnswer> {
         let text = format!("HTTP/1.1 101 x\r\n{}\r\n\r\n", headers.join("\r\n"));
         let reply = ReplyReader::new(1 << 12, 0).read(text.as_bytes());
         let head = reply.unwrap().unwrap().head;

@@ -16,12 +16,12 @@ fn request() -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-fn check_all(headers: &[(&str, &str)]) -> Result<Handshake, Refusal> {
+fn check_all(headers: &[(&str, &str)]) -> Result<ValidHandshake, HandshakeRefusal> {
     check("GET", 1, headers.iter().copied())
 }
 
 /// The request of the RFC with one header given other values, each on its own line; none: without.
-fn with(name: &str, values: &[&str]) -> Result<Handshake, Refusal> {
+fn with(name: &str, values: &[&str]) -> Result<ValidHandshake, HandshakeRefusal> {
     let sample = request();
     let mut headers: Vec<(&str, &str)> = sample
         .iter()
@@ -103,7 +103,7 @@ fn upgrade_is_a_list_over_all_its_lines() {
     ] {
         assert_eq!(
             with("Upgrade", values),
-            Err(Refusal::UpgradeStripped),
+            Err(HandshakeRefusal::UpgradeStripped),
             "{values:?}"
         );
     }
@@ -122,7 +122,7 @@ fn connection_is_a_list_over_all_its_lines() {
     for values in [&[][..], &["keep-alive"], &["upgraded"]] {
         assert_eq!(
             with("Connection", values),
-            Err(Refusal::Connection),
+            Err(HandshakeRefusal::Connection),
             "{values:?}"
         );
     }
@@ -133,32 +133,35 @@ fn the_request_line_must_be_get_over_http_1_1() {
     let headers = request();
     let line = |method, minor| check(method, minor, headers.iter().copied());
     for method in ["POST", "HEAD", "get", ""] {
-        assert_eq!(line(method, 1), Err(Refusal::Method), "{method}");
+        assert_eq!(line(method, 1), Err(HandshakeRefusal::Method), "{method}");
     }
-    assert_eq!(line("GET", 0), Err(Refusal::HttpVersion));
+    assert_eq!(line("GET", 0), Err(HandshakeRefusal::HttpVersion));
 }
 
 #[test]
 fn an_ordinary_request_is_not_an_upgrade_whatever_else_it_lacks() {
     assert_eq!(
         check("POST", 0, std::iter::empty()),
-        Err(Refusal::NotAnUpgrade)
+        Err(HandshakeRefusal::NotAnUpgrade)
     );
 }
 
 #[test]
 fn a_host_is_needed() {
     // RFC 6455 §4.2.1 item 2
-    assert_eq!(with("Host", &[]), Err(Refusal::HostMissing));
+    assert_eq!(with("Host", &[]), Err(HandshakeRefusal::HostMissing));
 }
 
 #[test]
 fn the_key_is_the_base64_form_of_sixteen_bytes() {
     // RFC 6455 §4.2.1 item 5, §11.3.1
-    assert_eq!(with("Sec-WebSocket-Key", &[]), Err(Refusal::KeyMissing));
+    assert_eq!(
+        with("Sec-WebSocket-Key", &[]),
+        Err(HandshakeRefusal::KeyMissing)
+    );
     assert_eq!(
         with("Sec-WebSocket-Key", &[KEY, KEY]),
-        Err(Refusal::KeyRepeated)
+        Err(HandshakeRefusal::KeyRepeated)
     );
     let trimmed = with("Sec-WebSocket-Key", &[" \tdGhlIHNhbXBsZSBub25jZQ== \t"]).unwrap();
     assert_eq!(trimmed, check_all(&request()).unwrap());
@@ -183,7 +186,7 @@ fn the_key_is_the_base64_form_of_sixteen_bytes() {
     ] {
         assert_eq!(
             with("Sec-WebSocket-Key", &[key]),
-            Err(Refusal::KeyInvalid),
+            Err(HandshakeRefusal::KeyInvalid),
             "{key}"
         );
     }
@@ -194,12 +197,15 @@ fn the_version_is_thirteen() {
     // RFC 6455 §4.2.1 item 6, §4.4
     let version = |values: &[&str]| with("Sec-WebSocket-Version", values);
     assert!(version(&[" 13 "]).is_ok());
-    assert_eq!(version(&[]), Err(Refusal::VersionMissing));
-    assert_eq!(version(&["13", "13"]), Err(Refusal::VersionRepeated));
+    assert_eq!(version(&[]), Err(HandshakeRefusal::VersionMissing));
+    assert_eq!(
+        version(&["13", "13"]),
+        Err(HandshakeRefusal::VersionRepeated)
+    );
     for value in ["", "8", "12", "14", "013", "13, 8", "x"] {
         assert_eq!(
             version(&[value]),
-            Err(Refusal::VersionUnsupported),
+            Err(HandshakeRefusal::VersionUnsupported),
             "{value}"
         );
     }
@@ -211,30 +217,36 @@ fn a_body_is_refused_unless_it_is_announced_as_empty() {
     for value in ["1", "0, 5", "x"] {
         assert_eq!(
             with("Content-Length", &[value]),
-            Err(Refusal::Body),
+            Err(HandshakeRefusal::Body),
             "{value}"
         );
     }
-    assert_eq!(with("Content-Length", &["0", "7"]), Err(Refusal::Body));
-    assert_eq!(with("Transfer-Encoding", &["chunked"]), Err(Refusal::Body));
+    assert_eq!(
+        with("Content-Length", &["0", "7"]),
+        Err(HandshakeRefusal::Body)
+    );
+    assert_eq!(
+        with("Transfer-Encoding", &["chunked"]),
+        Err(HandshakeRefusal::Body)
+    );
 }
 
 #[test]
 fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
     let all = [
-        Refusal::NotAnUpgrade,
-        Refusal::UpgradeStripped,
-        Refusal::Method,
-        Refusal::HttpVersion,
-        Refusal::HostMissing,
-        Refusal::Connection,
-        Refusal::VersionMissing,
-        Refusal::VersionRepeated,
-        Refusal::VersionUnsupported,
-        Refusal::KeyMissing,
-        Refusal::KeyRepeated,
-        Refusal::KeyInvalid,
-        Refusal::Body,
+        HandshakeRefusal::NotAnUpgrade,
+        HandshakeRefusal::UpgradeStripped,
+        HandshakeRefusal::Method,
+        HandshakeRefusal::HttpVersion,
+        HandshakeRefusal::HostMissing,
+        HandshakeRefusal::Connection,
+        HandshakeRefusal::VersionMissing,
+        HandshakeRefusal::VersionRepeated,
+        HandshakeRefusal::VersionUnsupported,
+        HandshakeRefusal::KeyMissing,
+        HandshakeRefusal::KeyRepeated,
+        HandshakeRefusal::KeyInvalid,
+        HandshakeRefusal::Body,
     ];
     let mut sentences = std::collections::HashSet::new();
     for reason in all {
@@ -254,13 +266,13 @@ fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
         // RFC 9110 §15.5.22, §15.5.6; RFC 6455 §4.2.2 item 4, §4.4
         let upgrade = matches!(
             reason,
-            Refusal::NotAnUpgrade
-                | Refusal::UpgradeStripped
-                | Refusal::Connection
-                | Refusal::VersionMissing
-                | Refusal::VersionUnsupported
+            HandshakeRefusal::NotAnUpgrade
+                | HandshakeRefusal::UpgradeStripped
+                | HandshakeRefusal::Connection
+                | HandshakeRefusal::VersionMissing
+                | HandshakeRefusal::VersionUnsupported
         );
-        let allow = reason == Refusal::Method;
+        let allow = reason == HandshakeRefusal::Method;
         assert_eq!(reason.status() == 426, upgrade, "{reason:?}");
         assert_eq!(
             head.contains("\r\nUpgrade: websocket\r\nConnection: Upgrade"),
@@ -280,10 +292,17 @@ fn a_key_without_upgrade_names_the_proxy() {
             let headers = [("Host", "h"), ("Sec-WebSocket-Key", KEY)];
             let headers = headers.iter().chain(left).copied();
             let refused = check(method, minor, headers);
-            assert_eq!(refused, Err(Refusal::UpgradeStripped), "{method} {left:?}");
+            assert_eq!(
+                refused,
+                Err(HandshakeRefusal::UpgradeStripped),
+                "{method} {left:?}"
+            );
         }
     }
-    for refusal in [Refusal::UpgradeStripped, Refusal::Connection] {
+    for refusal in [
+        HandshakeRefusal::UpgradeStripped,
+        HandshakeRefusal::Connection,
+    ] {
         assert!(
             refusal.to_string().contains("a proxy in front"),
             "{refusal}"

@@ -18,7 +18,7 @@ const TRAILER_BYTES_MAX: usize = 4096;
 pub(crate) struct Body {
     bytes: Vec<u8>,
     bytes_max: usize,
-    state: State,
+    state: BodyState,
     /// Bytes the length, or the size of the current chunk, still announces.
     remaining: usize,
     /// Bytes of the current size line.
@@ -28,7 +28,7 @@ pub(crate) struct Body {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BodyState {
     /// A body of known length.
     Length,
     /// Before the first digit of a chunk size.
@@ -56,15 +56,15 @@ impl Body {
     /// A body of which nothing has arrived. A length over `body_bytes_max` fails at once.
     pub(crate) fn new(framing: BodyFraming, body_bytes_max: usize) -> Result<Self, HttpError> {
         let (state, remaining) = match framing {
-            BodyFraming::None | BodyFraming::Length(0) => (State::Complete, 0),
+            BodyFraming::None | BodyFraming::Length(0) => (BodyState::Complete, 0),
             BodyFraming::Length(length) => {
                 let length = usize::try_from(length).map_err(|_| HttpError::BodyTooLarge)?;
                 if length > body_bytes_max {
                     return Err(HttpError::BodyTooLarge);
                 }
-                (State::Length, length)
+                (BodyState::Length, length)
             }
-            BodyFraming::Chunked => (State::Size, 0),
+            BodyFraming::Chunked => (BodyState::Size, 0),
         };
         Ok(Self {
             bytes: Vec::new(),
@@ -82,7 +82,7 @@ impl Body {
     pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), HttpError> {
         let mut rest = input;
         while !self.is_complete() {
-            if matches!(self.state, State::Length | State::Data) {
+            if matches!(self.state, BodyState::Length | BodyState::Data) {
                 let (part, after) = rest.split_at(self.remaining.min(rest.len()));
                 self.take_data(part);
                 rest = after;
@@ -102,7 +102,7 @@ impl Body {
 
     /// Nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
-        self.state == State::Complete
+        self.state == BodyState::Complete
     }
 
     /// The body so far.
@@ -133,15 +133,15 @@ impl Body {
         // More chunks may follow, so let the buffer double; `new` and `end_of_size` keep the sum
         // within the limit.
         let expected = match self.state {
-            State::Length => self.remaining,
+            BodyState::Length => self.remaining,
             _ => self.remaining.max(self.bytes.len()),
         };
         reserve(&mut self.bytes, part.len(), expected);
         self.bytes.extend_from_slice(part);
         if self.remaining == 0 {
             self.state = match self.state {
-                State::Length => State::Complete,
-                _ => State::DataCr,
+                BodyState::Length => BodyState::Complete,
+                _ => BodyState::DataCr,
             };
         }
     }
@@ -150,33 +150,37 @@ impl Body {
     /// nothing else: where parsers differ about that, requests are smuggled.
     fn take_framing(&mut self, byte: u8) -> Result<(), HttpError> {
         self.state = match (self.state, byte) {
-            (State::Size | State::SizeDigits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (BodyState::Size | BodyState::SizeDigits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 self.size_digit(byte)?;
-                State::SizeDigits
+                BodyState::SizeDigits
             }
-            (State::SizeDigits | State::SizePadding | State::Extension, b'\r') => State::SizeLf,
-            (State::SizeDigits | State::SizePadding, b' ' | b'\t') => State::SizePadding,
-            (State::SizeDigits | State::SizePadding, b';') => State::Extension,
-            (State::Size | State::SizeDigits | State::SizePadding, _) => {
+            (BodyState::SizeDigits | BodyState::SizePadding | BodyState::Extension, b'\r') => {
+                BodyState::SizeLf
+            }
+            (BodyState::SizeDigits | BodyState::SizePadding, b' ' | b'\t') => {
+                BodyState::SizePadding
+            }
+            (BodyState::SizeDigits | BodyState::SizePadding, b';') => BodyState::Extension,
+            (BodyState::Size | BodyState::SizeDigits | BodyState::SizePadding, _) => {
                 return Err(HttpError::BadRequest(
                     "a chunk size is not a hexadecimal number",
                 ));
             }
-            (State::Extension, byte) if is_text(byte) => State::Extension,
-            (State::SizeLf, b'\n') => self.end_of_size_line(),
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size,
-            (State::DataCr | State::DataLf, _) => {
+            (BodyState::Extension, byte) if is_text(byte) => BodyState::Extension,
+            (BodyState::SizeLf, b'\n') => self.end_of_size_line(),
+            (BodyState::DataCr, b'\r') => BodyState::DataLf,
+            (BodyState::DataLf, b'\n') => BodyState::Size,
+            (BodyState::DataCr | BodyState::DataLf, _) => {
                 return Err(HttpError::BadRequest("a chunk is longer than its size"));
             }
-            (State::TrailerStart, b'\r') => State::EndLf,
-            (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerStart | State::Trailer, byte) if is_text(byte) => {
+            (BodyState::TrailerStart, b'\r') => BodyState::EndLf,
+            (BodyState::Trailer, b'\r') => BodyState::TrailerLf,
+            (BodyState::TrailerStart | BodyState::Trailer, byte) if is_text(byte) => {
                 self.trailer_bytes += 1;
-                State::Trailer
+                BodyState::Trailer
             }
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::EndLf, b'\n') => State::Complete,
+            (BodyState::TrailerLf, b'\n') => BodyState::TrailerStart,
+            (BodyState::EndLf, b'\n') => BodyState::Complete,
             _ => {
                 return Err(HttpError::BadRequest(
                     "a line of the chunked body is malformed",
@@ -199,20 +203,20 @@ impl Body {
         Ok(())
     }
 
-    fn end_of_size_line(&mut self) -> State {
+    fn end_of_size_line(&mut self) -> BodyState {
         self.line_bytes = 0;
         // RFC 9112 §7.1: the chunk of size zero is the last one.
         if self.remaining == 0 {
-            State::TrailerStart
+            BodyState::TrailerStart
         } else {
-            State::Data
+            BodyState::Data
         }
     }
 
     fn check_bounds(&mut self) -> Result<(), HttpError> {
         if matches!(
             self.state,
-            State::SizeDigits | State::SizePadding | State::Extension
+            BodyState::SizeDigits | BodyState::SizePadding | BodyState::Extension
         ) {
             self.line_bytes += 1;
             self.extension_bytes += usize::from(self.line_bytes > SIZE_BYTES);

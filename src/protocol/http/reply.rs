@@ -90,7 +90,7 @@ impl ReplyHead {
 
 /// A final response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reply {
+pub(crate) struct HttpReply {
     pub(crate) head: ReplyHead,
     /// Of a 101, what followed it in the same read: the first bytes of the other protocol. Of any other, the beginning
     /// of its body, decoded.
@@ -124,7 +124,7 @@ impl fmt::Display for ReplyError {
 impl Error for ReplyError {}
 
 #[derive(Debug)]
-enum State {
+enum ReplyState {
     Head,
     /// The head of a final response that is not 101, and its body as far as it has come.
     Body(ReplyHead, ReplyBody),
@@ -140,7 +140,7 @@ enum ReplyBody {
 /// Reads one final response, in any portions.
 #[derive(Debug)]
 pub(crate) struct ReplyReader {
-    state: State,
+    state: ReplyState,
     /// Of a head that is not complete.
     buffer: Vec<u8>,
     interim: u32,
@@ -153,7 +153,7 @@ impl ReplyReader {
     /// are kept and waited for.
     pub(crate) fn new(head_bytes_max: usize, body_bytes_wanted: usize) -> Self {
         Self {
-            state: State::Head,
+            state: ReplyState::Head,
             buffer: Vec::new(),
             interim: 0,
             head_bytes_max,
@@ -162,9 +162,9 @@ impl ReplyReader {
     }
 
     /// Takes what has come next. `None`: more is needed. After a response or an error, nothing more is to be given.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Option<Reply>, ReplyError> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Option<HttpReply>, ReplyError> {
         match &mut self.state {
-            State::Head => {
+            ReplyState::Head => {
                 let was = self.buffer.len();
                 self.buffer.extend_from_slice(bytes);
                 let is_worth_it = was <= SHORT_BYTES
@@ -176,46 +176,46 @@ impl ReplyReader {
                     Ok(None)
                 }
             }
-            State::Body(_, body) => {
+            ReplyState::Body(_, body) => {
                 if body.take(bytes, self.body_bytes_wanted) {
                     self.finish()
                 } else {
                     Ok(None)
                 }
             }
-            State::Over => Ok(None),
+            ReplyState::Over => Ok(None),
         }
     }
 
     /// Nothing more comes, or is waited for: what there is of a final response whose head is complete. `None`: there is none.
-    pub(crate) fn finish(&mut self) -> Result<Option<Reply>, ReplyError> {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Body(head, body) => {
+    pub(crate) fn finish(&mut self) -> Result<Option<HttpReply>, ReplyError> {
+        match std::mem::replace(&mut self.state, ReplyState::Over) {
+            ReplyState::Body(head, body) => {
                 let mut rest = body.into_bytes();
                 rest.truncate(self.body_bytes_wanted);
-                Ok(Some(Reply { head, rest }))
+                Ok(Some(HttpReply { head, rest }))
             }
             // The end of a long line may not have been looked at yet.
-            State::Head => parse(&self.buffer, self.head_bytes_max).map(|_| None),
-            State::Over => Ok(None),
+            ReplyState::Head => parse(&self.buffer, self.head_bytes_max).map(|_| None),
+            ReplyState::Over => Ok(None),
         }
     }
 
     /// The head of a final response has come, and only its body is waited for.
     #[cfg(any(test, feature = "client"))]
     pub(crate) fn has_head(&self) -> bool {
-        matches!(self.state, State::Body(..))
+        matches!(self.state, ReplyState::Body(..))
     }
 
-    fn read_heads(&mut self) -> Result<Option<Reply>, ReplyError> {
+    fn read_heads(&mut self) -> Result<Option<HttpReply>, ReplyError> {
         loop {
             let Some((head, head_bytes)) = parse(&self.buffer, self.head_bytes_max)? else {
                 return Ok(None);
             };
             let rest = self.buffer.split_off(head_bytes);
             if head.status == 101 {
-                self.state = State::Over;
-                return Ok(Some(Reply { head, rest }));
+                self.state = ReplyState::Over;
+                return Ok(Some(HttpReply { head, rest }));
             }
             if (100..200).contains(&head.status) {
                 self.interim += 1;
@@ -227,7 +227,7 @@ impl ReplyReader {
             }
             self.buffer = Vec::new();
             let body = ReplyBody::new(&head);
-            self.state = State::Body(head, body);
+            self.state = ReplyState::Body(head, body);
             return self.read(&rest);
         }
     }

@@ -4,7 +4,7 @@ const HEAD_MAX: usize = 1 << 12;
 const BODY_MAX: usize = 16;
 
 /// Reads a response that comes in pieces of this size, and then ends.
-fn read_in(text: &str, size: usize) -> Result<Option<Reply>, ReplyError> {
+fn read_in(text: &str, size: usize) -> Result<Option<HttpReply>, ReplyError> {
     let mut reader = ReplyReader::new(HEAD_MAX, BODY_MAX);
     let mut pieces = text.as_bytes().chunks(size);
     while let Some(piece) = pieces.next() {
@@ -19,7 +19,7 @@ fn read_in(text: &str, size: usize) -> Result<Option<Reply>, ReplyError> {
 }
 
 /// The same in every way that it can be cut into pieces of one size.
-fn read(text: &str) -> Result<Option<Reply>, ReplyError> {
+fn read(text: &str) -> Result<Option<HttpReply>, ReplyError> {
     let whole = read_in(text, text.len().max(1));
     for size in 1..text.len().min(200) {
         assert_eq!(read_in(text, size), whole, "{size}: {text}");

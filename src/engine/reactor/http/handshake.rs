@@ -12,7 +12,7 @@ use crate::engine::reactor::http::Phase;
 use crate::engine::reactor::websocket::Opening;
 use crate::engine::reactor::{Core, Role};
 use crate::protocol::close::CloseCode;
-use crate::protocol::handshake::Handshake;
+use crate::protocol::handshake::ValidHandshake;
 use crate::protocol::http::{self, Body, BodyMode, Head, Persistence};
 use crate::protocol::{encode, handshake};
 use crate::report::debug;
@@ -28,7 +28,7 @@ pub(super) struct Asking {
 /// How a handshake has come.
 pub(super) enum Entry {
     /// It was read here, and is to be answered.
-    Here(Handshake),
+    Here(ValidHandshake),
     /// It was read elsewhere.
     Elsewhere(Box<Upgraded>),
     /// It is no handshake, but a request for an event stream.
@@ -59,7 +59,7 @@ impl Asking {
 }
 
 /// The answer to an accepted handshake.
-fn response(handshake: &Handshake, granted: &Granted) -> Vec<u8> {
+fn response(handshake: &ValidHandshake, granted: &Granted) -> Vec<u8> {
     http::response(
         101,
         &granted.headers(handshake),
@@ -83,7 +83,7 @@ fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8>
 
 impl<T: Transport> Core<T> {
     /// A valid handshake: a WebSocket begins, unless its client may not come in.
-    pub(super) fn http_upgrade(&mut self, slot: u32, head: Head, handshake: Handshake) {
+    pub(super) fn http_upgrade(&mut self, slot: u32, head: Head, handshake: ValidHandshake) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };

@@ -189,7 +189,7 @@ impl<T: Transport> Core<T> {
             }
             match ws.protocol.receive(&mut input, message_bytes_max) {
                 Ok(None) => break,
-                Ok(Some(connection::Event::Message { text, payload })) => {
+                Ok(Some(connection::ProtocolEvent::Message { text, payload })) => {
                     messages += 1;
                     if wants_messages && ws.incoming == Incoming::Open {
                         let message = Message::from_payload(payload, text);
@@ -202,7 +202,7 @@ impl<T: Transport> Core<T> {
                         unhandled += 1;
                     }
                 }
-                Ok(Some(connection::Event::Ping(payload))) => {
+                Ok(Some(connection::ProtocolEvent::Ping(payload))) => {
                     if ws.outgoing == Outgoing::Open {
                         // RFC 6455 §5.5.2
                         let crowded = ws.outbox.controls_full();
@@ -219,8 +219,8 @@ impl<T: Transport> Core<T> {
                         self.want_write(slot);
                     }
                 }
-                Ok(Some(connection::Event::Pong(_))) => {}
-                Ok(Some(connection::Event::Close(frame))) => {
+                Ok(Some(connection::ProtocolEvent::Pong(_))) => {}
+                Ok(Some(connection::ProtocolEvent::Close(frame))) => {
                     // RFC 6455 §5.5.1: the answer has the code that was received.
                     let farewell = encode::close(frame.code.map(|code| (code, "")));
                     ws.rare().farewell = Some(farewell.into());
