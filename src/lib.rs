@@ -39,7 +39,6 @@
 // What unsafe code there is stands in `transport::ring`, which is built with this feature only.
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
 
-mod aside;
 pub mod async_app;
 mod atomic;
 mod authority;
@@ -68,6 +67,7 @@ pub mod restion;
 pub mod stream;
 mod sync;
 mod transport;
+mod user_threads;
 // Not `client`: Humphrey has a module of that name, and programs import both crates by glob.
 #[cfg(feature = "client")]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.

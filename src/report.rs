@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-#[cfg(not(feature = "tracing"))]
-use crate::aside::{self, Aside};
 use crate::atomic::AtomicU64;
+#[cfg(not(feature = "tracing"))]
+use crate::user_threads::{self, UserThreads};
 
 /// Says one line. With `tracing`, it is an event of the crate; where nobody has subscribed, `tracing` itself hands it
 /// on to `log`.
@@ -45,17 +45,17 @@ pub(crate) use {debug, error, info, limited, say, warning};
 pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
     /// Lines that may wait for a logger that blocks. Further ones are left out.
     const WAITING_MAX: usize = 1_024;
-    static LOGGER: OnceLock<Aside> = OnceLock::new();
+    static LOGGER: OnceLock<UserThreads> = OnceLock::new();
     // The logger itself is not asked before it may block.
     if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
         return;
     }
-    if !aside::is_shard() {
+    if !user_threads::is_in_shard_turn() {
         log::log!(target: target, level, "{text}");
         return;
     }
     // One thread, so that lines keep their order.
-    let logger = LOGGER.get_or_init(|| Aside::new("humphrey_ws log", 1));
+    let logger = LOGGER.get_or_init(|| UserThreads::new("humphrey_ws log", 1));
     if logger.waiting() < WAITING_MAX {
         let text = text.to_string();
         logger.run(Box::new(move || log::log!(target: target, level, "{text}")));

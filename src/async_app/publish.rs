@@ -11,7 +11,6 @@ use super::directory::Directory;
 use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
-use crate::aside;
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -21,6 +20,7 @@ use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::protocol::procedures;
 use crate::report::{Limited, limited};
 use crate::stream::WebsocketStream;
+use crate::user_threads;
 
 /// What a linked Humphrey app hands its WebSocket connections over with.
 pub(super) type Hook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
@@ -100,7 +100,7 @@ impl Link {
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
         // A logger that sends what it is told, for one: a shard must not wait for itself.
-        let patience = match aside::is_shard() {
+        let patience = match user_threads::is_in_shard_turn() {
             true => Patience::Try,
             false => patience,
         };

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::aside::Code;
 use crate::metrics::Counters;
+use crate::user_threads::UserCode;
 
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub(super) enum Cause {
 }
 
 /// What the program has done when a call is cancelled.
-pub(super) type Waker = Code;
+pub(super) type Waker = UserCode;
 
 /// A call from the client that is in flight.
 pub(super) struct InFlight {

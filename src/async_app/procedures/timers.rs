@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::aside::Aside;
 use crate::engine::Clock;
 use crate::report::{Limited, limited};
+use crate::user_threads::UserThreads;
 
 /// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
 /// a program that makes one after the other.
@@ -24,7 +24,7 @@ pub(super) struct Timers {
     state: Mutex<State>,
     changed: Condvar,
     /// What the program has done when calls are cancelled.
-    pub(super) aside: Aside,
+    pub(super) aside: UserThreads,
 }
 
 /// So many of those run at a time.
@@ -59,7 +59,7 @@ impl Default for Timers {
                 has_stopped: false,
             }),
             changed: Condvar::new(),
-            aside: Aside::new("humphrey_ws cancel", ASIDE_MAX),
+            aside: UserThreads::new("humphrey_ws cancel", ASIDE_MAX),
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::pool::HOLD_BACK;
 use super::run_job::outcome;
-use crate::aside::as_shard;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats};
 use crate::engine::model::command::Word;
@@ -18,6 +17,7 @@ use crate::engine::model::program::Events;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::{Lease, Next};
 use crate::engine::parts::mailbox::When;
+use crate::user_threads::in_shard_turn;
 
 /// A shard, as far as the running of its jobs is concerned.
 pub(crate) trait JobSource {
@@ -71,7 +71,7 @@ pub(crate) fn run_inline<S: JobSource>(
         spent += took;
         let goes_on = spent < HOLD_BACK;
         let step = |shard: &mut S, done: Option<Done>| {
-            as_shard(|| shard.job_done(to, done, took, now));
+            in_shard_turn(|| shard.job_done(to, done, took, now));
             if goes_on && shard.runs_inline() {
                 shard.next_job()
             } else {

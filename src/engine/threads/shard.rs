@@ -11,7 +11,6 @@ use std::{io, thread};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 
-use crate::aside::as_shard;
 use crate::engine::handlers::inline::{JobSource, run_inline};
 use crate::engine::hub::Hub;
 use crate::engine::model::job::{Done, Job};
@@ -21,6 +20,7 @@ use crate::engine::parts::token::{LISTENER, WAKER};
 use crate::engine::reactor::Core;
 use crate::engine::threads::listener::Listener;
 use crate::report::error;
+use crate::user_threads::in_shard_turn;
 
 /// Readiness taken in at once.
 const EVENTS_MAX: usize = 1024;
@@ -132,17 +132,17 @@ impl Shard {
         while let Some(mut shard) = next {
             let events = shard.core.events.clone();
             loop {
-                as_shard(|| shard.turn());
+                in_shard_turn(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_inline() {
                     match run_inline(hub, &*events, lease, &run, shard, Instant::now) {
                         Some(back) => shard = back,
                         None => break,
                     }
-                    as_shard(|| shard.turn());
+                    in_shard_turn(|| shard.turn());
                 }
-                if shard.core.is_finished() || !as_shard(|| shard.poll()) {
+                if shard.core.is_finished() || !in_shard_turn(|| shard.poll()) {
                     drop(events);
-                    as_shard(|| shard.end());
+                    in_shard_turn(|| shard.end());
                     return;
                 }
             }

@@ -1,6 +1,6 @@
-//! Where user code goes that a shard's thread comes across: to threads of its own, since it may block.
+//! Threads for user code that a shard would otherwise run in its turn: user code may block, a shard must not.
 //!
-//! It knows nothing of shards but that a thread is one: code of the user's that runs there in spite of all can ask.
+//! Of shards it knows only whether the calling thread is in the middle of a turn, so that code can avoid to wait there.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use crate::sync::ignore_poison;
 
 /// User code to run once.
-pub(crate) type Code = Box<dyn FnOnce() + Send>;
+pub(crate) type UserCode = Box<dyn FnOnce() + Send>;
 
-/// A thread without anything to do ends after this.
+/// An idle thread ends after this.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -25,12 +25,12 @@ thread_local! {
 
 /// Whether the calling thread is in the middle of a shard's turn, where nothing may wait.
 #[inline]
-pub(crate) fn is_shard() -> bool {
+pub(crate) fn is_in_shard_turn() -> bool {
     IS_SHARD.get()
 }
 
-/// Runs a part of a shard's turn.
-pub(crate) fn as_shard<R>(turn: impl FnOnce() -> R) -> R {
+/// Runs a part of a shard's turn; [`is_in_shard_turn`] is true meanwhile.
+pub(crate) fn in_shard_turn<R>(turn: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -41,9 +41,9 @@ pub(crate) fn as_shard<R>(turn: impl FnOnce() -> R) -> R {
     turn()
 }
 
-/// Threads that run user code, one after the other on each: started when they are needed, and gone soon after.
+/// A small pool of threads that run user code. Threads start when they are needed and end after [`IDLE_MAX`] without work.
 #[derive(Debug)]
-pub(crate) struct Aside {
+pub(crate) struct UserThreads {
     shared: Arc<Shared>,
     name: &'static str,
     threads_max: usize,
@@ -51,15 +51,15 @@ pub(crate) struct Aside {
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     changed: Condvar,
-    /// How long the queue is, for those who ask often.
+    /// The length of the queue, for reads without the lock.
     waiting: AtomicUsize,
 }
 
 #[derive(Default)]
-struct State {
-    queue: VecDeque<Code>,
+struct PoolState {
+    queue: VecDeque<UserCode>,
     threads: usize,
     idle: usize,
 }
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-impl Aside {
+impl UserThreads {
     pub(crate) fn new(name: &'static str, threads_max: usize) -> Self {
         Self {
             shared: Arc::default(),
@@ -79,9 +79,9 @@ impl Aside {
         }
     }
 
-    /// Has the code run, in the order given as far as threads begin it. Returns at once. Where no thread can be had, it is
-    /// run with the next code that finds one.
-    pub(crate) fn run(&self, code: Code) {
+    /// Queues the code, which threads begin in the order of these calls. Returns at once. If no thread can be started, the code runs
+    /// when a later call starts one.
+    pub(crate) fn run(&self, code: UserCode) {
         let mut state = self.shared.lock();
         state.queue.push_back(code);
         self.shared.waiting.store(state.queue.len(), Relaxed);
@@ -96,7 +96,7 @@ impl Aside {
         }
     }
 
-    /// Code that waits for a thread. Where code blocks for ever, whoever adds to it is to see that it has a bound.
+    /// How many pieces of code wait for a thread. Code that blocks forever lets them pile up, so callers must bound them.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.waiting.load(Relaxed)
     }
@@ -111,7 +111,7 @@ impl Aside {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         ignore_poison(self.state.lock())
     }
 
@@ -151,19 +151,19 @@ mod tests {
 
     #[test]
     fn code_that_blocks_holds_up_no_other_code() {
-        let aside = Aside::new("aside", 4);
+        let threads = UserThreads::new("user code", 4);
         let (release, blocked) = channel::<()>();
         let blocked = Arc::new(Mutex::new(blocked));
         for _ in 0..3 {
             let blocked = blocked.clone();
-            aside.run(Box::new(move || {
+            threads.run(Box::new(move || {
                 let _ = blocked.lock().unwrap().recv();
             }));
         }
         let (sender, done) = channel();
         for n in 0..100 {
             let sender = sender.clone();
-            aside.run(Box::new(move || sender.send(n).unwrap()));
+            threads.run(Box::new(move || sender.send(n).unwrap()));
         }
         for n in 0..100 {
             assert_eq!(done.recv_timeout(DEADLINE), Ok(n), "in order");
@@ -172,19 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn code_that_panics_is_not_the_end_of_other_code() {
-        let aside = Aside::new("aside", 1);
-        aside.run(Box::new(|| panic!("as it should")));
+    fn code_that_panics_leaves_other_code_running() {
+        let threads = UserThreads::new("user code", 1);
+        threads.run(Box::new(|| panic!("expected")));
         let (sender, done) = channel();
-        aside.run(Box::new(move || sender.send(()).unwrap()));
+        threads.run(Box::new(move || sender.send(()).unwrap()));
         assert_eq!(done.recv_timeout(DEADLINE), Ok(()));
     }
 
     #[test]
     fn a_thread_is_a_shard_while_it_turns_one() {
-        assert!(!is_shard());
-        assert!(as_shard(|| as_shard(is_shard) && is_shard()));
-        assert!(catch_unwind(|| as_shard(|| panic!("as it should"))).is_err());
-        assert!(!is_shard());
+        assert!(!is_in_shard_turn());
+        assert!(in_shard_turn(
+            || in_shard_turn(is_in_shard_turn) && is_in_shard_turn()
+        ));
+        assert!(catch_unwind(|| in_shard_turn(|| panic!("expected"))).is_err());
+        assert!(!is_in_shard_turn());
     }
 }
