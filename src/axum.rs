@@ -92,7 +92,7 @@ pub async fn upgrade(upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
 /// let router: Router<AsyncSender> = Router::new().route("/live/{channel}", any(live));
 /// ```
 #[must_use = "the client comes in only if this is returned from a handler"]
-pub struct WebsocketUpgrade(host::Arrival);
+pub struct WebsocketUpgrade(host::PendingUpgrade);
 
 impl<S> FromRequestParts<S> for WebsocketUpgrade
 where
@@ -105,7 +105,7 @@ where
         let Some(hub) = AsyncSender::from_ref(state).hub() else {
             return Err(host::not_running());
         };
-        host::ask(parts, &hub).await.map(Self)
+        host::authorize(parts, &hub).await.map(Self)
     }
 }
 

@@ -43,7 +43,7 @@ where
 {
     move |request: Request, stream: Stream, state: Arc<S>| {
         if let Some(mut stream) = host::handshake(&request, stream)
-            && stream.answer()
+            && stream.answer_handshake()
         {
             handler(stream, state);
         }
@@ -79,12 +79,12 @@ pub fn async_websocket_handler<S>(
     let app_answers = host::is_hook_of_app(&hook);
     move |request: Request, stream: Stream, _: Arc<S>| {
         if let Some(mut stream) = host::handshake(&request, stream)
-            && (app_answers || stream.answer())
+            && (app_answers || stream.answer_handshake())
         {
             let sent = ignore_poison(hook.lock()).send(stream);
             if let Err(refused) = sent {
                 // The app has stopped: the client gets a close frame that says so.
-                refused.0.go_away();
+                refused.0.close_going_away();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Every bound of the engine, and what happens to those who read too slowly.
+//! The limits of the engine, and what happens to slow consumers.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
     ///
-    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. With 0, nobody comes in. An
+    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. With 0, no connection is accepted. An
     /// IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until the proxy is
     /// trusted to say whose it is ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)); then
     /// WebSockets and event streams count, and not the connections that the proxy keeps for HTTP requests.

@@ -1,4 +1,4 @@
-//! What the person who runs a server is told to change, in the words of that server.
+//! Names of a program's options, for advice to the person who runs the program.
 
 /// The names of a program's own options, for the refusals that name them
 /// ([`AsyncWebsocketApp::with_option_names`](crate::AsyncWebsocketApp::with_option_names)).

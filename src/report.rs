@@ -1,7 +1,7 @@
-//! What the library has to say while it runs: to `log`, or with the feature `tracing` to that; never to both.
+//! Log lines of the library: to `log`, or with the feature `tracing` to `tracing`; never to both.
 //!
-//! Warnings are for whoever runs the server and say what to do; what a single client did is at most information.
-//! What comes from the network stands in them with its control characters escaped.
+//! A warning is for the person who runs the server and says what to do; what a single client did is at most information.
+//! Text from the network is logged with its control characters escaped.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -12,8 +12,7 @@ use crate::atomic::AtomicU64;
 #[cfg(not(feature = "tracing"))]
 use crate::user_threads::{self, UserThreads};
 
-/// Says one line. With `tracing`, it is an event of the crate; where nobody has subscribed, `tracing` itself hands it
-/// on to `log`.
+/// Logs one line. With `tracing` it is an event of the crate; without a subscriber, `tracing` itself forwards it to `log`.
 macro_rules! say {
     ($level:ident, $log_level:ident, $($text:tt)*) => {{
         #[cfg(feature = "tracing")]
@@ -28,7 +27,7 @@ macro_rules! warning { ($($text:tt)*) => { $crate::report::say!(warn, Warn, $($t
 macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, Info, $($text)*) }; }
 macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($text)*) }; }
 
-/// Says a line that a client can cause, unless the same was said within the last minute: `limited!(limited, warning, "…")`.
+/// Logs a line that a client can cause, unless the same was logged within the last minute: `limited!(limited, warning, "…")`.
 macro_rules! limited {
     ($limited:expr, $level:ident, $($text:tt)*) => {
         if let Some(left_out) = $limited.due() {
@@ -39,14 +38,14 @@ macro_rules! limited {
 
 pub(crate) use {debug, error, info, limited, say, warning};
 
-/// Hands a line to the program's logger. That is user code, which may block, or send to clients: what a shard says in its turn
-/// is handed over by a thread of its own.
+/// Hands a line to the program's logger. The logger is user code, which may block or send to clients, so a line of a shard's turn
+/// is handed over by another thread.
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
     /// Lines that may wait for a logger that blocks. Further ones are left out.
     const WAITING_MAX: usize = 1_024;
     static LOGGER: OnceLock<UserThreads> = OnceLock::new();
-    // The logger itself is not asked before it may block.
+    // Checks the level first; the logger's own filter is user code, which may block.
     if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
         return;
     }
@@ -62,10 +61,10 @@ pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<
     }
 }
 
-/// Lines that clients can cause: each is said once a minute at most, with the number of those that were left out.
+/// Limits a log line that clients can cause to one a minute; the next line has the number of those left out.
 #[derive(Debug)]
 pub(crate) struct Limited {
-    /// Milliseconds since the first line of all at which the next one is said.
+    /// When the next line may be logged, in milliseconds since the first line of the process.
     next: AtomicU64,
     left_out: AtomicU64,
 }
@@ -84,7 +83,7 @@ impl Limited {
         }
     }
 
-    /// Whether the line is to be said now, and what is to be said at its end.
+    /// What to append to the line if it is due now; `None` if it is left out.
     pub(crate) fn due(&self) -> Option<LeftOut> {
         static START: OnceLock<Instant> = OnceLock::new();
         let since_start = START.get_or_init(Instant::now).elapsed();
@@ -93,7 +92,7 @@ impl Limited {
 
     fn due_at(&self, now: u64) -> Option<LeftOut> {
         let next = self.next.load(Relaxed);
-        // Of several threads at once, one says it.
+        // Of several threads at once, one logs the line.
         let is_due = next <= now
             && self
                 .next

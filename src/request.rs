@@ -1,4 +1,4 @@
-//! What a client asks for when it comes, and what the program answers: for handshakes, and for event streams.
+//! The head of a client's request and the program's answer to it: for handshakes and for event streams.
 //!
 //! Depends on `protocol::http` and `protocol::percent`. It knows neither connections nor handlers.
 
@@ -59,7 +59,7 @@ impl RequestHead {
         Self { head, peer, client }
     }
 
-    /// A request that nobody has kept: only who sent it is known.
+    /// A request of which only the client's address is known.
     pub(crate) fn unknown(peer: SocketAddr, client: IpAddr) -> Self {
         let mut request = Self::new("/");
         request.peer = peer;
@@ -67,14 +67,14 @@ impl RequestHead {
         request
     }
 
-    /// Who sent it was not known when it was received.
+    /// Sets the client's address, which was unknown when the request was received.
     #[cfg_attr(not(feature = "axum"), allow(dead_code))]
     pub(crate) fn found_at(&mut self, peer: SocketAddr) {
         self.peer = peer;
         self.client = peer.ip();
     }
 
-    /// Whether it is known: no handshake is without headers.
+    /// Whether the request itself is known: every handshake has headers.
     pub(crate) fn is_known(&self) -> bool {
         !self.head.headers.is_empty()
     }

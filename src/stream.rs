@@ -1,4 +1,4 @@
-//! The blocking way: one stream, on a thread of its own.
+//! The blocking API: a stream that a thread of the program reads and writes.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -38,22 +38,22 @@ pub struct WebsocketStream {
     stream: Option<Stream>,
     protocol: FrameReader,
     /// Whether anything was ever read.
-    touched: bool,
-    /// Received, and not asked for yet: what came with one read.
+    has_read: bool,
+    /// Messages of one read that the program has not taken yet.
     received: VecDeque<Message>,
-    /// What the client is owed, and did not take at once: the answer to its handshake, control frames, and a close frame as the
-    /// last of them.
-    owed: Vec<u8>,
-    /// The close frame for the client. It waits for the messages before it, which the program may reply to.
-    farewell: Option<Vec<u8>>,
+    /// Bytes that the socket has not taken yet: the answer to the handshake, control frames, and a close frame as the last.
+    pending_out: Vec<u8>,
+    /// The close frame that ends the connection. It is sent after the program has taken the messages before it, since it may reply
+    /// to them.
+    close_reply: Option<Vec<u8>>,
     /// Nothing more can be received: why.
     ended: Option<StreamEnd>,
     /// Nothing more may be sent: a close frame was, or a write broke off.
     closed: bool,
     /// The request that it began with.
     head: Option<Box<Head>>,
-    /// The answer to that request is still to be sent: it is what the client is owed first.
-    unanswered: bool,
+    /// The answer to that request is the first of `pending_out`, and no byte of it has been sent.
+    handshake_pending: bool,
     /// As it was when the stream was new: of a client that has gone, the operating system knows none.
     peer: Option<SocketAddr>,
     buffer: Vec<u8>,
@@ -81,18 +81,18 @@ pub(crate) struct StreamParts {
     pub(crate) socket: TcpStream,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) head: Option<Box<Head>>,
-    /// Whether the client has its handshake answered, if only in part.
+    /// Whether at least a part of the answer to the handshake has been sent.
     pub(crate) answered: bool,
     pub(crate) messages: Vec<Message>,
     /// None if nothing was ever read.
     pub(crate) protocol: Option<FrameReader>,
-    /// Bytes that the client is still owed, before anything else.
-    pub(crate) owed: Vec<u8>,
+    /// Bytes to send before anything else.
+    pub(crate) pending_out: Vec<u8>,
     /// Nothing more is to be received.
     pub(crate) ended: bool,
     /// The close frame that is the answer to that end.
-    pub(crate) farewell: Option<Vec<u8>>,
-    /// Nothing more may be sent either, but for what is owed.
+    pub(crate) close_reply: Option<Vec<u8>>,
+    /// Nothing more may be sent after `pending_out`.
     pub(crate) closed: bool,
 }
 
@@ -111,34 +111,34 @@ impl WebsocketStream {
             peer: stream.peer_addr().ok(),
             stream: Some(stream),
             protocol: FrameReader::new(Limits::default().message_bytes_max),
-            touched: false,
+            has_read: false,
             received: VecDeque::new(),
-            owed: Vec::new(),
-            farewell: None,
+            pending_out: Vec::new(),
+            close_reply: None,
             ended: None,
             closed,
             head: None,
-            unanswered: false,
+            handshake_pending: false,
             buffer: Vec::new(),
         }
     }
 
-    /// The stream of a request that is a handshake, and its answer, which is sent before anything else.
-    pub(crate) fn asked(stream: Stream, head: Head, answer: Vec<u8>) -> Self {
-        let mut asked = Self::new(stream);
-        asked.head = Some(Box::new(head));
-        if !asked.closed {
-            asked.owed = answer;
+    /// A stream whose handshake is still to be answered; the answer is sent before anything else.
+    pub(crate) fn with_pending_handshake(stream: Stream, head: Head, answer: Vec<u8>) -> Self {
+        let mut pending = Self::new(stream);
+        pending.head = Some(Box::new(head));
+        if !pending.closed {
+            pending.pending_out = answer;
         }
-        asked.unanswered = true;
-        asked
+        pending.handshake_pending = true;
+        pending
     }
 
     /// Answers the handshake. False if the client has gone.
-    pub(crate) fn answer(&mut self) -> bool {
-        let owed = std::mem::take(&mut self.owed);
-        self.unanswered = false;
-        self.closed = self.closed || self.inner().write_all(&owed).is_err();
+    pub(crate) fn answer_handshake(&mut self) -> bool {
+        let pending_out = std::mem::take(&mut self.pending_out);
+        self.handshake_pending = false;
+        self.closed = self.closed || self.inner().write_all(&pending_out).is_err();
         !self.closed
     }
 
@@ -155,11 +155,11 @@ impl WebsocketStream {
             if let Some(message) = self.received.pop_front() {
                 return Ok(message);
             }
-            self.part();
+            self.send_close_reply();
             if let Some(end) = self.ended {
                 return Err(end.error());
             }
-            self.pay();
+            self.flush_pending();
             self.read_once().map_err(|_| WebsocketError::ReadError)?;
         }
     }
@@ -168,11 +168,11 @@ impl WebsocketStream {
     ///
     /// Errors are those of [`recv`](Self::recv).
     pub fn recv_nonblocking(&mut self) -> Restion<Message, WebsocketError> {
-        if self.received.is_empty() && (self.ended.is_none() || self.farewell.is_some()) {
+        if self.received.is_empty() && (self.ended.is_none() || self.close_reply.is_some()) {
             if self.inner().set_nonblocking().is_err() {
                 return Restion::Err(WebsocketError::ReadError);
             }
-            self.pay();
+            self.flush_pending();
             let outcome = loop {
                 if !self.received.is_empty() || self.ended.is_some() {
                     break Ok(());
@@ -181,7 +181,7 @@ impl WebsocketStream {
                     break Err(error);
                 }
             };
-            self.part();
+            self.send_close_reply();
             if self.inner().set_blocking().is_err() {
                 self.ended = Some(StreamEnd::Broken);
             }
@@ -210,7 +210,7 @@ impl WebsocketStream {
                 Ok(())
             }
             Ok(n) => {
-                self.touched = true;
+                self.has_read = true;
                 self.receive(&mut buffer[..n]);
                 Ok(())
             }
@@ -243,14 +243,15 @@ impl WebsocketStream {
                         .push_back(Message::from_payload(payload, text));
                 }
                 Ok(Some(ProtocolEvent::Ping(payload))) if !self.closed => {
-                    // RFC 6455 §5.5.3: one that is still owed need not be sent beside the latest.
-                    if self.owed.len() >= READ_BYTES {
-                        self.pay();
+                    // RFC 6455 §5.5.3: only the latest ping needs a pong.
+                    if self.pending_out.len() >= READ_BYTES {
+                        self.flush_pending();
                     }
-                    if self.owed.len() < READ_BYTES {
-                        self.owed.extend(encode::control(Opcode::Pong, &payload));
+                    if self.pending_out.len() < READ_BYTES {
+                        self.pending_out
+                            .extend(encode::control(Opcode::Pong, &payload));
                     }
-                    self.pay();
+                    self.flush_pending();
                 }
                 Ok(Some(ProtocolEvent::Ping(_) | ProtocolEvent::Pong(_))) => {}
                 Ok(Some(ProtocolEvent::Close(frame))) => {
@@ -274,18 +275,18 @@ impl WebsocketStream {
     fn end(&mut self, end: StreamEnd, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
-            self.farewell = Some(close_frame);
+            self.close_reply = Some(close_frame);
         }
     }
 
-    /// Sends the close frame that is due, once the program has asked for more than the messages before it.
-    fn part(&mut self) {
+    /// Sends the close frame that is due, once the program has taken all messages before it.
+    fn send_close_reply(&mut self) {
         if !self.received.is_empty() {
             return;
         }
-        if let Some(close_frame) = self.farewell.take() {
-            self.owed.extend(close_frame);
-            self.pay();
+        if let Some(close_frame) = self.close_reply.take() {
+            self.pending_out.extend(close_frame);
+            self.flush_pending();
             self.closed = true;
         }
     }
@@ -293,19 +294,19 @@ impl WebsocketStream {
     /// Nothing more gets through.
     fn break_off(&mut self) {
         self.closed = true;
-        self.owed.clear();
+        self.pending_out.clear();
     }
 
-    /// Sends what the client is owed, as far as it takes it.
-    fn pay(&mut self) {
-        while !self.owed.is_empty() {
-            let owed = std::mem::take(&mut self.owed);
-            let outcome = self.inner().write(&owed);
-            self.owed = owed;
+    /// Sends pending bytes, as far as the socket takes them.
+    fn flush_pending(&mut self) {
+        while !self.pending_out.is_empty() {
+            let pending_out = std::mem::take(&mut self.pending_out);
+            let outcome = self.inner().write(&pending_out);
+            self.pending_out = pending_out;
             match outcome {
                 Ok(n) => {
-                    self.unanswered &= n == 0;
-                    self.owed.drain(..n);
+                    self.handshake_pending &= n == 0;
+                    self.pending_out.drain(..n);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error)
@@ -341,11 +342,11 @@ impl WebsocketStream {
         if self.closed {
             return Err(WebsocketError::ConnectionClosed);
         }
-        let owed = std::mem::take(&mut self.owed);
-        self.unanswered = false;
+        let pending_out = std::mem::take(&mut self.pending_out);
+        self.handshake_pending = false;
         let outcome = self
             .inner()
-            .write_all(&owed)
+            .write_all(&pending_out)
             .and_then(|()| self.inner().write_all(frame))
             .and_then(|()| self.inner().flush());
         if outcome.is_err() {
@@ -376,8 +377,8 @@ impl WebsocketStream {
             .expect("the stream is there until it is taken apart")
     }
 
-    /// Messages that were received, and not asked for.
-    pub(crate) fn unclaimed(&self) -> usize {
+    /// How many messages were received that the program has not taken.
+    pub(crate) fn unread_messages(&self) -> usize {
         self.received.len()
     }
 
@@ -389,13 +390,13 @@ impl WebsocketStream {
                 Ok(StreamParts {
                     socket,
                     head: self.head.take(),
-                    answered: !self.unanswered,
+                    answered: !self.handshake_pending,
                     peer: self.peer,
                     messages: std::mem::take(&mut self.received).into(),
-                    protocol: self.touched.then_some(protocol),
-                    owed: std::mem::take(&mut self.owed),
+                    protocol: self.has_read.then_some(protocol),
+                    pending_out: std::mem::take(&mut self.pending_out),
                     ended: self.ended.is_some(),
-                    farewell: self.farewell.take(),
+                    close_reply: self.close_reply.take(),
                     closed: self.closed,
                 })
             }
@@ -408,7 +409,7 @@ impl WebsocketStream {
     }
 
     /// Closes with 1001: who was to serve the client has stopped.
-    pub(crate) fn go_away(mut self) {
+    pub(crate) fn close_going_away(mut self) {
         self.close(CloseCode::GOING_AWAY, "server is shutting down");
     }
 
@@ -423,19 +424,21 @@ impl WebsocketStream {
             None => !self.closed,
             Some(end) => matches!(end, StreamEnd::Violation(_)),
         };
-        if self.stream.is_none() || (self.closed && self.owed.is_empty() && !client_may_go_on) {
+        if self.stream.is_none()
+            || (self.closed && self.pending_out.is_empty() && !client_may_go_on)
+        {
             return;
         }
         if !self.closed {
-            let farewell = self.farewell.take();
-            self.owed
-                .extend(farewell.unwrap_or_else(|| encode::close(Some((code, reason)))));
+            let close_reply = self.close_reply.take();
+            self.pending_out
+                .extend(close_reply.unwrap_or_else(|| encode::close(Some((code, reason)))));
             self.closed = true;
         }
         if self.inner().set_nonblocking().is_err() {
             return;
         }
-        self.pay();
+        self.flush_pending();
         let Some(Stream::Tcp(socket)) = &mut self.stream else {
             return;
         };
@@ -548,7 +551,7 @@ mod tests {
         // As `recv_nonblocking` leaves it; how much a socket takes can't be told it.
         stream.ended = Some(StreamEnd::Closed);
         stream.closed = true;
-        stream.owed = encode::close(Some((CloseCode::NORMAL, ""))).split_off(1);
+        stream.pending_out = encode::close(Some((CloseCode::NORMAL, ""))).split_off(1);
         drop(stream);
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).unwrap();

@@ -1,4 +1,4 @@
-//! axum: a task of its runtime checks the handshake and asks the engine, hyper answers, and the engine takes the socket.
+//! axum: a task of its runtime checks the handshake and has the engine authorize it, hyper sends the answer, and the engine takes the socket.
 //!
 //! The one place that knows tokio: the engine does without.
 
@@ -32,27 +32,27 @@ use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 use crate::transport::suppress_sigpipe;
 
-/// Stands for a client's address while nobody knows it.
+/// Stands for a client's address while that is unknown.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// What is said now and then only, lest clients fill a log.
-static NO_ADDRESS_SAID: Limited = Limited::new();
-static NO_SOCKET_SAID: Limited = Limited::new();
-static NOT_PLAIN_SAID: Limited = Limited::new();
+/// Limits of the log lines that clients can cause.
+static NO_ADDRESS: Limited = Limited::new();
+static NO_SOCKET: Limited = Limited::new();
+static NOT_PLAIN: Limited = Limited::new();
 static NOT_SENT: Limited = Limited::new();
 static NO_RUNTIME: Limited = Limited::new();
 
-/// A client that may come in, and has not been told yet.
-pub(crate) struct Arrival {
+/// A handshake that is accepted and not answered yet.
+pub(crate) struct PendingUpgrade {
     hub: Arc<Hub>,
     accepted: Box<Accepted>,
-    /// Who it is was asked without knowing its address.
+    /// The handshake was authorized without the client's address.
     is_unknown: bool,
     socket: OnUpgrade,
 }
 
-/// Asks the engine whether a request may become a WebSocket. An error is the answer to one that may not.
-pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Reject> {
+/// Has the engine decide whether a request becomes a WebSocket. The error is the answer to one that does not.
+pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<PendingUpgrade, Reject> {
     if parts.version > Version::HTTP_11 {
         hub.count_failure(HandshakeRefusal::HttpVersion);
         return Err(Reject::new(505).with_body(
@@ -68,14 +68,14 @@ pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Re
     if peer.is_none() && hub.needs_peers() {
         return Err(cannot_serve(
             hub,
-            &NO_ADDRESS_SAID,
+            &NO_ADDRESS,
             "the app has limits for each address, or trusts proxies, and is not told who connects: serve the router with \
              into_make_service_with_connect_info::<SocketAddr>()",
         ));
     }
     let (then, verdict) = oneshot::channel();
     let then = move |verdict| {
-        // If the client has gone meanwhile, the verdict is dropped here, on a handler thread.
+        // If the client has disconnected, the verdict is dropped here, on a handler thread.
         let _ = then.send(verdict);
     };
     authorize(hub, head, peer.unwrap_or(UNKNOWN), Box::new(then));
@@ -84,15 +84,15 @@ pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Re
         Ok(Verdict::Rejected(reject)) => return Err(reject),
         Err(_) => return Err(not_running()),
     };
-    // Last, so that who is no WebSocket client is told that first.
+    // Checked last, so that a request that is no WebSocket handshake is refused as such.
     let Some(socket) = parts.extensions.remove::<OnUpgrade>() else {
         return Err(cannot_serve(
             hub,
-            &NO_SOCKET_SAID,
+            &NO_SOCKET,
             "the server below axum does not hand its connections over: axum::serve does",
         ));
     };
-    Ok(Arrival {
+    Ok(PendingUpgrade {
         hub: hub.clone(),
         accepted,
         is_unknown: peer.is_none(),
@@ -101,10 +101,10 @@ pub(crate) async fn ask(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Arrival, Re
 }
 
 /// The answer where the program has not set up what a WebSocket needs.
-fn cannot_serve(hub: &Hub, said: &Limited, why: &str) -> Reject {
+fn cannot_serve(hub: &Hub, limit: &Limited, why: &str) -> Reject {
     hub.count_unserved();
     limited!(
-        said,
+        limit,
         error,
         "a WebSocket can't be served and is answered with 500: {why}"
     );
@@ -154,7 +154,7 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
     })
 }
 
-impl Arrival {
+impl PendingUpgrade {
     /// The 101 response. Once hyper has sent it, the engine takes the socket.
     pub(crate) fn answer(self) -> Response {
         let Ok(runtime) = Handle::try_current() else {
@@ -189,7 +189,7 @@ impl Arrival {
                 return;
             }
             Err(error) => {
-                debug!("a client has gone before it became a WebSocket: {error}");
+                debug!("a client has disconnected before it became a WebSocket: {error}");
                 return;
             }
         };
@@ -204,7 +204,7 @@ impl Arrival {
         });
         match adopted {
             Ok(mut socket) if hub.has_stopped() => {
-                // Nobody takes it in any more. It is told, if it can be at once.
+                // The engine accepts no more connections. The client gets a close frame if its socket takes that at once.
                 hub.count_unserved();
                 let _ = socket.write(&close_frame(
                     CloseCode::GOING_AWAY,
@@ -231,7 +231,7 @@ fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
 /// Closes a WebSocket whose socket the engine can't have.
 async fn refuse(mut socket: Socket) {
     limited!(
-        NOT_PLAIN_SAID,
+        NOT_PLAIN,
         error,
         "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy end \
          TLS in front of axum, and have axum::serve listen on TCP"
@@ -240,7 +240,7 @@ async fn refuse(mut socket: Socket) {
         CloseCode::INTERNAL_ERROR,
         "only plain TCP connections can be served here",
     );
-    // Each step as far as it goes at once: nobody here waits for a client.
+    // Each step goes as far as it can at once: this task never waits for a client.
     poll_fn(|context| {
         let mut socket = Pin::new(&mut socket);
         let _ = socket.as_mut().poll_write(context, &frame);

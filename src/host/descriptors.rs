@@ -3,11 +3,11 @@
 use crate::limits::Limits;
 use crate::report::{info, warning};
 
-/// Descriptors that are no connections: shards, the listener, and what the program has open.
+/// Descriptors for other uses than connections: shards, the listener, and files of the program.
 const OTHERS: u64 = 64;
 
-/// Lowers the number of connections to what there can be, and says so. Beyond it, clients would wait unanswered instead of
-/// being told that there are too many.
+/// Lowers `connections_max` to what the limit of descriptors allows, and logs that. Without it, clients beyond that limit would
+/// wait unanswered instead of being refused.
 pub(crate) fn fit_connections(limits: &mut Limits) {
     let Some(descriptors) = descriptors_max() else {
         return;
@@ -24,7 +24,7 @@ pub(crate) fn fit_connections(limits: &mut Limits) {
         "Limits::connections_max is {wanted}, and this process may have {descriptors} descriptors: at most {served} \
          connections are served; raise the limit (ulimit -n, LimitNOFILE of systemd), or lower connections_max"
     );
-    // Nobody has asked for as many as the default.
+    // The program has not set the default, so it need not be warned.
     if wanted == Limits::default().connections_max {
         info!("{why}");
     } else {

@@ -15,7 +15,7 @@ use crate::report::{Limited, debug, limited};
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
 
-/// What a Humphrey app hands connections over with.
+/// The channel through which a Humphrey app hands connections over.
 type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
 
 /// The hooks of apps, which answer handshakes themselves. As 0.5.1 made hooks, a program can have one of its own; it is
@@ -69,28 +69,28 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         }
     };
     match handshake::check(&head.method, head.minor_version, head.pairs()) {
-        Ok(handshake) => Some(WebsocketStream::asked(
+        Ok(handshake) => Some(WebsocketStream::with_pending_handshake(
             stream,
             head,
             handshake::response(&handshake),
         )),
         Err(refusal) => {
-            // Nobody is left to tell if this fails, too.
+            // If this fails, too, the client can't be reached.
             let _ = stream.write_all(&handshake::refusal(refusal, BodyMode::Full));
             None
         }
     }
 }
 
-/// Takes in what comes through the hook of an unlinked app, on a thread that is parked while nothing comes.
+/// Adopts the connections that come through the hook of an unlinked app, on a thread that is parked in between.
 pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) -> io::Result<()> {
     thread::Builder::new()
         .name("humphrey_ws adopt".into())
         .spawn(move || {
             for stream in handed_over {
                 if hub.has_stopped() {
-                    // Somebody has kept a copy of the sender. From here on it fails.
-                    hub.count_unhandled(stream.unclaimed());
+                    // The program has kept a copy of the sender. From here on sending fails.
+                    hub.count_unhandled(stream.unread_messages());
                     break;
                 }
                 adopt(stream, &hub);
@@ -106,7 +106,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     let parts = match stream.into_parts() {
         Ok(parts) => parts,
         Err(refused) => {
-            hub.count_unhandled(refused.unclaimed());
+            hub.count_unhandled(refused.unread_messages());
             limited!(
                 TLS_REFUSED,
                 error,
@@ -126,9 +126,9 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             upgraded: Some(Upgraded {
                 head: parts.head,
                 answered: parts.answered,
-                owed: parts.owed,
+                owed: parts.pending_out,
                 ended: parts.ended,
-                farewell: parts.farewell,
+                farewell: parts.close_reply,
                 closed: parts.closed,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
@@ -140,7 +140,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     });
     match newcomer {
         Ok(newcomer) => hub.adopt(newcomer),
-        // The client has gone meanwhile.
+        // The client has disconnected meanwhile.
         Err(error) => {
             hub.count_unhandled(messages);
             debug!("a connection was not taken over: {error}");

@@ -1,7 +1,7 @@
-//! The ways in: the app's own listener, mounted Humphrey routes, an existing Humphrey app, and an axum app.
+//! Where connections come from: the app's own listener, mounted Humphrey routes, an existing Humphrey app, and an axum app.
 //!
 //! Depends on `protocol`, `engine` and `stream` (the hook carries its type), and on Humphrey. It must not know the app's
-//! handlers. The contract: whatever comes in ends as a connection of the engine, or is refused in words.
+//! handlers. The contract: each connection is handed to the engine, or is refused with a status or a close frame that says why.
 
 #[cfg(feature = "axum")]
 pub(crate) mod axum;

@@ -32,7 +32,7 @@ struct RouteAnswer {
 }
 
 impl<State> Routes<State> {
-    /// Refuses what a sub-app asks for and can't be had here, and says what to do instead.
+    /// Fails where a sub-app needs what these routes can't serve; the error says what to use instead.
     pub(crate) fn new(
         sub_apps: Vec<SubApp<State>>,
         cors: Option<Cors>,
@@ -80,14 +80,14 @@ impl<State> Routes<State> {
         self.finish(answer, &head, Persistence::keep_alive_if(keep_alive))
     }
 
-    /// The answer to a request that no route would take, whatever its body. Runs no code of the program's.
+    /// The response to a request that no route takes, whatever its body. Runs no code of the program's.
     pub(crate) fn refusal(&self, head: &Head) -> Option<Vec<u8>> {
         let refusal = self.route(head).err()?;
         let response = self.finish(refusal, head, Persistence::Close);
         Some([response.head, response.body].concat())
     }
 
-    /// A rejection of the guard's, as pages of other origins may read it: they can the route's own answers.
+    /// The body guard's rejection, with the CORS headers that the route's own response would have.
     pub(crate) fn readable(&self, reject: Reject, head: &Head) -> Reject {
         let headers = self
             .cors
@@ -120,7 +120,7 @@ impl<State> Routes<State> {
             .headers
             .retain(|(name, _)| !name.eq_ignore_ascii_case("Connection"));
         if keep_alive && head.minor_version == 0 {
-            // RFC 9112 §9.3: 1.0 clients must be told.
+            // RFC 9112 §9.3: HTTP/1.0 clients assume that the connection closes.
             answer
                 .headers
                 .push(("Connection".into(), "keep-alive".into()));
@@ -233,7 +233,7 @@ impl<State> Routes<State> {
         }
     }
 
-    /// The first route that fits, of the sub-apps whose host does, in the order they were mounted.
+    /// The first matching route of the sub-apps whose host matches, in the order in which they were mounted.
     fn find(&self, host: &str, path: &str) -> Option<&RouteHandler<State>> {
         self.sub_apps
             .iter()

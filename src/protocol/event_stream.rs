@@ -19,7 +19,7 @@ use super::percent;
 /// The media type of event streams (WHATWG HTML §9.2.5). Its charset is always UTF-8, so it is not named.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// A comment without a word, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7). No empty line
+/// An empty comment, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7). No empty line
 /// follows: a comment needs none.
 pub(crate) const KEEP_ALIVE: &[u8] = b":\n";
 
@@ -32,7 +32,7 @@ pub(crate) enum EventData<'a> {
     Binary(&'a [u8]),
 }
 
-/// An event, with an id if the client is to name it when it comes again.
+/// An event, with an id if the client is to resume from it when it reconnects.
 pub(crate) fn event(id: Option<&str>, payload: EventData<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(event_bytes(id, payload));
     push_id(&mut out, id);
@@ -72,8 +72,8 @@ fn base64_len(len: usize) -> usize {
     len.div_ceil(3) * 4
 }
 
-/// The event that says that messages are missing: what the client shows is to be loaded anew. `asked` is what it has
-/// named as the last that it has seen, and `id` where it is now, if nothing that is sent next says so.
+/// The event that tells the client that messages are missing, so that it must load its state anew. `asked` is the last event id
+/// that the client has named; `id` is its new position, unless the next event has one.
 pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     push_id(&mut out, id);
@@ -111,13 +111,13 @@ pub(crate) fn rooms<'a>(rooms: impl Iterator<Item = (u64, &'a str)>) -> Vec<u8> 
     out
 }
 
-/// Whether the client asks to be told of which rooms the messages are.
+/// Whether the client has requested [`rooms`] events.
 pub(crate) fn asks_for_rooms(head: &Head) -> bool {
     let is_asked = |pair: &str| pair.split('=').next() == Some(ROOMS_ASKED);
     head.query().split('&').any(is_asked)
 }
 
-/// What a client is told at the beginning of how far it has everything: an id, to be named when it connects again.
+/// The position of a client at the beginning of its stream: the id from which it resumes when it reconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position<'a> {
     /// Nothing: the first event has an id, or there are no ids.
@@ -212,7 +212,7 @@ pub(crate) fn is_comment(blocks: &[u8]) -> bool {
 pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
     let own = [
         ("Content-Type", MEDIA_TYPE),
-        // Nobody may keep it, nor hold it back to compress it (RFC 9111 §5.2.2.5, §5.2.2.6).
+        // Caches must not keep it, and proxies must not buffer it for compression (RFC 9111 §5.2.2.5, §5.2.2.6).
         ("Cache-Control", "no-store, no-transform"),
         // nginx would gather a buffer's worth before it hands anything on.
         ("X-Accel-Buffering", "no"),

@@ -52,7 +52,7 @@ pub(crate) enum ProcedureFrame<'a> {
         name: &'a str,
         payload: &'a [u8],
     },
-    /// Who has asked does not want the answer any more.
+    /// The caller cancels its call.
     Reset {
         id: u32,
     },
@@ -145,7 +145,7 @@ pub(crate) fn take_name<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
 }
 
 fn push_name(out: &mut Vec<u8>, name: &str) {
-    // Whoever has let a longer one in has a fault, and no client is to suffer from a frame that says something else.
+    // Callers check the length. If one has not, the name is cut, so that the frame stays well-formed.
     debug_assert!(name.len() <= NAME_BYTES_MAX);
     out.push(name.len().min(NAME_BYTES_MAX) as u8);
     out.extend_from_slice(&name.as_bytes()[..name.len().min(NAME_BYTES_MAX)]);

@@ -1,4 +1,4 @@
-//! That a request is rejected, and in what words.
+//! The rejection of a request: status, headers and body.
 
 use std::error::Error;
 use std::fmt;
@@ -7,7 +7,7 @@ use super::is_header;
 use crate::protocol::http::{self, BodyMode, Persistence};
 use crate::report::{Limited, limited};
 
-/// That a client may not come in, and what it is answered: a status, headers and a body.
+/// Rejects a request with a status, headers and a body.
 ///
 /// ```
 /// use humphrey_ws::Reject;
