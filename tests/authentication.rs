@@ -10,7 +10,6 @@ use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use humphrey::App;
 use humphrey::http::{Response, StatusCode};
 use humphrey::stream::Stream;
 use humphrey_ws::{
@@ -18,8 +17,8 @@ use humphrey_ws::{
     WebsocketStream, async_websocket_handler,
 };
 use support::{
-    Client, DEADLINE, close_code, either_way, eventually, free_address, read_frame, read_head,
-    start, tcp,
+    Client, DEADLINE, close_code, eventually, read_frame, read_head, serve_route, start,
+    start_linked, tcp,
 };
 use tungstenite::client::ClientRequestBuilder;
 use tungstenite::handshake::HandshakeError;
@@ -36,7 +35,7 @@ enum Way {
 
 const WAYS: [Way; 2] = [Way::Own, Way::Linked];
 
-/// Starts an app that is the same for both ways in.
+/// Starts the same app behind either kind of listener.
 fn start_by<S, T>(
     way: Way,
     state: S,
@@ -48,18 +47,7 @@ where
 {
     match way {
         Way::Own => start(build(AsyncWebsocketApp::new_with_config(state, 8, 1))),
-        Way::Linked => {
-            let app = build(AsyncWebsocketApp::new_unlinked_with_config(state, 8));
-            let hook = app.connect_hook().unwrap();
-            let address = free_address();
-            thread::spawn(move || {
-                App::<()>::new()
-                    .with_websocket_route("/*", async_websocket_handler(hook))
-                    .run(address)
-                    .unwrap();
-            });
-            (either_way(app).start().unwrap(), address)
-        }
+        Way::Linked => start_linked(build(AsyncWebsocketApp::new_unlinked_with_config(state, 8))),
     }
 }
 
@@ -625,13 +613,7 @@ fn a_connection_that_was_answered_before_it_is_handed_over_is_closed_with_1008()
 
     // A hook of the program's own: its handshakes are answered by the route, and the request is known.
     let (own, handed_over) = channel();
-    let address = free_address();
-    thread::spawn(move || {
-        App::<()>::new()
-            .with_websocket_route("/*", async_websocket_handler(Arc::new(Mutex::new(own))))
-            .run(address)
-            .unwrap();
-    });
+    let address = serve_route(async_websocket_handler(Arc::new(Mutex::new(own))));
     let forward = hook.clone();
     thread::spawn(move || {
         for stream in handed_over {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -59,6 +59,21 @@ fn accept(stream: &mut TcpStream, before: &str, behind: &[u8]) {
     stream
         .write_all(&[answer.as_bytes(), behind].concat())
         .unwrap();
+}
+
+/// Sends a byte per interval until the client ends the connection, but no longer than the deadline. The pauses are reads, so the
+/// end is seen at once.
+fn trickle(stream: &mut TcpStream, interval: Duration) {
+    stream.set_read_timeout(Some(interval)).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline && stream.write_all(b"x").is_ok() {
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Reads to the end of the connection.
@@ -205,10 +220,7 @@ fn server_that_trickles_its_answer_does_not_extend_the_deadline() {
     let (address, server) = serve(|mut stream| {
         read_request(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 101 x\r\nX: ");
-        // Until the client has had enough.
-        while stream.write_all(b"x").is_ok() {
-            thread::sleep(Duration::from_millis(5));
-        }
+        trickle(&mut stream, Duration::from_millis(5));
     });
     let begun = Instant::now();
     let client = builder(address).with_connect_timeout(Duration::from_millis(200));
@@ -401,10 +413,7 @@ fn close_gives_up_in_time_though_a_message_trickles_in() {
     let (address, server) = serve(|mut stream| {
         // A message of 65,535 bytes, a byte at a time.
         accept(&mut stream, "", b"\x82\x7e\xff\xff");
-        let begun = Instant::now();
-        while begun.elapsed() < DEADLINE && stream.write_all(b"x").is_ok() {
-            thread::sleep(Duration::from_millis(50));
-        }
+        trickle(&mut stream, Duration::from_millis(50));
     });
     let mut client = builder(address).connect().unwrap();
     let begun = Instant::now();

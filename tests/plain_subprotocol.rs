@@ -6,26 +6,24 @@ mod support;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 
-use humphrey::App;
 use humphrey_ws::{
-    Accept, AsyncWebsocketApp, Message, Procedures, RunningApp, WebsocketStream,
-    async_websocket_handler, websocket_handler,
+    Accept, AsyncWebsocketApp, Message, Procedures, WebsocketStream, websocket_handler,
 };
-use support::{client_frame, either_way, free_address, read_frame, read_head, start, tcp};
+use support::{
+    client_frame, read_frame, read_head, serve_route, start, start_linked, tcp,
+    upgrade_request_offering,
+};
 
 const PLAIN: &str = "humphrey_ws.plain.v1";
 const PROCEDURES: &str = "humphrey_ws.procedures.v1";
 /// What the JavaScript client offers, with a subprotocol of its program's.
 const OFFERED: &str = "humphrey_ws.procedures.v1, chat, humphrey_ws.plain.v1";
 
-/// Connects, and returns which subprotocols are chosen, and which one the message handler sees.
+/// Connects; returns the chosen subprotocols, and the one that the message handler sees.
 fn chosen(address: SocketAddr, path: &str, offered: &str) -> (Vec<String>, String) {
     let mut socket = tcp(address);
-    let request = support::upgrade_request(path);
-    let offer = format!("\r\nSec-WebSocket-Protocol: {offered}\r\n\r\n");
-    let request = request.strip_suffix("\r\n\r\n").unwrap().to_owned() + &offer;
+    let request = upgrade_request_offering(path, offered);
     socket.write_all(request.as_bytes()).unwrap();
     let head = read_head(&mut socket);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -38,13 +36,13 @@ fn chosen(address: SocketAddr, path: &str, offered: &str) -> (Vec<String>, Strin
     (chosen, String::from_utf8(seen).unwrap())
 }
 
-fn tell(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+fn with_subprotocol_reply(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
     app.with_message_handler(|stream, _, _| {
         stream.send(Message::new(stream.subprotocol().unwrap_or("none")));
     })
 }
 
-fn asked(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+fn with_handshake_handler(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
     app.with_handshake_handler(|request, _| {
         Ok(match request.path() {
             "/chat" => Accept::new().with_subprotocol("chat"),
@@ -52,18 +50,6 @@ fn asked(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
             _ => Accept::new(),
         })
     })
-}
-
-fn linked(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
-    let hook = app.connect_hook().unwrap();
-    let address = free_address();
-    thread::spawn(move || {
-        App::<()>::new()
-            .with_websocket_route("/*", async_websocket_handler(hook))
-            .run(address)
-            .unwrap();
-    });
-    (either_way(app).start().unwrap(), address)
 }
 
 fn expect(address: SocketAddr, path: &str, offered: &str, expected: &str, seen: &str) {
@@ -78,9 +64,15 @@ fn expect(address: SocketAddr, path: &str, offered: &str, expected: &str, seen: 
 #[test]
 fn app_without_procedures_chooses_plain() {
     for asks in [false, true] {
-        let build = |app| tell(if asks { asked(app) } else { app });
+        let build = |app| {
+            with_subprotocol_reply(if asks {
+                with_handshake_handler(app)
+            } else {
+                app
+            })
+        };
         let own = start(build(AsyncWebsocketApp::new()));
-        let linked = linked(build(AsyncWebsocketApp::new_unlinked()));
+        let linked = start_linked(build(AsyncWebsocketApp::new_unlinked()));
         for (running, address) in [own, linked] {
             expect(address, "/", OFFERED, PLAIN, "none");
             expect(address, "/", "other", "", "none");
@@ -96,15 +88,17 @@ fn app_without_procedures_chooses_plain() {
 
 #[test]
 fn app_with_procedures_chooses_plain_only_without_them() {
-    let build = |app: AsyncWebsocketApp<()>| tell(asked(app.with_procedures(Procedures::new())));
+    let build = |app: AsyncWebsocketApp<()>| {
+        with_subprotocol_reply(with_handshake_handler(
+            app.with_procedures(Procedures::new()),
+        ))
+    };
     let (running, address) = start(build(AsyncWebsocketApp::new()));
     expect(address, "/none", OFFERED, PLAIN, "none");
     expect(address, "/chat", OFFERED, "chat", "chat");
     expect(address, "/", "other, humphrey_ws.plain.v1", PLAIN, "none");
     let mut socket = tcp(address);
-    let request = support::upgrade_request("/");
-    let offer = format!("\r\nSec-WebSocket-Protocol: {OFFERED}\r\n\r\n");
-    let request = request.strip_suffix("\r\n\r\n").unwrap().to_owned() + &offer;
+    let request = upgrade_request_offering("/", OFFERED);
     socket.write_all(request.as_bytes()).unwrap();
     let head = read_head(&mut socket);
     assert!(head.contains(PROCEDURES) && !head.contains(PLAIN), "{head}");
@@ -113,18 +107,12 @@ fn app_with_procedures_chooses_plain_only_without_them() {
 
 #[test]
 fn blocking_route_chooses_plain() {
-    let address = free_address();
     let serve = |mut stream: WebsocketStream, _: Arc<()>| {
         while stream.recv().is_ok() {
             stream.send(Message::new("none")).unwrap();
         }
     };
-    thread::spawn(move || {
-        App::<()>::new()
-            .with_websocket_route("/*", websocket_handler(serve))
-            .run(address)
-            .unwrap();
-    });
+    let address = serve_route(websocket_handler(serve));
     expect(address, "/", OFFERED, PLAIN, "none");
     expect(address, "/", "other", "", "none");
 }

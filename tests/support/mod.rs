@@ -4,11 +4,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use humphrey_ws::{AsyncWebsocketApp, RunningApp};
+use humphrey::App;
+use humphrey::http::Request;
+use humphrey::stream::Stream;
+use humphrey_ws::{AsyncWebsocketApp, RunningApp, async_websocket_handler};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
@@ -28,6 +32,32 @@ where
         .expect("the app starts");
     let address = running.local_addr().expect("it listens itself");
     (running, address)
+}
+
+/// Starts an app that takes its connections from a Humphrey app of its own; returns the address of the Humphrey app.
+pub(crate) fn start_linked<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    let hook = app.connect_hook().expect("the app is not linked yet");
+    let address = serve_route(async_websocket_handler(hook));
+    let running = either_way(app).start().expect("the app starts");
+    (running, address)
+}
+
+/// Starts a Humphrey app with one WebSocket route for all paths, on a thread that lives as long as the tests.
+pub(crate) fn serve_route(
+    route: impl Fn(Request, Stream, Arc<()>) + Send + Sync + 'static,
+) -> SocketAddr {
+    let address = free_address();
+    thread::spawn(move || {
+        App::<()>::new()
+            .with_websocket_route("/*", route)
+            .run(address)
+            .expect("the Humphrey app runs");
+    });
+    address
 }
 
 /// What must hold, must hold whether shards run handlers or not: with `HUMPHREY_WS_ADAPTIVE=no` they don't.
@@ -73,7 +103,7 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "it never came to hold: {what}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -173,6 +203,15 @@ pub(crate) fn upgrade_request(path: &str) -> String {
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
+}
+
+/// The head of a valid upgrade request that offers these subprotocols.
+pub(crate) fn upgrade_request_offering(path: &str, subprotocols: &str) -> String {
+    let request = upgrade_request(path);
+    let head = request
+        .strip_suffix("\r\n")
+        .expect("it ends in an empty line");
+    format!("{head}Sec-WebSocket-Protocol: {subprotocols}\r\n\r\n")
 }
 
 /// A WebSocket whose frames the test writes and reads itself.
