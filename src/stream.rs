@@ -350,7 +350,7 @@ impl WebsocketStream {
             .and_then(|()| self.inner().write_all(frame))
             .and_then(|()| self.inner().flush());
         if outcome.is_err() {
-            // Part of a frame may have left: whatever followed would be taken for its rest.
+            // A part of a frame may have been sent: the client would take further bytes for its rest.
             self.closed = true;
             return Err(WebsocketError::WriteError);
         }

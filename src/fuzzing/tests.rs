@@ -27,9 +27,9 @@ fn seeds(target: &str) -> PathBuf {
 }
 
 /// Names the seed when it fails.
-struct Named(PathBuf);
+struct InputOnPanic(PathBuf);
 
-impl Drop for Named {
+impl Drop for InputOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             #[allow(clippy::print_stderr)] // It is one of many.
@@ -45,7 +45,7 @@ fn every_seed_of_every_fuzz_target_holds() {
     for (target, run) in TARGETS {
         let mut played = 0;
         for seed in fs::read_dir(seeds(target)).unwrap() {
-            let named = Named(seed.unwrap().path());
+            let named = InputOnPanic(seed.unwrap().path());
             run(&fs::read(&named.0).unwrap());
             played += 1;
         }

@@ -161,7 +161,7 @@ impl FrameReader<ServerRole> {
         Self::in_role(message_bytes_max)
     }
 
-    /// How far it is, for somebody who has the limit elsewhere.
+    /// Takes the state without the size limit, for a caller that stores the limit elsewhere.
     pub(crate) fn into_progress(self) -> Progress<ServerRole> {
         self.progress
     }

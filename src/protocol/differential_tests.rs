@@ -27,7 +27,7 @@ const SEEDS: u64 = 4_000;
 
 /// What one frame comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+enum FrameOutcome {
     /// It is a part of something, or nothing that is told.
     Taken,
     Text(Vec<u8>),
@@ -41,7 +41,7 @@ enum Outcome {
     Failed(u16),
 }
 
-impl Outcome {
+impl FrameOutcome {
     fn is_last(&self) -> bool {
         matches!(self, Self::Close(..) | Self::Failed(_))
     }
@@ -105,7 +105,7 @@ fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<Frame> {
             payload,
         });
         if !is_sent {
-            // Nobody reads any further.
+            // Neither side reads any further.
             bytes.truncate(at);
         }
     }
@@ -158,11 +158,11 @@ fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
 // --------------------------------------------------------------------------------------------------------- both sides
 
 /// Feeds ours, frame by frame and each cut by chance.
-fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<FrameOutcome> {
     let mut connection = FrameReader::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
-        let mut outcome = Outcome::Taken;
+        let mut outcome = FrameOutcome::Taken;
         while at < frame.end {
             let left = frame.end - at;
             let len = if dice.one_in(2) {
@@ -175,49 +175,56 @@ fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) ->
             let mut input = part.as_mut_slice();
             while !outcome.is_last() && !input.is_empty() {
                 if let Some(next) = receive(&mut connection, &mut input) {
-                    assert_eq!(outcome, Outcome::Taken, "one frame is one event at most");
+                    assert_eq!(
+                        outcome,
+                        FrameOutcome::Taken,
+                        "one frame is one event at most"
+                    );
                     outcome = next;
                 }
             }
         }
         outcomes.push(outcome);
-        if outcomes.last().is_some_and(Outcome::is_last) {
+        if outcomes.last().is_some_and(FrameOutcome::is_last) {
             break;
         }
     }
     outcomes
 }
 
-fn receive<R: Side>(connection: &mut FrameReader<R>, input: &mut &mut [u8]) -> Option<Outcome> {
+fn receive<R: Side>(
+    connection: &mut FrameReader<R>,
+    input: &mut &mut [u8],
+) -> Option<FrameOutcome> {
     Some(match connection.receive(input) {
         Ok(None) => return None,
         Ok(Some(ProtocolEvent::Message { text, payload })) => {
             let payload = payload.bytes().to_vec();
             if text {
-                Outcome::Text(payload)
+                FrameOutcome::Text(payload)
             } else {
-                Outcome::Binary(payload)
+                FrameOutcome::Binary(payload)
             }
         }
         Ok(Some(ProtocolEvent::Ping(payload))) => {
             let answer = encode::control(Opcode::Pong, &payload);
-            Outcome::Ping(payload.to_vec(), answer)
+            FrameOutcome::Ping(payload.to_vec(), answer)
         }
-        Ok(Some(ProtocolEvent::Pong(payload))) => Outcome::Pong(payload.to_vec()),
+        Ok(Some(ProtocolEvent::Pong(payload))) => FrameOutcome::Pong(payload.to_vec()),
         Ok(Some(ProtocolEvent::Close(frame))) => {
             let answer = encode::close(frame.code.map(|code| (code, "")));
             let code = frame.code.map(CloseCode::get);
-            Outcome::Close(code, frame.reason, code_in(&answer))
+            FrameOutcome::Close(code, frame.reason, code_in(&answer))
         }
-        Err(violation) => Outcome::Failed(violation.close_code().get()),
+        Err(violation) => FrameOutcome::Failed(violation.close_code().get()),
     })
 }
 
 /// Feeds ours at once, or in parts that know nothing of frames.
-fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<Outcome> {
+fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<FrameOutcome> {
     let mut connection = FrameReader::<R>::in_role(max);
-    let (mut outcomes, mut at) = (Vec::<Outcome>::new(), 0);
-    while at < bytes.len() && !outcomes.last().is_some_and(Outcome::is_last) {
+    let (mut outcomes, mut at) = (Vec::<FrameOutcome>::new(), 0);
+    while at < bytes.len() && !outcomes.last().is_some_and(FrameOutcome::is_last) {
         let left = bytes.len() - at;
         let len = if dice.one_in(3) {
             left
@@ -282,7 +289,7 @@ fn tungstenite(role: Role, max: usize) -> WebSocket<Socket> {
 }
 
 /// Feeds tungstenite, frame by frame.
-fn theirs(role: Role, bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome> {
+fn theirs(role: Role, bytes: &[u8], frames: &[Frame], max: usize) -> Vec<FrameOutcome> {
     let mut server = tungstenite(role, max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
@@ -295,14 +302,16 @@ fn theirs(role: Role, bytes: &[u8], frames: &[Frame], max: usize) -> Vec<Outcome
                 let answer = std::mem::take(&mut server.get_mut().output);
                 told(message, plain(answer))
             }
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Taken,
-            Err(Error::Protocol(_)) => Outcome::Failed(1002),
-            Err(Error::Utf8(_)) => Outcome::Failed(1007),
-            Err(Error::Capacity(_)) => Outcome::Failed(1009),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                FrameOutcome::Taken
+            }
+            Err(Error::Protocol(_)) => FrameOutcome::Failed(1002),
+            Err(Error::Utf8(_)) => FrameOutcome::Failed(1007),
+            Err(Error::Capacity(_)) => FrameOutcome::Failed(1009),
             Err(other) => panic!("{other:?}"),
         };
         outcomes.push(outcome);
-        if outcomes.last().is_some_and(Outcome::is_last) {
+        if outcomes.last().is_some_and(FrameOutcome::is_last) {
             break;
         }
         let next = server.read();
@@ -360,21 +369,21 @@ fn of_the_other_side(bytes: &[u8], frames: &[Frame]) -> (Vec<u8>, Vec<Frame>) {
     (other, moved)
 }
 
-fn told(message: Message, answer: Vec<u8>) -> Outcome {
+fn told(message: Message, answer: Vec<u8>) -> FrameOutcome {
     match message {
-        Message::Text(text) => Outcome::Text(text.as_bytes().to_vec()),
-        Message::Binary(bytes) => Outcome::Binary(bytes.to_vec()),
-        Message::Ping(payload) => Outcome::Ping(payload.to_vec(), answer),
-        Message::Pong(payload) => Outcome::Pong(payload.to_vec()),
+        Message::Text(text) => FrameOutcome::Text(text.as_bytes().to_vec()),
+        Message::Binary(bytes) => FrameOutcome::Binary(bytes.to_vec()),
+        Message::Ping(payload) => FrameOutcome::Ping(payload.to_vec(), answer),
+        Message::Pong(payload) => FrameOutcome::Pong(payload.to_vec()),
         // What it makes of a code that must not be sent.
         Message::Close(Some(frame)) if frame.reason.as_str() == "Protocol violation" => {
             assert_eq!(code_in(&answer), Some(1002));
-            Outcome::Failed(1002)
+            FrameOutcome::Failed(1002)
         }
         Message::Close(frame) => {
             let code = frame.as_ref().map(|frame| u16::from(frame.code));
             let reason = frame.map(|frame| frame.reason.to_string());
-            Outcome::Close(code, reason.unwrap_or_default(), code_in(&answer))
+            FrameOutcome::Close(code, reason.unwrap_or_default(), code_in(&answer))
         }
         Message::Frame(_) => unreachable!("it is never read"),
     }
@@ -383,14 +392,14 @@ fn told(message: Message, answer: Vec<u8>) -> Outcome {
 // --------------------------------------------------------------------------------------------------------- comparison
 
 /// What is known of one script when both have read it.
-struct Verdict {
+struct Comparison {
     /// As ours sees it.
-    last: Outcome,
+    last: FrameOutcome,
     exemption: Option<Exemption>,
 }
 
 /// Has both read a script; panics where they differ without an exemption.
-fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Verdict {
+fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Comparison {
     let frames = complete(&mut bytes, max);
     let verdict = compare_as::<role::ServerRole>(Role::Server, &bytes, &frames, max, dice);
     let (bytes, frames) = of_the_other_side(&bytes, &frames);
@@ -406,22 +415,24 @@ fn compare_as<R: Side>(
     frames: &[Frame],
     max: usize,
     dice: &mut Dice,
-) -> Verdict {
+) -> Comparison {
     let ours = ours::<R>(bytes, frames, max, dice);
     let theirs = theirs(role, bytes, frames, max);
     let mut told = ours.clone();
-    told.retain(|outcome| *outcome != Outcome::Taken);
+    told.retain(|outcome| *outcome != FrameOutcome::Taken);
     assert_eq!(
         ours_cut::<R>(bytes, max, dice),
         told,
         "cuts make a difference"
     );
-    let last = ours.last().cloned().unwrap_or(Outcome::Taken);
+    let last = ours.last().cloned().unwrap_or(FrameOutcome::Taken);
     let at = ours.len() - 1;
     // Whatever the other side says: ours fails by a rule that the frame breaks, and by none that it does not.
     let broken = broken_rules(&frames[..=at], max);
     match last {
-        Outcome::Failed(code) => assert!(broken.contains(&code), "{code} is not of {broken:?}"),
+        FrameOutcome::Failed(code) => {
+            assert!(broken.contains(&code), "{code} is not of {broken:?}")
+        }
         _ => assert!(
             broken.is_empty(),
             "a frame that breaks {broken:?} was taken"
@@ -434,17 +445,17 @@ fn compare_as<R: Side>(
             panic!("frame {same}, limit {max}: ours {ours:?}, theirs {theirs:?}\n{frames:X?}")
         })
     });
-    Verdict { last, exemption }
+    Comparison { last, exemption }
 }
 
 /// The exemption that covers a difference in the last of these frames, where all before it were received alike.
 fn exemption(
     frames: &[Frame],
     max: usize,
-    ours: Option<&Outcome>,
-    theirs: Option<&Outcome>,
+    ours: Option<&FrameOutcome>,
+    theirs: Option<&FrameOutcome>,
 ) -> Option<Exemption> {
-    use Outcome::{Close, Failed};
+    use FrameOutcome::{Close, Failed};
     let (frame, before) = frames.split_last()?;
     match (ours?, theirs?) {
         (Failed(ours), Failed(theirs)) => {
@@ -479,8 +490,8 @@ fn both_receive_the_same_and_fail_at_the_same_frame() {
         let (bytes, max) = script(&mut dice);
         let verdict = compare(bytes, max, &mut dice);
         let end = match verdict.last {
-            Outcome::Failed(code) => code,
-            Outcome::Close(..) => 1000,
+            FrameOutcome::Failed(code) => code,
+            FrameOutcome::Close(..) => 1000,
             _ => 0,
         };
         *ends.entry(end).or_insert(0) += 1;

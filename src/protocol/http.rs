@@ -195,7 +195,7 @@ impl Head {
         Ok(head)
     }
 
-    /// The head of a request that somebody else has read, by the rules of [`parse_head`].
+    /// The head of a request that another HTTP server has parsed, checked by the rules of [`parse_head`].
     pub(crate) fn of_parts(
         method: &str,
         target: &str,

@@ -41,14 +41,14 @@ const LEADS: usize = 70;
 const READS: [usize; 4] = [64 << 10, 16 << 10, 4096, 7];
 
 /// Text, or the violation in it.
-type Outcome = Result<Vec<u8>, Violation>;
+type JoinedPayload = Result<Vec<u8>, Violation>;
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     client_frame(first, [0x9D, 0x00, 0xFF, 0x3C], payload)
 }
 
 /// Receives one text message that comes in these reads.
-fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> JoinedPayload {
     let mut connection = FrameReader::new(MAX);
     for read in reads {
         let mut read = read.to_vec();
@@ -68,7 +68,7 @@ fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
 }
 
 /// The same text in every way that cuts it once there: by reads, by fragments, by a ping between them.
-fn receive_cut(text: &[u8], cut: usize) -> [Outcome; 5] {
+fn receive_cut(text: &[u8], cut: usize) -> [JoinedPayload; 5] {
     let (before, after) = text.split_at(cut);
     let whole = frame(0x81, text);
     let header = whole.len() - text.len();
@@ -86,7 +86,7 @@ fn receive_cut(text: &[u8], cut: usize) -> [Outcome; 5] {
 }
 
 /// Text around these bytes, which begin at `lead`, in every way.
-fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], Outcome)) {
+fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], JoinedPayload)) {
     let text = [&vec![b'x'; lead], bytes, b"and more behind it"].concat();
     check(&text, receive([frame(0x81, &text).as_slice()]));
     check(&text, receive(frame(0x81, &text).chunks(1)));
@@ -98,7 +98,7 @@ fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], Outcome)) {
 }
 
 /// Text with these bytes across the end of a read of that length.
-fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], Outcome)) {
+fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], JoinedPayload)) {
     let header = if read < 131 { 6 } else { 8 };
     for back in 0..=bytes.len() {
         let lead = read.saturating_sub(header + back);
@@ -109,7 +109,7 @@ fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], Outcome)) {
 
 #[test]
 fn characters_may_be_cut_at_every_border_of_frames_reads_and_blocks() {
-    let check = |text: &[u8], outcome: Outcome| {
+    let check = |text: &[u8], outcome: JoinedPayload| {
         assert!(outcome.as_deref() == Ok(text), "{outcome:X?}");
     };
     for character in CHARACTERS {
@@ -124,7 +124,7 @@ fn characters_may_be_cut_at_every_border_of_frames_reads_and_blocks() {
 
 #[test]
 fn what_is_no_character_is_refused_at_every_border_of_frames_reads_and_blocks() {
-    let check = |text: &[u8], outcome: Outcome| {
+    let check = |text: &[u8], outcome: JoinedPayload| {
         assert_eq!(outcome, Err(Violation::InvalidUtf8), "{text:X?}");
     };
     for bytes in NO_CHARACTERS {

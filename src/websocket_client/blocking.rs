@@ -532,7 +532,7 @@ impl<S: Transport> Client<S> {
         self.output.clear();
         self.output.shrink_to(READ_BYTES);
         written.map_err(|error| {
-            // A part of a frame may have left: whatever followed would be taken for its rest.
+            // A part of a frame may have been sent: the server would take further bytes for its rest.
             self.is_unwritable = true;
             failed(error)
         })

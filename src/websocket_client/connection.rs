@@ -97,7 +97,7 @@ impl Error for ProtocolError {}
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the masking keys, which nobody is to know in advance.
+        // Without the masking keys, which must stay unpredictable.
         f.debug_struct("Connection")
             .field("has_closed", &self.has_closed)
             .field("has_ended", &self.has_ended)
@@ -262,10 +262,10 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::fuzz::reference::{self, End, Heard};
+    use crate::protocol::fuzz::reference::{self, Heard, TranscriptEnd};
 
     /// What a server makes of these bytes.
-    fn read(bytes: &[u8]) -> (Vec<Heard>, End) {
+    fn read(bytes: &[u8]) -> (Vec<Heard>, TranscriptEnd) {
         let transcript = reference::read(bytes, usize::MAX);
         (transcript.heard, transcript.end)
     }
@@ -306,7 +306,10 @@ mod tests {
         ];
         assert_eq!(
             read(&out),
-            (expected.into(), End::Closed(Some(1000), "bye".into()))
+            (
+                expected.into(),
+                TranscriptEnd::Closed(Some(1000), "bye".into())
+            )
         );
         let error = connection.send(&messages[0], &mut out).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
@@ -339,7 +342,10 @@ mod tests {
             assert!(connection.send(&Message::new("late"), &mut out).is_err());
             connection.close(CloseCode::NORMAL, "", &mut out).unwrap();
             connection.answer(&mut out).unwrap();
-            assert_eq!(read(&out), (Vec::new(), End::Closed(code, String::new())));
+            assert_eq!(
+                read(&out),
+                (Vec::new(), TranscriptEnd::Closed(code, String::new()))
+            );
             assert_eq!(receive(&mut connection, b"\x81\x01x"), []);
         }
     }
@@ -371,7 +377,7 @@ mod tests {
             assert_eq!(events.len(), 2);
             let mut out = Vec::new();
             connection.answer(&mut out).unwrap();
-            let (heard, End::Closed(told, reason)) = read(&out) else {
+            let (heard, TranscriptEnd::Closed(told, reason)) = read(&out) else {
                 panic!("no close");
             };
             assert_eq!((heard.len(), told), (0, Some(code)));

@@ -1,4 +1,4 @@
-//! Bytes that nobody can foresee.
+//! Unpredictable random bytes.
 
 use std::io;
 

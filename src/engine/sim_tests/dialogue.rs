@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::ping::Heartbeat;
 use crate::protocol::close::reason_prefix;
 use crate::protocol::fuzz::dice::Dice;
-use crate::protocol::fuzz::reference::{self, End, Heard, Transcript};
+use crate::protocol::fuzz::reference::{self, Heard, Transcript, TranscriptEnd};
 
 const STEPS: usize = 2_000;
 const MESSAGE_BYTES_MAX: [usize; 3] = [20, 300, 70_000];
@@ -270,7 +270,7 @@ impl Dialogue {
         self.check_told(&transcript);
         self.check_answers(&transcript);
         if self.is_undisturbed() {
-            let should_be = self.ended || !matches!(transcript.end, End::Open { .. });
+            let should_be = self.ended || !matches!(transcript.end, TranscriptEnd::Open { .. });
             assert_eq!(is_over, should_be, "over before the engine stopped");
         }
         self.dice.taken()
@@ -295,7 +295,7 @@ impl Dialogue {
         let told = &told[2..told.len() - 2];
         assert!(messages.starts_with(told), "{told:?} of {messages:?}");
         let metrics = self.world.metrics();
-        let is_broken = matches!(transcript.end, End::Broken(_));
+        let is_broken = matches!(transcript.end, TranscriptEnd::Broken(_));
         assert!(metrics.protocol_errors <= u64::from(is_broken));
         if self.is_undisturbed() {
             assert_eq!(told, messages);
@@ -354,7 +354,7 @@ impl Dialogue {
         }
         if self.is_undisturbed() {
             assert_eq!(pongs, pings);
-            if transcript.end == (End::Open { mid_message: false }) && !self.ended {
+            if transcript.end == (TranscriptEnd::Open { mid_message: false }) && !self.ended {
                 assert_eq!(sent, self.sent);
             }
         }
@@ -368,15 +368,15 @@ impl Dialogue {
     /// RFC 6455 §5.5.1, §7.1.7: the answer to a close frame, or to a violation, unless we have closed before.
     fn check_close(&self, transcript: &Transcript, close: Option<(Option<u16>, String)>) {
         let answers = |close: &(Option<u16>, String)| match &transcript.end {
-            End::Closed(code, _) => close == &(*code, String::new()),
-            End::Broken(code) => close.0 == Some(*code) && !close.1.is_empty(),
-            End::Open { .. } => false,
+            TranscriptEnd::Closed(code, _) => close == &(*code, String::new()),
+            TranscriptEnd::Broken(code) => close.0 == Some(*code) && !close.1.is_empty(),
+            TranscriptEnd::Open { .. } => false,
         };
         let own = self
             .closed
             .clone()
             .map(|(code, reason)| (Some(code), reason));
-        let is_open = matches!(transcript.end, End::Open { .. });
+        let is_open = matches!(transcript.end, TranscriptEnd::Open { .. });
         match close {
             Some(close) => {
                 // Told that the engine stops, who was still there.

@@ -4,7 +4,7 @@ use super::*;
 
 /// An event as a page gets it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct ParsedEvent {
     pub(crate) kind: String,
     pub(crate) data: String,
     /// The last id that was set, by this event or before it.
@@ -23,7 +23,7 @@ pub(crate) struct Parser {
     pub(crate) last_event_id: String,
     pub(crate) retry_ms: Option<u64>,
     pub(crate) comments: usize,
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<ParsedEvent>,
 }
 
 impl Parser {
@@ -79,7 +79,7 @@ impl Parser {
             return;
         }
         data.pop();
-        self.events.push(Event {
+        self.events.push(ParsedEvent {
             kind: if kind.is_empty() {
                 "message".into()
             } else {
@@ -91,15 +91,15 @@ impl Parser {
     }
 }
 
-fn parsed(bytes: &[u8]) -> Vec<Event> {
+fn parsed(bytes: &[u8]) -> Vec<ParsedEvent> {
     let mut parser = Parser::default();
     parser.feed(bytes);
     assert!(parser.is_between_blocks(), "the last event has ended");
     parser.events
 }
 
-fn got(kind: &str, data: &str, id: &str) -> Event {
-    Event {
+fn got(kind: &str, data: &str, id: &str) -> ParsedEvent {
+    ParsedEvent {
         kind: kind.into(),
         data: data.into(),
         id: id.into(),

@@ -2,7 +2,7 @@
 //!
 //! A case is such a payload; its first two bytes are also taken for a code, and what follows for a reason.
 
-use super::reference::{self, End};
+use super::reference::{self, TranscriptEnd};
 use crate::protocol::close::{CloseCode, REASON_BYTES_MAX};
 use crate::protocol::close_frame;
 use crate::protocol::connection::{FrameReader, ProtocolEvent};
@@ -29,8 +29,8 @@ fn receive(data: &[u8]) {
     frame.extend_from_slice(payload);
     let expected = reference::read(&frame, 0).end;
     let parsed = match close_frame::parse(payload) {
-        Ok(frame) => End::Closed(frame.code.map(CloseCode::get), frame.reason),
-        Err(violation) => End::Broken(violation.close_code().get()),
+        Ok(frame) => TranscriptEnd::Closed(frame.code.map(CloseCode::get), frame.reason),
+        Err(violation) => TranscriptEnd::Broken(violation.close_code().get()),
     };
     assert_eq!(parsed, expected);
     let received = FrameReader::new(0).receive(&mut &mut frame[..]);
@@ -40,9 +40,9 @@ fn receive(data: &[u8]) {
         other => panic!("{other:?} is no close"),
     };
     let code = match expected {
-        End::Closed(code, _) => code,
-        End::Broken(code) => Some(code),
-        End::Open { .. } => panic!("the frame is whole"),
+        TranscriptEnd::Closed(code, _) => code,
+        TranscriptEnd::Broken(code) => Some(code),
+        TranscriptEnd::Open { .. } => panic!("the frame is whole"),
     };
     assert_eq!(read(&answer).0, code);
 }
@@ -67,7 +67,7 @@ fn read(frame: &[u8]) -> (Option<u16>, String) {
     let mut masked = vec![0x88, 0x80 | frame[1], 0, 0, 0, 0];
     masked.extend_from_slice(&frame[2..]);
     match reference::read(&masked, 0).end {
-        End::Closed(code, reason) => (code, reason),
+        TranscriptEnd::Closed(code, reason) => (code, reason),
         other => panic!("{frame:?} is {other:?}"),
     }
 }

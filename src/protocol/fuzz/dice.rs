@@ -74,9 +74,9 @@ impl Dice {
 /// Plays seeds, as many as usual; `SEED=<n>` plays that one alone, and `SEEDS=<n>` so many. A failure names its seed.
 #[cfg(test)]
 pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
-    struct Named(u64);
+    struct SeedOnPanic(u64);
 
-    impl Drop for Named {
+    impl Drop for SeedOnPanic {
         fn drop(&mut self) {
             if std::thread::panicking() {
                 #[allow(clippy::print_stderr)] // A failure that can't be repeated is worth little.
@@ -97,7 +97,7 @@ pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
         None => 0..number("SEEDS").unwrap_or(usual),
     };
     for seed in seeds {
-        let _named = Named(seed);
+        let _named = SeedOnPanic(seed);
         play(seed);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A case is: which limit holds for messages, cuts, and what the peer sends.
 
-use super::reference::{self, End, Heard, Transcript};
+use super::reference::{self, Heard, Transcript, TranscriptEnd};
 use super::{byte, cuts, pieces};
 use crate::protocol::connection::{FrameReader, MessagePayload, ProtocolEvent};
 use crate::protocol::error::Violation;
@@ -59,13 +59,13 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
                         ProtocolEvent::Pong(payload) => heard.push(Heard::Pong(payload.to_vec())),
                         ProtocolEvent::Close(frame) => {
                             let code = frame.code.map(|code| code.get());
-                            end = Some(End::Closed(code, frame.reason));
+                            end = Some(TranscriptEnd::Closed(code, frame.reason));
                         }
                     }
                 }
                 Err(violation) => {
                     assert_eq!(end, None, "something after the end");
-                    end = Some(End::Broken(close_code(violation)));
+                    end = Some(TranscriptEnd::Broken(close_code(violation)));
                 }
             }
         }
@@ -76,7 +76,7 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
             "{held} held, {arrived} arrived"
         );
     }
-    let end = end.unwrap_or_else(|| End::Open {
+    let end = end.unwrap_or_else(|| TranscriptEnd::Open {
         mid_message: connection.is_mid_message(),
     });
     Transcript { heard, end }

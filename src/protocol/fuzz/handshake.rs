@@ -20,7 +20,7 @@ const AHEAD_BYTES: usize = 2 * 4096;
 
 /// What came of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum RequestOutcome {
     /// A WebSocket: the answer, and what the client has sent behind its request.
     Upgraded(Vec<u8>, Vec<u8>),
     Refused(Vec<u8>),
@@ -53,7 +53,7 @@ struct Server {
     body_bytes_max: usize,
 }
 
-enum Phase {
+enum ReadPhase {
     Head,
     Body(Box<(Head, Body, BodyFraming)>, Vec<u8>),
     /// The last answer is given, or the connection is a WebSocket.
@@ -61,51 +61,52 @@ enum Phase {
 }
 
 impl Server {
-    fn serve(&self, pieces: &[&[u8]]) -> Vec<Outcome> {
+    fn serve(&self, pieces: &[&[u8]]) -> Vec<RequestOutcome> {
         let mut outcomes = Vec::new();
         let mut buffer = Vec::new();
-        let mut phase = Phase::Head;
+        let mut phase = ReadPhase::Head;
         for piece in pieces {
             buffer.extend_from_slice(piece);
             loop {
                 let before = buffer.len();
-                let was_head = matches!(phase, Phase::Head);
+                let was_head = matches!(phase, ReadPhase::Head);
                 phase = match phase {
-                    Phase::Head => self.head(&mut buffer, &mut outcomes),
-                    Phase::Body(request, sent) => {
+                    ReadPhase::Head => self.head(&mut buffer, &mut outcomes),
+                    ReadPhase::Body(request, sent) => {
                         self.body(*request, sent, &mut buffer, &mut outcomes)
                     }
-                    Phase::Over => Phase::Over,
+                    ReadPhase::Over => ReadPhase::Over,
                 };
-                let is_head = matches!(phase, Phase::Head);
+                let is_head = matches!(phase, ReadPhase::Head);
                 if before == buffer.len() && was_head == is_head {
                     break;
                 }
             }
-            if let (Phase::Over, Some(Outcome::Upgraded(_, early))) = (&phase, outcomes.last_mut())
+            if let (ReadPhase::Over, Some(RequestOutcome::Upgraded(_, early))) =
+                (&phase, outcomes.last_mut())
             {
                 early.append(&mut buffer);
             }
         }
         match phase {
-            Phase::Over => {}
-            Phase::Head => outcomes.push(Outcome::Incomplete),
-            Phase::Body(request, sent) => {
+            ReadPhase::Over => {}
+            ReadPhase::Head => outcomes.push(RequestOutcome::Incomplete),
+            ReadPhase::Body(request, sent) => {
                 check_body_memory(request.1, sent.len());
-                outcomes.push(Outcome::Incomplete);
+                outcomes.push(RequestOutcome::Incomplete);
             }
         }
         outcomes
     }
 
-    fn head(&self, buffer: &mut Vec<u8>, outcomes: &mut Vec<Outcome>) -> Phase {
+    fn head(&self, buffer: &mut Vec<u8>, outcomes: &mut Vec<RequestOutcome>) -> ReadPhase {
         if buffer.is_empty() {
-            return Phase::Head;
+            return ReadPhase::Head;
         }
         match http::parse_head(buffer, self.head_bytes_max) {
             Ok(Parsed::Incomplete) => {
                 assert!(buffer.len() <= self.head_bytes_max, "a head without end");
-                Phase::Head
+                ReadPhase::Head
             }
             Ok(Parsed::Complete { head, head_bytes }) => {
                 assert!((1..=self.head_bytes_max).contains(&head_bytes));
@@ -116,15 +117,15 @@ impl Server {
         }
     }
 
-    fn request(&self, head: Head, text: &[u8], outcomes: &mut Vec<Outcome>) -> Phase {
+    fn request(&self, head: Head, text: &[u8], outcomes: &mut Vec<RequestOutcome>) -> ReadPhase {
         check_head(&head, text);
         check_echoed(&head);
         match handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => {
                 let answer = handshake::response(&handshake);
                 check_upgrade(&head, &answer);
-                outcomes.push(Outcome::Upgraded(answer, Vec::new()));
-                Phase::Over
+                outcomes.push(RequestOutcome::Upgraded(answer, Vec::new()));
+                ReadPhase::Over
             }
             Err(HandshakeRefusal::NotAnUpgrade) => {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
@@ -137,7 +138,9 @@ impl Server {
                     .and_then(|framing| Ok((Body::new(framing, self.body_bytes_max)?, framing)))
                     .and_then(|body| head.expects_continue().map(|_| body));
                 match body {
-                    Ok((body, framing)) => Phase::Body(Box::new((head, body, framing)), Vec::new()),
+                    Ok((body, framing)) => {
+                        ReadPhase::Body(Box::new((head, body, framing)), Vec::new())
+                    }
                     Err(error) => refuse(error, outcomes),
                 }
             }
@@ -145,8 +148,8 @@ impl Server {
                 assert!(!is_plain_handshake(&head), "a handshake is refused");
                 let answer = handshake::refusal(refusal, BodyMode::Full);
                 check_refusal(&answer);
-                outcomes.push(Outcome::Refused(answer));
-                Phase::Over
+                outcomes.push(RequestOutcome::Refused(answer));
+                ReadPhase::Over
             }
         }
     }
@@ -156,8 +159,8 @@ impl Server {
         (head, mut body, framing): (Head, Body, BodyFraming),
         mut sent: Vec<u8>,
         buffer: &mut Vec<u8>,
-        outcomes: &mut Vec<Outcome>,
-    ) -> Phase {
+        outcomes: &mut Vec<RequestOutcome>,
+    ) -> ReadPhase {
         let (used, is_complete) = match body.feed(buffer) {
             Ok(fed) => fed,
             Err(error) => return refuse(error, outcomes),
@@ -165,7 +168,7 @@ impl Server {
         sent.extend(buffer.drain(..used));
         if !is_complete {
             assert!(buffer.is_empty(), "everything is taken");
-            return Phase::Body(Box::new((head, body, framing)), sent);
+            return ReadPhase::Body(Box::new((head, body, framing)), sent);
         }
         let body = check_body_memory(body, sent.len());
         assert!(body.len() <= self.body_bytes_max);
@@ -179,7 +182,7 @@ impl Server {
         };
         assert_eq!(Some(&body), expected.as_ref());
         let keep_alive = head.keep_alive();
-        outcomes.push(Outcome::Request {
+        outcomes.push(RequestOutcome::Request {
             expects_continue: head.expects_continue().unwrap_or_default(),
             keep_alive,
             method: head.method,
@@ -187,16 +190,20 @@ impl Server {
             headers: head.headers,
             body,
         });
-        if keep_alive { Phase::Head } else { Phase::Over }
+        if keep_alive {
+            ReadPhase::Head
+        } else {
+            ReadPhase::Over
+        }
     }
 }
 
-fn refuse(error: HttpError, outcomes: &mut Vec<Outcome>) -> Phase {
+fn refuse(error: HttpError, outcomes: &mut Vec<RequestOutcome>) -> ReadPhase {
     let body = format!("{error}\n");
     let answer = http::refusal(error.status(), &[], &body, BodyMode::Full);
     check_refusal(&answer);
-    outcomes.push(Outcome::Refused(answer));
-    Phase::Over
+    outcomes.push(RequestOutcome::Refused(answer));
+    ReadPhase::Over
 }
 
 fn check_body_memory(body: Body, sent: usize) -> Vec<u8> {

@@ -10,7 +10,7 @@ pub(crate) enum Heard {
 
 /// Where it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum TranscriptEnd {
     /// More may come; whether it would go on with a frame or message that has begun.
     Open { mid_message: bool },
     /// A close frame, with its code and reason.
@@ -23,7 +23,7 @@ pub(crate) enum End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transcript {
     pub(crate) heard: Vec<Heard>,
-    pub(crate) end: End,
+    pub(crate) end: TranscriptEnd,
 }
 
 const PROTOCOL_ERROR: u16 = 1002;
@@ -51,7 +51,7 @@ fn read_from(bytes: &[u8], message_bytes_max: usize, sender: Sender) -> Transcri
     let mut heard = Vec::new();
     let end = match read_frames(bytes, message_bytes_max as u64, sender, &mut heard) {
         Ok(end) => end,
-        Err(code) => End::Broken(code),
+        Err(code) => TranscriptEnd::Broken(code),
     };
     Transcript { heard, end }
 }
@@ -61,13 +61,13 @@ fn read_frames(
     bytes_max: u64,
     sender: Sender,
     heard: &mut Vec<Heard>,
-) -> Result<End, u16> {
+) -> Result<TranscriptEnd, u16> {
     let mut message: Option<(bool, Vec<u8>)> = None;
     loop {
         let so_far = message.as_ref().map(|(_, payload)| payload.len() as u64);
-        let Some(header) = Header::read(bytes, so_far, bytes_max, sender)? else {
+        let Some(header) = ReferenceHeader::read(bytes, so_far, bytes_max, sender)? else {
             let mid_message = message.is_some() || !bytes.is_empty();
-            return Ok(End::Open { mid_message });
+            return Ok(TranscriptEnd::Open { mid_message });
         };
         let masked = &bytes[header.len..];
         let arrived = masked.len().min(header.payload_len);
@@ -99,12 +99,12 @@ fn read_frames(
             }
         }
         if !is_whole {
-            return Ok(End::Open { mid_message: true });
+            return Ok(TranscriptEnd::Open { mid_message: true });
         }
     }
 }
 
-struct Header {
+struct ReferenceHeader {
     fin: bool,
     opcode: u8,
     payload_len: usize,
@@ -112,7 +112,7 @@ struct Header {
     len: usize,
 }
 
-impl Header {
+impl ReferenceHeader {
     /// `so_far`: payload bytes of the message that has begun. Each byte is judged as soon as it is there.
     fn read(
         bytes: &[u8],
@@ -179,9 +179,9 @@ impl Header {
 }
 
 /// RFC 6455 §5.5.1 and §7.4, and the codes that IANA has added.
-fn read_close(payload: &[u8]) -> Result<End, u16> {
+fn read_close(payload: &[u8]) -> Result<TranscriptEnd, u16> {
     if payload.is_empty() {
-        return Ok(End::Closed(None, String::new()));
+        return Ok(TranscriptEnd::Closed(None, String::new()));
     }
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return Err(PROTOCOL_ERROR);
@@ -191,7 +191,7 @@ fn read_close(payload: &[u8]) -> Result<End, u16> {
         return Err(PROTOCOL_ERROR);
     }
     match String::from_utf8(reason.to_vec()) {
-        Ok(reason) => Ok(End::Closed(Some(code), reason)),
+        Ok(reason) => Ok(TranscriptEnd::Closed(Some(code), reason)),
         Err(_) => Err(INVALID_PAYLOAD),
     }
 }

@@ -251,7 +251,7 @@ impl ReplyBody {
     fn take(&mut self, bytes: &[u8], wanted: usize) -> bool {
         match self {
             Self::Framed(body) => {
-                // What is malformed ends it: it is only said to somebody.
+                // A malformed body ends here: it is only shown to a person.
                 let is_over = body.feed(bytes).is_ok_and(|(_, is_complete)| !is_complete);
                 !is_over || body.bytes().len() >= wanted
             }

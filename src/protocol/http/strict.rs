@@ -5,7 +5,7 @@ use super::super::percent::{Octet, Octets};
 use super::{Head, HttpError, is_authority};
 
 /// Headers that may stand in a request once only, and what a second one would be used for. None of them is a list
-/// (RFC 9110 §5.3), so two of them mean that somebody has added one, and each reader may believe another.
+/// (RFC 9110 §5.3), so two of them mean that one was added on the way, and each reader may use another one.
 ///
 /// `Host` and the body's framing have checks of their own in [`Head`]; the key and the version of a WebSocket have theirs in
 /// `handshake`, with a refusal of their own. `Cookie` may be repeated: proxies from HTTP/2 split it (RFC 9113 §8.2.3).
