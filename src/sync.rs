@@ -1,6 +1,6 @@
 //! Locks that outlive a panic of their holder.
 
-use std::sync::LockResult;
+use std::sync::{LockResult, Mutex, MutexGuard};
 
 /// The guard that a lock or a wait hands back, also after another holder has panicked: for state that no panic leaves half
 /// changed, since no code of the program's runs under the lock, or since each change is one assignment.
@@ -10,6 +10,11 @@ use std::sync::LockResult;
 #[inline]
 pub(crate) fn ignore_poison<G>(result: LockResult<G>) -> G {
     result.unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Locks a mutex of `std`: see [`ignore_poison`].
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    ignore_poison(mutex.lock())
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use crate::engine::model::command::{Mail, Subscribing};
 use crate::engine::model::room::{NotJoined, Room};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
-use crate::engine::parts::poison::lock;
 use crate::origins::Origins;
-use crate::protocol::event_stream;
 use crate::protocol::http::{self, BodyMode, Head, Persistence};
+use crate::protocol::{cors, event_stream};
 use crate::request::Reject;
+use crate::sync::lock;
 
 /// What an event stream begins with.
 pub(crate) struct Beginning<'a> {
@@ -119,25 +119,22 @@ impl Hub {
 impl Hub {
     /// The head of the answer to a request for an event stream.
     pub(crate) fn stream_head(&self, request: &Head) -> Vec<u8> {
-        event_stream::response_head(&self.cors(request))
+        event_stream::response_head(&cors::response_headers(self.access(request), None))
     }
 
     /// Which pages may read the answer: those that may connect. Where any may, they may not with their visitors' cookies.
-    fn cors<'a>(&self, request: &'a Head) -> Vec<(&'static str, &'a str)> {
+    fn access<'a>(&self, request: &'a Head) -> cors::Access<'a> {
         let origins = match &self.settings.origins {
-            None | Some(Origins::Any) => return vec![("Access-Control-Allow-Origin", "*")],
+            None | Some(Origins::Any) => return cors::Access::ANY,
             Some(origins) => origins,
         };
-        // The answer depends on it, so caches must tell them apart.
-        let mut headers = vec![("Vary", "Origin")];
+        let host = request.header("Host");
         let origin = request.header("Origin");
-        if let Some(origin) = origin
-            && origins.allows(Some(origin), request.header("Host"))
-        {
-            headers.push(("Access-Control-Allow-Origin", origin));
-            headers.push(("Access-Control-Allow-Credentials", "true"));
+        let origin = origin.filter(|origin| origins.allows(Some(origin), host));
+        cors::Access {
+            allows_credentials: origin.is_some(),
+            ..cors::Access::checked(origin)
         }
-        headers
     }
 
     /// The answer to a method that is neither GET nor HEAD. Pages ask by OPTIONS whether they may send certain headers
@@ -148,13 +145,14 @@ impl Hub {
             let body = "This is an event stream: it is asked for by GET.\n";
             return http::refusal(405, &[("Allow", METHODS)], body, BodyMode::Full);
         }
-        let mut headers = self.cors(request);
+        let wanted = request.header("Access-Control-Request-Headers");
+        let preflight = cors::Preflight {
+            methods: METHODS,
+            headers: wanted.unwrap_or_default(),
+        };
+        let mut headers = cors::response_headers(self.access(request), Some(preflight));
         headers.extend(http::SAFE_HEADERS);
         headers.push(("Allow", METHODS));
-        headers.push(("Access-Control-Allow-Methods", METHODS));
-        if let Some(wanted) = request.header("Access-Control-Request-Headers") {
-            headers.push(("Access-Control-Allow-Headers", wanted));
-        }
         http::response(204, &headers, b"", Persistence::Close, BodyMode::Full)
     }
 }

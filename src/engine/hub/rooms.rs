@@ -11,7 +11,7 @@ use crate::engine::model::command::{Joining, Mail, Word, mail_weight};
 use crate::engine::model::room::{NotJoined, Room};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
-use crate::engine::parts::poison::lock;
+use crate::sync::lock;
 
 impl Hub {
     /// Each room has two.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use crate::engine::model::verdict::busy;
-use crate::engine::parts::poison::lock;
 use crate::protocol::http::{self, BodyMode, Head};
+use crate::sync::lock;
 
 /// A request for a mounted route.
 pub(crate) struct Request {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::engine::parts::id::{ConnectionId, Key};
-use crate::engine::parts::poison::lock;
 use crate::engine::parts::small_set::Members;
+use crate::sync::lock;
 
 /// A room, as any thread knows it.
 pub(crate) struct Room {

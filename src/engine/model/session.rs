@@ -11,9 +11,9 @@ use crate::engine::model::memberships::{Membership, Memberships};
 use crate::engine::model::room::Room;
 use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::ConnectionId;
-use crate::engine::parts::poison::lock;
 use crate::report::Span;
 use crate::request::RequestHead;
+use crate::sync::lock;
 
 /// One WebSocket connection, as everything above the engine knows it.
 pub(crate) struct Session {

@@ -12,7 +12,6 @@ pub(crate) mod mailbox;
 pub(crate) mod outbox;
 pub(crate) mod pace;
 pub(crate) mod peer_limits;
-pub(crate) mod poison;
 pub(crate) mod slab;
 pub(crate) mod slow_consumer;
 pub(crate) mod small_set;

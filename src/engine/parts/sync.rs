@@ -11,17 +11,15 @@ pub(crate) use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use crate::sync::ignore_poison;
+
 /// Locks, also after a panic of another holder: what the engine guards is never left half changed, since no user
 /// code runs under its locks.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    ignore_poison(mutex.lock())
 }
 
 /// Waits, with the same view of panics as [`lock`].
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar
-        .wait(guard)
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    ignore_poison(condvar.wait(guard))
 }

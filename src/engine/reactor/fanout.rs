@@ -29,7 +29,6 @@ use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
 use crate::engine::parts::peer_limits::counted_as;
-use crate::engine::parts::poison::lock;
 use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::fanout::enqueue::Source;
 use crate::engine::reactor::fanout::write_batch::AtOnce;
@@ -38,6 +37,7 @@ use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Core, Role};
 use crate::limits::SlowConsumer;
 use crate::protocol::encode::HEADER_BYTES_MAX;
+use crate::sync::lock;
 use crate::transport::Transport;
 
 /// So many runs are looked through for a connection's; more are not.

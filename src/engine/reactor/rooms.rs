@@ -14,9 +14,9 @@ use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
 use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::Key;
-use crate::engine::parts::poison::lock;
 use crate::engine::parts::small_set::Members;
 use crate::engine::reactor::{Core, Role};
+use crate::sync::lock;
 use crate::transport::Transport;
 
 /// The rooms of a shard: those that any of its connections is in.

@@ -38,7 +38,6 @@ use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::outbox::Outbox;
 use crate::engine::parts::pace::Pace;
-use crate::engine::parts::poison::lock;
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::engine::reactor::websocket::rare::Rare;
@@ -50,6 +49,7 @@ use crate::protocol::encode;
 use crate::protocol::http::BodyMode;
 use crate::report::debug;
 use crate::request::RequestHead;
+use crate::sync::lock;
 use crate::transport::Transport;
 
 /// There is one for each connection, so it is to be small: what most do not have most of the time is in `rare`.

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::pace::Pace;
-use crate::engine::parts::poison::lock;
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::websocket::{Incoming, Outgoing, WebSocket};
 use crate::engine::reactor::{Core, Role};
@@ -13,6 +12,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode::Opcode;
 use crate::protocol::{encode, event_stream};
 use crate::report::limited;
+use crate::sync::lock;
 use crate::transport::Transport;
 
 impl WebSocket {
