@@ -5,7 +5,7 @@ mod support;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,37 @@ fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
     Got { numbers, close }
 }
 
+/// How long threads of this process have waited for a processor, since others used them all.
+struct Lag {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Lag {
+    /// Less is how a sleep ends.
+    const STEP: Duration = Duration::from_millis(5);
+
+    fn measure() -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let of_thread = over.clone();
+        let thread = std::thread::spawn(move || {
+            let mut lag = Duration::ZERO;
+            while !of_thread.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(Self::STEP);
+                lag += began.elapsed().saturating_sub(2 * Self::STEP);
+            }
+            lag
+        });
+        Self { over, thread }
+    }
+
+    fn end(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
 /// A client that reads as fast as it can, on a thread of its own.
 struct Reader {
     progress: Arc<AtomicU64>,
@@ -128,10 +159,10 @@ fn disconnect_ends_the_slow_one_and_nobody_else_loses_anything() {
             "a reader lost something"
         );
     }
-    // It was reset; what it got before is whole and without a hole.
+    // It was reset; what it got before is whole and without a hole. The kernel may have had room for the close frame.
     let got = read_all(deaf, &AtomicU64::new(0));
     assert!(got.has_no_hole());
-    assert_eq!(got.close, None);
+    assert!(matches!(got.close, None | Some(1013)), "{:?}", got.close);
 }
 
 #[test]
@@ -270,6 +301,7 @@ fn pace_waits_for_nonreaders_for_one_patience() {
     let reader = Reader::connect(address);
     let deaf = [(); DEAF].map(|()| raw_websocket(address));
     eventually("all are connected", || sender.connections() == DEAF + 1);
+    let lag = Lag::measure();
     let deadline = Instant::now() + DEADLINE;
     let mut sent = 0;
     while sender.connections() > 1 {
@@ -279,7 +311,11 @@ fn pace_waits_for_nonreaders_for_one_patience() {
     }
     let metrics = sender.metrics();
     assert_eq!(metrics.slow_consumers, DEAF as u64);
-    assert!(metrics.paced < WAIT_MAX, "{:?}", metrics.paced);
+    let (paced, lag) = (metrics.paced, lag.end());
+    assert!(
+        paced < WAIT_MAX + lag,
+        "{paced:?}, of which {lag:?} without a processor"
+    );
     running.shutdown(DEADLINE);
     let got = reader.thread.join().unwrap();
     assert_eq!((got.numbers.len() as u64, got.has_no_hole()), (sent, true));
