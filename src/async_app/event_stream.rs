@@ -9,12 +9,13 @@ use bytes::Bytes;
 
 use super::history::History;
 use super::publish::Link;
+use super::rendering::render;
 use super::rooms::Room;
 use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-use crate::protocol::event_stream::{self, EventData, Position};
+use crate::protocol::event_stream::{self, Position};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -150,16 +151,6 @@ impl Subscription {
         self.keep_alive = keep_alive;
         self
     }
-}
-
-/// A message as an event.
-pub(super) fn render(message: &Message, id: Option<HistoryId>) -> Bytes {
-    let payload = match message.is_text() {
-        true => EventData::Text(message.bytes()),
-        false => EventData::Binary(message.bytes()),
-    };
-    let id = id.map(|id| id.to_string());
-    event_stream::event(id.as_deref(), payload).into()
 }
 
 /// What a client is sent before what is new.

@@ -3,15 +3,15 @@
 //! Depends on `engine` (which calls its handlers), and on `host` (the ways in). It knows names and addresses; the engine
 //! knows numbers. Everything that is sent leaves through `publish`.
 
-mod access;
 mod app;
-mod body_guard;
 mod directory;
 mod event_stream;
 mod handler;
 mod history;
 pub(crate) mod procedures;
+mod program;
 mod publish;
+mod rendering;
 mod room;
 mod rooms;
 mod running;
@@ -19,9 +19,9 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::body_guard::BodyGuard;
 pub use self::event_stream::{EventStreamHandler, Subscription};
-pub use self::handler::{EventHandler, HandshakeHandler, JoinHandler, MessageHandler, RoomHandler};
+pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::procedures::JoinHandler;
 pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;

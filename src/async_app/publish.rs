@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::Directory;
-use super::event_stream::render;
 use super::history::{History, HistoryPatterns};
+use super::rendering::{NUMBERED_MORE_BYTES_MAX, render, with_id};
 use super::rooms::{self, NAME_BYTES_MAX, Rooms};
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
@@ -17,7 +17,6 @@ use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
-use crate::protocol::procedures;
 use crate::report::{Limited, limited};
 use crate::stream::WebsocketStream;
 use crate::user_threads;
@@ -515,16 +514,6 @@ impl Link {
             *hook = mpsc::channel().0;
         }
     }
-}
-
-/// How much longer a message is with its id, without the room's name: numbers of 16 and of 20 digits, and a longer header.
-const NUMBERED_MORE_BYTES_MAX: usize = 64;
-
-/// A message of a room, for those who get it with its id there.
-fn with_id(room: &str, id: HistoryId, message: &Message) -> Bytes {
-    let kind = procedures::MessageKind::text_if(message.is_text());
-    let numbered = procedures::of_room(room, &id.to_string(), kind, message.bytes());
-    Message::new_binary(numbered).into_frame().0
 }
 
 /// Why a connection did not join.

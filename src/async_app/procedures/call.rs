@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::Aborted;
+use super::answer::{Aborted, sealed};
 use super::cancellation::{Cancellation, Cause, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::peer::{Outcome, Peer};
@@ -300,6 +300,13 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn cancellation(&self) -> Cancellation {
         Cancellation(self.call.clone())
+    }
+
+    /// Answers the call with what its handler has returned.
+    pub(super) fn answer(&self, returned: impl sealed::Outcome) {
+        if let Some(outcome) = returned.outcome() {
+            self.end(outcome);
+        }
     }
 
     /// Ends the call, unless it has ended.

@@ -4,14 +4,14 @@
 //! with its session: its shard's thread reads there what comes first (`received`), handlers then `serve` it.
 
 mod answer;
-mod asking;
 mod call;
 mod cancellation;
+mod join;
+mod outgoing_calls;
 mod payload;
 mod peer;
 mod reserved;
 mod serve;
-mod setup;
 mod timers;
 
 use std::collections::HashMap;
@@ -19,9 +19,10 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use self::answer::{Aborted, Answer};
-use self::asking::check_name;
 pub use self::call::{Call, Event, Reply};
 pub use self::cancellation::Cancellation;
+pub use self::join::JoinHandler;
+use self::outgoing_calls::check_name;
 pub use self::payload::{CallError, CallErrorReason, Payload};
 pub(super) use self::serve::{Serving, close, ends, nudged, received};
 use crate::protocol::procedures;
@@ -104,7 +105,7 @@ where
     ) -> Self {
         let handler = move |call: Call<State, StreamState>| {
             let pending = call.pending.clone();
-            serve::answer(&pending, handler(call));
+            pending.answer(handler(call));
         };
         let before = self.calls.insert(own_name(name), Box::new(handler));
         assert!(before.is_none(), "calls {name:?} have a handler already");

@@ -1,8 +1,8 @@
 //! The calls that the server has of its own: names that begin with `$`.
 
+use super::join::JoinHandler;
 use super::payload::{CallError, Payload};
 use super::peer::Outcome;
-use crate::async_app::handler::JoinHandler;
 use crate::async_app::publish::Link;
 use crate::async_app::stream::AsyncStream;
 use crate::error::JoinErrorReason;

@@ -4,15 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Procedures;
-use super::answer::sealed::Outcome;
-use super::asking::{tell_answered, tell_expired};
 use super::call::{Call, Event, Pending};
 use super::cancellation::{Cause, InFlight};
+use super::join::JoinHandler;
+use super::outgoing_calls::{tell_answered, tell_expired};
 use super::payload::{CallError, CallErrorReason};
 use super::peer::{Peer, outcome, payload_of};
 use super::reserved::{self, Asker};
 use super::timers::Timers;
-use crate::async_app::handler::JoinHandler;
 use crate::async_app::publish::{Audience, Link, Patience};
 use crate::async_app::stream::AsyncStream;
 use crate::engine::{Ending, Receipt, Session};
@@ -45,17 +44,21 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    pub(super) fn new(
-        procedures: Procedures<State, StreamState>,
+    /// `None` if the app has neither procedures nor a join handler.
+    pub(in crate::async_app) fn of(
+        procedures: Option<Procedures<State, StreamState>>,
         on_join: Option<Box<dyn JoinHandler<StreamState>>>,
         calls_max: usize,
-    ) -> Self {
-        Self {
-            procedures,
+    ) -> Option<Self> {
+        if procedures.is_none() && on_join.is_none() {
+            return None;
+        }
+        Some(Self {
+            procedures: procedures.unwrap_or_default(),
             on_join,
             calls_max,
             timers: Arc::default(),
-        }
+        })
     }
 
     /// A connection has come in.
@@ -159,13 +162,6 @@ fn begin(session: &Arc<Session>, link: &Arc<Link>, call: Arc<InFlight>) -> Optio
         return None;
     }
     Some(pending)
-}
-
-/// Answers a call with what its handler has returned.
-pub(super) fn answer(pending: &Pending, returned: impl Outcome) {
-    if let Some(outcome) = returned.outcome() {
-        pending.end(outcome);
-    }
 }
 
 /// The connection has gone: whoever has called its client is told.

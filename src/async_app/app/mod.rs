@@ -1,26 +1,24 @@
-//! The app: how it is set up, and how it starts.
+//! The app and its settings: handlers, limits and everything that is set before it starts.
 
-use std::io;
+mod access;
+mod http;
+mod procedures;
+mod start;
+
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use humphrey::{App, SubApp};
 
-use super::body_guard::BodyGuard;
-use super::event_stream::{EventStreamHandler, EventStreams};
-use super::handler::{
-    EventHandler, HandshakeHandler, JoinHandler, MessageHandler, Program, RoomHandler,
-};
+use super::event_stream::EventStreams;
+use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::HistoryPatterns;
-use super::procedures::{Procedures, Serving};
+use super::procedures::{JoinHandler, Procedures};
 use super::publish::Link;
-use super::running::RunningApp;
 use super::sender::AsyncSender;
-use crate::engine::{Prepared, Settings};
-use crate::host::{self, Cors, Routes};
+use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
 use crate::option_names::OptionNames;
@@ -86,19 +84,19 @@ where
     route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
     event_streams: EventStreams<State>,
-    pub(super) origins: Option<Origins>,
-    pub(super) hosts: Option<AllowedHosts>,
-    pub(super) guarded: Option<Vec<String>>,
-    pub(super) option_names: OptionNames,
-    pub(super) proxies: Option<TrustedProxies>,
+    origins: Option<Origins>,
+    hosts: Option<AllowedHosts>,
+    guarded: Option<Vec<String>>,
+    option_names: OptionNames,
+    proxies: Option<TrustedProxies>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
-    pub(super) on_body: Option<Box<dyn BodyGuard<State>>>,
+    on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
     on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
-    pub(super) procedures: Option<Procedures<State, StreamState>>,
-    pub(super) on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+    procedures: Option<Procedures<State, StreamState>>,
+    on_join: Option<Box<dyn JoinHandler<StreamState>>>,
 }
 
 #[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
@@ -399,53 +397,6 @@ where
         self
     }
 
-    /// Serves an event stream at a path of the app's own port: the messages of rooms, and broadcasts if it is to have them, as
-    /// [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html), for clients that have no
-    /// WebSocket or need none. A page reads it with `new EventSource("/events")`.
-    ///
-    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. In the path, `*` stands
-    /// for any characters, or none; the first call that fits a request counts, before mounted routes. A WebSocket handshake
-    /// for it still becomes a WebSocket.
-    ///
-    /// - A text is an event `message`, a binary message an event `binary` in base64. Line ends in a text (CRLF, CR) arrive as
-    ///   LF.
-    /// - Messages of a room that keeps a history ([`with_history`](Self::with_history)) have their
-    ///   [`HistoryId`](crate::HistoryId) as id. A client that comes again says which it has seen last (browsers do so by
-    ///   themselves) and gets what it has missed, of all its rooms, then what is new, without gap or duplicate. If that is not
-    ///   kept any more, it gets an event `reset` first, whose data is the id that it has named, and then what is kept.
-    ///   Broadcasts have no ids and are not replayed.
-    /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
-    ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
-    ///   visitors' cookies; where any may connect, without.
-    /// - No other handler hears of its clients, and they are not in
-    ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
-    ///   [`Metrics::event_streams`](crate::Metrics::event_streams) and
-    ///   [`Room::event_streams`](crate::Room::event_streams) count them.
-    ///
-    /// Every event is rendered once, however many clients get it, and not at all where there is none.
-    ///
-    /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
-    ///
-    /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, Message, Reject, Subscription};
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_history("news/*", 50, 64 * 1024)
-    ///     .with_event_stream("/events", |request, _| match request.query_param("of") {
-    ///         Some(city) => Ok(Subscription::room(format!("news/{city}")).with_broadcasts()),
-    ///         None => Err(Reject::new(400).with_body("of which city?\n")),
-    ///     });
-    /// app.sender().room("news/zurich").broadcast(Message::new("It rains."));
-    /// ```
-    pub fn with_event_stream(
-        mut self,
-        path: &str,
-        handler: impl EventStreamHandler<State>,
-    ) -> Self {
-        self.event_streams.push((path.into(), Box::new(handler)));
-        self
-    }
-
     /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -473,263 +424,4 @@ where
         self.adaptive_handlers = adaptive;
         self
     }
-
-    /// Serves the HTTP routes of a Humphrey [`SubApp`] on the app's own port; every path can still be upgraded to a
-    /// WebSocket. Further calls add further sub-apps, which are told apart by their `host`.
-    ///
-    /// Handlers of routes run on the handler threads, like all others. Connections are kept alive; requests of one
-    /// connection are answered in order. What Humphrey's `Method` has no name for is answered with 501; `HEAD` runs the
-    /// handler of `GET`. A request's `address` is that of the peer, unless
-    /// [`with_trusted_proxies`](Self::with_trusted_proxies) has the peer believed.
-    ///
-    /// Starting fails with an error if a sub-app has WebSocket routes (use this app's handlers, and
-    /// [`AsyncStream::path`](crate::AsyncStream::path)) or a `cors` of its own (use [`with_cors`](Self::with_cors)), or
-    /// if the app takes its connections from a Humphrey app (add the routes there).
-    ///
-    /// ```no_run
-    /// use humphrey::SubApp;
-    /// use humphrey::http::{Response, StatusCode};
-    /// use humphrey_ws::{AsyncWebsocketApp, Message};
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
-    /// let sender = app.sender();
-    /// app.with_routes(SubApp::new().with_stateless_route("/notify", move |_| {
-    ///     sender.broadcast(Message::new("Somebody has asked."));
-    ///     Response::new(StatusCode::OK, "Everyone knows.")
-    /// }))
-    /// .run();
-    /// ```
-    pub fn with_routes(mut self, routes: SubApp<State>) -> Self {
-        self.routes.push(routes);
-        self
-    }
-
-    /// Says which methods the mounted routes at a path have; `*` in it stands for any characters, or none, and the first call
-    /// that fits counts. Requests with others are answered with 405 and `Allow`, and `OPTIONS` with those that there are; the
-    /// handler runs for none of them. `HEAD` comes with `GET`. By default a route's handler gets every method. Starting fails
-    /// with an error if one is none that Humphrey's routes can have: `GET`, `HEAD`, `POST`, `PUT`, `DELETE`, `OPTIONS`.
-    ///
-    /// ```
-    /// use humphrey_ws::AsyncWebsocketApp;
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_route_methods("/publish", ["POST"])
-    ///     .with_route_methods("*", ["GET"]);
-    /// ```
-    pub fn with_route_methods<'a>(
-        mut self,
-        path: &str,
-        methods: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
-        let mut allow = Vec::new();
-        let with_head = |method| [Some(method), (method == "GET").then_some("HEAD")];
-        for method in methods
-            .into_iter()
-            .flat_map(with_head)
-            .chain([Some("OPTIONS")])
-        {
-            if let Some(method) = method.filter(|method| !allow.contains(method)) {
-                allow.push(method);
-            }
-        }
-        self.route_methods.push((path.to_owned(), allow.join(", ")));
-        self
-    }
-
-    /// Lets pages of other origins use the mounted routes.
-    pub fn with_cors(mut self, cors: Cors) -> Self {
-        self.cors = Some(cors);
-        self
-    }
-
-    /// Binds the address now, and returns it: with the port, where port 0 was asked for. Clients that connect from now
-    /// on are served when the app runs.
-    ///
-    /// # Errors
-    ///
-    /// If the address can't be bound, which the error names; or if the app takes its connections from a Humphrey app.
-    pub fn bind(&mut self) -> io::Result<SocketAddr> {
-        let HumphreyLink::Internal(_, address) = &mut self.humphrey_link else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "an unlinked app has no address: the Humphrey app that it is linked to listens for it",
-            ));
-        };
-        let listener = match self.listener.take() {
-            Some(listener) => listener,
-            None => host::bind(*address)?,
-        };
-        let bound = listener.local_addr()?;
-        *address = bound;
-        self.listener = Some(listener);
-        Ok(bound)
-    }
-
-    /// Runs the app, until it is stopped.
-    ///
-    /// # Panics
-    ///
-    /// If it can't start, as when its address is in use; [`try_run`](Self::try_run) returns an error instead.
-    pub fn run(self) {
-        if let Err(error) = self.try_run() {
-            panic!("{error}");
-        }
-    }
-
-    /// Runs the app, until it is stopped.
-    ///
-    /// # Errors
-    ///
-    /// If it can't start, as when its address is in use, which the error names.
-    pub fn try_run(self) -> io::Result<()> {
-        self.start()?.join();
-        Ok(())
-    }
-
-    /// Starts the app in the background.
-    ///
-    /// ```
-    /// use humphrey_ws::AsyncWebsocketApp;
-    /// use std::time::Duration;
-    ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
-    /// let running = app.start()?;
-    /// println!("listening on {:?}", running.local_addr());
-    /// running.shutdown(Duration::from_secs(1));
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If it can't start, as when its address is in use, which the error names.
-    pub fn start(mut self) -> io::Result<RunningApp> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        if let Some(origins) = &self.origins {
-            origins
-                .check()
-                .map_err(|error| invalid(error.to_string()))?;
-        }
-        if let Some(hosts) = &self.hosts {
-            hosts.check().map_err(|error| invalid(error.to_string()))?;
-        }
-        let proxies = self
-            .proxies
-            .as_ref()
-            .map(TrustedProxies::resolve)
-            .transpose()
-            .map_err(|error| invalid(error.to_string()))?;
-        self.check_event_streams()?;
-        let routes = self.take_routes()?;
-        let address = match self.humphrey_link {
-            HumphreyLink::Internal(..) => Some(self.bind()?),
-            HumphreyLink::External(_) => None,
-        };
-        host::fit_connections(&mut self.limits);
-        let calls_max = self.limits.connection_calls_max;
-        let serving = Serving::of(self.procedures, self.on_join, calls_max);
-        let settings = Settings {
-            limits: self.limits,
-            slow_consumer: self.slow_consumer,
-            heartbeat: self.heartbeat,
-            shards: self
-                .shards
-                .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
-            handler_threads: self.handler_threads,
-            adaptive_handlers: self.adaptive_handlers && self.handler_threads > 1,
-            origins: self.origins,
-            hosts: self.hosts,
-            guarded: self.guarded,
-            option_names: self.option_names,
-            proxies,
-        };
-        let close_timeout = settings.limits.close_timeout;
-        let program = Program {
-            state: self.state,
-            link: self.link.clone(),
-            on_handshake: self.on_handshake,
-            on_body: self.on_body,
-            event_streams: self.event_streams,
-            on_connect: self.on_connect,
-            on_message: self.on_message,
-            on_disconnect: self.on_disconnect,
-            on_room: self.on_room,
-            serving,
-            routes,
-        };
-        let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
-        // Before anything runs: the first handler may send.
-        self.link.started(engine.hub.clone(), self.histories);
-        let engine = engine.start()?;
-        let helpers = || {
-            if address.is_none() {
-                host::adopt_from(self.handed_over, engine.hub.clone())?;
-            }
-            match self.shutdown {
-                Some(shutdown) => stop_when_told(shutdown, self.link.clone(), close_timeout),
-                None => Ok(()),
-            }
-        };
-        if let Err(error) = helpers() {
-            engine.hub.stop(Duration::ZERO);
-            return Err(error);
-        }
-        Ok(RunningApp {
-            engine,
-            link: self.link,
-            address,
-        })
-    }
-
-    fn check_event_streams(&self) -> io::Result<()> {
-        let invalid = |error| Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-        if let Some((path, _)) = self
-            .event_streams
-            .iter()
-            .find(|(path, _)| !path.starts_with(['/', '*']))
-        {
-            return invalid(format!(
-                "the path of an event stream begins with '/': {path:?} fits no request"
-            ));
-        }
-        if matches!(self.humphrey_link, HumphreyLink::External(_)) && !self.event_streams.is_empty()
-        {
-            return invalid(
-                "an unlinked app has no port of its own, where with_event_stream could be served"
-                    .to_owned(),
-            );
-        }
-        Ok(())
-    }
-
-    fn take_routes(&mut self) -> io::Result<Option<Routes<State>>> {
-        let sub_apps = std::mem::take(&mut self.routes);
-        if sub_apps.is_empty() {
-            return Ok(None);
-        }
-        if let HumphreyLink::External(_) = self.humphrey_link {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "an unlinked app has no port of its own: add the routes to the Humphrey app instead of with_routes",
-            ));
-        }
-        Routes::new(
-            sub_apps,
-            self.cors.take(),
-            std::mem::take(&mut self.route_methods),
-        )
-        .map(Some)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-    }
-}
-
-/// Waits for the word to stop, on a thread that is parked until it comes. It ends when the other end is dropped.
-fn stop_when_told(shutdown: Receiver<()>, link: Arc<Link>, wait: Duration) -> io::Result<()> {
-    thread::Builder::new()
-        .name("humphrey_ws shutdown".into())
-        .spawn(move || {
-            if shutdown.recv().is_ok() {
-                link.shutdown(wait);
-            }
-        })
-        .map(drop)
 }

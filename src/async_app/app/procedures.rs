@@ -1,8 +1,7 @@
 //! How an app is given procedures.
 
-use super::{Procedures, Serving};
-use crate::async_app::app::AsyncWebsocketApp;
-use crate::async_app::handler::JoinHandler;
+use super::AsyncWebsocketApp;
+use crate::async_app::procedures::{JoinHandler, Procedures};
 
 impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
 where
@@ -40,27 +39,5 @@ where
     pub fn with_join_handler(mut self, handler: impl JoinHandler<StreamState>) -> Self {
         self.on_join = Some(Box::new(handler));
         self
-    }
-}
-
-impl<State, StreamState> Serving<State, StreamState>
-where
-    State: Send + Sync + 'static,
-    StreamState: Send + Sync + Default + 'static,
-{
-    /// Nothing where nothing was set.
-    pub(in crate::async_app) fn of(
-        procedures: Option<Procedures<State, StreamState>>,
-        on_join: Option<Box<dyn JoinHandler<StreamState>>>,
-        calls_max: usize,
-    ) -> Option<Self> {
-        if procedures.is_none() && on_join.is_none() {
-            return None;
-        }
-        Some(Self::new(
-            procedures.unwrap_or_default(),
-            on_join,
-            calls_max,
-        ))
     }
 }

@@ -1,6 +1,6 @@
-//! How an app is told who may come in.
+//! Settings that decide which clients may connect.
 
-use super::app::AsyncWebsocketApp;
+use super::AsyncWebsocketApp;
 use crate::hosts::AllowedHosts;
 use crate::option_names::OptionNames;
 use crate::origins::Origins;

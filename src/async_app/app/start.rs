@@ -1,0 +1,214 @@
+//! Starting an app: checks of its settings, and everything that runs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use super::{AsyncWebsocketApp, HumphreyLink};
+use crate::async_app::procedures::Serving;
+use crate::async_app::program::Program;
+use crate::async_app::publish::Link;
+use crate::async_app::running::RunningApp;
+use crate::engine::{Prepared, Settings};
+use crate::host::{self, Routes};
+use crate::proxies::TrustedProxies;
+
+impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    /// Binds the address now, and returns it: with the port, where port 0 was asked for. Clients that connect from now
+    /// on are served when the app runs.
+    ///
+    /// # Errors
+    ///
+    /// If the address can't be bound, which the error names; or if the app takes its connections from a Humphrey app.
+    pub fn bind(&mut self) -> io::Result<SocketAddr> {
+        let HumphreyLink::Internal(_, address) = &mut self.humphrey_link else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an unlinked app has no address: the Humphrey app that it is linked to listens for it",
+            ));
+        };
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => host::bind(*address)?,
+        };
+        let bound = listener.local_addr()?;
+        *address = bound;
+        self.listener = Some(listener);
+        Ok(bound)
+    }
+
+    /// Runs the app, until it is stopped.
+    ///
+    /// # Panics
+    ///
+    /// If it can't start, as when its address is in use; [`try_run`](Self::try_run) returns an error instead.
+    pub fn run(self) {
+        if let Err(error) = self.try_run() {
+            panic!("{error}");
+        }
+    }
+
+    /// Runs the app, until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// If it can't start, as when its address is in use, which the error names.
+    pub fn try_run(self) -> io::Result<()> {
+        self.start()?.join();
+        Ok(())
+    }
+
+    /// Starts the app in the background.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use std::time::Duration;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
+    /// let running = app.start()?;
+    /// println!("listening on {:?}", running.local_addr());
+    /// running.shutdown(Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it can't start, as when its address is in use, which the error names.
+    pub fn start(mut self) -> io::Result<RunningApp> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        if let Some(origins) = &self.origins {
+            origins
+                .check()
+                .map_err(|error| invalid(error.to_string()))?;
+        }
+        if let Some(hosts) = &self.hosts {
+            hosts.check().map_err(|error| invalid(error.to_string()))?;
+        }
+        let proxies = self
+            .proxies
+            .as_ref()
+            .map(TrustedProxies::resolve)
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?;
+        self.check_event_streams()?;
+        let routes = self.take_routes()?;
+        let address = match self.humphrey_link {
+            HumphreyLink::Internal(..) => Some(self.bind()?),
+            HumphreyLink::External(_) => None,
+        };
+        host::fit_connections(&mut self.limits);
+        let calls_max = self.limits.connection_calls_max;
+        let serving = Serving::of(self.procedures, self.on_join, calls_max);
+        let settings = Settings {
+            limits: self.limits,
+            slow_consumer: self.slow_consumer,
+            heartbeat: self.heartbeat,
+            shards: self
+                .shards
+                .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
+            handler_threads: self.handler_threads,
+            adaptive_handlers: self.adaptive_handlers && self.handler_threads > 1,
+            origins: self.origins,
+            hosts: self.hosts,
+            guarded: self.guarded,
+            option_names: self.option_names,
+            proxies,
+        };
+        let close_timeout = settings.limits.close_timeout;
+        let program = Program {
+            state: self.state,
+            link: self.link.clone(),
+            on_handshake: self.on_handshake,
+            on_body: self.on_body,
+            event_streams: self.event_streams,
+            on_connect: self.on_connect,
+            on_message: self.on_message,
+            on_disconnect: self.on_disconnect,
+            on_room: self.on_room,
+            serving,
+            routes,
+        };
+        let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
+        // Before anything runs: the first handler may send.
+        self.link.started(engine.hub.clone(), self.histories);
+        let engine = engine.start()?;
+        let helpers = || {
+            if address.is_none() {
+                host::adopt_from(self.handed_over, engine.hub.clone())?;
+            }
+            match self.shutdown {
+                Some(shutdown) => stop_when_told(shutdown, self.link.clone(), close_timeout),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = helpers() {
+            engine.hub.stop(Duration::ZERO);
+            return Err(error);
+        }
+        Ok(RunningApp {
+            engine,
+            link: self.link,
+            address,
+        })
+    }
+
+    fn check_event_streams(&self) -> io::Result<()> {
+        let invalid = |error| Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        if let Some((path, _)) = self
+            .event_streams
+            .iter()
+            .find(|(path, _)| !path.starts_with(['/', '*']))
+        {
+            return invalid(format!(
+                "the path of an event stream begins with '/': {path:?} fits no request"
+            ));
+        }
+        if matches!(self.humphrey_link, HumphreyLink::External(_)) && !self.event_streams.is_empty()
+        {
+            return invalid(
+                "an unlinked app has no port of its own, where with_event_stream could be served"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn take_routes(&mut self) -> io::Result<Option<Routes<State>>> {
+        let sub_apps = std::mem::take(&mut self.routes);
+        if sub_apps.is_empty() {
+            return Ok(None);
+        }
+        if let HumphreyLink::External(_) = self.humphrey_link {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an unlinked app has no port of its own: add the routes to the Humphrey app instead of with_routes",
+            ));
+        }
+        Routes::new(
+            sub_apps,
+            self.cors.take(),
+            std::mem::take(&mut self.route_methods),
+        )
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+}
+
+/// Waits for the word to stop, on a thread that is parked until it comes. It ends when the other end is dropped.
+fn stop_when_told(shutdown: Receiver<()>, link: Arc<Link>, wait: Duration) -> io::Result<()> {
+    thread::Builder::new()
+        .name("humphrey_ws shutdown".into())
+        .spawn(move || {
+            if shutdown.recv().is_ok() {
+                link.shutdown(wait);
+            }
+        })
+        .map(drop)
+}

@@ -1,0 +1,204 @@
+//! What the engine calls: it passes each event on to the handler that the app has for it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::event_stream::EventStreams;
+use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+use super::history::matches;
+use super::procedures::{self, Serving};
+use super::publish::Link;
+use super::room::Room;
+use super::stream::AsyncStream;
+use crate::engine::{
+    self, Ending, Events, Form, Interests, Presence, Receipt, Request, Response, Session, Welcome,
+};
+use crate::host::Routes;
+use crate::message::Message;
+use crate::request::{Accept, Reject, RequestHead};
+
+/// The program, as the engine calls it.
+pub(super) struct Program<State, StreamState>
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    pub(super) state: Arc<State>,
+    pub(super) link: Arc<Link>,
+    pub(super) on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
+    pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
+    pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
+    pub(super) serving: Option<Serving<State, StreamState>>,
+    pub(super) on_body: Option<Box<dyn BodyGuard<State>>>,
+    pub(super) routes: Option<Routes<State>>,
+    pub(super) event_streams: EventStreams<State>,
+}
+
+impl<State, StreamState> Program<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn stream(&self, session: &Arc<Session>) -> AsyncStream<StreamState> {
+        // Made on a handler thread: it is user code, and may take its time.
+        let attachment = session
+            .attachment
+            .get_or_init(|| Arc::new(StreamState::default()) as Arc<dyn Any + Send + Sync>);
+        let state = attachment
+            .clone()
+            .downcast::<StreamState>()
+            .unwrap_or_else(|_| unreachable!("only this app attaches anything to its sessions"));
+        AsyncStream::of_session(session.clone(), self.link.clone(), state)
+    }
+}
+
+impl<State, StreamState> Events for Program<State, StreamState>
+where
+    State: Send + Sync + 'static,
+    StreamState: Send + Sync + Default + 'static,
+{
+    fn interests(&self) -> Interests {
+        Interests {
+            open: self.on_connect.is_some(),
+            message: self.on_message.is_some() || self.serving.is_some(),
+            close: self.on_disconnect.is_some() || self.serving.is_some(),
+            request: self.routes.is_some(),
+            handshake: self.on_handshake.is_some(),
+            guard: self.on_body.is_some(),
+            room: self.on_room.is_some(),
+            subprotocol_with_ids: Some(crate::protocol::procedures::V1),
+            subprotocols: match self.serving {
+                Some(_) => procedures::SUBPROTOCOLS,
+                None => &[],
+            },
+        }
+    }
+
+    fn entered(&self, session: &Arc<Session>) {
+        if let Some(serving) = &self.serving {
+            serving.begin(session);
+        }
+        self.link.directory.enter(session);
+    }
+
+    fn left(&self, session: &Session) {
+        self.link.directory.leave(session);
+        self.ending(session, Ending::Gone);
+    }
+
+    fn received(&self, session: &Arc<Session>, message: &Message, is_roomy: bool) -> Receipt {
+        procedures::received(session, &self.link, message, is_roomy)
+    }
+
+    fn ending(&self, session: &Session, ending: Ending) {
+        procedures::ends(session, &self.link, ending);
+    }
+
+    fn emptied(&self, room: &engine::Room) {
+        self.link.rooms.emptied(room);
+    }
+
+    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+        let Some(handler) = &self.on_handshake else {
+            return Ok(Welcome::default());
+        };
+        let Accept {
+            state,
+            subprotocol,
+            goes_without,
+            headers,
+        } = handler(request, self.state.clone())?;
+        let subprotocol = subprotocol.or_else(|| {
+            let known = self.interests().subprotocols;
+            (!goes_without).then(|| request.choose_subprotocol(known))?
+        });
+        Ok(Welcome {
+            subprotocol,
+            headers,
+            attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
+        })
+    }
+
+    fn has_event_stream(&self, path: &str) -> bool {
+        self.event_streams
+            .iter()
+            .any(|(pattern, _)| matches(pattern, path))
+    }
+
+    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+        let mut streams = self.event_streams.iter();
+        let (_, handler) = streams
+            .find(|(pattern, _)| matches(pattern, request.path()))
+            .ok_or_else(|| Reject::new(404))?;
+        let subscription = handler(request, self.state.clone())?;
+        Ok(self.link.stream_asked(request, subscription))
+    }
+
+    fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
+        if session.form == Form::Events {
+            self.link.subscribe(session);
+            return;
+        }
+        if let Some(handler) = &self.on_connect {
+            let stream = self.stream(session).with_request(request);
+            handler(stream, self.state.clone());
+        }
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Message) {
+        if let Some(serving) = &self.serving
+            && serving.takes(session, &message)
+        {
+            let stream = || self.stream(session);
+            serving.serve(session, &self.link, &message, stream, self.state.clone());
+        } else if let Some(handler) = &self.on_message {
+            handler(self.stream(session), message, self.state.clone());
+        } else {
+            self.link.counters.dropped_unhandled.add(1);
+        }
+    }
+
+    fn nudged(&self, session: &Arc<Session>) {
+        procedures::nudged(session, &self.link);
+    }
+
+    fn room(&self, session: &Arc<Session>, room: &Arc<engine::Room>, change: Presence) {
+        if let Some(handler) = &self.on_room {
+            let room = Room::of(self.link.clone(), room.name.clone());
+            handler(room, self.stream(session), change, self.state.clone());
+        }
+    }
+
+    fn close(&self, session: &Arc<Session>) {
+        procedures::close(session, &self.link);
+        if let Some(handler) = &self.on_disconnect
+            && session.form == Form::Frames
+        {
+            handler(self.stream(session), self.state.clone());
+        }
+    }
+
+    fn request(&self, request: Request) -> Response {
+        match &self.routes {
+            Some(routes) => routes.serve(request, &self.state),
+            None => unreachable!("the engine asks only where there are routes"),
+        }
+    }
+
+    fn refusal(&self, request: &engine::Head) -> Option<Vec<u8>> {
+        self.routes.as_ref()?.refusal(request)
+    }
+
+    fn guard(&self, request: &RequestHead) -> Result<(), Reject> {
+        match &self.on_body {
+            Some(guard) => {
+                guard(request, self.state.clone()).map_err(|reject| match &self.routes {
+                    Some(routes) => routes.readable(reject, request.head()),
+                    None => reject,
+                })
+            }
+            None => Ok(()),
+        }
+    }
+}
