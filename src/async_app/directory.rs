@@ -13,21 +13,21 @@ pub(super) struct Directory(RwLock<Sessions>);
 #[derive(Default)]
 struct Sessions {
     /// For each shard, by slot.
-    places: Vec<Vec<Option<Arc<Session>>>>,
+    sessions: Vec<Vec<Option<Arc<Session>>>>,
     /// Addresses are what 0.5.1 named its clients by.
-    of_ipv4: HashMap<(Ipv4Addr, u16), Place>,
+    of_ipv4: HashMap<(Ipv4Addr, u16), SessionIndex>,
     /// Apart, since they take twice the memory.
-    of_others: HashMap<SocketAddr, Place>,
+    of_others: HashMap<SocketAddr, SessionIndex>,
 }
 
-/// Where a session stands. As bytes, so that an address of IPv4 and its place are 12 of them, without gaps.
+/// Where a session stands. As bytes, so that an address of IPv4 and its index are 12 of them, without gaps.
 #[derive(Clone, Copy)]
-struct Place {
+struct SessionIndex {
     slot: [u8; 4],
     shard: [u8; 2],
 }
 
-impl Place {
+impl SessionIndex {
     fn of(id: ConnectionId) -> Self {
         Self {
             slot: id.key().slot.to_ne_bytes(),
@@ -45,12 +45,12 @@ impl Place {
 }
 
 impl Sessions {
-    fn at(&self, place: Place) -> Option<&Arc<Session>> {
-        let slots = self.places.get(place.shard())?;
-        slots.get(place.slot())?.as_ref()
+    fn at(&self, index: SessionIndex) -> Option<&Arc<Session>> {
+        let slots = self.sessions.get(index.shard())?;
+        slots.get(index.slot())?.as_ref()
     }
 
-    fn place_of(&self, address: SocketAddr) -> Option<Place> {
+    fn index_of(&self, address: SocketAddr) -> Option<SessionIndex> {
         match address {
             SocketAddr::V4(v4) => self.of_ipv4.get(&ipv4(v4)).copied(),
             other @ SocketAddr::V6(_) => self.of_others.get(&other).copied(),
@@ -73,16 +73,16 @@ impl Directory {
     /// Where an address is used again before its former owner has left, it means the latest.
     pub(super) fn enter(&self, session: &Arc<Session>) {
         let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let place = Place::of(session.id);
+        let index = SessionIndex::of(session.id);
         match session.peer() {
-            SocketAddr::V4(v4) => sessions.of_ipv4.insert(ipv4(v4), place),
-            other @ SocketAddr::V6(_) => sessions.of_others.insert(other, place),
+            SocketAddr::V4(v4) => sessions.of_ipv4.insert(ipv4(v4), index),
+            other @ SocketAddr::V6(_) => sessions.of_others.insert(other, index),
         };
-        let (shard, slot) = (place.shard(), place.slot());
-        if sessions.places.len() <= shard {
-            sessions.places.resize_with(shard + 1, Vec::new);
+        let (shard, slot) = (index.shard(), index.slot());
+        if sessions.sessions.len() <= shard {
+            sessions.sessions.resize_with(shard + 1, Vec::new);
         }
-        let slots = &mut sessions.places[shard];
+        let slots = &mut sessions.sessions[shard];
         if slots.len() <= slot {
             slots.resize_with(slot + 1, || None);
         }
@@ -92,11 +92,11 @@ impl Directory {
     pub(super) fn leave(&self, session: &Session) {
         let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let sessions = &mut *sessions;
-        let is_its_place = |place: Option<Place>, sessions: &Sessions| {
-            let owner = place.and_then(|place| sessions.at(place));
+        let is_its_index = |index: Option<SessionIndex>, sessions: &Sessions| {
+            let owner = index.and_then(|index| sessions.at(index));
             owner.is_some_and(|owner| owner.id == session.id)
         };
-        if is_its_place(sessions.place_of(session.peer()), sessions) {
+        if is_its_index(sessions.index_of(session.peer()), sessions) {
             match session.peer() {
                 SocketAddr::V4(v4) => drop(sessions.of_ipv4.remove(&ipv4(v4))),
                 other @ SocketAddr::V6(_) => drop(sessions.of_others.remove(&other)),
@@ -104,10 +104,10 @@ impl Directory {
             shrink(&mut sessions.of_ipv4);
             shrink(&mut sessions.of_others);
         }
-        let place = Place::of(session.id);
-        if is_its_place(Some(place), sessions) {
-            let slots = &mut sessions.places[place.shard()];
-            slots[place.slot()] = None;
+        let index = SessionIndex::of(session.id);
+        if is_its_index(Some(index), sessions) {
+            let slots = &mut sessions.sessions[index.shard()];
+            slots[index.slot()] = None;
             while slots.last().is_some_and(Option::is_none) {
                 slots.pop();
             }
@@ -119,21 +119,21 @@ impl Directory {
 
     pub(super) fn find(&self, address: SocketAddr) -> Option<Arc<Session>> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let session = sessions.at(sessions.place_of(address)?)?;
-        // Its place may be another's by now.
+        let session = sessions.at(sessions.index_of(address)?)?;
+        // Its index may be another's by now.
         (session.peer() == address).then(|| session.clone())
     }
 
     pub(super) fn find_id(&self, id: ConnectionId) -> Option<Arc<Session>> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let session = sessions.at(Place::of(id))?;
+        let session = sessions.at(SessionIndex::of(id))?;
         (session.id == id).then(|| session.clone())
     }
 
     /// Everyone.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let sessions = sessions.places.iter().flatten().flatten();
+        let sessions = sessions.sessions.iter().flatten().flatten();
         sessions.map(|session| session.id).collect()
     }
 }
@@ -145,6 +145,6 @@ mod tests {
     #[test]
     fn an_address_takes_little_memory() {
         // There is one for each connection, and the map has room for up to twice as many.
-        assert_eq!(size_of::<((Ipv4Addr, u16), Place)>(), 12);
+        assert_eq!(size_of::<((Ipv4Addr, u16), SessionIndex)>(), 12);
     }
 }

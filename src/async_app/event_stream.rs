@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::history::History;
-use super::publish::Link;
+use super::publish::AppShared;
 use super::rendering::render;
-use super::rooms::Room;
+use super::rooms::RoomEntry;
 use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
@@ -235,7 +235,7 @@ fn stamps_seen(
 }
 
 /// A request for an event stream that is granted: its session's attachment, until it is put into effect.
-struct Asked {
+struct PendingSubscription {
     subscription: Subscription,
     /// The last events that the client has seen, as it says: one, or one of each of several rooms.
     last_events: Vec<String>,
@@ -245,19 +245,19 @@ struct Asked {
     head: Vec<u8>,
 }
 
-type Attachment = Mutex<Option<Box<Asked>>>;
+type SubscriptionSlot = Mutex<Option<Box<PendingSubscription>>>;
 
-impl Link {
+impl AppShared {
     /// What is to be known of a request when its stream begins.
-    pub(super) fn stream_asked(
+    pub(super) fn pending_subscription(
         &self,
         request: &RequestHead,
         subscription: Subscription,
     ) -> Arc<dyn Any + Send + Sync> {
         let head = request.head();
         let hub = self.running();
-        Arc::new(Attachment::new(hub.map(|hub| {
-            Box::new(Asked {
+        Arc::new(SubscriptionSlot::new(hub.map(|hub| {
+            Box::new(PendingSubscription {
                 subscription,
                 last_events: event_stream::last_event_ids(head),
                 asks_for_rooms: event_stream::asks_for_rooms(head),
@@ -269,32 +269,43 @@ impl Link {
     /// Has an event stream begin, on a handler's thread.
     pub(super) fn subscribe(&self, session: &Session) {
         let attachment = session.attachment.get();
-        let attachment = attachment.and_then(|any| any.downcast_ref::<Attachment>());
-        let asked = attachment.and_then(|asked| asked.lock().ok()?.take());
+        let attachment = attachment.and_then(|any| any.downcast_ref::<SubscriptionSlot>());
+        let pending = attachment.and_then(|pending| pending.lock().ok()?.take());
         // Whoever stops the engine answers.
-        if let (Some(hub), Some(asked)) = (self.running(), asked)
-            && let Err(refused) = self.try_subscribe(hub, session, &asked)
+        if let (Some(hub), Some(pending)) = (self.running(), pending)
+            && let Err(refused) = self.try_subscribe(hub, session, &pending)
         {
             hub.refuse_stream(session, &refused);
         }
     }
 
-    fn try_subscribe(&self, hub: &Hub, session: &Session, asked: &Asked) -> Result<(), Reject> {
-        let rooms = self.follow(hub, &asked.subscription)?;
-        if !self.begin(hub, session, asked, &rooms) {
+    fn try_subscribe(
+        &self,
+        hub: &Hub,
+        session: &Session,
+        pending: &PendingSubscription,
+    ) -> Result<(), Reject> {
+        let rooms = self.follow(hub, &pending.subscription)?;
+        if !self.begin(hub, session, pending, &rooms) {
             self.part(&rooms);
         }
         Ok(())
     }
 
     /// Returns whether the stream has begun. If not, its client has gone, or the engine stops.
-    fn begin(&self, hub: &Hub, session: &Session, asked: &Asked, rooms: &[Followed]) -> bool {
-        let Asked {
+    fn begin(
+        &self,
+        hub: &Hub,
+        session: &Session,
+        pending: &PendingSubscription,
+        rooms: &[Followed],
+    ) -> bool {
+        let PendingSubscription {
             subscription,
             last_events,
             asks_for_rooms,
             head,
-        } = asked;
+        } = pending;
         let seen: Vec<_> = last_events.iter().map(|id| id.parse().ok()).collect();
         let plan = |histories: &[MutexGuard<'_, History>]| {
             Replay::plan(histories, &seen, subscription.history)
@@ -409,7 +420,7 @@ impl Link {
 
 /// A room that an event stream follows, or is about to.
 struct Followed {
-    room: Room,
+    room: RoomEntry,
     streams: Arc<engine::Room>,
 }
 

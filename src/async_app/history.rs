@@ -14,7 +14,7 @@ pub(super) struct History {
     epoch: u64,
     /// The sequence of the last message, kept or not; the kept ones are those up to it, without gaps.
     last: u64,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<KeptMessage>,
     /// Payload bytes of what is kept.
     bytes: usize,
     /// The stamp of the last message that is not kept any more; 0 if all are.
@@ -23,7 +23,7 @@ pub(super) struct History {
     bytes_max: usize,
 }
 
-struct Kept {
+struct KeptMessage {
     message: Message,
     stamp: u64,
 }
@@ -88,7 +88,7 @@ impl History {
     pub(super) fn push(&mut self, message: Message, stamp: u64) -> HistoryId {
         self.last += 1;
         self.bytes = self.bytes.saturating_add(message.bytes().len());
-        self.kept.push_back(Kept { message, stamp });
+        self.kept.push_back(KeptMessage { message, stamp });
         while self.kept.len() > self.messages_max || self.bytes > self.bytes_max {
             let Some(oldest) = self.kept.pop_front() else {
                 break;
@@ -169,12 +169,12 @@ impl History {
 /// Which rooms keep a history, and how much of it.
 #[derive(Default)]
 pub(super) struct HistoryPatterns {
-    patterns: Vec<(Box<str>, Bounds)>,
+    patterns: Vec<(Box<str>, HistoryBounds)>,
 }
 
 /// How much is kept of a room's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct HistoryBounds {
     pub(super) messages_max: usize,
     pub(super) bytes_max: usize,
     /// The pattern is the room's name: the program has named it, and it never gives way.
@@ -184,7 +184,7 @@ pub(super) struct Bounds {
 impl HistoryPatterns {
     /// Rooms whose name matches, and no pattern before, keep that much; with 0 messages they keep nothing.
     pub(super) fn add(&mut self, pattern: &str, messages_max: usize, bytes_max: usize) {
-        let bounds = Bounds {
+        let bounds = HistoryBounds {
             messages_max,
             bytes_max,
             pinned: !pattern.contains('*'),
@@ -193,7 +193,7 @@ impl HistoryPatterns {
     }
 
     /// How much a room of that name keeps; `None` if nothing.
-    pub(super) fn find(&self, name: &str) -> Option<Bounds> {
+    pub(super) fn find(&self, name: &str) -> Option<HistoryBounds> {
         self.patterns
             .iter()
             .find(|(pattern, _)| matches(pattern, name))

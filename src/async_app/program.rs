@@ -7,7 +7,7 @@ use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::matches;
 use super::procedures::{self, Serving};
-use super::publish::Link;
+use super::publish::AppShared;
 use super::room::Room;
 use super::stream::AsyncStream;
 use crate::engine::{
@@ -18,12 +18,12 @@ use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
 
 /// The program, as the engine calls it.
-pub(super) struct Program<State, StreamState>
+pub(super) struct AppProgram<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
     pub(super) state: Arc<State>,
-    pub(super) link: Arc<Link>,
+    pub(super) shared: Arc<AppShared>,
     pub(super) on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
@@ -35,7 +35,7 @@ where
     pub(super) event_streams: EventStreams<State>,
 }
 
-impl<State, StreamState> Program<State, StreamState>
+impl<State, StreamState> AppProgram<State, StreamState>
 where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
@@ -49,11 +49,11 @@ where
             .clone()
             .downcast::<StreamState>()
             .unwrap_or_else(|_| unreachable!("only this app attaches anything to its sessions"));
-        AsyncStream::of_session(session.clone(), self.link.clone(), state)
+        AsyncStream::of_session(session.clone(), self.shared.clone(), state)
     }
 }
 
-impl<State, StreamState> Events for Program<State, StreamState>
+impl<State, StreamState> Events for AppProgram<State, StreamState>
 where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
@@ -79,24 +79,29 @@ where
         if let Some(serving) = &self.serving {
             serving.begin(session);
         }
-        self.link.directory.enter(session);
+        self.shared.directory.enter(session);
     }
 
     fn left(&self, session: &Session) {
-        self.link.directory.leave(session);
+        self.shared.directory.leave(session);
         self.ending(session, Ending::Gone);
     }
 
-    fn received(&self, session: &Arc<Session>, message: &Message, is_roomy: bool) -> Receipt {
-        procedures::received(session, &self.link, message, is_roomy)
+    fn received(
+        &self,
+        session: &Arc<Session>,
+        message: &Message,
+        outbox_has_room: bool,
+    ) -> Receipt {
+        procedures::received(session, &self.shared, message, outbox_has_room)
     }
 
     fn ending(&self, session: &Session, ending: Ending) {
-        procedures::ends(session, &self.link, ending);
+        procedures::ends(session, &self.shared, ending);
     }
 
     fn emptied(&self, room: &engine::Room) {
-        self.link.rooms.emptied(room);
+        self.shared.rooms.emptied(room);
     }
 
     fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
@@ -132,12 +137,12 @@ where
             .find(|(pattern, _)| matches(pattern, request.path()))
             .ok_or_else(|| Reject::new(404))?;
         let subscription = handler(request, self.state.clone())?;
-        Ok(self.link.stream_asked(request, subscription))
+        Ok(self.shared.pending_subscription(request, subscription))
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
         if session.form == Form::Events {
-            self.link.subscribe(session);
+            self.shared.subscribe(session);
             return;
         }
         if let Some(handler) = &self.on_connect {
@@ -151,27 +156,27 @@ where
             && serving.takes(session, &message)
         {
             let stream = || self.stream(session);
-            serving.serve(session, &self.link, &message, stream, self.state.clone());
+            serving.serve(session, &self.shared, &message, stream, self.state.clone());
         } else if let Some(handler) = &self.on_message {
             handler(self.stream(session), message, self.state.clone());
         } else {
-            self.link.counters.dropped_unhandled.add(1);
+            self.shared.counters.dropped_unhandled.add(1);
         }
     }
 
     fn nudged(&self, session: &Arc<Session>) {
-        procedures::nudged(session, &self.link);
+        procedures::nudged(session, &self.shared);
     }
 
     fn room(&self, session: &Arc<Session>, room: &Arc<engine::Room>, change: Presence) {
         if let Some(handler) = &self.on_room {
-            let room = Room::of(self.link.clone(), room.name.clone());
+            let room = Room::of(self.shared.clone(), room.name.clone());
             handler(room, self.stream(session), change, self.state.clone());
         }
     }
 
     fn close(&self, session: &Arc<Session>) {
-        procedures::close(session, &self.link);
+        procedures::close(session, &self.shared);
         if let Some(handler) = &self.on_disconnect
             && session.form == Form::Frames
         {

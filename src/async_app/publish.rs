@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::directory::Directory;
 use super::history::{History, HistoryPatterns};
 use super::rendering::{NUMBERED_MORE_BYTES_MAX, render, with_id};
-use super::rooms::{self, NAME_BYTES_MAX, Rooms};
+use super::rooms::{self, NAME_BYTES_MAX, RoomDirectory};
+
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -22,25 +23,25 @@ use crate::stream::WebsocketStream;
 use crate::user_threads;
 
 /// What a linked Humphrey app hands its WebSocket connections over with.
-pub(super) type Hook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
+pub(super) type ConnectHook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
 
 /// What an app shares with its senders and streams, before, while and after it runs.
 #[derive(Default)]
-pub(super) struct Link {
+pub(super) struct AppShared {
     hub: OnceLock<Arc<Hub>>,
     pub(super) directory: Directory,
-    pub(super) rooms: Rooms,
+    pub(super) rooms: RoomDirectory,
     /// Messages that never reached an engine.
     pub(super) counters: Counters,
-    hook: OnceLock<Hook>,
+    hook: OnceLock<ConnectHook>,
 }
 
 // A panic elsewhere leaves none of it half changed: what locks guard is replaced whole.
-impl UnwindSafe for Link {}
-impl RefUnwindSafe for Link {}
+impl UnwindSafe for AppShared {}
+impl RefUnwindSafe for AppShared {}
 
 /// Who is to get a message.
-pub(super) enum Audience<'a> {
+pub(super) enum Recipients<'a> {
     Session(&'a Session),
     Connection(ConnectionId),
     /// Nobody has that address.
@@ -55,7 +56,7 @@ pub(super) enum Audience<'a> {
     },
 }
 
-impl<'a> Audience<'a> {
+impl<'a> Recipients<'a> {
     /// All but the one, if any. Everyone is the room without a name.
     pub(super) fn of_room(name: Option<&'a str>, except: Option<ConnectionId>) -> Self {
         match name {
@@ -67,14 +68,14 @@ impl<'a> Audience<'a> {
 
 /// Whether to wait while a mailbox is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum Blocking {
     Wait,
     Try,
 }
 
-impl Link {
-    pub(super) fn set_hook(&self, hook: Hook) {
-        // The app has made the link itself, for this hook.
+impl AppShared {
+    pub(super) fn set_hook(&self, hook: ConnectHook) {
+        // The app has made this itself, for this hook.
         let _ = self.hook.set(hook);
     }
 
@@ -93,15 +94,15 @@ impl Link {
     /// Sends a message. What is not sent is counted, and handed back.
     pub(super) fn publish(
         &self,
-        to: Audience<'_>,
+        to: Recipients<'_>,
         message: Message,
-        patience: Patience,
+        blocking: Blocking,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
         // A logger that sends what it is told, for one: a shard must not wait for itself.
-        let patience = match user_threads::is_in_shard_turn() {
-            true => Patience::Try,
-            false => patience,
+        let blocking = match user_threads::is_in_shard_turn() {
+            true => Blocking::Try,
+            false => blocking,
         };
         let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
@@ -112,7 +113,7 @@ impl Link {
         }
         let frame = message.frame();
         let id = match to {
-            Audience::Everyone { except } => {
+            Recipients::Everyone { except } => {
                 let event = hub
                     .streams_of_all()
                     .map(|streams| (streams, render(&message, None)));
@@ -122,7 +123,7 @@ impl Link {
                     numbered: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
                 };
-                return match self.broadcast(hub, to, frame, patience) {
+                return match self.broadcast(hub, to, frame, blocking) {
                     Ok(anyone) => {
                         self.count_reached(anyone);
                         Ok(())
@@ -130,33 +131,33 @@ impl Link {
                     Err(reason) => refuse(message, reason),
                 };
             }
-            Audience::Room { name, except } => {
+            Recipients::Room { name, except } => {
                 let same = message.clone();
                 return self
-                    .broadcast_to_room(hub, name, except, |_| same.clone(), patience)
+                    .broadcast_to_room(hub, name, except, |_| same.clone(), blocking)
                     .map(drop)
                     .or_else(|reason| refuse(message, reason));
             }
-            Audience::Nobody => {
+            Recipients::Nobody => {
                 self.counters.dropped_no_recipient.add(1);
                 return refuse(message, SendErrorReason::Closed);
             }
-            Audience::Connection(id) => id,
-            Audience::Session(session) => {
-                match (session.status(), patience) {
+            Recipients::Connection(id) => id,
+            Recipients::Session(session) => {
+                match (session.status(), blocking) {
                     (Status::Closed, _) => {
                         self.counters.dropped_closed.add(1);
                         return refuse(message, SendErrorReason::Closed);
                     }
-                    (Status::Full, Patience::Try) => return refuse(message, SendErrorReason::Full),
+                    (Status::Full, Blocking::Try) => return refuse(message, SendErrorReason::Full),
                     _ => {}
                 }
                 session.id
             }
         };
-        let patient = patience == Patience::Wait;
+        let block = blocking == Blocking::Wait;
         let (frame, shape) = message.into_frame();
-        hub.send(id, frame, patient).or_else(|(frame, refused)| {
+        hub.send(id, frame, block).or_else(|(frame, refused)| {
             let message = Message::of_frame(frame, shape);
             refuse(message, self.refused(refused))
         })
@@ -168,11 +169,11 @@ impl Link {
         hub: &Hub,
         to: engine::Audience<'_>,
         frame: &Bytes,
-        patience: Patience,
+        blocking: Blocking,
     ) -> Result<bool, SendErrorReason> {
-        match patience {
-            Patience::Wait => hub.broadcast(frame, to),
-            Patience::Try => hub.try_broadcast(frame, to),
+        match blocking {
+            Blocking::Wait => hub.broadcast(frame, to),
+            Blocking::Try => hub.try_broadcast(frame, to),
         }
         .map_err(|refused| self.refused(refused))
     }
@@ -191,7 +192,7 @@ impl Link {
         name: &str,
         except: Option<ConnectionId>,
         message: impl Fn(Option<HistoryId>) -> Message,
-        patience: Patience,
+        blocking: Blocking,
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
             let room = match self.rooms.find_to_send(hub, name) {
@@ -221,11 +222,11 @@ impl Link {
                 event: event.as_ref().map(|(streams, event)| (*streams, event)),
             };
             let Some(id) = id else {
-                let anyone = self.broadcast(hub, to, message.frame(), patience)?;
+                let anyone = self.broadcast(hub, to, message.frame(), blocking)?;
                 self.count_reached(anyone);
                 return Ok(None);
             };
-            if patience == Patience::Wait {
+            if blocking == Blocking::Wait {
                 hub.wait_for_room(message.frame(), to)
                     .map_err(|refused| self.refused(refused))?;
             }
@@ -244,14 +245,14 @@ impl Link {
             // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
             // several rooms, stamps are, too.
             let mut stamps = self.rooms.stamps();
-            match self.broadcast(hub, to, message.frame(), Patience::Try) {
+            match self.broadcast(hub, to, message.frame(), Blocking::Try) {
                 // What is kept is not lost, if nobody is there to get it now.
                 Ok(_) => {
                     *stamps += 1;
                     room.keep(&mut history, message, *stamps);
                     return Ok(Some(id));
                 }
-                Err(SendErrorReason::Full) if patience == Patience::Wait => {}
+                Err(SendErrorReason::Full) if blocking == Blocking::Wait => {}
                 Err(reason) => return Err(reason),
             }
         }
@@ -267,7 +268,7 @@ impl Link {
             self.counters.dropped_not_running.add(1);
             return None;
         };
-        self.broadcast_to_room(hub, name, None, message, Patience::Wait)
+        self.broadcast_to_room(hub, name, None, message, Blocking::Wait)
             .ok()?
     }
 
@@ -295,7 +296,7 @@ impl Link {
                 None => Err(join_error("", JoinErrorReason::Closed)),
             };
         };
-        let join = |hub: &Hub, room: &rooms::Room, session: &Session| {
+        let join = |hub: &Hub, room: &rooms::RoomEntry, session: &Session| {
             let reserved = hub.reserve_join(session, 0, 0)?;
             // Whoever publishes has seen in which form this one gets it, or will.
             let _history = room.history();
@@ -312,7 +313,7 @@ impl Link {
         session: &Session,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
-        let join = |hub: &Hub, room: &rooms::Room, session: &Session| {
+        let join = |hub: &Hub, room: &rooms::RoomEntry, session: &Session| {
             let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
                 let kept = history.since(since)?;
                 Ok(kept
@@ -369,7 +370,7 @@ impl Link {
         &self,
         name: &str,
         session: Option<&Session>,
-        join: impl Fn(&Hub, &rooms::Room, &Session) -> Result<T, JoinFailure>,
+        join: impl Fn(&Hub, &rooms::RoomEntry, &Session) -> Result<T, JoinFailure>,
     ) -> Result<T, JoinError> {
         let refuse = |reason| Err(join_error(name, reason));
         let (Some(hub), Some(session)) = (self.running(), session) else {
@@ -405,7 +406,7 @@ impl Link {
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.rooms.find(name));
-        match room.as_ref().and_then(rooms::Room::history) {
+        match room.as_ref().and_then(rooms::RoomEntry::history) {
             Some(history) => Ok(history
                 .since(since)?
                 .map(|(id, message, _)| (id, message.clone()))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::publish::{Audience, Link, Patience};
+use super::publish::{AppShared, Blocking, Recipients};
 use crate::engine::ConnectionId;
 use crate::error::{JoinError, SendError};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -38,28 +38,28 @@ use crate::message::Message;
 /// ```
 #[derive(Clone)]
 pub struct Room {
-    link: Arc<Link>,
+    shared: Arc<AppShared>,
     /// None: everyone.
     name: Option<Arc<str>>,
 }
 
 impl Room {
-    pub(super) fn named(link: Arc<Link>, name: &str) -> Self {
+    pub(super) fn named(shared: Arc<AppShared>, name: &str) -> Self {
         Self {
-            link,
+            shared,
             name: Some(name.into()),
         }
     }
 
-    pub(super) fn of(link: Arc<Link>, name: Arc<str>) -> Self {
+    pub(super) fn of(shared: Arc<AppShared>, name: Arc<str>) -> Self {
         Self {
-            link,
+            shared,
             name: Some(name),
         }
     }
 
-    pub(super) fn everyone(link: Arc<Link>) -> Self {
-        Self { link, name: None }
+    pub(super) fn everyone(shared: Arc<AppShared>) -> Self {
+        Self { shared, name: None }
     }
 
     /// The room's name; `None` for everyone.
@@ -67,12 +67,12 @@ impl Room {
         self.name.as_deref()
     }
 
-    fn audience(&self) -> Audience<'_> {
-        Audience::of_room(self.name.as_deref(), None)
+    fn recipients(&self) -> Recipients<'_> {
+        Recipients::of_room(self.name.as_deref(), None)
     }
 
-    fn all_but(&self, id: ConnectionId) -> Audience<'_> {
-        Audience::of_room(self.name.as_deref(), Some(id))
+    fn recipients_except(&self, id: ConnectionId) -> Recipients<'_> {
+        Recipients::of_room(self.name.as_deref(), Some(id))
     }
 
     /// Has a connection join the room. Does nothing if it is in it already, has gone, or may not join for one of the
@@ -80,7 +80,7 @@ impl Room {
     ///
     /// Waits only while the engine's own mailbox is full.
     pub fn join(&self, id: ConnectionId) {
-        self.link.warn_of(self.try_join(id));
+        self.shared.warn_of(self.try_join(id));
     }
 
     /// Has a connection join the room. That it is in it already is no error. Everyone is always in the room of everyone.
@@ -91,8 +91,8 @@ impl Room {
     /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, id: ConnectionId) -> Result<(), JoinError> {
-        let session = self.link.directory.find_id(id);
-        self.link.join(self.name.as_deref(), session.as_deref())
+        let session = self.shared.directory.find_id(id);
+        self.shared.join(self.name.as_deref(), session.as_deref())
     }
 
     /// Has a connection leave the room, behind what the room was sent before. Does nothing if it is not in it, nor in the
@@ -100,8 +100,8 @@ impl Room {
     ///
     /// Waits only while the engine's own mailbox is full.
     pub fn leave(&self, id: ConnectionId) {
-        if let (Some(name), Some(session)) = (&self.name, self.link.directory.find_id(id)) {
-            self.link.leave(name, &session);
+        if let (Some(name), Some(session)) = (&self.name, self.shared.directory.find_id(id)) {
+            self.shared.leave(name, &session);
         }
     }
 
@@ -110,7 +110,9 @@ impl Room {
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is in the room, and before and after the app runs.
     pub fn broadcast(&self, message: Message) {
-        let _ = self.link.publish(self.audience(), message, Patience::Wait);
+        let _ = self
+            .shared
+            .publish(self.recipients(), message, Blocking::Wait);
     }
 
     /// Sends a message to all who are in the room, or hands it back: then nobody gets it.
@@ -123,13 +125,16 @@ impl Room {
     /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
     /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
     pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
-        self.link.publish(self.audience(), message, Patience::Try)
+        self.shared
+            .publish(self.recipients(), message, Blocking::Try)
     }
 
     /// Sends a message to all who are in the room but one, such as whoever it came from; otherwise as
     /// [`broadcast`](Self::broadcast).
     pub fn broadcast_except(&self, id: ConnectionId, message: Message) {
-        let _ = self.link.publish(self.all_but(id), message, Patience::Wait);
+        let _ = self
+            .shared
+            .publish(self.recipients_except(id), message, Blocking::Wait);
     }
 
     /// The same, or hands the message back.
@@ -142,7 +147,8 @@ impl Room {
         id: ConnectionId,
         message: Message,
     ) -> Result<(), SendError> {
-        self.link.publish(self.all_but(id), message, Patience::Try)
+        self.shared
+            .publish(self.recipients_except(id), message, Blocking::Try)
     }
 
     /// Sends a message that depends on the id that it gets in the room's history, such as one that tells its client what
@@ -166,7 +172,7 @@ impl Room {
         message: impl Fn(Option<HistoryId>) -> Message,
     ) -> Option<HistoryId> {
         match &self.name {
-            Some(name) => self.link.broadcast_with(name, message),
+            Some(name) => self.shared.broadcast_with(name, message),
             None => {
                 self.broadcast(message(None));
                 None
@@ -183,23 +189,23 @@ impl Room {
     ///
     /// If something that came after that message is kept no longer, or the id is none of this room's: as after a restart.
     pub fn since(&self, id: Option<HistoryId>) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
-        self.link.since(self.name.as_deref(), id)
+        self.shared.since(self.name.as_deref(), id)
     }
 
     /// The id of the last message that the room was to keep, if there was one.
     pub fn last_id(&self) -> Option<HistoryId> {
-        self.link.last_id(self.name.as_deref()?)
+        self.shared.last_id(self.name.as_deref()?)
     }
 
     /// How many connections are in the room. [Event streams](Self::event_streams) of it are not among them.
     pub fn len(&self) -> usize {
         match &self.name {
             Some(name) => self
-                .link
+                .shared
                 .rooms
                 .find(name)
                 .map_or(0, |room| room.members.len()),
-            None => self.link.connections(),
+            None => self.shared.connections(),
         }
     }
 
@@ -208,10 +214,10 @@ impl Room {
     pub fn event_streams(&self) -> usize {
         match &self.name {
             Some(name) => {
-                let room = self.link.rooms.find(name);
+                let room = self.shared.rooms.find(name);
                 room.map_or(0, |room| room.members.streams_len())
             }
-            None => self.link.streams_of_all(),
+            None => self.shared.streams_of_all(),
         }
     }
 
@@ -224,10 +230,10 @@ impl Room {
     pub fn contains(&self, id: ConnectionId) -> bool {
         match &self.name {
             Some(name) => {
-                let room = self.link.rooms.find(name);
+                let room = self.shared.rooms.find(name);
                 room.is_some_and(|room| room.members.contains(id))
             }
-            None => self.link.directory.find_id(id).is_some(),
+            None => self.shared.directory.find_id(id).is_some(),
         }
     }
 
@@ -236,10 +242,10 @@ impl Room {
     pub fn members(&self) -> Vec<ConnectionId> {
         match &self.name {
             Some(name) => {
-                let room = self.link.rooms.find(name);
+                let room = self.shared.rooms.find(name);
                 room.map_or_else(Vec::new, |room| room.members.members())
             }
-            None => self.link.directory.ids(),
+            None => self.shared.directory.ids(),
         }
     }
 }

@@ -17,10 +17,10 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// From names to rooms. A room is here while anybody is in it, or while it keeps messages.
 #[derive(Default)]
-pub(super) struct Rooms {
-    named: RwLock<Named>,
+pub(super) struct RoomDirectory {
+    named: RwLock<RoomSet>,
     /// Told once, by the app that starts.
-    setup: OnceLock<Setup>,
+    setup: OnceLock<RoomSettings>,
     /// Messages that were ever kept, in all rooms.
     stamps: Mutex<u64>,
     /// The last stamp of any room that was given up, with what it kept.
@@ -53,28 +53,28 @@ enum Wanted {
 /// As many are looked at for one that is given up: of so many, the least used one is found for sure; of more, about.
 const LOOKED_AT_MAX: usize = 64;
 
-type Named = HashSet<ByName>;
+type RoomSet = HashSet<ByName>;
 
-struct Setup {
+struct RoomSettings {
     rooms_max: usize,
     histories: HistoryPatterns,
 }
 
 /// A room, and what it keeps. Clones are of the same.
 #[derive(Clone)]
-pub(super) struct Room {
+pub(super) struct RoomEntry {
     pub(super) members: Arc<engine::Room>,
-    kept: Option<Arc<Kept>>,
+    kept: Option<Arc<RoomHistory>>,
 }
 
-struct Kept {
+struct RoomHistory {
     history: Mutex<History>,
     /// The stamp of the last message it was to keep; 0 if there never was one.
     used: AtomicU64,
 }
 
 /// Found by its name, which it has itself: many rooms have few members.
-struct ByName(Room);
+struct ByName(RoomEntry);
 
 impl Borrow<str> for ByName {
     fn borrow(&self) -> &str {
@@ -96,7 +96,7 @@ impl PartialEq for ByName {
 
 impl Eq for ByName {}
 
-impl Room {
+impl RoomEntry {
     /// What it keeps, if it keeps anything. Nobody may wait, or call user code, who holds it.
     pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
         let history = &self.kept.as_ref()?.history;
@@ -116,16 +116,16 @@ impl Room {
     }
 }
 
-impl Rooms {
+impl RoomDirectory {
     pub(super) fn set_up(&self, rooms_max: usize, histories: HistoryPatterns) {
-        let setup = Setup {
+        let setup = RoomSettings {
             rooms_max,
             histories,
         };
         let _ = self.setup.set(setup);
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<Room> {
+    pub(super) fn find(&self, name: &str) -> Option<RoomEntry> {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
         named.get(name).map(|found| found.0.clone())
     }
@@ -135,12 +135,13 @@ impl Rooms {
         &self,
         hub: &Hub,
         name: &str,
-    ) -> Result<Option<Room>, JoinErrorReason> {
+    ) -> Result<Option<RoomEntry>, JoinErrorReason> {
         if let Some(room) = self.find(name) {
             return Ok(Some(room));
         }
-        let keeps =
-            |setup: &Setup| name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some();
+        let keeps = |setup: &RoomSettings| {
+            name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some()
+        };
         if !self.setup.get().is_some_and(keeps) {
             return Ok(None);
         }
@@ -148,7 +149,7 @@ impl Rooms {
     }
 
     /// The room of that name, which is made if there is none.
-    pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<Room, JoinErrorReason> {
+    pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<RoomEntry, JoinErrorReason> {
         self.find_or_make_for(hub, name, Wanted::ToJoin)
     }
 
@@ -157,11 +158,11 @@ impl Rooms {
         hub: &Hub,
         name: &str,
         wanted: Wanted,
-    ) -> Result<Room, JoinErrorReason> {
+    ) -> Result<RoomEntry, JoinErrorReason> {
         if name.len() > NAME_BYTES_MAX {
             return Err(JoinErrorReason::NameTooLong);
         }
-        let is_there = |room: &Room| !room.members.is_retired();
+        let is_there = |room: &RoomEntry| !room.members.is_retired();
         if let Some(room) = self.find(name).filter(is_there) {
             return Ok(room);
         }
@@ -175,7 +176,7 @@ impl Rooms {
         let is_pinned = bounds.is_some_and(|bounds| bounds.pinned);
         // Those that have a pattern of their own are as many as the program has named.
         let is_full =
-            |named: &Named, deserted: &Deserted| named.len() - deserted.pinned >= setup.rooms_max;
+            |named: &RoomSet, deserted: &Deserted| named.len() - deserted.pinned >= setup.rooms_max;
         if !is_pinned && !named.contains(name) && is_full(&named, &deserted) {
             self.give_one_up(&mut named, &mut deserted, wanted);
             if is_full(&named, &deserted) {
@@ -189,12 +190,12 @@ impl Rooms {
             History::new(bounds.messages_max, bounds.bytes_max).since_stamp(given_up)
         });
         let kept = history.map(|history| {
-            Arc::new(Kept {
+            Arc::new(RoomHistory {
                 history: Mutex::new(history),
                 used: AtomicU64::new(0),
             })
         });
-        let room = Room {
+        let room = RoomEntry {
             members: hub.new_room(name, kept.is_some()),
             kept,
         };
@@ -256,7 +257,7 @@ impl Rooms {
         named.len()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Named> {
+    fn write(&self) -> RwLockWriteGuard<'_, RoomSet> {
         self.named.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,7 +268,7 @@ impl Rooms {
         clippy::mutable_key_type,
         reason = "the name, by which they are found, never changes"
     )]
-    fn give_one_up(&self, named: &mut Named, deserted: &mut Deserted, wanted: Wanted) {
+    fn give_one_up(&self, named: &mut RoomSet, deserted: &mut Deserted, wanted: Wanted) {
         for _ in 0..LOOKED_AT_MAX {
             let Some(name) = deserted.unused.pop_front() else {
                 break;
@@ -284,7 +285,7 @@ impl Rooms {
         if wanted == Wanted::ToJoin {
             return;
         }
-        let mut least: Option<(Arc<str>, Room)> = None;
+        let mut least: Option<(Arc<str>, RoomEntry)> = None;
         for _ in 0..LOOKED_AT_MAX.min(deserted.kept.len()) {
             let Some(name) = deserted.kept.pop_front() else {
                 break;
@@ -311,7 +312,7 @@ impl Rooms {
         clippy::mutable_key_type,
         reason = "the name, by which they are found, never changes"
     )]
-    fn give_up(&self, named: &mut Named, room: &Room) -> bool {
+    fn give_up(&self, named: &mut RoomSet, room: &RoomEntry) -> bool {
         room.members.dequeue();
         // Whoever is about to publish to it has done so, or will find that it is no more.
         let history = room.history();
@@ -330,7 +331,7 @@ impl Rooms {
     clippy::mutable_key_type,
     reason = "the name, by which they are found, never changes"
 )]
-fn still_deserted(named: &Named, name: &str) -> Option<Room> {
+fn still_deserted(named: &RoomSet, name: &str) -> Option<RoomEntry> {
     let ByName(room) = named.get(name)?;
     if !room.members.is_deserted() {
         room.members.dequeue();

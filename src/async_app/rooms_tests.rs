@@ -4,15 +4,15 @@ use crate::async_app::{AsyncWebsocketApp, RunningApp};
 
 const ROOMS_MAX: usize = 4;
 
-struct World {
-    rooms: Rooms,
+struct Fixture {
+    rooms: RoomDirectory,
     hub: Arc<Hub>,
     /// Rooms get their numbers from an engine.
     _running: RunningApp,
     stamp: u64,
 }
 
-impl World {
+impl Fixture {
     fn new(patterns: &[&str]) -> Self {
         Self::with_rooms_max(patterns, ROOMS_MAX)
     }
@@ -22,7 +22,7 @@ impl World {
         for pattern in patterns {
             histories.add(pattern, 10, 1_000);
         }
-        let rooms = Rooms::default();
+        let rooms = RoomDirectory::default();
         rooms.set_up(rooms_max, histories);
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
         let running = app.with_address("127.0.0.1:0").with_shards(1).start();
@@ -66,128 +66,134 @@ impl World {
 
 #[test]
 fn a_room_that_keeps_messages_gives_way_to_no_join() {
-    let mut world = World::new(&["*"]);
+    let mut fixture = Fixture::new(&["*"]);
     for n in 0..ROOMS_MAX {
-        world.keep(&format!("kept {n}"));
+        fixture.keep(&format!("kept {n}"));
     }
     for n in 0..1_000 {
-        let refused = world.enter(&format!("stranger {n}"));
+        let refused = fixture.enter(&format!("stranger {n}"));
         assert_eq!(refused.err(), Some(JoinErrorReason::Rooms));
     }
     for n in 0..ROOMS_MAX {
-        assert!(world.keeps(&format!("kept {n}")), "{n}");
+        assert!(fixture.keeps(&format!("kept {n}")), "{n}");
     }
-    assert_eq!(world.rooms.len(), ROOMS_MAX);
+    assert_eq!(fixture.rooms.len(), ROOMS_MAX);
 }
 
 #[test]
 fn a_room_that_keeps_nothing_gives_way_to_joins() {
-    let mut world = World::new(&["*"]);
-    world.keep("kept");
+    let mut fixture = Fixture::new(&["*"]);
+    fixture.keep("kept");
     for n in 0..1_000 {
-        let room = world.enter(&format!("stranger {n}")).unwrap();
-        world.leave(&room);
+        let room = fixture.enter(&format!("stranger {n}")).unwrap();
+        fixture.leave(&room);
     }
     // Nobody ever came in.
     for n in 0..1_000 {
-        world
+        fixture
             .rooms
-            .find_or_make(&world.hub, &format!("made up {n}"))
+            .find_or_make(&fixture.hub, &format!("made up {n}"))
             .unwrap();
     }
-    assert!(world.keeps("kept"));
-    assert_eq!(world.rooms.len(), ROOMS_MAX);
+    assert!(fixture.keeps("kept"));
+    assert_eq!(fixture.rooms.len(), ROOMS_MAX);
 }
 
 #[test]
 fn a_room_with_members_never_gives_way() {
-    let mut world = World::new(&["*"]);
+    let mut fixture = Fixture::new(&["*"]);
     let members: Vec<_> = (0..ROOMS_MAX)
-        .map(|n| world.enter(&format!("{n}")).unwrap())
+        .map(|n| fixture.enter(&format!("{n}")).unwrap())
         .collect();
-    assert_eq!(world.enter("late").err(), Some(JoinErrorReason::Rooms));
-    assert_eq!(world.try_keep("late").unwrap_err(), JoinErrorReason::Rooms);
+    assert_eq!(fixture.enter("late").err(), Some(JoinErrorReason::Rooms));
+    assert_eq!(
+        fixture.try_keep("late").unwrap_err(),
+        JoinErrorReason::Rooms
+    );
     // As soon as one is left, it does; the last to leave counts, also if others have come and gone.
-    let again = world.enter("2").unwrap();
-    world.leave(&members[2]);
-    assert_eq!(world.try_keep("late").unwrap_err(), JoinErrorReason::Rooms);
-    world.leave(&again);
-    world.keep("late");
-    assert!(world.rooms.find("2").is_none() && world.keeps("late"));
+    let again = fixture.enter("2").unwrap();
+    fixture.leave(&members[2]);
+    assert_eq!(
+        fixture.try_keep("late").unwrap_err(),
+        JoinErrorReason::Rooms
+    );
+    fixture.leave(&again);
+    fixture.keep("late");
+    assert!(fixture.rooms.find("2").is_none() && fixture.keeps("late"));
     for n in [0, 1, 3] {
-        assert!(world.rooms.find(&n.to_string()).is_some(), "{n}");
+        assert!(fixture.rooms.find(&n.to_string()).is_some(), "{n}");
     }
 }
 
 #[test]
 fn a_new_message_takes_the_place_of_the_least_used_room() {
-    let mut world = World::new(&["*"]);
+    let mut fixture = Fixture::new(&["*"]);
     for name in ["a", "b", "c", "d", "a", "b"] {
-        world.keep(name);
+        fixture.keep(name);
     }
     // In a room that keeps something, too, nobody has to be for it to stay.
-    let member = world.enter("c").unwrap();
-    world.keep("e");
-    assert!(!world.keeps("d") && world.keeps("c"));
-    world.leave(&member);
-    world.keep("f");
-    assert!(!world.keeps("c"));
-    world.keep("g");
-    assert!(!world.keeps("a") && world.keeps("b"));
+    let member = fixture.enter("c").unwrap();
+    fixture.keep("e");
+    assert!(!fixture.keeps("d") && fixture.keeps("c"));
+    fixture.leave(&member);
+    fixture.keep("f");
+    assert!(!fixture.keeps("c"));
+    fixture.keep("g");
+    assert!(!fixture.keeps("a") && fixture.keeps("b"));
 }
 
 #[test]
 fn a_room_with_its_own_pattern_is_always_there_and_stays() {
-    let mut world = World::new(&["everyone", "*"]);
+    let mut fixture = Fixture::new(&["everyone", "*"]);
     let _members: Vec<_> = (0..ROOMS_MAX)
-        .map(|n| world.enter(&format!("{n}")).unwrap())
+        .map(|n| fixture.enter(&format!("{n}")).unwrap())
         .collect();
     // It takes nobody's place, and needs none.
-    world.keep("everyone");
-    let member = world.enter("everyone").unwrap();
-    world.leave(&member);
+    fixture.keep("everyone");
+    let member = fixture.enter("everyone").unwrap();
+    fixture.leave(&member);
     for n in 0..1_000 {
         assert_eq!(
-            world.try_keep(&format!("late {n}")).unwrap_err(),
+            fixture.try_keep(&format!("late {n}")).unwrap_err(),
             JoinErrorReason::Rooms
         );
     }
-    assert!(world.keeps("everyone"));
-    assert_eq!(world.rooms.len(), ROOMS_MAX + 1);
+    assert!(fixture.keeps("everyone"));
+    assert_eq!(fixture.rooms.len(), ROOMS_MAX + 1);
 }
 
 #[test]
 fn giving_up_looks_at_few_rooms_however_many_there_are() {
     const MANY: usize = 5_000;
-    let mut world = World::with_rooms_max(&["*"], MANY);
+    let mut fixture = Fixture::with_rooms_max(&["*"], MANY);
     let members: Vec<_> = (0..MANY)
-        .map(|n| world.enter(&format!("{n}")).unwrap())
+        .map(|n| fixture.enter(&format!("{n}")).unwrap())
         .collect();
-    let waiting = |world: &World| {
-        let deserted = world.rooms.deserted();
+    let waiting = |fixture: &Fixture| {
+        let deserted = fixture.rooms.deserted();
         deserted.unused.len() + deserted.kept.len()
     };
     // All were enqueued when they were made; each refusal finds out about so many that somebody is in them.
-    let before = waiting(&world);
+    let before = waiting(&fixture);
     assert_eq!(before, MANY);
-    assert!(world.enter("late").is_err());
-    assert_eq!(waiting(&world), before - LOOKED_AT_MAX);
-    while waiting(&world) > 0 {
-        assert!(world.enter("late").is_err());
+    assert!(fixture.enter("late").is_err());
+    assert_eq!(waiting(&fixture), before - LOOKED_AT_MAX);
+    while waiting(&fixture) > 0 {
+        assert!(fixture.enter("late").is_err());
     }
     // Whoever leaves makes room, wherever it was.
-    world.leave(&members[MANY / 2]);
-    assert_eq!(waiting(&world), 1);
-    world.keep("late");
-    assert!(world.keeps("late"));
+    fixture.leave(&members[MANY / 2]);
+    assert_eq!(waiting(&fixture), 1);
+    fixture.keep("late");
+    assert!(fixture.keeps("late"));
 }
 
 #[test]
 fn rooms_are_enqueued_once_however_often_they_are_emptied() {
-    let world = World::with_rooms_max(&["*"], 10);
+    let fixture = Fixture::with_rooms_max(&["*"], 10);
     for _ in 0..1_000 {
-        let room = world.enter("a").unwrap();
-        world.leave(&room);
+        let room = fixture.enter("a").unwrap();
+        fixture.leave(&room);
     }
-    assert_eq!(world.rooms.deserted().unused.len(), 1);
+    assert_eq!(fixture.rooms.deserted().unused.len(), 1);
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::publish::Link;
+use super::publish::AppShared;
 use super::sender::AsyncSender;
 use crate::engine::Engine;
 
@@ -14,7 +14,7 @@ use crate::engine::Engine;
 #[must_use = "the app runs on, but nothing will wait for its end"]
 pub struct RunningApp {
     pub(super) engine: Engine,
-    pub(super) link: Arc<Link>,
+    pub(super) shared: Arc<AppShared>,
     pub(super) address: Option<SocketAddr>,
 }
 
@@ -26,7 +26,7 @@ impl RunningApp {
 
     /// A sender for the app.
     pub fn sender(&self) -> AsyncSender {
-        AsyncSender(self.link.clone())
+        AsyncSender(self.shared.clone())
     }
 
     /// Waits until the app has stopped.
@@ -36,7 +36,7 @@ impl RunningApp {
 
     /// Stops the app ([`AsyncSender::shutdown`]) and waits until it has.
     pub fn shutdown(self, wait: Duration) {
-        self.link.shutdown(wait);
+        self.shared.shutdown(wait);
         self.join();
     }
 }

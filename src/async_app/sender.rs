@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::publish::{Audience, Link, Patience};
+use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
 use crate::engine::ConnectionId;
 use crate::error::SendError;
@@ -31,14 +31,14 @@ use crate::protocol::close::CloseCode;
 /// app.run();
 /// ```
 #[derive(Clone)]
-pub struct AsyncSender(pub(super) Arc<Link>);
+pub struct AsyncSender(pub(super) Arc<AppShared>);
 
 impl AsyncSender {
     /// Sends a message to the client with that address. Does nothing, but count, if there is none.
     ///
     /// Waits only while the engine's own mailbox is full, never for the client.
     pub fn send(&self, address: SocketAddr, message: Message) {
-        let _ = self.to_address(address, message, Patience::Wait);
+        let _ = self.to_address(address, message, Blocking::Wait);
     }
 
     /// Sends a message to the client with that address, or hands it back.
@@ -49,7 +49,7 @@ impl AsyncSender {
     /// [`Full`](crate::SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is
     /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
     pub fn try_send(&self, address: SocketAddr, message: Message) -> Result<(), SendError> {
-        self.to_address(address, message, Patience::Try)
+        self.to_address(address, message, Blocking::Try)
     }
 
     /// The engine that it sends through, once there is one.
@@ -62,13 +62,13 @@ impl AsyncSender {
         &self,
         address: SocketAddr,
         message: Message,
-        patience: Patience,
+        blocking: Blocking,
     ) -> Result<(), SendError> {
         let session = self.0.directory.find(address);
         let to = session
             .as_deref()
-            .map_or(Audience::Nobody, Audience::Session);
-        self.0.publish(to, message, patience)
+            .map_or(Recipients::Nobody, Recipients::Session);
+        self.0.publish(to, message, blocking)
     }
 
     /// Sends a message to one connection. Does nothing, but count, if it has gone.
@@ -77,7 +77,7 @@ impl AsyncSender {
     pub fn send_to(&self, id: ConnectionId, message: Message) {
         let _ = self
             .0
-            .publish(Audience::Connection(id), message, Patience::Wait);
+            .publish(Recipients::Connection(id), message, Blocking::Wait);
     }
 
     /// Sends a message to everyone who is connected, and to event streams

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
-use super::publish::{Audience, Link, Patience};
+use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
 use crate::engine::{ConnectionId, Session};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
@@ -57,23 +57,23 @@ pub struct AsyncStream<StreamState = ()>
 where
     StreamState: Send + Sync + Default + 'static,
 {
-    way: Way,
+    backend: Backend,
     /// Of the connect handler's stream, until that handler has returned.
     request: Weak<RequestHead>,
     /// The stream's own state: the same for all its handlers.
     pub state: Arc<StreamState>,
 }
 
-enum Way {
+enum Backend {
     Engine {
         session: Arc<Session>,
-        link: Arc<Link>,
+        shared: Arc<AppShared>,
     },
     /// For tests of handlers, without an app. In a box, since streams are passed on for every message.
-    Channel(Box<Channel>),
+    Channel(Box<ChannelBackend>),
 }
 
-struct Channel {
+struct ChannelBackend {
     address: SocketAddr,
     sender: Sender<OutgoingMessage>,
     connected: bool,
@@ -117,13 +117,13 @@ where
         state: Arc<StreamState>,
         connected: bool,
     ) -> Self {
-        let channel = Channel {
+        let channel = ChannelBackend {
             address,
             sender,
             connected,
         };
         Self {
-            way: Way::Channel(channel.into()),
+            backend: Backend::Channel(channel.into()),
             request: Weak::new(),
             state,
         }
@@ -131,12 +131,12 @@ where
 
     pub(super) fn of_session(
         session: Arc<Session>,
-        link: Arc<Link>,
+        shared: Arc<AppShared>,
         state: Arc<StreamState>,
     ) -> Self {
-        let way = Way::Engine { session, link };
+        let backend = Backend::Engine { session, shared };
         Self {
-            way,
+            backend,
             request: Weak::new(),
             state,
         }
@@ -156,7 +156,7 @@ where
     /// too slowly is [`SlowConsumer`](crate::SlowConsumer)'s to say.
     pub fn send(&self, message: Message) {
         // The same without the message coming back.
-        let _ = self.publish(message, Patience::Wait);
+        let _ = self.publish(message, Blocking::Wait);
     }
 
     /// Sends a message to the client, or hands it back.
@@ -167,19 +167,19 @@ where
     /// [`Closed`](SendErrorReason::Closed) if the connection has gone;
     /// [`TooLarge`](SendErrorReason::TooLarge) if the message is longer than the limit.
     pub fn try_send(&self, message: Message) -> Result<(), SendError> {
-        self.publish(message, Patience::Try)
+        self.publish(message, Blocking::Try)
     }
 
-    fn publish(&self, message: Message, patience: Patience) -> Result<(), SendError> {
-        match &self.way {
-            Way::Engine { session, link } => {
-                link.publish(Audience::Session(session), message, patience)
+    fn publish(&self, message: Message, blocking: Blocking) -> Result<(), SendError> {
+        match &self.backend {
+            Backend::Engine { session, shared } => {
+                shared.publish(Recipients::Session(session), message, blocking)
             }
-            Way::Channel(channel) if channel.connected => channel
+            Backend::Channel(channel) if channel.connected => channel
                 .sender
                 .send(OutgoingMessage::Message(channel.address, message))
                 .map_err(handed_back),
-            Way::Channel(_) => Err(SendError {
+            Backend::Channel(_) => Err(SendError {
                 message,
                 reason: SendErrorReason::Closed,
             }),
@@ -191,12 +191,12 @@ where
     ///
     /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
     pub fn broadcast(&self, message: Message) {
-        match &self.way {
-            Way::Engine { link, .. } => {
-                let everyone = Audience::Everyone { except: None };
-                let _ = link.publish(everyone, message, Patience::Wait);
+        match &self.backend {
+            Backend::Engine { shared, .. } => {
+                let everyone = Recipients::Everyone { except: None };
+                let _ = shared.publish(everyone, message, Blocking::Wait);
             }
-            Way::Channel(channel) => {
+            Backend::Channel(channel) => {
                 // As 0.5.1: who has dropped the receiver does not want to know.
                 let _ = channel.sender.send(OutgoingMessage::Broadcast(message));
             }
@@ -217,8 +217,8 @@ where
     /// app.sender().room("news").broadcast(Message::new("It rains."));
     /// ```
     pub fn join(&self, room: &str) {
-        if let Way::Engine { link, .. } = &self.way {
-            link.warn_of(self.try_join(room));
+        if let Backend::Engine { shared, .. } = &self.backend {
+            shared.warn_of(self.try_join(room));
         }
     }
 
@@ -230,9 +230,11 @@ where
     /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
-        match &self.way {
-            Way::Engine { session, link, .. } => link.join(Some(room), Some(session)),
-            Way::Channel(_) => Err(JoinError {
+        match &self.backend {
+            Backend::Engine {
+                session, shared, ..
+            } => shared.join(Some(room), Some(session)),
+            Backend::Channel(_) => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
             }),
@@ -264,9 +266,11 @@ where
     ///     });
     /// ```
     pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
-        match &self.way {
-            Way::Engine { session, link, .. } => link.join_since(room, session, id),
-            Way::Channel(_) => Err(JoinError {
+        match &self.backend {
+            Backend::Engine {
+                session, shared, ..
+            } => shared.join_since(room, session, id),
+            Backend::Channel(_) => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
             }),
@@ -276,34 +280,37 @@ where
     /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
     /// leaves all its rooms by itself.
     pub fn leave(&self, room: &str) {
-        if let Way::Engine { session, link, .. } = &self.way {
-            link.leave(room, session);
+        if let Backend::Engine {
+            session, shared, ..
+        } = &self.backend
+        {
+            shared.leave(room, session);
         }
     }
 
     /// The room of that name, whether or not this connection or anybody is in it.
     pub fn room(&self, name: &str) -> Room {
-        Room::named(self.link(), name)
+        Room::named(self.shared(), name)
     }
 
     /// Everyone who is connected, as a room.
     pub fn everyone(&self) -> Room {
-        Room::everyone(self.link())
+        Room::everyone(self.shared())
     }
 
     /// Whose it is, and where; `None` for a stream without an app.
-    pub(super) fn session(&self) -> Option<(&Arc<Session>, &Arc<Link>)> {
-        match &self.way {
-            Way::Engine { session, link } => Some((session, link)),
-            Way::Channel { .. } => None,
+    pub(super) fn session(&self) -> Option<(&Arc<Session>, &Arc<AppShared>)> {
+        match &self.backend {
+            Backend::Engine { session, shared } => Some((session, shared)),
+            Backend::Channel { .. } => None,
         }
     }
 
-    fn link(&self) -> Arc<Link> {
-        match &self.way {
-            Way::Engine { link, .. } => link.clone(),
+    fn shared(&self) -> Arc<AppShared> {
+        match &self.backend {
+            Backend::Engine { shared, .. } => shared.clone(),
             // An app that does not run.
-            Way::Channel(_) => Arc::default(),
+            Backend::Channel(_) => Arc::default(),
         }
     }
 
@@ -319,54 +326,54 @@ where
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
-        if let Way::Engine { session, link } = &self.way {
-            link.close(session.id, code, reason);
+        if let Backend::Engine { session, shared } = &self.backend {
+            shared.close(session.id, code, reason);
         }
     }
 
     /// The address of the other end of the connection: the client's, or that of a proxy in front.
     pub fn peer_addr(&self) -> SocketAddr {
-        match &self.way {
-            Way::Engine { session, .. } => session.peer(),
-            Way::Channel(channel) => channel.address,
+        match &self.backend {
+            Backend::Engine { session, .. } => session.peer(),
+            Backend::Channel(channel) => channel.address,
         }
     }
 
     /// Where the client is: the address in [`peer_addr`](Self::peer_addr), or behind a proxy that is trusted
     /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)) the one that the proxy names.
     pub fn client_ip(&self) -> IpAddr {
-        match &self.way {
-            Way::Engine { session, .. } => session.client_ip(),
-            Way::Channel(channel) => channel.address.ip(),
+        match &self.backend {
+            Backend::Engine { session, .. } => session.client_ip(),
+            Backend::Channel(channel) => channel.address.ip(),
         }
     }
 
     /// The identity of the connection, which no other ever has. Streams that were made with [`AsyncStream::new`] have
     /// one that belongs to no connection.
     pub fn id(&self) -> ConnectionId {
-        match &self.way {
-            Way::Engine { session, .. } => session.id,
-            Way::Channel(_) => ConnectionId::NOBODY,
+        match &self.backend {
+            Backend::Engine { session, .. } => session.id,
+            Backend::Channel(_) => ConnectionId::NOBODY,
         }
     }
 
     /// The path that the client has asked for, without the query: `/` if it is not known, as for a stream that was
     /// handed over with [`WebsocketStream::new`].
     pub fn path(&self) -> &str {
-        match &self.way {
-            Way::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
-            Way::Channel(_) => "/",
+        match &self.backend {
+            Backend::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
+            Backend::Channel(_) => "/",
         }
     }
 
     /// What the client has put behind the `?`, as it was sent; empty if there is nothing, or it is not known.
     pub fn query(&self) -> &str {
-        match &self.way {
-            Way::Engine { session, .. } => session
+        match &self.backend {
+            Backend::Engine { session, .. } => session
                 .target()
                 .split_once('?')
                 .map_or("", |(_, query)| query),
-            Way::Channel(_) => "",
+            Backend::Channel(_) => "",
         }
     }
 
@@ -389,9 +396,9 @@ where
     /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)),
     /// or that was chosen for [procedures](crate::procedures).
     pub fn subprotocol(&self) -> Option<&str> {
-        match &self.way {
-            Way::Engine { session, .. } => session.subprotocol(),
-            Way::Channel(_) => None,
+        match &self.backend {
+            Backend::Engine { session, .. } => session.subprotocol(),
+            Backend::Channel(_) => None,
         }
     }
 }

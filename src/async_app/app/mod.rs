@@ -16,7 +16,7 @@ use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::HistoryPatterns;
 use super::procedures::{JoinHandler, Procedures};
-use super::publish::Link;
+use super::publish::AppShared;
 use super::sender::AsyncSender;
 use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
@@ -71,7 +71,7 @@ where
     handed_over: Receiver<WebsocketStream>,
     listener: Option<TcpListener>,
     state: Arc<State>,
-    link: Arc<Link>,
+    shared: Arc<AppShared>,
     handler_threads: usize,
     adaptive_handlers: bool,
     shards: Option<usize>,
@@ -154,7 +154,7 @@ where
             state,
             handler_threads,
         );
-        app.link.set_hook(hook);
+        app.shared.set_hook(hook);
         app
     }
 
@@ -169,7 +169,7 @@ where
             handed_over,
             listener: None,
             state: Arc::new(state),
-            link: Arc::default(),
+            shared: Arc::default(),
             handler_threads,
             adaptive_handlers: true,
             shards: None,
@@ -211,7 +211,7 @@ where
 
     /// A sender, to send from other threads.
     pub fn sender(&self) -> AsyncSender {
-        AsyncSender(self.link.clone())
+        AsyncSender(self.shared.clone())
     }
 
     /// The app's state.

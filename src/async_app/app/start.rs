@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{AsyncWebsocketApp, HumphreyLink};
 use crate::async_app::procedures::Serving;
-use crate::async_app::program::Program;
-use crate::async_app::publish::Link;
+use crate::async_app::program::AppProgram;
+use crate::async_app::publish::AppShared;
 use crate::async_app::running::RunningApp;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
@@ -122,9 +122,9 @@ where
             proxies,
         };
         let close_timeout = settings.limits.close_timeout;
-        let program = Program {
+        let program = AppProgram {
             state: self.state,
-            link: self.link.clone(),
+            shared: self.shared.clone(),
             on_handshake: self.on_handshake,
             on_body: self.on_body,
             event_streams: self.event_streams,
@@ -137,14 +137,14 @@ where
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
         // Before anything runs: the first handler may send.
-        self.link.started(engine.hub.clone(), self.histories);
+        self.shared.started(engine.hub.clone(), self.histories);
         let engine = engine.start()?;
         let helpers = || {
             if address.is_none() {
                 host::adopt_from(self.handed_over, engine.hub.clone())?;
             }
             match self.shutdown {
-                Some(shutdown) => stop_when_told(shutdown, self.link.clone(), close_timeout),
+                Some(shutdown) => stop_when_told(shutdown, self.shared.clone(), close_timeout),
                 None => Ok(()),
             }
         };
@@ -154,7 +154,7 @@ where
         }
         Ok(RunningApp {
             engine,
-            link: self.link,
+            shared: self.shared,
             address,
         })
     }
@@ -202,12 +202,16 @@ where
 }
 
 /// Waits for the word to stop, on a thread that is parked until it comes. It ends when the other end is dropped.
-fn stop_when_told(shutdown: Receiver<()>, link: Arc<Link>, wait: Duration) -> io::Result<()> {
+fn stop_when_told(
+    shutdown: Receiver<()>,
+    shared: Arc<AppShared>,
+    wait: Duration,
+) -> io::Result<()> {
     thread::Builder::new()
         .name("humphrey_ws shutdown".into())
         .spawn(move || {
             if shutdown.recv().is_ok() {
-                link.shutdown(wait);
+                shared.shutdown(wait);
             }
         })
         .map(drop)

@@ -14,7 +14,7 @@ use super::payload::{CallError, CallErrorReason, Payload};
     note = "it returns `Result<T, CallError>` with a `T` that is bytes or text, or nothing where the call is deferred",
     note = "where it also returns `Ok`, write `Err(call.abort().into())`"
 )]
-pub trait Answer: sealed::Outcome {}
+pub trait Answer: sealed::IntoOutcome {}
 
 impl<T: Into<Payload>> Answer for Result<T, CallError> {}
 // One type, so that `Err(call.abort())` says by itself what the other half would be.
@@ -35,25 +35,25 @@ pub(super) mod sealed {
     use super::{Aborted, CallError, Infallible, Payload};
 
     /// Whatever was returned, as one type.
-    pub trait Outcome {
+    pub trait IntoOutcome {
         /// None: it is not answered here.
         fn outcome(self) -> Option<Result<Payload, CallError>>;
     }
 
-    impl<T: Into<Payload>> Outcome for Result<T, CallError> {
+    impl<T: Into<Payload>> IntoOutcome for Result<T, CallError> {
         fn outcome(self) -> Option<Result<Payload, CallError>> {
             Some(self.map(Into::into))
         }
     }
 
-    impl Outcome for Result<Infallible, Aborted> {
+    impl IntoOutcome for Result<Infallible, Aborted> {
         fn outcome(self) -> Option<Result<Payload, CallError>> {
             let Err(aborted) = self;
             Some(Err(aborted.into()))
         }
     }
 
-    impl Outcome for () {
+    impl IntoOutcome for () {
         fn outcome(self) -> Option<Result<Payload, CallError>> {
             None
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Aborted, sealed};
-use super::cancellation::{Cancellation, Cause, InFlight};
+use super::cancellation::{CancelCause, Cancellation, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
-use super::peer::{Outcome, Peer};
-use crate::async_app::publish::{Audience, Link, Patience};
+use super::peer::{CallOutcome, ProcedurePeer};
+use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::stream::AsyncStream;
 use crate::engine::Session;
 use crate::error::SendErrorReason;
@@ -167,7 +167,7 @@ where
     ///
     /// As [`Reply::item`].
     pub fn item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
-        self.pending.item(data.as_ref(), Patience::Wait)
+        self.pending.item(data.as_ref(), Blocking::Wait)
     }
 
     /// The same, unless too much waits for the client: see [`Reply::try_item`].
@@ -176,7 +176,7 @@ where
     ///
     /// As [`Reply::try_item`].
     pub fn try_item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
-        self.pending.item(data.as_ref(), Patience::Try)
+        self.pending.item(data.as_ref(), Blocking::Try)
     }
 
     /// Whether nobody wants the answer any more: its client has cancelled the call, or has gone. A handler that takes long
@@ -249,7 +249,7 @@ impl Reply {
     /// [`NotSpoken`](CallErrorReason::NotSpoken) in the older subprotocol; [`Closed`](CallErrorReason::Closed);
     /// [`TooLarge`](CallErrorReason::TooLarge). A handler can return them as they are.
     pub fn item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
-        self.0.item(data.as_ref(), Patience::Wait)
+        self.0.item(data.as_ref(), Blocking::Wait)
     }
 
     /// The same, unless too much waits for the client already; then it can be tried again a little later.
@@ -258,7 +258,7 @@ impl Reply {
     ///
     /// [`Full`](CallErrorReason::Full) then; otherwise as [`item`](Self::item).
     pub fn try_item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
-        self.0.item(data.as_ref(), Patience::Try)
+        self.0.item(data.as_ref(), Blocking::Try)
     }
 
     /// Whether nobody wants the answer any more.
@@ -294,7 +294,7 @@ impl fmt::Debug for Reply {
 pub(super) struct Pending {
     pub(super) call: Arc<InFlight>,
     pub(super) session: Arc<Session>,
-    pub(super) link: Arc<Link>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl Pending {
@@ -303,15 +303,15 @@ impl Pending {
     }
 
     /// Answers the call with what its handler has returned.
-    pub(super) fn answer(&self, returned: impl sealed::Outcome) {
+    pub(super) fn answer(&self, returned: impl sealed::IntoOutcome) {
         if let Some(outcome) = returned.outcome() {
             self.end(outcome);
         }
     }
 
     /// Ends the call, unless it has ended.
-    pub(super) fn end(&self, outcome: Outcome) {
-        let Some(peer) = Peer::of(&self.session) else {
+    pub(super) fn end(&self, outcome: CallOutcome) {
+        let Some(peer) = ProcedurePeer::of(&self.session) else {
             return;
         };
         if !self.call.end() {
@@ -319,13 +319,13 @@ impl Pending {
         }
         // Before its client can know: it may use the id again at once.
         peer.forget(&self.call);
-        self.call.forget_wakers();
+        self.call.forget_actions();
         let outcome = match self.call.cause() {
-            None | Some(Cause::Refused) => outcome,
-            Some(Cause::Reset) => Err(CallErrorReason::Aborted.into()),
-            Some(Cause::Gone) => return,
+            None | Some(CancelCause::Refused) => outcome,
+            Some(CancelCause::Reset) => Err(CallErrorReason::Aborted.into()),
+            Some(CancelCause::Gone) => return,
         };
-        let unanswered = || self.link.counters.calls_unanswered.add(1);
+        let unanswered = || self.shared.counters.calls_unanswered.add(1);
         let error = match outcome {
             Ok(payload) => match self.send(procedures::response(self.call.id, &payload)) {
                 Err(SendErrorReason::TooLarge) => CallErrorReason::TooLarge.into(),
@@ -333,7 +333,7 @@ impl Pending {
             },
             Err(error) => error,
         };
-        let is_reset = self.call.cause() == Some(Cause::Reset);
+        let is_reset = self.call.cause() == Some(CancelCause::Reset);
         if peer.is_v1() {
             if error.reason == CallErrorReason::Unanswered {
                 unanswered();
@@ -354,29 +354,29 @@ impl Pending {
     }
 
     fn send(&self, frame: Vec<u8>) -> Result<(), SendErrorReason> {
-        self.publish(frame, Patience::Wait)
+        self.publish(frame, Blocking::Wait)
     }
 
-    fn publish(&self, frame: Vec<u8>, patience: Patience) -> Result<(), SendErrorReason> {
+    fn publish(&self, frame: Vec<u8>, blocking: Blocking) -> Result<(), SendErrorReason> {
         let message = Message::new_binary(frame);
-        self.link
-            .publish(Audience::Session(&self.session), message, patience)
+        self.shared
+            .publish(Recipients::Session(&self.session), message, blocking)
             .map_err(|error| error.reason)
     }
 
-    fn item(&self, data: &[u8], patience: Patience) -> Result<(), CallError> {
+    fn item(&self, data: &[u8], blocking: Blocking) -> Result<(), CallError> {
         let refuse = |reason: CallErrorReason| Err(reason.into());
-        match Peer::of(&self.session) {
+        match ProcedurePeer::of(&self.session) {
             Some(peer) if peer.is_v1() => {}
             _ => return refuse(CallErrorReason::NotSpoken),
         }
         match self.call.cause() {
-            Some(Cause::Gone) => return refuse(CallErrorReason::Closed),
+            Some(CancelCause::Gone) => return refuse(CallErrorReason::Closed),
             Some(_) => return refuse(CallErrorReason::Aborted),
             None if self.call.has_ended() => return refuse(CallErrorReason::Aborted),
             None => {}
         }
-        match self.publish(procedures::item(self.call.id, data), patience) {
+        match self.publish(procedures::item(self.call.id, data), blocking) {
             Ok(()) => Ok(()),
             Err(SendErrorReason::Full) => refuse(CallErrorReason::Full),
             Err(SendErrorReason::TooLarge) => refuse(CallErrorReason::TooLarge),

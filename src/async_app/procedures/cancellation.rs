@@ -11,7 +11,7 @@ use crate::user_threads::UserCode;
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Cause {
+pub(super) enum CancelCause {
     /// The client has broken the rules. Answers are still sent before it is closed.
     Refused = 1,
     /// The client has said so.
@@ -21,15 +21,15 @@ pub(super) enum Cause {
 }
 
 /// What the program has done when a call is cancelled.
-pub(super) type Waker = UserCode;
+pub(super) type CancelAction = UserCode;
 
 /// A call from the client that is in flight.
 pub(super) struct InFlight {
     pub(super) id: u32,
     ended: AtomicBool,
-    /// 0 while it is wanted, else a `Cause`.
+    /// 0 while it is wanted, else a `CancelCause`.
     cause: AtomicU8,
-    wakers: Mutex<Vec<Waker>>,
+    actions: Mutex<Vec<CancelAction>>,
     changed: Condvar,
 }
 
@@ -39,7 +39,7 @@ impl InFlight {
             id,
             ended: AtomicBool::new(false),
             cause: AtomicU8::new(0),
-            wakers: Mutex::default(),
+            actions: Mutex::default(),
             changed: Condvar::new(),
         }
     }
@@ -50,43 +50,43 @@ impl InFlight {
     }
 
     /// It has ended: what was to be told of a cancellation will not be, and nobody waits for one any more.
-    pub(super) fn forget_wakers(&self) {
+    pub(super) fn forget_actions(&self) {
         let mut lock = self.lock();
-        let wakers = std::mem::take(&mut *lock);
+        let actions = std::mem::take(&mut *lock);
         self.changed.notify_all();
         drop(lock);
         // User code, and so without the lock.
-        drop(wakers);
+        drop(actions);
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.ended.load(SeqCst)
     }
 
-    pub(super) fn cause(&self) -> Option<Cause> {
+    pub(super) fn cause(&self) -> Option<CancelCause> {
         match self.cause.load(SeqCst) {
             0 => None,
-            1 => Some(Cause::Refused),
-            2 => Some(Cause::Reset),
-            _ => Some(Cause::Gone),
+            1 => Some(CancelCause::Refused),
+            2 => Some(CancelCause::Reset),
+            _ => Some(CancelCause::Gone),
         }
     }
 
     /// Counts it, unless it was cancelled before, and tells whoever waits. What else is to be done is the program's code,
     /// and returned: it is for a thread where that may block.
     #[must_use]
-    pub(super) fn cancel(&self, cause: Cause, counters: &Counters) -> Vec<Waker> {
+    pub(super) fn cancel(&self, cause: CancelCause, counters: &Counters) -> Vec<CancelAction> {
         let mut lock = self.lock();
         if self.cause.fetch_max(cause as u8, SeqCst) == 0 {
             counters.calls_cancelled.add(1);
         }
-        let wakers = std::mem::take(&mut *lock);
+        let actions = std::mem::take(&mut *lock);
         self.changed.notify_all();
-        wakers
+        actions
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<CancelAction>> {
+        self.actions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,12 +124,12 @@ impl Cancellation {
     /// ones wait, and while 65,536 wait, the app's clients are refused further calls. If the call is answered first, it is
     /// dropped.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
-        let mut wakers = self.0.lock();
+        let mut actions = self.0.lock();
         if self.is_cancelled() {
-            drop(wakers);
+            drop(actions);
             done();
         } else if !self.0.ended.load(SeqCst) {
-            wakers.push(Box::new(done));
+            actions.push(Box::new(done));
         }
     }
 
@@ -137,17 +137,17 @@ impl Cancellation {
     /// cancelled.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
-        let mut wakers = self.0.lock();
+        let mut actions = self.0.lock();
         while !self.is_cancelled() && !self.0.ended.load(SeqCst) {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            wakers = match left {
+            actions = match left {
                 Some(Duration::ZERO) => return false,
                 Some(left) => {
-                    let waited = self.0.changed.wait_timeout(wakers, left);
+                    let waited = self.0.changed.wait_timeout(actions, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => {
-                    let waited = self.0.changed.wait(wakers);
+                    let waited = self.0.changed.wait(actions);
                     waited.unwrap_or_else(PoisonError::into_inner)
                 }
             };

@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::payload::{CallError, CallErrorReason, Payload};
-use super::peer::{Asked, Done, Outcome, Peer, Waiter};
-use crate::async_app::publish::{Audience, Link, Patience};
+use super::peer::{CallOutcome, OnOutcome, OutcomeWaiter, OutgoingCall, ProcedurePeer};
+use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::room::Room;
 use crate::async_app::stream::AsyncStream;
 use crate::engine::{ConnectionId, Session};
@@ -115,26 +115,26 @@ where
         done: impl FnOnce(Result<Payload, CallError>) + Send + 'static,
     ) {
         check_name(name);
-        let done: Done = Box::new(done);
-        let Some((session, link, peer)) = self.peer() else {
+        let done: OnOutcome = Box::new(done);
+        let Some((session, shared, peer)) = self.peer() else {
             return done(Err(self.why_not().into()));
         };
-        let id = match peer.ask(Asked::Calls(done, None)) {
+        let id = match peer.register(OutgoingCall::Callback(done, None)) {
             Ok(id) => id,
-            Err((Asked::Calls(done, _), reason)) => return done(Err(reason.into())),
-            Err((Asked::Waits(_), _)) => return,
+            Err((OutgoingCall::Callback(done, _), reason)) => return done(Err(reason.into())),
+            Err((OutgoingCall::Waiting(_), _)) => return,
         };
-        if let Err(reason) = send_request(session, link, id, name, data.as_ref()) {
+        if let Err(reason) = send_request(session, shared, id, name, data.as_ref()) {
             // Unless its end has told it already.
-            if let Some(Asked::Calls(done, _)) = peer.take_asked(id) {
+            if let Some(OutgoingCall::Callback(done, _)) = peer.take_outgoing(id) {
                 done(Err(reason.into()));
             }
             return;
         }
-        let (of, link) = (Arc::downgrade(session), link.clone());
+        let (of, shared) = (Arc::downgrade(session), shared.clone());
         let timer = peer
             .timers
-            .add(timeout, Box::new(move || expire(&of, &link, id)));
+            .add(timeout, Box::new(move || expire(&of, &shared, id)));
         if let Some(timer) = timer {
             peer.set_timer(id, timer);
         }
@@ -158,27 +158,27 @@ where
         timeout: Duration,
     ) -> Result<Payload, CallError> {
         check_name(name);
-        let Some((session, link, peer)) = self.peer() else {
+        let Some((session, shared, peer)) = self.peer() else {
             return Err(self.why_not().into());
         };
-        let waiter = Arc::new(Waiter::default());
+        let waiter = Arc::new(OutcomeWaiter::default());
         let id = peer
-            .ask(Asked::Waits(waiter.clone()))
+            .register(OutgoingCall::Waiting(waiter.clone()))
             .map_err(|(_, reason)| reason)?;
-        if let Err(reason) = send_request(session, link, id, name, data.as_ref()) {
-            peer.take_asked(id);
+        if let Err(reason) = send_request(session, shared, id, name, data.as_ref()) {
+            peer.take_outgoing(id);
             return Err(reason.into());
         }
-        if let Some(hub) = link.running() {
+        if let Some(hub) = shared.running() {
             // What a handler sends is else sent when it ends.
             hub.wake_deferred();
         }
         if let Some(outcome) = waiter.wait(timeout) {
             return outcome;
         }
-        match peer.take_asked(id) {
+        match peer.take_outgoing(id) {
             Some(_) => {
-                send_reset(session, link, id);
+                send_reset(session, shared, id);
                 Err(CallErrorReason::TimedOut.into())
             }
             // It has come at this moment, or is about to.
@@ -188,9 +188,9 @@ where
         }
     }
 
-    fn peer(&self) -> Option<(&Arc<Session>, &Arc<Link>, &Peer)> {
-        let (session, link) = self.session()?;
-        Some((session, link, Peer::of(session)?))
+    fn peer(&self) -> Option<(&Arc<Session>, &Arc<AppShared>, &ProcedurePeer)> {
+        let (session, shared) = self.session()?;
+        Some((session, shared, ProcedurePeer::of(session)?))
     }
 
     fn why_not(&self) -> CallErrorReason {
@@ -203,13 +203,14 @@ where
 
 fn send_request(
     session: &Session,
-    link: &Link,
+    shared: &AppShared,
     id: u32,
     name: &str,
     data: &[u8],
 ) -> Result<(), CallErrorReason> {
     let message = Message::new_binary(procedures::request(id, name, data));
-    link.publish(Audience::Session(session), message, Patience::Wait)
+    shared
+        .publish(Recipients::Session(session), message, Blocking::Wait)
         .map_err(|error| match error.reason {
             SendErrorReason::TooLarge => CallErrorReason::TooLarge,
             _ => CallErrorReason::Closed,
@@ -217,34 +218,34 @@ fn send_request(
 }
 
 /// The client's answer is not waited for any more.
-pub(super) fn send_reset(session: &Session, link: &Link, id: u32) {
+pub(super) fn send_reset(session: &Session, shared: &AppShared, id: u32) {
     let message = Message::new_binary(procedures::reset(id));
-    let _ = link.publish(Audience::Session(session), message, Patience::Wait);
+    let _ = shared.publish(Recipients::Session(session), message, Blocking::Wait);
 }
 
 /// A call has had its time: its connection's handlers are to say so.
-fn expire(session: &Weak<Session>, link: &Link, id: u32) {
+fn expire(session: &Weak<Session>, shared: &AppShared, id: u32) {
     if let Some(session) = session.upgrade()
-        && let Some(peer) = Peer::of(&session)
+        && let Some(peer) = ProcedurePeer::of(&session)
         && peer.expire(id)
-        && let Some(hub) = link.running()
+        && let Some(hub) = shared.running()
     {
         hub.nudge(session.id);
     }
 }
 
 /// Tells those whose calls were not answered in time.
-pub(super) fn tell_expired(session: &Session, link: &Link) {
-    if let Some(peer) = Peer::of(session) {
+pub(super) fn tell_expired(session: &Session, shared: &AppShared) {
+    if let Some(peer) = ProcedurePeer::of(session) {
         while let Some((id, done)) = peer.next_expired() {
-            send_reset(session, link, id);
+            send_reset(session, shared, id);
             done(Err(CallErrorReason::TimedOut.into()));
         }
     }
 }
 
 /// Tells an answer to whoever has asked for it.
-pub(super) fn tell_answered(peer: &Peer, outcome: Outcome) {
+pub(super) fn tell_answered(peer: &ProcedurePeer, outcome: CallOutcome) {
     if let Some(done) = peer.next_answered() {
         done(outcome);
     }

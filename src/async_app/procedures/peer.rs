@@ -9,9 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cancellation::{Cause, InFlight, Waker};
+use super::cancellation::{CancelAction, CancelCause, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
-use super::timers::{LOOKS_EVERY, Timer, Timers};
+use super::timers::{CallTimers, LOOKS_EVERY, Timer};
 use crate::engine::{Clock, Ending, Receipt, Session};
 use crate::message::Message;
 use crate::metrics::Counters;
@@ -22,25 +22,25 @@ use crate::protocol::procedures::{self, Malformed, ProcedureFrame, Version};
 const PING_BYTES_MAX: usize = 125;
 
 /// What a call to a client comes to.
-pub(super) type Outcome = Result<Payload, CallError>;
+pub(super) type CallOutcome = Result<Payload, CallError>;
 /// Who is told of it, on the connection's handlers.
-pub(super) type Done = Box<dyn FnOnce(Outcome) + Send>;
+pub(super) type OnOutcome = Box<dyn FnOnce(CallOutcome) + Send>;
 
 /// Somebody who waits for a call to a client.
 #[derive(Default)]
-pub(super) struct Waiter {
-    outcome: Mutex<Option<Outcome>>,
+pub(super) struct OutcomeWaiter {
+    outcome: Mutex<Option<CallOutcome>>,
     changed: Condvar,
 }
 
-impl Waiter {
-    fn tell(&self, outcome: Outcome) {
+impl OutcomeWaiter {
+    fn tell(&self, outcome: CallOutcome) {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         self.changed.notify_all();
     }
 
     /// Waits for it. None: it has not come in time.
-    pub(super) fn wait(&self, timeout: Duration) -> Option<Outcome> {
+    pub(super) fn wait(&self, timeout: Duration) -> Option<CallOutcome> {
         let begun = Instant::now();
         let mut clock = Clock::new(begun);
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,20 +67,20 @@ impl Waiter {
 const CANCELS_WAITING_MAX: usize = 1 << 16;
 
 /// A call to a client, in flight.
-pub(super) enum Asked {
-    Waits(Arc<Waiter>),
-    Calls(Done, Option<Timer>),
+pub(super) enum OutgoingCall {
+    Waiting(Arc<OutcomeWaiter>),
+    Callback(OnOutcome, Option<Timer>),
 }
 
-pub(super) struct Peer {
+pub(super) struct ProcedurePeer {
     pub(super) version: Version,
     calls_max: usize,
-    pub(super) timers: Arc<Timers>,
-    state: Mutex<State>,
+    pub(super) timers: Arc<CallTimers>,
+    state: Mutex<PeerState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PeerState {
     /// Nothing more comes from it.
     has_ended: bool,
     /// Calls from it, by their ids.
@@ -90,17 +90,17 @@ struct State {
     /// Those whose frames wait for the handlers, in order. None: there were too many.
     queued: VecDeque<Option<Arc<InFlight>>>,
     /// Calls to it.
-    asked: HashMap<u32, Asked>,
+    outgoing: HashMap<u32, OutgoingCall>,
     last_id: u32,
     /// Calls to it whose answers wait for the handlers, in order.
-    answered: VecDeque<Done>,
+    answered: VecDeque<OnOutcome>,
     /// Calls to it that were not answered in time, which the handlers are still to hear, by their ids.
-    expired: VecDeque<(u32, Done)>,
+    expired: VecDeque<(u32, OnOutcome)>,
 }
 
-impl State {
+impl PeerState {
     /// Many calls at once have needed much; an idle connection is to be small again.
-    fn give_back(&mut self) {
+    fn shrink(&mut self) {
         const KEPT: usize = 64;
         if self.by_id.is_empty() && self.by_id.capacity() > KEPT {
             self.by_id = HashMap::new();
@@ -111,9 +111,9 @@ impl State {
     }
 }
 
-impl Peer {
+impl ProcedurePeer {
     /// If the session speaks procedures, whoever has chosen that.
-    pub(super) fn begin(session: &Session, calls_max: usize, timers: &Arc<Timers>) {
+    pub(super) fn begin(session: &Session, calls_max: usize, timers: &Arc<CallTimers>) {
         if let Some(version) = session.subprotocol().and_then(Version::of_subprotocol) {
             let peer: Arc<dyn Any + Send + Sync> = Arc::new(Self {
                 version,
@@ -130,7 +130,7 @@ impl Peer {
     }
 
     /// No user code runs with it held.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,7 +147,7 @@ impl Peer {
         &self,
         counters: &Counters,
         message: &Message,
-        is_roomy: bool,
+        outbox_has_room: bool,
     ) -> Receipt {
         if message.is_text() {
             return Receipt::Keep;
@@ -171,7 +171,7 @@ impl Peer {
                     return Receipt::Refuse(CloseCode::PROTOCOL_ERROR, reason);
                 }
                 let is_ping = self.is_v1() && name == "$ping" && payload.len() <= PING_BYTES_MAX;
-                if is_ping && is_roomy {
+                if is_ping && outbox_has_room {
                     let answer = procedures::response(id, payload);
                     return Receipt::Answer(Message::new_binary(answer));
                 }
@@ -201,23 +201,23 @@ impl Peer {
                 };
                 drop(state);
                 if let Some(call) = call {
-                    self.run_aside(call.cancel(Cause::Reset, counters));
+                    self.run_aside(call.cancel(CancelCause::Reset, counters));
                 }
                 Receipt::Done
             }
             ProcedureFrame::Response { id, .. } | ProcedureFrame::Error { id, .. } => {
                 let mut state = self.lock();
-                match state.asked.remove(&id) {
+                match state.outgoing.remove(&id) {
                     // It has come too late.
                     None => Receipt::Done,
-                    Some(Asked::Waits(waiter)) => {
+                    Some(OutgoingCall::Waiting(waiter)) => {
                         drop(state);
                         if let Some(outcome) = outcome(message) {
                             waiter.tell(outcome);
                         }
                         Receipt::Done
                     }
-                    Some(Asked::Calls(done, timer)) => {
+                    Some(OutgoingCall::Callback(done, timer)) => {
                         state.answered.push_back(done);
                         drop(state);
                         self.timers.remove(timer);
@@ -233,25 +233,28 @@ impl Peer {
         let mut state = self.lock();
         state.has_ended = true;
         let (cause, calls): (_, Vec<_>) = match ending {
-            Ending::Refused => (Cause::Refused, state.by_id.values().cloned().collect()),
+            Ending::Refused => (
+                CancelCause::Refused,
+                state.by_id.values().cloned().collect(),
+            ),
             Ending::Gone => (
-                Cause::Gone,
+                CancelCause::Gone,
                 std::mem::take(&mut state.by_id).into_values().collect(),
             ),
         };
         let waiting: Vec<u32> = state
-            .asked
+            .outgoing
             .iter()
-            .filter(|(_, asked)| matches!(asked, Asked::Waits(_)))
+            .filter(|(_, outgoing)| matches!(outgoing, OutgoingCall::Waiting(_)))
             .map(|(id, _)| *id)
             .collect();
         let waiting: Vec<_> = waiting
             .iter()
-            .filter_map(|id| state.asked.remove(id))
+            .filter_map(|id| state.outgoing.remove(id))
             .collect();
         drop(state);
-        for asked in waiting {
-            if let Asked::Waits(waiter) = asked {
+        for call in waiting {
+            if let OutgoingCall::Waiting(waiter) = call {
                 waiter.tell(Err(CallErrorReason::Closed.into()));
             }
         }
@@ -261,9 +264,9 @@ impl Peer {
     }
 
     /// The program's code, which may block: not on the shard's thread.
-    fn run_aside(&self, wakers: Vec<Waker>) {
-        for waker in wakers {
-            self.timers.aside.run(waker);
+    fn run_aside(&self, actions: Vec<CancelAction>) {
+        for action in actions {
+            self.timers.aside.run(action);
         }
     }
 
@@ -272,7 +275,7 @@ impl Peer {
         let mut state = self.lock();
         let call = state.queued.pop_front().flatten();
         if call.is_none() {
-            state.give_back();
+            state.shrink();
         }
         call
     }
@@ -289,35 +292,38 @@ impl Peer {
         {
             state.by_id.remove(&call.id);
         }
-        state.give_back();
+        state.shrink();
     }
 
     /// Begins a call to it. Returns its id.
-    pub(super) fn ask(&self, asked: Asked) -> Result<u32, (Asked, CallErrorReason)> {
+    pub(super) fn register(
+        &self,
+        outgoing: OutgoingCall,
+    ) -> Result<u32, (OutgoingCall, CallErrorReason)> {
         if !self.is_v1() {
-            return Err((asked, CallErrorReason::NotSpoken));
+            return Err((outgoing, CallErrorReason::NotSpoken));
         }
         let mut state = self.lock();
         if state.has_ended {
-            return Err((asked, CallErrorReason::Closed));
+            return Err((outgoing, CallErrorReason::Closed));
         }
-        if state.asked.len() + state.expired.len() >= self.calls_max {
-            return Err((asked, CallErrorReason::TooMany));
+        if state.outgoing.len() + state.expired.len() >= self.calls_max {
+            return Err((outgoing, CallErrorReason::TooMany));
         }
         let id = loop {
             state.last_id = state.last_id.wrapping_add(1);
-            if !state.asked.contains_key(&state.last_id) {
+            if !state.outgoing.contains_key(&state.last_id) {
                 break state.last_id;
             }
         };
-        state.asked.insert(id, asked);
+        state.outgoing.insert(id, outgoing);
         Ok(id)
     }
 
     /// It has a timer from now on, unless it has its answer already.
     pub(super) fn set_timer(&self, id: u32, new: Timer) {
         let mut state = self.lock();
-        if let Some(Asked::Calls(_, timer)) = state.asked.get_mut(&id) {
+        if let Some(OutgoingCall::Callback(_, timer)) = state.outgoing.get_mut(&id) {
             *timer = Some(new);
         } else {
             drop(state);
@@ -326,47 +332,47 @@ impl Peer {
     }
 
     /// A call to it is not in flight any more. None: it has its answer already, or it is on its way.
-    pub(super) fn take_asked(&self, id: u32) -> Option<Asked> {
-        let asked = self.lock().asked.remove(&id)?;
-        if let Asked::Calls(_, timer) = &asked {
+    pub(super) fn take_outgoing(&self, id: u32) -> Option<OutgoingCall> {
+        let outgoing = self.lock().outgoing.remove(&id)?;
+        if let OutgoingCall::Callback(_, timer) = &outgoing {
             self.timers.remove(timer.clone());
         }
-        Some(asked)
+        Some(outgoing)
     }
 
     /// A call to it has had its time. Returns whether its handlers are to hear of it.
     pub(super) fn expire(&self, id: u32) -> bool {
         let mut state = self.lock();
-        match state.asked.remove(&id) {
-            Some(Asked::Calls(done, _)) => {
+        match state.outgoing.remove(&id) {
+            Some(OutgoingCall::Callback(done, _)) => {
                 state.expired.push_back((id, done));
                 // With the first, they hear of all.
                 state.expired.len() == 1
             }
             Some(other) => {
-                state.asked.insert(id, other);
+                state.outgoing.insert(id, other);
                 false
             }
             None => false,
         }
     }
 
-    pub(super) fn next_expired(&self) -> Option<(u32, Done)> {
+    pub(super) fn next_expired(&self) -> Option<(u32, OnOutcome)> {
         self.lock().expired.pop_front()
     }
 
     /// Whose answer the handlers have come to.
-    pub(super) fn next_answered(&self) -> Option<Done> {
+    pub(super) fn next_answered(&self) -> Option<OnOutcome> {
         self.lock().answered.pop_front()
     }
 
     /// All who have still to hear what has become of their calls, now that it has gone.
-    pub(super) fn bereaved(&self) -> Vec<(Done, CallErrorReason)> {
+    pub(super) fn take_unanswered(&self) -> Vec<(OnOutcome, CallErrorReason)> {
         let mut state = self.lock();
         state.has_ended = true;
         state.queued = VecDeque::new();
         // At once: what would still be there a moment later might expire meanwhile, and nobody would be told.
-        let asked = std::mem::take(&mut state.asked);
+        let outgoing = std::mem::take(&mut state.outgoing);
         let answered = std::mem::take(&mut state.answered);
         let expired = std::mem::take(&mut state.expired);
         drop(state);
@@ -374,12 +380,12 @@ impl Peer {
             .into_iter()
             .map(|(_, done)| (done, CallErrorReason::TimedOut));
         let closed = |done| (done, CallErrorReason::Closed);
-        let asked = asked.into_values().filter_map(|asked| match asked {
-            Asked::Calls(done, timer) => {
+        let outgoing = outgoing.into_values().filter_map(|call| match call {
+            OutgoingCall::Callback(done, timer) => {
                 self.timers.remove(timer);
                 Some(done)
             }
-            Asked::Waits(waiter) => {
+            OutgoingCall::Waiting(waiter) => {
                 waiter.tell(Err(CallErrorReason::Closed.into()));
                 None
             }
@@ -388,7 +394,7 @@ impl Peer {
             .into_iter()
             .map(closed)
             .chain(expired)
-            .chain(asked.map(closed))
+            .chain(outgoing.map(closed))
             .collect()
     }
 }
@@ -400,7 +406,7 @@ pub(super) fn payload_of(message: &Message, payload: &[u8]) -> Payload {
 }
 
 /// What an answer says. None: it is none.
-pub(super) fn outcome(message: &Message) -> Option<Outcome> {
+pub(super) fn outcome(message: &Message) -> Option<CallOutcome> {
     match ProcedureFrame::parse(message.bytes(), Version::V1) {
         Ok(ProcedureFrame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),
         Ok(ProcedureFrame::Error { code, text, .. }) => {
@@ -417,8 +423,8 @@ mod tests {
 
     use super::*;
 
-    fn peer(calls_max: usize) -> Peer {
-        Peer {
+    fn peer(calls_max: usize) -> ProcedurePeer {
+        ProcedurePeer {
             version: Version::V1,
             calls_max,
             timers: Arc::default(),
@@ -436,7 +442,10 @@ mod tests {
                 let done = move |_| {
                     told.fetch_add(1, Ordering::Relaxed);
                 };
-                assert!(peer.ask(Asked::Calls(Box::new(done), None)).is_ok());
+                assert!(
+                    peer.register(OutgoingCall::Callback(Box::new(done), None))
+                        .is_ok()
+                );
             }
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -444,7 +453,7 @@ mod tests {
                         peer.expire(id);
                     }
                 });
-                for (done, reason) in peer.bereaved() {
+                for (done, reason) in peer.take_unanswered() {
                     done(Err(reason.into()));
                 }
             });

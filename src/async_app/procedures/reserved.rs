@@ -2,8 +2,8 @@
 
 use super::join::JoinHandler;
 use super::payload::{CallError, Payload};
-use super::peer::Outcome;
-use crate::async_app::publish::Link;
+use super::peer::CallOutcome;
+use crate::async_app::publish::AppShared;
 use crate::async_app::stream::AsyncStream;
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
@@ -13,7 +13,7 @@ use crate::protocol::procedures::{self, take_name};
 /// That a message after which a client has asked for the rest is kept no longer.
 const GAP: &[u8] = b"gap";
 
-type Reserved<StreamState> = fn(&Asker<'_, StreamState>, &[u8]) -> Outcome;
+type BuiltinCall<StreamState> = fn(&Asker<'_, StreamState>, &[u8]) -> CallOutcome;
 
 /// Who asks, of whom, and under which id.
 pub(super) struct Asker<'a, StreamState>
@@ -21,12 +21,12 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     pub(super) stream: &'a AsyncStream<StreamState>,
-    pub(super) link: &'a Link,
+    pub(super) shared: &'a AppShared,
     pub(super) on_join: Option<&'a dyn JoinHandler<StreamState>>,
     pub(super) id: u32,
 }
 
-pub(super) fn known<StreamState>(name: &str) -> Option<Reserved<StreamState>>
+pub(super) fn builtin<StreamState>(name: &str) -> Option<BuiltinCall<StreamState>>
 where
     StreamState: Send + Sync + Default + 'static,
 {
@@ -74,7 +74,7 @@ where
     }
 }
 
-fn join<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> Outcome
+fn join<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> CallOutcome
 where
     StreamState: Send + Sync + Default + 'static,
 {
@@ -82,7 +82,7 @@ where
     let (name, since) = parse_join(payload)?;
     check_open(asker, name)?;
     let position = || {
-        let room = asker.link.rooms.find(name)?;
+        let room = asker.shared.rooms.find(name)?;
         Some(room.history()?.position())
     };
     if !matches!(since, Since::New)
@@ -109,7 +109,7 @@ where
     Ok(position().map_or_else(Payload::default, |position| position.to_string().into()))
 }
 
-fn leave<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> Outcome
+fn leave<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> CallOutcome
 where
     StreamState: Send + Sync + Default + 'static,
 {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::Procedures;
 use super::call::{Call, Event, Pending};
-use super::cancellation::{Cause, InFlight};
+use super::cancellation::{CancelCause, InFlight};
 use super::join::JoinHandler;
 use super::outgoing_calls::{tell_answered, tell_expired};
 use super::payload::{CallError, CallErrorReason};
-use super::peer::{Peer, outcome, payload_of};
+use super::peer::{ProcedurePeer, outcome, payload_of};
 use super::reserved::{self, Asker};
-use super::timers::Timers;
-use crate::async_app::publish::{Audience, Link, Patience};
+use super::timers::CallTimers;
+use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::stream::AsyncStream;
 use crate::engine::{Ending, Receipt, Session};
 use crate::message::Message;
@@ -27,7 +27,7 @@ where
     on_join: Option<Box<dyn JoinHandler<StreamState>>>,
     /// [`Limits::connection_calls_max`](crate::Limits::connection_calls_max)
     calls_max: usize,
-    timers: Arc<Timers>,
+    timers: Arc<CallTimers>,
 }
 
 impl<State, StreamState> Drop for Serving<State, StreamState>
@@ -63,27 +63,27 @@ where
 
     /// A connection has come in.
     pub(in crate::async_app) fn begin(&self, session: &Session) {
-        Peer::begin(session, self.calls_max, &self.timers);
+        ProcedurePeer::begin(session, self.calls_max, &self.timers);
     }
 
     /// Whether the message is for procedures, and not the app's message handler.
     pub(in crate::async_app) fn takes(&self, session: &Session, message: &Message) -> bool {
-        !message.is_text() && Peer::of(session).is_some()
+        !message.is_text() && ProcedurePeer::of(session).is_some()
     }
 
     /// Handles a frame, on a handler thread.
     pub(in crate::async_app) fn serve(
         &self,
         session: &Arc<Session>,
-        link: &Arc<Link>,
+        shared: &Arc<AppShared>,
         message: &Message,
         stream: impl FnOnce() -> AsyncStream<StreamState>,
         state: Arc<State>,
     ) {
-        let Some(peer) = Peer::of(session) else {
+        let Some(peer) = ProcedurePeer::of(session) else {
             return;
         };
-        let counters = &link.counters;
+        let counters = &shared.counters;
         // Its shard has read it already, and let it through.
         let Ok(frame) = ProcedureFrame::parse(message.bytes(), peer.version()) else {
             return;
@@ -109,10 +109,10 @@ where
                     let text = CallError::from(reason).to_string();
                     let frame = procedures::error(id, reason.code(), &text);
                     let message = Message::new_binary(frame);
-                    let _ = link.publish(Audience::Session(session), message, Patience::Wait);
+                    let _ = shared.publish(Recipients::Session(session), message, Blocking::Wait);
                     return;
                 };
-                let Some(pending) = begin(session, link, call) else {
+                let Some(pending) = begin(session, shared, call) else {
                     return;
                 };
                 if let Some((name, handler)) = self.procedures.calls.get_key_value(name) {
@@ -126,10 +126,10 @@ where
                         },
                         pending: Arc::new(pending),
                     });
-                } else if let Some(known) = reserved::known(name).filter(|_| peer.is_v1()) {
+                } else if let Some(known) = reserved::builtin(name).filter(|_| peer.is_v1()) {
                     let asker = Asker {
                         stream: &stream(),
-                        link,
+                        shared,
                         on_join: self.on_join.as_deref(),
                         id,
                     };
@@ -150,12 +150,12 @@ where
 }
 
 /// A call that the handlers have come to; nothing if nobody wants it any more.
-fn begin(session: &Arc<Session>, link: &Arc<Link>, call: Arc<InFlight>) -> Option<Pending> {
-    let is_wanted = matches!(call.cause(), None | Some(Cause::Refused));
+fn begin(session: &Arc<Session>, shared: &Arc<AppShared>, call: Arc<InFlight>) -> Option<Pending> {
+    let is_wanted = matches!(call.cause(), None | Some(CancelCause::Refused));
     let pending = Pending {
         call,
         session: session.clone(),
-        link: link.clone(),
+        shared: shared.clone(),
     };
     if !is_wanted {
         pending.end(Err(CallErrorReason::Aborted.into()));
@@ -165,40 +165,40 @@ fn begin(session: &Arc<Session>, link: &Arc<Link>, call: Arc<InFlight>) -> Optio
 }
 
 /// The connection has gone: whoever has called its client is told.
-pub(in crate::async_app) fn close(session: &Session, link: &Link) {
-    let Some(peer) = Peer::of(session) else {
+pub(in crate::async_app) fn close(session: &Session, shared: &AppShared) {
+    let Some(peer) = ProcedurePeer::of(session) else {
         return;
     };
-    for (done, reason) in peer.bereaved() {
+    for (done, reason) in peer.take_unanswered() {
         // The others are told all the same, and then the disconnect handler.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| done(Err(reason.into())))) {
-            link.counters.handler_panics.add(1);
+            shared.counters.handler_panics.add(1);
             std::mem::forget(payload);
         }
     }
 }
 
 /// Calls that had no answer in time have come to the handlers.
-pub(in crate::async_app) fn nudged(session: &Session, link: &Link) {
-    tell_expired(session, link);
+pub(in crate::async_app) fn nudged(session: &Session, shared: &AppShared) {
+    tell_expired(session, shared);
 }
 
 /// A message of a session that has a talk, on its shard's thread.
 pub(in crate::async_app) fn received(
     session: &Session,
-    link: &Link,
+    shared: &AppShared,
     message: &Message,
-    is_roomy: bool,
+    outbox_has_room: bool,
 ) -> Receipt {
-    match Peer::of(session) {
-        Some(peer) => peer.received(&link.counters, message, is_roomy),
+    match ProcedurePeer::of(session) {
+        Some(peer) => peer.received(&shared.counters, message, outbox_has_room),
         None => Receipt::Keep,
     }
 }
 
 /// Nothing more comes from a session, on its shard's thread.
-pub(in crate::async_app) fn ends(session: &Session, link: &Link, ending: Ending) {
-    if let Some(peer) = Peer::of(session) {
-        peer.ends(&link.counters, ending);
+pub(in crate::async_app) fn ends(session: &Session, shared: &AppShared, ending: Ending) {
+    if let Some(peer) = ProcedurePeer::of(session) {
+        peer.ends(&shared.counters, ending);
     }
 }

@@ -20,8 +20,8 @@ static NOT_STARTED: Limited = Limited::new();
 
 type Due = Box<dyn FnOnce() + Send>;
 
-pub(super) struct Timers {
-    state: Mutex<State>,
+pub(super) struct CallTimers {
+    state: Mutex<TimerState>,
     changed: Condvar,
     /// What the program has done when calls are cancelled.
     pub(super) aside: UserThreads,
@@ -30,7 +30,7 @@ pub(super) struct Timers {
 /// So many of those run at a time.
 const ASIDE_MAX: usize = 16;
 
-struct State {
+struct TimerState {
     clock: Clock,
     /// Until when the thread sleeps.
     sleeps_until: Option<Instant>,
@@ -45,12 +45,12 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Timer((Duration, u64));
 
-impl Default for Timers {
+impl Default for CallTimers {
     fn default() -> Self {
         let mut clock = Clock::new(Instant::now());
         clock.sleep(None);
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(TimerState {
                 clock,
                 sleeps_until: None,
                 due: BTreeMap::new(),
@@ -64,7 +64,7 @@ impl Default for Timers {
     }
 }
 
-impl State {
+impl TimerState {
     /// Has the clock go on, while the thread sleeps or there is none. Returns how much time counts so far.
     fn elapsed(&mut self, now: Instant) -> Duration {
         self.clock.go_on(now);
@@ -77,8 +77,8 @@ impl State {
     }
 }
 
-impl Timers {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl CallTimers {
+    fn lock(&self) -> MutexGuard<'_, TimerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn one_that_panics_is_not_the_end_of_the_others() {
         let (sender, told) = mpsc::channel();
-        let timers = Arc::new(Timers::default());
+        let timers = Arc::new(CallTimers::default());
         timers.add(
             Duration::from_millis(1),
             Box::new(|| panic!("as it should")),
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_what_was_removed() {
-        let timers = Arc::new(Timers::default());
+        let timers = Arc::new(CallTimers::default());
         let timer = timers.add(Duration::from_secs(3_600), Box::new(|| {}));
         let (sender, told) = mpsc::channel();
         timers.add(Duration::ZERO, Box::new(move || sender.send(()).unwrap()));
