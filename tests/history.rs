@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -315,5 +316,95 @@ fn a_join_that_needs_no_history_is_a_join_and_one_that_does_is_refused() {
     assert_eq!(running.sender().room("r").len(), 1);
     plain.close();
     eventually("the room is gone", || running.sender().metrics().rooms == 0);
+    running.shutdown(STOP);
+}
+
+/// Publishes with closures that take their time. Returns how often each was called, and the sequences that were given.
+fn publish_with_slow_closures(
+    room: &humphrey_ws::Room,
+    producers: usize,
+    messages: usize,
+) -> (usize, Vec<u64>) {
+    let calls = AtomicUsize::new(0);
+    let given = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..producers {
+            scope.spawn(|| {
+                for _ in 0..messages {
+                    let id = room.broadcast_with(|id| {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(Duration::from_millis(1));
+                        message(id.unwrap())
+                    });
+                    given.lock().unwrap().push(id.unwrap().sequence());
+                }
+            });
+        }
+    });
+    let mut given = given.into_inner().unwrap();
+    given.sort_unstable();
+    (calls.into_inner(), given)
+}
+
+#[test]
+fn closure_runs_once_per_message_under_many_producers() {
+    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let room = running.sender().room("news");
+    let (calls, given) = publish_with_slow_closures(&room, 8, 20);
+    assert_eq!(given, (1..=160).collect::<Vec<u64>>());
+    assert_eq!(calls, 160);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn slow_closure_gets_its_id_beside_fast_producers() {
+    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let room = running.sender().room("news");
+    let done = AtomicBool::new(false);
+    let calls = AtomicUsize::new(0);
+    let id = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    room.broadcast(message("fast"));
+                }
+            });
+        }
+        let id = room.broadcast_with(|id| {
+            // So that the test ends, however it does.
+            if calls.fetch_add(1, Ordering::Relaxed) == 50 {
+                done.store(true, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(5));
+            message(id.unwrap())
+        });
+        done.store(true, Ordering::Relaxed);
+        id
+    });
+    assert!(id.is_some());
+    // Once before it is known that another producer has the id, and once with the room held for it.
+    assert!(
+        calls.load(Ordering::Relaxed) <= 2,
+        "the closure ran {calls:?} times"
+    );
+    running.shutdown(STOP);
+}
+
+#[test]
+fn closure_may_publish_to_its_own_and_other_rooms() {
+    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let sender = running.sender();
+    let (here, there) = (sender.room("here"), sender.room("there"));
+    let is_first = AtomicBool::new(true);
+    let id = here.broadcast_with(|id| {
+        if is_first.swap(false, Ordering::Relaxed) {
+            here.broadcast_with(|id| message(id.unwrap()));
+            there.broadcast_with(|id| message(id.unwrap()));
+            here.broadcast(message("plain"));
+        }
+        message(id.unwrap())
+    });
+    assert_eq!(id.unwrap().sequence(), 3);
+    assert_eq!(there.last_id().unwrap().sequence(), 1);
     running.shutdown(STOP);
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::history::History;
 use super::publish::AppShared;
-use super::rendering::render;
+use super::rendering::event;
 use super::rooms::RoomEntry;
 use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
@@ -323,11 +323,11 @@ impl AppShared {
             for (id, message) in plan(&lock_all(rooms)).messages {
                 rendered
                     .entry(id)
-                    .or_insert_with(|| render(&message, Some(id)));
+                    .or_insert_with(|| event(&message, Some(id)));
             }
             let bytes = rendered
                 .values()
-                .map(|event| event.len() + EVENT_BYTES_MORE);
+                .map(|bytes| bytes.len() + EVENT_BYTES_MORE);
             let Ok(reserved) = hub.reserve_stream(session, bytes.sum::<usize>() + more_bytes)
             else {
                 return false;
@@ -352,15 +352,15 @@ impl AppShared {
             if replay.reset {
                 preface.extend(event_stream::reset(&last_events.join(" "), here));
             }
-            let event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
-                Some(event) => event.clone(),
-                None => render(&message, Some(id)),
+            let as_event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
+                Some(bytes) => bytes.clone(),
+                None => event(&message, Some(id)),
             };
             let beginning = Beginning {
                 preface,
                 rooms: &streams,
                 keep_alive: subscription.keep_alive,
-                replay: replay.messages.into_iter().map(event).collect(),
+                replay: replay.messages.into_iter().map(as_event).collect(),
                 broadcasts: subscription.broadcasts,
             };
             match hub.begin_stream(reserved, session, beginning) {

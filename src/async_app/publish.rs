@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::directory::Directory;
 use super::history::{History, HistoryPatterns};
-use super::rendering::{NUMBERED_MORE_BYTES_MAX, render, with_id};
+use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
+use super::room_broadcast::Content;
 use super::rooms::{self, NAME_BYTES_MAX, RoomDirectory};
 
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
@@ -73,6 +74,16 @@ pub(super) enum Blocking {
     Try,
 }
 
+impl Blocking {
+    /// A shard must not wait for itself, as where a logger broadcasts what it logs.
+    fn unless_on_shard(self) -> Self {
+        match user_threads::is_in_shard_turn() {
+            true => Self::Try,
+            false => self,
+        }
+    }
+}
+
 impl AppShared {
     pub(super) fn set_hook(&self, hook: ConnectHook) {
         // The app has made this itself, for this hook.
@@ -99,11 +110,7 @@ impl AppShared {
         blocking: Blocking,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
-        // A logger that sends what it is told, for one: a shard must not wait for itself.
-        let blocking = match user_threads::is_in_shard_turn() {
-            true => Blocking::Try,
-            false => blocking,
-        };
+        let blocking = blocking.unless_on_shard();
         let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
             return refuse(message, SendErrorReason::Closed);
@@ -116,7 +123,7 @@ impl AppShared {
             Recipients::Everyone { except } => {
                 let event = hub
                     .streams_of_all()
-                    .map(|streams| (streams, render(&message, None)));
+                    .map(|streams| (streams, event(&message, None)));
                 let to = engine::Audience {
                     room: None,
                     except,
@@ -132,9 +139,9 @@ impl AppShared {
                 };
             }
             Recipients::Room { name, except } => {
-                let same = message.clone();
+                let content = Content::Message(&message);
                 return self
-                    .broadcast_to_room(hub, name, except, |_| same.clone(), blocking)
+                    .broadcast_to_room(hub, name, except, &content, blocking)
                     .map(drop)
                     .or_else(|reason| refuse(message, reason));
             }
@@ -164,7 +171,7 @@ impl AppShared {
     }
 
     /// Returns whether there was anyone. That there is nobody is no error of the sender's.
-    fn broadcast(
+    pub(super) fn broadcast(
         &self,
         hub: &Hub,
         to: engine::Audience<'_>,
@@ -184,14 +191,13 @@ impl AppShared {
         }
     }
 
-    /// Sends a message to a room, which keeps it if it keeps anything. What is to be sent may depend on the id that it
-    /// gets; it may be asked for more than once.
+    /// Sends content to a room, which keeps it if the room has a history. Returns its id then.
     fn broadcast_to_room(
         &self,
         hub: &Hub,
         name: &str,
         except: Option<ConnectionId>,
-        message: impl Fn(Option<HistoryId>) -> Message,
+        content: &Content<'_>,
         blocking: Blocking,
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
@@ -206,59 +212,29 @@ impl AppShared {
                     return Err(SendErrorReason::Rooms);
                 }
             };
-            let id = room.history().map(|history| history.next_id());
-            // User code, and waiting, without the history's lock.
-            let message = message(id);
-            self.check_len(hub, &message)?;
-            // Once for all, and only if there is anyone to get it.
-            let streams = room.members.streams();
-            let event = streams.map(|streams| (streams, render(&message, id)));
-            let numbered = id.filter(|_| room.members.has_numbered());
-            let numbered = numbered.map(|id| with_id(name, id, &message));
-            let to = engine::Audience {
-                room: Some(&room.members),
-                except,
-                numbered: numbered.as_ref(),
-                event: event.as_ref().map(|(streams, event)| (*streams, event)),
-            };
-            let Some(id) = id else {
+            let Some(kept) = &room.kept else {
+                let message = content.message(None);
+                self.check_len(hub, &message)?;
+                let streams = room.members.streams();
+                let event = streams.map(|streams| (streams, event(&message, None)));
+                let to = engine::Audience {
+                    room: Some(&room.members),
+                    except,
+                    numbered: None,
+                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                };
                 let anyone = self.broadcast(hub, to, message.frame(), blocking)?;
                 self.count_reached(anyone);
                 return Ok(None);
             };
-            if blocking == Blocking::Wait {
-                hub.wait_for_room(message.frame(), to)
-                    .map_err(|refused| self.refused(refused))?;
-            }
-            let Some(mut history) = room.history() else {
-                continue;
-            };
-            let has_streams = room.members.streams().is_some();
-            if history.next_id() != id
-                || room.members.is_retired()
-                || has_streams != to.event.is_some()
-                || room.members.has_numbered() != to.numbered.is_some()
-            {
-                // Somebody else was quicker, and has this id; or somebody has come who gets it in another form.
-                continue;
-            }
-            // Under the locks, so that ids are in the order in which every shard gets the messages; and for whoever follows
-            // several rooms, stamps are, too.
-            let mut stamps = self.rooms.stamps();
-            match self.broadcast(hub, to, message.frame(), Blocking::Try) {
-                // What is kept is not lost, if nobody is there to get it now.
-                Ok(_) => {
-                    *stamps += 1;
-                    room.keep(&mut history, message, *stamps);
-                    return Ok(Some(id));
-                }
-                Err(SendErrorReason::Full) if blocking == Blocking::Wait => {}
-                Err(reason) => return Err(reason),
+            let kept = (&room, &**kept);
+            if let Some(id) = self.broadcast_and_keep(hub, kept, except, content, blocking)? {
+                return Ok(Some(id));
             }
         }
     }
 
-    /// The same, for a message that has its own id in it.
+    /// Sends a message that is made for the id that it gets.
     pub(super) fn broadcast_with(
         &self,
         name: &str,
@@ -268,7 +244,8 @@ impl AppShared {
             self.counters.dropped_not_running.add(1);
             return None;
         };
-        self.broadcast_to_room(hub, name, None, message, Blocking::Wait)
+        let blocking = Blocking::Wait.unless_on_shard();
+        self.broadcast_to_room(hub, name, None, &Content::OfId(&message), blocking)
             .ok()?
     }
 
@@ -276,7 +253,7 @@ impl AppShared {
         self.hub.get().filter(|hub| !hub.has_stopped())
     }
 
-    fn check_len(&self, hub: &Hub, message: &Message) -> Result<(), SendErrorReason> {
+    pub(super) fn check_len(&self, hub: &Hub, message: &Message) -> Result<(), SendErrorReason> {
         if message.bytes().len() > hub.message_bytes_max() {
             self.counters.dropped_too_large.add(1);
             return Err(SendErrorReason::TooLarge);
@@ -318,7 +295,7 @@ impl AppShared {
                 let kept = history.since(since)?;
                 Ok(kept
                     .map(|(id, message, _)| match session.takes_ids() {
-                        true => with_id(name, id, message),
+                        true => frame_with_id(name, id, message),
                         false => message.frame().clone(),
                     })
                     .collect())
@@ -327,7 +304,7 @@ impl AppShared {
             let needed = |history: &History| -> Result<(usize, usize), JoinFailure> {
                 let kept = history.since(since)?;
                 let more = match session.takes_ids() {
-                    true => name.len() + NUMBERED_MORE_BYTES_MAX,
+                    true => name.len() + FRAME_WITH_ID_MORE_BYTES_MAX,
                     false => 0,
                 };
                 let messages = kept.len();
@@ -442,7 +419,7 @@ impl AppShared {
     }
 
     /// A full mailbox is no loss: the message goes back.
-    fn refused(&self, refused: Refused) -> SendErrorReason {
+    pub(super) fn refused(&self, refused: Refused) -> SendErrorReason {
         match refused {
             Refused::Full => SendErrorReason::Full,
             Refused::Closed => {

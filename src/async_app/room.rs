@@ -154,8 +154,9 @@ impl Room {
     /// Sends a message that depends on the id that it gets in the room's history, such as one that tells its client what
     /// to resume from; otherwise as [`broadcast`](Self::broadcast). Returns the id, if it was kept.
     ///
-    /// The closure gets no id where the room keeps no history, nor does everyone. It is called anew when another message
-    /// has got the id meanwhile, so it must do nothing but make the message.
+    /// The closure gets no id where the room keeps no history, nor does everyone. It is called again if another message gets
+    /// the id first; from then on, producers that wait hold back for it. So it must do nothing but make the message: others
+    /// that broadcast to the room may wait for it, for up to five seconds.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Message};

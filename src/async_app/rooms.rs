@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use super::history::{History, HistoryPatterns};
+use super::id_turns::IdTurns;
 use crate::atomic::AtomicU64;
 use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
@@ -64,11 +65,13 @@ struct RoomSettings {
 #[derive(Clone)]
 pub(super) struct RoomEntry {
     pub(super) members: Arc<engine::Room>,
-    kept: Option<Arc<RoomHistory>>,
+    pub(super) kept: Option<Arc<RoomHistory>>,
 }
 
-struct RoomHistory {
+/// What a room keeps.
+pub(super) struct RoomHistory {
     history: Mutex<History>,
+    pub(super) turns: IdTurns,
     /// The stamp of the last message it was to keep; 0 if there never was one.
     used: AtomicU64,
 }
@@ -96,11 +99,17 @@ impl PartialEq for ByName {
 
 impl Eq for ByName {}
 
+impl RoomHistory {
+    /// No thread may wait, or call user code, while it holds this.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl RoomEntry {
-    /// What it keeps, if it keeps anything. Nobody may wait, or call user code, who holds it.
+    /// What the room keeps, if it keeps anything ([`RoomHistory::history`]).
     pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
-        let history = &self.kept.as_ref()?.history;
-        Some(history.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.kept.as_ref()?.history())
     }
 
     fn used(&self) -> u64 {
@@ -192,6 +201,7 @@ impl RoomDirectory {
         let kept = history.map(|history| {
             Arc::new(RoomHistory {
                 history: Mutex::new(history),
+                turns: IdTurns::default(),
                 used: AtomicU64::new(0),
             })
         });

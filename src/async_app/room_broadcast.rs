@@ -1,0 +1,204 @@
+//! Broadcasts to a room that keeps a history: what is rendered for whom, and in which order ids are given.
+//!
+//! The history's lock is held only while an id is given and the message is left in the shards' mailboxes. Everything that
+//! takes time happens before: user code, rendering, waiting for a mailbox. A rendering outlives the loss of an id to another
+//! producer, since its id can be replaced in place.
+
+use super::id_turns::IdTurn;
+use super::publish::{AppShared, Blocking};
+use super::rendering::WithId;
+use super::rooms::{RoomEntry, RoomHistory};
+use crate::engine::{self, ConnectionId, Hub};
+use crate::error::SendErrorReason;
+use crate::history_id::HistoryId;
+use crate::message::Message;
+
+/// What is published to a room.
+pub(super) enum Content<'a> {
+    Message(&'a Message),
+    /// Made for the id that it gets; made anew if another message gets that id.
+    OfId(&'a dyn Fn(Option<HistoryId>) -> Message),
+}
+
+impl Content<'_> {
+    pub(super) fn message(&self, id: Option<HistoryId>) -> Message {
+        match self {
+            Self::Message(message) => (*message).clone(),
+            Self::OfId(make) => make(id),
+        }
+    }
+
+    fn depends_on_id(&self) -> bool {
+        matches!(self, Self::OfId(_))
+    }
+}
+
+/// A message and its renderings, made without a lock.
+struct Prepared {
+    id: HistoryId,
+    message: Message,
+    event: Option<WithId>,
+    framed: Option<WithId>,
+}
+
+impl Prepared {
+    fn new(message: Message, id: HistoryId) -> Self {
+        Self {
+            id,
+            message,
+            event: None,
+            framed: None,
+        }
+    }
+
+    /// Renders the forms that the room's recipients need and that are not there yet.
+    fn render_for(&mut self, room: &engine::Room) {
+        if room.streams().is_some() && self.event.is_none() {
+            self.event = Some(WithId::event(&self.message, self.id));
+        }
+        if room.has_numbered() && self.framed.is_none() {
+            self.framed = Some(WithId::frame(&room.name, &self.message, self.id));
+        }
+    }
+
+    /// Whether there is a form for every recipient.
+    fn covers(&self, room: &engine::Room) -> bool {
+        (room.streams().is_none() || self.event.is_some())
+            && (!room.has_numbered() || self.framed.is_some())
+    }
+
+    fn set_id(&mut self, id: HistoryId) {
+        if self.id != id {
+            self.id = id;
+            for form in [&mut self.event, &mut self.framed].into_iter().flatten() {
+                form.set_id(id);
+            }
+        }
+    }
+
+    fn audience<'a>(
+        &'a self,
+        room: &'a RoomEntry,
+        except: Option<ConnectionId>,
+    ) -> engine::Audience<'a> {
+        let framed = self.framed.as_ref().filter(|_| room.members.has_numbered());
+        let streams = room.members.streams();
+        let event = self.event.as_ref();
+        engine::Audience {
+            room: Some(&room.members),
+            except,
+            numbered: framed.map(WithId::bytes),
+            event: streams.zip(event.map(WithId::bytes)),
+        }
+    }
+}
+
+impl AppShared {
+    /// Gives a message the next id of a room, sends it and keeps it. Returns the id, or `None` if the room has ended.
+    pub(super) fn broadcast_and_keep(
+        &self,
+        hub: &Hub,
+        (room, kept): (&RoomEntry, &RoomHistory),
+        except: Option<ConnectionId>,
+        content: &Content<'_>,
+        blocking: Blocking,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
+        let mut turn: Option<IdTurn<'_>> = None;
+        let mut gave_up_turn = false;
+        let mut prepared: Option<Prepared> = None;
+        loop {
+            let wants_turn = content.depends_on_id() || kept.turns.is_contested();
+            if blocking == Blocking::Wait && wants_turn && turn.is_none() {
+                turn = kept.turns.take();
+                gave_up_turn = turn.is_none();
+            }
+            let id = kept.history().next_id();
+            let is_stale = |prepared: &Prepared| content.depends_on_id() && prepared.id != id;
+            let mut ready = match prepared.take() {
+                Some(prepared) if !is_stale(&prepared) => prepared,
+                _ => {
+                    let message = content.message(Some(id));
+                    self.check_len(hub, &message)?;
+                    Prepared::new(message, id)
+                }
+            };
+            ready.render_for(&room.members);
+            if blocking == Blocking::Wait {
+                hub.wait_for_room(ready.message.frame(), ready.audience(room, except))
+                    .map_err(|refused| self.refused(refused))?;
+            }
+            let mut history = kept.history();
+            if room.members.is_retired() {
+                return Ok(None);
+            }
+            let id = history.next_id();
+            if content.depends_on_id() && ready.id != id {
+                // Another producer has this id.
+                turn.iter().for_each(IdTurn::contest);
+            } else if blocking == Blocking::Wait
+                && kept.turns.is_contested()
+                && turn.is_none()
+                && !gave_up_turn
+            {
+                // The holder of the turn would have to render again.
+            } else if ready.covers(&room.members) {
+                ready.set_id(id);
+                // Under the locks, so that ids are in the order in which every shard gets the messages; and for clients
+                // that follow several rooms, stamps are, too.
+                let mut stamps = self.rooms.stamps();
+                let to = ready.audience(room, except);
+                match self.broadcast(hub, to, ready.message.frame(), Blocking::Try) {
+                    // A kept message is not lost, even if nobody is there to get it now.
+                    Ok(_) => {
+                        *stamps += 1;
+                        room.keep(&mut history, ready.message, *stamps);
+                        return Ok(Some(id));
+                    }
+                    Err(SendErrorReason::Full) if blocking == Blocking::Wait => {}
+                    Err(reason) => return Err(reason),
+                }
+            }
+            drop(history);
+            prepared = Some(ready);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::rendering::tests::RENDERED;
+    use crate::async_app::AsyncWebsocketApp;
+    use crate::message::Message;
+
+    #[test]
+    fn message_is_rendered_once_however_many_producers_there_are() {
+        const PRODUCERS: usize = 8;
+        const MESSAGES: usize = 100;
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+        let app = app.with_address("127.0.0.1:0").with_shards(1);
+        let running = app.with_history("*", 10, 1 << 20).start().unwrap();
+        let sender = running.sender();
+        let hub = &running.engine.hub;
+        let entry = sender.0.rooms.find_or_make(hub, "news").unwrap();
+        // An event stream that is about to begin: from here on the room's messages are rendered as events.
+        let streams = hub.follow(&entry.members).unwrap();
+        let room = sender.room("news");
+        thread::scope(|scope| {
+            for _ in 0..PRODUCERS {
+                scope.spawn(|| {
+                    // Long enough for others to take the id meanwhile.
+                    let text = "rain\n".repeat(4_000);
+                    for _ in 0..MESSAGES {
+                        room.broadcast(Message::new(&text));
+                    }
+                    assert_eq!(RENDERED.get(), MESSAGES);
+                });
+            }
+        });
+        let last = room.last_id().unwrap().sequence();
+        assert_eq!(last, (PRODUCERS * MESSAGES) as u64);
+        drop(streams);
+    }
+}
