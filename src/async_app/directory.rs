@@ -130,13 +130,31 @@ impl Directory {
         (session.id == id).then(|| session.clone())
     }
 
-    /// Everyone.
+    /// The ids of all sessions. Copied a few at a time, so that a shard on which a client connects or leaves waits no longer
+    /// for that than for a look-up of so many.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
-        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let sessions = sessions.sessions.iter().flatten().flatten();
-        sessions.map(|session| session.id).collect()
+        let mut ids = Vec::new();
+        let (mut shard, mut from) = (0, 0);
+        loop {
+            let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(slots) = sessions.sessions.get(shard) else {
+                return ids;
+            };
+            let to = slots.len().min(from + COPIED_MAX);
+            let copied = slots.get(from..to).into_iter().flatten().flatten();
+            let before = ids.len();
+            ids.extend(copied.map(|session| session.id));
+            debug_assert!(ids.len() - before <= COPIED_MAX);
+            (shard, from) = match to < slots.len() {
+                true => (shard, to),
+                false => (shard + 1, 0),
+            };
+        }
     }
 }
+
+/// How many slots are copied at most while the lock is held.
+const COPIED_MAX: usize = 256;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
