@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::directory::Directory;
 use super::history::{History, HistoryPatterns};
+use super::rendering::Content;
 use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
-use super::room_broadcast::Content;
 use super::rooms::{self, NAME_BYTES_MAX, RoomDirectory};
 
 use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};

@@ -1,4 +1,4 @@
-//! The forms of a message on the wire beside its own frame: an event of an event stream, and a frame with its id.
+//! What is published, and the forms of a message on the wire beside its own frame: an event of an event stream, and a frame with its id.
 
 use bytes::{Bytes, BytesMut};
 
@@ -7,6 +7,26 @@ use crate::message::Message;
 use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 use crate::protocol::event_stream::{self, EventData};
 use crate::protocol::procedures;
+
+/// What is published to a room.
+pub(super) enum Content<'a> {
+    Message(&'a Message),
+    /// Made for the id that it gets; made anew if another message gets that id.
+    OfId(&'a dyn Fn(Option<HistoryId>) -> Message),
+}
+
+impl Content<'_> {
+    pub(super) fn message(&self, id: Option<HistoryId>) -> Message {
+        match self {
+            Self::Message(message) => (*message).clone(),
+            Self::OfId(make) => make(id),
+        }
+    }
+
+    pub(super) fn depends_on_id(&self) -> bool {
+        matches!(self, Self::OfId(_))
+    }
+}
 
 /// Renders a message as an event.
 pub(super) fn event(message: &Message, id: Option<HistoryId>) -> Bytes {

@@ -6,32 +6,12 @@
 
 use super::id_turns::IdTurn;
 use super::publish::{AppShared, Blocking};
-use super::rendering::WithId;
+use super::rendering::{Content, WithId};
 use super::rooms::{RoomEntry, RoomHistory};
 use crate::engine::{self, ConnectionId, Hub};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-
-/// What is published to a room.
-pub(super) enum Content<'a> {
-    Message(&'a Message),
-    /// Made for the id that it gets; made anew if another message gets that id.
-    OfId(&'a dyn Fn(Option<HistoryId>) -> Message),
-}
-
-impl Content<'_> {
-    pub(super) fn message(&self, id: Option<HistoryId>) -> Message {
-        match self {
-            Self::Message(message) => (*message).clone(),
-            Self::OfId(make) => make(id),
-        }
-    }
-
-    fn depends_on_id(&self) -> bool {
-        matches!(self, Self::OfId(_))
-    }
-}
 
 /// A message and its renderings, made without a lock.
 struct Prepared {
