@@ -93,7 +93,7 @@ impl Prepared {
         }
         let hub = Hub::new(settings, wakers, events.clone());
         let mut shards = Vec::with_capacity(count);
-        let mut rings = rings(count).into_iter();
+        let mut writers = writers(count).into_iter();
         let mut listener = listener;
         for (index, poll) in polls.into_iter().enumerate() {
             let registry = poll.registry().try_clone()?;
@@ -106,8 +106,15 @@ impl Prepared {
                 None => None,
             };
             let now = Instant::now();
-            let mut core = Core::new(index as u16, hub.clone(), events.clone(), registry, now);
-            core.write_through(rings.next());
+            let writer = writers.next().expect("there is one for each shard");
+            let core = Core::new(
+                index as u16,
+                hub.clone(),
+                events.clone(),
+                registry,
+                writer,
+                now,
+            );
             let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
             let ending = ShardEnding::new(hub.clone(), lease);
             shards.push(Shard::new(core, poll, listener, ending));
@@ -137,17 +144,15 @@ impl Prepared {
     }
 }
 
-/// A ring for each shard, or none at all.
-fn rings(count: usize) -> Vec<<TcpStream as Transport>::Ring> {
-    let rings: Option<io::Result<_>> = (0..count).map(|_| transport::ring()).collect();
-    rings
-        .unwrap_or_else(|| Ok(Vec::new()))
-        .unwrap_or_else(|error| {
-            warning!(
-                "io_uring can't be used here, as in many containers, and is done without: {error}"
-            );
-            Vec::new()
-        })
+/// What each shard writes with.
+fn writers(count: usize) -> Vec<<TcpStream as Transport>::Writer> {
+    let (writers, made) = transport::writers(count);
+    if let Err(error) = made {
+        warning!(
+            "io_uring can't be used here, as in many containers, and is done without: {error}"
+        );
+    }
+    writers
 }
 
 impl Engine {

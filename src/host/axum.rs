@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::engine::{Accepted, Hub, Verdict, adopt_accepted, authorize};
+use crate::engine::{self, Accepted, Hub, Verdict, adopt_accepted};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -78,7 +78,7 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
         // If the client has disconnected, the verdict is dropped here, on a handler thread.
         let _ = then.send(verdict);
     };
-    authorize(hub, head, peer.unwrap_or(UNKNOWN), Box::new(then));
+    engine::authorize(hub, head, peer.unwrap_or(UNKNOWN), Box::new(then));
     let accepted = match verdict.await {
         Ok(Verdict::Accepted(accepted)) => accepted,
         Ok(Verdict::Rejected(reject)) => return Err(reject),

@@ -21,8 +21,8 @@ pub(crate) trait Transport: Sized + Send + 'static {
     /// Where readiness is asked for.
     type Registry: Send;
 
-    /// What writes to many at once.
-    type Ring: WriteMany<Self>;
+    /// How many connections are written to one after the other.
+    type Writer: WriteMany<Self>;
 
     /// Whether a call that moved fewer bytes than it could have says that the socket is not ready, so that its readiness will be
     /// reported again. Otherwise only `WouldBlock` says so.
@@ -44,43 +44,87 @@ pub(crate) trait Transport: Sized + Send + 'static {
     fn finish(&mut self);
 }
 
-/// Writes to many with one system call, where a system has that.
+/// Writes to many connections, one after the other or with one system call.
 pub(crate) trait WriteMany<T>: Send + 'static {
-    /// Fewer are as well written one by one.
+    /// So many writes are at least worth being gathered. Fewer gain nothing by it.
     const MANY: usize;
 
-    /// Writes each of these pieces as `Transport::write` would, to another transport each. Returns what came of those that
-    /// were not written whole, by their place.
-    fn write_many(&mut self, writes: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)>;
+    /// Makes each of these writes as `Transport::write` would, to another transport each. `outcome` gets what came of each,
+    /// with the write's tag and length. All outcomes of a chunk follow its last write.
+    fn write_many<'a, K>(
+        &mut self,
+        writes: impl Iterator<Item = Write<'a, T, K>>,
+        outcome: impl FnMut(K, usize, io::Result<usize>),
+    ) where
+        T: 'a;
 }
 
-/// A system, or a build, that has no such thing.
-#[allow(dead_code)] // Where the other is built.
-pub(crate) enum NoRing {}
+/// Bytes for a transport.
+pub(crate) struct Write<'a, T, K> {
+    /// Tells the caller whose outcome it is.
+    pub(crate) tag: K,
+    pub(crate) transport: &'a T,
+    pub(crate) bytes: &'a [u8],
+}
 
-impl<T> WriteMany<T> for NoRing {
-    const MANY: usize = usize::MAX;
+/// One system call for each write.
+#[allow(dead_code)] // Builds with `io-uring` use it in tests only.
+pub(crate) struct OneByOne;
 
-    fn write_many(&mut self, _: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
-        match *self {}
+/// So many connections are looked up before the first of them is written to.
+#[allow(dead_code)] // As `OneByOne`.
+const LOOK_AHEAD: usize = 16;
+
+impl<T: Transport> WriteMany<T> for OneByOne {
+    const MANY: usize = LOOK_AHEAD;
+
+    #[inline]
+    fn write_many<'a, K>(
+        &mut self,
+        mut writes: impl Iterator<Item = Write<'a, T, K>>,
+        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+    ) {
+        loop {
+            // A system call leaves little of the processor's cache. So the shard waits for memory once for a chunk of
+            // connections, not anew for each.
+            let mut chunk = [const { None }; LOOK_AHEAD];
+            let mut len = 0;
+            for (entry, write) in chunk.iter_mut().zip(&mut writes) {
+                *entry = Some(write);
+                len += 1;
+            }
+            for Write {
+                tag,
+                transport,
+                bytes,
+            } in chunk.into_iter().flatten()
+            {
+                outcome(tag, bytes.len(), transport.write(bytes));
+            }
+            if len < LOOK_AHEAD {
+                return;
+            }
+        }
     }
 }
 
-/// Makes a ring, where this build has any.
-pub(crate) fn ring() -> Option<io::Result<<TcpStream as Transport>::Ring>> {
+/// What shards write with in this build: `count` of them.
+///
+/// # Errors
+/// The kernel is too old for io_uring or forbids it. The writers that come with the error go without.
+pub(crate) fn writers(count: usize) -> (Vec<<TcpStream as Transport>::Writer>, io::Result<()>) {
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
-    let ring = Some(ring::Ring::new());
+    return ring::Ring::several(count);
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
-    let ring = None;
-    ring
+    return ((0..count).map(|_| OneByOne).collect(), Ok(()));
 }
 
 impl Transport for TcpStream {
     type Registry = Registry;
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
-    type Ring = ring::Ring;
+    type Writer = ring::Ring;
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
-    type Ring = NoRing;
+    type Writer = OneByOne;
 
     /// mio's sockets on Windows ask for readiness anew where a call would have blocked.
     const SHORT_MEANS_NOT_READY: bool = cfg!(unix);
@@ -105,5 +149,59 @@ impl Transport for TcpStream {
     fn finish(&mut self) {
         // It fails if the peer has gone already, which is as good.
         let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Takes at most so many bytes of a write; none: it is broken.
+    struct Takes(usize);
+
+    impl Transport for Takes {
+        type Registry = ();
+        type Writer = OneByOne;
+
+        fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+
+        fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+            match self.0 {
+                0 => Err(io::ErrorKind::BrokenPipe.into()),
+                most => Ok(bytes.len().min(most)),
+            }
+        }
+
+        fn write_vectored(&mut self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(0)
+        }
+
+        fn finish(&mut self) {}
+    }
+
+    #[test]
+    fn each_write_is_made_once_and_told_by_its_tag() {
+        for count in [0, 1, LOOK_AHEAD - 1, LOOK_AHEAD, LOOK_AHEAD + 1, 100] {
+            let transports: Vec<Takes> = (0..count).map(|index| Takes(index % 5)).collect();
+            let writes = transports.iter().enumerate();
+            let writes = writes.map(|(tag, transport)| Write {
+                tag,
+                transport,
+                bytes: b"abc",
+            });
+            let mut next = 0;
+            OneByOne.write_many(writes, |tag, len, outcome| {
+                assert_eq!((tag, len), (next, 3));
+                assert_eq!(outcome.ok(), (tag % 5 > 0).then_some((tag % 5).min(3)));
+                next += 1;
+            });
+            assert_eq!(next, count);
+        }
     }
 }

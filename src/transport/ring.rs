@@ -20,21 +20,19 @@ use io_uring::{IoUring, opcode, squeue, types};
 use mio::net::TcpStream;
 use rustix::net::SendFlags;
 
-use super::WriteMany;
 use super::socket::write;
+use super::{Write, WriteMany};
 
 /// Sends of one system call; for more, several are made.
 const ENTRIES: usize = 1024;
 
-/// `None` once it has failed.
+/// `None` once it has failed, or could not be made: writes are made one by one then.
 pub(crate) struct Ring(Option<IoUring>);
 
 /// So many could be told to the kernel; the others could not.
 struct Failed {
     taken: usize,
 }
-
-type Unfinished = Vec<(usize, io::Result<usize>)>;
 
 impl Ring {
     /// Fails where the kernel is too old (before 5.6) or forbids it, as most containers do.
@@ -47,30 +45,58 @@ impl Ring {
         let ring = made.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
         Ok(Self(Some(ring)))
     }
+
+    /// One for each of `count` shards. Where one can't be made, none of them has a ring, and they write one by one.
+    pub(super) fn several(count: usize) -> (Vec<Self>, io::Result<()>) {
+        let rings: io::Result<Vec<Self>> = (0..count).map(|_| Self::new()).collect();
+        match rings {
+            Ok(rings) => (rings, Ok(())),
+            Err(error) => ((0..count).map(|_| Self(None)).collect(), Err(error)),
+        }
+    }
+
+    /// Makes at most [`ENTRIES`] writes. Returns what came of each.
+    fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> Vec<io::Result<usize>> {
+        let mut outcomes: Vec<io::Result<usize>> =
+            writes.iter().map(|(_, bytes)| Ok(bytes.len())).collect();
+        let taken = match &mut self.0 {
+            Some(ring) if writes.len() >= Self::MANY => send_all(ring, writes, &mut outcomes)
+                .unwrap_or_else(|failed| {
+                    self.0 = None;
+                    failed.taken
+                }),
+            _ => 0,
+        };
+        for ((socket, bytes), outcome) in writes.iter().zip(&mut outcomes).skip(taken) {
+            *outcome = write(socket, bytes);
+        }
+        outcomes
+    }
 }
 
 impl WriteMany<TcpStream> for Ring {
     const MANY: usize = 4;
 
-    fn write_many(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
-        let mut unfinished = Vec::new();
-        for (chunk, writes) in writes.chunks(ENTRIES).enumerate() {
-            let first = chunk * ENTRIES;
-            let taken = match &mut self.0 {
-                Some(ring) if writes.len() >= Self::MANY => {
-                    send_all(ring, writes, first, &mut unfinished).unwrap_or_else(|failed| {
-                        self.0 = None;
-                        failed.taken
-                    })
-                }
-                _ => 0,
-            };
-            for (index, (socket, bytes)) in writes.iter().enumerate().skip(taken) {
-                let outcome = write(socket, bytes);
-                note(first + index, outcome, bytes, &mut unfinished);
+    fn write_many<'a, K>(
+        &mut self,
+        mut writes: impl Iterator<Item = Write<'a, TcpStream, K>>,
+        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+    ) {
+        loop {
+            let (mut tags, mut chunk) = (Vec::new(), Vec::new());
+            for write in writes.by_ref().take(ENTRIES) {
+                tags.push(write.tag);
+                chunk.push((write.transport, write.bytes));
+            }
+            let is_last = chunk.len() < ENTRIES;
+            let outcomes = self.write_chunk(&chunk);
+            for ((tag, (_, bytes)), result) in tags.into_iter().zip(chunk).zip(outcomes) {
+                outcome(tag, bytes.len(), result);
+            }
+            if is_last {
+                return;
             }
         }
-        unfinished
     }
 }
 
@@ -78,8 +104,7 @@ impl WriteMany<TcpStream> for Ring {
 fn send_all(
     ring: &mut IoUring,
     writes: &[(&TcpStream, &[u8])],
-    first: usize,
-    unfinished: &mut Unfinished,
+    outcomes: &mut [io::Result<usize>],
 ) -> Result<usize, Failed> {
     push(ring, writes);
     let mut left = writes.len();
@@ -88,10 +113,9 @@ fn send_all(
         for completion in ring.completion() {
             left -= 1;
             let index = completion.user_data() as usize;
-            let outcome = usize::try_from(completion.result())
-                .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
-            if let Some((_, bytes)) = writes.get(index) {
-                note(first + index, outcome, bytes, unfinished);
+            if let Some(outcome) = outcomes.get_mut(index) {
+                *outcome = usize::try_from(completion.result())
+                    .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
             }
         }
         if submitted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
@@ -106,12 +130,6 @@ fn send_all(
         }
     }
     Ok(writes.len())
-}
-
-fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut Unfinished) {
-    if !matches!(outcome, Ok(n) if n == bytes.len()) {
-        unfinished.push((index, outcome));
-    }
 }
 
 #[allow(unsafe_code)]

@@ -17,7 +17,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::Newcomer;
 use crate::engine::parts::sync::{Mutex, lock};
 use crate::metrics::Metrics;
-use crate::transport::{NoRing, Transport};
+use crate::transport::{OneByOne, Transport};
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const LONG: Duration = Duration::from_secs(3600);
@@ -143,7 +143,7 @@ impl Drop for Last {
 
 impl Transport for Last {
     type Registry = ();
-    type Ring = NoRing;
+    type Writer = OneByOne;
 
     fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
         Ok(())

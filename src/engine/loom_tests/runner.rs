@@ -22,10 +22,10 @@ use crate::engine::model::session::Session;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::sync::{AtomicBool, Mutex, Ordering, lock};
-use crate::engine::reactor::Core;
+use crate::engine::reactor::{Core, Readiness};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
-use crate::transport::{NoRing, Transport};
+use crate::transport::{OneByOne, Transport};
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
@@ -37,7 +37,7 @@ struct Script {
 
 impl Transport for Script {
     type Registry = ();
-    type Ring = NoRing;
+    type Writer = OneByOne;
 
     fn register(&mut self, (): &(), _: usize) -> io::Result<()> {
         Ok(())
@@ -151,9 +151,12 @@ fn diary() -> Arc<Diary> {
 
 /// A poll would report anew that there is something to read.
 fn report(core: &mut Core<Script>) {
-    for slot in core.conns.used() {
-        let key = core.conns.key(slot).unwrap();
-        core.ready(key.token().unwrap(), true, false, false);
+    for key in core.conns.keys() {
+        let readiness = Readiness {
+            readable: true,
+            ..Readiness::default()
+        };
+        core.ready(key.token().unwrap(), readiness);
     }
 }
 

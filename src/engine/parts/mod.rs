@@ -13,6 +13,7 @@ pub(crate) mod outbox;
 pub(crate) mod pace;
 pub(crate) mod peer_limits;
 pub(crate) mod slab;
+pub(crate) mod slot_set;
 pub(crate) mod slow_consumer;
 pub(crate) mod small_set;
 pub(crate) mod sync;

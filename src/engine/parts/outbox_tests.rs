@@ -6,7 +6,7 @@ use super::*;
 use crate::protocol::encode::{HEADER_BYTES_MAX, Opcode, control, frame_len, write_header};
 use crate::protocol::event_stream::tests::Parser;
 use crate::protocol::event_stream::{EventData, KEEP_ALIVE, Position, event, preamble};
-use crate::transport::NoRing;
+use crate::transport::OneByOne;
 
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES_MAX];
@@ -43,7 +43,7 @@ impl Takes {
 
 impl Transport for Takes {
     type Registry = ();
-    type Ring = NoRing;
+    type Writer = OneByOne;
 
     fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
         Ok(())
@@ -80,7 +80,7 @@ struct ByBlocking {
 
 impl Transport for ByBlocking {
     type Registry = ();
-    type Ring = NoRing;
+    type Writer = OneByOne;
     const SHORT_MEANS_NOT_READY: bool = false;
 
     fn register(&mut self, (): &(), _: usize) -> io::Result<()> {

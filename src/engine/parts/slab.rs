@@ -1,28 +1,29 @@
-//! A slab whose keys are never used twice.
+//! A slab: values in reusable entries, whose keys are never used twice.
 
 use crate::engine::parts::id::Key;
 use crate::engine::parts::token::Layout;
 
-/// Values in reusable places. A place counts its owners, so a key outlives its value without harm.
-pub(crate) struct Slots<T> {
-    places: Vec<Place<T>>,
+/// Values in reusable entries. An entry counts its owners (its generation), so a key may outlive its value: it then finds
+/// nothing, also when the entry was reused.
+pub(crate) struct Slab<T> {
+    entries: Vec<Entry<T>>,
     free: Vec<u32>,
     len: usize,
 }
 
-struct Place<T> {
+struct Entry<T> {
     generation: u32,
     value: Option<T>,
 }
 
-impl<T> Slots<T> {
-    /// What one takes, whether it is used or not.
+impl<T> Slab<T> {
+    /// The size of one entry, whether it is used or not.
     #[cfg(all(test, not(loom)))]
-    pub(crate) const PLACE_BYTES: usize = size_of::<Place<T>>();
+    pub(crate) const ENTRY_BYTES: usize = size_of::<Entry<T>>();
 
     pub(crate) fn new() -> Self {
         Self {
-            places: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
             len: 0,
         }
@@ -32,15 +33,15 @@ impl<T> Slots<T> {
         self.len
     }
 
-    /// The key that [`Slots::insert`] will give next.
+    /// The key that [`Slab::insert`] will return next.
     pub(crate) fn next_key(&self) -> Key {
         match self.free.last() {
             Some(&slot) => Key {
                 slot,
-                generation: self.places[slot as usize].generation,
+                generation: self.entries[slot as usize].generation,
             },
             None => Key {
-                slot: u32::try_from(self.places.len()).expect("connections_max fits into a u32"),
+                slot: u32::try_from(self.entries.len()).expect("connections_max fits into a u32"),
                 generation: 0,
             },
         }
@@ -49,9 +50,9 @@ impl<T> Slots<T> {
     pub(crate) fn insert(&mut self, value: T) -> Key {
         let key = self.next_key();
         if self.free.pop().is_some() {
-            self.places[key.slot as usize].value = Some(value);
+            self.entries[key.slot as usize].value = Some(value);
         } else {
-            self.places.push(Place {
+            self.entries.push(Entry {
                 generation: key.generation,
                 value: Some(value),
             });
@@ -60,57 +61,75 @@ impl<T> Slots<T> {
         key
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let place = self.places.get_mut(slot as usize)?;
-        let value = place.value.take()?;
+    /// Removes the value of a key, if it is still there.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        let value = entry.value.take()?;
         self.len -= 1;
-        // A place whose generations are used up is given up, so that no key repeats.
-        if let Some(next) = place.generation.checked_add(1) {
-            place.generation = next;
-            self.free.push(slot);
+        // An entry whose generations are used up is given up, so that no key repeats.
+        if let Some(next) = entry.generation.checked_add(1) {
+            entry.generation = next;
+            self.free.push(key.slot);
         }
         Some(value)
     }
 
-    pub(crate) fn key(&self, slot: u32) -> Option<Key> {
-        let place = self.places.get(slot as usize)?;
-        place.value.as_ref()?;
-        Some(Key {
-            slot,
-            generation: place.generation,
-        })
+    /// The value of a key, if it is still there.
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let entry = self.entries.get(key.slot as usize)?;
+        let value = entry.value.as_ref();
+        value.filter(|_| entry.generation == key.generation)
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
-        self.places.get(slot as usize)?.value.as_ref()
+    /// The same, to be changed.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        entry.value.as_mut()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.places.get_mut(slot as usize)?.value.as_mut()
+    /// The value in a slot, and its key. For lists that name a slot only as long as its owner is there.
+    #[inline]
+    pub(crate) fn at(&self, slot: u32) -> Option<(Key, &T)> {
+        let entry = self.entries.get(slot as usize)?;
+        let generation = entry.generation;
+        Some((Key { slot, generation }, entry.value.as_ref()?))
     }
 
-    /// The slot of a key, if its value is still there.
-    pub(crate) fn find(&self, key: Key) -> Option<u32> {
-        let place = self.places.get(key.slot as usize)?;
-        (place.generation == key.generation && place.value.is_some()).then_some(key.slot)
+    /// The same, to be changed.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let generation = entry.generation;
+        Some((Key { slot, generation }, entry.value.as_mut()?))
     }
 
-    /// The slot of the value whose key has this token.
-    pub(crate) fn find_token(&self, token: usize) -> Option<u32> {
-        self.find_packed::<{ usize::BITS }>(token as u64)
+    /// The value whose key has this token, to be changed.
+    pub(crate) fn by_token_mut(&mut self, token: usize) -> Option<(Key, &mut T)> {
+        self.by_packed_mut::<{ usize::BITS }>(token as u64)
     }
 
     /// The same, with tokens of any width.
-    fn find_packed<const WIDTH: u32>(&self, token: u64) -> Option<u32> {
-        let slot = Layout::<WIDTH>::slot(token);
-        (Layout::<WIDTH>::pack(self.key(slot)?) == Some(token)).then_some(slot)
+    fn by_packed_mut<const WIDTH: u32>(&mut self, token: u64) -> Option<(Key, &mut T)> {
+        self.at_mut(Layout::<WIDTH>::slot(token))
+            .filter(|&(key, _)| Layout::<WIDTH>::pack(key) == Some(token))
     }
 
-    /// All slots in use.
-    pub(crate) fn used(&self) -> Vec<u32> {
+    /// The keys of all values.
+    pub(crate) fn keys(&self) -> Vec<Key> {
         (0u32..)
-            .zip(&self.places)
-            .filter_map(|(slot, place)| place.value.is_some().then_some(slot))
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.value.is_some())
+            .map(|(slot, entry)| Key {
+                slot,
+                generation: entry.generation,
+            })
             .collect()
     }
 }
@@ -120,44 +139,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_a_removed_value_finds_nothing_even_when_its_place_is_used_again() {
-        let mut slots = Slots::new();
-        let first = slots.insert('a');
-        assert_eq!(slots.remove(first.slot), Some('a'));
-        assert_eq!(slots.find(first), None);
-        let second = slots.insert('b');
+    fn key_of_a_removed_value_finds_nothing_in_a_reused_entry() {
+        let mut slab = Slab::new();
+        let first = slab.insert('a');
+        assert_eq!(slab.remove(first), Some('a'));
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(first), None);
+        let second = slab.insert('b');
         assert_eq!(second.slot, first.slot);
         assert_ne!(second, first);
-        assert_eq!(slots.find(first), None);
-        assert_eq!(slots.find(second), Some(second.slot));
-        assert_eq!(slots.len(), 1);
-        assert_eq!(slots.used(), [second.slot]);
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.get(second), Some(&'b'));
+        assert_eq!(slab.len(), 1);
+        assert_eq!(slab.keys(), [second]);
     }
 
     #[test]
-    fn a_place_whose_generations_are_used_up_is_not_used_again() {
-        let mut slots = Slots::new();
-        let first = slots.insert('a');
-        slots.places[0].generation = u32::MAX;
-        slots.remove(first.slot);
-        assert_eq!(slots.insert('b').slot, 1);
+    fn entry_without_generations_left_is_not_reused() {
+        let mut slab = Slab::new();
+        let first = slab.insert('a');
+        slab.entries[0].generation = u32::MAX;
+        slab.remove(first);
+        assert_eq!(slab.insert('b').slot, 1);
     }
 
     fn tokens_find_the_current_owner_of_a_slot<const WIDTH: u32>() {
-        let mut slots = Slots::new();
-        slots.insert('z');
+        let mut slab = Slab::new();
+        slab.insert('z');
         let token = |key| Layout::<WIDTH>::pack(key).unwrap();
         let mut stale = Vec::new();
         for _ in 0..1000 {
-            let key = slots.insert('a');
+            let key = slab.insert('a');
             assert_eq!(key.slot, 1);
-            assert_eq!(slots.find_packed::<WIDTH>(token(key)), Some(1));
+            assert_eq!(
+                slab.by_packed_mut::<WIDTH>(token(key)),
+                Some((key, &mut 'a'))
+            );
             for &stale in &stale {
-                assert_eq!(slots.find_packed::<WIDTH>(stale), None);
+                assert_eq!(slab.by_packed_mut::<WIDTH>(stale), None);
             }
             stale.push(token(key));
-            slots.remove(1);
-            assert_eq!(slots.find_packed::<WIDTH>(token(key)), None);
+            slab.remove(key);
+            assert_eq!(slab.by_packed_mut::<WIDTH>(token(key)), None);
         }
     }
 
@@ -173,23 +198,26 @@ mod tests {
 
     #[test]
     fn tokens_find_an_owner_of_a_late_generation() {
-        let mut slots = Slots::new();
-        slots.insert('a');
-        slots.places[0].generation = 3_000_000_000;
-        let key = slots.key(0).unwrap();
-        assert_eq!(slots.find_token(key.token().unwrap()), Some(0));
+        let mut slab = Slab::new();
+        slab.insert('a');
+        slab.entries[0].generation = 3_000_000_000;
+        let key = slab.keys()[0];
+        assert_eq!(
+            slab.by_token_mut(key.token().unwrap()),
+            Some((key, &mut 'a'))
+        );
         let token = Layout::<32>::pack(key).unwrap();
-        assert_eq!(slots.find_packed::<32>(token), Some(0));
+        assert_eq!(slab.by_packed_mut::<32>(token), Some((key, &mut 'a')));
     }
 
     #[test]
     fn tokens_of_slots_that_do_not_exist_find_nothing() {
-        let mut slots = Slots::new();
-        slots.insert('a');
+        let mut slab = Slab::new();
+        slab.insert('a');
         for token in [1, 5 << 22, u64::from(u32::MAX), u64::from(u32::MAX) - 1] {
-            assert_eq!(slots.find_packed::<32>(token), None, "{token}");
+            assert_eq!(slab.by_packed_mut::<32>(token), None, "{token}");
         }
-        assert_eq!(slots.find_token(usize::MAX), None);
-        assert_eq!(slots.find_token(usize::MAX - 1), None);
+        assert_eq!(slab.by_token_mut(usize::MAX), None);
+        assert_eq!(slab.by_token_mut(usize::MAX - 1), None);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Time is an argument, and counts as far as the shard has lived through it (`clock`).
 //!
-//! A connection has at most one entry that counts; where its deadline moved on meanwhile, the
-//! entry fires for nothing and is set anew, so that activity costs no timer work at all.
+//! A connection has at most one entry. Where its deadline has moved on meanwhile, the entry fires early and is set anew, so
+//! that activity costs no timer work at all; where the deadline has come nearer, the entry is moved.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -67,15 +67,36 @@ impl Tick {
 /// The deadlines, and the clock that they are counted from.
 pub(crate) struct Timers {
     clock: Clock,
-    queue: BTreeMap<Tick, Vec<u32>>,
+    /// The first slot of each tick that has any. The others follow by their links.
+    queue: BTreeMap<Tick, u32>,
+    /// By slot: its neighbours among the entries of its tick. They say nothing for a slot without an entry.
+    links: Vec<Neighbours>,
+    len: usize,
 }
+
+#[derive(Clone, Copy)]
+struct Neighbours {
+    previous: u32,
+    next: u32,
+}
+
+/// No slot.
+const NONE: u32 = u32::MAX;
 
 impl Timers {
     pub(crate) fn new(epoch: Instant) -> Self {
         Self {
             clock: Clock::new(epoch),
             queue: BTreeMap::new(),
+            links: Vec::new(),
+            len: 0,
         }
+    }
+
+    /// Connections that have an entry.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// A turn begins or ends, or a sleep does: notices if it took longer than it should.
@@ -95,32 +116,63 @@ impl Timers {
         Tick::of_steps(elapsed.as_secs() * TICKS_PER_SECOND + steps)
     }
 
-    /// Has `slot` looked at when the time comes.
-    pub(crate) fn schedule(&mut self, at: Tick, slot: u32) {
-        if at != Tick::NEVER {
-            self.queue.entry(at).or_default().push(slot);
+    /// Has `slot` looked at when the time comes. `entry` is when it was to be looked at so far: that entry is moved.
+    pub(crate) fn schedule(&mut self, slot: u32, entry: &mut Option<Tick>, at: Tick) {
+        self.cancel(slot, entry);
+        if at == Tick::NEVER {
+            return;
         }
+        if self.links.len() <= slot as usize {
+            let unlinked = Neighbours {
+                previous: NONE,
+                next: NONE,
+            };
+            self.links.resize(slot as usize + 1, unlinked);
+        }
+        let next = self.queue.insert(at, slot).unwrap_or(NONE);
+        self.links[slot as usize] = Neighbours {
+            previous: NONE,
+            next,
+        };
+        if next != NONE {
+            self.links[next as usize].previous = slot;
+        }
+        self.len += 1;
+        *entry = Some(at);
+    }
+
+    /// Removes the entry of `slot`, if it has one.
+    pub(crate) fn cancel(&mut self, slot: u32, entry: &mut Option<Tick>) {
+        let Some(at) = entry.take() else {
+            return;
+        };
+        let Neighbours { previous, next } = self.links[slot as usize];
+        if next != NONE {
+            self.links[next as usize].previous = previous;
+        }
+        if previous != NONE {
+            self.links[previous as usize].next = next;
+        } else if next != NONE {
+            self.queue.insert(at, next);
+        } else {
+            self.queue.remove(&at);
+        }
+        self.len -= 1;
     }
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn is_scheduled(&self, at: Tick, slot: u32) -> bool {
-        self.queue
-            .get(&at)
-            .is_some_and(|slots| slots.contains(&slot))
+        let mut next = self.queue.get(&at).copied().unwrap_or(NONE);
+        while next != NONE && next != slot {
+            next = self.links[next as usize].next;
+        }
+        next == slot
     }
 
-    /// Takes the next entry that is due.
-    pub(crate) fn expired(&mut self, now: Tick) -> Option<(Tick, u32)> {
-        let mut first = self.queue.first_entry()?;
-        let at = *first.key();
-        if at > now {
-            return None;
-        }
-        let slot = first.get_mut().pop();
-        if first.get().is_empty() {
-            first.remove();
-        }
-        slot.map(|slot| (at, slot))
+    /// The next slot whose entry is due, which stays until it is cancelled.
+    pub(crate) fn due(&self, now: Tick) -> Option<u32> {
+        let (&at, &slot) = self.queue.first_key_value()?;
+        (at <= now).then_some(slot)
     }
 
     /// How long until something is due.
@@ -135,40 +187,99 @@ impl Timers {
 mod tests {
     use super::*;
 
+    /// Timers, and what each slot keeps of its entry.
+    struct Scene {
+        timers: Timers,
+        entries: Vec<Option<Tick>>,
+    }
+
+    impl Scene {
+        fn new(epoch: Instant) -> Self {
+            Self {
+                timers: Timers::new(epoch),
+                entries: vec![None; 16],
+            }
+        }
+
+        fn schedule(&mut self, at: Tick, slot: u32) {
+            self.timers
+                .schedule(slot, &mut self.entries[slot as usize], at);
+        }
+
+        fn expired(&mut self, now: Tick) -> Option<u32> {
+            let slot = self.timers.due(now)?;
+            self.timers.cancel(slot, &mut self.entries[slot as usize]);
+            Some(slot)
+        }
+    }
+
+    #[test]
+    fn slot_has_one_entry_however_often_its_deadline_moves() {
+        let epoch = Instant::now();
+        let mut scene = Scene::new(epoch);
+        let start = scene.timers.now(epoch);
+        let at = |step: u64| start.after(Duration::from_millis(8 * step));
+        let mut model = [None; 16];
+        for step in 0..20_000_u64 {
+            let slot = (step * 7_919 % 16) as u32;
+            let tick = at(1 + step * 31 % 9);
+            if step % 5 == 0 {
+                let entry = &mut scene.entries[slot as usize];
+                scene.timers.cancel(slot, entry);
+                model[slot as usize] = None;
+            } else {
+                scene.schedule(tick, slot);
+                model[slot as usize] = Some(tick);
+            }
+            assert_eq!(scene.entries, model);
+            assert_eq!(scene.timers.len(), model.iter().flatten().count());
+            for (slot, entry) in (0..).zip(model) {
+                for tick in (1..10).map(at) {
+                    let expected = entry == Some(tick);
+                    assert_eq!(scene.timers.is_scheduled(tick, slot), expected);
+                }
+            }
+        }
+        let mut last = start;
+        while let Some(slot) = scene.expired(at(10)) {
+            let due = model[slot as usize].take().unwrap();
+            assert!(last <= due);
+            last = due;
+        }
+        assert_eq!(model, [None; 16]);
+        assert_eq!(scene.timers.wait(epoch), None);
+    }
+
     #[test]
     fn entries_fire_in_order_when_their_time_has_come_and_not_before() {
         let epoch = Instant::now();
-        let mut timers = Timers::new(epoch);
-        let start = timers.now(epoch);
-        timers.schedule(start.after(Duration::from_millis(100)), 1);
-        timers.schedule(start.after(Duration::from_millis(50)), 2);
-        timers.schedule(start.after(Duration::from_millis(50)), 3);
-        assert_eq!(timers.wait(epoch), Some(Duration::from_millis(56)));
+        let mut scene = Scene::new(epoch);
+        let start = scene.timers.now(epoch);
+        scene.schedule(start.after(Duration::from_millis(100)), 1);
+        scene.schedule(start.after(Duration::from_millis(50)), 2);
+        scene.schedule(start.after(Duration::from_millis(50)), 3);
+        assert_eq!(scene.timers.wait(epoch), Some(Duration::from_millis(56)));
         assert_eq!(
-            timers.expired(timers.now(epoch + Duration::from_millis(55))),
+            scene.expired(scene.timers.now(epoch + Duration::from_millis(55))),
             None
         );
-        let now = timers.now(epoch + Duration::from_millis(56));
-        let mut due: Vec<u32> = std::iter::from_fn(|| timers.expired(now))
-            .map(|(_, slot)| slot)
-            .collect();
+        let now = scene.timers.now(epoch + Duration::from_millis(56));
+        let mut due: Vec<u32> = std::iter::from_fn(|| scene.expired(now)).collect();
         due.sort_unstable();
         assert_eq!(due, [2, 3]);
         assert_eq!(
-            timers
-                .expired(timers.now(epoch + Duration::from_secs(1)))
-                .map(|e| e.1),
+            scene.expired(scene.timers.now(epoch + Duration::from_secs(1))),
             Some(1)
         );
-        assert_eq!(timers.wait(epoch), None);
+        assert_eq!(scene.timers.wait(epoch), None);
     }
 
     #[test]
     fn endless_waits_do_not_overflow() {
         let epoch = Instant::now();
-        let mut timers = Timers::new(epoch);
-        timers.schedule(timers.now(epoch).after(Duration::MAX), 1);
-        assert_eq!(timers.wait(epoch), None);
+        let mut scene = Scene::new(epoch);
+        scene.schedule(scene.timers.now(epoch).after(Duration::MAX), 1);
+        assert_eq!(scene.timers.wait(epoch), None);
     }
 
     const fn ms(ms: u64) -> Duration {
@@ -178,23 +289,23 @@ mod tests {
     #[test]
     fn clock_rests_after_a_standstill_and_then_goes_on() {
         let epoch = Instant::now();
-        let mut timers = Timers::new(epoch);
-        timers.schedule(timers.now(epoch).after(ms(2_000)), 1);
-        timers.sleep(timers.wait(epoch));
+        let mut scene = Scene::new(epoch);
+        scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);
+        scene.timers.sleep(scene.timers.wait(epoch));
         let woken = epoch + ms(18_000);
-        timers.go_on(woken);
-        assert_eq!(timers.wait(woken), Some(ms(3_000)));
-        let mut timers = Timers::new(epoch);
-        timers.schedule(timers.now(epoch).after(ms(2_000)), 1);
+        scene.timers.go_on(woken);
+        assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
+        let mut scene = Scene::new(epoch);
+        scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);
         // Stopped in a turn.
-        timers.go_on(woken);
-        assert_eq!(timers.wait(woken), Some(ms(3_000)));
-        timers.sleep(Some(ms(500)));
-        timers.go_on(woken + ms(500));
-        assert_eq!(timers.wait(woken + ms(500)), Some(ms(2_500)));
-        timers.go_on(woken + ms(700));
-        timers.sleep(Some(ms(2_300)));
-        timers.go_on(woken + ms(3_000));
-        assert_eq!(timers.wait(woken + ms(3_000)), Some(ms(0)));
+        scene.timers.go_on(woken);
+        assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
+        scene.timers.sleep(Some(ms(500)));
+        scene.timers.go_on(woken + ms(500));
+        assert_eq!(scene.timers.wait(woken + ms(500)), Some(ms(2_500)));
+        scene.timers.go_on(woken + ms(700));
+        scene.timers.sleep(Some(ms(2_300)));
+        scene.timers.go_on(woken + ms(3_000));
+        assert_eq!(scene.timers.wait(woken + ms(3_000)), Some(ms(0)));
     }
 }

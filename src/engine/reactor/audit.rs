@@ -6,25 +6,34 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::parts::timers::Tick;
+use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Core, Role, Stop};
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
     /// Fails if something waits that no timer ends. The shard is about to sleep for `wait`.
     pub(crate) fn check_timers(&self, now: Instant, wait: Option<Duration>) {
-        for slot in self.conns.used() {
-            if let Some(conn) = self.conns.get(slot) {
+        assert!(
+            self.cx.timers.len() <= self.conns.len(),
+            "a connection has more than one entry"
+        );
+        for key in self.conns.keys() {
+            if let Some(conn) = self.conns.get(key) {
                 let what = match &conn.role {
                     Role::Http(http) => Some(("HTTP", http.deadline())),
                     Role::WebSocket(ws) => {
-                        let settings = &self.hub.settings;
-                        let due = ws.waits_until(settings, conn.transport.is_some(), conn.dirty);
+                        let settings = &self.cx.hub.settings;
+                        let due = ws.waits_until(
+                            settings,
+                            conn.socket.transport.is_some(),
+                            conn.socket.dirty,
+                        );
                         due.into_iter().min_by_key(|&(_, due)| due)
                     }
                     Role::Lingering(until) => Some(("lingering", *until)),
                 };
                 if let Some((what, due)) = what {
-                    self.check_timer(slot, conn.timer, what, due);
+                    self.check_timer(key.slot, conn.socket.timer, what, due);
                 }
             }
         }
@@ -35,19 +44,19 @@ impl<T: Transport> Core<T> {
         if due == Tick::NEVER {
             return;
         }
-        let latest = due.max(self.tick.after(Duration::from_nanos(1)));
+        let latest = due.max(self.cx.tick.after(Duration::from_nanos(1)));
         assert!(
-            timer.is_some_and(|timer| timer <= latest && self.timers.is_scheduled(timer, slot)),
+            timer.is_some_and(|timer| timer <= latest && self.cx.timers.is_scheduled(timer, slot)),
             "slot {slot}: {what} is due at {due:?}, its timer is at {timer:?}, now is {:?}",
-            self.tick
+            self.cx.tick
         );
     }
 
     /// The shard does not sleep over what it has to do, nor beyond what ends its waiting.
     fn check_sleep(&self, now: Instant, wait: Option<Duration>) {
-        let is_held_up = self.intake.held_up() > 0;
-        let has_work = self.has_work() || self.has_jobs() || self.mail_can_go_on();
-        if has_work || (is_held_up && !self.intake.is_full()) {
+        let is_paused = self.cx.receive_budget.paused() > 0;
+        let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.mail_can_go_on();
+        if has_work || (is_paused && !self.cx.receive_budget.is_full()) {
             assert_eq!(wait, Some(Duration::ZERO), "there is something to do");
         }
         let wakes_by = |due: Option<Duration>, what: &str| {
@@ -55,19 +64,19 @@ impl<T: Transport> Core<T> {
                 assert!(wait.is_some_and(|wait| wait <= due), "{what}: {wait:?}");
             }
         };
-        wakes_by(self.timers.wait(now), "a timer");
-        if let Stop::Draining(deadline) | Stop::Closing(deadline) = self.stop {
+        wakes_by(self.cx.timers.wait(now), "a timer");
+        if let Stop::Draining(deadline) | Stop::Closing(deadline) = self.cx.stop {
             let left = deadline.saturating_duration_since(now);
             wakes_by(Some(left), "the end");
         }
-        if is_held_up && self.intake.is_full() {
+        if is_paused && self.cx.receive_budget.is_full() {
             // Handlers will come back, or clients read on: for these there is a timer each.
             assert!(
                 self.sessions().any(|ws| ws.is_handled_or_held_back()),
                 "nobody is read, and nothing ends that"
             );
         }
-        if !self.delivery.wants_mail() && !self.mail_can_go_on() {
+        if !self.cx.fanout.wants_mail() && !self.cx.fanout.mail_can_go_on() {
             assert!(
                 self.sessions().any(|ws| ws.congested),
                 "mail waits, and for nobody"
@@ -75,9 +84,9 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    fn sessions(&self) -> impl Iterator<Item = &crate::engine::reactor::websocket::WebSocket> {
-        let roles = self.conns.used().into_iter();
-        roles.filter_map(|slot| match self.conns.get(slot).map(|conn| &conn.role) {
+    fn sessions(&self) -> impl Iterator<Item = &WebSocket> {
+        let keys = self.conns.keys().into_iter();
+        keys.filter_map(|key| match self.conns.get(key).map(|conn| &conn.role) {
             Some(Role::WebSocket(ws)) => Some(ws),
             _ => None,
         })

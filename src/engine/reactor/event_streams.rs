@@ -5,60 +5,61 @@
 //! open, and another handler joins its rooms: the head of the answer, what the client has missed and what is new leave in
 //! that order, since they come by the same mailbox.
 
-use std::time::Duration;
-
 use crate::engine::model::command::Subscribing;
-use crate::engine::parts::timers::Tick;
-use crate::engine::reactor::Core;
+use crate::engine::reactor::websocket::{Stream, WebSocket};
+use crate::engine::reactor::{ConnCx, Core};
 use crate::transport::Transport;
-
-/// What an event stream has that a WebSocket has not.
-pub(crate) struct Stream {
-    pub(crate) keep_alive: Duration,
-    /// When the next comment is due.
-    pub(crate) comment_at: Tick,
-}
 
 impl<T: Transport> Core<T> {
     /// A handler has decided how an event stream begins, or that it does not.
     pub(crate) fn begin_stream(&mut self, subscribing: Subscribing) {
+        let key = subscribing.key;
+        let mut subscribing = Some(subscribing);
+        self.with_ws(key, |ws, cx| {
+            if ws.is_open()
+                && let Some(subscribing) = subscribing.take()
+            {
+                ws.begin_stream(cx, subscribing);
+            }
+        });
+        if let Some(Subscribing { rooms, replay, .. }) = subscribing {
+            rooms.iter().for_each(|room| room.unreach(self.cx.index));
+            self.cx.lose_replay(replay.len() as u64);
+        }
+        self.enforce_send_budget();
+    }
+}
+
+impl WebSocket {
+    fn begin_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, subscribing: Subscribing) {
         let Subscribing {
-            key,
             preface,
             keep_alive,
             rooms,
             replay,
+            ..
         } = subscribing;
-        let tick = self.tick;
-        let slot = self.conns.find(key);
-        let Some((slot, ws)) = slot.and_then(|slot| Some((slot, self.open_ws(slot)?))) else {
-            rooms.iter().for_each(|room| room.unreach(self.index));
-            self.lose_replay(replay.len() as u64);
-            return;
-        };
-        ws.outbox.push_preface(preface);
+        self.outbox.push_preface(preface);
         let Some(keep_alive) = keep_alive else {
-            self.end_stream(slot);
+            self.end_stream(cx);
             return;
         };
-        ws.begin_stream(Stream {
+        self.set_stream(Stream {
             keep_alive,
-            comment_at: tick.after(keep_alive),
+            comment_at: cx.shard.tick.after(keep_alive),
         });
-        let session = ws.session.clone();
-        self.counters().event_streams.add(1);
-        self.counters().event_streams_opened.add(1);
+        cx.shard.counters().event_streams.add(1);
+        cx.shard.counters().event_streams_opened.add(1);
         // What the rooms have gathered before is not for it.
-        self.take_run(slot);
+        self.take_batches(cx);
         for room in rooms {
-            if session.is_seen(&room) {
-                self.delivery.rooms.insert(room.number(), key);
+            if self.session.is_seen(&room) {
+                cx.shard.fanout.rooms.insert(room.number(), cx.key);
             } else {
-                room.unreach(self.index);
+                room.unreach(cx.shard.index);
             }
         }
-        self.replay(slot, replay);
-        self.want_write(slot);
-        self.arm(slot);
+        self.replay(cx, replay);
+        self.want_write(cx);
     }
 }

@@ -11,30 +11,30 @@ use crate::transport::Transport;
 impl<T: Transport> Core<T> {
     /// Jobs go to the handlers, unless they are to run here.
     pub(crate) fn hand_over(&mut self) {
-        if !self.runs_inline {
-            pool::push(&self.hub, &mut self.jobs, self.now);
+        if !self.cx.runs_inline {
+            pool::push(&self.cx.hub, &mut self.cx.jobs, self.cx.now);
         }
     }
 
     /// Jobs can't run here at present.
     pub(crate) fn defer_all(&mut self) {
-        self.quickness.postpone(self.now);
-        self.runs_inline = false;
+        self.cx.quickness.postpone(self.cx.now);
+        self.cx.runs_inline = false;
         self.hand_over();
     }
 
     /// Whether the shard's own thread is to run jobs.
     pub(crate) fn runs_inline(&self) -> bool {
-        self.runs_inline
+        self.cx.runs_inline
     }
 
     pub(crate) fn has_jobs(&self) -> bool {
-        !self.jobs.is_empty()
+        !self.cx.jobs.is_empty()
     }
 
     /// A job for the shard's own thread.
     pub(crate) fn next_job(&mut self) -> Option<Job> {
-        self.jobs.pop_front()
+        self.cx.jobs.pop_front()
     }
 
     /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
@@ -47,15 +47,15 @@ impl<T: Transport> Core<T> {
         now: Instant,
     ) {
         if let (Some((_, key)), Some(done)) = (to, done) {
-            self.dones.push((key, done));
+            self.cx.dones.push((key, done));
         }
-        self.quickness.ran(took, now);
-        self.runs_inline &= !self.quickness.is_paused();
+        self.cx.quickness.ran(took, now);
+        self.cx.runs_inline &= !self.cx.quickness.is_paused();
     }
 
     /// Another thread goes on with the shard, since a handler takes long.
     pub(crate) fn was_handed_on(&mut self, now: Instant) {
-        self.quickness.found_slow(now);
-        self.runs_inline = false;
+        self.cx.quickness.found_slow(now);
+        self.cx.runs_inline = false;
     }
 }

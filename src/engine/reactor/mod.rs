@@ -1,19 +1,41 @@
 //! A shard, without its thread and its poll: one owned value that can be moved.
 //!
 //! Everything that a shard has in progress is in here, nothing on a thread's stack. It takes readiness, time and
-//! transports as arguments, so tests run it without a socket. A turn is: `ready` for each readiness, `collect` the
-//! mailbox, `turn`, then sleep for `wait`. Each step has a bound, so none starves another.
+//! transports as arguments, so tests run it without a socket.
 //!
-//! What a connection does in its role stands in `websocket` and `request`, what concerns many in `delivery`.
+//! A turn, in order. Each step has a bound, so none starves another:
+//!
+//! ```text
+//! ready      1  readiness       notes which sockets can be read, and which can take something again
+//! collect    2  clock           the time of this turn; whether its jobs run on the shard's own thread
+//!            3  commands        what any thread has left in the mailbox is delivered: messages, joins, closes
+//!            4  inline results  what came of the jobs that the shard's own thread has run
+//!            5  control         what came of other threads' jobs; stop; new connections are set aside for the thread
+//! insert     6  new connections those that were set aside, and those that the listener has accepted
+//! turn       7  reads           paused connections first, then those that can be read
+//!            8  timers
+//!            9  stop            if the engine stops and everything is delivered, every client is told
+//!           10  jobs out        handlers begin while the shard writes
+//!           11  batches out     broadcasts of this turn, one write per member
+//!           12  dirty outboxes  and evicted connections, a few at a time
+//!           13  jobs out        those that the writes have set going
+//! wait          how long the thread may sleep
+//! ```
+//!
+//! A connection is looked up once per event, in `conn`, and handed on with the rest of the shard ([`ConnCx`]). An event of
+//! one connection never touches another: what concerns others is queued in [`ShardCx`], or noted in an account that
+//! [`Core`] looks at after the event (`enforce_receive_budget`, `enforce_request_budget`, `enforce_send_budget`).
 
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod audit;
+mod conn;
 pub(crate) mod event_streams;
 pub(crate) mod fanout;
 pub(crate) mod http;
 pub(crate) mod inline_jobs;
 pub(crate) mod receive_budget;
 pub(crate) mod rooms;
+mod stop;
 pub(crate) mod websocket;
 
 use std::collections::VecDeque;
@@ -23,20 +45,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::engine::handlers::pool;
+pub(crate) use self::conn::{Conn, ConnCx, Reader, Readiness, Role};
+pub(crate) use self::stop::Stop;
 use crate::engine::hub::{Hub, Link};
-use crate::engine::model::command::{Mail, Newcomer, Upgraded, Word};
+use crate::engine::model::command::{Newcomer, Upgraded, Word};
 use crate::engine::model::job::{Done, Job, Work};
-use crate::engine::model::program::Interests;
-use crate::engine::model::room::Room;
+use crate::engine::model::program::{Events, Interests};
 use crate::engine::parts::id::Key;
 use crate::engine::parts::inline_policy::Quickness;
 use crate::engine::parts::peer_limits::Place;
-use crate::engine::parts::slab::Slots;
+use crate::engine::parts::slab::Slab;
 use crate::engine::parts::timers::{Tick, Timers};
-use crate::engine::reactor::fanout::Delivery;
+use crate::engine::reactor::conn::Socket;
+use crate::engine::reactor::fanout::Fanout;
+use crate::engine::reactor::http::handshake_queue::HandshakeQueue;
 use crate::engine::reactor::http::{Http, Requests};
-use crate::engine::reactor::receive_budget::Intake;
+use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::metrics::Counters;
 use crate::report::limited;
@@ -46,29 +70,43 @@ use crate::transport::Transport;
 /// waits for the next turn. As much as one write sends: what came together is to leave together.
 pub(crate) const READ_BYTES: usize = 128 << 10;
 
-/// Connections that give way and are told so in one turn.
-pub(crate) const LEAVING_PER_TURN: usize = 32;
+/// Evicted connections that are written to in one turn.
+pub(crate) const EVICTED_PER_TURN: usize = 32;
 
+/// Lists of keys with room for more are not kept for the next turn.
+const SPARE_KEYS_MAX: usize = 4096;
+
+/// A shard: its connections, and all the rest of it.
 pub(crate) struct Core<T: Transport> {
+    pub(crate) conns: Slab<Conn<T>>,
+    pub(crate) cx: ShardCx<T>,
+    registry: T::Registry,
+    /// Memory of a list of keys, for the next one.
+    spare_keys: Vec<Key>,
+    words: Vec<Word>,
+    arrivals: Vec<Newcomer>,
+    /// Somebody closed a connection: accepting may work again.
+    accept_again: bool,
+}
+
+/// A shard without its connections: what an event of any of them works with.
+pub(crate) struct ShardCx<T: Transport> {
     pub(crate) index: u16,
     pub(crate) hub: Arc<Hub>,
     pub(crate) interests: Interests,
-    pub(crate) events: Arc<dyn crate::engine::model::program::Events>,
-    registry: T::Registry,
-    /// Writes what many are sent, if there is one.
-    pub(crate) ring: Option<T::Ring>,
-    pub(crate) conns: Slots<Conn<T>>,
+    pub(crate) events: Arc<dyn Events>,
+    /// Writes to many connections.
+    pub(crate) writer: T::Writer,
     pub(crate) timers: Timers,
     /// When this turn began.
     pub(crate) now: Instant,
     pub(crate) tick: Tick,
     /// Connections to read from in this turn.
-    ready: Vec<u32>,
+    pub(crate) readable: Vec<Key>,
     /// Connections with something to write at the end of this turn.
-    pub(crate) dirty: Vec<u32>,
-    /// Connections that give way, each with something to write, the longest first.
-    leaving: VecDeque<Key>,
-    spare_slots: Spare,
+    pub(crate) dirty: Vec<Key>,
+    /// Evicted connections with something to write, the longest evicted first.
+    pub(crate) evicted: VecDeque<Key>,
     /// For the handlers, at the end of this turn.
     pub(crate) jobs: VecDeque<Job>,
     /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
@@ -76,175 +114,193 @@ pub(crate) struct Core<T: Transport> {
     pub(crate) quickness: Quickness,
     /// What came of those that have run here.
     pub(crate) dones: Vec<(Key, Done)>,
-    pub(crate) delivery: Delivery,
-    pub(crate) intake: Intake,
+    pub(crate) fanout: Fanout,
+    pub(crate) receive_budget: ReceiveBudget,
     pub(crate) requests: Requests,
-    words: Vec<Word>,
-    arrivals: Vec<Newcomer>,
-    /// Somebody closed a connection: accepting may work again.
-    pub(crate) accept_again: bool,
-    /// The line of connections that wait for a request head, the oldest first: each with its place, some given up.
-    pub(crate) heads: VecDeque<(u64, Key)>,
-    /// How many have a place in that line.
-    pub(crate) heads_len: usize,
-    /// Places given out so far.
-    pub(crate) heads_ever: u64,
-    read_buffer: Box<[u8]>,
+    pub(crate) handshake_queue: HandshakeQueue,
+    pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stop: Stop,
-}
-
-/// How far the end is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    Running,
-    /// What was taken is still being delivered.
-    Draining(Instant),
-    /// Everyone has been told.
-    Closing(Instant),
-}
-
-/// One connection.
-pub(crate) struct Conn<T> {
-    /// None once it broke.
-    pub(crate) transport: Option<T>,
-    pub(crate) role: Role,
-    /// What it counts as for its address.
-    pub(crate) place: Option<Box<Place>>,
-    /// There may be something to read: readiness is reported only once.
-    pub(crate) readable: bool,
-    /// The other side will send nothing more: read until the end shows.
-    pub(crate) hangup: bool,
-    /// It is in `ready`, or held up.
-    pub(crate) queued: bool,
-    /// It is in `dirty`.
-    pub(crate) dirty: bool,
-    /// When `timers` will have it looked at.
-    pub(crate) timer: Option<Tick>,
-}
-
-#[allow(clippy::large_enum_variant)] // Most connections are WebSockets, which a box would cost a cache miss each.
-pub(crate) enum Role {
-    /// Reads a request head or is answered.
-    Http(Box<Http>),
-    WebSocket(WebSocket),
-    /// Everything is said; the other side's end is waited for, so that what was sent is not lost by a reset.
-    Lingering(Tick),
-}
-
-/// Memory of a list of slots, for the next one.
-#[derive(Default)]
-struct Spare(Vec<u32>);
-
-impl Spare {
-    /// Longer ones are not kept.
-    const SLOTS_MAX: usize = 4096;
-
-    /// Takes a list, and leaves an empty one.
-    fn swap(&mut self, slots: &mut Vec<u32>) -> Vec<u32> {
-        std::mem::replace(slots, std::mem::take(&mut self.0))
-    }
-
-    fn keep(&mut self, slots: Vec<u32>) {
-        if slots.capacity() <= Self::SLOTS_MAX {
-            self.0 = slots;
-        }
-    }
 }
 
 impl<T: Transport> Core<T> {
     pub(crate) fn new(
         index: u16,
         hub: Arc<Hub>,
-        events: Arc<dyn crate::engine::model::program::Events>,
+        events: Arc<dyn Events>,
         registry: T::Registry,
+        writer: T::Writer,
         now: Instant,
     ) -> Self {
         let timers = Timers::new(now);
-        Self {
+        let (limits, shards) = (&hub.settings.limits, hub.shards.len());
+        let cx = ShardCx {
             index,
             interests: events.interests(),
             events,
-            registry,
-            ring: None,
-            conns: Slots::new(),
+            writer,
             tick: timers.now(now),
             timers,
             now,
-            ready: Vec::new(),
+            readable: Vec::new(),
             dirty: Vec::new(),
-            leaving: VecDeque::new(),
-            spare_slots: Spare::default(),
+            evicted: VecDeque::new(),
             jobs: VecDeque::new(),
             runs_inline: false,
             quickness: Quickness::new(now),
             dones: Vec::new(),
-            delivery: Delivery::new(&hub.settings),
-            intake: Intake::new(&hub.settings.limits, hub.shards.len()),
-            requests: Requests::new(&hub.settings.limits, hub.shards.len()),
-            hub,
-            words: Vec::new(),
-            arrivals: Vec::new(),
-            accept_again: false,
-            heads: VecDeque::new(),
-            heads_len: 0,
-            heads_ever: 0,
+            fanout: Fanout::new(&hub.settings),
+            receive_budget: ReceiveBudget::new(limits, shards),
+            requests: Requests::new(limits, shards),
+            handshake_queue: HandshakeQueue::new(limits, shards),
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
+            hub,
+        };
+        Self {
+            conns: Slab::new(),
+            cx,
+            registry,
+            spare_keys: Vec::new(),
+            words: Vec::new(),
+            arrivals: Vec::new(),
+            accept_again: false,
         }
     }
 
-    /// Writes to many connections go through this from now on.
-    pub(crate) fn write_through(&mut self, ring: Option<T::Ring>) {
-        self.ring = ring;
+    // ------------------------------------------------------------------------------------------------- 1: readiness
+
+    /// Readiness of a connection, by the token it was registered with. The connection may have gone since.
+    pub(crate) fn ready(&mut self, token: usize, readiness: Readiness) {
+        let Readiness {
+            readable,
+            hangup,
+            writable,
+        } = readiness;
+        let Some((key, conn)) = self.conns.by_token_mut(token) else {
+            return;
+        };
+        let socket = &mut conn.socket;
+        if readable || hangup {
+            socket.readable = true;
+            socket.hangup |= hangup;
+            if !socket.queued {
+                socket.queued = true;
+                self.cx.readable.push(key);
+            }
+        }
+        if !writable {
+            return;
+        }
+        if let Role::WebSocket(ws) = &mut conn.role {
+            ws.unblocked();
+            // Every report says so whose socket has room: mostly nothing waits for that.
+            if ws.outbox.is_empty() {
+                return;
+            }
+            if ws.is_evicted() && !socket.dirty {
+                socket.dirty = true;
+                self.cx.evicted.push_back(key);
+            }
+        }
+        if !socket.dirty {
+            socket.dirty = true;
+            self.cx.dirty.push(key);
+        }
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.hub.shards[usize::from(self.index)]
-    }
-
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.link().counters
-    }
+    // --------------------------------------------------------------------------------------------- 2 to 5: collect
 
     /// Begins a turn: takes what others have left. Messages are delivered before word of the handlers that sent them.
     pub(crate) fn collect(&mut self, now: Instant) {
-        self.now = now;
-        self.timers.go_on(now);
-        self.tick = self.timers.now(now);
-        self.runs_inline = self.hub.settings.adaptive_handlers
-            && self.quickness.is_quick(now, || self.hub.jobs.is_slow());
-        self.count_pace();
-        self.take_mail();
-        let mut dones = std::mem::take(&mut self.dones);
+        self.begin_turn(now);
+        self.take_commands();
+        self.take_inline_results();
+        self.take_control();
+        self.enforce_held_back_budget();
+    }
+
+    fn begin_turn(&mut self, now: Instant) {
+        let cx = &mut self.cx;
+        cx.now = now;
+        cx.timers.go_on(now);
+        cx.tick = cx.timers.now(now);
+        cx.runs_inline = cx.hub.settings.adaptive_handlers
+            && cx.quickness.is_quick(now, || cx.hub.jobs.is_slow());
+        cx.count_pace();
+    }
+
+    /// Takes commands unless producers are paced, and control messages always.
+    fn take_commands(&mut self) {
+        let cx = &mut self.cx;
+        let mailbox = &cx.hub.shards[usize::from(cx.index)].mailbox;
+        let wants_data = cx.fanout.wants_mail();
+        let data = wants_data.then_some(&mut cx.fanout.mail);
+        let pushed = mailbox.take(data, &mut self.words);
+        cx.fanout.taken(pushed);
+        self.deliver_mail();
+    }
+
+    fn take_inline_results(&mut self) {
+        let mut dones = std::mem::take(&mut self.cx.dones);
         for (key, done) in dones.drain(..) {
             self.done(key, done);
         }
-        self.dones = dones;
+        self.cx.dones = dones;
+    }
+
+    /// Word of what came of a job.
+    fn done(&mut self, key: Key, mut done: Done) {
+        self.cx.settle_accounts(&mut done);
+        let is_session = matches!(done, Done::Session { .. });
+        let is_last = self.with(key, |role, cx| match (role, done) {
+            (
+                Role::WebSocket(ws),
+                Done::Session {
+                    panicked,
+                    unhandled,
+                    ..
+                },
+            ) if !ws.has_departed() => {
+                ws.batch_done(cx, panicked, unhandled);
+                false
+            }
+            (_, Done::Session { .. }) => true,
+            (Role::Http(http), Done::Request(Some((response, _)))) => {
+                http.respond(cx, response);
+                false
+            }
+            (Role::Http(http), Done::Handshake(answer)) => {
+                http.on_verdict(cx, *answer);
+                false
+            }
+            // Nobody waits for it any more.
+            (_, Done::Request(_) | Done::Handshake(_)) => false,
+        });
+        if is_last.unwrap_or(is_session) {
+            // The end of its close handler changes nothing more.
+            self.cx.hub.ended.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn take_control(&mut self) {
         let mut words = std::mem::take(&mut self.words);
         for word in words.drain(..) {
             match word {
                 Word::Done(key, done) => self.done(key, done),
                 Word::Newcomer(newcomer) => self.arrivals.push(*newcomer),
-                Word::Stop(deadline) => self.begin_stop(deadline),
+                Word::Stop(deadline) => self.cx.begin_stop(deadline),
                 Word::Accept => self.accept_again = true,
-                Word::Nudge(key) => self.nudge(key),
+                Word::Nudge(key) => {
+                    self.with_ws(key, |ws, cx| ws.nudge(cx));
+                }
             }
         }
         self.words = words;
-        self.make_room_for_handling();
     }
 
-    /// Takes data unless it is paced, and word always.
-    fn take_mail(&mut self) {
-        let mailbox = &self.hub.shards[usize::from(self.index)].mailbox;
-        let wants_data = self.delivery.wants_mail();
-        let data = wants_data.then_some(&mut self.delivery.mail);
-        let pushed = mailbox.take(data, &mut self.words);
-        self.delivery.taken(pushed);
-        self.deliver_mail();
-    }
+    // -------------------------------------------------------------------------------------------- 6: new connections
 
     /// Connections that others have handed over since the last call.
     pub(crate) fn arrivals(&mut self) -> Vec<Newcomer> {
@@ -264,19 +320,16 @@ impl<T: Transport> Core<T> {
         place: Option<Box<Place>>,
         mut upgraded: Option<Upgraded>,
     ) {
-        self.counters().accepted.add(1);
+        self.cx.counters().accepted.add(1);
         let accepted = upgraded
             .as_mut()
             .and_then(|upgraded| upgraded.accepted.as_mut());
         if !accepted.is_some_and(|accepted| accepted.give_seat()) {
-            self.hub.connected();
+            self.cx.hub.connected();
         }
         let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
-        if self.stop != Stop::Running {
-            self.counters().refused_unserved.add(1);
-            self.hub.count_unhandled(messages);
-            drop(transport);
-            self.forget();
+        if self.cx.is_stopping() {
+            self.cx.refuse_unserved(transport, messages);
             return;
         }
         let key = self.conns.next_key();
@@ -285,478 +338,243 @@ impl<T: Transport> Core<T> {
             .ok_or_else(|| io::Error::other("the shard has no slot left"));
         if let Err(error) = token.and_then(|token| transport.register(&self.registry, token)) {
             limited!(
-                self.hub.said.not_polled,
+                self.cx.hub.said.not_polled,
                 error,
                 "{peer} could not be polled and is disconnected: {error}"
             );
-            self.counters().refused_unserved.add(1);
-            self.hub.count_unhandled(messages);
-            drop(transport);
-            self.forget();
+            self.cx.refuse_unserved(transport, messages);
             return;
         }
-        self.conns.insert(Conn {
-            transport: Some(transport),
-            role: Role::Http(Box::new(Http::new(peer, self.tick))),
-            place,
-            // Bytes may have come before the registration.
-            readable: true,
-            hangup: false,
-            queued: false,
-            dirty: false,
-            timer: None,
+        let deadline = self.cx.tick.after(self.cx.limits().handshake_timeout);
+        let mut http = Http::new(peer, deadline);
+        self.cx.handshake_queue.push(&mut http, key);
+        let key = self.conns.insert(Conn {
+            socket: Socket {
+                transport: Some(transport),
+                place,
+                // Bytes may have come before the registration.
+                readable: true,
+                hangup: false,
+                queued: false,
+                dirty: false,
+                timer: None,
+            },
+            role: Role::Http(Box::new(http)),
         });
-        self.begin_head(key.slot);
-        if let Some(upgraded) = upgraded {
-            self.take_over(key.slot, peer, upgraded);
+        self.enforce_handshakes_max();
+        self.with(key, |role, cx| {
+            cx.want_read();
+            if let Some(upgraded) = upgraded
+                && let Role::Http(http) = role
+            {
+                http.take_over(cx, upgraded);
+            }
+        });
+        self.enforce_receive_budget();
+        self.enforce_request_budget();
+    }
+
+    // ---------------------------------------------------------------------------------------------- 7 to 13: the turn
+
+    /// The turn proper: reads, timers, stop; then jobs go to the handlers, and what waits is written.
+    pub(crate) fn turn(&mut self) {
+        self.read_paused();
+        self.read_ready();
+        self.expire_timers();
+        self.go_on_stopping();
+        self.hand_over();
+        self.flush_runs();
+        self.write_dirty();
+        self.write_evicted();
+        // By now it shows who takes something, and who does not.
+        self.enforce_send_budget();
+        self.hand_over();
+    }
+
+    fn read_paused(&mut self) {
+        self.sweep_paused();
+        self.sweep_handshake_queue();
+        for _ in 0..self.cx.receive_budget.paused() {
+            let Some(key) = self.cx.receive_budget.resume_reading() else {
+                break;
+            };
+            self.read(key);
         }
-        self.want_read(key.slot);
+    }
+
+    fn read_ready(&mut self) {
+        let spare = std::mem::take(&mut self.spare_keys);
+        let mut readable = std::mem::replace(&mut self.cx.readable, spare);
+        for key in readable.drain(..) {
+            self.read(key);
+        }
+        self.keep_spare(readable);
+    }
+
+    fn read(&mut self, key: Key) {
+        self.with(key, |role, cx| {
+            cx.socket.queued = false;
+            role.read(cx);
+        });
+        self.enforce_receive_budget();
+        self.enforce_request_budget();
+    }
+
+    fn expire_timers(&mut self) {
+        while let Some(slot) = self.cx.timers.due(self.cx.tick) {
+            let found = self.with_slot(slot, |role, cx| {
+                let timer = &mut cx.socket.timer;
+                cx.shard.timers.cancel(slot, timer);
+                role.expire(cx);
+            });
+            if found.is_none() {
+                break;
+            }
+            self.enforce_receive_budget();
+            self.enforce_request_budget();
+        }
+    }
+
+    /// Writes what waits for the clients that something was queued for.
+    fn write_dirty(&mut self) {
+        while !self.cx.dirty.is_empty() {
+            self.cx.fanout.forget_tried();
+            let spare = std::mem::take(&mut self.spare_keys);
+            let mut dirty = std::mem::replace(&mut self.cx.dirty, spare);
+            let mut begun = self.write_fronts(&dirty);
+            for (index, key) in dirty.drain(..).enumerate() {
+                self.write(key, begun.get_mut(index).and_then(Option::take));
+            }
+            self.keep_spare(dirty);
+        }
+    }
+
+    fn write(&mut self, key: Key, begun: Option<io::Result<usize>>) {
+        self.with(key, |role, cx| {
+            cx.socket.dirty = false;
+            role.write(cx, begun);
+        });
+        self.enforce_request_budget();
+    }
+
+    /// Evicted clients are told so a few at a time: thousands may have to go at once, and the others are served meanwhile.
+    fn write_evicted(&mut self) {
+        for _ in 0..EVICTED_PER_TURN {
+            let Some(key) = self.cx.evicted.pop_front() else {
+                break;
+            };
+            self.write(key, None);
+        }
+        if self.cx.evicted.is_empty() && self.cx.evicted.capacity() > SPARE_KEYS_MAX {
+            self.cx.evicted = VecDeque::new();
+        }
+    }
+
+    fn keep_spare(&mut self, keys: Vec<Key>) {
+        if keys.capacity() <= SPARE_KEYS_MAX {
+            self.spare_keys = keys;
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------------- wait
+
+    /// Something is to be read or written in the next turn.
+    pub(crate) fn has_work(&self) -> bool {
+        let cx = &self.cx;
+        !cx.readable.is_empty() || !cx.dirty.is_empty() || !cx.evicted.is_empty()
+    }
+
+    /// How long the shard may sleep: not at all, until a deadline, or for ever.
+    pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
+        self.cx.timers.go_on(now);
+        let wait = self.wait_until_work(now);
+        self.cx.timers.sleep(wait);
+        wait
+    }
+
+    fn wait_until_work(&self, now: Instant) -> Option<Duration> {
+        let cx = &self.cx;
+        let may_resume = cx.receive_budget.paused() > 0 && !cx.receive_budget.is_full();
+        if self.has_work() || self.has_jobs() || may_resume || cx.fanout.mail_can_go_on() {
+            return Some(Duration::ZERO);
+        }
+        if !cx.link().mailbox.sleep(!cx.fanout.wants_mail()) {
+            return Some(Duration::ZERO);
+        }
+        let stop = cx
+            .stop
+            .deadline()
+            .map(|deadline| deadline.saturating_duration_since(now));
+        match (cx.timers.wait(now), stop) {
+            (Some(timer), Some(stop)) => Some(timer.min(stop)),
+            (timer, stop) => timer.or(stop),
+        }
+    }
+}
+
+impl<T: Transport> ShardCx<T> {
+    pub(crate) fn link(&self) -> &Link {
+        &self.hub.shards[usize::from(self.index)]
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.link().counters
+    }
+
+    pub(crate) fn limits(&self) -> &crate::limits::Limits {
+        &self.hub.settings.limits
+    }
+
+    /// What a job held is held no longer.
+    fn settle_accounts(&mut self, done: &mut Done) {
+        match done {
+            Done::Session { bytes, memory, .. } => {
+                self.receive_budget.sub_unhandled(*bytes);
+                self.receive_budget.give_back(std::mem::take(memory));
+            }
+            Done::Request(answered) => {
+                let bytes = answered.as_ref().map_or(0, |(_, bytes)| *bytes);
+                self.requests.sub_handled(bytes + http::REQUEST_BYTES);
+            }
+            Done::Handshake(_) => self.receive_budget.sub_job(),
+        }
     }
 
     /// A connection counts no longer.
-    fn forget(&self) {
+    fn forget_connection(&self) {
         self.link().load.fetch_sub(1, Relaxed);
         self.hub.disconnected();
     }
 
-    /// Readiness of a connection.
-    pub(crate) fn ready(&mut self, token: usize, readable: bool, hangup: bool, writable: bool) {
-        let Some(slot) = self.conns.find_token(token) else {
-            return;
-        };
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        if readable || hangup {
-            conn.readable = true;
-            conn.hangup |= hangup;
-        }
-        let mut writes = writable;
-        if writable && let Role::WebSocket(ws) = &mut conn.role {
-            ws.unblocked();
-            // Every report says so whose socket has room: mostly nothing waits for that.
-            writes = !ws.outbox.is_empty();
-        }
-        if readable || hangup {
-            self.want_read(slot);
-        }
-        if writes {
-            self.want_write(slot);
-        }
+    /// A connection that was handed over, with so many messages, is not served at all.
+    fn refuse_unserved(&self, transport: T, messages: usize) {
+        self.counters().refused_unserved.add(1);
+        self.hub.count_unhandled(messages);
+        drop(transport);
+        self.forget_connection();
     }
 
-    /// Has a connection read in this turn, or the next if this one's reading is over.
-    pub(crate) fn want_read(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.get_mut(slot)
-            && conn.readable
-            && !conn.queued
-        {
-            conn.queued = true;
-            self.ready.push(slot);
-        }
-    }
-
-    /// Has a connection written at the end of this turn.
-    pub(crate) fn want_write(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.get_mut(slot)
-            && !conn.dirty
-        {
-            conn.dirty = true;
-            if matches!(&conn.role, Role::WebSocket(ws) if ws.gives_way) {
-                self.leaving.extend(self.conns.key(slot));
-            } else {
-                self.dirty.push(slot);
-            }
-        }
-    }
-
-    /// The turn proper: reads, timers, writes; then jobs go to the handlers.
-    pub(crate) fn turn(&mut self) {
-        for _ in 0..self.intake.held_up() {
-            let Some(key) = self.intake.read_on() else {
-                break;
-            };
-            if let Some(slot) = self.conns.find(key) {
-                self.read_queued(slot);
-            }
-        }
-        let mut ready = self.spare_slots.swap(&mut self.ready);
-        for slot in ready.drain(..) {
-            self.read_queued(slot);
-        }
-        self.spare_slots.keep(ready);
-        while let Some((at, slot)) = self.timers.expired(self.tick) {
-            if let Some(conn) = self.conns.get_mut(slot)
-                && conn.timer == Some(at)
-            {
-                conn.timer = None;
-                self.expire(slot);
-                self.arm(slot);
-            }
-        }
-        self.go_on_stopping();
-        // Handlers begin while this thread writes.
-        self.hand_over();
-        self.flush();
-        // What the flush has set going, as when a client has read on.
-        self.hand_over();
-    }
-
-    fn flush(&mut self) {
-        self.flush_runs();
-        while !self.dirty.is_empty() {
-            self.nothing_is_tried();
-            let mut dirty = self.spare_slots.swap(&mut self.dirty);
-            let mut begun = self.write_at_once(&dirty);
-            for (index, slot) in dirty.drain(..).enumerate() {
-                if let Some(conn) = self.conns.get_mut(slot) {
-                    conn.dirty = false;
-                    self.write(slot, begun.get_mut(index).and_then(Option::take));
-                    self.arm(slot);
-                }
-            }
-            self.spare_slots.keep(dirty);
-        }
-        self.write_to_leaving();
-        // By now it shows who takes something, and who does not.
-        self.make_room_outside();
-    }
-
-    /// Those who give way are told so a few at a time: thousands may have to go at once, and the others are served meanwhile.
-    fn write_to_leaving(&mut self) {
-        for _ in 0..LEAVING_PER_TURN {
-            let Some(key) = self.leaving.pop_front() else {
-                break;
-            };
-            if let Some(slot) = self.conns.find(key)
-                && let Some(conn) = self.conns.get_mut(slot)
-            {
-                conn.dirty = false;
-                self.write(slot, None);
-                self.arm(slot);
-            }
-        }
-        if self.leaving.is_empty() && self.leaving.capacity() > Spare::SLOTS_MAX {
-            self.leaving = VecDeque::new();
-        }
-    }
-
-    fn read_queued(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.queued = false;
-            self.read(slot);
-        }
-    }
-
-    fn read(&mut self, slot: u32) -> bool {
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        let read = self.read_into(slot, &mut buffer);
-        if let Some(n) = read {
-            self.input(slot, &mut buffer[..n]);
-        }
-        self.read_buffer = buffer;
-        self.arm(slot);
-        read.is_some()
-    }
-
-    /// Reads from a connection that is about to be judged for its silence: something may have come after the poll, or be
-    /// among more readiness than one poll returns. Returns whether there was anything.
-    pub(crate) fn read_before_verdict(&mut self, slot: u32) -> bool {
-        match self.conns.get_mut(slot) {
-            // One that is queued is known to have something.
-            Some(conn) if !conn.queued => conn.readable = true,
-            _ => return false,
-        }
-        self.read(slot)
-    }
-
-    /// Reads once, if the connection wants to be read. Returns how much there is; the end is handled here.
-    fn read_into(&mut self, slot: u32, buffer: &mut [u8]) -> Option<usize> {
-        if !self.wants_input(slot) || self.holds_up(slot) {
-            return None;
-        }
-        let conn = self.conns.get_mut(slot)?;
-        let transport = conn.transport.as_mut()?;
-        match transport.read(buffer) {
-            Ok(0) => {
-                conn.readable = false;
-                self.input_ended(slot);
-                None
-            }
-            Ok(n) => {
-                // A short read means an empty socket, unless its end is still to be seen.
-                if T::SHORT_MEANS_NOT_READY && n < buffer.len() && !conn.hangup {
-                    conn.readable = false;
-                } else {
-                    self.want_read(slot);
-                }
-                Some(n)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                conn.readable = false;
-                None
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.want_read(slot);
-                None
-            }
-            Err(_) => {
-                self.broken(slot);
-                None
-            }
-        }
-    }
-
-    fn wants_input(&self, slot: u32) -> bool {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::Http(http)) => http.wants_input(),
-            Some(Role::WebSocket(ws)) => ws.wants_input(&self.hub.settings.limits),
-            Some(Role::Lingering(_)) => true,
-            None => false,
-        }
-    }
-
-    fn input(&mut self, slot: u32, bytes: &mut [u8]) {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::Http(_)) => self.http_input(slot, bytes),
-            Some(Role::WebSocket(_)) => self.ws_input(slot, bytes),
-            Some(Role::Lingering(_)) | None => {}
-        }
-    }
-
-    /// The other side has ended its stream.
-    fn input_ended(&mut self, slot: u32) {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::Http(_)) => self.http_ended(slot),
-            Some(Role::WebSocket(_)) => self.ws_ended(slot),
-            Some(Role::Lingering(_)) => self.free(slot),
-            None => {}
-        }
-    }
-
-    /// The connection broke: nothing more comes, and nothing more gets through.
-    pub(crate) fn broken(&mut self, slot: u32) {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::WebSocket(_)) => self.ws_broken(slot),
-            Some(Role::Http(_) | Role::Lingering(_)) => self.free(slot),
-            None => {}
-        }
-    }
-
-    /// Writes what waits, where that has not begun already.
-    pub(crate) fn write(&mut self, slot: u32, begun: Option<io::Result<usize>>) {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::Http(_)) => self.http_write(slot),
-            Some(Role::WebSocket(_)) => self.ws_write_on(slot, begun),
-            Some(Role::Lingering(_)) | None => {}
-        }
-    }
-
-    /// A deadline of the connection may have come.
-    fn expire(&mut self, slot: u32) {
-        match self.conns.get(slot).map(|conn| &conn.role) {
-            Some(Role::Http(_)) => self.http_expire(slot),
-            Some(Role::WebSocket(_)) => self.ws_expire(slot),
-            Some(&Role::Lingering(until)) if until <= self.tick => self.free(slot),
-            Some(Role::Lingering(_)) | None => {}
-        }
-    }
-
-    /// Sees to it that the connection is looked at when its next deadline comes.
-    pub(crate) fn arm(&mut self, slot: u32) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let next = match &conn.role {
-            Role::Http(http) => Some(http.deadline()),
-            Role::WebSocket(ws) => ws.deadline(&self.hub.settings),
-            Role::Lingering(until) => Some(*until),
-        };
-        // In the next step at the earliest, so that limits of no time at all do not make a turn go round in circles.
-        let next = next.map(|next| next.max(self.tick.after(Duration::from_nanos(1))));
-        if let Some(next) = next
-            && conn.timer.is_none_or(|timer| next < timer)
-        {
-            conn.timer = Some(next);
-            self.timers.schedule(next, slot);
-        }
-    }
-
-    /// Says that nothing more will be written, and waits for the other side to do the same.
-    pub(crate) fn linger(&mut self, slot: u32) {
-        let until = self.tick.after(self.hub.settings.limits.close_timeout);
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Some(transport) = conn.transport.as_mut() else {
-            self.free(slot);
-            return;
-        };
-        transport.finish();
-        match std::mem::replace(&mut conn.role, Role::Lingering(until)) {
-            Role::Http(http) => self.http_release(slot, *http),
-            Role::WebSocket(ws) => self.release(ws),
+    /// A connection has its role no longer: nothing of that is counted any more.
+    fn release(&mut self, slot: u32, role: Role) {
+        match role {
+            Role::Http(http) => self.release_http(slot, *http),
+            Role::WebSocket(ws) => self.release_websocket(ws),
             Role::Lingering(_) => {}
-        }
-        if let Some(conn) = self.conns.get_mut(slot) {
-            // What is unread must be read, or closing would reset; also where reading was held up.
-            conn.readable = true;
-            conn.queued = false;
-        }
-        self.want_read(slot);
-        self.arm(slot);
-    }
-
-    /// Ends a connection here and now.
-    pub(crate) fn free(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.remove(slot) {
-            // Before others are told that accepting may work again.
-            drop(conn.transport);
-            match conn.role {
-                Role::Http(http) => self.http_release(slot, *http),
-                Role::WebSocket(ws) => self.release(ws),
-                Role::Lingering(_) => {}
-            }
-            self.forget();
         }
     }
 
     /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
-    fn release(&mut self, mut ws: WebSocket) {
-        ws.let_go(&mut self.intake);
-        self.delivery.set_own(&mut ws, 0);
+    fn release_websocket(&mut self, mut ws: WebSocket) {
+        ws.let_go(&mut self.receive_budget);
+        self.fanout.set_unshared(&mut ws, 0);
         if ws.session.attachment.get().is_some() || ws.session.talk().is_some() {
             // Behind the word of its end, which counts already, if there is any.
-            let counts = !ws.end_counts;
+            let counts = !ws.is_close_dispatched();
             self.hub.ended.fetch_add(usize::from(counts), Relaxed);
             self.jobs.push_back(Job {
                 to: None,
                 work: Work::Release(ws.session, counts),
             });
         }
-    }
-
-    /// Something is to be read or written in the next turn.
-    pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.dirty.is_empty() || !self.leaving.is_empty()
-    }
-
-    /// How long the shard may sleep: not at all, until a deadline, or for ever.
-    pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
-        self.timers.go_on(now);
-        let wait = self.wait_until_work(now);
-        self.timers.sleep(wait);
-        wait
-    }
-
-    fn wait_until_work(&self, now: Instant) -> Option<Duration> {
-        let may_read_on = self.intake.held_up() > 0 && !self.intake.is_full();
-        if self.has_work() || self.has_jobs() || may_read_on || self.mail_can_go_on() {
-            return Some(Duration::ZERO);
-        }
-        let mailbox = &self.link().mailbox;
-        if !mailbox.sleep(!self.delivery.wants_mail()) {
-            return Some(Duration::ZERO);
-        }
-        let stop = match self.stop {
-            Stop::Running => None,
-            Stop::Draining(deadline) | Stop::Closing(deadline) => {
-                Some(deadline.saturating_duration_since(now))
-            }
-        };
-        match (self.timers.wait(now), stop) {
-            (Some(timer), Some(stop)) => Some(timer.min(stop)),
-            (timer, stop) => timer.or(stop),
-        }
-    }
-
-    fn begin_stop(&mut self, deadline: Instant) {
-        match self.stop {
-            Stop::Running => self.stop = Stop::Draining(deadline),
-            // A second wish to stop can only hasten the first.
-            Stop::Draining(first) => self.stop = Stop::Draining(first.min(deadline)),
-            Stop::Closing(first) => self.stop = Stop::Closing(first.min(deadline)),
-        }
-    }
-
-    fn go_on_stopping(&mut self) {
-        if let Stop::Draining(deadline) = self.stop
-            && (self.delivery.is_empty() || self.now >= deadline)
-        {
-            if self.now >= deadline {
-                // Before everyone is told, and nobody is left that it was meant for.
-                self.give_up_mail();
-            }
-            self.stop = Stop::Closing(deadline);
-            for slot in self.conns.used() {
-                match self.conns.get(slot).map(|conn| &conn.role) {
-                    Some(Role::Http(_)) => self.http_stop(slot),
-                    Some(Role::WebSocket(_)) => self.ws_stop(slot),
-                    _ => {}
-                }
-                self.arm(slot);
-            }
-        }
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop != Stop::Running
-    }
-
-    /// Whether the shard has nothing left to do, or no time.
-    pub(crate) fn is_finished(&self) -> bool {
-        match self.stop {
-            Stop::Running => false,
-            Stop::Draining(deadline) => self.now >= deadline,
-            Stop::Closing(deadline) => self.conns.len() == 0 || self.now >= deadline,
-        }
-    }
-
-    /// The end: everyone who is left is disconnected, and what was not delivered is counted.
-    pub(crate) fn finish(mut self) {
-        self.give_up_mail();
-        for slot in self.conns.used() {
-            if let Some(Role::WebSocket(_)) = self.conns.get(slot).map(|conn| &conn.role) {
-                self.ws_abandon(slot);
-            }
-            self.free(slot);
-        }
-        pool::push(&self.hub, &mut self.jobs, self.now);
-    }
-
-    /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.
-    fn give_up_mail(&mut self) {
-        let members = self.link().members.load(Relaxed);
-        let mut rest = std::mem::take(&mut self.delivery.mail);
-        let mut later = VecDeque::new();
-        self.link().mailbox.finish(&mut later);
-        rest.append(&mut later);
-        let undelivered = rest.iter().map(|mail| match mail {
-            Mail::Broadcast(_) => members.max(1),
-            Mail::Publish(publication) => {
-                let rooms = &self.delivery.rooms;
-                let in_room = |room: &Arc<Room>| {
-                    rooms.len(room.number()) + rooms.len(room.number_of_numbered())
-                };
-                let members = publication.room.as_ref().map_or(members, in_room);
-                let except = usize::from(publication.except.is_some());
-                let event = publication.event.as_ref();
-                let streams = event.map_or(0, |(streams, _)| in_room(streams));
-                (members.saturating_sub(except) + streams).max(1)
-            }
-            Mail::Send(..) => 1,
-            Mail::Join(joining) => joining.replays(),
-            Mail::Subscribe(subscribing) => subscribing.replays(),
-            Mail::Close(..) | Mail::Leave(..) => 0,
-        });
-        let undelivered: usize = undelivered.sum();
-        self.counters().dropped_not_running.add(undelivered as u64);
-    }
-
-    pub(crate) fn job(&mut self, key: Key, work: Work) {
-        self.jobs.push_back(Job {
-            to: Some((self.index, key)),
-            work,
-        });
     }
 }

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::engine::model::command::Joining;
 use crate::engine::model::job::Event;
 use crate::engine::model::memberships::Membership;
@@ -15,7 +17,8 @@ use crate::engine::model::session::Session;
 use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::small_set::Members;
-use crate::engine::reactor::{Core, Role};
+use crate::engine::reactor::websocket::WebSocket;
+use crate::engine::reactor::{ConnCx, Core};
 use crate::sync::lock;
 use crate::transport::Transport;
 
@@ -25,7 +28,7 @@ pub(crate) struct LocalRooms(HashMap<u64, LocalRoom>);
 
 #[derive(Default)]
 pub(crate) struct LocalRoom {
-    /// Their slots: who ends leaves before another can have his.
+    /// Their slots: a connection leaves before its slot is reused.
     members: Members<u32>,
     /// Where its messages of this turn gather, if it has any.
     pub(crate) run: Option<u32>,
@@ -76,107 +79,116 @@ impl LocalRooms {
     }
 }
 
-impl<T: Transport> Core<T> {
-    /// Runs that a connection may have a share in: those of its rooms, by number.
-    pub(crate) fn rooms_with_runs(&self, session: &Session) -> Vec<u32> {
+impl LocalRooms {
+    /// The batches of a session's rooms, by number.
+    pub(crate) fn with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| {
-                self.delivery
-                    .rooms
-                    .0
-                    .get(&room.number_for(session.takes_ids()))?
-                    .run
-            })
+            .filter_map(|room| self.0.get(&room.number_for(session.takes_ids()))?.run)
             .collect()
     }
+}
 
+impl<T: Transport> Core<T> {
     pub(crate) fn join_room(&mut self, joining: Joining) {
         let Joining { key, room, replay } = joining;
-        let slot = self.conns.find(key);
-        // What it is due to get so far does not include what this room has gathered.
-        slot.into_iter().for_each(|slot| self.take_run(slot));
-        let number = slot
-            .and_then(|slot| self.open_ws(slot))
-            .filter(|ws| ws.session.is_seen(&room))
-            .map(|ws| room.number_for(ws.session.takes_ids()));
-        let (Some(slot), Some(number)) = (slot, number) else {
-            room.unreach(self.index);
-            self.lose_replay(replay.len() as u64);
-            return;
-        };
-        self.delivery.rooms.insert(number, key);
-        // First, as what is replayed may cost it the connection, and it leaves by that.
-        self.presence_changed(slot, Presence::Joined, room);
-        self.replay(slot, replay);
+        let messages = replay.len() as u64;
+        let has_joined = self.with_ws(key, |ws, cx| ws.join_room(cx, &room, replay));
+        if has_joined != Some(true) {
+            room.unreach(self.cx.index);
+            self.cx.lose_replay(messages);
+        }
+        self.enforce_send_budget();
     }
 
     pub(crate) fn leave_room(&mut self, key: Key, room: Arc<Room>) {
-        let Some(slot) = self.conns.find(key) else {
-            return;
-        };
-        // While it is still in it.
-        self.take_run(slot);
-        let number = self
-            .open_ws(slot)
-            .filter(|ws| ws.session.is_seen(&room))
-            .map(|ws| room.number_for(ws.session.takes_ids()));
-        let Some(number) = number else {
-            return;
-        };
-        self.delivery.rooms.remove(number, key);
-        room.unreach(self.index);
-        self.presence_changed(slot, Presence::Left, room);
+        self.with_ws(key, |ws, cx| ws.leave_room(cx, room));
+    }
+}
+
+impl WebSocket {
+    /// Whether messages of a room are for it: it is open, and has not left again.
+    fn is_reached_by<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: &Arc<Room>) -> bool {
+        // What the room has sent so far is for those who have been in it so far.
+        self.take_batches(cx);
+        self.is_open() && self.session.is_seen(room)
     }
 
-    fn presence_changed(&mut self, slot: u32, change: Presence, room: Arc<Room>) {
-        if self.interests.room {
-            self.keep_event(slot, Event::Room(change, room));
-            self.advance(slot);
+    /// Returns whether it is in the room now.
+    fn join_room<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        room: &Arc<Room>,
+        replay: Vec<Bytes>,
+    ) -> bool {
+        if !self.is_reached_by(cx, room) {
+            return false;
+        }
+        let number = room.number_for(self.session.takes_ids());
+        cx.shard.fanout.rooms.insert(number, cx.key);
+        // First, as what is replayed may cost it the connection, and it leaves by that.
+        self.presence_changed(cx, Presence::Joined, room.clone());
+        self.replay(cx, replay);
+        true
+    }
+
+    fn leave_room<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: Arc<Room>) {
+        if !self.is_reached_by(cx, &room) {
+            return;
+        }
+        let number = room.number_for(self.session.takes_ids());
+        cx.shard.fanout.rooms.remove(number, cx.key);
+        room.unreach(cx.shard.index);
+        self.presence_changed(cx, Presence::Left, room);
+    }
+
+    fn presence_changed<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        change: Presence,
+        room: Arc<Room>,
+    ) {
+        if cx.shard.interests.room {
+            self.keep_event(Event::Room(change, room), &mut cx.shard.receive_budget);
+            self.advance(cx);
         }
     }
 
-    /// A connection ends, and leaves all its rooms. What they have gathered for it has been seen to.
-    pub(crate) fn leave_rooms(&mut self, slot: u32) {
-        let (Some(key), Some(conn)) = (self.conns.key(slot), self.conns.get(slot)) else {
-            return;
-        };
-        let Role::WebSocket(ws) = &conn.role else {
-            return;
-        };
-        let rooms = std::mem::take(&mut *lock(&ws.session.rooms)).into_vec();
-        let session = ws.session.clone();
-        let form = ws.form();
+    /// The connection ends, and leaves all its rooms. Their batches have been taken, or are lost.
+    pub(super) fn leave_rooms<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let rooms = std::mem::take(&mut *lock(&self.session.rooms)).into_vec();
+        let shard = &mut *cx.shard;
+        let is_stream = self.form() == Form::Events;
         for membership in rooms {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
             if held {
-                self.delivery
-                    .rooms
-                    .remove(room.number_for(session.takes_ids()), key);
-                room.unreach(self.index);
+                let number = room.number_for(self.session.takes_ids());
+                shard.fanout.rooms.remove(number, cx.key);
+                room.unreach(shard.index);
             }
             if wanted {
-                room.remove(session.id, session.takes_ids());
-                if form == Form::Frames {
-                    self.hub.common.room_members.sub(1);
+                room.remove(self.session.id, self.session.takes_ids());
+                if !is_stream {
+                    shard.hub.common.room_members.sub(1);
                 }
                 if let Some(empty) = room.part() {
-                    self.events.emptied(&empty);
+                    shard.events.emptied(&empty);
                 }
             }
-            // Who was never seen to join does not leave.
-            if held && self.interests.room && form == Form::Frames {
-                self.keep_event(slot, Event::Room(Presence::Left, room));
+            // A session that was never seen to join does not leave.
+            if held && shard.interests.room && !is_stream {
+                let event = Event::Room(Presence::Left, room);
+                self.keep_event(event, &mut shard.receive_budget);
             }
         }
     }
 
     /// The shard ends while handlers are at work for a session: they tell its rooms.
-    pub(crate) fn leave_rooms_behind(&self, session: &Session, unhandled: &[Event]) {
+    pub(super) fn leave_rooms_behind(&self) {
         let mut rooms: Vec<Arc<Room>> = Vec::new();
         let mut joined: Vec<&Arc<Room>> = Vec::new();
-        for event in unhandled {
+        for event in self.unhandled() {
             match event {
                 Event::Room(Presence::Joined, room) => joined.push(room),
                 Event::Room(Presence::Left, room) => {
@@ -189,6 +201,6 @@ impl<T: Transport> Core<T> {
                 _ => {}
             }
         }
-        session.leave_behind(rooms);
+        self.session.leave_behind(rooms);
     }
 }

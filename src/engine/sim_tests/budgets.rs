@@ -12,7 +12,7 @@ use crate::engine::model::command::Mail;
 use crate::engine::model::job::Event;
 use crate::engine::model::program::Interests;
 use crate::engine::model::request::{Request, Response};
-use crate::engine::reactor::LEAVING_PER_TURN;
+use crate::engine::reactor::EVICTED_PER_TURN;
 use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -96,12 +96,12 @@ fn echo_read_but_for_its_tail_counts_in_full() {
         world.stall(client, 15 * KIB - 10);
         world.client_says(client, &"x".repeat(15 * KIB));
         world.run_handlers();
-        let own = world.core().delivery.own_bytes();
+        let own = world.core().cx.fanout.unshared_bytes();
         assert!(own <= 64 * KIB, "{own}");
     }
     let left = clients.iter().filter(|&&client| !world.is_closed(client));
     assert_eq!(left.count(), 4);
-    assert!(world.core().delivery.own_bytes() > 60 * KIB);
+    assert!(world.core().cx.fanout.unshared_bytes() > 60 * KIB);
 }
 
 /// All that is held for clients, and no other outbox shares: frames that the test has a copy of, and copies.
@@ -156,7 +156,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
             }
             world.settle();
             let held = held(&mut world, &clients, &mut sent);
-            let mail = world.core().delivery.mail.iter();
+            let mail = world.core().cx.fanout.mail.iter();
             let waits = mail.map(|mail| match mail {
                 Mail::Send(_, frame) => frame.len(),
                 _ => 0,
@@ -164,7 +164,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
             // Under pace, mail waits in front of the outboxes, in its mailbox or behind it.
             let waits = waits.sum::<usize>();
             let in_mailbox = world.hub.shards[0].mailbox.bytes();
-            let counted = world.core().delivery.own_bytes() + waits + in_mailbox;
+            let counted = world.core().cx.fanout.unshared_bytes() + waits + in_mailbox;
             assert!(
                 held <= counted,
                 "seed {seed}, {policy:?}: {held} > {counted}"
@@ -197,7 +197,7 @@ fn piece_of_a_batch_does_not_hold_the_whole_batch() {
         world.settle();
     }
     let waits = world.waiting_bytes(client);
-    let own = world.core().delivery.own_bytes();
+    let own = world.core().cx.fanout.unshared_bytes();
     assert!(waits > OUTBOX - 16 * KIB, "{waits}");
     // All but what has not been cut: a copy, not a piece of a batch of 112 KiB.
     assert!(own + 16 * KIB >= waits, "{own} of {waits} are its own");
@@ -273,7 +273,7 @@ fn responses_nobody_reads_are_bounded_and_readers_are_served() {
         world.stall(client, 0);
         world.client_sends(client, get("/big"));
         world.run_handlers();
-        let own = world.core().delivery.own_bytes();
+        let own = world.core().cx.fanout.unshared_bytes();
         assert!(own <= 64 * KIB, "{own}");
         world.client_sends(honest, get("/big"));
         world.run_handlers();
@@ -330,7 +330,7 @@ fn bodies_of_all_connections_are_bounded_and_the_greedy_get_503() {
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, &request[..request.len() - 10]);
-        let held = world.core().requests.bytes();
+        let held = world.core().cx.requests.bytes();
         assert!(held <= 256 * KIB, "{held}");
     }
     world.come_from = [127, 0, 0, 2];
@@ -365,7 +365,7 @@ fn requests_that_wait_for_blocked_handlers_are_bounded() {
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, post("/", &"x".repeat(60 * KIB)));
-        let held = world.core().requests.bytes();
+        let held = world.core().cx.requests.bytes();
         assert!(held <= 256 * KIB, "{held}");
     }
     let waiting = world.jobs.len();
@@ -393,7 +393,7 @@ fn requests_of_clients_that_have_gone_stay_bounded() {
         let client = world.connect();
         world.client_sends(client, post("/", &"x".repeat(4 * KIB)));
         world.client_resets(client);
-        let held = world.core().requests.bytes();
+        let held = world.core().cx.requests.bytes();
         assert!(held <= 128 * KIB, "{held}");
     }
     let jobs = world.jobs.len();
@@ -424,7 +424,7 @@ fn handshakes_of_clients_that_have_gone_stay_bounded() {
         let upgrade = [&upgrade[..upgrade.len() - 2], head.as_bytes()].concat();
         world.client_sends(client, upgrade);
         world.client_resets(client);
-        let held = world.core().intake.bytes();
+        let held = world.core().cx.receive_budget.bytes();
         assert!(held <= 48 * KIB, "{held}");
     }
     let jobs = world.jobs.len();
@@ -496,7 +496,7 @@ fn request_no_handler_comes_for_gets_503_in_time() {
     world.advance_ms(200);
     assert_eq!(status(&world.output(waits)), Some(503));
     assert!(
-        world.core().requests.bytes() < 12 * KIB,
+        world.core().cx.requests.bytes() < 12 * KIB,
         "its body is let go"
     );
     world.advance_ms(1_000_000);
@@ -565,7 +565,7 @@ fn bodies_that_wait_for_the_guard_are_bounded_with_the_others() {
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, post("/", &"x".repeat(60 * KIB)));
-        let held = world.core().requests.bytes();
+        let held = world.core().cx.requests.bytes();
         assert!(held <= 256 * KIB, "{held}");
     }
     world.run_handlers();
@@ -592,7 +592,7 @@ fn what_is_sent_behind_requests_is_bounded() {
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, [get("/"), get("/2").repeat(3_000)].concat());
-        let held = world.core().requests.bytes();
+        let held = world.core().cx.requests.bytes();
         assert!(held <= 256 * KIB, "{held}");
     }
     world.run_handlers();
@@ -615,7 +615,7 @@ fn evicting_unfinished_messages_looks_at_the_victims_only() {
         world.client_sends(client, begun);
     }
     let victims = world.metrics().unfinished_messages;
-    let lookups = world.core().intake.unfinished.lookups;
+    let lookups = world.core().cx.receive_budget.unfinished.lookups;
     assert!(victims > 600, "{victims}");
     assert_eq!(lookups, victims);
 }
@@ -640,7 +640,7 @@ fn evicted_clients_are_told_a_few_in_each_turn() {
     world.settle();
     let turns = world.turns - first;
     let told = writes(&world) - joined;
-    assert!(told <= LEAVING_PER_TURN * turns, "{told} in {turns} turns");
+    assert!(told <= EVICTED_PER_TURN * turns, "{told} in {turns} turns");
     let victims = world.metrics().unfinished_messages;
     assert!(victims > 200, "{victims}");
     assert_eq!(told as u64, victims);
@@ -662,7 +662,7 @@ fn evicting_clients_that_do_not_read_looks_at_the_victims_only() {
         tries += world.pipe(client).tries;
     }
     let victims = world.metrics().slow_consumers;
-    let lookups = world.core().delivery.blocked.lookups;
+    let lookups = world.core().cx.fanout.blocked.lookups;
     assert!(victims > 600, "{victims}");
     assert_eq!(lookups, victims);
     // Each is tried when it is sent something, and before it goes.
@@ -686,7 +686,7 @@ fn evicting_clients_whose_messages_wait_looks_at_the_victims_only() {
         }
     }
     let victims = world.metrics().slow_consumers;
-    let lookups = world.core().intake.held_back.lookups;
+    let lookups = world.core().cx.receive_budget.held_back.lookups;
     assert!(victims > 100, "{victims}");
     assert!(lookups <= victims + 1, "{lookups} for {victims}");
 }
@@ -726,7 +726,7 @@ fn tiny_messages_count_with_what_they_take() {
     world.client_sends(client, client_frame(0x82, b"").repeat(10_000));
     // A frame of two bytes is an allocation of 16 at least, and its place in the list is one of up to twice as many.
     let each = 16 + 2 * size_of::<Event>();
-    let counted = world.core().intake.bytes();
+    let counted = world.core().cx.receive_budget.bytes();
     assert!(counted >= 10_000 * each, "{counted}");
 }
 

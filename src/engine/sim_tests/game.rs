@@ -17,7 +17,7 @@ use crate::engine::model::program::{Interests, Welcome};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::session::Session;
 use crate::engine::parts::mailbox::Weigh;
-use crate::engine::reactor::{READ_BYTES, Role};
+use crate::engine::reactor::{READ_BYTES, Readiness, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
@@ -381,8 +381,12 @@ impl Game {
             }
             _ => {
                 let token = self.world.key(client).token().unwrap();
-                let (a, b) = (self.dice.one_in(2), self.dice.one_in(2));
-                self.world.core().ready(token, a, false, b);
+                let readiness = Readiness {
+                    readable: self.dice.one_in(2),
+                    hangup: false,
+                    writable: self.dice.one_in(2),
+                };
+                self.world.core().ready(token, readiness);
             }
         }
     }
@@ -456,17 +460,17 @@ impl Game {
         let limits = self.world.hub.settings.limits.clone();
         let mail_max = limits.mailbox_bytes_max.max(self.longest + 100);
         let core = self.world.core();
-        let mail: usize = core.delivery.mail.iter().map(Weigh::weight).sum();
+        let mail: usize = core.cx.fanout.mail.iter().map(Weigh::weight).sum();
         assert!(mail <= mail_max, "{mail} are taken and not delivered");
         let one_read = 16 * READ_BYTES;
-        let received = core.intake.bytes();
+        let received = core.cx.receive_budget.bytes();
         let received_max = limits.received_bytes_max.max(2 * MESSAGE_BYTES_MAX) + one_read;
         assert!(received <= received_max, "{received} received are held");
-        let own = core.delivery.own_bytes();
+        let own = core.cx.fanout.unshared_bytes();
         let own_max = limits.outboxes_bytes_max.max(MESSAGE_BYTES_MAX + 100) + one_read;
         assert!(own <= own_max, "{own} wait for clients");
-        for slot in core.conns.used() {
-            if let Some(Role::WebSocket(ws)) = core.conns.get(slot).map(|conn| &conn.role) {
+        for key in core.conns.keys() {
+            if let Some(Role::WebSocket(ws)) = core.conns.get(key).map(|conn| &conn.role) {
                 let bytes = ws.outbox.bytes();
                 assert!(bytes <= outbox_max, "{bytes} wait for one client");
                 // One read may go over the bound, and bring many small messages that weigh more than their bytes.
@@ -573,7 +577,7 @@ impl Game {
                 self.world.unstall(client);
             }
             self.world.run_handlers();
-            assert_eq!(self.world.core().delivery.congested, 0);
+            assert_eq!(self.world.core().cx.fanout.congested, 0);
         }
         self.world.stop(Duration::from_millis(700));
         self.world.run_handlers();
@@ -581,7 +585,7 @@ impl Game {
         self.world.run_handlers();
         self.world.turn();
         assert!(self.world.has_stopped());
-        let due = self.world.core().delivery.due;
+        let due = self.world.core().cx.fanout.due;
         self.world.finish();
         self.collect();
         let mut messages = 0;

@@ -11,6 +11,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::{Received, Upgraded};
 use crate::engine::model::program::{Interests, Welcome};
 use crate::engine::model::verdict::{Accepted, Verdict};
+use crate::engine::reactor::Readiness;
 use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::Limits;
 use crate::message::Message;
@@ -240,7 +241,7 @@ fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
     for &client in &clients {
         world.client_sends(client, [UPGRADE, early.as_slice()].concat());
     }
-    assert!(world.core().intake.bytes() <= 5_000);
+    assert!(world.core().cx.receive_budget.bytes() <= 5_000);
     for &client in &clients[1..] {
         assert!(world.head(client).starts_with("HTTP/1.1 503 "));
         world.client_ends(client);
@@ -265,7 +266,7 @@ fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so(
     let clients: Vec<_> = (0..count).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, UPGRADE);
-        assert!(world.core().intake.bytes() <= 10_000);
+        assert!(world.core().cx.receive_budget.bytes() <= 10_000);
     }
     let refused = world.metrics().refused.handshakes_max as usize;
     assert!((count / 3..count - 5).contains(&refused), "{refused}");
@@ -288,13 +289,13 @@ fn requests_that_wait_for_connect_handlers_are_bounded_and_let_go() {
     let clients: Vec<_> = (0..200).map(|_| world.connect()).collect();
     for &client in &clients {
         world.client_sends(client, UPGRADE);
-        assert!(world.core().intake.bytes() <= 41_000);
+        assert!(world.core().cx.receive_budget.bytes() <= 41_000);
     }
     world.run_handlers();
     let (seen, kept) = world.requests();
     assert!((40..150).contains(&seen), "{seen}");
     assert_eq!(kept, 0);
-    assert_eq!(world.core().intake.bytes(), 0);
+    assert_eq!(world.core().cx.receive_budget.bytes(), 0);
     assert_eq!(world.metrics().connections, 200);
 }
 
@@ -345,7 +346,7 @@ fn a_stop_does_not_wait_for_the_program_to_decide() {
         world.client_ends(client);
         assert!(world.has_stopped());
         // The job itself.
-        assert_eq!(world.core().intake.bytes(), REQUEST_BYTES);
+        assert_eq!(world.core().cx.receive_budget.bytes(), REQUEST_BYTES);
         assert_eq!(world.metrics().refused.unserved, 1);
         // The handler comes back only now, and the shard is still there, or not.
         if early.is_empty() {
@@ -694,9 +695,11 @@ fn who_comes_in_the_place_of_one_who_goes_in_the_same_turn_is_answered_once() {
     world.run_job(0);
     let left = world.key(gone);
     // Readiness comes before word of the handler, which was all that kept its place.
-    world
-        .core()
-        .ready(left.token().unwrap(), false, false, true);
+    let writable = Readiness {
+        writable: true,
+        ..Readiness::default()
+    };
+    world.core().ready(left.token().unwrap(), writable);
     let came = world.adopt(handed_over("/", ""));
     assert_eq!(world.key(came).slot, left.slot);
     world.run_handlers();

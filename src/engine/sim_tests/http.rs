@@ -349,7 +349,7 @@ fn requests_without_end_on_one_connection_leave_nothing_behind() {
         world.run_handlers();
     }
     assert_eq!(bodies(&world.output(client)).len(), 2_000);
-    let line = world.core().heads.len();
+    let line = world.core().cx.handshake_queue.len();
     assert!(line <= 100, "{line} places in the line of pending heads");
 }
 

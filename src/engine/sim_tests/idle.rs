@@ -6,21 +6,21 @@ use std::time::Duration;
 use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
 use super::world::{Setup, World, echo};
 use crate::engine::model::session::Session;
-use crate::engine::parts::slab::Slots;
+use crate::engine::parts::slab::Slab;
 use crate::engine::reactor::{Conn, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::report::Span;
 
 /// Beside it and its session, an idle WebSocket takes about 30 to 45 bytes of what finds it, and nothing else.
-const SLOT_BYTES: usize = 168;
+const SLOT_BYTES: usize = 160;
 /// Two counts before it and the allocator's word make 128 of it.
 const SESSION_BYTES: usize = 104;
 
 #[test]
 fn an_idle_connection_takes_few_bytes() {
-    // Whoever needs another field: most connections are idle, and what these have no use for belongs into `Rare`.
+    // Whoever needs another field: most connections are idle, and what these have no use for belongs into `Cold`.
     // The socket is the standard library's, since mio's has more to it where assertions are on.
-    let slot = Slots::<Conn<TcpStream>>::PLACE_BYTES;
+    let slot = Slab::<Conn<TcpStream>>::ENTRY_BYTES;
     assert!(slot <= SLOT_BYTES, "{slot}");
     // The span is there only for those who ask for `tracing`.
     let session = size_of::<Session>() - size_of::<Span>();
@@ -31,7 +31,7 @@ fn an_idle_connection_takes_few_bytes() {
 fn owns_memory(world: &mut World, client: usize) -> bool {
     let key = world.key(client);
     let conns = &world.core().conns;
-    let conn = conns.find(key).and_then(|slot| conns.get(slot));
+    let conn = conns.get(key);
     match conn.map(|conn| &conn.role) {
         Some(Role::WebSocket(ws)) => ws.owns_memory(),
         _ => panic!("no WebSocket"),

@@ -116,7 +116,7 @@ fn where_unfinished_messages_take_too_much_room_the_largest_goes_and_the_others_
     assert!(!gone.is_empty() && gone.len() < 4, "{gone:?}");
     assert!(gone.iter().all(|&n| lens[n] >= 11 * KIB), "{gone:?}");
     assert_eq!(world.metrics().unfinished_messages, gone.len() as u64);
-    assert!(world.core().intake.bytes() <= 64 * KIB);
+    assert!(world.core().cx.receive_budget.bytes() <= 64 * KIB);
     for n in 0..8 {
         world.client_sends(clients[n], &message(lens[n])[lens[n] - 10..]);
         world.run_handlers();
@@ -138,7 +138,7 @@ fn where_handlers_are_behind_by_too_much_nothing_is_read_until_they_have_caught_
         world.client_says(client, &payload);
     }
     // Handlers do not run meanwhile.
-    let held = world.core().intake.bytes();
+    let held = world.core().cx.receive_budget.bytes();
     assert!((64 * KIB..96 * KIB).contains(&held), "{held}");
     let unread = clients
         .iter()
@@ -195,7 +195,7 @@ fn a_connection_that_breaks_or_ends_in_the_midst_of_a_message_leaves_nothing_beh
     for &client in &clients {
         world.client_sends(client, begun);
     }
-    assert!(world.core().intake.bytes() >= 3 * 9_000 - 100);
+    assert!(world.core().cx.receive_budget.bytes() >= 3 * 9_000 - 100);
     world.client_ends(clients[0]);
     world.client_resets(clients[1]);
     world.closes(clients[2], 1000, "");
@@ -219,7 +219,7 @@ fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned()
         world.stall(client, 0);
         world.client_says(client, &payload);
         world.run_handlers();
-        most = most.max(world.core().delivery.own_bytes());
+        most = most.max(world.core().cx.fanout.unshared_bytes());
         world.client_says(honest, &payload);
         world.run_handlers();
         assert_eq!(world.all_frames(honest), [text(payload.clone())]);
@@ -227,10 +227,10 @@ fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned()
     assert!(most <= 64 * KIB, "{most}");
     assert_eq!(world.metrics().slow_consumers, 6);
     // Broadcasts are shared, and not counted.
-    let before = world.core().delivery.own_bytes();
+    let before = world.core().cx.fanout.unshared_bytes();
     world.broadcasts(&payload);
     world.settle();
-    assert_eq!(world.core().delivery.own_bytes(), before);
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), before);
     assert_eq!(world.metrics().slow_consumers, 6);
     for client in greedy.into_iter().chain([honest]) {
         world.client_resets(client);
@@ -412,7 +412,7 @@ fn what_is_not_queued_is_not_counted() {
     }
     world.sends(client, &"x".repeat(10 * KIB));
     world.settle();
-    assert_eq!(world.core().delivery.own_bytes(), 0);
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn what_was_read_is_not_counted_though_broadcasts_wait_behind_it() {
     world.broadcasts("x".repeat(15 * KIB));
     world.settle();
     world.client_reads(client, 11 * KIB);
-    assert_eq!(world.core().delivery.own_bytes(), 0);
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn what_comes_right_behind_a_handshake_is_bounded_too() {
         let client = world.connect();
         let early = [UPGRADE, &message.repeat(3)].concat();
         world.client_sends(client, early);
-        most = most.max(world.core().intake.bytes());
+        most = most.max(world.core().cx.receive_budget.bytes());
     }
     assert!(most <= (64 + 64) * KIB, "{most}");
     assert!(world.metrics().unfinished_messages > 20);

@@ -300,8 +300,8 @@ fn burst(policy: SlowConsumer, room: usize, len: usize, kinds: usize) {
         }
     }
     world.settle();
-    let slot = world.key(client).slot;
-    let Some(Role::WebSocket(ws)) = world.core().conns.get(slot).map(|conn| &conn.role) else {
+    let key = world.key(client);
+    let Some(Role::WebSocket(ws)) = world.core().conns.get(key).map(|conn| &conn.role) else {
         panic!("it is still there");
     };
     let (bytes, frame) = (ws.outbox.bytes(), Message::new(&payload).frame().len());

@@ -335,7 +335,7 @@ impl Game {
         for room in &self.rooms {
             assert_eq!((room.len(), room.reaches(0)), (0, false));
         }
-        assert_eq!(self.world.core().delivery.rooms.memberships(), 0);
+        assert_eq!(self.world.core().cx.fanout.rooms.memberships(), 0);
         assert_eq!(self.world.metrics().room_members, 0);
         self.world.assert_empty();
     }
@@ -403,7 +403,7 @@ impl Game {
             assert_eq!(room.has_numbered(), numbered);
         }
         let memberships = members.iter().sum::<usize>();
-        assert_eq!(self.world.core().delivery.rooms.memberships(), memberships);
+        assert_eq!(self.world.core().cx.fanout.rooms.memberships(), memberships);
         assert_eq!(self.world.metrics().room_members, memberships as u64);
         assert_eq!(self.world.metrics().slow_consumers, 0);
     }

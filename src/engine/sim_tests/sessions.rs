@@ -8,6 +8,7 @@ use crate::engine::hub::Audience;
 use crate::engine::model::command::{Mail, Received, Upgraded};
 use crate::engine::model::program::Interests;
 use crate::engine::model::session::Status;
+use crate::engine::reactor::Readiness;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::connection::FrameReader;
@@ -576,10 +577,13 @@ fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
     world.closes(old, 1000, "");
     world.settle();
     let (old_key, reads) = (world.key(old), world.pipe(new).reads);
-    world
-        .core()
-        .ready(old_key.token().unwrap(), true, true, true);
-    world.core().ready(usize::MAX - 5, true, true, true);
+    let all = Readiness {
+        readable: true,
+        hangup: true,
+        writable: true,
+    };
+    world.core().ready(old_key.token().unwrap(), all);
+    world.core().ready(usize::MAX - 5, all);
     world.turn();
     assert_eq!(world.pipe(new).reads, reads);
     assert_eq!(world.all_frames(new), []);

@@ -33,6 +33,38 @@ fn idle_connections_have_no_timer_and_cost_no_turn() {
 }
 
 #[test]
+fn deadline_that_comes_nearer_leaves_one_timer_entry() {
+    let mut world = World::new(Setup {
+        limits: Limits {
+            message_timeout: ms(500),
+            ..Limits::default()
+        },
+        heartbeat: Some(Heartbeat {
+            interval: ms(60_000),
+            timeout: ms(30_000),
+        }),
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let clients = world.joined(3);
+    let entries = |world: &mut World| world.core().cx.timers.len();
+    assert_eq!(entries(&mut world), 3);
+    for round in 0..50 {
+        // The message's deadline is nearer than the heartbeat's, and is gone when the message is complete.
+        world.client_sends(clients[0], client_frame(0x01, b"begun"));
+        assert_eq!(entries(&mut world), 3, "{round}");
+        world.client_sends(clients[0], client_frame(0x80, b"ended"));
+        world.advance_ms(200);
+        assert_eq!(entries(&mut world), 3, "{round}");
+    }
+    // A connection that goes leaves none behind.
+    world.client_resets(clients[0]);
+    world.client_resets(clients[1]);
+    world.run_handlers();
+    assert_eq!(entries(&mut world), 1);
+}
+
+#[test]
 fn a_client_that_never_says_a_word_is_dropped_when_its_time_is_over() {
     let mut world = World::with_handler(echo);
     let client = world.connect();

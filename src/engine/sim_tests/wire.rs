@@ -5,7 +5,9 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::protocol::fuzz;
-use crate::transport::{Transport, WriteMany};
+use crate::transport::Transport;
+#[cfg(feature = "io-uring")]
+use crate::transport::WriteMany;
 
 /// One connection's two directions, between the shard's end ([`Wire`]) and the test.
 pub(super) struct Pipe {
@@ -173,7 +175,11 @@ pub(super) fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 
 impl Transport for Wire {
     type Registry = ();
-    type Ring = Together;
+    /// With the feature, every game goes over a writer of many.
+    #[cfg(feature = "io-uring")]
+    type Writer = Together;
+    #[cfg(not(feature = "io-uring"))]
+    type Writer = crate::transport::OneByOne;
 
     fn register(&mut self, _: &(), _: usize) -> io::Result<()> {
         self.pipe().edges.writable = true;
@@ -211,24 +217,39 @@ impl Transport for Wire {
     }
 }
 
-/// Writes to many at once.
+/// Makes all writes before the first outcome is looked at, as a ring does.
+#[cfg(feature = "io-uring")]
 pub(super) struct Together;
 
+#[cfg(feature = "io-uring")]
+pub(super) fn writer() -> Together {
+    Together
+}
+
+#[cfg(not(feature = "io-uring"))]
+pub(super) fn writer() -> crate::transport::OneByOne {
+    crate::transport::OneByOne
+}
+
+#[cfg(feature = "io-uring")]
 impl WriteMany<Wire> for Together {
     const MANY: usize = 1;
 
-    fn write_many(&mut self, writes: &[(&Wire, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
-        let outcomes = writes
-            .iter()
-            .map(|(wire, bytes)| (wire.take(bytes, vec![bytes.as_ptr().addr()]), bytes));
-        let unfinished =
-            outcomes
-                .enumerate()
-                .filter_map(|(index, (outcome, bytes))| match outcome {
-                    Ok(n) if n == bytes.len() => None,
-                    outcome => Some((index, outcome)),
-                });
-        unfinished.collect()
+    fn write_many<'a, K>(
+        &mut self,
+        writes: impl Iterator<Item = crate::transport::Write<'a, Wire, K>>,
+        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+    ) {
+        let outcomes: Vec<_> = writes
+            .map(|write| {
+                let places = vec![write.bytes.as_ptr().addr()];
+                let result = write.transport.take(write.bytes, places);
+                (write.tag, write.bytes.len(), result)
+            })
+            .collect();
+        for (tag, len, result) in outcomes {
+            outcome(tag, len, result);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::wire::{ACCEPT, Frame, Pipe, Together, UPGRADE, Wire, client_text, lock, parse_frames};
+use super::wire::{self, ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Audience, Hub};
 use crate::engine::model::command::{Mail, Upgraded, Word};
@@ -24,7 +24,7 @@ use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Form;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::{Refused, Wake, When};
-use crate::engine::reactor::{Core, Role};
+use crate::engine::reactor::{Core, Readiness, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -281,9 +281,7 @@ impl World {
         hub.jobs.queue.starting_first();
         let _ = program.hub.set(Arc::downgrade(&hub));
         let base = Instant::now();
-        let mut core = Core::new(0, hub.clone(), program.clone(), (), base);
-        // With the feature, every game goes over it.
-        core.write_through(cfg!(feature = "io-uring").then_some(Together));
+        let core = Core::new(0, hub.clone(), program.clone(), (), wire::writer(), base);
         let mut world = Self {
             core: Some(core),
             hub,
@@ -635,12 +633,12 @@ impl World {
             let reports = edges.any() && !pipe.closed;
             drop(pipe);
             if reports {
-                self.core().ready(
-                    key.token().unwrap(),
-                    edges.readable,
-                    edges.hangup,
-                    edges.writable,
-                );
+                let readiness = Readiness {
+                    readable: edges.readable,
+                    hangup: edges.hangup,
+                    writable: edges.writable,
+                };
+                self.core().ready(key.token().unwrap(), readiness);
             }
         }
     }
@@ -727,10 +725,10 @@ impl World {
         let mut requests = 0;
         let limits = self.hub.settings.limits.clone();
         let core = self.core.as_ref().unwrap();
-        for slot in core.conns.used() {
-            match core.conns.get(slot).map(|conn| &conn.role) {
+        for key in core.conns.keys() {
+            match core.conns.get(key).map(|conn| &conn.role) {
                 Some(Role::Http(http)) => {
-                    heads += usize::from(http.is_in_line());
+                    heads += usize::from(http.is_queued());
                     own_bytes += http.response_bytes();
                     blocked += http.blocked_bytes();
                     let (counted, held) = http.request_bytes();
@@ -755,17 +753,29 @@ impl World {
                 Some(Role::Lingering(_)) | None => {}
             }
         }
-        assert_eq!(core.heads_len, heads, "connections that wait for a head");
-        assert_eq!(core.delivery.congested, congested, "congested members");
-        let counted = core.delivery.own_bytes();
+        assert_eq!(
+            core.cx.handshake_queue.waiting(),
+            heads,
+            "connections that wait for a head"
+        );
+        assert_eq!(core.cx.fanout.congested, congested, "congested members");
+        let counted = core.cx.fanout.unshared_bytes();
         assert_eq!(counted, own_bytes, "bytes that wait for one client alone");
-        assert_eq!(core.delivery.blocked.sum(), blocked, "of blocked clients");
-        assert_eq!(core.intake.held_back.sum(), held_back, "held back");
-        assert_eq!(core.intake.unfinished.sum(), unfinished, "unfinished");
-        assert_eq!(core.requests.held(), requests, "of requests");
+        assert_eq!(core.cx.fanout.blocked.sum(), blocked, "of blocked clients");
+        assert_eq!(
+            core.cx.receive_budget.held_back.sum(),
+            held_back,
+            "held back"
+        );
+        assert_eq!(
+            core.cx.receive_budget.unfinished.sum(),
+            unfinished,
+            "unfinished"
+        );
+        assert_eq!(core.cx.requests.held(), requests, "of requests");
         assert_eq!(members, reached, "members");
         assert_eq!(load, core.conns.len(), "connections");
-        let due = core.delivery.due;
+        let due = core.cx.fanout.due;
         let metrics = self.metrics();
         let dropped = metrics.dropped.slow_consumer + metrics.dropped.closed;
         assert_eq!(
@@ -786,7 +796,7 @@ impl World {
     pub(super) fn waiting_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
         let core = self.core();
-        let conn = core.conns.find(key).and_then(|slot| core.conns.get(slot));
+        let conn = core.conns.get(key);
         match conn.map(|conn| &conn.role) {
             Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
             _ => 0,
@@ -797,7 +807,7 @@ impl World {
     pub(super) fn unshared_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
         let core = self.core();
-        let conn = core.conns.find(key).and_then(|slot| core.conns.get(slot));
+        let conn = core.conns.get(key);
         match conn.map(|conn| &conn.role) {
             Some(Role::WebSocket(ws)) => ws.outbox.unshared_bytes(),
             _ => 0,
@@ -809,8 +819,7 @@ impl World {
     pub(super) fn kept_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
         let core = self.core();
-        let slot = core.conns.find(key);
-        let conn = slot.and_then(|slot| core.conns.get_mut(slot));
+        let conn = core.conns.get_mut(key);
         match conn.map(|conn| &mut conn.role) {
             Some(Role::WebSocket(ws)) => ws.outbox.kept_bytes(),
             _ => 0,
@@ -826,13 +835,17 @@ impl World {
         self.run_handlers();
         assert_eq!(self.conns(), 0, "connections");
         assert_eq!(self.metrics().connections, 0, "the gauge of connections");
-        assert_eq!(self.core().intake.bytes(), 0, "bytes of received messages");
         assert_eq!(
-            self.core().delivery.own_bytes(),
+            self.core().cx.receive_budget.bytes(),
+            0,
+            "bytes of received messages"
+        );
+        assert_eq!(
+            self.core().cx.fanout.unshared_bytes(),
             0,
             "bytes that wait for clients"
         );
-        assert_eq!(self.core().requests.bytes(), 0, "bytes of requests");
+        assert_eq!(self.core().cx.requests.bytes(), 0, "bytes of requests");
         assert_eq!(self.hub.responses_bytes.load(Relaxed), 0, "responses");
         assert_eq!(self.hub.ended.load(Relaxed), 0, "ended connections");
         self.check();

@@ -17,7 +17,7 @@ use crate::engine::model::job::{Done, Job};
 use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::token::{LISTENER, WAKER};
-use crate::engine::reactor::Core;
+use crate::engine::reactor::{Core, Readiness};
 use crate::engine::threads::listener::Listener;
 use crate::report::error;
 use crate::user_threads::in_shard_turn;
@@ -112,7 +112,8 @@ impl Shard {
     pub(crate) fn start(self) -> io::Result<()> {
         let hub = self.ending.hub.clone();
         let lease = self.lease();
-        let name = || thread::Builder::new().name(format!("humphrey_ws shard {}", self.core.index));
+        let name =
+            || thread::Builder::new().name(format!("humphrey_ws shard {}", self.core.cx.index));
         let (first, spare) = (name(), name());
         if hub.settings.adaptive_handlers {
             let (hub, lease) = (hub.clone(), lease.clone());
@@ -130,7 +131,7 @@ impl Shard {
     fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
         let run = hub.jobs.add_shard_thread();
         while let Some(mut shard) = next {
-            let events = shard.core.events.clone();
+            let events = shard.core.cx.events.clone();
             loop {
                 in_shard_turn(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_inline() {
@@ -179,9 +180,11 @@ impl Shard {
                 }
                 Token(token) => self.core.ready(
                     token,
-                    event.is_readable(),
-                    event.is_read_closed() || event.is_error(),
-                    event.is_writable(),
+                    Readiness {
+                        readable: event.is_readable(),
+                        hangup: event.is_read_closed() || event.is_error(),
+                        writable: event.is_writable(),
+                    },
                 ),
             }
         }

@@ -1,168 +1,217 @@
-//! Writes to many connections: with one system call, where the shard has a ring for that (`Transport::Ring`), or one by one.
+//! Writes to many connections: with one system call or one by one, as the shard's writer does (`Transport::Writer`).
 //!
 //! Nothing happens between the writes and the look at what came of them: so each outcome meets the outbox that it belongs
 //! to as the write found it.
 
 use std::io;
 
-use crate::engine::parts::batch::Closed;
-use crate::engine::parts::slab::Slots;
-use crate::engine::reactor::{Conn, Core, Role};
-use crate::transport::{Transport, WriteMany};
+use crate::engine::parts::batch::{Audience, Closed, Run};
+use crate::engine::parts::id::Key;
+use crate::engine::reactor::fanout::enqueue::Source;
+use crate::engine::reactor::websocket::WebSocket;
+use crate::engine::reactor::{Conn, ConnCx, Core, Role};
+use crate::transport::{Transport, Write, WriteMany};
 
-/// So many members are looked up before the first of them is written to.
-const LOOKED_UP: usize = 16;
-
-/// Of one write; `None` if none was made.
+/// What came of a write; `None` if none was made.
 type Begun = Option<io::Result<usize>>;
 
-/// What was written to those who got all of it, and who else is to be looked at.
+/// What was written to the members that got all of it, and which members are to be looked at.
 #[derive(Default)]
-pub(super) struct AtOnce {
-    pub(super) bytes: u64,
-    pub(super) messages: u64,
-    pub(super) rest: Vec<(u32, Begun)>,
-}
-
-/// What a member is to be written.
-struct Share<'a, T> {
-    slot: u32,
-    messages: u32,
-    transport: &'a T,
-    piece: &'a [u8],
-}
-
-/// What a member has still to get of a run, unless something else waits for it: then it is of the `rest`.
-#[inline]
-fn share<'a, T>(
-    conns: &'a Slots<Conn<T>>,
-    slot: u32,
-    run: &'a Closed,
-    rest: &mut Vec<(u32, Begun)>,
-) -> Option<Share<'a, T>> {
-    let Some(Conn {
-        role: Role::WebSocket(ws),
-        transport: Some(transport),
-        ..
-    }) = conns.get(slot)
-    else {
-        return None;
-    };
-    let (from, messages) = run.share(ws.seen);
-    if messages == 0 {
-        return None;
-    }
-    if !ws.outbox.is_empty() {
-        rest.push((slot, None));
-        return None;
-    }
-    Some(Share {
-        slot,
-        messages,
-        transport,
-        piece: &run.bytes[from..],
-    })
-}
-
-/// As a ring does, without one.
-fn write_each<T: Transport>(writes: &[(&T, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
-    let outcomes = writes
-        .iter()
-        .map(|(transport, bytes)| transport.write(bytes));
-    let unfinished = outcomes.zip(writes).enumerate();
-    unfinished
-        .filter(|(_, (outcome, (_, bytes)))| !matches!(outcome, Ok(n) if *n == bytes.len()))
-        .map(|(index, (outcome, _))| (index, outcome))
-        .collect()
+struct Written {
+    bytes: u64,
+    messages: u64,
+    /// Something else waits for these.
+    behind: Vec<u32>,
+    /// Not all of it was written to these.
+    unfinished: Vec<(u32, io::Result<usize>)>,
 }
 
 impl<T: Transport> Core<T> {
-    /// Writes a run to all members for whom nothing else waits.
-    pub(super) fn write_run(&mut self, members: &[u32], run: &Closed) -> AtOnce {
-        let mut at_once = AtOnce::default();
+    /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
+    pub(super) fn deliver_run(&mut self, run: Run) {
+        let audience = run.audience;
+        let mut run = run.close();
+        let Written {
+            bytes,
+            messages,
+            behind,
+            unfinished,
+        } = self.write_run(audience, &run);
+        let counters = self.cx.counters();
+        counters.bytes_out.add_alone(bytes);
+        counters.messages_out.add_alone(messages);
+        for (slot, outcome) in unfinished {
+            self.with_member(slot, |ws, cx| ws.take_rest(cx, &mut run, outcome));
+        }
+        for slot in behind {
+            self.with_member(slot, |ws, cx| {
+                let (from, messages) = run.share(ws.seen);
+                ws.enqueue_from(cx, &mut run, from, messages);
+            });
+        }
+        self.cx.fanout.spare.reclaim(run);
+        self.enforce_send_budget();
+    }
+
+    /// Writes a run to all members for which nothing else waits.
+    fn write_run(&mut self, audience: Audience, run: &Closed) -> Written {
+        let fanout = &mut self.cx.fanout;
+        let mut of_room = std::mem::take(&mut fanout.slots);
+        let members = match audience {
+            Audience::Everyone => fanout.members.as_slice(),
+            Audience::Room(room) => {
+                of_room.extend(fanout.rooms.members(room));
+                // As they lie in memory, here and in the kernel.
+                of_room.sort_unstable();
+                &of_room
+            }
+        };
         let conns = &self.conns;
-        if members.len() >= T::Ring::MANY
-            && let Some(ring) = &mut self.ring
-        {
-            let mut shares = Vec::with_capacity(members.len());
-            let mut writes = Vec::with_capacity(members.len());
-            for &slot in members {
-                if let Some(share) = share(conns, slot, run, &mut at_once.rest) {
-                    at_once.bytes += share.piece.len() as u64;
-                    at_once.messages += u64::from(share.messages);
-                    shares.push((slot, share.messages));
-                    writes.push((share.transport, share.piece));
+        let mut behind = Vec::new();
+        let mut unfinished = Vec::new();
+        let (mut bytes, mut messages) = (0, 0);
+        let shares = members.iter().filter_map(|&slot| {
+            let Some((_, conn)) = conns.at(slot) else {
+                debug_assert!(false, "slot {slot} has ended without leaving its audience");
+                return None;
+            };
+            let Conn { socket, role } = conn;
+            let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
+                debug_assert!(false, "slot {slot} has broken without leaving its audience");
+                return None;
+            };
+            let (from, messages) = run.share(ws.seen);
+            if messages == 0 {
+                return None;
+            }
+            if !ws.outbox.is_empty() {
+                behind.push(slot);
+                return None;
+            }
+            Some(Write {
+                tag: (slot, messages),
+                transport,
+                bytes: &run.bytes[from..],
+            })
+        });
+        self.cx
+            .writer
+            .write_many(shares, |(slot, count), len, outcome| match outcome {
+                Ok(n) if n == len => {
+                    bytes += n as u64;
+                    messages += u64::from(count);
                 }
-            }
-            for (index, outcome) in ring.write_many(&writes) {
-                let (slot, messages) = shares[index];
-                at_once.bytes -= writes[index].1.len() as u64;
-                at_once.messages -= u64::from(messages);
-                at_once.rest.push((slot, Some(outcome)));
-            }
-            return at_once;
+                outcome => unfinished.push((slot, outcome)),
+            });
+        of_room.clear();
+        self.cx.fanout.slots = of_room;
+        Written {
+            bytes,
+            messages,
+            behind,
+            unfinished,
         }
-        for members in members.chunks(LOOKED_UP) {
-            // A write leaves little of the processor's cache: so memory is waited for once for some, not for each anew.
-            let mut shares = [const { None }; LOOKED_UP];
-            for (found, &slot) in shares.iter_mut().zip(members) {
-                *found = share(conns, slot, run, &mut at_once.rest);
-            }
-            for share in shares.iter().flatten() {
-                match share.transport.write(share.piece) {
-                    Ok(n) if n == share.piece.len() => {
-                        at_once.bytes += n as u64;
-                        at_once.messages += u64::from(share.messages);
-                    }
-                    outcome => at_once.rest.push((share.slot, Some(outcome))),
-                }
-            }
-        }
-        at_once
     }
 
     /// Writes what waits for these, as far as it lies in one piece: what is to be done about it is done for all afterwards,
     /// when no write comes between any more. Returns what came of it, for each in its place; nothing if they are few.
-    pub(crate) fn write_at_once(&mut self, slots: &[u32]) -> Vec<Begun> {
-        let few = self.ring.as_ref().map_or(LOOKED_UP, |_| T::Ring::MANY);
-        if slots.len() < few {
+    pub(crate) fn write_fronts(&mut self, keys: &[Key]) -> Vec<Begun> {
+        if keys.len() < T::Writer::MANY {
             return Vec::new();
         }
-        let mut places = Vec::with_capacity(slots.len());
-        for (place, &slot) in slots.iter().enumerate() {
-            // A slot stands there twice where a connection has gone and another has come in its place.
-            if let Some(conn) = self.conns.get_mut(slot)
-                && std::mem::take(&mut conn.dirty)
+        let mut begun: Vec<Begun> = Vec::new();
+        begun.resize_with(keys.len(), || None);
+        let mut places = Vec::with_capacity(keys.len());
+        for (place, &key) in keys.iter().enumerate() {
+            // A key stands there twice where its connection was written to early, and has more to write.
+            if let Some(conn) = self.conns.get_mut(key)
+                && std::mem::take(&mut conn.socket.dirty)
             {
                 places.push(place);
             }
         }
-        let mut writes = Vec::with_capacity(places.len());
-        places.retain(|&place| {
-            let Some(Conn {
-                role: Role::WebSocket(ws),
-                transport: Some(transport),
-                ..
-            }) = self.conns.get(slots[place])
-            else {
-                return false;
+        let conns = &self.conns;
+        let fronts = places.iter().filter_map(|&place| {
+            let Conn { socket, role } = conns.get(keys[place])?;
+            let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
+                return None;
             };
-            let front = ws.outbox.front();
-            writes.extend(front.map(|bytes| (transport, bytes)));
-            front.is_some()
+            Some(Write {
+                tag: place,
+                transport,
+                bytes: ws.outbox.front()?,
+            })
         });
-        let mut begun: Vec<Begun> = Vec::new();
-        begun.resize_with(slots.len(), || None);
-        for (&place, (_, bytes)) in places.iter().zip(&writes) {
-            begun[place] = Some(Ok(bytes.len()));
-        }
-        let unfinished = match &mut self.ring {
-            Some(ring) => ring.write_many(&writes),
-            None => write_each(&writes),
-        };
-        for (index, outcome) in unfinished {
-            begun[places[index]] = Some(outcome);
-        }
+        self.cx
+            .writer
+            .write_many(fronts, |place, _, outcome| begun[place] = Some(outcome));
         begun
+    }
+}
+
+impl WebSocket {
+    /// Not all that it is to get of a run could be written: the rest waits.
+    fn take_rest<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        run: &mut Closed,
+        outcome: io::Result<usize>,
+    ) {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        let (from, messages) = run.share(self.seen);
+        match outcome {
+            Ok(n) => self.take_partial(cx, run, n),
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {
+                self.blocked(cx.shard.tick, cx.shard.limits().write_timeout);
+                self.enqueue_from(cx, run, from, messages);
+            }
+            Err(_) => {
+                let dropped = u64::from(messages);
+                cx.shard.counters().dropped_closed.add(dropped);
+                self.break_off(cx);
+            }
+        }
+    }
+
+    /// `written` bytes have left: the frame in progress goes on; what does not fit behind it meets the policy.
+    fn take_partial<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        run: &mut Closed,
+        written: usize,
+    ) {
+        let (from, messages) = run.share(self.seen);
+        let (bytes_max, write_timeout) = {
+            let limits = cx.shard.limits();
+            (limits.outbox_bytes_max, limits.write_timeout)
+        };
+        let len = run.bytes.len() - from;
+        let (whole, kept) = self
+            .form()
+            .whole(&run.bytes[from..], written.saturating_add(bytes_max));
+        let (bytes, unshared) = run.keep(from..from + whole);
+        let left = self.outbox.push_rest(bytes, kept, written, unshared);
+        let counters = cx.shard.counters();
+        counters.bytes_out.add_alone(written as u64);
+        counters.messages_out.add_alone(left);
+        self.blocked(cx.shard.tick, write_timeout);
+        if whole < len {
+            self.enqueue_from(cx, run, from + whole, messages - kept);
+        } else {
+            self.note_fill(cx);
+        }
+    }
+
+    /// Queues what it is to get of a run from there on.
+    fn enqueue_from<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        run: &mut Closed,
+        from: usize,
+        messages: u32,
+    ) {
+        let (piece, of) = run.piece(from);
+        self.enqueue(cx, piece, messages, Source::Shared { of });
+        self.note_fill(cx);
     }
 }

@@ -2,14 +2,14 @@
 //! what clients send behind them. One bound for all connections together (`Limits::bodies_bytes_max`).
 //!
 //! Heads that are not complete are not counted here: `handshakes_max` bounds them. Handshakes and requests for event streams
-//! that wait for a handler have a bound of their own (`Intake::add_asking`).
+//! that wait for a handler have a bound of their own (`ReceiveBudget::add_authorizing`).
 
 use crate::engine::model::request::{Ticket, head_bytes};
 use crate::engine::model::verdict::busy;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::http::{Http, Phase};
-use crate::engine::reactor::{Core, Role};
+use crate::engine::reactor::{ConnCx, Core, Role};
 use crate::limits::Limits;
 use crate::protocol::http::{Body, BodyMode};
 use crate::transport::Transport;
@@ -57,6 +57,40 @@ impl Requests {
         self.handled = self.handled.saturating_sub(bytes);
     }
 
+    /// Whether what is announced of a body finds room, as far as can be known: what handlers have can't be taken from them,
+    /// and larger bodies give way.
+    pub(super) fn has_room_for(&self, body: &Body) -> bool {
+        self.handled.saturating_add(body.announced_bytes()) <= self.bytes_max
+    }
+
+    /// Counts a request that a handler is to get, if there is room: what connections hold themselves gives way to it
+    /// (`enforce_request_budget`).
+    pub(super) fn add_handled(&mut self, bytes: usize) -> bool {
+        let handled = self.handled + bytes + REQUEST_BYTES;
+        let has_room = handled <= self.bytes_max;
+        if has_room {
+            self.handled = handled;
+        }
+        has_room
+    }
+
+    /// Takes a request back that no handler has begun with. Its job stays in the queue, and counts until it comes up.
+    pub(super) fn take_back(&mut self, ticket: &Ticket) -> bool {
+        let taken = ticket.take().is_some();
+        if taken {
+            self.sub_handled(ticket.bytes);
+        }
+        taken
+    }
+
+    /// A connection is HTTP no longer.
+    pub(super) fn release(&mut self, http: &mut Http, slot: u32) {
+        if let Phase::Handling(ticket) = &http.phase {
+            self.take_back(ticket);
+        }
+        self.set(http, slot, 0);
+    }
+
     fn set(&mut self, http: &mut Http, slot: u32, held: usize) {
         let address = counted_as(http.client);
         let before = std::mem::replace(&mut http.request_bytes, held);
@@ -69,8 +103,8 @@ impl Http {
     fn counted_bytes(&self) -> usize {
         let behind = self.buffer.capacity();
         match &self.phase {
-            Phase::Asking(asking) if asking.is_of_body() => behind,
-            Phase::Head | Phase::Asking(_) => 0,
+            Phase::Authorizing(authorizing) if authorizing.is_of_body() => behind,
+            Phase::Head | Phase::Authorizing(_) => 0,
             Phase::Body(request) => {
                 let (head, body) = &**request;
                 REQUEST_BYTES + head_bytes(head) + body.held_bytes() + behind
@@ -94,96 +128,61 @@ impl Http {
     }
 }
 
-impl<T: Transport> Core<T> {
-    /// Something of what a connection has sent has come or gone.
-    pub(super) fn note_request(&mut self, slot: u32) {
-        self.count_request(slot);
-        self.make_room_for_requests();
-    }
-
-    pub(super) fn count_request(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.get_mut(slot)
-            && let Role::Http(http) = &mut conn.role
-        {
-            http.trim_buffer();
-            let held = http.counted_bytes();
-            self.requests.set(http, slot, held);
-        }
-    }
-
-    /// Where all together is too much, the largest bodies are not waited for, and what was sent behind requests is dropped.
-    fn make_room_for_requests(&mut self) {
-        while self.requests.is_over()
-            && let Some((slot, _)) = self.requests.held.largest()
-        {
-            match self.http(slot) {
-                Some(http) if matches!(http.phase, Phase::Body(_)) => {
-                    let head_only = http.reads_body_of_head();
-                    self.http_busy(slot, head_only);
-                }
-                Some(http) if matches!(http.phase, Phase::Asking(_)) => {
-                    let head_only = self
-                        .stop_asking(slot)
-                        .is_some_and(|asking| asking.request.method() == "HEAD");
-                    self.http_busy(slot, head_only);
-                }
-                Some(http) => {
-                    // Whoever pipelines must be ready to send again (RFC 9112 §9.3.2).
-                    http.buffer = Vec::new();
-                    http.is_cut = true;
-                    self.count_request(slot);
-                }
-                None => break,
-            }
-        }
-    }
-
-    /// Whether what is announced of a body finds room, as far as can be known: what handlers have can't be taken from them,
-    /// and larger bodies give way.
-    pub(super) fn has_room_for_body(&self, body: &Body) -> bool {
-        let announced = body.announced_bytes();
-        self.requests.handled.saturating_add(announced) <= self.requests.bytes_max
-    }
-
-    /// Counts a request that a handler is to get, if there is room.
-    pub(super) fn add_handled(&mut self, bytes: usize) -> bool {
-        self.requests.handled += bytes + REQUEST_BYTES;
-        self.make_room_for_requests();
-        if self.requests.is_over() {
-            self.requests.sub_handled(bytes + REQUEST_BYTES);
-            return false;
-        }
-        true
-    }
-
-    /// Takes a request back that no handler has begun with. Its job stays in the queue, and counts until it comes up.
-    pub(super) fn take_back(&mut self, ticket: &Ticket) -> bool {
-        let taken = ticket.take().is_some();
-        if taken {
-            self.requests.sub_handled(ticket.bytes);
-        }
-        taken
+impl Http {
+    /// Something of what the connection has sent has come or gone.
+    pub(super) fn count_request<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.trim_buffer();
+        let held = self.counted_bytes();
+        cx.shard.requests.set(self, cx.key.slot, held);
     }
 
     /// There is no room for a request, or no handler.
-    pub(super) fn http_busy(&mut self, slot: u32, head_only: bool) {
-        self.counters().refused_unserved.add(1);
-        if let Some(http) = self.http(slot) {
-            http.buffer = Vec::new();
-        }
-        self.http_answer(
-            slot,
-            busy().response(BodyMode::head_only_if(head_only)),
-            false,
-        );
-        self.count_request(slot);
+    pub(super) fn answer_busy<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head_only: bool) {
+        cx.shard.counters().refused_unserved.add(1);
+        self.buffer = Vec::new();
+        self.answer(cx, busy().response(BodyMode::head_only_if(head_only)));
+        self.count_request(cx);
     }
 
-    /// A connection is HTTP no longer.
-    pub(super) fn release_request(&mut self, slot: u32, http: &mut Http) {
-        if let Phase::Handling(ticket) = &http.phase {
-            self.take_back(ticket);
+    /// It holds most of what is too much in all: its body is not waited for, or what was sent behind its request is dropped.
+    fn give_way<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        match self.phase {
+            Phase::Body(_) => {
+                let head_only = self.reads_body_of_head();
+                self.answer_busy(cx, head_only);
+            }
+            Phase::Authorizing(_) => {
+                let head_only = self
+                    .end_authorizing(cx)
+                    .is_some_and(|authorizing| authorizing.request.method() == "HEAD");
+                self.answer_busy(cx, head_only);
+            }
+            Phase::Head | Phase::Handling(_) | Phase::Writing(_) => {
+                // A client that pipelines must be ready to send again (RFC 9112 §9.3.2).
+                self.buffer = Vec::new();
+                self.is_cut = true;
+                self.count_request(cx);
+            }
         }
-        self.requests.set(http, slot, 0);
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Where requests hold too much in all, the connections that hold most give way.
+    #[inline]
+    pub(crate) fn enforce_request_budget(&mut self) {
+        while self.cx.requests.is_over()
+            && let Some((slot, _)) = self.cx.requests.held.largest()
+        {
+            let found = self.with_slot(slot, |role, cx| match role {
+                Role::Http(http) => http.give_way(cx),
+                Role::WebSocket(_) | Role::Lingering(_) => {
+                    debug_assert!(false, "only HTTP connections hold requests");
+                }
+            });
+            if found.is_none() {
+                break;
+            }
+        }
     }
 }

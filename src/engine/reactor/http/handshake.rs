@@ -1,6 +1,6 @@
-//! Handshakes, on their way to a WebSocket: the program may be asked who comes in, and everything waits until it has decided.
+//! Handshakes, on their way to a WebSocket: the program may authorize them, and the connection waits until it has decided.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::engine::hub::admission::TurnedAway;
@@ -8,9 +8,9 @@ use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::Work;
 use crate::engine::model::verdict::{Granted, too_many};
 use crate::engine::parts::encoding::Form;
-use crate::engine::reactor::http::Phase;
+use crate::engine::reactor::ConnCx;
+use crate::engine::reactor::http::{Http, Phase};
 use crate::engine::reactor::websocket::Opening;
-use crate::engine::reactor::{Core, Role};
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::ValidHandshake;
 use crate::protocol::http::{self, Body, BodyMode, Head, Persistence};
@@ -19,14 +19,23 @@ use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
-/// A handshake that the program is being asked about.
-pub(super) struct Asking {
+/// A handshake that the program authorizes.
+pub(super) struct Authorizing {
     pub(super) request: Arc<RequestHead>,
-    pub(super) entry: Entry,
+    pub(super) source: HandshakeSource,
+}
+
+/// HTTP is over: what a WebSocket or an event stream begins with.
+pub(crate) struct Upgrade {
+    pub(crate) opening: Opening,
+    /// By the host that has read the handshake.
+    pub(crate) handed_over: Option<Box<Upgraded>>,
+    /// What the client has sent behind its handshake.
+    pub(crate) early: Vec<u8>,
 }
 
 /// How a handshake has come.
-pub(super) enum Entry {
+pub(super) enum HandshakeSource {
     /// It was read here, and is to be answered.
     Here(ValidHandshake),
     /// It was read elsewhere.
@@ -37,7 +46,7 @@ pub(super) enum Entry {
     Body { body: Body, head_only: bool },
 }
 
-impl Entry {
+impl HandshakeSource {
     /// Messages that came with it, and are still to be handled.
     pub(super) fn messages(&self) -> usize {
         match self {
@@ -47,14 +56,14 @@ impl Entry {
     }
 }
 
-impl Asking {
+impl Authorizing {
     /// A handler is at work for it: its job keeps the request only meanwhile.
     pub(super) fn has_begun(&self) -> bool {
         Arc::strong_count(&self.request) > 1
     }
 
     pub(super) fn is_of_body(&self) -> bool {
-        matches!(self.entry, Entry::Body { .. })
+        matches!(self.source, HandshakeSource::Body { .. })
     }
 }
 
@@ -81,301 +90,294 @@ fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8>
     }
 }
 
-impl<T: Transport> Core<T> {
-    /// A valid handshake: a WebSocket begins, unless its client may not come in.
-    pub(super) fn http_upgrade(&mut self, slot: u32, head: Head, handshake: ValidHandshake) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Role::Http(http) = &mut conn.role else {
-            return;
-        };
-        let peer = http.peer;
-        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+impl Http {
+    /// A valid handshake: a WebSocket begins, if its client is admitted.
+    pub(super) fn on_handshake<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        head: Head,
+        handshake: ValidHandshake,
+    ) {
+        match self.admit(cx, Some(&head)) {
             Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, peer, client));
-                self.ask(slot, request, Entry::Here(handshake));
+                let request = Arc::new(RequestHead::received(head, self.peer, client));
+                self.authorize(cx, request, HandshakeSource::Here(handshake));
             }
-            Err(turned_away) => self.turn_away(slot, turned_away, false),
+            Err(turned_away) => self.refuse(cx, turned_away, false),
         }
+    }
+
+    fn admit<T: Transport>(
+        &self,
+        cx: &mut ConnCx<'_, T>,
+        head: Option<&Head>,
+    ) -> Result<IpAddr, TurnedAway> {
+        let place = &mut cx.socket.place;
+        cx.shard.hub.admit(self.peer, head, place, cx.shard.now)
     }
 
     /// A request for an event stream.
-    pub(super) fn http_event_stream(&mut self, slot: u32, head: Head) {
+    pub(super) fn on_event_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         let head_only = head.method == "HEAD";
         if !head_only && head.method != "GET" {
-            let answer = self.hub.other_method(&head);
-            self.http_answer(slot, answer, false);
+            let answer = cx.shard.hub.other_method(&head);
+            self.answer(cx, answer);
             return;
         }
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        let Role::Http(http) = &mut conn.role else {
-            return;
-        };
         // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
-        http.buffer = Vec::new();
-        let peer = http.peer;
-        match self.hub.admit(peer, Some(&head), &mut conn.place, self.now) {
+        self.buffer = Vec::new();
+        match self.admit(cx, Some(&head)) {
             Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, peer, client));
-                self.ask(slot, request, Entry::EventStream { head_only });
+                let request = Arc::new(RequestHead::received(head, self.peer, client));
+                self.authorize(cx, request, HandshakeSource::EventStream { head_only });
             }
-            Err(turned_away) => self.turn_away(slot, turned_away, head_only),
+            Err(turned_away) => self.refuse(cx, turned_away, head_only),
         }
     }
 
-    /// A request with a body, which the program is asked about before it is read.
-    pub(super) fn http_ask_guard(&mut self, slot: u32, head: Head, body: Body) {
-        let Some(http) = self.http(slot) else {
-            return;
-        };
+    /// A request with a body, which the program authorizes before it is read.
+    pub(super) fn authorize_body<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        head: Head,
+        body: Body,
+    ) {
         let head_only = head.method == "HEAD";
-        let request = RequestHead::received(head, http.peer, http.client);
-        self.ask(slot, Arc::new(request), Entry::Body { body, head_only });
+        let request = RequestHead::received(head, self.peer, self.client);
+        let source = HandshakeSource::Body { body, head_only };
+        self.authorize(cx, Arc::new(request), source);
     }
 
-    /// The same for a connection whose request was read elsewhere.
-    pub(crate) fn take_over(&mut self, slot: u32, peer: SocketAddr, mut upgraded: Upgraded) {
-        if let Some(http) = self.http(slot) {
-            http.buffer = std::mem::take(&mut upgraded.early);
-        }
+    /// Goes on with a connection whose request was read elsewhere.
+    pub(crate) fn take_over<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        mut upgraded: Upgraded,
+    ) {
+        self.buffer = std::mem::take(&mut upgraded.early);
         if let Some(accepted) = upgraded.accepted.take() {
             let (request, granted) = accepted.into_parts();
-            self.come_in(slot, request, Entry::Elsewhere(Box::new(upgraded)), granted);
+            let source = HandshakeSource::Elsewhere(Box::new(upgraded));
+            self.accept(cx, request, source, granted);
             return;
         }
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
         let head = upgraded.head.take();
-        let admitted = match self.hub.is_full() {
+        let admitted = match cx.shard.hub.is_full() {
             true => Err(TurnedAway::ConnectionsMax),
-            false => self
-                .hub
-                .admit(peer, head.as_deref(), &mut conn.place, self.now),
+            false => self.admit(cx, head.as_deref()),
         };
         match admitted {
             Ok(client) => {
                 let request = Arc::new(match head {
-                    Some(head) => RequestHead::received(*head, peer, client),
-                    None => RequestHead::unknown(peer, client),
+                    Some(head) => RequestHead::received(*head, self.peer, client),
+                    None => RequestHead::unknown(self.peer, client),
                 });
-                self.ask(slot, request, Entry::Elsewhere(Box::new(upgraded)));
+                let source = HandshakeSource::Elsewhere(Box::new(upgraded));
+                self.authorize(cx, request, source);
             }
             Err(turned_away) if upgraded.answered => {
-                turned_away.counter(self.counters()).add(1);
-                self.dismiss(slot, upgraded, turned_away.close_frame());
+                turned_away.counter(cx.shard.counters()).add(1);
+                self.close_handed_over(cx, upgraded, turned_away.close_frame());
             }
             Err(turned_away) => {
-                self.hub.count_unhandled(upgraded.messages());
-                self.turn_away(slot, turned_away, false);
+                cx.shard.hub.count_unhandled(upgraded.messages());
+                self.refuse(cx, turned_away, false);
             }
         }
     }
 
-    /// Has the program decide whether a client may come in. Meanwhile nothing is read.
-    fn ask(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry) {
-        let for_handshake = matches!(entry, Entry::Here(_) | Entry::Elsewhere(_));
-        if !self.interests.handshake && for_handshake {
-            let granted = match &entry {
+    /// Has the program decide whether a client is accepted. Meanwhile nothing is read.
+    fn authorize<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        request: Arc<RequestHead>,
+        source: HandshakeSource,
+    ) {
+        use HandshakeSource::{Body, Elsewhere, EventStream, Here};
+        if !cx.shard.interests.handshake && matches!(source, Here(_) | Elsewhere(_)) {
+            let granted = match &source {
                 // The client can't be told of a subprotocol any more.
-                Entry::Elsewhere(upgraded) if upgraded.answered => Granted::default(),
-                _ => Granted::choosing(&request, self.interests.subprotocols),
+                Elsewhere(upgraded) if upgraded.answered => Granted::default(),
+                _ => Granted::choosing(&request, cx.shard.interests.subprotocols),
             };
-            self.come_in(slot, request, entry, granted);
+            self.accept(cx, request, source, granted);
             return;
         }
-        self.leave_line(slot);
-        let deadline = self.tick.after(self.hub.settings.limits.queue_timeout);
-        let Some(key) = self.conns.key(slot) else {
-            return;
-        };
-        let Some(http) = self.http(slot) else {
-            return;
-        };
+        cx.shard.handshake_queue.remove(self);
         // The job does not keep the request: it goes when nobody waits for an answer any more.
         let asked = Arc::downgrade(&request);
-        let work = match entry {
-            Entry::EventStream { .. } => Work::EventStream(asked),
-            Entry::Body { .. } => Work::Guard(asked),
-            Entry::Here(_) | Entry::Elsewhere(_) => Work::Handshake(asked),
+        let work = match source {
+            EventStream { .. } => Work::EventStream(asked),
+            Body { .. } => Work::Guard(asked),
+            Here(_) | Elsewhere(_) => Work::Handshake(asked),
         };
-        http.deadline = deadline;
-        http.buffer.shrink_to_fit();
-        http.phase = Phase::Asking(Box::new(Asking { request, entry }));
-        let bytes = http.asking_bytes();
-        let is_early = !http.buffer.is_empty() && !matches!(work, Work::Guard(_));
-        if self.intake.add_asking(bytes, is_early) {
-            self.job(key, work);
+        self.deadline = cx.shard.tick.after(cx.shard.limits().queue_timeout);
+        self.buffer.shrink_to_fit();
+        self.phase = Phase::Authorizing(Box::new(Authorizing { request, source }));
+        let bytes = self.authorizing_bytes();
+        let is_early = !self.buffer.is_empty() && !matches!(work, Work::Guard(_));
+        if cx.shard.receive_budget.add_authorizing(bytes, is_early) {
+            cx.job(work);
             return;
         }
-        self.counters().refused_handshakes_max.add(1);
-        if let Some(asking) = self.stop_asking(slot) {
-            self.http_reject(slot, asking.entry, &too_many(), CloseCode::TRY_AGAIN_LATER);
-        }
+        cx.shard.counters().refused_handshakes_max.add(1);
+        self.reject_unauthorized(cx, &too_many(), CloseCode::TRY_AGAIN_LATER);
     }
 
-    /// The program is not asked any more, or has answered.
-    pub(super) fn stop_asking(&mut self, slot: u32) -> Option<Asking> {
-        let http = self.http(slot)?;
-        if !matches!(http.phase, Phase::Asking(_)) {
+    /// The program does not decide any more, or has decided.
+    pub(super) fn end_authorizing<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+    ) -> Option<Authorizing> {
+        if !matches!(self.phase, Phase::Authorizing(_)) {
             return None;
         }
-        let bytes = http.asking_bytes();
-        let Phase::Asking(asking) = std::mem::replace(&mut http.phase, Phase::Head) else {
+        let bytes = self.authorizing_bytes();
+        let Phase::Authorizing(authorizing) = std::mem::replace(&mut self.phase, Phase::Head)
+        else {
             return None;
         };
-        self.intake.sub_asking(bytes);
-        Some(*asking)
+        cx.shard.receive_budget.sub_authorizing(bytes);
+        Some(*authorizing)
     }
 
     /// The program has decided.
-    pub(crate) fn http_verdict(&mut self, slot: u32, answer: Result<Granted, Reject>) {
+    pub(crate) fn on_verdict<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        answer: Result<Granted, Reject>,
+    ) {
         // Where nobody waits for it any more, what was granted is dropped.
-        let Some(Asking { request, entry }) = self.stop_asking(slot) else {
+        let Some(Authorizing { request, source }) = self.end_authorizing(cx) else {
             return;
         };
         match answer {
             Ok(mut granted) => {
-                if matches!(&entry, Entry::Elsewhere(upgraded) if upgraded.answered) {
+                if matches!(&source, HandshakeSource::Elsewhere(upgraded) if upgraded.answered) {
                     // The client can't be told of it any more.
                     granted.subprotocol = None;
                 }
-                self.come_in(slot, request, entry, granted);
+                self.accept(cx, request, source, granted);
             }
             Err(reject) => {
-                if !matches!(entry, Entry::Body { .. }) {
-                    self.counters().refused_handshake_handler.add(1);
+                if !matches!(source, HandshakeSource::Body { .. }) {
+                    cx.shard.counters().refused_handshake_handler.add(1);
                 }
                 let peer = request.peer_addr();
                 debug!("{peer} was turned away by the program: {reject}");
-                self.http_reject(slot, entry, &reject, CloseCode::POLICY_VIOLATION);
+                self.reject(cx, source, &reject, CloseCode::POLICY_VIOLATION);
             }
         }
     }
 
-    /// Answers a handshake with a refusal; with a close frame where it was answered already.
-    pub(super) fn http_reject(
+    /// Does not wait any more for the program to decide, and rejects.
+    pub(super) fn reject_unauthorized<T: Transport>(
         &mut self,
-        slot: u32,
-        entry: Entry,
+        cx: &mut ConnCx<'_, T>,
         reject: &Reject,
         code: CloseCode,
     ) {
-        match entry {
-            Entry::Elsewhere(upgraded) if upgraded.answered => {
+        let Some(authorizing) = self.end_authorizing(cx) else {
+            debug_assert!(false, "the program is to decide");
+            return;
+        };
+        self.reject(cx, authorizing.source, reject, code);
+    }
+
+    /// Answers a handshake with a refusal; with a close frame where it was answered already.
+    fn reject<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        source: HandshakeSource,
+        reject: &Reject,
+        code: CloseCode,
+    ) {
+        let head_only = match source {
+            HandshakeSource::Elsewhere(upgraded) if upgraded.answered => {
                 let frame = encode::close(Some((code, reject.reason())));
-                self.dismiss(slot, *upgraded, frame);
+                self.close_handed_over(cx, *upgraded, frame);
+                return;
             }
-            Entry::EventStream { head_only } => {
-                self.http_answer(
-                    slot,
-                    reject.response(BodyMode::head_only_if(head_only)),
-                    false,
-                );
+            HandshakeSource::EventStream { head_only } => head_only,
+            HandshakeSource::Body { head_only, .. } => {
+                self.buffer = Vec::new();
+                head_only
             }
-            Entry::Body { head_only, .. } => {
-                if let Some(http) = self.http(slot) {
-                    http.buffer = Vec::new();
-                }
-                self.http_answer(
-                    slot,
-                    reject.response(BodyMode::head_only_if(head_only)),
-                    false,
-                );
+            source => {
+                cx.shard.hub.count_unhandled(source.messages());
+                false
             }
-            entry => {
-                self.hub.count_unhandled(entry.messages());
-                self.http_answer(slot, reject.response(BodyMode::Full), false);
-            }
-        }
+        };
+        self.answer(cx, reject.response(BodyMode::head_only_if(head_only)));
     }
 
     /// Ends a connection whose handshake was answered elsewhere.
-    fn dismiss(&mut self, slot: u32, upgraded: Upgraded, close_frame: Vec<u8>) {
-        self.hub.count_unhandled(upgraded.messages());
+    fn close_handed_over<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        upgraded: Upgraded,
+        close_frame: Vec<u8>,
+    ) {
+        cx.shard.hub.count_unhandled(upgraded.messages());
         // Behind what was begun, lest the frame end up inside another.
         let last = match (upgraded.closed, upgraded.farewell) {
             (true, _) => Vec::new(),
-            (false, Some(farewell)) => farewell,
+            (false, Some(reply)) => reply,
             (false, None) => close_frame,
         };
-        self.http_answer(slot, [upgraded.owed, last].concat(), false);
+        self.answer(cx, [upgraded.owed, last].concat());
     }
 
-    /// A WebSocket begins.
-    fn come_in(&mut self, slot: u32, request: Arc<RequestHead>, entry: Entry, granted: Granted) {
-        let entry = match entry {
-            Entry::Body { body, .. } => {
+    /// The client is accepted: what it has asked for begins.
+    fn accept<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        request: Arc<RequestHead>,
+        source: HandshakeSource,
+        granted: Granted,
+    ) {
+        let (preface, form, handed_over) = match source {
+            HandshakeSource::Body { body, .. } => {
                 let head = request.head().clone();
                 drop(request);
-                self.http_begin_body(slot, head, body);
-                self.http_go_on(slot);
-                self.note_request(slot);
-                self.want_read(slot);
+                self.begin_body(cx, head, body);
+                self.go_on(cx);
+                self.count_request(cx);
+                cx.want_read();
                 return;
             }
-            entry => entry,
-        };
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        let mut early = std::mem::take(&mut http.buffer);
-        let (preface, upgraded) = match entry {
-            Entry::Here(handshake) => (response(&handshake, &granted), None),
-            Entry::EventStream { head_only: true } => {
-                let head = self.hub.stream_head(request.head());
-                self.http_answer(slot, head, false);
+            HandshakeSource::EventStream { head_only: true } => {
+                let head = cx.shard.hub.stream_head(request.head());
+                self.answer(cx, head);
                 return;
             }
-            Entry::EventStream { head_only: false } => {
-                let opening = Opening {
-                    request,
-                    granted,
-                    // Its head is sent when it is known what follows.
-                    preface: None,
-                    form: Form::Events,
-                };
-                self.open(slot, opening);
-                return;
+            // Its head is sent when it is known what follows.
+            HandshakeSource::EventStream { head_only: false } => (Vec::new(), Form::Events, None),
+            HandshakeSource::Here(handshake) => {
+                (response(&handshake, &granted), Form::Frames, None)
             }
-            Entry::Body { .. } => return,
-            Entry::Elsewhere(mut upgraded) => {
+            HandshakeSource::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {
                     owed = rewritten(owed, &request, &granted);
                 }
-                (owed, Some(upgraded))
+                (owed, Form::Frames, Some(upgraded))
             }
+        };
+        let early = match form {
+            Form::Frames => std::mem::take(&mut self.buffer),
+            Form::Events => Vec::new(),
         };
         let opening = Opening {
             request,
             granted,
             preface: (!preface.is_empty()).then(|| preface.into()),
-            form: Form::Frames,
+            form,
         };
-        self.open(slot, opening);
-        if let Some(upgraded) = upgraded {
-            if let Some(received) = upgraded.received {
-                self.resume(slot, received);
-            }
-            if upgraded.closed {
-                self.resume_closed(slot);
-            } else if upgraded.ended {
-                self.resume_ended(slot, upgraded.farewell);
-            }
-        }
-        if early.is_empty() {
-            return;
-        }
-        if self.intake.is_full() {
-            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
-            let reason = "too many messages wait";
-            self.give_up_on(slot, CloseCode::TRY_AGAIN_LATER, reason);
-        } else {
-            self.ws_input(slot, &mut early);
-        }
+        cx.upgrade(Upgrade {
+            opening,
+            handed_over,
+            early,
+        });
     }
 }

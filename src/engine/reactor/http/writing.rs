@@ -10,8 +10,9 @@ use crate::engine::parts::drain::Drain;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::usage_index::UsageIndex;
+use crate::engine::reactor::ConnCx;
+use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::{Http, Phase};
-use crate::engine::reactor::{Core, Role};
 use crate::transport::Transport;
 
 /// An answer on its way.
@@ -76,108 +77,89 @@ impl Http {
     }
 }
 
-impl<T: Transport> Core<T> {
-    pub(super) fn http_answer(&mut self, slot: u32, bytes: Vec<u8>, keep_alive: bool) {
-        let response = Response {
-            keep_alive,
-            ..Response::small(bytes)
-        };
-        self.http_write_response(slot, response);
+impl Http {
+    /// Answers, and ends the connection.
+    pub(super) fn answer<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: Vec<u8>) {
+        self.begin_writing(cx, Response::small(bytes));
     }
 
-    pub(super) fn http_write_response(&mut self, slot: u32, response: Response) {
-        let drain = Drain::new(self.tick, self.hub.settings.limits.write_timeout);
-        self.leave_line(slot);
-        let Some(http) = self.http(slot) else {
-            return;
-        };
-        let (before, now) = (http.response_bytes, response.bytes());
-        http.response_bytes = now;
-        http.phase = Phase::Writing(Box::new(Writing {
+    pub(super) fn begin_writing<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        response: Response,
+    ) {
+        cx.shard.handshake_queue.remove(self);
+        let (before, now) = (self.response_bytes, response.bytes());
+        self.response_bytes = now;
+        self.phase = Phase::Writing(Box::new(Writing {
             at: 0,
-            drain,
+            drain: Drain::new(cx.shard.tick, cx.shard.limits().write_timeout),
             keep_alive: response.keep_alive,
             response,
         }));
-        self.delivery.change_responses(before, now);
-        self.count_request(slot);
-        self.want_write(slot);
+        cx.shard.fanout.change_responses(before, now);
+        self.count_request(cx);
+        cx.want_write();
     }
 
-    pub(crate) fn http_write(&mut self, slot: u32) {
-        let limits = &self.hub.settings.limits;
-        let idle = self.tick.after(limits.keep_alive_timeout);
-        let Some(conn) = self.conns.get_mut(slot) else {
+    /// Writes what waits of an answer.
+    pub(crate) fn write<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let Phase::Writing(writing) = &mut self.phase else {
             return;
         };
-        let (Role::Http(http), Some(transport)) = (&mut conn.role, &mut conn.transport) else {
+        let Some(transport) = &mut cx.socket.transport else {
             return;
         };
-        let Phase::Writing(writing) = &mut http.phase else {
-            return;
-        };
+        let limits = &cx.shard.hub.settings.limits;
         while writing.left() > 0 {
             match writing.write(transport) {
                 Ok(n) => {
                     writing.at += n;
                     let drain = &mut writing.drain;
-                    drain.took(n, self.tick, limits.write_timeout, limits);
+                    drain.took(n, cx.shard.tick, limits.write_timeout, limits);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    http.note_blocked(slot, &mut self.delivery.blocked);
+                    self.note_blocked(cx.key.slot, &mut cx.shard.fanout.blocked);
                     return;
                 }
                 Err(_) => {
-                    self.free(slot);
+                    cx.free();
                     return;
                 }
             }
         }
-        if !writing.keep_alive || http.is_cut {
-            self.linger(slot);
+        if !writing.keep_alive || self.is_cut {
+            cx.linger();
             return;
         }
-        http.phase = Phase::Head;
-        http.deadline = idle;
-        http.used = true;
-        self.forget_response(slot);
-        self.line_up(slot);
-        self.http_go_on(slot);
-        self.note_request(slot);
-        self.want_read(slot);
+        self.phase = Phase::Head;
+        self.deadline = cx.shard.tick.after(limits.keep_alive_timeout);
+        self.used = true;
+        self.forget_response(cx.key.slot, &mut cx.shard.fanout);
+        cx.shard.handshake_queue.push(self, cx.key);
+        self.go_on(cx);
+        self.count_request(cx);
+        cx.want_read();
     }
 
     /// The answer's time is over, as far as is known.
-    pub(super) fn http_expire_writing(&mut self, slot: u32) {
+    pub(super) fn expire_writing<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         // It may have room that was never reported; a client that has stopped reading has none.
-        self.http_write(slot);
-        let tick = self.tick;
-        let is_over = |http: &mut Http| match &http.phase {
-            Phase::Writing(writing) => writing.deadline() <= tick,
-            _ => false,
-        };
-        if self.http(slot).is_some_and(is_over) {
-            self.counters().slow_consumers.add(1);
-            self.free(slot);
+        self.write(cx);
+        if !cx.is_over()
+            && let Phase::Writing(writing) = &self.phase
+            && writing.deadline() <= cx.shard.tick
+        {
+            cx.shard.counters().slow_consumers.add(1);
+            cx.free();
         }
     }
 
     /// Nothing is held of an answer any more.
-    fn forget_response(&mut self, slot: u32) {
-        if let Some(conn) = self.conns.get_mut(slot)
-            && let Role::Http(http) = &mut conn.role
-        {
-            let before = std::mem::take(&mut http.response_bytes);
-            http.set_blocked_bytes(slot, 0, &mut self.delivery.blocked);
-            self.delivery.change_responses(before, 0);
-        }
-    }
-
-    /// The same for a connection that is HTTP no longer.
-    pub(super) fn release_response(&mut self, slot: u32, http: &mut Http) {
-        let before = std::mem::take(&mut http.response_bytes);
-        http.set_blocked_bytes(slot, 0, &mut self.delivery.blocked);
-        self.delivery.change_responses(before, 0);
+    pub(super) fn forget_response(&mut self, slot: u32, fanout: &mut Fanout) {
+        let before = std::mem::take(&mut self.response_bytes);
+        self.set_blocked_bytes(slot, 0, &mut fanout.blocked);
+        fanout.change_responses(before, 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::timers::Tick;
-use crate::engine::reactor::websocket::{Incoming, Outgoing, WebSocket};
+use crate::engine::reactor::websocket::{Handlers, Receiving, Sending, WebSocket};
 use crate::limits::SlowConsumer;
 
 impl WebSocket {
@@ -15,8 +15,8 @@ impl WebSocket {
     ) -> Vec<(&'static str, Tick)> {
         let limits = &settings.limits;
         let mut due = Vec::new();
-        let is_open = self.outgoing == Outgoing::Open;
-        let rare = self.rare.as_deref();
+        let is_open = self.is_open();
+        let cold = self.cold.as_deref();
         if !self.outbox.is_empty() {
             assert!(has_transport, "nothing is kept for a client that has gone");
             // The shard does not sleep before it has tried to.
@@ -29,34 +29,34 @@ impl WebSocket {
         }
         let paces = matches!(settings.slow_consumer, SlowConsumer::Pace { .. });
         if self.congested && paces {
-            let pace = rare.and_then(|rare| rare.pace.as_ref());
+            let pace = cold.and_then(|cold| cold.pace.as_ref());
             let pace = pace.expect("producers wait for it");
             due.push(("producers", pace.deadline().expect("its time runs")));
         }
-        if self.outgoing == Outgoing::Closing {
+        if self.sending == Sending::Closing {
             let deadline = self.closing_deadline().expect("it closes");
             due.push(("closing", deadline));
         }
-        if self.protocol.is_mid_message() && self.incoming != Incoming::Ended {
+        if self.protocol.is_mid_message() && !self.receiving.is_over() {
             let unfinished = self.unfinished().expect("a message has begun");
             due.push(("a message", unfinished.since.after(limits.message_timeout)));
         }
-        let is_heard = self.incoming == Incoming::Open && is_open && !self.is_stream();
+        let is_heard = self.receiving == Receiving::Open && is_open && !self.is_stream();
         if let Some(heartbeat) = settings.heartbeat.filter(|_| is_heard) {
             let silence = match self.pinged {
                 true => heartbeat.silence_max(),
                 false => heartbeat.interval,
             };
-            due.push(("a heartbeat", self.heard.after(silence)));
+            due.push(("a heartbeat", self.last_received.after(silence)));
         }
-        if let Some(stream) = rare
-            .and_then(|rare| rare.stream.as_ref())
+        if let Some(stream) = cold
+            .and_then(|cold| cold.stream.as_ref())
             .filter(|_| is_open)
         {
             due.push(("a comment", stream.comment_at));
         }
         // Where nothing of this holds it waits for handlers, its rooms' messages or its client's.
-        let waits_for_handlers = self.busy || self.inbox.is_empty();
+        let waits_for_handlers = self.handlers == Handlers::Running || self.inbox.is_empty();
         let waits_for_room = self.holds_back(limits) && !self.outbox.is_empty();
         assert!(
             waits_for_handlers || waits_for_room,
@@ -67,6 +67,6 @@ impl WebSocket {
 
     /// Handlers work for it, or are given nothing of it while its replies find no room.
     pub(crate) fn is_handled_or_held_back(&self) -> bool {
-        self.busy || self.told || (!self.inbox.is_empty() && !self.outbox.is_empty())
+        self.handlers != Handlers::Idle || (!self.inbox.is_empty() && !self.outbox.is_empty())
     }
 }

@@ -1,0 +1,589 @@
+//! From the mailbox to the outboxes: messages for one, for a room, and for everyone.
+//!
+//! Broadcasts of a turn are joined: those for the same audience gather in one run of frames, which each member is sent
+//! with one write when the turn ends, or when there is enough of it. A lone broadcast never waits for company.
+//!
+//! Broadcasts are numbered as they come, and a connection knows the number that it has not `seen` yet. So what is meant
+//! for it alone goes behind its share of what came before, and whoever is in several rooms gets their messages in order:
+//! its share of several runs is put together by number.
+//!
+//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
+//! the mailbox, and its producers wait.
+
+mod enqueue;
+mod headroom;
+mod send_budget;
+mod write_batch;
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::engine::model::command::{Mail, Publication};
+use crate::engine::model::settings::Settings;
+use crate::engine::parts::batch::{Audience, Run, Spare};
+use crate::engine::parts::encoding::Form;
+use crate::engine::parts::id::Key;
+use crate::engine::parts::outbox::GATHER_BYTES_MAX;
+use crate::engine::parts::peer_limits::counted_as;
+use crate::engine::parts::slot_set::SlotSet;
+use crate::engine::parts::usage_index::UsageIndex;
+use crate::engine::reactor::rooms::LocalRooms;
+use crate::engine::reactor::websocket::WebSocket;
+use crate::engine::reactor::{ConnCx, Core, Role, ShardCx};
+use crate::limits::SlowConsumer;
+use crate::protocol::encode::HEADER_BYTES_MAX;
+use crate::sync::lock;
+use crate::transport::Transport;
+
+/// So many runs are looked through for a connection's; more are not.
+const FEW_RUNS: usize = 8;
+
+/// Frames from this size on are not copied into a run: they are one by themselves.
+const JOIN_BELOW_BYTES: usize = 16 << 10;
+
+pub(crate) struct Fanout {
+    /// Taken out of the mailbox, and not delivered yet.
+    pub(crate) mail: VecDeque<Mail>,
+    /// Broadcasts of this turn that their members have still to be sent, from each one's `seen`.
+    runs: Vec<Run>,
+    /// How long all of them are.
+    runs_bytes: usize,
+    runs_bytes_max: usize,
+    /// The run for everyone, if there is one.
+    run_for_everyone: Option<u32>,
+    /// Memory of former runs.
+    spare: Spare,
+    /// Broadcasts so far, whoever they were for.
+    broadcasts: u64,
+    /// Everyone.
+    members: SlotSet,
+    /// Event streams, which are not of everyone, but have outboxes like them.
+    streams: SlotSet,
+    pub(crate) rooms: LocalRooms,
+    /// Memory for the slots of a room that is being sent something.
+    slots: Vec<u32>,
+    /// Whether producers wait for congested members.
+    paces: bool,
+    /// Since when, or since the last count, producers wait for congested members.
+    paced_since: Option<Instant>,
+    /// Members whose outbox has not room for `need` bytes.
+    pub(crate) congested: usize,
+    need: usize,
+    need_usual: usize,
+    /// One that needs more for a message of its own, which nobody else gets.
+    need_of_one: Option<(Key, usize)>,
+    /// What is held of what waits for clients and is not shared by them: what each was sent alone, and responses.
+    unshared_bytes: usize,
+    unshared_bytes_max: usize,
+    /// What of it is held for those whose socket took nothing more at the last write.
+    pub(crate) blocked: UsageIndex,
+    /// So many of those with something to write in this turn have been tried already.
+    tried: usize,
+    /// Mail that was ever left, as of the last look, and that was ever delivered.
+    pushed: u64,
+    delivered: u64,
+    /// Connections whose end waits for mail that was left before it.
+    waiting: Vec<Key>,
+    /// Messages that were due to a recipient: each must be written, or counted as dropped.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) due: u64,
+}
+
+impl Fanout {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let half = settings.limits.outbox_bytes_max / 2;
+        Self {
+            mail: VecDeque::new(),
+            runs: Vec::new(),
+            runs_bytes: 0,
+            // With half of the outbox kept free, a paced member has room for all runs.
+            runs_bytes_max: GATHER_BYTES_MAX.min(half),
+            run_for_everyone: None,
+            spare: Spare::default(),
+            broadcasts: 0,
+            members: SlotSet::default(),
+            streams: SlotSet::default(),
+            rooms: LocalRooms::default(),
+            slots: Vec::new(),
+            paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
+            paced_since: None,
+            unshared_bytes: 0,
+            unshared_bytes_max: unshared_bytes_max(settings),
+            blocked: UsageIndex::default(),
+            tried: 0,
+            congested: 0,
+            need: half,
+            need_usual: half,
+            need_of_one: None,
+            pushed: 0,
+            delivered: 0,
+            waiting: Vec::new(),
+            #[cfg(all(any(test, fuzzing), not(loom)))]
+            due: 0,
+        }
+    }
+
+    /// Those that are sent this form.
+    fn all_of(&mut self, form: Form) -> &mut SlotSet {
+        match form {
+            Form::Frames => &mut self.members,
+            Form::Events => &mut self.streams,
+        }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.paces && self.congested > 0
+    }
+
+    /// Whether the mailbox is to be emptied.
+    pub(crate) fn wants_mail(&self) -> bool {
+        self.mail.is_empty() && !self.is_paced()
+    }
+
+    pub(crate) fn taken(&mut self, pushed: u64) {
+        self.pushed = pushed;
+    }
+
+    /// A mark behind all mail that has been left by now.
+    pub(crate) fn mark(&self) -> u64 {
+        self.pushed
+    }
+
+    pub(crate) fn has_delivered(&self, mark: u64) -> bool {
+        self.delivered >= mark
+    }
+
+    /// Nothing that was left by the last look waits for delivery.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.has_delivered(self.pushed)
+    }
+
+    /// Has the end of a connection wait for earlier mail.
+    pub(crate) fn wait(&mut self, key: Key) {
+        self.waiting.push(key);
+    }
+
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn unshared_bytes(&self) -> usize {
+        self.unshared_bytes
+    }
+
+    /// An outbox has changed, and so has what is held for its client alone.
+    #[inline]
+    pub(crate) fn note_unshared(&mut self, ws: &mut WebSocket) {
+        self.set_unshared(ws, ws.outbox.own_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn set_unshared(&mut self, ws: &mut WebSocket, unshared: usize) {
+        self.unshared_bytes = self.unshared_bytes + unshared - ws.unshared_bytes;
+        ws.unshared_bytes = unshared;
+        let blocked = if ws.is_blocked() { unshared } else { 0 };
+        if ws.blocked_bytes() != blocked {
+            let address = counted_as(ws.session.client_ip());
+            let slot = ws.session.id.key().slot;
+            let before = ws.set_blocked_bytes(blocked);
+            self.blocked.set(address, slot, before, blocked);
+        }
+    }
+
+    /// What is held of a response has changed.
+    pub(crate) fn change_responses(&mut self, before: usize, now: usize) {
+        self.unshared_bytes = self.unshared_bytes + now - before;
+    }
+
+    /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
+    pub(crate) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
+        let bytes = ws.outbox.live_bytes();
+        let need = match self.need_of_one {
+            Some((key, need)) if key == ws.session.id.key() => need.max(self.need),
+            _ => self.need,
+        };
+        let congested = ws.is_open() && bytes > 0 && bytes.saturating_add(need) > bytes_max;
+        if congested != ws.congested {
+            ws.congested = congested;
+            if congested {
+                self.congested += 1;
+            } else {
+                self.congested -= 1;
+            }
+        }
+        congested
+    }
+
+    /// Whether mail that is held could be delivered now.
+    pub(crate) fn mail_can_go_on(&self) -> bool {
+        !self.mail.is_empty() && !self.is_paced()
+    }
+
+    /// What is held for clients takes too much memory in all.
+    #[inline]
+    fn is_over_budget(&self) -> bool {
+        self.unshared_bytes > self.unshared_bytes_max
+    }
+
+    fn audience_len(&self, audience: Audience) -> usize {
+        match audience {
+            Audience::Everyone => self.members.len(),
+            Audience::Room(room) => self.rooms.len(room),
+        }
+    }
+
+    /// The runs that a connection is in the audience of.
+    fn runs_with(&self, ws: &WebSocket) -> Vec<u32> {
+        let key = ws.session.id.key();
+        let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
+        let mut runs: Vec<u32> = for_everyone.into_iter().collect();
+        if self.runs.len() <= FEW_RUNS {
+            let in_room = |run: &Run| match run.audience {
+                Audience::Everyone => false,
+                Audience::Room(room) => self.rooms.contains(room, key),
+            };
+            let with = (0..).zip(&self.runs).filter(|(_, run)| in_room(run));
+            runs.extend(with.map(|(index, _)| index));
+        } else {
+            runs.extend(self.rooms.with_runs(&ws.session));
+        }
+        runs
+    }
+
+    /// Messages of runs that a connection has still to be sent.
+    pub(crate) fn pending_messages(&self, ws: &WebSocket) -> u64 {
+        if self.runs.is_empty() {
+            return 0;
+        }
+        let messages = |index: u32| self.runs[index as usize].messages_from(ws.seen);
+        self.runs_with(ws)
+            .into_iter()
+            .map(|index| messages(index) as u64)
+            .sum()
+    }
+
+    /// Takes what a connection has still to be sent of all runs: their frames in order, and how many they are.
+    #[inline]
+    fn take_share(&mut self, ws: &mut WebSocket) -> Option<(Bytes, u32)> {
+        let seen = std::mem::replace(&mut ws.seen, self.broadcasts);
+        if self.runs.is_empty() {
+            return None;
+        }
+        self.gather_share(ws, seen)
+    }
+
+    fn gather_share(&self, ws: &WebSocket, seen: u64) -> Option<(Bytes, u32)> {
+        let mut frames: Vec<(u64, &[u8])> = self
+            .runs_with(ws)
+            .into_iter()
+            .flat_map(|index| self.runs[index as usize].from(seen))
+            .collect();
+        if frames.is_empty() {
+            return None;
+        }
+        frames.sort_unstable_by_key(|&(number, _)| number);
+        let mut piece = Vec::with_capacity(frames.iter().map(|(_, frame)| frame.len()).sum());
+        frames
+            .iter()
+            .for_each(|(_, frame)| piece.extend_from_slice(frame));
+        Some((piece.into(), frames.len() as u32))
+    }
+
+    /// Connections that are in several audiences which have a run.
+    fn shared_slots(&self) -> Vec<u32> {
+        let mut slots: Vec<u32> = Vec::new();
+        for run in &self.runs {
+            match run.audience {
+                Audience::Everyone => slots.extend_from_slice(self.members.as_slice()),
+                Audience::Room(room) => slots.extend(self.rooms.members(room)),
+            }
+        }
+        slots.sort_unstable();
+        let mut shared: Vec<u32> = slots
+            .windows(2)
+            .filter(|two| two[0] == two[1])
+            .map(|two| two[0])
+            .collect();
+        shared.dedup();
+        shared
+    }
+
+    /// Takes the last run. Its audience gathers in another one from now on.
+    fn pop_run(&mut self) -> Option<Run> {
+        let run = self.runs.pop()?;
+        match run.audience {
+            Audience::Everyone => self.run_for_everyone = None,
+            Audience::Room(room) => {
+                if let Some(room) = self.rooms.get_mut(room) {
+                    room.run = None;
+                }
+            }
+        }
+        self.runs_bytes -= run.len();
+        Some(run)
+    }
+
+    /// Has a frame gather in the run of its audience.
+    fn push_to_run(&mut self, audience: Audience, number: u64, frame: Bytes) {
+        self.runs_bytes += frame.len();
+        let index = match audience {
+            Audience::Everyone => Some(&mut self.run_for_everyone),
+            Audience::Room(room) => self.rooms.get_mut(room).map(|room| &mut room.run),
+        };
+        match index {
+            Some(&mut Some(index)) => {
+                self.runs[index as usize].push(number, &frame, &mut self.spare);
+            }
+            Some(none) => {
+                *none = Some(self.runs.len() as u32);
+                self.runs.push(Run::new(audience, number, frame));
+            }
+            None => debug_assert!(false, "nobody is in a room that is not there"),
+        }
+    }
+}
+
+/// A shard's share, and room for one message of any legal size.
+fn unshared_bytes_max(settings: &Settings) -> usize {
+    let limits = &settings.limits;
+    (limits.outboxes_bytes_max / settings.shards.max(1))
+        .max(limits.message_bytes_max.saturating_add(HEADER_BYTES_MAX))
+}
+
+impl<T: Transport> ShardCx<T> {
+    /// Counts how long producers have been made to wait.
+    pub(crate) fn count_pace(&mut self) {
+        let since = self.fanout.is_paced().then_some(self.now);
+        if let Some(before) = std::mem::replace(&mut self.fanout.paced_since, since) {
+            self.counters()
+                .paced
+                .add_time(self.now.saturating_duration_since(before));
+        }
+    }
+
+    /// The client that was to get a replay has gone.
+    pub(crate) fn lose_replay(&mut self, messages: u64) {
+        #[cfg(all(any(test, fuzzing), not(loom)))]
+        {
+            self.fanout.due += messages;
+        }
+        self.counters().dropped_closed.add(messages);
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Delivers mail, until it is all delivered or producers are to wait.
+    pub(crate) fn deliver_mail(&mut self) {
+        while !self.cx.fanout.mail.is_empty() {
+            if self.cx.fanout.paces && !self.has_headroom_for_next() {
+                return;
+            }
+            if let Some(mail) = self.cx.fanout.mail.pop_front() {
+                self.cx.fanout.delivered += 1;
+                self.deliver(mail);
+            }
+        }
+        if self.cx.fanout.paces {
+            self.need_headroom(0);
+            self.need_headroom_of_one(None);
+        }
+        for key in std::mem::take(&mut self.cx.fanout.waiting) {
+            self.with_ws(key, |ws, cx| ws.advance(cx));
+        }
+    }
+
+    fn deliver(&mut self, mail: Mail) {
+        match mail {
+            Mail::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
+            Mail::Publish(publication) => self.publish(*publication),
+            Mail::Join(joining) => self.join_room(*joining),
+            Mail::Leave(key, room) => self.leave_room(key, room),
+            Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
+            Mail::Send(key, frame) => {
+                let (frames, messages) = self.cx.fanout.with_next_sends(key, frame);
+                self.send(key, frames, messages);
+            }
+            Mail::Close(key, code, reason) => {
+                self.with_ws(key, |ws, cx| ws.close(cx, code, &reason));
+            }
+        }
+    }
+
+    /// Sends frames to one connection.
+    fn send(&mut self, key: Key, frames: Bytes, messages: u32) {
+        let mut frames = Some(frames);
+        let found = self.with(key, |role, cx| {
+            if let Role::WebSocket(ws) = role
+                && let Some(frames) = frames.take()
+            {
+                ws.send(cx, frames, messages);
+            }
+        });
+        let dropped = u64::from(messages);
+        if found.is_none() {
+            self.cx.counters().dropped_no_recipient.add(dropped);
+        } else if frames.is_some() {
+            #[cfg(all(any(test, fuzzing), not(loom)))]
+            {
+                self.cx.fanout.due += dropped;
+            }
+            self.cx.counters().dropped_closed.add(dropped);
+        }
+        self.enforce_send_budget();
+    }
+
+    /// Delivers a message in each form that has recipients here.
+    fn publish(&mut self, publication: Publication) {
+        let Publication {
+            room,
+            frame,
+            numbered,
+            except,
+            event,
+        } = publication;
+        let fanout = &self.cx.fanout;
+        let audience = room
+            .as_ref()
+            .map_or(Audience::Everyone, |room| Audience::Room(room.number()));
+        let with_ids = numbered.zip(room).and_then(|(frame, room)| {
+            let audience = Audience::Room(room.number_of_numbered());
+            (fanout.audience_len(audience) > 0).then_some((audience, frame))
+        });
+        // Where all who are there get it with its id, nobody has missed anything.
+        if let Some(frame) = frame
+            && (with_ids.is_none() || fanout.audience_len(audience) > 0)
+        {
+            self.broadcast(audience, frame, except);
+        }
+        if let Some((audience, frame)) = with_ids {
+            self.broadcast(audience, frame, except);
+        }
+        if let Some((streams, event)) = event {
+            self.broadcast(Audience::Room(streams.number()), event, None);
+        }
+    }
+
+    /// An audience is sent this frame when the turn ends.
+    fn broadcast(&mut self, audience: Audience, frame: Bytes, except: Option<Key>) {
+        let max = self.cx.fanout.runs_bytes_max;
+        let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
+        if stands_alone || self.cx.fanout.runs_bytes + frame.len() > max {
+            self.flush_runs();
+        }
+        let number = self.cx.fanout.broadcasts;
+        let others =
+            except.and_then(|key| self.with_ws(key, |ws, cx| ws.skip(cx, audience, number))?);
+        let fanout = &mut self.cx.fanout;
+        // Only now: the flush may have cost the last member its connection.
+        let reached = others.unwrap_or_else(|| fanout.audience_len(audience));
+        if reached == 0 {
+            // Where somebody is there, and is not to get it, nobody has missed anything.
+            if others.is_none() {
+                self.cx.counters().dropped_no_recipient.add(1);
+            }
+            return;
+        }
+        #[cfg(all(any(test, fuzzing), not(loom)))]
+        {
+            fanout.due += reached as u64;
+        }
+        fanout.broadcasts += 1;
+        if stands_alone {
+            self.deliver_run(Run::new(audience, number, frame));
+        } else {
+            fanout.push_to_run(audience, number, frame);
+        }
+    }
+
+    /// Sends what has gathered for all.
+    pub(crate) fn flush_runs(&mut self) {
+        if self.cx.fanout.runs.len() > 1 {
+            // A connection that has a share in several runs gets it in order, and at once.
+            for slot in self.cx.fanout.shared_slots() {
+                self.with_member(slot, |ws, cx| {
+                    ws.take_batches(cx);
+                    ws.note_fill(cx);
+                });
+            }
+        }
+        // A connection that breaks meanwhile may have a share in none but the run at hand.
+        while let Some(run) = self.cx.fanout.pop_run() {
+            self.deliver_run(run);
+        }
+    }
+}
+
+impl WebSocket {
+    /// It is not to get the broadcast of that number, where it is in the audience: returns how many others are.
+    fn skip<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        audience: Audience,
+        number: u64,
+    ) -> Option<usize> {
+        let is_member = match audience {
+            Audience::Everyone => self.is_of_everyone(),
+            Audience::Room(room) => cx.shard.fanout.rooms.contains(room, cx.key),
+        };
+        if !is_member {
+            return None;
+        }
+        let others = cx.shard.fanout.audience_len(audience) - 1;
+        if others > 0 {
+            self.take_batches(cx);
+            if self.is_open() {
+                self.seen = number + 1;
+            }
+        }
+        Some(others)
+    }
+
+    /// Keeps count of the congested, and of how long each has been so, after the outbox or the headroom has changed.
+    pub(crate) fn note_fill<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let shard = &mut *cx.shard;
+        let bytes = self.outbox.bytes() as u64;
+        shard.counters().outbox_bytes_peak.raise(bytes);
+        let limits = &shard.hub.settings.limits;
+        shard.fanout.note_unshared(self);
+        let was = self.congested;
+        let is = shard.fanout.note_fill(self, limits.outbox_bytes_max);
+        if was != is {
+            self.congestion_changed(shard.tick, &shard.hub, shard.now);
+        }
+        self.note_held_back(limits, &mut shard.receive_budget);
+    }
+
+    /// It becomes one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
+    pub(crate) fn join<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let form = self.form();
+        self.seen = cx.shard.fanout.broadcasts;
+        cx.shard.fanout.all_of(form).insert(cx.key.slot);
+        if form == Form::Frames {
+            cx.shard.link().members.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// It ends: it is one of everyone no longer, nor in any room.
+    pub(crate) fn leave<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.leave_rooms(cx);
+        let form = self.form();
+        if !cx.shard.fanout.all_of(form).remove(cx.key.slot) {
+            return;
+        }
+        if form == Form::Frames {
+            cx.shard.link().members.fetch_sub(1, SeqCst);
+        }
+        if std::mem::take(&mut self.congested) {
+            let shard = &mut *cx.shard;
+            shard.fanout.congested -= 1;
+            self.congestion_changed(shard.tick, &shard.hub, shard.now);
+            // Also where it goes by itself: else clients that do so just in time could hold producers up in turns.
+            if let SlowConsumer::Pace { patience, .. } = shard.hub.settings.slow_consumer
+                && let Some(pace) = self.pace()
+            {
+                let waited = pace.in_vain(shard.tick);
+                lock(&shard.hub.waits_in_vain).add(waited, patience, shard.now);
+            }
+        }
+    }
+}

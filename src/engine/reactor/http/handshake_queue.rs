@@ -1,0 +1,96 @@
+//! The queue of connections that wait for a request head, the oldest first. Where too many wait, the oldest gives way
+//! (`Limits::handshakes_max`).
+
+use std::collections::VecDeque;
+
+use crate::engine::parts::id::Key;
+use crate::engine::reactor::http::Http;
+use crate::engine::reactor::{Core, Role};
+use crate::limits::Limits;
+use crate::transport::Transport;
+
+pub(crate) struct HandshakeQueue {
+    /// Each with its number. Entries whose connection waits no longer, or waits anew, are swept out now and then.
+    entries: VecDeque<(u64, Key)>,
+    /// How many connections have an entry that counts.
+    waiting: usize,
+    /// The next number.
+    seq: u64,
+    /// A shard's share of the limit.
+    max: usize,
+}
+
+impl HandshakeQueue {
+    pub(crate) fn new(limits: &Limits, shards: usize) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            waiting: 0,
+            seq: 0,
+            max: limits.handshakes_max.div_ceil(shards).max(1),
+        }
+    }
+
+    /// Puts a connection behind all others that wait for a request head.
+    pub(crate) fn push(&mut self, http: &mut Http, key: Key) {
+        self.remove(http);
+        http.handshake_seq = Some(self.seq);
+        self.entries.push_back((self.seq, key));
+        self.seq += 1;
+        self.waiting += 1;
+    }
+
+    /// A connection waits for a request head no longer.
+    pub(crate) fn remove(&mut self, http: &mut Http) {
+        if http.handshake_seq.take().is_some() {
+            self.waiting -= 1;
+        }
+    }
+
+    fn pop_over_max(&mut self) -> Option<(u64, Key)> {
+        match self.waiting > self.max {
+            true => self.entries.pop_front(),
+            false => None,
+        }
+    }
+
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Where too many connections wait for a request head, the oldest are disconnected.
+    pub(crate) fn enforce_handshakes_max(&mut self) {
+        while let Some((seq, key)) = self.cx.handshake_queue.pop_over_max() {
+            self.with(key, |role, cx| {
+                if let Role::Http(http) = role
+                    && http.handshake_seq == Some(seq)
+                {
+                    cx.shard.counters().refused_handshakes_max.add(1);
+                    cx.free();
+                }
+            });
+        }
+        self.sweep_handshake_queue();
+    }
+
+    /// Forgets entries that do not count any more, so that the queue stays as long as what is in it.
+    pub(crate) fn sweep_handshake_queue(&mut self) {
+        let queue = &mut self.cx.handshake_queue;
+        if queue.entries.len() <= 2 * queue.waiting + 64 {
+            return;
+        }
+        let conns = &self.conns;
+        queue.entries.retain(|&(seq, key)| {
+            conns.get(key).is_some_and(
+                |conn| matches!(&conn.role, Role::Http(http) if http.handshake_seq == Some(seq)),
+            )
+        });
+    }
+}

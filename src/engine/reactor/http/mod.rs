@@ -1,0 +1,449 @@
+//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
+//!
+//! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
+//! While one is handled or answered nothing is read, and TCP slows the client down.
+//!
+//! What is held of all requests together is bounded (`budget`), and so is what is held of their answers (`writing`).
+
+mod budget;
+pub(crate) mod handshake;
+pub(crate) mod handshake_queue;
+mod writing;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::engine::hub::admission::{TurnedAway, failure, unreadable};
+use crate::engine::model::job::Work;
+pub(crate) use crate::engine::model::request::Ticket;
+use crate::engine::model::request::{Request, Response};
+use crate::engine::model::verdict::shutting_down;
+use crate::engine::parts::timers::Tick;
+pub(crate) use crate::engine::reactor::http::budget::REQUEST_BYTES;
+pub(crate) use crate::engine::reactor::http::budget::Requests;
+use crate::engine::reactor::http::handshake::Authorizing;
+use crate::engine::reactor::http::writing::Writing;
+use crate::engine::reactor::{ConnCx, Reader, ShardCx};
+use crate::protocol::close::CloseCode;
+use crate::protocol::handshake::HandshakeRefusal;
+use crate::protocol::http::{Body, BodyMode, Head, HttpError, Parsed};
+use crate::protocol::{self, http};
+use crate::report::debug;
+use crate::request::Reject;
+use crate::transport::Transport;
+
+pub(crate) struct Http {
+    peer: SocketAddr,
+    /// Where the client of its last request is. What it holds counts for that address.
+    client: IpAddr,
+    /// Received, and not used yet.
+    buffer: Vec<u8>,
+    phase: Phase,
+    deadline: Tick,
+    /// It has been answered before.
+    used: bool,
+    /// Its number in the `HandshakeQueue`, if it waits for a request head.
+    handshake_seq: Option<u64>,
+    /// What is counted of what it has received: see `budget`.
+    request_bytes: usize,
+    /// What was sent behind a request was dropped: the connection ends with the answer.
+    is_cut: bool,
+    /// What is counted of its answer: see `writing`.
+    response_bytes: usize,
+    /// What of that is indexed, since its client takes nothing at present.
+    blocked_bytes: usize,
+}
+
+enum Phase {
+    Head,
+    Body(Box<(Head, Body)>),
+    /// A handler runs, or is to.
+    Handling(Arc<Ticket>),
+    /// The program decides: a handler runs, or is to.
+    Authorizing(Box<Authorizing>),
+    Writing(Box<Writing>),
+}
+
+impl Http {
+    /// Waits for its first request head until the deadline.
+    pub(crate) fn new(peer: SocketAddr, deadline: Tick) -> Self {
+        Self {
+            peer,
+            client: peer.ip(),
+            buffer: Vec::new(),
+            phase: Phase::Head,
+            deadline,
+            used: false,
+            handshake_seq: None,
+            request_bytes: 0,
+            is_cut: false,
+            response_bytes: 0,
+            blocked_bytes: 0,
+        }
+    }
+
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn is_queued(&self) -> bool {
+        self.handshake_seq.is_some()
+    }
+
+    pub(crate) fn wants_input(&self) -> bool {
+        matches!(self.phase, Phase::Head | Phase::Body(_))
+    }
+
+    /// What is held of a handshake that the program authorizes, and of what was sent behind it. What comes behind the head of
+    /// another request is its body, and counts as that.
+    fn authorizing_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Authorizing(authorizing) if authorizing.is_of_body() => {
+                authorizing.request.bytes()
+            }
+            Phase::Authorizing(authorizing) => authorizing.request.bytes() + self.buffer.len(),
+            _ => 0,
+        }
+    }
+
+    /// The body of a `HEAD` request is being read: its answer has none (RFC 9110 §9.3.2).
+    fn reads_body_of_head(&self) -> bool {
+        matches!(&self.phase, Phase::Body(request) if request.0.method == "HEAD")
+    }
+
+    pub(crate) fn deadline(&self) -> Tick {
+        match &self.phase {
+            Phase::Writing(writing) => writing.deadline(),
+            _ => self.deadline,
+        }
+    }
+}
+
+impl Http {
+    /// Uses what has been received, as far as it goes.
+    fn go_on<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        while !cx.is_over() {
+            let has_gone_on = match &self.phase {
+                Phase::Head => self.take_head(cx),
+                Phase::Body(_) => self.take_body(cx),
+                Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) => false,
+            };
+            if !has_gone_on {
+                break;
+            }
+        }
+    }
+
+    /// Returns whether there is more to do.
+    fn take_head<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+        if self.buffer.is_empty() {
+            return false;
+        }
+        let limits = cx.shard.limits();
+        if self.used {
+            // The next request has begun: from now on it has as long as the first one had.
+            self.used = false;
+            self.deadline = cx.shard.tick.after(limits.handshake_timeout);
+        }
+        match http::parse_head(&self.buffer, limits.head_bytes_max) {
+            Ok(Parsed::Incomplete) => false,
+            Ok(Parsed::Complete { head, head_bytes }) => {
+                self.buffer.drain(..head_bytes);
+                self.on_request(cx, head);
+                true
+            }
+            Err(error) => {
+                self.fail(cx, error, false);
+                false
+            }
+        }
+    }
+
+    fn on_request<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
+        cx.shard.handshake_queue.remove(self);
+        let head_only = head.method == "HEAD";
+        if cx.shard.hub.is_full() {
+            self.refuse(cx, TurnedAway::ConnectionsMax, head_only);
+            return;
+        }
+        if let Err(turned_away) = cx.shard.hub.check_host(self.peer, &head) {
+            self.refuse(cx, turned_away, head_only);
+            return;
+        }
+        match protocol::handshake::check(&head.method, head.minor_version, head.pairs()) {
+            Ok(handshake) => self.on_handshake(cx, head, handshake),
+            Err(HandshakeRefusal::NotAnUpgrade)
+                if cx.shard.events.has_event_stream(head.path()) =>
+            {
+                self.on_event_stream(cx, head);
+            }
+            Err(HandshakeRefusal::NotAnUpgrade) if cx.shard.interests.request => {
+                self.on_route(cx, head)
+            }
+            Err(refusal) => {
+                failure(refusal, cx.shard.counters()).add(1);
+                debug!("{} did not become a WebSocket: {refusal}", self.peer);
+                let answer =
+                    protocol::handshake::refusal(refusal, BodyMode::head_only_if(head_only));
+                self.answer(cx, answer);
+            }
+        }
+    }
+
+    /// A request for a mounted route. What needs no body to be refused is refused before it is read.
+    fn on_route<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
+        // Nothing is counted of the last request any more.
+        self.count_request(cx);
+        if let Err(turned_away) = cx.shard.hub.admit_request(self.peer, &head) {
+            self.refuse(cx, turned_away, head.method == "HEAD");
+            return;
+        }
+        self.client = cx.shard.hub.client(self.peer, &head);
+        let body = head
+            .body_framing()
+            .and_then(|framing| Body::new(framing, cx.shard.limits().body_bytes_max))
+            .and_then(|body| head.expects_continue().map(|_| body));
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                self.fail(cx, error, head.method == "HEAD");
+                return;
+            }
+        };
+        if !body.is_complete() {
+            if let Some(refusal) = cx.shard.events.refusal(&head) {
+                self.answer(cx, refusal);
+                return;
+            }
+            if cx.shard.interests.guard {
+                self.authorize_body(cx, head, body);
+                return;
+            }
+        }
+        self.begin_body(cx, head, body);
+    }
+
+    /// The body of a request is to be read, if there is room.
+    fn begin_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head, body: Body) {
+        if !cx.shard.requests.has_room_for(&body) {
+            self.answer_busy(cx, head.method == "HEAD");
+            return;
+        }
+        let expects_continue = head.expects_continue() == Ok(true);
+        let waits_for_body = !body.is_complete() && self.buffer.is_empty();
+        self.phase = Phase::Body(Box::new((head, body)));
+        self.deadline = cx.shard.tick.after(cx.shard.limits().handshake_timeout);
+        if expects_continue
+            && waits_for_body
+            && let Some(transport) = &mut cx.socket.transport
+        {
+            // RFC 9110 §10.1.1. A socket that does not take 25 bytes has a client that does not wait for them.
+            let _ = transport.write(http::CONTINUE);
+        }
+    }
+
+    /// Returns whether the body is complete.
+    fn take_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+        let Phase::Body(request) = &mut self.phase else {
+            return false;
+        };
+        match request.1.feed(&self.buffer) {
+            Err(error) => {
+                let head_only = request.0.method == "HEAD";
+                self.fail(cx, error, head_only);
+                false
+            }
+            Ok((used, complete)) => {
+                self.buffer.drain(..used);
+                if complete {
+                    self.handle(cx);
+                }
+                complete
+            }
+        }
+    }
+
+    /// The request is there: its route is called.
+    fn handle<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let Phase::Body(request) = std::mem::replace(&mut self.phase, Phase::Head) else {
+            debug_assert!(false, "only a request whose body was read is handled");
+            return;
+        };
+        let (head, body) = *request;
+        let head_only = head.method == "HEAD";
+        let request = Request {
+            keep_alive: !cx.shard.is_stopping() && head.keep_alive(),
+            client: self.client,
+            head,
+            body: body.into_bytes(),
+            peer: self.peer,
+        };
+        // It goes from one account to the other.
+        self.count_request(cx);
+        let ticket = Ticket::new(request);
+        if !cx.shard.requests.add_handled(ticket.bytes) {
+            self.answer_busy(cx, head_only);
+            return;
+        }
+        self.phase = Phase::Handling(ticket.clone());
+        self.deadline = cx.shard.tick.after(cx.shard.limits().queue_timeout);
+        cx.job(Work::Request(ticket));
+    }
+
+    /// The route has answered, or was not called since the request waited for too long.
+    pub(crate) fn respond<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, response: Response) {
+        if !matches!(self.phase, Phase::Handling(_)) {
+            return;
+        }
+        let keep_alive = response.keep_alive && !cx.shard.is_stopping();
+        self.begin_writing(
+            cx,
+            Response {
+                keep_alive,
+                ..response
+            },
+        );
+    }
+
+    /// The request can't be served: the connection ends with the answer.
+    fn fail<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, error: HttpError, head_only: bool) {
+        unreadable(error, cx.shard.counters()).add(1);
+        debug!("{} sent a request that can't be served: {error}", self.peer);
+        let body = format!("{error}\n");
+        self.answer(
+            cx,
+            http::refusal(
+                error.status(),
+                &[],
+                &body,
+                BodyMode::head_only_if(head_only),
+            ),
+        );
+    }
+
+    /// The client is not admitted: the connection ends with the answer.
+    fn refuse<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        turned_away: TurnedAway,
+        head_only: bool,
+    ) {
+        turned_away.counter(cx.shard.counters()).add(1);
+        debug!("{} was turned away: {}", self.peer, turned_away.cause());
+        self.answer(cx, turned_away.response(head_only));
+    }
+
+    /// Reads once, if the phase wants input. Returns whether there was anything.
+    pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+        self.wants_input() && cx.read_for(self)
+    }
+
+    /// A deadline may have come.
+    pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let tick = cx.shard.tick;
+        if self.deadline() > tick {
+            return;
+        }
+        // What has come, or finds room, since the poll comes first.
+        if !self.wants_input() {
+            self.write(cx);
+        } else if cx.may_read_before_verdict() {
+            self.read(cx);
+        }
+        if !cx.is_over() && self.deadline() <= tick {
+            self.expire_phase(cx);
+        }
+    }
+
+    fn expire_phase<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let has_begun = !self.buffer.is_empty() || matches!(self.phase, Phase::Body(_));
+        let head_only = self.reads_body_of_head();
+        match &self.phase {
+            Phase::Handling(ticket) => {
+                let ticket = ticket.clone();
+                if cx.shard.requests.take_back(&ticket) {
+                    self.answer_busy(cx, ticket.head_only);
+                } else {
+                    // A handler may take as long as it likes.
+                    self.deadline = Tick::NEVER;
+                }
+            }
+            Phase::Authorizing(authorizing) if authorizing.has_begun() => {
+                self.deadline = Tick::NEVER;
+            }
+            Phase::Authorizing(_) => {
+                cx.shard.counters().refused_unserved.add(1);
+                self.reject_unauthorized(cx, &busy(), CloseCode::TRY_AGAIN_LATER);
+            }
+            Phase::Head | Phase::Body(_) if has_begun => {
+                cx.shard.counters().failed_timeout.add(1);
+                let answer = http::refusal(
+                    408,
+                    &[],
+                    "the request took too long
+",
+                    BodyMode::head_only_if(head_only),
+                );
+                self.answer(cx, answer);
+                self.count_request(cx);
+            }
+            Phase::Head if !self.used => {
+                cx.shard.counters().failed_timeout.add(1);
+                cx.free();
+            }
+            Phase::Writing(_) => self.expire_writing(cx),
+            Phase::Head | Phase::Body(_) => cx.free(),
+        }
+    }
+
+    /// The engine stops: a client that is being answered gets the answer, the others have nothing to wait for.
+    pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        match &mut self.phase {
+            Phase::Head | Phase::Body(_) => cx.free(),
+            Phase::Handling(_) => {}
+            Phase::Authorizing(_) => {
+                cx.shard.counters().refused_unserved.add(1);
+                self.reject_unauthorized(cx, &shutting_down(), CloseCode::GOING_AWAY);
+            }
+            Phase::Writing(writing) => writing.keep_alive = false,
+        }
+    }
+}
+
+impl<T: Transport> Reader<T> for Http {
+    fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.go_on(cx);
+        self.count_request(cx);
+    }
+
+    /// The client has ended its stream: it may still wait for the answer to what it has asked in full.
+    fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
+        match self.phase {
+            Phase::Head | Phase::Body(_) => cx.free(),
+            Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) => {}
+        }
+    }
+
+    fn broken(&mut self, cx: &mut ConnCx<'_, T>) {
+        cx.free();
+    }
+}
+
+impl<T: Transport> ShardCx<T> {
+    /// A connection is HTTP no longer.
+    pub(super) fn release_http(&mut self, slot: u32, mut http: Http) {
+        self.requests.release(&mut http, slot);
+        http.forget_response(slot, &mut self.fanout);
+        self.handshake_queue.remove(&mut http);
+        self.receive_budget
+            .sub_authorizing(http.authorizing_bytes());
+        if let Phase::Authorizing(authorizing) = &http.phase {
+            self.hub.count_unhandled(authorizing.source.messages());
+        }
+    }
+}
+
+/// The answer where there is no room for a request, or no handler has come for it in time.
+pub(crate) fn busy() -> Reject {
+    Reject::new(503)
+        .with_header("Retry-After", "1")
+        .with_body("the server is busy: try again in a moment\n")
+}

@@ -1,0 +1,121 @@
+//! The end of a shard: what was taken is delivered, then every client is told, then those that are left are disconnected.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::engine::handlers::pool;
+use crate::engine::model::command::Mail;
+use crate::engine::model::room::Room;
+use crate::engine::reactor::{Core, Role, ShardCx};
+use crate::transport::Transport;
+
+/// How far the end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Running,
+    /// What was taken is still being delivered.
+    Draining(Instant),
+    /// Everyone has been told.
+    Closing(Instant),
+}
+
+impl Stop {
+    /// When the shard ends whatever is left.
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Running => None,
+            Self::Draining(deadline) | Self::Closing(deadline) => Some(deadline),
+        }
+    }
+}
+
+impl<T: Transport> ShardCx<T> {
+    pub(super) fn begin_stop(&mut self, deadline: Instant) {
+        match self.stop {
+            Stop::Running => self.stop = Stop::Draining(deadline),
+            // A second wish to stop can only hasten the first.
+            Stop::Draining(first) => self.stop = Stop::Draining(first.min(deadline)),
+            Stop::Closing(first) => self.stop = Stop::Closing(first.min(deadline)),
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop != Stop::Running
+    }
+
+    /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.
+    fn give_up_mail(&mut self) {
+        let members = self.link().members.load(Relaxed);
+        let mut rest = std::mem::take(&mut self.fanout.mail);
+        let mut later = VecDeque::new();
+        self.link().mailbox.finish(&mut later);
+        rest.append(&mut later);
+        let undelivered = rest.iter().map(|mail| match mail {
+            Mail::Broadcast(_) => members.max(1),
+            Mail::Publish(publication) => {
+                let rooms = &self.fanout.rooms;
+                let in_room = |room: &Arc<Room>| {
+                    rooms.len(room.number()) + rooms.len(room.number_of_numbered())
+                };
+                let members = publication.room.as_ref().map_or(members, in_room);
+                let except = usize::from(publication.except.is_some());
+                let event = publication.event.as_ref();
+                let streams = event.map_or(0, |(streams, _)| in_room(streams));
+                (members.saturating_sub(except) + streams).max(1)
+            }
+            Mail::Send(..) => 1,
+            Mail::Join(joining) => joining.replays(),
+            Mail::Subscribe(subscribing) => subscribing.replays(),
+            Mail::Close(..) | Mail::Leave(..) => 0,
+        });
+        let undelivered: usize = undelivered.sum();
+        self.counters().dropped_not_running.add(undelivered as u64);
+    }
+}
+
+impl<T: Transport> Core<T> {
+    pub(super) fn go_on_stopping(&mut self) {
+        if let Stop::Draining(deadline) = self.cx.stop
+            && (self.cx.fanout.is_empty() || self.cx.now >= deadline)
+        {
+            if self.cx.now >= deadline {
+                // Before everyone is told, and nobody is left that it was meant for.
+                self.cx.give_up_mail();
+            }
+            self.cx.stop = Stop::Closing(deadline);
+            for key in self.conns.keys() {
+                self.with(key, |role, cx| role.stop(cx));
+            }
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.cx.is_stopping()
+    }
+
+    /// Whether the shard has nothing left to do, or no time.
+    pub(crate) fn is_finished(&self) -> bool {
+        let is_late = |deadline| self.cx.now >= deadline;
+        match self.cx.stop {
+            Stop::Running => false,
+            Stop::Draining(deadline) => is_late(deadline),
+            Stop::Closing(deadline) => self.conns.len() == 0 || is_late(deadline),
+        }
+    }
+
+    /// The end: everyone who is left is disconnected, and what was not delivered is counted.
+    pub(crate) fn finish(mut self) {
+        self.cx.give_up_mail();
+        for key in self.conns.keys() {
+            self.with(key, |role, cx| {
+                if let Role::WebSocket(ws) = role {
+                    ws.abandon(cx);
+                }
+                cx.free();
+            });
+        }
+        pool::push(&self.cx.hub, &mut self.cx.jobs, self.cx.now);
+    }
+}

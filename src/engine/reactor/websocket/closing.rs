@@ -1,0 +1,252 @@
+//! The end of a WebSocket, from whichever side it comes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::engine::model::job::{Event, Work};
+use crate::engine::model::program::Ending;
+use crate::engine::model::session::{Session, Status};
+use crate::engine::model::verdict::shutting_down;
+use crate::engine::parts::drain::Drain;
+use crate::engine::parts::encoding::Form;
+use crate::engine::reactor::ConnCx;
+use crate::engine::reactor::websocket::{Handlers, Receiving, Sending, WebSocket};
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::protocol::http::BodyMode;
+use crate::report::{debug, limited};
+use crate::transport::Transport;
+
+impl WebSocket {
+    /// The connection broke: nothing more gets through, in either direction.
+    pub(crate) fn break_off<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let unsent = cx.shard.fanout.pending_messages(self);
+        cx.socket.transport = None;
+        cx.socket.readable = false;
+        let lost = self.outbox.clear() + unsent;
+        cx.shard.fanout.set_unshared(self, 0);
+        self.protocol.abandon();
+        self.receiving = Receiving::Eof;
+        self.sending = Sending::Broken;
+        self.clear(|cold| &mut cold.deadline);
+        self.clear(|cold| &mut cold.drain);
+        self.unblocked();
+        self.session.set_status(Status::Closed);
+        cx.shard.counters().dropped_closed.add(lost);
+        self.on_protocol_end(cx, Ending::Gone);
+        self.note_unfinished(cx);
+        self.leave(cx);
+        self.advance(cx);
+    }
+
+    /// Closes from our side (RFC 6455 §7.1.2): behind what is queued already, and nothing after.
+    pub(crate) fn close<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        if !self.is_open() {
+            return;
+        }
+        self.take_batches(cx);
+        if self.is_stream() {
+            self.close_stream(cx);
+        } else {
+            let frame = encode::close(Some((code, reason)));
+            self.end_sending(cx, Some(frame));
+            if self.receiving == Receiving::Open {
+                self.receiving = Receiving::Discarding;
+            }
+        }
+        self.advance(cx);
+        cx.want_read();
+    }
+
+    /// Closes an event stream, which ends with its connection.
+    fn close_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if !self.is_open() {
+            return;
+        }
+        if self.stream().is_none() {
+            // Its client is still owed an answer.
+            let answer = shutting_down().response(BodyMode::Full);
+            self.outbox.push_preface(answer.into());
+        }
+        self.end_stream(cx);
+    }
+
+    /// Nothing more is sent on an event stream.
+    pub(crate) fn end_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.stop_receiving();
+        self.end_sending(cx, None);
+        self.advance(cx);
+    }
+
+    /// Nothing more is received, unless that was so already.
+    pub(super) fn stop_receiving(&mut self) {
+        if !self.receiving.is_over() {
+            self.receiving = Receiving::Stopped;
+        }
+    }
+
+    /// The last that is sent is queued, with a close frame or without.
+    pub(super) fn end_sending<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        close_frame: Option<Vec<u8>>,
+    ) {
+        if !self.is_open() {
+            return;
+        }
+        let timeout = cx.shard.limits().close_timeout;
+        if let Some(frame) = close_frame {
+            self.outbox.push_last(frame.into());
+        }
+        self.sending = Sending::Closing;
+        self.cold().deadline = Some(Drain::new(cx.shard.tick, timeout));
+        self.session.set_status(Status::Closed);
+        self.on_protocol_end(cx, Ending::Gone);
+        self.leave(cx);
+        self.want_write(cx);
+    }
+
+    /// Where nothing is received any more and everything is handled, the connection ends.
+    pub(super) fn advance_end<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if !self.receiving.is_over() || self.handlers == Handlers::Running || !self.inbox.is_empty()
+        {
+            return;
+        }
+        if self.is_open() && !cx.shard.fanout.has_delivered(self.mail_mark) {
+            cx.shard.fanout.wait(cx.key);
+            return;
+        }
+        if self.is_open() {
+            self.take_batches(cx);
+            let reply = self.clear(|cold| &mut cold.close_reply);
+            self.end_sending(cx, reply.map(Vec::from));
+        }
+        self.dispatch_close(cx);
+        match cx.socket.transport {
+            None => cx.free(),
+            Some(_) => self.want_write(cx),
+        }
+    }
+
+    /// The close handler's turn has come, once; behind what is still to be handled.
+    fn dispatch_close<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if self.has_departed() {
+            return;
+        }
+        let session = self.depart(cx);
+        let mut events = std::mem::take(&mut self.inbox);
+        let bytes = std::mem::take(&mut self.inbox_bytes);
+        if cx.shard.interests.close && session.form == Form::Frames {
+            events.push(Event::Close);
+        }
+        if events.is_empty() {
+            cx.shard.receive_budget.sub_unhandled(bytes);
+        } else {
+            cx.shard.hub.ended.fetch_add(1, Relaxed);
+            self.handlers = Handlers::CloseDispatched;
+            cx.job(Work::Session(session, events, bytes));
+        }
+    }
+
+    /// The connection counts no longer, and its address means it no longer.
+    fn depart<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Arc<Session> {
+        debug_assert!(!self.has_departed(), "a connection departs once");
+        self.handlers = Handlers::Ended;
+        let session = self.session.clone();
+        let id = session.id;
+        session.span.within(|| debug!("connection {id} ended"));
+        let is_served = self.stream().is_some();
+        let counters = cx.shard.counters();
+        match session.form {
+            Form::Frames => {
+                counters.connections.sub(1);
+                cx.shard.events.left(&session);
+            }
+            Form::Events => counters.event_streams.sub(u64::from(is_served)),
+        }
+        session
+    }
+
+    /// A slow consumer is disconnected: the frame in progress is finished, the rest is dropped, 1013 says why.
+    pub(crate) fn disconnect_slow<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if !self.is_open() {
+            return;
+        }
+        let unsent = cx.shard.fanout.pending_messages(self);
+        let dropped = self.outbox.drop_waiting() + unsent;
+        // Nothing more of the batches either, and no longer than the deadline.
+        self.seen = u64::MAX;
+        self.slow_counted = true;
+        let id = self.session.id;
+        let logged = &cx.shard.hub.said.slow;
+        self.session.span.within(|| {
+            limited!(
+                logged,
+                info,
+                "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
+            );
+        });
+        let counters = cx.shard.counters();
+        counters.dropped_slow_consumer.add(dropped);
+        counters.slow_consumers.add(1);
+        self.close(cx, CloseCode::TRY_AGAIN_LATER, "too slow");
+    }
+
+    /// Receives nothing further, as after a violation: what came before is handled, then the connection is closed.
+    pub(crate) fn evict<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        self.protocol.abandon();
+        self.cold().close_reply = Some(encode::close(Some((code, reason))).into());
+        self.receiving = Receiving::Evicted;
+        let id = self.session.id;
+        let logged = &cx.shard.hub.said.disconnected;
+        self.session.span.within(|| {
+            limited!(logged, info, "connection {id} is disconnected: {reason}");
+        });
+        self.forget_unfinished(&mut cx.shard.receive_budget);
+        cx.shard.counters().unfinished_messages.add(1);
+        self.on_protocol_end(cx, Ending::Refused);
+        self.advance(cx);
+    }
+
+    /// The engine stops: the client is told (RFC 6455 §7.4.1, 1001).
+    pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.close(cx, CloseCode::GOING_AWAY, "server is shutting down");
+    }
+
+    /// The engine has stopped, and this connection has not ended in time.
+    pub(crate) fn abandon<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let unsent = cx.shard.fanout.pending_messages(self);
+        self.sending = Sending::Broken;
+        self.session.set_status(Status::Closed);
+        self.on_protocol_end(cx, Ending::Gone);
+        self.leave(cx);
+        let lost = self.outbox.clear() + unsent;
+        cx.shard.counters().dropped_closed.add(lost);
+        if self.handlers == Handlers::Running {
+            // Its handler still runs, and never two do at a time: what is still to be told follows on the same thread.
+            self.leave_rooms_behind();
+            if self.session.batch_abandoned() {
+                let inbox = std::mem::take(&mut self.inbox);
+                let messages = inbox
+                    .iter()
+                    .filter(|event| matches!(event, Event::Message(_)));
+                let messages = messages.count() as u64;
+                cx.shard.counters().dropped_unhandled.add(messages);
+                self.depart(cx);
+                return;
+            }
+            let _ = self.session.rooms_left_behind();
+        }
+        self.dispatch_close(cx);
+    }
+}

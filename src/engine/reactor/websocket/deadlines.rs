@@ -1,0 +1,148 @@
+//! Deadlines of a WebSocket: closing, a socket that takes nothing, pace and heartbeat.
+
+use bytes::Bytes;
+
+use crate::engine::model::settings::Settings;
+use crate::engine::parts::pace::Pace;
+use crate::engine::parts::timers::Tick;
+use crate::engine::reactor::ConnCx;
+use crate::engine::reactor::websocket::{Receiving, WebSocket};
+use crate::sync::lock;
+
+use crate::limits::SlowConsumer;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode::Opcode;
+use crate::protocol::{encode, event_stream};
+use crate::report::limited;
+use crate::transport::Transport;
+
+impl WebSocket {
+    /// A deadline has come by which it was to send something.
+    fn is_silent_too_long(&self, settings: &Settings, now: Tick) -> bool {
+        let closing = self.closing_deadline();
+        let message = self
+            .unfinished()
+            .map(|unfinished| unfinished.since.after(settings.limits.message_timeout));
+        let heartbeat = settings.heartbeat.filter(|_| self.pinged);
+        let pong = heartbeat.map(|heartbeat| self.last_received.after(heartbeat.silence_max()));
+        let deadlines = [closing, message, pong];
+        deadlines.into_iter().flatten().any(|due| due <= now)
+    }
+}
+
+impl WebSocket {
+    /// A deadline may have come.
+    pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let tick = cx.shard.tick;
+        let is_silent = self.is_silent_too_long(&cx.shard.hub.settings, tick);
+        let has_sent = is_silent && cx.may_read_before_verdict() && self.read(cx);
+        if cx.is_over() {
+            return;
+        }
+        let is_due = |deadline: Option<Tick>| deadline.is_some_and(|deadline| deadline <= tick);
+        let closing_is_over = is_due(self.closing_deadline());
+        if is_due(self.drain_deadline()) {
+            // It may have room that was never reported; a reader that has stopped has none.
+            self.write(cx);
+            if cx.is_over() {
+                return;
+            }
+            if is_due(self.drain_deadline()) {
+                let newly = !self.slow_counted;
+                cx.shard.counters().slow_consumers.add(u64::from(newly));
+                self.break_off(cx);
+                return;
+            }
+        }
+        if closing_is_over {
+            self.break_off(cx);
+            return;
+        }
+        self.expire_unfinished(cx, has_sent);
+        self.expire_pace(cx);
+        self.expire_comment(cx);
+        self.expire_heartbeat(cx);
+    }
+
+    fn expire_pace<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let tick = cx.shard.tick;
+        let is_due = |pace: &mut Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);
+        if !self.pace().is_some_and(is_due) {
+            return;
+        }
+        self.write(cx);
+        if cx.is_over() {
+            return;
+        }
+        let SlowConsumer::Pace { patience, .. } = cx.shard.hub.settings.slow_consumer else {
+            return;
+        };
+        let now = cx.shard.now;
+        let allowance = lock(&cx.shard.hub.waits_in_vain).allowance(patience, now);
+        let Some(pace) = self.pace() else {
+            return;
+        };
+        pace.tried(allowance, tick);
+        if pace.deadline().is_some() && pace.is_used_up(allowance, tick) {
+            let waited = pace.waited();
+            lock(&cx.shard.hub.waits_in_vain).add(waited, patience, now);
+            self.disconnect_slow(cx);
+        }
+    }
+
+    /// Shows an event stream's client, and what is in between, that it is still there.
+    fn expire_comment<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let tick = cx.shard.tick;
+        if !self.is_open() {
+            return;
+        }
+        let Some(stream) = self.stream().filter(|stream| stream.comment_at <= tick) else {
+            return;
+        };
+        stream.comment_at = tick.after(stream.keep_alive);
+        // Where something waits, the socket takes nothing, and there is a deadline for that.
+        if self.outbox.is_empty() {
+            self.outbox
+                .push_control(Bytes::from_static(event_stream::KEEP_ALIVE));
+            self.want_write(cx);
+        }
+    }
+
+    fn expire_heartbeat<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let tick = cx.shard.tick;
+        let Some(heartbeat) = cx.shard.hub.settings.heartbeat else {
+            return;
+        };
+        if self.receiving != Receiving::Open || !self.is_open() || self.is_stream() {
+            return;
+        }
+        if cx.socket.readable || !self.wants_input(cx.shard.limits()) {
+            // What it has sent since is still to be read: its deadline stands still.
+            self.last_received = tick;
+            return;
+        }
+        if self.pinged && self.last_received.after(heartbeat.silence_max()) <= tick {
+            let id = self.session.id;
+            let logged = &cx.shard.hub.said.silent;
+            self.session.span.within(|| {
+                limited!(
+                    logged,
+                    info,
+                    "connection {id} has been silent for too long and is disconnected"
+                );
+            });
+            cx.shard.counters().heartbeat_timeouts.add(1);
+            self.close(cx, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
+            // Nobody is there to answer: say it, and go.
+            self.write(cx);
+            self.break_off(cx);
+        } else if !self.pinged && self.last_received.after(heartbeat.interval) <= tick {
+            self.pinged = true;
+            if !self.outbox.controls_full() {
+                self.outbox
+                    .push_control(encode::control(Opcode::Ping, &[]).into());
+            }
+            self.want_write(cx);
+        }
+    }
+}

@@ -1,0 +1,531 @@
+//! A connection in its role as a WebSocket.
+//!
+//! An event stream is one, too, whose messages have another form: it receives nothing, and ends without a close frame.
+//!
+//! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame, or a
+//! violation, is answered when the messages before it are handled, so that their replies come before the answer.
+
+#[cfg(all(any(test, fuzzing), not(loom)))]
+mod audit;
+mod closing;
+mod cold;
+mod deadlines;
+mod receiving;
+mod subprotocol;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::engine::hub::Hub;
+use crate::engine::model::command::Upgraded;
+use crate::engine::model::job::{Event, Work};
+use crate::engine::model::session::{Session, Status};
+use crate::engine::model::settings::Settings;
+use crate::engine::model::verdict::{Granted, Kept};
+use crate::engine::parts::drain::Drain;
+use crate::engine::parts::encoding::Form;
+use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::outbox::Outbox;
+use crate::engine::parts::pace::Pace;
+use crate::engine::parts::timers::Tick;
+use crate::engine::reactor::websocket::cold::Cold;
+pub(crate) use crate::engine::reactor::websocket::cold::Stream;
+use crate::engine::reactor::{ConnCx, Reader};
+use crate::limits::{Limits, SlowConsumer};
+use crate::protocol::close::CloseCode;
+use crate::protocol::connection::Progress;
+use crate::report::debug;
+use crate::request::RequestHead;
+use crate::sync::lock;
+use crate::transport::Transport;
+
+/// There is one for each connection, so it is to be small: what most do not have most of the time is in `cold`.
+///
+/// ```text
+/// receiving:  Open ──▶ Discarding                   we have sent a close frame: only the peer's is of interest
+///             Open, Discarding ──▶ Closed           the peer's close frame has come
+///                              ──▶ Eof              the stream has ended, or broke
+///                              ──▶ Stopped          a violation; or its host had received the end already
+///                              ──▶ Evicted          it holds too much, or took too long
+///             any ──▶ Eof                           the transport broke
+///
+/// sending:    Open ──▶ Closing                      the last that is sent is queued; all written: linger, or free
+///             Open, Closing ──▶ Broken              the transport broke: nothing gets through any more
+///
+/// handlers:   Idle ◀──▶ Running                     a batch of events is handed over; word of its end has come
+///             Idle ──▶ CloseDispatched              nothing is received any more, and everything before is handled: the
+///                                                   close handler's batch is handed over
+///             Idle, Running ──▶ Ended               the same, where nobody is to be told, or the shard ends first
+/// ```
+///
+/// `handlers` leaves `Idle` for the last time only when `receiving` is over. The connection ends when `handlers` is over
+/// and, with `sending` being `Closing`, everything is written, or, being `Broken`, at once.
+pub(crate) struct WebSocket {
+    pub(crate) session: Arc<Session>,
+    protocol: Progress,
+    pub(crate) outbox: Outbox,
+    /// Waits for the handlers.
+    inbox: Vec<Event>,
+    inbox_bytes: usize,
+    /// Of what waits for the client, the bytes that no other outbox holds.
+    pub(crate) unshared_bytes: usize,
+    /// The first broadcast that it has not been given yet.
+    pub(crate) seen: u64,
+    last_received: Tick,
+    cold: Option<Box<Cold>>,
+    /// Commands before this mark are to be delivered before the connection ends.
+    mail_mark: u64,
+    receiving: Receiving,
+    sending: Sending,
+    handlers: Handlers,
+    /// A ping has not been answered.
+    pinged: bool,
+    /// It was disconnected for its slowness: it is counted, and has no longer than the deadline to read to the close
+    /// frame, however it reads on.
+    slow_counted: bool,
+    /// The outbox is short of room.
+    pub(crate) congested: bool,
+}
+
+/// What is still received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    Open,
+    /// Messages are dropped: a close frame was sent.
+    Discarding,
+    /// Nothing: after a violation, or where the host had received the end before it handed the connection over.
+    Stopped,
+    /// Nothing: it gives way to others.
+    Evicted,
+    /// Nothing: the peer's close frame has come, and a conforming peer sends nothing more.
+    Closed,
+    /// Nothing: the stream has ended.
+    Eof,
+}
+
+impl Receiving {
+    fn is_over(self) -> bool {
+        !matches!(self, Self::Open | Self::Discarding)
+    }
+}
+
+/// What is still sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// What is queued, and nothing after.
+    Closing,
+    /// Nothing: the transport broke.
+    Broken,
+}
+
+/// What handlers do for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handlers {
+    Idle,
+    Running,
+    /// The last batch, with the close handler, was handed over. The hub counts it until word of its end has come
+    /// (`Hub::ended`).
+    CloseDispatched,
+    /// Nothing more was to be told, or the shard has ended first.
+    Ended,
+}
+
+/// What a WebSocket begins with.
+pub(crate) struct Opening {
+    pub(crate) request: Arc<RequestHead>,
+    pub(crate) granted: Granted,
+    /// The answer to the handshake, if it has yet to be sent.
+    pub(crate) preface: Option<Bytes>,
+    pub(crate) form: Form,
+}
+
+impl WebSocket {
+    fn new(session: Arc<Session>, now: Tick) -> Self {
+        Self {
+            protocol: Progress::default(),
+            outbox: Outbox::new(session.form),
+            session,
+            inbox: Vec::new(),
+            inbox_bytes: 0,
+            unshared_bytes: 0,
+            seen: u64::MAX,
+            last_received: now,
+            cold: None,
+            mail_mark: 0,
+            receiving: Receiving::Open,
+            sending: Sending::Open,
+            handlers: Handlers::Idle,
+            pinged: false,
+            slow_counted: false,
+            congested: false,
+        }
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        self.session.form
+    }
+
+    fn is_stream(&self) -> bool {
+        self.form() == Form::Events
+    }
+
+    /// Anything may still be sent on it. That makes it one of everyone, and a member of its rooms.
+    pub(crate) fn is_open(&self) -> bool {
+        self.sending == Sending::Open
+    }
+
+    /// It gets what everyone gets, and as a frame.
+    pub(crate) fn is_of_everyone(&self) -> bool {
+        self.is_open() && !self.is_stream()
+    }
+
+    /// It gives way to others.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.receiving == Receiving::Evicted
+    }
+
+    /// The batch with its close handler is on its way, or handled.
+    pub(crate) fn is_close_dispatched(&self) -> bool {
+        self.handlers == Handlers::CloseDispatched
+    }
+
+    /// Handlers are given nothing more: its end was told, or is to be told to nobody.
+    pub(crate) fn has_departed(&self) -> bool {
+        matches!(self.handlers, Handlers::CloseDispatched | Handlers::Ended)
+    }
+
+    /// Handlers get nothing more while their replies find no room: so a client that does not read its replies slows
+    /// down itself, and only itself.
+    fn holds_back(&self, limits: &Limits) -> bool {
+        self.is_open() && self.outbox.bytes() > limits.outbox_bytes_max / 2
+    }
+
+    pub(crate) fn wants_input(&self, limits: &Limits) -> bool {
+        let may_keep = match self.receiving {
+            Receiving::Open => {
+                !(self.handlers == Handlers::Running || self.holds_back(limits))
+                    || self.inbox_bytes < limits.pending_bytes_max
+            }
+            Receiving::Discarding => true,
+            Receiving::Stopped | Receiving::Evicted | Receiving::Closed | Receiving::Eof => false,
+        };
+        may_keep && !self.outbox.controls_full()
+    }
+
+    /// Events that wait for the handlers.
+    pub(super) fn unhandled(&self) -> &[Event] {
+        &self.inbox
+    }
+
+    /// Bytes of messages that wait for the handlers, and of the one that is not complete.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn held_bytes(&self) -> (usize, usize) {
+        (self.inbox_bytes, self.protocol.held_bytes())
+    }
+
+    /// The socket takes nothing at present.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.blocked)
+    }
+
+    /// The socket says that it takes something again.
+    pub(crate) fn unblocked(&mut self) {
+        if let Some(cold) = &mut self.cold {
+            cold.blocked = false;
+            if cold.is_empty() {
+                self.cold = None;
+            }
+        }
+    }
+
+    pub(crate) fn blocked(&mut self, now: Tick, write_timeout: Duration) {
+        let cold = self.cold();
+        cold.blocked = true;
+        cold.drain
+            .get_or_insert_with(|| Drain::new(now, write_timeout));
+    }
+
+    /// Its socket has taken so many bytes, and all that waited if the outbox is empty.
+    fn drained(&mut self, bytes: usize, now: Tick, limits: &Limits) {
+        if self.outbox.is_empty() {
+            self.unblocked();
+            self.clear(|cold| &mut cold.drain);
+        } else {
+            self.blocked(now, limits.write_timeout);
+            if bytes > 0
+                && let Some(drain) = &mut self.cold().drain
+            {
+                drain.took(bytes, now, limits.write_timeout, limits);
+            }
+        }
+        if bytes > 0
+            && !self.slow_counted
+            && let Some(closing) = self.cold.as_mut().and_then(|cold| cold.deadline.as_mut())
+        {
+            closing.took(bytes, now, limits.close_timeout, limits);
+        }
+    }
+
+    /// The outbox has become short of room, or no longer is.
+    pub(crate) fn congestion_changed(&mut self, now: Tick, hub: &Hub, instant: Instant) {
+        let settings = &hub.settings;
+        if self.is_open() {
+            let full = if self.congested {
+                Status::Full
+            } else {
+                Status::Open
+            };
+            self.session.set_status(full);
+        }
+        let SlowConsumer::Pace {
+            bytes_per_second_min,
+            patience,
+        } = settings.slow_consumer
+        else {
+            return;
+        };
+        if self.congested {
+            let allowance = lock(&hub.waits_in_vain).allowance(patience, instant);
+            let quiet_since = self.quiet_since();
+            self.cold()
+                .pace
+                .get_or_insert_with(|| {
+                    Box::new(Pace::new(bytes_per_second_min, patience, quiet_since, now))
+                })
+                .start(allowance, now);
+        } else if let Some(pace) = self.pace() {
+            pace.stop(now);
+        }
+    }
+
+    /// When it is to be looked at next.
+    pub(crate) fn deadline(&self, settings: &Settings) -> Option<Tick> {
+        let heartbeat = match &settings.heartbeat {
+            Some(heartbeat)
+                if self.receiving == Receiving::Open && self.is_open() && !self.is_stream() =>
+            {
+                let silence = if self.pinged {
+                    heartbeat.silence_max()
+                } else {
+                    heartbeat.interval
+                };
+                Some(self.last_received.after(silence))
+            }
+            _ => None,
+        };
+        let Some(cold) = &self.cold else {
+            return heartbeat;
+        };
+        [
+            heartbeat,
+            self.closing_deadline(),
+            cold.unfinished
+                .as_ref()
+                .map(|unfinished| unfinished.since.after(settings.limits.message_timeout)),
+            self.drain_deadline(),
+            cold.pace.as_ref().and_then(|pace| pace.deadline()),
+            cold.stream
+                .as_ref()
+                .filter(|_| self.is_open())
+                .map(|stream| stream.comment_at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The handshake is done: a WebSocket begins. [`WebSocket::begin`] follows when it has its role.
+    pub(crate) fn open<T: Transport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
+        let Opening {
+            request,
+            granted,
+            preface,
+            form,
+        } = opening;
+        let id = ConnectionId {
+            shard: cx.shard.index,
+            key: cx.key,
+        };
+        let with_ids = cx.shard.interests.subprotocol_with_ids;
+        let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
+        let session = Session::new(id, &request, granted.subprotocol, takes_ids, form);
+        let session = Arc::new(session);
+        if let Some(attachment) = granted.kept.and_then(Kept::take) {
+            let _ = session.attachment.set(attachment);
+        }
+        let peer = session.peer();
+        session
+            .span
+            .within(|| debug!("connection {id} of {peer} opened"));
+        if form == Form::Frames {
+            cx.shard.events.entered(&session);
+        }
+        let mut ws = Self::new(session, cx.shard.tick);
+        if let Some(preface) = preface {
+            ws.outbox.push_preface(preface);
+        }
+        if form == Form::Events {
+            ws.inbox.push(Event::Open(None));
+        } else if cx.shard.interests.open {
+            // Where too much waits for handlers already, it is not kept for them.
+            let budget = &mut cx.shard.receive_budget;
+            let is_kept = request.is_known() && !budget.is_full();
+            if is_kept {
+                ws.inbox_bytes += request.bytes();
+                budget.add_unhandled(request.bytes());
+            }
+            ws.inbox.push(Event::Open(is_kept.then_some(request)));
+        }
+        ws
+    }
+
+    /// It begins, with what was received before it had its role: by the host that hands it over, or behind its handshake.
+    pub(crate) fn begin<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        handed_over: Option<Box<Upgraded>>,
+        mut early: Vec<u8>,
+    ) {
+        // Before its handler runs, so that what the handler broadcasts reaches it too.
+        self.join(cx);
+        if self.form() == Form::Frames {
+            cx.shard.counters().connections.add(1);
+            cx.shard.counters().connections_opened.add(1);
+        }
+        self.advance(cx);
+        self.want_write(cx);
+        if let Some(handed_over) = handed_over {
+            self.resume(cx, *handed_over);
+        }
+        if early.is_empty() {
+            return;
+        }
+        if cx.shard.receive_budget.is_full() {
+            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
+            self.evict(cx, CloseCode::TRY_AGAIN_LATER, "too many messages wait");
+        } else {
+            self.input(cx, &mut early);
+        }
+    }
+
+    /// Has the connection written at the end of this turn.
+    #[inline]
+    pub(crate) fn want_write<T: Transport>(&self, cx: &mut ConnCx<'_, T>) {
+        match self.is_evicted() {
+            true => cx.want_write_evicted(),
+            false => cx.want_write(),
+        }
+    }
+
+    /// Reads once, if it wants input and the shard has room for it. Returns whether there was anything.
+    #[inline]
+    pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+        if !self.wants_input(cx.shard.limits()) {
+            return false;
+        }
+        if cx.shard.receive_budget.is_full() {
+            cx.pause_reading();
+            return false;
+        }
+        cx.read_for(self)
+    }
+
+    /// Moves the connection along: events to the handlers; when its end has come and they are done, the close reply.
+    pub(crate) fn advance<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let limits = &cx.shard.hub.settings.limits;
+        self.note_held_back(limits, &mut cx.shard.receive_budget);
+        if self.handlers == Handlers::Idle && !self.inbox.is_empty() && !self.holds_back(limits) {
+            let events = std::mem::take(&mut self.inbox);
+            let bytes = std::mem::take(&mut self.inbox_bytes);
+            self.handlers = Handlers::Running;
+            self.session.batch_handed_over();
+            cx.job(Work::Session(self.session.clone(), events, bytes));
+            cx.want_read();
+        }
+        self.advance_end(cx);
+    }
+
+    /// Handlers have worked off a batch: so many of its messages were not handled.
+    pub(crate) fn batch_done<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        has_panicked: bool,
+        unhandled: u32,
+    ) {
+        self.handlers = Handlers::Idle;
+        self.mail_mark = cx.shard.fanout.mark();
+        if has_panicked {
+            let mut waiting = 0;
+            // Of its rooms the program is still told.
+            self.inbox.retain(|event| {
+                let message = matches!(event, Event::Message(_));
+                waiting += u64::from(message);
+                !message
+            });
+            let rest = self.inbox.len() * receiving::EVENT_BYTES;
+            let bytes = std::mem::replace(&mut self.inbox_bytes, rest);
+            cx.shard.receive_budget.sub_unhandled(bytes - rest);
+            let unhandled = waiting + u64::from(unhandled);
+            cx.shard.counters().dropped_unhandled.add_alone(unhandled);
+            self.close(cx, CloseCode::INTERNAL_ERROR, "internal error");
+        }
+        self.advance(cx);
+        cx.want_read();
+    }
+
+    /// Writes what waits.
+    pub(crate) fn write<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.write_on(cx, None);
+    }
+
+    /// Writes what waits; the first write may have been made already.
+    pub(crate) fn write_on<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        begun: Option<io::Result<usize>>,
+    ) {
+        let shard = &mut *cx.shard;
+        let Some(transport) = &mut cx.socket.transport else {
+            return;
+        };
+        let tick = shard.tick;
+        let (written, result) = self.outbox.flush_on(begun, transport, &mut shard.scratch);
+        self.drained(written.bytes, tick, &shard.hub.settings.limits);
+        if written.bytes > 0
+            && let Some(pace) = self.pace()
+        {
+            pace.read(written.bytes, tick);
+        }
+        let has_left = self.outbox.is_empty() && self.sending == Sending::Closing;
+        let may_end = has_left && self.has_departed();
+        let is_idle = self.inbox.is_empty();
+        let counters = shard.counters();
+        counters.bytes_out.add_alone(written.bytes as u64);
+        counters.messages_out.add_alone(written.messages);
+        if result.is_err() {
+            self.break_off(cx);
+            return;
+        }
+        self.note_fill(cx);
+        if self.outbox.is_empty() {
+            self.clear(|cold| &mut cold.pace);
+        }
+        if may_end && matches!(self.receiving, Receiving::Closed | Receiving::Eof) {
+            // RFC 6455 §7.1.1: the server ends the TCP stream first. Nothing more comes that would make it a reset.
+            cx.free();
+            return;
+        }
+        if may_end {
+            cx.linger();
+            return;
+        }
+        if !is_idle {
+            self.advance(cx);
+        }
+        cx.want_read();
+    }
+}

@@ -1,0 +1,80 @@
+//! Sessions that speak a subprotocol of the program's own: the program hears their messages when they come, before they are
+//! queued for their handlers, and of their end while a handler may still be at work.
+
+use crate::engine::model::job::Event;
+use crate::engine::model::program::{Ending, Receipt};
+use crate::engine::reactor::ConnCx;
+use crate::engine::reactor::websocket::{Receiving, WebSocket};
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::protocol::encode;
+use crate::report::limited;
+use crate::transport::Transport;
+
+impl WebSocket {
+    /// A message of such a session.
+    pub(super) fn on_protocol_message<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        message: Message,
+    ) {
+        if self.receiving != Receiving::Open {
+            cx.shard.counters().dropped_unhandled.add_alone(1);
+            return;
+        }
+        let outbox_has_room = !self.holds_back(cx.shard.limits());
+        let receipt = cx
+            .shard
+            .events
+            .received(&self.session, &message, outbox_has_room);
+        match receipt {
+            Receipt::Keep => self.keep(message, &mut cx.shard.receive_budget),
+            Receipt::Done => {}
+            Receipt::Answer(answer) => {
+                let (frame, _) = answer.into_frame();
+                self.send(cx, frame, 1);
+            }
+            Receipt::Refuse(code, reason) => self.refuse_message(cx, code, &reason),
+        }
+    }
+
+    /// The message breaks the subprotocol: nothing more is received.
+    fn refuse_message<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        let reply = encode::close(Some((code, reason)));
+        self.cold().close_reply = Some(reply.into());
+        self.receiving = Receiving::Stopped;
+        let id = self.session.id;
+        let logged = &cx.shard.hub.said.broken_protocol;
+        self.session.span.within(|| {
+            limited!(
+                logged,
+                info,
+                "connection {id} broke its subprotocol: {reason}"
+            );
+        });
+        if code != CloseCode::TRY_AGAIN_LATER {
+            cx.shard.counters().protocol_errors.add(1);
+        }
+        self.on_protocol_end(cx, Ending::Refused);
+    }
+
+    /// Nothing more is received, or nothing more is sent.
+    pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: Ending) {
+        if self.session.talk().is_some() {
+            cx.shard.events.ending(&self.session, ending);
+        }
+    }
+
+    /// The program has something of its own for the session's handlers.
+    pub(crate) fn nudge<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if !self.has_departed() {
+            self.keep_event(Event::Nudge, &mut cx.shard.receive_budget);
+            self.advance(cx);
+        }
+    }
+}
