@@ -30,7 +30,7 @@ use crate::engine::reactor::Core;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
-use crate::transport::Transport;
+use crate::transport::{OneByOne, Transport};
 
 /// Explores a model, with at most so many involuntary switches between threads.
 fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
@@ -210,7 +210,7 @@ struct Reactor<T: Transport> {
     now: Instant,
 }
 
-impl<T: Transport> Reactor<T> {
+impl<T: Transport<Writer = OneByOne>> Reactor<T> {
     fn new(
         index: usize,
         hub: &Arc<Hub>,
@@ -220,7 +220,7 @@ impl<T: Transport> Reactor<T> {
     ) -> Self {
         let now = Instant::now();
         Self {
-            core: Core::new(index as u16, hub.clone(), events, registry, now),
+            core: Core::new(index as u16, hub.clone(), events, registry, OneByOne, now),
             alarm: alarms[index].clone(),
             now,
         }

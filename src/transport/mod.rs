@@ -49,20 +49,21 @@ pub(crate) trait WriteMany<T>: Send + 'static {
     /// So many writes are at least worth being gathered. Fewer gain nothing by it.
     const MANY: usize;
 
-    /// Makes each of these writes as `Transport::write` would, to another transport each. `outcome` gets what came of each,
-    /// with the write's tag and length. All outcomes of a chunk follow its last write.
-    fn write_many<'a, K>(
+    /// Looks up what each target is to be written, if anything, and makes the writes as `Transport::write` would, to another
+    /// transport each. `outcome` gets what came of each, with the write's tag and length.
+    fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
-        writes: impl Iterator<Item = Write<'a, T, K>>,
-        outcome: impl FnMut(K, usize, io::Result<usize>),
+        targets: &[K],
+        write: impl FnMut(K) -> Option<Write<'a, T, G>>,
+        outcome: impl FnMut(G, usize, io::Result<usize>),
     ) where
         T: 'a;
 }
 
 /// Bytes for a transport.
-pub(crate) struct Write<'a, T, K> {
+pub(crate) struct Write<'a, T, G> {
     /// Tells the caller whose outcome it is.
-    pub(crate) tag: K,
+    pub(crate) tag: G,
     pub(crate) transport: &'a T,
     pub(crate) bytes: &'a [u8],
 }
@@ -79,30 +80,22 @@ impl<T: Transport> WriteMany<T> for OneByOne {
     const MANY: usize = LOOK_AHEAD;
 
     #[inline]
-    fn write_many<'a, K>(
+    fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
-        mut writes: impl Iterator<Item = Write<'a, T, K>>,
-        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+        targets: &[K],
+        mut write: impl FnMut(K) -> Option<Write<'a, T, G>>,
+        mut outcome: impl FnMut(G, usize, io::Result<usize>),
     ) {
-        loop {
+        for targets in targets.chunks(LOOK_AHEAD) {
             // A system call leaves little of the processor's cache. So the shard waits for memory once for a chunk of
             // connections, not anew for each.
             let mut chunk = [const { None }; LOOK_AHEAD];
-            let mut len = 0;
-            for (entry, write) in chunk.iter_mut().zip(&mut writes) {
-                *entry = Some(write);
-                len += 1;
+            for (entry, &target) in chunk.iter_mut().zip(targets) {
+                *entry = write(target);
             }
-            for Write {
-                tag,
-                transport,
-                bytes,
-            } in chunk.into_iter().flatten()
-            {
-                outcome(tag, bytes.len(), transport.write(bytes));
-            }
-            if len < LOOK_AHEAD {
-                return;
+            for write in chunk.iter().flatten() {
+                let result = write.transport.write(write.bytes);
+                outcome(write.tag, write.bytes.len(), result);
             }
         }
     }
@@ -189,14 +182,16 @@ mod tests {
     fn each_write_is_made_once_and_told_by_its_tag() {
         for count in [0, 1, LOOK_AHEAD - 1, LOOK_AHEAD, LOOK_AHEAD + 1, 100] {
             let transports: Vec<Takes> = (0..count).map(|index| Takes(index % 5)).collect();
-            let writes = transports.iter().enumerate();
-            let writes = writes.map(|(tag, transport)| Write {
-                tag,
-                transport,
-                bytes: b"abc",
-            });
+            let targets: Vec<usize> = (0..count).collect();
+            let write = |tag| {
+                Some(Write {
+                    tag,
+                    transport: &transports[tag],
+                    bytes: b"abc",
+                })
+            };
             let mut next = 0;
-            OneByOne.write_many(writes, |tag, len, outcome| {
+            OneByOne.write_many(&targets, write, |tag, len, outcome| {
                 assert_eq!((tag, len), (next, 3));
                 assert_eq!(outcome.ok(), (tag % 5 > 0).then_some((tag % 5).min(3)));
                 next += 1;

@@ -77,11 +77,13 @@ impl Ring {
 impl WriteMany<TcpStream> for Ring {
     const MANY: usize = 4;
 
-    fn write_many<'a, K>(
+    fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
-        mut writes: impl Iterator<Item = Write<'a, TcpStream, K>>,
-        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+        targets: &[K],
+        mut write: impl FnMut(K) -> Option<Write<'a, TcpStream, G>>,
+        mut outcome: impl FnMut(G, usize, io::Result<usize>),
     ) {
+        let mut writes = targets.iter().filter_map(|&target| write(target));
         loop {
             let (mut tags, mut chunk) = (Vec::new(), Vec::new());
             for write in writes.by_ref().take(ENTRIES) {

@@ -26,13 +26,16 @@ fn ring() -> Option<Ring> {
 /// Makes the writes. Returns what came of those that were not made in full, by their place.
 fn write_many(ring: &mut Ring, writes: &[(&TcpStream, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
     let mut unfinished = Vec::new();
-    let tagged = writes.iter().enumerate();
-    let tagged = tagged.map(|(tag, &(transport, bytes))| Write {
-        tag,
-        transport,
-        bytes,
-    });
-    ring.write_many(tagged, |tag, len, outcome| {
+    let targets: Vec<usize> = (0..writes.len()).collect();
+    let write = |tag: usize| {
+        let (transport, bytes) = writes[tag];
+        Some(Write {
+            tag,
+            transport,
+            bytes,
+        })
+    };
+    ring.write_many(&targets, write, |tag, len, outcome| {
         if !matches!(outcome, Ok(n) if n == len) {
             unfinished.push((tag, outcome));
         }

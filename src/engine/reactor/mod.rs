@@ -386,7 +386,7 @@ impl<T: Transport> Core<T> {
         self.flush_runs();
         self.write_dirty();
         self.write_evicted();
-        // By now it shows who takes something, and who does not.
+        // By now it shows which clients take something, and which do not.
         self.enforce_send_budget();
         self.hand_over();
     }

@@ -72,7 +72,7 @@ impl ReceiveBudget {
         self.unhandled += bytes;
     }
 
-    /// Handlers are done with it, or nobody will be.
+    /// Handlers are done with it, or will not be called.
     pub(crate) fn sub_unhandled(&mut self, bytes: usize) {
         debug_assert!(self.unhandled >= bytes);
         self.unhandled = self.unhandled.saturating_sub(bytes);
@@ -89,7 +89,7 @@ impl ReceiveBudget {
         fits
     }
 
-    /// Its job has come up. Until then it counts, also where nobody waits for it any more.
+    /// Its job has come up. Until then it counts, also where its client has gone.
     pub(crate) fn sub_job(&mut self) {
         self.sub_authorizing(REQUEST_BYTES);
     }

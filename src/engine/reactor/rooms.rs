@@ -49,7 +49,7 @@ impl LocalRooms {
         self.0.get(&number).map_or(0, |room| room.members.len())
     }
 
-    /// The slots of those who are in it.
+    /// The slots of its members.
     pub(crate) fn members(&self, number: u64) -> impl Iterator<Item = u32> {
         self.0
             .get(&number)
@@ -109,7 +109,7 @@ impl<T: Transport> Core<T> {
 impl WebSocket {
     /// Whether messages of a room are for it: it is open, and has not left again.
     fn is_reached_by<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: &Arc<Room>) -> bool {
-        // What the room has sent so far is for those who have been in it so far.
+        // What the room has sent so far is for its members so far.
         self.take_batches(cx);
         self.is_open() && self.session.is_seen(room)
     }
@@ -192,7 +192,7 @@ impl WebSocket {
             match event {
                 Event::Room(Presence::Joined, room) => joined.push(room),
                 Event::Room(Presence::Left, room) => {
-                    // Changes that nobody was told of cancel each other out.
+                    // Changes that the handlers were not given cancel each other out.
                     match joined.iter().position(|other| Arc::ptr_eq(other, room)) {
                         Some(at) => drop(joined.swap_remove(at)),
                         None => rooms.push(room.clone()),

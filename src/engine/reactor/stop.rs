@@ -17,7 +17,7 @@ pub(crate) enum Stop {
     Running,
     /// What was taken is still being delivered.
     Draining(Instant),
-    /// Everyone has been told.
+    /// Every client has been told.
     Closing(Instant),
 }
 
@@ -45,7 +45,7 @@ impl<T: Transport> ShardCx<T> {
         self.stop != Stop::Running
     }
 
-    /// There is no time left for what has been left to deliver: it is counted, once for each who was to get it.
+    /// There is no time left for what has been left to deliver: it is counted, once for each recipient.
     fn give_up_mail(&mut self) {
         let members = self.link().members.load(Relaxed);
         let mut rest = std::mem::take(&mut self.fanout.mail);
@@ -81,7 +81,7 @@ impl<T: Transport> Core<T> {
             && (self.cx.fanout.is_empty() || self.cx.now >= deadline)
         {
             if self.cx.now >= deadline {
-                // Before everyone is told, and nobody is left that it was meant for.
+                // Before the clients are told, and no recipients are left.
                 self.cx.give_up_mail();
             }
             self.cx.stop = Stop::Closing(deadline);

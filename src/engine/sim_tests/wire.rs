@@ -235,11 +235,13 @@ pub(super) fn writer() -> crate::transport::OneByOne {
 impl WriteMany<Wire> for Together {
     const MANY: usize = 1;
 
-    fn write_many<'a, K>(
+    fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
-        writes: impl Iterator<Item = crate::transport::Write<'a, Wire, K>>,
-        mut outcome: impl FnMut(K, usize, io::Result<usize>),
+        targets: &[K],
+        mut write: impl FnMut(K) -> Option<crate::transport::Write<'a, Wire, G>>,
+        mut outcome: impl FnMut(G, usize, io::Result<usize>),
     ) {
+        let writes = targets.iter().filter_map(|&target| write(target));
         let outcomes: Vec<_> = writes
             .map(|write| {
                 let places = vec![write.bytes.as_ptr().addr()];

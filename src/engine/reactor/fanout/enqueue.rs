@@ -59,6 +59,7 @@ impl Messages {
 impl Fanout {
     /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
     /// has answered to messages that came together.
+    #[inline]
     pub(super) fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
         let max = self.runs_bytes_max.min(JOIN_BELOW_BYTES);
         // Producers that are paced are paced for each message.

@@ -338,7 +338,7 @@ impl Fanout {
                 *none = Some(self.runs.len() as u32);
                 self.runs.push(Run::new(audience, number, frame));
             }
-            None => debug_assert!(false, "nobody is in a room that is not there"),
+            None => debug_assert!(false, "a room without members has no audience"),
         }
     }
 }
@@ -449,7 +449,7 @@ impl<T: Transport> Core<T> {
             let audience = Audience::Room(room.number_of_numbered());
             (fanout.audience_len(audience) > 0).then_some((audience, frame))
         });
-        // Where all who are there get it with its id, nobody has missed anything.
+        // Where all members get it with its id, no message is dropped for want of recipients.
         if let Some(frame) = frame
             && (with_ids.is_none() || fanout.audience_len(audience) > 0)
         {
@@ -477,7 +477,7 @@ impl<T: Transport> Core<T> {
         // Only now: the flush may have cost the last member its connection.
         let reached = others.unwrap_or_else(|| fanout.audience_len(audience));
         if reached == 0 {
-            // Where somebody is there, and is not to get it, nobody has missed anything.
+            // Where the only member is excepted, the message is not dropped for want of recipients.
             if others.is_none() {
                 self.cx.counters().dropped_no_recipient.add(1);
             }

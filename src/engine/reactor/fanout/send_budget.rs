@@ -44,7 +44,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// What nobody has tried to write yet says nothing of its client: it is tried, once in a turn.
+    /// Bytes that no write has been tried for yet say nothing of their client: a write is tried, once in a turn.
     fn write_untried(&mut self) {
         while self.cx.fanout.is_over_budget()
             && let Some(&key) = self.cx.dirty.get(self.cx.fanout.tried)

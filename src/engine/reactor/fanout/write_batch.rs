@@ -70,7 +70,7 @@ impl<T: Transport> Core<T> {
         let mut behind = Vec::new();
         let mut unfinished = Vec::new();
         let (mut bytes, mut messages) = (0, 0);
-        let shares = members.iter().filter_map(|&slot| {
+        let share = |slot| {
             let Some((_, conn)) = conns.at(slot) else {
                 debug_assert!(false, "slot {slot} has ended without leaving its audience");
                 return None;
@@ -93,16 +93,18 @@ impl<T: Transport> Core<T> {
                 transport,
                 bytes: &run.bytes[from..],
             })
-        });
-        self.cx
-            .writer
-            .write_many(shares, |(slot, count), len, outcome| match outcome {
+        };
+        self.cx.writer.write_many(
+            members,
+            share,
+            |(slot, count), len, outcome| match outcome {
                 Ok(n) if n == len => {
                     bytes += n as u64;
                     messages += u64::from(count);
                 }
                 outcome => unfinished.push((slot, outcome)),
-            });
+            },
+        );
         of_room.clear();
         self.cx.fanout.slots = of_room;
         Written {
@@ -131,7 +133,7 @@ impl<T: Transport> Core<T> {
             }
         }
         let conns = &self.conns;
-        let fronts = places.iter().filter_map(|&place| {
+        let front = |place: usize| {
             let Conn { socket, role } = conns.get(keys[place])?;
             let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
                 return None;
@@ -141,10 +143,12 @@ impl<T: Transport> Core<T> {
                 transport,
                 bytes: ws.outbox.front()?,
             })
-        });
+        };
         self.cx
             .writer
-            .write_many(fronts, |place, _, outcome| begun[place] = Some(outcome));
+            .write_many(&places, front, |place, _, outcome| {
+                begun[place] = Some(outcome)
+            });
         begun
     }
 }

@@ -58,7 +58,7 @@ use crate::transport::Transport;
 /// handlers:   Idle ◀──▶ Running                     a batch of events is handed over; word of its end has come
 ///             Idle ──▶ CloseDispatched              nothing is received any more, and everything before is handled: the
 ///                                                   close handler's batch is handed over
-///             Idle, Running ──▶ Ended               the same, where nobody is to be told, or the shard ends first
+///             Idle, Running ──▶ Ended               the same, where no handler is to be called, or the shard ends first
 /// ```
 ///
 /// `handlers` leaves `Idle` for the last time only when `receiving` is over. The connection ends when `handlers` is over
@@ -130,7 +130,7 @@ enum Handlers {
     /// The last batch, with the close handler, was handed over. The hub counts it until word of its end has come
     /// (`Hub::ended`).
     CloseDispatched,
-    /// Nothing more was to be told, or the shard has ended first.
+    /// No handler was to be called any more, or the shard has ended first.
     Ended,
 }
 
@@ -193,7 +193,7 @@ impl WebSocket {
         self.handlers == Handlers::CloseDispatched
     }
 
-    /// Handlers are given nothing more: its end was told, or is to be told to nobody.
+    /// Handlers are given nothing more: its close was dispatched, or is not to be.
     pub(crate) fn has_departed(&self) -> bool {
         matches!(self.handlers, Handlers::CloseDispatched | Handlers::Ended)
     }
@@ -460,7 +460,7 @@ impl WebSocket {
         self.mail_mark = cx.shard.fanout.mark();
         if has_panicked {
             let mut waiting = 0;
-            // Of its rooms the program is still told.
+            // Changes of its rooms are still given to handlers.
             self.inbox.retain(|event| {
                 let message = matches!(event, Event::Message(_));
                 waiting += u64::from(message);

@@ -147,7 +147,7 @@ impl WebSocket {
     }
 
     /// A message has come: the program hears it first where the session speaks a subprotocol of its own.
-    #[inline]
+    #[inline(always)] // For each message.
     fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
         let may_be_protocol = !cx.shard.interests.subprotocols.is_empty();
         if may_be_protocol && self.session.talk().is_some() {
