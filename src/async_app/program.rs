@@ -11,7 +11,8 @@ use super::publish::AppShared;
 use super::room::Room;
 use super::stream::AsyncStream;
 use crate::engine::{
-    self, Ending, Events, Form, Interests, Presence, Receipt, Request, Response, Session, Welcome,
+    self, Encoding, HandshakeAccept, MessageVerdict, PeerEnd, Presence, Program, Request, Response,
+    Session, Subscriptions,
 };
 use crate::host::Routes;
 use crate::message::Message;
@@ -53,13 +54,13 @@ where
     }
 }
 
-impl<State, StreamState> Events for AppProgram<State, StreamState>
+impl<State, StreamState> Program for AppProgram<State, StreamState>
 where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    fn interests(&self) -> Interests {
-        Interests {
+    fn subscriptions(&self) -> Subscriptions {
+        Subscriptions {
             open: self.on_connect.is_some(),
             message: self.on_message.is_some() || self.serving.is_some(),
             close: self.on_disconnect.is_some() || self.serving.is_some(),
@@ -84,7 +85,7 @@ where
 
     fn left(&self, session: &Session) {
         self.shared.directory.leave(session);
-        self.ending(session, Ending::Gone);
+        self.ending(session, PeerEnd::Gone);
     }
 
     fn received(
@@ -92,11 +93,11 @@ where
         session: &Arc<Session>,
         message: &Message,
         outbox_has_room: bool,
-    ) -> Receipt {
+    ) -> MessageVerdict {
         procedures::received(session, &self.shared, message, outbox_has_room)
     }
 
-    fn ending(&self, session: &Session, ending: Ending) {
+    fn ending(&self, session: &Session, ending: PeerEnd) {
         procedures::ends(session, &self.shared, ending);
     }
 
@@ -104,9 +105,9 @@ where
         self.shared.rooms.emptied(room);
     }
 
-    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+    fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         let Some(handler) = &self.on_handshake else {
-            return Ok(Welcome::default());
+            return Ok(HandshakeAccept::default());
         };
         let Accept {
             state,
@@ -115,10 +116,10 @@ where
             headers,
         } = handler(request, self.state.clone())?;
         let subprotocol = subprotocol.or_else(|| {
-            let known = self.interests().subprotocols;
+            let known = self.subscriptions().subprotocols;
             (!goes_without).then(|| request.choose_subprotocol(known))?
         });
-        Ok(Welcome {
+        Ok(HandshakeAccept {
             subprotocol,
             headers,
             attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
@@ -141,7 +142,7 @@ where
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
-        if session.form == Form::Events {
+        if session.encoding == Encoding::Events {
             self.shared.subscribe(session);
             return;
         }
@@ -178,7 +179,7 @@ where
     fn close(&self, session: &Arc<Session>) {
         procedures::close(session, &self.shared);
         if let Some(handler) = &self.on_disconnect
-            && session.form == Form::Frames
+            && session.encoding == Encoding::Frames
         {
             handler(self.stream(session), self.state.clone());
         }

@@ -13,7 +13,7 @@ use super::rendering::Content;
 use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
 use super::rooms::{self, NAME_BYTES_MAX, RoomDirectory};
 
-use crate::engine::{self, ConnectionId, Hub, Mail, NotJoined, Refused, Session, Status};
+use crate::engine::{self, Command, ConnectionId, Hub, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
@@ -122,7 +122,7 @@ impl AppShared {
         let id = match to {
             Recipients::Everyone { except } => {
                 let event = hub
-                    .streams_of_all()
+                    .everyone_streams()
                     .map(|streams| (streams, event(&message, None)));
                 let to = engine::Audience {
                     room: None,
@@ -432,15 +432,15 @@ impl AppShared {
     /// Closes a connection, behind what was sent to it before.
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
-            let mail = Mail::Close(id.key(), code, reason_prefix(reason).into());
+            let mail = Command::Close(id.key(), code, reason_prefix(reason).into());
             // Refused only by an engine that stops, and closes everyone.
             let _ = hub.post(id, mail, true);
         }
     }
 
     /// Event streams that get what everyone gets.
-    pub(super) fn streams_of_all(&self) -> usize {
-        let streams = self.hub.get().and_then(|hub| hub.streams_of_all());
+    pub(super) fn everyone_streams(&self) -> usize {
+        let streams = self.hub.get().and_then(|hub| hub.everyone_streams());
         streams.map_or(0, |streams| streams.len())
     }
 

@@ -218,7 +218,7 @@ impl Room {
                 let room = self.shared.rooms.find(name);
                 room.map_or(0, |room| room.members.streams_len())
             }
-            None => self.shared.streams_of_all(),
+            None => self.shared.everyone_streams(),
         }
     }
 

@@ -36,7 +36,7 @@ impl Prepared {
         if room.streams().is_some() && self.event.is_none() {
             self.event = Some(WithId::event(&self.message, self.id));
         }
-        if room.has_numbered() && self.framed.is_none() {
+        if room.has_members_with_ids() && self.framed.is_none() {
             self.framed = Some(WithId::frame(&room.name, &self.message, self.id));
         }
     }
@@ -44,7 +44,7 @@ impl Prepared {
     /// Whether there is a form for every recipient.
     fn covers(&self, room: &engine::Room) -> bool {
         (room.streams().is_none() || self.event.is_some())
-            && (!room.has_numbered() || self.framed.is_some())
+            && (!room.has_members_with_ids() || self.framed.is_some())
     }
 
     fn set_id(&mut self, id: HistoryId) {
@@ -61,7 +61,10 @@ impl Prepared {
         room: &'a RoomEntry,
         except: Option<ConnectionId>,
     ) -> engine::Audience<'a> {
-        let framed = self.framed.as_ref().filter(|_| room.members.has_numbered());
+        let framed = self
+            .framed
+            .as_ref()
+            .filter(|_| room.members.has_members_with_ids());
         let streams = room.members.streams();
         let event = self.event.as_ref();
         engine::Audience {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::engine::hub::Hub;
-use crate::engine::model::program::{Events, Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
@@ -142,9 +142,9 @@ impl Shard {
 /// A program that has nothing to say.
 struct Silent;
 
-impl Events for Silent {
-    fn interests(&self) -> Interests {
-        Interests::default()
+impl Program for Silent {
+    fn subscriptions(&self) -> Subscriptions {
+        Subscriptions::default()
     }
 
     fn entered(&self, _: &Arc<Session>) {}
@@ -155,7 +155,7 @@ impl Events for Silent {
     fn message(&self, _: &Arc<Session>, _: Message) {}
     fn close(&self, _: &Arc<Session>) {}
 
-    fn handshake(&self, _: &RequestHead) -> Result<Welcome, Reject> {
+    fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {
         panic!("no gate")
     }
 
@@ -165,7 +165,7 @@ impl Events for Silent {
 }
 
 /// A hub of so many shards whose sleep is the model's, and so many handler threads that the model is to start.
-fn hub(shards: usize, handlers: usize, events: Arc<dyn Events>) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
+fn hub(shards: usize, handlers: usize, events: Arc<dyn Program>) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
     hub_with_places(shards, handlers, handlers, events)
 }
 
@@ -174,7 +174,7 @@ fn hub_with_places(
     shards: usize,
     places: usize,
     handlers: usize,
-    events: Arc<dyn Events>,
+    events: Arc<dyn Program>,
 ) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
     let settings = Settings {
         limits: Limits::default(),
@@ -214,7 +214,7 @@ impl<T: Transport<Writer = OneByOne>> Reactor<T> {
     fn new(
         index: usize,
         hub: &Arc<Hub>,
-        events: Arc<dyn Events>,
+        events: Arc<dyn Program>,
         registry: T::Registry,
         alarms: &[Arc<Alarm>],
     ) -> Self {

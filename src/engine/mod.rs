@@ -1,15 +1,15 @@
 //! The engine: one reactor per core, which moves bytes between sockets and handlers.
 //!
 //! Depends on `protocol` and `transport`, and on the leaf types. It knows neither the program's handlers and states
-//! (it calls up through [`Events`]), nor where connections come from (they are handed to it), nor names of rooms.
+//! (it calls up through [`Program`]), nor where connections come from (they are handed to it), nor names of rooms.
 //!
 //! The contract: shards share nothing but mailboxes; nothing polls, nothing is unbounded, and no shard ever waits for a
 //! handler, a client or another shard.
 //!
 //! ```text
-//! any thread ── Mail, Word ──▶ mailbox ─▶ ┐
+//! any thread ── Command, Control ──▶ mailbox ─▶ ┐
 //! readiness, time ──────────────────────▶ ├ core: one turn ──▶ sockets
-//!                                         └──▶ jobs ─┬▶ pool ── Word::Done ──▶ mailbox
+//!                                         └──▶ jobs ─┬▶ pool ── Control::Done ──▶ mailbox
 //!                                                    └▶ here, while the core is lent out
 //! ```
 
@@ -36,8 +36,10 @@ use self::handlers::pool;
 pub(crate) use self::handlers::pre_admission::{adopt_accepted, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Audience, Hub};
-pub(crate) use self::model::command::{Mail, Newcomer, Received, Upgraded};
-pub(crate) use self::model::program::{Ending, Events, Interests, Receipt, Welcome};
+pub(crate) use self::model::command::{Command, NewConnection, Received, Upgraded};
+pub(crate) use self::model::program::{
+    HandshakeAccept, MessageVerdict, PeerEnd, Program, Subscriptions,
+};
 pub(crate) use self::model::request::{Request, Response};
 pub use self::model::room::Presence;
 pub(crate) use self::model::room::{NotJoined, Room};
@@ -46,7 +48,7 @@ pub(crate) use self::model::settings::Settings;
 #[allow(unused_imports)] // Only features bring hosts that ask.
 pub(crate) use self::model::verdict::{Accepted, Verdict};
 pub(crate) use self::parts::clock::Clock;
-pub(crate) use self::parts::encoding::Form;
+pub(crate) use self::parts::encoding::Encoding;
 pub use self::parts::id::ConnectionId;
 use self::parts::lease::Lease;
 pub(crate) use self::parts::mailbox::Refused;
@@ -54,7 +56,7 @@ use self::parts::mailbox::Wake;
 use self::parts::token::WAKER;
 use self::reactor::Core;
 use self::threads::listener::Listener;
-use self::threads::shard::{Ending as ShardEnding, Leases, Shard};
+use self::threads::shard::{Leases, Shard, ShardEndGuard};
 use self::threads::watchdog;
 /// What a [`Request`] has, too.
 pub(crate) use crate::protocol::http::Head;
@@ -81,7 +83,7 @@ impl Prepared {
     pub(crate) fn new(
         settings: Settings,
         listener: Option<std::net::TcpListener>,
-        events: Arc<dyn Events>,
+        events: Arc<dyn Program>,
     ) -> io::Result<Self> {
         let count = settings.shards.clamp(1, SHARDS_MAX);
         let mut polls = Vec::with_capacity(count);
@@ -116,7 +118,7 @@ impl Prepared {
                 now,
             );
             let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
-            let ending = ShardEnding::new(hub.clone(), lease);
+            let ending = ShardEndGuard::new(hub.clone(), lease);
             shards.push(Shard::new(core, poll, listener, ending));
         }
         Ok(Self { hub, shards })

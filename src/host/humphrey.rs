@@ -8,7 +8,7 @@ use std::thread;
 use humphrey::http::Request;
 use humphrey::stream::Stream;
 
-use crate::engine::{Hub, Newcomer, Received, Upgraded};
+use crate::engine::{Hub, NewConnection, Received, Upgraded};
 use crate::protocol::handshake;
 use crate::protocol::http::{self, BodyMode, Head};
 use crate::report::{Limited, debug, limited};
@@ -118,8 +118,8 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         }
     };
     let messages = parts.messages.len();
-    let newcomer = parts.socket.set_nonblocking(true).and_then(|()| {
-        Ok(Newcomer {
+    let new_connection = parts.socket.set_nonblocking(true).and_then(|()| {
+        Ok(NewConnection {
             peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,
             stream: mio::net::TcpStream::from_std(parts.socket),
             place: None,
@@ -138,8 +138,8 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             }),
         })
     });
-    match newcomer {
-        Ok(newcomer) => hub.adopt(newcomer),
+    match new_connection {
+        Ok(new_connection) => hub.adopt(new_connection),
         // The client has disconnected meanwhile.
         Err(error) => {
             hub.count_unhandled(messages);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::cancellation::{CancelAction, CancelCause, InFlight};
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::timers::{CallTimers, LOOKS_EVERY, Timer};
-use crate::engine::{Clock, Ending, Receipt, Session};
+use crate::engine::{Clock, MessageVerdict, PeerEnd, Session};
 use crate::message::Message;
 use crate::metrics::Counters;
 use crate::protocol::close::CloseCode;
@@ -148,9 +148,9 @@ impl ProcedurePeer {
         counters: &Counters,
         message: &Message,
         outbox_has_room: bool,
-    ) -> Receipt {
+    ) -> MessageVerdict {
         if message.is_text() {
-            return Receipt::Keep;
+            return MessageVerdict::Keep;
         }
         let frame = match ProcedureFrame::parse(message.bytes(), self.version) {
             Ok(frame) => frame,
@@ -159,21 +159,21 @@ impl ProcedurePeer {
                     Malformed::Utf8 => CloseCode::INVALID_PAYLOAD,
                     _ => CloseCode::PROTOCOL_ERROR,
                 };
-                return Receipt::Refuse(code, malformed.to_string());
+                return MessageVerdict::Refuse(code, malformed.to_string());
             }
         };
         match frame {
-            ProcedureFrame::Notification { .. } => Receipt::Keep,
+            ProcedureFrame::Notification { .. } => MessageVerdict::Keep,
             ProcedureFrame::Request { id, name, payload } => {
                 let mut state = self.lock();
                 if state.by_id.contains_key(&id) {
                     let reason = format!("a request with the id {id}, which is in flight");
-                    return Receipt::Refuse(CloseCode::PROTOCOL_ERROR, reason);
+                    return MessageVerdict::Refuse(CloseCode::PROTOCOL_ERROR, reason);
                 }
                 let is_ping = self.is_v1() && name == "$ping" && payload.len() <= PING_BYTES_MAX;
                 if is_ping && outbox_has_room {
                     let answer = procedures::response(id, payload);
-                    return Receipt::Answer(Message::new_binary(answer));
+                    return MessageVerdict::Answer(Message::new_binary(answer));
                 }
                 // Calls whose connection has gone are in flight no longer, and may wait here still.
                 let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
@@ -181,16 +181,16 @@ impl ProcedurePeer {
                     counters.calls_refused.add(1);
                     if !self.is_v1() {
                         let reason = "too many calls are in flight".to_owned();
-                        return Receipt::Refuse(CloseCode::TRY_AGAIN_LATER, reason);
+                        return MessageVerdict::Refuse(CloseCode::TRY_AGAIN_LATER, reason);
                     }
                     state.queued.push_back(None);
-                    return Receipt::Keep;
+                    return MessageVerdict::Keep;
                 }
                 let call = Arc::new(InFlight::new(id));
                 state.by_id.insert(id, call.clone());
                 state.in_flight += 1;
                 state.queued.push_back(Some(call));
-                Receipt::Keep
+                MessageVerdict::Keep
             }
             ProcedureFrame::Reset { id } => {
                 let mut state = self.lock();
@@ -203,25 +203,25 @@ impl ProcedurePeer {
                 if let Some(call) = call {
                     self.run_aside(call.cancel(CancelCause::Reset, counters));
                 }
-                Receipt::Done
+                MessageVerdict::Done
             }
             ProcedureFrame::Response { id, .. } | ProcedureFrame::Error { id, .. } => {
                 let mut state = self.lock();
                 match state.outgoing.remove(&id) {
                     // It has come too late.
-                    None => Receipt::Done,
+                    None => MessageVerdict::Done,
                     Some(OutgoingCall::Waiting(waiter)) => {
                         drop(state);
                         if let Some(outcome) = outcome(message) {
                             waiter.tell(outcome);
                         }
-                        Receipt::Done
+                        MessageVerdict::Done
                     }
                     Some(OutgoingCall::Callback(done, timer)) => {
                         state.answered.push_back(done);
                         drop(state);
                         self.timers.remove(timer);
-                        Receipt::Keep
+                        MessageVerdict::Keep
                     }
                 }
             }
@@ -229,15 +229,15 @@ impl ProcedurePeer {
     }
 
     /// Nothing more will come. On the shard's thread.
-    pub(super) fn ends(&self, counters: &Counters, ending: Ending) {
+    pub(super) fn ends(&self, counters: &Counters, ending: PeerEnd) {
         let mut state = self.lock();
         state.has_ended = true;
         let (cause, calls): (_, Vec<_>) = match ending {
-            Ending::Refused => (
+            PeerEnd::Refused => (
                 CancelCause::Refused,
                 state.by_id.values().cloned().collect(),
             ),
-            Ending::Gone => (
+            PeerEnd::Gone => (
                 CancelCause::Gone,
                 std::mem::take(&mut state.by_id).into_values().collect(),
             ),
@@ -467,7 +467,7 @@ mod tests {
         for id in 0..1_001 {
             let request = Message::new_binary(procedures::request(id, "name", b""));
             let receipt = peer.received(&counters, &request, true);
-            assert!(matches!(receipt, Receipt::Keep));
+            assert!(matches!(receipt, MessageVerdict::Keep));
         }
         for _ in 0..1_000 {
             let call = peer.next_queued().unwrap();

@@ -14,7 +14,7 @@ use super::reserved::{self, Asker};
 use super::timers::CallTimers;
 use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::stream::AsyncStream;
-use crate::engine::{Ending, Receipt, Session};
+use crate::engine::{MessageVerdict, PeerEnd, Session};
 use crate::message::Message;
 use crate::protocol::procedures::{self, ProcedureFrame};
 
@@ -189,15 +189,15 @@ pub(in crate::async_app) fn received(
     shared: &AppShared,
     message: &Message,
     outbox_has_room: bool,
-) -> Receipt {
+) -> MessageVerdict {
     match ProcedurePeer::of(session) {
         Some(peer) => peer.received(&shared.counters, message, outbox_has_room),
-        None => Receipt::Keep,
+        None => MessageVerdict::Keep,
     }
 }
 
 /// Nothing more comes from a session, on its shard's thread.
-pub(in crate::async_app) fn ends(session: &Session, shared: &AppShared, ending: Ending) {
+pub(in crate::async_app) fn ends(session: &Session, shared: &AppShared, ending: PeerEnd) {
     if let Some(peer) = ProcedurePeer::of(session) {
         peer.ends(&shared.counters, ending);
     }

@@ -11,9 +11,9 @@ use super::pool::HOLD_BACK;
 use super::run_job::outcome;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats};
-use crate::engine::model::command::Word;
+use crate::engine::model::command::Control;
 use crate::engine::model::job::{Done, Job};
-use crate::engine::model::program::Events;
+use crate::engine::model::program::Program;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::{Lease, Next};
 use crate::engine::parts::mailbox::When;
@@ -44,7 +44,7 @@ pub(crate) trait JobSource {
 /// can't be run here go to the pool. Returns `None` if one took long, and another thread goes on with the shard.
 pub(crate) fn run_inline<S: JobSource>(
     hub: &Arc<Hub>,
-    program: &dyn Events,
+    program: &dyn Program,
     lease: &Lease<S>,
     stats: &ThreadStats,
     shard: S,
@@ -91,7 +91,7 @@ pub(crate) fn run_inline<S: JobSource>(
             Next::Late(done) => {
                 HANDLER_OF.set(0);
                 if let (Some((shard, key)), Some(done)) = (to, done) {
-                    hub.word(shard, Word::Done(key, done), When::Now);
+                    hub.word(shard, Control::Done(key, done), When::Now);
                 }
                 hub.wake_deferred();
                 lease.is_spare_again();

@@ -21,7 +21,7 @@ use super::run_job::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port::{HANDLER_OF, ThreadStats};
 use crate::engine::model::job::{Job, Work};
-use crate::engine::model::program::Events;
+use crate::engine::model::program::Program;
 use crate::report::limited;
 
 /// How long the outcome of finished jobs may be held back while further quick jobs are run; also by a shard's own thread.
@@ -61,7 +61,7 @@ fn spawn_more(hub: &Arc<Hub>, n: usize) {
     for _ in 0..n {
         if let Err(error) = spawn(hub) {
             limited!(
-                hub.said.no_thread,
+                hub.logged.no_thread,
                 warning,
                 "a handler thread could not be started ({error}); going on with fewer"
             );
@@ -98,7 +98,7 @@ pub(crate) fn wake_for_all(hub: &Arc<Hub>) {
 }
 
 /// What a handler thread does.
-fn work(hub: &Arc<Hub>, stats: &ThreadStats, program: &dyn Events) {
+fn work(hub: &Arc<Hub>, stats: &ThreadStats, program: &dyn Program) {
     HANDLER_OF.set(Arc::as_ptr(hub).addr());
     let port = &hub.jobs;
     port.queue.started();

@@ -12,11 +12,12 @@ use mio::net::TcpStream;
 
 use super::pool::push_work;
 use crate::engine::hub::Hub;
-use crate::engine::hub::admission::{TurnedAway, failure};
-use crate::engine::model::command::{Newcomer, Upgraded};
+use crate::engine::hub::admission::{AdmissionRefused, failure};
+use crate::engine::model::command::{NewConnection, Upgraded};
 use crate::engine::model::job::Work;
 use crate::engine::model::verdict::{
-    Accepted, CountConnections, Granted, Seat, Then, Verdict, shutting_down, too_many,
+    Accepted, ConnectionPermit, CountConnections, Granted, OnVerdict, Verdict, shutting_down,
+    too_many,
 };
 use crate::protocol::handshake;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -24,7 +25,7 @@ use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
-/// Asks about a handshake that somebody else has read, as of those that the engine reads: its form, limits, origins,
+/// Asks about a handshake that somebody else has read, as of those that the engine reads: its encoding, limits, origins,
 /// and the program's handler, which may block. `then` is told on a handler thread, or at once where no handler is to be
 /// asked; with 503 if the engine has stopped or stops meanwhile.
 pub(crate) fn authorize(
@@ -33,7 +34,7 @@ pub(crate) fn authorize(
     peer: SocketAddr,
     then: Box<dyn FnOnce(Verdict) + Send>,
 ) {
-    let then = Then(Some(then));
+    let then = OnVerdict(Some(then));
     match pre_admit(hub, head, peer) {
         Err(reject) => then.tell(Verdict::Rejected(reject)),
         Ok(accepted) if !hub.asks => then.tell(Verdict::Accepted(accepted)),
@@ -53,7 +54,7 @@ pub(crate) fn adopt_accepted(
 ) {
     let peer = accepted.request().peer_addr();
     let place = accepted.place.take();
-    hub.adopt(Newcomer {
+    hub.adopt(NewConnection {
         stream,
         peer,
         place,
@@ -74,18 +75,18 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         return Err(shutting_down());
     }
     hub.connected();
-    let mut seat = Seat {
+    let mut permit = ConnectionPermit {
         counts: Arc::downgrade(hub) as Weak<dyn CountConnections>,
         bytes: 0,
         is_given: false,
     };
-    let turned_away = |turned_away: TurnedAway| {
+    let turned_away = |turned_away: AdmissionRefused| {
         turned_away.counter(counters).add(1);
         debug!("{peer} was turned away: {}", turned_away.cause());
         turned_away.reject()
     };
     if hub.is_full() {
-        return Err(turned_away(TurnedAway::ConnectionsMax));
+        return Err(turned_away(AdmissionRefused::ConnectionsMax));
     }
     let handshake =
         handshake::check(&head.method, head.minor_version, head.pairs()).map_err(|refusal| {
@@ -98,8 +99,8 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         .admit(peer, Some(&head), &mut place, Instant::now())
         .map_err(turned_away)?;
     let request = RequestHead::received(head, peer, client);
-    seat.bytes = request.bytes();
-    let asked_bytes = hub.asked_bytes.fetch_add(seat.bytes, Relaxed) + seat.bytes;
+    permit.bytes = request.bytes();
+    let asked_bytes = hub.asked_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
     let limits = &hub.settings.limits;
     // As much as the shards have for those that they ask about; there is room for one in any case.
     if asked_bytes > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2)) {
@@ -114,7 +115,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         },
         request: Arc::new(request),
         place,
-        seat: Some(seat),
+        permit: Some(permit),
     }))
 }
 

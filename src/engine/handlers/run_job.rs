@@ -6,28 +6,28 @@ use std::sync::{Arc, Weak};
 use crate::engine::hub::Hub;
 use crate::engine::hub::admission::quoted;
 use crate::engine::hub::job_port::HandlersOf;
-use crate::engine::model::command::Word;
+use crate::engine::model::command::Control;
 use crate::engine::model::job::{Done, Event, Job, Work};
-use crate::engine::model::program::{Events, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Program};
 use crate::engine::model::request::{Charge, Request, Response};
 use crate::engine::model::room::Presence;
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Granted, Kept, Then, Verdict};
+use crate::engine::model::verdict::{Accepted, Granted, OnVerdict, PendingAttachment, Verdict};
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::caught;
 use crate::report::limited;
 use crate::request::{Reject, RequestHead, check_accept};
 
 /// Runs a job of the queue, and leaves its outcome in the shard's mailbox.
-pub(crate) fn run_queued(hub: &Arc<Hub>, program: &dyn Events, job: Job) {
+pub(crate) fn run_queued(hub: &Arc<Hub>, program: &dyn Program, job: Job) {
     let done = outcome(hub, program, job.work);
     if let (Some((shard, key)), Some(done)) = (job.to, done) {
-        hub.word(shard, Word::Done(key, done), When::Deferred);
+        hub.word(shard, Control::Done(key, done), When::Deferred);
     }
 }
 
 /// Runs the handlers of a job. Returns the outcome, if a shard waits for it.
-pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Events, work: Work) -> Option<Done> {
+pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Option<Done> {
     let done = match work {
         Work::Session(session, events, bytes) => {
             handle_session(hub, program, session, events, bytes)
@@ -40,14 +40,14 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Events, work: Work) -> Optio
         Work::Handshake(request) => verdict(&request, |request| authorize(hub, program, request)),
         Work::EventStream(request) => verdict(&request, |request| {
             granted(hub, request, || {
-                Ok(Welcome {
+                Ok(HandshakeAccept {
                     attachment: Some(program.event_stream(request)?),
-                    ..Welcome::default()
+                    ..HandshakeAccept::default()
                 })
             })
         }),
         Work::Guard(request) => verdict(&request, |request| {
-            let welcome = || program.guard(request).map(|()| Welcome::default());
+            let welcome = || program.guard(request).map(|()| HandshakeAccept::default());
             granted(hub, request, welcome)
         }),
         Work::Ask(accepted, then) => {
@@ -81,7 +81,7 @@ fn counting_panics(hub: &Hub, code: impl FnOnce()) -> bool {
 /// close are told whatever happened before.
 fn handle_session(
     hub: &Hub,
-    program: &dyn Events,
+    program: &dyn Program,
     session: Arc<Session>,
     mut memory: Vec<Event>,
     bytes: usize,
@@ -132,17 +132,17 @@ fn handle_session(
 }
 
 /// The shard has ended while handlers were at work for the session, and can't tell of its end any more.
-fn tell_end(hub: &Hub, program: &dyn Events, session: &Arc<Session>) {
+fn tell_end(hub: &Hub, program: &dyn Program, session: &Arc<Session>) {
     for room in session.rooms_left_behind() {
         counting_panics(hub, || program.room(session, &room, Presence::Left));
     }
-    if program.interests().close {
+    if program.subscriptions().close {
         counting_panics(hub, || program.close(session));
     }
 }
 
 /// Runs the handler of a route, unless the responses that clients have still to read leave no room for its response.
-fn respond(hub: &Hub, program: &dyn Events, request: Request) -> Response {
+fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
     hub.common.requests.add(1);
     let head_only = request.head.method == "HEAD";
     let bytes_max = hub.settings.limits.outboxes_bytes_max;
@@ -172,7 +172,7 @@ fn verdict(
 }
 
 /// Decides about a handshake that a host has read, and tells the host.
-fn decide(hub: &Arc<Hub>, program: &dyn Events, mut accepted: Box<Accepted>, then: Then) {
+fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, then: OnVerdict) {
     then.tell(match authorize(hub, program, accepted.request()) {
         Ok(granted) => {
             accepted.grant(granted);
@@ -188,7 +188,7 @@ fn decide(hub: &Arc<Hub>, program: &dyn Events, mut accepted: Box<Accepted>, the
 /// Runs the handshake handler.
 fn authorize(
     hub: &Arc<Hub>,
-    program: &dyn Events,
+    program: &dyn Program,
     request: &RequestHead,
 ) -> Result<Granted, Reject> {
     granted(hub, request, || program.handshake(request))
@@ -198,22 +198,22 @@ fn authorize(
 fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
-    decide: impl FnOnce() -> Result<Welcome, Reject>,
+    decide: impl FnOnce() -> Result<HandshakeAccept, Reject>,
 ) -> Result<Granted, Reject> {
     let answer = caught(decide).unwrap_or_else(|| {
         hub.common.handler_panics.add(1);
         Err(Reject::internal_error())
     });
-    let Welcome {
+    let HandshakeAccept {
         subprotocol,
         headers,
         attachment,
     } = answer.map_err(Reject::checked)?;
     let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
-    let kept = attachment.map(|attachment| Kept::new(attachment, handlers()));
+    let kept = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
     if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
         limited!(
-            hub.said.bad_accept,
+            hub.logged.bad_accept,
             error,
             "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
             quoted(request.path())

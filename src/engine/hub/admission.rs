@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::hub::Hub;
-use crate::engine::parts::peer_limits::{Peers, Place};
+use crate::engine::parts::peer_limits::{PeerLimits, PeerSlot};
 use crate::hosts;
 use crate::metrics::{Counter, Counters};
 use crate::origins;
@@ -19,7 +19,7 @@ use crate::request::Reject;
 
 /// Why a client may not come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TurnedAway {
+pub(crate) enum AdmissionRefused {
     ConnectionsMax,
     PeerConnections,
     PeerHandshakes,
@@ -29,9 +29,9 @@ pub(crate) enum TurnedAway {
     Host(Box<str>),
 }
 
-/// What is said now and then only, lest clients fill a log.
+/// What is logged now and then only, lest clients fill a log.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct LoggedOnce {
     pub(crate) foreign_origin: Limited,
     pub(crate) origin_refused: Limited,
     pub(crate) host_refused: Limited,
@@ -61,9 +61,9 @@ impl Hub {
         &self,
         peer: SocketAddr,
         head: Option<&Head>,
-        place: &mut Option<Box<Place>>,
+        place: &mut Option<Box<PeerSlot>>,
         now: Instant,
-    ) -> Result<IpAddr, TurnedAway> {
+    ) -> Result<IpAddr, AdmissionRefused> {
         let mut client = peer.ip();
         if let Some(head) = head {
             self.check_host(peer, head)?;
@@ -72,11 +72,11 @@ impl Hub {
         }
         if let Some(peers) = self.peers_for(client) {
             if !peers.may_shake_hands(client, now) {
-                return Err(TurnedAway::PeerHandshakes);
+                return Err(AdmissionRefused::PeerHandshakes);
             }
             if place.is_none() {
                 let new = peers.enter(client, now);
-                *place = Some(new.ok_or(TurnedAway::PeerConnections)?);
+                *place = Some(new.ok_or(AdmissionRefused::PeerConnections)?);
             }
         }
         Ok(client)
@@ -87,18 +87,18 @@ impl Hub {
         &self,
         peer: SocketAddr,
         now: Instant,
-    ) -> Result<Option<Box<Place>>, TurnedAway> {
+    ) -> Result<Option<Box<PeerSlot>>, AdmissionRefused> {
         match self.peers_for(peer.ip()) {
             Some(peers) => peers
                 .enter(peer.ip(), now)
                 .map(Some)
-                .ok_or(TurnedAway::PeerConnections),
+                .ok_or(AdmissionRefused::PeerConnections),
             None => Ok(None),
         }
     }
 
     /// Where an address is counted, if it is: a trusted proxy has as many connections as it needs.
-    fn peers_for(&self, address: IpAddr) -> Option<&Arc<Peers>> {
+    fn peers_for(&self, address: IpAddr) -> Option<&Arc<PeerLimits>> {
         let proxies = self.settings.proxies.as_ref();
         self.peers
             .as_ref()
@@ -114,7 +114,11 @@ impl Hub {
     }
 
     /// Asks whether a request for a mounted route is answered.
-    pub(crate) fn admit_request(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+    pub(crate) fn admit_request(
+        &self,
+        peer: SocketAddr,
+        head: &Head,
+    ) -> Result<(), AdmissionRefused> {
         match &self.settings.guarded {
             Some(linkable) if !is_link(head, linkable) && !self.reads_its_own(head) => {
                 self.check_page(peer, head)
@@ -124,7 +128,7 @@ impl Hub {
     }
 
     /// Whether the server answers to the host name that the client knows it by.
-    pub(crate) fn check_host(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+    pub(crate) fn check_host(&self, peer: SocketAddr, head: &Head) -> Result<(), AdmissionRefused> {
         let host = head.header("Host");
         let Some(allowed) = &self.settings.hosts else {
             return Ok(());
@@ -146,22 +150,22 @@ impl Hub {
             ),
         };
         limited!(
-            self.said.host_refused,
+            self.logged.host_refused,
             warning,
             "a request from {peer} was refused: {why}"
         );
-        Err(TurnedAway::Host(why.into()))
+        Err(AdmissionRefused::Host(why.into()))
     }
 
     /// Whether the page that a request comes from may connect, if it comes from one.
-    fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), TurnedAway> {
+    fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), AdmissionRefused> {
         let header = |name: &str| head.header(name);
         let Some(allowed) = &self.settings.origins else {
             if let Some(origin) = header("Origin").map(quoted)
                 && !Origins::Same.allows_request(header)
             {
                 limited!(
-                    self.said.foreign_origin,
+                    self.logged.foreign_origin,
                     warning,
                     "a page of another origin, \"{origin}\", has connected from {peer}: any page may, until \
                      with_allowed_origins says which"
@@ -174,11 +178,11 @@ impl Hub {
         }
         let why = self.why_not_the_page(allowed, head);
         limited!(
-            self.said.origin_refused,
+            self.logged.origin_refused,
             warning,
             "a request from {peer} was refused: {why}"
         );
-        Err(TurnedAway::Origin(why.into()))
+        Err(AdmissionRefused::Origin(why.into()))
     }
 
     fn why_not_the_page(&self, allowed: &Origins, head: &Head) -> String {
@@ -231,7 +235,7 @@ fn is_link(head: &Head, linkable: &[String]) -> bool {
         && linkable.iter().any(|path| path == head.path())
 }
 
-impl TurnedAway {
+impl AdmissionRefused {
     /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
     pub(crate) fn response(&self, head_only: bool) -> Vec<u8> {
         self.reject().response(BodyMode::head_only_if(head_only))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::hub::rooms::Reserved;
-use crate::engine::model::command::{Mail, Subscribing};
+use crate::engine::model::command::{Command, Subscribing};
 use crate::engine::model::room::{NotJoined, Room};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
@@ -36,14 +36,14 @@ const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// The event streams that get what everyone gets, if there are any.
-    pub(crate) fn streams_of_all(&self) -> Option<&Arc<Room>> {
-        Some(&self.streams_of_all).filter(|streams| streams.len() > 0)
+    pub(crate) fn everyone_streams(&self) -> Option<&Arc<Room>> {
+        Some(&self.everyone_streams).filter(|streams| streams.len() > 0)
     }
 
     /// Counts an event stream into the room whose messages it is to get, unless that room is no more: see
     /// [`Room::follow`].
     pub(crate) fn follow(&self, room: &Arc<Room>) -> Option<Arc<Room>> {
-        room.follow(|| self.next_room_number())
+        room.follow(|| self.next_channel())
     }
 
     /// Keeps room in the mailbox of an event stream's shard for its beginning. Waits while it is full.
@@ -55,7 +55,7 @@ impl Hub {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         Reserved::new(
             mailbox,
-            size_of::<Mail>() + size_of::<Subscribing>() + bytes,
+            size_of::<Command>() + size_of::<Subscribing>() + bytes,
         )
     }
 
@@ -74,7 +74,7 @@ impl Hub {
             replay,
             broadcasts,
         } = beginning;
-        let of_all = broadcasts.then_some(&self.streams_of_all);
+        let of_all = broadcasts.then_some(&self.everyone_streams);
         preface.shrink_to_fit();
         let subscribing = Subscribing {
             key: session.id.key(),
@@ -84,7 +84,7 @@ impl Hub {
             replay,
         };
         let rooms = subscribing.rooms.clone();
-        let mail = Mail::Subscribe(Box::new(subscribing));
+        let mail = Command::Subscribe(Box::new(subscribing));
         if !reserved.shrink(mail.weight()) {
             return Err(NotJoined::Full);
         }
@@ -112,7 +112,7 @@ impl Hub {
             replay: Vec::new(),
         };
         // Refused only by an engine that stops, and answers by itself.
-        let _ = self.post(session.id, Mail::Subscribe(Box::new(subscribing)), true);
+        let _ = self.post(session.id, Command::Subscribe(Box::new(subscribing)), true);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::atomic::AtomicU64;
 use crate::engine::hub::Hub;
 use crate::engine::model::job::{Job, Work};
-use crate::engine::model::program::Events;
+use crate::engine::model::program::Program;
 use crate::engine::model::verdict::{Attachment, DropOnHandler};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
@@ -27,7 +27,7 @@ const MEAN_JOBS: u32 = 16;
 pub(crate) struct JobPort {
     pub(crate) queue: JobQueue<Job>,
     /// The program, until the last shard has ended: it may hold senders, which hold the hub, which holds this.
-    program: Mutex<Option<Arc<dyn Events>>>,
+    program: Mutex<Option<Arc<dyn Program>>>,
     /// A moving average of how long jobs take.
     nanos_mean: AtomicU32,
     /// Of the handler threads.
@@ -87,7 +87,7 @@ impl DropOnHandler for HandlersOf {
 }
 
 impl JobPort {
-    pub(crate) fn new(threads_max: usize, program: Arc<dyn Events>) -> Self {
+    pub(crate) fn new(threads_max: usize, program: Arc<dyn Program>) -> Self {
         Self {
             queue: JobQueue::new(threads_max),
             program: Mutex::new(Some(program)),
@@ -98,7 +98,7 @@ impl JobPort {
     }
 
     /// The program; `None` once the last shard has ended.
-    pub(crate) fn program(&self) -> Option<Arc<dyn Events>> {
+    pub(crate) fn program(&self) -> Option<Arc<dyn Program>> {
         self.program.lock().ok().and_then(|program| program.clone())
     }
 

@@ -12,30 +12,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::atomic::AtomicU64;
-use crate::engine::hub::admission::Said;
+use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
-use crate::engine::model::command::{Mail, Newcomer, Publication, Word};
-use crate::engine::model::program::Events;
+use crate::engine::model::command::{Command, Control, NewConnection, Publication};
+use crate::engine::model::program::Program;
 use crate::engine::model::request::Account;
 use crate::engine::model::room::Room;
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::mailbox::{Mailbox, Refused, Wake, Weigh, When};
-use crate::engine::parts::pace::InVain;
-use crate::engine::parts::peer_limits::Peers;
+use crate::engine::parts::pace::WastedWaits;
+use crate::engine::parts::peer_limits::PeerLimits;
 use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
 use crate::metrics::{Counters, Metrics};
 
 pub(crate) struct Hub {
     pub(crate) settings: Settings,
-    pub(crate) shards: Box<[Link]>,
+    pub(crate) shards: Box<[ShardHandle]>,
     pub(crate) jobs: JobPort,
     /// What belongs to no shard.
     pub(crate) common: Counters,
     /// What each address has, where that is bounded.
-    pub(crate) peers: Option<Arc<Peers>>,
-    pub(crate) said: Said,
+    pub(crate) peers: Option<Arc<PeerLimits>>,
+    pub(crate) logged: LoggedOnce,
     /// The program decides who may come in.
     pub(crate) asks: bool,
     /// What the program speaks by itself.
@@ -43,9 +43,9 @@ pub(crate) struct Hub {
     /// Rooms that there ever were.
     pub(crate) rooms_ever: AtomicU64,
     /// The event streams that get what everyone gets.
-    pub(crate) streams_of_all: Arc<Room>,
+    pub(crate) everyone_streams: Arc<Room>,
     /// How long producers have waited for clients that were disconnected in the end.
-    pub(crate) waits_in_vain: Mutex<InVain>,
+    pub(crate) wasted_waits: Mutex<WastedWaits>,
     /// Of requests that hosts have asked about, and whose connections are still to come.
     pub(crate) asked_bytes: AtomicUsize,
     /// What answers of routes hold.
@@ -68,8 +68,8 @@ pub(crate) struct Hub {
 const HANDLERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A shard, as others see it.
-pub(crate) struct Link {
-    pub(crate) mailbox: Mailbox<Mail, Word, Box<dyn Wake>>,
+pub(crate) struct ShardHandle {
+    pub(crate) mailbox: Mailbox<Command, Control, Box<dyn Wake>>,
     /// Connections of all kinds that it has, or is about to get.
     pub(crate) load: AtomicUsize,
     /// Connections that a broadcast to everyone reaches.
@@ -77,7 +77,7 @@ pub(crate) struct Link {
     pub(crate) counters: Counters,
 }
 
-impl Link {
+impl ShardHandle {
     fn add_metrics(&self, sum: &mut Metrics) {
         self.counters.add_to(sum);
         let peak = self.mailbox.bytes_peak() as u64;
@@ -100,7 +100,7 @@ pub(crate) struct Audience<'a> {
 
 impl Audience<'_> {
     /// What one of the shards is told, if it has any of the audience.
-    fn mail(self, shard: usize, link: &Link, frame: &Bytes) -> Option<Mail> {
+    fn mail(self, shard: usize, link: &ShardHandle, frame: &Bytes) -> Option<Command> {
         let has_members = match self.room {
             Some(room) => room.reaches(shard),
             None => link.members.load(SeqCst) > 0,
@@ -114,8 +114,8 @@ impl Audience<'_> {
             .filter(|id| usize::from(id.shard) == shard)
             .map(ConnectionId::key);
         Some(match (self.room, except, event) {
-            (None, None, None) => Mail::Broadcast(frame.clone()),
-            (room, except, event) => Mail::Publish(Box::new(Publication {
+            (None, None, None) => Command::Broadcast(frame.clone()),
+            (room, except, event) => Command::Publish(Box::new(Publication {
                 room: room.cloned(),
                 frame: has_members.then(|| frame.clone()),
                 numbered: self.numbered.filter(|_| has_members).cloned(),
@@ -130,13 +130,13 @@ impl Hub {
     pub(crate) fn new(
         settings: Settings,
         wakers: Vec<Box<dyn Wake>>,
-        events: Arc<dyn Events>,
+        events: Arc<dyn Program>,
     ) -> Arc<Self> {
         let shards_len = wakers.len();
         let shards_running = AtomicUsize::new(shards_len);
         let shards = wakers
             .into_iter()
-            .map(|waker| Link {
+            .map(|waker| ShardHandle {
                 mailbox: Mailbox::new(settings.limits.mailbox_bytes_max, waker),
                 load: AtomicUsize::new(0),
                 members: AtomicUsize::new(0),
@@ -144,17 +144,17 @@ impl Hub {
             })
             .collect();
         Arc::new(Self {
-            asks: events.interests().handshake,
-            subprotocols: events.interests().subprotocols,
+            asks: events.subscriptions().handshake,
+            subprotocols: events.subscriptions().subprotocols,
             jobs: JobPort::new(settings.handler_threads, events),
-            peers: Peers::new(&settings.limits),
-            said: Said::default(),
+            peers: PeerLimits::new(&settings.limits),
+            logged: LoggedOnce::default(),
             settings,
             shards,
             common: Counters::default(),
             rooms_ever: AtomicU64::new(2),
-            streams_of_all: Arc::new(Room::new(0, "".into(), true, shards_len)),
-            waits_in_vain: Mutex::default(),
+            everyone_streams: Arc::new(Room::new(0, "".into(), true, shards_len)),
+            wasted_waits: Mutex::default(),
             asked_bytes: AtomicUsize::new(0),
             responses_bytes: Arc::default(),
             connections: AtomicUsize::new(0),
@@ -179,7 +179,12 @@ impl Hub {
     }
 
     /// Leaves mail for a connection; waits while its shard's mailbox is full if `patient`.
-    pub(crate) fn post(&self, to: ConnectionId, mail: Mail, patient: bool) -> Result<(), Refused> {
+    pub(crate) fn post(
+        &self,
+        to: ConnectionId,
+        mail: Command,
+        patient: bool,
+    ) -> Result<(), Refused> {
         self.leave_mail(to, mail, patient)
             .map_err(|(_, refused)| refused)
     }
@@ -189,9 +194,9 @@ impl Hub {
     fn leave_mail(
         &self,
         to: ConnectionId,
-        mail: Mail,
+        mail: Command,
         patient: bool,
-    ) -> Result<(), (Mail, Refused)> {
+    ) -> Result<(), (Command, Refused)> {
         let Some(link) = self.shards.get(usize::from(to.shard)) else {
             return Err((mail, Refused::Closed));
         };
@@ -213,10 +218,10 @@ impl Hub {
         frame: Bytes,
         patient: bool,
     ) -> Result<(), (Bytes, Refused)> {
-        let mail = Mail::Send(to.key(), frame);
+        let mail = Command::Send(to.key(), frame);
         self.leave_mail(to, mail, patient)
             .map_err(|(mail, refused)| {
-                let Mail::Send(_, frame) = mail else {
+                let Command::Send(_, frame) = mail else {
                     unreachable!("what comes back is what was left");
                 };
                 (frame, refused)
@@ -242,7 +247,7 @@ impl Hub {
         for (link, mail) in self.mail_for(frame, to) {
             if let Err(refused) = link.mailbox.try_reserve(mail.weight()) {
                 for (link, mail) in reserved {
-                    let (link, mail): (&Link, Mail) = (link, mail);
+                    let (link, mail): (&ShardHandle, Command) = (link, mail);
                     link.mailbox.unreserve(mail.weight());
                 }
                 return Err(refused);
@@ -271,16 +276,20 @@ impl Hub {
         &'a self,
         frame: &'a Bytes,
         to: Audience<'a>,
-    ) -> impl Iterator<Item = (&'a Link, Mail)> {
+    ) -> impl Iterator<Item = (&'a ShardHandle, Command)> {
         let shards = self.shards.iter().enumerate();
         shards.filter_map(move |(shard, link)| Some((link, to.mail(shard, link, frame)?)))
     }
 
     /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.
-    pub(crate) fn adopt(&self, newcomer: Newcomer) {
+    pub(crate) fn adopt(&self, new_connection: NewConnection) {
         let shard = self.least_loaded();
         self.shards[shard].load.fetch_add(1, Relaxed);
-        self.word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+        self.word(
+            shard as u16,
+            Control::NewConnection(Box::new(new_connection)),
+            When::Now,
+        );
     }
 
     pub(crate) fn least_loaded(&self) -> usize {
@@ -288,14 +297,14 @@ impl Hub {
         (0..self.shards.len()).min_by_key(load).unwrap_or(0)
     }
 
-    pub(crate) fn word(&self, shard: u16, word: Word, when: When) {
+    pub(crate) fn word(&self, shard: u16, word: Control, when: When) {
         self.shards[usize::from(shard)].mailbox.control(word, when);
     }
 
-    /// Has the program called by a connection's handlers, in their order (`Events::nudged`), if it is still there.
+    /// Has the program called by a connection's handlers, in their order (`Program::nudged`), if it is still there.
     pub(crate) fn nudge(&self, id: ConnectionId) {
         if usize::from(id.shard) < self.shards.len() {
-            self.word(id.shard, Word::Nudge(id.key()), job_port::when(self));
+            self.word(id.shard, Control::Nudge(id.key()), job_port::when(self));
         }
     }
 
@@ -314,7 +323,7 @@ impl Hub {
     pub(crate) fn disconnected(&self) {
         self.connections.fetch_sub(1, Relaxed);
         if self.accept_paused.load(Relaxed) {
-            self.word(0, Word::Accept, When::Now);
+            self.word(0, Control::Accept, When::Now);
         }
     }
 
@@ -355,7 +364,7 @@ impl Hub {
         let shards_by = stop_by - (left / 4).min(HANDLERS_WAIT_MAX);
         for link in &self.shards {
             link.mailbox.close();
-            link.mailbox.control(Word::Stop(shards_by), When::Now);
+            link.mailbox.control(Control::Stop(shards_by), When::Now);
         }
     }
 
@@ -386,7 +395,7 @@ impl Hub {
 
     /// Of each shard, what it has done.
     pub(crate) fn shard_metrics(&self) -> Vec<Metrics> {
-        let of = |link: &Link| {
+        let of = |link: &ShardHandle| {
             let mut metrics = Metrics::default();
             link.add_metrics(&mut metrics);
             metrics
@@ -406,7 +415,7 @@ impl Hub {
         }
     }
 
-    /// When everything is to have ended. Now, if nobody has said.
+    /// When everything is to have ended. Now, if nobody has logged.
     pub(crate) fn stop_by(&self) -> Instant {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
         deadline.unwrap_or_else(Instant::now)
@@ -414,7 +423,7 @@ impl Hub {
 }
 
 impl CountConnections for Hub {
-    fn release_seat(&self, bytes: usize, has_come: bool) {
+    fn release_permit(&self, bytes: usize, has_come: bool) {
         self.asked_bytes.fetch_sub(bytes, Relaxed);
         if !has_come {
             self.disconnected();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
-use crate::engine::model::command::{Joining, Mail, Word, mail_weight};
+use crate::engine::model::command::{Command, Control, Joining, mail_weight};
 use crate::engine::model::room::{NotJoined, Room};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
@@ -15,12 +15,12 @@ use crate::sync::lock;
 
 impl Hub {
     /// Each room has two.
-    pub(crate) fn next_room_number(&self) -> u64 {
+    pub(crate) fn next_channel(&self) -> u64 {
         self.rooms_ever.fetch_add(2, Relaxed)
     }
 
     pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<Room> {
-        let number = self.next_room_number();
+        let number = self.next_channel();
         Arc::new(Room::new(number, name, permanent, self.shards.len()))
     }
 
@@ -45,7 +45,7 @@ impl Hub {
         session: &Session,
         replay: Vec<Bytes>,
     ) -> Result<bool, NotJoined> {
-        let mail = Mail::Join(Box::new(Joining {
+        let mail = Command::Join(Box::new(Joining {
             key: session.id.key(),
             room: room.clone(),
             replay,
@@ -86,7 +86,7 @@ impl Hub {
     /// be no more after.
     pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        let mail = Mail::Leave(session.id.key(), room.clone());
+        let mail = Command::Leave(session.id.key(), room.clone());
         let weight = mail.weight();
         // Nobody waits with a session's lock in his hands: the shard takes it, too.
         if mailbox.reserve(weight).is_err() {
@@ -110,14 +110,14 @@ impl Hub {
 
 /// Room in a mailbox, which is given back if it is not used.
 pub(crate) struct Reserved<'a> {
-    mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+    mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
     weight: usize,
 }
 
 impl<'a> Reserved<'a> {
     /// Waits while the mailbox is full.
     pub(crate) fn new(
-        mailbox: &'a Mailbox<Mail, Word, Box<dyn Wake>>,
+        mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
         weight: usize,
     ) -> Result<Self, NotJoined> {
         match mailbox.reserve(weight) {
@@ -136,7 +136,7 @@ impl<'a> Reserved<'a> {
         true
     }
 
-    pub(crate) fn push(mut self, mail: Mail, when: When) -> Result<(), Mail> {
+    pub(crate) fn push(mut self, mail: Command, when: When) -> Result<(), Command> {
         self.weight = 0;
         self.mailbox.push_reserved(mail, when)
     }

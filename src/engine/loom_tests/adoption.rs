@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 
 use super::{Alarm, Reactor, Silent, check, hub};
 use crate::engine::hub::Hub;
-use crate::engine::model::command::Newcomer;
+use crate::engine::model::command::NewConnection;
 use crate::engine::parts::sync::{Mutex, lock};
 use crate::metrics::Metrics;
 use crate::transport::{OneByOne, Transport};
@@ -23,18 +23,18 @@ const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A socket to hand over, and its other end.
-fn socket() -> (Newcomer, UnixStream) {
+fn socket() -> (NewConnection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
     let stream = std::net::TcpStream::from(OwnedFd::from(ours));
-    let newcomer = Newcomer {
+    let new_connection = NewConnection {
         stream: TcpStream::from_std(stream),
         peer: PEER,
         place: None,
         upgraded: None,
     };
-    (newcomer, theirs)
+    (new_connection, theirs)
 }
 
 fn is_closed(mut theirs: &UnixStream) -> bool {
@@ -53,8 +53,13 @@ fn reactor(index: usize, hub: &Arc<Hub>, alarms: &[Arc<Alarm>]) -> Reactor<TcpSt
 fn run(mut reactor: Reactor<TcpStream>) {
     while !reactor.core.is_finished() {
         reactor.turn(|core| {
-            for newcomer in core.arrivals() {
-                core.insert(newcomer.stream, newcomer.peer, None, newcomer.upgraded);
+            for new_connection in core.arrivals() {
+                core.insert(
+                    new_connection.stream,
+                    new_connection.peer,
+                    None,
+                    new_connection.upgraded,
+                );
             }
         });
         reactor.sleep();
@@ -110,10 +115,10 @@ fn loom_a_socket_handed_over_while_the_engine_stops_is_taken_in_or_dropped() {
         let mut ends = Vec::new();
         let adopters: Vec<_> = (0..2)
             .map(|_| {
-                let (newcomer, end) = socket();
+                let (new_connection, end) = socket();
                 ends.push(end);
                 let hub = hub.clone();
-                thread::spawn(move || hub.adopt(newcomer))
+                thread::spawn(move || hub.adopt(new_connection))
             })
             .collect();
         let stopper = {

@@ -15,7 +15,7 @@ use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::{Done, Job};
-use crate::engine::model::program::{Events, Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
@@ -78,13 +78,13 @@ impl Diary {
     }
 }
 
-impl Events for Diary {
-    fn interests(&self) -> Interests {
-        Interests {
+impl Program for Diary {
+    fn subscriptions(&self) -> Subscriptions {
+        Subscriptions {
             open: true,
             message: true,
             close: true,
-            ..Interests::default()
+            ..Subscriptions::default()
         }
     }
 
@@ -93,7 +93,7 @@ impl Events for Diary {
     fn emptied(&self, _: &Room) {}
     fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
 
-    fn handshake(&self, _: &RequestHead) -> Result<Welcome, Reject> {
+    fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {
         panic!("no gate")
     }
 

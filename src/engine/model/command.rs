@@ -12,14 +12,14 @@ use crate::engine::model::room::Room;
 use crate::engine::model::verdict::Accepted;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::mailbox::Weigh;
-use crate::engine::parts::peer_limits::Place;
+use crate::engine::parts::peer_limits::PeerSlot;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::FrameReader;
 use crate::protocol::http::Head;
 
 /// Something to deliver, in order.
-pub(crate) enum Mail {
+pub(crate) enum Command {
     Send(Key, Bytes),
     /// For everyone.
     Broadcast(Bytes),
@@ -53,7 +53,7 @@ impl Publication {
     }
 }
 
-impl Weigh for Mail {
+impl Weigh for Command {
     fn weight(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -69,10 +69,10 @@ impl Weigh for Mail {
     }
 }
 
-/// Word for a shard, apart from messages.
-pub(crate) enum Word {
+/// Control for a shard, apart from messages.
+pub(crate) enum Control {
     Done(Key, Done),
-    Newcomer(Box<Newcomer>),
+    NewConnection(Box<NewConnection>),
     /// Stop; be done by then.
     Stop(Instant),
     /// A connection was closed somewhere: accepting may work again.
@@ -82,11 +82,11 @@ pub(crate) enum Word {
 }
 
 /// A connection for a shard to take in.
-pub(crate) struct Newcomer {
+pub(crate) struct NewConnection {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     /// What it counts as for its address.
-    pub(crate) place: Option<Box<Place>>,
+    pub(crate) place: Option<Box<PeerSlot>>,
     /// None: its request is still to come.
     pub(crate) upgraded: Option<Upgraded>,
 }
@@ -132,7 +132,7 @@ impl Upgraded {
 
 /// What the mail of a joining weighs.
 pub(crate) fn mail_weight(messages: usize, bytes: usize) -> usize {
-    size_of::<Mail>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
+    size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
 /// A connection that joins a room.
@@ -157,7 +157,7 @@ impl Joining {
 
 impl Weigh for Joining {
     fn weight(&self) -> usize {
-        mail_weight(self.replays(), self.replay_bytes()) - size_of::<Mail>()
+        mail_weight(self.replays(), self.replay_bytes()) - size_of::<Command>()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use crate::engine::model::request::{Response, Ticket};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Attachment, Granted, Then};
+use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict};
 use crate::engine::parts::id::Key;
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
@@ -23,7 +23,7 @@ pub(crate) enum Work {
     /// The same for a request with a body, which is not read yet.
     Guard(Weak<RequestHead>),
     /// A handshake that somebody else has read, who waits for the verdict.
-    Ask(Box<Accepted>, Then),
+    Ask(Box<Accepted>, OnVerdict),
     /// Something that the program kept for a connection that has gone.
     Drop(Attachment),
     /// The same for a session; and whether it counts among those that have ended until then.

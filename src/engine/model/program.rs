@@ -1,6 +1,6 @@
 //! What the engine tells the program, and about whom.
 //!
-//! The engine calls up through the one trait [`Events`]; it knows neither the program's handlers nor its states.
+//! The engine calls up through the one trait [`Program`]; it knows neither the program's handlers nor its states.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::request::{Reject, RequestHead};
 
 /// How the program accepts a handshake.
 #[derive(Default)]
-pub(crate) struct Welcome {
+pub(crate) struct HandshakeAccept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
     /// What the program keeps for the session from the start.
@@ -24,7 +24,7 @@ pub(crate) struct Welcome {
 
 /// Which events the program has a handler for; the others cost it nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Interests {
+pub(crate) struct Subscriptions {
     pub(crate) open: bool,
     pub(crate) message: bool,
     pub(crate) close: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Interests {
 }
 
 /// What becomes of a message that was just received.
-pub(crate) enum Receipt {
+pub(crate) enum MessageVerdict {
     /// It is kept for the handlers.
     Keep,
     /// Nothing more is to be done.
@@ -54,7 +54,7 @@ pub(crate) enum Receipt {
 
 /// Why a session's client is not listened to any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum PeerEnd {
     /// It has broken the rules: what came before is still handled, and answered.
     Refused,
     /// Nobody waits for answers.
@@ -67,24 +67,29 @@ pub(crate) enum Ending {
 /// may block, on a handler thread, or on the shard's own while it is lent out: for one session never two at a time, and
 /// in this order: `open`, each `message` as it was sent, `close`, each exactly once. In between is `room`, once for each
 /// change, as they were made. `handshake` is before all of them, while there is no session yet.
-pub(crate) trait Events: Send + Sync + 'static {
-    fn interests(&self) -> Interests;
+pub(crate) trait Program: Send + Sync + 'static {
+    fn subscriptions(&self) -> Subscriptions;
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
     /// A message has come, while handlers may still be at work for its session. Only for sessions that have a talk
     /// (`Session::set_talk`); `is_roomy` is whether an answer would find room in the outbox.
-    fn received(&self, _session: &Arc<Session>, _message: &Message, _is_roomy: bool) -> Receipt {
-        Receipt::Keep
+    fn received(
+        &self,
+        _session: &Arc<Session>,
+        _message: &Message,
+        _is_roomy: bool,
+    ) -> MessageVerdict {
+        MessageVerdict::Keep
     }
     /// Nothing more will be received. Only for sessions that have a talk; told once or more, while handlers may still be
     /// at work.
-    fn ending(&self, _session: &Session, _ending: Ending) {}
+    fn ending(&self, _session: &Session, _ending: PeerEnd) {}
     /// Nobody is in a room any more: it is no more, unless it stays.
     fn emptied(&self, room: &Room);
 
     /// May this client come in?
-    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject>;
+    fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject>;
     /// Whether requests for this path are for an event stream. Returns at once, like `entered`.
     fn has_event_stream(&self, _path: &str) -> bool {
         false

@@ -149,14 +149,14 @@ impl Room {
     }
 
     /// The number of those who get its messages with their ids, in a form of their own.
-    pub(crate) fn number_of_numbered(&self) -> u64 {
+    pub(crate) fn channel_with_ids(&self) -> u64 {
         self.number + 1
     }
 
     /// The number of the members that a session is among, by whether it takes ids.
-    pub(crate) fn number_for(&self, takes_ids: bool) -> u64 {
+    pub(crate) fn channel_for(&self, takes_ids: bool) -> u64 {
         match self.sends_ids(takes_ids) {
-            true => self.number_of_numbered(),
+            true => self.channel_with_ids(),
             false => self.number,
         }
     }
@@ -172,7 +172,7 @@ impl Room {
     }
 
     /// Whether anybody gets its messages with their ids. Who holds the lock of its history knows that it stays so.
-    pub(crate) fn has_numbered(&self) -> bool {
+    pub(crate) fn has_members_with_ids(&self) -> bool {
         !matches!(self.numbered.load(SeqCst), 0 | NOTHING_KEPT)
     }
 

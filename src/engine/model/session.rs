@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::engine::model::memberships::{Membership, Memberships};
 use crate::engine::model::room::Room;
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
 use crate::report::Span;
 use crate::request::RequestHead;
@@ -19,9 +19,9 @@ use crate::sync::lock;
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     peer: Peer,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<ColdSession>>,
     /// What its messages are sent as.
-    pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
     pub(crate) span: Span,
     /// The path of the request that opened it, with its query; nothing stands for `/`, which most ask for.
     target: Box<str>,
@@ -30,7 +30,7 @@ pub(crate) struct Session {
     status: AtomicU8,
     /// The rooms it is in.
     pub(crate) rooms: Mutex<Memberships>,
-    /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `Batch`.
+    /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `BatchState`.
     batch: AtomicU8,
 }
 
@@ -41,21 +41,21 @@ enum Peer {
 }
 
 /// What few sessions have.
-struct Rare {
+struct ColdSession {
     /// Where the client is, if that is not its peer's address.
     client: Option<IpAddr>,
     /// What was chosen of the subprotocols that the client has offered.
     subprotocol: Option<Box<str>>,
-    /// The subprotocol is one whose messages have ids (`Interests::subprotocol_with_ids`).
+    /// The subprotocol is one whose messages have ids (`Subscriptions::subprotocol_with_ids`).
     takes_ids: bool,
     /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
     talk: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
-struct Batch;
+struct BatchState;
 
-impl Batch {
+impl BatchState {
     const HANDED_OVER: u8 = 0;
     const DONE: u8 = 1;
     /// The shard has ended, and will not learn that it is done.
@@ -83,12 +83,12 @@ impl Session {
         request: &RequestHead,
         subprotocol: Option<String>,
         takes_ids: bool,
-        form: Form,
+        encoding: Encoding,
     ) -> Self {
         let peer = request.peer_addr();
         let client = request.client_ip();
         let target = request.head().target.as_str();
-        let rare = Rare {
+        let rare = ColdSession {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
             takes_ids,
@@ -101,13 +101,13 @@ impl Session {
                 SocketAddr::V4(v4) => Peer::V4(v4),
                 SocketAddr::V6(v6) => Peer::V6(Box::new(v6)),
             },
-            form,
+            encoding,
             rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
             target: if target == "/" { "" } else { target }.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
             rooms: Mutex::default(),
-            batch: AtomicU8::new(Batch::HANDED_OVER),
+            batch: AtomicU8::new(BatchState::HANDED_OVER),
         }
     }
 
@@ -149,7 +149,7 @@ impl Session {
         self.rare.as_ref()?.talk.get()
     }
 
-    /// Has the program hear of what this session receives (`Events::received`). Only a session with a subprotocol can.
+    /// Has the program hear of what this session receives (`Program::received`). Only a session with a subprotocol can.
     pub(crate) fn set_talk(&self, talk: Arc<dyn Any + Send + Sync>) {
         if let Some(rare) = &self.rare {
             let _ = rare.talk.set(talk);
@@ -166,17 +166,17 @@ impl Session {
 
     /// A batch goes to the handlers; the one before is done.
     pub(crate) fn batch_handed_over(&self) {
-        self.batch.store(Batch::HANDED_OVER, Relaxed);
+        self.batch.store(BatchState::HANDED_OVER, Relaxed);
     }
 
     /// The handlers are done with a batch. Returns whether they are to tell of the close, too.
     pub(crate) fn batch_done(&self) -> bool {
-        self.batch.fetch_or(Batch::DONE, AcqRel) & Batch::ABANDONED != 0
+        self.batch.fetch_or(BatchState::DONE, AcqRel) & BatchState::ABANDONED != 0
     }
 
     /// The shard ends. Returns whether the handlers will tell of the close when they are done.
     pub(crate) fn batch_abandoned(&self) -> bool {
-        self.batch.fetch_or(Batch::ABANDONED, AcqRel) & Batch::DONE == 0
+        self.batch.fetch_or(BatchState::ABANDONED, AcqRel) & BatchState::DONE == 0
     }
 
     /// Only the session's shard writes this.

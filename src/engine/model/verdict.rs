@@ -6,7 +6,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use crate::engine::parts::peer_limits::Place;
+use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::unwind::caught;
 use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
@@ -16,14 +16,14 @@ use crate::request::{Reject, RequestHead};
 pub(crate) struct Granted {
     pub(crate) subprotocol: Option<String>,
     headers: Vec<(String, String)>,
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<PendingAttachment>,
 }
 
 impl Granted {
     pub(crate) fn new(
         subprotocol: Option<String>,
         headers: Vec<(String, String)>,
-        kept: Option<Kept>,
+        kept: Option<PendingAttachment>,
     ) -> Self {
         Self {
             subprotocol,
@@ -55,7 +55,7 @@ impl Granted {
 /// What the program keeps for a connection.
 pub(crate) type Attachment = Arc<dyn Any + Send + Sync>;
 
-/// The way to the handler threads, for [`Kept`].
+/// The way to the handler threads, for [`PendingAttachment`].
 pub(crate) trait DropOnHandler: Send + Sync {
     /// Has a handler drop an attachment. It comes back if the calling thread is a handler, or if there are none any more.
     fn drop_on_handler(&self, attachment: Attachment) -> Result<(), Attachment>;
@@ -63,12 +63,12 @@ pub(crate) trait DropOnHandler: Send + Sync {
 
 /// What the program keeps for a connection that may never open. Dropping it is user code, so it is left to the handlers
 /// wherever that happens.
-pub(crate) struct Kept {
+pub(crate) struct PendingAttachment {
     attachment: Option<Attachment>,
     handlers: Box<dyn DropOnHandler>,
 }
 
-impl Kept {
+impl PendingAttachment {
     pub(crate) fn new(attachment: Attachment, handlers: Box<dyn DropOnHandler>) -> Self {
         Self {
             attachment: Some(attachment),
@@ -82,7 +82,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for PendingAttachment {
     fn drop(&mut self) {
         if let Some(attachment) = self.attachment.take()
             && let Err(attachment) = self.handlers.drop_on_handler(attachment)
@@ -127,9 +127,9 @@ pub(crate) struct Accepted {
     pub(crate) request: Arc<RequestHead>,
     pub(crate) handshake: ValidHandshake,
     pub(crate) granted: Granted,
-    pub(crate) place: Option<Box<Place>>,
+    pub(crate) place: Option<Box<PeerSlot>>,
     /// None once the connection has come.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) permit: Option<ConnectionPermit>,
 }
 
 impl Accepted {
@@ -139,9 +139,9 @@ impl Accepted {
     }
 
     /// The connection has come, and counts from here on itself. Returns whether it has counted already.
-    pub(crate) fn give_seat(&mut self) -> bool {
-        self.seat.take().is_some_and(|mut seat| {
-            seat.is_given = true;
+    pub(crate) fn take_permit(&mut self) -> bool {
+        self.permit.take().is_some_and(|mut permit| {
+            permit.is_given = true;
             true
         })
     }
@@ -168,32 +168,32 @@ impl Accepted {
     }
 }
 
-/// Whoever counts connections, for [`Seat`].
+/// Whoever counts connections, for [`ConnectionPermit`].
 pub(crate) trait CountConnections: Send + Sync {
     /// A request's bytes count no longer; nor does its connection, unless that has come.
-    fn release_seat(&self, bytes: usize, has_come: bool);
+    fn release_permit(&self, bytes: usize, has_come: bool);
 }
 
 /// Counts as a connection that is still to come, and for what its request takes.
-pub(crate) struct Seat {
+pub(crate) struct ConnectionPermit {
     pub(crate) counts: Weak<dyn CountConnections>,
     pub(crate) bytes: usize,
     /// The connection counts instead.
     pub(crate) is_given: bool,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if let Some(counts) = self.counts.upgrade() {
-            counts.release_seat(self.bytes, self.is_given);
+            counts.release_permit(self.bytes, self.is_given);
         }
     }
 }
 
 /// Who waits for a verdict; told in any case.
-pub(crate) struct Then(pub(crate) Option<Box<dyn FnOnce(Verdict) + Send>>);
+pub(crate) struct OnVerdict(pub(crate) Option<Box<dyn FnOnce(Verdict) + Send>>);
 
-impl Then {
+impl OnVerdict {
     pub(crate) fn tell(mut self, verdict: Verdict) {
         if let Some(then) = self.0.take() {
             then(verdict);
@@ -201,7 +201,7 @@ impl Then {
     }
 }
 
-impl Drop for Then {
+impl Drop for OnVerdict {
     fn drop(&mut self) {
         if let Some(then) = self.0.take() {
             then(Verdict::Rejected(shutting_down()));

@@ -13,7 +13,7 @@ pub(crate) enum Audience {
 }
 
 /// What an audience has been sent in this turn, and its members have still to get.
-pub(crate) struct Run {
+pub(crate) struct Batch {
     pub(crate) audience: Audience,
     bytes: Gathered,
     /// The frames in it.
@@ -33,7 +33,7 @@ struct Piece {
     end: usize,
 }
 
-impl Run {
+impl Batch {
     pub(crate) fn new(audience: Audience, number: u64, frame: Bytes) -> Self {
         let end = frame.len();
         Self {
@@ -86,7 +86,7 @@ impl Run {
     }
 
     /// The run as it is sent.
-    pub(crate) fn close(self) -> Closed {
+    pub(crate) fn close(self) -> SealedBatch {
         let (bytes, allocated) = match self.bytes {
             // A message's frame fills its allocation.
             Gathered::One(frame) => {
@@ -98,7 +98,7 @@ impl Run {
                 (joined.freeze(), allocated)
             }
         };
-        Closed {
+        SealedBatch {
             bytes,
             allocated,
             pieces: self.pieces,
@@ -122,7 +122,7 @@ impl Spare {
     }
 
     /// Takes back the memory of a run that has been sent, unless an outbox keeps it.
-    pub(crate) fn reclaim(&mut self, run: Closed) {
+    pub(crate) fn reclaim(&mut self, run: SealedBatch) {
         if run.pieces.len() < 2 {
             return;
         }
@@ -135,14 +135,14 @@ impl Spare {
 }
 
 /// A run that takes nothing more.
-pub(crate) struct Closed {
+pub(crate) struct SealedBatch {
     pub(crate) bytes: Bytes,
     /// The memory behind them.
     allocated: usize,
     pieces: Vec<Piece>,
 }
 
-impl Closed {
+impl SealedBatch {
     /// Where the messages from this number on begin, and how many they are.
     pub(crate) fn share(&self, number: u64) -> (usize, u32) {
         let first = position(&self.pieces, number);
@@ -202,10 +202,10 @@ fn start(pieces: &[Piece], index: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn run(numbers: &[u64]) -> Run {
+    fn run(numbers: &[u64]) -> Batch {
         let mut spare = Spare::default();
         let frame = |number: u64| format!("[{number}]");
-        let mut run = Run::new(
+        let mut run = Batch::new(
             Audience::Everyone,
             numbers[0],
             frame(numbers[0]).into_bytes().into(),
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_lone_frame_is_not_copied() {
         let frame = Bytes::from(vec![1; 100]);
-        let closed = Run::new(Audience::Room(1), 0, frame.clone()).close();
+        let closed = Batch::new(Audience::Room(1), 0, frame.clone()).close();
         assert_eq!(closed.bytes.as_ptr(), frame.as_ptr());
     }
 }

@@ -6,7 +6,7 @@ use crate::protocol::{encode, event_stream};
 
 /// What a connection's messages are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Encoding {
     /// Frames (RFC 6455 §5.2).
     #[default]
     Frames,
@@ -14,7 +14,7 @@ pub(crate) enum Form {
     Events,
 }
 
-impl Form {
+impl Encoding {
     /// Length of the message, or of what serves the connection itself, at the front of `bytes`, which were made here.
     pub(crate) fn len_of_first(self, bytes: &[u8]) -> usize {
         match self {

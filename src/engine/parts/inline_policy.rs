@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Who has been quick for so many times the last pause begins with the shortest again.
 const PAUSES_QUICK: u32 = 4;
 
-pub(crate) struct Quickness {
+pub(crate) struct InlinePolicy {
     /// What long handlers have taken, as of then, less what time has paid off.
     debt: Duration,
     debt_at: Instant,
@@ -37,7 +37,7 @@ pub(crate) struct Quickness {
     pause: Duration,
 }
 
-impl Quickness {
+impl InlinePolicy {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             debt: Duration::ZERO,
@@ -104,10 +104,15 @@ mod tests {
     }
 
     /// Runs handlers of that length, one after the other, until they are found slow or `until`. Returns when that was.
-    fn run(quickness: &mut Quickness, mut now: Instant, took: Duration, until: Instant) -> Instant {
-        while now < until && !quickness.is_paused() {
+    fn run(
+        inline_policy: &mut InlinePolicy,
+        mut now: Instant,
+        took: Duration,
+        until: Instant,
+    ) -> Instant {
+        while now < until && !inline_policy.is_paused() {
             now += took;
-            quickness.ran(took, now);
+            inline_policy.ran(took, now);
         }
         now
     }
@@ -115,41 +120,41 @@ mod tests {
     #[test]
     fn handlers_are_quick_until_they_are_seen_to_be_slow() {
         let begin = Instant::now();
-        let mut quickness = Quickness::new(begin);
+        let mut inline_policy = InlinePolicy::new(begin);
         let end = begin + ms(1_000);
-        assert!(quickness.is_quick(begin, || true));
-        assert_eq!(run(&mut quickness, begin, LONG, end), end);
-        assert!(quickness.is_quick(end, || true));
+        assert!(inline_policy.is_quick(begin, || true));
+        assert_eq!(run(&mut inline_policy, begin, LONG, end), end);
+        assert!(inline_policy.is_quick(end, || true));
         // A tenth of a millisecond each: it takes few of them.
-        let now = run(&mut quickness, end, ms(1) / 10, end + ms(100));
+        let now = run(&mut inline_policy, end, ms(1) / 10, end + ms(100));
         assert!(now - end <= ms(2), "{:?}", now - end);
-        assert!(!quickness.is_quick(now, || false));
+        assert!(!inline_policy.is_quick(now, || false));
     }
 
     #[test]
     fn a_small_share_of_long_handlers_is_borne_for_ever_and_a_larger_one_is_not() {
         let begin = Instant::now();
         for (every, is_borne) in [(SHARE + 8, true), (SHARE - 8, false)] {
-            let mut quickness = Quickness::new(begin);
+            let mut inline_policy = InlinePolicy::new(begin);
             let mut now = begin;
             for _ in 0..1_000 {
                 now += ms(1) / 2 * every;
-                quickness.ran(ms(1) / 2, now);
+                inline_policy.ran(ms(1) / 2, now);
             }
-            assert_eq!(!quickness.is_paused(), is_borne, "one part in {every}");
+            assert_eq!(!inline_policy.is_paused(), is_borne, "one part in {every}");
         }
     }
 
     #[test]
     fn who_is_slow_again_soon_is_left_to_the_pool_for_twice_as_long_each_time_up_to_a_bound() {
         let mut now = Instant::now();
-        let mut quickness = Quickness::new(now);
+        let mut inline_policy = InlinePolicy::new(now);
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            assert!(quickness.is_quick(now, || false));
-            quickness.found_slow(now);
+            assert!(inline_policy.is_quick(now, || false));
+            inline_policy.found_slow(now);
             let begin = now;
-            while !quickness.is_quick(now, || false) {
+            while !inline_policy.is_quick(now, || false) {
                 now += ms(10);
             }
             pauses.push(now - begin);
@@ -158,16 +163,16 @@ mod tests {
         assert_eq!(pauses[9], PAUSE_MAX);
         // Quick for long, it begins anew.
         now += PAUSE_MAX * (PAUSES_QUICK + 1);
-        quickness.found_slow(now);
-        assert!(quickness.is_quick(now + PAUSE_MIN, || false));
+        inline_policy.found_slow(now);
+        assert!(inline_policy.is_quick(now + PAUSE_MIN, || false));
     }
 
     #[test]
     fn nothing_is_tried_again_while_the_pool_is_slow() {
         let now = Instant::now();
-        let mut quickness = Quickness::new(now);
-        quickness.found_slow(now);
-        assert!(!quickness.is_quick(now + PAUSE_MAX, || true));
-        assert!(quickness.is_quick(now + PAUSE_MAX, || false));
+        let mut inline_policy = InlinePolicy::new(now);
+        inline_policy.found_slow(now);
+        assert!(!inline_policy.is_quick(now + PAUSE_MAX, || true));
+        assert!(inline_policy.is_quick(now + PAUSE_MAX, || false));
     }
 }

@@ -2,7 +2,6 @@
 
 pub(crate) mod batch;
 pub(crate) mod clock;
-pub(crate) mod drain;
 pub(crate) mod encoding;
 pub(crate) mod id;
 pub(crate) mod inline_policy;
@@ -21,3 +20,4 @@ pub(crate) mod timers;
 pub(crate) mod token;
 pub(crate) mod unwind;
 pub(crate) mod usage_index;
+pub(crate) mod write_progress;

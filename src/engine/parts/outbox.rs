@@ -8,7 +8,7 @@
 //! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
 //! client. What is queued behind a replay counts as always.
 //!
-//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
+//! What is logged of frames here holds for events where the client is sent events; their control frames are comments.
 
 mod queue;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::transport::Transport;
@@ -42,7 +42,7 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Outbox {
     waiting: Option<Box<Queue>>,
-    form: Form,
+    encoding: Encoding,
 }
 
 /// What a write came to.
@@ -55,19 +55,19 @@ pub(crate) struct Written {
 }
 
 impl Outbox {
-    pub(crate) fn new(form: Form) -> Self {
+    pub(crate) fn new(encoding: Encoding) -> Self {
         Self {
             waiting: None,
-            form,
+            encoding,
         }
     }
 
     /// Changes the queue, which is there while something is in it.
     fn change<R>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
-        let form = self.form;
+        let encoding = self.encoding;
         let queue = self.waiting.get_or_insert_with(|| {
             let mut spare = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
-            spare.form = form;
+            spare.encoding = encoding;
             spare
         });
         let outcome = change(queue);
@@ -157,7 +157,7 @@ impl Outbox {
         self.change_any(Queue::kept_bytes)
     }
 
-    /// Queues whole messages; they are `own` if no other outbox shares them. Then they are all that their allocation holds.
+    /// Queues whole messages; they are `own` if no other outbox shares them. OnVerdict they are all that their allocation holds.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         self.change(|queue| queue.push(bytes, messages, own));
     }

@@ -322,11 +322,11 @@ fn what_is_cleared_is_counted_with_the_message_in_progress() {
 #[test]
 fn the_first_whole_frames_of_a_run_are_found() {
     let whole = run(&[b"12345678", b"12345678", b"12345678"]);
-    assert_eq!(Form::Frames.whole(&whole, 0), (10, 1), "at least one");
-    assert_eq!(Form::Frames.whole(&whole, 19), (10, 1));
-    assert_eq!(Form::Frames.whole(&whole, 20), (20, 2));
-    assert_eq!(Form::Frames.whole(&whole, usize::MAX), (30, 3));
-    assert_eq!(Form::Frames.whole(&[], 10), (0, 0));
+    assert_eq!(Encoding::Frames.whole(&whole, 0), (10, 1), "at least one");
+    assert_eq!(Encoding::Frames.whole(&whole, 19), (10, 1));
+    assert_eq!(Encoding::Frames.whole(&whole, 20), (20, 2));
+    assert_eq!(Encoding::Frames.whole(&whole, usize::MAX), (30, 3));
+    assert_eq!(Encoding::Frames.whole(&[], 10), (0, 0));
 }
 
 #[test]
@@ -373,7 +373,7 @@ const TEXTS: [&str; 4] = ["first", "second\n\nline\n", "", "fourth"];
 #[test]
 fn events_leave_whole_and_in_order_and_each_is_counted_whatever_the_socket_takes_at_a_time() {
     for step in 1..60 {
-        let mut outbox = Outbox::new(Form::Events);
+        let mut outbox = Outbox::new(Encoding::Events);
         outbox.push_preface(preamble(1000, Position::Untold).into());
         outbox.push(events(&TEXTS), 4, false);
         outbox.push(events(&["last"]), 1, false);
@@ -396,7 +396,7 @@ fn events_leave_whole_and_in_order_and_each_is_counted_whatever_the_socket_takes
 fn a_comment_goes_ahead_of_events_but_never_into_one() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
-        let mut outbox = Outbox::new(Form::Events);
+        let mut outbox = Outbox::new(Encoding::Events);
         outbox.push(whole.clone(), 4, false);
         let (mut taken, begun) = flush(&mut outbox, sent);
         outbox.push_control(Bytes::from_static(KEEP_ALIVE));
@@ -417,7 +417,7 @@ fn a_comment_goes_ahead_of_events_but_never_into_one() {
 fn dropping_the_oldest_events_never_cuts_one_and_counts_each() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
-        let mut outbox = Outbox::new(Form::Events);
+        let mut outbox = Outbox::new(Encoding::Events);
         outbox.push(whole.clone(), 4, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         outbox.push_control(Bytes::from_static(KEEP_ALIVE));
@@ -442,7 +442,7 @@ fn dropping_the_oldest_events_never_cuts_one_and_counts_each() {
 fn the_event_in_progress_survives_when_everything_that_waits_is_dropped() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
-        let mut outbox = Outbox::new(Form::Events);
+        let mut outbox = Outbox::new(Encoding::Events);
         outbox.push(whole.clone(), 4, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         let dropped = outbox.drop_waiting();
@@ -456,20 +456,24 @@ fn the_event_in_progress_survives_when_everything_that_waits_is_dropped() {
 
 #[test]
 fn a_cleared_outbox_keeps_its_form() {
-    let mut outbox = Outbox::new(Form::Events);
+    let mut outbox = Outbox::new(Encoding::Events);
     outbox.push(events(&TEXTS), 4, false);
     assert_eq!(outbox.clear(), 4);
-    assert_eq!(outbox.form, Form::Events);
+    assert_eq!(outbox.encoding, Encoding::Events);
 }
 
 #[test]
 fn the_first_whole_events_of_a_run_are_found() {
     let whole = events(&["1234", "1\n2", "12345678"]);
     let lens = [12, 17, 16];
-    assert_eq!(Form::Events.whole(&whole, 0), (lens[0], 1), "at least one");
-    assert_eq!(Form::Events.whole(&whole, 28), (12, 1));
-    assert_eq!(Form::Events.whole(&whole, 29), (29, 2));
-    assert_eq!(Form::Events.whole(&whole, usize::MAX), (45, 3));
+    assert_eq!(
+        Encoding::Events.whole(&whole, 0),
+        (lens[0], 1),
+        "at least one"
+    );
+    assert_eq!(Encoding::Events.whole(&whole, 28), (12, 1));
+    assert_eq!(Encoding::Events.whole(&whole, 29), (29, 2));
+    assert_eq!(Encoding::Events.whole(&whole, usize::MAX), (45, 3));
 }
 
 fn chunks(outbox: &Outbox) -> usize {

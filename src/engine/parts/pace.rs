@@ -153,7 +153,7 @@ impl Pace {
 /// How long producers have waited in vain: for clients that were disconnected in the end. Each such wait shortens the next,
 /// so that many clients, one after the other, can't hold producers up for long.
 #[derive(Default)]
-pub(crate) struct InVain {
+pub(crate) struct WastedWaits {
     waited: Duration,
     /// When that was so, and until when waits are counted.
     at: Option<Instant>,
@@ -165,7 +165,7 @@ const FORGOTTEN_IN: u32 = 8;
 /// The shortest wait, as a part of the patience.
 const SHORTEST: u32 = 16;
 
-impl InVain {
+impl WastedWaits {
     fn waited(&self, now: Instant) -> Duration {
         let past = self.at.map_or(Duration::ZERO, |at| {
             now.saturating_duration_since(at) / FORGOTTEN_IN
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn waits_in_vain_one_after_the_other_are_bounded() {
-        let mut in_vain = InVain::default();
+        let mut in_vain = WastedWaits::default();
         let mut now = Instant::now();
         let start = now;
         for _ in 0..60 {
@@ -330,7 +330,7 @@ mod tests {
         let sum = now - start;
         assert!(sum < PATIENCE * 2 + 60 * PATIENCE / SHORTEST, "{sum:?}");
         // Those that are waited for at once count once.
-        let mut in_vain = InVain::default();
+        let mut in_vain = WastedWaits::default();
         for _ in 0..60 {
             in_vain.add(PATIENCE, PATIENCE, now);
         }

@@ -16,7 +16,7 @@ const SWEEP_EVERY: usize = 1024;
 /// How far handshakes may run ahead of their rate: a second's worth may come at once.
 const BURST: Duration = Duration::from_secs(1);
 
-pub(crate) struct Peers {
+pub(crate) struct PeerLimits {
     connections_max: Option<usize>,
     /// The time that one handshake uses up.
     handshake_takes: Option<Duration>,
@@ -37,12 +37,12 @@ struct Peer {
 }
 
 /// A connection that counts for an address, until this is dropped.
-pub(crate) struct Place {
-    peers: Arc<Peers>,
+pub(crate) struct PeerSlot {
+    peers: Arc<PeerLimits>,
     address: IpAddr,
 }
 
-impl Peers {
+impl PeerLimits {
     /// None if there is nothing to count.
     pub(crate) fn new(limits: &Limits) -> Option<Arc<Self>> {
         let (connections, handshakes) = (
@@ -66,7 +66,7 @@ impl Peers {
     }
 
     /// Counts a connection for an address. None if it has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Box<Place>> {
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Box<PeerSlot>> {
         let address = counted_as(address);
         let mut known = self.lock();
         known.sweep(now);
@@ -78,7 +78,7 @@ impl Peers {
             return None;
         }
         peer.connections += 1;
-        Some(Box::new(Place {
+        Some(Box::new(PeerSlot {
             peers: self.clone(),
             address,
         }))
@@ -114,7 +114,7 @@ impl Known {
     }
 }
 
-impl Drop for Place {
+impl Drop for PeerSlot {
     fn drop(&mut self) {
         let mut known = self.peers.lock();
         if let Some(peer) = known.peers.get_mut(&self.address) {
@@ -141,8 +141,8 @@ pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn peers(connections: Option<usize>, handshakes: Option<u32>) -> Arc<Peers> {
-        Peers::new(&Limits {
+    fn peers(connections: Option<usize>, handshakes: Option<u32>) -> Arc<PeerLimits> {
+        PeerLimits::new(&Limits {
             peer_connections_max: connections,
             peer_handshakes_per_second_max: handshakes,
             ..Limits::default()
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn nothing_is_counted_without_a_bound() {
-        assert!(Peers::new(&Limits::default()).is_none());
+        assert!(PeerLimits::new(&Limits::default()).is_none());
     }
 
     #[test]

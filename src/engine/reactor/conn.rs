@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::model::job::{Job, Work};
 use crate::engine::parts::id::Key;
-use crate::engine::parts::peer_limits::Place;
+use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::http::Http;
 use crate::engine::reactor::http::handshake::Upgrade;
@@ -25,7 +25,7 @@ pub(crate) struct Socket<T> {
     /// None once it broke.
     pub(crate) transport: Option<T>,
     /// What it counts as for its address.
-    pub(crate) place: Option<Box<Place>>,
+    pub(crate) place: Option<Box<PeerSlot>>,
     /// There may be something to read: readiness is reported only once.
     pub(crate) readable: bool,
     /// The other side will send nothing more: read until the end shows.
@@ -43,7 +43,7 @@ pub(crate) enum Role {
     /// Reads a request head or is answered.
     Http(Box<Http>),
     WebSocket(WebSocket),
-    /// Everything is said. The other side's end is waited for until then, so that what was sent is not lost by a reset.
+    /// Everything is logged. The other side's end is waited for until then, so that what was sent is not lost by a reset.
     Lingering(Tick),
 }
 

@@ -18,7 +18,7 @@ impl<T: Transport> Core<T> {
 
     /// Jobs can't run here at present.
     pub(crate) fn defer_all(&mut self) {
-        self.cx.quickness.postpone(self.cx.now);
+        self.cx.inline_policy.postpone(self.cx.now);
         self.cx.runs_inline = false;
         self.hand_over();
     }
@@ -49,13 +49,13 @@ impl<T: Transport> Core<T> {
         if let (Some((_, key)), Some(done)) = (to, done) {
             self.cx.dones.push((key, done));
         }
-        self.cx.quickness.ran(took, now);
-        self.cx.runs_inline &= !self.cx.quickness.is_paused();
+        self.cx.inline_policy.ran(took, now);
+        self.cx.runs_inline &= !self.cx.inline_policy.is_paused();
     }
 
     /// Another thread goes on with the shard, since a handler takes long.
     pub(crate) fn was_handed_on(&mut self, now: Instant) {
-        self.cx.quickness.found_slow(now);
+        self.cx.inline_policy.found_slow(now);
         self.cx.runs_inline = false;
     }
 }

@@ -47,13 +47,13 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::conn::{Conn, ConnCx, Reader, Readiness, Role};
 pub(crate) use self::stop::Stop;
-use crate::engine::hub::{Hub, Link};
-use crate::engine::model::command::{Newcomer, Upgraded, Word};
+use crate::engine::hub::{Hub, ShardHandle};
+use crate::engine::model::command::{Control, NewConnection, Upgraded};
 use crate::engine::model::job::{Done, Job, Work};
-use crate::engine::model::program::{Events, Interests};
+use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::parts::id::Key;
-use crate::engine::parts::inline_policy::Quickness;
-use crate::engine::parts::peer_limits::Place;
+use crate::engine::parts::inline_policy::InlinePolicy;
+use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::slab::Slab;
 use crate::engine::parts::timers::{Tick, Timers};
 use crate::engine::reactor::conn::Socket;
@@ -83,8 +83,8 @@ pub(crate) struct Core<T: Transport> {
     registry: T::Registry,
     /// Memory of a list of keys, for the next one.
     spare_keys: Vec<Key>,
-    words: Vec<Word>,
-    arrivals: Vec<Newcomer>,
+    words: Vec<Control>,
+    arrivals: Vec<NewConnection>,
     /// Somebody closed a connection: accepting may work again.
     accept_again: bool,
 }
@@ -93,8 +93,8 @@ pub(crate) struct Core<T: Transport> {
 pub(crate) struct ShardCx<T: Transport> {
     pub(crate) index: u16,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) interests: Interests,
-    pub(crate) events: Arc<dyn Events>,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) events: Arc<dyn Program>,
     /// Writes to many connections.
     pub(crate) writer: T::Writer,
     pub(crate) timers: Timers,
@@ -111,7 +111,7 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) jobs: VecDeque<Job>,
     /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
     pub(crate) runs_inline: bool,
-    pub(crate) quickness: Quickness,
+    pub(crate) inline_policy: InlinePolicy,
     /// What came of those that have run here.
     pub(crate) dones: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
@@ -127,7 +127,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn new(
         index: u16,
         hub: Arc<Hub>,
-        events: Arc<dyn Events>,
+        events: Arc<dyn Program>,
         registry: T::Registry,
         writer: T::Writer,
         now: Instant,
@@ -136,7 +136,7 @@ impl<T: Transport> Core<T> {
         let (limits, shards) = (&hub.settings.limits, hub.shards.len());
         let cx = ShardCx {
             index,
-            interests: events.interests(),
+            subscriptions: events.subscriptions(),
             events,
             writer,
             tick: timers.now(now),
@@ -147,7 +147,7 @@ impl<T: Transport> Core<T> {
             evicted: VecDeque::new(),
             jobs: VecDeque::new(),
             runs_inline: false,
-            quickness: Quickness::new(now),
+            inline_policy: InlinePolicy::new(now),
             dones: Vec::new(),
             fanout: Fanout::new(&hub.settings),
             receive_budget: ReceiveBudget::new(limits, shards),
@@ -227,7 +227,7 @@ impl<T: Transport> Core<T> {
         cx.timers.go_on(now);
         cx.tick = cx.timers.now(now);
         cx.runs_inline = cx.hub.settings.adaptive_handlers
-            && cx.quickness.is_quick(now, || cx.hub.jobs.is_slow());
+            && cx.inline_policy.is_quick(now, || cx.hub.jobs.is_slow());
         cx.count_pace();
     }
 
@@ -250,7 +250,7 @@ impl<T: Transport> Core<T> {
         self.cx.dones = dones;
     }
 
-    /// Word of what came of a job.
+    /// Control of what came of a job.
     fn done(&mut self, key: Key, mut done: Done) {
         self.cx.settle_accounts(&mut done);
         let is_session = matches!(done, Done::Session { .. });
@@ -288,11 +288,11 @@ impl<T: Transport> Core<T> {
         let mut words = std::mem::take(&mut self.words);
         for word in words.drain(..) {
             match word {
-                Word::Done(key, done) => self.done(key, done),
-                Word::Newcomer(newcomer) => self.arrivals.push(*newcomer),
-                Word::Stop(deadline) => self.cx.begin_stop(deadline),
-                Word::Accept => self.accept_again = true,
-                Word::Nudge(key) => {
+                Control::Done(key, done) => self.done(key, done),
+                Control::NewConnection(new_connection) => self.arrivals.push(*new_connection),
+                Control::Stop(deadline) => self.cx.begin_stop(deadline),
+                Control::Accept => self.accept_again = true,
+                Control::Nudge(key) => {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
             }
@@ -303,7 +303,7 @@ impl<T: Transport> Core<T> {
     // -------------------------------------------------------------------------------------------- 6: new connections
 
     /// Connections that others have handed over since the last call.
-    pub(crate) fn arrivals(&mut self) -> Vec<Newcomer> {
+    pub(crate) fn arrivals(&mut self) -> Vec<NewConnection> {
         std::mem::take(&mut self.arrivals)
     }
 
@@ -317,14 +317,14 @@ impl<T: Transport> Core<T> {
         &mut self,
         mut transport: T,
         peer: SocketAddr,
-        place: Option<Box<Place>>,
+        place: Option<Box<PeerSlot>>,
         mut upgraded: Option<Upgraded>,
     ) {
         self.cx.counters().accepted.add(1);
         let accepted = upgraded
             .as_mut()
             .and_then(|upgraded| upgraded.accepted.as_mut());
-        if !accepted.is_some_and(|accepted| accepted.give_seat()) {
+        if !accepted.is_some_and(|accepted| accepted.take_permit()) {
             self.cx.hub.connected();
         }
         let messages = upgraded.as_ref().map_or(0, Upgraded::messages);
@@ -338,7 +338,7 @@ impl<T: Transport> Core<T> {
             .ok_or_else(|| io::Error::other("the shard has no slot left"));
         if let Err(error) = token.and_then(|token| transport.register(&self.registry, token)) {
             limited!(
-                self.cx.hub.said.not_polled,
+                self.cx.hub.logged.not_polled,
                 error,
                 "{peer} could not be polled and is disconnected: {error}"
             );
@@ -513,7 +513,7 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Transport> ShardCx<T> {
-    pub(crate) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &ShardHandle {
         &self.hub.shards[usize::from(self.index)]
     }
 

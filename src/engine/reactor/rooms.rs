@@ -14,7 +14,7 @@ use crate::engine::model::job::Event;
 use crate::engine::model::memberships::Membership;
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::small_set::Members;
 use crate::engine::reactor::websocket::WebSocket;
@@ -84,7 +84,7 @@ impl LocalRooms {
     pub(crate) fn with_runs(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| self.0.get(&room.number_for(session.takes_ids()))?.run)
+            .filter_map(|room| self.0.get(&room.channel_for(session.takes_ids()))?.run)
             .collect()
     }
 }
@@ -124,7 +124,7 @@ impl WebSocket {
         if !self.is_reached_by(cx, room) {
             return false;
         }
-        let number = room.number_for(self.session.takes_ids());
+        let number = room.channel_for(self.session.takes_ids());
         cx.shard.fanout.rooms.insert(number, cx.key);
         // First, as what is replayed may cost it the connection, and it leaves by that.
         self.presence_changed(cx, Presence::Joined, room.clone());
@@ -136,7 +136,7 @@ impl WebSocket {
         if !self.is_reached_by(cx, &room) {
             return;
         }
-        let number = room.number_for(self.session.takes_ids());
+        let number = room.channel_for(self.session.takes_ids());
         cx.shard.fanout.rooms.remove(number, cx.key);
         room.unreach(cx.shard.index);
         self.presence_changed(cx, Presence::Left, room);
@@ -148,7 +148,7 @@ impl WebSocket {
         change: Presence,
         room: Arc<Room>,
     ) {
-        if cx.shard.interests.room {
+        if cx.shard.subscriptions.room {
             self.keep_event(Event::Room(change, room), &mut cx.shard.receive_budget);
             self.advance(cx);
         }
@@ -158,12 +158,12 @@ impl WebSocket {
     pub(super) fn leave_rooms<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let rooms = std::mem::take(&mut *lock(&self.session.rooms)).into_vec();
         let shard = &mut *cx.shard;
-        let is_stream = self.form() == Form::Events;
+        let is_stream = self.encoding() == Encoding::Events;
         for membership in rooms {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
             if held {
-                let number = room.number_for(self.session.takes_ids());
+                let number = room.channel_for(self.session.takes_ids());
                 shard.fanout.rooms.remove(number, cx.key);
                 room.unreach(shard.index);
             }
@@ -177,7 +177,7 @@ impl WebSocket {
                 }
             }
             // A session that was never seen to join does not leave.
-            if held && shard.interests.room && !is_stream {
+            if held && shard.subscriptions.room && !is_stream {
                 let event = Event::Room(Presence::Left, room);
                 self.keep_event(event, &mut shard.receive_budget);
             }

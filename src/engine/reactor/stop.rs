@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crate::engine::handlers::pool;
-use crate::engine::model::command::Mail;
+use crate::engine::model::command::Command;
 use crate::engine::model::room::Room;
 use crate::engine::reactor::{Core, Role, ShardCx};
 use crate::transport::Transport;
@@ -53,11 +53,11 @@ impl<T: Transport> ShardCx<T> {
         self.link().mailbox.finish(&mut later);
         rest.append(&mut later);
         let undelivered = rest.iter().map(|mail| match mail {
-            Mail::Broadcast(_) => members.max(1),
-            Mail::Publish(publication) => {
+            Command::Broadcast(_) => members.max(1),
+            Command::Publish(publication) => {
                 let rooms = &self.fanout.rooms;
                 let in_room = |room: &Arc<Room>| {
-                    rooms.len(room.number()) + rooms.len(room.number_of_numbered())
+                    rooms.len(room.number()) + rooms.len(room.channel_with_ids())
                 };
                 let members = publication.room.as_ref().map_or(members, in_room);
                 let except = usize::from(publication.except.is_some());
@@ -65,10 +65,10 @@ impl<T: Transport> ShardCx<T> {
                 let streams = event.map_or(0, |(streams, _)| in_room(streams));
                 (members.saturating_sub(except) + streams).max(1)
             }
-            Mail::Send(..) => 1,
-            Mail::Join(joining) => joining.replays(),
-            Mail::Subscribe(subscribing) => subscribing.replays(),
-            Mail::Close(..) | Mail::Leave(..) => 0,
+            Command::Send(..) => 1,
+            Command::Join(joining) => joining.replays(),
+            Command::Subscribe(subscribing) => subscribing.replays(),
+            Command::Close(..) | Command::Leave(..) => 0,
         });
         let undelivered: usize = undelivered.sum();
         self.counters().dropped_not_running.add(undelivered as u64);

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::wire::{client_frame, client_ping, client_text, text};
 use super::world::{Setup, World, echo};
-use crate::engine::model::command::Mail;
+use crate::engine::model::command::Command;
 use crate::engine::model::job::Event;
-use crate::engine::model::program::Interests;
+use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::{Request, Response};
 use crate::engine::reactor::EVICTED_PER_TURN;
 use crate::engine::reactor::http::REQUEST_BYTES;
@@ -54,13 +54,13 @@ fn with_routes(limits: Limits) -> World {
 fn with_guard(limits: Limits, guard: bool) -> World {
     World::new(Setup {
         limits,
-        interests: Interests {
+        subscriptions: Subscriptions {
             open: true,
             message: true,
             close: true,
             request: true,
             guard,
-            ..Interests::default()
+            ..Subscriptions::default()
         },
         handler: Box::new(echo),
         route: Box::new(answer),
@@ -142,7 +142,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
                     for _ in 0..=dice.below(4) {
                         let len = [10, 700, 3_000, 20_000][dice.below(4)];
                         let frame = Message::new("x".repeat(len)).frame().clone();
-                        let mail = Mail::Send(world.key(client), frame.clone());
+                        let mail = Command::Send(world.key(client), frame.clone());
                         if world.hub.post(world.id(client), mail, false).is_ok() {
                             sent.push(frame);
                         }
@@ -158,7 +158,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
             let held = held(&mut world, &clients, &mut sent);
             let mail = world.core().cx.fanout.mail.iter();
             let waits = mail.map(|mail| match mail {
-                Mail::Send(_, frame) => frame.len(),
+                Command::Send(_, frame) => frame.len(),
                 _ => 0,
             });
             // Under pace, mail waits in front of the outboxes, in its mailbox or behind it.
@@ -409,12 +409,12 @@ fn handshakes_of_clients_that_have_gone_stay_bounded() {
             received_bytes_max: 256 * KIB,
             ..Limits::default()
         },
-        interests: Interests {
+        subscriptions: Subscriptions {
             handshake: true,
             open: true,
-            ..Interests::default()
+            ..Subscriptions::default()
         },
-        gate: Box::new(|_| Ok(crate::engine::model::program::Welcome::default())),
+        gate: Box::new(|_| Ok(crate::engine::model::program::HandshakeAccept::default())),
         ..Setup::default()
     });
     for _ in 0..1_000 {
@@ -462,7 +462,7 @@ fn what_is_kept_for_those_who_have_gone_does_not_pile_up() {
             connections_max: 10,
             ..Limits::default()
         },
-        interests: Interests::default(),
+        subscriptions: Subscriptions::default(),
         ..Setup::default()
     });
     let mut refused = 0;

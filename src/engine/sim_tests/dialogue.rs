@@ -361,7 +361,7 @@ impl Dialogue {
     }
 
     fn check_reply(&self, expected: Option<&Vec<u8>>, payload: &[u8]) {
-        let expected = expected.map(|said| [b"E:", &said[..]].concat());
+        let expected = expected.map(|logged| [b"E:", &logged[..]].concat());
         assert_eq!(expected.as_deref(), Some(payload));
     }
 

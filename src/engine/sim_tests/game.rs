@@ -13,7 +13,7 @@ use super::wire::{
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::{Audience, Hub};
 use crate::engine::model::command::{Received, Upgraded};
-use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::session::Session;
 use crate::engine::parts::mailbox::Weigh;
@@ -53,7 +53,7 @@ struct Player {
     /// Everything that it got, handshake included.
     got: Vec<u8>,
     /// Messages made for it so far: by itself, and by the program.
-    said: usize,
+    logged: usize,
     sent: usize,
     gone: bool,
     /// It has asked for a WebSocket, or been handed over as one: its bytes are frames.
@@ -88,7 +88,7 @@ fn payload(sender: char, n: usize, len: usize) -> String {
 fn handler(hub: &Hub, session: &Session, told: &Told) {
     match told {
         Told::Open => send(hub, session, "O:0:"),
-        // What looks like nobody's, a wild client has said.
+        // What looks like nobody's, a wild client has logged.
         Told::Message(payload) if payload.starts_with(b"E:") => {
             send(hub, session, payload);
             if payload.ends_with(b"panic") {
@@ -124,14 +124,14 @@ fn route(request: Request) -> Response {
 }
 
 /// Lets most in, some with an attachment, rejects every seventh, and panics at every eleventh.
-fn gate() -> impl Fn(&RequestHead) -> Result<Welcome, Reject> {
+fn gate() -> impl Fn(&RequestHead) -> Result<HandshakeAccept, Reject> {
     let asked = AtomicUsize::new(0);
     move |_| match asked.fetch_add(1, Relaxed) {
         n if n % 7 == 3 => Err(Reject::new(403).with_body("every seventh\n")),
         n if n % 11 == 5 => panic_quietly(),
-        n => Ok(Welcome {
+        n => Ok(HandshakeAccept {
             attachment: (n % 2 == 0).then(|| Arc::new(n) as _),
-            ..Welcome::default()
+            ..HandshakeAccept::default()
         }),
     }
 }
@@ -178,7 +178,7 @@ impl Game {
             limits,
             slow_consumer: policy,
             heartbeat,
-            interests: Interests {
+            subscriptions: Subscriptions {
                 open: true,
                 message: true,
                 close: true,
@@ -186,7 +186,7 @@ impl Game {
                 // Not drawn either.
                 handshake: mailbox_bytes_max.is_multiple_of(3),
                 room: true,
-                ..Interests::default()
+                ..Subscriptions::default()
             },
             adaptive_handlers: outbox_bytes_max.is_multiple_of(2),
             handler: Box::new(handler),
@@ -262,7 +262,7 @@ impl Game {
             client: 0,
             to_send: Vec::new(),
             got: Vec::new(),
-            said: 0,
+            logged: 0,
             sent: 0,
             gone: false,
             upgraded: true,
@@ -291,11 +291,11 @@ impl Game {
 
     /// Hands a connection over in the midst of what it says, and of what it is sent; or before it is answered.
     fn adopt(&mut self, player: &mut Player) -> usize {
-        player.said = self.dice.below(3);
-        let messages = (0..player.said).map(|n| Message::new(payload('E', n, 0)));
+        player.logged = self.dice.below(3);
+        let messages = (0..player.logged).map(|n| Message::new(payload('E', n, 0)));
         let mut protocol = FrameReader::new(MESSAGE_BYTES_MAX);
-        player.to_send = client_text(&payload('E', player.said, 20));
-        player.said += 1;
+        player.to_send = client_text(&payload('E', player.logged, 20));
+        player.logged += 1;
         let mut begun: Vec<u8> = player.to_send.drain(..self.dice.below(20)).collect();
         assert!(matches!(protocol.receive(&mut &mut begun[..]), Ok(None)));
         player.adopted = self.dice.one_in(2);
@@ -411,9 +411,9 @@ impl Game {
             1 => to_send.extend([0xFF, 0xFF, 0xFF]),
             2..10 => to_send.extend(client_ping(&[b'p'; 100][..len.min(100)])),
             _ => {
-                let said = &mut self.players[player].said;
-                let mut payload = payload('E', *said, len);
-                *said += 1;
+                let logged = &mut self.players[player].logged;
+                let mut payload = payload('E', *logged, len);
+                *logged += 1;
                 if what == 10 {
                     payload.push_str("panic");
                 }

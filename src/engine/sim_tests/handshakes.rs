@@ -9,7 +9,7 @@ use super::world::{Setup, Told, World, echo, panic_quietly};
 use crate::engine::handlers::pre_admission::authorize;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Received, Upgraded};
-use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::verdict::{Accepted, Verdict};
 use crate::engine::reactor::Readiness;
 use crate::engine::reactor::http::REQUEST_BYTES;
@@ -24,15 +24,15 @@ use crate::request::{Reject, RequestHead};
 /// What the program keeps for its streams: how many there are, and of those that were dropped, whether a handler thread
 /// has done it.
 #[derive(Clone, Default)]
-struct Kept {
+struct PendingAttachment {
     made: Arc<AtomicUsize>,
     dropped: Arc<Mutex<Vec<bool>>>,
     hub: Arc<OnceLock<Weak<Hub>>>,
 }
 
-struct Attachment(Kept);
+struct Attachment(PendingAttachment);
 
-impl Kept {
+impl PendingAttachment {
     fn make(&self) -> Arc<Attachment> {
         self.made.fetch_add(1, SeqCst);
         Arc::new(Attachment(self.clone()))
@@ -58,22 +58,22 @@ impl Drop for Attachment {
 }
 
 /// Lets everyone in but for some paths.
-fn gate(request: &RequestHead, kept: &Kept) -> Result<Welcome, Reject> {
-    let welcome = || Welcome {
+fn gate(request: &RequestHead, kept: &PendingAttachment) -> Result<HandshakeAccept, Reject> {
+    let welcome = || HandshakeAccept {
         attachment: Some(kept.make()),
-        ..Welcome::default()
+        ..HandshakeAccept::default()
     };
     match request.path() {
         "/reject" => Err(Reject::new(403)
             .with_header("X-Why", "no")
             .with_body("not you\n")),
         "/panic" => panic_quietly(),
-        "/speak" => Ok(Welcome {
+        "/speak" => Ok(HandshakeAccept {
             subprotocol: Some("chat".into()),
             headers: vec![("X-Server".into(), "north".into())],
             ..welcome()
         }),
-        "/split" => Ok(Welcome {
+        "/split" => Ok(HandshakeAccept {
             headers: vec![("X".into(), "a\r\nSet-Cookie: b".into())],
             ..welcome()
         }),
@@ -81,17 +81,17 @@ fn gate(request: &RequestHead, kept: &Kept) -> Result<Welcome, Reject> {
     }
 }
 
-fn gated(limits: Limits) -> (World, Kept) {
-    let kept = Kept::default();
+fn gated(limits: Limits) -> (World, PendingAttachment) {
+    let kept = PendingAttachment::default();
     let program = kept.clone();
     let world = World::new(Setup {
         limits,
-        interests: Interests {
+        subscriptions: Subscriptions {
             open: true,
             message: true,
             close: true,
             handshake: true,
-            ..Interests::default()
+            ..Subscriptions::default()
         },
         handler: Box::new(echo),
         gate: Box::new(move |request| gate(request, &program)),

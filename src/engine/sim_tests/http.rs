@@ -3,7 +3,7 @@
 use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, World, echo, panic_quietly};
 use crate::engine::model::command::Upgraded;
-use crate::engine::model::program::Interests;
+use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::{Request, Response};
 use crate::limits::Limits;
 use crate::protocol::encode::{self, Opcode};
@@ -40,12 +40,12 @@ fn answer(request: Request) -> Response {
 fn with_routes(limits: Limits) -> World {
     World::new(Setup {
         limits,
-        interests: Interests {
+        subscriptions: Subscriptions {
             open: true,
             message: true,
             close: true,
             request: true,
-            ..Interests::default()
+            ..Subscriptions::default()
         },
         handler: Box::new(echo),
         route: Box::new(answer),

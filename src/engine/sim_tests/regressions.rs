@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, client_text, text};
 use super::world::{Setup, Told, World, echo, send};
-use crate::engine::model::command::Mail;
+use crate::engine::model::command::Command;
 use crate::engine::parts::mailbox::{Refused, Weigh};
 use crate::engine::reactor::{READ_BYTES, Role};
 use crate::limits::{Limits, SlowConsumer};
@@ -123,7 +123,7 @@ fn every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due() {
 
 /// How a connection ends, in the turn in which messages are accepted for it and from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+enum PeerEnd {
     Program,
     CloseFrame,
     EndOfStream,
@@ -134,7 +134,7 @@ enum Ending {
 
 #[test]
 fn what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted() {
-    use Ending::*;
+    use PeerEnd::*;
     let policies = [SlowConsumer::Disconnect, paced(Duration::from_secs(1))];
     for end in [Program, CloseFrame, EndOfStream, Both, Violation, Reset] {
         for room in [0, 5, 40, usize::MAX / 2] {
@@ -150,7 +150,7 @@ fn what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_coun
 }
 
 fn end_in_one_turn(
-    end: Ending,
+    end: PeerEnd,
     room: usize,
     end_first: bool,
     speaks: bool,
@@ -176,16 +176,16 @@ fn end_in_one_turn(
     world.stall(client, room);
     // Nothing of this is looked at before the turn at the end.
     let happens = |world: &mut World| match end {
-        Ending::Program => world.closes(client, 4000, ""),
-        Ending::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
-        Ending::EndOfStream => world.pipe(client).client_ends(),
-        Ending::Both => {
+        PeerEnd::Program => world.closes(client, 4000, ""),
+        PeerEnd::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
+        PeerEnd::EndOfStream => world.pipe(client).client_ends(),
+        PeerEnd::Both => {
             let mut pipe = world.pipe(client);
             pipe.client_sends(&client_close(1000));
             pipe.client_ends();
         }
-        Ending::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
-        Ending::Reset => world.pipe(client).client_resets(),
+        PeerEnd::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
+        PeerEnd::Reset => world.pipe(client).client_resets(),
     };
     if speaks {
         // Its handlers are at work then, when the end is seen.
@@ -217,7 +217,7 @@ fn end_in_one_turn(
 
     // From the client: all that could be read.
     let handled = world.handled(client);
-    if !matches!(end, Ending::Reset | Ending::Program) {
+    if !matches!(end, PeerEnd::Reset | PeerEnd::Program) {
         let mut expected = vec![Told::Open, Told::Close];
         if speaks {
             expected.splice(1..1, ["one", "two"].map(Told::message));
@@ -230,7 +230,7 @@ fn end_in_one_turn(
     if closed {
         got.pop();
     }
-    if end != Ending::EndOfStream && end != Ending::Reset {
+    if end != PeerEnd::EndOfStream && end != PeerEnd::Reset {
         assert!(closed, "{case}: {got:?}");
     }
     let metrics = world.metrics();
@@ -244,11 +244,11 @@ fn end_in_one_turn(
     let lost =
         metrics.dropped.closed + metrics.dropped.no_recipient + metrics.dropped.slow_consumer;
     assert_eq!(metrics.messages_out, got.len() as u64 + 4, "{case}");
-    if room > 1_000 && end != Ending::Reset && !(end == Ending::Program && end_first) {
+    if room > 1_000 && end != PeerEnd::Reset && !(end == PeerEnd::Program && end_first) {
         assert_eq!(got[..8], expected, "{case}");
     }
     // Who has been closed is no longer one of all.
-    let sent = if end == Ending::Program && end_first {
+    let sent = if end == PeerEnd::Program && end_first {
         4
     } else {
         8
@@ -326,7 +326,7 @@ fn a_mailbox_is_within_its_bound_before_its_shard_has_looked() {
     });
     let client = world.join();
     let payload = "x".repeat(100);
-    let weight = Mail::Broadcast(Message::new(&payload).frame().clone()).weight();
+    let weight = Command::Broadcast(Message::new(&payload).frame().clone()).weight();
     assert!(weight > 100);
     for round in 0..3 {
         let mut taken = 0;

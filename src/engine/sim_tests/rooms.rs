@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Audience;
-use crate::engine::model::program::{Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::room::{Presence, Room};
 use crate::limits::Limits;
 use crate::message::Message;
@@ -97,15 +97,15 @@ impl Game {
         let long = dice.one_in(4);
         let world = World::new(Setup {
             limits,
-            interests: Interests {
+            subscriptions: Subscriptions {
                 subprotocol_with_ids: Some(procedures::V1),
                 handshake: long,
-                ..Setup::default().interests
+                ..Setup::default().subscriptions
             },
             gate: Box::new(|request| {
-                Ok(Welcome {
+                Ok(HandshakeAccept {
                     subprotocol: request.subprotocols().next().map(str::to_owned),
-                    ..Welcome::default()
+                    ..HandshakeAccept::default()
                 })
             }),
             handler: Box::new(|hub, session, told| match told {
@@ -266,7 +266,7 @@ impl Game {
         for _ in 0..=self.dice.below(4) {
             let payload = self.payload();
             let of = self.rooms.get(room);
-            let numbered = of.filter(|room| room.has_numbered()).map(|room| {
+            let numbered = of.filter(|room| room.has_members_with_ids()).map(|room| {
                 let with_id = procedures::of_room(
                     &room.name,
                     "1-1",
@@ -400,7 +400,7 @@ impl Game {
             assert_eq!(room.reaches(0), *members > 0);
         }
         for (room, numbered) in self.rooms.iter().zip(numbered) {
-            assert_eq!(room.has_numbered(), numbered);
+            assert_eq!(room.has_members_with_ids(), numbered);
         }
         let memberships = members.iter().sum::<usize>();
         assert_eq!(self.world.core().cx.fanout.rooms.memberships(), memberships);

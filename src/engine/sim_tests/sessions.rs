@@ -5,8 +5,8 @@ use super::wire::{
 };
 use super::world::{Setup, Told, World, echo, panic_quietly, send};
 use crate::engine::hub::Audience;
-use crate::engine::model::command::{Mail, Received, Upgraded};
-use crate::engine::model::program::Interests;
+use crate::engine::model::command::{Command, Received, Upgraded};
+use crate::engine::model::program::Subscriptions;
 use crate::engine::model::session::Status;
 use crate::engine::reactor::Readiness;
 use crate::limits::Limits;
@@ -44,7 +44,7 @@ fn handlers_are_told_connect_messages_and_disconnect_in_order_even_from_one_read
     // Replies leave before the echo of the close.
     let expected = [text("a"), text("b"), closed(1000, "")];
     assert_eq!(world.all_frames(client), expected);
-    // RFC 6455 §7.1.1: the server ends first. Both have said all they have to say.
+    // RFC 6455 §7.1.1: the server ends first. Both have logged all they have to say.
     assert!(world.is_closed(client));
     world.assert_empty();
 }
@@ -596,7 +596,7 @@ fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
 #[test]
 fn without_a_message_handler_messages_are_counted_and_the_rest_goes_on() {
     let mut world = World::new(Setup {
-        interests: Interests::default(),
+        subscriptions: Subscriptions::default(),
         ..Setup::default()
     });
     let client = world.join();
@@ -653,7 +653,7 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
 fn mail_for_a_connection_that_is_not_a_websocket_yet_is_counted() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
-    let mail = Mail::Send(world.key(client), Message::new("x").frame().clone());
+    let mail = Command::Send(world.key(client), Message::new("x").frame().clone());
     world.hub.post(world.id(client), mail, false).unwrap();
     world.closes(client, 1000, "");
     world.settle();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text};
 use super::world::{Setup, World, echo};
-use crate::engine::model::program::Interests;
+use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::Response;
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
@@ -42,9 +42,9 @@ fn world() -> World {
     };
     World::new(Setup {
         limits,
-        interests: Interests {
+        subscriptions: Subscriptions {
             request: true,
-            ..Setup::default().interests
+            ..Setup::default().subscriptions
         },
         handler: Box::new(echo),
         route: Box::new(|_| Response {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::wire::{Frame, UPGRADE, client_close, client_text, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
 use crate::engine::model::job::{Event, Job, Work};
-use crate::engine::model::program::Interests;
+use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::Response;
 use crate::engine::parts::mailbox::Refused;
 use crate::limits::SlowConsumer;
@@ -198,9 +198,9 @@ fn who_arrives_while_the_engine_stops_is_let_go() {
 #[test]
 fn a_request_that_is_being_handled_is_answered_before_the_end() {
     let mut world = World::new(Setup {
-        interests: Interests {
+        subscriptions: Subscriptions {
             request: true,
-            ..Interests::default()
+            ..Subscriptions::default()
         },
         route: Box::new(|request| Response {
             head: http::response(

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use super::wire::{self, ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Audience, Hub};
-use crate::engine::model::command::{Mail, Upgraded, Word};
+use crate::engine::model::command::{Command, Control, Upgraded};
 use crate::engine::model::job::{Job, Work};
-use crate::engine::model::program::{Events, Interests, Welcome};
+use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::Ticket;
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::{Refused, Wake, When};
 use crate::engine::reactor::{Core, Readiness, Role};
@@ -51,7 +51,7 @@ impl Told {
 }
 
 type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
-type Gate = dyn Fn(&RequestHead) -> Result<Welcome, Reject> + Send + Sync;
+type Gate = dyn Fn(&RequestHead) -> Result<HandshakeAccept, Reject> + Send + Sync;
 /// What the program does for an event stream whose request it has granted.
 type Streamer = dyn Fn(&Hub, &Session) + Send + Sync;
 type Route = dyn Fn(Request) -> Response + Send + Sync;
@@ -61,7 +61,7 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) slow_consumer: SlowConsumer,
     pub(super) heartbeat: Option<Heartbeat>,
-    pub(super) interests: Interests,
+    pub(super) subscriptions: Subscriptions,
     /// Handlers run on the shard's own thread, as far as it gets.
     pub(super) adaptive_handlers: bool,
     pub(super) handler: Box<Handler>,
@@ -76,12 +76,12 @@ impl Default for Setup {
             limits: Limits::default(),
             slow_consumer: SlowConsumer::Disconnect,
             heartbeat: None,
-            interests: Interests {
+            subscriptions: Subscriptions {
                 open: true,
                 message: true,
                 close: true,
                 room: true,
-                ..Interests::default()
+                ..Subscriptions::default()
             },
             adaptive_handlers: is_adaptive(),
             handler: Box::new(|_, _, _| {}),
@@ -100,7 +100,7 @@ fn is_adaptive() -> bool {
 /// A message from the program to a session's client.
 pub(super) fn send(hub: &Hub, session: &Session, payload: impl AsRef<[u8]>) {
     let frame = Message::new(payload).frame().clone();
-    let _ = hub.post(session.id, Mail::Send(session.id.key(), frame), false);
+    let _ = hub.post(session.id, Command::Send(session.id.key(), frame), false);
 }
 
 /// Every message comes back.
@@ -116,7 +116,7 @@ pub(super) fn panic_quietly() -> ! {
 }
 
 /// The program: records what it is told, and does what the test wants.
-struct Program {
+struct TestProgram {
     setup: Setup,
     hub: OnceLock<Weak<Hub>>,
     log: Mutex<Vec<(Key, Told)>>,
@@ -125,7 +125,7 @@ struct Program {
     requests: Mutex<Vec<Weak<RequestHead>>>,
 }
 
-impl Program {
+impl TestProgram {
     fn note(&self, session: &Session, told: Told) {
         self.log.lock().unwrap().push((session.id.key(), told));
     }
@@ -137,9 +137,9 @@ impl Program {
     }
 }
 
-impl Events for Program {
-    fn interests(&self) -> Interests {
-        self.setup.interests
+impl Program for TestProgram {
+    fn subscriptions(&self) -> Subscriptions {
+        self.setup.subscriptions
     }
 
     fn entered(&self, session: &Arc<Session>) {
@@ -157,7 +157,7 @@ impl Events for Program {
         self.handle(session, Told::Room(room.name.to_string(), change));
     }
 
-    fn handshake(&self, request: &RequestHead) -> Result<Welcome, Reject> {
+    fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         (self.setup.gate)(request)
     }
 
@@ -174,7 +174,7 @@ impl Events for Program {
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {
-        if session.form == Form::Events {
+        if session.encoding == Encoding::Events {
             let hub = self.hub.get().and_then(Weak::upgrade).unwrap();
             (self.setup.streamer)(&hub, session);
             return;
@@ -228,7 +228,7 @@ struct Client {
 pub(super) struct World {
     pub(super) core: Option<Core<Wire>>,
     pub(super) hub: Arc<Hub>,
-    program: Arc<Program>,
+    program: Arc<TestProgram>,
     base: Instant,
     now: Duration,
     rung: Arc<AtomicBool>,
@@ -265,7 +265,7 @@ impl World {
             option_names: crate::option_names::OptionNames::new(),
             proxies: None,
         };
-        let program = Arc::new(Program {
+        let program = Arc::new(TestProgram {
             setup,
             hub: OnceLock::new(),
             log: Mutex::default(),
@@ -500,7 +500,7 @@ impl World {
 
     pub(super) fn try_send(&self, client: usize, payload: &str) -> Result<(), Refused> {
         let frame = Message::new(payload).frame().clone();
-        let mail = Mail::Send(self.key(client), frame);
+        let mail = Command::Send(self.key(client), frame);
         self.hub.post(self.id(client), mail, false)
     }
 
@@ -519,7 +519,7 @@ impl World {
 
     pub(super) fn try_close(&self, client: usize, code: u16, reason: &str) -> Result<(), Refused> {
         let code = CloseCode::try_from(code).unwrap();
-        let mail = Mail::Close(self.key(client), code, reason.into());
+        let mail = Command::Close(self.key(client), code, reason.into());
         self.hub.post(self.id(client), mail, false)
     }
 
@@ -698,7 +698,7 @@ impl World {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Time goes by, and the shard does not run: its process is stopped. Then it wakes, if it would have.
+    /// Time goes by, and the shard does not run: its process is stopped. OnVerdict it wakes, if it would have.
     pub(super) fn stand_still(&mut self, by: Duration) {
         self.now += by;
         self.settle();
@@ -858,7 +858,7 @@ impl World {
         let deadline = self.base + self.now + wait;
         let mailbox = &self.hub.shards[0].mailbox;
         mailbox.close();
-        mailbox.control(Word::Stop(deadline), When::Now);
+        mailbox.control(Control::Stop(deadline), When::Now);
         self.settle();
     }
 

@@ -11,7 +11,7 @@ use mio::net::TcpListener;
 use mio::{Interest, Poll};
 
 use crate::engine::hub::Hub;
-use crate::engine::model::command::{Newcomer, Word};
+use crate::engine::model::command::{Control, NewConnection};
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::token::LISTENER;
 use crate::report::limited;
@@ -45,7 +45,7 @@ impl Listener {
     }
 
     /// Accepts what is there, and hands it round. Its own shard's share is returned.
-    pub(crate) fn accept(&mut self, now: Instant) -> Vec<Newcomer> {
+    pub(crate) fn accept(&mut self, now: Instant) -> Vec<NewConnection> {
         let mut own = Vec::new();
         if self.paused.is_some_and(|until| until > now) {
             return own;
@@ -74,7 +74,7 @@ impl Listener {
                     };
                     // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
                     let _ = stream.set_nodelay(true);
-                    let newcomer = Newcomer {
+                    let new_connection = NewConnection {
                         stream,
                         peer,
                         place,
@@ -83,10 +83,13 @@ impl Listener {
                     let shard = self.hub.least_loaded();
                     self.hub.shards[shard].load.fetch_add(1, Relaxed);
                     if shard == 0 {
-                        own.push(newcomer);
+                        own.push(new_connection);
                     } else {
-                        self.hub
-                            .word(shard as u16, Word::Newcomer(Box::new(newcomer)), When::Now);
+                        self.hub.word(
+                            shard as u16,
+                            Control::NewConnection(Box::new(new_connection)),
+                            When::Now,
+                        );
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
@@ -104,7 +107,7 @@ impl Listener {
     fn pause(&mut self, now: Instant, error: &io::Error) {
         self.hub.common.accept_errors.add(1);
         limited!(
-            self.hub.said.not_accepted,
+            self.hub.logged.not_accepted,
             warning,
             "connections can't be accepted: {error}; going on when others have closed"
         );

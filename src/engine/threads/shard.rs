@@ -31,25 +31,25 @@ pub(crate) struct Shard {
     events: Events,
     listener: Option<Listener>,
     /// Dropped last, whether the shard ran to its end, panicked or never ran.
-    ending: Ending,
+    ending: ShardEndGuard,
 }
 
 /// Those of all shards.
 pub(crate) type Leases = Arc<[Arc<Lease<Box<Shard>>>]>;
 
 /// Says that a shard has ended.
-pub(crate) struct Ending {
+pub(crate) struct ShardEndGuard {
     hub: Arc<Hub>,
     lease: Arc<Lease<Box<Shard>>>,
 }
 
-impl Ending {
+impl ShardEndGuard {
     pub(crate) fn new(hub: Arc<Hub>, lease: Arc<Lease<Box<Shard>>>) -> Self {
         Self { hub, lease }
     }
 }
 
-impl Drop for Ending {
+impl Drop for ShardEndGuard {
     fn drop(&mut self) {
         if thread::panicking() {
             error!("a shard has panicked: this is a defect of humphrey_ws");
@@ -93,7 +93,7 @@ impl Shard {
         core: Core<TcpStream>,
         poll: Poll,
         listener: Option<Listener>,
-        ending: Ending,
+        ending: ShardEndGuard,
     ) -> Self {
         Self {
             core,
@@ -217,7 +217,7 @@ impl Shard {
 
     /// Connections that were accepted, here or on the first shard, or adopted.
     fn take_in(&mut self, now: Instant) {
-        let mut newcomers = self.core.arrivals();
+        let mut new_connections = self.core.arrivals();
         if self.core.takes_accept_again()
             && let Some(listener) = &mut self.listener
         {
@@ -227,14 +227,14 @@ impl Shard {
             self.listener = None;
         }
         if let Some(listener) = &mut self.listener {
-            newcomers.append(&mut listener.accept(now));
+            new_connections.append(&mut listener.accept(now));
         }
-        for newcomer in newcomers {
+        for new_connection in new_connections {
             self.core.insert(
-                newcomer.stream,
-                newcomer.peer,
-                newcomer.place,
-                newcomer.upgraded,
+                new_connection.stream,
+                new_connection.peer,
+                new_connection.place,
+                new_connection.upgraded,
             );
         }
     }

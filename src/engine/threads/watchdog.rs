@@ -72,7 +72,7 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
                 exhausted = true;
                 hub.common.handlers_exhausted.add(1);
                 limited!(
-                    hub.said.blocked,
+                    hub.logged.blocked,
                     warning,
                     "all {threads} handler threads are blocked: connections with something to handle wait; \
                      make handlers quicker, or the number of handler threads larger"

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
 use crate::transport::Transport;
@@ -48,7 +48,7 @@ pub(super) struct Queue {
     replay_bytes: usize,
     in_progress: usize,
     controls: u16,
-    pub(super) form: Form,
+    pub(super) encoding: Encoding,
 }
 
 pub(super) struct Chunk {
@@ -337,7 +337,7 @@ impl Queue {
                 at += 1;
                 continue;
             }
-            let frame = self.form.len_of_first(&chunk.bytes);
+            let frame = self.encoding.len_of_first(&chunk.bytes);
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
             self.bytes -= frame;
@@ -384,7 +384,7 @@ impl Queue {
             .map(|chunk| u64::from(chunk.messages))
             .sum();
         *self = Self {
-            form: self.form,
+            encoding: self.encoding,
             ..Self::default()
         };
         dropped
@@ -415,7 +415,7 @@ impl Queue {
             let mut boundary = self.in_progress;
             let mut done = u32::from(boundary > 0 && boundary <= n);
             while boundary < n {
-                boundary += self.form.len_of_first(&front.bytes[boundary..]);
+                boundary += self.encoding.len_of_first(&front.bytes[boundary..]);
                 done += u32::from(boundary <= n);
             }
             let done = done.min(front.messages);

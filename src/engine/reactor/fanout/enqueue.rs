@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::engine::model::command::Mail;
+use crate::engine::model::command::Command;
 use crate::engine::parts::batch::keep_piece;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::slow_consumer::{Fill, Verdict, judge};
@@ -36,7 +36,7 @@ impl Messages {
         let (len, count) = match self.count {
             1 => (self.bytes.len(), 1),
             _ => ws
-                .form()
+                .encoding()
                 .whole(&self.bytes, bytes_max.saturating_sub(fill.bytes)),
         };
         let piece = self.bytes.split_to(len);
@@ -69,7 +69,7 @@ impl Fanout {
         let (mut len, mut count) = (frame.len(), 0);
         for mail in &self.mail {
             match mail {
-                Mail::Send(to, next) if *to == key && len + next.len() <= max => {
+                Command::Send(to, next) if *to == key && len + next.len() <= max => {
                     len += next.len();
                     count += 1;
                 }
@@ -82,7 +82,7 @@ impl Fanout {
         let mut joined = Vec::with_capacity(len);
         joined.extend_from_slice(&frame);
         for mail in self.mail.drain(..count) {
-            if let Mail::Send(_, frame) = mail {
+            if let Command::Send(_, frame) = mail {
                 joined.extend_from_slice(&frame);
             }
         }

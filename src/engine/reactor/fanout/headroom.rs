@@ -1,8 +1,8 @@
 //! Headroom under [`SlowConsumer::Pace`](crate::limits::SlowConsumer::Pace): before a message is delivered, each outbox that is
 //! to get it must have room for it. Members whose outbox has not are congested, and producers wait for them.
 
-use crate::engine::model::command::Mail;
-use crate::engine::parts::encoding::Form;
+use crate::engine::model::command::Command;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::Core;
 use crate::transport::Transport;
@@ -14,14 +14,14 @@ impl<T: Transport> Core<T> {
             return true;
         };
         let lens = match mail {
-            Mail::Send(_, frame) | Mail::Broadcast(frame) => [frame.len(), 0, 0],
-            Mail::Publish(publication) => publication.lens(),
+            Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0],
+            Command::Publish(publication) => publication.lens(),
             // An outbox takes a replay of any length.
-            Mail::Join(_) | Mail::Subscribe(_) => [0, 0, 0],
-            Mail::Close(..) | Mail::Leave(..) => [0, 0, 0],
+            Command::Join(_) | Command::Subscribe(_) => [0, 0, 0],
+            Command::Close(..) | Command::Leave(..) => [0, 0, 0],
         };
         let to = match mail {
-            Mail::Send(to, _) => Some(*to),
+            Command::Send(to, _) => Some(*to),
             _ => None,
         };
         // Nobody gets more than one.
@@ -45,8 +45,8 @@ impl<T: Transport> Core<T> {
         // What a longer message has in front of it must be on its way before it can be judged.
         self.flush_runs();
         self.cx.fanout.need = need;
-        for form in [Form::Frames, Form::Events] {
-            let slots = self.cx.fanout.all_of(form).as_slice().to_vec();
+        for encoding in [Encoding::Frames, Encoding::Events] {
+            let slots = self.cx.fanout.all_of(encoding).as_slice().to_vec();
             for slot in slots {
                 self.with_member(slot, |ws, cx| ws.note_fill(cx));
             }

@@ -21,10 +21,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::engine::model::command::{Mail, Publication};
+use crate::engine::model::command::{Command, Publication};
 use crate::engine::model::settings::Settings;
-use crate::engine::parts::batch::{Audience, Run, Spare};
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::batch::{Audience, Batch, Spare};
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
 use crate::engine::parts::peer_limits::counted_as;
@@ -46,9 +46,9 @@ const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(crate) struct Fanout {
     /// Taken out of the mailbox, and not delivered yet.
-    pub(crate) mail: VecDeque<Mail>,
+    pub(crate) mail: VecDeque<Command>,
     /// Broadcasts of this turn that their members have still to be sent, from each one's `seen`.
-    runs: Vec<Run>,
+    runs: Vec<Batch>,
     /// How long all of them are.
     runs_bytes: usize,
     runs_bytes_max: usize,
@@ -82,7 +82,7 @@ pub(crate) struct Fanout {
     pub(crate) blocked: UsageIndex,
     /// So many of those with something to write in this turn have been tried already.
     tried: usize,
-    /// Mail that was ever left, as of the last look, and that was ever delivered.
+    /// Command that was ever left, as of the last look, and that was ever delivered.
     pushed: u64,
     delivered: u64,
     /// Connections whose end waits for mail that was left before it.
@@ -127,10 +127,10 @@ impl Fanout {
     }
 
     /// Those that are sent this form.
-    fn all_of(&mut self, form: Form) -> &mut SlotSet {
-        match form {
-            Form::Frames => &mut self.members,
-            Form::Events => &mut self.streams,
+    fn all_of(&mut self, encoding: Encoding) -> &mut SlotSet {
+        match encoding {
+            Encoding::Frames => &mut self.members,
+            Encoding::Events => &mut self.streams,
         }
     }
 
@@ -238,7 +238,7 @@ impl Fanout {
         let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
         let mut runs: Vec<u32> = for_everyone.into_iter().collect();
         if self.runs.len() <= FEW_RUNS {
-            let in_room = |run: &Run| match run.audience {
+            let in_room = |run: &Batch| match run.audience {
                 Audience::Everyone => false,
                 Audience::Room(room) => self.rooms.contains(room, key),
             };
@@ -309,7 +309,7 @@ impl Fanout {
     }
 
     /// Takes the last run. Its audience gathers in another one from now on.
-    fn pop_run(&mut self) -> Option<Run> {
+    fn pop_run(&mut self) -> Option<Batch> {
         let run = self.runs.pop()?;
         match run.audience {
             Audience::Everyone => self.run_for_everyone = None,
@@ -336,7 +336,7 @@ impl Fanout {
             }
             Some(none) => {
                 *none = Some(self.runs.len() as u32);
-                self.runs.push(Run::new(audience, number, frame));
+                self.runs.push(Batch::new(audience, number, frame));
             }
             None => debug_assert!(false, "a room without members has no audience"),
         }
@@ -392,18 +392,18 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    fn deliver(&mut self, mail: Mail) {
+    fn deliver(&mut self, mail: Command) {
         match mail {
-            Mail::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
-            Mail::Publish(publication) => self.publish(*publication),
-            Mail::Join(joining) => self.join_room(*joining),
-            Mail::Leave(key, room) => self.leave_room(key, room),
-            Mail::Subscribe(subscribing) => self.begin_stream(*subscribing),
-            Mail::Send(key, frame) => {
+            Command::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
+            Command::Publish(publication) => self.publish(*publication),
+            Command::Join(joining) => self.join_room(*joining),
+            Command::Leave(key, room) => self.leave_room(key, room),
+            Command::Subscribe(subscribing) => self.begin_stream(*subscribing),
+            Command::Send(key, frame) => {
                 let (frames, messages) = self.cx.fanout.with_next_sends(key, frame);
                 self.send(key, frames, messages);
             }
-            Mail::Close(key, code, reason) => {
+            Command::Close(key, code, reason) => {
                 self.with_ws(key, |ws, cx| ws.close(cx, code, &reason));
             }
         }
@@ -446,7 +446,7 @@ impl<T: Transport> Core<T> {
             .as_ref()
             .map_or(Audience::Everyone, |room| Audience::Room(room.number()));
         let with_ids = numbered.zip(room).and_then(|(frame, room)| {
-            let audience = Audience::Room(room.number_of_numbered());
+            let audience = Audience::Room(room.channel_with_ids());
             (fanout.audience_len(audience) > 0).then_some((audience, frame))
         });
         // Where all members get it with its id, no message is dropped for want of recipients.
@@ -489,7 +489,7 @@ impl<T: Transport> Core<T> {
         }
         fanout.broadcasts += 1;
         if stands_alone {
-            self.deliver_run(Run::new(audience, number, frame));
+            self.deliver_run(Batch::new(audience, number, frame));
         } else {
             fanout.push_to_run(audience, number, frame);
         }
@@ -555,10 +555,10 @@ impl WebSocket {
 
     /// It becomes one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
     pub(crate) fn join<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
-        let form = self.form();
+        let encoding = self.encoding();
         self.seen = cx.shard.fanout.broadcasts;
-        cx.shard.fanout.all_of(form).insert(cx.key.slot);
-        if form == Form::Frames {
+        cx.shard.fanout.all_of(encoding).insert(cx.key.slot);
+        if encoding == Encoding::Frames {
             cx.shard.link().members.fetch_add(1, SeqCst);
         }
     }
@@ -566,11 +566,11 @@ impl WebSocket {
     /// It ends: it is one of everyone no longer, nor in any room.
     pub(crate) fn leave<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.leave_rooms(cx);
-        let form = self.form();
-        if !cx.shard.fanout.all_of(form).remove(cx.key.slot) {
+        let encoding = self.encoding();
+        if !cx.shard.fanout.all_of(encoding).remove(cx.key.slot) {
             return;
         }
-        if form == Form::Frames {
+        if encoding == Encoding::Frames {
             cx.shard.link().members.fetch_sub(1, SeqCst);
         }
         if std::mem::take(&mut self.congested) {
@@ -582,7 +582,7 @@ impl WebSocket {
                 && let Some(pace) = self.pace()
             {
                 let waited = pace.in_vain(shard.tick);
-                lock(&shard.hub.waits_in_vain).add(waited, patience, shard.now);
+                lock(&shard.hub.wasted_waits).add(waited, patience, shard.now);
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::engine::parts::batch::{Audience, Closed, Run};
+use crate::engine::parts::batch::{Audience, Batch, SealedBatch};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::fanout::enqueue::Source;
 use crate::engine::reactor::websocket::WebSocket;
@@ -28,7 +28,7 @@ struct Written {
 
 impl<T: Transport> Core<T> {
     /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
-    pub(super) fn deliver_run(&mut self, run: Run) {
+    pub(super) fn deliver_run(&mut self, run: Batch) {
         let audience = run.audience;
         let mut run = run.close();
         let Written {
@@ -54,7 +54,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Writes a run to all members for which nothing else waits.
-    fn write_run(&mut self, audience: Audience, run: &Closed) -> Written {
+    fn write_run(&mut self, audience: Audience, run: &SealedBatch) -> Written {
         let fanout = &mut self.cx.fanout;
         let mut of_room = std::mem::take(&mut fanout.slots);
         let members = match audience {
@@ -158,7 +158,7 @@ impl WebSocket {
     fn take_rest<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut Closed,
+        run: &mut SealedBatch,
         outcome: io::Result<usize>,
     ) {
         use io::ErrorKind::{Interrupted, WouldBlock};
@@ -181,7 +181,7 @@ impl WebSocket {
     fn take_partial<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut Closed,
+        run: &mut SealedBatch,
         written: usize,
     ) {
         let (from, messages) = run.share(self.seen);
@@ -191,7 +191,7 @@ impl WebSocket {
         };
         let len = run.bytes.len() - from;
         let (whole, kept) = self
-            .form()
+            .encoding()
             .whole(&run.bytes[from..], written.saturating_add(bytes_max));
         let (bytes, unshared) = run.keep(from..from + whole);
         let left = self.outbox.push_rest(bytes, kept, written, unshared);
@@ -210,7 +210,7 @@ impl WebSocket {
     fn enqueue_from<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut Closed,
+        run: &mut SealedBatch,
         from: usize,
         messages: u32,
     ) {

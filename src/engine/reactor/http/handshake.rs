@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::engine::hub::admission::TurnedAway;
+use crate::engine::hub::admission::AdmissionRefused;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::Work;
 use crate::engine::model::verdict::{Granted, too_many};
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::http::{Http, Phase};
 use crate::engine::reactor::websocket::Opening;
@@ -111,7 +111,7 @@ impl Http {
         &self,
         cx: &mut ConnCx<'_, T>,
         head: Option<&Head>,
-    ) -> Result<IpAddr, TurnedAway> {
+    ) -> Result<IpAddr, AdmissionRefused> {
         let place = &mut cx.socket.place;
         cx.shard.hub.admit(self.peer, head, place, cx.shard.now)
     }
@@ -163,7 +163,7 @@ impl Http {
         }
         let head = upgraded.head.take();
         let admitted = match cx.shard.hub.is_full() {
-            true => Err(TurnedAway::ConnectionsMax),
+            true => Err(AdmissionRefused::ConnectionsMax),
             false => self.admit(cx, head.as_deref()),
         };
         match admitted {
@@ -194,11 +194,11 @@ impl Http {
         source: HandshakeSource,
     ) {
         use HandshakeSource::{Body, Elsewhere, EventStream, Here};
-        if !cx.shard.interests.handshake && matches!(source, Here(_) | Elsewhere(_)) {
+        if !cx.shard.subscriptions.handshake && matches!(source, Here(_) | Elsewhere(_)) {
             let granted = match &source {
                 // The client can't be told of a subprotocol any more.
                 Elsewhere(upgraded) if upgraded.answered => Granted::default(),
-                _ => Granted::choosing(&request, cx.shard.interests.subprotocols),
+                _ => Granted::choosing(&request, cx.shard.subscriptions.subprotocols),
             };
             self.accept(cx, request, source, granted);
             return;
@@ -336,7 +336,7 @@ impl Http {
         source: HandshakeSource,
         granted: Granted,
     ) {
-        let (preface, form, handed_over) = match source {
+        let (preface, encoding, handed_over) = match source {
             HandshakeSource::Body { body, .. } => {
                 let head = request.head().clone();
                 drop(request);
@@ -352,27 +352,29 @@ impl Http {
                 return;
             }
             // Its head is sent when it is known what follows.
-            HandshakeSource::EventStream { head_only: false } => (Vec::new(), Form::Events, None),
+            HandshakeSource::EventStream { head_only: false } => {
+                (Vec::new(), Encoding::Events, None)
+            }
             HandshakeSource::Here(handshake) => {
-                (response(&handshake, &granted), Form::Frames, None)
+                (response(&handshake, &granted), Encoding::Frames, None)
             }
             HandshakeSource::Elsewhere(mut upgraded) => {
                 let mut owed = std::mem::take(&mut upgraded.owed);
                 if !upgraded.answered {
                     owed = rewritten(owed, &request, &granted);
                 }
-                (owed, Form::Frames, Some(upgraded))
+                (owed, Encoding::Frames, Some(upgraded))
             }
         };
-        let early = match form {
-            Form::Frames => std::mem::take(&mut self.buffer),
-            Form::Events => Vec::new(),
+        let early = match encoding {
+            Encoding::Frames => std::mem::take(&mut self.buffer),
+            Encoding::Events => Vec::new(),
         };
         let opening = Opening {
             request,
             granted,
             preface: (!preface.is_empty()).then(|| preface.into()),
-            form,
+            encoding,
         };
         cx.upgrade(Upgrade {
             opening,

@@ -13,7 +13,7 @@ mod writing;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::engine::hub::admission::{TurnedAway, failure, unreadable};
+use crate::engine::hub::admission::{AdmissionRefused, failure, unreadable};
 use crate::engine::model::job::Work;
 pub(crate) use crate::engine::model::request::Ticket;
 use crate::engine::model::request::{Request, Response};
@@ -160,7 +160,7 @@ impl Http {
         cx.shard.handshake_queue.remove(self);
         let head_only = head.method == "HEAD";
         if cx.shard.hub.is_full() {
-            self.refuse(cx, TurnedAway::ConnectionsMax, head_only);
+            self.refuse(cx, AdmissionRefused::ConnectionsMax, head_only);
             return;
         }
         if let Err(turned_away) = cx.shard.hub.check_host(self.peer, &head) {
@@ -174,7 +174,7 @@ impl Http {
             {
                 self.on_event_stream(cx, head);
             }
-            Err(HandshakeRefusal::NotAnUpgrade) if cx.shard.interests.request => {
+            Err(HandshakeRefusal::NotAnUpgrade) if cx.shard.subscriptions.request => {
                 self.on_route(cx, head)
             }
             Err(refusal) => {
@@ -212,7 +212,7 @@ impl Http {
                 self.answer(cx, refusal);
                 return;
             }
-            if cx.shard.interests.guard {
+            if cx.shard.subscriptions.guard {
                 self.authorize_body(cx, head, body);
                 return;
             }
@@ -322,7 +322,7 @@ impl Http {
     fn refuse<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        turned_away: TurnedAway,
+        turned_away: AdmissionRefused,
         head_only: bool,
     ) {
         turned_away.counter(cx.shard.counters()).add(1);

@@ -6,10 +6,10 @@ use std::io;
 use std::io::IoSlice;
 
 use crate::engine::model::request::Response;
-use crate::engine::parts::drain::Drain;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::usage_index::UsageIndex;
+use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::{Http, Phase};
@@ -20,7 +20,7 @@ pub(super) struct Writing {
     response: Response,
     /// So much has left.
     at: usize,
-    drain: Drain,
+    drain: WriteProgress,
     pub(super) keep_alive: bool,
 }
 
@@ -93,7 +93,7 @@ impl Http {
         self.response_bytes = now;
         self.phase = Phase::Writing(Box::new(Writing {
             at: 0,
-            drain: Drain::new(cx.shard.tick, cx.shard.limits().write_timeout),
+            drain: WriteProgress::new(cx.shard.tick, cx.shard.limits().write_timeout),
             keep_alive: response.keep_alive,
             response,
         }));

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::model::job::{Event, Work};
-use crate::engine::model::program::Ending;
+use crate::engine::model::program::PeerEnd;
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::verdict::shutting_down;
-use crate::engine::parts::drain::Drain;
-use crate::engine::parts::encoding::Form;
+use crate::engine::parts::encoding::Encoding;
+use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::websocket::{Handlers, Receiving, Sending, WebSocket};
 use crate::protocol::close::CloseCode;
@@ -33,7 +33,7 @@ impl WebSocket {
         self.unblocked();
         self.session.set_status(Status::Closed);
         cx.shard.counters().dropped_closed.add(lost);
-        self.on_protocol_end(cx, Ending::Gone);
+        self.on_protocol_end(cx, PeerEnd::Gone);
         self.note_unfinished(cx);
         self.leave(cx);
         self.advance(cx);
@@ -104,9 +104,9 @@ impl WebSocket {
             self.outbox.push_last(frame.into());
         }
         self.sending = Sending::Closing;
-        self.cold().deadline = Some(Drain::new(cx.shard.tick, timeout));
+        self.cold().deadline = Some(WriteProgress::new(cx.shard.tick, timeout));
         self.session.set_status(Status::Closed);
-        self.on_protocol_end(cx, Ending::Gone);
+        self.on_protocol_end(cx, PeerEnd::Gone);
         self.leave(cx);
         self.want_write(cx);
     }
@@ -141,7 +141,7 @@ impl WebSocket {
         let session = self.depart(cx);
         let mut events = std::mem::take(&mut self.inbox);
         let bytes = std::mem::take(&mut self.inbox_bytes);
-        if cx.shard.interests.close && session.form == Form::Frames {
+        if cx.shard.subscriptions.close && session.encoding == Encoding::Frames {
             events.push(Event::Close);
         }
         if events.is_empty() {
@@ -162,12 +162,12 @@ impl WebSocket {
         session.span.within(|| debug!("connection {id} ended"));
         let is_served = self.stream().is_some();
         let counters = cx.shard.counters();
-        match session.form {
-            Form::Frames => {
+        match session.encoding {
+            Encoding::Frames => {
                 counters.connections.sub(1);
                 cx.shard.events.left(&session);
             }
-            Form::Events => counters.event_streams.sub(u64::from(is_served)),
+            Encoding::Events => counters.event_streams.sub(u64::from(is_served)),
         }
         session
     }
@@ -183,7 +183,7 @@ impl WebSocket {
         self.seen = u64::MAX;
         self.slow_counted = true;
         let id = self.session.id;
-        let logged = &cx.shard.hub.said.slow;
+        let logged = &cx.shard.hub.logged.slow;
         self.session.span.within(|| {
             limited!(
                 logged,
@@ -208,13 +208,13 @@ impl WebSocket {
         self.cold().close_reply = Some(encode::close(Some((code, reason))).into());
         self.receiving = Receiving::Evicted;
         let id = self.session.id;
-        let logged = &cx.shard.hub.said.disconnected;
+        let logged = &cx.shard.hub.logged.disconnected;
         self.session.span.within(|| {
             limited!(logged, info, "connection {id} is disconnected: {reason}");
         });
         self.forget_unfinished(&mut cx.shard.receive_budget);
         cx.shard.counters().unfinished_messages.add(1);
-        self.on_protocol_end(cx, Ending::Refused);
+        self.on_protocol_end(cx, PeerEnd::Refused);
         self.advance(cx);
     }
 
@@ -228,7 +228,7 @@ impl WebSocket {
         let unsent = cx.shard.fanout.pending_messages(self);
         self.sending = Sending::Broken;
         self.session.set_status(Status::Closed);
-        self.on_protocol_end(cx, Ending::Gone);
+        self.on_protocol_end(cx, PeerEnd::Gone);
         self.leave(cx);
         let lost = self.outbox.clear() + unsent;
         cx.shard.counters().dropped_closed.add(lost);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::engine::parts::drain::Drain;
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
+use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::WebSocket;
 
 /// Made when something of it is first set, and given back when nothing of it is.
@@ -13,10 +13,10 @@ pub(super) struct Cold {
     /// A message that has begun: since when, and what is held of it.
     pub(super) unfinished: Option<Unfinished>,
     /// Until when a closing handshake may last.
-    pub(super) deadline: Option<Drain>,
+    pub(super) deadline: Option<WriteProgress>,
     /// The time that the client has for what the socket did not take at once.
-    pub(super) drain: Option<Drain>,
-    /// The socket has taken nothing at the last write, and has not said since that it does.
+    pub(super) drain: Option<WriteProgress>,
+    /// The socket has taken nothing at the last write, and has not logged since that it does.
     pub(super) blocked: bool,
     /// What the indexes of those that use most have of it: see `ReceiveBudget` and `Fanout`.
     pub(super) held_back_bytes: usize,

@@ -78,14 +78,14 @@ impl WebSocket {
             return;
         };
         let now = cx.shard.now;
-        let allowance = lock(&cx.shard.hub.waits_in_vain).allowance(patience, now);
+        let allowance = lock(&cx.shard.hub.wasted_waits).allowance(patience, now);
         let Some(pace) = self.pace() else {
             return;
         };
         pace.tried(allowance, tick);
         if pace.deadline().is_some() && pace.is_used_up(allowance, tick) {
             let waited = pace.waited();
-            lock(&cx.shard.hub.waits_in_vain).add(waited, patience, now);
+            lock(&cx.shard.hub.wasted_waits).add(waited, patience, now);
             self.disconnect_slow(cx);
         }
     }
@@ -123,7 +123,7 @@ impl WebSocket {
         }
         if self.pinged && self.last_received.after(heartbeat.silence_max()) <= tick {
             let id = self.session.id;
-            let logged = &cx.shard.hub.said.silent;
+            let logged = &cx.shard.hub.logged.silent;
             self.session.span.within(|| {
                 limited!(
                     logged,

@@ -1,6 +1,6 @@
 //! A connection in its role as a WebSocket.
 //!
-//! An event stream is one, too, whose messages have another form: it receives nothing, and ends without a close frame.
+//! An event stream is one, too, whose messages have another encoding: it receives nothing, and ends without a close frame.
 //!
 //! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame, or a
 //! violation, is answered when the messages before it are handled, so that their replies come before the answer.
@@ -24,13 +24,13 @@ use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::{Event, Work};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
-use crate::engine::model::verdict::{Granted, Kept};
-use crate::engine::parts::drain::Drain;
-use crate::engine::parts::encoding::Form;
+use crate::engine::model::verdict::{Granted, PendingAttachment};
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::outbox::Outbox;
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
+use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::cold::Cold;
 pub(crate) use crate::engine::reactor::websocket::cold::Stream;
 use crate::engine::reactor::{ConnCx, Reader};
@@ -140,14 +140,14 @@ pub(crate) struct Opening {
     pub(crate) granted: Granted,
     /// The answer to the handshake, if it has yet to be sent.
     pub(crate) preface: Option<Bytes>,
-    pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
 }
 
 impl WebSocket {
     fn new(session: Arc<Session>, now: Tick) -> Self {
         Self {
             protocol: Progress::default(),
-            outbox: Outbox::new(session.form),
+            outbox: Outbox::new(session.encoding),
             session,
             inbox: Vec::new(),
             inbox_bytes: 0,
@@ -165,12 +165,12 @@ impl WebSocket {
         }
     }
 
-    pub(crate) fn form(&self) -> Form {
-        self.session.form
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.session.encoding
     }
 
     fn is_stream(&self) -> bool {
-        self.form() == Form::Events
+        self.encoding() == Encoding::Events
     }
 
     /// Anything may still be sent on it. That makes it one of everyone, and a member of its rooms.
@@ -246,7 +246,7 @@ impl WebSocket {
         let cold = self.cold();
         cold.blocked = true;
         cold.drain
-            .get_or_insert_with(|| Drain::new(now, write_timeout));
+            .get_or_insert_with(|| WriteProgress::new(now, write_timeout));
     }
 
     /// Its socket has taken so many bytes, and all that waited if the outbox is empty.
@@ -289,7 +289,7 @@ impl WebSocket {
             return;
         };
         if self.congested {
-            let allowance = lock(&hub.waits_in_vain).allowance(patience, instant);
+            let allowance = lock(&hub.wasted_waits).allowance(patience, instant);
             let quiet_since = self.quiet_since();
             self.cold()
                 .pace
@@ -344,33 +344,33 @@ impl WebSocket {
             request,
             granted,
             preface,
-            form,
+            encoding,
         } = opening;
         let id = ConnectionId {
             shard: cx.shard.index,
             key: cx.key,
         };
-        let with_ids = cx.shard.interests.subprotocol_with_ids;
+        let with_ids = cx.shard.subscriptions.subprotocol_with_ids;
         let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
-        let session = Session::new(id, &request, granted.subprotocol, takes_ids, form);
+        let session = Session::new(id, &request, granted.subprotocol, takes_ids, encoding);
         let session = Arc::new(session);
-        if let Some(attachment) = granted.kept.and_then(Kept::take) {
+        if let Some(attachment) = granted.kept.and_then(PendingAttachment::take) {
             let _ = session.attachment.set(attachment);
         }
         let peer = session.peer();
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
-        if form == Form::Frames {
+        if encoding == Encoding::Frames {
             cx.shard.events.entered(&session);
         }
         let mut ws = Self::new(session, cx.shard.tick);
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
-        if form == Form::Events {
+        if encoding == Encoding::Events {
             ws.inbox.push(Event::Open(None));
-        } else if cx.shard.interests.open {
+        } else if cx.shard.subscriptions.open {
             // Where too much waits for handlers already, it is not kept for them.
             let budget = &mut cx.shard.receive_budget;
             let is_kept = request.is_known() && !budget.is_full();
@@ -392,7 +392,7 @@ impl WebSocket {
     ) {
         // Before its handler runs, so that what the handler broadcasts reaches it too.
         self.join(cx);
-        if self.form() == Form::Frames {
+        if self.encoding() == Encoding::Frames {
             cx.shard.counters().connections.add(1);
             cx.shard.counters().connections_opened.add(1);
         }

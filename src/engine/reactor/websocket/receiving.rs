@@ -2,7 +2,7 @@
 
 use crate::engine::model::command::{Received, Upgraded};
 use crate::engine::model::job::Event;
-use crate::engine::model::program::Ending;
+use crate::engine::model::program::PeerEnd;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::cold::Unfinished;
@@ -126,7 +126,7 @@ impl WebSocket {
             if let Some(reply) = handed_over.farewell {
                 self.cold().close_reply = Some(reply.into());
             }
-            self.on_protocol_end(cx, Ending::Gone);
+            self.on_protocol_end(cx, PeerEnd::Gone);
             self.advance(cx);
         }
     }
@@ -135,7 +135,7 @@ impl WebSocket {
         let count = received.messages.len() as u64;
         cx.shard.counters().messages_in.add_alone(count);
         self.protocol = received.protocol.into_progress();
-        if cx.shard.interests.message {
+        if cx.shard.subscriptions.message {
             for message in received.messages {
                 self.take_message(cx, message);
             }
@@ -149,7 +149,7 @@ impl WebSocket {
     /// A message has come: the program hears it first where the session speaks a subprotocol of its own.
     #[inline(always)] // For each message.
     fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
-        let may_be_protocol = !cx.shard.interests.subprotocols.is_empty();
+        let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
         if may_be_protocol && self.session.talk().is_some() {
             self.on_protocol_message(cx, message);
         } else {
@@ -170,7 +170,7 @@ impl WebSocket {
             Ok(None) => return false,
             Ok(Some(connection::ProtocolEvent::Message { text, payload })) => {
                 counted.messages += 1;
-                if cx.shard.interests.message && self.receiving == Receiving::Open {
+                if cx.shard.subscriptions.message && self.receiving == Receiving::Open {
                     self.take_message(cx, Message::from_payload(payload, text));
                 } else {
                     counted.unhandled += 1;
@@ -218,7 +218,7 @@ impl WebSocket {
         self.cold().close_reply = Some(reply.into());
         self.receiving = Receiving::Stopped;
         let id = self.session.id;
-        let logged = &cx.shard.hub.said.broken_protocol;
+        let logged = &cx.shard.hub.logged.broken_protocol;
         self.session.span.within(|| {
             limited!(logged, info, "connection {id} broke the protocol: {reason}");
         });
@@ -304,8 +304,8 @@ impl<T: Transport> Reader<T> for WebSocket {
         cx.shard.counters().dropped_unhandled.add_alone(unhandled);
         if self.receiving.is_over() {
             let ending = match self.receiving {
-                Receiving::Closed | Receiving::Eof => Ending::Gone,
-                _ => Ending::Refused,
+                Receiving::Closed | Receiving::Eof => PeerEnd::Gone,
+                _ => PeerEnd::Refused,
             };
             self.on_protocol_end(cx, ending);
         }
@@ -321,7 +321,7 @@ impl<T: Transport> Reader<T> for WebSocket {
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         self.receiving = Receiving::Eof;
         self.protocol.abandon();
-        self.on_protocol_end(cx, Ending::Gone);
+        self.on_protocol_end(cx, PeerEnd::Gone);
         self.note_unfinished(cx);
         self.advance(cx);
     }

@@ -2,7 +2,7 @@
 //! queued for their handlers, and of their end while a handler may still be at work.
 
 use crate::engine::model::job::Event;
-use crate::engine::model::program::{Ending, Receipt};
+use crate::engine::model::program::{MessageVerdict, PeerEnd};
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::message::Message;
@@ -28,13 +28,13 @@ impl WebSocket {
             .events
             .received(&self.session, &message, outbox_has_room);
         match receipt {
-            Receipt::Keep => self.keep(message, &mut cx.shard.receive_budget),
-            Receipt::Done => {}
-            Receipt::Answer(answer) => {
+            MessageVerdict::Keep => self.keep(message, &mut cx.shard.receive_budget),
+            MessageVerdict::Done => {}
+            MessageVerdict::Answer(answer) => {
                 let (frame, _) = answer.into_frame();
                 self.send(cx, frame, 1);
             }
-            Receipt::Refuse(code, reason) => self.refuse_message(cx, code, &reason),
+            MessageVerdict::Refuse(code, reason) => self.refuse_message(cx, code, &reason),
         }
     }
 
@@ -49,7 +49,7 @@ impl WebSocket {
         self.cold().close_reply = Some(reply.into());
         self.receiving = Receiving::Stopped;
         let id = self.session.id;
-        let logged = &cx.shard.hub.said.broken_protocol;
+        let logged = &cx.shard.hub.logged.broken_protocol;
         self.session.span.within(|| {
             limited!(
                 logged,
@@ -60,11 +60,11 @@ impl WebSocket {
         if code != CloseCode::TRY_AGAIN_LATER {
             cx.shard.counters().protocol_errors.add(1);
         }
-        self.on_protocol_end(cx, Ending::Refused);
+        self.on_protocol_end(cx, PeerEnd::Refused);
     }
 
     /// Nothing more is received, or nothing more is sent.
-    pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: Ending) {
+    pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: PeerEnd) {
         if self.session.talk().is_some() {
             cx.shard.events.ending(&self.session, ending);
         }

@@ -150,7 +150,7 @@ impl Game {
         let hub = &self.world.hub;
         let streams = match room {
             Some(room) => room.streams(),
-            None => hub.streams_of_all(),
+            None => hub.everyone_streams(),
         };
         let to = Audience {
             room,

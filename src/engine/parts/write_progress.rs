@@ -10,7 +10,7 @@ use crate::engine::parts::timers::Tick;
 use crate::limits::Limits;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Drain {
+pub(crate) struct WriteProgress {
     /// When its time is over.
     pub(crate) deadline: Tick,
     /// Bytes that have not bought a whole step of the clock yet.
@@ -19,7 +19,7 @@ pub(crate) struct Drain {
     pub(crate) quiet_since: Tick,
 }
 
-impl Drain {
+impl WriteProgress {
     pub(crate) fn new(now: Tick, timeout: Duration) -> Self {
         Self {
             deadline: now.after(timeout),
@@ -66,7 +66,7 @@ mod tests {
         };
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
-        let mut drain = Drain::new(timers.now(epoch), TIMEOUT);
+        let mut drain = WriteProgress::new(timers.now(epoch), TIMEOUT);
         let mut at = Duration::ZERO;
         while at < Duration::from_secs(3_600) {
             at += every;
@@ -119,8 +119,8 @@ mod tests {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
         let now = timers.now(epoch);
-        let mut drain = Drain::new(now, TIMEOUT);
+        let mut drain = WriteProgress::new(now, TIMEOUT);
         drain.took(usize::MAX, now, TIMEOUT, &limits);
-        assert_eq!(drain, Drain::new(now, TIMEOUT));
+        assert_eq!(drain, WriteProgress::new(now, TIMEOUT));
     }
 }
