@@ -29,10 +29,12 @@
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod audit;
 mod conn;
+mod conn_cx;
 pub(crate) mod event_streams;
 pub(crate) mod fanout;
 pub(crate) mod http;
 pub(crate) mod inline_jobs;
+mod opening;
 pub(crate) mod receive_budget;
 pub(crate) mod rooms;
 mod stop;
@@ -45,7 +47,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::conn::{Conn, ConnCx, Reader, Readiness, Role};
+pub(crate) use self::conn::{Conn, Role};
+pub(crate) use self::conn_cx::{ConnCx, Reader, Readiness};
 pub(crate) use self::stop::Stop;
 use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
@@ -56,7 +59,7 @@ use crate::engine::parts::inline_policy::InlinePolicy;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::slab::Slab;
 use crate::engine::parts::timers::{Tick, Timers};
-use crate::engine::reactor::conn::Socket;
+use crate::engine::reactor::conn_cx::Socket;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::handshake_queue::HandshakeQueue;
 use crate::engine::reactor::http::{Http, Requests};

@@ -10,7 +10,7 @@ use crate::engine::model::verdict::{Granted, too_many};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::http::{Http, Phase};
-use crate::engine::reactor::websocket::Opening;
+use crate::engine::reactor::opening::{Opening, Upgrade};
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::ValidHandshake;
 use crate::protocol::http::{self, Body, BodyMode, Head, Persistence};
@@ -23,15 +23,6 @@ use crate::transport::Transport;
 pub(super) struct Authorizing {
     pub(super) request: Arc<RequestHead>,
     pub(super) source: HandshakeSource,
-}
-
-/// HTTP is over: what a WebSocket or an event stream begins with.
-pub(crate) struct Upgrade {
-    pub(crate) opening: Opening,
-    /// By the host that has read the handshake.
-    pub(crate) handed_over: Option<Box<Upgraded>>,
-    /// What the client has sent behind its handshake.
-    pub(crate) early: Vec<u8>,
 }
 
 /// How a handshake has come.

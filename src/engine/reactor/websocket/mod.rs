@@ -17,20 +17,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::{Event, Work};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
-use crate::engine::model::verdict::{Granted, PendingAttachment};
+use crate::engine::model::verdict::PendingAttachment;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::outbox::Outbox;
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::write_progress::WriteProgress;
+use crate::engine::reactor::opening::Opening;
 use crate::engine::reactor::websocket::cold::Cold;
 pub(crate) use crate::engine::reactor::websocket::cold::Stream;
 use crate::engine::reactor::{ConnCx, Reader};
@@ -38,7 +37,6 @@ use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::Progress;
 use crate::report::debug;
-use crate::request::RequestHead;
 use crate::sync::lock;
 use crate::transport::Transport;
 
@@ -132,15 +130,6 @@ enum Handlers {
     CloseDispatched,
     /// No handler was to be called any more, or the shard has ended first.
     Ended,
-}
-
-/// What a WebSocket begins with.
-pub(crate) struct Opening {
-    pub(crate) request: Arc<RequestHead>,
-    pub(crate) granted: Granted,
-    /// The answer to the handshake, if it has yet to be sent.
-    pub(crate) preface: Option<Bytes>,
-    pub(crate) encoding: Encoding,
 }
 
 impl WebSocket {
