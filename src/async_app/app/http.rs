@@ -27,7 +27,7 @@ where
     ///   themselves) and gets what it has missed, of all its rooms, then what is new, without gap or duplicate. If that is not
     ///   kept any more, it gets an event `reset` first, whose data is the id that it has named, and then what is kept.
     ///   Broadcasts have no ids and are not replayed.
-    /// - Limits, [`SlowConsumer`], metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
+    /// - Limits, [`SlowConsumer`](crate::SlowConsumer), metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
     ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
     ///   visitors' cookies; where any may connect, without.
     /// - No other handler hears of its clients, and they are not in
