@@ -55,22 +55,32 @@ impl Ring {
         }
     }
 
-    /// Makes at most [`ENTRIES`] writes. Returns what came of each.
-    fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> Vec<io::Result<usize>> {
-        let mut outcomes: Vec<io::Result<usize>> =
-            writes.iter().map(|(_, bytes)| Ok(bytes.len())).collect();
+    /// Makes at most [`ENTRIES`] writes. Returns the outcomes of those that were not written whole, by their index.
+    fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
+        let mut unfinished = Vec::new();
         let taken = match &mut self.0 {
-            Some(ring) if writes.len() >= Self::MANY => send_all(ring, writes, &mut outcomes)
+            Some(ring) if writes.len() >= Self::MANY => send_all(ring, writes, &mut unfinished)
                 .unwrap_or_else(|failed| {
                     self.0 = None;
                     failed.taken
                 }),
             _ => 0,
         };
-        for ((socket, bytes), outcome) in writes.iter().zip(&mut outcomes).skip(taken) {
-            *outcome = write(socket, bytes);
+        for (index, (socket, bytes)) in writes.iter().enumerate().skip(taken) {
+            note(index, write(socket, bytes), bytes, &mut unfinished);
         }
-        outcomes
+        // Completions come in any order.
+        unfinished.sort_unstable_by_key(|&(index, _)| index);
+        unfinished
+    }
+}
+
+/// Outcomes that are kept: most writes are whole, and take no memory.
+type Unfinished = Vec<(usize, io::Result<usize>)>;
+
+fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut Unfinished) {
+    if !matches!(outcome, Ok(n) if n == bytes.len()) {
+        unfinished.push((index, outcome));
     }
 }
 
@@ -84,15 +94,21 @@ impl WriteMany<TcpStream> for Ring {
         mut outcome: impl FnMut(G, usize, io::Result<usize>),
     ) {
         let mut writes = targets.iter().filter_map(|&target| write(target));
+        let len_max = targets.len().min(ENTRIES);
         loop {
-            let (mut tags, mut chunk) = (Vec::new(), Vec::new());
+            let mut tags = Vec::with_capacity(len_max);
+            let mut chunk = Vec::with_capacity(len_max);
             for write in writes.by_ref().take(ENTRIES) {
                 tags.push(write.tag);
                 chunk.push((write.transport, write.bytes));
             }
             let is_last = chunk.len() < ENTRIES;
-            let outcomes = self.write_chunk(&chunk);
-            for ((tag, (_, bytes)), result) in tags.into_iter().zip(chunk).zip(outcomes) {
+            let mut unfinished = self.write_chunk(&chunk).into_iter().peekable();
+            for (index, (tag, (_, bytes))) in tags.into_iter().zip(chunk).enumerate() {
+                let result = match unfinished.next_if(|&(at, _)| at == index) {
+                    Some((_, result)) => result,
+                    None => Ok(bytes.len()),
+                };
                 outcome(tag, bytes.len(), result);
             }
             if is_last {
@@ -106,7 +122,7 @@ impl WriteMany<TcpStream> for Ring {
 fn send_all(
     ring: &mut IoUring,
     writes: &[(&TcpStream, &[u8])],
-    outcomes: &mut [io::Result<usize>],
+    unfinished: &mut Unfinished,
 ) -> Result<usize, Failed> {
     push(ring, writes);
     let mut left = writes.len();
@@ -115,9 +131,10 @@ fn send_all(
         for completion in ring.completion() {
             left -= 1;
             let index = completion.user_data() as usize;
-            if let Some(outcome) = outcomes.get_mut(index) {
-                *outcome = usize::try_from(completion.result())
-                    .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
+            let outcome = usize::try_from(completion.result())
+                .map_err(|_| io::Error::from_raw_os_error(-completion.result()));
+            if let Some((_, bytes)) = writes.get(index) {
+                note(index, outcome, bytes, unfinished);
             }
         }
         if submitted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
