@@ -7,7 +7,7 @@ pub(crate) fn unmask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let key = rotate(key, offset);
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    // Control by word, so that the compiler makes vector code of it; no alignment is needed.
+    // Word by word, so that the compiler makes vector code of it; no alignment is needed.
     let (words, rest) = payload.as_chunks_mut::<8>();
     for bytes in words {
         *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();

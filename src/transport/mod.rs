@@ -123,7 +123,7 @@ impl Transport for TcpStream {
     const SHORT_MEANS_NOT_READY: bool = cfg!(unix);
 
     fn register(&mut self, registry: &Registry, key: usize) -> io::Result<()> {
-        // Both subscriptions, once: edge-triggered, an empty outbox costs no event, and no further call is ever needed.
+        // Both interests, once: edge-triggered, an empty outbox costs no event, and no further call is ever needed.
         registry.register(self, Token(key), Interest::READABLE | Interest::WRITABLE)
     }
 

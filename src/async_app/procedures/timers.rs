@@ -11,7 +11,7 @@ use crate::engine::Clock;
 use crate::report::{Limited, limited};
 use crate::user_threads::UserThreads;
 
-/// It looks so often whether anything is left to wait for. PeerEnd with the last, it would be started anew for each call of
+/// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
 /// a program that makes one after the other.
 pub(super) const LOOKS_EVERY: Duration = Duration::from_secs(1);
 

@@ -25,7 +25,7 @@ use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
-/// Asks about a handshake that somebody else has read, as of those that the engine reads: its encoding, limits, origins,
+/// Asks about a handshake that somebody else has read, as of those that the engine reads: its form, limits, origins,
 /// and the program's handler, which may block. `then` is told on a handler thread, or at once where no handler is to be
 /// asked; with 503 if the engine has stopped or stops meanwhile.
 pub(crate) fn authorize(

@@ -29,7 +29,7 @@ pub(crate) enum AdmissionRefused {
     Host(Box<str>),
 }
 
-/// What is logged now and then only, lest clients fill a log.
+/// What is said now and then only, lest clients fill a log.
 #[derive(Debug, Default)]
 pub(crate) struct LoggedOnce {
     pub(crate) foreign_origin: Limited,

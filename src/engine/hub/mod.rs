@@ -415,7 +415,7 @@ impl Hub {
         }
     }
 
-    /// When everything is to have ended. Now, if nobody has logged.
+    /// When everything is to have ended. Now, if nobody has said.
     pub(crate) fn stop_by(&self) -> Instant {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
         deadline.unwrap_or_else(Instant::now)

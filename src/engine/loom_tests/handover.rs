@@ -89,7 +89,7 @@ impl Model {
         self.start(start);
     }
 
-    /// Closes, and waits until every thread has logged that it ends, and has.
+    /// Closes, and waits until every thread has said that it ends, and has.
     fn end(&self) {
         self.handover.close();
         assert!(self.handover.join(self.now));

@@ -69,7 +69,7 @@ impl Weigh for Command {
     }
 }
 
-/// Control for a shard, apart from messages.
+/// A control message for a shard.
 pub(crate) enum Control {
     Done(Key, Done),
     NewConnection(Box<NewConnection>),

@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     pub(crate) handler_threads: usize,
     /// Quick handlers run on the shards' own threads. Of no use with one handler thread: that is for what shards can't run.
     pub(crate) adaptive_handlers: bool,
-    /// None: any, which is logged when it first matters.
+    /// None: any, which is said when it first matters.
     pub(crate) origins: Option<Origins>,
     /// None: any.
     pub(crate) hosts: Option<AllowedHosts>,

@@ -220,7 +220,7 @@ impl<J> JobQueue<J> {
         }
     }
 
-    /// The watch waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is logged
+    /// The watch waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
     /// with `wake_watchdog`. False once the queue is closed.
     pub(crate) fn park_watchdog(&self, is_busy: impl Fn() -> bool) -> bool {
         let mut queue = lock(&self.queue);

@@ -8,7 +8,7 @@
 //! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
 //! client. What is queued behind a replay counts as always.
 //!
-//! What is logged of frames here holds for events where the client is sent events; their control frames are comments.
+//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
 
 mod queue;
 #[cfg(test)]
@@ -157,7 +157,7 @@ impl Outbox {
         self.change_any(Queue::kept_bytes)
     }
 
-    /// Queues whole messages; they are `own` if no other outbox shares them. OnVerdict they are all that their allocation holds.
+    /// Queues whole messages; they are `own` if no other outbox shares them. Then they are all that their allocation holds.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         self.change(|queue| queue.push(bytes, messages, own));
     }

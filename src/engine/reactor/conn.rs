@@ -24,7 +24,7 @@ pub(crate) enum Role {
     /// Reads a request head or is answered.
     Http(Box<Http>),
     WebSocket(WebSocket),
-    /// Everything is logged. The other side's end is waited for until then, so that what was sent is not lost by a reset.
+    /// Everything is said. The other side's end is waited for until then, so that what was sent is not lost by a reset.
     Lingering(Tick),
 }
 
@@ -199,14 +199,13 @@ impl<T: Transport> ConnCx<'_, T> {
             Role::Lingering(until) => Some(*until),
         };
         // In the next step at the earliest, so that limits of no time at all do not make a turn go round in circles.
+        // Before it is compared: a timer that is due already must not be put off by further events.
+        let next = next.map(|next| next.max(self.shard.tick.after(Duration::from_nanos(1))));
         if let Some(next) = next
             && self.socket.timer.is_none_or(|timer| next < timer)
         {
-            let next = next.max(self.shard.tick.after(Duration::from_nanos(1)));
-            if self.socket.timer != Some(next) {
-                let (slot, timer) = (self.key.slot, &mut self.socket.timer);
-                self.shard.timers.schedule(slot, timer, next);
-            }
+            let (slot, timer) = (self.key.slot, &mut self.socket.timer);
+            self.shard.timers.schedule(slot, timer, next);
         }
     }
 }

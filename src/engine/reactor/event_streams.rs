@@ -1,7 +1,7 @@
 //! Event streams: connections that are sent a room's messages, or everyone's, as server-sent events.
 //!
-//! A stream is in rooms of its own, beside those of WebSockets: what is published is rendered once for each encoding, and
-//! nobody gets the other's. Its request is decided by the program on a handler thread (`HandshakeSource::EventStream`). OnVerdict it is
+//! A stream is in rooms of its own, beside those of WebSockets: what is published is rendered once for each form, and
+//! nobody gets the other's. Its request is decided by the program on a handler thread (`HandshakeSource::EventStream`). Then it is
 //! open, and another handler joins its rooms: the head of the answer, what the client has missed and what is new leave in
 //! that order, since they come by the same mailbox.
 

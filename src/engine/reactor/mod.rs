@@ -221,7 +221,9 @@ impl<T: Transport> Core<T> {
         self.take_commands();
         self.take_inline_results();
         self.take_control();
-        self.enforce_held_back_budget();
+        // What was decided or handled may have had clients read on.
+        self.enforce_receive_budget();
+        self.enforce_request_budget();
     }
 
     fn begin_turn(&mut self, now: Instant) {
@@ -253,7 +255,7 @@ impl<T: Transport> Core<T> {
         self.cx.dones = dones;
     }
 
-    /// Control of what came of a job.
+    /// Word of what came of a job.
     fn done(&mut self, key: Key, mut done: Done) {
         self.cx.settle_accounts(&mut done);
         let is_session = matches!(done, Done::Session { .. });

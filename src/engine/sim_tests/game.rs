@@ -88,7 +88,7 @@ fn payload(sender: char, n: usize, len: usize) -> String {
 fn handler(hub: &Hub, session: &Session, told: &Told) {
     match told {
         Told::Open => send(hub, session, "O:0:"),
-        // What looks like nobody's, a wild client has logged.
+        // What looks like nobody's, a wild client has said.
         Told::Message(payload) if payload.starts_with(b"E:") => {
             send(hub, session, payload);
             if payload.ends_with(b"panic") {

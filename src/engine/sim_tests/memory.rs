@@ -447,7 +447,7 @@ fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
     world.broadcasts("x".repeat(16 * KIB - 14));
     world.settle();
     for (&client, len) in clients.iter().zip([15, 10, 9]) {
-        // There is room again for some of what is in front, which nobody has logged yet.
+        // There is room again for some of what is in front, which nobody has said yet.
         world.pipe(clients[0]).add_room_unreported(KIB);
         world.sends(client, &"x".repeat(len * KIB));
         world.settle();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wire::text;
+use super::wire::{client_frame, text};
 use super::world::{Setup, World, echo};
 use crate::limits::{Limits, SlowConsumer};
 
@@ -63,6 +63,30 @@ fn long_message_waits_for_nonreader_no_longer_than_patience() {
             assert_eq!(world.metrics().slow_consumers, u64::from(broadcast));
         }
     }
+}
+
+#[test]
+fn nonreader_that_sends_pongs_all_the_time_keeps_no_deadline_away() {
+    let mut world = paced();
+    let (stuck, other) = (world.join(), world.join());
+    world.stall(stuck, 0);
+    world.sends(stuck, &"x".repeat(OUTBOX / 4));
+    world.settle();
+    // For longer than its patience: its time is over as soon as it is short of room.
+    world.advance_ms(2 * PATIENCE_MS);
+    world.broadcasts("y".repeat(OUTBOX));
+    world.client_sends(stuck, client_frame(0x8a, b""));
+    world.sends(other, "reaches it");
+    let mut ms = 0;
+    while !world.frames(other).contains(&text("reaches it")) {
+        // Read in each turn, before deadlines are looked at.
+        world.skip_ms(2 * STEP_MS);
+        ms += 2 * STEP_MS;
+        world.pipe(stuck).client_sends(&client_frame(0x8a, b""));
+        world.turn();
+        assert!(ms <= PATIENCE_MS, "it never reaches it");
+    }
+    assert_eq!(world.metrics().slow_consumers, 1);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn handlers_are_told_connect_messages_and_disconnect_in_order_even_from_one_read
     // Replies leave before the echo of the close.
     let expected = [text("a"), text("b"), closed(1000, "")];
     assert_eq!(world.all_frames(client), expected);
-    // RFC 6455 §7.1.1: the server ends first. Both have logged all they have to say.
+    // RFC 6455 §7.1.1: the server ends first. Both have said all they have to say.
     assert!(world.is_closed(client));
     world.assert_empty();
 }

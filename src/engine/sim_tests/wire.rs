@@ -24,7 +24,7 @@ pub(super) struct Pipe {
     /// A write found too little room: readiness is to be reported.
     wants_room: bool,
     edges: Edges,
-    /// The shard has logged that it writes no more.
+    /// The shard has said that it writes no more.
     pub(super) finished: bool,
     /// The shard has let go of it.
     pub(super) closed: bool,

@@ -698,7 +698,7 @@ impl World {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Time goes by, and the shard does not run: its process is stopped. OnVerdict it wakes, if it would have.
+    /// Time goes by, and the shard does not run: its process is stopped. Then it wakes, if it would have.
     pub(super) fn stand_still(&mut self, by: Duration) {
         self.now += by;
         self.settle();

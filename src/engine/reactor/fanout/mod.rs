@@ -82,7 +82,7 @@ pub(crate) struct Fanout {
     pub(crate) blocked: UsageIndex,
     /// So many of those with something to write in this turn have been tried already.
     tried: usize,
-    /// Command that was ever left, as of the last look, and that was ever delivered.
+    /// Mail that was ever left, as of the last look, and that was ever delivered.
     pushed: u64,
     delivered: u64,
     /// Connections whose end waits for mail that was left before it.

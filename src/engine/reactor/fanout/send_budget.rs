@@ -62,11 +62,15 @@ impl<T: Transport> Core<T> {
 }
 
 impl Role {
-    /// Gives the client up, unless its socket takes something. OnVerdict it is not found as the largest, for now, and its key is
+    /// Gives the client up, unless its socket takes something. Then it is not found as the largest, for now, and its key is
     /// returned.
     fn try_or_give_up<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
         let before = self.waiting_bytes();
         self.write(cx, None);
+        if cx.is_over() {
+            // It has broken or is done: it is no slow reader.
+            return None;
+        }
         if self.waiting_bytes() == before {
             // It does not read, so it can't be told either.
             self.give_up_reader(cx);

@@ -16,7 +16,7 @@ pub(super) struct Cold {
     pub(super) deadline: Option<WriteProgress>,
     /// The time that the client has for what the socket did not take at once.
     pub(super) drain: Option<WriteProgress>,
-    /// The socket has taken nothing at the last write, and has not logged since that it does.
+    /// The socket has taken nothing at the last write, and has not said since that it does.
     pub(super) blocked: bool,
     /// What the indexes of those that use most have of it: see `ReceiveBudget` and `Fanout`.
     pub(super) held_back_bytes: usize,

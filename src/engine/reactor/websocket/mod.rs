@@ -1,6 +1,6 @@
 //! A connection in its role as a WebSocket.
 //!
-//! An event stream is one, too, whose messages have another encoding: it receives nothing, and ends without a close frame.
+//! An event stream is one, too, whose messages have another form: it receives nothing, and ends without a close frame.
 //!
 //! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame, or a
 //! violation, is answered when the messages before it are handled, so that their replies come before the answer.
