@@ -19,7 +19,7 @@ use crate::engine::parts::lease::{Lease, Next};
 use crate::engine::parts::mailbox::When;
 use crate::user_threads::in_shard_turn;
 
-/// A shard, as far as the running of its jobs is concerned.
+/// The jobs of a shard.
 pub(crate) trait JobSource {
     /// The next job for the shard's own thread.
     fn next_job(&mut self) -> Option<Job>;
@@ -41,19 +41,21 @@ pub(crate) trait JobSource {
 }
 
 /// Runs jobs of a shard on the calling thread, which is its own, for as long as their outcome may be held back. Jobs that
-/// can't be run here go to the pool. Returns `None` if one took long, and another thread goes on with the shard.
-pub(crate) fn run_inline<S: JobSource>(
+/// can't be run here go to the pool. Returns `None` if one took long, and another thread goes on with the shard. `jobs` is
+/// where a shard has its jobs.
+pub(crate) fn run_inline<S, J: JobSource>(
     hub: &Arc<Hub>,
     program: &dyn Program,
     lease: &Lease<S>,
     stats: &ThreadStats,
     shard: S,
+    jobs: impl Fn(&mut S) -> &mut J,
     mut clock: impl FnMut() -> Instant,
 ) -> Option<S> {
-    let mut job = match lease.lend(shard, S::next_job) {
+    let mut job = match lease.lend(shard, |shard| jobs(shard).next_job()) {
         Ok(job) => job,
         Err(mut shard) => {
-            shard.defer_all();
+            jobs(&mut shard).defer_all();
             return Some(shard);
         }
     };
@@ -71,9 +73,10 @@ pub(crate) fn run_inline<S: JobSource>(
         spent += took;
         let goes_on = spent < HOLD_BACK;
         let step = |shard: &mut S, done: Option<Done>| {
-            in_shard_turn(|| shard.job_done(to, done, took, now));
-            if goes_on && shard.runs_inline() {
-                shard.next_job()
+            let jobs = jobs(shard);
+            in_shard_turn(|| jobs.job_done(to, done, took, now));
+            if goes_on && jobs.runs_inline() {
+                jobs.next_job()
             } else {
                 None
             }

@@ -5,21 +5,19 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use loom::thread;
 
 use super::{Reactor, check, hub, hub_with_places};
-use crate::engine::handlers::inline::{JobSource, run_inline};
+use crate::engine::handlers::inline::run_inline;
 use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
-use crate::engine::model::job::{Done, Job};
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
-use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::engine::reactor::{Core, Readiness};
@@ -204,30 +202,6 @@ struct Lent {
     has_ended: Arc<atomic::AtomicBool>,
 }
 
-impl JobSource for Box<Lent> {
-    fn next_job(&mut self) -> Option<Job> {
-        self.reactor.core.next_job()
-    }
-
-    fn job_done(
-        &mut self,
-        to: Option<(u16, Key)>,
-        done: Option<Done>,
-        took: Duration,
-        now: Instant,
-    ) {
-        self.reactor.core.job_done(to, done, took, now);
-    }
-
-    fn runs_inline(&self) -> bool {
-        self.reactor.core.runs_inline()
-    }
-
-    fn defer_all(&mut self) {
-        self.reactor.core.defer_all();
-    }
-}
-
 /// A shard's thread, as in `Shard::work`.
 fn turn_and_handle(
     hub: &Arc<Hub>,
@@ -241,7 +215,15 @@ fn turn_and_handle(
         loop {
             shard.reactor.turn(report);
             if shard.reactor.core.has_jobs() {
-                match run_inline(hub, diary, lease, &run, shard, || now) {
+                match run_inline(
+                    hub,
+                    diary,
+                    lease,
+                    &run,
+                    shard,
+                    |shard| &mut shard.reactor.core,
+                    || now,
+                ) {
                     Some(back) => shard = back,
                     None => break,
                 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::engine::handlers::inline::JobSource;
 use crate::engine::handlers::pool;
 use crate::engine::model::job::{Done, Job};
 use crate::engine::parts::id::Key;
@@ -16,30 +17,24 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Jobs can't run here at present.
-    pub(crate) fn defer_all(&mut self) {
-        self.cx.inline_policy.postpone(self.cx.now);
-        self.cx.runs_inline = false;
-        self.hand_over();
-    }
-
-    /// Whether the shard's own thread is to run jobs.
-    pub(crate) fn runs_inline(&self) -> bool {
-        self.cx.runs_inline
-    }
-
     pub(crate) fn has_jobs(&self) -> bool {
         !self.cx.jobs.is_empty()
     }
 
-    /// A job for the shard's own thread.
-    pub(crate) fn next_job(&mut self) -> Option<Job> {
+    /// Another thread goes on with the shard, since a handler takes long.
+    pub(crate) fn was_handed_on(&mut self, now: Instant) {
+        self.cx.inline_policy.found_slow(now);
+        self.cx.runs_inline = false;
+    }
+}
+
+impl<T: Transport> JobSource for Core<T> {
+    fn next_job(&mut self) -> Option<Job> {
         self.cx.jobs.pop_front()
     }
 
-    /// The shard's own thread has run a job. What came of it is taken in with the next turn, as word is: behind what its
-    /// handlers have sent.
-    pub(crate) fn job_done(
+    /// The outcome is taken in with the next turn, as control messages are: behind what its handlers have sent.
+    fn job_done(
         &mut self,
         to: Option<(u16, Key)>,
         done: Option<Done>,
@@ -53,9 +48,13 @@ impl<T: Transport> Core<T> {
         self.cx.runs_inline &= !self.cx.inline_policy.is_paused();
     }
 
-    /// Another thread goes on with the shard, since a handler takes long.
-    pub(crate) fn was_handed_on(&mut self, now: Instant) {
-        self.cx.inline_policy.found_slow(now);
+    fn runs_inline(&self) -> bool {
+        self.cx.runs_inline
+    }
+
+    fn defer_all(&mut self) {
+        self.cx.inline_policy.postpone(self.cx.now);
         self.cx.runs_inline = false;
+        self.hand_over();
     }
 }

@@ -13,8 +13,6 @@ use mio::{Events, Poll, Token};
 
 use crate::engine::handlers::inline::{JobSource, run_inline};
 use crate::engine::hub::Hub;
-use crate::engine::model::job::{Done, Job};
-use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::token::{LISTENER, WAKER};
 use crate::engine::reactor::{Core, Readiness};
@@ -61,30 +59,6 @@ impl Drop for ShardEndGuard {
         }
         self.hub.shard_ended();
         self.lease.close();
-    }
-}
-
-impl JobSource for Box<Shard> {
-    fn next_job(&mut self) -> Option<Job> {
-        self.core.next_job()
-    }
-
-    fn job_done(
-        &mut self,
-        to: Option<(u16, Key)>,
-        done: Option<Done>,
-        took: Duration,
-        now: Instant,
-    ) {
-        self.core.job_done(to, done, took, now);
-    }
-
-    fn runs_inline(&self) -> bool {
-        self.core.runs_inline()
-    }
-
-    fn defer_all(&mut self) {
-        self.core.defer_all();
     }
 }
 
@@ -135,7 +109,15 @@ impl Shard {
             loop {
                 in_shard_turn(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_inline() {
-                    match run_inline(hub, &*events, lease, &run, shard, Instant::now) {
+                    match run_inline(
+                        hub,
+                        &*events,
+                        lease,
+                        &run,
+                        shard,
+                        |shard| &mut shard.core,
+                        Instant::now,
+                    ) {
                         Some(back) => shard = back,
                         None => break,
                     }

@@ -184,7 +184,12 @@ impl WebSocket {
                 self.cold().close_reply = Some(reply.into());
                 self.receiving = Receiving::Closed;
             }
-            Err(violation) => self.on_violation(cx, violation.close_code(), &violation.to_string()),
+            Err(violation) => self.on_violation(
+                cx,
+                "the protocol",
+                violation.close_code(),
+                &violation.to_string(),
+            ),
         }
         true
     }
@@ -206,11 +211,13 @@ impl WebSocket {
         self.want_write(cx);
     }
 
-    /// The client broke the protocol.
+    /// The client broke the protocol, or its subprotocol. Nothing more is received; what came before is handled, then the
+    /// connection is closed with this.
     #[cold]
-    fn on_violation<T: Transport>(
+    pub(super) fn on_violation<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
+        of: &str,
         code: CloseCode,
         reason: &str,
     ) {
@@ -220,9 +227,11 @@ impl WebSocket {
         let id = self.session.id;
         let logged = &cx.shard.hub.logged.broken_protocol;
         self.session.span.within(|| {
-            limited!(logged, info, "connection {id} broke the protocol: {reason}");
+            limited!(logged, info, "connection {id} broke {of}: {reason}");
         });
-        cx.shard.counters().protocol_errors.add(1);
+        if code != CloseCode::TRY_AGAIN_LATER {
+            cx.shard.counters().protocol_errors.add(1);
+        }
     }
 
     /// Something was read: a message may have begun, grown or ended.

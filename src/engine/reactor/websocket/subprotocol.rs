@@ -7,8 +7,6 @@ use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::protocol::encode;
-use crate::report::limited;
 use crate::transport::Transport;
 
 impl WebSocket {
@@ -45,21 +43,7 @@ impl WebSocket {
         code: CloseCode,
         reason: &str,
     ) {
-        let reply = encode::close(Some((code, reason)));
-        self.cold().close_reply = Some(reply.into());
-        self.receiving = Receiving::Stopped;
-        let id = self.session.id;
-        let logged = &cx.shard.hub.logged.broken_protocol;
-        self.session.span.within(|| {
-            limited!(
-                logged,
-                info,
-                "connection {id} broke its subprotocol: {reason}"
-            );
-        });
-        if code != CloseCode::TRY_AGAIN_LATER {
-            cx.shard.counters().protocol_errors.add(1);
-        }
+        self.on_violation(cx, "its subprotocol", code, reason);
         self.on_protocol_end(cx, PeerEnd::Refused);
     }
 
