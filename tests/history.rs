@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -327,17 +327,23 @@ fn publish_with_slow_closures(
 ) -> (usize, Vec<u64>) {
     let calls = AtomicUsize::new(0);
     let given = Mutex::new(Vec::new());
+    let (publishing, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Another producer wants an id, or there is none left that could.
+    let is_contended = || publishing.load(SeqCst) > 1 || done.load(SeqCst) + 1 == producers;
     thread::scope(|scope| {
         for _ in 0..producers {
             scope.spawn(|| {
                 for _ in 0..messages {
+                    publishing.fetch_add(1, SeqCst);
                     let id = room.broadcast_with(|id| {
-                        calls.fetch_add(1, Ordering::Relaxed);
-                        thread::sleep(Duration::from_millis(1));
+                        calls.fetch_add(1, SeqCst);
+                        eventually("another producer wants an id", is_contended);
                         message(id.unwrap())
                     });
+                    publishing.fetch_sub(1, SeqCst);
                     given.lock().unwrap().push(id.unwrap().sequence());
                 }
+                done.fetch_add(1, SeqCst);
             });
         }
     });
@@ -371,22 +377,25 @@ fn slow_closure_gets_its_id_beside_fast_producers() {
             });
         }
         let id = room.broadcast_with(|id| {
+            let (id, run) = (id.unwrap(), calls.fetch_add(1, Ordering::Relaxed));
+            if run == 0 {
+                eventually("another producer has the id", || {
+                    let last = room.last_id().map(|last| last.sequence());
+                    last >= Some(id.sequence())
+                });
+            }
             // So that the test ends, however it does.
-            if calls.fetch_add(1, Ordering::Relaxed) == 50 {
+            if run == 50 {
                 done.store(true, Ordering::Relaxed);
             }
-            thread::sleep(Duration::from_millis(5));
-            message(id.unwrap())
+            message(id)
         });
         done.store(true, Ordering::Relaxed);
         id
     });
     assert!(id.is_some());
     // Once before it is known that another producer has the id, and once with the room held for it.
-    assert!(
-        calls.load(Ordering::Relaxed) <= 2,
-        "the closure ran {calls:?} times"
-    );
+    assert_eq!(calls.into_inner(), 2);
     running.shutdown(STOP);
 }
 
