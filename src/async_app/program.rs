@@ -112,12 +112,12 @@ where
         let Accept {
             state,
             subprotocol,
-            goes_without,
+            no_subprotocol,
             headers,
         } = handler(request, self.state.clone())?;
         let subprotocol = subprotocol.or_else(|| {
             let known = self.subscriptions().subprotocols;
-            (!goes_without).then(|| request.choose_subprotocol(known))?
+            (!no_subprotocol).then(|| request.choose_subprotocol(known))?
         });
         Ok(HandshakeAccept {
             subprotocol,

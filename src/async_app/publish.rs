@@ -127,7 +127,7 @@ impl AppShared {
                 let to = engine::Audience {
                     room: None,
                     except,
-                    numbered: None,
+                    with_ids: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
                 };
                 return match self.broadcast(hub, to, frame, blocking) {
@@ -220,7 +220,7 @@ impl AppShared {
                 let to = engine::Audience {
                     room: Some(&room.members),
                     except,
-                    numbered: None,
+                    with_ids: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
                 };
                 let anyone = self.broadcast(hub, to, message.frame(), blocking)?;
@@ -432,9 +432,9 @@ impl AppShared {
     /// Closes a connection, behind what was sent to it before.
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
-            let mail = Command::Close(id.key(), code, reason_prefix(reason).into());
+            let command = Command::Close(id.key(), code, reason_prefix(reason).into());
             // Refused only by an engine that stops, and closes everyone.
-            let _ = hub.post(id, mail, true);
+            let _ = hub.post(id, command, true);
         }
     }
 

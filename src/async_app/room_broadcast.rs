@@ -70,7 +70,7 @@ impl Prepared {
         engine::Audience {
             room: Some(&room.members),
             except,
-            numbered: framed.map(WithId::bytes),
+            with_ids: framed.map(WithId::bytes),
             event: streams.zip(event.map(WithId::bytes)),
         }
     }

@@ -122,7 +122,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         Ok(NewConnection {
             peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,
             stream: mio::net::TcpStream::from_std(parts.socket),
-            place: None,
+            peer_slot: None,
             upgraded: Some(Upgraded {
                 head: parts.head,
                 answered: parts.answered,

@@ -35,7 +35,7 @@ pub struct Accept<StreamState = ()> {
     pub(crate) state: Option<StreamState>,
     pub(crate) subprotocol: Option<String>,
     /// None is to be chosen.
-    pub(crate) goes_without: bool,
+    pub(crate) no_subprotocol: bool,
     pub(crate) headers: Vec<(String, String)>,
 }
 
@@ -46,7 +46,7 @@ impl<StreamState> Accept<StreamState> {
         Self {
             state: None,
             subprotocol: None,
-            goes_without: false,
+            no_subprotocol: false,
             headers: Vec::new(),
         }
     }
@@ -70,7 +70,7 @@ impl<StreamState> Accept<StreamState> {
     /// without a choice. [`AsyncStream::subprotocol`](crate::AsyncStream::subprotocol) is `None` then, too.
     pub fn without_subprotocol(mut self) -> Self {
         self.subprotocol = None;
-        self.goes_without = true;
+        self.no_subprotocol = true;
         self
     }
 

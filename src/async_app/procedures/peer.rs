@@ -121,12 +121,12 @@ impl ProcedurePeer {
                 timers: timers.clone(),
                 state: Mutex::default(),
             });
-            session.set_talk(peer);
+            session.set_protocol_state(peer);
         }
     }
 
     pub(super) fn of(session: &Session) -> Option<&Self> {
-        session.talk()?.downcast_ref()
+        session.protocol_state()?.downcast_ref()
     }
 
     /// No user code runs with it held.

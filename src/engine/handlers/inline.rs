@@ -94,7 +94,7 @@ pub(crate) fn run_inline<S, J: JobSource>(
             Next::Late(done) => {
                 HANDLER_OF.set(0);
                 if let (Some((shard, key)), Some(done)) = (to, done) {
-                    hub.word(shard, Control::Done(key, done), When::Now);
+                    hub.send_control(shard, Control::Done(key, done), When::Now);
                 }
                 hub.wake_deferred();
                 lease.is_spare_again();

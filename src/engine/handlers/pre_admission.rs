@@ -37,10 +37,10 @@ pub(crate) fn authorize(
     let then = OnVerdict(Some(then));
     match pre_admit(hub, head, peer) {
         Err(reject) => then.tell(Verdict::Rejected(reject)),
-        Ok(accepted) if !hub.asks => then.tell(Verdict::Accepted(accepted)),
+        Ok(accepted) if !hub.authorizes => then.tell(Verdict::Accepted(accepted)),
         Ok(accepted) => {
             // If there is no handler any more, `then` is dropped, and so told.
-            let _ = push_work(hub, Work::Ask(accepted, then));
+            let _ = push_work(hub, Work::Authorize(accepted, then));
         }
     }
 }
@@ -53,11 +53,11 @@ pub(crate) fn adopt_accepted(
     early: Vec<u8>,
 ) {
     let peer = accepted.request().peer_addr();
-    let place = accepted.place.take();
+    let peer_slot = accepted.peer_slot.take();
     hub.adopt(NewConnection {
         stream,
         peer,
-        place,
+        peer_slot,
         upgraded: Some(Upgraded {
             answered: true,
             early,
@@ -94,27 +94,29 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
             debug!("{peer} did not become a WebSocket: {refusal}");
             refused(refusal)
         })?;
-    let mut place = None;
+    let mut peer_slot = None;
     let client = hub
-        .admit(peer, Some(&head), &mut place, Instant::now())
+        .admit(peer, Some(&head), &mut peer_slot, Instant::now())
         .map_err(turned_away)?;
     let request = RequestHead::received(head, peer, client);
     permit.bytes = request.bytes();
-    let asked_bytes = hub.asked_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
+    let authorizing_bytes = hub.authorizing_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
     let limits = &hub.settings.limits;
     // As much as the shards have for those that they ask about; there is room for one in any case.
-    if asked_bytes > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2)) {
+    if authorizing_bytes
+        > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2))
+    {
         counters.refused_handshakes_max.add(1);
         return Err(too_many());
     }
     Ok(Box::new(Accepted {
         handshake,
-        granted: match hub.asks {
+        granted: match hub.authorizes {
             true => Granted::default(),
             false => Granted::choosing(&request, hub.subprotocols),
         },
         request: Arc::new(request),
-        place,
+        peer_slot,
         permit: Some(permit),
     }))
 }

@@ -22,7 +22,7 @@ use crate::request::{Reject, RequestHead, check_accept};
 pub(crate) fn run_queued(hub: &Arc<Hub>, program: &dyn Program, job: Job) {
     let done = outcome(hub, program, job.work);
     if let (Some((shard, key)), Some(done)) = (job.to, done) {
-        hub.word(shard, Control::Done(key, done), When::Deferred);
+        hub.send_control(shard, Control::Done(key, done), When::Deferred);
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
             let welcome = || program.guard(request).map(|()| HandshakeAccept::default());
             granted(hub, request, welcome)
         }),
-        Work::Ask(accepted, then) => {
+        Work::Authorize(accepted, then) => {
             counting_panics(hub, || decide(hub, program, accepted, then));
             return None;
         }

@@ -55,13 +55,13 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 impl Hub {
-    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `place` is what its
+    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `peer_slot` is what its
     /// connection counts as, which it may not have yet.
     pub(crate) fn admit(
         &self,
         peer: SocketAddr,
         head: Option<&Head>,
-        place: &mut Option<Box<PeerSlot>>,
+        peer_slot: &mut Option<Box<PeerSlot>>,
         now: Instant,
     ) -> Result<IpAddr, AdmissionRefused> {
         let mut client = peer.ip();
@@ -74,9 +74,9 @@ impl Hub {
             if !peers.may_shake_hands(client, now) {
                 return Err(AdmissionRefused::PeerHandshakes);
             }
-            if place.is_none() {
+            if peer_slot.is_none() {
                 let new = peers.enter(client, now);
-                *place = Some(new.ok_or(AdmissionRefused::PeerConnections)?);
+                *peer_slot = Some(new.ok_or(AdmissionRefused::PeerConnections)?);
             }
         }
         Ok(client)

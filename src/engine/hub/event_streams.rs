@@ -84,8 +84,8 @@ impl Hub {
             replay,
         };
         let rooms = subscribing.rooms.clone();
-        let mail = Command::Subscribe(Box::new(subscribing));
-        if !reserved.shrink(mail.weight()) {
+        let command = Command::Subscribe(Box::new(subscribing));
+        if !reserved.shrink(command.weight()) {
             return Err(NotJoined::Full);
         }
         let mut memberships = lock(&session.rooms);
@@ -98,7 +98,7 @@ impl Hub {
             memberships.change(&room);
         }
         // Under the session's lock, as for joining a room. Refused only by an engine that stops, and with it goes everything.
-        let _ = reserved.push(mail, job_port::when(self));
+        let _ = reserved.push(command, job_port::when(self));
         Ok(())
     }
 

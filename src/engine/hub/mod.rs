@@ -37,7 +37,7 @@ pub(crate) struct Hub {
     pub(crate) peers: Option<Arc<PeerLimits>>,
     pub(crate) logged: LoggedOnce,
     /// The program decides who may come in.
-    pub(crate) asks: bool,
+    pub(crate) authorizes: bool,
     /// What the program speaks by itself.
     pub(crate) subprotocols: &'static [&'static str],
     /// Rooms that there ever were.
@@ -47,7 +47,7 @@ pub(crate) struct Hub {
     /// How long producers have waited for clients that were disconnected in the end.
     pub(crate) wasted_waits: Mutex<WastedWaits>,
     /// Of requests that hosts have asked about, and whose connections are still to come.
-    pub(crate) asked_bytes: AtomicUsize,
+    pub(crate) authorizing_bytes: AtomicUsize,
     /// What answers of routes hold.
     pub(crate) responses_bytes: Arc<Account>,
     /// Connections of all kinds, on all shards.
@@ -93,17 +93,17 @@ pub(crate) struct Audience<'a> {
     /// Who is not to get it.
     pub(crate) except: Option<ConnectionId>,
     /// What those members of the room get instead who get its messages with their ids.
-    pub(crate) numbered: Option<&'a Bytes>,
+    pub(crate) with_ids: Option<&'a Bytes>,
     /// The event streams that get it, too, and what as.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
 }
 
 impl Audience<'_> {
     /// What one of the shards is told, if it has any of the audience.
-    fn mail(self, shard: usize, link: &ShardHandle, frame: &Bytes) -> Option<Command> {
+    fn command(self, shard: usize, handle: &ShardHandle, frame: &Bytes) -> Option<Command> {
         let has_members = match self.room {
             Some(room) => room.reaches(shard),
-            None => link.members.load(SeqCst) > 0,
+            None => handle.members.load(SeqCst) > 0,
         };
         let event = self.event.filter(|(streams, _)| streams.reaches(shard));
         if !has_members && event.is_none() {
@@ -118,7 +118,7 @@ impl Audience<'_> {
             (room, except, event) => Command::Publish(Box::new(Publication {
                 room: room.cloned(),
                 frame: has_members.then(|| frame.clone()),
-                numbered: self.numbered.filter(|_| has_members).cloned(),
+                with_ids: self.with_ids.filter(|_| has_members).cloned(),
                 except,
                 event: event.map(|(streams, event)| (streams.clone(), event.clone())),
             })),
@@ -144,7 +144,7 @@ impl Hub {
             })
             .collect();
         Arc::new(Self {
-            asks: events.subscriptions().handshake,
+            authorizes: events.subscriptions().handshake,
             subprotocols: events.subscriptions().subprotocols,
             jobs: JobPort::new(settings.handler_threads, events),
             peers: PeerLimits::new(&settings.limits),
@@ -155,7 +155,7 @@ impl Hub {
             rooms_ever: AtomicU64::new(2),
             everyone_streams: Arc::new(Room::new(0, "".into(), true, shards_len)),
             wasted_waits: Mutex::default(),
-            asked_bytes: AtomicUsize::new(0),
+            authorizing_bytes: AtomicUsize::new(0),
             responses_bytes: Arc::default(),
             connections: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
@@ -178,35 +178,36 @@ impl Hub {
         self.settings.limits.message_bytes_max
     }
 
-    /// Leaves mail for a connection; waits while its shard's mailbox is full if `patient`.
+    /// Leaves mail for a connection; waits while its shard's mailbox is full if `blocks`.
     pub(crate) fn post(
         &self,
         to: ConnectionId,
-        mail: Command,
-        patient: bool,
+        command: Command,
+        blocks: bool,
     ) -> Result<(), Refused> {
-        self.leave_mail(to, mail, patient)
+        self.leave_command(to, command, blocks)
             .map_err(|(_, refused)| refused)
     }
 
     /// The same, and what is not taken comes back.
     #[inline]
-    fn leave_mail(
+    fn leave_command(
         &self,
         to: ConnectionId,
-        mail: Command,
-        patient: bool,
+        command: Command,
+        blocks: bool,
     ) -> Result<(), (Command, Refused)> {
-        let Some(link) = self.shards.get(usize::from(to.shard)) else {
-            return Err((mail, Refused::Closed));
+        let Some(handle) = self.shards.get(usize::from(to.shard)) else {
+            return Err((command, Refused::Closed));
         };
         let when = job_port::when(self);
-        if patient {
-            link.mailbox
-                .push(mail, when)
-                .map_err(|mail| (mail, Refused::Closed))
+        if blocks {
+            handle
+                .mailbox
+                .push(command, when)
+                .map_err(|command| (command, Refused::Closed))
         } else {
-            link.mailbox.try_push(mail, when)
+            handle.mailbox.try_push(command, when)
         }
     }
 
@@ -216,12 +217,12 @@ impl Hub {
         &self,
         to: ConnectionId,
         frame: Bytes,
-        patient: bool,
+        blocks: bool,
     ) -> Result<(), (Bytes, Refused)> {
-        let mail = Command::Send(to.key(), frame);
-        self.leave_mail(to, mail, patient)
-            .map_err(|(mail, refused)| {
-                let Command::Send(_, frame) = mail else {
+        let command = Command::Send(to.key(), frame);
+        self.leave_command(to, command, blocks)
+            .map_err(|(command, refused)| {
+                let Command::Send(_, frame) = command else {
                     unreachable!("what comes back is what was left");
                 };
                 (frame, refused)
@@ -233,8 +234,11 @@ impl Hub {
     pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut anyone = false;
-        for (link, mail) in self.mail_for(frame, to) {
-            link.mailbox.push(mail, when).map_err(|_| Refused::Closed)?;
+        for (handle, command) in self.commands_for(frame, to) {
+            handle
+                .mailbox
+                .push(command, when)
+                .map_err(|_| Refused::Closed)?;
             anyone = true;
         }
         Ok(anyone)
@@ -244,19 +248,19 @@ impl Hub {
     pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());
-        for (link, mail) in self.mail_for(frame, to) {
-            if let Err(refused) = link.mailbox.try_reserve(mail.weight()) {
-                for (link, mail) in reserved {
-                    let (link, mail): (&ShardHandle, Command) = (link, mail);
-                    link.mailbox.unreserve(mail.weight());
+        for (handle, command) in self.commands_for(frame, to) {
+            if let Err(refused) = handle.mailbox.try_reserve(command.weight()) {
+                for (handle, command) in reserved {
+                    let (handle, command): (&ShardHandle, Command) = (handle, command);
+                    handle.mailbox.unreserve(command.weight());
                 }
                 return Err(refused);
             }
-            reserved.push((link, mail));
+            reserved.push((handle, command));
         }
         let mut outcome = Ok(!reserved.is_empty());
-        for (link, mail) in reserved {
-            if link.mailbox.push_reserved(mail, when).is_err() {
+        for (handle, command) in reserved {
+            if handle.mailbox.push_reserved(command, when).is_err() {
                 outcome = Err(Refused::Closed);
             }
         }
@@ -265,27 +269,27 @@ impl Hub {
 
     /// Waits until a frame would be taken for an audience, which is no promise that it still is.
     pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
-        for (link, mail) in self.mail_for(frame, to) {
-            link.mailbox.wait_for_room(mail.weight())?;
+        for (handle, command) in self.commands_for(frame, to) {
+            handle.mailbox.wait_for_room(command.weight())?;
         }
         Ok(())
     }
 
     /// What the shards are told that have any of an audience.
-    fn mail_for<'a>(
+    fn commands_for<'a>(
         &'a self,
         frame: &'a Bytes,
         to: Audience<'a>,
     ) -> impl Iterator<Item = (&'a ShardHandle, Command)> {
         let shards = self.shards.iter().enumerate();
-        shards.filter_map(move |(shard, link)| Some((link, to.mail(shard, link, frame)?)))
+        shards.filter_map(move |(shard, handle)| Some((handle, to.command(shard, handle, frame)?)))
     }
 
     /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.
     pub(crate) fn adopt(&self, new_connection: NewConnection) {
         let shard = self.least_loaded();
         self.shards[shard].load.fetch_add(1, Relaxed);
-        self.word(
+        self.send_control(
             shard as u16,
             Control::NewConnection(Box::new(new_connection)),
             When::Now,
@@ -297,21 +301,23 @@ impl Hub {
         (0..self.shards.len()).min_by_key(load).unwrap_or(0)
     }
 
-    pub(crate) fn word(&self, shard: u16, word: Control, when: When) {
-        self.shards[usize::from(shard)].mailbox.control(word, when);
+    pub(crate) fn send_control(&self, shard: u16, control: Control, when: When) {
+        self.shards[usize::from(shard)]
+            .mailbox
+            .control(control, when);
     }
 
     /// Has the program called by a connection's handlers, in their order (`Program::nudged`), if it is still there.
     pub(crate) fn nudge(&self, id: ConnectionId) {
         if usize::from(id.shard) < self.shards.len() {
-            self.word(id.shard, Control::Nudge(id.key()), job_port::when(self));
+            self.send_control(id.shard, Control::Nudge(id.key()), job_port::when(self));
         }
     }
 
     /// Wakes shards for what handlers have left.
     pub(crate) fn wake_deferred(&self) {
-        for link in &self.shards {
-            link.mailbox.wake_deferred();
+        for handle in &self.shards {
+            handle.mailbox.wake_deferred();
         }
     }
 
@@ -323,7 +329,7 @@ impl Hub {
     pub(crate) fn disconnected(&self) {
         self.connections.fetch_sub(1, Relaxed);
         if self.accept_paused.load(Relaxed) {
-            self.word(0, Control::Accept, When::Now);
+            self.send_control(0, Control::Accept, When::Now);
         }
     }
 
@@ -362,9 +368,9 @@ impl Hub {
         // Disconnect handlers get some of the time, too.
         let left = stop_by.saturating_duration_since(now);
         let shards_by = stop_by - (left / 4).min(HANDLERS_WAIT_MAX);
-        for link in &self.shards {
-            link.mailbox.close();
-            link.mailbox.control(Control::Stop(shards_by), When::Now);
+        for handle in &self.shards {
+            handle.mailbox.close();
+            handle.mailbox.control(Control::Stop(shards_by), When::Now);
         }
     }
 
@@ -377,7 +383,7 @@ impl Hub {
     pub(crate) fn members(&self) -> usize {
         self.shards
             .iter()
-            .map(|link| link.members.load(Relaxed))
+            .map(|handle| handle.members.load(Relaxed))
             .sum()
     }
 
@@ -395,9 +401,9 @@ impl Hub {
 
     /// Of each shard, what it has done.
     pub(crate) fn shard_metrics(&self) -> Vec<Metrics> {
-        let of = |link: &ShardHandle| {
+        let of = |handle: &ShardHandle| {
             let mut metrics = Metrics::default();
-            link.add_metrics(&mut metrics);
+            handle.add_metrics(&mut metrics);
             metrics
         };
         self.shards.iter().map(of).collect()
@@ -405,7 +411,9 @@ impl Hub {
 
     /// Adds what all shards have done.
     pub(crate) fn add_shard_metrics(&self, sum: &mut Metrics) {
-        self.shards.iter().for_each(|link| link.add_metrics(sum));
+        self.shards
+            .iter()
+            .for_each(|handle| handle.add_metrics(sum));
     }
 
     /// A shard has ended. With the last one, handlers have nothing more to come.
@@ -424,7 +432,7 @@ impl Hub {
 
 impl CountConnections for Hub {
     fn release_permit(&self, bytes: usize, has_come: bool) {
-        self.asked_bytes.fetch_sub(bytes, Relaxed);
+        self.authorizing_bytes.fetch_sub(bytes, Relaxed);
         if !has_come {
             self.disconnected();
         }

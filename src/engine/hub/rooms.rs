@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
-use crate::engine::model::command::{Command, Control, Joining, mail_weight};
+use crate::engine::model::command::{Command, Control, Joining, command_weight};
 use crate::engine::model::room::{NotJoined, Room};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
@@ -33,7 +33,7 @@ impl Hub {
         bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        Reserved::new(mailbox, mail_weight(messages, bytes))
+        Reserved::new(mailbox, command_weight(messages, bytes))
     }
 
     /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
@@ -45,12 +45,12 @@ impl Hub {
         session: &Session,
         replay: Vec<Bytes>,
     ) -> Result<bool, NotJoined> {
-        let mail = Command::Join(Box::new(Joining {
+        let command = Command::Join(Box::new(Joining {
             key: session.id.key(),
             room: room.clone(),
             replay,
         }));
-        if !reserved.shrink(mail.weight()) {
+        if !reserved.shrink(command.weight()) {
             return Err(NotJoined::Full);
         }
         let mut rooms = lock(&session.rooms);
@@ -69,13 +69,13 @@ impl Hub {
             return refused;
         }
         if room.sends_ids(session.takes_ids()) {
-            room.numbered.fetch_add(1, SeqCst);
+            room.members_with_ids.fetch_add(1, SeqCst);
         }
         room.add(session.id);
         rooms.change(room);
         self.common.room_members.add(1);
         // Under the session's lock, so that its shard learns of changes in the order they were made.
-        if reserved.push(mail, job_port::when(self)).is_err() {
+        if reserved.push(command, job_port::when(self)).is_err() {
             // The engine stops, and with it goes everyone's being anywhere.
             return Err(NotJoined::Closed);
         }
@@ -86,8 +86,8 @@ impl Hub {
     /// be no more after.
     pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        let mail = Command::Leave(session.id.key(), room.clone());
-        let weight = mail.weight();
+        let command = Command::Leave(session.id.key(), room.clone());
+        let weight = command.weight();
         // Nobody waits with a session's lock in his hands: the shard takes it, too.
         if mailbox.reserve(weight).is_err() {
             return false;
@@ -101,7 +101,7 @@ impl Hub {
         room.remove(session.id, session.takes_ids());
         self.common.room_members.sub(1);
         // Refused only by an engine that stops, where everyone leaves everything.
-        let _ = reserved.push(mail, job_port::when(self));
+        let _ = reserved.push(command, job_port::when(self));
         drop(rooms);
         room.exit();
         true
@@ -136,9 +136,9 @@ impl<'a> Reserved<'a> {
         true
     }
 
-    pub(crate) fn push(mut self, mail: Command, when: When) -> Result<(), Command> {
+    pub(crate) fn push(mut self, command: Command, when: When) -> Result<(), Command> {
         self.weight = 0;
-        self.mailbox.push_reserved(mail, when)
+        self.mailbox.push_reserved(command, when)
     }
 }
 

@@ -31,7 +31,7 @@ fn socket() -> (NewConnection, UnixStream) {
     let new_connection = NewConnection {
         stream: TcpStream::from_std(stream),
         peer: PEER,
-        place: None,
+        peer_slot: None,
         upgraded: None,
     };
     (new_connection, theirs)
@@ -75,7 +75,11 @@ fn accepted(hub: &Hub) -> usize {
 
 /// Connections that count, on all shards together: those that a hub counts itself, and those that shards have.
 fn counted(hub: &Hub) -> (usize, usize) {
-    let loads = hub.shards.iter().map(|link| link.load.load(Relaxed)).sum();
+    let loads = hub
+        .shards
+        .iter()
+        .map(|handle| handle.load.load(Relaxed))
+        .sum();
     (hub.connected() - 1, loads)
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Publication {
     /// Who is not to get it.
     pub(crate) except: Option<Key>,
     /// What those get instead who get the room's messages with their ids.
-    pub(crate) numbered: Option<Bytes>,
+    pub(crate) with_ids: Option<Bytes>,
     /// What event streams get instead, and which.
     pub(crate) event: Option<(Arc<Room>, Bytes)>,
 }
@@ -49,7 +49,7 @@ impl Publication {
     /// How long each of its forms is.
     pub(crate) fn lens(&self) -> [usize; 3] {
         let event = self.event.as_ref().map(|(_, event)| event);
-        [self.frame.as_ref(), self.numbered.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
+        [self.frame.as_ref(), self.with_ids.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct NewConnection {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     /// What it counts as for its address.
-    pub(crate) place: Option<Box<PeerSlot>>,
+    pub(crate) peer_slot: Option<Box<PeerSlot>>,
     /// None: its request is still to come.
     pub(crate) upgraded: Option<Upgraded>,
 }
@@ -131,7 +131,7 @@ impl Upgraded {
 }
 
 /// What the mail of a joining weighs.
-pub(crate) fn mail_weight(messages: usize, bytes: usize) -> usize {
+pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
@@ -157,7 +157,7 @@ impl Joining {
 
 impl Weigh for Joining {
     fn weight(&self) -> usize {
-        mail_weight(self.replays(), self.replay_bytes()) - size_of::<Command>()
+        command_weight(self.replays(), self.replay_bytes()) - size_of::<Command>()
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) enum Work {
     /// The same for a request with a body, which is not read yet.
     Guard(Weak<RequestHead>),
     /// A handshake that somebody else has read, who waits for the verdict.
-    Ask(Box<Accepted>, OnVerdict),
+    Authorize(Box<Accepted>, OnVerdict),
     /// Something that the program kept for a connection that has gone.
     Drop(Attachment),
     /// The same for a session; and whether it counts among those that have ended until then.

@@ -20,8 +20,8 @@ pub(crate) struct Room {
     pub(crate) name: Arc<str>,
     /// How many are in it; `RETIRED` when it is no more.
     len: AtomicU32,
-    /// How many of them get its messages with their ids; `NOTHING_KEPT` if it keeps none, and goes when it is empty.
-    pub(crate) numbered: AtomicU32,
+    /// How many of them get its messages with their ids; `NO_HISTORY` if it keeps none, and goes when it is empty.
+    pub(crate) members_with_ids: AtomicU32,
     shards: Shards,
     /// The event streams that follow it: a room of their own, since what they are sent has another form.
     streams: OnceLock<Arc<Room>>,
@@ -33,7 +33,7 @@ pub(crate) struct Room {
 
 const RETIRED: u32 = u32::MAX;
 
-const NOTHING_KEPT: u32 = u32::MAX;
+const NO_HISTORY: u32 = u32::MAX;
 
 /// What there is of a room on each shard, by the shard's index. The first takes no memory of its own: rooms are many, and
 /// small.
@@ -112,7 +112,7 @@ impl Room {
             number,
             name,
             len: AtomicU32::new(0),
-            numbered: AtomicU32::new(if permanent { 0 } else { NOTHING_KEPT }),
+            members_with_ids: AtomicU32::new(if permanent { 0 } else { NO_HISTORY }),
             shards: Shards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
@@ -168,12 +168,12 @@ impl Room {
 
     /// Whether it stays when nobody is in it.
     pub(crate) fn stays(&self) -> bool {
-        self.numbered.load(Relaxed) != NOTHING_KEPT
+        self.members_with_ids.load(Relaxed) != NO_HISTORY
     }
 
     /// Whether anybody gets its messages with their ids. Who holds the lock of its history knows that it stays so.
     pub(crate) fn has_members_with_ids(&self) -> bool {
-        !matches!(self.numbered.load(SeqCst), 0 | NOTHING_KEPT)
+        !matches!(self.members_with_ids.load(SeqCst), 0 | NO_HISTORY)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -282,7 +282,7 @@ impl Room {
     pub(crate) fn remove(&self, id: ConnectionId, takes_ids: bool) {
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
         if self.sends_ids(takes_ids) {
-            self.numbered.fetch_sub(1, SeqCst);
+            self.members_with_ids.fetch_sub(1, SeqCst);
         }
     }
 }

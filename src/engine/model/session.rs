@@ -19,7 +19,7 @@ use crate::sync::lock;
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     peer: Peer,
-    rare: Option<Box<ColdSession>>,
+    cold: Option<Box<ColdSession>>,
     /// What its messages are sent as.
     pub(crate) encoding: Encoding,
     pub(crate) span: Span,
@@ -49,7 +49,7 @@ struct ColdSession {
     /// The subprotocol is one whose messages have ids (`Subscriptions::subprotocol_with_ids`).
     takes_ids: bool,
     /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
-    talk: OnceLock<Arc<dyn Any + Send + Sync>>,
+    protocol_state: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
@@ -88,11 +88,11 @@ impl Session {
         let peer = request.peer_addr();
         let client = request.client_ip();
         let target = request.head().target.as_str();
-        let rare = ColdSession {
+        let cold = ColdSession {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
             takes_ids,
-            talk: OnceLock::new(),
+            protocol_state: OnceLock::new(),
         };
         Self {
             span: Span::connection(id, peer, client, target),
@@ -102,7 +102,7 @@ impl Session {
                 SocketAddr::V6(v6) => Peer::V6(Box::new(v6)),
             },
             encoding,
-            rare: (rare.client.is_some() || rare.subprotocol.is_some()).then(|| Box::new(rare)),
+            cold: (cold.client.is_some() || cold.subprotocol.is_some()).then(|| Box::new(cold)),
             target: if target == "/" { "" } else { target }.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
@@ -129,30 +129,30 @@ impl Session {
 
     /// Where the client is, as far as can be known.
     pub(crate) fn client_ip(&self) -> IpAddr {
-        let client = self.rare.as_ref().and_then(|rare| rare.client);
+        let client = self.cold.as_ref().and_then(|cold| cold.client);
         client.unwrap_or_else(|| self.peer().ip())
     }
 
     /// What was chosen of the subprotocols that the client has offered.
     pub(crate) fn subprotocol(&self) -> Option<&str> {
-        self.rare.as_ref()?.subprotocol.as_deref()
+        self.cold.as_ref()?.subprotocol.as_deref()
     }
 
     /// Whether it receives the messages of rooms that keep a history with their room and id.
     pub(crate) fn takes_ids(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.takes_ids)
+        self.cold.as_ref().is_some_and(|cold| cold.takes_ids)
     }
 
     /// What the program keeps for what it speaks with this client; `None` if it speaks no subprotocol of its own.
     #[inline]
-    pub(crate) fn talk(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
-        self.rare.as_ref()?.talk.get()
+    pub(crate) fn protocol_state(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.cold.as_ref()?.protocol_state.get()
     }
 
     /// Has the program hear of what this session receives (`Program::received`). Only a session with a subprotocol can.
-    pub(crate) fn set_talk(&self, talk: Arc<dyn Any + Send + Sync>) {
-        if let Some(rare) = &self.rare {
-            let _ = rare.talk.set(talk);
+    pub(crate) fn set_protocol_state(&self, protocol_state: Arc<dyn Any + Send + Sync>) {
+        if let Some(cold) = &self.cold {
+            let _ = cold.protocol_state.set(protocol_state);
         }
     }
 

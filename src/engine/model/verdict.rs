@@ -127,7 +127,7 @@ pub(crate) struct Accepted {
     pub(crate) request: Arc<RequestHead>,
     pub(crate) handshake: ValidHandshake,
     pub(crate) granted: Granted,
-    pub(crate) place: Option<Box<PeerSlot>>,
+    pub(crate) peer_slot: Option<Box<PeerSlot>>,
     /// None once the connection has come.
     pub(crate) permit: Option<ConnectionPermit>,
 }

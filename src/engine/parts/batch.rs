@@ -122,12 +122,12 @@ impl Spare {
     }
 
     /// Takes back the memory of a run that has been sent, unless an outbox keeps it.
-    pub(crate) fn reclaim(&mut self, run: SealedBatch) {
-        if run.pieces.len() < 2 {
+    pub(crate) fn reclaim(&mut self, batch: SealedBatch) {
+        if batch.pieces.len() < 2 {
             return;
         }
-        self.len = run.bytes.len();
-        if let Ok(mut memory) = run.bytes.try_into_mut() {
+        self.len = batch.bytes.len();
+        if let Ok(mut memory) = batch.bytes.try_into_mut() {
             memory.clear();
             self.memory = memory;
         }
@@ -202,18 +202,18 @@ fn start(pieces: &[Piece], index: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn run(numbers: &[u64]) -> Batch {
+    fn batch(numbers: &[u64]) -> Batch {
         let mut spare = Spare::default();
         let frame = |number: u64| format!("[{number}]");
-        let mut run = Batch::new(
+        let mut batch = Batch::new(
             Audience::Everyone,
             numbers[0],
             frame(numbers[0]).into_bytes().into(),
         );
         for &number in &numbers[1..] {
-            run.push(number, frame(number).as_bytes(), &mut spare);
+            batch.push(number, frame(number).as_bytes(), &mut spare);
         }
-        run
+        batch
     }
 
     #[test]
@@ -222,11 +222,11 @@ mod tests {
         for from in 0..15 {
             let expected: Vec<u64> = numbers.into_iter().filter(|&n| n >= from).collect();
             let text: String = expected.iter().map(|n| format!("[{n}]")).collect();
-            let run = run(&numbers);
-            assert_eq!(run.messages_from(from), expected.len());
-            let frames: Vec<u64> = run.from(from).map(|(number, _)| number).collect();
+            let batch = batch(&numbers);
+            assert_eq!(batch.messages_from(from), expected.len());
+            let frames: Vec<u64> = batch.from(from).map(|(number, _)| number).collect();
             assert_eq!(frames, expected);
-            let closed = run.close();
+            let closed = batch.close();
             let (at, messages) = closed.share(from);
             assert_eq!(closed.bytes[at..], *text.as_bytes());
             assert_eq!(messages as usize, expected.len());

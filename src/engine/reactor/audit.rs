@@ -55,7 +55,7 @@ impl<T: Transport> Core<T> {
     /// The shard does not sleep over what it has to do, nor beyond what ends its waiting.
     fn check_sleep(&self, now: Instant, wait: Option<Duration>) {
         let is_paused = self.cx.receive_budget.paused() > 0;
-        let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.mail_can_go_on();
+        let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.can_take_commands();
         if has_work || (is_paused && !self.cx.receive_budget.is_full()) {
             assert_eq!(wait, Some(Duration::ZERO), "there is something to do");
         }
@@ -76,7 +76,7 @@ impl<T: Transport> Core<T> {
                 "nobody is read, and nothing ends that"
             );
         }
-        if !self.cx.fanout.wants_mail() && !self.cx.fanout.mail_can_go_on() {
+        if !self.cx.fanout.wants_commands() && !self.cx.fanout.can_take_commands() {
             assert!(
                 self.sessions().any(|ws| ws.congested),
                 "mail waits, and for nobody"

@@ -15,7 +15,7 @@ pub(crate) struct Socket<T> {
     /// None once it broke.
     pub(crate) transport: Option<T>,
     /// What it counts as for its address.
-    pub(crate) place: Option<Box<PeerSlot>>,
+    pub(crate) peer_slot: Option<Box<PeerSlot>>,
     /// There may be something to read: readiness is reported only once.
     pub(crate) readable: bool,
     /// The other side will send nothing more: read until the end shows.

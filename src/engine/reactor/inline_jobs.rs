@@ -42,7 +42,7 @@ impl<T: Transport> JobSource for Core<T> {
         now: Instant,
     ) {
         if let (Some((_, key)), Some(done)) = (to, done) {
-            self.cx.dones.push((key, done));
+            self.cx.inline_results.push((key, done));
         }
         self.cx.inline_policy.ran(took, now);
         self.cx.runs_inline &= !self.cx.inline_policy.is_paused();

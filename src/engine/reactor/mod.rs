@@ -86,7 +86,7 @@ pub(crate) struct Core<T: Transport> {
     registry: T::Registry,
     /// Memory of a list of keys, for the next one.
     spare_keys: Vec<Key>,
-    words: Vec<Control>,
+    controls: Vec<Control>,
     arrivals: Vec<NewConnection>,
     /// Somebody closed a connection: accepting may work again.
     accept_again: bool,
@@ -97,7 +97,7 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) index: u16,
     pub(crate) hub: Arc<Hub>,
     pub(crate) subscriptions: Subscriptions,
-    pub(crate) events: Arc<dyn Program>,
+    pub(crate) program: Arc<dyn Program>,
     /// Writes to many connections.
     pub(crate) writer: T::Writer,
     pub(crate) timers: Timers,
@@ -116,7 +116,7 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) runs_inline: bool,
     pub(crate) inline_policy: InlinePolicy,
     /// What came of those that have run here.
-    pub(crate) dones: Vec<(Key, Done)>,
+    pub(crate) inline_results: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
     pub(crate) receive_budget: ReceiveBudget,
     pub(crate) requests: Requests,
@@ -130,7 +130,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn new(
         index: u16,
         hub: Arc<Hub>,
-        events: Arc<dyn Program>,
+        program: Arc<dyn Program>,
         registry: T::Registry,
         writer: T::Writer,
         now: Instant,
@@ -139,8 +139,8 @@ impl<T: Transport> Core<T> {
         let (limits, shards) = (&hub.settings.limits, hub.shards.len());
         let cx = ShardCx {
             index,
-            subscriptions: events.subscriptions(),
-            events,
+            subscriptions: program.subscriptions(),
+            program,
             writer,
             tick: timers.now(now),
             timers,
@@ -151,7 +151,7 @@ impl<T: Transport> Core<T> {
             jobs: VecDeque::new(),
             runs_inline: false,
             inline_policy: InlinePolicy::new(now),
-            dones: Vec::new(),
+            inline_results: Vec::new(),
             fanout: Fanout::new(&hub.settings),
             receive_budget: ReceiveBudget::new(limits, shards),
             requests: Requests::new(limits, shards),
@@ -166,7 +166,7 @@ impl<T: Transport> Core<T> {
             cx,
             registry,
             spare_keys: Vec::new(),
-            words: Vec::new(),
+            controls: Vec::new(),
             arrivals: Vec::new(),
             accept_again: false,
         }
@@ -240,19 +240,19 @@ impl<T: Transport> Core<T> {
     fn take_commands(&mut self) {
         let cx = &mut self.cx;
         let mailbox = &cx.hub.shards[usize::from(cx.index)].mailbox;
-        let wants_data = cx.fanout.wants_mail();
-        let data = wants_data.then_some(&mut cx.fanout.mail);
-        let pushed = mailbox.take(data, &mut self.words);
+        let wants_data = cx.fanout.wants_commands();
+        let data = wants_data.then_some(&mut cx.fanout.commands);
+        let pushed = mailbox.take(data, &mut self.controls);
         cx.fanout.taken(pushed);
-        self.deliver_mail();
+        self.deliver_commands();
     }
 
     fn take_inline_results(&mut self) {
-        let mut dones = std::mem::take(&mut self.cx.dones);
-        for (key, done) in dones.drain(..) {
+        let mut inline_results = std::mem::take(&mut self.cx.inline_results);
+        for (key, done) in inline_results.drain(..) {
             self.done(key, done);
         }
-        self.cx.dones = dones;
+        self.cx.inline_results = inline_results;
     }
 
     /// Word of what came of a job.
@@ -290,9 +290,9 @@ impl<T: Transport> Core<T> {
     }
 
     fn take_control(&mut self) {
-        let mut words = std::mem::take(&mut self.words);
-        for word in words.drain(..) {
-            match word {
+        let mut controls = std::mem::take(&mut self.controls);
+        for control in controls.drain(..) {
+            match control {
                 Control::Done(key, done) => self.done(key, done),
                 Control::NewConnection(new_connection) => self.arrivals.push(*new_connection),
                 Control::Stop(deadline) => self.cx.begin_stop(deadline),
@@ -302,7 +302,7 @@ impl<T: Transport> Core<T> {
                 }
             }
         }
-        self.words = words;
+        self.controls = controls;
     }
 
     // -------------------------------------------------------------------------------------------- 6: new connections
@@ -322,7 +322,7 @@ impl<T: Transport> Core<T> {
         &mut self,
         mut transport: T,
         peer: SocketAddr,
-        place: Option<Box<PeerSlot>>,
+        peer_slot: Option<Box<PeerSlot>>,
         mut upgraded: Option<Upgraded>,
     ) {
         self.cx.counters().accepted.add(1);
@@ -356,7 +356,7 @@ impl<T: Transport> Core<T> {
         let key = self.conns.insert(Conn {
             socket: Socket {
                 transport: Some(transport),
-                place,
+                peer_slot,
                 // Bytes may have come before the registration.
                 readable: true,
                 hangup: false,
@@ -388,7 +388,7 @@ impl<T: Transport> Core<T> {
         self.expire_timers();
         self.go_on_stopping();
         self.hand_over();
-        self.flush_runs();
+        self.flush_batches();
         self.write_dirty();
         self.write_evicted();
         // By now it shows which clients take something, and which do not.
@@ -500,10 +500,10 @@ impl<T: Transport> Core<T> {
     fn wait_until_work(&self, now: Instant) -> Option<Duration> {
         let cx = &self.cx;
         let may_resume = cx.receive_budget.paused() > 0 && !cx.receive_budget.is_full();
-        if self.has_work() || self.has_jobs() || may_resume || cx.fanout.mail_can_go_on() {
+        if self.has_work() || self.has_jobs() || may_resume || cx.fanout.can_take_commands() {
             return Some(Duration::ZERO);
         }
-        if !cx.link().mailbox.sleep(!cx.fanout.wants_mail()) {
+        if !cx.handle().mailbox.sleep(!cx.fanout.wants_commands()) {
             return Some(Duration::ZERO);
         }
         let stop = cx
@@ -518,12 +518,12 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Transport> ShardCx<T> {
-    pub(crate) fn link(&self) -> &ShardHandle {
+    pub(crate) fn handle(&self) -> &ShardHandle {
         &self.hub.shards[usize::from(self.index)]
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.link().counters
+        &self.handle().counters
     }
 
     pub(crate) fn limits(&self) -> &crate::limits::Limits {
@@ -547,7 +547,7 @@ impl<T: Transport> ShardCx<T> {
 
     /// A connection counts no longer.
     fn forget_connection(&self) {
-        self.link().load.fetch_sub(1, Relaxed);
+        self.handle().load.fetch_sub(1, Relaxed);
         self.hub.disconnected();
     }
 
@@ -572,7 +572,7 @@ impl<T: Transport> ShardCx<T> {
     fn release_websocket(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.receive_budget);
         self.fanout.set_unshared(&mut ws, 0);
-        if ws.session.attachment.get().is_some() || ws.session.talk().is_some() {
+        if ws.session.attachment.get().is_some() || ws.session.protocol_state().is_some() {
             // Behind the word of its end, which counts already, if there is any.
             let counts = !ws.is_close_dispatched();
             self.hub.ended.fetch_add(usize::from(counts), Relaxed);

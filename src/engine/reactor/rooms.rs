@@ -31,7 +31,7 @@ pub(crate) struct LocalRoom {
     /// Their slots: a connection leaves before its slot is reused.
     members: Members<u32>,
     /// Where its messages of this turn gather, if it has any.
-    pub(crate) run: Option<u32>,
+    pub(crate) batch: Option<u32>,
 }
 
 impl LocalRooms {
@@ -81,10 +81,10 @@ impl LocalRooms {
 
 impl LocalRooms {
     /// The batches of a session's rooms, by number.
-    pub(crate) fn with_runs(&self, session: &Session) -> Vec<u32> {
+    pub(crate) fn with_batches(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| self.0.get(&room.channel_for(session.takes_ids()))?.run)
+            .filter_map(|room| self.0.get(&room.channel_for(session.takes_ids()))?.batch)
             .collect()
     }
 }
@@ -173,7 +173,7 @@ impl WebSocket {
                     shard.hub.common.room_members.sub(1);
                 }
                 if let Some(empty) = room.part() {
-                    shard.events.emptied(&empty);
+                    shard.program.emptied(&empty);
                 }
             }
             // A session that was never seen to join does not leave.

@@ -46,13 +46,13 @@ impl<T: Transport> ShardCx<T> {
     }
 
     /// There is no time left for what has been left to deliver: it is counted, once for each recipient.
-    fn give_up_mail(&mut self) {
-        let members = self.link().members.load(Relaxed);
-        let mut rest = std::mem::take(&mut self.fanout.mail);
+    fn give_up_commands(&mut self) {
+        let members = self.handle().members.load(Relaxed);
+        let mut rest = std::mem::take(&mut self.fanout.commands);
         let mut later = VecDeque::new();
-        self.link().mailbox.finish(&mut later);
+        self.handle().mailbox.finish(&mut later);
         rest.append(&mut later);
-        let undelivered = rest.iter().map(|mail| match mail {
+        let undelivered = rest.iter().map(|command| match command {
             Command::Broadcast(_) => members.max(1),
             Command::Publish(publication) => {
                 let rooms = &self.fanout.rooms;
@@ -82,7 +82,7 @@ impl<T: Transport> Core<T> {
         {
             if self.cx.now >= deadline {
                 // Before the clients are told, and no recipients are left.
-                self.cx.give_up_mail();
+                self.cx.give_up_commands();
             }
             self.cx.stop = Stop::Closing(deadline);
             for key in self.conns.keys() {
@@ -107,7 +107,7 @@ impl<T: Transport> Core<T> {
 
     /// The end: everyone who is left is disconnected, and what was not delivered is counted.
     pub(crate) fn finish(mut self) {
-        self.cx.give_up_mail();
+        self.cx.give_up_commands();
         for key in self.conns.keys() {
             self.with(key, |role, cx| {
                 if let Role::WebSocket(ws) = role {

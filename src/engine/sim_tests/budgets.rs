@@ -142,8 +142,8 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
                     for _ in 0..=dice.below(4) {
                         let len = [10, 700, 3_000, 20_000][dice.below(4)];
                         let frame = Message::new("x".repeat(len)).frame().clone();
-                        let mail = Command::Send(world.key(client), frame.clone());
-                        if world.hub.post(world.id(client), mail, false).is_ok() {
+                        let command = Command::Send(world.key(client), frame.clone());
+                        if world.hub.post(world.id(client), command, false).is_ok() {
                             sent.push(frame);
                         }
                     }
@@ -156,8 +156,8 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
             }
             world.settle();
             let held = held(&mut world, &clients, &mut sent);
-            let mail = world.core().cx.fanout.mail.iter();
-            let waits = mail.map(|mail| match mail {
+            let command = world.core().cx.fanout.commands.iter();
+            let waits = command.map(|command| match command {
                 Command::Send(_, frame) => frame.len(),
                 _ => 0,
             });

@@ -458,10 +458,13 @@ impl Game {
         let controls = 16 * 127 + 200;
         let outbox_max = self.outbox_bytes_max.max(self.longest) + controls;
         let limits = self.world.hub.settings.limits.clone();
-        let mail_max = limits.mailbox_bytes_max.max(self.longest + 100);
+        let command_max = limits.mailbox_bytes_max.max(self.longest + 100);
         let core = self.world.core();
-        let mail: usize = core.cx.fanout.mail.iter().map(Weigh::weight).sum();
-        assert!(mail <= mail_max, "{mail} are taken and not delivered");
+        let command: usize = core.cx.fanout.commands.iter().map(Weigh::weight).sum();
+        assert!(
+            command <= command_max,
+            "{command} are taken and not delivered"
+        );
         let one_read = 16 * READ_BYTES;
         let received = core.cx.receive_budget.bytes();
         let received_max = limits.received_bytes_max.max(2 * MESSAGE_BYTES_MAX) + one_read;

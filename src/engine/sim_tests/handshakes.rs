@@ -652,7 +652,7 @@ fn who_is_accepted_counts_from_the_question_to_the_end_of_the_connection() {
     assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
     run_asked(&mut world);
     let mut accepted = accepted(&told);
-    let place = accepted.place.take();
+    let peer_slot = accepted.peer_slot.take();
     let client = world.adopt(Upgraded {
         answered: true,
         accepted: Some(accepted),
@@ -662,7 +662,7 @@ fn who_is_accepted_counts_from_the_question_to_the_end_of_the_connection() {
     world.client_resets(client);
     world.run_handlers();
     assert_eq!(rejected(&ask(&world, "/", "")).status(), 429);
-    drop(place);
+    drop(peer_slot);
     ask(&world, "/", "");
     run_asked(&mut world);
 }

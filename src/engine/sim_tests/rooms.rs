@@ -278,7 +278,7 @@ impl Game {
             let to = Audience {
                 room: of,
                 except: except.map(|player| self.world.id(self.players[player].client)),
-                numbered: numbered.as_ref(),
+                with_ids: numbered.as_ref(),
                 ..Audience::default()
             };
             self.world

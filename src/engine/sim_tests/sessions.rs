@@ -653,8 +653,8 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
 fn mail_for_a_connection_that_is_not_a_websocket_yet_is_counted() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
-    let mail = Command::Send(world.key(client), Message::new("x").frame().clone());
-    world.hub.post(world.id(client), mail, false).unwrap();
+    let command = Command::Send(world.key(client), Message::new("x").frame().clone());
+    world.hub.post(world.id(client), command, false).unwrap();
     world.closes(client, 1000, "");
     world.settle();
     assert_eq!(world.metrics().dropped.closed, 1);

@@ -329,7 +329,10 @@ fn a_stream_that_stays_below_the_pace_is_ended() {
     scene.world.settle();
     scene.world.advance_ms(1_100);
     assert_eq!(scene.world.metrics().slow_consumers, 1);
-    assert!(scene.world.core().cx.fanout.mail.is_empty(), "nobody waits");
+    assert!(
+        scene.world.core().cx.fanout.commands.is_empty(),
+        "nobody waits"
+    );
     scene.world.advance_ms(10_000);
     assert!(scene.world.is_closed(slow));
     scene.world.assert_empty();

@@ -501,8 +501,8 @@ impl World {
 
     pub(super) fn try_send(&self, client: usize, payload: &str) -> Result<(), Refused> {
         let frame = Message::new(payload).frame().clone();
-        let mail = Command::Send(self.key(client), frame);
-        self.hub.post(self.id(client), mail, false)
+        let command = Command::Send(self.key(client), frame);
+        self.hub.post(self.id(client), command, false)
     }
 
     pub(super) fn broadcasts(&mut self, payload: impl AsRef<[u8]>) {
@@ -520,8 +520,8 @@ impl World {
 
     pub(super) fn try_close(&self, client: usize, code: u16, reason: &str) -> Result<(), Refused> {
         let code = CloseCode::try_from(code).unwrap();
-        let mail = Command::Close(self.key(client), code, reason.into());
-        self.hub.post(self.id(client), mail, false)
+        let command = Command::Close(self.key(client), code, reason.into());
+        self.hub.post(self.id(client), command, false)
     }
 
     /// A handler begins with a job that asks for an answer to a request, and takes its time: it is run later.

@@ -62,8 +62,8 @@ impl Listener {
                         // It has been reset already, and nobody waits for a word.
                         continue;
                     }
-                    let place = match self.hub.admit_peer(peer, now) {
-                        Ok(place) => place,
+                    let peer_slot = match self.hub.admit_peer(peer, now) {
+                        Ok(peer_slot) => peer_slot,
                         Err(turned_away) => {
                             self.hub.common.accepted.add(1);
                             turned_away.counter(&self.hub.common).add(1);
@@ -77,7 +77,7 @@ impl Listener {
                     let new_connection = NewConnection {
                         stream,
                         peer,
-                        place,
+                        peer_slot,
                         upgraded: None,
                     };
                     let shard = self.hub.least_loaded();
@@ -85,7 +85,7 @@ impl Listener {
                     if shard == 0 {
                         own.push(new_connection);
                     } else {
-                        self.hub.word(
+                        self.hub.send_control(
                             shard as u16,
                             Control::NewConnection(Box::new(new_connection)),
                             When::Now,

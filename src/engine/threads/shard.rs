@@ -105,13 +105,13 @@ impl Shard {
     fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
         let run = hub.jobs.add_shard_thread();
         while let Some(mut shard) = next {
-            let events = shard.core.cx.events.clone();
+            let program = shard.core.cx.program.clone();
             loop {
                 in_shard_turn(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_inline() {
                     match run_inline(
                         hub,
-                        &*events,
+                        &*program,
                         lease,
                         &run,
                         shard,
@@ -124,12 +124,12 @@ impl Shard {
                     in_shard_turn(|| shard.turn());
                 }
                 if shard.core.is_finished() || !in_shard_turn(|| shard.poll()) {
-                    drop(events);
+                    drop(program);
                     in_shard_turn(|| shard.end());
                     return;
                 }
             }
-            drop(events);
+            drop(program);
             next = Self::handed_on(lease);
         }
     }
@@ -215,7 +215,7 @@ impl Shard {
             self.core.insert(
                 new_connection.stream,
                 new_connection.peer,
-                new_connection.place,
+                new_connection.peer_slot,
                 new_connection.upgraded,
             );
         }

@@ -67,8 +67,8 @@ impl Fanout {
             return (frame, 1);
         }
         let (mut len, mut count) = (frame.len(), 0);
-        for mail in &self.mail {
-            match mail {
+        for command in &self.commands {
+            match command {
                 Command::Send(to, next) if *to == key && len + next.len() <= max => {
                     len += next.len();
                     count += 1;
@@ -81,8 +81,8 @@ impl Fanout {
         }
         let mut joined = Vec::with_capacity(len);
         joined.extend_from_slice(&frame);
-        for mail in self.mail.drain(..count) {
-            if let Command::Send(_, frame) = mail {
+        for command in self.commands.drain(..count) {
+            if let Command::Send(_, frame) = command {
                 joined.extend_from_slice(&frame);
             }
         }

@@ -10,17 +10,17 @@ use crate::transport::Transport;
 impl<T: Transport> Core<T> {
     /// Whether everyone has room for the next mail.
     pub(super) fn has_headroom_for_next(&mut self) -> bool {
-        let Some(mail) = self.cx.fanout.mail.front() else {
+        let Some(command) = self.cx.fanout.commands.front() else {
             return true;
         };
-        let lens = match mail {
+        let lens = match command {
             Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0],
             Command::Publish(publication) => publication.lens(),
             // An outbox takes a replay of any length.
             Command::Join(_) | Command::Subscribe(_) => [0, 0, 0],
             Command::Close(..) | Command::Leave(..) => [0, 0, 0],
         };
-        let to = match mail {
+        let to = match command {
             Command::Send(to, _) => Some(*to),
             _ => None,
         };
@@ -31,7 +31,7 @@ impl<T: Transport> Core<T> {
         let len = lens.into_iter().fold(0, usize::saturating_add);
         if self.cx.fanout.runs_bytes.saturating_add(len) > self.cx.fanout.runs_bytes_max {
             // The runs before it take their room first.
-            self.flush_runs();
+            self.flush_batches();
         }
         !self.cx.fanout.is_paced()
     }
@@ -43,7 +43,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         // What a longer message has in front of it must be on its way before it can be judged.
-        self.flush_runs();
+        self.flush_batches();
         self.cx.fanout.need = need;
         for encoding in [Encoding::Frames, Encoding::Events] {
             let slots = self.cx.fanout.all_of(encoding).as_slice().to_vec();
@@ -60,7 +60,7 @@ impl<T: Transport> Core<T> {
         if need == self.cx.fanout.need_of_one {
             return;
         }
-        self.flush_runs();
+        self.flush_batches();
         let before = std::mem::replace(&mut self.cx.fanout.need_of_one, need);
         for (key, _) in [before, need].into_iter().flatten() {
             self.with_ws(key, |ws, cx| ws.note_fill(cx));

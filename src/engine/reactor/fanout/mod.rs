@@ -46,9 +46,9 @@ const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(crate) struct Fanout {
     /// Taken out of the mailbox, and not delivered yet.
-    pub(crate) mail: VecDeque<Command>,
+    pub(crate) commands: VecDeque<Command>,
     /// Broadcasts of this turn that their members have still to be sent, from each one's `seen`.
-    runs: Vec<Batch>,
+    batches: Vec<Batch>,
     /// How long all of them are.
     runs_bytes: usize,
     runs_bytes_max: usize,
@@ -96,8 +96,8 @@ impl Fanout {
     pub(crate) fn new(settings: &Settings) -> Self {
         let half = settings.limits.outbox_bytes_max / 2;
         Self {
-            mail: VecDeque::new(),
-            runs: Vec::new(),
+            commands: VecDeque::new(),
+            batches: Vec::new(),
             runs_bytes: 0,
             // With half of the outbox kept free, a paced member has room for all runs.
             runs_bytes_max: GATHER_BYTES_MAX.min(half),
@@ -139,8 +139,8 @@ impl Fanout {
     }
 
     /// Whether the mailbox is to be emptied.
-    pub(crate) fn wants_mail(&self) -> bool {
-        self.mail.is_empty() && !self.is_paced()
+    pub(crate) fn wants_commands(&self) -> bool {
+        self.commands.is_empty() && !self.is_paced()
     }
 
     pub(crate) fn taken(&mut self, pushed: u64) {
@@ -215,8 +215,8 @@ impl Fanout {
     }
 
     /// Whether mail that is held could be delivered now.
-    pub(crate) fn mail_can_go_on(&self) -> bool {
-        !self.mail.is_empty() && !self.is_paced()
+    pub(crate) fn can_take_commands(&self) -> bool {
+        !self.commands.is_empty() && !self.is_paced()
     }
 
     /// What is held for clients takes too much memory in all.
@@ -236,26 +236,26 @@ impl Fanout {
     fn runs_with(&self, ws: &WebSocket) -> Vec<u32> {
         let key = ws.session.id.key();
         let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
-        let mut runs: Vec<u32> = for_everyone.into_iter().collect();
-        if self.runs.len() <= FEW_RUNS {
-            let in_room = |run: &Batch| match run.audience {
+        let mut batches: Vec<u32> = for_everyone.into_iter().collect();
+        if self.batches.len() <= FEW_RUNS {
+            let in_room = |batch: &Batch| match batch.audience {
                 Audience::Everyone => false,
                 Audience::Room(room) => self.rooms.contains(room, key),
             };
-            let with = (0..).zip(&self.runs).filter(|(_, run)| in_room(run));
-            runs.extend(with.map(|(index, _)| index));
+            let with = (0..).zip(&self.batches).filter(|(_, batch)| in_room(batch));
+            batches.extend(with.map(|(index, _)| index));
         } else {
-            runs.extend(self.rooms.with_runs(&ws.session));
+            batches.extend(self.rooms.with_batches(&ws.session));
         }
-        runs
+        batches
     }
 
     /// Messages of runs that a connection has still to be sent.
     pub(crate) fn pending_messages(&self, ws: &WebSocket) -> u64 {
-        if self.runs.is_empty() {
+        if self.batches.is_empty() {
             return 0;
         }
-        let messages = |index: u32| self.runs[index as usize].messages_from(ws.seen);
+        let messages = |index: u32| self.batches[index as usize].messages_from(ws.seen);
         self.runs_with(ws)
             .into_iter()
             .map(|index| messages(index) as u64)
@@ -266,7 +266,7 @@ impl Fanout {
     #[inline]
     fn take_share(&mut self, ws: &mut WebSocket) -> Option<(Bytes, u32)> {
         let seen = std::mem::replace(&mut ws.seen, self.broadcasts);
-        if self.runs.is_empty() {
+        if self.batches.is_empty() {
             return None;
         }
         self.gather_share(ws, seen)
@@ -276,7 +276,7 @@ impl Fanout {
         let mut frames: Vec<(u64, &[u8])> = self
             .runs_with(ws)
             .into_iter()
-            .flat_map(|index| self.runs[index as usize].from(seen))
+            .flat_map(|index| self.batches[index as usize].from(seen))
             .collect();
         if frames.is_empty() {
             return None;
@@ -292,8 +292,8 @@ impl Fanout {
     /// Connections that are in several audiences which have a run.
     fn shared_slots(&self) -> Vec<u32> {
         let mut slots: Vec<u32> = Vec::new();
-        for run in &self.runs {
-            match run.audience {
+        for batch in &self.batches {
+            match batch.audience {
                 Audience::Everyone => slots.extend_from_slice(self.members.as_slice()),
                 Audience::Room(room) => slots.extend(self.rooms.members(room)),
             }
@@ -310,17 +310,17 @@ impl Fanout {
 
     /// Takes the last run. Its audience gathers in another one from now on.
     fn pop_run(&mut self) -> Option<Batch> {
-        let run = self.runs.pop()?;
-        match run.audience {
+        let batch = self.batches.pop()?;
+        match batch.audience {
             Audience::Everyone => self.run_for_everyone = None,
             Audience::Room(room) => {
                 if let Some(room) = self.rooms.get_mut(room) {
-                    room.run = None;
+                    room.batch = None;
                 }
             }
         }
-        self.runs_bytes -= run.len();
-        Some(run)
+        self.runs_bytes -= batch.len();
+        Some(batch)
     }
 
     /// Has a frame gather in the run of its audience.
@@ -328,15 +328,15 @@ impl Fanout {
         self.runs_bytes += frame.len();
         let index = match audience {
             Audience::Everyone => Some(&mut self.run_for_everyone),
-            Audience::Room(room) => self.rooms.get_mut(room).map(|room| &mut room.run),
+            Audience::Room(room) => self.rooms.get_mut(room).map(|room| &mut room.batch),
         };
         match index {
             Some(&mut Some(index)) => {
-                self.runs[index as usize].push(number, &frame, &mut self.spare);
+                self.batches[index as usize].push(number, &frame, &mut self.spare);
             }
             Some(none) => {
-                *none = Some(self.runs.len() as u32);
-                self.runs.push(Batch::new(audience, number, frame));
+                *none = Some(self.batches.len() as u32);
+                self.batches.push(Batch::new(audience, number, frame));
             }
             None => debug_assert!(false, "a room without members has no audience"),
         }
@@ -373,14 +373,14 @@ impl<T: Transport> ShardCx<T> {
 
 impl<T: Transport> Core<T> {
     /// Delivers mail, until it is all delivered or producers are to wait.
-    pub(crate) fn deliver_mail(&mut self) {
-        while !self.cx.fanout.mail.is_empty() {
+    pub(crate) fn deliver_commands(&mut self) {
+        while !self.cx.fanout.commands.is_empty() {
             if self.cx.fanout.paces && !self.has_headroom_for_next() {
                 return;
             }
-            if let Some(mail) = self.cx.fanout.mail.pop_front() {
+            if let Some(command) = self.cx.fanout.commands.pop_front() {
                 self.cx.fanout.delivered += 1;
-                self.deliver(mail);
+                self.deliver(command);
             }
         }
         if self.cx.fanout.paces {
@@ -392,8 +392,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    fn deliver(&mut self, mail: Command) {
-        match mail {
+    fn deliver(&mut self, command: Command) {
+        match command {
             Command::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
             Command::Publish(publication) => self.publish(*publication),
             Command::Join(joining) => self.join_room(*joining),
@@ -437,7 +437,7 @@ impl<T: Transport> Core<T> {
         let Publication {
             room,
             frame,
-            numbered,
+            with_ids,
             except,
             event,
         } = publication;
@@ -445,7 +445,7 @@ impl<T: Transport> Core<T> {
         let audience = room
             .as_ref()
             .map_or(Audience::Everyone, |room| Audience::Room(room.number()));
-        let with_ids = numbered.zip(room).and_then(|(frame, room)| {
+        let with_ids = with_ids.zip(room).and_then(|(frame, room)| {
             let audience = Audience::Room(room.channel_with_ids());
             (fanout.audience_len(audience) > 0).then_some((audience, frame))
         });
@@ -468,7 +468,7 @@ impl<T: Transport> Core<T> {
         let max = self.cx.fanout.runs_bytes_max;
         let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
         if stands_alone || self.cx.fanout.runs_bytes + frame.len() > max {
-            self.flush_runs();
+            self.flush_batches();
         }
         let number = self.cx.fanout.broadcasts;
         let others =
@@ -489,15 +489,15 @@ impl<T: Transport> Core<T> {
         }
         fanout.broadcasts += 1;
         if stands_alone {
-            self.deliver_run(Batch::new(audience, number, frame));
+            self.deliver_batch(Batch::new(audience, number, frame));
         } else {
             fanout.push_to_run(audience, number, frame);
         }
     }
 
     /// Sends what has gathered for all.
-    pub(crate) fn flush_runs(&mut self) {
-        if self.cx.fanout.runs.len() > 1 {
+    pub(crate) fn flush_batches(&mut self) {
+        if self.cx.fanout.batches.len() > 1 {
             // A connection that has a share in several runs gets it in order, and at once.
             for slot in self.cx.fanout.shared_slots() {
                 self.with_member(slot, |ws, cx| {
@@ -507,8 +507,8 @@ impl<T: Transport> Core<T> {
             }
         }
         // A connection that breaks meanwhile may have a share in none but the run at hand.
-        while let Some(run) = self.cx.fanout.pop_run() {
-            self.deliver_run(run);
+        while let Some(batch) = self.cx.fanout.pop_run() {
+            self.deliver_batch(batch);
         }
     }
 }
@@ -559,7 +559,7 @@ impl WebSocket {
         self.seen = cx.shard.fanout.broadcasts;
         cx.shard.fanout.all_of(encoding).insert(cx.key.slot);
         if encoding == Encoding::Frames {
-            cx.shard.link().members.fetch_add(1, SeqCst);
+            cx.shard.handle().members.fetch_add(1, SeqCst);
         }
     }
 
@@ -571,7 +571,7 @@ impl WebSocket {
             return;
         }
         if encoding == Encoding::Frames {
-            cx.shard.link().members.fetch_sub(1, SeqCst);
+            cx.shard.handle().members.fetch_sub(1, SeqCst);
         }
         if std::mem::take(&mut self.congested) {
             let shard = &mut *cx.shard;

@@ -28,33 +28,33 @@ struct Written {
 
 impl<T: Transport> Core<T> {
     /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
-    pub(super) fn deliver_run(&mut self, run: Batch) {
-        let audience = run.audience;
-        let mut run = run.close();
+    pub(super) fn deliver_batch(&mut self, batch: Batch) {
+        let audience = batch.audience;
+        let mut batch = batch.close();
         let Written {
             bytes,
             messages,
             behind,
             unfinished,
-        } = self.write_run(audience, &run);
+        } = self.write_batch(audience, &batch);
         let counters = self.cx.counters();
         counters.bytes_out.add_alone(bytes);
         counters.messages_out.add_alone(messages);
         for (slot, outcome) in unfinished {
-            self.with_member(slot, |ws, cx| ws.take_rest(cx, &mut run, outcome));
+            self.with_member(slot, |ws, cx| ws.take_rest(cx, &mut batch, outcome));
         }
         for slot in behind {
             self.with_member(slot, |ws, cx| {
-                let (from, messages) = run.share(ws.seen);
-                ws.enqueue_from(cx, &mut run, from, messages);
+                let (from, messages) = batch.share(ws.seen);
+                ws.enqueue_from(cx, &mut batch, from, messages);
             });
         }
-        self.cx.fanout.spare.reclaim(run);
+        self.cx.fanout.spare.reclaim(batch);
         self.enforce_send_budget();
     }
 
     /// Writes a run to all members for which nothing else waits.
-    fn write_run(&mut self, audience: Audience, run: &SealedBatch) -> Written {
+    fn write_batch(&mut self, audience: Audience, batch: &SealedBatch) -> Written {
         let fanout = &mut self.cx.fanout;
         let mut of_room = std::mem::take(&mut fanout.slots);
         let members = match audience {
@@ -80,7 +80,7 @@ impl<T: Transport> Core<T> {
                 debug_assert!(false, "slot {slot} has broken without leaving its audience");
                 return None;
             };
-            let (from, messages) = run.share(ws.seen);
+            let (from, messages) = batch.share(ws.seen);
             if messages == 0 {
                 return None;
             }
@@ -91,7 +91,7 @@ impl<T: Transport> Core<T> {
             Some(Write {
                 tag: (slot, messages),
                 transport,
-                bytes: &run.bytes[from..],
+                bytes: &batch.bytes[from..],
             })
         };
         self.cx.writer.write_many(
@@ -158,16 +158,16 @@ impl WebSocket {
     fn take_rest<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut SealedBatch,
+        batch: &mut SealedBatch,
         outcome: io::Result<usize>,
     ) {
         use io::ErrorKind::{Interrupted, WouldBlock};
-        let (from, messages) = run.share(self.seen);
+        let (from, messages) = batch.share(self.seen);
         match outcome {
-            Ok(n) => self.take_partial(cx, run, n),
+            Ok(n) => self.take_partial(cx, batch, n),
             Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {
                 self.blocked(cx.shard.tick, cx.shard.limits().write_timeout);
-                self.enqueue_from(cx, run, from, messages);
+                self.enqueue_from(cx, batch, from, messages);
             }
             Err(_) => {
                 let dropped = u64::from(messages);
@@ -181,26 +181,26 @@ impl WebSocket {
     fn take_partial<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut SealedBatch,
+        batch: &mut SealedBatch,
         written: usize,
     ) {
-        let (from, messages) = run.share(self.seen);
+        let (from, messages) = batch.share(self.seen);
         let (bytes_max, write_timeout) = {
             let limits = cx.shard.limits();
             (limits.outbox_bytes_max, limits.write_timeout)
         };
-        let len = run.bytes.len() - from;
+        let len = batch.bytes.len() - from;
         let (whole, kept) = self
             .encoding()
-            .whole(&run.bytes[from..], written.saturating_add(bytes_max));
-        let (bytes, unshared) = run.keep(from..from + whole);
+            .whole(&batch.bytes[from..], written.saturating_add(bytes_max));
+        let (bytes, unshared) = batch.keep(from..from + whole);
         let left = self.outbox.push_rest(bytes, kept, written, unshared);
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
         counters.messages_out.add_alone(left);
         self.blocked(cx.shard.tick, write_timeout);
         if whole < len {
-            self.enqueue_from(cx, run, from + whole, messages - kept);
+            self.enqueue_from(cx, batch, from + whole, messages - kept);
         } else {
             self.note_fill(cx);
         }
@@ -210,11 +210,11 @@ impl WebSocket {
     fn enqueue_from<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        run: &mut SealedBatch,
+        batch: &mut SealedBatch,
         from: usize,
         messages: u32,
     ) {
-        let (piece, of) = run.piece(from);
+        let (piece, of) = batch.piece(from);
         self.enqueue(cx, piece, messages, Source::Shared { of });
         self.note_fill(cx);
     }

@@ -103,8 +103,8 @@ impl Http {
         cx: &mut ConnCx<'_, T>,
         head: Option<&Head>,
     ) -> Result<IpAddr, AdmissionRefused> {
-        let place = &mut cx.socket.place;
-        cx.shard.hub.admit(self.peer, head, place, cx.shard.now)
+        let peer_slot = &mut cx.socket.peer_slot;
+        cx.shard.hub.admit(self.peer, head, peer_slot, cx.shard.now)
     }
 
     /// A request for an event stream.

@@ -170,7 +170,7 @@ impl Http {
         match protocol::handshake::check(&head.method, head.minor_version, head.pairs()) {
             Ok(handshake) => self.on_handshake(cx, head, handshake),
             Err(HandshakeRefusal::NotAnUpgrade)
-                if cx.shard.events.has_event_stream(head.path()) =>
+                if cx.shard.program.has_event_stream(head.path()) =>
             {
                 self.on_event_stream(cx, head);
             }
@@ -208,7 +208,7 @@ impl Http {
             }
         };
         if !body.is_complete() {
-            if let Some(refusal) = cx.shard.events.refusal(&head) {
+            if let Some(refusal) = cx.shard.program.refusal(&head) {
                 self.answer(cx, refusal);
                 return;
             }

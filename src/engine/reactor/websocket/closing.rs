@@ -117,7 +117,7 @@ impl WebSocket {
         {
             return;
         }
-        if self.is_open() && !cx.shard.fanout.has_delivered(self.mail_mark) {
+        if self.is_open() && !cx.shard.fanout.has_delivered(self.command_mark) {
             cx.shard.fanout.wait(cx.key);
             return;
         }
@@ -165,7 +165,7 @@ impl WebSocket {
         match session.encoding {
             Encoding::Frames => {
                 counters.connections.sub(1);
-                cx.shard.events.left(&session);
+                cx.shard.program.left(&session);
             }
             Encoding::Events => counters.event_streams.sub(u64::from(is_served)),
         }

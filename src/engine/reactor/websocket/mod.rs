@@ -75,7 +75,7 @@ pub(crate) struct WebSocket {
     last_received: Tick,
     cold: Option<Box<Cold>>,
     /// Commands before this mark are to be delivered before the connection ends.
-    mail_mark: u64,
+    command_mark: u64,
     receiving: Receiving,
     sending: Sending,
     handlers: Handlers,
@@ -144,7 +144,7 @@ impl WebSocket {
             seen: u64::MAX,
             last_received: now,
             cold: None,
-            mail_mark: 0,
+            command_mark: 0,
             receiving: Receiving::Open,
             sending: Sending::Open,
             handlers: Handlers::Idle,
@@ -351,7 +351,7 @@ impl WebSocket {
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
         if encoding == Encoding::Frames {
-            cx.shard.events.entered(&session);
+            cx.shard.program.entered(&session);
         }
         let mut ws = Self::new(session, cx.shard.tick);
         if let Some(preface) = preface {
@@ -446,7 +446,7 @@ impl WebSocket {
         unhandled: u32,
     ) {
         self.handlers = Handlers::Idle;
-        self.mail_mark = cx.shard.fanout.mark();
+        self.command_mark = cx.shard.fanout.mark();
         if has_panicked {
             let mut waiting = 0;
             // Changes of its rooms are still given to handlers.

@@ -150,7 +150,7 @@ impl WebSocket {
     #[inline(always)] // For each message.
     fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
         let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
-        if may_be_protocol && self.session.talk().is_some() {
+        if may_be_protocol && self.session.protocol_state().is_some() {
             self.on_protocol_message(cx, message);
         } else {
             self.keep(message, &mut cx.shard.receive_budget);

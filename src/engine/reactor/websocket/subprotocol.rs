@@ -23,7 +23,7 @@ impl WebSocket {
         let outbox_has_room = !self.holds_back(cx.shard.limits());
         let receipt = cx
             .shard
-            .events
+            .program
             .received(&self.session, &message, outbox_has_room);
         match receipt {
             MessageVerdict::Keep => self.keep(message, &mut cx.shard.receive_budget),
@@ -49,8 +49,8 @@ impl WebSocket {
 
     /// Nothing more is received, or nothing more is sent.
     pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: PeerEnd) {
-        if self.session.talk().is_some() {
-            cx.shard.events.ending(&self.session, ending);
+        if self.session.protocol_state().is_some() {
+            cx.shard.program.ending(&self.session, ending);
         }
     }
 
