@@ -2,7 +2,7 @@
 //!
 //! Run them with `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`. A model fails if an assertion does, or if
 //! all its threads wait for each other: so a wake-up that gets lost shows as a deadlock. Models need no time-outs and
-//! no watch to come to their end, except where the watch is what they check.
+//! no watch to come to their end, except where the watchdog is what they check.
 //!
 //! Bounds: at most four threads, two or three items each, and as many involuntary switches between threads as
 //! [`check`] is told (`None`: all there can be). Loom knows neither spurious wake-ups of a `Condvar` nor time.
@@ -202,7 +202,7 @@ fn hub_with_places(
     (hub, alarms)
 }
 
-/// A shard's thread around the real core, as in `Shard::run`, without a poll.
+/// A shard's thread around the real core, as in `Shard::work`, without a poll.
 struct Reactor<T: Transport> {
     core: Core<T>,
     alarm: Arc<Alarm>,

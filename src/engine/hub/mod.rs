@@ -178,7 +178,7 @@ impl Hub {
         self.settings.limits.message_bytes_max
     }
 
-    /// Leaves mail for a connection; waits while its shard's mailbox is full if `blocks`.
+    /// Leaves a command for a connection; waits while its shard's mailbox is full if `blocks`.
     pub(crate) fn post(
         &self,
         to: ConnectionId,

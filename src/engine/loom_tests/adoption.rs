@@ -208,7 +208,7 @@ fn loom_a_connection_that_closes_lets_accepting_go_on_once_its_descriptor_is_fre
         };
         let mut is_accepted = accept(&hub, &free);
         while !is_accepted {
-            // Only word ends the rest: no time goes by.
+            // Only a control message ends the rest: no time goes by.
             first.sleep();
             first.turn(|core| is_accepted = core.takes_accept_again() && accept(&hub, &free));
         }

@@ -1,4 +1,4 @@
-//! The queue between shards and handler threads, and the watch over it.
+//! The queue between shards and handler threads, and the watchdog over it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -71,7 +71,7 @@ impl Model {
         }
     }
 
-    /// What a handler thread does, as in `Pool::work`.
+    /// What a handler thread does, as in `handlers::pool`.
     fn work(self: &Arc<Self>) {
         self.handover.started();
         while let Some((job, start)) = self
@@ -101,7 +101,7 @@ impl Model {
 
 #[test]
 fn loom_every_job_is_taken_exactly_once_and_close_ends_all_threads() {
-    // No watch helps: where a thread is at work or on its way, it must come to every job by itself.
+    // No watchdog helps: where a thread is at work or on its way, it must come to every job by itself.
     check(Some(3), || {
         let model = Model::new(2, false);
         model.start_first();
@@ -247,7 +247,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
                 let now = Instant::now();
                 handover.started();
                 loop {
-                    // As in `Pool::work`: word is held back while there is more to do.
+                    // As in `handlers::pool`: the outcome is held back while there is more to do.
                     let taken = handover.take(now, false).or_else(|| {
                         mailbox.wake_deferred();
                         handover.take_or_wait(|| now, false)
@@ -271,11 +271,11 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
     });
 }
 
-// ------------------------------------------------------------------------------------------------------- the watch
+// ------------------------------------------------------------------------------------------------------- the watchdog
 
 #[test]
 fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
-    // Each job blocks until the watch has come round for it.
+    // Each job blocks until the watchdog has come round for it.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let rounds = Arc::new(Ledger::default());

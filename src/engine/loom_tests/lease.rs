@@ -22,7 +22,7 @@ type Shards = Lease<Box<Shard>>;
 /// What late threads have left.
 type Mailbox = Arc<Mutex<Vec<u8>>>;
 
-/// What a shard's thread does, as in `Shard::work` and `Pool::run_lent`. Returns the shard to whom it ends with.
+/// What a shard's thread does, as in `Shard::work` and `run_inline`. Returns the shard to whom it ends with.
 fn work(
     lease: &Shards,
     mailbox: &Mailbox,
@@ -177,7 +177,7 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
 
 #[test]
 fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
-    // The handler blocks until the watch has handed the shard on, and has come by once more.
+    // The handler blocks until the watchdog has handed the shard on, and has come by once more.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let lease = Arc::new(Shards::new(true));

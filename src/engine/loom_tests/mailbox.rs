@@ -48,7 +48,7 @@ fn loom_no_word_is_slept_through_and_words_keep_their_order() {
 
 #[test]
 fn loom_what_a_batch_leaves_is_seen_when_it_ends() {
-    // Two handlers of one shard: each sends, leaves word that it is done, and wakes the shard once.
+    // Two handlers of one shard: each sends, leaves a control message that it is done, and wakes the shard once.
     check(None, || {
         let mut shard = Shard::new(64);
         let handlers: Vec<_> = (0..2)
@@ -91,7 +91,7 @@ fn loom_messages_of_a_batch_are_taken_no_later_than_word_of_its_end() {
 
 #[test]
 fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
-    // One handler's data is deferred, the other thread wakes at once; a third wakes for what was deferred (the watch).
+    // One handler's data is deferred, the other thread wakes at once; a third wakes for what was deferred (the watchdog).
     check(Some(3), || {
         let mut shard = Shard::new(64);
         let mailbox = shard.mailbox.clone();
@@ -275,7 +275,7 @@ fn loom_data_alone_does_not_wake_a_paced_shard() {
 
 #[test]
 fn loom_the_end_of_a_shard_takes_or_hands_back_everything_and_lets_all_go() {
-    // One waits for room, one asks for it, one leaves word; none is to be kept where nobody looks any more.
+    // One waits for room, one asks for it, one leaves a control message; none is kept where the shard has ended.
     check(Some(3), || {
         let shard = Shard::new(1);
         let mailbox = shard.mailbox.clone();

@@ -112,7 +112,7 @@ impl Program for Diary {
     }
 }
 
-/// A handler thread, as in `Pool::work`.
+/// A handler thread, as in `handlers::pool`.
 fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
     let handover = &hub.jobs.queue;
     handover.started();
@@ -247,7 +247,7 @@ fn turn_and_handle(
 
 #[test]
 fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it_is_handed_on() {
-    // Two threads of the shard, one of the pool, and the watch, which hands the shard on in the midst of a handler.
+    // Two threads of the shard, one of the pool, and the watchdog, which hands the shard on in the midst of a handler.
     check(Some(2), || {
         let diary = diary();
         let (hub, alarms) = hub_with_places(1, 2, 1, diary.clone());

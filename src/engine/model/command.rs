@@ -110,7 +110,7 @@ pub(crate) struct Upgraded {
     pub(crate) received: Option<Received>,
     /// What was read behind the request, and not looked at.
     pub(crate) early: Vec<u8>,
-    /// It was asked about already (`Hub::ask`), and answered. Its request is in there.
+    /// It was asked about already (`handlers::pre_admission::authorize`), and answered. Its request is in there.
     pub(crate) accepted: Option<Box<Accepted>>,
 }
 
@@ -130,7 +130,7 @@ impl Upgraded {
     }
 }
 
-/// What the mail of a joining weighs.
+/// How much the command to join a room weighs in a mailbox: so many messages and bytes are replayed.
 pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }

@@ -41,9 +41,9 @@ pub(crate) enum Event {
     Close,
 }
 
-/// Work, and where word of its end goes.
+/// Work, and the connection that its outcome goes to.
 pub(crate) struct Job {
-    /// None: nobody waits for word.
+    /// None: nobody waits for the outcome.
     pub(crate) to: Option<(u16, Key)>,
     pub(crate) work: Work,
 }

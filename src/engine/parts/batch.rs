@@ -1,4 +1,4 @@
-//! Broadcasts of a turn, joined: those for the same audience gather in one run of frames.
+//! Broadcasts of a turn, joined: those for the same audience gather in one batch of frames.
 
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ impl Batch {
         })
     }
 
-    /// The run as it is sent.
+    /// The batch as it is sent.
     pub(crate) fn close(self) -> SealedBatch {
         let (bytes, allocated) = match self.bytes {
             // A message's frame fills its allocation.
@@ -106,11 +106,11 @@ impl Batch {
     }
 }
 
-/// Memory of former runs, for the next one.
+/// Memory of former batches, for the next one.
 #[derive(Default)]
 pub(crate) struct Spare {
     memory: BytesMut,
-    /// How long the last run was: the next one is about as long.
+    /// How long the last batch was: the next one is about as long.
     len: usize,
 }
 
@@ -121,7 +121,7 @@ impl Spare {
         memory
     }
 
-    /// Takes back the memory of a run that has been sent, unless an outbox keeps it.
+    /// Takes back the memory of a batch that has been sent, unless an outbox keeps it.
     pub(crate) fn reclaim(&mut self, batch: SealedBatch) {
         if batch.pieces.len() < 2 {
             return;
@@ -134,7 +134,7 @@ impl Spare {
     }
 }
 
-/// A run that takes nothing more.
+/// A batch that takes nothing more.
 pub(crate) struct SealedBatch {
     pub(crate) bytes: Bytes,
     /// The memory behind them.

@@ -1,7 +1,7 @@
 //! The queue between shards and handler threads: no threads and no clock of its own, so `loom` can check it.
 //!
 //! Every thread is in one of three states: at work (or on its way to the queue), idle, or called (idle until it gets
-//! to run). A thread that is called holds a ticket, so a wake-up meant for one is never lost to another. The watch
+//! to run). A thread that is called holds a ticket, so a wake-up meant for one is never lost to another. The watchdog
 //! parks under the same lock that every push takes, so it can't miss one.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ pub(crate) struct JobQueue<J> {
     /// Told when a thread is called.
     work: Condvar,
     /// Told when there is something to watch again.
-    watch: Condvar,
+    watchdog: Condvar,
     /// Told when a thread ends.
     ended: Condvar,
     /// As in the queue, or about to be.
@@ -68,7 +68,7 @@ impl<J> JobQueue<J> {
                 closed: false,
             }),
             work: Condvar::new(),
-            watch: Condvar::new(),
+            watchdog: Condvar::new(),
             ended: Condvar::new(),
             watchdog_parked: AtomicBool::new(false),
             threads_max: threads_max.max(1),
@@ -220,7 +220,7 @@ impl<J> JobQueue<J> {
         }
     }
 
-    /// The watch waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
+    /// The watchdog waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
     /// with `wake_watchdog`. False once the queue is closed.
     pub(crate) fn park_watchdog(&self, is_busy: impl Fn() -> bool) -> bool {
         let mut queue = lock(&self.queue);
@@ -232,7 +232,7 @@ impl<J> JobQueue<J> {
                 queue.watchdog_parked = false;
             }
             while queue.watchdog_parked && !queue.closed {
-                queue = wait(&self.watch, queue);
+                queue = wait(&self.watchdog, queue);
             }
             queue.watchdog_parked = false;
             self.watchdog_parked.store(false, Ordering::Relaxed);
@@ -250,7 +250,7 @@ impl<J> JobQueue<J> {
     fn unpark_watchdog(&self, queue: &mut Queue<J>) {
         if queue.watchdog_parked {
             queue.watchdog_parked = false;
-            self.watch.notify_one();
+            self.watchdog.notify_one();
         }
     }
 
@@ -259,7 +259,7 @@ impl<J> JobQueue<J> {
         let mut queue = lock(&self.queue);
         queue.closed = true;
         self.work.notify_all();
-        self.watch.notify_all();
+        self.watchdog.notify_all();
     }
 
     /// Waits until all threads have ended: models know no time.

@@ -1,8 +1,8 @@
 //! How a shard is lent out while its own thread runs handlers: no threads and no clock of its own, so `loom` can check it.
 //!
 //! A shard has two threads: one that turns it, and a spare one. Before its thread runs a handler, it leaves the shard
-//! here; when the handler is done, it takes it back. Where that lasts, the watch hands the shard to the spare thread,
-//! which goes on with it. The first is late then: it finds that the shard has gone, leaves word of what it has done in
+//! here; when the handler is done, it takes it back. Where that lasts, the watchdog hands the shard to the spare thread,
+//! which goes on with it. The first is late then: it finds that the shard has gone, leaves the outcome in
 //! the mailbox, as a handler thread does, and is the spare one from then on.
 //!
 //! Nothing is lent without a spare thread. So somebody can always go on with a shard that is lent; and while a thread is
@@ -42,11 +42,11 @@ pub(crate) enum Next<S, J, D> {
     Job(J),
     /// Nothing more for now: go on with the shard.
     Back(S),
-    /// The shard has gone on without it: leave word of this.
+    /// The shard has gone on without it: the outcome goes to the mailbox.
     Late(D),
 }
 
-/// What the watch sees.
+/// What the watchdog sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// No handler has run since it looked last.
@@ -112,7 +112,7 @@ impl<S> Lease<S> {
         Next::Back(back.expect("the shard is here"))
     }
 
-    /// The watch comes by: hands the shard on where a handler is the one that it has `seen` the last time.
+    /// The watchdog comes by: hands the shard on where a handler is the one that it has `seen` the last time.
     pub(crate) fn look(&self, seen: &mut u64) -> Look {
         let mut state = lock(&self.state);
         let goes_on = std::mem::replace(seen, state.begun) != state.begun;

@@ -1,7 +1,7 @@
 //! Where other threads leave things for a shard.
 //!
 //! One mutex guards the queues and whether the shard sleeps, so a wake-up can be neither lost nor made twice. What a
-//! handler sends does not wake the shard at once: the batch does when it ends, and the watch does if it lasts
+//! handler sends does not wake the shard at once: the batch does when it ends, and the watchdog does if it lasts
 //! (`wake_deferred`). Producers wait while the mailbox is full; the shard never waits for anyone.
 
 use std::collections::VecDeque;
@@ -58,7 +58,7 @@ struct State<D, C> {
     sleep: Sleep,
     /// No further data is taken.
     closed: bool,
-    /// Nobody looks in any more: word is dropped.
+    /// The shard has ended: control messages are dropped.
     finished: bool,
 }
 
@@ -217,7 +217,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         Ok(())
     }
 
-    /// Leaves word, whatever the mailbox holds.
+    /// Leaves a control message, whatever the mailbox holds.
     pub(crate) fn control(&self, control: C, when: When) {
         let mut state = lock(&self.state);
         if state.finished {
@@ -270,7 +270,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// The shard takes what is there: control always, data only if it is `wanted`. Both come from one moment, so what
-    /// a handler sent is never behind the word that it has ended. Returns how much data has ever been left.
+    /// a handler sent is never behind the control message that it has ended. Returns how much data has ever been left.
     pub(crate) fn take(&self, data: Option<&mut VecDeque<D>>, control: &mut Vec<C>) -> u64 {
         let mut state = lock(&self.state);
         state.sleep = Sleep::Awake;

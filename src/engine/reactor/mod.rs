@@ -215,7 +215,7 @@ impl<T: Transport> Core<T> {
 
     // --------------------------------------------------------------------------------------------- 2 to 5: collect
 
-    /// Begins a turn: takes what others have left. Messages are delivered before word of the handlers that sent them.
+    /// Begins a turn: takes what others have left. Messages are delivered before the outcome of the handlers that sent them.
     pub(crate) fn collect(&mut self, now: Instant) {
         self.begin_turn(now);
         self.take_commands();
@@ -255,7 +255,7 @@ impl<T: Transport> Core<T> {
         self.cx.inline_results = inline_results;
     }
 
-    /// Word of what came of a job.
+    /// Takes the outcome of a job.
     fn done(&mut self, key: Key, mut done: Done) {
         self.cx.settle_accounts(&mut done);
         let is_session = matches!(done, Done::Session { .. });
@@ -573,7 +573,7 @@ impl<T: Transport> ShardCx<T> {
         ws.let_go(&mut self.receive_budget);
         self.fanout.set_unshared(&mut ws, 0);
         if ws.session.attachment.get().is_some() || ws.session.protocol_state().is_some() {
-            // Behind the word of its end, which counts already, if there is any.
+            // Behind the close event, which counts already, if there is any.
             let counts = !ws.is_close_dispatched();
             self.hub.ended.fetch_add(usize::from(counts), Relaxed);
             self.jobs.push_back(Job {

@@ -161,7 +161,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
                 Command::Send(_, frame) => frame.len(),
                 _ => 0,
             });
-            // Under pace, mail waits in front of the outboxes, in its mailbox or behind it.
+            // Under pace, commands wait in front of the outboxes, in the mailbox or behind it.
             let waits = waits.sum::<usize>();
             let in_mailbox = world.hub.shards[0].mailbox.bytes();
             let counted = world.core().cx.fanout.unshared_bytes() + waits + in_mailbox;

@@ -238,7 +238,7 @@ impl Wake for Bell {
     }
 }
 
-/// Shards that nobody turns: they take mail and go to sleep when the test says so.
+/// Shards that nobody turns: they take commands and go to sleep when the test says so.
 struct Sleepers {
     hub: Arc<Hub>,
     bells: Vec<Bell>,

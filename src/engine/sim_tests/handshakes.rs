@@ -694,7 +694,7 @@ fn who_comes_in_the_place_of_one_who_goes_in_the_same_turn_is_answered_once() {
     world.client_resets(gone);
     world.run_job(0);
     let left = world.key(gone);
-    // Readiness comes before word of the handler, which was all that kept its place.
+    // Readiness comes before the handler's outcome, which was all that kept its slot.
     let writable = Readiness {
         writable: true,
         ..Readiness::default()

@@ -35,7 +35,7 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let mut calm_ticks = 0;
     let mut exhausted = false;
     loop {
-        // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watch again.
+        // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watchdog again.
         let is_busy = || leases.iter().any(|lease| lease.is_busy());
         if quiet && quiet_ticks >= QUIET_TICKS && !port.queue.park_watchdog(is_busy) {
             return;

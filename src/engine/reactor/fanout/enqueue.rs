@@ -112,7 +112,7 @@ impl WebSocket {
         self.note_fill(cx);
     }
 
-    /// Puts what the client has still to be sent of all runs into its outbox.
+    /// Puts what the client has still to be sent of all batches into its outbox.
     #[inline]
     pub(crate) fn take_batches<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if let Some((frames, messages)) = cx.shard.fanout.take_share(self) {

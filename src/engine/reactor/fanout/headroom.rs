@@ -8,7 +8,7 @@ use crate::engine::reactor::Core;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Whether everyone has room for the next mail.
+    /// Whether everyone has room for the next command.
     pub(super) fn has_headroom_for_next(&mut self) -> bool {
         let Some(command) = self.cx.fanout.commands.front() else {
             return true;
@@ -30,7 +30,7 @@ impl<T: Transport> Core<T> {
         self.need_headroom_of_one(to.map(|to| (to, longest)));
         let len = lens.into_iter().fold(0, usize::saturating_add);
         if self.cx.fanout.runs_bytes.saturating_add(len) > self.cx.fanout.runs_bytes_max {
-            // The runs before it take their room first.
+            // The batches before it take their room first.
             self.flush_batches();
         }
         !self.cx.fanout.is_paced()

@@ -1,13 +1,13 @@
 //! From the mailbox to the outboxes: messages for one, for a room, and for everyone.
 //!
-//! Broadcasts of a turn are joined: those for the same audience gather in one run of frames, which each member is sent
+//! Broadcasts of a turn are joined: those for the same audience gather in one batch of frames, which each member is sent
 //! with one write when the turn ends, or when there is enough of it. A lone broadcast never waits for company.
 //!
 //! Broadcasts are numbered as they come, and a connection knows the number that it has not `seen` yet. So what is meant
 //! for it alone goes behind its share of what came before, and whoever is in several rooms gets their messages in order:
-//! its share of several runs is put together by number.
+//! its share of several batches is put together by number.
 //!
-//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); mail then stays in
+//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); commands then stay in
 //! the mailbox, and its producers wait.
 
 mod enqueue;
@@ -38,10 +38,10 @@ use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// So many runs are looked through for a connection's; more are not.
+/// So many batches are looked through for a connection's; more are not.
 const FEW_RUNS: usize = 8;
 
-/// Frames from this size on are not copied into a run: they are one by themselves.
+/// Frames from this size on are not copied into a batch: they are one by themselves.
 const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(crate) struct Fanout {
@@ -52,9 +52,9 @@ pub(crate) struct Fanout {
     /// How long all of them are.
     runs_bytes: usize,
     runs_bytes_max: usize,
-    /// The run for everyone, if there is one.
+    /// The batch for everyone, if there is one.
     run_for_everyone: Option<u32>,
-    /// Memory of former runs.
+    /// Memory of former batches.
     spare: Spare,
     /// Broadcasts so far, whoever they were for.
     broadcasts: u64,
@@ -82,10 +82,10 @@ pub(crate) struct Fanout {
     pub(crate) blocked: UsageIndex,
     /// So many of those with something to write in this turn have been tried already.
     tried: usize,
-    /// Mail that was ever left, as of the last look, and that was ever delivered.
+    /// How many commands were ever left, as of the last look, and how many were ever delivered.
     pushed: u64,
     delivered: u64,
-    /// Connections whose end waits for mail that was left before it.
+    /// Connections whose end waits for commands that were left before it.
     waiting: Vec<Key>,
     /// Messages that were due to a recipient: each must be written, or counted as dropped.
     #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -99,7 +99,7 @@ impl Fanout {
             commands: VecDeque::new(),
             batches: Vec::new(),
             runs_bytes: 0,
-            // With half of the outbox kept free, a paced member has room for all runs.
+            // With half of the outbox kept free, a paced member has room for all batches.
             runs_bytes_max: GATHER_BYTES_MAX.min(half),
             run_for_everyone: None,
             spare: Spare::default(),
@@ -147,7 +147,7 @@ impl Fanout {
         self.pushed = pushed;
     }
 
-    /// A mark behind all mail that has been left by now.
+    /// A mark behind all commands that have been left by now.
     pub(crate) fn mark(&self) -> u64 {
         self.pushed
     }
@@ -161,7 +161,7 @@ impl Fanout {
         self.has_delivered(self.pushed)
     }
 
-    /// Has the end of a connection wait for earlier mail.
+    /// Has the end of a connection wait for earlier commands.
     pub(crate) fn wait(&mut self, key: Key) {
         self.waiting.push(key);
     }
@@ -214,7 +214,7 @@ impl Fanout {
         congested
     }
 
-    /// Whether mail that is held could be delivered now.
+    /// Whether commands that are held could be delivered now.
     pub(crate) fn can_take_commands(&self) -> bool {
         !self.commands.is_empty() && !self.is_paced()
     }
@@ -232,7 +232,7 @@ impl Fanout {
         }
     }
 
-    /// The runs that a connection is in the audience of.
+    /// The batches that a connection is in the audience of.
     fn runs_with(&self, ws: &WebSocket) -> Vec<u32> {
         let key = ws.session.id.key();
         let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
@@ -250,7 +250,7 @@ impl Fanout {
         batches
     }
 
-    /// Messages of runs that a connection has still to be sent.
+    /// Messages of batches that a connection has still to be sent.
     pub(crate) fn pending_messages(&self, ws: &WebSocket) -> u64 {
         if self.batches.is_empty() {
             return 0;
@@ -262,7 +262,7 @@ impl Fanout {
             .sum()
     }
 
-    /// Takes what a connection has still to be sent of all runs: their frames in order, and how many they are.
+    /// Takes what a connection has still to be sent of all batches: their frames in order, and how many they are.
     #[inline]
     fn take_share(&mut self, ws: &mut WebSocket) -> Option<(Bytes, u32)> {
         let seen = std::mem::replace(&mut ws.seen, self.broadcasts);
@@ -289,7 +289,7 @@ impl Fanout {
         Some((piece.into(), frames.len() as u32))
     }
 
-    /// Connections that are in several audiences which have a run.
+    /// Connections that are in several audiences which have a batch.
     fn shared_slots(&self) -> Vec<u32> {
         let mut slots: Vec<u32> = Vec::new();
         for batch in &self.batches {
@@ -308,7 +308,7 @@ impl Fanout {
         shared
     }
 
-    /// Takes the last run. Its audience gathers in another one from now on.
+    /// Takes the last batch. Its audience gathers in another one from now on.
     fn pop_run(&mut self) -> Option<Batch> {
         let batch = self.batches.pop()?;
         match batch.audience {
@@ -323,7 +323,7 @@ impl Fanout {
         Some(batch)
     }
 
-    /// Has a frame gather in the run of its audience.
+    /// Has a frame gather in the batch of its audience.
     fn push_to_run(&mut self, audience: Audience, number: u64, frame: Bytes) {
         self.runs_bytes += frame.len();
         let index = match audience {
@@ -372,7 +372,7 @@ impl<T: Transport> ShardCx<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Delivers mail, until it is all delivered or producers are to wait.
+    /// Delivers commands, until all are delivered or producers are to wait.
     pub(crate) fn deliver_commands(&mut self) {
         while !self.cx.fanout.commands.is_empty() {
             if self.cx.fanout.paces && !self.has_headroom_for_next() {
@@ -498,7 +498,7 @@ impl<T: Transport> Core<T> {
     /// Sends what has gathered for all.
     pub(crate) fn flush_batches(&mut self) {
         if self.cx.fanout.batches.len() > 1 {
-            // A connection that has a share in several runs gets it in order, and at once.
+            // A connection that has a share in several batches gets it in order, and at once.
             for slot in self.cx.fanout.shared_slots() {
                 self.with_member(slot, |ws, cx| {
                     ws.take_batches(cx);
@@ -506,7 +506,7 @@ impl<T: Transport> Core<T> {
                 });
             }
         }
-        // A connection that breaks meanwhile may have a share in none but the run at hand.
+        // A connection that breaks meanwhile may have a share in none but the batch at hand.
         while let Some(batch) = self.cx.fanout.pop_run() {
             self.deliver_batch(batch);
         }

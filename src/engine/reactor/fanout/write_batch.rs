@@ -27,7 +27,7 @@ struct Written {
 }
 
 impl<T: Transport> Core<T> {
-    /// Sends a run to every member: at once where nothing else waits, into the outbox otherwise.
+    /// Sends a batch to every member: at once where nothing else waits, into the outbox otherwise.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
         let audience = batch.audience;
         let mut batch = batch.close();
@@ -53,7 +53,7 @@ impl<T: Transport> Core<T> {
         self.enforce_send_budget();
     }
 
-    /// Writes a run to all members for which nothing else waits.
+    /// Writes a batch to all members for which nothing else waits.
     fn write_batch(&mut self, audience: Audience, batch: &SealedBatch) -> Written {
         let fanout = &mut self.cx.fanout;
         let mut of_room = std::mem::take(&mut fanout.slots);
@@ -154,7 +154,7 @@ impl<T: Transport> Core<T> {
 }
 
 impl WebSocket {
-    /// Not all that it is to get of a run could be written: the rest waits.
+    /// Not all that it is to get of a batch could be written: the rest waits.
     fn take_rest<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -206,7 +206,7 @@ impl WebSocket {
         }
     }
 
-    /// Queues what it is to get of a run from there on.
+    /// Queues what it is to get of a batch from there on.
     fn enqueue_from<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,

@@ -53,7 +53,7 @@ use crate::transport::Transport;
 /// sending:    Open ──▶ Closing                      the last that is sent is queued; all written: linger, or free
 ///             Open, Closing ──▶ Broken              the transport broke: nothing gets through any more
 ///
-/// handlers:   Idle ◀──▶ Running                     a batch of events is handed over; word of its end has come
+/// handlers:   Idle ◀──▶ Running                     a batch of events is handed over; its outcome has come
 ///             Idle ──▶ CloseDispatched              nothing is received any more, and everything before is handled: the
 ///                                                   close handler's batch is handed over
 ///             Idle, Running ──▶ Ended               the same, where no handler is to be called, or the shard ends first
@@ -125,7 +125,7 @@ enum Sending {
 enum Handlers {
     Idle,
     Running,
-    /// The last batch, with the close handler, was handed over. The hub counts it until word of its end has come
+    /// The last batch, with the close handler, was handed over. The hub counts it until its outcome has come
     /// (`Hub::ended`).
     CloseDispatched,
     /// No handler was to be called any more, or the shard has ended first.
