@@ -25,9 +25,13 @@ mod memory;
 #[cfg(test)]
 mod pacing;
 #[cfg(test)]
+mod pre_admission;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod replays;
+#[cfg(test)]
+mod request_budgets;
 pub(crate) mod rooms;
 #[cfg(test)]
 mod sessions;

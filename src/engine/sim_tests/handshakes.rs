@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
-use crate::engine::handlers::pre_admission::authorize;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Received, Upgraded};
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
-use crate::engine::model::verdict::{Accepted, Verdict};
 use crate::engine::reactor::Readiness;
 use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::Limits;
@@ -24,22 +22,22 @@ use crate::request::{Reject, RequestHead};
 /// What the program keeps for its streams: how many there are, and of those that were dropped, whether a handler thread
 /// has done it.
 #[derive(Clone, Default)]
-struct PendingAttachment {
+pub(super) struct Kept {
     made: Arc<AtomicUsize>,
     dropped: Arc<Mutex<Vec<bool>>>,
     hub: Arc<OnceLock<Weak<Hub>>>,
 }
 
-struct Attachment(PendingAttachment);
+struct Attachment(Kept);
 
-impl PendingAttachment {
+impl Kept {
     fn make(&self) -> Arc<Attachment> {
         self.made.fetch_add(1, SeqCst);
         Arc::new(Attachment(self.clone()))
     }
 
     #[track_caller]
-    fn assert_dropped_by_handlers(&self, made: usize) {
+    pub(super) fn assert_dropped_by_handlers(&self, made: usize) {
         assert_eq!(self.made.load(SeqCst), made);
         assert_eq!(*self.dropped.lock().unwrap(), vec![true; made]);
     }
@@ -58,7 +56,7 @@ impl Drop for Attachment {
 }
 
 /// Lets everyone in but for some paths.
-fn gate(request: &RequestHead, kept: &PendingAttachment) -> Result<HandshakeAccept, Reject> {
+fn gate(request: &RequestHead, kept: &Kept) -> Result<HandshakeAccept, Reject> {
     let welcome = || HandshakeAccept {
         attachment: Some(kept.make()),
         ..HandshakeAccept::default()
@@ -81,8 +79,8 @@ fn gate(request: &RequestHead, kept: &PendingAttachment) -> Result<HandshakeAcce
     }
 }
 
-fn gated(limits: Limits) -> (World, PendingAttachment) {
-    let kept = PendingAttachment::default();
+pub(super) fn gated(limits: Limits) -> (World, Kept) {
+    let kept = Kept::default();
     let program = kept.clone();
     let world = World::new(Setup {
         limits,
@@ -108,7 +106,7 @@ fn upgrade(path: &str, more: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\n{more}{rest}").into_bytes()
 }
 
-fn head(path: &str, more: &str) -> Head {
+pub(super) fn head(path: &str, more: &str) -> Head {
     match http::parse_head(&upgrade(path, more), 1 << 14) {
         Ok(Parsed::Complete { head, .. }) => head,
         other => panic!("{other:?}"),
@@ -126,7 +124,7 @@ fn handed_over(path: &str, more: &str) -> Upgraded {
     }
 }
 
-const CHAT: &str = "Sec-WebSocket-Protocol: other, chat\r\n";
+pub(super) const CHAT: &str = "Sec-WebSocket-Protocol: other, chat\r\n";
 
 #[test]
 fn nobody_comes_in_before_the_program_has_said_so_however_long_that_takes() {
@@ -534,155 +532,6 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
     world.finish();
     assert_eq!(world.metrics().messages_in, 1);
     assert_eq!(world.metrics().dropped.unhandled, 1);
-    kept.assert_dropped_by_handlers(1);
-}
-
-// ----------------------------------------------------------------------------------- who asks before there is a connection
-
-type Told1 = Arc<Mutex<Option<Verdict>>>;
-
-fn ask(world: &World, path: &str, more: &str) -> Told1 {
-    let told = Told1::default();
-    let then = told.clone();
-    let peer = ([192, 0, 2, 1], 1234).into();
-    let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
-    authorize(&world.hub, head(path, more), peer, Box::new(tell));
-    told
-}
-
-/// Takes over what was handed to the handlers without the shard.
-fn run_asked(world: &mut World) {
-    world.turn();
-    world.run_handlers();
-}
-
-fn accepted(told: &Told1) -> Box<Accepted> {
-    match told.lock().unwrap().take() {
-        Some(Verdict::Accepted(accepted)) => accepted,
-        Some(Verdict::Rejected(reject)) => panic!("{reject}"),
-        None => panic!("nothing was told"),
-    }
-}
-
-fn rejected(told: &Told1) -> Reject {
-    match told.lock().unwrap().take() {
-        Some(Verdict::Rejected(reject)) => reject,
-        Some(Verdict::Accepted(_)) => panic!("it was accepted"),
-        None => panic!("nothing was told"),
-    }
-}
-
-#[test]
-fn who_asks_is_told_what_the_program_says() {
-    let (mut world, kept) = gated(Limits::default());
-    let told = ask(&world, "/speak", CHAT);
-    assert!(told.lock().unwrap().is_none(), "the handler has not run");
-    run_asked(&mut world);
-    let accepted = accepted(&told);
-    let names: Vec<_> = accepted.headers().iter().map(|(name, _)| *name).collect();
-    assert_eq!(
-        names,
-        [
-            "Upgrade",
-            "Connection",
-            "Sec-WebSocket-Accept",
-            "Sec-WebSocket-Protocol",
-            "X-Server"
-        ]
-    );
-    let client = world.adopt(Upgraded {
-        answered: true,
-        early: client_text("early"),
-        accepted: Some(accepted),
-        ..Upgraded::default()
-    });
-    world.run_handlers();
-    assert_eq!(world.all_frames(client), [text("early")]);
-    assert_eq!(world.session(client).subprotocol(), Some("chat"));
-    assert_eq!(world.requests(), (1, 0));
-    world.forget_sessions();
-    world.client_resets(client);
-
-    let told = ask(&world, "/reject", "");
-    run_asked(&mut world);
-    assert_eq!(rejected(&told).status(), 403);
-    let told = ask(&world, "/panic", "");
-    run_asked(&mut world);
-    assert_eq!(rejected(&told).status(), 500);
-    assert_eq!(world.metrics().refused.handshake_handler, 2);
-    world.assert_empty();
-    kept.assert_dropped_by_handlers(1);
-}
-
-#[test]
-fn who_asks_in_vain_is_told_at_once() {
-    let (world, _) = gated(Limits::default());
-    let mut no_handshake = head("/", "");
-    no_handshake.headers.retain(|(name, _)| name != "Upgrade");
-    let told = Told1::default();
-    let then = told.clone();
-    let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
-    let peer = ([192, 0, 2, 1], 1234).into();
-    authorize(&world.hub, no_handshake, peer, Box::new(tell));
-    assert_eq!(rejected(&told).status(), 426);
-    assert_eq!(world.metrics().handshake_failures.not_an_upgrade, 1);
-    world.hub.stop(Duration::ZERO);
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
-}
-
-#[test]
-fn where_there_is_no_handshake_handler_who_asks_is_told_at_once() {
-    let world = World::with_handler(echo);
-    accepted(&ask(&world, "/", ""));
-}
-
-#[test]
-fn who_is_accepted_counts_from_the_question_to_the_end_of_the_connection() {
-    let (mut world, _) = gated(Limits {
-        connections_max: 2,
-        peer_connections_max: Some(1),
-        ..Limits::default()
-    });
-    let told = ask(&world, "/", "");
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 429);
-    run_asked(&mut world);
-    drop(accepted(&told));
-    let told = ask(&world, "/", "");
-    world.connect();
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
-    run_asked(&mut world);
-    let mut accepted = accepted(&told);
-    let peer_slot = accepted.peer_slot.take();
-    let client = world.adopt(Upgraded {
-        answered: true,
-        accepted: Some(accepted),
-        ..Upgraded::default()
-    });
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
-    world.client_resets(client);
-    world.run_handlers();
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 429);
-    drop(peer_slot);
-    ask(&world, "/", "");
-    run_asked(&mut world);
-}
-
-#[test]
-fn who_asks_a_program_that_has_ended_is_told_so() {
-    let (mut world, _) = gated(Limits::default());
-    world.stop(Duration::from_secs(1));
-    world.finish();
-    world.hub.jobs.close();
-    assert_eq!(rejected(&ask(&world, "/", "")).status(), 503);
-}
-
-#[test]
-fn what_was_granted_to_somebody_who_never_came_is_dropped_by_a_handler() {
-    let (mut world, kept) = gated(Limits::default());
-    let told = ask(&world, "/", "");
-    run_asked(&mut world);
-    drop(accepted(&told));
-    run_asked(&mut world);
     kept.assert_dropped_by_handlers(1);
 }
 
