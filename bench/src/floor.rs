@@ -1,7 +1,7 @@
 //! The floor: a minimal WebSocket server, which is the baseline of all ratios.
 //!
-//! It has one thread, one edge-triggered epoll loop and `TCP_NODELAY`, and does only what is needed to answer the
-//! handshake, to unmask, and to write the same bytes to the same sockets:
+//! It has one thread, one edge-triggered epoll loop and `TCP_NODELAY`, and does no more than answer the
+//! handshake, unmask, and write the same bytes to the same sockets:
 //!
 //! - echo: one send for all replies to one read;
 //! - fan-out: one send per socket and per message; joined, one send per socket for all messages of one read;

@@ -246,7 +246,7 @@ pub(crate) fn parse() -> Result<Options, ExitCode> {
     })
 }
 
-/// The first paragraph of a clap error, which says what is wrong, as one line.
+/// The first paragraph of a clap error, which names the problem, as one line.
 fn first_paragraph(error: &str) -> String {
     let what = error.split("\n\n").next().unwrap_or(error);
     let words: Vec<&str> = what

@@ -1,4 +1,4 @@
-//! A scenario: what is measured, on which servers, and the targets that it is judged by.
+//! A scenario: a measurement, the servers that it runs on, and its targets.
 
 use super::target::{Bound, Target};
 use super::workload::{ServerKind, SubjectVariant, Workload};
@@ -31,7 +31,7 @@ pub(super) enum Rounds {
     AtMost(usize),
 }
 
-/// What is measured.
+/// The quantity that a scenario measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measurement {
     /// CPU time per delivery, with the servers in turn.

@@ -185,7 +185,7 @@ impl LineSender {
         Ok(())
     }
 
-    /// Prints what has become of the lines, and returns the exit code.
+    /// Prints how many lines were delivered, and returns the exit code.
     fn report_result(&self, outcome: Outcome) -> ExitCode {
         let plural = |n: u64| if n == 1 { "" } else { "s" };
         let unsent = (self.resend_queue.len() + self.input.len()) as u64;

@@ -275,7 +275,7 @@ fn exchange_messages<P: ConnectionHandler>(
     }
 }
 
-/// Reads events and sends what is due. Returns when the next turn is due.
+/// Handles one turn of the event loop: reads events and sends pending frames. Returns when the next turn is due.
 fn run_turn<P: ConnectionHandler>(
     event_loop: &EventLoop,
     connection: &mut ClientConnection,

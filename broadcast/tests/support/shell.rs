@@ -221,7 +221,7 @@ impl Foreign {
     /// Waits for a connection until `is_over`. Returns whether one arrived.
     pub(crate) fn comes_unless(&self, is_over: &dyn Fn() -> bool) -> bool {
         let mut comes = false;
-        eventually("somebody connects, or it is over", || {
+        eventually("a client connects, or `is_over`", || {
             let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
             let at_once = Timespec {
                 tv_sec: 0,
