@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::request_budgets::status;
-use super::wire::{client_frame, client_ping, client_text, text};
+use super::wire::{client_frame, client_ping, client_text, status, text};
 use super::world::{Setup, World, echo};
 use crate::engine::model::command::Command;
 use crate::engine::model::job::Event;

@@ -1,6 +1,6 @@
 //! Connections that are not, or not yet, WebSockets.
 
-use super::wire::{Frame, UPGRADE, client_text, parse_frames, text};
+use super::wire::{Frame, UPGRADE, client_text, get, parse_frames, post, text};
 use super::world::{Setup, World, echo, panic_quietly};
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::program::Subscriptions;
@@ -51,15 +51,6 @@ fn with_routes(limits: Limits) -> World {
         route: Box::new(answer),
         ..Setup::default()
     })
-}
-
-fn get(target: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
-}
-
-fn post(target: &str, body: &str) -> Vec<u8> {
-    let len = body.len();
-    format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n{body}").into_bytes()
 }
 
 /// The bodies of the responses in an output, all of which must be 200.

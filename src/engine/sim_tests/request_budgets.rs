@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::wire::{get, post, status};
 use super::world::{Setup, World, echo};
 use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::{Request, Response};
@@ -48,20 +49,6 @@ fn with_guard(limits: Limits, guard: bool) -> World {
         route: Box::new(answer),
         ..Setup::default()
     })
-}
-
-fn get(target: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
-}
-
-fn post(target: &str, body: &str) -> Vec<u8> {
-    let len = body.len();
-    format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n{body}").into_bytes()
-}
-
-pub(super) fn status(output: &[u8]) -> Option<u16> {
-    let line = output.strip_prefix(b"HTTP/1.1 ")?;
-    std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()
 }
 
 #[test]
