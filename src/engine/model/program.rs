@@ -73,12 +73,12 @@ pub(crate) trait Program: Send + Sync + 'static {
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
     /// A message has come, while handlers may still be at work for its session. Only for sessions that have a talk
-    /// (`Session::set_protocol_state`); `is_roomy` is whether an answer would find room in the outbox.
+    /// (`Session::set_protocol_state`); `outbox_has_room` is whether an answer would fit into the outbox.
     fn received(
         &self,
         _session: &Arc<Session>,
         _message: &Message,
-        _is_roomy: bool,
+        _outbox_has_room: bool,
     ) -> MessageVerdict {
         MessageVerdict::Keep
     }
