@@ -283,7 +283,7 @@ impl AppShared {
         self.find_and_join(name, session, join)
     }
 
-    /// The same, and has the connection sent first what the room keeps from there on. Returns how many messages that are.
+    /// Has a connection join a room, and replays the messages that the room keeps after a given id. Returns how many these are.
     pub(super) fn join_since(
         &self,
         name: &str,

@@ -137,7 +137,7 @@ impl Room {
             .publish(self.recipients_except(id), message, Blocking::Wait);
     }
 
-    /// The same, or hands the message back.
+    /// Sends a message to all members of the room but one, or hands it back.
     ///
     /// # Errors
     ///

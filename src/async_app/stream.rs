@@ -102,7 +102,7 @@ where
         Self::of_channel(addr, sender, state, true)
     }
 
-    /// The same for a stream that is disconnected: it can broadcast, and its `send` does nothing.
+    /// Makes a stream of a client that is disconnected: it can broadcast, and its `send` does nothing.
     pub fn disconnected(
         addr: SocketAddr,
         sender: Sender<OutgoingMessage>,

@@ -83,7 +83,7 @@ impl Prepared {
     pub(crate) fn new(
         settings: Settings,
         listener: Option<std::net::TcpListener>,
-        events: Arc<dyn Program>,
+        program: Arc<dyn Program>,
     ) -> io::Result<Self> {
         let count = settings.shards.clamp(1, SHARDS_MAX);
         let mut polls = Vec::with_capacity(count);
@@ -93,7 +93,7 @@ impl Prepared {
             wakers.push(Box::new(Waker::new(poll.registry(), WAKER)?));
             polls.push(poll);
         }
-        let hub = Hub::new(settings, wakers, events.clone());
+        let hub = Hub::new(settings, wakers, program.clone());
         let mut shards = Vec::with_capacity(count);
         let mut writers = writers(count).into_iter();
         let mut listener = listener;
@@ -112,7 +112,7 @@ impl Prepared {
             let core = Core::new(
                 index as u16,
                 hub.clone(),
-                events.clone(),
+                program.clone(),
                 registry,
                 writer,
                 now,

@@ -33,7 +33,7 @@ pub(crate) struct FrameReader<R: Role = ServerRole> {
     progress: Progress<R>,
 }
 
-/// The same without the limit, for those who have many connections, and one limit for all.
+/// How far a stream of frames has been read, without the size limit: a shard has one limit for many connections.
 #[derive(Debug)]
 pub(crate) struct Progress<R: Role = ServerRole> {
     state: ReadState,

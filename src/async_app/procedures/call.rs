@@ -170,7 +170,7 @@ where
         self.pending.item(data.as_ref(), Blocking::Wait)
     }
 
-    /// The same, unless too much waits for the client: see [`Reply::try_item`].
+    /// Sends an item unless too much waits for the client: see [`Reply::try_item`].
     ///
     /// # Errors
     ///
@@ -252,7 +252,7 @@ impl Reply {
         self.0.item(data.as_ref(), Blocking::Wait)
     }
 
-    /// The same, unless too much waits for the client already; then it can be tried again a little later.
+    /// Sends an item unless too much waits for the client already; then it can be tried again a little later.
     ///
     /// # Errors
     ///

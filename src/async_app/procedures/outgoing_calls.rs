@@ -57,7 +57,7 @@ impl Room {
         self.broadcast(Message::notification(name, data));
     }
 
-    /// The same to all but one, such as whoever it came from.
+    /// Notifies all members of the room but one, such as the client that it came from.
     ///
     /// # Panics
     ///

@@ -339,7 +339,7 @@ impl Hub {
         failure(refusal, &self.common).add(1);
     }
 
-    /// The same, where it is no request that can be used.
+    /// Counts a request that its host has not asked about: it can't be read.
     pub(crate) fn count_unreadable(&self, error: HttpError) {
         unreadable(error, &self.common).add(1);
     }

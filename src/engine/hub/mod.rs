@@ -130,7 +130,7 @@ impl Hub {
     pub(crate) fn new(
         settings: Settings,
         wakers: Vec<Box<dyn Wake>>,
-        events: Arc<dyn Program>,
+        program: Arc<dyn Program>,
     ) -> Arc<Self> {
         let shards_len = wakers.len();
         let shards_running = AtomicUsize::new(shards_len);
@@ -144,9 +144,9 @@ impl Hub {
             })
             .collect();
         Arc::new(Self {
-            authorizes: events.subscriptions().handshake,
-            subprotocols: events.subscriptions().subprotocols,
-            jobs: JobPort::new(settings.handler_threads, events),
+            authorizes: program.subscriptions().handshake,
+            subprotocols: program.subscriptions().subprotocols,
+            jobs: JobPort::new(settings.handler_threads, program),
             peers: PeerLimits::new(&settings.limits),
             logged: LoggedOnce::default(),
             settings,
@@ -189,7 +189,7 @@ impl Hub {
             .map_err(|(_, refused)| refused)
     }
 
-    /// The same, and what is not taken comes back.
+    /// Leaves a command for a connection, as [`Hub::post`] does, or hands it back.
     #[inline]
     fn leave_command(
         &self,
@@ -244,7 +244,7 @@ impl Hub {
         Ok(anyone)
     }
 
-    /// The same, unless a mailbox is full: then nobody gets it.
+    /// Leaves a frame for an audience, unless a mailbox is full: then no recipient gets it. Returns whether there was anyone.
     pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());

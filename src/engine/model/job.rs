@@ -18,15 +18,15 @@ pub(crate) enum Work {
     Request(Arc<Ticket>),
     /// A handshake of an HTTP connection, which waits for the verdict.
     Handshake(Weak<RequestHead>),
-    /// The same for the request for an event stream.
+    /// A request for an event stream, which waits for the verdict.
     EventStream(Weak<RequestHead>),
-    /// The same for a request with a body, which is not read yet.
+    /// A request whose body is not read yet, and which waits for the body guard's verdict.
     Guard(Weak<RequestHead>),
-    /// A handshake that somebody else has read, who waits for the verdict.
+    /// A handshake that a host has read; the host waits for the verdict.
     Authorize(Box<Accepted>, OnVerdict),
     /// Something that the program kept for a connection that has gone.
     Drop(Attachment),
-    /// The same for a session; and whether it counts among those that have ended until then.
+    /// A session that has gone, and with it what the program kept for it; and whether it counts as ended until it is dropped.
     Release(Arc<Session>, bool),
 }
 

@@ -138,7 +138,7 @@ impl Room {
         self.streams.get().map_or(0, |streams| streams.len())
     }
 
-    /// The same, if there are any.
+    /// The room of its event streams, if any follow it.
     pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
         self.streams.get().filter(|streams| streams.len() > 0)
     }

@@ -92,7 +92,7 @@ impl<J> JobQueue<J> {
         self.pushed(queue, now, eager)
     }
 
-    /// The same for one job, which is handed back once the queue is closed: no thread might come for it.
+    /// Leaves one job as [`JobQueue::push`] does, or hands it back once the queue is closed: no thread might come for it.
     pub(crate) fn try_push(&self, job: J, now: Instant, eager: bool) -> Result<usize, J> {
         let mut queue = lock(&self.queue);
         if queue.closed {

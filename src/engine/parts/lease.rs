@@ -190,7 +190,7 @@ impl<S> Lease<S> {
         true
     }
 
-    /// The same: models know no time.
+    /// Waits until no handler of the shard runs on a late thread: models know no time.
     #[cfg(loom)]
     pub(crate) fn join_late(&self, _: Instant) -> bool {
         let mut state = lock(&self.state);

@@ -85,7 +85,7 @@ impl Outbox {
         outcome
     }
 
-    /// The same, if there is one.
+    /// Changes the queue if anything waits.
     fn change_any<R: Default>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
         match self.waiting {
             Some(_) => self.change(change),
@@ -143,7 +143,7 @@ impl Outbox {
             .map_or(0, |queue| queue.unshared_bytes())
     }
 
-    /// The same as `own_bytes`, counted anew.
+    /// Counts `own_bytes` anew, for tests.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn held_by_chunks(&self) -> usize {
         self.waiting
@@ -188,7 +188,7 @@ impl Outbox {
         self.change(|queue| queue.push_control(frame));
     }
 
-    /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
+    /// Queues a control frame, or replaces the latest queued one if there are too many (RFC 6455 §5.5.3 lets a pong answer
     /// the most recent ping only).
     pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
         self.change(|queue| queue.push_control_or_replace(frame));
@@ -229,7 +229,7 @@ impl Outbox {
         self.flush_on(None, transport, scratch)
     }
 
-    /// The same; that of [`Outbox::front`] may have been written already, with this outcome.
+    /// Writes what waits. The piece of [`Outbox::front`] may have been written already, with the outcome `begun`.
     pub(crate) fn flush_on<T: Transport>(
         &mut self,
         begun: Option<io::Result<usize>>,

@@ -84,7 +84,7 @@ impl<T> Slab<T> {
         value.filter(|_| entry.generation == key.generation)
     }
 
-    /// The same, to be changed.
+    /// The value that a key names, mutably; `None` if it has gone.
     #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
@@ -102,7 +102,7 @@ impl<T> Slab<T> {
         Some((Key { slot, generation }, entry.value.as_ref()?))
     }
 
-    /// The same, to be changed.
+    /// The value in a slot, mutably, and its key. For lists that name a slot only as long as its owner is there.
     #[inline]
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         let entry = self.entries.get_mut(slot as usize)?;
@@ -115,7 +115,7 @@ impl<T> Slab<T> {
         self.by_packed_mut::<{ usize::BITS }>(token as u64)
     }
 
-    /// The same, with tokens of any width.
+    /// The value whose key has this token, for tokens of any width: tests pack them as 32-bit systems do.
     fn by_packed_mut<const WIDTH: u32>(&mut self, token: u64) -> Option<(Key, &mut T)> {
         self.at_mut(Layout::<WIDTH>::slot(token))
             .filter(|&(key, _)| Layout::<WIDTH>::pack(key) == Some(token))

@@ -72,7 +72,8 @@ impl<T: Transport> Core<T> {
         Some(result)
     }
 
-    /// The same for lists that name a slot: a connection leaves them before it goes.
+    /// Lets an event act on the connection in a slot, which must hold one: a connection leaves the lists that name its slot
+    /// before it goes.
     #[inline]
     pub(crate) fn with_slot<R>(
         &mut self,
@@ -93,7 +94,7 @@ impl<T: Transport> Core<T> {
         Some(result)
     }
 
-    /// The same for a WebSocket, which it must be.
+    /// Lets an event act on the WebSocket in a slot, which must hold one.
     #[inline]
     pub(crate) fn with_member<R>(
         &mut self,
@@ -112,7 +113,7 @@ impl<T: Transport> Core<T> {
         })?
     }
 
-    /// The same for a key whose WebSocket may have gone.
+    /// Lets an event act on a WebSocket. `None` if it has gone.
     #[inline]
     pub(crate) fn with_ws<R>(
         &mut self,

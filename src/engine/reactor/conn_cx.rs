@@ -87,7 +87,7 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// The same for one that is evicted: evicted connections are written to a few in each turn.
+    /// Has the evicted connection written in one of the next turns, which take a few evicted connections each.
     pub(crate) fn want_write_evicted(&mut self) {
         if !self.socket.dirty {
             self.socket.dirty = true;

@@ -261,7 +261,7 @@ impl Queue {
         );
     }
 
-    /// The same, but takes the place of the latest that waits if there are too many (RFC 6455 §5.5.3 lets a pong answer
+    /// Queues a control frame, or replaces the latest queued one if there are too many (RFC 6455 §5.5.3 lets a pong answer
     /// the most recent ping only).
     pub(super) fn push_control_or_replace(&mut self, frame: Bytes) {
         if self.controls_full() {

@@ -88,7 +88,7 @@ impl WebSocket {
         self.set_indexed(|cold| &mut cold.blocked_bytes, bytes)
     }
 
-    /// The same for what is held back.
+    /// Sets the bytes that the index of held-back messages has of it. Returns the bytes that it had.
     pub(super) fn set_held_back_indexed(&mut self, bytes: usize) -> usize {
         self.set_indexed(|cold| &mut cold.held_back_bytes, bytes)
     }
