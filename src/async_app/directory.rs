@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use crate::engine::{ConnectionId, Session};
+use crate::sync::ignore_poison;
 
 /// All sessions that are open.
 #[derive(Default)]
@@ -72,7 +73,7 @@ fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
 impl Directory {
     /// Where an address is used again before its former owner has left, it means the latest.
     pub(super) fn enter(&self, session: &Arc<Session>) {
-        let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = ignore_poison(self.0.write());
         let index = SessionIndex::of(session.id);
         match session.peer() {
             SocketAddr::V4(v4) => sessions.of_ipv4.insert(ipv4(v4), index),
@@ -90,7 +91,7 @@ impl Directory {
     }
 
     pub(super) fn leave(&self, session: &Session) {
-        let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = ignore_poison(self.0.write());
         let sessions = &mut *sessions;
         let is_its_index = |index: Option<SessionIndex>, sessions: &Sessions| {
             let owner = index.and_then(|index| sessions.at(index));
@@ -118,14 +119,14 @@ impl Directory {
     }
 
     pub(super) fn find(&self, address: SocketAddr) -> Option<Arc<Session>> {
-        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sessions = ignore_poison(self.0.read());
         let session = sessions.at(sessions.index_of(address)?)?;
         // Its index may be another's by now.
         (session.peer() == address).then(|| session.clone())
     }
 
     pub(super) fn find_id(&self, id: ConnectionId) -> Option<Arc<Session>> {
-        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sessions = ignore_poison(self.0.read());
         let session = sessions.at(SessionIndex::of(id))?;
         (session.id == id).then(|| session.clone())
     }
@@ -136,7 +137,7 @@ impl Directory {
         let mut ids = Vec::new();
         let (mut shard, mut from) = (0, 0);
         loop {
-            let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let sessions = ignore_poison(self.0.read());
             let Some(slots) = sessions.sessions.get(shard) else {
                 return ids;
             };

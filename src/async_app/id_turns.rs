@@ -3,11 +3,12 @@
 //! A message that names its own id is user code's to make, so it is made without a lock, for an id that another producer may
 //! take meanwhile. Without turns, each id that is given makes all other producers render anew.
 
+use crate::sync::lock;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ pub(super) struct IdTurn<'a>(&'a IdTurns);
 
 impl IdTurns {
     fn lock(&self) -> MutexGuard<'_, TurnQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// Whether producers that could do without a turn are to take one.

@@ -21,6 +21,7 @@ use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::report::{Limited, limited};
 use crate::stream::WebsocketStream;
+use crate::sync::lock;
 use crate::user_threads;
 
 /// What a linked Humphrey app hands its WebSocket connections over with.
@@ -488,7 +489,7 @@ impl AppShared {
         }
         // With its sender gone, the thread that adopts ends, and further hand-overs fail cleanly.
         if let Some(hook) = self.hook.get() {
-            let mut hook = hook.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut hook = lock(hook);
             *hook = mpsc::channel().0;
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockWriteGuard};
 
 use super::history::{History, HistoryPatterns};
 use super::id_turns::IdTurns;
@@ -12,6 +12,7 @@ use crate::atomic::AtomicU64;
 use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
 use crate::message::Message;
+use crate::sync::{ignore_poison, lock};
 
 /// Longest name of a room, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
@@ -102,7 +103,7 @@ impl Eq for ByName {}
 impl RoomHistory {
     /// No thread may wait, or call user code, while it holds this.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.history)
     }
 }
 
@@ -135,7 +136,7 @@ impl RoomDirectory {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<RoomEntry> {
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        let named = ignore_poison(self.named.read());
         named.get(name).map(|found| found.0.clone())
     }
 
@@ -223,7 +224,7 @@ impl RoomDirectory {
     /// The last stamp that was given. Locked behind a room's history, by whoever publishes what is to be kept: so stamps are
     /// in the order of what is sent. Nobody may wait who holds it.
     pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stamps)
     }
 
     /// Nobody is in a room any more. If it stays, it may be given up from now on.
@@ -244,7 +245,7 @@ impl RoomDirectory {
 
     /// Locked behind the names. Nobody may wait who holds it.
     fn deserted(&self) -> MutexGuard<'_, Deserted> {
-        self.deserted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.deserted)
     }
 
     /// A room is no more: its name is free, unless another has it already.
@@ -263,12 +264,12 @@ impl RoomDirectory {
     }
 
     pub(super) fn len(&self) -> usize {
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        let named = ignore_poison(self.named.read());
         named.len()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, RoomSet> {
-        self.named.write().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.named.write())
     }
 
     /// There are as many rooms as there may be: one that nobody is in, and that only keeps messages, is given up. First those

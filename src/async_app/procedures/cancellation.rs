@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::metrics::Counters;
+use crate::sync::{ignore_poison, lock};
 use crate::user_threads::UserCode;
 
 /// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
@@ -86,7 +87,7 @@ impl InFlight {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<CancelAction>> {
-        self.actions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.actions)
     }
 }
 
@@ -144,11 +145,11 @@ impl Cancellation {
                 Some(Duration::ZERO) => return false,
                 Some(left) => {
                     let waited = self.0.changed.wait_timeout(actions, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    ignore_poison(waited).0
                 }
                 None => {
                     let waited = self.0.changed.wait(actions);
-                    waited.unwrap_or_else(PoisonError::into_inner)
+                    ignore_poison(waited)
                 }
             };
         }

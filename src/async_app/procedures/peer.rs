@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::cancellation::{CancelAction, CancelCause, InFlight};
@@ -17,6 +17,7 @@ use crate::message::Message;
 use crate::metrics::Counters;
 use crate::protocol::close::CloseCode;
 use crate::protocol::procedures::{self, Malformed, ProcedureFrame, Version};
+use crate::sync::{ignore_poison, lock};
 
 /// Longest payload of a `$ping` that is answered at once, as that of a WebSocket ping.
 const PING_BYTES_MAX: usize = 125;
@@ -35,7 +36,7 @@ pub(super) struct OutcomeWaiter {
 
 impl OutcomeWaiter {
     fn tell(&self, outcome: CallOutcome) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *lock(&self.outcome) = Some(outcome);
         self.changed.notify_all();
     }
 
@@ -43,7 +44,7 @@ impl OutcomeWaiter {
     pub(super) fn wait(&self, timeout: Duration) -> Option<CallOutcome> {
         let begun = Instant::now();
         let mut clock = Clock::new(begun);
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcome = lock(&self.outcome);
         let mut now = begun;
         while outcome.is_none() {
             let left = clock.left(timeout, now);
@@ -54,7 +55,7 @@ impl OutcomeWaiter {
             let sleep = left.min(LOOKS_EVERY);
             clock.sleep(Some(sleep));
             let waited = self.changed.wait_timeout(outcome, sleep);
-            outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
+            outcome = ignore_poison(waited).0;
             now = Instant::now();
             clock.go_on(now);
         }
@@ -131,7 +132,7 @@ impl ProcedurePeer {
 
     /// No user code runs with it held.
     fn lock(&self) -> MutexGuard<'_, PeerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn version(&self) -> Version {

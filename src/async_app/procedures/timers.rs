@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::Clock;
 use crate::report::{Limited, limited};
+use crate::sync::{ignore_poison, lock};
 use crate::user_threads::UserThreads;
 
 /// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
@@ -79,7 +80,7 @@ impl TimerState {
 
 impl CallTimers {
     fn lock(&self) -> MutexGuard<'_, TimerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Has something done after that time, on the timers' thread, which it must not hold up. None: it takes for ever.
@@ -151,7 +152,7 @@ impl CallTimers {
                 state.clock.sleep(Some(sleep));
                 state.sleeps_until = now.checked_add(sleep);
                 let waited = self.changed.wait_timeout(state, sleep);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                state = ignore_poison(waited).0;
                 state.sleeps_until = None;
             }
         }

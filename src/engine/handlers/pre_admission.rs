@@ -37,7 +37,7 @@ pub(crate) fn authorize(
     let then = OnVerdict(Some(then));
     match pre_admit(hub, head, peer) {
         Err(reject) => then.tell(Verdict::Rejected(reject)),
-        Ok(accepted) if !hub.authorizes => then.tell(Verdict::Accepted(accepted)),
+        Ok(accepted) if !hub.subscriptions.handshake => then.tell(Verdict::Accepted(accepted)),
         Ok(accepted) => {
             // If there is no handler any more, `then` is dropped, and so told.
             let _ = push_work(hub, Work::Authorize(accepted, then));
@@ -111,9 +111,9 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     }
     Ok(Box::new(Accepted {
         handshake,
-        granted: match hub.authorizes {
+        granted: match hub.subscriptions.handshake {
             true => Granted::default(),
-            false => Granted::choosing(&request, hub.subprotocols),
+            false => Granted::choosing(&request, hub.subscriptions.subprotocols),
         },
         request: Arc::new(request),
         peer_slot,

@@ -15,7 +15,7 @@ use crate::atomic::AtomicU64;
 use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{Command, Control, NewConnection, Publication};
-use crate::engine::model::program::Program;
+use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
 use crate::engine::model::room::Room;
 use crate::engine::model::settings::Settings;
@@ -36,10 +36,8 @@ pub(crate) struct Hub {
     /// What each address has, where that is bounded.
     pub(crate) peers: Option<Arc<PeerLimits>>,
     pub(crate) logged: LoggedOnce,
-    /// The program decides who may come in.
-    pub(crate) authorizes: bool,
-    /// What the program speaks by itself.
-    pub(crate) subprotocols: &'static [&'static str],
+    /// Which events the program has a handler for.
+    pub(crate) subscriptions: Subscriptions,
     /// Rooms that there ever were.
     pub(crate) rooms_ever: AtomicU64,
     /// The event streams that get what everyone gets.
@@ -144,8 +142,7 @@ impl Hub {
             })
             .collect();
         Arc::new(Self {
-            authorizes: program.subscriptions().handshake,
-            subprotocols: program.subscriptions().subprotocols,
+            subscriptions: program.subscriptions(),
             jobs: JobPort::new(settings.handler_threads, program),
             peers: PeerLimits::new(&settings.limits),
             logged: LoggedOnce::default(),

@@ -281,10 +281,7 @@ impl<J> JobQueue<J> {
             if left.is_zero() {
                 return !queue.is_busy();
             }
-            queue = self
-                .ended
-                .wait_timeout(queue, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(queue, _)| queue);
+            queue = crate::sync::ignore_poison(self.ended.wait_timeout(queue, left)).0;
         }
         true
     }

@@ -182,10 +182,7 @@ impl<S> Lease<S> {
             if left.is_zero() {
                 return false;
             }
-            state = self
-                .ended
-                .wait_timeout(state, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+            state = crate::sync::ignore_poison(self.ended.wait_timeout(state, left)).0;
         }
         true
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::limits::Limits;
+use crate::sync::lock;
 
 /// Addresses that are forgotten again are swept out when there are this many more than at the last sweep.
 const SWEEP_EVERY: usize = 1024;
@@ -60,9 +61,7 @@ impl PeerLimits {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.known)
     }
 
     /// Counts a connection for an address. None if it has as many as it may.

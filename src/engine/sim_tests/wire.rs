@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::protocol::fuzz;
+pub(super) use crate::sync::lock;
 use crate::transport::Transport;
 #[cfg(feature = "io-uring")]
 use crate::transport::WriteMany;
@@ -166,11 +167,6 @@ impl Wire {
         pipe.output.extend_from_slice(&bytes[..n]);
         Ok(n)
     }
-}
-
-/// Locks, also where an assertion has failed meanwhile: it alone is to be seen.
-pub(super) fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
-    pipe.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Transport for Wire {
