@@ -1,28 +1,49 @@
 //! Who is connected: by id, and by address.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, RwLock};
 
 use crate::engine::{ConnectionId, Session};
 use crate::sync::ignore_poison;
 
-/// All sessions that are open.
-#[derive(Default)]
-pub(super) struct Directory(RwLock<Sessions>);
+/// A shard that lets a client in or out waits for one stripe only, and for no longer than that stripe takes to grow: with
+/// 1,000,000 connections, to move some 16,000 entries.
+const STRIPES: usize = 64;
 
+/// All sessions that are open, by id and by address. Each stripe has a lock of its own.
+pub(super) struct Directory {
+    /// Shards `n`, `n + STRIPES` and so on are in stripe `n`.
+    sessions: [RwLock<Shards>; STRIPES],
+    /// By the address's hash.
+    addresses: [RwLock<Addresses>; STRIPES],
+    hasher: RandomState,
+}
+
+/// For each shard of a stripe, its sessions by slot.
+type Shards = Vec<Vec<Option<Arc<Session>>>>;
+
+/// Addresses are what 0.5.1 named its clients by.
 #[derive(Default)]
-struct Sessions {
-    /// For each shard, by slot.
-    sessions: Vec<Vec<Option<Arc<Session>>>>,
-    /// Addresses are what 0.5.1 named its clients by.
-    of_ipv4: HashMap<(Ipv4Addr, u16), SessionIndex>,
+struct Addresses {
+    ipv4: HashMap<(Ipv4Addr, u16), SessionIndex>,
     /// Apart, since they take twice the memory.
-    of_others: HashMap<SocketAddr, SessionIndex>,
+    others: HashMap<SocketAddr, SessionIndex>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            sessions: std::array::from_fn(|_| RwLock::default()),
+            addresses: std::array::from_fn(|_| RwLock::default()),
+            hasher: RandomState::new(),
+        }
+    }
 }
 
 /// Where a session stands. As bytes, so that an address of IPv4 and its index are 12 of them, without gaps.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SessionIndex {
     slot: [u8; 4],
     shard: [u8; 2],
@@ -45,17 +66,28 @@ impl SessionIndex {
     }
 }
 
-impl Sessions {
-    fn at(&self, index: SessionIndex) -> Option<&Arc<Session>> {
-        let slots = self.sessions.get(index.shard())?;
-        slots.get(index.slot())?.as_ref()
+impl Addresses {
+    fn get(&self, address: SocketAddr) -> Option<SessionIndex> {
+        match address {
+            SocketAddr::V4(v4) => self.ipv4.get(&ipv4(v4)).copied(),
+            other @ SocketAddr::V6(_) => self.others.get(&other).copied(),
+        }
     }
 
-    fn index_of(&self, address: SocketAddr) -> Option<SessionIndex> {
+    fn insert(&mut self, address: SocketAddr, index: SessionIndex) {
         match address {
-            SocketAddr::V4(v4) => self.of_ipv4.get(&ipv4(v4)).copied(),
-            other @ SocketAddr::V6(_) => self.of_others.get(&other).copied(),
-        }
+            SocketAddr::V4(v4) => self.ipv4.insert(ipv4(v4), index),
+            other @ SocketAddr::V6(_) => self.others.insert(other, index),
+        };
+    }
+
+    fn remove(&mut self, address: SocketAddr) {
+        match address {
+            SocketAddr::V4(v4) => self.ipv4.remove(&ipv4(v4)),
+            other @ SocketAddr::V6(_) => self.others.remove(&other),
+        };
+        shrink(&mut self.ipv4);
+        shrink(&mut self.others);
     }
 }
 
@@ -63,51 +95,66 @@ fn ipv4(address: SocketAddrV4) -> (Ipv4Addr, u16) {
     (*address.ip(), address.port())
 }
 
-/// After a rush, gives back what it took.
+/// Gives back the memory of a rush.
 fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+    if map.capacity() > 64 && map.len() < map.capacity() / 8 {
         map.shrink_to_fit();
     }
 }
 
 impl Directory {
+    fn shard(&self, shard: usize) -> &RwLock<Shards> {
+        &self.sessions[shard % STRIPES]
+    }
+
+    fn addresses(&self, address: SocketAddr) -> &RwLock<Addresses> {
+        &self.addresses[self.hasher.hash_one(address) as usize % STRIPES]
+    }
+
+    fn at(&self, index: SessionIndex) -> Option<Arc<Session>> {
+        let shards = ignore_poison(self.shard(index.shard()).read());
+        let slots = shards.get(index.shard() / STRIPES)?;
+        slots.get(index.slot())?.clone()
+    }
+
     /// Where an address is used again before its former owner has left, it means the latest.
     pub(super) fn enter(&self, session: &Arc<Session>) {
-        let mut sessions = ignore_poison(self.0.write());
         let index = SessionIndex::of(session.id);
-        match session.peer() {
-            SocketAddr::V4(v4) => sessions.of_ipv4.insert(ipv4(v4), index),
-            other @ SocketAddr::V6(_) => sessions.of_others.insert(other, index),
-        };
-        let (shard, slot) = (index.shard(), index.slot());
-        if sessions.sessions.len() <= shard {
-            sessions.sessions.resize_with(shard + 1, Vec::new);
+        let (shard, slot) = (index.shard() / STRIPES, index.slot());
+        let mut shards = ignore_poison(self.shard(index.shard()).write());
+        if shards.len() <= shard {
+            shards.resize_with(shard + 1, Vec::new);
         }
-        let slots = &mut sessions.sessions[shard];
+        let slots = &mut shards[shard];
         if slots.len() <= slot {
             slots.resize_with(slot + 1, || None);
         }
         slots[slot] = Some(session.clone());
+        drop(shards);
+        // Behind its slot: an address that is found leads to a session.
+        let peer = session.peer();
+        ignore_poison(self.addresses(peer).write()).insert(peer, index);
     }
 
     pub(super) fn leave(&self, session: &Session) {
-        let mut sessions = ignore_poison(self.0.write());
-        let sessions = &mut *sessions;
-        let is_its_index = |index: Option<SessionIndex>, sessions: &Sessions| {
-            let owner = index.and_then(|index| sessions.at(index));
-            owner.is_some_and(|owner| owner.id == session.id)
-        };
-        if is_its_index(sessions.index_of(session.peer()), sessions) {
-            match session.peer() {
-                SocketAddr::V4(v4) => drop(sessions.of_ipv4.remove(&ipv4(v4))),
-                other @ SocketAddr::V6(_) => drop(sessions.of_others.remove(&other)),
-            }
-            shrink(&mut sessions.of_ipv4);
-            shrink(&mut sessions.of_others);
-        }
         let index = SessionIndex::of(session.id);
-        if is_its_index(Some(index), sessions) {
-            let slots = &mut sessions.sessions[index.shard()];
+        let peer = session.peer();
+        let mut addresses = ignore_poison(self.addresses(peer).write());
+        // By now, the address may lead to another slot, or the slot's next session may have the same address.
+        let is_its_own = addresses.get(peer) == Some(index)
+            && self
+                .at(index)
+                .is_none_or(|owner| owner.id == session.id || owner.peer() != peer);
+        if is_its_own {
+            addresses.remove(peer);
+        }
+        drop(addresses);
+        let mut shards = ignore_poison(self.shard(index.shard()).write());
+        let Some(slots) = shards.get_mut(index.shard() / STRIPES) else {
+            return;
+        };
+        let owner = slots.get(index.slot()).and_then(Option::as_ref);
+        if owner.is_some_and(|owner| owner.id == session.id) {
             slots[index.slot()] = None;
             while slots.last().is_some_and(Option::is_none) {
                 slots.pop();
@@ -119,38 +166,37 @@ impl Directory {
     }
 
     pub(super) fn find(&self, address: SocketAddr) -> Option<Arc<Session>> {
-        let sessions = ignore_poison(self.0.read());
-        let session = sessions.at(sessions.index_of(address)?)?;
+        let index = ignore_poison(self.addresses(address).read()).get(address)?;
         // Its index may be another's by now.
-        (session.peer() == address).then(|| session.clone())
+        self.at(index).filter(|session| session.peer() == address)
     }
 
     pub(super) fn find_id(&self, id: ConnectionId) -> Option<Arc<Session>> {
-        let sessions = ignore_poison(self.0.read());
-        let session = sessions.at(SessionIndex::of(id))?;
-        (session.id == id).then(|| session.clone())
+        self.at(SessionIndex::of(id))
+            .filter(|session| session.id == id)
     }
 
     /// The ids of all sessions. Copied a few at a time, so that a shard on which a client connects or leaves waits no longer
     /// for that than for a look-up of so many.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let mut ids = Vec::new();
-        let (mut shard, mut from) = (0, 0);
-        loop {
-            let sessions = ignore_poison(self.0.read());
-            let Some(slots) = sessions.sessions.get(shard) else {
-                return ids;
-            };
-            let to = slots.len().min(from + COPIED_MAX);
-            let copied = slots.get(from..to).into_iter().flatten().flatten();
-            let before = ids.len();
-            ids.extend(copied.map(|session| session.id));
-            debug_assert!(ids.len() - before <= COPIED_MAX);
-            (shard, from) = match to < slots.len() {
-                true => (shard, to),
-                false => (shard + 1, 0),
-            };
+        for stripe in &self.sessions {
+            let (mut shard, mut from) = (0, 0);
+            loop {
+                let shards = ignore_poison(stripe.read());
+                let Some(slots) = shards.get(shard) else {
+                    break;
+                };
+                let to = slots.len().min(from + COPIED_MAX);
+                let copied = slots.get(from..to).into_iter().flatten().flatten();
+                ids.extend(copied.map(|session| session.id));
+                (shard, from) = match to < slots.len() {
+                    true => (shard, to),
+                    false => (shard + 1, 0),
+                };
+            }
         }
+        ids
     }
 }
 
@@ -160,10 +206,66 @@ const COPIED_MAX: usize = 256;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::engine::Encoding;
+    use crate::request::RequestHead;
 
     #[test]
     fn an_address_takes_little_memory() {
         // There is one for each connection, and the map has room for up to twice as many.
         assert_eq!(size_of::<((Ipv4Addr, u16), SessionIndex)>(), 12);
+    }
+
+    fn session(slot: u32, generation: u32, peer: &str) -> Arc<Session> {
+        let mut id = ConnectionId::NOBODY;
+        id.shard = 0;
+        (id.key.slot, id.key.generation) = (slot, generation);
+        let peer: SocketAddr = peer.parse().unwrap();
+        let request = RequestHead::received(RequestHead::new("/").head().clone(), peer, peer.ip());
+        Arc::new(Session::new(id, &request, None, false, Encoding::Frames))
+    }
+
+    #[test]
+    fn address_of_a_reused_slot_is_removed() {
+        let directory = Directory::default();
+        let (first, second) = (session(0, 0, "10.0.0.1:1"), session(0, 1, "10.0.0.2:2"));
+        directory.enter(&first);
+        // The slot's next session may enter before the former one has left.
+        directory.enter(&second);
+        directory.leave(&first);
+        assert!(directory.find(first.peer()).is_none());
+        assert_eq!(directory.find(second.peer()).unwrap().id, second.id);
+        directory.leave(&second);
+        for addresses in &directory.addresses {
+            assert!(ignore_poison(addresses.read()).ipv4.is_empty());
+        }
+    }
+
+    #[test]
+    fn address_used_again_leads_to_the_latest_session() {
+        let directory = Directory::default();
+        let (first, second) = (session(0, 0, "10.0.0.1:1"), session(1, 0, "10.0.0.1:1"));
+        directory.enter(&first);
+        directory.enter(&second);
+        directory.leave(&first);
+        assert_eq!(directory.find(first.peer()).unwrap().id, second.id);
+        assert!(directory.find_id(first.id).is_none());
+        assert_eq!(directory.ids(), [second.id]);
+    }
+
+    #[test]
+    fn locked_stripe_keeps_only_its_own_addresses_waiting() {
+        let directory = Directory::default();
+        let peers: Vec<_> = (0..1_000)
+            .map(|n| SocketAddr::from(([10, 0, (n / 256) as u8, n as u8], 1)))
+            .collect();
+        let locked = directory.addresses(peers[0]);
+        let _locked = ignore_poison(locked.write());
+        let free = peers.iter().filter(|&&peer| {
+            let addresses = directory.addresses(peer);
+            let waits = addresses.try_write().is_err();
+            assert_eq!(waits, std::ptr::eq(addresses, locked));
+            !waits
+        });
+        assert!(free.count() > 900);
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::history::History;
 use super::publish::AppShared;
 use super::rendering::event;
-use super::rooms::RoomEntry;
+use super::room_entry::RoomEntry;
 use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;

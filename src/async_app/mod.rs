@@ -15,6 +15,8 @@ mod publish;
 mod rendering;
 mod room;
 mod room_broadcast;
+mod room_entry;
+mod room_names;
 mod rooms;
 mod running;
 mod sender;

@@ -11,7 +11,8 @@ use super::directory::Directory;
 use super::history::{History, HistoryPatterns};
 use super::rendering::Content;
 use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
-use super::rooms::{self, NAME_BYTES_MAX, RoomDirectory};
+use super::room_entry::RoomEntry;
+use super::rooms::{NAME_BYTES_MAX, RoomDirectory};
 
 use crate::engine::{self, Command, ConnectionId, Hub, NotJoined, Refused, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
@@ -274,7 +275,7 @@ impl AppShared {
                 None => Err(join_error("", JoinErrorReason::Closed)),
             };
         };
-        let join = |hub: &Hub, room: &rooms::RoomEntry, session: &Session| {
+        let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
             let reserved = hub.reserve_join(session, 0, 0)?;
             // Whoever publishes has seen in which form this one gets it, or will.
             let _history = room.history();
@@ -291,7 +292,7 @@ impl AppShared {
         session: &Session,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
-        let join = |hub: &Hub, room: &rooms::RoomEntry, session: &Session| {
+        let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
             let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
                 let kept = history.since(since)?;
                 Ok(kept
@@ -348,7 +349,7 @@ impl AppShared {
         &self,
         name: &str,
         session: Option<&Session>,
-        join: impl Fn(&Hub, &rooms::RoomEntry, &Session) -> Result<T, JoinFailure>,
+        join: impl Fn(&Hub, &RoomEntry, &Session) -> Result<T, JoinFailure>,
     ) -> Result<T, JoinError> {
         let refuse = |reason| Err(join_error(name, reason));
         let (Some(hub), Some(session)) = (self.running(), session) else {
@@ -384,7 +385,7 @@ impl AppShared {
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.rooms.find(name));
-        match room.as_ref().and_then(rooms::RoomEntry::history) {
+        match room.as_ref().and_then(RoomEntry::history) {
             Some(history) => Ok(history
                 .since(since)?
                 .map(|(id, message, _)| (id, message.clone()))

@@ -7,7 +7,7 @@
 use super::id_turns::IdTurn;
 use super::publish::{AppShared, Blocking};
 use super::rendering::{Content, WithId};
-use super::rooms::{RoomEntry, RoomHistory};
+use super::room_entry::{RoomEntry, RoomHistory};
 use crate::engine::{self, ConnectionId, Hub};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;

@@ -1,6 +1,7 @@
 use super::super::history::HistoryPatterns;
 use super::*;
 use crate::async_app::{AsyncWebsocketApp, RunningApp};
+use crate::message::Message;
 
 const ROOMS_MAX: usize = 4;
 
@@ -49,8 +50,13 @@ impl Fixture {
 
     /// An event stream that follows the room: it counts as being in it.
     fn enter(&self, name: &str) -> Result<Arc<engine::Room>, JoinErrorReason> {
-        let room = self.rooms.find_or_make(&self.hub, name)?;
-        Ok(self.hub.follow(&room.members).unwrap())
+        loop {
+            let room = self.rooms.find_or_make(&self.hub, name)?;
+            // Another thread may have ended it at this moment.
+            if let Some(streams) = self.hub.follow(&room.members) {
+                return Ok(streams);
+            }
+        }
     }
 
     fn leave(&self, room: &Arc<engine::Room>) {
@@ -196,4 +202,43 @@ fn rooms_are_enqueued_once_however_often_they_are_emptied() {
         fixture.leave(&room);
     }
     assert_eq!(fixture.rooms.deserted().unused.len(), 1);
+}
+
+#[test]
+fn locked_stripe_keeps_only_its_own_names_waiting() {
+    let fixture = Fixture::with_rooms_max(&[], 1_000);
+    let _locked = fixture.rooms.names.write("locked");
+    let mut made = 0;
+    for n in 0..500 {
+        let name = n.to_string();
+        if !fixture.rooms.names.shares_stripe(&name, "locked") {
+            let member = fixture.enter(&name).unwrap();
+            fixture.leave(&member);
+            made += 1;
+        }
+    }
+    assert!(made > 450, "{made}");
+    assert_eq!(fixture.rooms.counted.load(Relaxed), 0);
+}
+
+#[test]
+fn rooms_made_and_ended_by_many_threads_are_counted_right() {
+    const THREADS: usize = 4;
+    let fixture = Fixture::new(&["kept*"]);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    let name = format!("{}{}", ["kept", "other"][n % 2], (thread + n) % 6);
+                    match fixture.enter(&name) {
+                        Ok(member) => fixture.leave(&member),
+                        Err(reason) => assert_eq!(reason, JoinErrorReason::Rooms),
+                    }
+                    assert!(fixture.rooms.counted.load(Relaxed) <= ROOMS_MAX);
+                }
+            });
+        }
+    });
+    assert_eq!(fixture.rooms.counted.load(Relaxed), fixture.rooms.len());
 }

@@ -34,10 +34,12 @@ pub(crate) const LAYERS: [Layers; 2] = [
         layers: &[
             &["directory", "history", "rendering", "id_turns"],
             &[
+                "room_entry",
                 "procedures/cancellation",
                 "procedures/payload",
                 "procedures/timers",
             ],
+            &["room_names"],
             &["rooms", "procedures/answer", "procedures/peer"],
             // All that is sent passes through it.
             &["publish"],
