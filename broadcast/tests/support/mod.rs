@@ -25,9 +25,27 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_humphrey-broadcast");
 
+/// The program, which reacts to SIGHUP as it does by default, also where the tests themselves run under `nohup`: an ignored
+/// signal stays ignored in a child process.
+pub(crate) fn program() -> Command {
+    if !is_sighup_ignored() {
+        return Command::new(BINARY);
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", BINARY]);
+    command
+}
+
+fn is_sighup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    ignored & 1 != 0
+}
+
 /// Runs the program to its end, without input. Returns its exit code, standard output and standard error.
 pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
-    let child = Command::new(BINARY)
+    let child = program()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -95,7 +113,7 @@ impl Program {
     }
 
     fn spawn(listen: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
+        let mut child = program()
             .args(["--listen", listen])
             .args(arguments)
             .stdin(Stdio::piped())

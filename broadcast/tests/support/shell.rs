@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use super::{BINARY, DEADLINE, eventually, status_kib};
+use super::{DEADLINE, eventually, program, status_kib};
 
 /// `listen` or `send` as a process. Dropping it kills the process.
 pub(crate) struct Shell {
@@ -33,7 +33,7 @@ pub(crate) struct Shell {
 impl Shell {
     /// Starts a command. Its output is not read before [`read_output`](Self::read_output).
     pub(crate) fn start(arguments: &[&str]) -> (Self, ChildStdout) {
-        let mut child = Command::new(BINARY)
+        let mut child = program()
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -299,8 +299,11 @@ impl Guest {
     /// The next data message or close frame.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
+        let begun = Instant::now();
         loop {
             let message = self.socket.read().unwrap();
+            // Pings must not prolong the wait.
+            assert!(begun.elapsed() < DEADLINE, "no message");
             if !message.is_ping() && !message.is_pong() {
                 return message;
             }
@@ -315,7 +318,9 @@ impl Guest {
             reason: reason.into(),
         };
         self.socket.close(Some(frame)).unwrap();
+        let begun = Instant::now();
         loop {
+            assert!(begun.elapsed() < DEADLINE, "it does not answer");
             match self.socket.read() {
                 Ok(Message::Close(Some(frame))) => {
                     assert_eq!(u16::from(frame.code), code);
