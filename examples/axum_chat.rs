@@ -55,13 +55,13 @@ async fn main() -> io::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
     // It does not listen itself: axum does. Its handlers are plain functions and run on threads of its own.
-    let chat: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+    let chat = AsyncWebsocketApp::<()>::new_unlinked()
         .with_allowed_origins(Origins::Same)
-        .with_limits(Limits {
-            message_bytes_max: 64 << 10,
-            outbox_bytes_max: 256 << 10,
-            ..Limits::default()
-        })
+        .with_limits(
+            Limits::default()
+                .message_bytes_max(64 << 10)
+                .outbox_bytes_max(256 << 10),
+        )
         // The default, named because it is the point: whoever has more than 256 KiB to read is disconnected, with 1013.
         .with_slow_consumer(SlowConsumer::Disconnect)
         .with_message_handler(say);

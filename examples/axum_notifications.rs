@@ -50,7 +50,7 @@ async fn main() -> io::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
     // It does not listen itself: axum does.
-    let websocket_app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked();
+    let websocket_app = AsyncWebsocketApp::<()>::new_unlinked();
     let running = websocket_app.start()?;
 
     let site = Site {

@@ -24,7 +24,7 @@ use std::thread::spawn;
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_connect_handler(connect_handler)
         .with_message_handler(message_handler);

@@ -20,7 +20,7 @@ use std::env;
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_message_handler(|stream, message, _| stream.send(message));
 

@@ -54,7 +54,7 @@ struct Site {
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    let websocket_app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+    let websocket_app = AsyncWebsocketApp::<()>::new_unlinked()
         .with_message_handler(|stream, message, _| stream.broadcast(message));
 
     let site = Site {

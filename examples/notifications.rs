@@ -57,7 +57,7 @@ fn main() {
 
 /// An app of one's own, which serves the route as well.
 fn alone(address: String) {
-    let app: Notifications<Office> = AsyncWebsocketApp::new();
+    let app = Notifications::<Office>::new();
     let live = app.sender();
     let paekli = move |request, office| paekli(request, office, &live);
     with_subscriptions(app)
@@ -68,7 +68,7 @@ fn alone(address: String) {
 
 /// The same in a Humphrey app that is there already.
 fn linked(address: String) {
-    let app: Notifications<()> = AsyncWebsocketApp::new_unlinked();
+    let app = Notifications::<()>::new_unlinked();
     let live = app.sender();
     let hook = app.connect_hook().unwrap();
     thread::spawn(move || with_subscriptions(app).run());

@@ -16,7 +16,7 @@
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Response, StatusCode};
-use humphrey_ws::{AsyncWebsocketApp, Message, Subscription};
+use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message, Subscription};
 
 use std::env;
 use std::io::stdin;
@@ -45,13 +45,13 @@ const PAGE: &str = r#"<!doctype html>
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_routes(SubApp::new().with_stateless_route("/", |_| {
             Response::new(StatusCode::OK, PAGE).with_header(HeaderType::ContentType, "text/html")
         }))
         // What a page can be given when it comes back, or for the first time.
-        .with_history("lines", 100, 64 * 1024)
+        .with_history("lines", HistoryLimits::messages(100).bytes(64 * 1024))
         .with_event_stream("/events", |_, _| {
             Ok(Subscription::room("lines")
                 .with_history()

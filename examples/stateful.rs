@@ -41,7 +41,7 @@ struct Guest {
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    let app: AsyncWebsocketApp<Room, Guest> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<Room, Guest>::new()
         .with_address(address)
         // Silent for two seconds: the client is asked. Silent for five: it is gone.
         .with_heartbeat(Heartbeat::new(

@@ -9,7 +9,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
-//! let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+//! let app = AsyncWebsocketApp::<()>::new_unlinked()
 //!     .with_message_handler(|stream, message, _| stream.broadcast(message));
 //! let running = app.start()?;
 //!
@@ -54,7 +54,9 @@
 //! that axum ends itself, and over Unix sockets, the connection is closed with 1011 and a reason, and the log says so:
 //! let a proxy end TLS in front of axum.
 
+use std::any::type_name;
 use std::fmt;
+use std::sync::Arc;
 
 use ::axum::extract::{FromRef, FromRequestParts};
 use ::axum::http::request::Parts;
@@ -93,6 +95,48 @@ pub async fn upgrade(upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
 /// ```
 #[must_use = "the client comes in only if this is returned from a handler"]
 pub struct WebsocketUpgrade(host::PendingUpgrade);
+
+impl WebsocketUpgrade {
+    /// Gives the stream its state, in place of the one that the
+    /// [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) gave. So what axum's extractors and middleware know
+    /// of the client reaches the app's handlers, in [`AsyncStream::state`](crate::AsyncStream::state).
+    ///
+    /// # Panics
+    ///
+    /// If the state is of another type than the app's `StreamState`.
+    ///
+    /// ```no_run
+    /// use axum::{Extension, Router, middleware, routing::any};
+    /// use humphrey_ws::{AsyncSender, AsyncWebsocketApp, axum::WebsocketUpgrade};
+    ///
+    /// #[derive(Clone, Default)]
+    /// struct User {
+    ///     name: String,
+    /// }
+    ///
+    /// // A middleware has authenticated the client, and added the extension.
+    /// async fn live(Extension(user): Extension<User>, upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
+    ///     upgrade.with_state(user)
+    /// }
+    ///
+    /// let app = AsyncWebsocketApp::<(), User>::new_unlinked()
+    ///     .with_connect_handler(|stream, _| stream.send(format!("Hello, {}.", stream.state.name)));
+    /// let router: Router<AsyncSender> = Router::new().route("/live", any(live));
+    /// ```
+    #[track_caller]
+    pub fn with_state<StreamState>(mut self, state: StreamState) -> Self
+    where
+        StreamState: Send + Sync + Default + 'static,
+    {
+        if let Err(expected) = self.0.attach(Arc::new(state)) {
+            panic!(
+                "the app's streams have a state of type {expected}, and with_state was given {}",
+                type_name::<StreamState>()
+            );
+        }
+        self
+    }
+}
 
 impl<S> FromRequestParts<S> for WebsocketUpgrade
 where

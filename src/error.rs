@@ -33,7 +33,7 @@ impl Error for WebsocketError {}
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Message, SendErrorReason};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+/// let app = AsyncWebsocketApp::<()>::new();
 /// let error = app.sender().try_broadcast(Message::new("too early")).unwrap_err();
 /// assert_eq!(error.reason, SendErrorReason::Closed);
 /// assert_eq!(error.message.text(), Some("too early"));
@@ -93,7 +93,7 @@ impl Error for SendError {}
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, JoinErrorReason};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_connect_handler(|stream, _| {
 ///         let error = stream.try_join(&"x".repeat(256)).unwrap_err();
 ///         assert_eq!(error.reason, JoinErrorReason::NameTooLong);

@@ -66,7 +66,7 @@ where
 /// use humphrey_ws::{AsyncWebsocketApp, async_websocket_handler};
 /// use std::thread::spawn;
 ///
-/// let ws: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
+/// let ws = AsyncWebsocketApp::<()>::new_unlinked()
 ///     .with_message_handler(|stream, message, _| stream.send(message));
 /// let hook = ws.connect_hook().unwrap();
 /// let app: App<()> = App::new().with_websocket_route("/ws", async_websocket_handler(hook));

@@ -5,7 +5,7 @@
 //! use humphrey_ws::{AsyncWebsocketApp, Message};
 //! use std::{io::stdin, thread::spawn};
 //!
-//! let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+//! let app = AsyncWebsocketApp::<()>::new()
 //!     .with_address("127.0.0.1:8080")
 //!     .with_connect_handler(|stream, _| {
 //!         stream.broadcast(Message::new(format!("HandshakeAccept, {}!", stream.peer_addr())))
@@ -81,7 +81,7 @@ pub use handler::{async_websocket_handler, websocket_handler};
 pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use hosts::AllowedHosts;
-pub use limits::{Limits, SlowConsumer};
+pub use limits::{HistoryLimits, Limits, SlowConsumer};
 pub use message::Message;
 pub use metrics::{Calls, Dropped, HandshakeFailures, Metrics, Refused};
 pub use option_names::OptionNames;
@@ -98,9 +98,9 @@ pub use stream::WebsocketStream;
 /// use humphrey_ws::procedures::Procedures;
 ///
 /// let app = AsyncWebsocketApp::<()>::new().with_procedures(
-///     Procedures::new()
-///         .on("broadcast", |event| event.stream().room("main").notify("message", event.data()))
-///         .call("uppercase", |call| Ok(call.text()?.to_uppercase())),
+///     Procedures::<(), ()>::new()
+///         .on_notification("broadcast", |event| event.stream().room("main").notify("message", event.data()))
+///         .on_call("uppercase", |call| Ok(call.text()?.to_uppercase())),
 /// );
 /// ```
 ///
@@ -133,8 +133,8 @@ pub mod procedures {
     /// use humphrey_ws::procedures::{CLIENT_JS, Procedures};
     ///
     /// // <script type="module"> import { connect } from "/client.js"; … </script>
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_procedures(Procedures::new())
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_procedures(Procedures::<(), ()>::new())
     ///     .with_routes(SubApp::new().with_stateless_route("/client.js", |_| {
     ///         Response::new(StatusCode::OK, CLIENT_JS).with_header("Content-Type", "text/javascript")
     ///     }));

@@ -12,12 +12,11 @@ use std::time::Duration;
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Limits};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_limits(Limits {
-///     message_bytes_max: 64 * 1024,
-///     ..Limits::default()
-/// });
+/// let app = AsyncWebsocketApp::<()>::new()
+///     .with_limits(Limits::default().message_bytes_max(64 * 1024).peer_connections_max(Some(20)));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Longest message, in bytes of payload, in either direction. Default 16 MiB.
     ///
@@ -119,18 +118,186 @@ pub struct Limits {
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
     /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s. What it takes
-    /// buys it time, as [`write_bytes_per_second_min`](Self::write_bytes_per_second_min) says.
+    /// buys it time, as [`write_bytes_per_second_min`](field@Self::write_bytes_per_second_min) says.
     pub write_timeout: Duration,
     /// What a client must take, on average, of what waits for it: a message, a response or an event. Default 1,024 bytes per
     /// second; with 0, every byte counts as if it were many.
     ///
-    /// What a client takes buys it time at this rate, up to [`write_timeout`](Self::write_timeout) from now; while it is
-    /// being closed, up to [`close_timeout`](Self::close_timeout). So one that takes a byte now and then is disconnected
+    /// What a client takes buys it time at this rate, up to [`write_timeout`](field@Self::write_timeout) from now; while it is
+    /// being closed, up to [`close_timeout`](field@Self::close_timeout). So one that takes a byte now and then is disconnected
     /// as if it took none. Its time begins anew when nothing waits any more.
     pub write_bytes_per_second_min: u64,
     /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed. What a client
     /// reads on its way to the close frame buys it time, unless it was disconnected for its slowness.
     pub close_timeout: Duration,
+}
+
+/// Setters, one for each field, so that a program changes what differs from [`Limits::default`] and later versions can add
+/// limits.
+impl Limits {
+    /// Sets the longest message, in bytes: see the field [`message_bytes_max`](field@Self::message_bytes_max).
+    #[must_use]
+    pub const fn message_bytes_max(mut self, message_bytes_max: usize) -> Self {
+        self.message_bytes_max = message_bytes_max;
+        self
+    }
+
+    /// Sets how many bytes may wait for one client: see the field [`outbox_bytes_max`](field@Self::outbox_bytes_max).
+    #[must_use]
+    pub const fn outbox_bytes_max(mut self, outbox_bytes_max: usize) -> Self {
+        self.outbox_bytes_max = outbox_bytes_max;
+        self
+    }
+
+    /// Sets how many bytes may wait for all clients together: see the field [`outboxes_bytes_max`](field@Self::outboxes_bytes_max).
+    #[must_use]
+    pub const fn outboxes_bytes_max(mut self, outboxes_bytes_max: usize) -> Self {
+        self.outboxes_bytes_max = outboxes_bytes_max;
+        self
+    }
+
+    /// Sets how many bytes may be on their way to one shard: see the field [`mailbox_bytes_max`](field@Self::mailbox_bytes_max).
+    #[must_use]
+    pub const fn mailbox_bytes_max(mut self, mailbox_bytes_max: usize) -> Self {
+        self.mailbox_bytes_max = mailbox_bytes_max;
+        self
+    }
+
+    /// Sets how many received bytes of one connection may wait for its handler: see the field [`pending_bytes_max`](field@Self::pending_bytes_max).
+    #[must_use]
+    pub const fn pending_bytes_max(mut self, pending_bytes_max: usize) -> Self {
+        self.pending_bytes_max = pending_bytes_max;
+        self
+    }
+
+    /// Sets how many received bytes the app holds at once: see the field [`received_bytes_max`](field@Self::received_bytes_max).
+    #[must_use]
+    pub const fn received_bytes_max(mut self, received_bytes_max: usize) -> Self {
+        self.received_bytes_max = received_bytes_max;
+        self
+    }
+
+    /// Sets the longest request head, in bytes: see the field [`head_bytes_max`](field@Self::head_bytes_max).
+    #[must_use]
+    pub const fn head_bytes_max(mut self, head_bytes_max: usize) -> Self {
+        self.head_bytes_max = head_bytes_max;
+        self
+    }
+
+    /// Sets the longest request body, in bytes: see the field [`body_bytes_max`](field@Self::body_bytes_max).
+    #[must_use]
+    pub const fn body_bytes_max(mut self, body_bytes_max: usize) -> Self {
+        self.body_bytes_max = body_bytes_max;
+        self
+    }
+
+    /// Sets how many bytes of HTTP requests the app holds at once: see the field [`bodies_bytes_max`](field@Self::bodies_bytes_max).
+    #[must_use]
+    pub const fn bodies_bytes_max(mut self, bodies_bytes_max: usize) -> Self {
+        self.bodies_bytes_max = bodies_bytes_max;
+        self
+    }
+
+    /// Sets how many connections the app serves at once: see the field [`connections_max`](field@Self::connections_max).
+    #[must_use]
+    pub const fn connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+
+    /// Sets how many connections one address may have at once; `None` is any number: see the field [`peer_connections_max`](field@Self::peer_connections_max).
+    #[must_use]
+    pub const fn peer_connections_max(mut self, peer_connections_max: Option<usize>) -> Self {
+        self.peer_connections_max = peer_connections_max;
+        self
+    }
+
+    /// Sets how many handshakes one address may begin per second; `None` is any number: see the field [`peer_handshakes_per_second_max`](field@Self::peer_handshakes_per_second_max).
+    #[must_use]
+    pub const fn peer_handshakes_per_second_max(
+        mut self,
+        peer_handshakes_per_second_max: Option<u32>,
+    ) -> Self {
+        self.peer_handshakes_per_second_max = peer_handshakes_per_second_max;
+        self
+    }
+
+    /// Sets how many calls of one connection may be in flight: see the field [`connection_calls_max`](field@Self::connection_calls_max).
+    #[must_use]
+    pub const fn connection_calls_max(mut self, connection_calls_max: usize) -> Self {
+        self.connection_calls_max = connection_calls_max;
+        self
+    }
+
+    /// Sets how many rooms one connection may be in: see the field [`connection_rooms_max`](field@Self::connection_rooms_max).
+    #[must_use]
+    pub const fn connection_rooms_max(mut self, connection_rooms_max: usize) -> Self {
+        self.connection_rooms_max = connection_rooms_max;
+        self
+    }
+
+    /// Sets how many rooms there may be: see the field [`rooms_max`](field@Self::rooms_max).
+    #[must_use]
+    pub const fn rooms_max(mut self, rooms_max: usize) -> Self {
+        self.rooms_max = rooms_max;
+        self
+    }
+
+    /// Sets how many connections may wait for a request head: see the field [`handshakes_max`](field@Self::handshakes_max).
+    #[must_use]
+    pub const fn handshakes_max(mut self, handshakes_max: usize) -> Self {
+        self.handshakes_max = handshakes_max;
+        self
+    }
+
+    /// Sets how long a client may take for a request head, and again for a body: see the field [`handshake_timeout`](field@Self::handshake_timeout).
+    #[must_use]
+    pub const fn handshake_timeout(mut self, handshake_timeout: Duration) -> Self {
+        self.handshake_timeout = handshake_timeout;
+        self
+    }
+
+    /// Sets how long a client may take for one message: see the field [`message_timeout`](field@Self::message_timeout).
+    #[must_use]
+    pub const fn message_timeout(mut self, message_timeout: Duration) -> Self {
+        self.message_timeout = message_timeout;
+        self
+    }
+
+    /// Sets how long a request may wait for its handler: see the field [`queue_timeout`](field@Self::queue_timeout).
+    #[must_use]
+    pub const fn queue_timeout(mut self, queue_timeout: Duration) -> Self {
+        self.queue_timeout = queue_timeout;
+        self
+    }
+
+    /// Sets how long an HTTP connection may stay idle between requests: see the field [`keep_alive_timeout`](field@Self::keep_alive_timeout).
+    #[must_use]
+    pub const fn keep_alive_timeout(mut self, keep_alive_timeout: Duration) -> Self {
+        self.keep_alive_timeout = keep_alive_timeout;
+        self
+    }
+
+    /// Sets how long a client may take nothing of what waits for it: see the field [`write_timeout`](field@Self::write_timeout).
+    #[must_use]
+    pub const fn write_timeout(mut self, write_timeout: Duration) -> Self {
+        self.write_timeout = write_timeout;
+        self
+    }
+
+    /// Sets the rate at which a client must read what waits for it, in bytes per second: see the field [`write_bytes_per_second_min`](field@Self::write_bytes_per_second_min).
+    #[must_use]
+    pub const fn write_bytes_per_second_min(mut self, write_bytes_per_second_min: u64) -> Self {
+        self.write_bytes_per_second_min = write_bytes_per_second_min;
+        self
+    }
+
+    /// Sets how long the closing handshake may take: see the field [`close_timeout`](field@Self::close_timeout).
+    #[must_use]
+    pub const fn close_timeout(mut self, close_timeout: Duration) -> Self {
+        self.close_timeout = close_timeout;
+        self
+    }
 }
 
 impl Default for Limits {
@@ -160,6 +327,47 @@ impl Default for Limits {
             write_bytes_per_second_min: 1_024,
             close_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+/// How much a room keeps of its messages
+/// ([`with_history`](crate::AsyncWebsocketApp::with_history)). Both bounds hold: the older messages give way.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits};
+///
+/// let app = AsyncWebsocketApp::<()>::new()
+///     .with_history("secret/*", HistoryLimits::NONE)
+///     .with_history("*", HistoryLimits::messages(50).bytes(64 * 1024));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryLimits {
+    /// Messages that a room keeps; with 0 it keeps no history.
+    pub messages_max: usize,
+    /// Bytes of payload that a room keeps, of all its kept messages together. Default 1 MiB. A message that is longer is sent,
+    /// and leaves nothing kept.
+    pub bytes_max: usize,
+}
+
+impl HistoryLimits {
+    /// Keeps nothing: messages of such a room have no ids.
+    pub const NONE: Self = Self::messages(0);
+
+    /// Keeps up to this number of messages, with at most 1 MiB of payload together.
+    pub const fn messages(messages_max: usize) -> Self {
+        Self {
+            messages_max,
+            bytes_max: 1 << 20,
+        }
+    }
+
+    /// Sets how many bytes of payload the kept messages may have together: see the field
+    /// [`bytes_max`](field@Self::bytes_max).
+    #[must_use]
+    pub const fn bytes(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
     }
 }
 

@@ -1,5 +1,6 @@
 //! One WebSocket message.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -12,6 +13,9 @@ use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 /// The frame that carries it is written once, when the message is made; clones, broadcasts and echoes share it.
 /// A clone costs a reference count, whatever the size.
 ///
+/// Sending methods take anything that converts into a message: a text (`&str`, `String`) becomes a text message, bytes
+/// (`&[u8]`, `Vec<u8>`) become a binary message, whatever they contain. The payload is copied once.
+///
 /// ```
 /// use humphrey_ws::Message;
 ///
@@ -22,6 +26,9 @@ use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 /// let binary = Message::new([0xff, 0x00]);
 /// assert!(!binary.is_text());
 /// assert_eq!(binary.bytes(), [0xff, 0x00]);
+///
+/// assert!(Message::from("text").is_text());
+/// assert!(!Message::from(b"bytes".to_vec()).is_text());
 /// ```
 #[derive(Clone)]
 pub struct Message {
@@ -40,7 +47,8 @@ pub(crate) struct Shape {
 impl Message {
     /// Creates a message with a copy of the payload: text if it is valid UTF-8 (as an empty one is), else binary.
     ///
-    /// Use [`Message::new_binary`] for a binary message whose bytes may happen to be UTF-8.
+    /// Use [`Message::new_binary`] for a binary message whose bytes may happen to be UTF-8, and [`Message::new_text`] for a
+    /// payload that is known to be text.
     pub fn new<T>(payload: T) -> Self
     where
         T: AsRef<[u8]>,
@@ -49,7 +57,22 @@ impl Message {
         Self::from_slice(payload, std::str::from_utf8(payload).is_ok())
     }
 
-    /// Creates a binary message with a copy of the payload.
+    /// Creates a text message with a copy of the payload (RFC 6455 §5.6).
+    ///
+    /// The name `text` belongs to the [accessor](Self::text), which 0.5.1 has.
+    ///
+    /// ```
+    /// # use humphrey_ws::Message;
+    /// assert_eq!(Message::new_text("Grüezi").text(), Some("Grüezi"));
+    /// ```
+    pub fn new_text<T>(payload: T) -> Self
+    where
+        T: AsRef<str>,
+    {
+        Self::from_slice(payload.as_ref().as_bytes(), true)
+    }
+
+    /// Creates a binary message with a copy of the payload (RFC 6455 §5.6).
     pub fn new_binary<T>(payload: T) -> Self
     where
         T: AsRef<[u8]>,
@@ -145,6 +168,41 @@ fn opcode(text: bool) -> Opcode {
     if text { Opcode::Text } else { Opcode::Binary }
 }
 
+/// Implements `From` for types that hold a text, and for types that hold bytes.
+macro_rules! message_from {
+    ($($constructor:ident: $($payload:ty),+;)+) => { $($(
+        impl From<$payload> for Message {
+            fn from(payload: $payload) -> Self {
+                Self::$constructor(payload)
+            }
+        }
+    )+)+ };
+}
+
+message_from! {
+    new_text: &str, &String, String, Cow<'_, str>;
+    new_binary: &[u8], &Vec<u8>, Vec<u8>;
+}
+
+impl<const N: usize> From<&[u8; N]> for Message {
+    fn from(payload: &[u8; N]) -> Self {
+        Self::new_binary(payload)
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for Message {
+    fn from(payload: [u8; N]) -> Self {
+        Self::new_binary(payload)
+    }
+}
+
+/// A clone, which shares the frame.
+impl From<&Message> for Message {
+    fn from(message: &Message) -> Self {
+        message.clone()
+    }
+}
+
 impl AsRef<[u8]> for Message {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
@@ -184,6 +242,37 @@ mod tests {
             assert_eq!(assembled.bytes(), payload);
             assert_eq!(assembled.to_frame(), whole.to_frame());
         }
+    }
+
+    #[test]
+    fn conversion_from_text_is_text_and_from_bytes_is_binary() {
+        let texts: [Message; 4] = [
+            "é".into(),
+            "é".to_owned().into(),
+            (&"é".to_owned()).into(),
+            Cow::Borrowed("é").into(),
+        ];
+        for message in texts {
+            assert_eq!(message.text(), Some("é"));
+        }
+        let binary: [Message; 5] = [
+            b"ok".into(),
+            [b'o', b'k'].into(),
+            b"ok"[..].into(),
+            (&b"ok".to_vec()).into(),
+            b"ok".to_vec().into(),
+        ];
+        for message in binary {
+            assert!(!message.is_text());
+            assert_eq!(message.bytes(), b"ok");
+        }
+    }
+
+    #[test]
+    fn conversion_from_a_message_shares_its_frame() {
+        let message = Message::new("shared");
+        let shared = Message::from(&message);
+        assert_eq!(message.frame().as_ptr(), shared.frame().as_ptr());
     }
 
     #[test]

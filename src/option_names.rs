@@ -10,7 +10,7 @@
 /// use humphrey_ws::{AsyncWebsocketApp, OptionNames, Origins};
 ///
 /// // A page of https://example.org is told: "… allow the origin: --allow-origin https://example.org".
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_allowed_origins(Origins::Same)
 ///     .with_option_names(OptionNames::new().with_allowed_origins("--allow-origin"));
 /// ```

@@ -14,7 +14,7 @@ use crate::authority::{host_and_port, is_same_host};
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Origins};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_allowed_origins(Origins::list(["https://example.com"]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

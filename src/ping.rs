@@ -17,7 +17,7 @@ use std::time::Duration;
 /// use humphrey_ws::{AsyncWebsocketApp, ping::Heartbeat};
 /// use std::time::Duration;
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_heartbeat(Heartbeat::new(Duration::from_secs(20), Duration::from_secs(30)));
 /// ```
 #[derive(Debug, Clone, Copy)]

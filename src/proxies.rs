@@ -17,7 +17,7 @@ use ipnet::IpNet;
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, TrustedProxies};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_trusted_proxies(TrustedProxies::x_forwarded_for(["127.0.0.1", "10.0.0.0/8"]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -325,8 +325,8 @@ impl WebsocketStream {
     ///
     /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once either side has closed;
     /// [`WriteError`](WebsocketError::WriteError) if writing fails, after which nothing more can be sent.
-    pub fn send(&mut self, message: Message) -> Result<(), WebsocketError> {
-        self.send_frame(message.frame())
+    pub fn send(&mut self, message: impl Into<Message>) -> Result<(), WebsocketError> {
+        self.send_frame(message.into().frame())
     }
 
     /// Sends a ping (RFC 6455 §5.5.2). Its pong is taken in while messages are received.
@@ -336,6 +336,27 @@ impl WebsocketStream {
     /// Those of [`send`](Self::send).
     pub fn ping(&mut self) -> Result<(), WebsocketError> {
         self.send_frame(&encode::control(Opcode::Ping, &[]))
+    }
+
+    /// Closes the connection with a code (RFC 6455 §7.1.2). The reason is cut to 123 bytes. Does nothing if either side has
+    /// closed already.
+    ///
+    /// Sends the close frame without waiting for a client that does not read, and waits a moment for the client's answer. A
+    /// stream that is dropped closes with 1000.
+    ///
+    /// ```
+    /// use humphrey_ws::{CloseCode, websocket_handler};
+    ///
+    /// let app: humphrey::App<()> = humphrey::App::new().with_websocket_route(
+    ///     "/",
+    ///     websocket_handler(|mut stream, _| match stream.recv() {
+    ///         Ok(message) if message.is_text() => drop(stream.send(message)),
+    ///         _ => stream.close(CloseCode::UNSUPPORTED_DATA, "text only"),
+    ///     }),
+    /// );
+    /// ```
+    pub fn close(mut self, code: CloseCode, reason: &str) {
+        self.send_close(code, reason);
     }
 
     fn send_frame(&mut self, frame: &[u8]) -> Result<(), WebsocketError> {
@@ -410,16 +431,16 @@ impl WebsocketStream {
 
     /// Closes with 1001: who was to serve the client has stopped.
     pub(crate) fn close_going_away(mut self) {
-        self.close(CloseCode::GOING_AWAY, "server is shutting down");
+        self.send_close(CloseCode::GOING_AWAY, "server is shutting down");
     }
 
     /// Closes because the connection can't be served.
     pub(crate) fn refuse(mut self, reason: &str) {
-        self.close(CloseCode::INTERNAL_ERROR, reason);
+        self.send_close(CloseCode::INTERNAL_ERROR, reason);
     }
 
     /// Sends a close frame without waiting for a client that does not read, and waits a little for the client's end.
-    fn close(&mut self, code: CloseCode, reason: &str) {
+    fn send_close(&mut self, code: CloseCode, reason: &str) {
         let client_may_go_on = match self.ended {
             None => !self.closed,
             Some(end) => matches!(end, StreamEnd::Violation(_)),
@@ -514,9 +535,9 @@ impl Write for WebsocketStream {
 impl Drop for WebsocketStream {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.close(CloseCode::INTERNAL_ERROR, "internal error");
+            self.send_close(CloseCode::INTERNAL_ERROR, "internal error");
         } else {
-            self.close(CloseCode::NORMAL, "");
+            self.send_close(CloseCode::NORMAL, "");
         }
     }
 }

@@ -10,17 +10,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::{Method, Request, StatusCode, Version};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use axum::{Extension, Router};
 use humphrey_ws::axum::{WebsocketUpgrade, upgrade};
 use humphrey_ws::{
     Accept, AllowedHosts, AsyncSender, AsyncWebsocketApp, Limits, Message, Origins, Procedures,
@@ -100,6 +102,18 @@ impl Drop for Served {
 
 /// `/ws` in an axum app of its own.
 fn serve<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, Served)
+where
+    S: Send + Sync + 'static,
+    T: Send + Sync + Default + 'static,
+{
+    serve_with(app, routes)
+}
+
+/// Serves an app with routes of the test's own.
+fn serve_with<S, T>(
+    app: AsyncWebsocketApp<S, T>,
+    routes: impl FnOnce(&RunningApp) -> Router,
+) -> (RunningApp, Served)
 where
     S: Send + Sync + 'static,
     T: Send + Sync + Default + 'static,
@@ -363,9 +377,68 @@ fn the_handshake_handler_accepts_with_a_subprotocol_headers_and_a_state() {
     assert_eq!(read_frame(&mut socket).unwrap(), (0x81, greeting));
 }
 
+/// What a middleware knows of a client.
+#[derive(Clone, Default)]
+struct User(String);
+
+/// Takes the client's name from a header, as one that authenticates would.
+async fn authenticate(mut request: axum::extract::Request, next: Next) -> Response {
+    let name = request.headers().get("x-user");
+    let name = name.and_then(|name| name.to_str().ok()).unwrap_or("nobody");
+    let user = User(name.to_owned());
+    request.extensions_mut().insert(user);
+    next.run(request).await
+}
+
+#[test]
+fn state_of_a_middleware_reaches_the_stream() {
+    async fn live(Extension(user): Extension<User>, upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
+        upgrade.with_state(user)
+    }
+    let (_running, served) = serve_with(
+        AsyncWebsocketApp::<(), User>::new_unlinked()
+            .with_handshake_handler(|_, _| Ok(Accept::new().with_state(User("overruled".into()))))
+            .with_connect_handler(|stream, _| stream.send(&stream.state.0)),
+        |running| {
+            Router::new()
+                .route("/ws", any(live))
+                .layer(middleware::from_fn(authenticate))
+                .with_state(running.sender())
+        },
+    );
+    for name in ["Ada", "Grace"] {
+        let mut socket = tcp(served.address);
+        let request = handshake_with(&format!("X-User: {name}"));
+        socket.write_all(request.as_bytes()).unwrap();
+        assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
+        let greeting = (0x81, name.as_bytes().to_vec());
+        assert_eq!(read_frame(&mut socket).unwrap(), greeting);
+    }
+}
+
+#[test]
+fn state_of_another_type_than_the_streams_panics_and_says_both() {
+    async fn live(upgrade: WebsocketUpgrade) -> Response {
+        let given = AssertUnwindSafe(|| upgrade.with_state(7_u8));
+        let panic = catch_unwind(given).unwrap_err();
+        let text = panic.downcast_ref::<String>().unwrap().clone();
+        (StatusCode::IM_A_TEAPOT, text).into_response()
+    }
+    let (_running, served) = serve_with(AsyncWebsocketApp::<(), User>::new_unlinked(), |running| {
+        Router::new()
+            .route("/ws", any(live))
+            .with_state(running.sender())
+    });
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(
+        answer.contains("axum::User") && answer.contains("u8"),
+        "{answer}"
+    );
+}
+
 #[test]
 fn clients_of_an_axum_app_speak_procedures() {
-    let procedures = || Procedures::new().call("echo", |call| Ok(call.data().clone()));
+    let procedures = || Procedures::new().on_call("echo", |call| Ok(call.data().clone()));
     let plain = AsyncWebsocketApp::<()>::new_unlinked().with_procedures(procedures());
     let asked = AsyncWebsocketApp::<()>::new_unlinked()
         .with_procedures(procedures())
@@ -472,11 +545,11 @@ fn a_client_that_goes_while_it_is_asked_about_leaves_nothing_behind() {
     let (tells, told) = channel();
     let tells = Mutex::new(tells);
     let app: AsyncWebsocketApp<(), Option<Tells>> = AsyncWebsocketApp::new_unlinked()
-        .with_limits(Limits {
-            connections_max: 1,
-            peer_connections_max: Some(1),
-            ..Limits::default()
-        })
+        .with_limits(
+            Limits::default()
+                .connections_max(1)
+                .peer_connections_max(Some(1)),
+        )
         .with_handshake_handler(move |_, _| {
             gate.lock().unwrap().recv_timeout(DEADLINE).unwrap();
             let tells = Tells(tells.lock().unwrap().clone());
@@ -508,10 +581,7 @@ fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let app = echo()
-        .with_limits(Limits {
-            received_bytes_max: 0,
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().received_bytes_max(0))
         .with_handshake_handler(move |_, _| {
             let _ = gate.lock().unwrap().recv_timeout(DEADLINE);
             Ok(Accept::new())
@@ -548,11 +618,11 @@ fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
 #[test]
 fn many_clients_come_and_go_and_each_is_counted_once() {
     const CLIENTS: usize = 200;
-    let app = echo().with_limits(Limits {
-        connections_max: CLIENTS,
-        peer_connections_max: Some(CLIENTS),
-        ..Limits::default()
-    });
+    let app = echo().with_limits(
+        Limits::default()
+            .connections_max(CLIENTS)
+            .peer_connections_max(Some(CLIENTS)),
+    );
     let (running, served) = serve(app);
     for round in 1..=3 {
         let mut clients: Vec<Client> = (0..CLIENTS)
@@ -583,10 +653,7 @@ fn comes_in(address: SocketAddr) -> bool {
 
 #[test]
 fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
-    let app = echo().with_limits(Limits {
-        connections_max: 2,
-        ..Limits::default()
-    });
+    let app = echo().with_limits(Limits::default().connections_max(2));
     let (running, served) = serve(app);
     let first = Client::connect_to(served.address, "/ws");
     let _second = Client::connect_to(served.address, "/ws");
@@ -601,10 +668,7 @@ fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
 
 #[test]
 fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
-    let app = echo().with_limits(Limits {
-        peer_connections_max: Some(2),
-        ..Limits::default()
-    });
+    let app = echo().with_limits(Limits::default().peer_connections_max(Some(2)));
     let (running, served) = serve(app);
     let mut first = Client::connect_to(served.address, "/ws");
     let _second = Client::connect_to(served.address, "/ws");
@@ -624,10 +688,7 @@ fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
 
 #[test]
 fn limits_for_each_address_need_the_address_and_say_so() {
-    let app = echo().with_limits(Limits {
-        peer_connections_max: Some(2),
-        ..Limits::default()
-    });
+    let app = echo().with_limits(Limits::default().peer_connections_max(Some(2)));
     let running = app.start().unwrap();
     let served = Served::start_without_connect_info(routes(&running));
     let answer = rejected(served.address, &upgrade_request("/ws"));
@@ -641,10 +702,7 @@ fn limits_for_each_address_need_the_address_and_say_so() {
 #[test]
 fn a_server_that_does_not_hand_over_its_connections_is_told_so() {
     let running = echo()
-        .with_limits(Limits {
-            connections_max: 1,
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().connections_max(1))
         .start()
         .unwrap();
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
@@ -742,10 +800,7 @@ fn a_socket_that_is_not_plain_tcp_is_closed_with_1011_and_a_reason() {
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");
     let running = echo()
-        .with_limits(Limits {
-            connections_max: 1,
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().connections_max(1))
         .start()
         .unwrap();
     let router = routes(&running);
@@ -962,10 +1017,7 @@ fn an_axum_handler_may_look_at_a_client_and_not_let_it_in() {
         }
     }
     let running = echo()
-        .with_limits(Limits {
-            connections_max: 1,
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().connections_max(1))
         .start()
         .unwrap();
     let site = Site {

@@ -334,10 +334,7 @@ fn messages_of_a_client_that_vanished_before_it_was_handed_over_are_handled() {
 
 #[test]
 fn messages_of_a_stream_that_is_not_taken_over_are_counted() {
-    let limits = Limits {
-        connections_max: 0,
-        ..Limits::default()
-    };
+    let limits = Limits::default().connections_max(0);
     let (running, hook, _told) = unlinked(limits);
     let (mut stream, mut client) = pair();
     client

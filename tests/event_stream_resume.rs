@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use events::{EventSource, STOP, answer, app, request, serve, text};
-use humphrey_ws::{Limits, Subscription};
+use humphrey_ws::{HistoryLimits, Limits, Subscription};
 use support::{DEADLINE, eventually, start};
 
 #[test]
 fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
-    let (running, address) = serve(app().with_history("news", 100, 10_000));
+    let (running, address) =
+        serve(app().with_history("news", HistoryLimits::messages(100).bytes(10_000)));
     let news = running.sender().room("news");
     news.broadcast(text("before anyone came"));
     let mut source = EventSource::open(address, "/events?room=news");
@@ -48,7 +49,8 @@ fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
 
 #[test]
 fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
-    let (running, address) = serve(app().with_history("*", 2, 10_000));
+    let (running, address) =
+        serve(app().with_history("*", HistoryLimits::messages(2).bytes(10_000)));
     let news = running.sender().room("news");
     let mut source = EventSource::open(address, "/events?room=news");
     let begin = source.position();
@@ -73,14 +75,11 @@ fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
 
 #[test]
 fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
-    let limits = Limits {
-        rooms_max: 3,
-        ..Limits::default()
-    };
+    let limits = Limits::default().rooms_max(3);
     let (running, address) = start(
         app()
             .with_limits(limits)
-            .with_history("*", 100, 10_000)
+            .with_history("*", HistoryLimits::messages(100).bytes(10_000))
             .with_event_stream("/events", |_, _| Ok(Subscription::room("a").and_room("b"))),
     );
     let sender = running.sender();
@@ -124,7 +123,7 @@ fn a_room_without_history_ignores_what_a_client_has_seen() {
 fn who_comes_for_the_first_time_gets_the_history_if_it_is_to() {
     let (running, address) = start(
         app()
-            .with_history("*", 10, 10_000)
+            .with_history("*", HistoryLimits::messages(10).bytes(10_000))
             .with_event_stream("/events", |_, _| {
                 Ok(Subscription::room("a").and_room("b").with_history())
             }),
@@ -147,7 +146,7 @@ fn who_comes_for_the_first_time_gets_the_history_if_it_is_to() {
 fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
     let (running, address) = start(
         app()
-            .with_history("*", 100, 10_000)
+            .with_history("*", HistoryLimits::messages(100).bytes(10_000))
             .with_event_stream("/events", |_, _| {
                 Ok(Subscription::room("a").and_room("b").and_room("c"))
             }),
@@ -175,8 +174,8 @@ fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
 fn serve_three() -> (humphrey_ws::RunningApp, std::net::SocketAddr) {
     start(
         app()
-            .with_history("c", 0, 0)
-            .with_history("*", 3, 10_000)
+            .with_history("c", HistoryLimits::NONE)
+            .with_history("*", HistoryLimits::messages(3).bytes(10_000))
             .with_event_stream("/events", |_, _| {
                 Ok(Subscription::room("a").and_room("b").and_room("c"))
             }),
@@ -264,7 +263,7 @@ fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
     const AHEAD_MAX: usize = 20;
     let (running, address) = start(
         app()
-            .with_history("*", 10_000, 10_000_000)
+            .with_history("*", HistoryLimits::messages(10_000).bytes(10_000_000))
             .with_event_stream("/events", |_, _| {
                 Ok((0..ROOMS).fold(Subscription::broadcasts(), |all, n| {
                     all.and_room(format!("{n}"))
@@ -330,11 +329,8 @@ fn what_is_replayed_of_several_rooms_comes_in_the_order_in_which_it_came_live() 
     const EACH: usize = 5_000;
     let (running, address) = start(
         app()
-            .with_history("*", EACH, 10_000_000)
-            .with_limits(Limits {
-                outbox_bytes_max: 100_000_000,
-                ..Limits::default()
-            })
+            .with_history("*", HistoryLimits::messages(EACH).bytes(10_000_000))
+            .with_limits(Limits::default().outbox_bytes_max(100_000_000))
             .with_event_stream("/events", |_, _| {
                 Ok((0..ROOMS).fold(Subscription::broadcasts(), |all, n| {
                     all.and_room(format!("{n}"))

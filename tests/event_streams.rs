@@ -14,7 +14,8 @@ use events::{EventSource, STOP, answer, app, request, serve, text};
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::{
-    AsyncWebsocketApp, Limits, Message, Origins, Reject, RunningApp, SlowConsumer, Subscription,
+    AsyncWebsocketApp, HistoryLimits, Limits, Message, Origins, Reject, RunningApp, SlowConsumer,
+    Subscription,
 };
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
@@ -353,10 +354,7 @@ fn the_reader_of_a_script_is_told_which_headers_it_may_send() {
 
 #[test]
 fn limits_hold_for_streams_as_for_websockets() {
-    let limits = Limits {
-        connections_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits::default().connections_max(2);
     let (running, address) = serve(app().with_limits(limits));
     let _sources = [(); 2].map(|()| EventSource::open(address, "/events?room=news"));
     let (head, _) = answer(address, &request("GET", "/events?room=news", ""));
@@ -366,11 +364,7 @@ fn limits_hold_for_streams_as_for_websockets() {
 
 #[test]
 fn limits_of_rooms_hold_for_streams_as_for_members() {
-    let limits = Limits {
-        connection_rooms_max: 2,
-        rooms_max: 3,
-        ..Limits::default()
-    };
+    let limits = Limits::default().connection_rooms_max(2).rooms_max(3);
     let (running, address) = start(app().with_limits(limits).with_event_stream(
         "/events",
         |request, _| {
@@ -462,18 +456,19 @@ fn a_silent_stream_is_kept_alive_by_comments() {
 /// Some clients report an event for each empty line, with data or without.
 #[test]
 fn empty_lines_are_sent_behind_events_only() {
-    let (running, address) = start(app().with_history("*", 10, 10_000).with_event_stream(
-        "/events",
-        |request, _| {
-            let subscription = Subscription::room("news")
-                .with_broadcasts()
-                .with_keep_alive(Duration::ZERO);
-            Ok(match request.query() {
-                "history" => subscription.with_history(),
-                _ => subscription,
-            })
-        },
-    ));
+    let (running, address) = start(
+        app()
+            .with_history("*", HistoryLimits::messages(10).bytes(10_000))
+            .with_event_stream("/events", |request, _| {
+                let subscription = Subscription::room("news")
+                    .with_broadcasts()
+                    .with_keep_alive(Duration::ZERO);
+                Ok(match request.query() {
+                    "history" => subscription.with_history(),
+                    _ => subscription,
+                })
+            }),
+    );
     let sender = running.sender();
     let room = sender.room("news");
     let position = EventSource::open(address, "/events").position();
@@ -527,10 +522,7 @@ fn numbers(mut source: EventSource) -> Vec<u64> {
 }
 
 fn serve_slow(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
-    let limits = Limits {
-        outbox_bytes_max: 200_000,
-        ..Limits::default()
-    };
+    let limits = Limits::default().outbox_bytes_max(200_000);
     serve(app().with_limits(limits).with_slow_consumer(policy))
 }
 

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, Presence, Subscription};
+use humphrey_ws::{
+    AsyncSender, AsyncWebsocketApp, HistoryLimits, Limits, Message, Presence, Subscription,
+};
 use support::{Client, eventually, read_head, start, tcp};
 
 fn message(text: impl std::fmt::Display) -> Message {
@@ -20,11 +22,8 @@ fn message(text: impl std::fmt::Display) -> Message {
 fn app(handler_threads: usize) -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new_with_config((), handler_threads, 1)
         .with_shards(2)
-        .with_limits(Limits {
-            mailbox_bytes_max: 1,
-            ..Limits::default()
-        })
-        .with_history("*", 20, 100_000)
+        .with_limits(Limits::default().mailbox_bytes_max(1))
+        .with_history("*", HistoryLimits::messages(20).bytes(100_000))
         .with_room_handler(|room, stream, change, _| {
             if room.name() == Some("hall") && change == Presence::Joined {
                 room.broadcast_except(stream.id(), message("somebody has come"));

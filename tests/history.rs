@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use humphrey_ws::{
-    AsyncWebsocketApp, HistoryId, JoinErrorReason, Limits, Message, RunningApp, SendErrorReason,
+    AsyncWebsocketApp, HistoryId, HistoryLimits, JoinErrorReason, Limits, Message, RunningApp,
+    SendErrorReason,
 };
 use support::{Client, eventually, start};
 
@@ -43,7 +44,7 @@ fn texts(running: &RunningApp, id: Option<HistoryId>) -> Vec<String> {
 
 #[test]
 fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept() {
-    let app = resuming().with_history("r", 10, 1_000);
+    let app = resuming().with_history("r", HistoryLimits::messages(10).bytes(1_000));
     let (running, _) = start(app);
     let room = running.sender().room("r");
     assert_eq!(room.last_id(), None);
@@ -80,8 +81,8 @@ fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept
 #[test]
 fn a_room_that_is_not_to_keep_anything_keeps_nothing() {
     let app = resuming()
-        .with_history("secret/*", 0, 0)
-        .with_history("*", 10, 1_000);
+        .with_history("secret/*", HistoryLimits::NONE)
+        .with_history("*", HistoryLimits::messages(10).bytes(1_000));
     let (running, _) = start(app);
     let sender = running.sender();
     for room in ["secret/a", "public"] {
@@ -99,7 +100,8 @@ fn a_room_that_is_not_to_keep_anything_keeps_nothing() {
 
 #[test]
 fn who_joins_since_a_message_gets_what_came_after_and_is_told_when_that_is_gone() {
-    let (running, address) = start(resuming().with_history("r", 5, 10_000));
+    let (running, address) =
+        start(resuming().with_history("r", HistoryLimits::messages(5).bytes(10_000)));
     let room = running.sender().room("r");
     let ids: Vec<HistoryId> = (1..=8)
         .map(|n| {
@@ -138,7 +140,8 @@ fn who_joins_since_a_message_gets_what_came_after_and_is_told_when_that_is_gone(
 fn replay_goes_over_into_live_without_gap_or_duplicate_while_many_threads_send() {
     const SENDERS: usize = 4;
     const MESSAGES: usize = 2_000;
-    let (running, address) = start(resuming().with_history("r", 100_000, 16 << 20));
+    let (running, address) =
+        start(resuming().with_history("r", HistoryLimits::messages(100_000).bytes(16 << 20)));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for sender in 0..SENDERS {
@@ -192,7 +195,7 @@ fn replay_goes_over_into_live_without_gap_or_duplicate_while_many_threads_send()
 #[test]
 fn who_is_in_the_room_already_is_sent_nothing_twice() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-        .with_history("r", 10, 1_000)
+        .with_history("r", HistoryLimits::messages(10).bytes(1_000))
         .with_connect_handler(|stream, _| {
             stream.join("r");
             stream.send(message("joined"));
@@ -214,12 +217,12 @@ fn who_is_in_the_room_already_is_sent_nothing_twice() {
 #[test]
 fn a_replay_that_is_longer_than_the_outbox_bound_is_no_sign_of_a_slow_client() {
     let app = resuming()
-        .with_history("r", 1_000, 8 << 20)
-        .with_limits(Limits {
-            outbox_bytes_max: 64 << 10,
-            mailbox_bytes_max: 64 << 10,
-            ..Limits::default()
-        });
+        .with_history("r", HistoryLimits::messages(1_000).bytes(8 << 20))
+        .with_limits(
+            Limits::default()
+                .outbox_bytes_max(64 << 10)
+                .mailbox_bytes_max(64 << 10),
+        );
     let (running, address) = start(app);
     let room = running.sender().room("r");
     for n in 0..1_000 {
@@ -236,10 +239,9 @@ fn a_replay_that_is_longer_than_the_outbox_bound_is_no_sign_of_a_slow_client() {
 
 #[test]
 fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_first() {
-    let app = resuming().with_history("*", 3, 1_000).with_limits(Limits {
-        rooms_max: 32,
-        ..Limits::default()
-    });
+    let app = resuming()
+        .with_history("*", HistoryLimits::messages(3).bytes(1_000))
+        .with_limits(Limits::default().rooms_max(32));
     let (running, address) = start(app);
     let sender = running.sender();
     let mut inside = Client::connect_to(address, "/all");
@@ -260,10 +262,9 @@ fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_fir
 
 #[test]
 fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
-    let app = resuming().with_history("*", 3, 1_000).with_limits(Limits {
-        rooms_max: 8,
-        ..Limits::default()
-    });
+    let app = resuming()
+        .with_history("*", HistoryLimits::messages(3).bytes(1_000))
+        .with_limits(Limits::default().rooms_max(8));
     let (running, address) = start(app);
     let sender = running.sender();
     for n in 0..4 {
@@ -288,10 +289,9 @@ fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
 
 #[test]
 fn a_message_that_is_refused_gets_no_id() {
-    let app = resuming().with_history("r", 10, 1_000).with_limits(Limits {
-        message_bytes_max: 100,
-        ..Limits::default()
-    });
+    let app = resuming()
+        .with_history("r", HistoryLimits::messages(10).bytes(1_000))
+        .with_limits(Limits::default().message_bytes_max(100));
     let (running, _) = start(app);
     let room = running.sender().room("r");
     let error = room.try_broadcast(message("x".repeat(101))).unwrap_err();
@@ -354,7 +354,8 @@ fn publish_with_slow_closures(
 
 #[test]
 fn closure_runs_once_per_message_under_many_producers() {
-    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let (running, _) =
+        start(resuming().with_history("*", HistoryLimits::messages(10).bytes(1_000)));
     let room = running.sender().room("news");
     let (calls, given) = publish_with_slow_closures(&room, 8, 20);
     assert_eq!(given, (1..=160).collect::<Vec<u64>>());
@@ -364,7 +365,8 @@ fn closure_runs_once_per_message_under_many_producers() {
 
 #[test]
 fn slow_closure_gets_its_id_beside_fast_producers() {
-    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let (running, _) =
+        start(resuming().with_history("*", HistoryLimits::messages(10).bytes(1_000)));
     let room = running.sender().room("news");
     let done = AtomicBool::new(false);
     let calls = AtomicUsize::new(0);
@@ -401,7 +403,8 @@ fn slow_closure_gets_its_id_beside_fast_producers() {
 
 #[test]
 fn closure_may_publish_to_its_own_and_other_rooms() {
-    let (running, _) = start(resuming().with_history("*", 10, 1_000));
+    let (running, _) =
+        start(resuming().with_history("*", HistoryLimits::messages(10).bytes(1_000)));
     let sender = running.sender();
     let (here, there) = (sender.room("here"), sender.room("there"));
     let is_first = AtomicBool::new(true);

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{Accept, AsyncWebsocketApp, HistoryId, Message};
+use humphrey_ws::{Accept, AsyncWebsocketApp, HistoryId, HistoryLimits, Message};
 use support::{Client, eventually, start, tcp};
 use tungstenite::WebSocket;
 use tungstenite::client::IntoClientRequest;
@@ -19,7 +19,7 @@ const V1: &str = "humphrey_ws.procedures.v1";
 fn app() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_shards(2)
-        .with_history("r", 10_000, 8 << 20)
+        .with_history("r", HistoryLimits::messages(10_000).bytes(8 << 20))
         .with_handshake_handler(|request, _| {
             let offered = request.subprotocols().next();
             Ok(offered.map_or_else(Accept::new, |offered| {

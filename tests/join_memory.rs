@@ -9,7 +9,7 @@ use std::alloc::System;
 use std::io::{Read, Write};
 
 use frames::{STOP, V1, request};
-use humphrey_ws::{AsyncWebsocketApp, Limits, Message};
+use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Limits, Message};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use support::{client_frame, read_head, start, tcp, upgrade_request};
 
@@ -23,12 +23,9 @@ const KEPT: usize = MESSAGES * LEN;
 #[test]
 fn what_a_room_keeps_is_written_once_for_who_gets_its_ids() {
     let app = AsyncWebsocketApp::<()>::new()
-        .with_history("news", MESSAGES, KEPT)
+        .with_history("news", HistoryLimits::messages(MESSAGES).bytes(KEPT))
         .with_join_handler(|_, _| true)
-        .with_limits(Limits {
-            outbox_bytes_max: 2 * KEPT,
-            ..Limits::default()
-        });
+        .with_limits(Limits::default().outbox_bytes_max(2 * KEPT));
     let (running, address) = start(app);
     let news = running.sender().room("news");
     for _ in 0..MESSAGES {

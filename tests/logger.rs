@@ -44,11 +44,11 @@ fn a_logger_that_blocks_and_broadcasts_holds_up_nobody() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(1)
         .with_message_handler(|stream, message, _| stream.send(message))
-        .with_limits(Limits {
-            mailbox_bytes_max: 256 << 10,
-            outbox_bytes_max: 64 << 20,
-            ..Limits::default()
-        });
+        .with_limits(
+            Limits::default()
+                .mailbox_bytes_max(256 << 10)
+                .outbox_bytes_max(64 << 20),
+        );
     let (running, address) = start(app);
     log::set_logger(&Told).unwrap();
     log::set_max_level(log::LevelFilter::Info);

@@ -39,14 +39,14 @@ fn speaks_none(socket: &mut TcpStream) {
 fn the_example_of_the_documentation_works_in_both_subprotocols() {
     let app = AsyncWebsocketApp::<()>::new().with_procedures(
         Procedures::new()
-            .on("broadcast", |event| {
+            .on_notification("broadcast", |event| {
                 event.stream().room("main").notify("message", event.data())
             })
-            .call("myip", |call| Ok(call.stream().peer_addr().to_string()))
-            .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
-            .call("report", |call| {
+            .on_call("myip", |call| Ok(call.stream().peer_addr().to_string()))
+            .on_call("uppercase", |call| Ok(call.text()?.to_uppercase()))
+            .on_call("report", |call| {
                 while !call.cancelled() { /* work */ }
-                Err(call.abort())
+                Err(call.abort_error())
             }),
     );
     let (running, address) = start(app.with_connect_handler(|stream, _| stream.join("main")));
@@ -83,7 +83,7 @@ fn the_newer_subprotocol_is_chosen_before_the_older_and_none_where_none_is_offer
 
 #[test]
 fn what_the_handshake_handler_chooses_is_respected() {
-    let app = app(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+    let app = app(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_handshake_handler(|request, _| {
             Ok(match request.path() {
                 "/" if request.subprotocols().any(|offered| offered == "mine") => {
@@ -122,7 +122,7 @@ fn what_the_handshake_handler_chooses_is_respected() {
 
 #[test]
 fn clients_without_a_subprotocol_and_texts_reach_the_message_handler() {
-    let app = app(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+    let app = app(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
     let mut plain = Client::connect(address);
@@ -141,7 +141,7 @@ fn clients_without_a_subprotocol_and_texts_reach_the_message_handler() {
 #[test]
 fn what_nobody_handles_is_counted_and_in_the_newer_subprotocol_answered() {
     let (running, address) = start(app(
-        Procedures::new().call("echo", |call| Ok(call.data().clone()))
+        Procedures::new().on_call("echo", |call| Ok(call.data().clone()))
     ));
     let mut client = connect(address, V1);
     client.send_binary(request(1, "nobody", b""));
@@ -169,15 +169,15 @@ fn what_nobody_handles_is_counted_and_in_the_newer_subprotocol_answered() {
 fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
     let procedures = || {
         Procedures::new()
-            .call("text", |_| Err::<(), _>("it rains".into()))
-            .call("refused", |_| Err::<(), _>(CallError::refused("not you")))
-            .call("other", |_| {
+            .on_call("text", |_| Err::<(), _>("it rains".into()))
+            .on_call("refused", |_| Err::<(), _>(CallError::refused("not you")))
+            .on_call("other", |_| {
                 Err::<(), _>(CallError::new(CallErrorReason::Other(200), "mine"))
             })
-            .call("utf8", |call| Ok(call.text()?.to_owned()))
-            .call("silent", |_| ())
-            .call("dropped", |call| drop(call.defer()))
-            .call("late", |call| {
+            .on_call("utf8", |call| Ok(call.text()?.to_owned()))
+            .on_call("silent", |_| ())
+            .on_call("dropped", |call| drop(call.defer()))
+            .on_call("late", |call| {
                 let reply = call.defer();
                 thread::spawn(move || reply.error("too late"));
             })
@@ -215,8 +215,8 @@ fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
 fn a_call_is_answered_later_while_others_are_handled() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
-        .call("later", move |call| replies.send(call.defer()).unwrap())
-        .call("now", |_| Ok("now"));
+        .on_call("later", move |call| replies.send(call.defer()).unwrap())
+        .on_call("now", |_| Ok("now"));
     let (running, address) = start(app(procedures));
     for subprotocol in [V1, OLD] {
         let mut client = connect(address, subprotocol);
@@ -231,7 +231,7 @@ fn a_call_is_answered_later_while_others_are_handled() {
 
 #[test]
 fn parts_come_before_the_end_and_only_in_the_newer_subprotocol() {
-    let procedures = Procedures::new().call("parts", |call| {
+    let procedures = Procedures::new().on_call("parts", |call| {
         for n in 0..3u8 {
             call.item([n])?;
         }
@@ -252,7 +252,7 @@ fn parts_come_before_the_end_and_only_in_the_newer_subprotocol() {
 
 #[test]
 fn what_a_handler_notifies_and_then_answers_leaves_in_that_order() {
-    let procedures = Procedures::new().call("both", |call| {
+    let procedures = Procedures::new().on_call("both", |call| {
         call.stream().notify("first", "1");
         call.stream().room("main").notify("second", "2");
         call.stream().notify("third", "3");
@@ -278,7 +278,7 @@ fn what_a_handler_notifies_and_then_answers_leaves_in_that_order() {
 
 #[test]
 fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
-    let procedures = || Procedures::new().call("echo", |call| Ok(call.data().clone()));
+    let procedures = || Procedures::new().on_call("echo", |call| Ok(call.data().clone()));
     let (running, address) = start(app(procedures()));
     let long = request(1, "echo", b"");
     let cases: [(&[u8], &str, u16, &str); 9] = [
@@ -330,7 +330,7 @@ fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
 fn an_id_that_is_in_flight_may_not_be_used_again() {
     let gate = Arc::new(Barrier::new(2));
     let at_gate = gate.clone();
-    let procedures = Procedures::new().call("wait", move |_| {
+    let procedures = Procedures::new().on_call("wait", move |_| {
         at_gate.wait();
         Ok("done")
     });
@@ -350,11 +350,8 @@ fn an_id_that_is_in_flight_may_not_be_used_again() {
 fn too_many_calls_in_flight_are_refused_and_room_comes_again() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures =
-        Procedures::new().call("later", move |call| replies.send(call.defer()).unwrap());
-    let app = app(procedures).with_limits(Limits {
-        connection_calls_max: 2,
-        ..Limits::default()
-    });
+        Procedures::new().on_call("later", move |call| replies.send(call.defer()).unwrap());
+    let app = app(procedures).with_limits(Limits::default().connection_calls_max(2));
     let (running, address) = start(app);
     let mut client = connect(address, V1);
     for id in 0..3 {
@@ -392,8 +389,8 @@ fn too_many_calls_in_flight_are_refused_and_room_comes_again() {
 fn a_handler_that_panics_closes_its_connection_and_its_calls_end() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
-        .call("later", move |call| replies.send(call.defer()).unwrap())
-        .call("panic", |_| -> Result<(), CallError> {
+        .on_call("later", move |call| replies.send(call.defer()).unwrap())
+        .on_call("panic", |_| -> Result<(), CallError> {
             panic!("as it should")
         });
     let (running, address) = start(app(procedures));
@@ -411,7 +408,7 @@ fn a_handler_that_panics_closes_its_connection_and_its_calls_end() {
 fn a_ping_is_answered_while_a_handler_blocks() {
     let gate = Arc::new(Barrier::new(2));
     let at_gate = gate.clone();
-    let procedures = Procedures::new().call("block", move |_| {
+    let procedures = Procedures::new().on_call("block", move |_| {
         at_gate.wait();
         Ok(())
     });
@@ -432,7 +429,7 @@ fn a_ping_is_answered_while_a_handler_blocks() {
 fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_before_do_not() {
     let address = free_address();
     let app = AsyncWebsocketApp::<()>::new_unlinked()
-        .with_procedures(Procedures::new().call("echo", |call| Ok(call.data().clone())))
+        .with_procedures(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_message_handler(|stream, message, _| stream.send(message));
     let hook = app.connect_hook().unwrap();
     // A hook of the program's own, as 0.5.1 made them: it is handed streams that were answered.
@@ -471,7 +468,7 @@ fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_befor
 #[test]
 fn a_client_that_breaks_the_rules_is_answered_by_a_handler_that_runs_and_sees_it() {
     let (began, told) = mpsc::channel();
-    let procedures = Procedures::new().call("wait", move |call| {
+    let procedures = Procedures::new().on_call("wait", move |call| {
         began.send(()).unwrap();
         assert!(call.wait_cancelled(DEADLINE), "it never came");
         Ok("stopped")
@@ -499,11 +496,8 @@ fn a_client_that_breaks_the_rules_is_answered_by_a_handler_that_runs_and_sees_it
 
 #[test]
 fn an_answer_that_is_too_long_is_an_error() {
-    let procedures = Procedures::new().call("long", |_| Ok(vec![0; 1_000]));
-    let app = app(procedures).with_limits(Limits {
-        message_bytes_max: 1_000,
-        ..Limits::default()
-    });
+    let procedures = Procedures::new().on_call("long", |_| Ok(vec![0; 1_000]));
+    let app = app(procedures).with_limits(Limits::default().message_bytes_max(1_000));
     let (running, address) = start(app);
     let mut client = connect(address, V1);
     client.send_binary(request(1, "long", b""));
@@ -521,22 +515,28 @@ fn names_that_can_not_be_are_found_when_they_are_given() {
         let given = AssertUnwindSafe(|| give(Procedures::new(), name));
         catch_unwind(given).is_err()
     };
-    let on = |procedures: Procedures, name: &str| procedures.on(name, |_| {});
-    let call = |procedures: Procedures, name: &str| procedures.call(name, |_| Ok(()));
+    let on = |procedures: Procedures, name: &str| procedures.on_notification(name, |_| {});
+    let call = |procedures: Procedures, name: &str| procedures.on_call(name, |_| Ok(()));
     for name in [name.as_str(), "$ping", "$"] {
         assert!(panics(on, name) && panics(call, name), "{name}");
     }
     assert!(panics(
-        |procedures, name| procedures.on(name, |_| {}).on(name, |_| {}),
+        |procedures, name| procedures
+            .on_notification(name, |_| {})
+            .on_notification(name, |_| {}),
         "twice"
     ));
     assert!(panics(
-        |procedures, name| procedures.call(name, |_| Ok(())).call(name, |_| Ok(())),
+        |procedures, name| procedures
+            .on_call(name, |_| Ok(()))
+            .on_call(name, |_| Ok(())),
         "twice"
     ));
     // A notification and a call are two things.
     assert!(!panics(
-        |procedures, name| procedures.on(name, |_| {}).call(name, |_| Ok(())),
+        |procedures, name| procedures
+            .on_notification(name, |_| {})
+            .on_call(name, |_| Ok(())),
         &name[1..]
     ));
     assert!(catch_unwind(|| Message::notification(&name, "")).is_err());

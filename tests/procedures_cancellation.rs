@@ -18,7 +18,7 @@ use support::{DEADLINE, eventually, start};
 #[test]
 fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
     let (events, told) = mpsc::channel();
-    let procedures = Procedures::new().call("wait", move |call| {
+    let procedures = Procedures::new().on_call("wait", move |call| {
         let by_waker = events.clone();
         call.on_cancel(move || by_waker.send("waker").unwrap());
         events.send("began").unwrap();
@@ -28,7 +28,7 @@ fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
         let (at_once, now) = mpsc::channel();
         call.on_cancel(move || at_once.send(()).unwrap());
         now.try_recv().expect("it runs at once");
-        Err(call.abort())
+        Err(call.abort_error())
     });
     let (running, address) = start(app(procedures));
     for subprotocol in [V1, OLD] {
@@ -50,7 +50,7 @@ fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
 fn a_reset_reaches_a_call_that_was_deferred() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures =
-        Procedures::new().call("later", move |call| replies.send(call.defer()).unwrap());
+        Procedures::new().on_call("later", move |call| replies.send(call.defer()).unwrap());
     let (running, address) = start(app(procedures));
     let mut client = connect(address, V1);
     client.send_binary(request(1, "later", b""));
@@ -74,16 +74,16 @@ fn a_call_that_is_cancelled_before_its_handler_begins_is_not_begun() {
     let begun = Arc::new(AtomicUsize::new(0));
     let (at_gate, count) = (gate.clone(), begun.clone());
     let procedures = Procedures::new()
-        .call("first", move |_| {
+        .on_call("first", move |_| {
             at_gate.wait();
             at_gate.wait();
             Ok(())
         })
-        .call("second", move |_| {
+        .on_call("second", move |_| {
             count.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })
-        .call("last", |_| Ok(()));
+        .on_call("last", |_| Ok(()));
     let (running, address) = start(app(procedures));
     for (subprotocol, cancelled) in [(V1, 1), (OLD, 2)] {
         let mut client = connect(address, subprotocol);
@@ -111,13 +111,13 @@ fn the_end_of_a_connection_cancels_its_calls_while_a_handler_runs() {
     let (events, told) = mpsc::channel();
     let ended = events.clone();
     let procedures = Procedures::new()
-        .call("wait", move |call| {
+        .on_call("wait", move |call| {
             events.send("began").unwrap();
             assert!(call.wait_cancelled(DEADLINE));
             events.send("cancelled").unwrap();
-            Err(call.abort())
+            Err(call.abort_error())
         })
-        .call("not begun", |_| -> Result<(), CallError> {
+        .on_call("not begun", |_| -> Result<(), CallError> {
             panic!("nobody waits for it")
         });
     let app = app(procedures).with_disconnect_handler(move |_, _| ended.send("ended").unwrap());
@@ -148,10 +148,10 @@ fn the_end_of_a_connection_cancels_its_calls_while_a_handler_runs() {
 #[test]
 fn an_app_that_stops_cancels_the_calls_that_run() {
     let (events, told) = mpsc::channel();
-    let procedures = Procedures::new().call("wait", move |call| {
+    let procedures = Procedures::new().on_call("wait", move |call| {
         events.send(false).unwrap();
         events.send(call.wait_cancelled(DEADLINE)).unwrap();
-        Err(call.abort())
+        Err(call.abort_error())
     });
     let (running, address) = start(app(procedures));
     let mut client = connect(address, V1);
@@ -168,7 +168,7 @@ fn a_call_whose_client_has_gone_keeps_nothing_for_it() {
     let (sender, dropped) = mpsc::channel::<()>();
     let held = Mutex::new(Some(sender));
     let (replies, waiting) = mpsc::channel::<Reply>();
-    let procedures = Procedures::new().call("later", move |call| {
+    let procedures = Procedures::new().on_call("later", move |call| {
         let sender = held.lock().unwrap().take();
         call.on_cancel(move || drop(sender));
         replies.send(call.defer()).unwrap();
@@ -196,12 +196,12 @@ fn a_call_whose_client_has_gone_keeps_nothing_for_it() {
 #[test]
 fn what_a_cancellation_does_may_panic_without_harm() {
     let procedures = Procedures::new()
-        .call("wait", |call| {
+        .on_call("wait", |call| {
             call.on_cancel(|| panic!("as it should"));
             assert!(call.wait_cancelled(DEADLINE));
-            Err(call.abort())
+            Err(call.abort_error())
         })
-        .call("echo", |call| Ok(call.data().clone()));
+        .on_call("echo", |call| Ok(call.data().clone()));
     let (running, address) = start(app(procedures));
     let mut client = connect(address, V1);
     client.send_binary(request(1, "wait", b""));
@@ -216,7 +216,7 @@ fn what_a_cancellation_does_may_panic_without_harm() {
 
 #[test]
 fn a_cancellation_may_take_the_reply_with_it() {
-    let procedures = Procedures::new().call("later", |call| {
+    let procedures = Procedures::new().on_call("later", |call| {
         let reply = call.defer();
         call.on_cancel(move || drop(reply));
     });
@@ -236,14 +236,14 @@ fn a_cancellation_may_take_the_reply_with_it() {
 fn whatever_is_called_and_cancelled_has_exactly_one_end() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
-        .call("now", |_| Ok("now"))
-        .call("silent", |_| ())
-        .call("wait", |call| {
+        .on_call("now", |_| Ok("now"))
+        .on_call("silent", |_| ())
+        .on_call("wait", |call| {
             call.wait_cancelled(Duration::from_millis(1));
             call.item("part")?;
             Ok("waited")
         })
-        .call("later", move |call| replies.send(call.defer()).unwrap());
+        .on_call("later", move |call| replies.send(call.defer()).unwrap());
     let late = thread::spawn(move || {
         for (n, reply) in waiting.iter().enumerate() {
             match n % 3 {

@@ -14,18 +14,17 @@ use frames::{
     Frames, OLD, STOP, V1, app, connect, notification, request, reset, response, with_id,
 };
 use humphrey_ws::procedures::{CallError, CallErrorReason, Payload, Procedures, Reply};
-use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Limits, Message, SendErrorReason, SlowConsumer};
+use humphrey_ws::{
+    AsyncStream, AsyncWebsocketApp, HistoryLimits, Limits, Message, SendErrorReason, SlowConsumer,
+};
 use support::{Client, DEADLINE, eventually, start};
 
 #[test]
 fn an_error_whose_text_is_too_long_ends_its_call_all_the_same() {
-    let procedures = Procedures::new().call("repeat", |call| {
+    let procedures = Procedures::new().on_call("repeat", |call| {
         Err::<(), _>(CallError::refused(call.text()?.repeat(2)))
     });
-    let app = app(procedures).with_limits(Limits {
-        message_bytes_max: 1_000,
-        ..Limits::default()
-    });
+    let app = app(procedures).with_limits(Limits::default().message_bytes_max(1_000));
     let (running, address) = start(app);
     let mut client = connect(address, V1);
     client.send_binary(request(1, "repeat", &[b'a'; 900]));
@@ -53,7 +52,7 @@ fn a_client_leaves_only_rooms_that_it_may_join() {
 fn a_reply_that_a_cancellation_drops_ends_its_call_also_where_its_client_reads_slowly() {
     let (streams, connected) = mpsc::channel();
     let (dropped, told) = mpsc::channel();
-    let procedures = Procedures::new().call("later", move |call| {
+    let procedures = Procedures::new().on_call("later", move |call| {
         let (reply, dropped) = (call.defer(), dropped.clone());
         call.on_cancel(move || {
             drop(reply);
@@ -64,12 +63,12 @@ fn a_reply_that_a_cancellation_drops_ends_its_call_also_where_its_client_reads_s
     let app = app(procedures)
         .with_shards(1)
         .with_connect_handler(move |stream, _| streams.send(stream).unwrap())
-        .with_limits(Limits {
-            outbox_bytes_max: 256 << 10,
-            // Less than the other half of the outbox, which is not to overflow.
-            mailbox_bytes_max: 64 << 10,
-            ..Limits::default()
-        });
+        .with_limits(
+            Limits::default()
+                .outbox_bytes_max(256 << 10)
+                // Less than the other half of the outbox, which is not to overflow.
+                .mailbox_bytes_max(64 << 10),
+        );
     let (running, address) = start(app);
     let mut client = connect(address, V1);
     let stream = connected.recv_timeout(DEADLINE).unwrap();
@@ -212,7 +211,7 @@ fn who_joins_and_leaves_while_much_is_sent_misses_nothing_and_gets_nothing_twice
     const MESSAGES: usize = 3_000;
     let (running, address) = start(
         AsyncWebsocketApp::<()>::new()
-            .with_history("news", MESSAGES, 1 << 20)
+            .with_history("news", HistoryLimits::messages(MESSAGES).bytes(1 << 20))
             .with_join_handler(|_, _| true)
             .with_connect_handler(|stream, _| {
                 if stream.subprotocol().is_none() {
@@ -289,7 +288,7 @@ fn who_joins_and_leaves_while_much_is_sent_misses_nothing_and_gets_nothing_twice
 fn joining_while_the_connection_closes_leaves_nobody_behind() {
     let (running, address) = start(
         AsyncWebsocketApp::<()>::new()
-            .with_history("news", 10, 1_000)
+            .with_history("news", HistoryLimits::messages(10).bytes(1_000))
             .with_join_handler(|_, _| true),
     );
     running.sender().room("news").broadcast(Message::new("old"));
@@ -333,7 +332,7 @@ fn a_reply_that_is_kept_beyond_its_app_is_harmless() {
     let (replies, waiting) = mpsc::channel();
     let is_dropped = Arc::new(AtomicBool::new(false));
     let told = Told(is_dropped.clone());
-    let procedures = Procedures::new().call("later", move |call| {
+    let procedures = Procedures::new().on_call("later", move |call| {
         let _ = &told;
         replies.send(call.defer()).unwrap();
     });
@@ -369,12 +368,12 @@ fn dice(seed: u64) -> impl FnMut(usize) -> usize {
 #[test]
 fn no_client_harms_others_whatever_frames_it_sends() {
     let procedures = Procedures::new()
-        .on("event", |event| {
+        .on_notification("event", |event| {
             event.stream().notify("event", event.data())
         })
-        .call("echo", |call| Ok(call.data().clone()))
-        .call("drop", |call| drop(call.defer()))
-        .call("ask", |call| {
+        .on_call("echo", |call| Ok(call.data().clone()))
+        .on_call("drop", |call| drop(call.defer()))
+        .on_call("ask", |call| {
             let reply = call.defer();
             let done = move |outcome: Result<Payload, CallError>| match outcome {
                 Ok(answer) => reply.ok(answer),
@@ -383,17 +382,14 @@ fn no_client_harms_others_whatever_frames_it_sends() {
             call.stream()
                 .call("back", "", Duration::from_millis(3), done);
         })
-        .call("wait", |call| {
+        .on_call("wait", |call| {
             let reply = call.defer();
             call.on_cancel(move || drop(reply));
         });
     let app = app(procedures)
-        .with_history("news", 5, 1_000)
+        .with_history("news", HistoryLimits::messages(5).bytes(1_000))
         .with_join_handler(|_, room| room != "secret")
-        .with_limits(Limits {
-            connection_calls_max: 5,
-            ..Limits::default()
-        });
+        .with_limits(Limits::default().connection_calls_max(5));
     let (running, address) = start(app);
     for seed in 1..150 {
         let mut dice = dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
@@ -449,16 +445,16 @@ fn a_message_as_long_as_may_be_reaches_clients_that_get_its_id_whatever_the_boun
         },
     ] {
         let app = AsyncWebsocketApp::<()>::new()
-            .with_history("news", 2, 1 << 20)
+            .with_history("news", HistoryLimits::messages(2).bytes(1 << 20))
             .with_join_handler(|_, _| true)
             .with_slow_consumer(slow_consumer)
-            .with_limits(Limits {
-                message_bytes_max: 100_000,
-                mailbox_bytes_max: 1_000,
-                outbox_bytes_max: 1_000,
-                outboxes_bytes_max: 1_000,
-                ..Limits::default()
-            });
+            .with_limits(
+                Limits::default()
+                    .message_bytes_max(100_000)
+                    .mailbox_bytes_max(1_000)
+                    .outbox_bytes_max(1_000)
+                    .outboxes_bytes_max(1_000),
+            );
         let (running, address) = start(app);
         let mut client = connect(address, V1);
         client.send_binary(request(1, "$join", &join("news", "new")));
@@ -495,25 +491,25 @@ fn every_request_has_one_end_and_parts_only_before_it() {
         }
     });
     let procedures = Procedures::new()
-        .call("echo", |call| Ok(call.data().clone()))
-        .call("later", move |call| {
+        .on_call("echo", |call| Ok(call.data().clone()))
+        .on_call("later", move |call| {
             later.send((call.data()[0], call.defer())).unwrap();
         })
-        .call("parts", |call| {
+        .on_call("parts", |call| {
             for n in 0..call.data()[0] % 8 {
                 call.item([n])?;
             }
             Ok("end")
         })
-        .call("runs", |call| {
+        .on_call("runs", |call| {
             call.wait_cancelled(Duration::from_millis(3));
-            Err(call.abort())
+            Err(call.abort_error())
         })
-        .call("waits", |call| {
+        .on_call("waits", |call| {
             let reply = call.defer();
             call.on_cancel(move || drop(reply));
         })
-        .call("asks", |call| {
+        .on_call("asks", |call| {
             let reply = call.defer();
             let done = move |outcome: Result<Payload, CallError>| match outcome {
                 Ok(answer) => reply.ok(answer),
@@ -523,12 +519,9 @@ fn every_request_has_one_end_and_parts_only_before_it() {
             call.stream().call("back", "", timeout, done);
         });
     let app = app(procedures)
-        .with_history("news", 5, 1_000)
+        .with_history("news", HistoryLimits::messages(5).bytes(1_000))
         .with_join_handler(|_, room| room == "news")
-        .with_limits(Limits {
-            connection_calls_max: 12,
-            ..Limits::default()
-        });
+        .with_limits(Limits::default().connection_calls_max(12));
     let (running, address) = start(app);
     let names = [
         "echo", "later", "parts", "runs", "waits", "asks", "$ping", "$join", "$leave", "nobody",

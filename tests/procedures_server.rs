@@ -13,7 +13,9 @@ use frames::{
     Frames, OLD, STOP, V1, app, connect, item, notification, request, reset, response, with_id,
 };
 use humphrey_ws::procedures::{CallError, CallErrorReason, Payload, Procedures};
-use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Limits, Message, Presence, RunningApp};
+use humphrey_ws::{
+    AsyncStream, AsyncWebsocketApp, HistoryLimits, Limits, Message, Presence, RunningApp,
+};
 use support::{Client, DEADLINE, eventually, start};
 
 type Outcome = Result<Payload, CallError>;
@@ -79,7 +81,7 @@ fn a_call_to_a_client_is_answered_or_fails_as_the_client_says() {
 
 #[test]
 fn a_handler_may_wait_for_an_answer_of_its_own_client() {
-    let procedures = Procedures::new().call("greet", |call| {
+    let procedures = Procedures::new().on_call("greet", |call| {
         let name = call.stream().call_wait("name", "", DEADLINE)?;
         Ok(format!("Hello, {}!", name.text()?))
     });
@@ -98,7 +100,7 @@ fn a_handler_may_wait_for_an_answer_of_its_own_client() {
 fn answers_are_told_as_messages_are_handled_in_their_order() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (of_events, of_answers) = (told.clone(), told.clone());
-    let procedures = Procedures::new().on("event", move |event| {
+    let procedures = Procedures::new().on_notification("event", move |event| {
         of_events
             .lock()
             .unwrap()
@@ -160,7 +162,7 @@ fn the_end_of_a_connection_is_told_to_whoever_has_called_it_before_the_disconnec
     let (events, told) = mpsc::channel();
     let (ended, called) = (events.clone(), events.clone());
     let app = app(
-        Procedures::new().call("panic", |_| -> Result<(), CallError> {
+        Procedures::new().on_call("panic", |_| -> Result<(), CallError> {
             panic!("as it should")
         }),
     )
@@ -214,11 +216,11 @@ fn the_end_of_a_connection_is_told_to_whoever_has_called_it_before_the_disconnec
 
 #[test]
 fn calls_that_can_not_be_made_fail_at_once() {
-    let app = app(Procedures::new()).with_limits(Limits {
-        connection_calls_max: 1,
-        message_bytes_max: 1_000,
-        ..Limits::default()
-    });
+    let app = app(Procedures::new()).with_limits(
+        Limits::default()
+            .connection_calls_max(1)
+            .message_bytes_max(1_000),
+    );
     let (app, streams) = streams(app);
     let (running, address) = start(app);
     let now = |stream: &AsyncStream, data: &[u8]| {
@@ -279,7 +281,7 @@ fn join(room: &str, since: &str) -> Vec<u8> {
 /// An app whose rooms `news` and `talk` may be joined, of which the first keeps three messages.
 fn rooms() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
-        .with_history("news", 3, 1_000)
+        .with_history("news", HistoryLimits::messages(3).bytes(1_000))
         .with_join_handler(|stream, room| {
             assert_eq!(stream.path(), "/");
             ["news", "talk"].contains(&room)

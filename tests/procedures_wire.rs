@@ -53,16 +53,16 @@ fn the_guides_test_vectors_are_what_is_sent_and_read() {
     // And by the server.
     let (sender, told) = mpsc::channel();
     let procedures = Procedures::new()
-        .on("tick", |event| {
+        .on_notification("tick", |event| {
             event.stream().notify(event.name(), event.data())
         })
-        .call("ok", |_| Ok("ok"))
-        .call("no", |_| Err::<(), _>(CallError::from("no")))
-        .call("half", |call| {
+        .on_call("ok", |_| Ok("ok"))
+        .on_call("no", |_| Err::<(), _>(CallError::from("no")))
+        .on_call("half", |call| {
             call.item("half")?;
             Ok(())
         })
-        .call("myip", move |call| {
+        .on_call("myip", move |call| {
             let asks = call.text().unwrap_or_default().to_owned();
             sender.send(asks).unwrap();
         });
@@ -134,13 +134,13 @@ async fn theirs(socket: TcpStream) {
 
 fn ours() -> Procedures {
     Procedures::new()
-        .on("broadcast", |event| {
+        .on_notification("broadcast", |event| {
             event.stream().notify("message", event.data())
         })
-        .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
-        .call("", |call| Ok(call.text()?.to_uppercase()))
-        .call(&"n".repeat(255), |call| Ok(call.name().to_owned()))
-        .call("wait", |call| {
+        .on_call("uppercase", |call| Ok(call.text()?.to_uppercase()))
+        .on_call("", |call| Ok(call.text()?.to_uppercase()))
+        .on_call(&"n".repeat(255), |call| Ok(call.name().to_owned()))
+        .on_call("wait", |call| {
             let reply = call.defer();
             thread::spawn(move || {
                 while !reply.wait_cancelled(Duration::from_secs(3_600)) {}

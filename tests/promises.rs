@@ -355,10 +355,7 @@ fn promise_3_with_all_handler_threads_blocked_handshakes_pings_and_broadcasts_go
 
 #[test]
 fn promise_4_a_message_over_the_limit_is_refused_in_both_directions() {
-    let limits = Limits {
-        message_bytes_max: 1000,
-        ..Limits::default()
-    };
+    let limits = Limits::default().message_bytes_max(1000);
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_limits(limits)
         .with_message_handler(|stream, message, _| stream.send(message));

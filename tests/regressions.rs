@@ -123,10 +123,7 @@ fn header(first: u8, len: u64) -> Vec<u8> {
 #[test]
 fn a_message_over_the_limit_is_refused_by_its_header() {
     const MAX: usize = 100_000;
-    let limits = Limits {
-        message_bytes_max: MAX,
-        ..Limits::default()
-    };
+    let limits = Limits::default().message_bytes_max(MAX);
     let (app, _told) = telling(AsyncWebsocketApp::new().with_limits(limits));
     let (running, address) = start(app);
     let part = |first, len| client_frame(first, &vec![b'x'; len]);
@@ -322,10 +319,7 @@ fn frames_that_come_with_the_head_do_not_count_against_its_limit() {
         (request.len() + 1, "101"),
         (request.len() - 1, "431"),
     ] {
-        let limits = Limits {
-            head_bytes_max,
-            ..Limits::default()
-        };
+        let limits = Limits::default().head_bytes_max(head_bytes_max);
         let (app, _told) = telling(AsyncWebsocketApp::new().with_limits(limits));
         let (running, address) = start(app);
         let payload = vec![b'x'; 50_000];
@@ -346,10 +340,7 @@ fn frames_that_come_with_the_head_do_not_count_against_its_limit() {
 
 /// An app whose one client reads nothing, and whose outbox for it is full.
 fn stuck(app: AsyncWebsocketApp<()>, limits: Limits) -> (RunningApp, AsyncSender, TcpStream) {
-    let limits = Limits {
-        outbox_bytes_max: OUTBOX,
-        ..limits
-    };
+    let limits = limits.outbox_bytes_max(OUTBOX);
     let app = app
         .with_limits(limits)
         .with_slow_consumer(SlowConsumer::DropNewest);
@@ -379,11 +370,7 @@ fn numbered(n: usize) -> Message {
 /// No deadline but the one that a test is about.
 fn never() -> Limits {
     let long = Duration::from_secs(3_600);
-    Limits {
-        write_timeout: long,
-        close_timeout: long,
-        ..Limits::default()
-    }
+    Limits::default().write_timeout(long).close_timeout(long)
 }
 
 /// Later than an outbox takes to be filled.
@@ -400,10 +387,7 @@ fn deadlines_go_on_while_a_write_is_blocked() {
         running.shutdown(STOP);
     });
     let write = std::thread::spawn(|| {
-        let limits = Limits {
-            write_timeout: SOON,
-            ..never()
-        };
+        let limits = never().write_timeout(SOON);
         let (running, sender, _socket) = stuck(AsyncWebsocketApp::new(), limits);
         eventually("it is disconnected for taking nothing", || {
             sender.metrics().slow_consumers == 1 && sender.metrics().connections == 0
@@ -414,10 +398,7 @@ fn deadlines_go_on_while_a_write_is_blocked() {
         let (tell, told) = channel();
         let app = AsyncWebsocketApp::new()
             .with_connect_handler(move |stream, _| tell.send(stream.id()).unwrap());
-        let limits = Limits {
-            close_timeout: SOON,
-            ..never()
-        };
+        let limits = never().close_timeout(SOON);
         let (running, sender, _socket) = stuck(app, limits);
         let id = told.recv_timeout(DEADLINE).unwrap();
         sender.close(id, CloseCode::NORMAL, "");
@@ -500,10 +481,7 @@ fn every_close_code_that_may_be_sent_is_answered_with_itself() {
 
 #[test]
 fn nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame() {
-    let limits = Limits {
-        outbox_bytes_max: OUTBOX,
-        ..never()
-    };
+    let limits = never().outbox_bytes_max(OUTBOX);
     let (tell, told) = channel();
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_limits(limits)

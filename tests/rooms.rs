@@ -317,11 +317,8 @@ fn a_connection_that_ends_leaves_all_its_rooms_and_an_empty_room_is_gone() {
 #[test]
 fn limits_of_rooms_are_named_by_the_error_and_cost_nothing_else() {
     let (app, ids) = recording();
-    let (running, address) = start(app.with_limits(Limits {
-        connection_rooms_max: 2,
-        rooms_max: 3,
-        ..Limits::default()
-    }));
+    let (running, address) =
+        start(app.with_limits(Limits::default().connection_rooms_max(2).rooms_max(3)));
     let mut clients = connect(address, &ids, 2);
     let sender = running.sender();
     let (first, second) = (clients[0].1, clients[1].1);
@@ -483,11 +480,13 @@ fn shards_without_a_member_are_left_in_peace() {
 
 #[test]
 fn threads_that_join_leave_and_send_all_at_once_leave_nothing_behind() {
-    let (running, address) = start(joining().with_limits(Limits {
-        // A short way for who joins behind what the others send.
-        mailbox_bytes_max: 16 << 10,
-        ..Limits::default()
-    }));
+    let (running, address) = start(
+        joining().with_limits(
+            Limits::default()
+                // A short way for who joins behind what the others send.
+                .mailbox_bytes_max(16 << 10),
+        ),
+    );
     let done = AtomicBool::new(false);
     let sent = AtomicUsize::new(0);
     thread::scope(|scope| {

@@ -186,11 +186,7 @@ fn bodies_come_by_length_or_in_chunks_and_after_100_continue() {
 
 #[test]
 fn what_is_too_large_or_contradicts_itself_is_refused_by_its_own_status() {
-    let limits = Limits {
-        body_bytes_max: 1000,
-        head_bytes_max: 2000,
-        ..Limits::default()
-    };
+    let limits = Limits::default().body_bytes_max(1000).head_bytes_max(2000);
     let (running, address) = start(
         AsyncWebsocketApp::<AtomicUsize>::new()
             .with_limits(limits)
@@ -545,11 +541,11 @@ fn declared_methods_are_answered_and_others_refused_with_allow() {
 #[test]
 fn refusal_of_head_has_no_body_whatever_refuses_it() {
     let app = AsyncWebsocketApp::<AtomicUsize>::new()
-        .with_limits(Limits {
-            body_bytes_max: 10,
-            handshake_timeout: Duration::from_millis(200),
-            ..Limits::default()
-        })
+        .with_limits(
+            Limits::default()
+                .body_bytes_max(10)
+                .handshake_timeout(Duration::from_millis(200)),
+        )
         .with_routes(routes())
         .with_route_methods("/count", ["GET"])
         .with_body_guard(|request, _| match request.query() {
@@ -635,11 +631,11 @@ fn bodies_beyond_the_common_bound_get_503_while_handlers_block() {
             Response::new(StatusCode::OK, "done")
         }))
         .with_shards(1)
-        .with_limits(Limits {
-            body_bytes_max: 64 << 10,
-            bodies_bytes_max: 256 << 10,
-            ..Limits::default()
-        });
+        .with_limits(
+            Limits::default()
+                .body_bytes_max(64 << 10)
+                .bodies_bytes_max(256 << 10),
+        );
     let (running, address) = start(app);
     let body = "x".repeat(60 << 10);
     let request = format!(

@@ -235,10 +235,7 @@ fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
 
 #[test]
 fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned() {
-    let app = echo().with_limits(Limits {
-        peer_connections_max: Some(3),
-        ..Limits::default()
-    });
+    let app = echo().with_limits(Limits::default().peer_connections_max(Some(3)));
     let sender = app.sender();
     let (_running, address) = start(app);
     // One of them says nothing: it counts all the same.
@@ -268,10 +265,7 @@ fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned
 
 #[test]
 fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
-    let app = echo().with_limits(Limits {
-        peer_handshakes_per_second_max: Some(1),
-        ..Limits::default()
-    });
+    let app = echo().with_limits(Limits::default().peer_handshakes_per_second_max(Some(1)));
     let sender = app.sender();
     let (_running, address) = start(app);
     let statuses: Vec<u16> = (0..5)
@@ -296,10 +290,8 @@ fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
 
 #[test]
 fn limits_per_address_hold_in_a_linked_app_too() {
-    let app = AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits {
-        peer_connections_max: Some(1),
-        ..Limits::default()
-    });
+    let app = AsyncWebsocketApp::<()>::new_unlinked()
+        .with_limits(Limits::default().peer_connections_max(Some(1)));
     let sender = app.sender();
     let (_running, address) = linked(app);
     let (_first, head) = shake_hands(address, "");
@@ -312,10 +304,8 @@ fn limits_per_address_hold_in_a_linked_app_too() {
 /// An app that tells a client where it is, by its connect handler and by a route.
 #[test]
 fn who_is_one_too_many_is_answered_503_in_a_linked_app_too() {
-    let app = AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits {
-        connections_max: 1,
-        ..Limits::default()
-    });
+    let app =
+        AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits::default().connections_max(1));
     let sender = app.sender();
     let (_running, address) = linked(app);
     let (_first, head) = shake_hands(address, "");
@@ -327,10 +317,7 @@ fn who_is_one_too_many_is_answered_503_in_a_linked_app_too() {
 
 fn tells_where(proxies: Option<TrustedProxies>) -> (RunningApp, SocketAddr) {
     let mut app = AsyncWebsocketApp::<()>::new()
-        .with_limits(Limits {
-            peer_connections_max: Some(2),
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().peer_connections_max(Some(2)))
         .with_connect_handler(|stream, _| stream.send(Message::new(stream.client_ip().to_string())))
         .with_routes(
             SubApp::new().with_stateless_route("/where", |request: Request| {

@@ -17,12 +17,10 @@ const MESSAGES: u64 = 30_000;
 const STOP: Duration = Duration::from_millis(100);
 
 fn serve(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
-    let limits = Limits {
-        outbox_bytes_max: 200_000,
+    let limits = Limits::default()
+        .outbox_bytes_max(200_000)
         // A client that has been told to go and reads nothing is reset soon.
-        close_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+        .close_timeout(Duration::from_millis(300));
     start(
         AsyncWebsocketApp::<()>::new()
             .with_shards(2)

@@ -47,7 +47,7 @@ fn on_cancel_that_sends_much_holds_up_nobody() {
     const NOTIFICATIONS: usize = 60;
     const BYTES: usize = 100_000;
     for adaptive in [true, false] {
-        let procedures = Procedures::new().call("wait", |call| {
+        let procedures = Procedures::new().on_call("wait", |call| {
             let cancellation = call.cancellation();
             let reply = call.defer();
             // From now on a reset finds a call that has begun.
@@ -63,11 +63,11 @@ fn on_cancel_that_sends_much_holds_up_nobody() {
             .with_message_handler(|stream, message, _| stream.send(message))
             .with_shards(1)
             .with_adaptive_handlers(adaptive)
-            .with_limits(Limits {
-                mailbox_bytes_max: 256 << 10,
-                outbox_bytes_max: 16 << 20,
-                ..Limits::default()
-            });
+            .with_limits(
+                Limits::default()
+                    .mailbox_bytes_max(256 << 10)
+                    .outbox_bytes_max(16 << 20),
+            );
         let (running, address) = start(app);
         let mut other = Client::connect(address);
         let mut client = connect(address, V1);
@@ -94,7 +94,7 @@ fn on_cancel_that_sends_much_holds_up_nobody() {
 fn on_cancel_that_blocks_holds_up_nobody() {
     let (gate, cancelled) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
     let (at_gate, count) = (gate.clone(), cancelled.clone());
-    let procedures = Procedures::new().call("wait", move |call| {
+    let procedures = Procedures::new().on_call("wait", move |call| {
         let (gate, count) = (at_gate.clone(), count.clone());
         let reply = call.defer();
         reply.cancellation().on_cancel(move || {
@@ -177,7 +177,7 @@ fn a_closure_that_nobody_calls_is_dropped_where_it_may_block() {
     }
     let at_gate = gate.clone();
     // The call is answered, so that its closure is dropped.
-    let procedures = Procedures::new().call("now", move |call| {
+    let procedures = Procedures::new().on_call("now", move |call| {
         let held = Held(at_gate.clone(), dropped.clone());
         call.on_cancel(move || drop(held));
         Ok("done")
@@ -205,7 +205,7 @@ fn on_cancel_that_blocks_for_ever_does_not_pile_up() {
     const EACH: usize = 1_000;
     let (gate, begun) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
     let (at_gate, count) = (gate.clone(), begun.clone());
-    let procedures = Procedures::new().call("wait", move |call| {
+    let procedures = Procedures::new().on_call("wait", move |call| {
         for _ in 0..EACH {
             let gate = at_gate.clone();
             call.on_cancel(move || gate.wait());

@@ -155,13 +155,11 @@ fn build_app(
     connections_max: usize,
 ) -> io::Result<(AsyncWebsocketApp<(), ClientState>, Rooms)> {
     let settings = options.room_settings();
-    let limits = Limits {
-        connections_max,
-        peer_connections_max: options.max_connections_per_address,
-        peer_handshakes_per_second_max: options.max_handshakes_per_address,
-        rooms_max: settings.library_rooms_max(),
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .connections_max(connections_max)
+        .peer_connections_max(options.max_connections_per_address)
+        .peer_handshakes_per_second_max(options.max_handshakes_per_address)
+        .rooms_max(settings.library_rooms_max());
     let message_bytes_max = limits.message_bytes_max;
     let mut app: AsyncWebsocketApp<(), ClientState> = AsyncWebsocketApp::new()
         .with_address(options.listen)

@@ -37,10 +37,7 @@ pub(crate) fn serve(
         .with_guarded_routes(["/metrics"])
         .with_route_methods("*", ["GET"])
         .with_shards(1)
-        .with_limits(Limits {
-            connections_max: CONNECTIONS_MAX,
-            ..Limits::default()
-        })
+        .with_limits(Limits::default().connections_max(CONNECTIONS_MAX))
         .with_connect_handler(|stream, _| {
             stream.close(CloseCode::POLICY_VIOLATION, "there are only metrics here");
         })

@@ -8,7 +8,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, HistoryId, Limits, Message, Room};
+use humphrey_ws::{
+    AsyncSender, AsyncWebsocketApp, HistoryId, HistoryLimits, Limits, Message, Room,
+};
 
 use crate::json::{Envelope, now_ms};
 use crate::room_name::RoomName;
@@ -81,8 +83,14 @@ impl RoomSettings {
         };
         for name in [RoomName::EVERYONE, input.as_str(), "*"] {
             app = app
-                .with_history(&format!("plain/{name}"), messages, HISTORY_BYTES_MAX)
-                .with_history(&format!("json/{name}"), messages, JSON_HISTORY_BYTES_MAX);
+                .with_history(
+                    &format!("plain/{name}"),
+                    HistoryLimits::messages(messages).bytes(HISTORY_BYTES_MAX),
+                )
+                .with_history(
+                    &format!("json/{name}"),
+                    HistoryLimits::messages(messages).bytes(JSON_HISTORY_BYTES_MAX),
+                );
         }
         app
     }

@@ -7,7 +7,7 @@
 //! The room `numbers` gets a number every few milliseconds, from 1 on, and keeps the last KEPT of them (default: 100,000);
 //! `topic` and its kind keep their last messages; `/events` streams one of them, `/two` two others and what goes to everyone.
 
-use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message, Procedures, Subscription};
+use humphrey_ws::{AsyncWebsocketApp, CloseCode, HistoryLimits, Message, Procedures, Subscription};
 
 use std::env;
 use std::thread::{sleep, spawn};
@@ -23,41 +23,41 @@ fn main() {
     let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
 
     let procedures = Procedures::new()
-        .call("echo", |call| Ok(call.data().bytes().to_vec()))
-        .call("fail", |call| match call.text() {
+        .on_call("echo", |call| Ok(call.data().bytes().to_vec()))
+        .on_call("fail", |call| match call.text() {
             Ok(text) => Err::<Vec<u8>, _>(text.into()),
             Err(error) => Err(error),
         })
-        .call("forget", |call| drop(call.defer()))
-        .call("hang", |call| {
+        .on_call("forget", |call| drop(call.defer()))
+        .on_call("hang", |call| {
             let reply = call.defer();
             spawn(move || {
                 reply.wait_cancelled(LONG);
             });
         })
-        .call("parts", |call| {
+        .on_call("parts", |call| {
             for part in call.text()?.split(' ') {
                 call.item(part)?;
             }
             Ok("done")
         })
         // Asks the client to call it by another name, and tells what has come of it.
-        .call("ask", |call| {
+        .on_call("ask", |call| {
             let name = call.text()?;
             let timeout = if name == "slow" { SHORT } else { LONG };
             let answer = call.stream().call_wait(name, "question", timeout);
             Ok(answer.unwrap_or_else(|error| error.to_string().into()))
         })
-        .on("publish", |event| {
+        .on_notification("publish", |event| {
             let Ok(text) = event.text() else { return };
             event.stream().room("topic").broadcast(Message::new(text));
         })
-        .on("publish bytes", |event| {
+        .on_notification("publish bytes", |event| {
             let room = event.stream().room("topic");
             room.broadcast(Message::new_binary(event.data().bytes()));
         })
         // The room's name, which has no line end, and the text.
-        .on("publish to", |event| {
+        .on_notification("publish to", |event| {
             let Ok((room, text)) = event
                 .text()
                 .map(|text| text.split_once('\n').unwrap_or((text, "")))
@@ -66,15 +66,15 @@ fn main() {
             };
             event.stream().room(room).broadcast(Message::new(text));
         })
-        .on("everyone", |event| {
+        .on_notification("everyone", |event| {
             let Ok(text) = event.text() else { return };
             event.stream().broadcast(Message::new(text));
         })
-        .on("notify", |event| {
+        .on_notification("notify", |event| {
             event.stream().room("topic").notify("topic", event.data());
         })
-        .on("back", |event| event.stream().notify("back", event.data()))
-        .on("close", |event| {
+        .on_notification("back", |event| event.stream().notify("back", event.data()))
+        .on_notification("close", |event| {
             let code: Option<u16> = event.text().ok().and_then(|code| code.parse().ok());
             let code = code.and_then(|code| CloseCode::try_from(code).ok());
             let code = code.unwrap_or(CloseCode::NORMAL);
@@ -83,8 +83,11 @@ fn main() {
 
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(&address)
-        .with_history("numbers", kept, 64 * 1024 * 1024)
-        .with_history("topic*", 50, 1024 * 1024)
+        .with_history(
+            "numbers",
+            HistoryLimits::messages(kept).bytes(64 * 1024 * 1024),
+        )
+        .with_history("topic*", HistoryLimits::messages(50).bytes(1024 * 1024))
         .with_procedures(procedures)
         .with_join_handler(|_, room| room != "secret")
         .with_event_stream("/events", |_, _| Ok(Subscription::room("topic")))

@@ -24,7 +24,9 @@ use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::procedures::{CLIENT_JS, Procedures};
-use humphrey_ws::{Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, HistoryId};
+use humphrey_ws::{
+    Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, HistoryId, HistoryLimits,
+};
 use humphrey_ws::{JoinError, JoinErrorReason, Limits, Message, Origins, Reject, RequestHead};
 use serde_json::{Value, json};
 
@@ -75,22 +77,25 @@ fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let (leaving, left) = mpsc::sync_channel::<(Instant, Arc<Guest>)>(10_000);
 
-    let app: AsyncWebsocketApp<Chat, Guest> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<Chat, Guest>::new()
         .with_address(address)
         .with_routes(page())
         .with_allowed_origins(Origins::Same)
-        .with_limits(Limits {
-            message_bytes_max: 32 * 1024,
-            // Of the library's rooms, those of people included. Histories take 256 MiB at most.
-            rooms_max: 4_000,
-            peer_connections_max: Some(200),
-            ..Limits::default()
-        })
+        .with_limits(
+            Limits::default()
+                .message_bytes_max(32 * 1024)
+                // Of the library's rooms, those of people included. Histories take 256 MiB at most.
+                .rooms_max(4_000)
+                .peer_connections_max(Some(200)),
+        )
         .with_heartbeat(Heartbeat::new(
             Duration::from_secs(20),
             Duration::from_secs(30),
         ))
-        .with_history("talk/*", HISTORY_MESSAGES, HISTORY_BYTES)
+        .with_history(
+            "talk/*",
+            HistoryLimits::messages(HISTORY_MESSAGES).bytes(HISTORY_BYTES),
+        )
         // None of its own: the page's client asks the library whether anybody is there.
         .with_procedures(Procedures::new())
         .with_handshake_handler(|request, _| guest(request))

@@ -22,7 +22,7 @@
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::procedures::{CLIENT_JS, Call, Procedures, Reply};
-use humphrey_ws::{AsyncWebsocketApp, Origins, Room};
+use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Origins, Room};
 
 use std::env;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,13 +65,13 @@ impl Counts {
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let procedures = Procedures::<Reports>::new()
-        .on("broadcast", |event| {
+        .on_notification("broadcast", |event| {
             event.stream().room("main").notify("message", event.data())
         })
-        .on("ping", |event| event.stream().notify("pong", event.data()))
-        .call("myip", |call| Ok(call.stream().peer_addr().to_string()))
-        .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
-        .call("ask", |call| {
+        .on_notification("ping", |event| event.stream().notify("pong", event.data()))
+        .on_call("myip", |call| Ok(call.stream().peer_addr().to_string()))
+        .on_call("uppercase", |call| Ok(call.text()?.to_uppercase()))
+        .on_call("ask", |call| {
             let reply = call.defer();
             let wait = Duration::from_secs(5);
             call.stream()
@@ -80,17 +80,17 @@ fn main() {
                     Err(error) => reply.error(error),
                 });
         })
-        .call("report", report)
-        .call("reports", |call| {
+        .on_call("report", report)
+        .on_call("reports", |call| {
             let counts = call.state().0.lock();
             Ok(counts.unwrap_or_else(PoisonError::into_inner).text())
         });
 
-    let app: AsyncWebsocketApp<Reports> = AsyncWebsocketApp::new()
+    let app = AsyncWebsocketApp::<Reports>::new()
         .with_address(&address)
         .with_routes(page())
         .with_allowed_origins(Origins::Same)
-        .with_history("main", 100, 64 * 1024)
+        .with_history("main", HistoryLimits::messages(100).bytes(64 * 1024))
         .with_procedures(procedures)
         .with_join_handler(|_, room| room == "main")
         .with_connect_handler(|stream, _| {

@@ -35,7 +35,7 @@ use crate::request::{Reject, RequestHead};
 ///     }
 /// }
 ///
-/// let app: AsyncWebsocketApp<String> = AsyncWebsocketApp::new().with_event_stream("/news", news);
+/// let app = AsyncWebsocketApp::<String>::new().with_event_stream("/news", news);
 /// ```
 pub trait EventStreamHandler<S>:
     Fn(&RequestHead, Arc<S>) -> Result<Subscription, Reject> + Send + Sync + 'static
@@ -59,7 +59,7 @@ pub(super) type EventStreams<S> = Vec<(Box<str>, Box<dyn EventStreamHandler<S>>)
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_event_stream("/events", |request, _| {
 ///         let room = request.query_param("room").ok_or(Reject::new(400))?;
 ///         Ok(Subscription::room(room).with_broadcasts())
@@ -143,7 +143,7 @@ impl Subscription {
     /// use std::time::Duration;
     ///
     /// // Behind a proxy that cuts connections that have been silent for ten seconds.
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_event_stream("/events", |_, _| {
+    /// let app = AsyncWebsocketApp::<()>::new().with_event_stream("/events", |_, _| {
     ///     Ok(Subscription::broadcasts().with_keep_alive(Duration::from_secs(4)))
     /// });
     /// ```

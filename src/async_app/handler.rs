@@ -20,7 +20,7 @@ use crate::request::{Accept, Reject, RequestHead};
 ///     stream.send(Message::new("Hello!"));
 /// }
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_connect_handler(greet);
+/// let app = AsyncWebsocketApp::<()>::new().with_connect_handler(greet);
 /// ```
 pub trait EventHandler<S, S2: Send + Sync + Default + 'static>:
     Fn(AsyncStream<S2>, Arc<S>) + Send + Sync + 'static
@@ -46,7 +46,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> EventHandler<S, S2> for T where
 ///     stream.send(message);
 /// }
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_message_handler(echo);
+/// let app = AsyncWebsocketApp::<()>::new().with_message_handler(echo);
 /// ```
 pub trait MessageHandler<S, S2: Send + Sync + Default + 'static>:
     Fn(AsyncStream<S2>, Message, Arc<S>) + Send + Sync + 'static
@@ -74,7 +74,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T wher
 ///     }
 /// }
 ///
-/// let app: AsyncWebsocketApp<String> = AsyncWebsocketApp::new().with_handshake_handler(check);
+/// let app = AsyncWebsocketApp::<String>::new().with_handshake_handler(check);
 /// ```
 pub trait HandshakeHandler<S, S2: Send + Sync + Default + 'static>:
     Fn(&RequestHead, Arc<S>) -> Result<Accept<S2>, Reject> + Send + Sync + 'static
@@ -104,7 +104,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T wh
 ///     }));
 /// }
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_room_handler(announce);
+/// let app = AsyncWebsocketApp::<()>::new().with_room_handler(announce);
 /// ```
 pub trait RoomHandler<S, S2: Send + Sync + Default + 'static>:
     Fn(Room, AsyncStream<S2>, Presence, Arc<S>) + Send + Sync + 'static
@@ -131,7 +131,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> RoomHandler<S, S2> for T where
 ///     }
 /// }
 ///
-/// let app: AsyncWebsocketApp<String> = AsyncWebsocketApp::new().with_body_guard(needs_token);
+/// let app = AsyncWebsocketApp::<String>::new().with_body_guard(needs_token);
 /// ```
 pub trait BodyGuard<S>:
     Fn(&RequestHead, Arc<S>) -> Result<(), Reject> + Send + Sync + 'static

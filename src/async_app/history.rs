@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::history_id::{HistoryGone, HistoryId};
+use crate::limits::HistoryLimits;
 use crate::message::Message;
 
 /// The last messages of one room.
@@ -183,10 +184,10 @@ pub(super) struct HistoryBounds {
 
 impl HistoryPatterns {
     /// Rooms whose name matches, and no pattern before, keep that much; with 0 messages they keep nothing.
-    pub(super) fn add(&mut self, pattern: &str, messages_max: usize, bytes_max: usize) {
+    pub(super) fn add(&mut self, pattern: &str, limits: HistoryLimits) {
         let bounds = HistoryBounds {
-            messages_max,
-            bytes_max,
+            messages_max: limits.messages_max,
+            bytes_max: limits.bytes_max,
             pinned: !pattern.contains('*'),
         };
         self.patterns.push((pattern.into(), bounds));

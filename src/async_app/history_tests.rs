@@ -251,9 +251,9 @@ fn a_star_in_a_pattern_is_any_run_of_characters() {
 fn the_first_pattern_that_matches_decides() {
     let mut patterns = HistoryPatterns::default();
     assert_eq!(patterns.find("news"), None);
-    patterns.add("news/secret", 0, 100);
-    patterns.add("news/*", 50, 1000);
-    patterns.add("*", 1, 10);
+    patterns.add("news/secret", HistoryLimits::NONE);
+    patterns.add("news/*", HistoryLimits::messages(50).bytes(1000));
+    patterns.add("*", HistoryLimits::messages(1).bytes(10));
     let messages = |name| patterns.find(name).map(|bounds| bounds.messages_max);
     assert_eq!(messages("news/zh"), Some(50));
     assert_eq!(messages("other"), Some(1));

@@ -1,6 +1,6 @@
 //! What the engine calls: it passes each event on to the handler that the app has for it.
 
-use std::any::Any;
+use std::any::{Any, TypeId, type_name};
 use std::sync::Arc;
 
 use super::event_stream::EventStreams;
@@ -103,6 +103,10 @@ where
 
     fn emptied(&self, room: &engine::Room) {
         self.shared.rooms.emptied(room);
+    }
+
+    fn attachment_type(&self) -> (TypeId, &'static str) {
+        (TypeId::of::<StreamState>(), type_name::<StreamState>())
     }
 
     fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject> {

@@ -241,14 +241,14 @@ impl AppShared {
         &self,
         name: &str,
         message: impl Fn(Option<HistoryId>) -> Message,
-    ) -> Option<HistoryId> {
+        blocking: Blocking,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
         let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
-            return None;
+            return Err(SendErrorReason::Closed);
         };
-        let blocking = Blocking::Wait.unless_on_shard();
+        let blocking = blocking.unless_on_shard();
         self.broadcast_to_room(hub, name, None, &Content::OfId(&message), blocking)
-            .ok()?
     }
 
     pub(super) fn running(&self) -> Option<&Arc<Hub>> {

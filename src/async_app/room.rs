@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::publish::{AppShared, Blocking, Recipients};
 use crate::engine::ConnectionId;
-use crate::error::{JoinError, SendError};
+use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 
@@ -26,7 +26,7 @@ use crate::message::Message;
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Message};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_connect_handler(|stream, _| stream.join(stream.path()))
 ///     .with_message_handler(|stream, message, _| {
 ///         // To everyone on the same path but the sender.
@@ -95,6 +95,35 @@ impl Room {
         self.shared.join(self.name.as_deref(), session.as_deref())
     }
 
+    /// Has a connection join the room, and replays to it what the room keeps of what came after a message; with `None`, all
+    /// that the room keeps. Returns how many messages are replayed. See
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since), which does so for a handler's own connection.
+    ///
+    /// The room of everyone keeps nothing and replays nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if something that came after that message is kept no longer;
+    /// then the room is not joined. Otherwise as [`try_join`](Self::try_join).
+    pub fn join_since(
+        &self,
+        id: ConnectionId,
+        since: Option<HistoryId>,
+    ) -> Result<usize, JoinError> {
+        let refused = |reason| JoinError {
+            room: self.name.as_deref().unwrap_or_default().to_owned(),
+            reason,
+        };
+        let Some(session) = self.shared.directory.find_id(id) else {
+            return Err(refused(JoinErrorReason::Closed));
+        };
+        match (&self.name, since) {
+            (Some(name), _) => self.shared.join_since(name, &session, since),
+            (None, Some(_)) => Err(refused(JoinErrorReason::HistoryGone)),
+            (None, None) => Ok(0),
+        }
+    }
+
     /// Has a connection leave the room, behind what the room was sent before. Does nothing if it is not in it, nor in the
     /// room of everyone, which is left by disconnecting.
     ///
@@ -109,10 +138,10 @@ impl Room {
     ///
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is in the room, and before and after the app runs.
-    pub fn broadcast(&self, message: Message) {
+    pub fn broadcast(&self, message: impl Into<Message>) {
         let _ = self
             .shared
-            .publish(self.recipients(), message, Blocking::Wait);
+            .publish(self.recipients(), message.into(), Blocking::Wait);
     }
 
     /// Sends a message to all who are in the room, or hands it back: then nobody gets it.
@@ -124,17 +153,17 @@ impl Room {
     /// [`Full`](crate::SendErrorReason::Full) if a mailbox of the engine is full;
     /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
     /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
-    pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
+    pub fn try_broadcast(&self, message: impl Into<Message>) -> Result<(), SendError> {
         self.shared
-            .publish(self.recipients(), message, Blocking::Try)
+            .publish(self.recipients(), message.into(), Blocking::Try)
     }
 
     /// Sends a message to all who are in the room but one, such as whoever it came from; otherwise as
     /// [`broadcast`](Self::broadcast).
-    pub fn broadcast_except(&self, id: ConnectionId, message: Message) {
+    pub fn broadcast_except(&self, id: ConnectionId, message: impl Into<Message>) {
         let _ = self
             .shared
-            .publish(self.recipients_except(id), message, Blocking::Wait);
+            .publish(self.recipients_except(id), message.into(), Blocking::Wait);
     }
 
     /// Sends a message to all members of the room but one, or hands it back.
@@ -145,10 +174,10 @@ impl Room {
     pub fn try_broadcast_except(
         &self,
         id: ConnectionId,
-        message: Message,
+        message: impl Into<Message>,
     ) -> Result<(), SendError> {
         self.shared
-            .publish(self.recipients_except(id), message, Blocking::Try)
+            .publish(self.recipients_except(id), message.into(), Blocking::Try)
     }
 
     /// Sends a message that depends on the id that it gets in the room's history, such as one that tells its client what
@@ -159,9 +188,9 @@ impl Room {
     /// that broadcast to the room may wait for it, for up to five seconds.
     ///
     /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_history("news", 50, 64 * 1024);
+    /// let app = AsyncWebsocketApp::<()>::new().with_history("news", HistoryLimits::messages(50).bytes(64 * 1024));
     /// let news = app.sender().room("news");
     /// news.broadcast_with(|id| match id {
     ///     Some(id) => Message::new(format!("{id}\nIt rains.")),
@@ -172,12 +201,45 @@ impl Room {
         &self,
         message: impl Fn(Option<HistoryId>) -> Message,
     ) -> Option<HistoryId> {
+        self.publish_with(message, Blocking::Wait).ok()?
+    }
+
+    /// Sends a message that depends on the id that it gets in the room's history, unless a mailbox of the engine is full.
+    /// Returns the id, or `None` if the room keeps no history. Never waits for the engine; see
+    /// [`broadcast_with`](Self::broadcast_with) for the closure.
+    ///
+    /// # Errors
+    ///
+    /// The reasons of [`try_broadcast`](Self::try_broadcast), and [`Rooms`](SendErrorReason::Rooms) if no further room can
+    /// keep a history. Then nobody gets the message.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, SendErrorReason};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new();
+    /// let news = app.sender().room("news");
+    /// let refused = news.try_broadcast_with(|id| format!("{id:?}").into()).unwrap_err();
+    /// assert_eq!(refused, SendErrorReason::Closed, "the app does not run yet");
+    /// ```
+    pub fn try_broadcast_with(
+        &self,
+        message: impl Fn(Option<HistoryId>) -> Message,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
+        self.publish_with(message, Blocking::Try)
+    }
+
+    fn publish_with(
+        &self,
+        message: impl Fn(Option<HistoryId>) -> Message,
+        blocking: Blocking,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
         match &self.name {
-            Some(name) => self.shared.broadcast_with(name, message),
-            None => {
-                self.broadcast(message(None));
-                None
-            }
+            Some(name) => self.shared.broadcast_with(name, message, blocking),
+            None => self
+                .shared
+                .publish(self.recipients(), message(None), blocking)
+                .map(|()| None)
+                .map_err(|error| error.reason),
         }
     }
 

@@ -153,6 +153,7 @@ mod tests {
 
     use super::super::rendering::tests::RENDERED;
     use crate::async_app::AsyncWebsocketApp;
+    use crate::limits::HistoryLimits;
     use crate::message::Message;
 
     #[test]
@@ -161,7 +162,10 @@ mod tests {
         const MESSAGES: usize = 100;
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
         let app = app.with_address("127.0.0.1:0").with_shards(1);
-        let running = app.with_history("*", 10, 1 << 20).start().unwrap();
+        let running = app
+            .with_history("*", HistoryLimits::messages(10).bytes(1 << 20))
+            .start()
+            .unwrap();
         let sender = running.sender();
         let hub = &running.engine.hub;
         let entry = sender.0.rooms.find_or_make(hub, "news").unwrap();

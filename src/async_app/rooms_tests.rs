@@ -1,6 +1,7 @@
 use super::super::history::HistoryPatterns;
 use super::*;
 use crate::async_app::{AsyncWebsocketApp, RunningApp};
+use crate::limits::HistoryLimits;
 use crate::message::Message;
 
 const ROOMS_MAX: usize = 4;
@@ -21,7 +22,7 @@ impl Fixture {
     fn with_rooms_max(patterns: &[&str], rooms_max: usize) -> Self {
         let mut histories = HistoryPatterns::default();
         for pattern in patterns {
-            histories.add(pattern, 10, 1_000);
+            histories.add(pattern, HistoryLimits::messages(10).bytes(1_000));
         }
         let rooms = RoomDirectory::default();
         rooms.set_up(rooms_max, histories);

@@ -21,7 +21,7 @@ use crate::protocol::close::CloseCode;
 /// use humphrey_ws::{AsyncWebsocketApp, Message};
 /// use std::{io::stdin, thread::spawn};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+/// let app = AsyncWebsocketApp::<()>::new();
 /// let sender = app.sender();
 /// spawn(move || {
 ///     for line in stdin().lines().map_while(Result::ok) {
@@ -37,8 +37,8 @@ impl AsyncSender {
     /// Sends a message to the client with that address. Does nothing, but count, if there is none.
     ///
     /// Waits only while the engine's own mailbox is full, never for the client.
-    pub fn send(&self, address: SocketAddr, message: Message) {
-        let _ = self.to_address(address, message, Blocking::Wait);
+    pub fn send(&self, address: SocketAddr, message: impl Into<Message>) {
+        let _ = self.to_address(address, message.into(), Blocking::Wait);
     }
 
     /// Sends a message to the client with that address, or hands it back.
@@ -48,8 +48,12 @@ impl AsyncSender {
     /// [`Closed`](crate::SendErrorReason::Closed) if there is no such client, or the app does not run;
     /// [`Full`](crate::SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is
     /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
-    pub fn try_send(&self, address: SocketAddr, message: Message) -> Result<(), SendError> {
-        self.to_address(address, message, Blocking::Try)
+    pub fn try_send(
+        &self,
+        address: SocketAddr,
+        message: impl Into<Message>,
+    ) -> Result<(), SendError> {
+        self.to_address(address, message.into(), Blocking::Try)
     }
 
     /// The engine that it sends through, once there is one.
@@ -74,10 +78,54 @@ impl AsyncSender {
     /// Sends a message to one connection. Does nothing, but count, if it has gone.
     ///
     /// Unlike an address, an id never comes to mean another client.
-    pub fn send_to(&self, id: ConnectionId, message: Message) {
-        let _ = self
-            .0
-            .publish(Recipients::Connection(id), message, Blocking::Wait);
+    pub fn send_to(&self, id: ConnectionId, message: impl Into<Message>) {
+        let _ = self.to_connection(id, message.into(), Blocking::Wait);
+    }
+
+    /// Sends a message to one connection, or hands it back. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::SendErrorReason::Closed) if the connection has gone, or the app does not run;
+    /// [`Full`](crate::SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is
+    /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncSender, ConnectionId, SendErrorReason};
+    ///
+    /// /// Whether the client is still there.
+    /// fn tick(sender: &AsyncSender, id: ConnectionId) -> bool {
+    ///     match sender.try_send_to(id, "tick") {
+    ///         Err(error) => error.reason != SendErrorReason::Closed,
+    ///         Ok(()) => true,
+    ///     }
+    /// }
+    /// ```
+    pub fn try_send_to(
+        &self,
+        id: ConnectionId,
+        message: impl Into<Message>,
+    ) -> Result<(), SendError> {
+        self.to_connection(id, message.into(), Blocking::Try)
+    }
+
+    fn to_connection(
+        &self,
+        id: ConnectionId,
+        message: Message,
+        blocking: Blocking,
+    ) -> Result<(), SendError> {
+        // `try` has to know whether the connection is there, and how much waits for it.
+        let session = match blocking {
+            Blocking::Wait => None,
+            Blocking::Try => self.0.directory.find_id(id),
+        };
+        let to = match (&session, blocking) {
+            (Some(session), _) => Recipients::Session(session),
+            (None, Blocking::Wait) => Recipients::Connection(id),
+            (None, Blocking::Try) => Recipients::Nobody,
+        };
+        self.0.publish(to, message, blocking)
     }
 
     /// Sends a message to everyone who is connected, and to event streams
@@ -85,7 +133,7 @@ impl AsyncSender {
     ///
     /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
     /// is connected, and before and after the app runs.
-    pub fn broadcast(&self, message: Message) {
+    pub fn broadcast(&self, message: impl Into<Message>) {
         self.everyone().broadcast(message);
     }
 
@@ -98,7 +146,7 @@ impl AsyncSender {
     /// [`Full`](crate::SendErrorReason::Full) if a mailbox of the engine is full;
     /// [`Closed`](crate::SendErrorReason::Closed) before and after the app runs;
     /// [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
-    pub fn try_broadcast(&self, message: Message) -> Result<(), SendError> {
+    pub fn try_broadcast(&self, message: impl Into<Message>) -> Result<(), SendError> {
         self.everyone().try_broadcast(message)
     }
 
@@ -143,10 +191,10 @@ impl AsyncSender {
     /// use humphrey::SubApp;
     /// use humphrey::http::{Response, StatusCode};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// let app = AsyncWebsocketApp::<()>::new();
     /// let sender = app.sender();
     /// // On a port of its own, which is not open to the world.
-    /// let metrics: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let metrics = AsyncWebsocketApp::<()>::new()
     ///     .with_address("127.0.0.1:9100")
     ///     .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
     ///         // Prometheus takes no answer that does not say what it is.

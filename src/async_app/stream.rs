@@ -47,7 +47,7 @@ where
 /// use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// // The second type parameter is the state that each stream has of its own.
-/// let app: AsyncWebsocketApp<(), AtomicUsize> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<(), AtomicUsize>::new()
 ///     .with_message_handler(|stream: AsyncStream<AtomicUsize>, _, _| {
 ///         let count = stream.state.fetch_add(1, Ordering::Relaxed) + 1;
 ///         stream.send(Message::new(format!("{count} from {}", stream.peer_addr())));
@@ -154,9 +154,8 @@ where
     ///
     /// Waits only while the engine's own mailbox is full, never for the client: what happens when the client reads
     /// too slowly is [`SlowConsumer`](crate::SlowConsumer)'s to say.
-    pub fn send(&self, message: Message) {
-        // The same without the message coming back.
-        let _ = self.publish(message, Blocking::Wait);
+    pub fn send(&self, message: impl Into<Message>) {
+        let _ = self.publish(message.into(), Blocking::Wait);
     }
 
     /// Sends a message to the client, or hands it back.
@@ -166,8 +165,8 @@ where
     /// [`Full`](SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is full;
     /// [`Closed`](SendErrorReason::Closed) if the connection has gone;
     /// [`TooLarge`](SendErrorReason::TooLarge) if the message is longer than the limit.
-    pub fn try_send(&self, message: Message) -> Result<(), SendError> {
-        self.publish(message, Blocking::Try)
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.publish(message.into(), Blocking::Try)
     }
 
     fn publish(&self, message: Message, blocking: Blocking) -> Result<(), SendError> {
@@ -190,16 +189,40 @@ where
     /// [with broadcasts](crate::Subscription::with_broadcasts).
     ///
     /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
-    pub fn broadcast(&self, message: Message) {
+    pub fn broadcast(&self, message: impl Into<Message>) {
+        let _ = self.publish_to_everyone(message.into(), Blocking::Wait);
+    }
+
+    /// Sends a message to everyone who is connected, or hands it back: then nobody gets it. Never waits.
+    ///
+    /// That nobody is connected is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](SendErrorReason::Full) if a mailbox of the engine is full; [`Closed`](SendErrorReason::Closed) if the app
+    /// has stopped; [`TooLarge`](SendErrorReason::TooLarge) if the message is longer than the limit.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// let app = AsyncWebsocketApp::<()>::new().with_message_handler(|stream, message, _| {
+    ///     if let Err(error) = stream.try_broadcast(message) {
+    ///         stream.send(format!("not sent: {error}"));
+    ///     }
+    /// });
+    /// ```
+    pub fn try_broadcast(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.publish_to_everyone(message.into(), Blocking::Try)
+    }
+
+    fn publish_to_everyone(&self, message: Message, blocking: Blocking) -> Result<(), SendError> {
         match &self.backend {
             Backend::Engine { shared, .. } => {
-                let everyone = Recipients::Everyone { except: None };
-                let _ = shared.publish(everyone, message, Blocking::Wait);
+                shared.publish(Recipients::Everyone { except: None }, message, blocking)
             }
-            Backend::Channel(channel) => {
-                // As 0.5.1: who has dropped the receiver does not want to know.
-                let _ = channel.sender.send(OutgoingMessage::Broadcast(message));
-            }
+            Backend::Channel(channel) => channel
+                .sender
+                .send(OutgoingMessage::Broadcast(message))
+                .map_err(handed_back),
         }
     }
 
@@ -211,7 +234,7 @@ where
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_connect_handler(|stream, _| stream.join("news"));
     /// // From any thread, such as that of an HTTP route:
     /// app.sender().room("news").broadcast(Message::new("It rains."));
@@ -254,9 +277,9 @@ where
     /// [`try_join`](Self::try_join).
     ///
     /// ```
-    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, Message};
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_history("news", 50, 64 * 1024)
+    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, HistoryLimits, Message};
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_history("news", HistoryLimits::messages(50).bytes(64 * 1024))
     ///     .with_connect_handler(|stream, _| {
     ///         let last: Option<HistoryId> = None; // as the client has said, perhaps
     ///         if stream.join_since("news", last).is_err() {
@@ -322,7 +345,7 @@ where
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, CloseCode};
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
@@ -383,7 +406,7 @@ where
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_connect_handler(|stream, _| {
+    /// let app = AsyncWebsocketApp::<()>::new().with_connect_handler(|stream, _| {
     ///     let request = stream.request();
     ///     let agent = request.as_ref().and_then(|request| request.header("User-Agent"));
     ///     stream.send(Message::new(agent.unwrap_or("unknown")));

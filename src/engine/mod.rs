@@ -33,7 +33,7 @@ use mio::{Poll, Waker};
 
 use self::handlers::pool;
 #[allow(unused_imports)] // Only features bring hosts that ask.
-pub(crate) use self::handlers::pre_admission::{adopt_accepted, authorize};
+pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Audience, Hub};
 pub(crate) use self::model::command::{Command, NewConnection, Received, Upgraded};

@@ -2,6 +2,7 @@
 //!
 //! The one place that knows tokio: the engine does without.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -155,6 +156,11 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
 }
 
 impl PendingUpgrade {
+    /// Gives the stream its state. The error is the name of the type that the app's streams have.
+    pub(crate) fn attach(&mut self, state: Arc<dyn Any + Send + Sync>) -> Result<(), &'static str> {
+        engine::attach(&self.hub, &mut self.accepted, state)
+    }
+
     /// The 101 response. Once hyper has sent it, the engine takes the socket.
     pub(crate) fn answer(self) -> Response {
         let Ok(runtime) = Handle::try_current() else {

@@ -12,7 +12,7 @@ use crate::protocol::http::Head;
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Cors};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_cors(Cors::origins(["https://example.com"]).with_headers(["Content-Type"]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

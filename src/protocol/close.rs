@@ -16,8 +16,9 @@ pub const REASON_BYTES_MAX: usize = 123;
 /// ```
 /// use humphrey_ws::CloseCode;
 ///
-/// let own = CloseCode::try_from(4001)?;
-/// assert_eq!(own.get(), 4001);
+/// const LOGGED_OUT: CloseCode = CloseCode::application(4001);
+/// assert_eq!(LOGGED_OUT.get(), 4001);
+/// assert_eq!(CloseCode::try_from(4001)?, LOGGED_OUT);
 /// assert_eq!(CloseCode::GOING_AWAY.to_string(), "1001 (going away)");
 /// assert!(CloseCode::try_from(1006).is_err());
 /// # Ok::<(), humphrey_ws::InvalidCloseCode>(())
@@ -50,6 +51,40 @@ impl CloseCode {
     pub const TRY_AGAIN_LATER: Self = Self(1013);
     /// 1014: a gateway had an invalid answer from the server behind it.
     pub const BAD_GATEWAY: Self = Self(1014);
+
+    /// Makes a close code of the application's own: 4000–4999, which nobody else gives a meaning (RFC 6455 §7.4.2).
+    ///
+    /// A page reads it in `event.code` of its `close` event. For a number that is not known when the program is written, and
+    /// for codes that are registered with IANA (3000–3999), use `CloseCode::try_from`.
+    ///
+    /// # Panics
+    ///
+    /// If the code is not one of 4000–4999. In a constant, that is an error of the compiler.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, CloseCode};
+    ///
+    /// /// The page shows its login form when it gets this code.
+    /// const LOGGED_OUT: CloseCode = CloseCode::application(4001);
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_message_handler(|stream, message, _| {
+    ///     if message.text() == Some("log out") {
+    ///         stream.close(LOGGED_OUT, "logged out");
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// ```compile_fail
+    /// const NOT_OURS: humphrey_ws::CloseCode = humphrey_ws::CloseCode::application(1000);
+    /// ```
+    #[track_caller]
+    pub const fn application(code: u16) -> Self {
+        assert!(
+            code >= 4000 && code <= 4999,
+            "a close code of an application is 4000 to 4999 (RFC 6455 §7.4.2)"
+        );
+        Self(code)
+    }
 
     /// The number as it travels.
     ///
@@ -190,6 +225,14 @@ mod tests {
             assert!(names.insert(code.name()), "{code}");
         }
         assert_eq!(CloseCode(4000).to_string(), "4000 (private use)");
+    }
+
+    #[test]
+    fn application_codes_are_4000_to_4999() {
+        for code in [0, 1000, 3000, 3999, 4000, 4500, 4999, 5000, u16::MAX] {
+            let made = std::panic::catch_unwind(|| CloseCode::application(code));
+            assert_eq!(made.is_ok(), (4000..=4999).contains(&code), "{code}");
+        }
     }
 
     #[test]

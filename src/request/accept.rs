@@ -24,7 +24,7 @@ const OWN_PREFIX: &str = "Sec-WebSocket-";
 ///     name: String,
 /// }
 ///
-/// let app: AsyncWebsocketApp<(), User> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<(), User>::new()
 ///     .with_handshake_handler(|request, _| {
 ///         let name = request.query_param("name").ok_or(Reject::new(401))?;
 ///         Ok(Accept::new().with_state(User { name }).with_header("X-Server", "north"))

@@ -292,7 +292,7 @@ fn failed(error: io::Error) -> ClientError {
 /// use humphrey_ws::websocket_client::{Client, ClientError};
 /// use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
 ///
-/// let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let mut app = AsyncWebsocketApp::<()>::new()
 ///     .with_address("127.0.0.1:0")
 ///     .with_message_handler(|stream, message, _| stream.send(message));
 /// let address = app.bind()?;
@@ -379,10 +379,10 @@ impl<S: Transport> Client<S> {
     /// [`Closed`](ClientError::Closed) once either side has closed; [`TimedOut`](ClientError::TimedOut) if the server reads nothing
     /// for the write timeout, and [`Lost`](ClientError::Lost) if writing fails: nothing more can be sent then, but
     /// [`receive`](Self::receive) still gives what the server has sent, and says why it has closed.
-    pub fn send(&mut self, message: Message) -> Result<(), ClientError> {
+    pub fn send(&mut self, message: impl Into<Message>) -> Result<(), ClientError> {
         self.check_open()?;
         self.connection
-            .send(&message, &mut self.output)
+            .send(&message.into(), &mut self.output)
             .map_err(ClientError::Lost)?;
         self.flush()
     }

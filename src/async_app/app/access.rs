@@ -23,7 +23,7 @@ where
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Origins};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_allowed_origins(Origins::Same);
+    /// let app = AsyncWebsocketApp::<()>::new().with_allowed_origins(Origins::Same);
     /// ```
     pub fn with_allowed_origins(mut self, origins: Origins) -> Self {
         self.origins = Some(origins);
@@ -40,7 +40,7 @@ where
     /// ```
     /// use humphrey_ws::{AllowedHosts, AsyncWebsocketApp};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_address("127.0.0.1:8080")
     ///     .with_allowed_hosts(AllowedHosts::loopback());
     /// ```
@@ -58,7 +58,7 @@ where
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Origins};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_allowed_origins(Origins::Same)
     ///     .with_guarded_routes(["/", "/help"]);
     /// ```

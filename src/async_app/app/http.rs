@@ -40,10 +40,10 @@ where
     /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
     ///
     /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, Message, Reject, Subscription};
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message, Reject, Subscription};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_history("news/*", 50, 64 * 1024)
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_history("news/*", HistoryLimits::messages(50).bytes(64 * 1024))
     ///     .with_event_stream("/events", |request, _| match request.query_param("of") {
     ///         Some(city) => Ok(Subscription::room(format!("news/{city}")).with_broadcasts()),
     ///         None => Err(Reject::new(400).with_body("of which city?\n")),
@@ -76,7 +76,7 @@ where
     /// use humphrey::http::{Response, StatusCode};
     /// use humphrey_ws::{AsyncWebsocketApp, Message};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// let app = AsyncWebsocketApp::<()>::new();
     /// let sender = app.sender();
     /// app.with_routes(SubApp::new().with_stateless_route("/notify", move |_| {
     ///     sender.broadcast(Message::new("Somebody has asked."));
@@ -97,7 +97,7 @@ where
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_route_methods("/publish", ["POST"])
     ///     .with_route_methods("*", ["GET"]);
     /// ```
@@ -139,7 +139,7 @@ where
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Reject};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_body_guard(|request, _| {
+    /// let app = AsyncWebsocketApp::<()>::new().with_body_guard(|request, _| {
     ///     match request.method() {
     ///         "POST" => Ok(()),
     ///         _ => Err(Reject::new(405).with_header("Allow", "POST")),

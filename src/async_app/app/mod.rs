@@ -20,7 +20,7 @@ use super::publish::AppShared;
 use super::sender::AsyncSender;
 use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
-use crate::limits::{Limits, SlowConsumer};
+use crate::limits::{HistoryLimits, Limits, SlowConsumer};
 use crate::option_names::OptionNames;
 use crate::origins::Origins;
 use crate::ping::Heartbeat;
@@ -46,7 +46,7 @@ pub enum HumphreyLink {
 /// ```no_run
 /// use humphrey_ws::{AsyncWebsocketApp, Message};
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+/// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_address("127.0.0.1:8080")
 ///     .with_connect_handler(|stream, _| {
 ///         stream.broadcast(Message::new(format!("HandshakeAccept, {}!", stream.peer_addr())))
@@ -111,7 +111,20 @@ where
     where
         State: Default,
     {
-        Self::new_with_config(State::default(), HANDLER_THREADS, 1)
+        Self::new_with_state(State::default())
+    }
+
+    /// Creates an app with this state that listens itself, otherwise as [`new`](Self::new).
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// // The second type parameter is the state that each stream has; it can't be inferred from the arguments.
+    /// let app = AsyncWebsocketApp::<_, ()>::new_with_state("a greeting".to_owned())
+    ///     .with_connect_handler(|stream, greeting| stream.send(greeting.as_str()));
+    /// ```
+    pub fn new_with_state(state: State) -> Self {
+        Self::new_with_config(state, HANDLER_THREADS, 1)
     }
 
     /// Creates an app that listens itself, with this state and number of handler threads (at least one).
@@ -139,7 +152,13 @@ where
     where
         State: Default,
     {
-        Self::new_unlinked_with_config(State::default(), HANDLER_THREADS)
+        Self::new_unlinked_with_state(State::default())
+    }
+
+    /// Creates an app with this state that takes its connections from a Humphrey app or an axum app, otherwise as
+    /// [`new_unlinked`](Self::new_unlinked).
+    pub fn new_unlinked_with_state(state: State) -> Self {
+        Self::new_unlinked_with_config(state, HANDLER_THREADS)
     }
 
     /// Creates an app that takes its connections from a Humphrey app, with this state and number of handler threads
@@ -263,8 +282,8 @@ where
     /// }
     ///
     /// let sessions = HashMap::from([("4711".to_owned(), "Ada".to_owned())]);
-    /// let app: AsyncWebsocketApp<HashMap<String, String>, User> =
-    ///     AsyncWebsocketApp::new_with_config(sessions, 8, 1)
+    /// let app =
+    ///     AsyncWebsocketApp::<HashMap<String, String>, User>::new_with_config(sessions, 8, 1)
     ///         .with_handshake_handler(|request, sessions| {
     ///             match request.cookie("session").and_then(|session| sessions.get(session)) {
     ///                 Some(name) => Ok(Accept::new().with_state(User { name: name.clone() })),
@@ -325,6 +344,7 @@ where
     /// # Panics
     ///
     /// If the address can't be resolved.
+    #[track_caller]
     pub fn with_address<T>(mut self, address: T) -> Self
     where
         T: ToSocketAddrs,
@@ -373,8 +393,7 @@ where
         self
     }
 
-    /// Has rooms keep their last messages: those whose name matches, at most so many messages with so many bytes of
-    /// payload in all, each. In a pattern, `*` stands for any characters, or none. The first call that matches a room counts;
+    /// Has rooms keep their last messages: those whose name matches, each within these limits. In a pattern, `*` stands for any characters, or none. The first call that matches a room counts;
     /// by default rooms keep nothing.
     ///
     /// What is kept can be read with [`Room::since`](crate::Room::since), and is replayed with
@@ -385,15 +404,15 @@ where
     /// longer than [`Limits::outbox_bytes_max`] is sent all the same.
     ///
     /// ```
-    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits};
     ///
     /// // Of a secret room nothing is kept; of every other the last 50 messages, up to 64 KiB.
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_history("secret/*", 0, 0)
-    ///     .with_history("*", 50, 64 * 1024);
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_history("secret/*", HistoryLimits::NONE)
+    ///     .with_history("*", HistoryLimits::messages(50).bytes(64 * 1024));
     /// ```
-    pub fn with_history(mut self, pattern: &str, messages: usize, bytes: usize) -> Self {
-        self.histories.add(pattern, messages, bytes);
+    pub fn with_history(mut self, pattern: &str, limits: HistoryLimits) -> Self {
+        self.histories.add(pattern, limits);
         self
     }
 
@@ -418,7 +437,7 @@ where
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_adaptive_handlers(false);
+    /// let app = AsyncWebsocketApp::<()>::new().with_adaptive_handlers(false);
     /// ```
     pub fn with_adaptive_handlers(mut self, adaptive: bool) -> Self {
         self.adaptive_handlers = adaptive;

@@ -16,8 +16,8 @@ where
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Procedures};
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_procedures(
-    ///     Procedures::new().call("uppercase", |call| Ok(call.text()?.to_uppercase())),
+    /// let app = AsyncWebsocketApp::<()>::new().with_procedures(
+    ///     Procedures::<(), ()>::new().on_call("uppercase", |call| Ok(call.text()?.to_uppercase())),
     /// );
     /// ```
     pub fn with_procedures(mut self, procedures: Procedures<State, StreamState>) -> Self {
@@ -33,11 +33,17 @@ where
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_join_handler(|stream, room| room == "main" || stream.path() == "/staff");
     /// ```
     pub fn with_join_handler(mut self, handler: impl JoinHandler<StreamState>) -> Self {
-        self.on_join = Some(Box::new(handler));
+        self.on_join(handler);
         self
+    }
+
+    /// Sets the handler that decides which rooms clients may join by themselves: see
+    /// [`with_join_handler`](Self::with_join_handler).
+    pub fn on_join(&mut self, handler: impl JoinHandler<StreamState>) {
+        self.on_join = Some(Box::new(handler));
     }
 }

@@ -49,6 +49,7 @@ where
     /// # Panics
     ///
     /// If it can't start, as when its address is in use; [`try_run`](Self::try_run) returns an error instead.
+    #[track_caller]
     pub fn run(self) {
         if let Err(error) = self.try_run() {
             panic!("{error}");
@@ -71,7 +72,7 @@ where
     /// use humphrey_ws::AsyncWebsocketApp;
     /// use std::time::Duration;
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
+    /// let app = AsyncWebsocketApp::<()>::new().with_address("127.0.0.1:0");
     /// let running = app.start()?;
     /// println!("listening on {:?}", running.local_addr());
     /// running.shutdown(Duration::from_secs(1));

@@ -7,21 +7,21 @@ use super::payload::{CallError, CallErrorReason, Payload};
 /// What the handler of a call returns:
 ///
 /// - `Result<T, CallError>`, where `T` is anything that makes a [`Payload`]: the answer, or the error;
-/// - the error that [`Call::abort`](super::Call::abort) gives, where the handler returns nothing else;
+/// - the error that [`Call::abort_error`](super::Call::abort_error) gives, where the handler returns nothing else;
 /// - nothing, if the call is answered later ([`Call::defer`](super::Call::defer)).
 #[diagnostic::on_unimplemented(
     message = "the handler of a call can't return `{Self}`",
     note = "it returns `Result<T, CallError>` with a `T` that is bytes or text, or nothing where the call is deferred",
-    note = "where it also returns `Ok`, write `Err(call.abort().into())`"
+    note = "where it also returns `Ok`, write `Err(call.abort_error().into())`"
 )]
 pub trait Answer: sealed::IntoOutcome {}
 
 impl<T: Into<Payload>> Answer for Result<T, CallError> {}
-// One type, so that `Err(call.abort())` says by itself what the other half would be.
+// One type, so that `Err(call.abort_error())` says by itself what the other half would be.
 impl Answer for Result<Infallible, Aborted> {}
 impl Answer for () {}
 
-/// That a handler has seen that its call was cancelled, and has stopped; made by [`Call::abort`](super::Call::abort).
+/// That a handler has seen that its call was cancelled, and has stopped; made by [`Call::abort_error`](super::Call::abort_error).
 #[derive(Debug)]
 pub struct Aborted(pub(super) ());
 

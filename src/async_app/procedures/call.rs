@@ -15,13 +15,13 @@ use crate::error::SendErrorReason;
 use crate::message::Message;
 use crate::protocol::procedures;
 
-/// A notification from a client, as its handler ([`Procedures::on`](super::Procedures::on)) gets it.
+/// A notification from a client, as its handler ([`Procedures::on_notification`](super::Procedures::on_notification)) gets it.
 ///
 /// ```
 /// use humphrey_ws::procedures::Procedures;
 ///
-/// let procedures: Procedures = Procedures::new()
-///     .on("broadcast", |event| event.stream().room("main").notify("message", event.data()));
+/// let procedures = Procedures::<(), ()>::new()
+///     .on_notification("broadcast", |event| event.stream().room("main").notify("message", event.data()));
 /// ```
 pub struct Event<State = (), StreamState = ()>
 where
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// A call from a client, as its handler ([`Procedures::call`](super::Procedures::call)) gets it.
+/// A call from a client, as its handler ([`Procedures::on_call`](super::Procedures::on_call)) gets it.
 ///
 /// It is answered with what the handler returns ([`Answer`](super::Answer)), or later with the [`Reply`] that
 /// [`defer`](Self::defer) gives. A call that nobody answers ends when the last of them is dropped: its client is told so in
@@ -152,7 +152,7 @@ where
     /// ```
     /// use humphrey_ws::procedures::Procedures;
     ///
-    /// let procedures: Procedures = Procedures::new().call("slow", |call| {
+    /// let procedures = Procedures::<(), ()>::new().on_call("slow", |call| {
     ///     let reply = call.defer();
     ///     std::thread::spawn(move || reply.ok("done at last"));
     /// });
@@ -200,9 +200,10 @@ where
         self.pending.cancellation()
     }
 
-    /// The error of a call that was cancelled, and whose handler has stopped: `Err(call.abort())`. Where the handler also
-    /// returns `Ok`, it is `Err(call.abort().into())`.
-    pub fn abort(&self) -> Aborted {
+    /// Returns the error for a call that was cancelled, and whose handler stops for that reason:
+    /// `Err(call.abort_error())`. Where the handler also returns `Ok`, write `Err(call.abort_error().into())`. It aborts nothing
+    /// by itself.
+    pub fn abort_error(&self) -> Aborted {
         Aborted(())
     }
 }

@@ -99,7 +99,7 @@ impl InFlight {
 /// use humphrey_ws::procedures::Procedures;
 /// use std::time::Duration;
 ///
-/// let procedures: Procedures = Procedures::new().call("report", |call| {
+/// let procedures = Procedures::<(), ()>::new().on_call("report", |call| {
 ///     let cancellation = call.cancellation();
 ///     let reply = call.defer();
 ///     std::thread::spawn(move || {

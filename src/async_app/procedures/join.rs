@@ -14,7 +14,7 @@ use crate::async_app::stream::AsyncStream;
 ///     room.starts_with("news/")
 /// }
 ///
-/// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_join_handler(is_public);
+/// let app = AsyncWebsocketApp::<()>::new().with_join_handler(is_public);
 /// ```
 pub trait JoinHandler<S2: Send + Sync + Default + 'static>:
     Fn(&AsyncStream<S2>, &str) -> bool + Send + Sync + 'static

@@ -41,11 +41,11 @@ type OnCall<State, StreamState> = Box<dyn Fn(Call<State, StreamState>) + Send + 
 /// use humphrey_ws::procedures::Procedures;
 ///
 /// let app = AsyncWebsocketApp::<()>::new().with_procedures(
-///     Procedures::new()
-///         .on("broadcast", |event| event.stream().room("main").notify("message", event.data()))
-///         .call("myip", |call| Ok(call.stream().peer_addr().to_string()))
-///         .call("uppercase", |call| Ok(call.text()?.to_uppercase()))
-///         .call("report", |call| { while !call.cancelled() { /* work */ } Err(call.abort()) }));
+///     Procedures::<(), ()>::new()
+///         .on_notification("broadcast", |event| event.stream().room("main").notify("message", event.data()))
+///         .on_call("myip", |call| Ok(call.stream().peer_addr().to_string()))
+///         .on_call("uppercase", |call| Ok(call.text()?.to_uppercase()))
+///         .on_call("report", |call| { while !call.cancelled() { /* work */ } Err(call.abort_error()) }));
 /// ```
 ///
 /// Handlers run as those for messages do ([`MessageHandler`](crate::async_app::MessageHandler)): they may block, and those of
@@ -79,7 +79,8 @@ where
     /// # Panics
     ///
     /// If the name is longer than 255 bytes, begins with `$` (such names are the library's own), or has a handler already.
-    pub fn on(
+    #[track_caller]
+    pub fn on_notification(
         mut self,
         name: &str,
         handler: impl Fn(Event<State, StreamState>) + Send + Sync + 'static,
@@ -98,7 +99,8 @@ where
     /// # Panics
     ///
     /// If the name is longer than 255 bytes, begins with `$` (such names are the library's own), or has a handler already.
-    pub fn call<A: Answer>(
+    #[track_caller]
+    pub fn on_call<A: Answer>(
         mut self,
         name: &str,
         handler: impl Fn(Call<State, StreamState>) -> A + Send + Sync + 'static,
@@ -114,6 +116,7 @@ where
 }
 
 /// A name that a program may give.
+#[track_caller]
 fn own_name(name: &str) -> Arc<str> {
     check_name(name);
     assert!(

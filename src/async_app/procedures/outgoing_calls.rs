@@ -9,7 +9,7 @@ use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::room::Room;
 use crate::async_app::stream::AsyncStream;
 use crate::engine::{ConnectionId, Session};
-use crate::error::SendErrorReason;
+use crate::error::{SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::procedures::{self, NAME_BYTES_MAX};
 
@@ -26,12 +26,14 @@ impl Message {
     ///
     /// assert_eq!(Message::notification("tick", "7").bytes(), b"\x01\x04tick7");
     /// ```
+    #[track_caller]
     pub fn notification(name: &str, data: impl AsRef<[u8]>) -> Self {
         check_name(name);
         Self::new_binary(procedures::notification(name, data.as_ref()))
     }
 }
 
+#[track_caller]
 pub(super) fn check_name(name: &str) {
     assert!(
         name.len() <= NAME_BYTES_MAX,
@@ -50,9 +52,10 @@ impl Room {
     ///
     /// ```
     /// # use humphrey_ws::AsyncWebsocketApp;
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    /// let app = AsyncWebsocketApp::<()>::new();
     /// app.sender().room("main").notify("message", "Hello, all.");
     /// ```
+    #[track_caller]
     pub fn notify(&self, name: &str, data: impl AsRef<[u8]>) {
         self.broadcast(Message::notification(name, data));
     }
@@ -62,8 +65,42 @@ impl Room {
     /// # Panics
     ///
     /// If the name is longer than 255 bytes.
+    #[track_caller]
     pub fn notify_except(&self, id: ConnectionId, name: &str, data: impl AsRef<[u8]>) {
         self.broadcast_except(id, Message::notification(name, data));
+    }
+
+    /// Sends a [notification](Message::notification) to all members of the room, or hands it back as a message. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_broadcast`](Self::try_broadcast).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    #[track_caller]
+    pub fn try_notify(&self, name: &str, data: impl AsRef<[u8]>) -> Result<(), SendError> {
+        self.try_broadcast(Message::notification(name, data))
+    }
+
+    /// Notifies all members of the room but one, or hands the notification back as a message. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_broadcast`](Self::try_broadcast).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    #[track_caller]
+    pub fn try_notify_except(
+        &self,
+        id: ConnectionId,
+        name: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<(), SendError> {
+        self.try_broadcast_except(id, Message::notification(name, data))
     }
 }
 
@@ -76,8 +113,32 @@ where
     /// # Panics
     ///
     /// If the name is longer than 255 bytes.
+    #[track_caller]
     pub fn notify(&self, name: &str, data: impl AsRef<[u8]>) {
         self.send(Message::notification(name, data));
+    }
+
+    /// Sends a [notification](Message::notification) to the client, or hands it back as a message. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send`](Self::try_send).
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than 255 bytes.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// let app = AsyncWebsocketApp::<()>::new().with_message_handler(|stream, _, _| {
+    ///     if stream.try_notify("progress", "7 %").is_err() {
+    ///         // The client reads too slowly: the next notification tells it more.
+    ///     }
+    /// });
+    /// ```
+    #[track_caller]
+    pub fn try_notify(&self, name: &str, data: impl AsRef<[u8]>) -> Result<(), SendError> {
+        self.try_send(Message::notification(name, data))
     }
 
     /// Calls a procedure of the client, and has the closure told what has come of it: exactly once.
@@ -97,8 +158,8 @@ where
     /// use humphrey_ws::procedures::Procedures;
     /// use std::time::Duration;
     ///
-    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-    ///     .with_procedures(Procedures::new())
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_procedures(Procedures::<(), ()>::new())
     ///     .with_connect_handler(|stream, _| {
     ///         let room = stream.room("main");
     ///         stream.call("name", "", Duration::from_secs(10), move |name| match name {
@@ -107,6 +168,7 @@ where
     ///         });
     ///     });
     /// ```
+    #[track_caller]
     pub fn call(
         &self,
         name: &str,
@@ -151,6 +213,7 @@ where
     /// # Panics
     ///
     /// If the name is longer than 255 bytes.
+    #[track_caller]
     pub fn call_wait(
         &self,
         name: &str,

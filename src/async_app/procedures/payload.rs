@@ -66,7 +66,7 @@ impl Payload {
     /// ```
     /// use humphrey_ws::procedures::{Payload, Procedures};
     ///
-    /// let procedures: Procedures = Procedures::new().call("sum", |call| {
+    /// let procedures = Procedures::<(), ()>::new().on_call("sum", |call| {
     ///     let numbers: Vec<i64> = call.json()?;
     ///     Payload::of_json(&numbers.iter().sum::<i64>())
     /// });
@@ -177,7 +177,7 @@ impl From<&Payload> for Payload {
 /// ```
 /// use humphrey_ws::procedures::Procedures;
 ///
-/// let procedures: Procedures = Procedures::new().call("half", |call| {
+/// let procedures = Procedures::<(), ()>::new().on_call("half", |call| {
 ///     let number: u32 = call.text()?.parse().map_err(|_| "not a number")?;
 ///     Ok((number / 2).to_string())
 /// });

@@ -13,11 +13,12 @@ use mio::net::TcpStream;
 use super::pool::push_work;
 use crate::engine::hub::Hub;
 use crate::engine::hub::admission::{AdmissionRefused, failure};
+use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::{NewConnection, Upgraded};
 use crate::engine::model::job::Work;
 use crate::engine::model::verdict::{
-    Accepted, ConnectionPermit, CountConnections, Granted, OnVerdict, Verdict, shutting_down,
-    too_many,
+    Accepted, Attachment, ConnectionPermit, CountConnections, Granted, OnVerdict,
+    PendingAttachment, Verdict, shutting_down, too_many,
 };
 use crate::protocol::handshake;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -43,6 +44,25 @@ pub(crate) fn authorize(
             let _ = push_work(hub, Work::Authorize(accepted, then));
         }
     }
+}
+
+/// Has an accepted handshake's session keep this from the start, in place of what the handshake handler gave. The error is the
+/// name of the type that the program keeps.
+pub(crate) fn attach(
+    hub: &Arc<Hub>,
+    accepted: &mut Accepted,
+    attachment: Attachment,
+) -> Result<(), &'static str> {
+    // Without a program the engine has stopped, and the client is answered so.
+    if let Some(program) = hub.jobs.program() {
+        let (kept_type, name) = program.attachment_type();
+        if (*attachment).type_id() != kept_type {
+            return Err(name);
+        }
+    }
+    let handlers = Box::new(HandlersOf(Arc::downgrade(hub)));
+    accepted.granted.kept = Some(PendingAttachment::new(attachment, handlers));
+    Ok(())
 }
 
 /// Takes in a connection that was accepted (`authorize`), and answered. `early` is what was read behind its request.

@@ -2,7 +2,7 @@
 //!
 //! The engine calls up through the one trait [`Program`]; it knows neither the program's handlers nor its states.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::sync::Arc;
 
 use crate::engine::model::request::{Request, Response};
@@ -88,6 +88,11 @@ pub(crate) trait Program: Send + Sync + 'static {
     /// Nobody is in a room any more: it is no more, unless it stays.
     fn emptied(&self, room: &Room);
 
+    /// The type of what the program keeps for a session, and its name: an attachment of another type must not be granted.
+    #[cfg_attr(not(feature = "axum"), allow(dead_code))]
+    fn attachment_type(&self) -> (TypeId, &'static str) {
+        (TypeId::of::<()>(), "()")
+    }
     /// May this client come in?
     fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject>;
     /// Whether requests for this path are for an event stream. Returns at once, like `entered`.
