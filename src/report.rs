@@ -2,15 +2,20 @@
 //!
 //! A warning is for the person who runs the server and says what to do; what a single client did is at most information.
 //! Text from the network is logged with its control characters escaped.
+//!
+//! Where the program has set neither a logger nor a subscriber, warnings and errors go to standard error: each kind once, so that
+//! clients cannot fill it.
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::sync::OnceLock;
+// Flags of the process, which models do not check.
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crate::atomic::AtomicU64;
-#[cfg(not(feature = "tracing"))]
-use crate::user_threads::{self, UserThreads};
+use crate::user_threads::{self, UserCode, UserThreads};
 
 /// Logs one line. With `tracing` it is an event of the crate; without a subscriber, `tracing` itself forwards it to `log`.
 macro_rules! say {
@@ -22,8 +27,25 @@ macro_rules! say {
     }};
 }
 
-macro_rules! error { ($($text:tt)*) => { $crate::report::say!(error, Error, $($text)*) }; }
-macro_rules! warning { ($($text:tt)*) => { $crate::report::say!(warn, Warn, $($text)*) }; }
+/// Logs one line, or writes it to standard error if nobody has set a logger.
+macro_rules! say_in_any_case {
+    ($level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {{
+        if $crate::report::has_logger() {
+            $crate::report::say!($level, $log_level, $($text)*);
+        } else {
+            // Each place in the code is a kind of its own.
+            static SHOWN: $crate::report::Shown = $crate::report::Shown::new();
+            SHOWN.show_once($name, format_args!($($text)*));
+        }
+    }};
+}
+
+macro_rules! error {
+    ($($text:tt)*) => { $crate::report::say_in_any_case!(error, Error, "error", $($text)*) };
+}
+macro_rules! warning {
+    ($($text:tt)*) => { $crate::report::say_in_any_case!(warn, Warn, "warning", $($text)*) };
+}
 macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, Info, $($text)*) }; }
 macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($text)*) }; }
 
@@ -31,20 +53,85 @@ macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($t
 macro_rules! limited {
     ($limited:expr, $level:ident, $($text:tt)*) => {
         if let Some(left_out) = $limited.due() {
-            $crate::report::$level!("{}{left_out}", format_args!($($text)*));
+            if $crate::report::has_logger() {
+                $crate::report::$level!("{}{left_out}", format_args!($($text)*));
+            } else {
+                // Shown once at most, so how many were left out says nothing.
+                $crate::report::$level!($($text)*);
+            }
         }
     };
 }
 
-pub(crate) use {debug, error, info, limited, say, warning};
+pub(crate) use {debug, error, info, limited, say, say_in_any_case, warning};
+
+/// Whether the program has set a logger, or with the feature `tracing` a subscriber.
+pub(crate) fn has_logger() -> bool {
+    #[cfg(feature = "tracing")]
+    if tracing::dispatcher::get_default(|subscriber| {
+        !subscriber.is::<tracing::subscriber::NoSubscriber>()
+    }) {
+        return true;
+    }
+    // The logger of `log` that stands for none has no fields. One that the program has silenced seldom has none.
+    log::max_level() != log::LevelFilter::Off || size_of_val(log::logger()) > 0
+}
+
+/// Whether warnings and errors that no logger gets go to standard error.
+static ON_STDERR: AtomicBool = AtomicBool::new(true);
+
+/// Keeps warnings and errors from standard error, in the whole process from now on.
+pub(crate) fn silence_stderr() {
+    ON_STDERR.store(false, Relaxed);
+}
+
+/// Whether a kind of line was written to standard error.
+pub(crate) struct Shown(AtomicBool);
+
+impl Shown {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Writes a line to standard error, unless one of its kind was. Standard error may block, so a shard's turn leaves it to another
+    /// thread.
+    #[cold]
+    pub(crate) fn show_once(&self, level: &'static str, text: fmt::Arguments<'_>) {
+        if !ON_STDERR.load(Relaxed) || self.0.swap(true, Relaxed) {
+            return;
+        }
+        let line = format!(
+            "humphrey_ws: {level}: {text} [shown once: set a logger to get all, or turn this off with \
+             with_warnings_on_stderr(false)]\n"
+        );
+        let write = move || {
+            // Nobody is left to tell of an error.
+            let _ = io::stderr().write_all(line.as_bytes());
+        };
+        if user_threads::is_in_shard_turn() {
+            on_log_thread(Box::new(write));
+        } else {
+            write();
+        }
+    }
+}
+
+/// Lines that may wait for a logger that blocks. Further ones are left out.
+const WAITING_MAX: usize = 1_024;
+
+/// Runs this on the thread of the log: one, so that lines keep their order.
+fn on_log_thread(line: UserCode) {
+    static LOGGER: OnceLock<UserThreads> = OnceLock::new();
+    let logger = LOGGER.get_or_init(|| UserThreads::new("humphrey_ws log", 1));
+    if logger.waiting() < WAITING_MAX {
+        logger.run(line);
+    }
+}
 
 /// Hands a line to the program's logger. The logger is user code, which may block or send to clients, so a line of a shard's turn
 /// is handed over by another thread.
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
-    /// Lines that may wait for a logger that blocks. Further ones are left out.
-    const WAITING_MAX: usize = 1_024;
-    static LOGGER: OnceLock<UserThreads> = OnceLock::new();
     // Checks the level first; the logger's own filter is user code, which may block.
     if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
         return;
@@ -53,12 +140,8 @@ pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<
         log::log!(target: target, level, "{text}");
         return;
     }
-    // One thread, so that lines keep their order.
-    let logger = LOGGER.get_or_init(|| UserThreads::new("humphrey_ws log", 1));
-    if logger.waiting() < WAITING_MAX {
-        let text = text.to_string();
-        logger.run(Box::new(move || log::log!(target: target, level, "{text}")));
-    }
+    let text = text.to_string();
+    on_log_thread(Box::new(move || log::log!(target: target, level, "{text}")));
 }
 
 /// Limits a log line that clients can cause to one a minute; the next line has the number of those left out.

@@ -74,6 +74,7 @@ where
     shared: Arc<AppShared>,
     handler_threads: usize,
     adaptive_handlers: bool,
+    warnings_on_stderr: bool,
     shards: Option<usize>,
     limits: Limits,
     slow_consumer: SlowConsumer,
@@ -191,6 +192,7 @@ where
             shared: Arc::default(),
             handler_threads,
             adaptive_handlers: true,
+            warnings_on_stderr: true,
             shards: None,
             limits: Limits::default(),
             slow_consumer: SlowConsumer::default(),
@@ -413,6 +415,23 @@ where
     /// ```
     pub fn with_history(mut self, pattern: &str, limits: HistoryLimits) -> Self {
         self.histories.add(pattern, limits);
+        self
+    }
+
+    /// Sets whether warnings and errors of the library go to standard error where the program has set no logger. By default they
+    /// do: each kind of warning once.
+    ///
+    /// The library reports to the logger of the crate `log`, or with the feature `tracing` to the subscriber of `tracing`. Where
+    /// there is one, nothing goes to standard error, whatever level the logger shows. With `false`, warnings without a logger are
+    /// lost, in the whole process, from when this app starts.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_warnings_on_stderr(false);
+    /// ```
+    pub fn with_warnings_on_stderr(mut self, on_stderr: bool) -> Self {
+        self.warnings_on_stderr = on_stderr;
         self
     }
 

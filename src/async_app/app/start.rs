@@ -15,6 +15,7 @@ use crate::async_app::running::RunningApp;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
 use crate::proxies::TrustedProxies;
+use crate::report;
 
 impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
 where
@@ -83,6 +84,9 @@ where
     ///
     /// If it can't start, as when its address is in use, which the error names.
     pub fn start(mut self) -> io::Result<RunningApp> {
+        if !self.warnings_on_stderr {
+            report::silence_stderr();
+        }
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         if let Some(origins) = &self.origins {
             origins
