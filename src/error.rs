@@ -39,6 +39,7 @@ impl Error for WebsocketError {}
 /// assert_eq!(error.message.text(), Some("too early"));
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SendError {
     /// The message, to send later or elsewhere.
     pub message: Message,
@@ -100,6 +101,7 @@ impl Error for SendError {}
 ///     });
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JoinError {
     /// The room; the beginning of its name if that is too long.
     pub room: String,

@@ -8,7 +8,7 @@
 //! let app = AsyncWebsocketApp::<()>::new()
 //!     .with_address("127.0.0.1:8080")
 //!     .with_connect_handler(|stream, _| {
-//!         stream.broadcast(Message::new(format!("HandshakeAccept, {}!", stream.peer_addr())))
+//!         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
 //!     })
 //!     .with_message_handler(|stream, message, _| stream.send(message));
 //! let sender = app.sender();

@@ -93,15 +93,16 @@ impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T wh
 /// waits for it.
 ///
 /// ```
-/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, Presence, Room};
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Presence, Room};
 /// use std::sync::Arc;
 ///
 /// fn announce(room: Room, stream: AsyncStream, change: Presence, _: Arc<()>) {
 ///     let who = stream.peer_addr();
-///     room.broadcast(Message::new(match change {
-///         Presence::Joined => format!("{who} has come; {} are here", room.len()),
-///         Presence::Left => format!("{who} has gone"),
-///     }));
+///     match change {
+///         Presence::Joined => room.broadcast(format!("{who} has come; {} are here", room.len())),
+///         Presence::Left => room.broadcast(format!("{who} has gone")),
+///         _ => {}
+///     }
 /// }
 ///
 /// let app = AsyncWebsocketApp::<()>::new().with_room_handler(announce);

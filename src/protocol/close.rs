@@ -147,9 +147,11 @@ impl From<CloseCode> for u16 {
 /// ```
 /// use humphrey_ws::{CloseCode, InvalidCloseCode};
 ///
-/// assert_eq!(CloseCode::try_from(999), Err(InvalidCloseCode(999)));
+/// let invalid: InvalidCloseCode = CloseCode::try_from(999).unwrap_err();
+/// assert_eq!(invalid.0, 999);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InvalidCloseCode(pub u16);
 
 impl fmt::Display for InvalidCloseCode {

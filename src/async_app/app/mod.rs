@@ -49,7 +49,7 @@ pub enum HumphreyLink {
 /// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_address("127.0.0.1:8080")
 ///     .with_connect_handler(|stream, _| {
-///         stream.broadcast(Message::new(format!("HandshakeAccept, {}!", stream.peer_addr())))
+///         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
 ///     })
 ///     .with_message_handler(|stream, message, _| stream.send(message));
 /// app.run();
@@ -293,7 +293,7 @@ where
     ///             }
     ///         })
     ///         .with_connect_handler(|stream, _| {
-    ///             stream.send(Message::new(format!("HandshakeAccept, {}!", stream.state.name)))
+    ///             stream.send(Message::new(format!("Welcome, {}!", stream.state.name)))
     ///         });
     /// ```
     pub fn with_handshake_handler(

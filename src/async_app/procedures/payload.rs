@@ -183,6 +183,7 @@ impl From<&Payload> for Payload {
 /// });
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CallError {
     /// What has happened.
     pub reason: CallErrorReason,

@@ -86,6 +86,7 @@ struct OnShard {
 
 /// How somebody's being in a room has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Presence {
     /// The connection is in the room now.
     Joined,
