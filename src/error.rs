@@ -31,10 +31,10 @@ impl Error for WebsocketError {}
 /// A message that was not accepted for sending, and why.
 ///
 /// ```
-/// use humphrey_ws::{AsyncWebsocketApp, Message, SendErrorReason};
+/// use humphrey_ws::{AsyncWebsocketApp, SendErrorReason};
 ///
 /// let app = AsyncWebsocketApp::<()>::new();
-/// let error = app.sender().try_broadcast(Message::new("too early")).unwrap_err();
+/// let error = app.sender().try_broadcast("too early").unwrap_err();
 /// assert_eq!(error.reason, SendErrorReason::Closed);
 /// assert_eq!(error.message.text(), Some("too early"));
 /// ```

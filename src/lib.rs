@@ -2,19 +2,19 @@
 //! thread, on an event-driven engine, with no async runtime in sight.
 //!
 //! ```no_run
-//! use humphrey_ws::{AsyncWebsocketApp, Message};
+//! use humphrey_ws::AsyncWebsocketApp;
 //! use std::{io::stdin, thread::spawn};
 //!
 //! let app = AsyncWebsocketApp::<()>::new()
 //!     .with_address("127.0.0.1:8080")
 //!     .with_connect_handler(|stream, _| {
-//!         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
+//!         stream.broadcast(format!("Welcome, {}!", stream.peer_addr()))
 //!     })
 //!     .with_message_handler(|stream, message, _| stream.send(message));
 //! let sender = app.sender();
 //! spawn(move || {
 //!     for line in stdin().lines().map_while(Result::ok) {
-//!         sender.broadcast(Message::new(line));
+//!         sender.broadcast(line);
 //!     }
 //! });
 //! app.run();

@@ -13,11 +13,11 @@ use crate::request::{Accept, Reject, RequestHead};
 /// It gets the stream and the app's state. It may block: only its own connection waits for it.
 ///
 /// ```
-/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp};
 /// use std::sync::Arc;
 ///
 /// fn greet(stream: AsyncStream, _: Arc<()>) {
-///     stream.send(Message::new("Hello!"));
+///     stream.send("Hello!");
 /// }
 ///
 /// let app = AsyncWebsocketApp::<()>::new().with_connect_handler(greet);

@@ -24,7 +24,7 @@ use crate::message::Message;
 /// are cheap.
 ///
 /// ```
-/// use humphrey_ws::{AsyncWebsocketApp, Message};
+/// use humphrey_ws::AsyncWebsocketApp;
 ///
 /// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_connect_handler(|stream, _| stream.join(stream.path()))
@@ -33,7 +33,7 @@ use crate::message::Message;
 ///         stream.room(stream.path()).broadcast_except(stream.id(), message);
 ///     });
 /// let news = app.sender().room("/news");
-/// news.broadcast(Message::new("Nobody is here yet, which is no error."));
+/// news.broadcast("Nobody is here yet, which is no error.");
 /// assert!(news.is_empty());
 /// ```
 #[derive(Clone)]

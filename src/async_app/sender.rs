@@ -18,14 +18,14 @@ use crate::protocol::close::CloseCode;
 /// broadcasts arrives at every client in that order.
 ///
 /// ```no_run
-/// use humphrey_ws::{AsyncWebsocketApp, Message};
+/// use humphrey_ws::AsyncWebsocketApp;
 /// use std::{io::stdin, thread::spawn};
 ///
 /// let app = AsyncWebsocketApp::<()>::new();
 /// let sender = app.sender();
 /// spawn(move || {
 ///     for line in stdin().lines().map_while(Result::ok) {
-///         sender.broadcast(Message::new(line));
+///         sender.broadcast(line);
 ///     }
 /// });
 /// app.run();

@@ -43,14 +43,14 @@ where
 /// gone, sending is a no-op, which is counted ([`Dropped::closed`](crate::Dropped::closed)).
 ///
 /// ```
-/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+/// use humphrey_ws::AsyncWebsocketApp;
 /// use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// // The second type parameter is the state that each stream has of its own.
 /// let app = AsyncWebsocketApp::<(), AtomicUsize>::new()
-///     .with_message_handler(|stream: AsyncStream<AtomicUsize>, _, _| {
+///     .with_message_handler(|stream, _, _| {
 ///         let count = stream.state.fetch_add(1, Ordering::Relaxed) + 1;
-///         stream.send(Message::new(format!("{count} from {}", stream.peer_addr())));
+///         stream.send(format!("{count} from {}", stream.peer_addr()));
 ///     });
 /// ```
 pub struct AsyncStream<StreamState = ()>
@@ -233,11 +233,11 @@ where
     /// own mailbox is full. On a stream that was made with [`AsyncStream::new`] this does nothing.
     ///
     /// ```
-    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// # use humphrey_ws::AsyncWebsocketApp;
     /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_connect_handler(|stream, _| stream.join("news"));
     /// // From any thread, such as that of an HTTP route:
-    /// app.sender().room("news").broadcast(Message::new("It rains."));
+    /// app.sender().room("news").broadcast("It rains.");
     /// ```
     pub fn join(&self, room: &str) {
         if let Backend::Engine { shared, .. } = &self.backend {
@@ -277,13 +277,13 @@ where
     /// [`try_join`](Self::try_join).
     ///
     /// ```
-    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, HistoryLimits, Message};
+    /// # use humphrey_ws::{AsyncWebsocketApp, HistoryId, HistoryLimits};
     /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_history("news", HistoryLimits::messages(50).bytes(64 * 1024))
     ///     .with_connect_handler(|stream, _| {
     ///         let last: Option<HistoryId> = None; // as the client has said, perhaps
     ///         if stream.join_since("news", last).is_err() {
-    ///             stream.send(Message::new("You have missed something."));
+    ///             stream.send("You have missed something.");
     ///             let _ = stream.join_since("news", None);
     ///         }
     ///     });

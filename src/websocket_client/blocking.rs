@@ -290,7 +290,7 @@ fn failed(error: io::Error) -> ClientError {
 ///
 /// ```
 /// use humphrey_ws::websocket_client::{Client, ClientError};
-/// use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
+/// use humphrey_ws::{AsyncWebsocketApp, CloseCode};
 ///
 /// let mut app = AsyncWebsocketApp::<()>::new()
 ///     .with_address("127.0.0.1:0")
@@ -299,7 +299,7 @@ fn failed(error: io::Error) -> ClientError {
 /// let server = app.start()?;
 ///
 /// let mut client = Client::connect(&format!("ws://{address}/"))?;
-/// client.send(Message::new("hello"))?;
+/// client.send("hello")?;
 /// assert_eq!(client.receive()?.text(), Some("hello"));
 /// client.close(CloseCode::NORMAL, "")?;
 /// # server.shutdown(std::time::Duration::from_secs(5));

@@ -2,10 +2,10 @@
 //!
 //! ```no_run
 //! use humphrey_ws::websocket_client::Client;
-//! use humphrey_ws::{CloseCode, Message};
+//! use humphrey_ws::CloseCode;
 //!
 //! let mut client = Client::connect("ws://127.0.0.1:8080/news")?;
-//! client.send(Message::new("Grüezi"))?;
+//! client.send("Grüezi")?;
 //! let answer = client.receive()?;
 //! println!("{:?}", answer.text());
 //! client.close(CloseCode::NORMAL, "")?;

@@ -223,8 +223,10 @@ fn every_sending_method_takes_text() {
 
     stream.send("a");
     stream.try_send(String::from("b")).unwrap();
-    stream.broadcast(&String::from("c"));
+    let c = String::from("c");
+    stream.broadcast(&c);
     stream.try_broadcast("d").unwrap();
+    assert_eq!(c, "c", "it was lent");
     sender.send(stream.peer_addr(), "e");
     sender.try_send(stream.peer_addr(), "f").unwrap();
     sender.send_to(id, "g");

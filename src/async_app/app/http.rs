@@ -40,7 +40,7 @@ where
     /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
     ///
     /// ```
-    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message, Reject, Subscription};
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Reject, Subscription};
     ///
     /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_history("news/*", HistoryLimits::messages(50).bytes(64 * 1024))
@@ -48,7 +48,7 @@ where
     ///         Some(city) => Ok(Subscription::room(format!("news/{city}")).with_broadcasts()),
     ///         None => Err(Reject::new(400).with_body("of which city?\n")),
     ///     });
-    /// app.sender().room("news/zurich").broadcast(Message::new("It rains."));
+    /// app.sender().room("news/zurich").broadcast("It rains.");
     /// ```
     pub fn with_event_stream(
         mut self,
@@ -74,12 +74,12 @@ where
     /// ```no_run
     /// use humphrey::SubApp;
     /// use humphrey::http::{Response, StatusCode};
-    /// use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// use humphrey_ws::AsyncWebsocketApp;
     ///
     /// let app = AsyncWebsocketApp::<()>::new();
     /// let sender = app.sender();
     /// app.with_routes(SubApp::new().with_stateless_route("/notify", move |_| {
-    ///     sender.broadcast(Message::new("Somebody has asked."));
+    ///     sender.broadcast("Somebody has asked.");
     ///     Response::new(StatusCode::OK, "Everyone knows.")
     /// }))
     /// .run();

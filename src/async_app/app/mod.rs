@@ -44,12 +44,12 @@ pub enum HumphreyLink {
 /// `State` is shared by all handlers; each stream has a `StreamState` of its own, which begins as its `Default`.
 ///
 /// ```no_run
-/// use humphrey_ws::{AsyncWebsocketApp, Message};
+/// use humphrey_ws::AsyncWebsocketApp;
 ///
 /// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_address("127.0.0.1:8080")
 ///     .with_connect_handler(|stream, _| {
-///         stream.broadcast(Message::new(format!("Welcome, {}!", stream.peer_addr())))
+///         stream.broadcast(format!("Welcome, {}!", stream.peer_addr()))
 ///     })
 ///     .with_message_handler(|stream, message, _| stream.send(message));
 /// app.run();
@@ -275,7 +275,7 @@ where
     /// of its request nothing may be known, so it has no headers. While the app stops, clients are answered with 503.
     ///
     /// ```
-    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Message, Reject};
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
     /// use std::collections::HashMap;
     ///
     /// #[derive(Default)]
@@ -293,7 +293,7 @@ where
     ///             }
     ///         })
     ///         .with_connect_handler(|stream, _| {
-    ///             stream.send(Message::new(format!("Welcome, {}!", stream.state.name)))
+    ///             stream.send(format!("Welcome, {}!", stream.state.name))
     ///         });
     /// ```
     pub fn with_handshake_handler(
