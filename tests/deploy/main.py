@@ -1,0 +1,54 @@
+"""Runs the checks; tests/deploy/run starts this with the Python that has the packages."""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "support"))
+
+from examples import build_program, free_address
+
+import committed
+import files
+import minimal
+import proxies
+from clients import TOKEN, Counts
+
+
+async def check_all(counts, binary, directory):
+    certificate = proxies.make_certificate(directory)
+    token_file = directory / "token"
+    token_file.write_text(TOKEN)
+    ports = set()
+    while len(ports) < 4 * len(proxies.PROXIES):
+        ports.add(free_address()[1])
+
+    def site(name):
+        own = directory / name
+        own.mkdir()
+        return proxies.Site(own, ports.pop(), f"127.0.0.1:{ports.pop()}", certificate)
+
+    async def check_proxy(proxy):
+        await committed.check(counts, proxy, site(proxy.name), binary, token_file)
+        await minimal.check(counts, proxy, site(f"{proxy.name}-minimal"), binary, token_file)
+
+    await asyncio.gather(*map(check_proxy, proxies.PROXIES), files.check(counts, binary, directory))
+
+
+def main():
+    if missing := proxies.missing():
+        sys.exit(f"not installed: {', '.join(missing)}")
+    counts = Counts()
+    binary = build_program()
+    with tempfile.TemporaryDirectory() as directory:
+        # Apache's processes give up root.
+        Path(directory).chmod(0o755)
+        asyncio.run(check_all(counts, binary, Path(directory)))
+    print(f"{counts.passed} passed, {counts.failed} failed")
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
