@@ -196,3 +196,15 @@ struct ProceduresGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/server-sent-events.md")]
 struct ServerSentEvents;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/deploying.md")]
+struct Deploying;
+
+#[cfg(all(doctest, unix))]
+#[doc = include_str!("../docs/stopping.md")]
+struct Stopping;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/metrics-and-logs.md")]
+struct MetricsAndLogs;

@@ -85,7 +85,8 @@ async def metrics_are_valid(binary, directory):
     """Also those that the alerts name exist."""
     port, address = free_address()[1], free_address()
     options = "--listen", f"127.0.0.1:{port}", "--metrics", "{}:{}".format(*address)
-    async with Process([binary, *options], port, directory / "metrics.log"):
+    # The metrics are served last.
+    async with Process([binary, *options], address[1], directory / "metrics.log"):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head, _, text = (await reader.read()).partition(b"\r\n\r\n")

@@ -1,11 +1,13 @@
 """What the proxies get wrong with the least of a configuration: each claim of docs/deploying.md is a check here."""
 
 import asyncio
+import signal
 
 from websockets.exceptions import InvalidStatus
 
 from clients import Clients, Process, is_delayed, program, start_proxy
-from proxies import Apache, Caddy, HAProxy, Nginx
+from examples import free_address
+from proxies import Apache, Caddy, HAProxy, Nginx, Site
 
 UPGRADE = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
 HOST = "proxy_set_header Host $http_host;"
@@ -22,7 +24,7 @@ class Bench:
         self.site = site
         self.clients = Clients(site)
         self.port = int(site.backend.rpartition(":")[2])
-        self.program = lambda *options: program(binary, self.port, token_file, *options)
+        self.program = lambda *options, port=self.port: program(binary, port, token_file, *options)
 
     def start(self, *options, trusts_proxy=True):
         command = self.program(*options)
@@ -109,6 +111,28 @@ async def each_client_takes_two_of_worker_connections(bench):
             await ws.close()
 
 
+async def reload_moves_clients_to_the_next_program(bench):
+    """A deploy without a refused client, as docs/stopping.md has it. With the committed configuration."""
+    site = bench.site
+    next_port = free_address()[1]
+    next_site = Site(site.directory, site.port, f"127.0.0.1:{next_port}", (site.certificate, site.key, site.both))
+    next_program = Process(bench.program(port=next_port), next_port, site.directory / "next.log")
+    async with bench.start() as old, start_proxy(site, Nginx.command(site)) as proxy:
+        async with bench.clients.websocket("/moved") as ws, next_program:
+            Nginx.command(next_site)
+            proxy.process.send_signal(signal.SIGHUP)
+            # Until the proxy sends new requests to the program where nobody is in the room.
+            while await bench.clients.publish("moved", "by the old program") != {"members": 0}:
+                assert await ws.recv() == "by the old program"
+            await ws.send("still open")
+            assert await ws.recv() == "still open"
+            stopping = asyncio.create_task(old.stop())
+            await ws.wait_closed()
+            assert ws.close_code == 1001, ws.close_code
+            assert await bench.handshake() == 101
+            assert await stopping == 0
+
+
 async def limit_per_address_without_x_forwarded_for_is_not_applied(bench):
     """A trusted proxy's own address is not limited, and a client without X-Forwarded-For has no other."""
     async with bench.start("--max-connections-per-address", LIMIT), bench.behind():
@@ -191,6 +215,7 @@ CLAIMS = {
         events_are_prompt_with_x_accel_buffering_also_with_gzip,
         events_are_held_back_where_x_accel_buffering_is_ignored,
         each_client_takes_two_of_worker_connections,
+        reload_moves_clients_to_the_next_program,
     ],
     HAProxy: [
         page_is_accepted_by_default,
