@@ -71,18 +71,30 @@ class Process:
                 start_new_session=True,
             )
         until = time.monotonic() + DEADLINE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return self
-            except ConnectionRefusedError:
-                if self.process.poll() is not None or time.monotonic() > until:
-                    await self.__aexit__()
-                    sys.exit(f"{self.command[0]} does not listen:\n{self.log.read_text()}")
-                await asyncio.sleep(0.02)
+        while not self.listens():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                sys.exit(f"{self.command[0]} does not listen:\n{self.log.read_text()}")
+            await asyncio.sleep(0.02)
+        return self
 
     async def __aexit__(self, *_):
-        """Kills the whole session: Apache takes ten seconds to stop by SIGTERM."""
+        """Kills the process and its children: Apache takes ten seconds to stop by SIGTERM. Waits until none of them listens, since
+        the next one would otherwise be taken for ready."""
+        self.kill()
+        until = time.monotonic() + DEADLINE
+        while self.listens():
+            assert time.monotonic() < until, f"{self.command[0]} still listens"
+            await asyncio.sleep(0.02)
+
+    def listens(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+            return True
+        except (ConnectionRefusedError, ConnectionResetError):
+            return False
+
+    def kill(self):
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

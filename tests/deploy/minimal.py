@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from pathlib import Path
 
 from websockets.exceptions import InvalidStatus
 
@@ -119,11 +120,17 @@ async def reload_moves_clients_to_the_next_program(bench):
     next_program = Process(bench.program(port=next_port), next_port, site.directory / "next.log")
     async with bench.start() as old, start_proxy(site, Nginx.command(site)) as proxy:
         async with bench.clients.websocket("/moved") as ws, next_program:
+            # The reply shows that the client is in its room.
+            await ws.send("in")
+            assert await ws.recv() == "in"
             Nginx.command(next_site)
+            old_workers = Path(f"/proc/{proxy.process.pid}/task/{proxy.process.pid}/children").read_text().split()
             proxy.process.send_signal(signal.SIGHUP)
-            # Until the proxy sends new requests to the program where nobody is in the room.
-            while await bench.clients.publish("moved", "by the old program") != {"members": 0}:
-                assert await ws.recv() == "by the old program"
+            # For a tenth of a second, old and new workers accept.
+            while not all("shutting down" in Path(f"/proc/{worker}/cmdline").read_text() for worker in old_workers):
+                await asyncio.sleep(0.02)
+            # New requests reach the program where nobody is in the room.
+            assert await bench.clients.publish("moved", "by the next program") == {"members": 0}
             await ws.send("still open")
             assert await ws.recv() == "still open"
             stopping = asyncio.create_task(old.stop())
