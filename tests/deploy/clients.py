@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import traceback
 
@@ -74,7 +73,7 @@ class Process:
         while not self.listens():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.kill()
-                sys.exit(f"{self.command[0]} does not listen:\n{self.log.read_text()}")
+                raise RuntimeError(f"{self.command[0]} does not listen:\n{self.log.read_text()}")
             await asyncio.sleep(0.02)
         return self
 

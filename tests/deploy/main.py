@@ -1,6 +1,7 @@
 """Runs the checks; tests/deploy/run starts this with the Python that has the packages."""
 
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -34,12 +35,18 @@ async def check_all(counts, binary, directory):
         await committed.check(counts, proxy, site(proxy.name), binary, token_file)
         await minimal.check(counts, proxy, site(f"{proxy.name}-minimal"), binary, token_file)
 
-    await asyncio.gather(*map(check_proxy, proxies.PROXIES), files.check(counts, binary, directory))
+    # A failure to start ends all of it, and with it every process.
+    async with asyncio.TaskGroup() as group:
+        for proxy in proxies.PROXIES:
+            group.create_task(check_proxy(proxy))
+        group.create_task(files.check(counts, binary, directory))
 
 
 def main():
     if missing := proxies.missing():
         sys.exit(f"not installed: {', '.join(missing)}")
+    # Asked to end, it ends its processes, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     counts = Counts()
     binary = build_program()
     with tempfile.TemporaryDirectory() as directory:
