@@ -86,6 +86,13 @@ pub struct Limits {
     /// WebSocket handshakes and event streams that one address may begin, per second; a second's worth may come at once.
     /// Default none: any number. Further ones are answered with 429; with 0, all are.
     pub peer_handshakes_per_second_max: Option<u32>,
+    /// WebSocket connections and event streams that one user may have at once, where the program says who the user is
+    /// ([`Accept::user`](crate::Accept::user), [`Subscription::user`](crate::Subscription::user)). Default none: any number.
+    /// Further ones are answered with 429, or closed with 1013 if their handshake was answered before.
+    ///
+    /// A connection counts from the handler's answer until it has ended. A client that reconnects may find its lost
+    /// connection still counted, until the [`Heartbeat`](crate::ping::Heartbeat) finds it: leave room for that.
+    pub user_connections_max: Option<usize>,
     /// Calls of one connection that may be in flight at once, in each direction ([procedures](crate::procedures)). Default
     /// 1,024. Further ones of a client are answered with an error; in the older subprotocol, which has none, its connection
     /// is closed with 1013. Further ones of the program fail.
@@ -222,6 +229,13 @@ impl Limits {
         self
     }
 
+    /// Sets how many connections one user may have at once; `None` is any number: see the field [`user_connections_max`](field@Self::user_connections_max).
+    #[must_use]
+    pub const fn user_connections_max(mut self, user_connections_max: Option<usize>) -> Self {
+        self.user_connections_max = user_connections_max;
+        self
+    }
+
     /// Sets how many calls of one connection may be in flight: see the field [`connection_calls_max`](field@Self::connection_calls_max).
     #[must_use]
     pub const fn connection_calls_max(mut self, connection_calls_max: usize) -> Self {
@@ -315,6 +329,7 @@ impl Default for Limits {
             connections_max: 100_000,
             peer_connections_max: None,
             peer_handshakes_per_second_max: None,
+            user_connections_max: None,
             connection_calls_max: 1_024,
             connection_rooms_max: 1_024,
             rooms_max: 100_000,

@@ -65,6 +65,8 @@ pub struct Metrics {
     /// room ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)); or which they sent right behind the
     /// handshake, while there was no room for it.
     pub unfinished_messages: u64,
+    /// Clients disconnected because their session had expired ([`Accept::expires_at`](crate::Accept::expires_at)).
+    pub expired: u64,
     /// The most bytes that ever waited for one client (see [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,
     /// The most bytes that were ever in one shard's mailbox
@@ -99,6 +101,8 @@ pub struct Refused {
     /// Its address began more WebSockets and event streams than
     /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
     pub peer_handshakes_per_second_max: u64,
+    /// Its user had [`Limits::user_connections_max`](field@crate::Limits::user_connections_max).
+    pub user_connections_max: u64,
     /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
     /// Its `Host` is not one that the app answers to ([`AllowedHosts`](crate::AllowedHosts)).
@@ -120,6 +124,7 @@ impl Refused {
             + self.handshakes_max
             + self.peer_connections_max
             + self.peer_handshakes_per_second_max
+            + self.user_connections_max
             + self.origin
             + self.host
             + self.handshake_handler
@@ -298,6 +303,7 @@ counters! {
     sum refused.handshakes_max = refused_handshakes_max;
     sum refused.peer_connections_max = refused_peer_connections;
     sum refused.peer_handshakes_per_second_max = refused_peer_handshakes;
+    sum refused.user_connections_max = refused_user_connections;
     sum refused.origin = refused_origin;
     sum refused.host = refused_host;
     sum refused.handshake_handler = refused_handshake_handler;
@@ -333,6 +339,7 @@ counters! {
     sum heartbeat_timeouts = heartbeat_timeouts;
     sum protocol_errors = protocol_errors;
     sum unfinished_messages = unfinished_messages;
+    sum expired = expired;
     peak outbox_bytes_peak = outbox_bytes_peak;
     time paced = paced;
     sum handlers_blocked = handlers_blocked;

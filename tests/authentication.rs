@@ -8,13 +8,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use humphrey::http::{Response, StatusCode};
 use humphrey::stream::Stream;
 use humphrey_ws::{
-    Accept, AsyncStream, AsyncWebsocketApp, CloseCode, Message, Origins, Reject, RunningApp,
-    WebsocketStream, async_websocket_handler,
+    Accept, AsyncStream, AsyncWebsocketApp, CloseCode, Limits, Message, Origins, Reject,
+    RunningApp, Subscription, WebsocketStream, async_websocket_handler,
 };
 use support::{
     Client, DEADLINE, close_code, eventually, read_frame, read_head, serve_route, start,
@@ -292,6 +292,141 @@ fn who_has_said_who_it_is_in_time_stays() {
     assert_eq!(frame.unwrap().code, Code::Policy);
     ada.send("still here");
     assert_eq!(ada.receive_text(), "Ada: still here");
+}
+
+/// An app whose clients say who they are, and for how many milliseconds, in their query. A message sets the rest of the
+/// time anew.
+fn with_sessions(way: Way) -> (RunningApp, SocketAddr) {
+    let in_ms = |ms: &str| SystemTime::now() + Duration::from_millis(ms.parse().unwrap());
+    start_by(way, (), |app: AsyncWebsocketApp<()>| {
+        app.with_limits(Limits::default().user_connections_max(Some(2)))
+            .with_handshake_handler(move |request, _| {
+                let mut accept = Accept::new();
+                if let Some(user) = request.query_param("user") {
+                    accept = accept.user(user);
+                }
+                if let Some(ms) = request.query_param("ms") {
+                    accept = accept.expires_at(in_ms(&ms));
+                }
+                Ok(accept)
+            })
+            .with_message_handler(move |stream, message, _| {
+                match message.text() {
+                    Some("never") => stream.set_expires_at(None),
+                    Some(ms) => stream.set_expires_at(in_ms(ms)),
+                    None => {}
+                }
+                stream.send(Message::new(stream.user().unwrap_or("nobody")));
+            })
+    })
+}
+
+#[track_caller]
+fn assert_closed(client: &mut Client, code: u16, reason: &str) {
+    let (_, frame) = client.receive_to_close();
+    let frame = frame.unwrap();
+    assert_eq!(
+        (u16::from(frame.code), frame.reason.as_str()),
+        (code, reason)
+    );
+}
+
+#[test]
+fn connections_of_a_user_are_bounded_listed_and_closed() {
+    for way in WAYS {
+        let (running, address) = with_sessions(way);
+        let sender = running.sender();
+        let come = |target: &str| connect(request(address, target), address);
+        let (mut first, mut second) = (come("/?user=ada"), come("/?user=ada"));
+        let (mut grace, mut nobody) = (come("/?user=grace"), come("/"));
+        assert_eq!(rejected(request(address, "/?user=ada"), address), 429);
+        assert_eq!(sender.metrics().refused.user_connections_max, 1);
+        first.send("never");
+        assert_eq!(first.receive_text(), "ada");
+        eventually("both are open", || sender.connections_of("ada").len() == 2);
+        assert_eq!(sender.connections_of("nobody"), []);
+        for id in sender.connections_of("ada") {
+            sender.send_to(id, Message::new("mail"));
+        }
+        let closed = sender.close_user("ada", CloseCode::POLICY_VIOLATION, "signed out");
+        assert_eq!(closed, 2);
+        for client in [&mut first, &mut second] {
+            assert_eq!(client.receive_text(), "mail");
+            assert_closed(client, 1008, "signed out");
+        }
+        eventually("they have ended", || {
+            sender.connections_of("ada").is_empty()
+        });
+        for (client, user) in [(&mut grace, "grace"), (&mut nobody, "nobody")] {
+            client.send("never");
+            assert_eq!(client.receive_text(), user);
+        }
+        come("/?user=ada");
+    }
+}
+
+#[test]
+fn event_stream_of_a_user_is_bounded_and_closed() {
+    let app = AsyncWebsocketApp::<()>::new()
+        .with_limits(Limits::default().user_connections_max(Some(2)))
+        .with_handshake_handler(|_, _| Ok(Accept::new().user("ada")))
+        .with_event_stream("/events", |_, _| Ok(Subscription::broadcasts().user("ada")));
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let _ada = connect(request(address, "/"), address);
+    let ask = || {
+        let mut socket = tcp(address);
+        let request = "GET /events HTTP/1.1\r\nHost: x\r\n\r\n";
+        socket.write_all(request.as_bytes()).unwrap();
+        let head = read_head(&mut socket);
+        (socket, head)
+    };
+    let (mut stream, head) = ask();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let (_, head) = ask();
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+    assert_eq!(sender.connections_of("ada").len(), 1);
+    assert_eq!(sender.close_user("ada", CloseCode::NORMAL, ""), 2);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+}
+
+#[test]
+fn expired_connection_is_closed_with_3000_in_time() {
+    for way in WAYS {
+        let (running, address) = with_sessions(way);
+        let since = Instant::now();
+        let mut client = connect(request(address, "/?ms=300"), address);
+        assert_closed(&mut client, 3000, "session expired");
+        assert!(since.elapsed() >= Duration::from_millis(300));
+        let mut late = connect(request(address, "/?ms=0"), address);
+        assert_closed(&mut late, 3000, "session expired");
+        assert_eq!(running.sender().metrics().expired, 2);
+    }
+}
+
+#[test]
+fn refreshed_connection_stays_until_the_new_time() {
+    for way in WAYS {
+        let (running, address) = with_sessions(way);
+        let sender = running.sender();
+        let mut nearer = connect(request(address, "/?user=ada&ms=3600000"), address);
+        let mut kept = connect(request(address, "/?user=grace&ms=1000"), address);
+        kept.send("3600000");
+        assert_eq!(kept.receive_text(), "grace");
+        // The first time of the one has passed when the other is closed.
+        let mut other = connect(request(address, "/?ms=1500"), address);
+        assert_closed(&mut other, 3000, "session expired");
+        kept.send("never");
+        assert_eq!(kept.receive_text(), "grace");
+        nearer.send("never");
+        assert_eq!(nearer.receive_text(), "ada");
+        for id in sender.connections_of("ada") {
+            sender.set_expires_at(id, SystemTime::now());
+        }
+        assert_closed(&mut nearer, 3000, "session expired");
+        assert_eq!(sender.metrics().expired, 2);
+    }
 }
 
 /// What a stream is for.

@@ -687,6 +687,36 @@ fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
 }
 
 #[test]
+fn limits_for_each_user_are_kept_and_sessions_expire() {
+    let app = echo()
+        .with_limits(Limits::default().user_connections_max(Some(1)))
+        .with_handshake_handler(|request, _| {
+            let accept = Accept::new().user("ada");
+            Ok(match request.query() {
+                "brief" => accept.expires_at(std::time::SystemTime::now()),
+                _ => accept,
+            })
+        });
+    let (running, served) = serve(app);
+    let mut brief = Client::connect_to(served.address, "/ws?brief");
+    let (_, frame) = brief.receive_to_close();
+    assert_eq!(u16::from(frame.unwrap().code), 3000);
+    eventually("its place is free again", || comes_in(served.address));
+    eventually("its place is free again", || {
+        running.sender().connections_of("ada").is_empty()
+    });
+    let first = Client::connect_to(served.address, "/ws");
+    let answer = rejected(served.address, &upgrade_request("/ws"));
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(
+        answer.contains("too many connections of this user"),
+        "{answer}"
+    );
+    first.close();
+    eventually("its place is free again", || comes_in(served.address));
+}
+
+#[test]
 fn limits_for_each_address_need_the_address_and_say_so() {
     let app = echo().with_limits(Limits::default().peer_connections_max(Some(2)));
     let running = app.start().unwrap();

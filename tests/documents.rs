@@ -55,6 +55,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
             "peer_handshakes_per_second_max",
             option(limits.peer_handshakes_per_second_max),
         ),
+        ("user_connections_max", option(limits.user_connections_max)),
         ("handshakes_max", count(limits.handshakes_max)),
         ("handshake_timeout", time(limits.handshake_timeout)),
         ("message_timeout", time(limits.message_timeout)),

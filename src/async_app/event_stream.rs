@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -72,6 +72,8 @@ pub struct Subscription {
     pub(super) history: bool,
     pub(super) retry: Duration,
     pub(super) keep_alive: Duration,
+    pub(super) user: Option<String>,
+    pub(super) expires_at: Option<SystemTime>,
 }
 
 impl Subscription {
@@ -88,6 +90,8 @@ impl Subscription {
             history: false,
             retry: Self::RETRY_DEFAULT,
             keep_alive: Self::KEEP_ALIVE_DEFAULT,
+            user: None,
+            expires_at: None,
         }
     }
 
@@ -149,6 +153,42 @@ impl Subscription {
     /// ```
     pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
         self.keep_alive = keep_alive;
+        self
+    }
+
+    /// Says whom the event stream belongs to, as [`Accept::user`](crate::Accept::user) does for WebSockets: it counts among
+    /// the user's connections, and ends with them.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};
+    ///
+    /// # fn user_of(_: &str) -> Option<String> { None }
+    /// let app = AsyncWebsocketApp::<()>::new().with_event_stream("/events", |request, _| {
+    ///     let user = request.cookie("session").and_then(user_of).ok_or(Reject::new(401))?;
+    ///     Ok(Subscription::room(format!("user:{user}")).user(user))
+    /// });
+    /// ```
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Has the event stream end at a given time, or within a second after it. Default: it does not expire.
+    ///
+    /// Browsers then ask for the stream again, and go on behind the last event that they have seen. Have the handler
+    /// answer with 401 then, or with 204, if the client has no new credentials: both tell a browser to stop. The time is
+    /// taken as by [`Accept::expires_at`](crate::Accept::expires_at); if it has passed already, the answer is 401.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Subscription};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_event_stream("/events", |_, _| {
+    ///     Ok(Subscription::broadcasts().expires_at(SystemTime::now() + Duration::from_secs(3_600)))
+    /// });
+    /// ```
+    pub fn expires_at(mut self, time: SystemTime) -> Self {
+        self.expires_at = Some(time);
         self
     }
 }

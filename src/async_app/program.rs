@@ -11,8 +11,8 @@ use super::publish::AppShared;
 use super::room::Room;
 use super::stream::AsyncStream;
 use crate::engine::{
-    self, Encoding, HandshakeAccept, MessageVerdict, PeerEnd, Presence, Program, Request, Response,
-    Session, Subscriptions,
+    self, Encoding, Expiry, HandshakeAccept, MessageVerdict, PeerEnd, Presence, Program, Request,
+    Response, Session, Subscriptions,
 };
 use crate::host::Routes;
 use crate::message::Message;
@@ -118,6 +118,8 @@ where
             subprotocol,
             no_subprotocol,
             headers,
+            user,
+            expires_at,
         } = handler(request, self.state.clone())?;
         let subprotocol = subprotocol.or_else(|| {
             let known = self.subscriptions().subprotocols;
@@ -127,6 +129,8 @@ where
             subprotocol,
             headers,
             attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
+            user,
+            expiry: expires_at.and_then(Expiry::at_time),
         })
     }
 
@@ -136,13 +140,18 @@ where
             .any(|(pattern, _)| matches(pattern, path))
     }
 
-    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+    fn event_stream(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         let mut streams = self.event_streams.iter();
         let (_, handler) = streams
             .find(|(pattern, _)| matches(pattern, request.path()))
             .ok_or_else(|| Reject::new(404))?;
-        let subscription = handler(request, self.state.clone())?;
-        Ok(self.shared.pending_subscription(request, subscription))
+        let mut subscription = handler(request, self.state.clone())?;
+        Ok(HandshakeAccept {
+            user: subscription.user.take(),
+            expiry: subscription.expires_at.and_then(Expiry::at_time),
+            attachment: Some(self.shared.pending_subscription(request, subscription)),
+            ..HandshakeAccept::default()
+        })
     }
 
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>) {

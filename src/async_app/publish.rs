@@ -3,7 +3,7 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -14,7 +14,9 @@ use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
 use super::room_entry::RoomEntry;
 use super::rooms::{NAME_BYTES_MAX, RoomDirectory};
 
-use crate::engine::{self, Command, ConnectionId, Hub, NotJoined, Refused, Session, Status};
+use crate::engine::{
+    self, Command, ConnectionId, Expiry, Hub, NotJoined, Refused, Session, Status,
+};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
@@ -437,6 +439,32 @@ impl AppShared {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
             // Refused only by an engine that stops, and closes everyone.
             let _ = hub.post(id, command, true);
+        }
+    }
+
+    /// The open WebSocket connections of a user.
+    pub(super) fn connections_of(&self, user: &str) -> Vec<ConnectionId> {
+        let hub = self.hub.get();
+        hub.map_or_else(Vec::new, |hub| hub.users.connections_of(user))
+    }
+
+    /// Closes all connections of a user. Returns how many were open.
+    pub(super) fn close_user(&self, user: &str, code: CloseCode, reason: &str) -> usize {
+        let Some(hub) = self.hub.get() else {
+            return 0;
+        };
+        let reason = reason_prefix(reason);
+        let ids = hub.users.close(user, code, reason);
+        for &id in &ids {
+            self.close(id, code, reason);
+        }
+        ids.len()
+    }
+
+    /// Sets when a session expires, if ever.
+    pub(super) fn set_expires_at(&self, session: &Session, time: Option<SystemTime>) {
+        if let Some(hub) = self.hub.get() {
+            hub.set_expiry(session, time.and_then(Expiry::at_time));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
@@ -163,6 +163,60 @@ impl AsyncSender {
     /// Closes a connection, behind what was sent to it before; see [`AsyncStream::close`](crate::AsyncStream::close).
     pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         self.0.close(id, code, reason);
+    }
+
+    /// The WebSocket connections of a user, as the handshake handler has named them ([`Accept::user`](crate::Accept::user)),
+    /// in no order. Those that are being closed are among them until they have ended; event streams are not.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncSender, Message};
+    /// fn tell(sender: &AsyncSender, user: &str, text: &str) {
+    ///     for id in sender.connections_of(user) {
+    ///         sender.send_to(id, Message::new(text));
+    ///     }
+    /// }
+    /// ```
+    pub fn connections_of(&self, user: &str) -> Vec<ConnectionId> {
+        self.0.connections_of(user)
+    }
+
+    /// Closes all connections of a user, each behind what was sent to it before, and ends the user's event streams. Returns
+    /// how many were open.
+    ///
+    /// A connection whose handshake was accepted and which is not open yet is closed when it opens. One whose handshake
+    /// handler still runs is not: so first withdraw what the handler decides by, then close. Waits only while the engine's
+    /// own mailbox is full.
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncSender, CloseCode};
+    /// fn sign_out(sender: &AsyncSender, user: &str) {
+    ///     // First end the session in the database, so that nobody reconnects with it.
+    ///     let closed = sender.close_user(user, CloseCode::POLICY_VIOLATION, "signed out");
+    ///     println!("{closed} connections of {user} are closed");
+    /// }
+    /// ```
+    pub fn close_user(&self, user: &str, code: CloseCode, reason: &str) -> usize {
+        self.0.close_user(user, code, reason)
+    }
+
+    /// Sets when a connection expires, or with `None` that it does not, in place of what
+    /// [`Accept::expires_at`](crate::Accept::expires_at) has said; as
+    /// [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) does. Does nothing if the connection has gone.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncSender;
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// fn prolong(sender: &AsyncSender, user: &str) {
+    ///     for id in sender.connections_of(user) {
+    ///         sender.set_expires_at(id, SystemTime::now() + Duration::from_secs(3_600));
+    ///     }
+    /// }
+    /// ```
+    pub fn set_expires_at(&self, id: ConnectionId, time: impl Into<Option<SystemTime>>) {
+        if let Some(session) = self.0.directory.find_id(id) {
+            self.0.set_expires_at(&session, time.into());
+        }
     }
 
     /// How many clients are connected.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
@@ -351,6 +352,45 @@ where
     pub fn close(&self, code: CloseCode, reason: &str) {
         if let Backend::Engine { session, shared } = &self.backend {
             shared.close(session.id, code, reason);
+        }
+    }
+
+    /// Whom the connection belongs to, as the handshake handler has said ([`Accept::user`](crate::Accept::user)).
+    ///
+    /// ```
+    /// # use humphrey_ws::{AsyncWebsocketApp, Message};
+    /// let app = AsyncWebsocketApp::<()>::new().with_message_handler(|stream, message, _| {
+    ///     let user = stream.user().unwrap_or("somebody");
+    ///     stream.broadcast(Message::new(format!("{user}: {}", message.text().unwrap_or("?"))));
+    /// });
+    /// ```
+    pub fn user(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Engine { session, .. } => session.user(),
+            Backend::Channel(_) => None,
+        }
+    }
+
+    /// Sets when the connection expires, or with `None` that it does not, in place of what
+    /// [`Accept::expires_at`](crate::Accept::expires_at) has said: as when its client has sent a new token. Does nothing if
+    /// the connection is closing or has gone, and on a stream that was made with [`AsyncStream::new`].
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # fn verified(_: &str) -> Option<u64> { None }
+    /// let app = AsyncWebsocketApp::<()>::new().with_message_handler(|stream, message, _| {
+    ///     if let Some(token) = message.text().and_then(|text| text.strip_prefix("token "))
+    ///         && let Some(exp) = verified(token)
+    ///     {
+    ///         stream.set_expires_at(SystemTime::UNIX_EPOCH + Duration::from_secs(exp));
+    ///     }
+    /// });
+    /// ```
+    pub fn set_expires_at(&self, time: impl Into<Option<SystemTime>>) {
+        if let Backend::Engine { session, shared } = &self.backend {
+            shared.set_expires_at(session, time.into());
         }
     }
 

@@ -49,6 +49,7 @@ pub(crate) use self::model::settings::Settings;
 pub(crate) use self::model::verdict::{Accepted, Verdict};
 pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
+pub(crate) use self::parts::expiry::Expiry;
 pub use self::parts::id::ConnectionId;
 use self::parts::lease::Lease;
 pub(crate) use self::parts::mailbox::Refused;

@@ -45,5 +45,7 @@ mod stopping;
 mod streams;
 #[cfg(test)]
 mod time;
+#[cfg(test)]
+mod users;
 mod wire;
 mod world;

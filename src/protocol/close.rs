@@ -52,6 +52,10 @@ impl CloseCode {
     /// 1014: a gateway had an invalid answer from the server behind it.
     pub const BAD_GATEWAY: Self = Self(1014);
 
+    /// 3000: the client is not authenticated, or no longer; registered with IANA as "Unauthorized". Sessions that expire
+    /// are closed with it ([`Accept::expires_at`](crate::Accept::expires_at)). A client may reconnect with new credentials.
+    pub const UNAUTHORIZED: Self = Self(3000);
+
     /// Makes a close code of the application's own: 4000–4999, which nobody else gives a meaning (RFC 6455 §7.4.2).
     ///
     /// A page reads it in `event.code` of its `close` event. For a number that is not known when the program is written, and
@@ -112,7 +116,8 @@ impl CloseCode {
             1012 => "service restart",
             1013 => "try again later",
             1014 => "bad gateway",
-            3000..=3999 => "registered",
+            3000 => "unauthorized",
+            3001..=3999 => "registered",
             _ => "private use",
         }
     }
@@ -214,7 +219,8 @@ mod tests {
             CloseCode::SERVICE_RESTART,
             CloseCode::TRY_AGAIN_LATER,
             CloseCode::BAD_GATEWAY,
-            CloseCode(3000),
+            CloseCode::UNAUTHORIZED,
+            CloseCode(3001),
             CloseCode(4999),
         ];
         let mut names = std::collections::HashSet::new();

@@ -1,5 +1,7 @@
 //! That a handshake is accepted, and how.
 
+use std::time::SystemTime;
+
 use super::{RequestHead, is_header};
 use crate::protocol::http::is_token;
 
@@ -37,6 +39,8 @@ pub struct Accept<StreamState = ()> {
     /// None is to be chosen.
     pub(crate) no_subprotocol: bool,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) user: Option<String>,
+    pub(crate) expires_at: Option<SystemTime>,
 }
 
 impl<StreamState> Accept<StreamState> {
@@ -48,6 +52,8 @@ impl<StreamState> Accept<StreamState> {
             subprotocol: None,
             no_subprotocol: false,
             headers: Vec::new(),
+            user: None,
+            expires_at: None,
         }
     }
 
@@ -71,6 +77,62 @@ impl<StreamState> Accept<StreamState> {
     pub fn without_subprotocol(mut self) -> Self {
         self.subprotocol = None;
         self.no_subprotocol = true;
+        self
+    }
+
+    /// Says whom the connection belongs to, by any key that names a user: an id, a name, the `sub` of a token.
+    ///
+    /// The user's connections can then be listed ([`AsyncSender::connections_of`](crate::AsyncSender::connections_of)),
+    /// closed together ([`AsyncSender::close_user`](crate::AsyncSender::close_user)), and bounded
+    /// ([`Limits::user_connections_max`](field@crate::Limits::user_connections_max)); handlers read the key with
+    /// [`AsyncStream::user`](crate::AsyncStream::user). Without this, a connection belongs to nobody.
+    ///
+    /// ```
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, CloseCode, Limits, Reject};
+    ///
+    /// # fn user_of(_: &str) -> Option<String> { None }
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_limits(Limits::default().user_connections_max(Some(10)))
+    ///     .with_handshake_handler(|request, _| {
+    ///         let user = request.cookie("session").and_then(user_of);
+    ///         Ok(Accept::new().user(user.ok_or(Reject::new(401))?))
+    ///     });
+    /// // When Ada signs out, from any thread:
+    /// app.sender().close_user("ada", CloseCode::POLICY_VIOLATION, "signed out");
+    /// ```
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Has the connection end at a given time, such as when its token does. Default: it does not expire.
+    ///
+    /// Within a second after that time it is closed with [`CloseCode::UNAUTHORIZED`](crate::CloseCode::UNAUTHORIZED) (3000)
+    /// and the reason `session expired`, behind what was sent before; what its client sends from then on is not handled,
+    /// and its disconnect handler runs as ever. If the time has passed already, that is at once after the handshake, so
+    /// that a browser sees the code. [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) and
+    /// [`AsyncSender::set_expires_at`](crate::AsyncSender::set_expires_at) change the time.
+    ///
+    /// The time is converted to the monotonic clock here, once: a change of the system's clock afterwards does not move it.
+    /// Nor does it wait for a process that was stopped: the connection is closed when the process goes on. On Linux, time in
+    /// which the machine is suspended does not count. A time more than 17 years ahead is never.
+    ///
+    /// ```
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # struct Claims { sub: String, exp: u64 }
+    /// # fn verified(_: &str) -> Option<Claims> { None }
+    /// let app = AsyncWebsocketApp::<()>::new().with_handshake_handler(|request, _| {
+    ///     let token = request.query_param("token").unwrap_or_default();
+    ///     let claims = verified(&token).ok_or(Reject::new(401))?;
+    ///     // As in a JSON Web Token (RFC 7519 §4.1.4).
+    ///     let exp = SystemTime::UNIX_EPOCH + Duration::from_secs(claims.exp);
+    ///     Ok(Accept::new().user(claims.sub).expires_at(exp))
+    /// });
+    /// ```
+    pub fn expires_at(mut self, time: SystemTime) -> Self {
+        self.expires_at = Some(time);
         self
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use crate::engine::hub::Hub;
-use crate::engine::hub::admission::quoted;
+use crate::engine::hub::admission::{AdmissionRefused, quoted};
 use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Control;
 use crate::engine::model::job::{Done, Event, Job, Work};
@@ -12,7 +12,9 @@ use crate::engine::model::program::{HandshakeAccept, Program};
 use crate::engine::model::request::{Charge, Request, Response};
 use crate::engine::model::room::Presence;
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Granted, OnVerdict, PendingAttachment, Verdict};
+use crate::engine::model::verdict::{
+    Accepted, Granted, OnVerdict, PendingAttachment, Refusal, Verdict,
+};
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::caught;
 use crate::report::limited;
@@ -39,12 +41,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
         ),
         Work::Handshake(request) => verdict(&request, |request| authorize(hub, program, request)),
         Work::EventStream(request) => verdict(&request, |request| {
-            granted(hub, request, || {
-                Ok(HandshakeAccept {
-                    attachment: Some(program.event_stream(request)?),
-                    ..HandshakeAccept::default()
-                })
-            })
+            granted(hub, request, || program.event_stream(request))
         }),
         Work::Guard(request) => verdict(&request, |request| {
             let welcome = || program.guard(request).map(|()| HandshakeAccept::default());
@@ -162,11 +159,11 @@ fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
 /// Decides about a request, if the shard still waits for that.
 fn verdict(
     request: &Weak<RequestHead>,
-    decide: impl FnOnce(&RequestHead) -> Result<Granted, Reject>,
+    decide: impl FnOnce(&RequestHead) -> Result<Granted, Refusal>,
 ) -> Done {
     let verdict = match request.upgrade() {
         Some(request) => decide(&request),
-        None => Err(Reject::internal_error()),
+        None => Err(Reject::internal_error().into()),
     };
     Done::Handshake(Box::new(verdict))
 }
@@ -178,9 +175,13 @@ fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, th
             accepted.grant(granted);
             Verdict::Accepted(accepted)
         }
-        Err(reject) => {
+        Err(Refusal::Program(reject)) => {
             hub.common.refused_handshake_handler.add(1);
             Verdict::Rejected(reject)
+        }
+        Err(Refusal::UserConnections) => {
+            hub.common.refused_user_connections.add(1);
+            Verdict::Rejected(AdmissionRefused::UserConnections.reject())
         }
     });
 }
@@ -190,7 +191,7 @@ fn authorize(
     hub: &Arc<Hub>,
     program: &dyn Program,
     request: &RequestHead,
-) -> Result<Granted, Reject> {
+) -> Result<Granted, Refusal> {
     granted(hub, request, || program.handshake(request))
 }
 
@@ -199,7 +200,7 @@ fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
     decide: impl FnOnce() -> Result<HandshakeAccept, Reject>,
-) -> Result<Granted, Reject> {
+) -> Result<Granted, Refusal> {
     let answer = caught(decide).unwrap_or_else(|| {
         hub.common.handler_panics.add(1);
         Err(Reject::internal_error())
@@ -208,6 +209,8 @@ fn granted(
         subprotocol,
         headers,
         attachment,
+        user,
+        expiry,
     } = answer.map_err(Reject::checked)?;
     let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
     let kept = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
@@ -218,7 +221,16 @@ fn granted(
             "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
             quoted(request.path())
         );
-        return Err(Reject::internal_error());
+        return Err(Reject::internal_error().into());
     }
-    Ok(Granted::new(subprotocol, headers, kept))
+    // Last: a request that is refused for another reason has never counted.
+    let user_slot = match user {
+        Some(user) => Some(hub.users.enter(&user).ok_or(Refusal::UserConnections)?),
+        None => None,
+    };
+    Ok(Granted {
+        user_slot,
+        expiry,
+        ..Granted::new(subprotocol, headers, kept)
+    })
 }

@@ -23,6 +23,7 @@ pub(crate) enum AdmissionRefused {
     ConnectionsMax,
     PeerConnections,
     PeerHandshakes,
+    UserConnections,
     /// The page's origin may not connect; with the sentence that says so.
     Origin(Box<str>),
     /// The server does not answer to that host name; with the sentence that says so.
@@ -246,7 +247,7 @@ impl AdmissionRefused {
             Self::Origin(_) | Self::Host(_) => (403, None),
             Self::ConnectionsMax => (503, Some("5")),
             // RFC 6585 §4
-            Self::PeerConnections => (429, Some("5")),
+            Self::PeerConnections | Self::UserConnections => (429, Some("5")),
             Self::PeerHandshakes => (429, Some("1")),
         };
         let reject = Reject::new(status).with_body(format!("{}\n", self.reason()));
@@ -279,6 +280,7 @@ impl AdmissionRefused {
             Self::ConnectionsMax => "too many connections",
             Self::PeerConnections => "too many connections from your address",
             Self::PeerHandshakes => "too many handshakes from your address",
+            Self::UserConnections => "too many connections of this user",
             Self::Origin(_) => "pages of this origin may not connect",
             Self::Host(_) => "the server does not answer to this host name",
         }
@@ -289,6 +291,7 @@ impl AdmissionRefused {
             Self::ConnectionsMax => &counters.refused_connections_max,
             Self::PeerConnections => &counters.refused_peer_connections,
             Self::PeerHandshakes => &counters.refused_peer_handshakes,
+            Self::UserConnections => &counters.refused_user_connections,
             Self::Origin(_) => &counters.refused_origin,
             Self::Host(_) => &counters.refused_host,
         }

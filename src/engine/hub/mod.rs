@@ -18,13 +18,16 @@ use crate::engine::model::command::{Command, Control, NewConnection, Publication
 use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
 use crate::engine::model::room::Room;
+use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
+use crate::engine::parts::expiry::{Expiries, Expiry};
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::mailbox::{Mailbox, Refused, Wake, Weigh, When};
 use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
 use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
+use crate::engine::parts::users::Users;
 use crate::metrics::{Counters, Metrics};
 
 pub(crate) struct Hub {
@@ -35,6 +38,8 @@ pub(crate) struct Hub {
     pub(crate) common: Counters,
     /// What each address has, where that is bounded.
     pub(crate) peers: Option<Arc<PeerLimits>>,
+    /// Which connections each user has.
+    pub(crate) users: Arc<Users>,
     pub(crate) logged: LoggedOnce,
     /// Which events the program has a handler for.
     pub(crate) subscriptions: Subscriptions,
@@ -72,6 +77,7 @@ pub(crate) struct ShardHandle {
     pub(crate) load: AtomicUsize,
     /// Connections that a broadcast to everyone reaches.
     pub(crate) members: AtomicUsize,
+    pub(crate) expiries: Expiries,
     pub(crate) counters: Counters,
 }
 
@@ -138,6 +144,7 @@ impl Hub {
                 mailbox: Mailbox::new(settings.limits.mailbox_bytes_max, waker),
                 load: AtomicUsize::new(0),
                 members: AtomicUsize::new(0),
+                expiries: Expiries::default(),
                 counters: Counters::default(),
             })
             .collect();
@@ -145,6 +152,7 @@ impl Hub {
             subscriptions: program.subscriptions(),
             jobs: JobPort::new(settings.handler_threads, program),
             peers: PeerLimits::new(&settings.limits),
+            users: Users::new(settings.limits.user_connections_max),
             logged: LoggedOnce::default(),
             settings,
             shards,
@@ -308,6 +316,21 @@ impl Hub {
     pub(crate) fn nudge(&self, id: ConnectionId) {
         if usize::from(id.shard) < self.shards.len() {
             self.send_control(id.shard, Control::Nudge(id.key()), job_port::when(self));
+        }
+    }
+
+    /// Sets when a session expires, if ever. The shard is told where that is earlier than it knows.
+    pub(crate) fn set_expiry(&self, session: &Session, expiry: Option<Expiry>) {
+        let id = session.id;
+        let expiries = &self.shards[usize::from(id.shard)].expiries;
+        let is_to_be_told = expiries.set(id.key(), expiry);
+        // Looked at last, as the shard closes a session before it forgets its expiry.
+        if session.status() == Status::Closed {
+            expiries.forget(id.key());
+        }
+        if is_to_be_told {
+            // Now, since a handler's batch may take its time, and other threads rely on it.
+            self.send_control(id.shard, Control::Expiry, When::Now);
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) enum Control {
     Accept,
     /// The program has something of its own for the handlers of this connection.
     Nudge(Key),
+    /// A session expires earlier than the shard knows (`Expiries`).
+    Expiry,
 }
 
 /// A connection for a shard to take in.

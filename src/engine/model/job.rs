@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 use crate::engine::model::request::{Response, Ticket};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict};
+use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict, Refusal};
 use crate::engine::parts::id::Key;
 use crate::message::Message;
-use crate::request::{Reject, RequestHead};
+use crate::request::RequestHead;
 
 /// What a connection has to handle.
 pub(crate) enum Work {
@@ -61,5 +61,5 @@ pub(crate) enum Done {
     /// The request is answered, and was of so many bytes; or the shard has taken it back.
     Request(Option<(Response, usize)>),
     /// The program has decided who may come in.
-    Handshake(Box<Result<Granted, Reject>>),
+    Handshake(Box<Result<Granted, Refusal>>),
 }

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
+use crate::engine::parts::expiry::Expiry;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::http::Head;
 use crate::request::{Reject, RequestHead};
 
-/// How the program accepts a handshake.
+/// How the program accepts a handshake, or a request for an event stream.
 #[derive(Default)]
 pub(crate) struct HandshakeAccept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
     /// What the program keeps for the session from the start.
     pub(crate) attachment: Option<Arc<dyn Any + Send + Sync>>,
+    /// Whom the connection belongs to.
+    pub(crate) user: Option<String>,
+    pub(crate) expiry: Option<Expiry>,
 }
 
 /// Which events the program has a handler for; the others cost it nothing.
@@ -99,9 +103,9 @@ pub(crate) trait Program: Send + Sync + 'static {
     fn has_event_stream(&self, _path: &str) -> bool {
         false
     }
-    /// What the client of an event stream is to get: its session's attachment, which `open` puts into effect. Such a
+    /// What the client of an event stream is to get, as its session's attachment, which `open` puts into effect. Such a
     /// session has no other events.
-    fn event_stream(&self, _request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+    fn event_stream(&self, _request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         Err(Reject::new(404))
     }
     /// The request is the one that the session began with, if it is known.

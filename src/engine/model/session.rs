@@ -11,6 +11,7 @@ use crate::engine::model::memberships::{Membership, Memberships};
 use crate::engine::model::room::Room;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::users::{CloseReason, UserSlot};
 use crate::report::Span;
 use crate::request::RequestHead;
 use crate::sync::lock;
@@ -41,6 +42,7 @@ enum Peer {
 }
 
 /// What few sessions have.
+#[derive(Default)]
 struct ColdSession {
     /// Where the client is, if that is not its peer's address.
     client: Option<IpAddr>,
@@ -50,6 +52,10 @@ struct ColdSession {
     takes_ids: bool,
     /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
     protocol_state: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Whom it belongs to.
+    user: Option<Arc<str>>,
+    /// What it counts as for that user, until it has ended.
+    user_slot: Mutex<Option<UserSlot>>,
 }
 
 /// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
@@ -92,7 +98,7 @@ impl Session {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
             takes_ids,
-            protocol_state: OnceLock::new(),
+            ..ColdSession::default()
         };
         Self {
             span: Span::connection(id, peer, client, target),
@@ -153,6 +159,29 @@ impl Session {
     pub(crate) fn set_protocol_state(&self, protocol_state: Arc<dyn Any + Send + Sync>) {
         if let Some(cold) = &self.cold {
             let _ = cold.protocol_state.set(protocol_state);
+        }
+    }
+
+    /// It is open, and belongs to a user. Returns what it is to be closed with, if the user's connections were closed since
+    /// it was accepted.
+    pub(crate) fn set_user(&mut self, mut slot: UserSlot) -> Option<CloseReason> {
+        let closed = slot.open(self.id, self.encoding);
+        let cold = self.cold.get_or_insert_default();
+        cold.user = Some(slot.user());
+        cold.user_slot = Mutex::new(Some(slot));
+        closed
+    }
+
+    /// Whom it belongs to.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.cold.as_ref()?.user.as_deref()
+    }
+
+    /// It has ended, and counts no longer for its user. Those who keep the session still see whose it was.
+    pub(crate) fn leave_user(&self) {
+        if let Some(cold) = &self.cold {
+            let slot = lock(&cold.user_slot).take();
+            drop(slot);
         }
     }
 

@@ -6,8 +6,10 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::unwind::caught;
+use crate::engine::parts::users::UserSlot;
 use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
 
@@ -15,8 +17,11 @@ use crate::request::{Reject, RequestHead};
 #[derive(Default)]
 pub(crate) struct Granted {
     pub(crate) subprotocol: Option<String>,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) kept: Option<PendingAttachment>,
+    /// What it counts as for its user.
+    pub(crate) user_slot: Option<UserSlot>,
+    pub(crate) expiry: Option<Expiry>,
 }
 
 impl Granted {
@@ -29,6 +34,8 @@ impl Granted {
             subprotocol,
             headers,
             kept,
+            user_slot: None,
+            expiry: None,
         }
     }
 
@@ -49,6 +56,20 @@ impl Granted {
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         );
         headers
+    }
+}
+
+/// Why a request that a handler was asked about is refused.
+pub(crate) enum Refusal {
+    /// By the handler.
+    Program(Reject),
+    /// The handler has accepted it for a user who has as many connections as allowed.
+    UserConnections,
+}
+
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Self {
+        Self::Program(reject)
     }
 }
 

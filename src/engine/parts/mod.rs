@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod clock;
 pub(crate) mod encoding;
+pub(crate) mod expiry;
 pub(crate) mod id;
 pub(crate) mod inline_policy;
 pub(crate) mod job_queue;
@@ -20,4 +21,5 @@ pub(crate) mod timers;
 pub(crate) mod token;
 pub(crate) mod unwind;
 pub(crate) mod usage_index;
+pub(crate) mod users;
 pub(crate) mod write_progress;

@@ -65,6 +65,14 @@ impl<T: Transport> Core<T> {
             }
         };
         wakes_by(self.cx.timers.wait(now), "a timer");
+        let expiries = &self.cx.handle().expiries;
+        wakes_by(expiries.wait(now), "an expiry");
+        for key in expiries.keys() {
+            assert!(
+                self.conns.get(key).is_some(),
+                "a connection that has gone expires"
+            );
+        }
         if let Stop::Draining(deadline) | Stop::Closing(deadline) = self.cx.stop {
             let left = deadline.saturating_duration_since(now);
             wakes_by(Some(left), "the end");

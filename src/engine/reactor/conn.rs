@@ -137,6 +137,7 @@ impl<T: Transport> Core<T> {
         };
         let Conn { mut socket, role } = conn;
         self.cx.timers.cancel(key.slot, &mut socket.timer);
+        self.cx.handle().expiries.forget(key);
         // Before others are told that accepting may work again.
         drop(socket.transport);
         self.cx.release(key.slot, role);

@@ -13,7 +13,7 @@
 //!            5  control         what came of other threads' jobs; stop; new connections are set aside for the thread
 //! insert     6  new connections those that were set aside, and those that the listener has accepted
 //! turn       7  reads           paused connections first, then those that can be read
-//!            8  timers
+//!            8  timers          and sessions that have expired
 //!            9  stop            if the engine stops and everything is delivered, every client is told
 //!           10  jobs out        handlers begin while the shard writes
 //!           11  batches out     broadcasts of this turn, one write per member
@@ -54,6 +54,7 @@ use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
 use crate::engine::model::job::{Done, Job, Work};
 use crate::engine::model::program::{Program, Subscriptions};
+use crate::engine::parts::expiry::EXPIRED_PER_TURN;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::inline_policy::InlinePolicy;
 use crate::engine::parts::peer_limits::PeerSlot;
@@ -300,6 +301,7 @@ impl<T: Transport> Core<T> {
                 Control::Nudge(key) => {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
+                Control::Expiry => self.cx.handle().expiries.take_note(),
             }
         }
         self.controls = controls;
@@ -386,6 +388,7 @@ impl<T: Transport> Core<T> {
         self.read_paused();
         self.read_ready();
         self.expire_timers();
+        self.expire_sessions();
         self.go_on_stopping();
         self.hand_over();
         self.flush_batches();
@@ -437,6 +440,15 @@ impl<T: Transport> Core<T> {
             }
             self.enforce_receive_budget();
             self.enforce_request_budget();
+        }
+    }
+
+    fn expire_sessions(&mut self) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some(key) = self.cx.handle().expiries.take_due(self.cx.now) else {
+                break;
+            };
+            self.with_ws(key, |ws, cx| ws.expire_session(cx));
         }
     }
 
@@ -510,10 +522,8 @@ impl<T: Transport> Core<T> {
             .stop
             .deadline()
             .map(|deadline| deadline.saturating_duration_since(now));
-        match (cx.timers.wait(now), stop) {
-            (Some(timer), Some(stop)) => Some(timer.min(stop)),
-            (timer, stop) => timer.or(stop),
-        }
+        let waits = [cx.timers.wait(now), cx.handle().expiries.wait(now), stop];
+        waits.into_iter().flatten().min()
     }
 }
 

@@ -12,7 +12,7 @@ use super::wire::{
 };
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::{Audience, Hub};
-use crate::engine::model::command::{Received, Upgraded};
+use crate::engine::model::command::{Command, Received, Upgraded};
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::session::Session;
@@ -21,6 +21,7 @@ use crate::engine::reactor::{READ_BYTES, Readiness, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
+use crate::protocol::close::CloseCode;
 use crate::protocol::connection::FrameReader;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::fuzz::dice::Dice;
@@ -131,6 +132,7 @@ fn gate() -> impl Fn(&RequestHead) -> Result<HandshakeAccept, Reject> {
         n if n % 11 == 5 => panic_quietly(),
         n => Ok(HandshakeAccept {
             attachment: (n % 2 == 0).then(|| Arc::new(n) as _),
+            user: (n % 3 == 0).then(|| format!("user {}", n % 2)),
             ..HandshakeAccept::default()
         }),
     }
@@ -165,6 +167,8 @@ impl Game {
             connections_max: if dice.one_in(4) { 5 } else { CLIENTS_MAX },
             handshakes_max: 4,
             peer_connections_max: dice.one_in(4).then_some(3),
+            // Not drawn either.
+            user_connections_max: (mailbox_bytes_max % 5 == 0).then_some(2),
             handshake_timeout: Duration::from_millis(1_000),
             message_timeout: Duration::from_millis(2_500),
             write_timeout: Duration::from_millis(1_500),
@@ -347,6 +351,14 @@ impl Game {
                 {
                     self.players[player].sent += 1;
                 }
+                // Now and then its session is to expire soon, later, or not at all. Not drawn either.
+                if sent % 4 == 3
+                    && let Some(session) = self.world.find_session(client)
+                {
+                    let ms = (sent * 331 % 1_500) as u64;
+                    let expiry = self.world.expiry_in_ms(ms).filter(|_| ms < 1_000);
+                    self.world.hub.set_expiry(&session, expiry);
+                }
             }
             64..74 => self.say(player),
             74..86 => {
@@ -370,6 +382,11 @@ impl Game {
             94..96 => self.world.pipe(client).set_room(usize::MAX / 2),
             96 => {
                 let _ = self.world.try_close(client, 4000, "the program closes");
+                let code = CloseCode::POLICY_VIOLATION;
+                for id in self.world.hub.users.close("user 1", code, "") {
+                    let command = Command::Close(id.key(), code, "".into());
+                    let _ = self.world.hub.post(id, command, false);
+                }
             }
             97 if self.dice.one_in(3) => {
                 self.world.pipe(client).client_resets();

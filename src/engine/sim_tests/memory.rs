@@ -495,6 +495,7 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
         connections_max: bytes.max(8),
         peer_connections_max: Some(bytes),
         peer_handshakes_per_second_max: Some(u32::MAX),
+        user_connections_max: Some(bytes),
         connection_rooms_max: bytes,
         rooms_max: bytes,
         handshakes_max: bytes,

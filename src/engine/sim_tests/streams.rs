@@ -51,7 +51,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: 
 }
 
 impl Scene {
-    fn new(policy: SlowConsumer) -> Self {
+    pub(super) fn new(policy: SlowConsumer) -> Self {
         Self::with_replay(policy, &[])
     }
 

@@ -2,7 +2,6 @@
 //!
 //! It is one file, though a long one, because it is one type, which every test here plays with.
 
-use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
@@ -23,6 +22,7 @@ use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Encoding;
+use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::{Refused, Wake, When};
 use crate::engine::reactor::{Core, Readiness, Role};
@@ -166,11 +166,18 @@ impl Program for TestProgram {
         path == "/events"
     }
 
-    fn event_stream(&self, request: &RequestHead) -> Result<Arc<dyn Any + Send + Sync>, Reject> {
+    fn event_stream(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         match request.query() {
             "refused" => Err(Reject::new(403)),
             "panic" => panic_quietly(),
-            _ => Ok(Arc::new(())),
+            query => Ok(HandshakeAccept {
+                attachment: Some(Arc::new(())),
+                user: query.strip_prefix("user=").map(str::to_owned),
+                expiry: query.strip_prefix("expires_in_ms=").and_then(|ms| {
+                    Expiry::at(Instant::now() + Duration::from_millis(ms.parse().unwrap()))
+                }),
+                ..HandshakeAccept::default()
+            }),
         }
     }
 
@@ -489,10 +496,14 @@ impl World {
     }
 
     pub(super) fn session(&self, client: usize) -> Arc<Session> {
+        self.find_session(client).unwrap()
+    }
+
+    pub(super) fn find_session(&self, client: usize) -> Option<Arc<Session>> {
         let key = self.key(client);
         let sessions = self.program.sessions.lock().unwrap();
         let session = sessions.iter().rfind(|session| session.id.key() == key);
-        session.unwrap().clone()
+        session.cloned()
     }
 
     pub(super) fn sends(&mut self, client: usize, payload: &str) {
@@ -705,6 +716,16 @@ impl World {
         self.settle();
     }
 
+    /// How many sessions expire.
+    pub(super) fn expiries(&self) -> usize {
+        self.hub.shards[0].expiries.keys().len()
+    }
+
+    /// The moment when a session expires that has so long to live.
+    pub(super) fn expiry_in_ms(&self, ms: u64) -> Option<Expiry> {
+        Expiry::at(self.base + self.now + Duration::from_millis(ms))
+    }
+
     pub(super) fn advance_ms(&mut self, ms: u64) {
         self.advance(Duration::from_millis(ms));
     }
@@ -724,6 +745,7 @@ impl World {
         let mut own_bytes = 0;
         let (mut blocked, mut held_back, mut unfinished) = (0, 0, 0);
         let mut requests = 0;
+        let mut of_users = 0;
         let limits = self.hub.settings.limits.clone();
         let core = self.core.as_ref().unwrap();
         for key in core.conns.keys() {
@@ -750,6 +772,7 @@ impl World {
                     waiting += ws.outbox.messages();
                     ws.owns_memory();
                     own_bytes += ws.outbox.own_bytes();
+                    of_users += usize::from(!ws.has_departed() && ws.session.user().is_some());
                 }
                 Some(Role::Lingering(_)) | None => {}
             }
@@ -775,6 +798,7 @@ impl World {
         );
         assert_eq!(core.cx.requests.held(), requests, "of requests");
         assert_eq!(members, reached, "members");
+        assert_eq!(self.hub.users.counted().1, of_users, "connections of users");
         assert_eq!(load, core.conns.len(), "connections");
         let due = core.cx.fanout.due;
         let metrics = self.metrics();
@@ -849,6 +873,8 @@ impl World {
         assert_eq!(self.core().cx.requests.bytes(), 0, "bytes of requests");
         assert_eq!(self.hub.responses_bytes.load(Relaxed), 0, "responses");
         assert_eq!(self.hub.ended.load(Relaxed), 0, "ended connections");
+        assert_eq!(self.hub.users.counted(), (0, 0), "users");
+        assert_eq!(self.expiries(), 0, "expiries");
         self.check();
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::engine::hub::admission::AdmissionRefused;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::Work;
-use crate::engine::model::verdict::{Granted, too_many};
+use crate::engine::model::verdict::{Granted, Refusal, too_many};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::http::{Http, Phase};
@@ -236,7 +236,7 @@ impl Http {
     pub(crate) fn on_verdict<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        answer: Result<Granted, Reject>,
+        answer: Result<Granted, Refusal>,
     ) {
         // Where nobody waits for it any more, what was granted is dropped.
         let Some(Authorizing { request, source }) = self.end_authorizing(cx) else {
@@ -250,7 +250,14 @@ impl Http {
                 }
                 self.accept(cx, request, source, granted);
             }
-            Err(reject) => {
+            Err(Refusal::UserConnections) => {
+                let refused = AdmissionRefused::UserConnections;
+                refused.counter(cx.shard.counters()).add(1);
+                let peer = request.peer_addr();
+                debug!("{peer} was turned away: {}", refused.cause());
+                self.reject(cx, source, &refused.reject(), CloseCode::TRY_AGAIN_LATER);
+            }
+            Err(Refusal::Program(reject)) => {
                 if !matches!(source, HandshakeSource::Body { .. }) {
                     cx.shard.counters().refused_handshake_handler.add(1);
                 }

@@ -15,6 +15,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::http::BodyMode;
 use crate::report::{debug, limited};
+use crate::request::Reject;
 use crate::transport::Transport;
 
 impl WebSocket {
@@ -51,7 +52,7 @@ impl WebSocket {
         }
         self.take_batches(cx);
         if self.is_stream() {
-            self.close_stream(cx);
+            self.close_stream(cx, code, reason);
         } else {
             let frame = encode::close(Some((code, reason)));
             self.end_sending(cx, Some(frame));
@@ -64,13 +65,23 @@ impl WebSocket {
     }
 
     /// Closes an event stream, which ends with its connection.
-    fn close_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn close_stream<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        code: CloseCode,
+        reason: &str,
+    ) {
         if !self.is_open() {
             return;
         }
         if self.stream().is_none() {
             // Its client is still owed an answer.
-            let answer = shutting_down().response(BodyMode::Full);
+            let answer = match code {
+                CloseCode::UNAUTHORIZED => Reject::new(401).with_body(format!("{reason}\n")),
+                CloseCode::GOING_AWAY => shutting_down(),
+                _ => Reject::new(403).with_body(format!("{reason}\n")),
+            };
+            let answer = answer.response(BodyMode::Full);
             self.outbox.push_preface(answer.into());
         }
         self.end_stream(cx);
@@ -158,6 +169,7 @@ impl WebSocket {
         debug_assert!(!self.has_departed(), "a connection departs once");
         self.handlers = Handlers::Ended;
         let session = self.session.clone();
+        session.leave_user();
         let id = session.id;
         session.span.within(|| debug!("connection {id} ended"));
         let is_served = self.stream().is_some();

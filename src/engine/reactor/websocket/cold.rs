@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
+use crate::engine::parts::users::CloseReason;
 use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::WebSocket;
 
@@ -26,6 +27,8 @@ pub(super) struct Cold {
     pub(super) close_reply: Option<Box<[u8]>>,
     /// None if it is no event stream, or its answer has yet to begin.
     pub(super) stream: Option<Stream>,
+    /// Its user's connections were closed before it began: so is it, as soon as it has.
+    pub(super) closed_with: Option<CloseReason>,
 }
 
 /// What an event stream has that a WebSocket has not.
@@ -54,6 +57,7 @@ impl Cold {
             pace,
             close_reply,
             stream,
+            closed_with,
         } = self;
         unfinished.is_none()
             && deadline.is_none()
@@ -63,6 +67,7 @@ impl Cold {
             && pace.is_none()
             && close_reply.is_none()
             && stream.is_none()
+            && closed_with.is_none()
     }
 }
 

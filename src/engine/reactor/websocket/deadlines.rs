@@ -64,6 +64,14 @@ impl WebSocket {
         self.expire_heartbeat(cx);
     }
 
+    /// The session has expired.
+    pub(crate) fn expire_session<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if self.is_open() {
+            cx.shard.counters().expired.add(1);
+            self.close(cx, CloseCode::UNAUTHORIZED, "session expired");
+        }
+    }
+
     fn expire_pace<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let is_due = |pace: &mut Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);

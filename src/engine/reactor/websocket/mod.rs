@@ -341,8 +341,16 @@ impl WebSocket {
         };
         let with_ids = cx.shard.subscriptions.subprotocol_with_ids;
         let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
-        let session = Session::new(id, &request, granted.subprotocol, takes_ids, encoding);
+        let mut session = Session::new(id, &request, granted.subprotocol, takes_ids, encoding);
+        let closed_with = granted.user_slot.and_then(|slot| session.set_user(slot));
         let session = Arc::new(session);
+        if granted.expiry.is_some() {
+            let expiries = &cx.shard.handle().expiries;
+            if expiries.set(cx.key, granted.expiry) {
+                // The shard looks before it sleeps.
+                expiries.take_note();
+            }
+        }
         if let Some(attachment) = granted.kept.and_then(PendingAttachment::take) {
             let _ = session.attachment.set(attachment);
         }
@@ -354,6 +362,9 @@ impl WebSocket {
             cx.shard.program.entered(&session);
         }
         let mut ws = Self::new(session, cx.shard.tick);
+        if let Some(closed_with) = closed_with {
+            ws.cold().closed_with = Some(closed_with);
+        }
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
@@ -389,6 +400,9 @@ impl WebSocket {
         self.want_write(cx);
         if let Some(handed_over) = handed_over {
             self.resume(cx, *handed_over);
+        }
+        if let Some((code, reason)) = self.clear(|cold| &mut cold.closed_with) {
+            self.close(cx, code, &reason);
         }
         if early.is_empty() {
             return;

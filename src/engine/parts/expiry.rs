@@ -1,0 +1,233 @@
+//! When sessions expire.
+//!
+//! A session expires at a moment, as its token does. Unlike the deadlines in `timers`, that moment does not move where the
+//! process was stopped or the shard was late: so it is compared with the monotonic clock itself.
+//!
+//! They are kept beside the sessions, since most have none, and idle ones are to be small. A refresh does not wake the shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::engine::parts::id::Key;
+use crate::sync::lock;
+
+/// Fine enough for a promise of one second; with it, four bytes hold 17 years.
+const STEP: Duration = Duration::from_millis(125);
+
+/// Expired sessions that are closed in one turn, so that thousands of them do not keep the others waiting.
+pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
+
+/// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Expiry(NonZeroU32);
+
+impl Expiry {
+    fn epoch() -> Instant {
+        static EPOCH: OnceLock<Instant> = OnceLock::new();
+        *EPOCH.get_or_init(Instant::now)
+    }
+
+    /// The step in which `instant` lies, or the first one if that is in the past of all steps. `None` if it is beyond all of
+    /// them, which is never.
+    pub(crate) fn at(instant: Instant) -> Option<Self> {
+        let steps = instant
+            .saturating_duration_since(Self::epoch())
+            .as_nanos()
+            .div_ceil(STEP.as_nanos());
+        let steps = u32::try_from(steps).ok()?;
+        Some(Self(NonZeroU32::new(steps).unwrap_or(NonZeroU32::MIN)))
+    }
+
+    /// The moment at which the system's clock will show that time, if it is not changed meanwhile. `None`: never.
+    pub(crate) fn at_time(time: SystemTime) -> Option<Self> {
+        let now = Instant::now();
+        match time.duration_since(SystemTime::now()) {
+            Ok(left) => now.checked_add(left).and_then(Self::at),
+            Err(_) => Self::at(now),
+        }
+    }
+
+    fn instant(self) -> Instant {
+        Self::epoch() + STEP * self.0.get()
+    }
+
+    fn has_come(self, now: Instant) -> bool {
+        self.instant() <= now
+    }
+}
+
+/// The sessions of a shard that expire. Any thread may say when.
+#[derive(Default)]
+pub(crate) struct Expiries {
+    queue: Mutex<Queue>,
+    /// How many there are, for shards that have none.
+    len: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    by_time: BTreeSet<(Expiry, Key)>,
+    by_key: BTreeMap<Key, Expiry>,
+    /// The shard was told that one expires earlier than it knows, and has not taken note yet.
+    is_told: bool,
+}
+
+impl Queue {
+    fn remove(&mut self, key: Key) {
+        if let Some(before) = self.by_key.remove(&key) {
+            self.by_time.remove(&(before, key));
+        }
+    }
+}
+
+impl Expiries {
+    fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let mut queue = lock(&self.queue);
+        let result = change(&mut queue);
+        self.len.store(queue.by_time.len(), SeqCst);
+        result
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len.load(SeqCst) == 0
+    }
+
+    /// Sets when a connection's session expires, if ever, in place of an earlier setting. Returns whether the shard is to be
+    /// told, since it may sleep for longer than that.
+    pub(crate) fn set(&self, key: Key, expiry: Option<Expiry>) -> bool {
+        self.change(|queue| {
+            let first = queue.by_time.first().map(|&(first, _)| first);
+            queue.remove(key);
+            let Some(expiry) = expiry else {
+                return false;
+            };
+            queue.by_time.insert((expiry, key));
+            queue.by_key.insert(key, expiry);
+            let is_earlier = first.is_none_or(|first| expiry < first);
+            is_earlier && !std::mem::replace(&mut queue.is_told, true)
+        })
+    }
+
+    /// The shard has been told, and is about to look when the first one expires.
+    pub(crate) fn take_note(&self) {
+        self.change(|queue| queue.is_told = false);
+    }
+
+    /// The connection has gone.
+    pub(crate) fn forget(&self, key: Key) {
+        if !self.is_empty() {
+            self.change(|queue| queue.remove(key));
+        }
+    }
+
+    /// Takes a connection whose session has expired.
+    pub(crate) fn take_due(&self, now: Instant) -> Option<Key> {
+        if self.is_empty() {
+            return None;
+        }
+        self.change(|queue| {
+            let &(first, key) = queue.by_time.first()?;
+            if !first.has_come(now) {
+                return None;
+            }
+            queue.remove(key);
+            Some(key)
+        })
+    }
+
+    /// How long until the first session expires, if any does.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        if self.is_empty() {
+            return None;
+        }
+        let queue = lock(&self.queue);
+        let (first, _) = queue.by_time.first()?;
+        Some(first.instant().saturating_duration_since(now))
+    }
+
+    /// The connections whose sessions expire.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let queue = lock(&self.queue);
+        assert_eq!(queue.by_time.len(), queue.by_key.len());
+        assert_eq!(queue.by_time.len(), self.len.load(SeqCst));
+        queue.by_key.keys().copied().collect()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_is_rounded_up_by_less_than_a_step() {
+        let start = Expiry::epoch();
+        for ms in [1, 124, 125, 126, 1_000, 86_400_000] {
+            let instant = start + Duration::from_millis(ms);
+            let expiry = Expiry::at(instant).unwrap();
+            assert!(expiry.instant() >= instant, "{ms}");
+            assert!(expiry.instant() < instant + STEP, "{ms}");
+        }
+    }
+
+    #[test]
+    fn expiry_of_a_past_time_has_come_and_of_a_far_one_never_does() {
+        let hour = Duration::from_secs(3_600);
+        let past = Expiry::at_time(SystemTime::now() - hour).unwrap();
+        assert!(past.has_come(Instant::now() + STEP));
+        let soon = Expiry::at_time(SystemTime::now() + hour).unwrap();
+        assert!(!soon.has_come(Instant::now() + hour / 2));
+        assert!(soon.has_come(Instant::now() + hour + STEP));
+        assert_eq!(
+            Expiry::at_time(SystemTime::now() + hour * 24 * 365 * 20),
+            None
+        );
+    }
+
+    fn key(slot: u32) -> Key {
+        Key {
+            slot,
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn connection_has_one_expiry_and_the_latest_setting_holds() {
+        let start = Expiry::epoch();
+        let at = |ms| Expiry::at(start + Duration::from_millis(ms));
+        let expiries = Expiries::default();
+        expiries.set(key(7), at(1_000));
+        expiries.set(key(7), at(2_000));
+        expiries.set(key(8), at(1_500));
+        assert_eq!(expiries.keys(), [key(7), key(8)]);
+        let now = start + Duration::from_millis(1_500);
+        assert_eq!(expiries.wait(start), Some(Duration::from_millis(1_500)));
+        assert_eq!(expiries.take_due(now), Some(key(8)));
+        assert_eq!(expiries.take_due(now), None);
+        expiries.set(key(7), None);
+        assert_eq!((expiries.keys(), expiries.wait(now)), (Vec::new(), None));
+    }
+
+    #[test]
+    fn shard_is_told_once_of_what_expires_earlier_than_it_knows() {
+        let start = Expiry::epoch();
+        let at = |s| Expiry::at(start + Duration::from_secs(s));
+        let expiries = Expiries::default();
+        assert!(expiries.set(key(1), at(100)));
+        // It has not looked yet.
+        assert!(!expiries.set(key(1), at(90)));
+        expiries.take_note();
+        assert!(!expiries.set(key(2), at(95)), "later than another");
+        assert!(!expiries.set(key(1), at(120)), "a refresh");
+        assert!(expiries.set(key(2), at(80)));
+        // Withdrawn before the shard looks, and set again.
+        expiries.forget(key(1));
+        expiries.set(key(2), None);
+        expiries.take_note();
+        assert!(expiries.set(key(2), at(80)));
+    }
+}
