@@ -40,9 +40,11 @@ export interface Link {
 
 // What the server has found wrong, and its own wish for peace: more haste would help nobody.
 const LATE = [1002, 1003, 1007, 1010, 1013];
-/** The code of no code: the connection was cut. */
 const enum Code {
+  /** The code of no code: the connection was cut. */
   None = 1006,
+  /** The session has expired: the address may give a fresh token. */
+  Unauthorized = 3000,
 }
 
 // With the subprotocols; if that fails, without; if that opens, twice with them, lest every other attempt had failed.
@@ -159,7 +161,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       if (failed === Step.OnceMore) plainUntil = at + 60_000;
       if (failed !== Step.Without) return connect();
     }
-    const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code < 3000);
+    const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code <= Code.Unauthorized);
     // It may have been closed there.
     if (own !== attempt) return;
     if (verdict === false) return end(code, reason);

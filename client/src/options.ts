@@ -40,8 +40,9 @@ export interface Options {
   openTimeout?: number;
   /**
    * What a close code means: `false` stops, `true` comes back, a number comes back after so many milliseconds, and
-   * `undefined` leaves it to the defaults: 1000, 1008 and a program's own codes (3000–4999) stop, 1002, 1003, 1007, 1010
-   * and 1013 come back late, all others come back.
+   * `undefined` leaves it to the defaults: 1000, 1008 and a program's own codes (3001–4999) stop, 1002, 1003, 1007, 1010
+   * and 1013 come back late, all others come back. 3000 is among these: the session has expired, and an address that is
+   * a function can give a fresh token.
    */
   reconnect?: (code: number, reason: string) => boolean | number | undefined;
   /** After so long without a message the server is asked whether it is there; 0 for never. Default: 20,000. */

@@ -87,7 +87,7 @@ test('a server that comes up later is found', async (t) => {
 
 for (const [code, comesBack] of [
   [1000, false], [1001, true], [1002, true], [1003, true], [1007, true], [1008, false], [1009, true], [1011, true],
-  [1012, true], [1013, true], [1014, true], [3000, false], [4000, false], [4999, false],
+  [1012, true], [1013, true], [1014, true], [3000, true], [3001, false], [4000, false], [4999, false],
 ]) {
   test(`close code ${code} ${comesBack ? 'comes back' : 'stops'}`, async (t) => {
     const mock = await Mock.start(t);

@@ -141,7 +141,18 @@ const ROWS = {
     return closing(t, [1009]);
   },
 
-  'the server has closed with 1000, 1008 or 3000–4999': (t) => closing(t, [1000, 1008, 3000, 4000, 4999]),
+  async 'the session has expired (3000)'(t) {
+    const mock = await Mock.start(t);
+    let tokens = 0;
+    const connection = open(t, () => `${mock.url}?token=${(tokens += 1)}`);
+    await connection.is('open');
+    mock.peers.at(-1).socket.close(3000, 'session expired');
+    await connection.is('open', 2);
+    assert.equal(tokens, 2);
+    return closing(t, [3000]);
+  },
+
+  'the server has closed with 1000, 1008 or 3001–4999': (t) => closing(t, [1000, 1008, 3001, 4000, 4999]),
 
   async 'the server does not answer'(t) {
     const mock = await Mock.start(t);
