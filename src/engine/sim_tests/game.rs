@@ -168,7 +168,7 @@ impl Game {
             handshakes_max: 4,
             peer_connections_max: dice.one_in(4).then_some(3),
             // Not drawn either.
-            user_connections_max: (mailbox_bytes_max % 5 == 0).then_some(2),
+            user_connections_max: mailbox_bytes_max.is_multiple_of(5).then_some(2),
             handshake_timeout: Duration::from_millis(1_000),
             message_timeout: Duration::from_millis(2_500),
             write_timeout: Duration::from_millis(1_500),
