@@ -30,8 +30,9 @@ const USAGE: &str = "\
 Measures humphrey_ws beside a bare epoll loop, and beside other servers.
 
   bench run [--quick] [--only NAME] [--list] [--peers all|none|NAMES] [--out PATH]
-            [--readme FILE] [--rounds 3] [--cpu-seconds 1] [--server-cpu N]
-            [--client-cpu N] [--sleep] [--self-check] [--baseline PROGRAM]
+            [--readme FILE] [--targets FILE] [--rounds 3] [--cpu-seconds 1]
+            [--server-cpu N] [--client-cpu N] [--sleep] [--self-check]
+            [--baseline PROGRAM]
       measures all scenarios and prints a Markdown table
       --quick      runs a few scenarios without peers in ten seconds: it checks
                    that everything arrives, but its times mean nothing
@@ -40,13 +41,14 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       --peers      compares with all available peers, none, or some, separated by
                    commas; missing peers are built or installed
       --out        writes PATH.json, PATH.md and PATH.svg
-      --readme     inserts the short table between the marks of FILE
+      --readme     inserts the table of peers between the marks of FILE
+      --targets    inserts the internal targets between the marks of FILE
       --sleep      lets the client sleep while nothing arrives; otherwise it polls
       --self-check measures the floor against itself: the distance of its ratios
                    from 1 is the error of measurement
       --baseline   compares with another build of this program instead of the floor
 
-  bench report FILE.json [--out PATH] [--readme FILE]
+  bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]

@@ -1,4 +1,4 @@
-//! Renders results as Markdown: the complete report, or the short table of a README.
+//! Renders results as Markdown: the complete report, the table of peers in the README, the internal targets.
 
 use std::fmt::Write as _;
 
@@ -14,13 +14,66 @@ pub(super) fn into_page(page: &str, table: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// The short report: targets, and servers side by side.
-pub(super) fn short(results: &Results) -> String {
+/// The scenarios of the README's table, with titles that explain themselves.
+const README_SCENARIOS: [(&str, &str); 4] = [
+    ("fan-out-1000-w1", "fan-out to 1,000 clients, µs"),
+    ("fan-out-1000-w16", "with 16 messages in flight, µs"),
+    ("echo-100-w1", "echo, 100 clients, µs"),
+    ("idle-5000", "bytes per idle connection"),
+];
+
+/// The README's table: humphrey_ws, the floor and all peers in a few scenarios.
+pub(super) fn peers(results: &Results) -> String {
+    let columns: Vec<(&ScenarioResult, &str)> = README_SCENARIOS
+        .iter()
+        .filter_map(|(id, title)| {
+            let outcome = results.outcomes.iter().find(|outcome| outcome.id == *id)?;
+            Some((outcome, *title))
+        })
+        .collect();
     let mut text = String::new();
-    text.push_str(&targets(&results.verdicts));
-    text.push_str(&side_by_side(results));
-    text.push('\n');
+    if !columns.is_empty() {
+        let titles: Vec<&str> = columns.iter().map(|(_, title)| *title).collect();
+        put(
+            &mut text,
+            format_args!("\n| server | {} |", titles.join(" | ")),
+        );
+        put(
+            &mut text,
+            format_args!("|---|{}", "---|".repeat(titles.len())),
+        );
+        for name in readme_servers(&columns) {
+            let cells: Vec<String> = columns
+                .iter()
+                .map(|(outcome, _)| cell(outcome, name))
+                .collect();
+            put(
+                &mut text,
+                format_args!("| {name} | {} |", cells.join(" | ")),
+            );
+        }
+        text.push('\n');
+    }
     text.push_str(&notes(results));
+    text
+}
+
+/// The servers of the README's table, in order: variants of the floor and of humphrey_ws are left to the complete report.
+fn readme_servers<'a>(columns: &[(&'a ScenarioResult, &str)]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for served in columns.iter().flat_map(|(outcome, _)| &outcome.servers) {
+        let is_shown = served.is_peer || ["floor", "humphrey_ws"].contains(&served.server.as_str());
+        if is_shown && !names.contains(&served.server.as_str()) {
+            names.push(&served.server);
+        }
+    }
+    names
+}
+
+/// The internal targets, met or missed, and all scenarios with peers.
+pub(super) fn targets_page(results: &Results) -> String {
+    let mut text = targets(&results.verdicts);
+    text.push_str(&side_by_side(results));
     text
 }
 
@@ -333,6 +386,29 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("3,000 = 3,000"), "{text}");
+    }
+
+    #[test]
+    fn readme_table_shows_peers_without_targets() {
+        let mut results = example();
+        results.outcomes[0].id = "echo-100-w1".into();
+        let text = peers(&results);
+        assert!(
+            text.contains("| server | echo, 100 clients, µs |"),
+            "{text}"
+        );
+        assert!(text.contains("| humphrey_ws | 2.20 (1.10 ×) |"), "{text}");
+        assert!(text.contains("| Bun | failed |"), "{text}");
+        assert!(!text.contains("target"), "{text}");
+    }
+
+    #[test]
+    fn targets_page_shows_missed_targets() {
+        let text = targets_page(&example());
+        assert!(
+            text.contains("| echo | ≤ 1.05 × the floor | **1.10** (1.00–1.10) | no |"),
+            "{text}"
+        );
     }
 
     #[test]

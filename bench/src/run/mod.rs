@@ -40,6 +40,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("cpu-seconds"),
     args::value("out"),
     args::value("readme"),
+    args::value("targets"),
     args::value("only"),
     args::value("peers"),
     args::value("server-cpu"),
@@ -167,7 +168,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         "It took {:.0} minutes.",
         begun.elapsed().as_secs_f64() / 60.0
     ));
-    report::write(&results, options.text("out"), options.text("readme"))
+    report::write(&results, options)
 }
 
 /// Whether a quick run includes a scenario.

@@ -9,7 +9,11 @@ use super::{Setup, markdown, plot};
 use crate::args::{self, OptionSpec, Options};
 use crate::machine;
 
-pub(crate) const OPTIONS: &[OptionSpec] = &[args::value("out"), args::value("readme")];
+pub(crate) const OPTIONS: &[OptionSpec] = &[
+    args::value("out"),
+    args::value("readme"),
+    args::value("targets"),
+];
 
 /// `bench report FILE.json`: renders table and plot of an earlier run.
 pub(crate) fn command(options: &Options) -> io::Result<()> {
@@ -19,13 +23,14 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         ));
     };
     let results = serde_json::from_slice(&named(fs::read(path), path)?)?;
-    write(&results, options.text("out"), options.text("readme"))
+    write(&results, options)
 }
 
-/// Writes `out.json`, `out.md` and `out.svg`, the short table into a page, and the long one to standard output.
-pub(super) fn write(results: &Results, out: Option<&str>, readme: Option<&str>) -> io::Result<()> {
+/// Writes what the options name: `out.json`, `out.md` and `out.svg`, the table of peers in one page, the internal
+/// targets in another. The complete report goes to standard output.
+pub(super) fn write(results: &Results, options: &Options) -> io::Result<()> {
     let table = markdown::long(results);
-    if let Some(out) = out {
+    if let Some(out) = options.text("out") {
         let file = |ending: &str| PathBuf::from(format!("{out}.{ending}"));
         if let Some(directory) = Path::new(out).parent() {
             fs::create_dir_all(directory)?;
@@ -41,14 +46,22 @@ pub(super) fn write(results: &Results, out: Option<&str>, readme: Option<&str>) 
             named(fs::write(&path, bytes), &path.to_string_lossy())?;
         }
     }
-    if let Some(path) = readme {
-        let page = named(fs::read_to_string(path), path)?;
-        let page = markdown::into_page(&page, &markdown::short(results))
-            .ok_or_else(|| io::Error::other(format!("{path} has no place for a table")))?;
-        named(fs::write(path, page), path)?;
+    if let Some(path) = options.text("readme") {
+        insert(path, &markdown::peers(results))?;
+    }
+    if let Some(path) = options.text("targets") {
+        insert(path, &markdown::targets_page(results))?;
     }
     print!("{table}");
     Ok(())
+}
+
+/// Inserts a table between the two marks of the file.
+fn insert(path: &str, table: &str) -> io::Result<()> {
+    let page = named(fs::read_to_string(path), path)?;
+    let page = markdown::into_page(&page, table)
+        .ok_or_else(|| io::Error::other(format!("{path} lacks the two marks around the table")))?;
+    named(fs::write(path, page), path)
 }
 
 fn named<T>(result: io::Result<T>, path: &str) -> io::Result<T> {
