@@ -208,3 +208,23 @@ struct Stopping;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/metrics-and-logs.md")]
 struct MetricsAndLogs;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/getting-started.md")]
+struct GettingStarted;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/testing.md")]
+struct TestingGuide;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/coming-from.md")]
+struct ComingFrom;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/javascript.md")]
+struct JavascriptGuide;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/open-internet.md")]
+struct OpenInternet;
