@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
@@ -28,6 +28,19 @@ test('the module exports what its types say, and nothing else', async () => {
 test('the types are those of the guide: programs that are right compile, and others do not', () => {
   // Errors that are expected are marked in the program; one that does not come is an error, too.
   execFileSync(process.execPath, [here('../node_modules/typescript/bin/tsc'), '-p', here('types')], { stdio: 'pipe' });
+});
+
+test('the React hook of the guide passes type checks', async () => {
+  const page = await readFile(here('../../docs/react.md'), 'utf8');
+  const program = page.match(/```tsx\n([^]*?)```/)[1];
+  // Beside the other programs, where the types of React are found.
+  const file = here('types/react-guide.tsx');
+  try {
+    await writeFile(file, program);
+    execFileSync(process.execPath, [here('../node_modules/typescript/bin/tsc'), '-p', here('types/react.tsconfig.json')], { stdio: 'pipe' });
+  } finally {
+    await rm(file, { force: true });
+  }
 });
 
 test('the package has what it needs and depends on nothing', async () => {
