@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
@@ -43,6 +44,22 @@ pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
 }
 
 /// Resident memory of a process in bytes, from `smaps_rollup`, which is exact.
+/// How long the threads of a process have waited for a processor so far, in sum. A busy machine makes every latency longer
+/// by that, whatever the process does.
+pub(crate) fn waited_for_processor(pid: u32) -> io::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may have ended meanwhile.
+        let Ok(times) = fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
+        // Time on a processor, time of waiting for one, and time slices (the kernel's sched-stats.rst).
+        let nanoseconds = times.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+        sum += nanoseconds.map_or(Duration::ZERO, Duration::from_nanos);
+    }
+    Ok(sum)
+}
+
 pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Rss:")
 }
