@@ -23,6 +23,8 @@ fn main() {
     let app = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_message_handler(|stream, message, _| stream.send(message));
+    #[cfg(feature = "deflate")]
+    let app = app.with_compression(humphrey_ws::Compression::new());
 
     app.run();
 }

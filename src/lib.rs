@@ -44,6 +44,8 @@ mod atomic;
 mod authority;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "deflate")]
+mod compression;
 mod engine;
 pub mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -75,6 +77,8 @@ pub mod websocket_client;
 
 pub use async_app::procedures::Procedures;
 pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
+#[cfg(feature = "deflate")]
+pub use compression::Compression;
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 pub use handler::{async_websocket_handler, websocket_handler};
@@ -83,7 +87,7 @@ pub use host::Cors;
 pub use hosts::AllowedHosts;
 pub use limits::{HistoryLimits, Limits, SlowConsumer};
 pub use message::Message;
-pub use metrics::{Calls, Dropped, HandshakeFailures, Metrics, Refused};
+pub use metrics::{Calls, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused};
 pub use option_names::OptionNames;
 pub use origins::Origins;
 pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};

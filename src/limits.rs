@@ -423,6 +423,12 @@ pub enum SlowConsumer {
 }
 
 impl SlowConsumer {
+    /// Single messages are dropped, and the connection goes on.
+    #[cfg(feature = "deflate")]
+    pub(crate) const fn drops(self) -> bool {
+        matches!(self, Self::DropNewest | Self::DropOldest)
+    }
+
     /// [`SlowConsumer::Pace`] with its defaults: at least 1,024 bytes per second, with a patience of one second.
     pub const fn pace() -> Self {
         Self::Pace {

@@ -42,6 +42,25 @@ pub struct Message {
 pub(crate) struct Shape {
     header_len: u8,
     text: bool,
+    #[cfg(feature = "deflate")]
+    uncompressed: bool,
+}
+
+impl Shape {
+    fn new(header_len: usize, text: bool) -> Self {
+        Self {
+            header_len: header_len as u8,
+            text,
+            #[cfg(feature = "deflate")]
+            uncompressed: false,
+        }
+    }
+
+    /// It is sent as it is.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn is_uncompressed(self) -> bool {
+        self.uncompressed
+    }
 }
 
 impl Message {
@@ -90,10 +109,7 @@ impl Message {
         frame.extend_from_slice(payload);
         Self {
             frame: frame.into(),
-            shape: Shape {
-                header_len: header_len as u8,
-                text,
-            },
+            shape: Shape::new(header_len, text),
         }
     }
 
@@ -109,13 +125,36 @@ impl Message {
                 buffer[..HEADER_BYTES_MAX].copy_from_slice(&header);
                 Self {
                     frame: Bytes::from(buffer).slice(HEADER_BYTES_MAX - header_len..),
-                    shape: Shape {
-                        header_len: header_len as u8,
-                        text,
-                    },
+                    shape: Shape::new(header_len, text),
                 }
             }
         }
+    }
+
+    /// Sends the message as it is, also to clients that have agreed to compression: for what is secret, where those who see the
+    /// encrypted lengths could have a part in what is sent beside it (as in CRIME and BREACH), or for what is compressed
+    /// already.
+    ///
+    /// ```
+    /// use humphrey_ws::Message;
+    ///
+    /// let message = Message::new(r#"{"token":"7f3a…"}"#).uncompressed();
+    /// ```
+    #[cfg(feature = "deflate")]
+    #[must_use]
+    pub fn uncompressed(mut self) -> Self {
+        self.shape.uncompressed = true;
+        self
+    }
+
+    #[cfg(feature = "deflate")]
+    pub(crate) fn is_uncompressed(&self) -> bool {
+        self.shape.uncompressed
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn is_uncompressed(&self) -> bool {
+        false
     }
 
     /// Whether this is a text message.

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub messages_out: u64,
     /// Bytes written to WebSocket clients and event streams, framing included.
     pub bytes_out: u64,
+    /// Messages that were compressed (feature `deflate`).
+    pub compression: CompressionMetrics,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
     /// Calls and notifications from clients ([procedures](crate::procedures)).
@@ -165,6 +167,30 @@ impl HandshakeFailures {
             + self.key
             + self.requirements
     }
+}
+
+/// Messages that were compressed; part of [`Metrics`]. All is 0 without the feature `deflate`, and where no client has agreed to
+/// it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompressionMetrics {
+    /// Payload bytes of compressed messages received, as they came.
+    pub received_bytes: u64,
+    /// What these messages were, inflated.
+    pub inflated_bytes: u64,
+    /// Compressed messages that were longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max) when
+    /// inflated. Their clients were disconnected (1009).
+    pub bombs: u64,
+    /// Times that a message was packed: once, however many get it.
+    pub packed: u64,
+    /// Bytes of messages sent packed, framing included, once for each recipient.
+    pub sent_bytes: u64,
+    /// What these messages would have been if they had not been packed.
+    pub plain_bytes: u64,
+    /// Times that the members of an audience began to share a history.
+    pub epochs: u64,
+    /// Deliveries to clients that had agreed, and that were plain since the client shared no history yet.
+    pub waiting: u64,
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that did
@@ -321,6 +347,14 @@ counters! {
     sum bytes_in = bytes_in;
     sum messages_out = messages_out;
     sum bytes_out = bytes_out;
+    sum compression.received_bytes = compressed_bytes_in;
+    sum compression.inflated_bytes = inflated_bytes_in;
+    sum compression.bombs = bombs;
+    sum compression.packed = packed;
+    sum compression.sent_bytes = packed_bytes_out;
+    sum compression.plain_bytes = packed_plain_bytes;
+    sum compression.epochs = epochs;
+    sum compression.waiting = waiting_for_epoch;
     sum dropped.slow_consumer = dropped_slow_consumer;
     sum dropped.closed = dropped_closed;
     sum dropped.no_recipient = dropped_no_recipient;

@@ -242,6 +242,10 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
+                // Accepted where it was agreed only.
+                Ok(Some(ProtocolEvent::Compressed { .. })) => {
+                    debug_assert!(false, "compression was not agreed");
+                }
                 Ok(Some(ProtocolEvent::Ping(payload))) if !self.closed => {
                     // RFC 6455 §5.5.3: only the latest ping needs a pong.
                     if self.pending_out.len() >= READ_BYTES {

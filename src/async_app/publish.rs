@@ -133,6 +133,7 @@ impl AppShared {
                     except,
                     with_ids: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                    uncompressed: message.is_uncompressed(),
                 };
                 return match self.broadcast(hub, to, frame, blocking) {
                     Ok(anyone) => {
@@ -168,6 +169,19 @@ impl AppShared {
         };
         let block = blocking == Blocking::Wait;
         let (frame, shape) = message.into_frame();
+        #[cfg(feature = "deflate")]
+        if !shape.is_uncompressed()
+            && hub.packs_replies()
+            && let Some(session) = self.directory.find_id(id)
+            && hub.packs_replies_of(&session, &frame)
+        {
+            return hub
+                .send_packed(&session, frame, block)
+                .or_else(|(frame, refused)| {
+                    let message = Message::of_frame(frame, shape);
+                    refuse(message, self.refused(refused))
+                });
+        }
         hub.send(id, frame, block).or_else(|(frame, refused)| {
             let message = Message::of_frame(frame, shape);
             refuse(message, self.refused(refused))
@@ -226,6 +240,7 @@ impl AppShared {
                     except,
                     with_ids: None,
                     event: event.as_ref().map(|(streams, event)| (*streams, event)),
+                    uncompressed: message.is_uncompressed(),
                 };
                 let anyone = self.broadcast(hub, to, message.frame(), blocking)?;
                 self.count_reached(anyone);

@@ -72,6 +72,7 @@ impl Prepared {
             except,
             with_ids: framed.map(WithId::bytes),
             event: streams.zip(event.map(WithId::bytes)),
+            uncompressed: self.message.is_uncompressed(),
         }
     }
 }

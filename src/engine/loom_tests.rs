@@ -188,6 +188,8 @@ fn hub_with_places(
         guarded: None,
         option_names: crate::option_names::OptionNames::new(),
         proxies: None,
+        #[cfg(feature = "deflate")]
+        compression: None,
     };
     let wakers: Vec<Waker> = (0..shards).map(|_| Waker::default()).collect();
     let alarms = wakers.iter().map(|waker| waker.0.clone()).collect();

@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 mod budgets;
+#[cfg(all(test, feature = "deflate"))]
+pub(crate) mod compression;
 #[cfg(test)]
 mod costs;
 pub(crate) mod dialogue;

@@ -171,6 +171,54 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.bytes_out),
     },
     Family {
+        name: "compression_received_bytes_total",
+        kind: "counter",
+        help: "Payload bytes of compressed messages received, as they came.",
+        values: |metrics| one(metrics.compression.received_bytes),
+    },
+    Family {
+        name: "compression_inflated_bytes_total",
+        kind: "counter",
+        help: "Bytes of compressed messages received, inflated.",
+        values: |metrics| one(metrics.compression.inflated_bytes),
+    },
+    Family {
+        name: "compression_bombs_total",
+        kind: "counter",
+        help: "Compressed messages that were longer than allowed when inflated.",
+        values: |metrics| one(metrics.compression.bombs),
+    },
+    Family {
+        name: "compression_packed_total",
+        kind: "counter",
+        help: "Messages that were packed, once for all recipients.",
+        values: |metrics| one(metrics.compression.packed),
+    },
+    Family {
+        name: "compression_sent_bytes_total",
+        kind: "counter",
+        help: "Bytes of messages sent packed, once for each recipient.",
+        values: |metrics| one(metrics.compression.sent_bytes),
+    },
+    Family {
+        name: "compression_plain_bytes_total",
+        kind: "counter",
+        help: "Bytes that messages sent packed would have been otherwise.",
+        values: |metrics| one(metrics.compression.plain_bytes),
+    },
+    Family {
+        name: "compression_epochs_total",
+        kind: "counter",
+        help: "Times that an audience began to share a history.",
+        values: |metrics| one(metrics.compression.epochs),
+    },
+    Family {
+        name: "compression_waiting_total",
+        kind: "counter",
+        help: "Plain deliveries to clients that had agreed to compression and shared no history yet.",
+        values: |metrics| one(metrics.compression.waiting),
+    },
+    Family {
         name: "messages_dropped_total",
         kind: "counter",
         help: "Messages that were not delivered, once for each recipient that did not get them.",
@@ -292,7 +340,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::{Calls, Dropped, HandshakeFailures, Refused};
+    use crate::metrics::{Calls, CompressionMetrics, Dropped, HandshakeFailures, Refused};
 
     /// Every field has a value of its own; a new field does not compile until it has one, too.
     fn distinct() -> (Metrics, usize) {
@@ -335,6 +383,16 @@ mod tests {
             bytes_in: next(),
             messages_out: next(),
             bytes_out: next(),
+            compression: CompressionMetrics {
+                received_bytes: next(),
+                inflated_bytes: next(),
+                bombs: next(),
+                packed: next(),
+                sent_bytes: next(),
+                plain_bytes: next(),
+                epochs: next(),
+                waiting: next(),
+            },
             dropped: Dropped {
                 slow_consumer: next(),
                 closed: next(),

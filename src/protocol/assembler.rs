@@ -30,6 +30,8 @@ impl FramePosition {
 #[derive(Debug)]
 pub(crate) struct Assembler {
     kind: MessageKind,
+    /// The parts are of a compressed payload (RFC 7692 §6): whether it is text shows later.
+    is_compressed: bool,
     utf8: Utf8,
     /// [`HEADER_BYTES_MAX`] bytes of headroom, then the payload so far.
     buffer: Vec<u8>,
@@ -40,9 +42,22 @@ impl Assembler {
     pub(crate) fn new(kind: MessageKind) -> Self {
         Self {
             kind,
+            is_compressed: false,
             utf8: Utf8::default(),
             buffer: Vec::new(),
         }
+    }
+
+    /// A compressed message.
+    pub(crate) fn compressed(kind: MessageKind) -> Self {
+        Self {
+            is_compressed: true,
+            ..Self::new(kind)
+        }
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.is_compressed
     }
 
     /// A text message, not a binary one.
@@ -68,7 +83,7 @@ impl Assembler {
         frame: FramePosition,
     ) -> Result<(), Violation> {
         // RFC 6455 §8.1: text must be UTF-8; told as soon as it is known, not when it is complete.
-        if self.is_text() {
+        if self.is_text() && !self.is_compressed {
             self.utf8.push(part).map_err(|_| Violation::InvalidUtf8)?;
         }
         if self.buffer.is_empty() {
@@ -107,7 +122,7 @@ impl Assembler {
 /// Makes room for `part` bytes that are there, and for some of the `announced` ones that are not:
 /// no more than has arrived already (or [`AHEAD_BYTES`]), so a peer cannot make us reserve what it
 /// only speaks of.
-pub(super) fn reserve(buffer: &mut Vec<u8>, part: usize, announced: usize) {
+pub(crate) fn reserve(buffer: &mut Vec<u8>, part: usize, announced: usize) {
     if buffer.capacity() - buffer.len() >= part {
         return;
     }

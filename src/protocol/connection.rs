@@ -26,14 +26,42 @@ use super::role::{Role, ServerRole};
 /// The header of a masked frame with the shortest form of the length.
 const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
-/// What has been received and is not complete, and the limit that it is held to.
+/// What is accepted on a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// Bytes of a message. More are a violation.
+    pub(crate) message_bytes_max: usize,
+    /// permessage-deflate was agreed (RFC 7692).
+    pub(crate) compressed: bool,
+}
+
+impl Accepted {
+    /// Without an extension.
+    pub(crate) fn plain(message_bytes_max: usize) -> Self {
+        Self {
+            message_bytes_max,
+            compressed: false,
+        }
+    }
+
+    /// Bytes of a compressed payload. Deflate makes a message longer by 5 bytes a block at most, and nobody makes blocks that
+    /// are shorter than some hundred bytes.
+    fn compressed_bytes_max(self) -> usize {
+        let message_bytes_max = self.message_bytes_max;
+        message_bytes_max
+            .saturating_add(message_bytes_max / 32)
+            .saturating_add(64)
+    }
+}
+
+/// What has been received and is not complete, and what is accepted.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R: Role = ServerRole> {
-    message_bytes_max: usize,
+    accepted: Accepted,
     progress: Progress<R>,
 }
 
-/// How far a stream of frames has been read, without the size limit: a shard has one limit for many connections.
+/// How far a stream of frames has been read, without what is accepted: a shard has that once for many connections.
 #[derive(Debug)]
 pub(crate) struct Progress<R: Role = ServerRole> {
     state: ReadState,
@@ -71,10 +99,12 @@ struct FrameInProgress {
     key: [u8; KEY_BYTES],
     opcode: Opcode,
     fin: bool,
+    /// The message begins with it, and is compressed (RFC 7692 §6).
+    compressed: bool,
 }
 
 impl FrameInProgress {
-    /// Payload bytes that have not arrived; at most `message_bytes_max` or 125.
+    /// Payload bytes that have not arrived; at most the longest message's, or 125.
     fn remaining(self) -> usize {
         usize::from_ne_bytes(self.remaining)
     }
@@ -102,6 +132,15 @@ pub(crate) enum ProtocolEvent<'a> {
         /// Text, not binary.
         text: bool,
         /// What it says.
+        payload: MessagePayload<'a>,
+    },
+    /// A data message whose payload is to be inflated (RFC 7692 §7.2.2). Only where that was agreed.
+    Compressed {
+        /// Text, not binary. Whether it is UTF-8 shows when it is inflated.
+        #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
+        text: bool,
+        /// Without the sync flush's end.
+        #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
         payload: MessagePayload<'a>,
     },
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
@@ -172,9 +211,15 @@ impl<R: Role> FrameReader<R> {
     /// `message_bytes_max` bytes are a violation.
     pub(crate) fn in_role(message_bytes_max: usize) -> Self {
         Self {
-            message_bytes_max,
+            accepted: Accepted::plain(message_bytes_max),
             progress: Progress::default(),
         }
+    }
+
+    /// permessage-deflate was agreed.
+    #[cfg(all(feature = "deflate", any(test, fuzzing, feature = "client")))]
+    pub(crate) fn accept_compressed(&mut self) {
+        self.accepted.compressed = true;
     }
 
     /// See [`Progress::receive`].
@@ -182,7 +227,7 @@ impl<R: Role> FrameReader<R> {
         &mut self,
         input: &mut &'a mut [u8],
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        self.progress.receive(input, self.message_bytes_max)
+        self.progress.receive(input, self.accepted)
     }
 
     /// Bytes held of what is not complete.
@@ -210,8 +255,8 @@ impl<R: Role> Default for Progress<R> {
 
 impl<R: Role> Progress<R> {
     /// Takes bytes from the front of `input` until one event is complete, or all of them: then
-    /// `Ok(None)`, and `input` is empty. Unmasks in place. Messages of more than `message_bytes_max` bytes
-    /// are a violation; where the limit changes, that holds for messages that have not begun.
+    /// `Ok(None)`, and `input` is empty. Unmasks in place. Where what is accepted changes, that holds for messages that have
+    /// not begun.
     ///
     /// After an error or [`ProtocolEvent::Close`] nothing more is to be fed; further calls take everything
     /// and return `Ok(None)`.
@@ -219,21 +264,21 @@ impl<R: Role> Progress<R> {
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        message_bytes_max: usize,
+        accepted: Accepted,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        if let Some((text, payload)) = self.whole_small(input, message_bytes_max) {
+        if let Some((text, payload)) = self.whole_small(input, accepted.message_bytes_max) {
             let payload = MessagePayload::Whole(payload);
             return Ok(Some(ProtocolEvent::Message { text, payload }));
         }
-        self.receive_any(input, message_bytes_max)
+        self.receive_any(input, accepted)
     }
 
     fn receive_any<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        message_bytes_max: usize,
+        accepted: Accepted,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        let received = self.advance(input, message_bytes_max);
+        let received = self.advance(input, accepted);
         if matches!(received, Err(_) | Ok(Some(ProtocolEvent::Close(_)))) {
             self.abandon();
         }
@@ -316,14 +361,14 @@ impl<R: Role> Progress<R> {
     fn advance<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        message_bytes_max: usize,
+        accepted: Accepted,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         // Each turn consumes a header or returns, so the input bounds the loop.
         loop {
             let mut frame = match self.state {
                 ReadState::Header { bytes, len } => {
                     let held = usize::from(len);
-                    match self.read_header(bytes, held, input, message_bytes_max)? {
+                    match self.read_header(bytes, held, input, accepted)? {
                         Some(frame) => frame,
                         None => return Ok(None),
                     }
@@ -374,10 +419,10 @@ impl<R: Role> Progress<R> {
         mut bytes: [u8; CLIENT_HEADER_BYTES_MAX],
         held: usize,
         input: &mut &mut [u8],
-        message_bytes_max: usize,
+        accepted: Accepted,
     ) -> Result<Option<FrameInProgress>, Violation> {
         if held == 0
-            && let Some((frame, header_len)) = self.judge_header(input, message_bytes_max)?
+            && let Some((frame, header_len)) = self.judge_header(input, accepted)?
         {
             consume(input, header_len);
             return Ok(Some(frame));
@@ -388,7 +433,7 @@ impl<R: Role> Progress<R> {
             *to = *from;
         }
         let so_far = bytes.get(..held + taken).unwrap_or_default();
-        match self.judge_header(so_far, message_bytes_max)? {
+        match self.judge_header(so_far, accepted)? {
             Some((frame, header_len)) => {
                 // The bytes held did not suffice, so the header ends inside the input.
                 consume(input, header_len.saturating_sub(held));
@@ -411,12 +456,16 @@ impl<R: Role> Progress<R> {
     fn judge_header(
         &self,
         bytes: &[u8],
-        message_bytes_max: usize,
+        accepted: Accepted,
     ) -> Result<Option<(FrameInProgress, usize)>, Violation> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        let (fin, opcode) = header::first_byte(first)?;
+        let header::FirstByte {
+            fin,
+            opcode,
+            compressed,
+        } = header::first_byte(first, accepted.compressed)?;
         // RFC 6455 §5.4: fragments of one message follow each other, control frames aside.
         match opcode {
             Opcode::Continuation if self.message().is_none() => {
@@ -433,7 +482,7 @@ impl<R: Role> Progress<R> {
         let remaining = if opcode.is_control() {
             length as usize // at most 125, as `length` has checked
         } else {
-            self.admit(length, message_bytes_max)?
+            self.admit(length, compressed, accepted)?
         };
         let (key, header_len) = if R::PEER_MASKS {
             let key = bytes
@@ -451,6 +500,7 @@ impl<R: Role> Progress<R> {
             key,
             opcode,
             fin,
+            compressed,
         };
         Ok(Some((frame, header_len)))
     }
@@ -458,11 +508,22 @@ impl<R: Role> Progress<R> {
     /// Checks an announced length against the limit, together with what the message already has
     /// (RFC 6455 §10.4: limits hold for the message, not only for the frame).
     #[inline]
-    fn admit(&self, length: u64, message_bytes_max: usize) -> Result<usize, Violation> {
-        let held = self.message().map_or(0, Assembler::payload_len);
+    fn admit(
+        &self,
+        length: u64,
+        begins_compressed: bool,
+        accepted: Accepted,
+    ) -> Result<usize, Violation> {
+        let message = self.message();
+        let held = message.map_or(0, Assembler::payload_len);
+        let bytes_max = match begins_compressed || message.is_some_and(Assembler::is_compressed) {
+            // What it is inflated to is held to the limit when it is known.
+            true => accepted.compressed_bytes_max(),
+            false => accepted.message_bytes_max,
+        };
         usize::try_from(length)
             .ok()
-            .filter(|&length| length <= message_bytes_max.saturating_sub(held))
+            .filter(|&length| length <= bytes_max.saturating_sub(held))
             .ok_or(Violation::MessageTooBig)
     }
 
@@ -477,6 +538,10 @@ impl<R: Role> Progress<R> {
         if self.message().is_none() {
             let text = frame.opcode == Opcode::Text;
             if complete && frame.fin {
+                if frame.compressed {
+                    let payload = MessagePayload::Whole(part);
+                    return Ok(Some(ProtocolEvent::Compressed { text, payload }));
+                }
                 // RFC 6455 §8.1
                 if text && std::str::from_utf8(part).is_err() {
                     return Err(Violation::InvalidUtf8);
@@ -501,7 +566,11 @@ impl<R: Role> Progress<R> {
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         let parts = self.parts.get_or_insert_default();
         let message = parts.message.get_or_insert_with(|| {
-            Assembler::new(MessageKind::text_if(frame.opcode == Opcode::Text))
+            let kind = MessageKind::text_if(frame.opcode == Opcode::Text);
+            match frame.compressed {
+                true => Assembler::compressed(kind),
+                false => Assembler::new(kind),
+            }
         });
         message.push(part, frame.remaining(), FramePosition::last_if(frame.fin))?;
         if !(frame.fin && frame.remaining() == 0) {
@@ -512,9 +581,12 @@ impl<R: Role> Progress<R> {
         self.parts = None;
         message
             .map(|message| {
-                let text = message.is_text();
+                let (text, compressed) = (message.is_text(), message.is_compressed());
                 let payload = MessagePayload::Assembled(message.finish()?);
-                Ok(ProtocolEvent::Message { text, payload })
+                Ok(match compressed {
+                    true => ProtocolEvent::Compressed { text, payload },
+                    false => ProtocolEvent::Message { text, payload },
+                })
             })
             .transpose()
     }

@@ -206,6 +206,7 @@ fn receive<R: Side>(
                 FrameOutcome::Binary(payload)
             }
         }
+        Ok(Some(ProtocolEvent::Compressed { .. })) => unreachable!("it was not agreed"),
         Ok(Some(ProtocolEvent::Ping(payload))) => {
             let answer = encode::control(Opcode::Pong, &payload);
             FrameOutcome::Ping(payload.to_vec(), answer)

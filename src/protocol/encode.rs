@@ -118,6 +118,24 @@ pub(crate) fn write_header(
     header_len(payload_len)
 }
 
+/// The kind and the payload of a plain data frame that was made here. `None` if it is anything else.
+#[cfg(feature = "deflate")]
+pub(crate) fn data_payload(frame: &[u8]) -> Option<(MessageKind, &[u8])> {
+    const TEXT: u8 = FIN | Opcode::Text as u8;
+    const BINARY: u8 = FIN | Opcode::Binary as u8;
+    let kind = match *frame.first()? {
+        TEXT => MessageKind::Text,
+        BINARY => MessageKind::Binary,
+        _ => return None,
+    };
+    let header = match *frame.get(1)? {
+        LEN_16_MARK => 4,
+        LEN_64_MARK => HEADER_BYTES_MAX,
+        _ => 2,
+    };
+    Some((kind, frame.get(header..)?))
+}
+
 /// A control frame. The payload is at most 125 bytes (RFC 6455 §5.5); more is a caller's mistake and
 /// is cut off.
 pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {

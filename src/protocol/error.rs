@@ -32,6 +32,9 @@ pub(crate) enum Violation {
     MessageTooBig,
     /// A text message that is not UTF-8 (§8.1).
     InvalidUtf8,
+    /// A compressed message that is no deflate stream (RFC 7692 §7.2.2).
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
+    InvalidDeflate,
     /// A close frame with a body of one byte (§5.5.1).
     CloseTooShort,
     /// A close code that must not be sent (§7.4).
@@ -44,7 +47,9 @@ impl Violation {
     /// The code to close with (RFC 6455 §7.4.1).
     pub(crate) const fn close_code(self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 | Self::CloseReasonInvalid => CloseCode::INVALID_PAYLOAD,
+            Self::InvalidUtf8 | Self::InvalidDeflate | Self::CloseReasonInvalid => {
+                CloseCode::INVALID_PAYLOAD
+            }
             Self::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
             Self::ReservedBits
             | Self::ReservedOpcode
@@ -77,6 +82,9 @@ impl Violation {
                 "the message before must be finished first (RFC 6455 §5.4)"
             }
             Self::MessageTooBig => "the message is larger than what is accepted here",
+            Self::InvalidDeflate => {
+                "a compressed message must be a deflate stream (RFC 7692 §7.2.2)"
+            }
             Self::InvalidUtf8 => "text messages must be UTF-8 (RFC 6455 §8.1)",
             Self::CloseTooShort => "a close frame begins with a two-byte code (RFC 6455 §5.5.1)",
             Self::CloseCodeInvalid => "this close code must not be sent (RFC 6455 §7.4)",
@@ -98,7 +106,7 @@ mod tests {
     use super::*;
     use crate::protocol::close::REASON_BYTES_MAX;
 
-    const ALL: [Violation; 15] = [
+    const ALL: [Violation; 16] = [
         Violation::ReservedBits,
         Violation::ReservedOpcode,
         Violation::UnmaskedFrame,
@@ -111,6 +119,7 @@ mod tests {
         Violation::ExpectedContinuation,
         Violation::MessageTooBig,
         Violation::InvalidUtf8,
+        Violation::InvalidDeflate,
         Violation::CloseTooShort,
         Violation::CloseCodeInvalid,
         Violation::CloseReasonInvalid,
@@ -134,7 +143,9 @@ mod tests {
         // RFC 6455 §7.4.1
         for violation in ALL {
             let expected = match violation {
-                Violation::InvalidUtf8 | Violation::CloseReasonInvalid => 1007,
+                Violation::InvalidUtf8
+                | Violation::InvalidDeflate
+                | Violation::CloseReasonInvalid => 1007,
                 Violation::MessageTooBig => 1009,
                 _ => 1002,
             };

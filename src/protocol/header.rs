@@ -12,24 +12,43 @@ pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Bytes of a masking key (RFC 6455 §5.3).
 pub(super) const KEY_BYTES: usize = 4;
 
-const RESERVED: u8 = 0x70;
+/// "Per-message compressed", where that was agreed (RFC 7692 §6).
+const RSV1: u8 = 0x40;
+const RSV2_AND_RSV3: u8 = 0x30;
 const OPCODE: u8 = 0x0F;
 const LENGTH_TOP: u8 = 0x80;
 
-/// FIN and opcode, from the first byte.
+/// The first byte of a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FirstByte {
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
+    pub(super) compressed: bool,
+}
+
+/// Judges the first byte. `accepts_compressed`: permessage-deflate was agreed.
 #[inline]
-pub(super) fn first_byte(byte: u8) -> Result<(bool, Opcode), Violation> {
-    // RFC 6455 §5.2: zero unless an extension is negotiated, and none is.
-    if byte & RESERVED != 0 {
+pub(super) fn first_byte(byte: u8, accepts_compressed: bool) -> Result<FirstByte, Violation> {
+    let compressed = byte & RSV1 != 0;
+    // RFC 6455 §5.2: zero unless an extension that was negotiated gives it a meaning.
+    if byte & RSV2_AND_RSV3 != 0 || compressed && !accepts_compressed {
         return Err(Violation::ReservedBits);
     }
     let opcode = Opcode::from_bits(byte & OPCODE).ok_or(Violation::ReservedOpcode)?;
+    // RFC 7692 §6: set on the first fragment of a data message only.
+    if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(Violation::ReservedBits);
+    }
     let fin = byte & FIN != 0;
     // RFC 6455 §5.5: control frames must not be fragmented.
     if opcode.is_control() && !fin {
         return Err(Violation::FragmentedControl);
     }
-    Ok((fin, opcode))
+    Ok(FirstByte {
+        fin,
+        opcode,
+        compressed,
+    })
 }
 
 /// Payload length, and where in `header` the masking key begins, or the payload if the peer does not
@@ -83,15 +102,27 @@ mod tests {
     use crate::protocol::role::{ClientRole, ServerRole};
 
     #[test]
-    fn the_first_byte_is_judged_alone() {
+    fn first_byte_is_judged_alone() {
         for byte in 0..=255u8 {
-            let expected = match (byte & 0x70, byte & 0x0F, byte >= 0x80) {
-                (1.., _, _) => Err(Violation::ReservedBits),
-                (_, 3..=7 | 11..=15, _) => Err(Violation::ReservedOpcode),
-                (_, 8..=10, false) => Err(Violation::FragmentedControl),
-                (_, bits, fin) => Ok((fin, Opcode::from_bits(bits).unwrap())),
-            };
-            assert_eq!(first_byte(byte), expected, "{byte:#x}");
+            for accepts_compressed in [false, true] {
+                let reserved = match accepts_compressed {
+                    true => 0x30,
+                    false => 0x70,
+                };
+                let compressed = byte & 0x40 != 0;
+                let expected = match (byte & reserved, byte & 0x0F, byte >= 0x80) {
+                    (1.., _, _) => Err(Violation::ReservedBits),
+                    (_, 3..=7 | 11..=15, _) => Err(Violation::ReservedOpcode),
+                    (_, 0 | 8..=10, _) if compressed => Err(Violation::ReservedBits),
+                    (_, 8..=10, false) => Err(Violation::FragmentedControl),
+                    (_, bits, fin) => Ok(FirstByte {
+                        fin,
+                        opcode: Opcode::from_bits(bits).unwrap(),
+                        compressed,
+                    }),
+                };
+                assert_eq!(first_byte(byte, accepts_compressed), expected, "{byte:#x}");
+            }
         }
     }
 

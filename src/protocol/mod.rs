@@ -31,6 +31,8 @@ pub(crate) mod close;
 pub(crate) mod close_frame;
 pub(crate) mod connection;
 pub(crate) mod cors;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
 #[cfg(test)]
 mod differential_tests;
 pub(crate) mod encode;

@@ -95,6 +95,14 @@ impl ClientBuilder {
         self.and_then(|request| request.with_subprotocol(subprotocol.parse()?))
     }
 
+    /// Offers permessage-deflate (RFC 7692): the server may compress what it sends. What the client sends is not compressed.
+    #[cfg(feature = "deflate")]
+    #[must_use]
+    pub fn with_compression(mut self) -> Self {
+        self.request = self.request.map(HandshakeRequest::with_compression);
+        self
+    }
+
     /// How long connecting to all addresses and the handshake may take together. The system's resolver has limits of its own.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
@@ -180,9 +188,15 @@ impl ClientBuilder {
             .and_then(|()| stream.set_write_timeout(self.write_timeout.map(at_least_some)));
         settings.map_err(ClientError::Lost)?;
         let buffer = accepted.take_rest();
+        let connection = Connection::new(self.message_bytes_max);
+        #[cfg(feature = "deflate")]
+        let connection = match accepted.has_agreed_compression() {
+            true => connection.with_compression(),
+            false => connection,
+        };
         Ok(Client {
             stream,
-            connection: Connection::new(self.message_bytes_max),
+            connection,
             begin: 0,
             end: buffer.len(),
             buffer,

@@ -9,7 +9,13 @@ use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::close_frame::CloseFrame;
+#[cfg(feature = "deflate")]
+use crate::protocol::connection::MessagePayload;
 use crate::protocol::connection::{self, ProtocolEvent};
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::inflate::{Inflater, Takeover};
+#[cfg(feature = "deflate")]
+use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::protocol::encode::{self, CONTROL_BYTES_MAX, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::role;
@@ -46,6 +52,10 @@ pub struct Connection {
     has_closed: bool,
     /// Nothing more is received: the server has closed, or broken the protocol.
     has_ended: bool,
+    message_bytes_max: usize,
+    /// If compression was agreed.
+    #[cfg(feature = "deflate")]
+    inflater: Option<Box<Inflater>>,
 }
 
 /// Something complete that the server has sent.
@@ -122,7 +132,37 @@ impl Connection {
             close: None,
             has_closed: false,
             has_ended: false,
+            message_bytes_max,
+            #[cfg(feature = "deflate")]
+            inflater: None,
         }
+    }
+
+    /// The server may send compressed messages, as was agreed in the handshake (RFC 7692). What the connection sends is not
+    /// compressed. It takes some 100 KiB of memory.
+    #[cfg(feature = "deflate")]
+    pub fn with_compression(mut self) -> Self {
+        self.protocol.accept_compressed();
+        self.inflater = Some(Box::new(Inflater::new(Takeover::Yes)));
+        self
+    }
+
+    /// The message of a compressed payload.
+    #[cfg_attr(not(feature = "deflate"), allow(clippy::unused_self))]
+    fn inflate(&mut self, payload: &[u8], text: bool) -> Result<Message, Violation> {
+        #[cfg(feature = "deflate")]
+        if let Some(inflater) = &mut self.inflater {
+            let whole = inflater.message(payload, self.message_bytes_max)?;
+            if text && std::str::from_utf8(&whole[HEADER_BYTES_MAX..]).is_err() {
+                return Err(Violation::InvalidUtf8);
+            }
+            return Ok(Message::from_payload(
+                MessagePayload::Assembled(whole),
+                text,
+            ));
+        }
+        let _ = (payload, text, self.message_bytes_max);
+        Err(Violation::ReservedBits)
     }
 
     /// Takes bytes from the front of `input` until one event is complete, or all of them: then `None`, and `input` is
@@ -134,15 +174,27 @@ impl Connection {
     /// [`ProtocolError`] if the server breaks RFC 6455; what came before has been returned.
     pub fn receive(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, ProtocolError> {
         let received = match self.protocol.receive(input) {
-            Ok(received) => received,
+            Ok(Some(ProtocolEvent::Compressed { text, payload })) => self
+                .inflate(payload.bytes(), text)
+                .map(|message| Some(Event::Message(message))),
+            Ok(received) => Ok(received.map(|received| self.event(received))),
+            Err(violation) => Err(violation),
+        };
+        match received {
+            Ok(event) => Ok(event),
             Err(violation) => {
                 let reason = (violation.close_code(), violation.reason());
                 self.end(encode::close_payload(Some(reason)));
-                return Err(ProtocolError(violation));
+                Err(ProtocolError(violation))
             }
-        };
-        Ok(received.map(|received| match received {
-            ProtocolEvent::Message { text, payload } => {
+        }
+    }
+
+    fn event(&mut self, received: ProtocolEvent<'_>) -> Event {
+        match received {
+            // A compressed one was inflated before.
+            ProtocolEvent::Compressed { text, payload }
+            | ProtocolEvent::Message { text, payload } => {
                 Event::Message(Message::from_payload(payload, text))
             }
             ProtocolEvent::Ping(payload) => {
@@ -155,7 +207,7 @@ impl Connection {
                 self.end(encode::close_payload(code.map(|code| (code, ""))));
                 Event::Close(code, reason)
             }
-        }))
+        }
     }
 
     fn end(&mut self, close_payload: Vec<u8>) {

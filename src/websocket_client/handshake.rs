@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::header::{Header, InvalidHeader, Subprotocol};
 use super::random;
 use super::url::ServerUrl;
-use crate::protocol::handshake::client::{self, ExpectedAnswer};
+use crate::protocol::handshake::client::{self, ExpectedAnswer, Extensions};
 use crate::protocol::http::{HttpReply, ReplyHead, ReplyReader};
 
 /// Longest head of an answer, in bytes.
@@ -34,6 +34,7 @@ const BODY_BYTES_MAX: usize = 1 << 10;
 pub struct HandshakeRequest {
     url: ServerUrl,
     headers: Vec<Header>,
+    extensions: Extensions,
     subprotocols: Vec<Subprotocol>,
 }
 
@@ -43,6 +44,7 @@ impl HandshakeRequest {
         Self {
             url,
             headers: Vec::new(),
+            extensions: Extensions::None,
             subprotocols: Vec::new(),
         }
     }
@@ -71,6 +73,15 @@ impl HandshakeRequest {
         }
         self.subprotocols.push(subprotocol);
         Ok(self)
+    }
+
+    /// Offers permessage-deflate (RFC 7692): the server may compress what it sends. If it has agreed
+    /// ([`Accepted::has_agreed_compression`]), the connection has to know
+    /// ([`Connection::with_compression`](super::Connection::with_compression)).
+    #[cfg(feature = "deflate")]
+    pub fn with_compression(mut self) -> Self {
+        self.extensions = Extensions::Deflate;
+        self
     }
 
     /// The URL.
@@ -102,7 +113,14 @@ impl HandshakeRequest {
             .map(|header| (header.name().to_owned(), header.value().to_owned()))
             .collect();
         let target = self.url.request_target();
-        let (request, asked) = client::request(&target, &host, key, &subprotocols, &headers);
+        let (request, asked) = client::request(
+            &target,
+            &host,
+            key,
+            &subprotocols,
+            self.extensions,
+            &headers,
+        );
         Ok(Handshake {
             request,
             asked,
@@ -158,8 +176,9 @@ impl Handshake {
             return Err(HandshakeError::Refused(Box::new(Refusal::new(reply))));
         }
         match client::judge(&self.asked, &reply.head) {
-            Ok(subprotocol) => Ok(Accepted {
-                subprotocol: subprotocol.map(str::to_owned),
+            Ok(agreed) => Ok(Accepted {
+                subprotocol: agreed.subprotocol.map(str::to_owned),
+                compression: agreed.compression,
                 head: reply.head,
                 rest: reply.rest,
             }),
@@ -172,11 +191,19 @@ impl Handshake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     subprotocol: Option<String>,
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
+    compression: bool,
     head: ReplyHead,
     rest: Vec<u8>,
 }
 
 impl Accepted {
+    /// The server may send compressed messages.
+    #[cfg(feature = "deflate")]
+    pub const fn has_agreed_compression(&self) -> bool {
+        self.compression
+    }
+
     /// The subprotocol that the server has chosen, of those that were offered.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()

@@ -76,6 +76,14 @@ where
         self
     }
 
+    /// Compresses messages with clients that ask for it (permessage-deflate, RFC 7692). By default messages are sent as they
+    /// are, and compressed ones are not accepted. [`Compression`](crate::Compression) says which messages are packed, and how.
+    #[cfg(feature = "deflate")]
+    pub fn with_compression(mut self, compression: crate::Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
     /// Names the proxies in front of the app, which are believed when they say for whom they connect. By default
     /// nobody is.
     ///

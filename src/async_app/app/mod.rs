@@ -90,6 +90,8 @@ where
     guarded: Option<Vec<String>>,
     option_names: OptionNames,
     proxies: Option<TrustedProxies>,
+    #[cfg(feature = "deflate")]
+    compression: Option<crate::compression::Compression>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -208,6 +210,8 @@ where
             guarded: None,
             option_names: OptionNames::new(),
             proxies: None,
+            #[cfg(feature = "deflate")]
+            compression: None,
             on_handshake: None,
             on_body: None,
             on_connect: None,

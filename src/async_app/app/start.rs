@@ -125,6 +125,8 @@ where
             guarded: self.guarded,
             option_names: self.option_names,
             proxies,
+            #[cfg(feature = "deflate")]
+            compression: self.compression.clone(),
         };
         let close_timeout = settings.limits.close_timeout;
         let program = AppProgram {

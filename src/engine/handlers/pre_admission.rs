@@ -129,12 +129,14 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         counters.refused_handshakes_max.add(1);
         return Err(too_many());
     }
+    let mut granted = match hub.subscriptions.handshake {
+        true => Granted::default(),
+        false => Granted::choosing(&request, hub.subscriptions.subprotocols),
+    };
+    granted.agree_compression(&hub.settings, &request);
     Ok(Box::new(Accepted {
         handshake,
-        granted: match hub.subscriptions.handshake {
-            true => Granted::default(),
-            false => Granted::choosing(&request, hub.subscriptions.subprotocols),
-        },
+        granted,
         request: Arc::new(request),
         peer_slot,
         permit: Some(permit),

@@ -171,7 +171,8 @@ fn verdict(
 /// Decides about a handshake that a host has read, and tells the host.
 fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, then: OnVerdict) {
     then.tell(match authorize(hub, program, accepted.request()) {
-        Ok(granted) => {
+        Ok(mut granted) => {
+            granted.agree_compression(&hub.settings, accepted.request());
             accepted.grant(granted);
             Verdict::Accepted(accepted)
         }

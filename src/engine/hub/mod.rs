@@ -3,6 +3,8 @@
 pub(crate) mod admission;
 pub(crate) mod event_streams;
 pub(crate) mod job_port;
+#[cfg(feature = "deflate")]
+mod packers;
 pub(crate) mod rooms;
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -14,7 +16,9 @@ use bytes::Bytes;
 use crate::atomic::AtomicU64;
 use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
-use crate::engine::model::command::{Command, Control, NewConnection, Publication};
+#[cfg(feature = "deflate")]
+use crate::engine::hub::packers::Packers;
+use crate::engine::model::command::{Command, Control, Form, NewConnection, Publication};
 use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
 use crate::engine::model::room::Room;
@@ -62,6 +66,9 @@ pub(crate) struct Hub {
     /// Shards that have not ended.
     shards_running: AtomicUsize,
     /// It has stopped, or is about to.
+    /// Packs long messages, and replies.
+    #[cfg(feature = "deflate")]
+    pub(crate) packers: Packers,
     stopped: AtomicBool,
     /// When everything is to have ended.
     stop_by: Mutex<Option<Instant>>,
@@ -100,11 +107,20 @@ pub(crate) struct Audience<'a> {
     pub(crate) with_ids: Option<&'a Bytes>,
     /// The event streams that get it, too, and what as.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
+    /// It is not to be compressed.
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
+    pub(crate) uncompressed: bool,
 }
 
 impl Audience<'_> {
     /// What one of the shards is told, if it has any of the audience.
-    fn command(self, shard: usize, handle: &ShardHandle, frame: &Bytes) -> Option<Command> {
+    fn command(
+        self,
+        shard: usize,
+        handle: &ShardHandle,
+        frame: &Bytes,
+        form: &Form,
+    ) -> Option<Command> {
         let has_members = match self.room {
             Some(room) => room.reaches(shard),
             None => handle.members.load(SeqCst) > 0,
@@ -118,10 +134,11 @@ impl Audience<'_> {
             .filter(|id| usize::from(id.shard) == shard)
             .map(ConnectionId::key);
         Some(match (self.room, except, event) {
-            (None, None, None) => Command::Broadcast(frame.clone()),
+            (None, None, None) if form.is_any() => Command::Broadcast(frame.clone()),
             (room, except, event) => Command::Publish(Box::new(Publication {
                 room: room.cloned(),
                 frame: has_members.then(|| frame.clone()),
+                form: form.clone(),
                 with_ids: self.with_ids.filter(|_| has_members).cloned(),
                 except,
                 event: event.map(|(streams, event)| (streams.clone(), event.clone())),
@@ -166,6 +183,8 @@ impl Hub {
             ended: AtomicUsize::new(0),
             accept_paused: AtomicBool::new(false),
             shards_running,
+            #[cfg(feature = "deflate")]
+            packers: Packers::default(),
             stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
@@ -286,8 +305,14 @@ impl Hub {
         frame: &'a Bytes,
         to: Audience<'a>,
     ) -> impl Iterator<Item = (&'a ShardHandle, Command)> {
+        #[cfg(feature = "deflate")]
+        let form = self.form_of(frame, to.uncompressed);
+        #[cfg(not(feature = "deflate"))]
+        let form = Form::Any;
         let shards = self.shards.iter().enumerate();
-        shards.filter_map(move |(shard, handle)| Some((handle, to.command(shard, handle, frame)?)))
+        shards.filter_map(move |(shard, handle)| {
+            Some((handle, to.command(shard, handle, frame, &form)?))
+        })
     }
 
     /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.

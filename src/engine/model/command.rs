@@ -21,6 +21,9 @@ use crate::protocol::http::Head;
 /// Something to deliver, in order.
 pub(crate) enum Command {
     Send(Key, Bytes),
+    /// For one connection that may be sent it packed.
+    #[cfg(feature = "deflate")]
+    SendEither(Box<EitherForm>),
     /// For everyone.
     Broadcast(Bytes),
     /// For a room, or for some of everyone.
@@ -31,18 +34,58 @@ pub(crate) enum Command {
     Subscribe(Box<Subscribing>),
 }
 
+/// A message for one, in both forms.
+#[cfg(feature = "deflate")]
+pub(crate) struct EitherForm {
+    pub(crate) to: Key,
+    pub(crate) plain: Bytes,
+    /// It refers to no other message.
+    pub(crate) packed: Bytes,
+}
+
 /// A message for many.
 pub(crate) struct Publication {
     /// None: everyone.
     pub(crate) room: Option<Arc<Room>>,
     /// None: nobody is there who would get a frame.
     pub(crate) frame: Option<Bytes>,
+    pub(crate) form: Form,
     /// Who is not to get it.
     pub(crate) except: Option<Key>,
     /// What those get instead who get the room's messages with their ids.
     pub(crate) with_ids: Option<Bytes>,
     /// What event streams get instead, and which.
     pub(crate) event: Option<(Arc<Room>, Bytes)>,
+}
+
+/// In which form a message to many is sent.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Form {
+    /// As each shard sees fit.
+    #[default]
+    Any,
+    /// As it is: [`Message::uncompressed`](crate::Message::uncompressed).
+    #[cfg(feature = "deflate")]
+    Plain,
+    /// It is long, and was packed by whoever has published it. It refers to no other message.
+    #[cfg(feature = "deflate")]
+    Packed(Bytes),
+}
+
+impl Form {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Any => 0,
+            #[cfg(feature = "deflate")]
+            Self::Plain => 0,
+            #[cfg(feature = "deflate")]
+            Self::Packed(frame) => frame.len(),
+        }
+    }
+
+    pub(crate) const fn is_any(&self) -> bool {
+        matches!(self, Self::Any)
+    }
 }
 
 impl Publication {
@@ -59,7 +102,12 @@ impl Weigh for Command {
             + match self {
                 Self::Send(_, frame) | Self::Broadcast(frame) => frame.len(),
                 Self::Publish(publication) => {
-                    size_of::<Publication>() + publication.lens().iter().sum::<usize>()
+                    let forms = publication.lens().iter().sum::<usize>();
+                    size_of::<Publication>() + forms + publication.form.weight()
+                }
+                #[cfg(feature = "deflate")]
+                Self::SendEither(either) => {
+                    size_of::<EitherForm>() + either.plain.len() + either.packed.len()
                 }
                 Self::Close(_, _, reason) => reason.len(),
                 Self::Join(joining) => joining.weight(),

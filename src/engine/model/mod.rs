@@ -3,6 +3,8 @@
 pub(crate) mod command;
 pub(crate) mod job;
 pub(crate) mod memberships;
+#[cfg(feature = "deflate")]
+pub(crate) mod negotiation;
 pub(crate) mod program;
 pub(crate) mod request;
 pub(crate) mod room;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::engine::model::memberships::{Membership, Memberships};
 use crate::engine::model::room::Room;
+use crate::engine::parts::compression::Ability;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::users::{CloseReason, UserSlot};
@@ -33,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) rooms: Mutex<Memberships>,
     /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `BatchState`.
     batch: AtomicU8,
+    /// What was agreed about compression.
+    pub(crate) compression: Ability,
 }
 
 /// An address of IPv6 takes five times the memory of one of IPv4, and so does what may be either.
@@ -114,6 +117,7 @@ impl Session {
             status: AtomicU8::new(Status::Open as u8),
             rooms: Mutex::default(),
             batch: AtomicU8::new(BatchState::HANDED_OVER),
+            compression: Ability::default(),
         }
     }
 

@@ -25,4 +25,7 @@ pub(crate) struct Settings {
     pub(crate) guarded: Option<Vec<String>>,
     pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,
+    /// None: messages are neither packed nor inflated.
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<crate::compression::Compression>,
 }

@@ -6,6 +6,10 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+#[cfg(feature = "deflate")]
+use crate::engine::model::negotiation;
+use crate::engine::model::settings::Settings;
+use crate::engine::parts::compression::Ability;
 use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::unwind::caught;
@@ -22,6 +26,9 @@ pub(crate) struct Granted {
     /// What it counts as for its user.
     pub(crate) user_slot: Option<UserSlot>,
     pub(crate) expiry: Option<Expiry>,
+    /// What is agreed about compression, and how the client is told.
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<(Ability, String)>,
 }
 
 impl Granted {
@@ -36,7 +43,28 @@ impl Granted {
             kept,
             user_slot: None,
             expiry: None,
+            #[cfg(feature = "deflate")]
+            compression: None,
         }
+    }
+
+    /// Agrees about compression, if the client offers it and is still to be answered.
+    pub(crate) fn agree_compression(&mut self, settings: &Settings, request: &RequestHead) {
+        #[cfg(feature = "deflate")]
+        if let Some(agreement) = negotiation::negotiate(settings, request) {
+            self.compression = Some((Ability::new(agreement), agreement.to_string()));
+        }
+        #[cfg(not(feature = "deflate"))]
+        let _ = (settings, request);
+    }
+
+    /// What is agreed about compression.
+    pub(crate) fn compression(&self) -> Ability {
+        #[cfg(feature = "deflate")]
+        if let Some((ability, _)) = &self.compression {
+            return *ability;
+        }
+        Ability::default()
     }
 
     /// Where no handler is asked: with the first of these subprotocols that the client offers.
@@ -55,6 +83,10 @@ impl Granted {
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         );
+        #[cfg(feature = "deflate")]
+        if let Some((_, answer)) = &self.compression {
+            headers.push(("Sec-WebSocket-Extensions", answer));
+        }
         headers
     }
 }

@@ -4,8 +4,12 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::engine::parts::compression::ConnCompression;
+#[cfg(feature = "deflate")]
+use crate::engine::parts::compression::Epoch;
+
 /// Who a message for many is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Audience {
     Everyone,
     /// Those in the room with this number.
@@ -15,17 +19,62 @@ pub(crate) enum Audience {
 /// What an audience has been sent in this turn, and its members have still to get.
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
+    plain: Gathering,
+    /// The same messages for members that follow an epoch.
+    #[cfg(feature = "deflate")]
+    packed: Option<(PackedFor, Gathering)>,
+}
+
+/// Whom packed frames are for.
+#[cfg(feature = "deflate")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackedFor {
+    /// Its followers.
+    pub(crate) epoch: Epoch,
+    /// It is one message that refers to no other, of that many bytes: those that can't follow get it, too, if they can inflate
+    /// it.
+    alone: Option<usize>,
+}
+
+#[cfg(feature = "deflate")]
+impl PackedFor {
+    #[inline]
+    fn includes(self, compression: ConnCompression) -> bool {
+        compression.follows(self.epoch)
+            || self.alone.is_some_and(|len| {
+                !compression.can_follow() && compression.ability().can_inflate(len)
+            })
+    }
+}
+
+/// A message as the followers of an epoch get it.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedFrame {
+    #[cfg(feature = "deflate")]
+    pub(crate) epoch: Epoch,
+    #[cfg(feature = "deflate")]
+    pub(crate) frame: Bytes,
+    /// It refers to no other message, and stands alone in its batch.
+    #[cfg(feature = "deflate")]
+    pub(crate) alone: bool,
+}
+
+/// Frames that gather.
+#[cfg_attr(feature = "deflate", derive(Clone))]
+struct Gathering {
     bytes: Gathered,
     /// The frames in it.
     pieces: Vec<Piece>,
 }
 
 /// A lone frame is sent as it is.
+#[cfg_attr(feature = "deflate", derive(Clone))]
 enum Gathered {
     One(Bytes),
     Many(BytesMut),
 }
 
+#[cfg_attr(feature = "deflate", derive(Clone))]
 struct Piece {
     /// Its place among all broadcasts of the shard.
     number: u64,
@@ -33,18 +82,16 @@ struct Piece {
     end: usize,
 }
 
-impl Batch {
-    pub(crate) fn new(audience: Audience, number: u64, frame: Bytes) -> Self {
+impl Gathering {
+    fn new(number: u64, frame: Bytes) -> Self {
         let end = frame.len();
         Self {
-            audience,
             bytes: Gathered::One(frame),
             pieces: vec![Piece { number, end }],
         }
     }
 
-    /// `spare` is memory that it may take.
-    pub(crate) fn push(&mut self, number: u64, frame: &[u8], spare: &mut Spare) {
+    fn push(&mut self, number: u64, frame: &[u8], spare: &mut Spare) {
         if let Gathered::One(first) = &self.bytes {
             let mut joined = spare.take();
             joined.extend_from_slice(first);
@@ -64,29 +111,7 @@ impl Batch {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.bytes().len()
-    }
-
-    /// How many messages somebody has still to get who has all before this number.
-    pub(crate) fn messages_from(&self, number: u64) -> usize {
-        self.pieces.len() - position(&self.pieces, number)
-    }
-
-    /// The messages from this number on, each with its number.
-    pub(crate) fn from(&self, number: u64) -> impl Iterator<Item = (u64, &[u8])> {
-        let bytes = self.bytes();
-        let first = position(&self.pieces, number);
-        let mut at = start(&self.pieces, first);
-        self.pieces[first..].iter().map(move |piece| {
-            let frame = &bytes[at..piece.end];
-            at = piece.end;
-            (piece.number, frame)
-        })
-    }
-
-    /// The batch as it is sent.
-    pub(crate) fn close(self) -> SealedBatch {
+    fn seal(self) -> SealedFrames {
         let (bytes, allocated) = match self.bytes {
             // A message's frame fills its allocation.
             Gathered::One(frame) => {
@@ -98,10 +123,124 @@ impl Batch {
                 (joined.freeze(), allocated)
             }
         };
-        SealedBatch {
+        SealedFrames {
             bytes,
             allocated,
             pieces: self.pieces,
+        }
+    }
+}
+
+impl Batch {
+    pub(crate) fn new(
+        audience: Audience,
+        number: u64,
+        frame: Bytes,
+        packed: Option<PackedFrame>,
+    ) -> Self {
+        #[cfg(not(feature = "deflate"))]
+        let _ = packed;
+        #[cfg(feature = "deflate")]
+        let packed = packed.map(|packed| {
+            let to = PackedFor {
+                epoch: packed.epoch,
+                alone: packed.alone.then_some(frame.len()),
+            };
+            (to, Gathering::new(number, packed.frame))
+        });
+        Self {
+            audience,
+            plain: Gathering::new(number, frame),
+            #[cfg(feature = "deflate")]
+            packed,
+        }
+    }
+
+    /// `spare` is memory that it may take.
+    pub(crate) fn push(
+        &mut self,
+        number: u64,
+        frame: &[u8],
+        packed: Option<PackedFrame>,
+        spare: &mut Spare,
+    ) {
+        #[cfg(feature = "deflate")]
+        if let Some(packed) = &packed
+            && self.packed.is_none()
+        {
+            // So far there were only messages that are too short to be packed.
+            let to = PackedFor {
+                epoch: packed.epoch,
+                alone: None,
+            };
+            self.packed = Some((to, self.plain.clone()));
+        }
+        self.plain.push(number, frame, spare);
+        #[cfg(feature = "deflate")]
+        if let Some((to, frames)) = &mut self.packed {
+            debug_assert!(
+                packed
+                    .as_ref()
+                    .is_none_or(|packed| packed.epoch == to.epoch)
+            );
+            let frame = packed.as_ref().map_or(frame, |packed| &packed.frame);
+            frames.push(number, frame, &mut Spare::default());
+        }
+        #[cfg(not(feature = "deflate"))]
+        let _ = packed;
+    }
+
+    /// The frames that a connection gets.
+    fn frames(&self, compression: ConnCompression) -> &Gathering {
+        #[cfg(feature = "deflate")]
+        if let Some((to, packed)) = &self.packed
+            && to.includes(compression)
+        {
+            return packed;
+        }
+        let _ = compression;
+        &self.plain
+    }
+
+    /// Whether a connection gets packed frames of it.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn is_packed_for(&self, compression: ConnCompression) -> bool {
+        let packed = self.packed.as_ref();
+        packed.is_some_and(|(to, _)| to.includes(compression))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.plain.bytes().len()
+    }
+
+    /// How many messages somebody has still to get who has all before this number.
+    pub(crate) fn messages_from(&self, number: u64) -> usize {
+        self.plain.pieces.len() - position(&self.plain.pieces, number)
+    }
+
+    /// The messages from this number on as a connection gets them, each with its number.
+    pub(crate) fn from(
+        &self,
+        number: u64,
+        compression: ConnCompression,
+    ) -> impl Iterator<Item = (u64, &[u8])> {
+        let frames = self.frames(compression);
+        let bytes = frames.bytes();
+        let first = position(&frames.pieces, number);
+        let mut at = start(&frames.pieces, first);
+        frames.pieces[first..].iter().map(move |piece| {
+            let frame = &bytes[at..piece.end];
+            at = piece.end;
+            (piece.number, frame)
+        })
+    }
+
+    /// The batch as it is sent.
+    pub(crate) fn close(self) -> SealedBatch {
+        SealedBatch {
+            plain: self.plain.seal(),
+            #[cfg(feature = "deflate")]
+            packed: self.packed.map(|(to, frames)| (to, frames.seal())),
         }
     }
 }
@@ -123,11 +262,12 @@ impl Spare {
 
     /// Takes back the memory of a batch that has been sent, unless an outbox keeps it.
     pub(crate) fn reclaim(&mut self, batch: SealedBatch) {
-        if batch.pieces.len() < 2 {
+        let frames = batch.plain;
+        if frames.pieces.len() < 2 {
             return;
         }
-        self.len = batch.bytes.len();
-        if let Ok(mut memory) = batch.bytes.try_into_mut() {
+        self.len = frames.bytes.len();
+        if let Ok(mut memory) = frames.bytes.try_into_mut() {
             memory.clear();
             self.memory = memory;
         }
@@ -136,20 +276,71 @@ impl Spare {
 
 /// A batch that takes nothing more.
 pub(crate) struct SealedBatch {
+    plain: SealedFrames,
+    #[cfg(feature = "deflate")]
+    packed: Option<(PackedFor, SealedFrames)>,
+}
+
+impl SealedBatch {
+    /// The frames that a connection gets.
+    #[inline]
+    pub(crate) fn frames(&self, compression: ConnCompression) -> &SealedFrames {
+        #[cfg(feature = "deflate")]
+        if let Some((to, packed)) = &self.packed
+            && to.includes(compression)
+        {
+            return packed;
+        }
+        let _ = compression;
+        &self.plain
+    }
+
+    pub(crate) fn frames_mut(&mut self, compression: ConnCompression) -> &mut SealedFrames {
+        #[cfg(feature = "deflate")]
+        if let Some((to, packed)) = &mut self.packed
+            && to.includes(compression)
+        {
+            return packed;
+        }
+        let _ = compression;
+        &mut self.plain
+    }
+
+    #[cfg(feature = "deflate")]
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.packed.as_ref().map(|(to, _)| to.epoch)
+    }
+
+    /// How long all frames are, plain.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn plain_len(&self) -> usize {
+        self.plain.bytes.len()
+    }
+}
+
+/// Frames that are sent as they are.
+pub(crate) struct SealedFrames {
     pub(crate) bytes: Bytes,
     /// The memory behind them.
     allocated: usize,
     pieces: Vec<Piece>,
 }
 
-impl SealedBatch {
+impl SealedFrames {
     /// Where the messages from this number on begin, and how many they are.
+    #[inline]
     pub(crate) fn share(&self, number: u64) -> (usize, u32) {
         let first = position(&self.pieces, number);
         (
             start(&self.pieces, first),
             (self.pieces.len() - first) as u32,
         )
+    }
+
+    /// Where the last so many messages begin.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn last(&self, messages: u32) -> usize {
+        start(&self.pieces, self.pieces.len() - messages as usize)
     }
 
     /// An outbox is to keep some of the bytes: then they must not hold far more memory than they are.
@@ -209,9 +400,10 @@ mod tests {
             Audience::Everyone,
             numbers[0],
             frame(numbers[0]).into_bytes().into(),
+            None,
         );
         for &number in &numbers[1..] {
-            batch.push(number, frame(number).as_bytes(), &mut spare);
+            batch.push(number, frame(number).as_bytes(), None, &mut spare);
         }
         batch
     }
@@ -224,9 +416,13 @@ mod tests {
             let text: String = expected.iter().map(|n| format!("[{n}]")).collect();
             let batch = batch(&numbers);
             assert_eq!(batch.messages_from(from), expected.len());
-            let frames: Vec<u64> = batch.from(from).map(|(number, _)| number).collect();
+            let frames: Vec<u64> = batch
+                .from(from, ConnCompression::default())
+                .map(|(number, _)| number)
+                .collect();
             assert_eq!(frames, expected);
             let closed = batch.close();
+            let closed = closed.frames(ConnCompression::default());
             let (at, messages) = closed.share(from);
             assert_eq!(closed.bytes[at..], *text.as_bytes());
             assert_eq!(messages as usize, expected.len());
@@ -236,7 +432,7 @@ mod tests {
     #[test]
     fn a_lone_frame_is_not_copied() {
         let frame = Bytes::from(vec![1; 100]);
-        let closed = Batch::new(Audience::Room(1), 0, frame.clone()).close();
-        assert_eq!(closed.bytes.as_ptr(), frame.as_ptr());
+        let closed = Batch::new(Audience::Room(1), 0, frame.clone(), None).close();
+        assert_eq!(closed.plain.bytes.as_ptr(), frame.as_ptr());
     }
 }

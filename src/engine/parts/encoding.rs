@@ -2,6 +2,8 @@
 //!
 //! Wherever bytes that wait have to be cut, the form says where one message ends and the next begins.
 
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::pack::RSV1;
 use crate::protocol::{encode, event_stream};
 
 /// What a connection's messages are.
@@ -29,6 +31,12 @@ impl Encoding {
             Self::Frames => encode::is_control_frame(bytes),
             Self::Events => event_stream::is_comment(bytes),
         }
+    }
+
+    /// Whether the message at the front is packed.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn is_packed(self, bytes: &[u8]) -> bool {
+        self == Self::Frames && bytes.first().is_some_and(|first| first & RSV1 != 0)
     }
 
     /// The first `bytes_max` bytes' worth of whole messages of a run, at least one: how many bytes that are, and

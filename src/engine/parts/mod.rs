@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod clock;
+pub(crate) mod compression;
 pub(crate) mod encoding;
 pub(crate) mod expiry;
 pub(crate) mod id;

@@ -12,7 +12,7 @@
 //!            4  inline results  what came of the jobs that the shard's own thread has run
 //!            5  control         what came of other threads' jobs; stop; new connections are set aside for the thread
 //! insert     6  new connections those that were set aside, and those that the listener has accepted
-//! turn       7  reads           paused connections first, then those that can be read
+//! turn       7  reads           compressed messages that wait, then paused connections, then those that can be read
 //!            8  timers          and sessions that have expired
 //!            9  stop            if the engine stops and everything is delivered, every client is told
 //!           10  jobs out        handlers begin while the shard writes
@@ -66,6 +66,8 @@ use crate::engine::reactor::http::handshake_queue::HandshakeQueue;
 use crate::engine::reactor::http::{Http, Requests};
 use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::WebSocket;
+#[cfg(feature = "deflate")]
+use crate::engine::reactor::websocket::inflating::Inflations;
 use crate::metrics::Counters;
 use crate::report::limited;
 use crate::transport::Transport;
@@ -120,6 +122,8 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) inline_results: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
     pub(crate) receive_budget: ReceiveBudget,
+    #[cfg(feature = "deflate")]
+    pub(crate) inflations: Inflations,
     pub(crate) requests: Requests,
     pub(crate) handshake_queue: HandshakeQueue,
     pub(crate) read_buffer: Box<[u8]>,
@@ -155,6 +159,8 @@ impl<T: Transport> Core<T> {
             inline_results: Vec::new(),
             fanout: Fanout::new(&hub.settings),
             receive_budget: ReceiveBudget::new(limits, shards),
+            #[cfg(feature = "deflate")]
+            inflations: Inflations::new(),
             requests: Requests::new(limits, shards),
             handshake_queue: HandshakeQueue::new(limits, shards),
             read_buffer: vec![0; READ_BYTES].into(),
@@ -235,6 +241,8 @@ impl<T: Transport> Core<T> {
         cx.runs_inline = cx.hub.settings.adaptive_handlers
             && cx.inline_policy.is_quick(now, || cx.hub.jobs.is_slow());
         cx.count_pace();
+        #[cfg(feature = "deflate")]
+        cx.inflations.begin_turn();
     }
 
     /// Takes commands unless producers are paced, and control messages always.
@@ -385,6 +393,8 @@ impl<T: Transport> Core<T> {
 
     /// The turn proper: reads, timers, stop; then jobs go to the handlers, and what waits is written.
     pub(crate) fn turn(&mut self) {
+        #[cfg(feature = "deflate")]
+        self.inflate_waiting();
         self.read_paused();
         self.read_ready();
         self.expire_timers();
@@ -498,6 +508,10 @@ impl<T: Transport> Core<T> {
     /// Something is to be read or written in the next turn.
     pub(crate) fn has_work(&self) -> bool {
         let cx = &self.cx;
+        #[cfg(feature = "deflate")]
+        if cx.inflations.has_work(&cx.receive_budget) {
+            return true;
+        }
         !cx.readable.is_empty() || !cx.dirty.is_empty() || !cx.evicted.is_empty()
     }
 

@@ -25,6 +25,9 @@ pub(crate) struct ReceiveBudget {
     pub(crate) unfinished: UsageIndex,
     /// Of messages that wait for handlers, or are in their hands.
     unhandled: usize,
+    /// Of compressed messages that wait to be inflated, and of what their clients have sent behind them.
+    #[cfg(feature = "deflate")]
+    parked: usize,
     /// Of handshakes that the program authorizes, and of what clients have sent behind them.
     authorizing: usize,
     /// For either of the first two.
@@ -47,6 +50,8 @@ impl ReceiveBudget {
         Self {
             unfinished: UsageIndex::default(),
             unhandled: 0,
+            #[cfg(feature = "deflate")]
+            parked: 0,
             authorizing: 0,
             // There is always room for one message.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
@@ -102,7 +107,24 @@ impl ReceiveBudget {
 
     /// Handlers are to catch up before anything more is read.
     pub(crate) fn is_full(&self) -> bool {
+        #[cfg(feature = "deflate")]
+        let held = self.unhandled + self.parked;
+        #[cfg(not(feature = "deflate"))]
+        let held = self.unhandled;
+        held > self.half
+    }
+
+    /// Handlers are to catch up before anything more is inflated.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn is_inflating_paused(&self) -> bool {
         self.unhandled > self.half
+    }
+
+    /// What is held of a compressed message that waits has changed.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn change_parked(&mut self, before: usize, now: usize) {
+        debug_assert!(self.parked >= before);
+        self.parked = self.parked.saturating_sub(before) + now;
     }
 
     /// The connection that was paused longest, once there is room. Connections that have just been read are read after it.

@@ -14,6 +14,8 @@ use crate::engine::model::job::Event;
 use crate::engine::model::memberships::Membership;
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
+#[cfg(feature = "deflate")]
+use crate::engine::parts::batch::Audience;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::small_set::Members;
@@ -138,6 +140,14 @@ impl WebSocket {
         }
         let number = room.channel_for(self.session.takes_ids());
         cx.shard.fanout.rooms.remove(number, cx.key);
+        #[cfg(feature = "deflate")]
+        {
+            // It may join again, and has missed something then.
+            let epoch = cx.shard.fanout.packing.epoch_of(Audience::Room(number));
+            if epoch.is_some_and(|epoch| self.compression.follows(epoch)) {
+                self.compression.leave_epoch();
+            }
+        }
         room.unreach(cx.shard.index);
         self.presence_changed(cx, Presence::Left, room);
     }

@@ -66,6 +66,8 @@ impl<T: Transport> ShardCx<T> {
                 (members.saturating_sub(except) + streams).max(1)
             }
             Command::Send(..) => 1,
+            #[cfg(feature = "deflate")]
+            Command::SendEither(_) => 1,
             Command::Join(joining) => joining.replays(),
             Command::Subscribe(subscribing) => subscribing.replays(),
             Command::Close(..) | Command::Leave(..) => 0,

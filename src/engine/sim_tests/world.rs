@@ -62,6 +62,8 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) slow_consumer: SlowConsumer,
     pub(super) heartbeat: Option<Heartbeat>,
+    #[cfg(feature = "deflate")]
+    pub(super) compression: Option<crate::Compression>,
     pub(super) subscriptions: Subscriptions,
     /// Handlers run on the shard's own thread, as far as it gets.
     pub(super) adaptive_handlers: bool,
@@ -77,6 +79,8 @@ impl Default for Setup {
             limits: Limits::default(),
             slow_consumer: SlowConsumer::Disconnect,
             heartbeat: None,
+            #[cfg(feature = "deflate")]
+            compression: None,
             subscriptions: Subscriptions {
                 open: true,
                 message: true,
@@ -272,6 +276,8 @@ impl World {
             guarded: None,
             option_names: crate::option_names::OptionNames::new(),
             proxies: None,
+            #[cfg(feature = "deflate")]
+            compression: setup.compression.clone(),
         };
         let program = Arc::new(TestProgram {
             setup,

@@ -39,6 +39,7 @@ fn seen(event: ProtocolEvent<'_>) -> Seen {
             text: false,
             payload,
         } => Seen::Binary(payload.bytes().to_vec()),
+        ProtocolEvent::Compressed { .. } => unreachable!("it was not agreed"),
         ProtocolEvent::Ping(payload) => Seen::Ping(payload.to_vec()),
         ProtocolEvent::Pong(payload) => Seen::Pong(payload.to_vec()),
         ProtocolEvent::Close(frame) => Seen::Close(frame.code, frame.reason),

@@ -55,6 +55,7 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
                             heard.push(message(text, payload));
                             arrived = input.len();
                         }
+                        ProtocolEvent::Compressed { .. } => unreachable!("it was not agreed"),
                         ProtocolEvent::Ping(payload) => heard.push(Heard::Ping(payload.to_vec())),
                         ProtocolEvent::Pong(payload) => heard.push(Heard::Pong(payload.to_vec())),
                         ProtocolEvent::Close(frame) => {

@@ -3,7 +3,7 @@
 //! A case is: limits, cuts, and what the server sends.
 
 use super::{byte, cuts, pieces};
-use crate::protocol::handshake::client::{self, ExpectedAnswer};
+use crate::protocol::handshake::client::{self, Agreed, ExpectedAnswer, Extensions};
 use crate::protocol::http::{HEADERS_MAX, HttpReply, ReplyReader};
 
 /// The key of RFC 6455 §1.3, and its answer: seeds can have it.
@@ -66,7 +66,7 @@ fn check(reply: &HttpReply, data: &[u8], body_max: usize) {
     // It is asked for so that nothing of it panics.
     let _ = head.retry_after();
     let offered = OFFERED.map(str::to_owned);
-    let (_, asked) = client::request("/", "example", KEY, &offered, &[]);
+    let (_, asked) = client::request("/", "example", KEY, &offered, Extensions::None, &[]);
     check_verdict(reply, data, &asked);
 }
 
@@ -90,7 +90,7 @@ fn check_verdict(reply: &HttpReply, data: &[u8], asked: &ExpectedAnswer) {
         && values("sec-websocket-extensions").is_empty()
         && chosen.len() <= 1;
     match client::judge(asked, &reply.head) {
-        Ok(subprotocol) => {
+        Ok(Agreed { subprotocol, .. }) => {
             assert!(is_good, "{reply:?}");
             assert_eq!(subprotocol.is_some(), chosen.len() == 1);
             assert!(subprotocol.is_none_or(|name| OFFERED.contains(&name)));

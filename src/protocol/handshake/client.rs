@@ -14,6 +14,25 @@ use crate::protocol::http::ReplyHead;
 pub(crate) struct ExpectedAnswer {
     accept: String,
     subprotocols: Vec<String>,
+    /// permessage-deflate was offered (RFC 7692).
+    compression: bool,
+}
+
+/// What a server has agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Agreed<'a> {
+    pub(crate) subprotocol: Option<&'a str>,
+    /// It may send compressed messages.
+    pub(crate) compression: bool,
+}
+
+/// What a client offers beside subprotocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extensions {
+    None,
+    /// permessage-deflate (RFC 7692).
+    #[cfg(feature = "deflate")]
+    Deflate,
 }
 
 /// Writes a handshake. The caller has checked `target`, `host`, and that subprotocols and headers may be sent; the key
@@ -23,6 +42,7 @@ pub(crate) fn request(
     host: &str,
     key: [u8; KEY_BYTES],
     subprotocols: &[String],
+    extensions: Extensions,
     headers: &[(String, String)],
 ) -> (Vec<u8>, ExpectedAnswer) {
     let key = STANDARD.encode(key);
@@ -33,6 +53,14 @@ pub(crate) fn request(
     if !subprotocols.is_empty() {
         head += &format!("Sec-WebSocket-Protocol: {}\r\n", subprotocols.join(", "));
     }
+    let offer: Option<&str> = match extensions {
+        Extensions::None => None,
+        #[cfg(feature = "deflate")]
+        Extensions::Deflate => Some(crate::protocol::deflate::negotiate::OFFER),
+    };
+    if let Some(offer) = offer {
+        head += &format!("Sec-WebSocket-Extensions: {offer}\r\n");
+    }
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
@@ -40,6 +68,7 @@ pub(crate) fn request(
     let asked = ExpectedAnswer {
         accept: accept(&key),
         subprotocols: subprotocols.to_vec(),
+        compression: offer.is_some(),
     };
     (head.into_bytes(), asked)
 }
@@ -64,11 +93,11 @@ pub(crate) enum BadAnswer {
     SubprotocolRepeated,
 }
 
-/// Judges a 101. Returns the subprotocol that the server has chosen, which may be none.
+/// Judges a 101. Returns what the server has agreed to.
 pub(crate) fn judge<'a>(
     asked: &'a ExpectedAnswer,
     head: &ReplyHead,
-) -> Result<Option<&'a str>, BadAnswer> {
+) -> Result<Agreed<'a>, BadAnswer> {
     // RFC 6455 §4.1 item 2: the value is "websocket". RFC 9110 §7.8: a server that lists several switches to all of them.
     let mut protocols = head.tokens("Upgrade").peekable();
     if protocols.peek().is_none()
@@ -87,21 +116,39 @@ pub(crate) fn judge<'a>(
         (Some(value), None) if value != asked.accept => return Err(BadAnswer::AcceptWrong),
         (Some(_), None) => {}
     }
-    if let Some(extension) = head.tokens("Sec-WebSocket-Extensions").next() {
-        return Err(BadAnswer::Extension(extension.to_owned()));
-    }
+    let compression = compression_agreed(asked, head)?;
+    let agreed = |subprotocol| Agreed {
+        subprotocol,
+        compression,
+    };
     let mut chosen = head.tokens("Sec-WebSocket-Protocol");
     match (chosen.next(), chosen.next()) {
         // RFC 6455 §4.2.2 item 5.5: a server that agrees to none of those offered says nothing.
-        (None, _) => Ok(None),
+        (None, _) => Ok(agreed(None)),
         (Some(_), Some(_)) => Err(BadAnswer::SubprotocolRepeated),
         (Some(chosen), None) => {
             // Subprotocols are compared as they are (RFC 6455 §11.5: case-sensitive).
             let offered = asked.subprotocols.iter().find(|offered| *offered == chosen);
             let offered = offered.ok_or_else(|| BadAnswer::Subprotocol(chosen.to_owned()))?;
-            Ok(Some(offered))
+            Ok(agreed(Some(offered)))
         }
     }
+}
+
+/// Whether the server has agreed to the extension that was offered, and to none that was not.
+fn compression_agreed(asked: &ExpectedAnswer, head: &ReplyHead) -> Result<bool, BadAnswer> {
+    let Some(extension) = head.tokens("Sec-WebSocket-Extensions").next() else {
+        return Ok(false);
+    };
+    #[cfg(feature = "deflate")]
+    if asked.compression
+        && let Some(agreed) =
+            crate::protocol::deflate::negotiate::answered(head.values("Sec-WebSocket-Extensions"))
+    {
+        return Ok(agreed);
+    }
+    debug_assert!(!asked.compression || cfg!(feature = "deflate"));
+    Err(BadAnswer::Extension(extension.to_owned()))
 }
 
 impl fmt::Display for BadAnswer {
@@ -115,7 +162,10 @@ impl fmt::Display for BadAnswer {
                 f.write_str("its Sec-WebSocket-Accept is the answer to another handshake")
             }
             Self::Extension(name) => {
-                write!(f, "it wants the extension {name:?}, which was not offered")
+                write!(
+                    f,
+                    "it wants the extension {name:?}, which was not offered so"
+                )
             }
             Self::Subprotocol(name) => {
                 write!(
@@ -141,21 +191,21 @@ mod tests {
 
     fn asked(subprotocols: &[&str]) -> ExpectedAnswer {
         let subprotocols: Vec<String> = subprotocols.iter().map(|&s| s.to_owned()).collect();
-        request("/", "a", KEY, &subprotocols, &[]).1
+        request("/", "a", KEY, &subprotocols, Extensions::None, &[]).1
     }
 
     fn judged(asked: &ExpectedAnswer, headers: &[&str]) -> Result<Option<String>, BadAnswer> {
         let text = format!("HTTP/1.1 101 x\r\n{}\r\n\r\n", headers.join("\r\n"));
         let reply = ReplyReader::new(1 << 12, 0).read(text.as_bytes());
         let head = reply.unwrap().unwrap().head;
-        judge(asked, &head).map(|chosen| chosen.map(str::to_owned))
+        judge(asked, &head).map(|agreed| agreed.subprotocol.map(str::to_owned))
     }
 
     #[test]
     fn request_is_what_our_own_server_takes() {
         let headers = [("Origin".to_owned(), "http://a".to_owned())];
         let offered = ["a".to_owned(), "b".to_owned()];
-        let (bytes, _) = request("/news?x", "a:80", KEY, &offered, &headers);
+        let (bytes, _) = request("/news?x", "a:80", KEY, &offered, Extensions::None, &headers);
         let Ok(http::Parsed::Complete { head, head_bytes }) = http::parse_head(&bytes, 1 << 12)
         else {
             panic!("{bytes:?}");
@@ -167,7 +217,7 @@ mod tests {
         let checked = super::super::check(&head.method, head.minor_version, head.pairs());
         let accept = checked.unwrap().accept;
         assert_eq!(format!("Sec-WebSocket-Accept: {accept}"), ACCEPT);
-        let (plain, _) = request("/", "a", KEY, &[], &[]);
+        let (plain, _) = request("/", "a", KEY, &[], Extensions::None, &[]);
         assert!(!String::from_utf8(plain).unwrap().contains("Protocol"));
     }
 

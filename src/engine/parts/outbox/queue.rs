@@ -329,6 +329,8 @@ impl Queue {
     pub(super) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         let mut dropped = 0;
         let mut at = self.split_in_progress();
+        #[cfg(feature = "deflate")]
+        let mut packed_dropped = false;
         while self.live_bytes() > 0 && self.live_bytes().saturating_add(len) > bytes_max {
             let Some(chunk) = self.chunks.get_mut(at) else {
                 break;
@@ -338,6 +340,10 @@ impl Queue {
                 continue;
             }
             let frame = self.encoding.len_of_first(&chunk.bytes);
+            #[cfg(feature = "deflate")]
+            {
+                packed_dropped |= self.encoding.is_packed(&chunk.bytes);
+            }
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
             self.bytes -= frame;
@@ -353,6 +359,47 @@ impl Queue {
                 chunk.held = held;
             }
         }
+        #[cfg(feature = "deflate")]
+        if packed_dropped {
+            dropped += self.drop_packed(at);
+        }
+        dropped
+    }
+
+    /// Drops all packed messages from a chunk on: they may refer to one that was dropped. Returns how many.
+    #[cfg(feature = "deflate")]
+    fn drop_packed(&mut self, from: usize) -> u64 {
+        let mut dropped = 0;
+        for chunk in self.chunks.iter_mut().skip(from) {
+            if chunk.messages == 0 {
+                continue;
+            }
+            let mut kept = BytesMut::new();
+            let mut messages = 0;
+            let mut rest = &chunk.bytes[..];
+            while !rest.is_empty() {
+                let (frame, behind) = rest.split_at(self.encoding.len_of_first(rest));
+                if !self.encoding.is_packed(frame) {
+                    kept.extend_from_slice(frame);
+                    messages += 1;
+                }
+                rest = behind;
+            }
+            if messages == chunk.messages {
+                continue;
+            }
+            dropped += u64::from(chunk.messages - messages);
+            let less = chunk.bytes.len() - kept.len();
+            self.bytes -= less;
+            self.replay_bytes -= if chunk.replay { less } else { 0 };
+            self.held -= chunk.held;
+            chunk.messages = messages;
+            // Exactly as long as it is.
+            chunk.bytes = Bytes::copy_from_slice(&kept);
+            chunk.held = if messages > 0 { held_by(kept.len()) } else { 0 };
+            self.held += chunk.held;
+        }
+        self.chunks.retain(|chunk| !chunk.bytes.is_empty());
         dropped
     }
 

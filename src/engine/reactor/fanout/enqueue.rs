@@ -115,9 +115,33 @@ impl WebSocket {
     /// Puts what the client has still to be sent of all batches into its outbox.
     #[inline]
     pub(crate) fn take_batches<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        #[cfg(feature = "deflate")]
+        if self.compression.epoch().is_some()
+            && let Some(len) = cx.shard.fanout.packed_share_len(self)
+        {
+            self.make_sure_it_fits(cx, len);
+        }
         if let Some((frames, messages)) = cx.shard.fanout.take_share(self) {
             self.enqueue(cx, frames, messages, Source::Unshared);
             cx.shard.fanout.note_unshared(self);
+        }
+    }
+
+    /// Packed frames refer to those before them. Where the slow-consumer policy may drop some, a share of packed frames is queued
+    /// as a whole, or the connection follows no more and gets it plain.
+    #[cfg(feature = "deflate")]
+    pub(super) fn make_sure_it_fits<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, len: usize) {
+        let policy = cx.shard.hub.settings.slow_consumer;
+        if !policy.drops() {
+            return;
+        }
+        let bytes_max = cx.shard.limits().outbox_bytes_max;
+        let fits = |ws: &Self| judge(policy, ws.outbox.fill(bytes_max), len) == Verdict::Queue;
+        if !fits(self) && !self.is_blocked() {
+            self.write(cx);
+        }
+        if !fits(self) {
+            self.compression.leave_epoch();
         }
     }
 
@@ -194,6 +218,11 @@ impl WebSocket {
                 }
                 Verdict::DropOldest => {
                     let dropped = self.outbox.drop_oldest(len, bytes_max);
+                    #[cfg(feature = "deflate")]
+                    if dropped > 0 && self.compression.is_agreed() {
+                        // Some may have been packed: what refers to them has been dropped, too.
+                        self.compression.leave_epoch();
+                    }
                     let (piece, unshared) = messages.kept(piece);
                     self.outbox.push(piece, count, unshared);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);

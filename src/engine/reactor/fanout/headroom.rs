@@ -15,6 +15,8 @@ impl<T: Transport> Core<T> {
         };
         let lens = match command {
             Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0],
+            #[cfg(feature = "deflate")]
+            Command::SendEither(either) => [either.plain.len(), 0, 0],
             Command::Publish(publication) => publication.lens(),
             // An outbox takes a replay of any length.
             Command::Join(_) | Command::Subscribe(_) => [0, 0, 0],
@@ -22,6 +24,8 @@ impl<T: Transport> Core<T> {
         };
         let to = match command {
             Command::Send(to, _) => Some(*to),
+            #[cfg(feature = "deflate")]
+            Command::SendEither(either) => Some(either.to),
             _ => None,
         };
         // Nobody gets more than one.

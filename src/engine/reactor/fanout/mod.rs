@@ -12,6 +12,8 @@
 
 mod enqueue;
 mod headroom;
+#[cfg(feature = "deflate")]
+pub(crate) mod packing;
 mod send_budget;
 mod write_batch;
 
@@ -21,15 +23,19 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::engine::model::command::{Command, Publication};
+#[cfg(feature = "deflate")]
+use crate::engine::model::command::EitherForm;
+use crate::engine::model::command::{Command, Form, Publication};
 use crate::engine::model::settings::Settings;
-use crate::engine::parts::batch::{Audience, Batch, Spare};
+use crate::engine::parts::batch::{Audience, Batch, PackedFrame, Spare};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::slot_set::SlotSet;
 use crate::engine::parts::usage_index::UsageIndex;
+#[cfg(feature = "deflate")]
+use crate::engine::reactor::fanout::packing::Packing;
 use crate::engine::reactor::rooms::LocalRooms;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{ConnCx, Core, Role, ShardCx};
@@ -63,6 +69,8 @@ pub(crate) struct Fanout {
     /// Event streams, which are not of everyone, but have outboxes like them.
     streams: SlotSet,
     pub(crate) rooms: LocalRooms,
+    #[cfg(feature = "deflate")]
+    pub(crate) packing: Packing,
     /// Memory for the slots of a room that is being sent something.
     slots: Vec<u32>,
     /// Whether producers wait for congested members.
@@ -107,6 +115,8 @@ impl Fanout {
             members: SlotSet::default(),
             streams: SlotSet::default(),
             rooms: LocalRooms::default(),
+            #[cfg(feature = "deflate")]
+            packing: Packing::new(settings.compression.as_ref()),
             slots: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
             paced_since: None,
@@ -272,11 +282,24 @@ impl Fanout {
         self.gather_share(ws, seen)
     }
 
+    /// How long its share of all batches is, if any of it is packed.
+    #[cfg(feature = "deflate")]
+    fn packed_share_len(&self, ws: &WebSocket) -> Option<usize> {
+        let batches = self.runs_with(ws);
+        let batches = || batches.iter().map(|&index| &self.batches[index as usize]);
+        batches()
+            .any(|batch| batch.is_packed_for(ws.compression))
+            .then(|| {
+                let frames = batches().flat_map(|batch| batch.from(ws.seen, ws.compression));
+                frames.map(|(_, frame)| frame.len()).sum()
+            })
+    }
+
     fn gather_share(&self, ws: &WebSocket, seen: u64) -> Option<(Bytes, u32)> {
         let mut frames: Vec<(u64, &[u8])> = self
             .runs_with(ws)
             .into_iter()
-            .flat_map(|index| self.batches[index as usize].from(seen))
+            .flat_map(|index| self.batches[index as usize].from(seen, ws.compression))
             .collect();
         if frames.is_empty() {
             return None;
@@ -324,7 +347,13 @@ impl Fanout {
     }
 
     /// Has a frame gather in the batch of its audience.
-    fn push_to_run(&mut self, audience: Audience, number: u64, frame: Bytes) {
+    fn push_to_run(
+        &mut self,
+        audience: Audience,
+        number: u64,
+        frame: Bytes,
+        packed: Option<PackedFrame>,
+    ) {
         self.runs_bytes += frame.len();
         let index = match audience {
             Audience::Everyone => Some(&mut self.run_for_everyone),
@@ -332,11 +361,12 @@ impl Fanout {
         };
         match index {
             Some(&mut Some(index)) => {
-                self.batches[index as usize].push(number, &frame, &mut self.spare);
+                self.batches[index as usize].push(number, &frame, packed, &mut self.spare);
             }
             Some(none) => {
                 *none = Some(self.batches.len() as u32);
-                self.batches.push(Batch::new(audience, number, frame));
+                self.batches
+                    .push(Batch::new(audience, number, frame, packed));
             }
             None => debug_assert!(false, "a room without members has no audience"),
         }
@@ -394,7 +424,11 @@ impl<T: Transport> Core<T> {
 
     fn deliver(&mut self, command: Command) {
         match command {
-            Command::Broadcast(frame) => self.broadcast(Audience::Everyone, frame, None),
+            Command::Broadcast(frame) => {
+                self.broadcast(Audience::Everyone, frame, Form::Any, None);
+            }
+            #[cfg(feature = "deflate")]
+            Command::SendEither(either) => self.send_either(*either),
             Command::Publish(publication) => self.publish(*publication),
             Command::Join(joining) => self.join_room(*joining),
             Command::Leave(key, room) => self.leave_room(key, room),
@@ -432,11 +466,34 @@ impl<T: Transport> Core<T> {
         self.enforce_send_budget();
     }
 
+    /// Sends one connection a message that was packed for it, unless it follows an audience: a message of a few KiB is not worth
+    /// what it would lose by that.
+    #[cfg(feature = "deflate")]
+    fn send_either(&mut self, either: EitherForm) {
+        let EitherForm { to, plain, packed } = either;
+        let takes_packed = self.with_ws(to, |ws, _| {
+            let takes_packed = ws.compression.epoch().is_none() || plain.len() >= JOIN_BELOW_BYTES;
+            if takes_packed {
+                ws.compression.leave_epoch();
+            }
+            takes_packed
+        });
+        if takes_packed == Some(true) {
+            let counters = self.cx.counters();
+            counters.packed_bytes_out.add_alone(packed.len() as u64);
+            counters.packed_plain_bytes.add_alone(plain.len() as u64);
+            self.send(to, packed, 1);
+        } else {
+            self.send(to, plain, 1);
+        }
+    }
+
     /// Delivers a message in each form that has recipients here.
     fn publish(&mut self, publication: Publication) {
         let Publication {
             room,
             frame,
+            form,
             with_ids,
             except,
             event,
@@ -453,26 +510,38 @@ impl<T: Transport> Core<T> {
         if let Some(frame) = frame
             && (with_ids.is_none() || fanout.audience_len(audience) > 0)
         {
-            self.broadcast(audience, frame, except);
+            self.broadcast(audience, frame, form, except);
         }
         if let Some((audience, frame)) = with_ids {
-            self.broadcast(audience, frame, except);
+            self.broadcast(audience, frame, Form::Any, except);
         }
         if let Some((streams, event)) = event {
-            self.broadcast(Audience::Room(streams.number()), event, None);
+            self.broadcast(Audience::Room(streams.number()), event, Form::Any, None);
         }
     }
 
     /// An audience is sent this frame when the turn ends.
-    fn broadcast(&mut self, audience: Audience, frame: Bytes, except: Option<Key>) {
+    fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
         let max = self.cx.fanout.runs_bytes_max;
         let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
         if stands_alone || self.cx.fanout.runs_bytes + frame.len() > max {
             self.flush_batches();
         }
+        #[cfg(feature = "deflate")]
+        let packed = match form {
+            Form::Any if !stands_alone => self.pack(audience, &frame),
+            Form::Packed(packed) if stands_alone => self.begin_epoch_with(audience, &frame, packed),
+            _ => None,
+        };
+        #[cfg(not(feature = "deflate"))]
+        let packed = {
+            debug_assert!(form.is_any());
+            None
+        };
         let number = self.cx.fanout.broadcasts;
-        let others =
-            except.and_then(|key| self.with_ws(key, |ws, cx| ws.skip(cx, audience, number))?);
+        let others = except.and_then(|key| {
+            self.with_ws(key, |ws, cx| ws.skip(cx, audience, number, packed.as_ref()))?
+        });
         let fanout = &mut self.cx.fanout;
         // Only now: the flush may have cost the last member its connection.
         let reached = others.unwrap_or_else(|| fanout.audience_len(audience));
@@ -489,9 +558,9 @@ impl<T: Transport> Core<T> {
         }
         fanout.broadcasts += 1;
         if stands_alone {
-            self.deliver_batch(Batch::new(audience, number, frame));
+            self.deliver_batch(Batch::new(audience, number, frame, packed));
         } else {
-            fanout.push_to_run(audience, number, frame);
+            fanout.push_to_run(audience, number, frame, packed);
         }
     }
 
@@ -520,6 +589,7 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         audience: Audience,
         number: u64,
+        packed: Option<&PackedFrame>,
     ) -> Option<usize> {
         let is_member = match audience {
             Audience::Everyone => self.is_of_everyone(),
@@ -534,6 +604,14 @@ impl WebSocket {
             if self.is_open() {
                 self.seen = number + 1;
             }
+        }
+        #[cfg(feature = "deflate")]
+        if packed.is_some_and(|packed| self.compression.follows(packed.epoch)) {
+            self.compression.leave_epoch();
+        }
+        #[cfg(not(feature = "deflate"))]
+        {
+            let _ = packed;
         }
         Some(others)
     }
@@ -559,6 +637,13 @@ impl WebSocket {
         self.seen = cx.shard.fanout.broadcasts;
         cx.shard.fanout.all_of(encoding).insert(cx.key.slot);
         if encoding == Encoding::Frames {
+            #[cfg(feature = "deflate")]
+            {
+                cx.shard.fanout.packing.entered(self.compression);
+                if self.compression.is_agreed() {
+                    cx.shard.hub.packers.entered();
+                }
+            }
             cx.shard.handle().members.fetch_add(1, SeqCst);
         }
     }
@@ -571,6 +656,13 @@ impl WebSocket {
             return;
         }
         if encoding == Encoding::Frames {
+            #[cfg(feature = "deflate")]
+            {
+                cx.shard.fanout.packing.left(self.compression);
+                if self.compression.is_agreed() {
+                    cx.shard.hub.packers.left();
+                }
+            }
             cx.shard.handle().members.fetch_sub(1, SeqCst);
         }
         if std::mem::take(&mut self.congested) {

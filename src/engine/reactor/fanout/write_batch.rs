@@ -5,9 +5,11 @@
 
 use std::io;
 
-use crate::engine::parts::batch::{Audience, Batch, SealedBatch};
+use crate::engine::parts::batch::{Audience, Batch, SealedBatch, SealedFrames};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::fanout::enqueue::Source;
+#[cfg(feature = "deflate")]
+use crate::engine::reactor::fanout::packing::Followers;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Conn, ConnCx, Core, Role};
 use crate::transport::{Transport, Write, WriteMany};
@@ -24,6 +26,8 @@ struct Written {
     behind: Vec<u32>,
     /// Not all of it was written to these.
     unfinished: Vec<(u32, io::Result<usize>)>,
+    #[cfg(feature = "deflate")]
+    followers: Followers,
 }
 
 impl<T: Transport> Core<T> {
@@ -36,7 +40,11 @@ impl<T: Transport> Core<T> {
             messages,
             behind,
             unfinished,
+            #[cfg(feature = "deflate")]
+            followers,
         } = self.write_batch(audience, &batch);
+        #[cfg(feature = "deflate")]
+        self.note_followers(audience, &batch, followers);
         let counters = self.cx.counters();
         counters.bytes_out.add_alone(bytes);
         counters.messages_out.add_alone(messages);
@@ -44,10 +52,7 @@ impl<T: Transport> Core<T> {
             self.with_member(slot, |ws, cx| ws.take_rest(cx, &mut batch, outcome));
         }
         for slot in behind {
-            self.with_member(slot, |ws, cx| {
-                let (from, messages) = batch.share(ws.seen);
-                ws.enqueue_from(cx, &mut batch, from, messages);
-            });
+            self.with_member(slot, |ws, cx| ws.enqueue_share(cx, &mut batch));
         }
         self.cx.fanout.spare.reclaim(batch);
         self.enforce_send_budget();
@@ -70,6 +75,10 @@ impl<T: Transport> Core<T> {
         let mut behind = Vec::new();
         let mut unfinished = Vec::new();
         let (mut bytes, mut messages) = (0, 0);
+        #[cfg(feature = "deflate")]
+        let mut followers = Followers::default();
+        #[cfg(feature = "deflate")]
+        let (epoch, plain_len) = (batch.epoch(), batch.plain_len() as u64);
         let share = |slot| {
             let Some((_, conn)) = conns.at(slot) else {
                 debug_assert!(false, "slot {slot} has ended without leaving its audience");
@@ -80,9 +89,14 @@ impl<T: Transport> Core<T> {
                 debug_assert!(false, "slot {slot} has broken without leaving its audience");
                 return None;
             };
-            let (from, messages) = batch.share(ws.seen);
+            let frames = batch.frames(ws.compression);
+            let (from, messages) = frames.share(ws.seen);
             if messages == 0 {
                 return None;
+            }
+            #[cfg(feature = "deflate")]
+            if let Some(epoch) = epoch {
+                followers.add(ws.compression, epoch, frames.bytes.len() as u64, plain_len);
             }
             if !ws.outbox.is_empty() {
                 behind.push(slot);
@@ -91,7 +105,7 @@ impl<T: Transport> Core<T> {
             Some(Write {
                 tag: (slot, messages),
                 transport,
-                bytes: &batch.bytes[from..],
+                bytes: &frames.bytes[from..],
             })
         };
         self.cx.writer.write_many(
@@ -112,6 +126,8 @@ impl<T: Transport> Core<T> {
             messages,
             behind,
             unfinished,
+            #[cfg(feature = "deflate")]
+            followers,
         }
     }
 
@@ -162,14 +178,14 @@ impl WebSocket {
         outcome: io::Result<usize>,
     ) {
         use io::ErrorKind::{Interrupted, WouldBlock};
-        let (from, messages) = batch.share(self.seen);
         match outcome {
             Ok(n) => self.take_partial(cx, batch, n),
             Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {
                 self.blocked(cx.shard.tick, cx.shard.limits().write_timeout);
-                self.enqueue_from(cx, batch, from, messages);
+                self.enqueue_share(cx, batch);
             }
             Err(_) => {
+                let (_, messages) = batch.frames(self.compression).share(self.seen);
                 let dropped = u64::from(messages);
                 cx.shard.counters().dropped_closed.add(dropped);
                 self.break_off(cx);
@@ -184,37 +200,67 @@ impl WebSocket {
         batch: &mut SealedBatch,
         written: usize,
     ) {
-        let (from, messages) = batch.share(self.seen);
+        let frames = batch.frames_mut(self.compression);
+        let (from, messages) = frames.share(self.seen);
         let (bytes_max, write_timeout) = {
             let limits = cx.shard.limits();
             (limits.outbox_bytes_max, limits.write_timeout)
         };
-        let len = batch.bytes.len() - from;
+        let len = frames.bytes.len() - from;
         let (whole, kept) = self
             .encoding()
-            .whole(&batch.bytes[from..], written.saturating_add(bytes_max));
-        let (bytes, unshared) = batch.keep(from..from + whole);
+            .whole(&frames.bytes[from..], written.saturating_add(bytes_max));
+        let (bytes, unshared) = frames.keep(from..from + whole);
         let left = self.outbox.push_rest(bytes, kept, written, unshared);
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
         counters.messages_out.add_alone(left);
         self.blocked(cx.shard.tick, write_timeout);
-        if whole < len {
-            self.enqueue_from(cx, batch, from + whole, messages - kept);
-        } else {
+        if whole == len {
             self.note_fill(cx);
+            return;
         }
+        let left = messages - kept;
+        #[cfg(feature = "deflate")]
+        if cx.shard.hub.settings.slow_consumer.drops() && batch.epoch().is_some() {
+            // Not all of it fits.
+            self.compression.leave_epoch();
+            let frames = batch.frames_mut(self.compression);
+            let from = frames.last(left);
+            self.enqueue_from(cx, frames, from, left);
+            return;
+        }
+        let frames = batch.frames_mut(self.compression);
+        self.enqueue_from(cx, frames, from + whole, left);
     }
 
-    /// Queues what it is to get of a batch from there on.
+    /// Queues what it is to get of a batch.
+    fn enqueue_share<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, batch: &mut SealedBatch) {
+        #[cfg(feature = "deflate")]
+        {
+            let frames = batch.frames(self.compression);
+            let (from, _) = frames.share(self.seen);
+            if batch
+                .epoch()
+                .is_some_and(|epoch| self.compression.follows(epoch))
+            {
+                self.make_sure_it_fits(cx, frames.bytes.len() - from);
+            }
+        }
+        let frames = batch.frames_mut(self.compression);
+        let (from, messages) = frames.share(self.seen);
+        self.enqueue_from(cx, frames, from, messages);
+    }
+
+    /// Queues what it is to get from there on.
     fn enqueue_from<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        batch: &mut SealedBatch,
+        frames: &mut SealedFrames,
         from: usize,
         messages: u32,
     ) {
-        let (piece, of) = batch.piece(from);
+        let (piece, of) = frames.piece(from);
         self.enqueue(cx, piece, messages, Source::Shared { of });
         self.note_fill(cx);
     }

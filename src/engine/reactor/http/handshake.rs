@@ -332,8 +332,16 @@ impl Http {
         cx: &mut ConnCx<'_, T>,
         request: Arc<RequestHead>,
         source: HandshakeSource,
-        granted: Granted,
+        mut granted: Granted,
     ) {
+        let is_answered = match &source {
+            HandshakeSource::Here(_) => false,
+            HandshakeSource::Elsewhere(upgraded) => upgraded.answered,
+            HandshakeSource::Body { .. } | HandshakeSource::EventStream { .. } => true,
+        };
+        if !is_answered {
+            granted.agree_compression(&cx.shard.hub.settings, &request);
+        }
         let (preface, encoding, handed_over) = match source {
             HandshakeSource::Body { body, .. } => {
                 let head = request.head().clone();

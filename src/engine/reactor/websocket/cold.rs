@@ -7,12 +7,17 @@ use crate::engine::parts::timers::Tick;
 use crate::engine::parts::users::CloseReason;
 use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::WebSocket;
+#[cfg(feature = "deflate")]
+use crate::engine::reactor::websocket::inflating::Parked;
 
 /// Made when something of it is first set, and given back when nothing of it is.
 #[derive(Default)]
 pub(super) struct Cold {
     /// A message that has begun: since when, and what is held of it.
     pub(super) unfinished: Option<Unfinished>,
+    /// A compressed message that waits for its turn to be inflated. Nothing is read meanwhile.
+    #[cfg(feature = "deflate")]
+    pub(super) parked: Option<Box<Parked>>,
     /// Until when a closing handshake may last.
     pub(super) deadline: Option<WriteProgress>,
     /// The time that the client has for what the socket did not take at once.
@@ -49,6 +54,8 @@ impl Cold {
     pub(super) fn is_empty(&self) -> bool {
         let Self {
             unfinished,
+            #[cfg(feature = "deflate")]
+            parked,
             deadline,
             drain,
             blocked,
@@ -59,6 +66,10 @@ impl Cold {
             stream,
             closed_with,
         } = self;
+        #[cfg(feature = "deflate")]
+        if parked.is_some() {
+            return false;
+        }
         unfinished.is_none()
             && deadline.is_none()
             && drain.is_none()

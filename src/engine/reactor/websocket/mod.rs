@@ -10,6 +10,8 @@ mod audit;
 mod closing;
 mod cold;
 mod deadlines;
+#[cfg(feature = "deflate")]
+pub(crate) mod inflating;
 mod receiving;
 mod subprotocol;
 
@@ -23,6 +25,7 @@ use crate::engine::model::job::{Event, Work};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::PendingAttachment;
+use crate::engine::parts::compression::ConnCompression;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
 use crate::engine::parts::outbox::Outbox;
@@ -63,6 +66,7 @@ use crate::transport::Transport;
 /// and, with `sending` being `Closing`, everything is written, or, being `Broken`, at once.
 pub(crate) struct WebSocket {
     pub(crate) session: Arc<Session>,
+    pub(crate) compression: ConnCompression,
     protocol: Progress,
     pub(crate) outbox: Outbox,
     /// Waits for the handlers.
@@ -135,6 +139,7 @@ enum Handlers {
 impl WebSocket {
     fn new(session: Arc<Session>, now: Tick) -> Self {
         Self {
+            compression: ConnCompression::new(session.compression),
             protocol: Progress::default(),
             outbox: Outbox::new(session.encoding),
             session,
@@ -194,15 +199,23 @@ impl WebSocket {
     }
 
     pub(crate) fn wants_input(&self, limits: &Limits) -> bool {
-        let may_keep = match self.receiving {
+        #[cfg(feature = "deflate")]
+        if self.is_parked() {
+            return false;
+        }
+        self.may_keep_more(limits) && !self.outbox.controls_full()
+    }
+
+    /// Another message would be kept for the handlers, or dropped.
+    fn may_keep_more(&self, limits: &Limits) -> bool {
+        match self.receiving {
             Receiving::Open => {
                 !(self.handlers == Handlers::Running || self.holds_back(limits))
                     || self.inbox_bytes < limits.pending_bytes_max
             }
             Receiving::Discarding => true,
             Receiving::Stopped | Receiving::Evicted | Receiving::Closed | Receiving::Eof => false,
-        };
-        may_keep && !self.outbox.controls_full()
+        }
     }
 
     /// Events that wait for the handlers.
@@ -341,7 +354,9 @@ impl WebSocket {
         };
         let with_ids = cx.shard.subscriptions.subprotocol_with_ids;
         let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
+        let compression = granted.compression();
         let mut session = Session::new(id, &request, granted.subprotocol, takes_ids, encoding);
+        session.compression = compression;
         let closed_with = granted.user_slot.and_then(|slot| session.set_user(slot));
         let session = Arc::new(session);
         if granted.expiry.is_some() {
@@ -449,6 +464,8 @@ impl WebSocket {
             cx.job(Work::Session(self.session.clone(), events, bytes));
             cx.want_read();
         }
+        #[cfg(feature = "deflate")]
+        self.advance_parked(cx);
         self.advance_end(cx);
     }
 

@@ -11,6 +11,7 @@ use crate::engine::reactor::{ConnCx, Reader};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
+use crate::protocol::connection::Accepted;
 use crate::protocol::encode::Opcode;
 use crate::protocol::{connection, encode};
 use crate::report::limited;
@@ -102,6 +103,8 @@ impl WebSocket {
     /// What it holds of received messages is held no longer.
     pub(crate) fn let_go(&mut self, budget: &mut ReceiveBudget) {
         self.forget_unfinished(budget);
+        #[cfg(feature = "deflate")]
+        self.forget_parked(budget);
         budget.sub_unhandled(std::mem::take(&mut self.inbox_bytes));
         if self.held_back_indexed() > 0 {
             self.index_held_back(0, budget);
@@ -148,7 +151,7 @@ impl WebSocket {
 
     /// A message has come: the program hears it first where the session speaks a subprotocol of its own.
     #[inline(always)] // For each message.
-    fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
+    pub(super) fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
         let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
         if may_be_protocol && self.session.protocol_state().is_some() {
             self.on_protocol_message(cx, message);
@@ -157,7 +160,54 @@ impl WebSocket {
         }
     }
 
-    /// One frame or message of the input. Returns whether there may be more.
+    /// Takes what has come, as far as it can be taken now. Returns how many bytes at its end are left.
+    fn take_input<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) -> usize {
+        let mut input = bytes;
+        let mut counted = Counted::default();
+        while !input.is_empty()
+            && !self.receiving.is_over()
+            && self.take_next(cx, &mut input, &mut counted)
+        {}
+        let Counted {
+            messages,
+            unhandled,
+        } = counted;
+        cx.shard.counters().messages_in.add_alone(messages);
+        cx.shard.counters().dropped_unhandled.add_alone(unhandled);
+        if self.receiving.is_over() {
+            let ending = match self.receiving {
+                Receiving::Closed | Receiving::Eof => PeerEnd::Gone,
+                _ => PeerEnd::Refused,
+            };
+            self.on_protocol_end(cx, ending);
+        }
+        if messages > 0 {
+            // What is unfinished now has begun with what was just read.
+            self.forget_unfinished(&mut cx.shard.receive_budget);
+        }
+        self.note_unfinished(cx);
+        match self.receiving.is_over() {
+            true => 0,
+            false => input.len(),
+        }
+    }
+
+    /// Takes what was read behind a message that had to wait.
+    #[cfg(feature = "deflate")]
+    pub(super) fn take_rest_of_input<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        mut rest: Vec<u8>,
+        at: usize,
+    ) {
+        let unread = self.take_input(cx, &mut rest[at..]);
+        let at = rest.len() - unread;
+        self.park_rest(rest, at, &mut cx.shard.receive_budget);
+        self.advance(cx);
+        cx.want_read();
+    }
+
+    /// One frame or message of the input. Returns whether there may be more that can be taken now.
     #[inline]
     fn take_next<T: Transport>(
         &mut self,
@@ -165,8 +215,11 @@ impl WebSocket {
         input: &mut &mut [u8],
         counted: &mut Counted,
     ) -> bool {
-        let message_bytes_max = cx.shard.limits().message_bytes_max;
-        match self.protocol.receive(input, message_bytes_max) {
+        let accepted = Accepted {
+            message_bytes_max: cx.shard.limits().message_bytes_max,
+            compressed: self.compression.is_agreed(),
+        };
+        match self.protocol.receive(input, accepted) {
             Ok(None) => return false,
             Ok(Some(connection::ProtocolEvent::Message { text, payload })) => {
                 counted.messages += 1;
@@ -175,6 +228,17 @@ impl WebSocket {
                 } else {
                     counted.unhandled += 1;
                 }
+            }
+            Ok(Some(connection::ProtocolEvent::Compressed { text, payload })) => {
+                counted.messages += 1;
+                if !(cx.shard.subscriptions.message && self.receiving == Receiving::Open) {
+                    counted.unhandled += 1;
+                    return true;
+                }
+                #[cfg(feature = "deflate")]
+                return self.take_compressed(cx, payload, text);
+                #[cfg(not(feature = "deflate"))]
+                let _ = (text, payload);
             }
             Ok(Some(connection::ProtocolEvent::Ping(payload))) => self.answer_ping(cx, &payload),
             Ok(Some(connection::ProtocolEvent::Pong(_))) => {}
@@ -299,30 +363,14 @@ impl<T: Transport> Reader<T> for WebSocket {
         }
         self.last_received = cx.shard.tick;
         self.pinged = false;
-        let mut input = bytes;
-        let mut counted = Counted::default();
-        while !input.is_empty()
-            && !self.receiving.is_over()
-            && self.take_next(cx, &mut input, &mut counted)
-        {}
-        let Counted {
-            messages,
-            unhandled,
-        } = counted;
-        cx.shard.counters().messages_in.add_alone(messages);
-        cx.shard.counters().dropped_unhandled.add_alone(unhandled);
-        if self.receiving.is_over() {
-            let ending = match self.receiving {
-                Receiving::Closed | Receiving::Eof => PeerEnd::Gone,
-                _ => PeerEnd::Refused,
-            };
-            self.on_protocol_end(cx, ending);
+        let unread = self.take_input(cx, bytes);
+        #[cfg(feature = "deflate")]
+        if unread > 0 {
+            let rest = bytes[bytes.len() - unread..].to_vec();
+            self.park_rest(rest, 0, &mut cx.shard.receive_budget);
         }
-        if messages > 0 {
-            // What is unfinished now has begun with what was just read.
-            self.forget_unfinished(&mut cx.shard.receive_budget);
-        }
-        self.note_unfinished(cx);
+        #[cfg(not(feature = "deflate"))]
+        debug_assert_eq!(unread, 0, "nothing is to be kept for later");
         self.advance(cx);
     }
 

@@ -1,0 +1,185 @@
+//! What a connection has agreed about compression, and whose history it shares.
+
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::{WINDOW_BITS_MAX, negotiate::Agreement};
+
+/// Compression of one connection, in a few bytes: there is one for each. Without the feature it takes none, and nothing is
+/// ever agreed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ConnCompression {
+    /// The epoch that it follows, above eight bits: [`Ability`].
+    #[cfg(feature = "deflate")]
+    bits: u64,
+}
+
+/// What a client can inflate, as agreed in its handshake: 0 if nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ability {
+    /// The bits of its window, and [`Self::STATELESS`].
+    #[cfg(feature = "deflate")]
+    bits: u8,
+}
+
+/// Number of an epoch: a series of packed messages that begins with one which refers to nothing. Never used again on a shard.
+#[cfg(feature = "deflate")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
+
+/// A compressor looks back so far, in bits, where members of an audience share its history.
+#[cfg(feature = "deflate")]
+pub(crate) const SHARED_WINDOW_BITS: u8 = 13;
+
+#[cfg(not(feature = "deflate"))]
+impl ConnCompression {
+    pub(crate) fn new(_: Ability) -> Self {
+        Self {}
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_agreed(self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "deflate")]
+impl Ability {
+    /// The client has asked that each message be packed by itself.
+    const STATELESS: u8 = 0x80;
+
+    pub(crate) fn new(agreement: Agreement) -> Self {
+        let stateless = match agreement.server_no_context_takeover {
+            true => Self::STATELESS,
+            false => 0,
+        };
+        Self {
+            bits: agreement.window_bits() | stateless,
+        }
+    }
+
+    fn window_bits(self) -> u8 {
+        self.bits & !Self::STATELESS
+    }
+
+    pub(crate) fn is_agreed(self) -> bool {
+        self.bits != 0
+    }
+
+    /// Whether it can share the history of an audience.
+    fn can_follow(self) -> bool {
+        self.bits & Self::STATELESS == 0 && self.bits >= SHARED_WINDOW_BITS
+    }
+
+    /// Whether it can inflate a message of that length which refers to no other: with the largest window any, else those that
+    /// its window holds (RFC 7692 §7.1.2.1).
+    pub(crate) fn can_inflate(self, len: usize) -> bool {
+        match self.window_bits() {
+            0 => false,
+            WINDOW_BITS_MAX => true,
+            bits => len <= 1 << bits,
+        }
+    }
+}
+
+#[cfg(feature = "deflate")]
+impl Epoch {
+    /// That of nobody.
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    pub(crate) const FIRST: Self = Self(1);
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(feature = "deflate")]
+impl ConnCompression {
+    pub(crate) fn new(ability: Ability) -> Self {
+        Self {
+            bits: ability.bits.into(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn ability(self) -> Ability {
+        Ability {
+            bits: self.bits as u8,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_agreed(self) -> bool {
+        self.ability().is_agreed()
+    }
+
+    #[inline]
+    pub(crate) fn can_follow(self) -> bool {
+        self.ability().can_follow()
+    }
+
+    /// The epoch that it follows.
+    #[inline]
+    pub(crate) fn epoch(self) -> Option<Epoch> {
+        match self.bits >> 8 {
+            0 => None,
+            epoch => Some(Epoch(epoch)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn follows(self, epoch: Epoch) -> bool {
+        self.bits >> 8 == epoch.0
+    }
+
+    pub(crate) fn follow(&mut self, epoch: Epoch) {
+        debug_assert!(self.can_follow());
+        self.bits = epoch.0 << 8 | u64::from(self.ability().bits);
+    }
+
+    /// What its client has in its window is no audience's history any more: it is sent plain frames until it follows again.
+    #[inline]
+    pub(crate) fn leave_epoch(&mut self) {
+        self.bits = self.ability().bits.into();
+    }
+}
+
+#[cfg(all(test, feature = "deflate"))]
+mod tests {
+    use super::*;
+    use crate::protocol::deflate::negotiate::accept;
+
+    fn ability(parameters: &str) -> Ability {
+        Ability::new(accept([format!("permessage-deflate{parameters}").as_str()]).unwrap())
+    }
+
+    #[test]
+    fn small_window_reads_short_messages_and_follows_nobody() {
+        let small = ability("; server_max_window_bits=8");
+        assert!(small.can_inflate(256) && !small.can_inflate(257));
+        assert!(!ConnCompression::new(small).can_follow());
+        let medium = ability("; server_max_window_bits=13");
+        assert!(medium.can_inflate(8192) && !medium.can_inflate(8193));
+        assert!(ConnCompression::new(medium).can_follow());
+        let stateless = ability("; server_no_context_takeover");
+        assert!(stateless.can_inflate(1 << 30));
+        assert!(!ConnCompression::new(stateless).can_follow());
+        assert!(!Ability::default().can_inflate(0));
+    }
+
+    #[test]
+    fn connection_follows_one_epoch_at_a_time() {
+        let mut conn = ConnCompression::new(ability(""));
+        assert_eq!(conn.epoch(), None);
+        let (first, second) = (Epoch::FIRST, Epoch::FIRST.next());
+        conn.follow(first);
+        assert!(conn.follows(first) && !conn.follows(second));
+        conn.follow(second);
+        assert_eq!(conn.epoch(), Some(second));
+        conn.leave_epoch();
+        assert!(conn.is_agreed() && conn.can_follow() && conn.epoch().is_none());
+    }
+}

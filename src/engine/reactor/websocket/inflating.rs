@@ -1,0 +1,335 @@
+//! Compressed messages of clients. A few bytes can become very many, so how much is inflated in a turn is bounded, and how
+//! much is held.
+//!
+//! Most messages are inflated where they were read. One that is too long for what is left of the turn waits: with what its
+//! client has sent behind it, and its connection is not read meanwhile. Of those that wait, a shard inflates one at a time, a
+//! part in each turn. So at most one message for each shard is half inflated.
+//!
+//! Where handlers have to catch up first (`ReceiveBudget`), nothing is inflated, as nothing is read.
+
+use std::collections::VecDeque;
+
+use crate::engine::parts::id::Key;
+use crate::engine::reactor::receive_budget::ReceiveBudget;
+use crate::engine::reactor::websocket::{Receiving, WebSocket};
+use crate::engine::reactor::{ConnCx, Core};
+use crate::message::Message;
+use crate::protocol::assembler::reserve;
+use crate::protocol::connection::MessagePayload;
+use crate::protocol::deflate::inflate::{Inflater, STEP_BYTES, Takeover};
+use crate::protocol::encode::HEADER_BYTES_MAX;
+use crate::protocol::error::Violation;
+use crate::protocol::utf8::Utf8;
+use crate::transport::Transport;
+
+/// So many bytes are inflated in a turn, of messages where they are read, and as many of those that wait.
+const BYTES_PER_TURN: usize = 512 << 10;
+
+/// What a shard inflates with.
+pub(crate) struct Inflations {
+    /// For messages where they are read.
+    at_once: Option<Inflater>,
+    /// For the first of those that wait.
+    waiting: Option<Inflater>,
+    /// Bytes that may be inflated at once in this turn.
+    allowance: usize,
+    /// Connections with a message that waits, the longest waiting first.
+    queue: VecDeque<Key>,
+}
+
+/// A compressed message that waits, and what its client has sent behind it.
+pub(crate) struct Parked {
+    text: bool,
+    payload: Vec<u8>,
+    inflation: Inflation,
+    /// What was read behind the message, from `rest_at`.
+    rest: Vec<u8>,
+    rest_at: usize,
+    /// What of all this the receive budget counts.
+    counted: usize,
+    is_queued: bool,
+}
+
+/// How far a message is inflated.
+#[derive(Default)]
+struct Inflation {
+    /// Bytes of the payload that were read.
+    at: usize,
+    utf8: Utf8,
+    /// Headroom, then what has come out. Empty if it has not begun.
+    out: Vec<u8>,
+}
+
+enum Inflated {
+    /// The message, behind headroom.
+    Whole(Vec<u8>),
+    /// The turn's allowance is used up.
+    Part,
+}
+
+impl Inflation {
+    /// Inflates until the message is complete or the allowance is used up.
+    fn go_on(
+        &mut self,
+        inflater: &mut Inflater,
+        payload: &[u8],
+        text: bool,
+        message_bytes_max: usize,
+        allowance: &mut usize,
+    ) -> Result<Inflated, Violation> {
+        if self.out.is_empty() {
+            inflater.begin();
+        }
+        while *allowance > 0 {
+            let so_far = self.out.get(HEADER_BYTES_MAX..).unwrap_or_default();
+            // One more than fits shows that it does not.
+            let room = (message_bytes_max - so_far.len()).saturating_add(1);
+            let step = inflater
+                .step(payload, &mut self.at, so_far, room)
+                .map_err(|_| Violation::InvalidDeflate)?;
+            *allowance = allowance.saturating_sub(step.work);
+            if step.bytes.len() == room {
+                return Err(Violation::MessageTooBig);
+            }
+            if text {
+                self.utf8
+                    .push(step.bytes)
+                    .map_err(|_| Violation::InvalidUtf8)?;
+            }
+            let headroom = match self.out.is_empty() {
+                true => HEADER_BYTES_MAX,
+                false => 0,
+            };
+            let ahead = match step.is_last {
+                true => 0,
+                false => room,
+            };
+            reserve(&mut self.out, headroom + step.bytes.len(), ahead);
+            self.out.resize(self.out.len() + headroom, 0);
+            self.out.extend_from_slice(step.bytes);
+            if step.is_last {
+                if text {
+                    self.utf8.finish().map_err(|_| Violation::InvalidUtf8)?;
+                }
+                let mut whole = std::mem::take(&mut self.out);
+                whole.shrink_to_fit();
+                return Ok(Inflated::Whole(whole));
+            }
+        }
+        Ok(Inflated::Part)
+    }
+}
+
+impl Parked {
+    fn bytes(&self) -> usize {
+        self.payload.capacity() + self.rest.capacity() + self.inflation.out.capacity()
+    }
+}
+
+impl Inflations {
+    pub(crate) fn new() -> Self {
+        Self {
+            at_once: None,
+            waiting: None,
+            allowance: BYTES_PER_TURN,
+            queue: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn begin_turn(&mut self) {
+        self.allowance = BYTES_PER_TURN;
+    }
+
+    /// Messages wait, and nothing else is waited for.
+    pub(crate) fn has_work(&self, budget: &ReceiveBudget) -> bool {
+        !self.queue.is_empty() && !budget.is_inflating_paused()
+    }
+}
+
+impl WebSocket {
+    /// A message waits to be inflated. Nothing is read meanwhile.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.parked.is_some())
+    }
+
+    /// A compressed message has come. Returns whether it was taken; else it waits, and what comes behind it is to be kept for
+    /// [`park_rest`](Self::park_rest).
+    pub(super) fn take_compressed<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        payload: MessagePayload<'_>,
+        text: bool,
+    ) -> bool {
+        let bytes = payload.bytes();
+        cx.shard
+            .counters()
+            .compressed_bytes_in
+            .add_alone(bytes.len() as u64);
+        let message_bytes_max = cx.shard.limits().message_bytes_max;
+        let limits = &cx.shard.hub.settings.limits;
+        if self.may_keep_more(limits) && !cx.shard.receive_budget.is_inflating_paused() {
+            let Inflations {
+                at_once, allowance, ..
+            } = &mut cx.shard.inflations;
+            let inflater = at_once.get_or_insert_with(|| Inflater::new(Takeover::No));
+            let mut inflation = Inflation::default();
+            match inflation.go_on(inflater, bytes, text, message_bytes_max, allowance) {
+                Ok(Inflated::Whole(whole)) => {
+                    self.take_inflated(cx, whole, text);
+                    return true;
+                }
+                // What was done is done again: only the first of those that wait may hold a part.
+                Ok(Inflated::Part) => {}
+                Err(violation) => {
+                    self.on_bad_message(cx, violation);
+                    return true;
+                }
+            }
+        }
+        let payload = match payload {
+            MessagePayload::Whole(bytes) => bytes.to_vec(),
+            MessagePayload::Assembled(mut buffer) => buffer.split_off(HEADER_BYTES_MAX),
+        };
+        self.cold().parked = Some(Box::new(Parked {
+            text,
+            payload,
+            inflation: Inflation::default(),
+            rest: Vec::new(),
+            rest_at: 0,
+            counted: 0,
+            is_queued: false,
+        }));
+        self.count_parked(&mut cx.shard.receive_budget);
+        false
+    }
+
+    fn take_inflated<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, whole: Vec<u8>, text: bool) {
+        let bytes = (whole.len() - HEADER_BYTES_MAX) as u64;
+        cx.shard.counters().inflated_bytes_in.add_alone(bytes);
+        let message = Message::from_payload(MessagePayload::Assembled(whole), text);
+        self.take_message(cx, message);
+    }
+
+    #[cold]
+    fn on_bad_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, violation: Violation) {
+        if violation == Violation::MessageTooBig {
+            cx.shard.counters().bombs.add(1);
+        }
+        self.protocol.abandon();
+        let reason = violation.to_string();
+        self.on_violation(cx, "the protocol", violation.close_code(), &reason);
+    }
+
+    /// Keeps what was read behind the message that waits.
+    pub(super) fn park_rest(&mut self, rest: Vec<u8>, rest_at: usize, budget: &mut ReceiveBudget) {
+        if let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) {
+            (parked.rest, parked.rest_at) = (rest, rest_at);
+            self.count_parked(budget);
+        }
+    }
+
+    fn count_parked(&mut self, budget: &mut ReceiveBudget) {
+        if let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) {
+            let bytes = parked.bytes();
+            budget.change_parked(parked.counted, bytes);
+            parked.counted = bytes;
+        }
+    }
+
+    /// What waits to be inflated is not waited for any more.
+    pub(super) fn forget_parked(&mut self, budget: &mut ReceiveBudget) {
+        if let Some(parked) = self.clear(|cold| &mut cold.parked) {
+            budget.change_parked(parked.counted, 0);
+        }
+    }
+
+    /// The connection was moved along: its message may be inflated now, or never will be.
+    pub(super) fn advance_parked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if self.receiving.is_over() {
+            self.forget_parked(&mut cx.shard.receive_budget);
+            return;
+        }
+        let may_go_on = self.may_keep_more(&cx.shard.hub.settings.limits);
+        let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) else {
+            return;
+        };
+        if may_go_on && !parked.is_queued {
+            parked.is_queued = true;
+            cx.shard.inflations.queue.push_back(cx.key);
+        }
+    }
+
+    /// Inflates more of the message that waits. Returns whether its turn is over: it is complete, or waits for its handlers.
+    fn inflate_parked<T: Transport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        allowance: &mut usize,
+    ) -> bool {
+        let limits = &cx.shard.hub.settings.limits;
+        let (message_bytes_max, may_go_on) = (limits.message_bytes_max, self.may_keep_more(limits));
+        let is_wanted = self.receiving == Receiving::Open;
+        let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) else {
+            return true;
+        };
+        if !may_go_on {
+            // What has come out is held no longer; it is inflated again then.
+            parked.inflation = Inflation::default();
+            parked.is_queued = false;
+            self.count_parked(&mut cx.shard.receive_budget);
+            return true;
+        }
+        let inflated = match is_wanted {
+            true => {
+                let waiting = &mut cx.shard.inflations.waiting;
+                let inflater = waiting.get_or_insert_with(|| Inflater::new(Takeover::No));
+                let Parked {
+                    inflation,
+                    payload,
+                    text,
+                    ..
+                } = &mut **parked;
+                inflation.go_on(inflater, payload, *text, message_bytes_max, allowance)
+            }
+            // A close frame was sent: what it says is of no interest.
+            false => Ok(Inflated::Whole(Vec::new())),
+        };
+        if matches!(inflated, Ok(Inflated::Part)) {
+            self.count_parked(&mut cx.shard.receive_budget);
+            return false;
+        }
+        let Some(parked) = self.clear(|cold| &mut cold.parked) else {
+            return true;
+        };
+        cx.shard.receive_budget.change_parked(parked.counted, 0);
+        match inflated {
+            Ok(Inflated::Whole(whole)) if is_wanted => self.take_inflated(cx, whole, parked.text),
+            Ok(_) => cx.shard.counters().dropped_unhandled.add_alone(1),
+            Err(violation) => self.on_bad_message(cx, violation),
+        }
+        self.take_rest_of_input(cx, parked.rest, parked.rest_at);
+        true
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Inflates messages that wait, in the order in which they came.
+    pub(crate) fn inflate_waiting(&mut self) {
+        let mut allowance = BYTES_PER_TURN;
+        while allowance > 0 && self.cx.inflations.has_work(&self.cx.receive_budget) {
+            let Some(&key) = self.cx.inflations.queue.front() else {
+                break;
+            };
+            let is_over = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, &mut allowance));
+            // A connection that has gone has nothing that waits.
+            if is_over.unwrap_or(true) {
+                self.cx.inflations.queue.pop_front();
+                allowance = allowance.saturating_sub(STEP_BYTES / 64);
+            }
+            self.enforce_receive_budget();
+        }
+        if self.cx.inflations.queue.is_empty() {
+            // Few shards ever have one that waits.
+            self.cx.inflations.waiting = None;
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Compressed audiences, with chance at play. Clients inflate with another library; what they read must be what was sent to
+//! them, in order, however the members join, leave, are excepted, read slowly, and speak for themselves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miniz_oxide::inflate::stream::{InflateState, inflate};
+use miniz_oxide::{DataFormat, MZFlush};
+
+use super::wire::{Frame, UPGRADE, client_frame, parse_frames};
+use super::world::{Setup, Told, World, send};
+use crate::Compression;
+use crate::engine::hub::Audience;
+use crate::engine::model::room::Room;
+use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
+use crate::protocol::fuzz::dice::Dice;
+
+const ROOMS: usize = 4;
+const PLAYERS_MAX: usize = 8;
+const STEPS: usize = 250;
+
+const OFFERS: [&str; 5] = [
+    "permessage-deflate; client_max_window_bits",
+    "permessage-deflate",
+    "permessage-deflate; server_no_context_takeover",
+    "permessage-deflate; server_max_window_bits=13",
+    "permessage-deflate; server_max_window_bits=9",
+];
+
+struct Player {
+    client: usize,
+    /// None: it has agreed to nothing.
+    inflater: Option<Box<InflateState>>,
+    stateless: bool,
+    can_follow: bool,
+    /// Frames of which a part has come.
+    rest: Vec<u8>,
+    due: Vec<String>,
+    got: Vec<String>,
+    rooms: BTreeSet<usize>,
+}
+
+struct Game {
+    world: World,
+    dice: Dice,
+    rooms: Vec<Arc<Room>>,
+    players: Vec<Player>,
+    sent: usize,
+    policy: SlowConsumer,
+}
+
+impl Game {
+    fn new(mut dice: Dice) -> Self {
+        let policy = match dice.below(4) {
+            0 => SlowConsumer::DropNewest,
+            1 => SlowConsumer::DropOldest,
+            _ => SlowConsumer::Disconnect,
+        };
+        let outbox_bytes_max = match policy {
+            // Nobody is slow.
+            SlowConsumer::Disconnect => 64 << 20,
+            _ => 500 + dice.below(8_000),
+        };
+        let world = World::new(Setup {
+            limits: Limits {
+                outbox_bytes_max,
+                write_timeout: Duration::from_secs(1_000),
+                ..Limits::default()
+            },
+            slow_consumer: policy,
+            compression: Some(Compression::new()),
+            handler: Box::new(|hub, session, told| {
+                if let Told::Message(payload) = told {
+                    send(hub, session, payload);
+                }
+            }),
+            ..Setup::default()
+        });
+        let rooms = (0..ROOMS)
+            .map(|n| world.hub.new_room(n.to_string().into(), true))
+            .collect();
+        Self {
+            world,
+            dice,
+            rooms,
+            players: Vec::new(),
+            sent: 0,
+            policy,
+        }
+    }
+
+    fn play_to_the_end(mut self) {
+        for _ in 0..STEPS {
+            if self.dice.is_used_up() {
+                break;
+            }
+            self.step();
+        }
+        self.finish();
+    }
+
+    /// Like messages of a feed: each resembles those before it.
+    fn payload(&mut self) -> String {
+        self.sent += 1;
+        let n = self.sent;
+        let filler = match self.dice.below(12) {
+            0 => 0,
+            1 => 2_000,
+            2 if self.policy == SlowConsumer::Disconnect => 20_000,
+            _ => self.dice.below(120),
+        };
+        let words = ["bid", "ask", "volume", "{\"price\":", "EUR/USD", "é", ","];
+        let mut payload = format!("{n}:{{\"type\":\"tick\"");
+        if self.dice.one_in(10) {
+            // It can't be packed.
+            let noise = (0..80).map(|_| char::from(b' ' + self.dice.below(95) as u8));
+            payload.extend(noise);
+            return payload;
+        }
+        while payload.len() < filler {
+            payload += words[self.dice.below(words.len())];
+            payload += &self.dice.below(1_000).to_string();
+        }
+        payload
+    }
+
+    fn pick(&mut self) -> Option<usize> {
+        (!self.players.is_empty()).then(|| self.dice.below(self.players.len()))
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(40) {
+            0..3 if self.players.len() < PLAYERS_MAX => self.connect(),
+            3..8 => self.join(),
+            8 => self.leave(),
+            9 => self.step_out(),
+            10..24 => self.publish(),
+            24..27 => self.send(),
+            27..29 => self.world.advance_ms(10),
+            29 => self.world.turn(),
+            30..33 => {
+                if let Some(player) = self.pick() {
+                    let room = self.dice.below(2_000);
+                    self.world.pipe(self.players[player].client).add_room(room);
+                }
+            }
+            33 => {
+                if let Some(player) = self.pick() {
+                    let room = self.dice.below(300);
+                    self.world.stall(self.players[player].client, room);
+                }
+            }
+            34 => {
+                if let Some(player) = self.pick() {
+                    self.world.unstall(self.players[player].client);
+                }
+            }
+            35..37 => {
+                if let Some(player) = self.pick() {
+                    let client = self.players[player].client;
+                    self.world.client_sends(client, client_frame(0x89, b"ping"));
+                }
+            }
+            _ => self.read(),
+        }
+        if self.dice.one_in(3) {
+            self.world.settle();
+        }
+    }
+
+    fn connect(&mut self) {
+        let client = self.world.connect();
+        let offer = self.dice.below(OFFERS.len() + 1);
+        let offer = OFFERS.get(offer).copied();
+        let head = String::from_utf8(UPGRADE.to_vec()).unwrap();
+        let head = match offer {
+            Some(offer) => head.replace(
+                "\r\n\r\n",
+                &format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n"),
+            ),
+            None => head,
+        };
+        self.world.client_sends(client, head);
+        self.world.run_handlers();
+        let answer = self.world.head(client);
+        assert_eq!(answer.contains("permessage-deflate"), offer.is_some());
+        self.players.push(Player {
+            client,
+            inflater: offer.map(|_| InflateState::new_boxed(DataFormat::Raw)),
+            can_follow: offer.is_some()
+                && !answer.contains("server_no_context_takeover")
+                && !answer.contains("bits=9"),
+            stateless: answer.contains("server_no_context_takeover"),
+            rest: Vec::new(),
+            due: Vec::new(),
+            got: Vec::new(),
+            rooms: BTreeSet::new(),
+        });
+    }
+
+    /// A member is away for a moment, within an epoch of its room.
+    fn step_out(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let Some(&room) = self.players[index].rooms.first() else {
+            return;
+        };
+        self.publish_to(room, None);
+        self.world.settle();
+        self.leave_room(index, room);
+        self.publish_to(room, None);
+        self.join_room(index, room);
+        self.publish_to(room, None);
+    }
+
+    fn join(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let room = self.dice.below(ROOMS);
+        self.join_room(index, room);
+    }
+
+    fn join_room(&mut self, index: usize, room: usize) {
+        let session = self.world.session(self.players[index].client);
+        let replay: Vec<String> = (0..self.dice.below(3)).map(|_| self.payload()).collect();
+        let frames: Vec<_> = replay
+            .iter()
+            .map(|payload| Message::new(payload).frame().clone())
+            .collect();
+        let bytes = frames.iter().map(|frame| frame.len()).sum();
+        let hub = &self.world.hub;
+        let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
+        let is_new = hub.join(reserved, &self.rooms[room], &session, frames);
+        if is_new.unwrap() {
+            self.players[index].due.extend(replay);
+            self.players[index].rooms.insert(room);
+        }
+    }
+
+    fn leave(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let room = self.dice.below(ROOMS);
+        self.leave_room(index, room);
+    }
+
+    fn leave_room(&mut self, index: usize, room: usize) {
+        let session = self.world.session(self.players[index].client);
+        self.world.hub.leave(&self.rooms[room], &session);
+        self.players[index].rooms.remove(&room);
+    }
+
+    fn publish(&mut self) {
+        let room = self.dice.below(ROOMS + 1);
+        let except = self.dice.one_in(5).then(|| self.pick()).flatten();
+        self.publish_to(room, except);
+    }
+
+    fn publish_to(&mut self, room: usize, except: Option<usize>) {
+        for _ in 0..=self.dice.below(20) {
+            let payload = self.payload();
+            let to = Audience {
+                room: self.rooms.get(room),
+                except: except.map(|player| self.world.id(self.players[player].client)),
+                ..Audience::default()
+            };
+            let frame = Message::new(&payload).frame().clone();
+            self.world.hub.try_broadcast(&frame, to).unwrap();
+            for (index, player) in self.players.iter_mut().enumerate() {
+                if (room >= ROOMS || player.rooms.contains(&room)) && except != Some(index) {
+                    player.due.push(payload.clone());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let payload = self.payload();
+        let session = self.world.session(self.players[index].client);
+        let frame = Message::new(&payload).frame().clone();
+        let hub = &self.world.hub;
+        let sent = match hub.packs_replies_of(&session, &frame) {
+            true => hub.send_packed(&session, frame, false),
+            false => hub.send(session.id, frame, false),
+        };
+        sent.unwrap();
+        self.players[index].due.push(payload);
+    }
+
+    fn read(&mut self) {
+        for player in &mut self.players {
+            let output = self.world.output(player.client);
+            player.rest.extend(output);
+            let frames = inflated(player);
+            player
+                .got
+                .extend(frames.into_iter().filter_map(|frame| match frame {
+                    Frame::Text(payload) => Some(payload),
+                    Frame::Pong(_) => None,
+                    other => panic!("{other:?}"),
+                }));
+        }
+    }
+
+    fn finish(mut self) {
+        for player in 0..self.players.len() {
+            self.world.unstall(self.players[player].client);
+        }
+        self.world.run_handlers();
+        self.read();
+        let mut missing = 0;
+        for player in &self.players {
+            assert!(player.rest.is_empty(), "half a frame");
+            if self.policy == SlowConsumer::Disconnect {
+                assert_eq!(player.got, player.due, "all that was due, in order");
+            }
+            // What is there was due, in that order.
+            let mut due = player.due.iter();
+            for got in &player.got {
+                assert!(due.any(|due| due == got), "{got} was not due, or not there");
+            }
+            missing += player.due.len() - player.got.len();
+        }
+        let metrics = self.world.metrics();
+        assert_eq!(metrics.dropped.slow_consumer, missing as u64);
+        assert_eq!(metrics.protocol_errors, 0);
+        for player in &self.players {
+            self.world.pipe(player.client).client_resets();
+        }
+        self.world.run_handlers();
+        self.world.assert_empty();
+    }
+}
+
+/// The whole frames that have come, packed ones inflated.
+fn inflated(player: &mut Player) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    loop {
+        // One by one: a packed one is read here, any other by the letter of RFC 6455.
+        let bytes = &player.rest;
+        if bytes.first().is_none_or(|first| first & 0x40 == 0) {
+            let Some(len) = frame_len(bytes) else {
+                return frames;
+            };
+            let mut one: Vec<u8> = player.rest.drain(..len).collect();
+            frames.extend(parse_frames(&mut one));
+            continue;
+        }
+        assert_eq!(bytes[0], 0xC1, "a whole text message");
+        let Some(len) = frame_len(bytes) else {
+            return frames;
+        };
+        let frame: Vec<u8> = player.rest.drain(..len).collect();
+        let header = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        let state = player.inflater.as_mut().expect("it was agreed");
+        if player.stateless {
+            state.reset(DataFormat::Raw);
+        }
+        let input = [&frame[header..], &[0, 0, 0xFF, 0xFF]].concat();
+        let mut out = vec![0; 32 << 10];
+        let result = inflate(state, &input, &mut out, MZFlush::Sync);
+        result.status.expect("a deflate stream");
+        assert_eq!(result.bytes_consumed, input.len());
+        out.truncate(result.bytes_written);
+        frames.push(Frame::Text(String::from_utf8(out).expect("text")));
+    }
+}
+
+fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let len = match *bytes.get(1)? {
+        126 => 4 + usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)),
+        127 => 10 + u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize,
+        len => 2 + usize::from(len),
+    };
+    (bytes.len() >= len).then_some(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::fuzz::dice::for_seeds;
+
+    #[test]
+    fn clients_of_another_library_read_what_was_sent() {
+        for_seeds(200, |seed| {
+            Game::new(Dice::from_seed(seed)).play_to_the_end()
+        });
+    }
+
+    #[test]
+    fn room_of_followers_is_sent_a_third_of_the_bytes() {
+        let mut game = Game::new(Dice::from_seed(3));
+        while game.players.len() < 4 {
+            game.connect();
+            game.players.retain(|player| player.can_follow);
+        }
+        for n in 0..500 {
+            let payload = format!(
+                "{{\"type\":\"tick\",\"symbol\":\"EUR/USD\",\"bid\":1.0{n},\"ask\":1.1{n},\"at\":17000{n}}}"
+            );
+            game.world.broadcasts(&payload);
+            game.world.settle();
+            for player in &mut game.players {
+                player.due.push(payload.clone());
+            }
+        }
+        game.read();
+        let metrics = game.world.metrics().compression;
+        assert!(metrics.sent_bytes * 3 < metrics.plain_bytes, "{metrics:?}");
+        game.world.run_handlers();
+    }
+}

@@ -1,0 +1,192 @@
+//! The extension's parameters in a handshake (RFC 7692 §7.1), in the grammar of RFC 6455 §9.1.
+
+use std::fmt;
+
+use super::WINDOW_BITS_MAX;
+
+/// The extension's registered name (RFC 7692 §7).
+const NAME: &str = "permessage-deflate";
+
+const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
+const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
+const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
+const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
+
+/// Bits of the smallest window: 256 bytes (RFC 7692 §7.1.2.1).
+const WINDOW_BITS_MIN: u8 = 8;
+
+/// What a server has agreed with a client about what the server sends. The client sends without context takeover always: so
+/// nothing is kept between its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Agreement {
+    /// Each message is packed by itself (RFC 7692 §7.1.1.1).
+    pub(crate) server_no_context_takeover: bool,
+    /// The client's window (RFC 7692 §7.1.2.1), if it has said so.
+    server_max_window_bits: Option<u8>,
+}
+
+impl Agreement {
+    /// Bits of the window that the client inflates with.
+    pub(crate) fn window_bits(self) -> u8 {
+        self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)
+    }
+}
+
+impl fmt::Display for Agreement {
+    /// The answer's `Sec-WebSocket-Extensions`. What the client has asked of the server is confirmed, and nothing beyond is
+    /// promised.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAME}; {CLIENT_NO_CONTEXT_TAKEOVER}")?;
+        if self.server_no_context_takeover {
+            write!(f, "; {SERVER_NO_CONTEXT_TAKEOVER}")?;
+        }
+        if let Some(bits) = self.server_max_window_bits {
+            write!(f, "; {SERVER_MAX_WINDOW_BITS}={bits}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The first offer that can be accepted, of the values of all `Sec-WebSocket-Extensions` in their order. Offers with an unknown
+/// or a repeated parameter, or one out of its range, are declined (RFC 7692 §7.1); what is malformed is no offer.
+pub(crate) fn accept<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Agreement> {
+    values
+        .into_iter()
+        .flat_map(|value| split_unquoted(value, ','))
+        .find_map(accept_offer)
+}
+
+fn accept_offer(offer: &str) -> Option<Agreement> {
+    let parameters = Parameters::of(offer)?;
+    parameters
+        .client_max_window_bits
+        .is_none_or(|bits| bits.is_none_or(is_window))
+        .then_some(())?;
+    let server_max_window_bits = match parameters.server_max_window_bits {
+        None => None,
+        // An offer must have a value (RFC 7692 §7.1.2.1).
+        Some(None) => return None,
+        Some(Some(bits)) => Some(Some(bits).filter(|&bits| is_window(bits))?),
+    };
+    Some(Agreement {
+        server_no_context_takeover: parameters.server_no_context_takeover,
+        server_max_window_bits,
+    })
+}
+
+fn is_window(bits: u8) -> bool {
+    (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits)
+}
+
+/// The parameters of an offer, or of an answer.
+#[derive(Default)]
+struct Parameters {
+    server_no_context_takeover: bool,
+    client_no_context_takeover: bool,
+    /// With or without a value.
+    server_max_window_bits: Option<Option<u8>>,
+    client_max_window_bits: Option<Option<u8>>,
+}
+
+impl Parameters {
+    /// `None` if this is another extension, or malformed, or has a parameter that is unknown or repeated.
+    fn of(element: &str) -> Option<Self> {
+        let mut parts = split_unquoted(element, ';');
+        // RFC 6455 §9.1: names are compared as they are.
+        (parts.next() == Some(NAME)).then_some(())?;
+        let mut parameters = Self::default();
+        for part in parts {
+            let (name, value) = match part.split_once('=') {
+                Some((name, value)) => (
+                    name.trim_matches(OWS),
+                    Some(unquoted(value.trim_matches(OWS))?),
+                ),
+                None => (part, None),
+            };
+            let is_repeated = match name {
+                SERVER_NO_CONTEXT_TAKEOVER if value.is_none() => {
+                    std::mem::replace(&mut parameters.server_no_context_takeover, true)
+                }
+                CLIENT_NO_CONTEXT_TAKEOVER if value.is_none() => {
+                    std::mem::replace(&mut parameters.client_no_context_takeover, true)
+                }
+                SERVER_MAX_WINDOW_BITS | CLIENT_MAX_WINDOW_BITS => {
+                    let bits = match value {
+                        Some(value) => Some(number(value)?),
+                        None => None,
+                    };
+                    let parameter = match name {
+                        SERVER_MAX_WINDOW_BITS => &mut parameters.server_max_window_bits,
+                        _ => &mut parameters.client_max_window_bits,
+                    };
+                    parameter.replace(bits).is_some()
+                }
+                _ => return None,
+            };
+            if is_repeated {
+                return None;
+            }
+        }
+        Some(parameters)
+    }
+}
+
+/// Optional white space (RFC 9110 §5.6.3).
+const OWS: [char; 2] = [' ', '\t'];
+
+/// The parts of a list, trimmed; separators inside quotes do not count.
+fn split_unquoted(list: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    let mut is_escaped = false;
+    list.split(move |c: char| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            _ => return c == separator && !is_quoted,
+        }
+        false
+    })
+    .map(|part| part.trim_matches(OWS))
+}
+
+/// A value as a token, or in quotes; what is quoted must be a token, too (RFC 6455 §9.1). Numbers are all that is looked for,
+/// in which nothing needs an escape.
+fn unquoted(value: &str) -> Option<&str> {
+    match value.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"'),
+        None => Some(value),
+    }
+}
+
+/// A decimal number without leading zeros (RFC 7692 §7.1.2).
+fn number(digits: &str) -> Option<u8> {
+    let is_canonical =
+        digits.bytes().all(|digit| digit.is_ascii_digit()) && !digits.starts_with('0');
+    is_canonical.then(|| digits.parse().ok())?
+}
+
+/// What a client offers: it inflates with context takeover and any window, and sends what it sends plain.
+#[cfg(any(test, fuzzing, feature = "client"))]
+pub(crate) const OFFER: &str = NAME;
+
+/// What a server has answered to [`OFFER`]: whether it packs messages. `None` if a client must fail the connection
+/// (RFC 7692 §7.1): of what it did not offer, or would not be able to do.
+#[cfg(any(test, fuzzing, feature = "client"))]
+pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<bool> {
+    let mut elements = values
+        .into_iter()
+        .flat_map(|value| split_unquoted(value, ','))
+        .filter(|element| !element.is_empty());
+    let Some(element) = elements.next() else {
+        return Some(false);
+    };
+    let parameters = Parameters::of(element)?;
+    // It was not offered, so that it can't be in the answer (RFC 7692 §7.1.2.2).
+    let is_offered = parameters.client_max_window_bits.is_none() && elements.next().is_none();
+    let is_valid = match parameters.server_max_window_bits {
+        None => true,
+        Some(bits) => bits.is_some_and(is_window),
+    };
+    (is_offered && is_valid).then_some(true)
+}
