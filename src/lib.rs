@@ -171,6 +171,11 @@ struct AxumGuide;
 #[doc = include_str!("../docs/clients.md")]
 struct ClientsGuide;
 
+/// The programs of the guide's page on compression compile.
+#[cfg(all(doctest, feature = "deflate"))]
+#[doc = include_str!("../docs/compression.md")]
+struct CompressionGuide;
+
 /// The README's programs compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

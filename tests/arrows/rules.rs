@@ -67,7 +67,7 @@ pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
-pub(crate) const LEAVES: [&str; 17] = [
+pub(crate) const LEAVES: [&str; 18] = [
     "atomic",
     "authority",
     "sync",
@@ -77,6 +77,7 @@ pub(crate) const LEAVES: [&str; 17] = [
     "history_id",
     "restion",
     "ping",
+    "compression",
     "limits",
     "metrics",
     "hosts",
@@ -88,7 +89,7 @@ pub(crate) const LEAVES: [&str; 17] = [
 ];
 
 /// The arrows between top-level modules: each module, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-pub(crate) const ARROWS: [(&str, &[&str]); 28] = [
+pub(crate) const ARROWS: [(&str, &[&str]); 29] = [
     ("authority", &[]),
     ("sync", &[]),
     ("atomic", &["sync"]),
@@ -101,6 +102,8 @@ pub(crate) const ARROWS: [(&str, &[&str]); 28] = [
     ("history_id", &[]),
     ("restion", &[]),
     ("ping", &[]),
+    // The kinds of messages are the protocol's own.
+    ("compression", &["protocol::encode"]),
     ("limits", &[]),
     ("metrics", &["atomic"]),
     // A list of hosts can be made of one of origins.

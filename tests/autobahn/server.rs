@@ -21,6 +21,8 @@ fn main() {
 
     let linked: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
         .with_message_handler(|stream, message, _| stream.send(message));
+    #[cfg(feature = "deflate")]
+    let linked = linked.with_compression(humphrey_ws::Compression::new());
     let hook = linked.connect_hook().unwrap();
     spawn(move || linked.run());
 

@@ -79,7 +79,7 @@ where
     /// Compresses messages with clients that ask for it (permessage-deflate, RFC 7692). By default messages are sent as they
     /// are, and compressed ones are not accepted. [`Compression`](crate::Compression) says which messages are packed, and how.
     #[cfg(feature = "deflate")]
-    pub fn with_compression(mut self, compression: crate::Compression) -> Self {
+    pub fn with_compression(mut self, compression: crate::compression::Compression) -> Self {
         self.compression = Some(compression);
         self
     }

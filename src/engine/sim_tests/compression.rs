@@ -10,7 +10,7 @@ use miniz_oxide::{DataFormat, MZFlush};
 
 use super::wire::{Frame, UPGRADE, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
-use crate::Compression;
+use crate::compression::Compression;
 use crate::engine::hub::Audience;
 use crate::engine::model::room::Room;
 use crate::limits::{Limits, SlowConsumer};

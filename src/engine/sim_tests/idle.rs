@@ -12,7 +12,9 @@ use crate::limits::{Limits, SlowConsumer};
 use crate::report::Span;
 
 /// Beside it and its session, an idle WebSocket takes about 30 to 45 bytes of what finds it, and nothing else.
-const SLOT_BYTES: usize = 160;
+const SLOT_BYTES: usize = 160 + COMPRESSION_BYTES;
+/// What was agreed about compression, and whose history it shares.
+const COMPRESSION_BYTES: usize = if cfg!(feature = "deflate") { 8 } else { 0 };
 /// Two counts before it and the allocator's word make 128 of it.
 const SESSION_BYTES: usize = 104;
 

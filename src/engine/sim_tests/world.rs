@@ -63,7 +63,7 @@ pub(super) struct Setup {
     pub(super) slow_consumer: SlowConsumer,
     pub(super) heartbeat: Option<Heartbeat>,
     #[cfg(feature = "deflate")]
-    pub(super) compression: Option<crate::Compression>,
+    pub(super) compression: Option<crate::compression::Compression>,
     pub(super) subscriptions: Subscriptions,
     /// Handlers run on the shard's own thread, as far as it gets.
     pub(super) adaptive_handlers: bool,
