@@ -1,18 +1,47 @@
-//! Compressed messages, over real sockets, with the library's own client.
+//! Compressed messages, over real sockets: the library's own client, and clients written byte by byte.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use humphrey_ws::websocket_client::Client;
-use humphrey_ws::{AsyncWebsocketApp, Compression, Message};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Compression, Limits, Message, RunningApp};
+use miniz_oxide::deflate::compress_to_vec;
 
-fn connect(address: std::net::SocketAddr) -> Client {
+/// How long anything promised may take; long, for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn app() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::<()>::new()
+        .with_address("127.0.0.1:0")
+        .with_shards(1)
+        .with_compression(Compression::new())
+        .with_message_handler(|stream, message, _| stream.send(message))
+}
+
+fn start(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
+    let running = app.start().unwrap();
+    let address = running.local_addr().unwrap();
+    (running, address)
+}
+
+fn connect(address: SocketAddr) -> Client {
     let client = Client::builder(&format!("ws://{address}/"))
         .with_compression()
-        .with_read_timeout(Some(Duration::from_secs(60)))
+        .with_read_timeout(Some(DEADLINE))
         .connect()
         .unwrap();
     assert!(client.header("Sec-WebSocket-Extensions").is_some());
     client
+}
+
+fn wait_for_connections(sender: &AsyncSender, count: u64) {
+    let begun = Instant::now();
+    while sender.metrics().connections != count {
+        assert!(begun.elapsed() < DEADLINE, "{count} connections");
+        thread::yield_now();
+    }
 }
 
 fn tick(n: usize) -> String {
@@ -26,34 +55,18 @@ fn tick(n: usize) -> String {
 
 #[test]
 fn broadcasts_to_followers_and_late_joiners_arrive_unchanged() {
-    let app = AsyncWebsocketApp::<()>::new()
-        .with_address("127.0.0.1:0")
-        .with_compression(Compression::new())
-        .with_message_handler(|stream, message, _| {
-            stream.send(message);
-        });
-    let running = app.start().unwrap();
-    let address = running.local_addr().unwrap();
+    let (running, address) = start(app());
     let sender = running.sender();
     let mut clients: Vec<Client> = (0..4).map(|_| connect(address)).collect();
-    while sender.metrics().connections < 4 {
-        std::thread::yield_now();
-    }
+    wait_for_connections(&sender, 4);
     for n in 0..1_000 {
-        sender.broadcast(Message::new(tick(n)));
+        sender.broadcast(tick(n));
         for client in &mut clients {
-            assert_eq!(
-                client.receive().unwrap().text(),
-                Some(tick(n).as_str()),
-                "{n}"
-            );
+            assert_eq!(client.receive().unwrap().text(), Some(&*tick(n)), "{n}");
         }
         if n == 500 {
-            let before = clients.len() as u64;
             clients.push(connect(address));
-            while sender.metrics().connections == before {
-                std::thread::yield_now();
-            }
+            wait_for_connections(&sender, 5);
         }
     }
     let compression = sender.metrics().compression;
@@ -61,9 +74,215 @@ fn broadcasts_to_followers_and_late_joiners_arrive_unchanged() {
         compression.sent_bytes * 3 < compression.plain_bytes,
         "{compression:?}"
     );
-    assert!(
-        compression.epochs >= 2 && compression.epochs < 10,
-        "{compression:?}"
+    // The first, and one for the late joiner.
+    assert_eq!((compression.epochs, compression.packed), (2, 1_000));
+}
+
+#[test]
+fn replies_are_packed_from_one_kibibyte_on() {
+    let (running, address) = start(app());
+    let sender = running.sender();
+    let mut client = connect(address);
+    let long = (0..40).map(tick).collect::<String>();
+    for (message, packed) in [(tick(1), 0), (long.clone(), 1), (long, 2)] {
+        client.send(Message::new(&message)).unwrap();
+        assert_eq!(client.receive().unwrap().text(), Some(&*message));
+        assert_eq!(sender.metrics().compression.packed, packed);
+    }
+}
+
+#[test]
+fn long_broadcast_is_packed_once_and_starts_an_epoch() {
+    let (running, address) = start(app());
+    let sender = running.sender();
+    let mut clients: Vec<Client> = (0..10).map(|_| connect(address)).collect();
+    wait_for_connections(&sender, 10);
+    let long = (0..1_000).map(tick).collect::<String>();
+    for message in [long.clone(), tick(3), long, tick(4)] {
+        sender.broadcast(message.clone());
+        for client in &mut clients {
+            assert_eq!(client.receive().unwrap().text(), Some(&*message));
+        }
+    }
+    let compression = sender.metrics().compression;
+    assert_eq!((compression.packed, compression.epochs), (4, 2));
+    assert!(compression.sent_bytes * 3 < compression.plain_bytes);
+}
+
+#[test]
+fn uncompressed_messages_are_sent_as_they_are() {
+    let app = app().with_message_handler(|stream, message, _| {
+        stream.send(message.clone().uncompressed());
+        stream.broadcast(message.uncompressed());
+    });
+    let (running, address) = start(app);
+    let mut client = connect(address);
+    let long = (0..1_000).map(tick).collect::<String>();
+    for message in [tick(1), long] {
+        client.send(Message::new(&message)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(client.receive().unwrap().text(), Some(&*message));
+        }
+    }
+    assert_eq!(running.sender().metrics().compression.packed, 0);
+}
+
+/// A client that has had its handshake, with these bytes sent behind it.
+fn raw(address: SocketAddr, offer: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Extensions: {offer}\r\n\r\n"
     );
-    assert_eq!(compression.packed, 1_000);
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    stream
+}
+
+/// A masked frame, with a mask of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The close code of the frame that comes next.
+fn close_code(stream: &mut TcpStream) -> u16 {
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[0], 0x88, "a close frame");
+    u16::from_be_bytes([head[2], head[3]])
+}
+
+const TEXT: u8 = 0x81;
+const PACKED: u8 = 0x40;
+
+#[test]
+fn bombs_and_bad_data_end_their_connection() {
+    let limits = Limits::default().message_bytes_max(64 << 10);
+    let (running, address) = start(app().with_limits(limits));
+    let deflated = |payload: &[u8]| compress_to_vec(payload, 9);
+    let cases = [
+        (
+            "a bomb",
+            TEXT | PACKED,
+            deflated(&vec![b'a'; 16 << 20]),
+            1009,
+        ),
+        (
+            "one byte too many",
+            TEXT | PACKED,
+            deflated(&vec![b'a'; (64 << 10) + 1]),
+            1009,
+        ),
+        ("no deflate", TEXT | PACKED, b"\xFF\xFF\xFF".to_vec(), 1007),
+        ("no text", TEXT | PACKED, deflated(b"\xFF"), 1007),
+        ("half a character", TEXT | PACKED, deflated(b"\xC3"), 1007),
+        ("a compressed ping", 0x89 | PACKED, b"x".to_vec(), 1002),
+        (
+            "a compressed continuation",
+            0x80 | PACKED,
+            b"x".to_vec(),
+            1002,
+        ),
+        ("RSV2", TEXT | 0x20, b"x".to_vec(), 1002),
+    ];
+    for (what, first, payload, code) in cases {
+        let mut stream = raw(address, "permessage-deflate");
+        stream.write_all(&frame(first, &payload)).unwrap();
+        assert_eq!(close_code(&mut stream), code, "{what}");
+    }
+    assert_eq!(running.sender().metrics().compression.bombs, 2);
+    let mut stream = raw(address, "permessage-deflate; x");
+    stream
+        .write_all(&frame(TEXT | PACKED, &deflated(b"not agreed")))
+        .unwrap();
+    assert_eq!(close_code(&mut stream), 1002);
+    // As long as it may be.
+    let mut stream = raw(address, "permessage-deflate; server_max_window_bits=8");
+    let message = vec![b'a'; 64 << 10];
+    stream
+        .write_all(&frame(TEXT | PACKED, &deflated(&message)))
+        .unwrap();
+    let mut echo = vec![0; 10 + message.len()];
+    stream.read_exact(&mut echo).unwrap();
+    assert_eq!((echo[0], &echo[10..]), (TEXT, &message[..]));
+}
+
+#[test]
+fn offers_are_declined_unless_the_app_compresses() {
+    let app = AsyncWebsocketApp::<()>::new().with_address("127.0.0.1:0");
+    let (_running, address) = start(app);
+    let client = Client::builder(&format!("ws://{address}/"))
+        .with_compression()
+        .connect()
+        .unwrap();
+    assert_eq!(client.header("Sec-WebSocket-Extensions"), None);
+}
+
+#[test]
+fn compressed_messages_that_wait_are_inflated_in_order() {
+    const MESSAGES: usize = 12;
+    let (running, address) = start(app());
+    let mut stream = raw(address, "permessage-deflate");
+    // Each takes several turns; in between there are plain ones.
+    let long = |n: usize| format!("{n}:{}", "abcdefgh".repeat(500_000));
+    let mut writer = stream.try_clone().unwrap();
+    let sending = thread::spawn(move || {
+        for n in 0..MESSAGES {
+            let packed = compress_to_vec(long(n).as_bytes(), 9);
+            writer.write_all(&frame(TEXT | PACKED, &packed)).unwrap();
+            writer
+                .write_all(&frame(TEXT, n.to_string().as_bytes()))
+                .unwrap();
+        }
+    });
+    for n in 0..MESSAGES {
+        let expected = long(n);
+        let mut echo = vec![0; 10 + expected.len()];
+        // The reply is packed, as it is long: only its header tells.
+        stream.read_exact(&mut echo[..2]).unwrap();
+        assert_eq!(echo[0], TEXT | PACKED);
+        let len = match echo[1] {
+            126 => {
+                let mut len = [0; 2];
+                stream.read_exact(&mut len).unwrap();
+                u16::from_be_bytes(len) as usize
+            }
+            127 => {
+                let mut len = [0; 8];
+                stream.read_exact(&mut len).unwrap();
+                u64::from_be_bytes(len) as usize
+            }
+            len => len.into(),
+        };
+        let mut packed = vec![0; len];
+        stream.read_exact(&mut packed).unwrap();
+        packed.extend([0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF]);
+        let inflated = miniz_oxide::inflate::decompress_to_vec(&packed).unwrap();
+        assert!(inflated == expected.as_bytes(), "{n}");
+        let short = n.to_string();
+        let mut echo = vec![0; 2 + short.len()];
+        stream.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo[2..], short.as_bytes());
+    }
+    sending.join().unwrap();
+    let inflated = running.sender().metrics().compression.inflated_bytes;
+    assert_eq!(inflated, (0..MESSAGES).map(|n| long(n).len() as u64).sum());
 }
