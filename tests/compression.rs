@@ -284,5 +284,8 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     }
     sending.join().unwrap();
     let inflated = running.sender().metrics().compression.inflated_bytes;
-    assert_eq!(inflated, (0..MESSAGES).map(|n| long(n).len() as u64).sum());
+    assert_eq!(
+        inflated,
+        (0..MESSAGES).map(|n| long(n).len() as u64).sum::<u64>()
+    );
 }
