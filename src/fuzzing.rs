@@ -22,6 +22,24 @@ pub fn handshake(data: &[u8]) {
     crate::protocol::fuzz::handshake::run(data);
 }
 
+/// Offers of compression.
+#[cfg(feature = "deflate")]
+pub fn offers(data: &[u8]) {
+    crate::protocol::fuzz::deflate::run_offers(data);
+}
+
+/// Compressed payloads, inflated in any portions.
+#[cfg(feature = "deflate")]
+pub fn inflate(data: &[u8]) {
+    crate::protocol::fuzz::deflate::run_inflate(data);
+}
+
+/// Messages packed and inflated.
+#[cfg(feature = "deflate")]
+pub fn pack(data: &[u8]) {
+    crate::protocol::fuzz::deflate::run_pack(data);
+}
+
 /// Payloads of close frames.
 pub fn close_payload(data: &[u8]) {
     crate::protocol::fuzz::close_payload::run(data);

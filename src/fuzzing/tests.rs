@@ -9,7 +9,7 @@ use crate::protocol::fuzz::{client_frame, server_frame};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: &[Target] = &[
     ("frames", super::frames),
     ("client_frames", super::client_frames),
     ("reply", super::reply),
@@ -18,6 +18,12 @@ const TARGETS: [Target; 8] = [
     ("protocol", super::protocol),
     ("shard", super::shard),
     ("rooms", super::rooms),
+    #[cfg(feature = "deflate")]
+    ("offers", super::offers),
+    #[cfg(feature = "deflate")]
+    ("inflate", super::inflate),
+    #[cfg(feature = "deflate")]
+    ("pack", super::pack),
 ];
 
 fn seeds(target: &str) -> PathBuf {
@@ -42,7 +48,7 @@ impl Drop for InputOnPanic {
 
 #[test]
 fn every_seed_of_every_fuzz_target_holds() {
-    for (target, run) in TARGETS {
+    for &(target, run) in TARGETS {
         let mut played = 0;
         for seed in fs::read_dir(seeds(target)).unwrap() {
             let named = InputOnPanic(seed.unwrap().path());

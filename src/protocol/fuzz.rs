@@ -2,6 +2,8 @@
 //! such tests share: chances, and the frames of clients.
 
 pub(crate) mod close_payload;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
 #[cfg_attr(not(test), allow(dead_code))] // Seeds, which fuzzers do not need.
 pub(crate) mod dice;
 pub(crate) mod frames;

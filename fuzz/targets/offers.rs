@@ -1,0 +1,4 @@
+//! Offers of compression.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::offers(data));
