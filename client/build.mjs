@@ -1,7 +1,7 @@
 // Builds the client: `dist/` for npm, and `../src/client.js`, the same module, which the library serves.
 //
 //     node build.mjs            builds
-//     node build.mjs --check    fails if `../src/client.js` is not what the sources build to
+//     node build.mjs --check    fails if `../src/client.js` is not up to date
 
 import { execFileSync } from 'node:child_process';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -22,10 +22,10 @@ const result = await build({
   charset: 'utf8',
   legalComments: 'none',
   write: false,
-  // Names that nobody outside sees. None is one of the browser's.
+  // Internal property names. None is part of the public API or of the browser's.
   mangleProps: /^(isFrame|isSent|isJoined|isIn|isLive|isAwaited|historyId|settle|buffered|ofText|ofBytes|handlers|heard|forget|received|payload|kind|takeBack|lastIds|gap|lost|make|take|joined|check|transmit|form|fail|connect|doubt|start|stop|emit|note|options|last|remove|end|open|items|info|arrived|named|changed|write|iterate|give|listen|keep|resolve|reject)$/,
 });
-// esbuild gives each nested scope names of its own; terser starts anew in each, and what repeats compresses better: 5 %.
+// Unlike esbuild, terser reuses names in nested scopes, and repetition compresses better: 5 % smaller.
 const { code: minified } = await minify(result.outputFiles[0].text, {
   module: true,
   ecma: 2022,

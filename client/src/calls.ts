@@ -3,17 +3,17 @@ import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
 import { Form, named, withId, type Frame } from "./frames.js";
 import { after } from "./timer.js";
 
-/** How a call is to be made. */
+/** Options of a call. */
 export interface CallOptions {
-  /** Cancels it: the server is told, if it knows of it already. */
+  /** Cancels the call. If the call was sent, the server is notified with a reset. */
   signal?: AbortSignal;
-  /** How long it may take in milliseconds, from now on; 0 for as long as it likes. Default: the connection's `timeout`. */
+  /** Timeout in milliseconds, from the call on; 0 disables it. Default: the connection's `timeout`. */
   timeout?: number;
-  /** Gets the parts of a streamed response, as they come. */
+  /** Called with each part of a streamed response as it arrives. */
   onItem?: (data: Data) => unknown;
 }
 
-/** Answers a call from the server. What it throws is the error's text. */
+/** Answers a call from the server. The message of what it throws is sent as the error's text. */
 export type Handler = (data: Data, call: { name: string; signal: AbortSignal }) => Payload | Promise<Payload>;
 
 interface Call {
@@ -22,22 +22,22 @@ interface Call {
   isSent: boolean;
 }
 
-/** Is told the end of a call at once, before what comes next. */
+/** Called with the result of a call, before the next frame is handled. */
 export type Done = (result: Data | CallError) => void;
 
-/** Sends a frame, now or later, or throws. `sent` is called when it goes; what is returned takes it back before. */
+/** Sends or queues a frame, or throws. `sent` is called when it is sent. Returns a function that unqueues it. */
 export type Put = (frame: Uint8Array, sent: () => void) => (() => void) | undefined;
 
-/** Calls in flight, of both directions. */
+/** The calls in flight, in both directions. */
 export interface Calls {
   readonly handlers: Map<string, Handler>;
-  /** Makes a call, or throws. */
+  /** Starts a call. Throws if it cannot be sent or queued. */
   make(name: string, data: Payload, options: CallOptions, put: Put, done: Done): void;
-  /** Takes what is about a call; false if it is not. */
+  /** Handles a frame that belongs to a call. Returns false for any other frame. */
   received(frame: Frame): boolean;
-  /** Ends calls: those that are sent, or not, or all. */
+  /** Fails the calls that were sent (`isSent`), those that were not, or by default all. */
   fail(code: CallErrorCode, text: string, isSent?: boolean): void;
-  /** The connection is lost: nobody waits for answers, on either side. */
+  /** Fails the sent calls and aborts the running handlers: the connection is lost. */
   lost(why: "disconnected" | "closed"): void;
 }
 
@@ -97,7 +97,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     if (form === Form.Request) {
       void answer(frame);
     } else if (form === Form.Reset) {
-      // Who has asked does not want the answer any more.
+      // The server has cancelled its call.
       const controller = answering.get(id);
       answering.delete(id);
       controller?.abort(new CallError("aborted"));
@@ -115,15 +115,15 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   }
 
   async function answer({ id, name, payload }: Frame): Promise<void> {
-    // Half a character becomes U+FFFD: whatever a handler has thrown, the server gets an answer.
+    // `encode` turns a lone surrogate into U+FFFD, so any thrown text can be sent.
     const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), encoder.encode(text)));
     const handler = handlers.get(name);
-    if (!handler) return refuse(1, `there is no ${name}`);
-    // What the server asks of us at a time is bounded.
+    if (!handler) return refuse(1, `no handler for ${name}`);
+    // Bounds the server's calls in flight.
     if (answering.size >= 1_000) return refuse(5, "too many calls");
     const controller = new AbortController();
     answering.set(id, controller);
-    // Once it is reset, or its connection is lost, nobody wants the answer.
+    // False once the call was reset or its connection is lost.
     const isWanted = () => answering.get(id) === controller && answering.delete(id);
     try {
       const result = toBytes(await handler(payload, { name, signal: controller.signal }));

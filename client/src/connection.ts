@@ -9,92 +9,97 @@ import { makeOutbox, type Outgoing } from "./outbox.js";
 import { makePulse } from "./pulse.js";
 import { isAhead, makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
 
-/** What is known of a message besides its data. */
+/** The metadata of a message. */
 export interface Info {
   /** The notification's name; empty for a plain message. */
   readonly name: string;
-  /** The room that it was sent to, where that keeps a history. */
+  /** The room that the message was sent to, if that room keeps a history. */
   readonly room?: string;
-  /** Its id there. */
+  /** The message's id in the room's history. */
   readonly id?: string;
 }
 
-/** Gets what is received. What it throws is reported, and the connection and other listeners go on. */
+/** Called with each received message. An error that it throws is reported and affects nothing else. */
 export type Listener = (data: Data, info: Info) => unknown;
 
 /**
- * A connection to a server that comes back when it is lost. Made by {@link connect}.
+ * A connection that reconnects automatically. Created by {@link connect}.
  *
- * What is sent while there is no connection waits, within bounds, and leaves in order as soon as there is one and the
- * rooms are joined again. What was sent is never sent again.
+ * Calls and messages made while disconnected are queued, up to `outboxCount` and `outboxBytes`, and sent in order once the
+ * connection is open and its rooms are rejoined. Nothing is ever sent twice.
  *
- * What comes before anybody listens to its kind is held for the first who does: as many messages as an iterator may hold
- * (`queue`), of as many bytes together as may wait to be sent (`outboxBytes`). Beyond that the oldest are dropped, which
- * is reported once somebody listens.
+ * Messages that arrive before their first listener is added are held for it, up to `queue` messages and `outboxBytes`
+ * bytes in all. Beyond that the oldest are dropped, which is reported when a listener is added.
  *
- * Promises that nobody waits for end no program: what they fail with is reported then.
+ * A rejected promise that nobody awaits is reported instead of ending the program, as Node would.
  */
 export interface Connection {
-  /** What the connection does now. */
+  /** The current state. */
   readonly state: State;
 
-  /** Listens to what the connection does, beginning with what it does now. Returns what ends that. */
+  /** Calls `listener` with the current state and each new one. Returns a function that removes the listener. */
   states(listener: (state: State) => unknown): () => void;
-  /** The same as an iterator, which ends when the connection is closed. */
+  /** Iterates over the current state and each new one, until the connection is closed. */
   states(): AsyncIterableIterator<State, undefined>;
 
-  /** Listens to plain messages: text, and binary ones that are no frames. Returns what ends that. */
+  /** Calls `listener` with each plain message: text, and binary messages that are not frames. Returns a function that removes it. */
   messages(listener: Listener): () => void;
-  /** The same as an iterator, which ends when the connection is closed, and fails if it is read too slowly. */
+  /**
+   * Iterates over plain messages until the connection is closed. Fails with a {@link CallError} `full` if more than `queue`
+   * messages are waiting to be read.
+   */
   messages(): AsyncIterableIterator<Data, undefined>;
 
-  /** Listens to notifications of this name. Returns what ends that. */
+  /** Calls `listener` with each notification of this name. Returns a function that removes it. */
   on(name: string, listener: Listener): () => void;
-  /** The same as an iterator, which ends when the connection is closed, and fails if it is read too slowly. */
+  /**
+   * Iterates over notifications of this name until the connection is closed. Fails with a {@link CallError} `full` if more
+   * than `queue` notifications are waiting to be read.
+   */
   on(name: string): AsyncIterableIterator<Data, undefined>;
 
   /**
-   * Sends a plain message: text as text, bytes as binary; a `TypeError` for anything else. Where procedures are spoken, the
-   * server takes binary messages for frames: then only text can be sent. Throws a {@link CallError} that is `full`,
-   * `closed` or `unsupported`.
+   * Sends a plain message: a string as a text message, bytes as a binary one. Throws a `TypeError` for anything else, and a
+   * {@link CallError} with the code `full`, `closed` or `unsupported`. With the procedures' subprotocol the server parses
+   * binary messages as frames, so that only text can be sent.
    */
   send(message: string | ArrayBufferView | ArrayBuffer): void;
 
   /**
-   * Sends a notification. Throws a {@link CallError} that is `full`, `closed` or `unsupported`, and a `TypeError` for data
-   * that would arrive as something else, such as a `Blob` or a `Map`.
+   * Sends a notification. Throws a {@link CallError} with the code `full`, `closed` or `unsupported`, and a `TypeError`
+   * for data that JSON would change, such as a `Blob` or a `Map`.
    */
   notify(name: string, data?: Payload): void;
 
   /**
-   * Calls a procedure of the server. Fails with a {@link CallError}; its `sent` says whether the server may have begun.
-   * A call that waits for a connection is sent when there is one; one that was in flight when it was lost has failed.
-   * Data as in {@link notify}.
+   * Calls a procedure of the server. Rejects with a {@link CallError}, whose `sent` says whether the server may have handled
+   * the call. A call made while disconnected is queued; a call in flight when the connection is lost fails. `data` is
+   * encoded as in {@link notify}.
    */
   call(name: string, data?: Payload, options?: CallOptions): Promise<Data>;
 
-  /** Answers calls from the server. Returns what ends that. */
+  /** Answers the server's calls of this name with `handler`. Returns a function that removes it. */
   handle(name: string, handler: Handler): () => void;
 
   /**
-   * Joins a room, now and whenever the connection comes back, from the last message on that was seen. Gives the room's
-   * last id, or nothing where it keeps no history; what comes first can still be listened to then. Fails with a
-   * {@link CallError}, mostly `refused`. Where it is joined already, what is named in the options takes the place of what
-   * was, except `since`.
+   * Joins a room, and rejoins it after each reconnect, resuming after the last message received. Resolves with the id of the
+   * room's last message, or with an empty string if the room keeps no history; a listener added then still receives the
+   * first messages. Rejects with a {@link CallError}, usually `refused`. For a room that is joined already, the given options
+   * replace the previous ones, except `since`.
    */
   join(name: string, options?: JoinOptions): Promise<string>;
 
   /** Leaves a room that was joined with {@link join}. */
   leave(name: string): Promise<void>;
 
-  /** Connects now: instead of waiting, anew where it is open, and also once it is closed. */
+  /** Connects now: ends the reconnect delay, replaces an open connection, or reopens a closed one. */
   reconnect(): void;
 
-  /** Closes the connection for good: until {@link reconnect}. What waits is dropped, and calls fail as `closed`. */
+  /** Closes the connection until {@link reconnect}. Queued messages are dropped, and calls fail with `closed`. */
   close(code?: number, reason?: string): void;
 }
 
-/** What has come before anybody listened to its kind: to notifications of that name, or to plain messages. */
+/** A message that arrived before a listener for its name, or for plain messages, was added. */
 interface Unheard {
   data: Data;
   info: Info;
@@ -102,8 +107,8 @@ interface Unheard {
 }
 
 /**
- * Connects to a server, in the background, and stays connected. Throws a `TypeError` for an address, an option or a
- * subprotocol that can't be one, and where there is no WebSocket.
+ * Connects to a server in the background, and reconnects whenever the connection is lost. Throws a `TypeError` if the
+ * address, an option or a subprotocol is invalid, or if there is no WebSocket class.
  *
  * ```js
  * const connection = connect("/live");
@@ -115,27 +120,27 @@ export function connect(address: Address, options: Options = {}): Connection {
   const settings = withDefaults(options);
   const outbox = makeOutbox<Outgoing>(settings.outboxCount, settings.outboxBytes);
   const unheard = makeOutbox<Unheard>(settings.queue, settings.outboxBytes);
-  /** Of which kinds some had to be dropped. */
+  /** The names under which held messages were dropped. */
   const unheardLost = new Set<string | undefined>();
   const states = makeListeners<[State]>();
-  /** By the names of notifications, and of plain messages by none. */
+  /** Listeners by notification name; `undefined` stands for plain messages. */
   const listeners = new Map<string | undefined, Listeners<[Data, Info]>>();
   const rooms = new Map<string, Room>();
   const seen = makeSeen();
-  /** The last message that has come, and the last event. */
+  /** The ids of the last message and of the last event received. */
   let lastId = "";
   let lastEventId = "";
-  /** The rooms of the event stream, by the epochs of their histories, where the server has said so. */
+  /** The event stream's rooms by the epochs of their histories, if the server has named them. */
   let streamed: Record<string, string> | undefined;
-  /** Rooms that the server has not let us out of yet: what still comes of them is not wanted. */
+  /** Rooms whose leave the server has not confirmed: their messages are ignored. */
   const leaving: string[] = [];
-  /** Rooms that are to be joined, and how many are being joined. */
+  /** Rooms still to join, and the number of joins in flight. */
   let toJoin: Room[] = [];
   let joining = 0;
   let state: State = { name: "connecting" };
-  /** Whether a WebSocket is open, and with which subprotocol. */
+  /** The subprotocol of the open WebSocket; `undefined` if none is open. */
   let protocol: string | undefined;
-  /** Whether what waited has left, so that messages go out at once. */
+  /** Whether the outbox is flushed, so that messages are sent at once. */
   let isReady = false;
 
   const link = makeLink(address, settings, {
@@ -183,10 +188,10 @@ export function connect(address: Address, options: Options = {}): Connection {
     let own = listeners.get(name)!;
     if (!own) {
       listeners.set(name, (own = makeListeners()));
-      // Whoever else begins to listen now gets what was held, too.
+      // Listeners that are added in the same task receive the held messages, too.
       queueMicrotask(() => {
         own.isLive = true;
-        if (unheardLost.delete(name)) report(new CallError("full", "too much came before anybody listened"));
+        if (unheardLost.delete(name)) report(new CallError("full", "unheard messages were dropped"));
         for (const item of [...unheard.items]) {
           if (item.name !== name) continue;
           unheard.remove(item);
@@ -197,7 +202,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     return listener ? own.listen(listener) : iterate(own);
   }
 
-  /** To whom it is for: notifications to those of that name, everything else to those of plain messages. */
+  /** Passes notifications to the listeners of their name, and other messages to those of plain messages. */
   function deliver(data: Data, info?: Pick<Info, "room" | "id">): void {
     const isFrame = !data.isText && data[0] === Form.Notification && settings.procedures;
     const frame = isFrame && (protocol === undefined || speaks()) ? parse(data) : undefined;
@@ -229,7 +234,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     link.write(data);
   }
 
-  /** Whether the server takes it for what it is. */
+  /** Whether the server will parse the message as it was meant. */
   const fits = ({ data, isFrame }: Outgoing) => typeof data === "string" || isFrame === speaks();
 
   function unsupported(): CallError {
@@ -237,7 +242,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     return new CallError("unsupported", UNSUPPORTED);
   }
 
-  /** A call of the protocol's own, which waits for nothing and does not outlast the connection. */
+  /** Makes a call of the protocol itself, which is never queued and fails with the connection. */
   function request(name: string, data: Payload, done: Done, onItem?: CallOptions["onItem"]): void {
     calls.make(name, data, { onItem }, (frame, sent) => void transmit({ data: frame, isFrame: true, sent }), done);
   }
@@ -257,13 +262,13 @@ export function connect(address: Address, options: Options = {}): Connection {
     join();
   }
 
-  /** Joins what is to be joined, as many at a time as the server certainly takes; behind it goes what has waited. */
+  /** Joins the rooms, at most 64 at a time, which every server accepts; then flushes the outbox. */
   function join(): void {
     while (toJoin.length > 0 && joining < 64) {
       joining += 1;
       joinRoom(toJoin.shift()!);
     }
-    // Whoever was told of a refusal may have closed it.
+    // A refusal handler may have closed the connection.
     if (isReady || toJoin.length > 0 || protocol === undefined) return;
     isReady = true;
     for (let item; isReady && (item = outbox.take()); ) {
@@ -279,17 +284,17 @@ export function connect(address: Address, options: Options = {}): Connection {
       if (isError && isEnd(result)) return;
       joining -= 1;
       if (!isWanted()) {
-        // Left meanwhile.
+        // The room was left in the meantime.
       } else if (!isError) {
         const id = result.text();
         room.isJoined = true;
         room.isIn = true;
-        // What is kept has come before: this is where the room is if there was nothing.
+        // The replay has arrived before this; if it was empty, resume from the room's last id.
         room.last ??= id || undefined;
         lastId ||= id;
         room.resolve(id);
       } else if (room.isJoined && !["refused", "unknown"].includes(result.code)) {
-        // Nothing is said against it: it is tried again, after a while.
+        // The error is temporary: reconnect and rejoin.
         return link.fail(result.message);
       } else {
         refused(room, result);
@@ -307,7 +312,7 @@ export function connect(address: Address, options: Options = {}): Connection {
 
   function gap(room: Room): void {
     const gap = { room: room.name, since: since(room) };
-    // All that is kept follows: where the connection is lost before it has come, it is asked for again.
+    // The whole history follows. If the connection is lost before it has arrived, request it again.
     room.last = undefined;
     room.options = { ...room.options, since: "all" };
     guarded(() => room.options.onGap?.(gap));
@@ -328,13 +333,13 @@ export function connect(address: Address, options: Options = {}): Connection {
   function received(data: Data, eventId?: string): void {
     pulse.heard();
     if (eventId) {
-      // An event without an id has that of the one before.
+      // An event without an id repeats the previous event's id.
       const hasNone = eventId === lastEventId || eventId === lastId;
       lastEventId = eventId;
       if (hasNone) return deliver(data);
       if (!isNew(eventId)) return;
       const [epoch] = split(eventId);
-      // A server that does not say of which room it is: of the one whose history it goes on with.
+      // If the server has not named the rooms, find the room whose history has this epoch.
       const name = streamed?.[epoch] ?? [...rooms.values()].find(({ last }) => last && split(last)[0] === epoch)?.name;
       const room = rooms.get(name!);
       if (room) room.last = eventId;
@@ -425,7 +430,7 @@ export function connect(address: Address, options: Options = {}): Connection {
         return new Promise<void>((resolve, reject) => {
           request("$leave", name, (result) => {
             leaving.splice(leaving.indexOf(name), 1);
-            // Who is not connected is in no room.
+            // A connection that has ended is in no room.
             if (result instanceof CallError && !isEnd(result)) reject(result);
             else resolve();
           });
@@ -436,8 +441,8 @@ export function connect(address: Address, options: Options = {}): Connection {
   };
 }
 
-/** Whether it has failed since the connection has ended. */
+/** Whether a call failed because its connection ended. */
 const isEnd = ({ code }: CallError) => code === "disconnected" || code === "closed";
 
 const CLOSED = "the connection has ended";
-const UNSUPPORTED = "the subprotocol has no such messages";
+const UNSUPPORTED = "not supported by this connection";

@@ -1,25 +1,25 @@
 /**
- * Why a call has failed, or something could not be sent:
+ * Why a call failed, or a message could not be sent:
  *
- * - From the server: `unknown` (no procedure of that name), `failed` (its handler's error), `aborted` (it has seen the
- *   cancellation), `unanswered` (the answer was dropped), `busy` (too many calls in flight), `refused` (not allowed, such
- *   as joining a room), `missed`.
- * - From here: `aborted` (by the signal, which is the `cause`'s), `timeout`, `disconnected` (while it was in flight),
- *   `closed` (the connection is closed for good), `full` (too much waits already), `unsupported` (the server does not
- *   speak the procedures' subprotocol, or nothing can be sent over server-sent events).
+ * - From the server: `unknown` (no procedure of that name), `failed` (its handler's error), `aborted` (the handler saw the
+ *   cancellation), `unanswered` (the handler sent no answer), `busy` (too many calls in flight), `refused` (not permitted,
+ *   such as joining a room), `missed`.
+ * - From this client: `aborted` (by the signal, whose reason is the `cause`), `timeout`, `disconnected` (while the call was in
+ *   flight), `closed` (the connection is closed), `full` (the outbox or queue is full), `unsupported` (the server does not
+ *   support the procedures' subprotocol, or only server-sent events are available).
  */
 export type CallErrorCode =
   | "unknown" | "failed" | "aborted" | "unanswered" | "busy" | "refused" | "missed"
   | "timeout" | "disconnected" | "closed" | "full" | "unsupported";
 
-/** Codes of errors on the wire, from 1 on. */
+/** Error codes on the wire, starting at 1. */
 export const CODES: readonly CallErrorCode[] = ["unknown", "failed", "aborted", "unanswered", "busy", "refused", "missed"];
 
-/** The one error of this module. Its message is the server's text, where there is one. */
+/** The error of calls and sends. Its message is the server's text, if there is one. */
 export class CallError extends Error {
-  /** Why. */
+  /** The cause. */
   declare readonly code: CallErrorCode;
-  /** Whether it had been sent, so that the server may have handled it. It is never sent again by itself. */
+  /** Whether the call was sent, so that the server may have handled it. The client never resends it. */
   declare readonly sent: boolean;
 
   constructor(code: CallErrorCode, message: string = code, sent = false, cause?: unknown) {
@@ -30,11 +30,11 @@ export class CallError extends Error {
   }
 }
 
-/** Runs what the program has given us. What it throws is reported, as the browser does for listeners of its own. */
+/** Runs a callback of the program. Reports what it throws, as browsers do for event listeners. */
 export function guarded<T>(act: () => T): T | undefined {
   try {
     const result = act();
-    // An async function's error is its promise's.
+    // An async function rejects instead of throwing.
     if (result instanceof Promise) result.catch(report);
     return result;
   } catch (error) {
@@ -43,7 +43,7 @@ export function guarded<T>(act: () => T): T | undefined {
   }
 }
 
-/** The caller's mistake. */
+/** Throws a `TypeError` for an invalid argument. */
 export function mistake(text: string): never {
   throw new TypeError(text);
 }
@@ -53,7 +53,7 @@ export function report(error: unknown): void {
   else console.error(error);
 }
 
-/** A promise that nobody has to wait for: its failure is reported then, and does not end a program in Node. */
+/** A promise that may be ignored: an unhandled rejection is reported, and does not end a Node program. */
 class Outcome<T> extends Promise<T> {
   declare isAwaited?: boolean;
 
@@ -63,11 +63,11 @@ class Outcome<T> extends Promise<T> {
   }
 }
 
-/** What comes of it. What the program has ended itself, it need not be told of. */
+/** Runs `act` and reports its unhandled rejection, except those that the program caused itself by closing or aborting. */
 export function outcome<T>(act: () => T | Promise<T>): Promise<T> {
   const own = new Outcome<T>((resolve) => resolve(act()));
   Promise.prototype.then.call(own, undefined, (error) => {
-    // Whoever has it may begin to wait for it just now.
+    // The caller may begin to await it in this task.
     setTimeout(() => own.isAwaited || /^(closed|aborted)$/.test(error.code) || report(error));
   });
   return own;

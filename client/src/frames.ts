@@ -1,11 +1,11 @@
 import { checked, Data, toBytes } from "./data.js";
 
-/** The procedures' subprotocol. Binary messages are frames of it, big-endian; their first byte is their form. */
+/** The procedures' subprotocol. Its frames are binary messages with big-endian numbers; the first byte is the form. */
 export const PROTOCOL = "humphrey_ws.procedures.v1";
 
 /**
- * The subprotocol of plain messages, which servers of the library choose where they choose no other: browsers fail a
- * handshake in which the server chooses none.
+ * The subprotocol of plain messages, which the library's servers choose if they choose no other: browsers fail a handshake
+ * if the client offers subprotocols and the server chooses none.
  */
 export const PLAIN = "humphrey_ws.plain.v1";
 
@@ -20,7 +20,7 @@ export const enum Form {
   OfRoom,
 }
 
-/** A frame that was received. What its form has not is empty. */
+/** A received frame. Fields that its form lacks are empty. */
 export interface Frame {
   form: number;
   id: number;
@@ -31,14 +31,14 @@ export interface Frame {
   payload: Data;
 }
 
-/** A name behind its length, which is one byte. Throws a `RangeError` if it is too long. */
+/** Encodes a name, preceded by its length in one byte. Throws a `RangeError` if it is longer than 255 bytes. */
 export function named(name: string): Uint8Array {
   const bytes = toBytes(checked(name));
-  if (bytes.length > 255) throw new RangeError("the name is too long");
+  if (bytes.length > 255) throw new RangeError("the name is longer than 255 bytes");
   return joined(Uint8Array.of(bytes.length), bytes);
 }
 
-/** Parts in one piece of memory of its own. */
+/** Concatenates the parts. */
 export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
@@ -49,17 +49,17 @@ export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return out;
 }
 
-/** A frame with an id. */
+/** Encodes a frame with an id. */
 export function withId(form: number, id: number, ...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return joined(Uint8Array.of(form, id >>> 24, id >>> 16, id >>> 8, id), ...parts);
 }
 
-/** Reads a frame. What is none is `undefined`: a binary message as any other. */
+/** Parses a frame. Returns `undefined` if it is an ordinary binary message. */
 export function parse(data: Data): Frame | undefined {
   const form = data[0] ?? 0;
   if (form < Form.Notification || form > Form.OfRoom) return undefined;
   let at = 1;
-  // What lies behind the end is noticed there.
+  // Reading past the end is detected below.
   const byte = () => data[at++] ?? 0;
   const text = () => {
     const end = byte() + at;

@@ -4,50 +4,51 @@ import { PLAIN, PROTOCOL } from "./frames.js";
 import { absolute, type Address, type Settings, type State } from "./options.js";
 import { after, now } from "./timer.js";
 
-/** What a link tells. */
+/** Callbacks of a link. */
 export interface LinkEvents {
-  /** A WebSocket has been opened, or an event stream. */
+  /** A WebSocket or an event stream is open. */
   open(transport: "websocket" | "events", protocol: string): void;
-  /** A message, with its id in a history where it came as an event. */
+  /** A message has arrived; an event has its id in a history, too. */
   arrived(data: Data, eventId?: string): void;
-  /** The last messages that came, the very last in front, for an event stream to begin behind them. */
+  /** The ids after which an event stream resumes, the most recent one first. */
   lastIds(): string[];
-  /** The event stream says of which rooms it is, by the epochs of their histories, and where it begins. */
+  /** The event stream has named its rooms, by the epochs of their histories, and its first id. */
   named(names: Record<string, string>, eventId: string): void;
-  /** The event stream says that messages are missing, and where it goes on. */
+  /** The event stream has reported missing messages, and the id at which it continues. */
   gap(eventId: string): void;
-  /** A WebSocket that was open is gone, or closed from here. */
+  /** An open WebSocket was lost, or closed by this client. */
   lost(why: "disconnected" | "closed"): void;
-  /** It is worth a look whether the server is there still. */
+  /** The server may be gone: ping it. */
   check(): void;
   changed(state: State): void;
 }
 
-/** A connection that comes back: when, and over what. It knows nothing of what is sent over it. */
+/** A reconnecting transport: decides when to connect, and over what. Independent of the messages. */
 export interface Link {
-  /** What was sent and has not left yet. */
+  /** Bytes that the browser has buffered. */
   buffered(): number;
   write(data: string | Uint8Array): void;
-  /** Begins an attempt, whatever is going on or was found out. An event stream goes on until it has succeeded. */
+  /** Connects now, and offers subprotocols again. An event stream stays open until the attempt has succeeded. */
   connect(): void;
-  /** Something was asked for that the server seems not to speak: it is made sure of, now and then. */
+  /** The server seems not to support the subprotocol: tries again to negotiate it, at most once a minute. */
   doubt(): void;
-  /** Ends the connection as one that was lost. */
+  /** Treats the connection as lost. */
   fail(reason: string): void;
-  /** Closes for good: until `connect`. */
+  /** Closes the link until `connect`. */
   close(code: number, reason: string): void;
 }
 
-// What the server has found wrong, and its own wish for peace: more haste would help nobody.
+// Close codes for protocol errors and overload, after which a quick retry would not help.
 const LATE = [1002, 1003, 1007, 1010, 1013];
 const enum Code {
-  /** The code of no code: the connection was cut. */
+  /** Stands for a missing close code (RFC 6455 §7.1.5). */
   None = 1006,
-  /** The session has expired: the address may give a fresh token. */
+  /** The session has expired; an address that is a function can return a new token. */
   Unauthorized = 3000,
 }
 
-// With the subprotocols; if that fails, without; if that opens, twice with them, lest every other attempt had failed.
+// Whether to offer subprotocols: offer them; after a failure, withhold them once; if that opens, offer them twice more, in
+// case the first failure had another cause.
 const enum Step {
   Offered,
   Without,
@@ -67,21 +68,21 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   let socket: WebSocket | undefined;
   let source: EventSource | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  /** Counts attempts: what an older one still does is for nothing. */
+  /** Number of the current attempt: callbacks of older ones are ignored. */
   let attempt = 0;
   let failures = 0;
-  /** Attempts in a row that never opened, or on which nothing came before they were cut. */
+  /** Attempts in a row that did not open, or that broke before anything was received. */
   let fruitless = 0;
   let openedAt = 0;
-  /** Whether anything has come, or the connection has lasted. */
+  /** Whether anything was received. */
   let isGood = false;
   let isHasty = true;
   let isListening = false;
   /** Whether the server has chosen one of the subprotocols. */
   let isKnown = false;
-  /** A browser calls it a failure if the server chooses none. So a first failure is followed by attempts of its own: */
+  /** Browsers fail a handshake if the server chooses none of the offers: this tracks the attempts that find that out. */
   let step: Step = Step.Offered;
-  /** Until when it is taken for one that chooses none. Never for good: a network that fails looks the same. */
+  /** Until when no subprotocols are offered. Temporary, since a network failure looks the same. */
   let plainUntil = 0;
   let isOffered = false;
 
@@ -97,7 +98,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     const own = attempt;
     if (!source) setState({ name: "connecting" });
     if (own !== attempt) return;
-    timer = after(openTimeout, () => fail("no connection in time"));
+    timer = after(openTimeout, () => fail("the attempt timed out"));
     resolve(address, true).then((url) => own === attempt && open(url)).catch((error) => {
       if (own === attempt) fail(String(error));
     });
@@ -110,7 +111,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     try {
       own = socket = new Socket(url, [...new Set(protocols)]) as WebSocket;
     } catch (error) {
-      // Where the address can't be another one the next time, neither can this.
+      // A fixed address fails the same way each time.
       if (typeof address === "function") throw error;
       return end(Code.None, String(error));
     }
@@ -131,7 +132,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       openedAt = now();
       const protocol = own.protocol === PLAIN ? "" : own.protocol ?? "";
       events.open("websocket", protocol);
-      // Who has heard of it may have ended it.
+      // A callback may have ended the connection.
       if (own === socket) setState({ name: "open", transport: "websocket", protocol });
     };
     own.onmessage = ({ data }) => {
@@ -140,7 +141,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       events.arrived(typeof data === "string" ? Data.ofText(data) : Data.ofBytes(data));
     };
     own.onclose = ({ code, reason }) => own === socket && lost(code, reason);
-    // Not everywhere is it followed by the end where nothing was opened.
+    // Some platforms fire no close event if the connection never opened.
     own.onerror = () => own === socket && !openedAt && fail("");
   }
 
@@ -151,7 +152,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     const wasTried = socket && !wasOpen;
     const at = now();
     const hasLasted = wasOpen && at - openedAt >= settings.lasted;
-    // A close frame has come, too.
+    // A close code shows that a close frame was received.
     const wasGood = isGood || hasLasted || (wasOpen && code !== Code.None);
     if (!drop()) return;
     const own = attempt;
@@ -162,7 +163,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       if (failed !== Step.Without) return connect();
     }
     const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code <= Code.Unauthorized);
-    // It may have been closed there.
+    // The callback may have closed the connection.
     if (own !== attempt) return;
     if (verdict === false) return end(code, reason);
     fruitless = wasGood ? 0 : fruitless + 1;
@@ -178,7 +179,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     else retry();
   }
 
-  /** Listens to server-sent events, until a WebSocket can be had. */
+  /** Uses server-sent events until a WebSocket can be opened. */
   function follow(address: Address, retry: () => void): void {
     const own = attempt;
     const giveUp = () => {
@@ -215,7 +216,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       on("binary", (data, id) => events.arrived(Data.ofBytes(Uint8Array.from(atob(data), (char) => char.charCodeAt(0))), id));
       on("rooms", (data, id) => events.named(JSON.parse(data), id));
       on("reset", (_, id) => events.gap(id));
-      // It comes back by itself, unless the server has answered with something else.
+      // EventSource reconnects by itself, unless the server's response was not an event stream.
       on("error", () => (stream.readyState === 2 ? giveUp() : setState({ name: "connecting" })));
     }).catch(() => own === attempt && giveUp());
   }
@@ -226,7 +227,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     if (own === attempt && delay < Infinity) timer = after(delay, connect);
   }
 
-  /** Lets go of the WebSocket and of what is planned; false if who has heard of it has begun or ended something. */
+  /** Drops the WebSocket and the timer. Returns false if a callback has started another attempt or closed the link. */
   function drop(why: "disconnected" | "closed" = "disconnected"): boolean {
     const old = socket;
     const wasOpen = openedAt > 0;
@@ -235,7 +236,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     openedAt = 0;
     isGood = false;
     socket = undefined;
-    // Of a half-open one the end would come much later.
+    // Closes a half-open connection, whose own timeout would be much later.
     if (old && old.readyState < 2) old.close();
     if (wasOpen) events.lost(why);
     return own === attempt;
@@ -253,7 +254,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     setState({ name: "closed", code, reason });
   }
 
-  /** The browser's own news: the network is back, the page is seen again, put away or taken out again. */
+  /** Listens to browser events: network back, page visible, page entering or leaving the back/forward cache. */
   function listen(isOn: boolean): void {
     if (isOn === isListening || !globalThis.addEventListener) return;
     isListening = isOn;
@@ -265,7 +266,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   function heard({ type }: Event): void {
     const isAway = state.name === "waiting" && state.until === Infinity;
     if (type === "pagehide") {
-      // A page with a connection could not be kept by the browser.
+      // An open connection would keep the page out of the back/forward cache.
       stopSource();
       if (drop()) wait(Infinity);
     } else if (type === "pageshow" ? isAway : globalThis.document?.visibilityState !== "hidden") {
@@ -274,9 +275,9 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     }
   }
 
-  // A faulty address that is known is the caller's error.
+  // Throws for an invalid fixed address, which is the caller's error.
   if (typeof address !== "function") absolute(address, true);
-  // The caller wants to hear of everything.
+  // Deferred, so that the caller can add its listeners first.
   queueMicrotask(() => attempt || state.name === "closed" || connect());
 
   return {
@@ -292,7 +293,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     },
     fail,
     close(code, reason) {
-      // A wrong code or reason is the caller's error, and leaves everything as it is.
+      // Throws for an invalid code or reason, and changes nothing.
       socket?.close(code, reason);
       end(code, reason);
     },

@@ -1,15 +1,15 @@
 import { CallError, guarded } from "./error.js";
 
-/** Who listens to one kind of thing. */
+/** The listeners of one kind of event. */
 export interface Listeners<Args extends [unknown, ...unknown[]]> {
-  /** Whether what comes is given to them, and not held. */
+  /** Whether messages are passed on at once instead of being held. */
   isLive: boolean;
   listen(callback: (...args: Args) => unknown): () => void;
-  /** A queue of what comes from now on, of so many items at most. */
+  /** Creates an iterator over future events that buffers at most `itemsMax` of them. */
   iterate(itemsMax: number): Queue<Args[0]>;
-  /** Tells everyone. What a listener throws is reported, and the others go on. */
+  /** Calls every listener. An error that one throws is reported, and the others are called. */
   emit(...args: Args): void;
-  /** Ends all queues. Callbacks stay: the connection may be opened again. */
+  /** Ends all iterators. Callbacks stay, since the connection may be reopened. */
   end(): void;
 }
 
@@ -19,7 +19,7 @@ export function makeListeners<Args extends [unknown, ...unknown[]]>(): Listeners
   return {
     isLive: false,
     listen(callback) {
-      // The same function twice is two listeners.
+      // A function that is added twice is called twice.
       const own = (...args: Args) => callback(...args);
       callbacks.add(own);
       return () => void callbacks.delete(own);
@@ -63,7 +63,7 @@ function makeQueue<T>(itemsMax: number, forget: () => void): Queue<T> {
       const resolve = waiting.shift();
       if (resolve) return resolve({ done: false, value });
       if (items.push(value) <= itemsMax) return;
-      // Whoever reads too slowly is to know that something is missing.
+      // The consumer must learn that items are missing.
       items.pop();
       error = new CallError("full", "read too slowly");
       end();

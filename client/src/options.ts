@@ -1,81 +1,83 @@
 import { mistake } from "./error.js";
 
-/** An address, or what gives one, asked before each attempt: for a fresh token, say. Relative ones are of the page. */
+/**
+ * A URL, or a function that returns one and is called before each attempt, such as to add a fresh token. Relative URLs are
+ * resolved against the page.
+ */
 export type Address = string | URL | (() => string | URL | Promise<string | URL>);
 
-/** What a connection does now. */
+/** The state of a connection. */
 export type State =
-  /** It is being made. */
+  /** Connecting. */
   | { readonly name: "connecting" }
-  /** It is open. Over `events` (server-sent events) nothing can be sent. `protocol` is the subprotocol, or empty. */
+  /** Open. Over `events` (server-sent events) nothing can be sent. `protocol` is the subprotocol, or empty. */
   | { readonly name: "open"; readonly transport: "websocket" | "events"; readonly protocol: string }
   /**
-   * It is lost, or could not be made, and is tried again at `until` (as `Date.now()` was when this state began;
-   * `Infinity` while a page is put away by the browser). `attempts` have failed in a row.
+   * Disconnected, and reconnecting at `until` (milliseconds on the clock of `Date.now()`; `Infinity` while the page is in the
+   * back/forward cache). `attempts` have failed in a row.
    */
   | { readonly name: "waiting"; readonly until: number; readonly attempts: number; readonly code: number; readonly reason: string }
-  /** It is closed, and stays so until `reconnect()`. */
+  /** Closed until `reconnect()`. */
   | { readonly name: "closed"; readonly code: number; readonly reason: string };
 
-/** How a connection is to behave. Times are in milliseconds. */
+/** Options of a connection. Times are in milliseconds. */
 export interface Options {
-  /** Subprotocols of the program's own, offered behind the procedures'. */
+  /** The application's subprotocols, offered after the procedures' subprotocol. */
   protocols?: string[];
   /**
-   * Whether to offer the procedures' subprotocol. Default: `true`. Set it to `false` for servers of another kind that
-   * choose no subprotocol: browsers can't connect to them while they offer any, so otherwise it takes further attempts to
-   * find out that it goes without.
+   * Whether to offer the procedures' subprotocol. Default: `true`. Set it to `false` for other servers, which choose no
+   * subprotocol: browsers fail a handshake that offers one then, so that connecting takes several attempts.
    */
   procedures?: boolean;
   /**
-   * The first delay before another attempt, which doubles up to `delayMax`. Each is drawn by chance between nothing and
-   * that (full jitter), so that not everyone comes back at once. Default: 500.
+   * The first reconnect delay, which doubles up to `delayMax`. The actual delay is random between 0 and this (full jitter),
+   * so that clients do not all reconnect at once. Default: 500.
    */
   delayFirst?: number;
-  /** The longest delay. Default: 15,000. */
+  /** The longest reconnect delay. Default: 15,000. */
   delayMax?: number;
-  /** A connection that lasted so long was a success: the next delay is short again. Default: 5,000. */
+  /** A connection that lasts this long resets the reconnect delay. Default: 5,000. */
   lasted?: number;
-  /** How long an attempt may take. Default: 10,000. */
+  /** Timeout of a connection attempt. Default: 10,000. */
   openTimeout?: number;
   /**
-   * What a close code means: `false` stops, `true` comes back, a number comes back after so many milliseconds, and
-   * `undefined` leaves it to the defaults: 1000, 1008 and a program's own codes (3001–4999) stop, 1002, 1003, 1007, 1010
-   * and 1013 come back late, all others come back. 3000 is among these: the session has expired, and an address that is
-   * a function can give a fresh token.
+   * Decides by the close code whether to reconnect: `false` stops, `true` reconnects, a number reconnects after that delay,
+   * and `undefined` selects the default: stop after 1000, 1008 and application codes (3001–4999), reconnect after a long
+   * delay after 1002, 1003, 1007, 1010 and 1013, and reconnect after all others. These include 3000: the session has expired,
+   * and an address that is a function can return a new token.
    */
   reconnect?: (code: number, reason: string) => boolean | number | undefined;
-  /** After so long without a message the server is asked whether it is there; 0 for never. Default: 20,000. */
+  /** Ping a server that has been silent for this long; 0 disables pings. Default: 20,000. */
   pingInterval?: number;
-  /** A server that has not answered after so long is gone. Default: 10,000. */
+  /** Reconnect if the server does not answer a ping within this time. Default: 10,000. */
   pingTimeout?: number;
-  /** How many calls and messages may wait while there is no connection. Default: 1,000. */
+  /** Maximum number of calls and messages queued while disconnected. Default: 1,000. */
   outboxCount?: number;
-  /** How many bytes may wait, also in the browser's own buffer; a single larger one may if nothing else does. Default: 1 MiB. */
+  /** Maximum bytes queued, here or in the browser's buffer. One larger message fits an empty queue. Default: 1 MiB. */
   outboxBytes?: number;
-  /** How many items may wait in an iterator; one that falls further behind ends with an error. Default: 1,000. */
+  /** Maximum items buffered by an iterator; one that falls further behind ends with an error. Default: 1,000. */
   queue?: number;
-  /** How long calls may take, from the call on; 0 for as long as they like. Default: 30,000. */
+  /** Timeout of calls, including the time in the queue; 0 disables it. Default: 30,000. */
   timeout?: number;
-  /** Server-sent events to listen to while no WebSocket can be had. They should be of the rooms that are joined. */
+  /** URL of server-sent events to fall back to while no WebSocket can be opened. It should stream the rooms joined. */
   events?: Address;
   /**
-   * After how many attempts in a row they are listened to that never opened, or on which nothing came before they were cut.
+   * Fall back to `events` after this many attempts in a row that did not open, or that broke before anything was received.
    * Default: 3.
    */
   eventsAfter?: number;
-  /** How long to listen to them before a WebSocket is tried again. Default: 60,000. */
+  /** How long to use `events` before trying a WebSocket again. Default: 60,000. */
   eventsRetry?: number;
-  /** The class to use, where it is not global. */
+  /** The WebSocket class, if there is no global one. */
   WebSocket?: new (url: string, protocols: string[]) => object;
-  /** The class to use, where it is not global. */
+  /** The EventSource class, if there is no global one. */
   EventSource?: new (url: string) => object;
 }
 
-/** Options with their defaults. */
+/** Options with defaults applied. */
 export type Settings = Required<Omit<Options, "events" | "reconnect">> & Options;
 
-/** Throws a `TypeError` for an option that there is not, or that can't be so. */
+/** Applies the defaults. Throws a `TypeError` for an unknown option or an invalid value. */
 export function withDefaults(options: Options): Settings {
   const settings: Settings = {
     protocols: [],
@@ -118,10 +120,10 @@ export function withDefaults(options: Options): Settings {
   return settings;
 }
 
-/** The absolute form of an address, with `ws` for `http`, or the other way round. Throws a `TypeError` where it is none. */
+/** Makes a URL absolute and converts its scheme to `ws(s)` or `http(s)`. Throws a `TypeError` if it is invalid. */
 export function absolute(address: string | URL, isSocket: boolean): string {
   const url = new URL(address, globalThis.document?.baseURI ?? globalThis.location?.href);
-  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) mistake(`${address} is no address of ws, wss, http or https`);
+  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) mistake(`${address} is not a ws, wss, http or https URL`);
   url.protocol = url.protocol.replace(/^(http|ws)/, isSocket ? "ws" : "http");
   url.hash = "";
   return url.href;

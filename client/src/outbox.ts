@@ -1,6 +1,6 @@
 import { CallError } from "./error.js";
 
-/** What waits for a connection, or is to be sent. */
+/** A message to send. */
 export interface Outgoing {
   data: string | Uint8Array;
   /** Whether it is a frame of the procedures' subprotocol. */
@@ -8,23 +8,23 @@ export interface Outgoing {
   sent?: () => void;
 }
 
-/** What waits, for a connection or for somebody who listens, bounded. */
+/** A bounded queue of messages that wait for a connection or for a listener. */
 export interface Outbox<T> {
   readonly items: Set<T>;
-  /** Throws if, beside so many bytes that wait elsewhere, there is no room for it. */
+  /** Throws if the item does not fit beside `buffered` bytes that wait elsewhere. */
   check(item: T, buffered: number): void;
-  /** Throws if there is no room for it. */
+  /** Queues the item. Throws if the queue is full. */
   keep(item: T): void;
   remove(item: T): void;
-  /** The next one, which is out of it then. */
+  /** Removes and returns the first item. */
   take(): T | undefined;
 }
 
 export function makeOutbox<T extends { data: { length: number } }>(countMax: number, bytesMax: number): Outbox<T> {
   const items = new Set<T>();
   let bytes = 0;
-  const full = () => new CallError("full", "too much waits to be sent");
-  // A text has up to three bytes for each of its units: it is bounded, not weighed.
+  const full = () => new CallError("full", "the outbox is full (see outboxBytes)");
+  // A string counts its UTF-16 units, each of up to three bytes: a bound without encoding it.
   const size = ({ data }: T) => data.length;
 
   function check(item: T, buffered: number): void {

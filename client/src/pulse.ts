@@ -1,18 +1,17 @@
 import { after, now } from "./timer.js";
 
-/** Notices that nobody is there any more, though no connection has ended. */
+/** Detects a server that is gone although the connection has not ended. */
 export interface Pulse {
   start(): void;
   stop(): void;
-  /** Something has come. */
+  /** Records that something was received. */
   heard(): void;
-  /** Asks now, unless it has asked already. */
+  /** Pings now, unless a ping is pending. */
   check(): void;
 }
 
 /**
- * After `interval` without anything that came it asks, and where nothing has come within `timeout` after that, all is
- * `dead`.
+ * Calls `ask` after `interval` milliseconds without a message, and `dead` if nothing arrives within `timeout` after that.
  */
 export function makePulse(interval: number, timeout: number, ask: () => void, dead: () => void): Pulse {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -28,7 +27,7 @@ export function makePulse(interval: number, timeout: number, ask: () => void, de
     askedAt = now();
     timer = after(timeout, () => {
       if (heardAt >= askedAt) watch();
-      // A page that was frozen, or a computer that has slept, may have the answer before it: it is asked once more.
+      // After a frozen page or a sleeping computer, the answer may still be unread: ping once more.
       else if (now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
       else dead();
     });

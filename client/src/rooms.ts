@@ -1,29 +1,29 @@
 import type { CallError } from "./error.js";
 
-/** How to join a room. */
+/** Options of {@link Connection.join}. */
 export interface JoinOptions {
   /**
-   * What to get first, where the room keeps a history: `new` (nothing, the default), `all` that is kept, or what came
-   * after the message with this id (as in `info.id`).
+   * Which kept messages to replay first, if the room has a history: `new` (none, the default), `all`, or those after the
+   * message with this id (as in `info.id`).
    */
   since?: "new" | "all" | (string & {});
   /**
-   * Messages are missing: more came than is kept, or the server has been started anew. What is kept follows. `since` is the
-   * last id that was known here.
+   * Called when messages are missing: the history no longer has them, or the server was restarted. All kept messages follow.
+   * `since` is the last id that the client received.
    */
   onGap?: (gap: { room: string; since: string }) => unknown;
-  /** After a reconnect the server does not let us in any more. The first time, it is the promise that says so. */
+  /** Called if the server refuses to rejoin the room after a reconnect. A refused first join rejects the promise instead. */
   onRefused?: (error: CallError) => unknown;
 }
 
-/** A room that we are in, or are to be as soon as there is a connection. */
+/** A room that is joined, or will be once the connection is open. */
 export interface Room {
   readonly name: string;
   options: JoinOptions;
-  /** The last message that has come, to resume from. */
+  /** The id of the last message received, to resume after. */
   last: string | undefined;
   isJoined: boolean;
-  /** Whether the server has said so on the connection that there is. */
+  /** Whether the server has confirmed the join on the current connection. */
   isIn: boolean;
   readonly joined: Promise<string>;
   resolve(id: string): void;
@@ -33,17 +33,17 @@ export interface Room {
 export function makeRoom(name: string, options: JoinOptions): Room {
   const room = { name, options } as unknown as Room;
   const joined = new Promise<string>((resolve, reject) => Object.assign(room, { resolve, reject }));
-  // Nobody has to wait for it.
+  // The promise may be ignored.
   joined.catch(() => {});
   return Object.assign(room, { joined });
 }
 
-/** Since when a room is joined: behind what has come, or as it was wished. */
+/** The position to join at: after the last message received, or as the options say. */
 export const since = ({ last, options }: Room) => last ?? options.since ?? "new";
 
 /**
- * Whether a message has come before what was missed, which it is part of: the server has put us into the room by itself,
- * before it has read that we join it.
+ * Whether a message overtook the replay that contains it: the server itself added the client to the room before it read the
+ * client's join.
  */
 export function isAhead({ isIn, last }: Room, id: string): boolean {
   if (isIn || !last) return false;
@@ -51,9 +51,9 @@ export function isAhead({ isIn, last }: Room, id: string): boolean {
   return id !== `${epoch}-${sequence + 1}`;
 }
 
-/** Which messages of histories have been seen: of each epoch, up to which sequence. */
+/** The received messages of histories: the last sequence number of each epoch. */
 export interface Seen {
-  /** Notes a message; false if it was seen before. */
+  /** Records a message. Returns false if it is a duplicate. */
   note(id: string): boolean;
   forget(id: string): void;
 }
@@ -64,7 +64,7 @@ export function makeSeen(): Seen {
     note(id) {
       const [epoch, sequence] = split(id);
       if (sequence <= (sequences.get(epoch) ?? -1)) return false;
-      // The one that was heard of last is the last to be forgotten.
+      // Reinserted last, so that the least recently used epoch is evicted first.
       sequences.delete(epoch);
       sequences.set(epoch, sequence);
       if (sequences.size > 1_000) sequences.delete(sequences.keys().next().value!);

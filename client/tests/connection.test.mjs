@@ -59,7 +59,7 @@ test('an address is asked for before each attempt, and may fail or hang', async 
   assert.equal(reasons.length, 4);
   assert.match(reasons[0], /no token/);
   assert.match(reasons[1], /nothing/);
-  assert.match(reasons[3], /no connection in time/);
+  assert.match(reasons[3], /attempt timed out/);
 });
 
 test('a connection that is lost comes back', async (t) => {
