@@ -76,11 +76,13 @@ impl Admission {
 
     /// The first offered subprotocol that is available.
     fn subprotocol(&self, request: &RequestHead) -> Result<Option<&'static str>, Reject> {
-        let asks_json = request.query_param("form").as_deref() == Some("json");
+        let requests_json = request.query_param("form").as_deref() == Some("json");
         let mut wants_json = false;
         for offered in request.subprotocols() {
             match offered {
-                PROCEDURES if asks_json && self.rooms.has_history() => return Ok(Some(PROCEDURES)),
+                PROCEDURES if requests_json && self.rooms.has_history() => {
+                    return Ok(Some(PROCEDURES));
+                }
                 PLAIN => return Ok(Some(PLAIN)),
                 JSON if self.rooms.has_history() => return Ok(Some(JSON)),
                 JSON => wants_json = true,
@@ -88,7 +90,9 @@ impl Admission {
             }
         }
         if wants_json {
-            return Err(bad_request(format_args!("{JSON} needs --history")));
+            return Err(bad_request(format_args!(
+                "the subprotocol {JSON} needs a server with --history"
+            )));
         }
         Ok(None)
     }
@@ -183,8 +187,8 @@ impl Admission {
             JoinErrorReason::Rooms => {
                 if let Some(suppressed) = self.rooms_full_warning.due(Instant::now()) {
                     report!(
-                        "warning: there are as many rooms as --max-rooms allows: clients that ask for further rooms are \
-                         disconnected{suppressed}"
+                        "warning: the limit of --max-rooms is reached: clients that ask for further rooms are disconnected \
+                         with code 1013{suppressed}"
                     );
                 }
                 stream.close(CloseCode::TRY_AGAIN_LATER, "there are too many rooms");

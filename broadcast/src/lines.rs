@@ -1,4 +1,4 @@
-//! Splits a byte stream into lines. Independent of messages.
+//! Splits a byte stream into lines.
 
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
@@ -34,7 +34,8 @@ pub(crate) fn for_each(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if partial.bytes > 0 => {
                 let bytes = partial.bytes;
-                let why = format!("{error}; {bytes} bytes of an unfinished line are dropped");
+                let why =
+                    format!("{error}; the {bytes} bytes of the unfinished last line are dropped");
                 return Err(io::Error::new(error.kind(), why));
             }
             Err(error) => return Err(error),
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_error_inside_a_line_says_what_is_dropped() {
+    fn read_error_inside_a_line_reports_the_dropped_bytes() {
         struct Broken(bool);
 
         impl Read for Broken {

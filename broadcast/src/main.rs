@@ -1,8 +1,8 @@
 //! `humphrey-broadcast` sends every line of its standard input to every connected browser. The commands `listen` and
 //! `send` run a client instead: see [`client`].
 //!
-//! The server has three threads beside the library's: the main thread waits for the end, one reads standard input, and
-//! one waits for signals. The latter two start a graceful shutdown of the library's engine; a signal shortens the
+//! Beside the library's threads, the server has three: the main thread waits for the shutdown, one reads standard input,
+//! and one waits for signals. The latter two start a graceful shutdown of the library's engine; a signal shortens the
 //! deadline of one that the end of input started.
 
 mod admission;
@@ -112,7 +112,7 @@ fn run(options: &Options) -> io::Result<bool> {
                 Some(room) => format!("room {:?}", room.as_str()),
                 None => "everyone".to_owned(),
             };
-            report!("each line typed here is sent to {recipient}; Ctrl-C exits");
+            report!("type lines to send them to {recipient}; Ctrl-C exits");
         }
     }
     // Set as soon as a line is skipped: a signal may end the program before the end of the input.
@@ -131,7 +131,7 @@ fn run(options: &Options) -> io::Result<bool> {
                 if exit_on_eof {
                     sender.shutdown(FLUSH_TIMEOUT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
-                    report!("end of input; clients stay connected until the program is stopped (see --exit-on-eof)");
+                    report!("end of input; the server keeps running (--exit-on-eof ends it here)");
                 }
             })?;
     }
@@ -167,7 +167,7 @@ fn build_app(
         .with_slow_consumer(options.slow_client.policy())
         .with_allowed_origins(options.origins())
         .with_option_names(options::option_names())
-        // Other sites may link to the page, and to nothing else.
+        // Other sites may link to the page, but to no other route.
         .with_guarded_routes(["/"]);
     if let Some(hosts) = options.hosts(options.listen) {
         app = app.with_allowed_hosts(hosts);
@@ -240,7 +240,7 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool, input_failed: &Atom
             Line::TooLong { bytes } => {
                 input_failed.store(true, Ordering::SeqCst);
                 report!(
-                    "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
+                    "line {number} is {bytes} bytes long and is skipped: the limit is {line_bytes_max} bytes"
                 );
             }
         }
@@ -285,8 +285,11 @@ fn summary(metrics: &Metrics) -> String {
     let losses = [
         (dropped.slow_consumer, "dropped (slow clients)"),
         (dropped.closed, "dropped (clients that left)"),
-        (dropped.not_running, "dropped (at the end)"),
-        (dropped.no_recipient, "for nobody (none connected)"),
+        (dropped.not_running, "dropped (during shutdown)"),
+        (
+            dropped.no_recipient,
+            "without a recipient (no client connected)",
+        ),
     ];
     for (n, what) in losses {
         if n > 0 {
@@ -329,7 +332,7 @@ mod tests {
         metrics.dropped.no_recipient = 3;
         assert_eq!(
             summary(&metrics),
-            "12 clients, 2 messages sent, 78 dropped (slow clients), 3 for nobody (none connected)"
+            "12 clients, 2 messages sent, 78 dropped (slow clients), 3 without a recipient (no client connected)"
         );
     }
 }

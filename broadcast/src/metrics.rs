@@ -12,7 +12,7 @@ use humphrey_ws::{
 use crate::options::option_names;
 use crate::page::with_security_headers;
 
-/// Few monitoring systems scrape the metrics.
+/// Enough for several monitoring systems.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Serves `/metrics` for Prometheus.
@@ -39,7 +39,10 @@ pub(crate) fn serve(
         .with_shards(1)
         .with_limits(Limits::default().connections_max(CONNECTIONS_MAX))
         .with_connect_handler(|stream, _| {
-            stream.close(CloseCode::POLICY_VIOLATION, "there are only metrics here");
+            stream.close(
+                CloseCode::POLICY_VIOLATION,
+                "this address serves only /metrics",
+            );
         })
         .with_routes(routes)
         .start()

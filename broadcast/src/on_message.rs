@@ -1,4 +1,4 @@
-//! The values of `--on-message`: what the server does with messages of clients, and how the handshake names it.
+//! The values of `--on-message`: what the server does with messages from clients, and how the handshake names it.
 
 use clap::ValueEnum;
 
@@ -6,12 +6,12 @@ use clap::ValueEnum;
 /// before it sends messages.
 pub(crate) const ON_MESSAGE_HEADER: &str = "Humphrey-Broadcast-On-Message";
 
-/// What to do with a message of a client.
+/// What to do with a message from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnMessage {
-    /// Send it back
+    /// Send it back to the client
     Echo,
-    /// Send it to the sender's room, or to everyone if the sender is in no room
+    /// Send it to the client's room, or to everyone if the client is in no room
     Broadcast,
     /// Discard it
     Ignore,

@@ -18,134 +18,172 @@ use crate::room_name::RoomName;
 use crate::rooms::RoomSettings;
 use crate::stdio::StandardOutput;
 
+/// The end of the help text.
+const EXAMPLES: &str = "\
+Examples:
+  Show a log in every browser at http://127.0.0.1:8080/:
+    tail -f access.log | humphrey-broadcast
+
+  Let other machines connect, and replay the last 100 lines to late joiners:
+    tail -f access.log | humphrey-broadcast --listen 0.0.0.0:8080 --history 100
+
+  Run a chat without input, in which each client's messages reach its room:
+    humphrey-broadcast --on-message broadcast </dev/null
+
+  Publish to the room 'news' from another program:
+    humphrey-broadcast --publish-token-file token.txt </dev/null
+    curl -H \"Authorization: Bearer $(cat token.txt)\" -d 'hello' \\
+      http://127.0.0.1:8080/publish/news
+
+  Print the messages, or send lines, from another shell:
+    humphrey-broadcast listen ws://127.0.0.1:8080/
+    echo hello | humphrey-broadcast send ws://127.0.0.1:8080/
+
+'humphrey-broadcast listen --help' and '... send --help' describe the clients.";
+
+/// The sections of the help text, by task.
+mod heading {
+    pub(super) const INPUT: &str = "Input";
+    pub(super) const CLIENTS: &str = "Clients";
+    pub(super) const ROOMS: &str = "Rooms and history";
+    pub(super) const PUBLISH: &str = "Publishing over HTTP";
+    pub(super) const LIMITS: &str = "Slow clients and limits";
+    pub(super) const ACCESS: &str = "Network and access";
+    pub(super) const MONITORING: &str = "Monitoring";
+}
+
 /// How long a client may take to answer a heartbeat ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
 /// Sends every line of standard input to every connected browser or WebSocket client.
 ///
-/// Try: tail -f access.log | humphrey-broadcast
+/// Browsers open http://127.0.0.1:8080/ and show each line as it arrives; /#ROOM shows a room.
 ///
-/// Then open http://127.0.0.1:8080/. A line that is not UTF-8 is sent as a binary message. Ctrl-C, SIGTERM or SIGHUP closes
-/// every connection with code 1001 and ends the program; under nohup, SIGHUP does nothing.
+/// WebSocket clients connect to ws://127.0.0.1:8080/ to receive the messages to everyone, or to /ROOM to receive those to
+/// the room too. A room's name is percent-encoded UTF-8 of up to 240 bytes. A line that is not UTF-8 is sent as a binary
+/// message.
 ///
-/// Clients that connect to ws://127.0.0.1:8080/ROOM join that room (percent-encoded, up to 240 bytes), and get the
-/// messages to it and to everyone. The page of a room is http://127.0.0.1:8080/#ROOM. Clients without WebSocket get the
-/// same messages as server-sent events from http://127.0.0.1:8080/events/ROOM or /events.
+/// Clients without WebSocket receive the same messages as server-sent events from /events or /events/ROOM.
 ///
-/// Exit codes: 0, ended by a signal, or by --exit-on-eof after all input was sent; 1, the server cannot start, or some
-/// of the input could not be read or was skipped; 2, the command line is wrong.
+/// Ctrl-C, SIGTERM or SIGHUP closes every connection with code 1001 and ends the program; under nohup, SIGHUP is ignored.
+///
+/// Exit codes: 0 after a signal, or after --exit-on-eof once all input was sent; 1 if the server could not start, or if
+/// input could not be read or was skipped; 2 if the command line is wrong.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    args_conflicts_with_subcommands = true
+    args_conflicts_with_subcommands = true,
+    after_long_help = EXAMPLES
 )]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// Address to listen on: IP:PORT or HOST:PORT. Port 0 selects a free port; 0.0.0.0 accepts connections from other
-    /// machines
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_address)]
+    /// Listen on this address: IP:PORT or HOST:PORT. Port 0 selects a free port; 0.0.0.0 also accepts connections from
+    /// other machines
+    #[arg(long, help_heading = heading::ACCESS, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
 
-    /// What to do with messages of clients
-    #[arg(long, value_name = "WHAT", default_value = "echo")]
+    /// Handle messages from clients this way
+    #[arg(long, help_heading = heading::CLIENTS, value_name = "WHAT", default_value = "echo")]
     pub(crate) on_message: OnMessage,
 
-    /// Send standard input to this room only. Without it, to everyone
-    #[arg(long, value_name = "ROOM")]
+    /// Send standard input to this room only. Default: to everyone
+    #[arg(long, help_heading = heading::INPUT, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Keep the last N messages to each room and to everyone, up to 256 KiB each, and replay them to clients that
-    /// connect: all of them to programs, or none with ws://…/ROOM?since=now; the missed ones to the page. At most
-    /// 10000. Without it, no messages are kept
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    /// Keep the last N messages (at most 10000, and 256 KiB) of each room and to everyone, and replay them: all of them
+    /// to late joiners, the missed ones to a reconnecting page or `listen`. A client that connects to ws://.../ROOM?since=now
+    /// receives no replay. Default: no messages are kept
+    #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) history: Option<u16>,
 
-    /// Maximum number of rooms; a client that asks for one more is disconnected with code 1013. Default: 100000, or
-    /// 1000 with --history, where empty rooms are evicted with their history
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Allow at most N rooms; a client that asks for one more is disconnected with code 1013. Default: 100000, or 1000
+    /// with --history, where empty rooms are evicted with their history
+    #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_rooms: Option<usize>,
 
-    /// Let programs with this token publish messages of up to 1 MiB: POST /publish/ROOM, or /publish for everyone, with
-    /// the header 'Authorization: Bearer TOKEN'. The response is JSON with the number of WebSocket clients that get the
-    /// message: {"members": 2}. A body of Content-Type application/octet-stream is sent as a binary message, any other
-    /// as text. Other users of this machine can see the token in the process list; --publish-token-file avoids that.
-    /// Without a token, /publish is not found
-    #[arg(long, value_name = "TOKEN", conflicts_with = "publish_token_file")]
+    /// Let programs with this token publish messages of up to 1 MiB with POST /publish/ROOM, or /publish for everyone,
+    /// and the header 'Authorization: Bearer TOKEN'. A body with Content-Type application/octet-stream becomes a binary
+    /// message, any other a text message. The response counts the WebSocket clients that receive it: {"members": 2}. Other
+    /// users of this machine can see the token in the process list: prefer --publish-token-file. Default: /publish answers
+    /// 404
+    #[arg(long, help_heading = heading::PUBLISH, value_name = "TOKEN", conflicts_with = "publish_token_file")]
     pub(crate) publish_token: Option<String>,
 
     /// Read the token for publishing from this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = heading::PUBLISH, value_name = "FILE")]
     pub(crate) publish_token_file: Option<PathBuf>,
 
-    /// Do not announce new clients to their room, or to everyone
-    #[arg(long)]
+    /// Do not announce new clients to their room, or to everyone if they are in none
+    #[arg(long, help_heading = heading::CLIENTS)]
     pub(crate) no_welcome: bool,
 
-    /// At the end of standard input, deliver what was read, close every connection with code 1001, and exit.
-    /// Without it, the end of input leaves the server running
-    #[arg(long)]
+    /// At the end of standard input, deliver the queued lines, close every connection with code 1001, and exit. Default:
+    /// the server keeps running
+    #[arg(long, help_heading = heading::INPUT)]
     pub(crate) exit_on_eof: bool,
 
-    /// What to do with a client that reads more slowly than lines arrive, once 1 MiB is queued for it
-    #[arg(long, value_name = "POLICY", default_value = "pace")]
+    /// Handle a slow client this way once 1 MiB is queued for it
+    #[arg(long, help_heading = heading::LIMITS, value_name = "POLICY", default_value = "pace")]
     pub(crate) slow_client: SlowClient,
 
-    /// Maximum number of connections, WebSocket and HTTP together; further ones are answered with 503
-    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
+    /// Accept at most N connections, WebSocket and HTTP together; answer further ones with 503
+    #[arg(long, help_heading = heading::LIMITS, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
 
-    /// Also accept web pages of this origin, such as https://example.com; can be given several times. Without it, only
-    /// this program's own page and programs other than browsers can connect. 'null' and 'file://' are the origins that
-    /// some devices and apps send. '*': all pages
-    #[arg(long, value_name = "ORIGIN")]
+    /// Also accept web pages of this origin, such as https://example.com; repeatable. '*' accepts all pages; 'null' and
+    /// 'file://' are the origins that some devices and apps send. Default: only this program's own page, and clients that
+    /// are not browsers
+    #[arg(long, help_heading = heading::ACCESS, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<String>,
 
-    /// Also answer to this host name, such as the public name that a proxy passes on; can be given several times. On a
-    /// loopback address, the program answers only to localhost, IP addresses, the hosts of --allow-origin and these
-    /// names, which prevents DNS rebinding. '*': any name
-    #[arg(long, value_name = "NAME")]
+    /// Also answer requests for this host name, such as the public name that a proxy passes on; repeatable. '*' answers any
+    /// name. Default: on a loopback address only localhost, IP addresses and the hosts of --allow-origin, which prevents
+    /// DNS rebinding; on other addresses any name
+    #[arg(long, help_heading = heading::ACCESS, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
 
-    /// Maximum number of connections per address; further ones are answered with 429. Without it, no limit
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Accept at most N connections per address; answer further ones with 429. Default: no limit
+    #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections_per_address: Option<usize>,
 
-    /// Maximum number of WebSocket handshakes and new event streams per address and second; further ones are answered
-    /// with 429. Without it, no limit
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Accept at most N WebSocket handshakes and new event streams per address and second; answer further ones with 429.
+    /// Default: no limit
+    #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 
-    /// Trust X-Forwarded-For of this proxy, or network of proxies such as 10.0.0.0/8; can be given several times
-    #[arg(long, value_name = "NETWORK")]
+    /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
+    #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,
 
-    /// Serve metrics for Prometheus at this address, under /metrics. It should not be public
-    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    /// Serve metrics for Prometheus under /metrics at this address, which should not be public
+    #[arg(long, help_heading = heading::MONITORING, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<SocketAddr>,
 
-    /// Ping clients that have been silent for this long, and disconnect those that do not answer within 10 s. 0: never
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
+    /// Ping clients that have been silent for this long, and disconnect those that do not answer within 10 s. 0 disables
+    /// pings
+    #[arg(long, help_heading = heading::CLIENTS, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
     pub(crate) heartbeat: u32,
 
-    /// Send a comment to event streams that have been silent for this long, so that proxies keep them open: less than
-    /// half of the proxies' shortest timeout. At least 1
-    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Send a comment to event streams that have been silent for this long, so that proxies keep them open. Use at least 1,
+    /// and less than half of the shortest proxy timeout
+    #[arg(long, help_heading = heading::CLIENTS, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events_keep_alive: u32,
 
-    /// Print nothing but errors on standard error
-    #[arg(long)]
+    /// Print only errors to standard error
+    #[arg(long, help_heading = heading::MONITORING)]
     pub(crate) quiet: bool,
 }
 
 /// The command-line names of [`SlowConsumer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
-    /// Read input no faster than the slowest client; disconnect clients that read next to nothing for 1 s
+    /// Apply backpressure: read input no faster than the slowest client, and disconnect clients that read next to nothing
+    /// for 1 s
     Pace,
     /// Disconnect the client
     Disconnect,
@@ -177,14 +215,14 @@ impl Options {
         }
     }
 
-    /// The host names that the program answers to on an address; `None`: any.
+    /// The host names for which the program answers on an address; `None`: any.
     pub(crate) fn hosts(&self, listen: SocketAddr) -> Option<AllowedHosts> {
         let origins = self.origins();
         let any = |list: &[String]| list.iter().any(|entry| entry == "*");
-        let is_open =
+        let allows_any =
             any(&self.allow_host) || (origins == Origins::Any && self.allow_host.is_empty());
-        let is_asked = listen.ip().to_canonical().is_loopback() || !self.allow_host.is_empty();
-        (is_asked && !is_open).then(|| {
+        let checks_hosts = listen.ip().to_canonical().is_loopback() || !self.allow_host.is_empty();
+        (checks_hosts && !allows_any).then(|| {
             AllowedHosts::loopback()
                 .with_origins(&origins)
                 .with_names(self.allow_host.clone())
@@ -258,15 +296,15 @@ fn first_paragraph(error: &str) -> String {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.to_socket_addrs()
-        .map_err(|error| format!("not an address like 127.0.0.1:8080 ({error})"))?
+        .map_err(|error| format!("use IP:PORT or HOST:PORT, such as 127.0.0.1:8080 ({error})"))?
         .next()
-        .ok_or_else(|| "the name has no address".to_owned())
+        .ok_or_else(|| "the host name has no address".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n > 0 => Ok(n),
-        _ => Err("must be a whole number, at least 1".to_owned()),
+        _ => Err("must be a whole number of at least 1".to_owned()),
     }
 }
 

@@ -15,13 +15,13 @@ const PAGE: &str = include_str!("page.html");
 /// The hashes are constants, since a program that serves one fixed page needs no SHA-256. The test below prints them
 /// when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
-    style-src 'sha256-eOWEEkWljbvdBrnfBXfclNmAGaRNshQ471KiS7cJ/aY='; \
-    script-src 'self' 'sha256-mWbjXh/9x6mCEwv5mjPdhKtTCvCPvoyR+vtlLNANVPE='; \
+    style-src 'sha256-a2YXVPG0jOvevL/PvEwNXzrIa3E5lK64xEV8rdu4z0s='; \
+    script-src 'self' 'sha256-XqQ3pEykTBnB5e0LCndRifUJB4BJKpVi7bfFO4zNdZM='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The answer of `/check` to a page that is allowed to connect but has no WebSocket connection.
-const CHECK_PASSED: &str = "The server is there, and this page may connect. If its WebSocket fails all the same, a proxy in front of \
-    the server probably removes the headers Upgrade and Connection: have the proxy pass them on.\n";
+const CHECK_PASSED: &str = "The server answers, and this page may connect. If the WebSocket fails anyway, a proxy in front of this server \
+    probably removes the headers Upgrade and Connection: configure the proxy to forward them.\n";
 
 /// Routes `/`, `/client.js`, `/clients`, `/clients/ROOM` and `/check`. Browsers hide why a handshake was refused; a
 /// request to `/check` is refused for the same reason, with a readable body.

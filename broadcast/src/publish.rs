@@ -15,7 +15,7 @@ use crate::page::with_security_headers;
 use crate::room_name::RoomName;
 use crate::rooms::Rooms;
 
-/// Longest token; guards against naming the wrong file.
+/// Longest token, in bytes; detects that the option names the wrong file.
 const TOKEN_BYTES_MAX: usize = 4096;
 
 /// The token that authorises publishing.
@@ -27,10 +27,10 @@ impl Token {
     pub(crate) fn new(token: &str) -> Result<Self, &'static str> {
         let is_visible = |byte: &u8| byte.is_ascii_graphic();
         match token.len() {
-            0 => Err("the token to publish is empty"),
-            n if n > TOKEN_BYTES_MAX => Err("the token to publish is longer than 4096 bytes"),
+            0 => Err("the token for publishing is empty"),
+            n if n > TOKEN_BYTES_MAX => Err("the token for publishing is longer than 4096 bytes"),
             _ if token.as_bytes().iter().all(is_visible) => Ok(Self(token.to_owned())),
-            _ => Err("the token to publish has spaces, or characters that are not ASCII"),
+            _ => Err("the token for publishing contains spaces or non-ASCII characters"),
         }
     }
 
@@ -97,8 +97,7 @@ fn authorize(authorization: Option<&str>, token: &Token) -> Result<(), Reject> {
             Some(_) => "Bearer realm=\"publish\", error=\"invalid_token\"",
             None => "Bearer realm=\"publish\"",
         };
-        let why =
-            "publishing needs the header 'Authorization: Bearer TOKEN', with the server's token";
+        let why = "publishing needs the header 'Authorization: Bearer TOKEN' with the token of --publish-token or --publish-token-file";
         return Err(reject(401, why).with_header("WWW-Authenticate", challenge));
     }
     Ok(())
@@ -131,7 +130,7 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
     };
     let members = rooms.members(&room);
     if !rooms.channel(&room).publish(message) {
-        let why = "there are as many rooms as --max-rooms allows, and clients in each: this room cannot keep the message";
+        let why = "the server has as many occupied rooms as --max-rooms allows, so this room cannot keep the message: retry later, or raise --max-rooms";
         return error_response(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
     }
     let json = format!("{{\"members\": {members}}}\n");

@@ -74,13 +74,16 @@ impl FromStr for RoomName {
 impl fmt::Display for InvalidRoomName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("a room needs a name"),
-            Self::TooLong => write!(f, "a room's name may have {NAME_BYTES_MAX} bytes"),
-            Self::DotSegment => f.write_str(
-                "'.' and '..' can't be the name of a room, nor a part of it between slashes",
+            Self::Empty => f.write_str("a room needs a name (omit --room for everyone)"),
+            Self::TooLong => write!(
+                f,
+                "the name of a room can't be longer than {NAME_BYTES_MAX} bytes"
             ),
-            Self::Nul => f.write_str("the name of a room can't have a NUL in it"),
-            Self::Encoding => f.write_str("a room's name is UTF-8, percent-encoded"),
+            Self::DotSegment => f.write_str(
+                "the name of a room can't be '.' or '..', nor contain them between slashes",
+            ),
+            Self::Nul => f.write_str("the name of a room can't contain a NUL character"),
+            Self::Encoding => f.write_str("the name of a room must be percent-encoded UTF-8"),
         }
     }
 }

@@ -171,8 +171,8 @@ mod tests {
         let of_terminal = std::io::Error::from(rustix::io::Errno::IO);
         let of_others = std::io::Error::from(rustix::io::Errno::ISDIR);
         let asked = std::cell::Cell::new(0);
-        let heard_at_last = || asked.replace(asked.get() + 1) >= 3;
-        assert!(is_hangup(&of_terminal, heard_at_last));
+        let stops_at_the_third_check = || asked.replace(asked.get() + 1) >= 3;
+        assert!(is_hangup(&of_terminal, stops_at_the_third_check));
         assert!(!is_hangup(&of_terminal, || false));
         assert!(!is_hangup(&of_others, || asked.replace(0) == 0));
         assert!(is_hangup(&of_others, || true));

@@ -62,7 +62,7 @@ fn exit_on_eof_exits_without_any_client() {
     program.write(b"to nobody\nnor this\n");
     program.close_input();
     let summary = program.expect_line("0 clients");
-    assert!(summary.contains("2 for nobody"), "{summary}");
+    assert!(summary.contains("2 without a recipient"), "{summary}");
     program.expect_exit(0);
 }
 

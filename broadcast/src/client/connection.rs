@@ -11,7 +11,7 @@ use super::dial::OpenedConnection;
 use super::end::End;
 use super::failures::Failure;
 
-/// Longest message accepted, in bytes: four times the server's own limit.
+/// Longest message accepted, in bytes: four times the default limit of a humphrey_ws server.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Size of one read from the socket.
@@ -47,7 +47,7 @@ struct Socket {
     bytes_written: u64,
     /// Whether the last write would have blocked.
     is_full: bool,
-    /// When the server last showed that it is alive.
+    /// When the server last gave a sign of life: received bytes, or room in a full socket buffer.
     last_received: Instant,
     /// When the socket last accepted bytes.
     last_written: Instant,
@@ -228,15 +228,15 @@ impl ClientConnection {
 
     /// Queues a message. Returns the value of [`bytes_written`](Self::bytes_written) once it has been written.
     pub(super) fn send(&mut self, message: &Message) -> Result<u64, End> {
-        let taken = self.protocol.send(message, &mut self.socket.unwritten);
-        taken.map_err(|error| End::failed(Failure::LocalError, error))?;
+        let queued = self.protocol.send(message, &mut self.socket.unwritten);
+        queued.map_err(|error| End::failed(Failure::LocalError, error))?;
         Ok(self.bytes_queued())
     }
 
     /// Queues a ping.
     pub(super) fn ping(&mut self, payload: &[u8]) -> Result<(), End> {
-        let taken = self.protocol.ping(payload, &mut self.socket.unwritten);
-        taken.map_err(|error| End::failed(Failure::LocalError, error))
+        let queued = self.protocol.ping(payload, &mut self.socket.unwritten);
+        queued.map_err(|error| End::failed(Failure::LocalError, error))
     }
 
     /// Total of bytes queued so far, written or not.

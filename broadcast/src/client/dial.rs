@@ -65,8 +65,7 @@ fn perform_handshake(
             match stream.write(&handshake.request()[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if would_block(&error) => break,
-                // A server may refuse and close before it has read the whole request; its response is read all the
-                // same.
+                // A server may refuse and close before it has read the whole request; its response can still be read.
                 Err(_) => sent = handshake.request().len(),
             }
         }
@@ -126,14 +125,16 @@ fn resolve(
     };
     spawned.map_err(|error| End::failed(Failure::LocalError, error))?;
     let unknown = |why: &str| {
-        let why = format!("{:?} has no address: {why}", url.host());
+        let why = format!("can't resolve {:?}: {why}", url.host());
         End::failed(Failure::HostUnresolved, why)
     };
     loop {
         match found.try_recv() {
             Ok(Ok(addresses)) => return Ok(addresses),
             Ok(Err(error)) => return Err(unknown(&error.to_string())),
-            Err(TryRecvError::Disconnected) => return Err(unknown("the resolver has failed")),
+            Err(TryRecvError::Disconnected) => {
+                return Err(unknown("the resolver thread has failed"));
+            }
             Err(TryRecvError::Empty) => {
                 event_loop.wait_for_socket(deadline, Failure::HostUnresolved)?
             }
@@ -149,7 +150,7 @@ fn connect_any(
     deadline: Instant,
 ) -> Result<TcpStream, End> {
     let mut last = End::failed(Failure::HostUnresolved, "the host has no address");
-    let mut can_pass = false;
+    let mut is_temporary = false;
     for (n, address) in addresses.iter().enumerate() {
         let is_last = n + 1 == addresses.len();
         let deadline = if is_last {
@@ -163,10 +164,10 @@ fn connect_any(
                 failure, message, ..
             }) => {
                 let is_bad = failure == Failure::BadAddress;
-                if !is_bad || !can_pass {
+                if !is_bad || !is_temporary {
                     last = End::failed(failure, format!("can't connect to {address}: {message}"));
                 }
-                can_pass |= !is_bad;
+                is_temporary |= !is_bad;
             }
             Err(end) => return Err(end),
         }
@@ -181,7 +182,8 @@ fn connect(
 ) -> Result<TcpStream, End> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::InvalidInput if lacks_zone(address) => {
-            let why = format!("{error}: it needs a zone, as in ws://[fe80::1%25eth0]/");
+            let why =
+                format!("{error}: a link-local address needs a zone, as in ws://[fe80::1%25eth0]/");
             End::failed(Failure::BadAddress, why)
         }
         ErrorKind::InvalidInput => End::failed(Failure::BadAddress, error),

@@ -8,7 +8,7 @@ use super::failures::Failure;
 /// Why a connection has ended, or could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// Both sides have closed in good order.
+    /// The closing handshake is complete.
     Done,
     /// The program is stopping.
     Stopped,

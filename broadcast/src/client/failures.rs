@@ -18,7 +18,7 @@ pub(super) enum Failure {
     Status(u16),
     /// With `--require-broadcast`: the server does not broadcast the client's messages.
     NotBroadcasting,
-    /// The server has closed with this code; 1005 stands for none.
+    /// The server has closed the connection with this code; 1005 stands for none.
     Closed(u16),
     ConnectionLost,
     Unresponsive,
@@ -34,7 +34,7 @@ pub(super) enum RetryDecision {
     Retry,
     /// Retry, but give the server time first.
     RetryLater,
-    /// The server has ended the stream: success with exit code 0 for `listen`, a failure for `send`, which is not done.
+    /// The server has ended the stream: exit code 0 for `listen`, a failure for `send`, which still has lines to send.
     Done,
     /// A permanent failure: exit with code 1.
     GiveUp,
@@ -97,11 +97,11 @@ pub(super) const TABLE: &[FailureRow] = &[
         HandshakeAborted,
         "the server hangs up during the handshake",
         Retry,
-        "if subprotocols of our own were offered, the server is asked at once without them; otherwise it may be ready"
+        "the handshake is repeated at once without the program's own subprotocols, if it offered some; otherwise the server may be ready"
     ),
     row!(
         NotWebSocket,
-        "the answer is not HTTP, or does not match the handshake (RFC 6455 §4.1)",
+        "the response is not HTTP, or does not match the handshake (RFC 6455 §4.1)",
         GiveUp,
         "nothing until the URL, or the proxy in between, is corrected"
     ),
@@ -115,7 +115,7 @@ pub(super) const TABLE: &[FailureRow] = &[
         Status(400),
         "status 400",
         GiveUp,
-        "if subprotocols of our own were offered, the server is asked at once without them; otherwise nothing"
+        "the handshake is repeated at once without the program's own subprotocols, if it offered some; otherwise nothing"
     ),
     row!(
         Status(408 | 425),
@@ -127,7 +127,7 @@ pub(super) const TABLE: &[FailureRow] = &[
         Status(429 | 503),
         "status 429 or 503",
         RetryLater,
-        "the server has had the time that it asks for with Retry-After (at most 300 s), and at least half of --max-delay"
+        "the client has waited for the server's Retry-After (at most 300 s), and at least half of --max-delay"
     ),
     row!(
         Status(501 | 505),
@@ -149,25 +149,25 @@ pub(super) const TABLE: &[FailureRow] = &[
     ),
     row!(
         NotBroadcasting,
-        "with --require-broadcast, a server that does not say that it hands messages on",
+        "with --require-broadcast, the server does not announce that it broadcasts messages",
         GiveUp,
         "nothing until the server is started with --on-message broadcast"
     ),
     row!(
         Closed(1000),
-        "close code 1000: the server is done",
+        "close code 1000: the server has ended normally",
         Done,
         "nothing: `listen` ends with exit code 0, `send` with 1"
     ),
     row!(
         Closed(1008 | 3000 | 3003),
-        "close codes 1008, 3000 and 3003: a policy, or missing rights",
+        "close codes 1008, 3000 and 3003: a policy violation, or missing permissions",
         GiveUp,
-        "nothing until the request or the rights are changed"
+        "nothing until the request or the permissions are changed"
     ),
     row!(
         Closed(1002 | 1010),
-        "close codes 1002 and 1010: one side does not speak the protocol as the other does",
+        "close codes 1002 and 1010: a protocol error, or a missing extension",
         GiveUp,
         "nothing until one of the programs is changed"
     ),
@@ -175,13 +175,13 @@ pub(super) const TABLE: &[FailureRow] = &[
         Closed(1009),
         "close code 1009: a line is too long for the server",
         Retry,
-        "that line is dropped, with a message and exit code 1 in the end; the following lines are sent"
+        "that line is dropped and reported, and the exit code will be 1; the following lines are sent"
     ),
     row!(
         Closed(1013),
-        "close code 1013: the server asks for time",
+        "close code 1013: the server is overloaded",
         RetryLater,
-        "the server has had at least half of --max-delay"
+        "the client has waited for at least half of --max-delay"
     ),
     row!(
         Closed(_),
@@ -193,11 +193,11 @@ pub(super) const TABLE: &[FailureRow] = &[
         ConnectionLost,
         "the connection breaks",
         Retry,
-        "the server or the network may be back; a line that could not be sent whole on five connections in a row is dropped, with a message and exit code 1 in the end"
+        "the server or the network may be back; a line that was cut off on five connections in a row is dropped and reported, and the exit code will be 1"
     ),
     row!(
         Unresponsive,
-        "the server answers no ping (--heartbeat), or not the close frame",
+        "the server does not answer a ping (--heartbeat) or the close frame",
         Retry,
         "the server may respond again"
     ),
@@ -223,7 +223,7 @@ impl Failure {
 }
 
 impl FailureRow {
-    fn can_pass(&self) -> &'static str {
+    fn is_retried(&self) -> &'static str {
         match self.decision {
             RetryDecision::Retry | RetryDecision::RetryLater => "yes",
             RetryDecision::Done | RetryDecision::GiveUp => "no",
@@ -234,15 +234,17 @@ impl FailureRow {
 /// Renders the table for the help.
 pub(super) fn help() -> String {
     let mut help =
-        "What can fail, whether that can pass by itself, and what is different at the next attempt:\n"
+        "Failures, whether the client retries, and what may differ on the next attempt:\n"
             .to_owned();
     for row in TABLE {
-        let (description, can_pass, next_time) = (row.description, row.can_pass(), row.next_time);
+        let (description, is_retried, next_time) =
+            (row.description, row.is_retried(), row.next_time);
         let _ = write!(
             help,
-            "\n- {description}\n  passes: {can_pass}; next attempt: {next_time}"
+            "\n- {description}\n  retried: {is_retried}; next attempt: {next_time}"
         );
     }
+    help.push('\n');
     help
 }
 
@@ -253,14 +255,14 @@ mod tests {
     /// Renders the table for the guide.
     fn markdown() -> String {
         let mut table =
-            "| failure | can it pass by itself? | what is different at the next attempt |\n|---|---|---|\n"
+            "| failure | retried? | what may differ on the next attempt |\n|---|---|---|\n"
                 .to_owned();
         for row in TABLE {
             let _ = writeln!(
                 table,
                 "| {} | {} | {} |",
                 row.description,
-                row.can_pass(),
+                row.is_retried(),
                 row.next_time
             );
         }

@@ -12,7 +12,7 @@ const UNCONFIRMED_BYTES_MAX: usize = 16 << 20;
 /// Overhead of a line beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
-/// How often, on consecutive connections, a line is tried that never gets through whole.
+/// On how many consecutive connections a line may be cut off before it is dropped.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// A line that was sent and is not confirmed.
@@ -157,7 +157,7 @@ impl InFlight {
             ConnectionResult::Clean | ConnectionResult::Other => None,
         };
         if let Some(at) = too_long {
-            // A server reads in order and ignores everything behind the frame it closes at (RFC 6455 §7.1.7).
+            // A server reads in order and ignores everything after the frame that makes it close (RFC 6455 §7.1.7).
             report.unconfirmed = self.uncached + at as u64;
             report.dropped = Some((lines[at].message.bytes().len(), DropReason::TooLong));
             report.to_resend = lines.drain(at + 1..).map(|line| line.message).collect();

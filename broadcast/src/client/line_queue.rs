@@ -65,7 +65,7 @@ impl LineQueue {
             Line::Whole(line) => self.push(line, waker),
             Line::TooLong { bytes } => {
                 report!(
-                    "line {number} is {bytes} bytes long and is skipped: a message may have {line_bytes_max}"
+                    "line {number} is {bytes} bytes long and is skipped: the limit is {line_bytes_max} bytes"
                 );
                 self.lock().skipped += 1;
                 ControlFlow::Continue(())

@@ -72,7 +72,7 @@ impl Listener {
             Ok(false) => {
                 if let Content::Omitted { bytes } = received.content {
                     report!(
-                        "the server has omitted a message of {bytes} bytes, which is too long for JSON"
+                        "the server omitted a message of {bytes} bytes: it is too long for the JSON form, which --history uses"
                     );
                 }
             }
@@ -104,13 +104,17 @@ impl Listener {
         }
         match gap {
             Gap::Restarted => {
-                report!("the server was restarted: its last messages may be missing");
+                report!(
+                    "the server was restarted: messages sent before the restart may be missing"
+                );
             }
             Gap::HistoryExceeded => {
-                report!("messages are missing: they are no longer in the server's --history")
+                report!(
+                    "messages are missing: they are no longer in the server's history (a larger --history keeps more)"
+                )
             }
             Gap::Unknown => report!(
-                "messages sent in the meantime may be missing: the server keeps no --history"
+                "messages sent in the meantime may be missing: the server keeps no history (see its --history)"
             ),
         }
     }

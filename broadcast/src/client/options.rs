@@ -1,4 +1,4 @@
-//! The command lines of `listen` and `send`.
+//! The command-line options of `listen` and `send`.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
@@ -11,47 +11,63 @@ use super::failures;
 use super::target::Target;
 use crate::room_name::RoomName;
 
+const LISTEN_EXAMPLES: &str = "
+Examples:
+  Print the lines with 'error':
+    humphrey-broadcast listen ws://127.0.0.1:8080/ |
+      grep --line-buffered error
+
+  Print ten new messages to the room 'news' as JSON:
+    humphrey-broadcast listen --room news --json --count 10 \\
+      'ws://127.0.0.1:8080/?since=now'";
+
+const SEND_EXAMPLES: &str = "
+Examples:
+  Forward a log to a server:
+    tail -f access.log | humphrey-broadcast send ws://127.0.0.1:8080/
+
+  Send to the room 'news', and fail unless the server broadcasts the line:
+    echo hello | humphrey-broadcast send --room news --require-broadcast \\
+      ws://127.0.0.1:8080/";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print what a WebSocket server sends, one message a line
+    /// Print the messages of a WebSocket server, one per line
     ///
-    /// Try: humphrey-broadcast listen ws://127.0.0.1:8080/ | grep --line-buffered error
+    /// A line break inside a text message is printed as a space, so that each message is one line. A binary message is
+    /// printed unchanged, followed by a line break. --json preserves everything. On a terminal, control characters are
+    /// shown as '�'.
     ///
-    /// A line break inside a text is printed as a space, so that each message is one line; a binary message is printed
-    /// unchanged, followed by a line break. --json preserves everything. On a terminal, control characters are shown as
-    /// '�'.
+    /// When the connection ends, `listen` reconnects after a random delay of at most 1 s, which doubles up to --max-delay.
+    /// A humphrey-broadcast with --history then replays the missed messages without duplicates, and `listen` reports those
+    /// that are no longer kept. The first connection begins with all kept messages, or with ws://.../ROOM?since=now with
+    /// new ones.
     ///
-    /// After the connection ends, it reconnects with random delays of at most 1 s at first, doubling up to --max-delay.
-    /// A humphrey-broadcast with --history then replays the missed messages, without duplicates; messages that are no
-    /// longer kept are reported as missing. The first connection begins with all kept messages, or with
-    /// ws://…/ROOM?since=now with new ones.
-    ///
-    /// Exit codes: 0, after --count messages, on Ctrl-C, SIGTERM or SIGHUP, on close code 1000, or when the reader
-    /// closes standard output; 1, after a permanent failure (see below), when it gives up, or when standard output
-    /// cannot be written; 2, the command line is wrong.
+    /// Exit codes: 0 after --count messages, on Ctrl-C, SIGTERM or SIGHUP, on close code 1000, or when the reader closes
+    /// standard output; 1 after a permanent failure (see below), after --give-up-after, or if standard output cannot be
+    /// written; 2 if the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
-    #[command(after_long_help = failures::help())]
+    #[command(after_long_help = failures::help() + LISTEN_EXAMPLES)]
     Listen(ListenOptions),
 
-    /// Send standard input to a WebSocket server, one message a line
+    /// Send each line of standard input to a WebSocket server as one message
     ///
-    /// Try: tail -f access.log | humphrey-broadcast send ws://127.0.0.1:8080/
+    /// A humphrey-broadcast with --on-message broadcast sends each line to all clients, or to those in the room. Messages
+    /// from the server are not printed.
     ///
-    /// A humphrey-broadcast with --on-message broadcast sends each line to all clients, or to those in the room.
+    /// A line that is not UTF-8 is sent as a binary message. A line of more than 16 MiB is skipped, and a line that is too
+    /// long for the server is dropped; both are reported.
     ///
-    /// A line that is not UTF-8 is sent as a binary message. A line of more than 16 MiB is skipped, and a line that is
-    /// too long for the server is dropped; both are reported. Messages of the server are not printed. At the end of the
-    /// input, on Ctrl-C, SIGTERM or SIGHUP, the lines read so far are sent, the connection is closed with code 1000,
-    /// and the server's answer is awaited, which follows everything it has received.
+    /// At the end of the input, and on Ctrl-C, SIGTERM or SIGHUP, `send` sends the lines read so far, closes the connection
+    /// with code 1000, and waits for the server's close frame, which confirms them.
     ///
-    /// After the connection ends early, it reconnects and continues with the first line that was not wholly written.
-    /// Lines that were written but not confirmed may be lost: they are not sent twice, but counted and reported at the
-    /// end.
+    /// When the connection ends early, `send` reconnects and continues with the first line that was not wholly written.
+    /// Lines that were written but not confirmed may be lost: they are not sent twice, but counted and reported at the end.
     ///
-    /// Exit codes: 0, all lines have reached the server; 1, some have not, or may not have, or the input could not be
-    /// read to its end; 2, the command line is wrong.
+    /// Exit codes: 0 if all lines have reached the server; 1 if some have not, or may not have, or the input could not be
+    /// read to its end; 2 if the command line is wrong.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
-    #[command(after_long_help = failures::help())]
+    #[command(after_long_help = failures::help() + SEND_EXAMPLES)]
     Send(SendOptions),
 }
 
@@ -60,8 +76,8 @@ pub(crate) struct ListenOptions {
     #[command(flatten)]
     pub(crate) connect: ConnectOptions,
 
-    /// Print one JSON object a line: "text", or "base64" for a binary message; and "room" (null: everyone), "id" and
-    /// "at" (milliseconds since 1970) if the server sends them, as humphrey-broadcast with --history does
+    /// Print one JSON object per line, with "text", or "base64" for a binary message. A humphrey-broadcast with --history
+    /// adds "room" (null: everyone), "id" and "at" (milliseconds since 1970)
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -69,7 +85,7 @@ pub(crate) struct ListenOptions {
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
 
-    /// Give up after this long without a connection. 0: never
+    /// Give up after this long without a connection. 0 retries forever
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) give_up_after: u32,
 }
@@ -79,54 +95,53 @@ pub(crate) struct SendOptions {
     #[command(flatten)]
     pub(crate) connect: ConnectOptions,
 
-    /// Give up after this long without a connection. 0: never
+    /// Give up after this long without a connection. 0 retries forever
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) give_up_after: u32,
 
-    /// Send nothing, and fail, unless the server broadcasts the lines: a humphrey-broadcast with --on-message
-    /// broadcast. Without it, a humphrey-broadcast with another value causes a warning
+    /// Fail without sending anything unless the server is a humphrey-broadcast with --on-message broadcast. Default: warn if
+    /// it is a humphrey-broadcast with another value
     #[arg(long)]
     pub(crate) require_broadcast: bool,
 }
 
-/// How to reach a server.
+/// Options for reaching a server.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectOptions {
-    /// The server: ws://HOST:PORT/PATH; the default port is 80. An IPv6 address may have a zone:
-    /// ws://[fe80::1%25eth0]/. wss:// is not supported: use a TLS tunnel such as stunnel
+    /// The server: ws://HOST:PORT/PATH, with port 80 by default. An IPv6 address may have a zone: ws://[fe80::1%25eth0]/.
+    /// For wss://, which is not supported, use a TLS tunnel such as stunnel
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 
-    /// The room of a humphrey-broadcast: appended to the URL's path, percent-encoded
+    /// Join this room of a humphrey-broadcast: its name is appended to the URL's path, percent-encoded
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Add a header to the handshake, such as 'Authorization: Bearer TOKEN'; can be given several times. 'Host: NAME'
-    /// replaces the name in the URL, which a tunnel may need. Other users of this machine can see it in the process
-    /// list
+    /// Add a header to the handshake, such as 'Authorization: Bearer TOKEN'; repeatable. 'Host: NAME' replaces the name in
+    /// the URL, which a tunnel may need. Other users of this machine can see the header in the process list
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<HeaderOption>,
 
-    /// Offer this subprotocol, for servers that require one; can be given several times, in order of preference. The
-    /// subprotocols by which `listen` resumes from a humphrey-broadcast are not offered then
+    /// Offer this subprotocol, for servers that require one; repeatable, in order of preference. It replaces the
+    /// subprotocols that let `listen` resume from a humphrey-broadcast
     #[arg(long, value_name = "NAME")]
     pub(crate) subprotocol: Vec<Subprotocol>,
 
-    /// Ping a server that has been silent for this long, and reconnect if it does not answer within 10 s, or within the
-    /// same time if that is less. 0: never
+    /// Ping a server that has been silent for this long, and reconnect if it does not answer within 10 s, or within this
+    /// time if it is shorter. 0 disables pings
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) heartbeat: u32,
 
-    /// Longest delay between connection attempts. A server that closes with 1013, or answers 503 or 429, is given at
-    /// least half of it
+    /// Wait at most this long between connection attempts, and at least half of it after close code 1013 or status 429 or
+    /// 503
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub(crate) max_delay: NonZeroU32,
 
-    /// Do not reconnect when a connection ends or cannot be opened: exit with code 1
+    /// Exit with code 1 instead of reconnecting when a connection ends or cannot be opened
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
-    /// Print nothing but errors on standard error
+    /// Print only errors to standard error
     #[arg(long)]
     pub(crate) quiet: bool,
 }

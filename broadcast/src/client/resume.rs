@@ -1,5 +1,5 @@
-//! The resume state: what the client has seen of a server with `--history`, and how it asks for the rest. For the
-//! format see `json.rs`.
+//! The resume state: which messages of a server with `--history` the client has seen, and how it requests the missed
+//! ones. `json.rs` describes the format.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -36,7 +36,7 @@ const CONFIRMATION_WAIT: Duration = Duration::from_secs(1);
 pub(super) fn run(options: &SendOptions) -> io::Result<ExitCode> {
     let mut event_loop = EventLoop::new()?;
     if io::stdin().is_terminal() && !options.connect.quiet {
-        report!("each line typed here is sent to the server; Ctrl-D exits");
+        report!("type lines to send them to the server; Ctrl-D exits");
     }
     let mut sender = LineSender {
         input: LineQueue::spawn_reader(event_loop.waker())?,
@@ -130,9 +130,9 @@ impl LineSender {
 
     fn send(&mut self, connection: &mut ClientConnection, message: Message) -> Result<(), End> {
         let len = message.bytes().len();
-        let is_trial =
+        let needs_confirmation =
             self.pause == Pause::No && len >= LONG_BYTES && !self.in_flight.is_known_to_fit(len);
-        let pinged = if is_trial {
+        let pinged = if needs_confirmation {
             self.ping_for_confirmation(connection)
         } else {
             Ok(())
@@ -143,7 +143,7 @@ impl LineSender {
             Ok(end) => {
                 self.in_flight
                     .push(message, begin, end, connection.bytes_written());
-                if is_trial {
+                if needs_confirmation {
                     let by = Instant::now() + CONFIRMATION_WAIT;
                     self.pause = Pause::Until(self.in_flight.sent_count(), by);
                     self.ping_for_confirmation(connection)?;
@@ -197,15 +197,12 @@ impl LineSender {
         }
         if unconfirmed > 0 {
             report!(
-                "{unconfirmed} line{} may be lost: the connection ended before the server had confirmed them",
+                "{unconfirmed} line{} may be lost: the connection ended before the server confirmed them",
                 plural(unconfirmed)
             );
         }
         if unsent > 0 {
-            report!(
-                "{unsent} line{} that had been read could not be sent",
-                plural(unsent)
-            );
+            report!("{unsent} line{} could not be sent", plural(unsent));
         }
         let is_complete = unconfirmed + unsent + dropped + skipped == 0 && !self.is_rejected;
         if is_complete && outcome != Outcome::Failed {
@@ -238,22 +235,22 @@ impl ConnectionHandler for LineSender {
             return Ok(());
         }
         let what = match mode {
-            Some("ignore") => "ignores what it is sent",
-            Some("echo") => "sends lines back to this program only",
-            Some(_) => "does not hand lines on",
-            None => "does not say that it hands lines on",
+            Some("ignore") => "ignores messages from clients",
+            Some("echo") => "sends lines back only to this program",
+            Some(_) => "does not broadcast lines",
+            None => "does not say that it broadcasts lines",
         };
         if self.requires_broadcast {
             self.is_rejected = true;
             let why = format!(
-                "the server {what}; start humphrey-broadcast with --on-message broadcast, or leave --require-broadcast out"
+                "the server {what}; start humphrey-broadcast with --on-message broadcast, or omit --require-broadcast"
             );
             return Err(End::failed(Failure::NotBroadcasting, why));
         }
         if mode.is_some() && !self.has_warned && !self.quiet {
             self.has_warned = true;
             report!(
-                "warning: the server {what}, so nobody gets them: start it with --on-message broadcast (see also --require-broadcast)"
+                "warning: the server {what}, so other clients do not receive them: start it with --on-message broadcast (--require-broadcast makes this an error)"
             );
         }
         Ok(())
@@ -315,7 +312,7 @@ impl ConnectionHandler for LineSender {
                     "a line of {bytes} bytes is dropped: it is too long for the server (close code 1009)"
                 ),
                 DropReason::RepeatedlyCut => report!(
-                    "a line of {bytes} bytes is dropped: {ATTEMPTS_MAX} connections in a row have ended while it was being sent"
+                    "a line of {bytes} bytes is dropped: {ATTEMPTS_MAX} connections in a row ended while it was being sent"
                 ),
             }
         }

@@ -38,7 +38,7 @@ pub(super) trait ConnectionHandler {
         target.clone()
     }
 
-    /// Called after the handshake. An error closes the connection: the server does not qualify.
+    /// Called after the handshake. An error closes the connection: the server is not acceptable.
     fn on_open(&mut self, accepted: &Accepted) -> Result<(), End>;
 
     /// Called with each message and pong.
@@ -75,7 +75,7 @@ pub(super) enum Flow {
 }
 
 /// Decides whether to offer the handler's own subprotocols. Some servers refuse a handshake with unknown subprotocols
-/// with 400, or hang up: they are tried once without, and from then on if that succeeded.
+/// with 400, or hang up: the handshake is then repeated once without them, and they stay withheld if that succeeds.
 #[derive(Debug)]
 struct SubprotocolOffers {
     wanted: &'static [&'static str],
@@ -194,7 +194,10 @@ pub(super) fn run<P: ConnectionHandler>(
         if let Some(after) = give_up_after {
             let left = after.saturating_sub(disconnected_since.elapsed());
             if left.is_zero() {
-                report!("{end}; giving up (see --give-up-after)");
+                report!(
+                    "{end}; giving up after {} s without a connection (see --give-up-after)",
+                    after.as_secs()
+                );
                 return Ok(Outcome::Failed);
             }
             delay = delay.min(left);
@@ -247,7 +250,7 @@ fn next_step<P: ConnectionHandler>(end: &End, connect: &ConnectOptions) -> NextS
     }
 }
 
-/// Closes the connection to a server that does not qualify, without waiting for its answer.
+/// Closes the connection to a server that the handler has rejected, without waiting for its close frame.
 fn close_unwanted(connection: &mut ClientConnection, end: End) -> End {
     let _ = connection.close();
     let _ = connection.write_out();
@@ -326,8 +329,9 @@ fn read_close_reason<P: ConnectionHandler>(
                 Ok(None) if connection.is_turn_used_up() => break,
                 Ok(None) => return None,
                 Err(end) => {
-                    let says_so = matches!(end.failure(), None | Some(Failure::Closed(_)));
-                    return says_so.then_some(end);
+                    let explains_the_failure =
+                        matches!(end.failure(), None | Some(Failure::Closed(_)));
+                    return explains_the_failure.then_some(end);
                 }
             }
         }

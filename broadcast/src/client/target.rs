@@ -70,10 +70,10 @@ impl fmt::Display for InvalidTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             InvalidUrl::UserInfo => f.write_str(
-                "a name and a password can't stand in the URL: see --header 'Authorization: …'",
+                "the URL can't contain a user name or password: use --header 'Authorization: ...'",
             ),
             InvalidUrl::Fragment => {
-                f.write_str("a URL with '#' is none of a server's: rooms are named with --room")
+                f.write_str("the URL can't contain '#': name the room with --room")
             }
             error => error.fmt(f),
         }

@@ -79,7 +79,7 @@ async function fallsSilent(page, program) {
 const missed = (page) => page.locator("#log li.missed p").allInnerTexts();
 
 export const roomTests = {
-  "a person chooses a room, gets what is sent to it and to everyone, and can link to it": withProgram(
+  "choosing a room shows its messages and those to everyone, and updates the URL": withProgram(
     ["--no-welcome"],
     async ({ program, open, publish }) => {
       const page = await open();
@@ -90,8 +90,8 @@ export const roomTests = {
       assert((await page.evaluate(() => document.activeElement.id)) === "field", "the focus is not in the field");
       const linked = await open({ room: "Zürich & Bern/2" });
       await says(page, "#clients", "2 here, 2 clients in all");
-      assert((await publish("Zürich & Bern/2", "to the room")) === 2, "both are in the room");
-      assert((await publish("elsewhere", "to another room")) === 0, "nobody is there");
+      assert((await publish("Zürich & Bern/2", "to the room")) === 2, "not both pages are in the room");
+      assert((await publish("elsewhere", "to another room")) === 0, "the other room has members");
       program.say("to everyone");
       for (const one of [page, linked]) {
         await sees(one, "to everyone");
@@ -100,7 +100,7 @@ export const roomTests = {
     },
   ),
 
-  "who leaves a room gets nothing of it any more, and back is the way back": withProgram(
+  "leaving a room ends its messages, and the back button rejoins it": withProgram(
     ["--no-welcome"],
     async ({ program, open, publish }) => {
       const page = await open({ room: "a" });
@@ -109,7 +109,7 @@ export const roomTests = {
       await sees(page, "in a");
       await choose(page, "");
       assert(page.url() === program.url, `the address is ${page.url()}`);
-      await says(page, "#empty", "Nothing yet");
+      await says(page, "#empty", "No messages yet");
       await page.waitForFunction(() => document.getElementById("clients").textContent === "1 client");
       assert((await publish("a", "not seen")) === 0, "it is still in the room");
       await page.goBack();
@@ -120,21 +120,21 @@ export const roomTests = {
     },
   ),
 
-  "a name that can be no room's is not taken": withProgram(["--no-welcome"], async ({ program, open }) => {
+  "invalid room names are rejected": withProgram(["--no-welcome"], async ({ program, open }) => {
     const page = await open({ room: "a" });
     for (const name of ["..", "ü".repeat(121)]) {
       await page.locator("#room").fill(name);
       await page.locator("#room").press("Enter");
-      assert(!(await page.locator("#room").evaluate((field) => field.validity.valid)), `${name} is taken`);
+      assert(!(await page.locator("#room").evaluate((field) => field.validity.valid)), `${name} is accepted`);
       assert(page.url() === `${program.url}#a`, `the address is ${page.url()}`);
     }
     await page.locator("#room").press("Escape");
-    assert((await page.inputValue("#room")) === "a", "the room's name is not back");
+    assert((await page.inputValue("#room")) === "a", "Escape does not restore the room's name");
     const lost = await open({ room: "..".repeat(121) });
-    await sees(lost, "names a room that there can’t be");
+    await sees(lost, "contains an invalid room name");
   }),
 
-  "who comes later is shown what was kept, with its time": withProgram(
+  "late joiners see the history with its times": withProgram(
     ["--no-welcome", "--history", "3"],
     async ({ program, open, publish }) => {
       for (const n of [1, 2, 3, 4]) await publish("a", `room ${n}`);
@@ -142,10 +142,10 @@ export const roomTests = {
       program.say("for all");
       await sees(early, "for all");
       const page = await open({ room: "a" });
-      await sees(page, "Sent before. Live from here.");
+      await sees(page, "End of the history. New messages follow.");
       const texts = await shown(page);
       assert(
-        String(texts) === "room 2,room 3,room 4,to everyonefor all,Sent before. Live from here.",
+        String(texts) === "room 2,room 3,room 4,to everyonefor all,End of the history. New messages follow.",
         JSON.stringify(texts),
       );
       assert((await missed(page)).length === 0, "what was never missed is marked");
@@ -154,7 +154,7 @@ export const roomTests = {
     },
   ),
 
-  "what was missed is shown after a reconnect, marked, once and in order": withProgram(
+  "missed messages are shown after a reconnect, marked, once and in order": withProgram(
     ["--no-welcome", "--history", "50"],
     async ({ program, open, publish }) => {
       const page = await open({ room: "a" });
@@ -169,7 +169,7 @@ export const roomTests = {
         await publish("a", "missed <b>last</b>");
         await publish("b", "of another room");
       });
-      await sees(page, "Connected again. Missed meanwhile: 4 messages.");
+      await sees(page, "Reconnected. 4 messages received late.");
       await publish("a", "after");
       await sees(page, "after");
       const expected = [
@@ -184,12 +184,12 @@ export const roomTests = {
       }
       assert((await page.locator("#log li p b").count()) === 0, "markup has become elements");
       await offline(page, async () => {});
-      await sees(page, "Connected again. Nothing was missed.");
+      await sees(page, "Reconnected. No messages were missed.");
       assert((await message(page, "missed in the room 1").count()) === 1, "what was missed is shown twice");
     },
   ),
 
-  "a connection that breaks off amid what was missed loses nothing, and shows nothing twice": withProgram(
+  "a connection cut during the replay loses and repeats no message": withProgram(
     ["--no-welcome", "--history", "50"],
     async ({ open, publish }) => {
       const page = await open({ room: "a" });
@@ -200,13 +200,13 @@ export const roomTests = {
         for (const n of [1, 2, 3, 4]) await publish("a", `missed ${n}`);
         await page.evaluate(() => (breakAfter = 2));
       });
-      await sees(page, "Connected again. Missed meanwhile: 4 messages.");
+      await sees(page, "Reconnected. 4 messages received late.");
       assert((await page.evaluate(() => sockets.length)) >= 3, "it has not broken off");
       assert(String(await missed(page)) === "missed 1,missed 2,missed 3,missed 4", `marked: ${await missed(page)}`);
     },
   ),
 
-  "who may not come in stays out until a person says otherwise": withProgram(["--no-welcome"], async ({ open }) => {
+  "a refused client reconnects only on request": withProgram(["--no-welcome"], async ({ open }) => {
     const page = await open();
     const made = await page.evaluate(() => {
       sockets.at(-1).dispatchEvent(new CloseEvent("close", { code: 1008, reason: "not for you" }));
@@ -222,7 +222,7 @@ export const roomTests = {
     await hasState(page, "open");
   }),
 
-  "who is asked to come later waits, and may come at once all the same": withProgram(
+  "close code 1013 delays the reconnect, and the button skips the delay": withProgram(
     ["--no-welcome", "--max-rooms", "1"],
     async ({ open }) => {
       const page = await open({ room: "a" });
@@ -243,26 +243,26 @@ export const roomTests = {
     },
   ),
 
-  "a server that is silent is noticed, and found again": withProgram(
+  "a silent server is detected, and the page reconnects": withProgram(
     ["--no-welcome", "--history", "5"],
     async ({ open, program, publish }) => {
       const page = await open({ room: "a" });
       await fallsSilent(page, program);
-      await sees(page, "Connected again. Nothing was missed.");
+      await sees(page, "Reconnected. No messages were missed.");
       await publish("a", "here again");
       await sees(page, "here again");
     },
   ),
 
-  "also where nothing is kept": withProgram(["--no-welcome"], async ({ open, program }) => {
+  "a silent server without a history is detected, too": withProgram(["--no-welcome"], async ({ open, program }) => {
     const page = await open();
     await fallsSilent(page, program);
-    await sees(page, "Connected again. What was sent meanwhile is not shown.");
+    await sees(page, "Reconnected. Messages sent in the meantime are not shown");
     program.say("here again");
     await sees(page, "here again");
   }),
 
-  "that more was missed than is kept is said": withProgram(
+  "messages missing from the history are reported": withProgram(
     ["--no-welcome", "--history", "2"],
     async ({ open, publish }) => {
       const page = await open({ room: "a" });
@@ -272,14 +272,14 @@ export const roomTests = {
       await offline(page, async () => {
         for (const n of [1, 2, 3]) await publish("a", `missed ${n}`);
       });
-      await sees(page, "Connected again. Missed meanwhile: 2 messages.");
-      const gap = "More was sent meanwhile than the server keeps: something is missing here.";
+      await sees(page, "Reconnected. 2 messages received late.");
+      const gap = "Messages are missing here: the server’s history (--history) no longer has them.";
       assert(String((await shown(page)).slice(-4, -1)) === `${gap},missed 2,missed 3`, `${await shown(page)}`);
       assert(String(await missed(page)) === "missed 2,missed 3", `marked: ${await missed(page)}`);
     },
   ),
 
-  "that the server was restarted is said, with what it has kept since": withProgram(
+  "a server restart is reported, and the new history is shown": withProgram(
     ["--no-welcome", "--history", "50"],
     async (run) => {
       const page = await run.open({ room: "a" });
@@ -292,21 +292,21 @@ export const roomTests = {
       await run.restart();
       await run.publish("a", "since");
       await page.context().setOffline(false);
-      await sees(page, "The server was restarted meanwhile: something may be missing here.");
-      await sees(page, "Connected again. Missed meanwhile: 1 message.");
+      await sees(page, "The server was restarted: messages may be missing here.");
+      await sees(page, "Reconnected. 1 message received late.");
       assert(String(await missed(page)) === "since", `marked: ${await missed(page)}`);
       await run.publish("a", "after");
       await sees(page, "after");
     },
   ),
 
-  "a reload loses nothing that is kept": withProgram(["--no-welcome", "--history", "50"], async ({ program, open }) => {
+  "a reload shows the history again": withProgram(["--no-welcome", "--history", "50"], async ({ program, open }) => {
     const page = await open();
     program.say("first\nsecond");
     program.child.stdin.write(Buffer.from([0xff, 0xfe, 0x00, 0x0a]));
     await says(page, "#log li.binary", "binary, 3 bytes");
     await page.reload();
-    await sees(page, "Sent before");
+    await sees(page, "End of the history");
     assert(String((await shown(page)).slice(0, 3)) === "first,second,binary, 3 bytes", `${await shown(page)}`);
     await page.locator("#field").fill("an echo");
     await page.locator("#field").press("Enter");

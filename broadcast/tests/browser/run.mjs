@@ -148,7 +148,7 @@ const tests = {
     run.program.say("a new beginning");
     for (const page of run.pages) {
       await sees(page, "a new beginning");
-      await sees(page, "Connected again");
+      await sees(page, "Reconnected");
     }
     await run.pages[0].locator("#field").press("Enter");
     await run.pages[0].locator("#log li.text", { hasText: "not lost" }).waitFor({ timeout: WAIT_MS });

@@ -145,7 +145,7 @@ export const siteTests = {
     try {
       const page = await context.newPage();
       await page.goto(`http://127.0.0.1:${port}/`);
-      await sees(page, "a proxy in front of the server probably removes");
+      await sees(page, "a proxy in front of this server probably removes");
     } finally {
       await context.close();
       server.closeAllConnections();
