@@ -25,8 +25,8 @@ fn connections_for(wanted: usize, descriptors: u64, hard: Option<u64>) -> (usize
         _ => "ulimit -Hn, or LimitNOFILE of systemd",
     };
     let line = format!(
-        "warning: this process may open {descriptors} files, which allows {served} connections instead of the {wanted} of \
-         --max-connections: raise the limit ({how}), or lower --max-connections"
+        "warning: at most {served} connections are served, not the {wanted} of --max-connections: this process may have \
+         {descriptors} open files; raise the limit ({how}), or lower --max-connections"
     );
     (served, Some(line))
 }

@@ -35,7 +35,7 @@ pub(crate) fn for_each(
             Err(error) if partial.bytes > 0 => {
                 let bytes = partial.bytes;
                 let why =
-                    format!("{error}; the {bytes} bytes of the unfinished last line are dropped");
+                    format!("{error}; {bytes} bytes of an unfinished line are dropped");
                 return Err(io::Error::new(error.kind(), why));
             }
             Err(error) => return Err(error),
