@@ -34,8 +34,7 @@ pub(crate) fn for_each(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if partial.bytes > 0 => {
                 let bytes = partial.bytes;
-                let why =
-                    format!("{error}; {bytes} bytes of an unfinished line are dropped");
+                let why = format!("{error}; {bytes} bytes of an unfinished line are dropped");
                 return Err(io::Error::new(error.kind(), why));
             }
             Err(error) => return Err(error),

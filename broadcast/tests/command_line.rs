@@ -71,17 +71,18 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
-fn readme_options_are_in_the_help() {
+fn options_in_readme_and_guide_are_in_the_help() {
     let readme = include_str!("../../README.md");
     let section = readme.split("## The program").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
+    let documentation = [section, include_str!("../../docs/humphrey-broadcast.md")].concat();
     let help: String = [&["--help"][..], &["listen", "--help"], &["send", "--help"]]
         .iter()
         .map(|arguments| support::run(arguments).1)
         .collect();
     let mut seen = 0;
-    for (at, _) in section.match_indices("--") {
-        let name = section[at..].trim_start_matches('-');
+    for (at, _) in documentation.match_indices("--") {
+        let name = documentation[at..].trim_start_matches('-');
         let name = &name[..name
             .find(|c: char| c != '-' && !c.is_ascii_lowercase())
             .unwrap()];

@@ -241,7 +241,7 @@ pub(super) fn help() -> String {
             (row.description, row.is_retried(), row.next_time);
         let _ = write!(
             help,
-            "\n- {description}\n  retried: {is_retried}; next attempt: {next_time}"
+            "\n  {description}\n      retried: {is_retried}; next attempt: {next_time}"
         );
     }
     help.push('\n');

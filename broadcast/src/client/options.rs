@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// printed unchanged, followed by a line break. --json preserves everything. On a terminal, control characters are
     /// shown as '�'.
     ///
-    /// When the connection ends, `listen` reconnects after a random delay of at most 1 s, which doubles up to --max-delay.
+    /// When the connection ends, `listen` reconnects after a random delay of up to one second, which doubles up to --max-delay.
     /// A humphrey-broadcast with --history then replays the missed messages without duplicates, and `listen` reports those
     /// that are no longer kept. The first connection begins with all kept messages, or with ws://.../ROOM?since=now with
     /// new ones.
