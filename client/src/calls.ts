@@ -1,6 +1,6 @@
 import { Data, encoder, toBytes, type Payload } from "./data.js";
 import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
-import { Form, named, withId, type Frame } from "./frames.js";
+import { encodeName, Form, withId, type Frame } from "./frames.js";
 import { after } from "./timer.js";
 
 /** Options of a call. */
@@ -54,14 +54,14 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
       call.settle(error);
     };
     const abort = () => cancel(aborted());
-    let takeBack: ReturnType<Put>;
+    let unqueue: ReturnType<Put>;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const call: Call = {
       onItem,
       isSent: false,
       settle(result) {
         if (!calls.delete(id)) return;
-        takeBack?.();
+        unqueue?.();
         clearTimeout(timer);
         signal?.removeEventListener("abort", abort);
         done(result);
@@ -71,10 +71,10 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     do lastId = (lastId + 1) >>> 0;
     while (calls.has(lastId));
     const id = lastId;
-    const frame = withId(Form.Request, id, named(name), toBytes(data));
+    const frame = withId(Form.Request, id, encodeName(name), toBytes(data));
     calls.set(id, call);
     try {
-      takeBack = put(frame, () => (call.isSent = true));
+      unqueue = put(frame, () => (call.isSent = true));
     } catch (error) {
       calls.delete(id);
       throw error;

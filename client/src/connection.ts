@@ -1,7 +1,7 @@
 import { makeCalls, type CallOptions, type Done, type Handler } from "./calls.js";
-import { bytesOf, checked, Data, toBytes, type Payload } from "./data.js";
+import { bytesOf, checkedText, Data, toBytes, type Payload } from "./data.js";
 import { CallError, guarded, outcome, report } from "./error.js";
-import { Form, joined, named, parse, PROTOCOL, type Frame } from "./frames.js";
+import { concat, encodeName, Form, parse, PROTOCOL, type Frame } from "./frames.js";
 import { makeLink } from "./link.js";
 import { makeListeners, type Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type State } from "./options.js";
@@ -174,12 +174,12 @@ export function connect(address: Address, options: Options = {}): Connection {
     () => link.fail("the server does not answer"),
   );
 
-  const speaks = () => protocol === PROTOCOL;
+  const hasProcedures = () => protocol === PROTOCOL;
   const isClosed = () => state.name === "closed";
 
   function iterate<Args extends [unknown, ...unknown[]]>(of: Listeners<Args>, first?: Args[0]): AsyncIterableIterator<Args[0], undefined> {
     const queue = of.iterate(settings.queue);
-    if (first !== undefined) queue.give(first);
+    if (first !== undefined) queue.enqueue(first);
     if (isClosed()) queue.end();
     return queue;
   }
@@ -205,14 +205,14 @@ export function connect(address: Address, options: Options = {}): Connection {
   /** Passes notifications to the listeners of their name, and other messages to those of plain messages. */
   function deliver(data: Data, info?: Pick<Info, "room" | "id">): void {
     const isFrame = !data.isText && data[0] === Form.Notification && settings.procedures;
-    const frame = isFrame && (protocol === undefined || speaks()) ? parse(data) : undefined;
+    const frame = isFrame && (protocol === undefined || hasProcedures()) ? parse(data) : undefined;
     const name = frame?.name;
     const item = { data: frame?.payload ?? data, info: { name: name ?? "", ...info }, name };
     const own = listeners.get(name);
     if (own?.isLive) return own.emit(item.data, item.info);
     for (;;) {
       try {
-        return unheard.keep(item);
+        return unheard.enqueue(item);
       } catch {
         const oldest = unheard.take();
         if (!oldest) return;
@@ -223,8 +223,8 @@ export function connect(address: Address, options: Options = {}): Connection {
 
   function put(item: Outgoing): void {
     if (isClosed()) throw new CallError("closed", CLOSED);
-    if (!isReady) return outbox.keep(item);
-    if (!fits(item)) throw unsupported();
+    if (!isReady) return outbox.enqueue(item);
+    if (!isSendable(item)) throw unsupported();
     outbox.check(item, link.buffered());
     transmit(item);
   }
@@ -235,10 +235,10 @@ export function connect(address: Address, options: Options = {}): Connection {
   }
 
   /** Whether the server will parse the message as it was meant. */
-  const fits = ({ data, isFrame }: Outgoing) => typeof data === "string" || isFrame === speaks();
+  const isSendable = ({ data, isFrame }: Outgoing) => typeof data === "string" || isFrame === hasProcedures();
 
   function unsupported(): CallError {
-    link.doubt();
+    link.renegotiate();
     return new CallError("unsupported", UNSUPPORTED);
   }
 
@@ -251,10 +251,10 @@ export function connect(address: Address, options: Options = {}): Connection {
     streamed = undefined;
     if (transport === "events") return calls.fail("unsupported", UNSUPPORTED, false);
     protocol = chosen;
-    if (speaks()) {
+    if (hasProcedures()) {
       pulse.start();
       toJoin = [...rooms.values()];
-      for (const room of toJoin) room.isIn = false;
+      for (const room of toJoin) room.isConfirmed = false;
     } else {
       for (const room of rooms.values()) refused(room, new CallError("unsupported", UNSUPPORTED));
       calls.fail("unsupported", UNSUPPORTED, false);
@@ -272,7 +272,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     if (isReady || toJoin.length > 0 || protocol === undefined) return;
     isReady = true;
     for (let item; isReady && (item = outbox.take()); ) {
-      if (fits(item)) transmit(item);
+      if (isSendable(item)) transmit(item);
       else report(new CallError("unsupported", UNSUPPORTED));
     }
   }
@@ -288,7 +288,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       } else if (!isError) {
         const id = result.text();
         room.isJoined = true;
-        room.isIn = true;
+        room.isConfirmed = true;
         // The replay has arrived before this; if it was empty, resume from the room's last id.
         room.last ??= id || undefined;
         lastId ||= id;
@@ -301,7 +301,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       }
       join();
     };
-    request("$join", joined(named(room.name), toBytes(since(room))), done, (item) => item.text() === "gap" && isWanted() && gap(room));
+    request("$join", concat(encodeName(room.name), toBytes(since(room))), done, (item) => item.text() === "gap" && isWanted() && gap(room));
   }
 
   function refused(room: Room, error: CallError): void {
@@ -331,7 +331,7 @@ export function connect(address: Address, options: Options = {}): Connection {
   }
 
   function received(data: Data, eventId?: string): void {
-    pulse.heard();
+    pulse.noteReceived();
     if (eventId) {
       // An event without an id repeats the previous event's id.
       const hasNone = eventId === lastEventId || eventId === lastId;
@@ -345,18 +345,18 @@ export function connect(address: Address, options: Options = {}): Connection {
       if (room) room.last = eventId;
       return deliver(data, { room: name, id: eventId });
     }
-    const frame = !data.isText && speaks() ? parse(data) : undefined;
-    if (frame?.form === Form.OfRoom) ofRoom(frame);
+    const frame = !data.isText && hasProcedures() ? parse(data) : undefined;
+    if (frame?.form === Form.RoomMessage) roomMessage(frame);
     else if (!frame || !calls.received(frame)) deliver(data);
   }
 
   function isNew(id: string): boolean {
-    const isNew = seen.note(id);
+    const isNew = seen.record(id);
     if (isNew) lastId = id;
     return isNew;
   }
 
-  function ofRoom({ name, historyId, payload }: Frame): void {
+  function roomMessage({ name, historyId, payload }: Frame): void {
     const room = rooms.get(name);
     if (leaving.includes(name) || (room && isAhead(room, historyId)) || !isNew(historyId)) return;
     if (room) room.last = historyId;
@@ -374,12 +374,12 @@ export function connect(address: Address, options: Options = {}): Connection {
       return end;
     },
     messages: (listener?: Listener) => listen(undefined, listener),
-    on: (name: string, listener?: Listener) => listen(checked(name), listener),
+    on: (name: string, listener?: Listener) => listen(checkedText(name), listener),
     send(message) {
-      put({ data: bytesOf(message)?.slice() ?? checked(message), isFrame: false });
+      put({ data: bytesOf(message)?.slice() ?? checkedText(message), isFrame: false });
     },
     notify(name, data) {
-      put({ data: joined(Uint8Array.of(Form.Notification), named(name), toBytes(data)), isFrame: true });
+      put({ data: concat(Uint8Array.of(Form.Notification), encodeName(name), toBytes(data)), isFrame: true });
     },
     call: (name, data, options = {}) =>
       outcome(() => {
@@ -401,14 +401,14 @@ export function connect(address: Address, options: Options = {}): Connection {
     },
     join: (name, options = {}) =>
       outcome(() => {
-        named(name);
+        encodeName(name);
         let room = rooms.get(name);
         if (room) {
           room.options = { ...room.options, ...options, since: room.options.since };
           return room.joined;
         }
         if (isClosed()) throw new CallError("closed", CLOSED);
-        if (protocol !== undefined && !speaks()) throw unsupported();
+        if (protocol !== undefined && !hasProcedures()) throw unsupported();
         room = makeRoom(name, options);
         rooms.set(name, room);
         if (protocol !== undefined) {
@@ -425,7 +425,7 @@ export function connect(address: Address, options: Options = {}): Connection {
         toJoin = toJoin.filter((other) => other !== room);
         room.reject(new CallError("aborted", "the room was left"));
         if (room.last) seen.forget(room.last);
-        if (!speaks()) return;
+        if (!hasProcedures()) return;
         leaving.push(name);
         return new Promise<void>((resolve, reject) => {
           request("$leave", name, (result) => {

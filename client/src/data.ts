@@ -1,4 +1,4 @@
-import { mistake } from "./error.js";
+import { throwTypeError } from "./error.js";
 
 /** Data to send: bytes and strings unchanged, other values as JSON. `undefined` is sent as no bytes. */
 export type Payload = Uint8Array | ArrayBuffer | ArrayBufferView | string | unknown;
@@ -45,10 +45,10 @@ export class Data extends Uint8Array<ArrayBuffer> {
 /** The class name of a built-in value, such as `Blob`, also if it belongs to another window. */
 const kind = (value: unknown): string => ({}).toString.call(value).slice(8, -1);
 
-const refuse = (what: string): never => mistake(`${what} can't be sent: make it text, bytes or JSON`);
+const refuse = (what: string): never => throwTypeError(`${what} can't be sent: make it text, bytes or JSON`);
 
 /** Checks that a value is a string without lone surrogates, which UTF-8 cannot encode. */
-export function checked(text: unknown): string {
+export function checkedText(text: unknown): string {
   if (typeof text !== "string") refuse(kind(text));
   if (/\p{Cs}/u.test(text as string)) refuse("a lone surrogate");
   return text as string;
@@ -59,7 +59,7 @@ export function checked(text: unknown): string {
  */
 export function toBytes(payload: Payload): Uint8Array {
   return bytesOf(payload) ?? encoder.encode(
-    payload === undefined ? "" : checked(typeof payload === "string" ? payload : JSON.stringify(payload, checkMember)));
+    payload === undefined ? "" : checkedText(typeof payload === "string" ? payload : JSON.stringify(payload, checkMember)));
 }
 
 /** A view of the same memory, if the value is bytes. */

@@ -44,7 +44,7 @@ export function guarded<T>(act: () => T): T | undefined {
 }
 
 /** Throws a `TypeError` for an invalid argument. */
-export function mistake(text: string): never {
+export function throwTypeError(text: string): never {
   throw new TypeError(text);
 }
 

@@ -1,4 +1,4 @@
-import { checked, Data, toBytes } from "./data.js";
+import { checkedText, Data, toBytes } from "./data.js";
 
 /** The procedures' subprotocol. Its frames are binary messages with big-endian numbers; the first byte is the form. */
 export const PROTOCOL = "humphrey_ws.procedures.v1";
@@ -17,7 +17,7 @@ export const enum Form {
   Response,
   Error,
   Item,
-  OfRoom,
+  RoomMessage,
 }
 
 /** A received frame. Fields that its form lacks are empty. */
@@ -32,14 +32,14 @@ export interface Frame {
 }
 
 /** Encodes a name, preceded by its length in one byte. Throws a `RangeError` if it is longer than 255 bytes. */
-export function named(name: string): Uint8Array {
-  const bytes = toBytes(checked(name));
+export function encodeName(name: string): Uint8Array {
+  const bytes = toBytes(checkedText(name));
   if (bytes.length > 255) throw new RangeError("the name is longer than 255 bytes");
-  return joined(Uint8Array.of(bytes.length), bytes);
+  return concat(Uint8Array.of(bytes.length), bytes);
 }
 
 /** Concatenates the parts. */
-export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -51,13 +51,13 @@ export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
 
 /** Encodes a frame with an id. */
 export function withId(form: number, id: number, ...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  return joined(Uint8Array.of(form, id >>> 24, id >>> 16, id >>> 8, id), ...parts);
+  return concat(Uint8Array.of(form, id >>> 24, id >>> 16, id >>> 8, id), ...parts);
 }
 
 /** Parses a frame. Returns `undefined` if it is an ordinary binary message. */
 export function parse(data: Data): Frame | undefined {
   const form = data[0] ?? 0;
-  if (form < Form.Notification || form > Form.OfRoom) return undefined;
+  if (form < Form.Notification || form > Form.RoomMessage) return undefined;
   let at = 1;
   // Reading past the end is detected below.
   const byte = () => data[at++] ?? 0;
@@ -66,11 +66,11 @@ export function parse(data: Data): Frame | undefined {
     return Data.ofBytes(data.subarray(at, (at = end))).text();
   };
   const frame: Frame = { form, id: 0, name: "", historyId: "", kind: 0, payload: data };
-  if (form > Form.Notification && form < Form.OfRoom) for (; at < 5; ) frame.id = frame.id * 256 + byte();
-  if (form < Form.Reset || form === Form.OfRoom) frame.name = text();
-  if (form === Form.OfRoom) frame.historyId = text();
-  if (form === Form.Error || form === Form.OfRoom) frame.kind = byte();
+  if (form > Form.Notification && form < Form.RoomMessage) for (; at < 5; ) frame.id = frame.id * 256 + byte();
+  if (form < Form.Reset || form === Form.RoomMessage) frame.name = text();
+  if (form === Form.RoomMessage) frame.historyId = text();
+  if (form === Form.Error || form === Form.RoomMessage) frame.kind = byte();
   if (at > data.length) return undefined;
-  frame.payload = Data.ofBytes(data.subarray(at), form === Form.OfRoom && frame.kind === 1);
+  frame.payload = Data.ofBytes(data.subarray(at), form === Form.RoomMessage && frame.kind === 1);
   return frame;
 }

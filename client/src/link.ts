@@ -1,7 +1,7 @@
 import { Data } from "./data.js";
 import { guarded } from "./error.js";
 import { PLAIN, PROTOCOL } from "./frames.js";
-import { absolute, type Address, type Settings, type State } from "./options.js";
+import { absoluteUrl, type Address, type Settings, type State } from "./options.js";
 import { after, now } from "./timer.js";
 
 /** Callbacks of a link. */
@@ -31,7 +31,7 @@ export interface Link {
   /** Connects now, and offers subprotocols again. An event stream stays open until the attempt has succeeded. */
   connect(): void;
   /** The server seems not to support the subprotocol: tries again to negotiate it, at most once a minute. */
-  doubt(): void;
+  renegotiate(): void;
   /** Treats the connection as lost. */
   fail(reason: string): void;
   /** Closes the link until `connect`. */
@@ -39,10 +39,10 @@ export interface Link {
 }
 
 // Close codes for protocol errors and overload, after which a quick retry would not help.
-const LATE = [1002, 1003, 1007, 1010, 1013];
+const SLOW_RETRY_CODES = [1002, 1003, 1007, 1010, 1013];
 const enum Code {
   /** Stands for a missing close code (RFC 6455 §7.1.5). */
-  None = 1006,
+  Abnormal = 1006,
   /** The session has expired; an address that is a function can return a new token. */
   Unauthorized = 3000,
 }
@@ -50,17 +50,17 @@ const enum Code {
 // Whether to offer subprotocols: offer them; after a failure, withhold them once; if that opens, offer them twice more, in
 // case the first failure had another cause.
 const enum Step {
-  Offered,
-  Without,
-  Again,
-  OnceMore,
+  Offer,
+  Withhold,
+  OfferAgain,
+  OfferOnceMore,
 }
-const AFTER_FAILURE = [Step.Without, Step.Offered, Step.OnceMore, Step.Offered] as const;
+const AFTER_FAILURE = [Step.Withhold, Step.Offer, Step.OfferOnceMore, Step.Offer] as const;
 
 const halfJittered = (delay: number) => delay * (0.5 + Math.random() / 2);
 
 const resolve = async (address: Address, isSocket: boolean) =>
-  absolute(await (typeof address === "function" ? address() : address), isSocket);
+  absoluteUrl(await (typeof address === "function" ? address() : address), isSocket);
 
 export function makeLink(address: Address, settings: Settings, events: LinkEvents): Link {
   const { procedures, delayMax, openTimeout, eventsRetry, WebSocket: Socket, EventSource: Source } = settings;
@@ -72,16 +72,16 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   let attempt = 0;
   let failures = 0;
   /** Attempts in a row that did not open, or that broke before anything was received. */
-  let fruitless = 0;
+  let emptyAttempts = 0;
   let openedAt = 0;
   /** Whether anything was received. */
-  let isGood = false;
-  let isHasty = true;
+  let hasReceived = false;
+  let isFastRetry = true;
   let isListening = false;
   /** Whether the server has chosen one of the subprotocols. */
-  let isKnown = false;
+  let isNegotiated = false;
   /** Browsers fail a handshake if the server chooses none of the offers: this tracks the attempts that find that out. */
-  let step: Step = Step.Offered;
+  let step: Step = Step.Offer;
   /** Until when no subprotocols are offered. Temporary, since a network failure looks the same. */
   let plainUntil = 0;
   let isOffered = false;
@@ -93,7 +93,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   }
 
   function connect(): void {
-    listen(true);
+    listenToPage(true);
     if (!drop()) return;
     const own = attempt;
     if (!source) setState({ name: "connecting" });
@@ -105,7 +105,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   }
 
   function open(url: string): void {
-    isOffered = procedures && step !== Step.Without && plainUntil <= now();
+    isOffered = procedures && step !== Step.Withhold && plainUntil <= now();
     const protocols = isOffered ? [PROTOCOL, ...settings.protocols, PLAIN] : settings.protocols;
     let own: WebSocket;
     try {
@@ -113,18 +113,18 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     } catch (error) {
       // A fixed address fails the same way each time.
       if (typeof address === "function") throw error;
-      return end(Code.None, String(error));
+      return end(Code.Abnormal, String(error));
     }
     own.binaryType = "arraybuffer";
     own.onopen = () => {
       if (own !== socket) return;
-      if (step === Step.Without) {
-        step = Step.Again;
+      if (step === Step.Withhold) {
+        step = Step.OfferAgain;
         return connect();
       }
-      step = Step.Offered;
+      step = Step.Offer;
       if (isOffered) {
-        isKnown = true;
+        isNegotiated = true;
         plainUntil = 0;
       }
       stopSource();
@@ -137,7 +137,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     };
     own.onmessage = ({ data }) => {
       if (own !== socket) return;
-      isGood = true;
+      hasReceived = true;
       events.arrived(typeof data === "string" ? Data.ofText(data) : Data.ofBytes(data));
     };
     own.onclose = ({ code, reason }) => own === socket && lost(code, reason);
@@ -145,7 +145,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     own.onerror = () => own === socket && !openedAt && fail("");
   }
 
-  const fail = (reason: string) => lost(Code.None, reason);
+  const fail = (reason: string) => lost(Code.Abnormal, reason);
 
   function lost(code: number, reason: string): void {
     const wasOpen = openedAt > 0;
@@ -153,34 +153,34 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     const at = now();
     const hasLasted = wasOpen && at - openedAt >= settings.lasted;
     // A close code shows that a close frame was received.
-    const wasGood = isGood || hasLasted || (wasOpen && code !== Code.None);
+    const wasUseful = hasReceived || hasLasted || (wasOpen && code !== Code.Abnormal);
     if (!drop()) return;
     const own = attempt;
-    if (wasTried && procedures && !isKnown && plainUntil <= at) {
+    if (wasTried && procedures && !isNegotiated && plainUntil <= at) {
       const failed = step;
       step = AFTER_FAILURE[failed]!;
-      if (failed === Step.OnceMore) plainUntil = at + 60_000;
-      if (failed !== Step.Without) return connect();
+      if (failed === Step.OfferOnceMore) plainUntil = at + 60_000;
+      if (failed !== Step.Withhold) return connect();
     }
     const verdict = guarded(() => settings.reconnect?.(code, reason)) ?? (code !== 1000 && code !== 1008 && code <= Code.Unauthorized);
     // The callback may have closed the connection.
     if (own !== attempt) return;
     if (verdict === false) return end(code, reason);
-    fruitless = wasGood ? 0 : fruitless + 1;
+    emptyAttempts = wasUseful ? 0 : emptyAttempts + 1;
     if (hasLasted) failures = 0;
-    isHasty = verdict === true && !LATE.includes(code);
+    isFastRetry = verdict === true && !SLOW_RETRY_CODES.includes(code);
     const delay = typeof verdict === "number" ? verdict
-      : isHasty ? Math.random() * Math.min(delayMax, settings.delayFirst * 2 ** failures)
+      : isFastRetry ? Math.random() * Math.min(delayMax, settings.delayFirst * 2 ** failures)
       : halfJittered(delayMax);
     failures = Math.min(failures + 1, 30);
     const retry = () => wait(delay, code, reason);
     if (source) wait(halfJittered(eventsRetry));
-    else if (settings.events && Source && fruitless >= settings.eventsAfter) follow(settings.events, retry);
+    else if (settings.events && Source && emptyAttempts >= settings.eventsAfter) openEvents(settings.events, retry);
     else retry();
   }
 
   /** Uses server-sent events until a WebSocket can be opened. */
-  function follow(address: Address, retry: () => void): void {
+  function openEvents(address: Address, retry: () => void): void {
     const own = attempt;
     const giveUp = () => {
       stopSource();
@@ -221,7 +221,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     }).catch(() => own === attempt && giveUp());
   }
 
-  function wait(delay: number, code = Code.None, reason = ""): void {
+  function wait(delay: number, code = Code.Abnormal, reason = ""): void {
     const own = attempt;
     if (!source) setState({ name: "waiting", until: Date.now() + delay, attempts: failures, code, reason });
     if (own === attempt && delay < Infinity) timer = after(delay, connect);
@@ -234,7 +234,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     clearTimeout(timer);
     const own = (attempt += 1);
     openedAt = 0;
-    isGood = false;
+    hasReceived = false;
     socket = undefined;
     // Closes a half-open connection, whose own timeout would be much later.
     if (old && old.readyState < 2) old.close();
@@ -250,33 +250,33 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   function end(code: number, reason: string): void {
     stopSource();
     if (!drop("closed")) return;
-    listen(false);
+    listenToPage(false);
     setState({ name: "closed", code, reason });
   }
 
   /** Listens to browser events: network back, page visible, page entering or leaving the back/forward cache. */
-  function listen(isOn: boolean): void {
+  function listenToPage(isOn: boolean): void {
     if (isOn === isListening || !globalThis.addEventListener) return;
     isListening = isOn;
     const change = isOn ? "addEventListener" : "removeEventListener";
-    for (const type of ["online", "pagehide", "pageshow"]) globalThis[change](type, heard);
-    for (const type of ["visibilitychange", "resume"]) globalThis.document?.[change](type, heard);
+    for (const type of ["online", "pagehide", "pageshow"]) globalThis[change](type, onPageEvent);
+    for (const type of ["visibilitychange", "resume"]) globalThis.document?.[change](type, onPageEvent);
   }
 
-  function heard({ type }: Event): void {
-    const isAway = state.name === "waiting" && state.until === Infinity;
+  function onPageEvent({ type }: Event): void {
+    const isSuspended = state.name === "waiting" && state.until === Infinity;
     if (type === "pagehide") {
       // An open connection would keep the page out of the back/forward cache.
       stopSource();
       if (drop()) wait(Infinity);
-    } else if (type === "pageshow" ? isAway : globalThis.document?.visibilityState !== "hidden") {
-      if (state.name === "waiting" && (isHasty || isAway)) connect();
+    } else if (type === "pageshow" ? isSuspended : globalThis.document?.visibilityState !== "hidden") {
+      if (state.name === "waiting" && (isFastRetry || isSuspended)) connect();
       else if (state.name === "open") events.check();
     }
   }
 
   // Throws for an invalid fixed address, which is the caller's error.
-  if (typeof address !== "function") absolute(address, true);
+  if (typeof address !== "function") absoluteUrl(address, true);
   // Deferred, so that the caller can add its listeners first.
   queueMicrotask(() => attempt || state.name === "closed" || connect());
 
@@ -285,10 +285,10 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     write: (data) => socket?.send(data as Uint8Array<ArrayBuffer>),
     connect() {
       plainUntil = 0;
-      step = Step.Offered;
+      step = Step.Offer;
       connect();
     },
-    doubt() {
+    renegotiate() {
       if (plainUntil && plainUntil <= now()) connect();
     },
     fail,

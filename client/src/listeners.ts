@@ -30,7 +30,7 @@ export function makeListeners<Args extends [unknown, ...unknown[]]>(): Listeners
       return queue;
     },
     emit(...args) {
-      for (const queue of queues) queue.give(args[0]);
+      for (const queue of queues) queue.enqueue(args[0]);
       for (const callback of [...callbacks]) guarded(() => callback(...args));
     },
     end() {
@@ -40,7 +40,7 @@ export function makeListeners<Args extends [unknown, ...unknown[]]>(): Listeners
 }
 
 export interface Queue<T> extends AsyncIterableIterator<T, undefined> {
-  give(item: T): void;
+  enqueue(item: T): void;
   end(): void;
 }
 
@@ -59,7 +59,7 @@ function makeQueue<T>(itemsMax: number, forget: () => void): Queue<T> {
   }
 
   return {
-    give(value) {
+    enqueue(value) {
       const resolve = waiting.shift();
       if (resolve) return resolve({ done: false, value });
       if (items.push(value) <= itemsMax) return;

@@ -1,4 +1,4 @@
-import { mistake } from "./error.js";
+import { throwTypeError } from "./error.js";
 
 /**
  * A URL, or a function that returns one and is called before each attempt, such as to add a fresh token. Relative URLs are
@@ -103,27 +103,27 @@ export function withDefaults(options: Options): Settings {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
     const type = name in known && (name === "events" ? typeof value : typeof (known[name] ?? toString));
-    if (typeof value !== type || value < 0 || value !== value) mistake(`the option ${name} can't be ${value}`);
+    if (typeof value !== type || value < 0 || value !== value) throwTypeError(`the option ${name} can't be ${value}`);
     known[name] = value;
   }
   for (const name of settings.protocols) {
-    if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) mistake(`the option protocols can't be ${name}`);
+    if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) throwTypeError(`the option protocols can't be ${name}`);
   }
   const needs = (name: "WebSocket" | "EventSource", from: string) =>
-    settings[name] || mistake(`no ${name} here: npm install ${from}, and pass its class as an option`);
+    settings[name] || throwTypeError(`no ${name} here: npm install ${from}, and pass its class as an option`);
   needs("WebSocket", "ws");
   const { events } = settings;
   if (events) {
     needs("EventSource", "eventsource");
-    if (typeof events !== "function") absolute(events, false);
+    if (typeof events !== "function") absoluteUrl(events, false);
   }
   return settings;
 }
 
 /** Makes a URL absolute and converts its scheme to `ws(s)` or `http(s)`. Throws a `TypeError` if it is invalid. */
-export function absolute(address: string | URL, isSocket: boolean): string {
+export function absoluteUrl(address: string | URL, isSocket: boolean): string {
   const url = new URL(address, globalThis.document?.baseURI ?? globalThis.location?.href);
-  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) mistake(`${address} is not a ws, wss, http or https URL`);
+  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) throwTypeError(`${address} is not a ws, wss, http or https URL`);
   url.protocol = url.protocol.replace(/^(http|ws)/, isSocket ? "ws" : "http");
   url.hash = "";
   return url.href;

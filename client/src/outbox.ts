@@ -14,7 +14,7 @@ export interface Outbox<T> {
   /** Throws if the item does not fit beside `buffered` bytes that wait elsewhere. */
   check(item: T, buffered: number): void;
   /** Queues the item. Throws if the queue is full. */
-  keep(item: T): void;
+  enqueue(item: T): void;
   remove(item: T): void;
   /** Removes and returns the first item. */
   take(): T | undefined;
@@ -23,7 +23,7 @@ export interface Outbox<T> {
 export function makeOutbox<T extends { data: { length: number } }>(countMax: number, bytesMax: number): Outbox<T> {
   const items = new Set<T>();
   let bytes = 0;
-  const full = () => new CallError("full", "the outbox is full (see outboxBytes)");
+  const full = () => new CallError("full", "the outbox is full: see outboxCount and outboxBytes");
   // A string counts its UTF-16 units, each of up to three bytes: a bound without encoding it.
   const size = ({ data }: T) => data.length;
 
@@ -38,7 +38,7 @@ export function makeOutbox<T extends { data: { length: number } }>(countMax: num
   return {
     items,
     check,
-    keep(item) {
+    enqueue(item) {
       if (items.size >= countMax) throw full();
       check(item, bytes);
       items.add(item);

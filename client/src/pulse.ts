@@ -5,33 +5,33 @@ export interface Pulse {
   start(): void;
   stop(): void;
   /** Records that something was received. */
-  heard(): void;
+  noteReceived(): void;
   /** Pings now, unless a ping is pending. */
   check(): void;
 }
 
 /**
- * Calls `ask` after `interval` milliseconds without a message, and `dead` if nothing arrives within `timeout` after that.
+ * Calls `ping` after `interval` milliseconds without a message, and `onDead` if nothing arrives within `timeout` after that.
  */
-export function makePulse(interval: number, timeout: number, ask: () => void, dead: () => void): Pulse {
+export function makePulse(interval: number, timeout: number, ping: () => void, onDead: () => void): Pulse {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  let heardAt = 0;
-  let askedAt = 0;
+  let receivedAt = 0;
+  let pingedAt = 0;
 
-  function watch(): void {
-    const rest = heardAt + interval - now();
-    timer = after(rest, () => (heardAt + interval <= now() ? probe() : watch()));
+  function schedule(): void {
+    const rest = receivedAt + interval - now();
+    timer = after(rest, () => (receivedAt + interval <= now() ? probe() : schedule()));
   }
 
   function probe(isAgain = false): void {
-    askedAt = now();
+    pingedAt = now();
     timer = after(timeout, () => {
-      if (heardAt >= askedAt) watch();
+      if (receivedAt >= pingedAt) schedule();
       // After a frozen page or a sleeping computer, the answer may still be unread: ping once more.
-      else if (now() - askedAt - timeout > 1_000 && !isAgain) probe(true);
-      else dead();
+      else if (now() - pingedAt - timeout > 1_000 && !isAgain) probe(true);
+      else onDead();
     });
-    ask();
+    ping();
   }
 
   function stop(): void {
@@ -42,14 +42,14 @@ export function makePulse(interval: number, timeout: number, ask: () => void, de
   return {
     start() {
       stop();
-      askedAt = 0;
-      heardAt = now();
-      if (interval > 0) watch();
+      pingedAt = 0;
+      receivedAt = now();
+      if (interval > 0) schedule();
     },
     stop,
-    heard: () => void (heardAt = now()),
+    noteReceived: () => void (receivedAt = now()),
     check() {
-      if (!timer || askedAt > heardAt) return;
+      if (!timer || pingedAt > receivedAt) return;
       stop();
       probe();
     },

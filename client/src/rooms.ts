@@ -24,7 +24,7 @@ export interface Room {
   last: string | undefined;
   isJoined: boolean;
   /** Whether the server has confirmed the join on the current connection. */
-  isIn: boolean;
+  isConfirmed: boolean;
   readonly joined: Promise<string>;
   resolve(id: string): void;
   reject(error: CallError): void;
@@ -45,8 +45,8 @@ export const since = ({ last, options }: Room) => last ?? options.since ?? "new"
  * Whether a message overtook the replay that contains it: the server itself added the client to the room before it read the
  * client's join.
  */
-export function isAhead({ isIn, last }: Room, id: string): boolean {
-  if (isIn || !last) return false;
+export function isAhead({ isConfirmed, last }: Room, id: string): boolean {
+  if (isConfirmed || !last) return false;
   const [epoch, sequence] = split(last);
   return id !== `${epoch}-${sequence + 1}`;
 }
@@ -54,14 +54,14 @@ export function isAhead({ isIn, last }: Room, id: string): boolean {
 /** The received messages of histories: the last sequence number of each epoch. */
 export interface Seen {
   /** Records a message. Returns false if it is a duplicate. */
-  note(id: string): boolean;
+  record(id: string): boolean;
   forget(id: string): void;
 }
 
 export function makeSeen(): Seen {
   const sequences = new Map<string, number>();
   return {
-    note(id) {
+    record(id) {
       const [epoch, sequence] = split(id);
       if (sequence <= (sequences.get(epoch) ?? -1)) return false;
       // Reinserted last, so that the least recently used epoch is evicted first.

@@ -57,7 +57,7 @@ async function setUp(t, { example = 'client_server', isOpen = true } = {}) {
   return { server, site, page, context, said, run, wait };
 }
 
-test('a page connects by a relative address, calls, listens, joins and is called', async (t) => {
+test('page connects by relative URL, calls, listens, joins, answers', async (t) => {
   const { run, wait, said } = await setUp(t);
   const results = await run(async () => {
     open('/live?token=1#part');
@@ -84,7 +84,7 @@ test('a page connects by a relative address, calls, listens, joins and is called
   assert.deepEqual(said, []);
 });
 
-test('the server sees that a page has aborted, or has not waited any longer', async (t) => {
+test('aborted or timed-out call of a page is reset on the server', async (t) => {
   const { run, said } = await setUp(t, { example: 'procedures' });
   await run(() => {
     open('/');
@@ -102,7 +102,7 @@ test('the server sees that a page has aborted, or has not waited any longer', as
   assert.deepEqual(said, []);
 });
 
-test('a half-open connection is noticed, and the room resumed', async (t) => {
+test('half-open connection is detected and its room resumed', async (t) => {
   const { server, run, wait } = await setUp(t);
   const proxy = await Proxy.start(t, server.port);
   await run(async (url) => {
@@ -119,7 +119,7 @@ test('a half-open connection is noticed, and the room resumed', async (t) => {
   assert.match(await run(() => states.find(({ name }) => name === 'waiting').reason), /does not answer/);
 });
 
-test('a server that restarts is come back to, and the page is told of the gap', async (t) => {
+test('page reconnects to a restarted server and reports the gap', async (t) => {
   const { server, run, wait } = await setUp(t);
   await run(async (url) => {
     open(url);
@@ -133,7 +133,7 @@ test('a server that restarts is come back to, and the page is told of the gap', 
   await wait(() => gaps.length === 1 && got.at(-1) > 10);
 });
 
-test('an app without procedures gets one connection on each load of a page, and nothing is on the console', async (t) => {
+test('app without procedures gets one connection per page load', async (t) => {
   const { run, wait, said, site, page } = await setUp(t, { example: 'echo' });
   for (let load = 1; load <= 3; load += 1) {
     await run(() => {
@@ -150,7 +150,7 @@ test('an app without procedures gets one connection on each load of a page, and 
   assert.deepEqual(said, []);
 });
 
-test('a server of another kind that chooses no subprotocol has plain messages', async (t) => {
+test('foreign server without subprotocols gets plain messages', async (t) => {
   const { run, wait } = await setUp(t, { example: 'echo' });
   const mock = await Mock.start(t, { protocols: [], connected: ({ socket }) => socket.on('message', (data) => socket.send(data.toString())) });
   await run((url) => {
@@ -161,7 +161,7 @@ test('a server of another kind that chooses no subprotocol has plain messages', 
   assert.deepEqual(await run(() => [connection.state.protocol, states.map(({ name }) => name)]), ['', ['connecting', 'open']]);
 });
 
-test('what can not be sent as it is throws, and what is said before listening is heard', async (t) => {
+test('unsendable data throws; early messages are held in a page', async (t) => {
   const { run, wait, said } = await setUp(t);
   const thrown = await run(async () => {
     open('/');
@@ -190,7 +190,7 @@ test('what can not be sent as it is throws, and what is said before listening is
   assert.match(said[0], /CallError/);
 });
 
-test('without procedures nothing is on the console', async (t) => {
+test('procedures: false leaves the console empty', async (t) => {
   const { run, wait, said } = await setUp(t, { example: 'echo' });
   await run(() => {
     open('/', { procedures: false });
@@ -200,7 +200,7 @@ test('without procedures nothing is on the console', async (t) => {
   assert.deepEqual(said, []);
 });
 
-test('where no WebSocket can be had, events come, and a WebSocket as soon as it can', async (t) => {
+test('page falls back to events, then returns to a WebSocket', async (t) => {
   const { run, wait, site, server } = await setUp(t, { isOpen: false });
   await run(() => {
     open('/', { events: '/events', eventsAfter: 2, eventsRetry: 300 });
@@ -223,7 +223,7 @@ test('where no WebSocket can be had, events come, and a WebSocket as soon as it 
   assert.deepEqual(await run(() => got), ['zwöi', 'drü']);
 });
 
-test('events without an id are none that were seen, though the browser gives them that of the one before', async (t) => {
+test('event without an id is not taken for a duplicate', async (t) => {
   const { run, wait } = await setUp(t, { isOpen: false });
   const ids = ['a-1', '', '', 'a-2', 'a-1', '', 'a-3'];
   const stream = createServer((_, answer) => {
@@ -242,7 +242,7 @@ test('events without an id are none that were seen, though the browser gives the
   assert.deepEqual(await run(() => got), ['0', '1', '2', '3', '5', '6']);
 });
 
-test('a page that is put away lets its connection go, and comes back with all that it has missed', async (t) => {
+test('page in the back/forward cache disconnects, then resumes', async (t) => {
   const { run, wait, page, site, server } = await setUp(t);
   await run(async () => {
     open('/');
@@ -269,7 +269,7 @@ test('a page that is put away lets its connection go, and comes back with all th
   assert.deepEqual(states, ['connecting', 'open', 'waiting away', 'connecting', 'open']);
 });
 
-test('a page that was frozen is not taken for one whose server has gone', async (t) => {
+test('frozen page does not take its server for dead', async (t) => {
   const { run, wait, page, context, server } = await setUp(t);
   const proxy = await Proxy.start(t, server.port);
   // So slow that it is mostly frozen between a ping and its answer.
@@ -291,7 +291,7 @@ test('a page that was frozen is not taken for one whose server has gone', async 
   assert.deepEqual(await run(() => states.map(({ name }) => name)), ['connecting', 'open']);
 });
 
-test('the network that is back and a page that is seen again hasten the next attempt, but not what is to wait', async (t) => {
+test('online and visible pages retry early, except after overload', async (t) => {
   const { run, wait, page, context, server } = await setUp(t);
   const proxy = await Proxy.start(t, server.port);
   await run(async (url) => {
@@ -318,7 +318,7 @@ test('the network that is back and a page that is seen again hasten the next att
   void page;
 });
 
-test('a listener that throws is an error of the page, and the others go on', async (t) => {
+test('throwing listener is a page error; other listeners still run', async (t) => {
   const { run, wait, said } = await setUp(t);
   await run(() => {
     open('/');

@@ -9,23 +9,23 @@ import { gzipSync } from 'node:zlib';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-test('the module is under 6.5 KB, minified and compressed', async () => {
+test('module is under 6.5 KB minified and gzipped', async () => {
   const code = await readFile(here('../../src/client.js'));
   const { length } = gzipSync(code, { level: 9 });
   console.log(`${code.length} bytes minified, ${length} compressed`);
   assert.ok(length < 6_500, String(length));
 });
 
-test('the module that is committed is what the sources build to', () => {
+test('committed module matches the build of the sources', () => {
   execFileSync(process.execPath, [here('../build.mjs'), '--check']);
 });
 
-test('the module exports what its types say, and nothing else', async () => {
+test('module exports exactly what its types declare', async () => {
   const module = await import('../../src/client.js');
   assert.deepEqual(Object.keys(module).sort(), ['CallError', 'Data', 'connect']);
 });
 
-test('the types are those of the guide: programs that are right compile, and others do not', () => {
+test('types accept valid programs and reject invalid ones', () => {
   // Errors that are expected are marked in the program; one that does not come is an error, too.
   execFileSync(process.execPath, [here('../node_modules/typescript/bin/tsc'), '-p', here('types')], { stdio: 'pipe' });
 });
@@ -43,7 +43,7 @@ test('the React hook of the guide passes type checks', async () => {
   }
 });
 
-test('the package has what it needs and depends on nothing', async () => {
+test('package contains its files and has no dependencies', async () => {
   const { dependencies, peerDependencies, files } = JSON.parse(await readFile(here('../package.json'), 'utf8'));
   assert.deepEqual([dependencies, peerDependencies], [undefined, undefined]);
   assert.deepEqual(files, ['dist']);

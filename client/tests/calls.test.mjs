@@ -15,7 +15,7 @@ async function connected(t, options) {
 /** How a promise has failed. */
 const failure = (promise) => inTime(promise.then((data) => assert.fail(`it gave ${data}`), (reason) => reason));
 
-test('data goes as bytes, text or JSON, and comes as bytes that are read as text or JSON', async (t) => {
+test('data is sent as bytes, text or JSON and read back as either', async (t) => {
   const { connection, peer } = await connected(t);
   const sent = [
     ['bytes', Uint8Array.of(104, 105), 'hi'],
@@ -45,7 +45,7 @@ test('data goes as bytes, text or JSON, and comes as bytes that are read as text
   assert.equal(data.slice(1, 2).text(), '"');
 });
 
-test('a notification comes to those who listen to its name, with callbacks and with for await', async (t) => {
+test('notification reaches callbacks and iterators of its name', async (t) => {
   const { connection, peer } = await connected(t);
   const got = [];
   const end = connection.on('tick', (data, info) => got.push([data.text(), info]));
@@ -64,7 +64,7 @@ test('a notification comes to those who listen to its name, with callbacks and w
   assert.equal(got.length, 2);
 });
 
-test('what is no frame is a plain message, whatever the server sends', async (t) => {
+test('binary message that is not a frame is a plain message', async (t) => {
   const { connection, peer } = await connected(t);
   const got = [];
   connection.messages((data, info) => got.push([data.isText, [...data], info]));
@@ -79,7 +79,7 @@ test('what is no frame is a plain message, whatever the server sends', async (t)
   assert.equal((await connection.call('$ping')).length, 0);
 });
 
-test('calls are answered in any order, each its own', async (t) => {
+test('responses out of order settle their own calls', async (t) => {
   const { connection, peer } = await connected(t);
   const calls = ['a', 'b', 'c'].map((name) => connection.call(name, name));
   const asked = [await peer.next(), await peer.next(), await peer.next()];
@@ -88,7 +88,7 @@ test('calls are answered in any order, each its own', async (t) => {
   assert.deepEqual((await inTime(Promise.all(calls))).map((data) => data.text()), ['A', 'B', 'C']);
 });
 
-test('errors of the server come with their code and text', async (t) => {
+test('server errors carry their code and text', async (t) => {
   const { connection, peer } = await connected(t);
   const codes = ['unknown', 'failed', 'aborted', 'unanswered', 'busy', 'refused', 'missed', 'failed'];
   for (const [n, code] of codes.entries()) {
@@ -101,7 +101,7 @@ test('errors of the server come with their code and text', async (t) => {
   }
 });
 
-test('parts of a streamed response come in order before its end', async (t) => {
+test('streamed items arrive in order before the response', async (t) => {
   const { connection, peer } = await connected(t);
   const items = [];
   const calling = connection.call('list', '', { onItem: (data) => items.push(data.text()) });
@@ -112,7 +112,7 @@ test('parts of a streamed response come in order before its end', async (t) => {
   assert.deepEqual(items, ['1', '2', '3']);
 });
 
-test('an item handler that throws is reported, and the call goes on', async (t) => {
+test('throwing item handler is reported; the call continues', async (t) => {
   const reported = t.mock.method(console, 'error', () => {});
   const { connection, peer } = await connected(t);
   const calling = connection.call('list', '', { onItem() { throw new Error('no'); } });
@@ -123,7 +123,7 @@ test('an item handler that throws is reported, and the call goes on', async (t) 
   assert.equal(reported.mock.callCount(), 1);
 });
 
-test('a call that is aborted sends a reset, once, and its late answer is nothing', async (t) => {
+test('aborted call sends one reset and ignores the late response', async (t) => {
   const { connection, peer } = await connected(t);
   const controller = new AbortController();
   const calling = failure(connection.call('long', '', { signal: controller.signal }));
@@ -138,7 +138,7 @@ test('a call that is aborted sends a reset, once, and its late answer is nothing
   assert.equal(peer.received.length, 2);
 });
 
-test('a signal that is aborted already sends nothing, and one that is aborted after the answer neither', async (t) => {
+test('signal aborted before or after the call sends nothing', async (t) => {
   const { connection, peer } = await connected(t);
   const thrown = await failure(connection.call('never', '', { signal: AbortSignal.abort() }));
   assert.deepEqual([thrown.code, thrown.sent], ['aborted', false]);
@@ -153,7 +153,7 @@ test('a signal that is aborted already sends nothing, and one that is aborted af
   assert.equal(peer.received.length, 1);
 });
 
-test('a call that takes too long fails, and the server is told', async (t) => {
+test('call past its timeout fails and sends a reset', async (t) => {
   const { connection, peer } = await connected(t, { timeout: 30 });
   const own = failure(connection.call('long'));
   const { id } = await peer.next();
@@ -167,7 +167,7 @@ test('a call that takes too long fails, and the server is told', async (t) => {
   await inTime(Promise.all(patient));
 });
 
-test('calls from the server are answered: what is returned, what is thrown, and what there is not', async (t) => {
+test('server calls get a response, an error or unknown', async (t) => {
   const { connection, peer } = await connected(t);
   connection.handle('sum', (data) => data.json().reduce((a, b) => a + b));
   connection.handle('later', async (data, { name }) => `${name}: ${data.text()}`);
@@ -193,7 +193,7 @@ test('calls from the server are answered: what is returned, what is thrown, and 
   ]);
 });
 
-test('a call from the server is answered whatever its handler throws', async (t) => {
+test('server call is answered whatever its handler throws', async (t) => {
   const { connection, peer } = await connected(t);
   const thrown = [new Error('half \ud83d'), '\ud83d', Object.create(null), Symbol('s'), undefined, null, 7n, { message: 5 }, new Error(),
     { get message() { throw new Error('none'); } }];
@@ -213,7 +213,7 @@ test('a call from the server is answered whatever its handler throws', async (t)
   assert.deepEqual(rejections, []);
 });
 
-test('a call from the server that it resets, or whose connection is lost, is aborted and not answered', async (t) => {
+test('server call that is reset or cut off is aborted, unanswered', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const reasons = [];
   connection.handle('long', (_, { signal }) => new Promise((_, reject) => {
@@ -235,7 +235,7 @@ test('a call from the server that it resets, or whose connection is lost, is abo
   assert.deepEqual([...peer.received, ...next.received], []);
 });
 
-test('calls of the server in flight are bounded', async (t) => {
+test('server calls in flight are bounded', async (t) => {
   const { connection, peer } = await connected(t);
   let running = 0;
   connection.handle('hang', () => new Promise(() => (running += 1)));
@@ -244,7 +244,7 @@ test('calls of the server in flight are bounded', async (t) => {
   assert.equal(running, 1_000);
 });
 
-test('names of more than 255 bytes throw, and others of every length go', async (t) => {
+test('name over 255 bytes throws; shorter names are sent', async (t) => {
   const { connection, peer } = await connected(t);
   assert.throws(() => connection.notify('ü'.repeat(128)), RangeError);
   await assert.rejects(connection.call('n'.repeat(256)), RangeError);
@@ -255,7 +255,7 @@ test('names of more than 255 bytes throw, and others of every length go', async 
   }
 });
 
-test('what was in flight when the connection was lost fails and says so, and is not sent again', async (t) => {
+test('call in flight at a disconnect fails and is not resent', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const calling = failure(connection.call('order', 'pizza'));
   await peer.next();
@@ -268,7 +268,7 @@ test('what was in flight when the connection was lost fails and says so, and is 
   assert.deepEqual(next.received, []);
 });
 
-test('what waits for a connection goes in order once there is one: after the rooms, before what comes later', async (t) => {
+test('queued messages are sent in order, after the rooms rejoin', async (t) => {
   const { connection, mock } = await connected(t);
   await mock.stop();
   await connection.is('waiting');
@@ -288,7 +288,7 @@ test('what waits for a connection goes in order once there is one: after the roo
   assert.equal((await inTime(calling)).text(), 'done');
 });
 
-test('a call that waits can be aborted or time out, and is never sent', async (t) => {
+test('queued call that is aborted or times out is never sent', async (t) => {
   const { connection, mock } = await connected(t);
   await mock.stop();
   await connection.is('waiting');
@@ -308,7 +308,7 @@ test('a call that waits can be aborted or time out, and is never sent', async (t
   await inTime(calling);
 });
 
-test('what waits is bounded in number and bytes, and room that comes free is used', async (t) => {
+test('outbox is bounded in count and bytes; freed room is reused', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   const full = { name: 'CallError', code: 'full', sent: false };
@@ -338,7 +338,7 @@ test('what waits is bounded in number and bytes, and room that comes free is use
   assert.deepEqual(came.map((text) => text[0]).sort(), ['a', 'b', 'e', 'x', 'y', 'z']);
 });
 
-test('while a server reads nothing, what may wait in the socket is bounded, too', async (t) => {
+test('socket buffer of a stalled server is bounded', async (t) => {
   const mock = await Mock.start(t, { connected: ({ socket }) => socket.pause() });
   const connection = open(t, mock.url, { outboxBytes: 1 << 20, pingInterval: 0 });
   await connection.is('open');
@@ -352,7 +352,7 @@ test('while a server reads nothing, what may wait in the socket is bounded, too'
   await until(() => mock.peers[0].received.at(-1) === 'again');
 });
 
-test('a close drops what waits, fails what is called, and lets nothing more be sent', async (t) => {
+test('close drops queued messages and fails pending and later calls', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const inFlight = failure(connection.call('a'));
   await peer.next();
@@ -370,7 +370,7 @@ test('a close drops what waits, fails what is called, and lets nothing more be s
   assert.equal(mock.peers.length, 1);
 });
 
-test('a server that refuses to come back fails what waits with its reason', async (t) => {
+test('close code that stops reconnecting fails queued calls', async (t) => {
   const { connection, peer } = await connected(t);
   const calling = failure(connection.call('a'));
   await peer.next();
@@ -380,7 +380,7 @@ test('a server that refuses to come back fails what waits with its reason', asyn
   await assert.rejects(connection.call('b'), { code: 'closed' });
 });
 
-test('bytes can be sent only where the server takes them for what they are', async (t) => {
+test('bytes are sent only without the procedures subprotocol', async (t) => {
   const reported = t.mock.method(console, 'error', () => {});
   const { connection, mock, peer } = await connected(t);
   assert.throws(() => connection.send(Uint8Array.of(1)), { code: 'unsupported' });
@@ -392,7 +392,7 @@ test('bytes can be sent only where the server takes them for what they are', asy
   assert.deepEqual(reported.mock.calls.map(({ arguments: [error] }) => error.code), ['unsupported']);
 });
 
-test('bytes that wait are those of the moment when they were sent', async (t) => {
+test('queued bytes are copied when they are sent', async (t) => {
   const mock = await Mock.start(t, { protocols: [] });
   const connection = open(t, mock.url, { procedures: false });
   const bytes = Uint8Array.of(1, 2);
@@ -402,7 +402,7 @@ test('bytes that wait are those of the moment when they were sent', async (t) =>
   assert.deepEqual([...await peer.next()], [1, 2]);
 });
 
-test('a server that has gone without a word is noticed by its silence, and calls fail', async (t) => {
+test('silent server is detected by pings, and calls fail', async (t) => {
   const mock = await Mock.start(t);
   for (const sides of [['client'], ['server'], ['client', 'server']]) {
     const proxy = await Proxy.start(t, mock.port);
@@ -416,7 +416,7 @@ test('a server that has gone without a word is noticed by its silence, and calls
   }
 });
 
-test('a server that answers pings late, or says other things, is not taken for dead', async (t) => {
+test('server that answers late or sends other data is not dead', async (t) => {
   const mock = await Mock.start(t);
   const proxy = await Proxy.start(t, mock.port);
   proxy.delay = 15;
@@ -435,7 +435,7 @@ test('a server that answers pings late, or says other things, is not taken for d
   assert.equal(connection.seen.filter(({ name }) => name === 'waiting').length, 0);
 });
 
-test('frames have the bytes of the guide', async (t) => {
+test('frames have the bytes that the guide documents', async (t) => {
   const { connection, mock } = await connected(t);
   const frames = [];
   mock.peers[0].socket.on('message', (data, isBinary) => isBinary && frames.push(data.toString('hex')));
@@ -454,7 +454,7 @@ test('frames have the bytes of the guide', async (t) => {
   assert.deepEqual(got, [['news', 'a-1', 'rain']]);
 });
 
-test('who was asleep while it waited for an answer asks once more before it takes the server for dead', async (t) => {
+test('client pings once more after its own sleep', async (t) => {
   const now = performance.now.bind(performance);
   let slept = 0;
   t.mock.method(performance, 'now', () => now() + slept);

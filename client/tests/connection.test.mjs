@@ -7,7 +7,7 @@ import WebSocket from 'ws';
 
 import { connect, inTime, Mock, open, Proxy, request, until } from './support.mjs';
 
-test('states tell what the connection does, from connecting to closed', async (t) => {
+test('states are reported from connecting to closed', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   assert.deepEqual(connection.state, { name: 'connecting' });
@@ -20,7 +20,7 @@ test('states tell what the connection does, from connecting to closed', async (t
   ]);
 });
 
-test('states can be iterated, and end when the connection is closed', async (t) => {
+test('state iterator ends when the connection is closed', async (t) => {
   const mock = await Mock.start(t);
   const connection = connect(mock.url);
   t.after(() => connection.close());
@@ -32,7 +32,7 @@ test('states can be iterated, and end when the connection is closed', async (t) 
   assert.deepEqual(names, ['connecting', 'open', 'closed']);
 });
 
-test('http addresses, URL objects, functions and promises are addresses; what is no address throws', async (t) => {
+test('address may be URL, function or promise; an invalid one throws', async (t) => {
   const mock = await Mock.start(t);
   const http = mock.url.replace('ws:', 'http:');
   for (const address of [http, new URL('path?token=1#part', mock.url), () => http, async () => new URL(http)]) {
@@ -42,7 +42,7 @@ test('http addresses, URL objects, functions and promises are addresses; what is
   assert.throws(() => connect('/live'), { name: 'TypeError' }, 'there is no page here');
 });
 
-test('an address is asked for before each attempt, and may fail or hang', async (t) => {
+test('address function runs before each attempt, may fail or hang', async (t) => {
   const mock = await Mock.start(t);
   const answers = [
     () => Promise.reject(new Error('no token')),
@@ -62,7 +62,7 @@ test('an address is asked for before each attempt, and may fail or hang', async 
   assert.match(reasons[3], /attempt timed out/);
 });
 
-test('a connection that is lost comes back', async (t) => {
+test('lost connection reconnects', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   for (let n = 0; n < 5; n += 1) {
@@ -75,7 +75,7 @@ test('a connection that is lost comes back', async (t) => {
   assert.ok(lost.every(({ code, until }) => code === 1006 && until > 0));
 });
 
-test('a server that comes up later is found', async (t) => {
+test('server started later is reached', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   const connection = open(t, mock.url);
@@ -85,16 +85,16 @@ test('a server that comes up later is found', async (t) => {
   assert.equal(connection.state.protocol, 'humphrey_ws.procedures.v1');
 });
 
-for (const [code, comesBack] of [
+for (const [code, reconnects] of [
   [1000, false], [1001, true], [1002, true], [1003, true], [1007, true], [1008, false], [1009, true], [1011, true],
   [1012, true], [1013, true], [1014, true], [3000, true], [3001, false], [4000, false], [4999, false],
 ]) {
-  test(`close code ${code} ${comesBack ? 'comes back' : 'stops'}`, async (t) => {
+  test(`close code ${code} ${reconnects ? 'reconnects' : 'stops'}`, async (t) => {
     const mock = await Mock.start(t);
     const connection = open(t, mock.url);
     await connection.is('open');
     mock.peers[0].socket.close(code, 'because');
-    if (comesBack) {
+    if (reconnects) {
       await connection.is('open', 2);
       const { code: told, reason } = connection.seen.find(({ name }) => name === 'waiting');
       assert.deepEqual([told, reason], [code, 'because']);
@@ -105,7 +105,7 @@ for (const [code, comesBack] of [
   });
 }
 
-test('a close frame without a code comes back', async (t) => {
+test('close frame without a code reconnects', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   await connection.is('open');
@@ -113,7 +113,7 @@ test('a close frame without a code comes back', async (t) => {
   await connection.is('open', 2);
 });
 
-test('the program may say otherwise: stop, come back, or when', async (t) => {
+test('reconnect option stops, reconnects or sets the delay', async (t) => {
   const mock = await Mock.start(t);
   const asked = [];
   const verdicts = { 1001: false, 1000: true, 4000: 1, 1008: undefined, 1012: 60_000 };
@@ -140,7 +140,7 @@ test('the program may say otherwise: stop, come back, or when', async (t) => {
   await connection.is('closed', 2);
 });
 
-test('delays are drawn up to a bound that doubles up to a cap, and 1013 waits long', async (t) => {
+test('delay bound doubles up to a cap; 1013 waits long', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   t.mock.method(Math, 'random', () => 0.999);
@@ -166,7 +166,7 @@ test('delays are drawn up to a bound that doubles up to a cap, and 1013 waits lo
   assert.ok(waits[0] >= 19, 'not less than half the cap');
 });
 
-test('the delay is short again after a connection that lasted, and not after others', async (t) => {
+test('delay resets after a lasting connection only', async (t) => {
   for (const [lasted, isShort] of [[0, true], [60_000, false]]) {
     const mock = await Mock.start(t);
     await mock.stop();
@@ -181,7 +181,7 @@ test('the delay is short again after a connection that lasted, and not after oth
   }
 });
 
-test('times that are too long for a timer are waited for', async (t) => {
+test('delay beyond the timer maximum is waited for', async (t) => {
   const mock = await Mock.start(t);
   let asked = 0;
   const slow = async () => {
@@ -198,7 +198,7 @@ test('times that are too long for a timer are waited for', async (t) => {
   assert.equal(asked, 1);
 });
 
-test('who closes the connection when told that it is lost has closed it', async (t) => {
+test('close in a state listener is final', async (t) => {
   const mock = await Mock.start(t);
   const asked = open(t, mock.url, { reconnect: () => void asked.close(4000) });
   await asked.is('open');
@@ -219,7 +219,7 @@ test('who closes the connection when told that it is lost has closed it', async 
   }
 });
 
-test('an attempt that takes too long is given up', async (t) => {
+test('attempt past openTimeout is abandoned', async (t) => {
   const mock = await Mock.start(t);
   const proxy = await Proxy.start(t, mock.port);
   proxy.delay = 60_000;
@@ -229,7 +229,7 @@ test('an attempt that takes too long is given up', async (t) => {
   await connection.is('open');
 });
 
-test('reconnect connects at once while it waits, anew while it is open, and again when it is closed', async (t) => {
+test('reconnect works while waiting, open and closed', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   const connection = open(t, mock.url, { reconnect: () => 60_000 });
@@ -248,7 +248,7 @@ test('reconnect connects at once while it waits, anew while it is open, and agai
   await connection.is('open', 3);
 });
 
-test('a close with a code that there is not throws, and leaves the connection open', async (t) => {
+test('close with an invalid code throws and changes nothing', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   await connection.is('open');
@@ -258,7 +258,7 @@ test('a close with a code that there is not throws, and leaves the connection op
   assert.equal(await connection.call('$ping').then((data) => data.length), 0);
 });
 
-test('a connection that is closed before it was opened is never opened', async (t) => {
+test('connection closed before opening never opens', async (t) => {
   const mock = await Mock.start(t);
   const first = open(t, mock.url);
   first.close();
@@ -272,7 +272,7 @@ test('a connection that is closed before it was opened is never opened', async (
   assert.deepEqual(first.seen.map(({ name }) => name), ['connecting', 'closed']);
 });
 
-test('own subprotocols are offered behind ours; another one that is chosen has plain messages only', async (t) => {
+test('application subprotocols are offered last and carry plain data', async (t) => {
   const mock = await Mock.start(t, { protocols: ['plain'] });
   const connection = open(t, mock.url, { protocols: ['plain', 'other'] });
   await connection.is('open');
@@ -294,7 +294,7 @@ test('own subprotocols are offered behind ours; another one that is chosen has p
   assert.throws(() => connection.notify('a'), { code: 'unsupported' });
 });
 
-test('a server that chooses no subprotocol is found out to do so, and gets plain messages', async (t) => {
+test('server that chooses no subprotocol gets plain messages', async (t) => {
   const mock = await Mock.start(t, { protocols: [] });
   const connection = open(t, mock.url);
   const call = assert.rejects(connection.call('a'), { code: 'unsupported', sent: false });
@@ -311,7 +311,7 @@ test('a server that chooses no subprotocol is found out to do so, and gets plain
   assert.deepEqual(connection.seen.map(({ name }) => name), ['connecting', 'open', 'waiting', 'connecting', 'open']);
 });
 
-test('a server that comes up between two attempts is not taken for one without subprotocols', async (t) => {
+test('server started between attempts keeps its subprotocols', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   let asked = 0;
@@ -325,7 +325,7 @@ test('a server that comes up between two attempts is not taken for one without s
   assert.equal(connection.state.protocol, 'humphrey_ws.procedures.v1');
 });
 
-test('without procedures nothing is offered, and binary messages are as they are', async (t) => {
+test('procedures: false offers nothing and passes binary through', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url, { procedures: false });
   await connection.is('open');
@@ -338,7 +338,7 @@ test('without procedures nothing is offered, and binary messages are as they are
   assert.deepEqual(got, [[1, 1, 97, 0]]);
 });
 
-test('the WebSocket of the package ws will do, where there is no global one', async (t) => {
+test('WebSocket class of the ws package works as an option', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url, { WebSocket });
   await connection.is('open');
@@ -352,7 +352,7 @@ test('the WebSocket of the package ws will do, where there is no global one', as
   await other.is('waiting', 2);
 });
 
-test('a listener that throws or rejects is reported, and the others go on', async (t) => {
+test('throwing or rejecting listener is reported; others still run', async (t) => {
   const mock = await Mock.start(t);
   const reported = t.mock.method(console, 'error', () => {});
   const connection = open(t, mock.url);
@@ -370,7 +370,7 @@ test('a listener that throws or rejects is reported, and the others go on', asyn
   assert.deepEqual(texts, new Set(['state', 'sync', 'async']));
 });
 
-test('what ends listening ends it, and the same function twice is two listeners', async (t) => {
+test('listener is removable; the same function twice is called twice', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   await connection.is('open');
@@ -389,7 +389,7 @@ test('what ends listening ends it, and the same function twice is two listeners'
   assert.deepEqual(got, ['a', 'a', 'b']);
 });
 
-test('an iterator ends with the connection, by a break, and with an error if it falls too far behind', async (t) => {
+test('iterator ends on close, on break, and with full when slow', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url, { queue: 3 });
   await connection.is('open');

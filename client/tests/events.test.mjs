@@ -22,7 +22,7 @@ async function setUp(t, options) {
   return { server, proxy, connection, got, publisher, overEvents };
 }
 
-test('where no WebSocket can be had, events come: text, bytes and notifications', async (t) => {
+test('events deliver text, bytes and notifications', async (t) => {
   const { proxy, connection, got, publisher, overEvents } = await setUp(t);
   const joining = connection.join('topic');
   joining.catch(() => {});
@@ -39,7 +39,7 @@ test('where no WebSocket can be had, events come: text, bytes and notifications'
   await assert.rejects(connection.call('echo'), { code: 'unsupported' });
 });
 
-test('a stream that is cut resumes, and says what is missing', async (t) => {
+test('cut event stream resumes and reports the gap', async (t) => {
   const { proxy, connection, got, publisher, overEvents, server } = await setUp(t);
   const gaps = [];
   connection.join('topic', { onGap: (gap) => gaps.push(gap.room) }).catch(() => {});
@@ -57,7 +57,7 @@ test('a stream that is cut resumes, and says what is missing', async (t) => {
   assert.deepEqual(new Set(gaps), new Set(['topic']));
 });
 
-test('a WebSocket is tried again now and then; what is sent meanwhile waits, and nothing comes twice or is missing', async (t) => {
+test('return from events to a WebSocket loses and repeats nothing', async (t) => {
   const { proxy, connection, got, publisher, overEvents } = await setUp(t, { eventsRetry: 50 });
   connection.join('topic', { since: 'all' });
   await overEvents();
@@ -85,7 +85,7 @@ test('a WebSocket is tried again now and then; what is sent meanwhile waits, and
   assert.deepEqual(got.slice(4).map(([, text]) => text), ['away', 'again']);
 });
 
-test('a WebSocket that can not be had again is replaced by events that go on where it was', async (t) => {
+test('events resume where a lost WebSocket ended', async (t) => {
   const { proxy, connection, got, publisher, overEvents } = await setUp(t);
   proxy.isOpen = true;
   await connection.join('topic');
@@ -102,7 +102,7 @@ test('a WebSocket that can not be had again is replaced by events that go on whe
   assert.deepEqual(got.map(([, text]) => text), ['1', '2', '3']);
 });
 
-test('without a server or with one that refuses, both ways are tried until one works', async (t) => {
+test('both transports are tried until one works', async (t) => {
   const { server, connection, overEvents } = await setUp(t);
   await overEvents();
   await server.kill();
@@ -113,7 +113,7 @@ test('without a server or with one that refuses, both ways are tried until one w
   assert.equal(connection.state.name, 'closed');
 });
 
-test('events of all kinds are taken for what they are', async (t) => {
+test('events of each type are decoded by type', async (t) => {
   let stream;
   const server = createServer((_, answer) => {
     answer.writeHead(200, { 'Content-Type': 'text/event-stream' });
@@ -172,7 +172,7 @@ async function streamed(t, options) {
 const ONE = 'topic "one"';
 const TWO = 'topic 2';
 
-test('of two streamed rooms each message has its own, and the one that is joined has no gap', async (t) => {
+test('messages of two streamed rooms carry their own room', async (t) => {
   const { proxy, say, client } = await streamed(t);
   await say(ONE, 'early');
   const { connection, got, gaps, join } = client();
@@ -192,7 +192,7 @@ test('of two streamed rooms each message has its own, and the one that is joined
   assert.deepEqual(gaps, []);
 });
 
-test('a message for everyone right behind the beginning of a stream is of no room', async (t) => {
+test('first streamed message to all clients has no room', async (t) => {
   const { say, client } = await streamed(t);
   await say(TWO, 'early');
   const { connection, got } = client();
@@ -202,7 +202,7 @@ test('a message for everyone right behind the beginning of a stream is of no roo
   assert.deepEqual(got, [[undefined, '1'], [undefined, '2']]);
 });
 
-test('a room that is not streamed has no gap, and streamed ones go on each where they were', async (t) => {
+test('unstreamed room reports no gap; streamed rooms resume', async (t) => {
   const { server, proxy, say, client } = await streamed(t, { eventsRetry: 60_000 });
   proxy.isOpen = true;
   const { connection, got, gaps, join } = client();
@@ -223,7 +223,7 @@ test('a room that is not streamed has no gap, and streamed ones go on each where
   assert.deepEqual(new Set(gaps), new Set([ONE, TWO]));
 });
 
-test('a server that does not name its rooms has no message ascribed to one by guess', async (t) => {
+test('unnamed event rooms get no message by guess', async (t) => {
   const asked = [];
   const url = await eventServer(t, (stream, { url }) => {
     asked.push(url);
@@ -238,7 +238,7 @@ test('a server that does not name its rooms has no message ascribed to one by gu
   assert.deepEqual(new URL(asked[0], url).searchParams.get('x'), ' y');
 });
 
-test('a stream that is cut again and again does not keep a WebSocket from being tried', async (t) => {
+test('repeatedly cut event stream does not delay the WebSocket', async (t) => {
   const mock = await Mock.start(t);
   const front = await Proxy.start(t, mock.port);
   front.cut(false);

@@ -316,7 +316,7 @@ const ROWS = {
 
 const table = await tableOfGuide('what fails');
 
-test('the table of the guide has a row for each failure that is tried', () => {
+test("guide's table has a row for each tested failure", () => {
   assert.deepEqual(table.map(([what]) => what), Object.keys(ROWS));
 });
 
@@ -329,7 +329,7 @@ for (const [what, canPass, happens, next] of table) {
   });
 }
 
-test('durations do not mind that the clock is set', async (t) => {
+test('durations are unaffected by clock changes', async (t) => {
   const mock = await Mock.start(t);
   const date = Date.now.bind(Date);
   for (const hours of [-1, 1]) {
@@ -353,7 +353,7 @@ test('durations do not mind that the clock is set', async (t) => {
   }
 });
 
-test('one message makes an attempt good, and a close frame, too', async (t) => {
+test('message or close frame resets the count for events', async (t) => {
   for (const good of [({ socket }) => { socket.send('hi'); socket.terminate(); }, ({ socket }) => socket.close(1012)]) {
     const mock = await Mock.start(t, { connected: good });
     const connection = open(t, mock.url, { delayMax: 5, eventsAfter: 2, EventSource, events: await eventServer(t, (stream) => stream.write(':\n\n')) });
@@ -362,7 +362,7 @@ test('one message makes an attempt good, and a close frame, too', async (t) => {
   }
 });
 
-test('where there is no WebSocket, what to install is said', async (t) => {
+test('missing WebSocket class names the package to install', async (t) => {
   const own = globalThis.WebSocket;
   t.after(() => (globalThis.WebSocket = own));
   delete globalThis.WebSocket;

@@ -40,7 +40,7 @@ class Counter {
 
 const all = (counters, act) => Promise.all(counters.map(act));
 
-test('connections that are cut, half-open or delayed cost no number and give none twice', async (t) => {
+test('cut, half-open and slow connections lose and repeat nothing', async (t) => {
   const server = await Server.start(t, 'client_server');
   const proxy = await Proxy.start(t, server.port);
   const counters = Array.from({ length: CLIENTS }, () => new Counter(t, proxy.url));
@@ -63,7 +63,7 @@ test('connections that are cut, half-open or delayed cost no number and give non
   for (const { faults, gaps } of counters) assert.deepEqual([faults, gaps], [[], 0]);
 });
 
-test('a server that is killed and started again under load is come back to, and every client is told of the gap', async (t) => {
+test('server killed under load: clients reconnect, report the gap', async (t) => {
   const server = await Server.start(t, 'client_server');
   const counters = Array.from({ length: CLIENTS }, () => new Counter(t, server.url));
   const rounds = 3;
@@ -82,7 +82,7 @@ test('a server that is killed and started again under load is come back to, and 
   for (const { faults, gaps } of counters) assert.deepEqual([faults, gaps], [[], rounds]);
 });
 
-test('a server that keeps too little tells every client of the gap, and the numbers go on', async (t) => {
+test('history too short: every client reports the gap and resumes', async (t) => {
   const server = await Server.start(t, 'client_server', '20');
   const proxy = await Proxy.start(t, server.port);
   const counters = Array.from({ length: 10 }, () => new Counter(t, proxy.url));

@@ -21,7 +21,7 @@ async function greeted(t, options) {
   return { mock, connection };
 }
 
-test('what came before the first listener of its kind goes to all who begin in one go', async (t) => {
+test('held messages go to all listeners added in one task', async (t) => {
   const { mock, connection } = await greeted(t);
   assert.equal(await connection.join('room', { since: 'all' }), 'a-3');
   await connection.call('$ping');
@@ -49,7 +49,7 @@ test('what came before the first listener of its kind goes to all who begin in o
   assert.deepEqual(late, []);
 });
 
-test('what comes while a listener is added keeps its place', async (t) => {
+test('message during listener registration keeps its order', async (t) => {
   const mock = await Mock.start(t);
   const connection = open(t, mock.url);
   await connection.is('open');
@@ -64,7 +64,7 @@ test('what comes while a listener is added keeps its place', async (t) => {
   assert.deepEqual(got, ['1', '2', '3', '4']);
 });
 
-test('what is held is bounded in number and bytes, and what went is told to who asks for it', async (t) => {
+test('held messages are bounded; drops are reported to the listener', async (t) => {
   const reported = t.mock.method(console, 'error', () => {});
   for (const [options, expected] of [[{ queue: 3 }, ['3', '4', '5']], [{ outboxBytes: 2 }, ['4', '5']]]) {
     const mock = await Mock.start(t);
@@ -85,7 +85,7 @@ test('what is held is bounded in number and bytes, and what went is told to who 
   }
 });
 
-test('the replay of a real room can be listened to after it is joined', async (t) => {
+test('room replay reaches a listener added after the join', async (t) => {
   const server = await Server.start(t, 'client_server', '200');
   const observer = open(t, server.url);
   let last = 0;
@@ -136,7 +136,7 @@ for (const [body, reported] of [
   ["const i = c.messages(); await c.call('echo'); c.close(); for await (const _ of i);", undefined],
   ["c.states(({ name }) => name === 'open' && c.close()); c.join('topic')", undefined],
 ]) {
-  test(`a program goes on and ends: ${body}`, async (t) => {
+  test(`program continues and exits: ${body}`, async (t) => {
     const server = await Server.start(t, 'client_server');
     const { code, said } = await run(t, server.url, body);
     assert.equal(code, 0, said);
@@ -145,7 +145,7 @@ for (const [body, reported] of [
   });
 }
 
-test('what is awaited rejects, also later, and what follows from it is its owner\'s', async (t) => {
+test('awaited promise rejects, also when awaited later', async (t) => {
   const server = await Server.start(t, 'client_server');
   for (const body of ["await c.join('secret')", "c.join('secret').then(() => {})", "await Promise.all([c.call('nothing')])"]) {
     const { code } = await run(t, server.url, body);
@@ -160,7 +160,7 @@ test('what is awaited rejects, also later, and what follows from it is its owner
   assert.deepEqual([code, said], [0, 'CallError\nCallError\nTypeError\nunknown\n']);
 });
 
-test('an app without procedures gets one connection, and one again when it is lost', async (t) => {
+test('app without procedures gets one connection per reconnect', async (t) => {
   for (const [example, options] of [['echo', {}], ['echo', { protocols: ['own'] }], ['client_server', {}]]) {
     const server = await Server.start(t, example);
     const proxy = await Proxy.start(t, server.port);

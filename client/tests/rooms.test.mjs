@@ -27,7 +27,7 @@ function heard(connection) {
   return got;
 }
 
-test('a room is joined from now on, from the first on, or from an id on', async (t) => {
+test('join replays nothing, all, or messages after an id', async (t) => {
   const { connection, peer } = await connected(t);
   for (const [since, sent] of [[undefined, 'new'], ['new', 'new'], ['all', 'all'], ['ab-7', 'ab-7']]) {
     const joining = connection.join(`room ${sent} ${since}`, { since });
@@ -38,7 +38,7 @@ test('a room is joined from now on, from the first on, or from an id on', async 
   }
 });
 
-test('a message of a room says so, whether it is text, bytes or a notification', async (t) => {
+test('room message carries its room and id for every type', async (t) => {
   const { connection, peer } = await connected(t);
   const got = [];
   connection.messages((data, info) => got.push([data.isText, data.text(), info]));
@@ -58,7 +58,7 @@ test('a message of a room says so, whether it is text, bytes or a notification',
   ]);
 });
 
-test('after a reconnect all rooms are joined again, each from the last message that has come', async (t) => {
+test('reconnect rejoins each room after its last message', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   const joins = [connection.join('seen'), connection.join('silent'), connection.join('none'), connection.join('unanswered', { since: 'all' })];
@@ -78,7 +78,7 @@ test('after a reconnect all rooms are joined again, each from the last message t
   assert.equal(await inTime(joins[3]), 'c-1');
 });
 
-test('what comes twice is seen once', async (t) => {
+test('duplicate message is delivered once', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   connection.join('room', { since: 'all' });
@@ -102,7 +102,7 @@ test('what comes twice is seen once', async (t) => {
   ]);
 });
 
-test('a gap is told before what is kept, and the room goes on from there', async (t) => {
+test('gap is reported before the replay, and the room resumes', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   connection.join('room', { onGap: (gap) => got.push(gap) });
@@ -123,7 +123,7 @@ test('a gap is told before what is kept, and the room goes on from there', async
   assert.equal((await joinAt(third)).since, 'b-3');
 });
 
-test('after a gap with nothing kept the room resumes from where the server says it is', async (t) => {
+test("gap with an empty history resumes at the server's id", async (t) => {
   const { connection, mock, peer } = await connected(t);
   connection.join('room', { since: 'a-1' });
   peer.send(response((await joinAt(peer)).id, 'a-3'));
@@ -139,7 +139,7 @@ test('after a gap with nothing kept the room resumes from where the server says 
   assert.equal((await joinAt(await mock.peer(2))).since, 'b-0');
 });
 
-test('a message that comes before what was missed does not stand in its way', async (t) => {
+test('message that overtakes the replay does not hide it', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   const gaps = [];
@@ -167,7 +167,7 @@ test('a message that comes before what was missed does not stand in its way', as
   assert.deepEqual(gaps, ['a-6']);
 });
 
-test('a gap that is cut off before what is kept has come has all of it asked for again', async (t) => {
+test('replay cut off after a gap is requested again', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const gap = new Promise((resolve) => connection.join('room', { onGap: resolve }));
   peer.send(response((await joinAt(peer)).id, 'a-1'));
@@ -180,7 +180,7 @@ test('a gap that is cut off before what is kept has come has all of it asked for
   assert.equal((await joinAt(await mock.peer(2))).since, 'all');
 });
 
-test('who joins a room a second time changes what he names, and nothing else', async (t) => {
+test('second join replaces only the options it names', async (t) => {
   const { connection, peer } = await connected(t);
   const gaps = [];
   connection.join('room', { since: 'a-1', onGap: (gap) => gaps.push(gap) });
@@ -193,7 +193,7 @@ test('who joins a room a second time changes what he names, and nothing else', a
   assert.deepEqual(gaps, [{ room: 'room', since: 'a-1' }]);
 });
 
-test('a room that is refused fails, and is not asked for again', async (t) => {
+test('refused room rejects and is not rejoined', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const refused = assert.rejects(connection.join('secret'), { code: 'refused', message: 'not you' });
   peer.send(error((await joinAt(peer)).id, 6, 'not you'));
@@ -217,7 +217,7 @@ test('a room that is refused fails, and is not asked for again', async (t) => {
   assert.equal(await third.next(), 'end');
 });
 
-test('a room that can not be joined again for a while is tried until it can', async (t) => {
+test('temporary join failure is retried until it succeeds', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   connection.join('room');
@@ -235,7 +235,7 @@ test('a room that can not be joined again for a while is tried until it can', as
   assert.deepEqual(got, [['room', 'a-2', 'here']]);
 });
 
-test('a room that is left is not joined again, and what still comes of it is not seen', async (t) => {
+test('left room is not rejoined and its messages are ignored', async (t) => {
   const { connection, mock, peer } = await connected(t);
   mock.answers.join = () => '';
   const got = heard(connection);
@@ -258,7 +258,7 @@ test('a room that is left is not joined again, and what still comes of it is not
   assert.equal(await next.next(), 'end');
 });
 
-test('a room that is left and joined again from the first message on shows all of it again', async (t) => {
+test('left room joined with since all replays everything', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   connection.join('room', { since: 'all' });
@@ -280,7 +280,7 @@ test('a room that is left and joined again from the first message on shows all o
   assert.deepEqual(got.map(([, id]) => id), ['a-1', 'a-2', 'a-1', 'a-2']);
 });
 
-test('who closes the connection when told of a refusal has closed it', async (t) => {
+test('close in onRefused is final', async (t) => {
   const { connection, mock, peer } = await connected(t);
   mock.answers.join = () => '';
   await connection.join('room', { onRefused: () => connection.close() });
@@ -297,7 +297,7 @@ test('who closes the connection when told of a refusal has closed it', async (t)
   assert.equal(await mock.peers[2].next(), 'early');
 });
 
-test('leaving while the join is in flight, or without a connection, is leaving', async (t) => {
+test('leave works during a join and while disconnected', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const joining = assert.rejects(connection.join('room'), { code: 'aborted' });
   const { id } = await joinAt(peer);
@@ -315,7 +315,7 @@ test('leaving while the join is in flight, or without a connection, is leaving',
   assert.equal(await next.next(), 'end');
 });
 
-test('many rooms are joined again a few at a time, and what waits goes behind them', async (t) => {
+test('many rooms rejoin 64 at a time, before queued messages', async (t) => {
   const { connection, mock, peer } = await connected(t);
   mock.answers.join = () => 'a-1';
   await Promise.all(Array.from({ length: 300 }, (_, n) => connection.join(`room ${n}`)));
@@ -337,7 +337,7 @@ test('many rooms are joined again a few at a time, and what waits goes behind th
   assert.ok(most <= 64, String(most));
 });
 
-test('rooms the server has put us into resume by themselves only what it sends', async (t) => {
+test('server-side join replays only what the server sends', async (t) => {
   const { connection, mock, peer } = await connected(t);
   const got = heard(connection);
   for (let n = 0; n < 1_500; n += 1) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'x'));

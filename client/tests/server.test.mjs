@@ -7,7 +7,7 @@ import { inTime, open, Proxy, Server, until } from './support.mjs';
 
 const failure = (promise) => inTime(promise.then((data) => assert.fail(`it gave ${data}`), (reason) => reason));
 
-test('the example answers: my address, capitals, pongs, broadcasts, a report in parts', async (t) => {
+test('example server answers each of its procedures', async (t) => {
   const server = await Server.start(t, 'procedures');
   const [one, two] = [open(t, server.url), open(t, server.url)];
   assert.match((await inTime(one.call('myip'))).text(), /^127\.0\.0\.1:\d+$/);
@@ -24,7 +24,7 @@ test('the example answers: my address, capitals, pongs, broadcasts, a report in 
   assert.deepEqual([...parts, end.text()], ['1', '2', '3', 'A report of 3 pages.']);
 });
 
-test('the server sees that a call was aborted, or took too long, or that its client has gone', async (t) => {
+test('server handler sees abort, timeout and disconnect', async (t) => {
   const server = await Server.start(t, 'procedures');
   const observer = open(t, server.url);
   const reports = () => observer.call('reports').then((data) => data.text());
@@ -44,7 +44,7 @@ test('the server sees that a call was aborted, or took too long, or that its cli
   await until(async () => (await reports()) === '0 3');
 });
 
-test('every error of the server has its code', async (t) => {
+test('each server error has its code', async (t) => {
   const server = await Server.start(t, 'client_server');
   const connection = open(t, server.url);
   const outcome = (name, data) => failure(connection.call(name, data)).then(({ code, message, sent }) => [code, message, sent]);
@@ -62,7 +62,7 @@ test('every error of the server has its code', async (t) => {
   assert.deepEqual(new Set(codes), new Set(['busy', 'closed']));
 });
 
-test('data of every kind and size comes back as it went', async (t) => {
+test('data of every kind and size is echoed unchanged', async (t) => {
   const server = await Server.start(t, 'client_server');
   const connection = open(t, server.url, { outboxBytes: 1 << 24 });
   for (const size of [0, 1, 125, 126, 65_535, 65_536, 1_000_000]) {
@@ -77,7 +77,7 @@ test('data of every kind and size comes back as it went', async (t) => {
   assert.equal((await inTime(texts.next())).value.text(), 'plain');
 });
 
-test('the server calls the client: an answer, an error, what there is not, and what takes too long', async (t) => {
+test('client answers server calls; error, unknown, timeout', async (t) => {
   const server = await Server.start(t, 'client_server');
   const connection = open(t, server.url);
   const ask = async (name) => (await inTime(connection.call('ask', name))).text();
@@ -92,7 +92,7 @@ test('the server calls the client: an answer, an error, what there is not, and w
   await until(() => aborted);
 });
 
-test('a room that keeps a history gives ids, to texts, bytes and notifications', async (t) => {
+test('room with a history gives ids to every message type', async (t) => {
   const server = await Server.start(t, 'client_server');
   const [connection, late] = [open(t, server.url), open(t, server.url)];
   const got = [];
@@ -127,7 +127,7 @@ test('a room that keeps a history gives ids, to texts, bytes and notifications',
   assert.deepEqual(rest.slice(5), got);
 });
 
-test('after a cut the room goes on without a gap or a duplicate, and what waited is sent once', async (t) => {
+test('cut room resumes without gap; queued messages are sent once', async (t) => {
   const server = await Server.start(t, 'client_server');
   const proxy = await Proxy.start(t, server.port);
   const [connection, other] = [open(t, proxy.url), open(t, server.url)];
@@ -150,7 +150,7 @@ test('after a cut the room goes on without a gap or a duplicate, and what waited
   assert.deepEqual(got, expected);
 });
 
-test('who has missed more than is kept is told so, and gets what is kept', async (t) => {
+test('client behind the history gets a gap and the kept messages', async (t) => {
   const server = await Server.start(t, 'client_server');
   const proxy = await Proxy.start(t, server.port);
   const [connection, other] = [open(t, proxy.url), open(t, server.url)];
@@ -166,18 +166,18 @@ test('who has missed more than is kept is told so, and gets what is kept', async
   assert.deepEqual(got, ['gap', ...Array.from({ length: 50 }, (_, n) => String(n + 30))]);
 });
 
-for (const [code, comesBack] of [[1000, false], [1001, true], [1008, false], [1011, true], [1012, true], [1013, true], [4000, false]]) {
-  test(`the server closes with ${code}: the connection ${comesBack ? 'comes back' : 'stops'}`, async (t) => {
+for (const [code, reconnects] of [[1000, false], [1001, true], [1008, false], [1011, true], [1012, true], [1013, true], [4000, false]]) {
+  test(`server closing with ${code}: the connection ${reconnects ? 'reconnects' : 'stops'}`, async (t) => {
     const server = await Server.start(t, 'client_server');
     const connection = open(t, server.url);
     connection.notify('close', code);
-    await connection.is(comesBack ? 'open' : 'closed', comesBack ? 2 : 1);
-    const { code: told, reason } = connection.seen.find(({ name }) => name === (comesBack ? 'waiting' : 'closed'));
+    await connection.is(reconnects ? 'open' : 'closed', reconnects ? 2 : 1);
+    const { code: told, reason } = connection.seen.find(({ name }) => name === (reconnects ? 'waiting' : 'closed'));
     assert.deepEqual([told, reason], [code, 'as it was wished']);
   });
 }
 
-test('a server without procedures has plain messages', async (t) => {
+test('server without procedures exchanges plain messages', async (t) => {
   const server = await Server.start(t, 'echo');
   for (const options of [{}, { procedures: false }]) {
     const connection = open(t, server.url, options);

@@ -19,7 +19,7 @@ const bytesOf = (value) => (ArrayBuffer.isView(value) ? Buffer.from(value.buffer
 
 for (const [cell, goes] of await tableOfGuide('data |')) {
   for (const [, source] of cell.matchAll(/`((?:[^`])+)`/g)) {
-    test(`${source} goes as ${goes.replace(/[:,].*/, '')}`, async (t) => {
+    test(`${source}: ${goes.replace(/[:,].*/, '')}`, async (t) => {
       const value = new Function(`return (${source})`)();
       if (value instanceof Promise) value.catch(() => {});
       const { connection, peer } = await connected(t);
@@ -47,7 +47,7 @@ for (const [cell, goes] of await tableOfGuide('data |')) {
   }
 }
 
-test('bytes of every kind arrive bit by bit, and a plain message is text or bytes', async (t) => {
+test('all byte types arrive unchanged; plain data is text or bytes', async (t) => {
   const { connection, frames } = await connected(t, { protocols: ['humphrey_ws.plain.v1'] });
   const all = Uint8Array.from({ length: 256 }, (_, n) => n);
   const shared = new SharedArrayBuffer(3);
@@ -64,7 +64,7 @@ test('bytes of every kind arrive bit by bit, and a plain message is text or byte
   assert.equal(frames.length, given.length + 1, 'nothing of them was sent');
 });
 
-test('names are texts, and nothing else', async (t) => {
+test('name that is not a string throws', async (t) => {
   const { connection, peer } = await connected(t);
   for (const name of [undefined, null, 1, {}, new Map(), '\ud800']) {
     assert.throws(() => connection.notify(name, 'x'), TypeError);
