@@ -131,7 +131,7 @@ impl Job {
             Some("blocked") => Ok(Self::Blocked),
             Some("lines") => Ok(Self::Lines),
             _ => Err(invalid(
-                "a job is needed: echo, fanout, rooms, churn, blocked or lines".into(),
+                "a job is missing: echo, fanout, rooms, churn, blocked or lines".into(),
             )),
         }
     }

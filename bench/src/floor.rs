@@ -59,7 +59,7 @@ pub(crate) fn check_ring() -> io::Result<()> {
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Result<()> {
     if matches!(job, Job::Lines | Job::Churn) {
-        return Err(io::Error::other("the floor has no such job"));
+        return Err(io::Error::other("the floor does not support this job"));
     }
     let listener = socket_with(
         AddressFamily::INET,

@@ -19,7 +19,7 @@ pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
         set.set(cpu);
     }
     sched_setaffinity(None, &set)
-        .map_err(|e| io::Error::other(format!("can't use CPUs {cpus:?}: {e}")))
+        .map_err(|e| io::Error::other(format!("can't pin to the CPUs {cpus:?}: {e}")))
 }
 
 /// The CPUs this process may use.
@@ -78,7 +78,7 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<CpuTime> {
         &fs::read_to_string(format!("/proc/{pid}/stat"))?,
         rustix::param::clock_ticks_per_second(),
     )
-    .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
+    .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown format")))
 }
 
 fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
@@ -109,7 +109,7 @@ pub(crate) fn resident(pid: u32) -> io::Result<u64> {
                 .ok()
         })
         .map(|kib| kib * 1024)
-        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup is not as expected")))
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup has an unknown format")))
 }
 
 /// Voluntary context switches of all threads of a process: how often they slept and were woken.
@@ -125,7 +125,7 @@ pub(crate) fn wake_ups(pid: u32) -> io::Result<u64> {
             .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
             .and_then(|count| count.trim().parse::<u64>().ok());
         sum += count
-            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/task is not as expected")))?;
+            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/task has an unknown format")))?;
     }
     Ok(sum)
 }
@@ -153,7 +153,7 @@ pub(crate) fn all_cpus() -> io::Result<AllCpus> {
         &fs::read_to_string("/proc/stat")?,
         rustix::param::clock_ticks_per_second(),
     )
-    .ok_or_else(|| io::Error::other("/proc/stat is not as expected"))
+    .ok_or_else(|| io::Error::other("/proc/stat has an unknown format"))
 }
 
 fn parse_all_cpus(stat: &str, ticks_per_second: u64) -> Option<AllCpus> {

@@ -115,7 +115,7 @@ fn serve_subject(options: &Options) -> io::Result<()> {
         floor::check_ring()?;
     }
     if options.flag("ring") != cfg!(feature = "io-uring") {
-        let text = "--ring is for the build with the feature io-uring, which writes through one";
+        let text = "--ring needs a build with --features io-uring, and such a build needs --ring";
         return Err(args::invalid(text.into()));
     }
     let job = Job::of(options)?;
@@ -143,7 +143,7 @@ fn exec(options: &Options) -> io::Result<()> {
     use std::os::unix::process::CommandExt as _;
     let [program, rest @ ..] = options.command() else {
         return Err(args::invalid(
-            "exec needs a program: bench exec [--cpu N] -- PROGRAM ...".into(),
+            "the program is missing: bench exec [--cpu N] -- PROGRAM ...".into(),
         ));
     };
     machine::die_with_parent()?;

@@ -134,7 +134,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     };
     crate::ready(app.bind()?)?;
     app.run();
-    Err(io::Error::other("the server came to an end by itself"))
+    Err(io::Error::other("the server stopped unexpectedly"))
 }
 
 /// Joins the room that the connection's path names.

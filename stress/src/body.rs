@@ -49,7 +49,7 @@ impl MessageCodec {
     pub(crate) fn read(self, bytes: &[u8]) -> Outcome<(u32, u64)> {
         let Some((head, fill)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
             return Err(Failure::new(format!(
-                "a message of {} bytes, shorter than any that was sent",
+                "a message of {} bytes is shorter than any that was sent",
                 bytes.len()
             )));
         };
@@ -60,7 +60,7 @@ impl MessageCodec {
         let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         ensure!(
             head[..4] == MARK && len == bytes.len(),
-            "a message of {} bytes begins with {:02x?}, which none begins with",
+            "a message of {} bytes begins with {:02x?} instead of the mark",
             bytes.len(),
             &head[..8]
         );
@@ -69,7 +69,7 @@ impl MessageCodec {
             word = next_word(word);
             ensure!(
                 piece == &word.to_le_bytes()[..piece.len()],
-                "message {number} of sender {sender} is not as it was sent"
+                "message {number} of sender {sender} was changed on the way"
             );
         }
         Ok((sender, number))
@@ -133,7 +133,7 @@ impl ReceiveLog {
             Some(run) => {
                 ensure!(
                     number > run.last,
-                    "message {number} of sender {sender} came behind its message {}",
+                    "message {number} of sender {sender} arrived after its message {}",
                     run.last
                 );
                 run.last = number;

@@ -74,7 +74,7 @@ pub(crate) fn within(
     while !holds()? {
         ensure!(
             start.elapsed() < wait,
-            "it never came to hold, within {wait:?}: {what}"
+            "timed out after {wait:?} before {what}"
         );
         thread::sleep(Duration::from_millis(2));
     }
@@ -85,5 +85,5 @@ pub(crate) fn within(
 pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T> {
     thread
         .join()
-        .unwrap_or_else(|_| Err(Failure::new("a thread of the scenario has panicked")))
+        .unwrap_or_else(|_| Err(Failure::new("a thread of the scenario panicked")))
 }

@@ -39,7 +39,8 @@ pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
         let system: u64 = fields.next()?.parse().ok()?;
         Some(user + system)
     });
-    let ticks = ticks.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is unknown")))?;
+    let ticks =
+        ticks.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown format")))?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
@@ -75,7 +76,7 @@ fn kilobytes(path: &str, name: &str) -> io::Result<u64> {
         let value = line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim();
         value.parse::<u64>().ok()
     });
-    let value = value.ok_or_else(|| io::Error::other(format!("{path} says nothing of {name}")))?;
+    let value = value.ok_or_else(|| io::Error::other(format!("{path} has no field {name}")))?;
     Ok(value * 1024)
 }
 

@@ -5,7 +5,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command-line tool: results go to standard output, complaints to standard error"
+    reason = "a command-line tool: results go to standard output, errors to standard error"
 )]
 
 #[cfg(not(target_os = "linux"))]
@@ -40,7 +40,7 @@ Tests humphrey_ws with hostile and faulty peers, on 127.0.0.0/8 only.
   stress --list
       lists the scenarios";
 
-/// A scenario of scale 1 that takes longer than this hangs.
+/// A scenario of scale 1 that takes longer than this counts as hanging.
 const SCENARIO_MAX: Duration = Duration::from_secs(90);
 
 struct Options {
@@ -99,7 +99,11 @@ fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
             }
             name => match SCENARIOS.iter().find(|scenario| scenario.name == name) {
                 Some(scenario) => options.chosen.push(scenario),
-                None => return Err(Failure::new(format!("there is no {name}"))),
+                None => {
+                    return Err(Failure::new(format!(
+                        "unknown option or scenario {name} (--list names the scenarios)"
+                    )));
+                }
             },
         }
     }
@@ -113,7 +117,7 @@ fn run(options: &Options) -> ExitCode {
     let descriptors = match machine::raise_descriptor_limit() {
         Ok(descriptors) => descriptors,
         Err(error) => {
-            eprintln!("stress: the limit of descriptors can't be raised: {error}");
+            eprintln!("stress: can't raise the limit of file descriptors: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -133,7 +137,7 @@ fn run(options: &Options) -> ExitCode {
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(report) => println!(
-                "{:<12} held {}; faults tried: {}; {}; {seconds:.1} s; server's peak {:.1} MiB",
+                "{:<12} passed with {}; {} faults; {}; {seconds:.1} s; peak memory of the server {:.1} MiB",
                 scenario.name,
                 report.held,
                 report.faults,
@@ -151,12 +155,10 @@ fn run(options: &Options) -> ExitCode {
     }
     let seconds = start.elapsed().as_secs_f64();
     if failed > 0 {
-        println!(
-            "{failed} FAILED in {seconds:.1} s; the same choices again: --seed {seed} --scale {scale}"
-        );
+        println!("{failed} FAILED in {seconds:.1} s; repeat with --seed {seed} --scale {scale}");
         return ExitCode::FAILURE;
     }
-    println!("all as promised, in {seconds:.1} s");
+    println!("all scenarios passed in {seconds:.1} s");
     ExitCode::SUCCESS
 }
 
@@ -172,7 +174,7 @@ fn watched(scenario: &'static Scenario, context: Context) -> Outcome<scenarios::
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Disconnected) => {
             let _ = thread.join();
-            Err(Failure::new("the scenario has panicked"))
+            Err(Failure::new("the scenario panicked"))
         }
         Err(RecvTimeoutError::Timeout) => {
             println!(

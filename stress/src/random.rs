@@ -1,4 +1,4 @@
-//! All that is left to chance, from one seed.
+//! Reproducible random numbers: a seed determines all random choices of a run.
 
 /// SplitMix64: small, and the same on every machine.
 #[derive(Clone, Debug)]
@@ -9,7 +9,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Another one, for the part of the work with that name and number.
+    /// Derives an independent generator for a part of the work.
     pub(crate) fn fork(&self, name: &str, number: u64) -> Self {
         let named = name
             .bytes()
@@ -22,7 +22,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number below that one.
+    /// A random number below `bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }

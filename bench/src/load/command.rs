@@ -46,7 +46,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         sleep: options.flag("sleep"),
     };
     let Some(address) = options.text("address") else {
-        return Err(args::invalid("--address is needed".into()));
+        return Err(args::invalid("--address IP:PORT is missing".into()));
     };
     let address = address.parse().map_err(|_| args::bad("address", address))?;
     let messages = options.number("messages", if idle { 0 } else { 10_000 })?;

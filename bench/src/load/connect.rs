@@ -101,7 +101,7 @@ fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
         match wire::head_end(&answer) {
             Some(end) => break end,
             None if read == 0 || answer.len() > 16 * 1024 => {
-                return Err(io::Error::other("no whole answer came"));
+                return Err(io::Error::other("the response is incomplete"));
             }
             None => {}
         }
@@ -117,7 +117,7 @@ fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
     }
     if end != answer.len() {
         return Err(io::Error::other(
-            "bytes nobody asked for followed the handshake",
+            "unexpected bytes follow the handshake response",
         ));
     }
     Ok(ioctl_fionbio(socket, true)?)

@@ -58,7 +58,7 @@ impl ClientConnection {
         let mut count = 0;
         loop {
             let read = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(io::Error::other("the server closed it")),
+                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
                 Ok((read, _)) => read,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,

@@ -175,7 +175,7 @@ impl LoadProcess {
             let _ = errors.read_to_string(&mut text);
         }
         let text = text.trim().trim_start_matches("bench load: ");
-        io::Error::other(format!("the load client has failed: {text}"))
+        io::Error::other(format!("the load client failed: {text}"))
     }
 
     fn read_report(&mut self) -> io::Result<()> {

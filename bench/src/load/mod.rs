@@ -3,7 +3,7 @@
 //! Every connection must receive exactly the expected numbers in order: a gap, a repetition or an unexpected number ends
 //! the run with an error. Only visitors, which are in a room temporarily, may have gaps, and stalled connections read
 //! nothing. Closed loop ([`Load::deliver`]): a fixed number of messages is in flight. Open loop ([`Load::pace`]): messages
-//! are due at fixed times, whatever became of earlier ones, and latency counts from the due time.
+//! are due at fixed times, regardless of earlier ones, and latency counts from the due time.
 
 mod command;
 mod connect;
@@ -219,7 +219,7 @@ impl Load {
         }
         let Some(feed) = &mut self.feed else {
             return Err(io::Error::other(
-                "lines need a pipe to be published through",
+                "lines can be published only through a pipe",
             ));
         };
         self.output.clear();
@@ -297,7 +297,7 @@ impl Load {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!(
-                        "nothing for {patience:?}: {received} of {expected} deliveries received"
+                        "nothing received for {patience:?}: {received} of {expected} deliveries arrived"
                     ),
                 ));
             }

@@ -74,13 +74,13 @@ impl Frames {
         let &[first, second, ..] = rest else {
             return Ok(None);
         };
-        ensure!(!self.closed, "a frame came behind the close frame");
+        ensure!(!self.closed, "a frame follows the close frame");
         let opcode = first & 0x0f;
         ensure!(
             first & 0xf0 == FIN && matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG),
-            "a frame begins with {first:#04x}, which no frame of a server does"
+            "a frame begins with {first:#04x}, which a server must not send"
         );
-        ensure!(second & 0x80 == 0, "a frame of the server is masked");
+        ensure!(second & 0x80 == 0, "a frame from the server is masked");
         let (len, header) = match second {
             126 => match rest.get(2..4) {
                 Some(len) => (usize::from(u16::from_be_bytes([len[0], len[1]])), 4),
@@ -98,9 +98,12 @@ impl Frames {
         let is_short = len <= 125;
         ensure!(
             is_short == (header == 2) && (len > 0xffff) == (header == 10),
-            "a length of {len} stands in a header of {header} bytes"
+            "the length {len} is encoded in a header of {header} bytes"
         );
-        ensure!(is_short || opcode < CLOSE, "a control frame of {len} bytes");
+        ensure!(
+            is_short || opcode < CLOSE,
+            "a control frame has {len} bytes"
+        );
         if rest.len() - header < len {
             return Ok(None);
         }

@@ -135,7 +135,7 @@ impl Peer {
         let mut answer = Vec::new();
         let mut part = [0; 2048];
         let end = loop {
-            let read = stream.read(&mut part).during("reading an answer")?;
+            let read = stream.read(&mut part).during("reading a response")?;
             answer.extend_from_slice(&part[..read]);
             let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {
@@ -143,14 +143,14 @@ impl Peer {
             }
             ensure!(
                 read > 0 && answer.len() < 16 << 10,
-                "no whole answer came: {:?}",
+                "the response is incomplete: {:?}",
                 String::from_utf8_lossy(&answer)
             );
         };
         let head = String::from_utf8_lossy(&answer[..end]);
         ensure!(
             head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT),
-            "refused: {}",
+            "the handshake was refused: {}",
             head.lines().next().unwrap_or_default()
         );
         let mut frames = Frames::default();
@@ -222,7 +222,7 @@ impl Peer {
         self.ended = Some(end);
         ensure!(
             end == End::Broken || self.frames.is_between_frames(),
-            "a stream has ended in the middle of a frame"
+            "the stream ended in the middle of a frame"
         );
         Ok(())
     }
@@ -250,12 +250,15 @@ impl Peer {
             if let Some(end) = self.ended {
                 return Ok(Incoming::End(end));
             }
-            ensure!(Instant::now() < deadline, "nothing came but control frames");
+            ensure!(
+                Instant::now() < deadline,
+                "received nothing but control frames"
+            );
             match self.stream.read(&mut buffer) {
                 Ok(0) => self.end(End::Eof)?,
                 Ok(n) => self.frames.feed(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(Failure::new("nothing came"));
+                    return Err(Failure::new("received nothing"));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.end(End::Broken)?,
@@ -267,7 +270,9 @@ impl Peer {
     pub(crate) fn message(&mut self) -> Outcome<Vec<u8>> {
         match self.receive()? {
             Incoming::Message(message) => Ok(message),
-            other => Err(Failure::new(format!("{other:?} came for a message"))),
+            other => Err(Failure::new(format!(
+                "received {other:?} instead of a message"
+            ))),
         }
     }
 
@@ -280,14 +285,14 @@ impl Peer {
             match self.receive()? {
                 Incoming::Message(message) => take(&message)?,
                 // Completes the closing handshake, unless the server is already gone.
-                Incoming::Close(code) => drop(self.say_goodbye(code)),
+                Incoming::Close(code) => drop(self.send_close(code)),
                 Incoming::End(_) => return Ok(self.closed),
             }
         }
     }
 
     /// Sends a close frame, once.
-    pub(crate) fn say_goodbye(&mut self, code: u16) -> io::Result<()> {
+    pub(crate) fn send_close(&mut self, code: u16) -> io::Result<()> {
         if std::mem::replace(&mut self.said_goodbye, true) {
             return Ok(());
         }
@@ -296,7 +301,7 @@ impl Peer {
 
     /// Completes the closing handshake and waits for the end of the stream.
     pub(crate) fn close(mut self) -> Outcome {
-        self.say_goodbye(1000).during("sending a close frame")?;
+        self.send_close(1000).during("sending a close frame")?;
         let code = self.read_to_end(|_| Ok(()))?;
         ensure!(
             code == Some(1000) && self.ended == Some(End::Eof),

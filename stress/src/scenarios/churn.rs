@@ -109,13 +109,13 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let rate = (count - WARM_UP - VANISHED) as f64 / start.elapsed().as_secs_f64();
     let figures = settled(&mut server, done, VANISHED)?;
     drop(vanished);
-    eventually("its descriptors are free again", || {
+    eventually("the server has closed its descriptors", || {
         Ok(machine::descriptors(server.pid())? == descriptors)
     })?;
     let after = server.resident()?;
     ensure!(
         after <= before + GROWTH_BYTES_MAX,
-        "the server had {before} bytes after {WARM_UP} connections, and {after} after {count}"
+        "the server used {before} bytes after {WARM_UP} connections, and {after} after {count}"
     );
     Ok(Report {
         held: format!("{} connections at a time", THREADS * OPEN_MAX + VANISHED),
@@ -134,7 +134,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
 
 /// Waits until the server's counters include everything that clients have done.
 fn settled(server: &mut Server, done: ChurnCounts, vanished: u64) -> Outcome<Figures> {
-    let figures = server.eventually("all that came have gone", |figures| {
+    let figures = server.eventually("all connections are closed", |figures| {
         figures.get("accepted") == done.connected
             && figures.get("connections") == 0
             && figures.get("opened") >= done.upgraded
@@ -147,7 +147,7 @@ fn settled(server: &mut Server, done: ChurnCounts, vanished: u64) -> Outcome<Fig
     );
     ensure!(
         figures.get("heartbeat_timeouts") == vanished,
-        "{vanished} have stopped answering; {figures:?}"
+        "{vanished} clients have stopped answering; {figures:?}"
     );
     Ok(figures)
 }
@@ -185,7 +185,7 @@ struct Churner {
 impl Churner {
     fn run(&mut self, count: u64) -> Outcome<ChurnCounts> {
         for _ in 0..count {
-            self.come()?;
+            self.connect_once()?;
             while self.open.len() as u64 > self.random.between(1, OPEN_MAX) {
                 let at = self.random.below(self.open.len() as u64) as usize;
                 let (route, peer) = self.open.swap_remove(at);
@@ -198,7 +198,7 @@ impl Churner {
         Ok(self.done)
     }
 
-    fn come(&mut self) -> Outcome {
+    fn connect_once(&mut self) -> Outcome {
         let source = client::source(self.random.next());
         let stream = client::tcp(self.address, source).during("connecting")?;
         self.done.connected += 1;
@@ -219,7 +219,10 @@ impl Churner {
                 if path == ECHO && self.random.below(4) == 0 {
                     let message = self.codec.write(0, 0, 2_000);
                     peer.send(FIN | BINARY, &message).during("sending")?;
-                    ensure!(peer.message()? == message, "an echo is another message");
+                    ensure!(
+                        peer.message()? == message,
+                        "an echo differs from its message"
+                    );
                 }
                 self.open.push((route, peer));
                 Ok(())
@@ -232,14 +235,14 @@ impl Churner {
         let len = self.random.below(head.len() as u64) as usize;
         stream
             .write_all(&head.as_bytes()[..len])
-            .during("sending half a head")?;
+            .during("sending half a request head")?;
         self.abandon(&stream)
     }
 
     fn hasty(&mut self, mut stream: TcpStream) -> Outcome {
         stream
             .write_all(client::request(SILENT).as_bytes())
-            .during("sending a head")?;
+            .during("sending a request head")?;
         self.abandon(&stream)
     }
 
@@ -254,14 +257,14 @@ impl Churner {
 fn leave(route: Route, mut peer: Peer, random: &mut Random) -> Outcome {
     match route {
         Route::Close => peer.close()?,
-        Route::Slam => peer.say_goodbye(1001)?,
+        Route::Slam => peer.send_close(1001)?,
         Route::Reset => client::reset_on_drop(&peer.stream)?,
         Route::HalfClose => {
             peer.stream.shutdown(Shutdown::Write)?;
             peer.read_to_end(|_| Ok(()))?;
             ensure!(
                 peer.ended == Some(End::Eof),
-                "half a close was answered with {:?}",
+                "a half-closed stream ended with {:?}",
                 peer.ended
             );
         }

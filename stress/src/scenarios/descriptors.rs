@@ -11,6 +11,7 @@ use crate::check::{During, Outcome, ensure, eventually, within};
 use crate::client::frames::{BINARY, FIN};
 use crate::client::{self, Peer};
 use crate::machine;
+use crate::random::Random;
 use crate::server::program::ECHO;
 use crate::server::{Server, Setup};
 
@@ -29,84 +30,30 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         handler_threads: 4,
         ..context.setup()
     })?;
-    let in_use = |server: &Server| machine::descriptors_below(server.pid(), DESCRIPTORS);
     let own = in_use(&server)?;
     let rounds = ROUNDS * context.scale;
     let mut random = context.random.clone();
     let mut cpu_most: f64 = 0.0;
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds {
-        let room = DESCRIPTORS - own;
-        let mut open = Vec::new();
-        for _ in 0..room {
-            open.push(Peer::upgraded(ask(&server, random.next())?)?);
-        }
-        let errors = server.figures()?.get("accept_errors");
-        let mut waiting = Vec::new();
-        for _ in 0..TOO_MANY {
-            waiting.push(ask(&server, random.next())?);
-        }
-        server.eventually("accepting fails", |f| f.get("accept_errors") > errors)?;
-
-        let cpu = machine::cpu_seconds(server.pid())?;
-        let errors = server.figures()?.get("accept_errors");
-        thread::sleep(Duration::from_secs(1));
-        let cpu = machine::cpu_seconds(server.pid())? - cpu;
-        let figures = server.figures()?;
-        let tries = figures.get("accept_errors") - errors;
+        let (cpu, took) = exhaust_and_recover(context, &mut server, own, &mut random)?;
         cpu_most = cpu_most.max(cpu);
-        ensure!(
-            cpu <= CPU_SECONDS_MAX && tries <= TRIES_MAX,
-            "out of descriptors, the server used {cpu} s of a second, and tried {tries} times"
-        );
-        ensure!(
-            figures.get("connections") == room,
-            "with room for {room}: {figures:?}"
-        );
-        echo(context, &mut open).during("those who are connected")?;
-
-        // Exactly as many are accepted as have closed.
-        let go = random.between(1, room.min(TOO_MANY) - 1) as usize;
-        for peer in open.drain(..go) {
-            if random.below(2) == 0 {
-                client::reset_on_drop(&peer.stream)?;
-            }
-        }
-        let mut taken_in = Vec::new();
-        let took = within(Duration::from_secs(5), "who waited is taken in", || {
-            taken_in.extend(answered(&mut waiting)?);
-            ensure!(taken_in.len() <= go, "more than have gone are taken in");
-            Ok(taken_in.len() == go)
-        })?;
         slowest = slowest.max(took);
-        echo(context, &mut taken_in).during("those who were taken in")?;
-
-        drop((open, taken_in));
-        eventually("all that wait are taken in", || {
-            answered(&mut waiting)?;
-            Ok(waiting.is_empty())
-        })?;
-        server.eventually("all have gone", |figures| {
-            figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
-        })?;
-        eventually("its descriptors are free again", || {
-            Ok(in_use(&server)? == own)
-        })?;
     }
     let figures = server.figures()?;
-    let came = rounds * (DESCRIPTORS - own + TOO_MANY);
+    let connected = rounds * (DESCRIPTORS - own + TOO_MANY);
     ensure!(
-        figures.get("opened") == came && figures.get("accepted") == came,
-        "{came} came; {figures:?}"
+        figures.get("opened") == connected && figures.get("accepted") == connected,
+        "{connected} clients connected; {figures:?}"
     );
     Ok(Report {
         held: format!(
-            "{DESCRIPTORS} descriptors, all in use, {rounds} times, and {TOO_MANY} clients that wait"
+            "{DESCRIPTORS} descriptors, all in use, {rounds} times, and {TOO_MANY} waiting clients"
         ),
         faults: rounds * TOO_MANY,
         figures: format!(
-            "{cpu_most:.2} s of processor time in the worst second; {} failed tries in all; taken in {:.0} ms \
-             after others went, at the slowest",
+            "{cpu_most:.2} s of CPU time in the worst second; {} failed accepts in all; waiting clients accepted at most \
+             {:.0} ms after others disconnected",
             figures.get("accept_errors"),
             slowest.as_secs_f64() * 1e3
         ),
@@ -114,8 +61,91 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })
 }
 
+/// Number of the server's descriptors that count towards its limit.
+fn in_use(server: &Server) -> std::io::Result<u64> {
+    machine::descriptors_below(server.pid(), DESCRIPTORS)
+}
+
+/// Uses up all descriptors, of which the server itself has `own`; then frees some, and at last all. Returns the CPU time of
+/// one second without descriptors, and how long it took to accept clients after others disconnected.
+fn exhaust_and_recover(
+    context: &Context,
+    server: &mut Server,
+    own: u64,
+    random: &mut Random,
+) -> Outcome<(f64, Duration)> {
+    let room = DESCRIPTORS - own;
+    let mut open = Vec::new();
+    for _ in 0..room {
+        open.push(Peer::upgraded(request(server, random.next())?)?);
+    }
+    let errors = server.figures()?.get("accept_errors");
+    let mut waiting = Vec::new();
+    for _ in 0..TOO_MANY {
+        waiting.push(request(server, random.next())?);
+    }
+    server.eventually("accepting fails", |f| f.get("accept_errors") > errors)?;
+    let cpu = check_no_spin(server, room)?;
+    echo(context, &mut open).during("the connected clients")?;
+
+    // Exactly as many are accepted as have closed.
+    let closed = random.between(1, room.min(TOO_MANY) - 1) as usize;
+    for peer in open.drain(..closed) {
+        if random.below(2) == 0 {
+            client::reset_on_drop(&peer.stream)?;
+        }
+    }
+    let mut accepted = Vec::new();
+    let took = within(
+        Duration::from_secs(5),
+        "a waiting client is accepted for each that disconnected",
+        || {
+            accepted.extend(answered(&mut waiting)?);
+            ensure!(
+                accepted.len() <= closed,
+                "more clients were accepted than had disconnected"
+            );
+            Ok(accepted.len() == closed)
+        },
+    )?;
+    echo(context, &mut accepted).during("the clients accepted later")?;
+
+    drop((open, accepted));
+    eventually("all waiting clients are accepted", || {
+        answered(&mut waiting)?;
+        Ok(waiting.is_empty())
+    })?;
+    server.eventually("all connections are closed", |figures| {
+        figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
+    })?;
+    eventually("the server has closed its descriptors", || {
+        Ok(in_use(server)? == own)
+    })?;
+    Ok((cpu, took))
+}
+
+/// Checks that a server without free descriptors neither spins nor drops one of its `room` connections. Returns the CPU time
+/// that it used in one second.
+fn check_no_spin(server: &mut Server, room: u64) -> Outcome<f64> {
+    let cpu = machine::cpu_seconds(server.pid())?;
+    let errors = server.figures()?.get("accept_errors");
+    thread::sleep(Duration::from_secs(1));
+    let cpu = machine::cpu_seconds(server.pid())? - cpu;
+    let figures = server.figures()?;
+    let tries = figures.get("accept_errors") - errors;
+    ensure!(
+        cpu <= CPU_SECONDS_MAX && tries <= TRIES_MAX,
+        "without descriptors, the server used {cpu} s of CPU time in a second, and tried {tries} times to accept"
+    );
+    ensure!(
+        figures.get("connections") == room,
+        "{room} connections were open; {figures:?}"
+    );
+    Ok(cpu)
+}
+
 /// Sends a handshake without waiting for the response.
-fn ask(server: &Server, number: u64) -> Outcome<TcpStream> {
+fn request(server: &Server, number: u64) -> Outcome<TcpStream> {
     let mut stream = client::tcp(server.address, client::source(number)).during("connecting")?;
     stream
         .write_all(client::request(ECHO).as_bytes())
@@ -143,7 +173,10 @@ fn echo(context: &Context, peers: &mut [Peer]) -> Outcome {
     let message = context.codec().write(0, 0, 500);
     for peer in peers {
         peer.send(FIN | BINARY, &message)?;
-        ensure!(peer.message()? == message, "an echo is another message");
+        ensure!(
+            peer.message()? == message,
+            "an echo differs from its message"
+        );
     }
     Ok(())
 }

@@ -90,19 +90,22 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         let latency = join(measuring);
         Ok::<_, Failure>((evicted?, latency?))
     })?;
-    // What a busy machine keeps from the server is not the server's.
+    // Subtract the time that a busy machine kept the server from running.
     let waited = waited()?.saturating_sub(waited_before);
-    ensure!(evicted >= victims, "{evicted} were evicted, of {victims}");
+    ensure!(
+        evicted >= victims,
+        "{evicted} of {victims} connections were evicted"
+    );
     ensure!(
         attacked <= LATENCY_MAX + calm + waited,
-        "an answer came after {attacked:?} while {evicted} of {connections} were evicted; after {calm:?} without that; the server waited {waited:?} for a processor"
+        "an echo took {attacked:?} while {evicted} of {connections} connections were evicted; {calm:?} without an attack; the server waited {waited:?} for a processor"
     );
     drop(peers);
     Ok(Report {
         held: format!("{connections} connections"),
         faults: evicted,
         figures: format!(
-            "latest answer after {attacked:.1?}, without an attack {calm:.1?}; {waited:.1?} without a processor"
+            "slowest echo {attacked:.1?}, without an attack {calm:.1?}; {waited:.1?} without a processor"
         ),
         peak: server.finish()?,
     })
@@ -116,7 +119,11 @@ fn latency(peer: &mut Peer, over: &AtomicBool) -> Outcome<Duration> {
         peer.send(FIN | TEXT, b"echo").during("sending")?;
         match peer.receive()? {
             Incoming::Message(_) => longest = longest.max(sent.elapsed()),
-            other => return Err(Failure::new(format!("{other:?} came for an echo"))),
+            other => {
+                return Err(Failure::new(format!(
+                    "received {other:?} instead of an echo"
+                )));
+            }
         }
     }
     Ok(longest)

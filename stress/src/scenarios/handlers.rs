@@ -56,17 +56,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     for number in 0..LISTENERS {
         listeners.push((connect(number, SILENT)?, ReceiveLog::new(codec)));
     }
-    let mut blocked = Vec::new();
-    for number in 0..BLOCKED {
-        let mut peer = connect(number, BLOCK)?;
-        for number in 0..=BEHIND {
-            peer.send(FIN | BINARY, &codec.write(0, number, 200))?;
-        }
-        blocked.push(peer);
-    }
-    server.eventually("so many handlers are blocked", |figures| {
-        figures.get("handlers_blocked") == BLOCKED
-    })?;
+    let mut blocked = block_handlers(&mut server, codec)?;
 
     let over = AtomicBool::new(false);
     let echoes = thread::scope(|scope| {
@@ -91,31 +81,32 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         worked.map(|_| echoes)
     })?;
     let of_a_kind = OF_A_KIND * context.scale;
-    judge_listeners(&mut listeners, &loops, of_a_kind)?;
+    check_listeners(&mut listeners, &loops, of_a_kind)?;
     for (peer, _) in listeners {
         peer.close()?;
     }
     drop(blocked);
-    let figures = server.eventually("all but the blocked have gone", |figures| {
-        figures.get("opened") == figures.get("closed") + BLOCKED
-    })?;
+    let figures = server.eventually(
+        "all connections but the blocked ones are closed",
+        |figures| figures.get("opened") == figures.get("closed") + BLOCKED,
+    )?;
     ensure!(
         figures.get("handler_panics") == 3 * of_a_kind
             && figures.get("handlers_blocked") == BLOCKED
             && figures.get("dropped_closed") >= of_a_kind,
-        "{of_a_kind} of each kind; {figures:?}"
+        "{of_a_kind} faults of each kind; {figures:?}"
     );
     let took = server.shutdown(SHUTDOWN_MS)?;
     ensure!(
         took <= SHUTDOWN_MS + SHUTDOWN_SPARE_MS,
-        "with {BLOCKED} handlers blocked, the end took {took} ms"
+        "with {BLOCKED} blocked handlers, the shutdown took {took} ms"
     );
     Ok(Report {
-        held: format!("{ECHOERS} that echo, {LISTENERS} that listen, {BLOCKED} blocked for ever"),
+        held: format!("{ECHOERS} echo clients, {LISTENERS} listeners, {BLOCKED} blocked handlers"),
         faults: BLOCKED + of_a_kind * KINDS.len() as u64,
         figures: format!(
-            "{} panics; {} loops of {LOOP_MESSAGES} in order at each listener; {} echoes, the slowest in {:.0} ms; \
-             stopped in {took} ms",
+            "{} panics; {} loops of {LOOP_MESSAGES} messages in order at each listener; {} echoes, the slowest in \
+             {:.0} ms; shutdown in {took} ms",
             figures.get("handler_panics"),
             loops.len(),
             echoes.0,
@@ -123,6 +114,22 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         ),
         peak: server.finish()?,
     })
+}
+
+/// Opens connections whose handlers block forever, with further messages queued behind.
+fn block_handlers(server: &mut Server, codec: MessageCodec) -> Outcome<Vec<Peer>> {
+    let mut blocked = Vec::new();
+    for number in 0..BLOCKED {
+        let mut peer = Peer::connect(server.address, client::source(number), BLOCK)?;
+        for number in 0..=BEHIND {
+            peer.send(FIN | BINARY, &codec.write(0, number, 200))?;
+        }
+        blocked.push(peer);
+    }
+    server.eventually("the handlers are blocked", |figures| {
+        figures.get("handlers_blocked") == BLOCKED
+    })?;
+    Ok(blocked)
 }
 
 /// All faults in random order, each with a unique number.
@@ -144,7 +151,7 @@ fn fault(mut peer: Peer, number: u32, kind: &str, codec: MessageCodec) -> Outcom
     match kind {
         PANIC_ON_OPEN | PANIC_ON_MESSAGE => {
             if kind == PANIC_ON_MESSAGE {
-                // Messages behind this one are not handled any more.
+                // The messages after this one are no longer handled.
                 for number in 0..3 {
                     peer.send(FIN | BINARY, &message(number))?;
                 }
@@ -152,7 +159,7 @@ fn fault(mut peer: Peer, number: u32, kind: &str, codec: MessageCodec) -> Outcom
             let code = peer.read_to_end(|_| Ok(()))?;
             ensure!(
                 code == Some(1011) && peer.ended == Some(End::Eof),
-                "a panic was told with {code:?}, {:?}",
+                "a panic closed the connection with {code:?}, {:?}",
                 peer.ended
             );
         }
@@ -161,13 +168,13 @@ fn fault(mut peer: Peer, number: u32, kind: &str, codec: MessageCodec) -> Outcom
                 peer.send(FIN | BINARY, &message(number))?;
             }
             for number in 0..3 {
-                replied(&mut peer, &message(number))?;
+                expect_reply(&mut peer, &message(number))?;
             }
             peer.close()?;
         }
         LOOP => {
             peer.send(FIN | BINARY, &message(0))?;
-            replied(&mut peer, b"done")?;
+            expect_reply(&mut peer, b"done")?;
             peer.close()?;
         }
         _ => peer.close()?,
@@ -176,12 +183,16 @@ fn fault(mut peer: Peer, number: u32, kind: &str, codec: MessageCodec) -> Outcom
 }
 
 /// Waits for a reply and skips broadcasts.
-fn replied(peer: &mut Peer, reply: &[u8]) -> Outcome {
+fn expect_reply(peer: &mut Peer, reply: &[u8]) -> Outcome {
     loop {
         match peer.receive()? {
             Incoming::Message(message) if message == reply => return Ok(()),
             Incoming::Message(_) => {}
-            other => return Err(Failure::new(format!("{other:?} came for a reply"))),
+            other => {
+                return Err(Failure::new(format!(
+                    "received {other:?} instead of a reply"
+                )));
+            }
         }
     }
 }
@@ -193,7 +204,7 @@ fn listen(
 ) -> Outcome {
     loop {
         let last = over.load(SeqCst);
-        hear(listeners)?;
+        read_listeners(listeners)?;
         for peer in &mut *blocked {
             peer.pump(usize::MAX, |_| Ok(()))?;
         }
@@ -204,7 +215,7 @@ fn listen(
     }
 }
 
-fn hear(listeners: &mut [(Peer, ReceiveLog)]) -> Outcome {
+fn read_listeners(listeners: &mut [(Peer, ReceiveLog)]) -> Outcome {
     for (peer, log) in listeners {
         peer.pump(usize::MAX, |message| {
             log.record_in_sequence(message).map(drop)
@@ -213,10 +224,10 @@ fn hear(listeners: &mut [(Peer, ReceiveLog)]) -> Outcome {
     Ok(())
 }
 
-fn judge_listeners(listeners: &mut [(Peer, ReceiveLog)], loops: &[u32], late: u64) -> Outcome {
+fn check_listeners(listeners: &mut [(Peer, ReceiveLog)], loops: &[u32], late: u64) -> Outcome {
     let due = loops.len() as u64 * LOOP_MESSAGES + late;
-    eventually("each listener has got everything", || {
-        hear(listeners)?;
+    eventually("each listener has received every message", || {
+        read_listeners(listeners)?;
         Ok(listeners.iter().all(|(_, log)| log.count == due))
     })?;
     for (_, log) in listeners {
@@ -227,7 +238,7 @@ fn judge_listeners(listeners: &mut [(Peer, ReceiveLog)], loops: &[u32], late: u6
         };
         ensure!(
             loops.iter().all(|sender| whole(sender, LOOP_MESSAGES)) && whole(&LATE_SENDER, late),
-            "a listener has got {:?}",
+            "a listener received {:?}",
             log.runs
         );
     }
@@ -248,12 +259,12 @@ fn echo(address: SocketAddrV4, codec: MessageCodec, over: &AtomicBool) -> Outcom
             peer.send(FIN | BINARY, &message)?;
         }
         for peer in &mut peers {
-            replied(peer, &message).during("an echo")?;
+            expect_reply(peer, &message).during("an echo")?;
         }
         slowest = slowest.max(start.elapsed());
         ensure!(
             slowest <= ECHO_WITHIN,
-            "beside such handlers, an echo took {slowest:?}"
+            "an echo took {slowest:?}; at most {ECHO_WITHIN:?} are allowed"
         );
         number += 1;
         thread::sleep(Duration::from_millis(2));
@@ -261,7 +272,7 @@ fn echo(address: SocketAddrV4, codec: MessageCodec, over: &AtomicBool) -> Outcom
     for mut peer in peers {
         // The last message is not numbered.
         peer.send(FIN | TEXT, b"last")?;
-        replied(&mut peer, b"last")?;
+        expect_reply(&mut peer, b"last")?;
         peer.close()?;
     }
     Ok((number * ECHOERS, slowest))

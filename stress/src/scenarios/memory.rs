@@ -89,13 +89,13 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let times_sum = peak as f64 / sum as f64;
     ensure!(
         10 * peak <= SLACK * sum as u64,
-        "the server took {:.1} MiB, and the sum of its bounds is {:.1} MiB",
+        "the server used {:.1} MiB; the sum of its limits is {:.1} MiB",
         mib(peak),
         mib(sum as u64)
     );
     ensure!(
         peak as usize > sum / 2,
-        "the server took {:.1} MiB of {:.1} MiB only: that was no attack",
+        "the server used only {:.1} MiB of {:.1} MiB: the attack was too weak",
         mib(peak),
         mib(sum as u64)
     );
@@ -175,7 +175,9 @@ impl Attack {
             first += 40;
         }
         self.server
-            .eventually("all is broadcast", |figures| figures.get("producing") == 0)?;
+            .eventually("all messages are broadcast", |figures| {
+                figures.get("producing") == 0
+            })?;
         Ok(())
     }
 

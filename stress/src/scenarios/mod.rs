@@ -120,7 +120,7 @@ impl Context {
         }
         ensure!(
             room >= short_run || std::env::var_os("CI").is_none(),
-            "{} descriptors are too few for {short_run} connections",
+            "{} file descriptors are too few for {short_run} connections: raise the limit (ulimit -Hn)",
             self.descriptors
         );
         println!(

@@ -141,13 +141,13 @@ impl ReaderTrial {
         if self.policy == PACE {
             self.produce(1, messages)?;
             self.read_until("the broadcasts are done", |trial| {
-                trial.keep_up_have(messages)
+                trial.fast_readers_have(messages)
             })?;
         } else {
             for first in (1..=messages).step_by(BATCH as usize) {
                 self.produce(first, BATCH)?;
                 self.read_until("a batch has arrived", |trial| {
-                    trial.keep_up_have(first + BATCH - 1)
+                    trial.fast_readers_have(first + BATCH - 1)
                 })?;
             }
         }
@@ -163,7 +163,7 @@ impl ReaderTrial {
                 Ok(readers.all(|reader| reader.has_left() || reader.log.last(0) == messages))
             })?;
         }
-        // Every outbox is empty now, so the next message must reach everybody who is still connected.
+        // Every outbox is empty now, so the next message must reach every reader that is still connected.
         self.produce(messages + 1, 1)?;
         self.read_until("the last message has arrived", |trial| {
             let mut readers = trial.readers.iter();
@@ -183,7 +183,7 @@ impl ReaderTrial {
         })
     }
 
-    fn keep_up_have(&mut self, number: u64) -> Outcome<bool> {
+    fn fast_readers_have(&mut self, number: u64) -> Outcome<bool> {
         let mut keep_up = self.readers.iter().filter(|r| r.pace == Pace::KeepsUp);
         Ok(keep_up.all(|reader| reader.log.last(0) >= number))
     }
@@ -210,7 +210,7 @@ impl ReaderTrial {
             } else {
                 ensure!(
                     now.duration_since(progress) < DEADLINE,
-                    "it never came to hold: {what}; {:?}",
+                    "timed out before {what}; {:?}",
                     self.server.figures()?
                 );
                 thread::sleep(Duration::from_millis(1));
@@ -247,8 +247,8 @@ impl ReaderTrial {
             total += read;
             if reader.has_left() && reader.peer.ended.is_none() {
                 let code = reader.peer.closed.unwrap_or_default();
-                // A reply that arrives too late is not read any more.
-                let _ = reader.peer.say_goodbye(code);
+                // A reply that arrives too late is no longer read.
+                let _ = reader.peer.send_close(code);
                 reader.peer.pump(usize::MAX, |_| Ok(()))?;
             }
         }
@@ -264,7 +264,7 @@ impl ReaderTrial {
         for (number, reader) in self.readers.iter().enumerate() {
             let run = reader.log.runs.get(&0).copied();
             let run =
-                run.ok_or_else(|| Failure::new(format!("reader {number} has got nothing")))?;
+                run.ok_or_else(|| Failure::new(format!("reader {number} received nothing")))?;
             received += run.count;
             ensure!(
                 run.first == 1 || self.policy == Policy::DropOldest,
@@ -289,13 +289,13 @@ impl ReaderTrial {
             let got_all = !reader.has_left() && run.count == last;
             ensure!(
                 spared.is_none_or(|spared| spared == got_all),
-                "reader {number}, {:?}, got {} of {last} messages",
+                "reader {number}, {:?}, received {} of {last} messages",
                 reader.pace,
                 run.count
             );
             ensure!(
                 !lossless || got_all != reader.has_left(),
-                "reader {number} is still there, and got {} of {last} messages",
+                "reader {number} is still connected, and received {} of {last} messages",
                 run.count
             );
         }
@@ -312,11 +312,14 @@ impl ReaderTrial {
                 figures.get("slow_consumers") == left && dropped >= left,
                 "{left} readers were disconnected; {figures:?}"
             );
-            ensure!(received + dropped <= due, "more than was due; {figures:?}");
+            ensure!(
+                received + dropped <= due,
+                "more messages were counted than sent; {figures:?}"
+            );
         } else {
             ensure!(
                 received + dropped == due && left == 0,
-                "{received} arrived and {dropped} were dropped, of {due}; {left} have left"
+                "{received} of {due} messages arrived and {dropped} were dropped; {left} readers were disconnected"
             );
         }
         Ok(format!(

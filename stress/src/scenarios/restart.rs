@@ -47,13 +47,13 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })?;
     ensure!(
         connects >= CLIENTS * (kills + 1),
-        "{CLIENTS} clients have connected {connects} times, beside {kills} kills"
+        "{CLIENTS} clients connected {connects} times during {kills} kills"
     );
     Ok(Report {
-        held: format!("{CLIENTS} clients that ask all the time"),
+        held: format!("{CLIENTS} clients that send continuously"),
         faults: kills,
         figures: format!(
-            "{connects} connects; all served again {:.0} ms after the start, at the slowest",
+            "{connects} connects; all clients served at most {:.0} ms after a restart",
             slowest.as_secs_f64() * 1e3
         ),
         peak,
@@ -112,7 +112,7 @@ fn live(
                 break;
             };
             let pid = answer.to_text().ok().and_then(|text| text.parse().ok());
-            let pid = pid.ok_or_else(|| Failure::new(format!("{answer:?} is no answer")))?;
+            let pid = pid.ok_or_else(|| Failure::new(format!("{answer:?} is not a process id")))?;
             served.store(pid, SeqCst);
             thread::sleep(Duration::from_millis(5));
         }

@@ -1,4 +1,4 @@
-//! Sixteen threads broadcast at full speed while clients come and go. Between the first and the last message that a client
+//! Sixteen threads broadcast at full speed while clients connect and disconnect. Between the first and the last message that a client
 //! receives from a sender, none is missing, and memory stays bounded.
 
 use std::net::SocketAddrV4;
@@ -12,14 +12,15 @@ use crate::check::{DEADLINE, During, Failure, Outcome, ensure, eventually, join,
 use crate::client::{self, Peer};
 use crate::random::Random;
 use crate::server::program::SILENT;
-use crate::server::{Policy, ProducerPlan, Server, Setup};
+use crate::server::{Figures, Policy, ProducerPlan, Server, Setup};
 
 const SENDERS: u32 = 16;
 const MILLISECONDS: u64 = 8_000;
 const BYTES_MAX: usize = 300;
-const STAYING: u64 = 12;
+/// Clients that stay connected.
+const RESIDENTS: u64 = 12;
 /// Threads that each connect and disconnect one client after the other.
-const VISITING: u64 = 3;
+const VISITORS: u64 = 3;
 /// Large enough that no client counts as a slow consumer because the machine is busy.
 const PATIENCE_MS: u64 = 15_000;
 
@@ -40,16 +41,57 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         },
         ..context.setup()
     })?;
-    let (address, codec) = (server.address, context.codec());
-    let mut staying = Vec::new();
-    for number in 0..STAYING {
-        let peer = Peer::connect(address, client::source(number), SILENT)?;
-        staying.push((peer, ReceiveLog::new(codec)));
-    }
-    server.eventually("those who stay have come", |figures| {
-        figures.get("connections") == STAYING
-    })?;
+    let mut residents = connect_residents(context, &mut server)?;
     let start = Instant::now();
+    start_senders(context, &mut server)?;
+    let (visits, visited) = run_clients(context, &mut server, &mut residents)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let figures = server.figures()?;
+    check_residents(&mut residents, &figures)?;
+    let offered = figures.get("offered");
+    ensure!(
+        figures.get("slow_consumers") == 0 && figures.get("dropped_slow_consumer") == 0,
+        "clients were treated as slow consumers: {figures:?}"
+    );
+    let peak = server.finish()?;
+    // The limits count message bytes. Messages this small take as much again for bookkeeping and their queue entry.
+    let bound = SERVER_BYTES_MAX
+        + 2 * (SHARDS * 2 * MAILBOX_BYTES_MAX + (RESIDENTS + VISITORS) * OUTBOX_BYTES_MAX);
+    ensure!(
+        peak <= bound,
+        "the server's peak memory was {:.1} MiB; at most {:.1} MiB are allowed",
+        mib(peak),
+        mib(bound)
+    );
+    let delivered = offered * RESIDENTS + visited;
+    Ok(Report {
+        held: format!("{SENDERS} senders, {RESIDENTS} clients that stay connected"),
+        faults: visits,
+        figures: format!(
+            "{offered} broadcasts in {seconds:.1} s, {delivered} deliveries checked, {visited} of them at {visits} \
+             clients that connected and disconnected; memory limit {:.1} MiB",
+            mib(bound)
+        ),
+        peak,
+    })
+}
+
+/// A client that stays connected, with the messages that it has received.
+type Resident = (Peer, ReceiveLog);
+
+fn connect_residents(context: &Context, server: &mut Server) -> Outcome<Vec<Resident>> {
+    let mut residents = Vec::new();
+    for number in 0..RESIDENTS {
+        let peer = Peer::connect(server.address, client::source(number), SILENT)?;
+        residents.push((peer, ReceiveLog::new(context.codec())));
+    }
+    server.eventually("all residents are connected", |figures| {
+        figures.get("connections") == RESIDENTS
+    })?;
+    Ok(residents)
+}
+
+fn start_senders(context: &Context, server: &mut Server) -> Outcome {
     for sender in 1..=SENDERS {
         server.produce(ProducerPlan {
             sender,
@@ -60,13 +102,24 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
             pause: 0,
         })?;
     }
+    Ok(())
+}
+
+/// Reads on the residents' connections, and lets visitors connect and disconnect, until the senders have finished. Returns
+/// the number of visits, and how many messages the visitors received.
+fn run_clients(
+    context: &Context,
+    server: &mut Server,
+    residents: &mut [Resident],
+) -> Outcome<(u64, u64)> {
+    let (address, codec) = (server.address, context.codec());
     let over = AtomicBool::new(false);
-    let (visits, visited) = thread::scope(|scope| {
-        let halves = staying.chunks_mut(STAYING as usize / 2);
+    thread::scope(|scope| {
+        let halves = residents.chunks_mut(RESIDENTS as usize / 2);
         let readers: Vec<_> = halves
             .map(|half| scope.spawn(|| read(half, &over)))
             .collect();
-        let visitors: Vec<_> = (0..VISITING)
+        let visitors: Vec<_> = (0..VISITORS)
             .map(|number| {
                 let random = context.random.fork("visitor", number);
                 let over = &over;
@@ -74,85 +127,62 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
             })
             .collect();
         let wait = Duration::from_millis(MILLISECONDS * context.scale) + DEADLINE;
-        let done = within(wait, "the senders are done", || {
+        let done = within(wait, "the senders have finished", || {
             Ok(server.figures()?.get("producing") == 0)
         });
         over.store(true, SeqCst);
         let mut sum = (0, 0);
         for visitor in visitors {
-            let (visits, messages) = join(visitor).during("one who came and went")?;
+            let (visits, messages) = join(visitor).during("a visitor")?;
             sum = (sum.0 + visits, sum.1 + messages);
         }
         for reader in readers {
-            join(reader).during("one who stayed")?;
+            join(reader).during("a resident")?;
         }
         done?;
         Ok::<_, Failure>(sum)
-    })?;
-    let seconds = start.elapsed().as_secs_f64();
-    let figures = server.figures()?;
+    })
+}
+
+/// Waits until each resident has received every message, and checks that none is missing.
+fn check_residents(residents: &mut [Resident], figures: &Figures) -> Outcome {
     let last = |sender: u32| figures.get(&format!("sent_{sender}"));
-    eventually("those who stayed have got everything", || {
-        for (peer, log) in &mut staying {
+    eventually("each resident has received every message", || {
+        for (peer, log) in &mut *residents {
             peer.pump(usize::MAX, |message| {
                 log.record_in_sequence(message).map(drop)
             })?;
         }
         let has_all = |log: &ReceiveLog| (1..=SENDERS).all(|s| log.last(s) == last(s));
-        Ok(staying.iter().all(|(_, log)| has_all(log)))
+        Ok(residents.iter().all(|(_, log)| has_all(log)))
     })?;
-    for (_, log) in &staying {
+    for (_, log) in residents {
         ensure!(
             (1..=SENDERS).all(|sender| last(sender) > 0 && log.runs[&sender].first == 1),
-            "one who stayed has got {:?}",
+            "a resident received {:?}",
             log.runs
         );
     }
-    let offered = figures.get("offered");
-    ensure!(
-        figures.get("slow_consumers") == 0 && figures.get("dropped_slow_consumer") == 0,
-        "some were taken for slow: {figures:?}"
-    );
-    let peak = server.finish()?;
-    // The limits count message bytes. Messages this small take as much again for bookkeeping and their queue entry.
-    let bound = SERVER_BYTES_MAX
-        + 2 * (SHARDS * 2 * MAILBOX_BYTES_MAX + (STAYING + VISITING) * OUTBOX_BYTES_MAX);
-    ensure!(
-        peak <= bound,
-        "the server took {:.1} MiB at its peak, where {:.1} are the bound",
-        mib(peak),
-        mib(bound)
-    );
-    let delivered = offered * STAYING + visited;
-    Ok(Report {
-        held: format!("{SENDERS} senders, {STAYING} clients that stay"),
-        faults: visits,
-        figures: format!(
-            "{offered} broadcasts in {seconds:.1} s, {delivered} deliveries checked, {visited} of them at {visits} \
-             clients that came and went; bound of memory {:.1} MiB",
-            mib(bound)
-        ),
-        peak,
-    })
+    Ok(())
 }
 
 /// Reads the messages that have arrived; the server must not have closed the connection.
-fn take(peer: &mut Peer, log: &mut ReceiveLog) -> Outcome<usize> {
+fn read_arrived(peer: &mut Peer, log: &mut ReceiveLog) -> Outcome<usize> {
     let bytes = peer.pump(1 << 20, |message| log.record_in_sequence(message).map(drop))?;
     ensure!(
         peer.closed.is_none() && peer.ended.is_none(),
-        "it was closed with {:?}, {:?}",
+        "the server closed the connection with {:?}, {:?}",
         peer.closed,
         peer.ended
     );
     Ok(bytes)
 }
 
-fn read(readers: &mut [(Peer, ReceiveLog)], over: &AtomicBool) -> Outcome {
+fn read(readers: &mut [Resident], over: &AtomicBool) -> Outcome {
     while !over.load(SeqCst) {
         let mut bytes = 0;
         for (peer, log) in &mut *readers {
-            bytes += take(peer, log)?;
+            bytes += read_arrived(peer, log)?;
         }
         if bytes == 0 {
             thread::sleep(Duration::from_millis(1));
@@ -175,13 +205,13 @@ fn visit(
         let stay = Duration::from_millis(random.below(60));
         let start = Instant::now();
         while start.elapsed() < stay {
-            if take(&mut peer, &mut log)? == 0 {
+            if read_arrived(&mut peer, &mut log)? == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
         }
         match random.below(3) {
             0 => {
-                let _ = peer.say_goodbye(1000);
+                let _ = peer.send_close(1000);
                 // Messages that arrived before the close reply count, too.
                 peer.read_to_end(|message| log.record_in_sequence(message).map(drop))?;
             }

@@ -13,7 +13,7 @@ use crate::client::frames::{BINARY, FIN};
 use crate::client::{self, Peer};
 use crate::random::Random;
 use crate::server::program::{ECHO, FLOOD, SILENT, SLEEP};
-use crate::server::{Policy, ProducerPlan, Server, Setup};
+use crate::server::{Figures, Policy, ProducerPlan, Server, Setup};
 
 const READERS: u64 = 12;
 const ECHOERS: u64 = 6;
@@ -34,7 +34,7 @@ const WAIT_MS: u64 = 3_000;
 const LONG_WAIT_MS: u64 = 10_000;
 /// Allowance for scheduling delays of the machine.
 const SPARE_MS: u64 = 1_000;
-/// Nobody is disconnected before the shutdown, so each broadcast must reach each member.
+/// No client is disconnected before the shutdown, so each broadcast must reach each member.
 const PACE: Policy = Policy::Pace {
     bytes_per_second_min: 1,
     patience: 60_000,
@@ -43,23 +43,31 @@ const PACE: Policy = Policy::Pace {
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let mut figures = Vec::new();
     let mut peak = 0;
-    let some_hang = |shards| ShutdownTrial {
+    let with_stalled_clients = |shards| ShutdownTrial {
         shards,
         stopped: STOPPED,
         mid_frame: MID_FRAME,
         wait: WAIT_MS,
     };
-    let all_answer = ShutdownTrial {
+    let all_responsive = ShutdownTrial {
         shards: 2,
         stopped: 0,
         mid_frame: 0,
         wait: LONG_WAIT_MS,
     };
     let trials = [
-        ("dropping, one shard", Policy::DropOldest, some_hang(1)),
-        ("dropping, two shards", Policy::DropNewest, some_hang(2)),
-        ("paced, one shard", PACE, some_hang(1)),
-        ("paced, all answer", PACE, all_answer),
+        (
+            "dropping, one shard",
+            Policy::DropOldest,
+            with_stalled_clients(1),
+        ),
+        (
+            "dropping, two shards",
+            Policy::DropNewest,
+            with_stalled_clients(2),
+        ),
+        ("paced, one shard", PACE, with_stalled_clients(1)),
+        ("paced, all clients answer", PACE, all_responsive),
     ];
     for round in 0..context.scale {
         for (name, policy, trial) in &trials {
@@ -79,7 +87,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     }
     Ok(Report {
         held: format!(
-            "{MEMBERS} WebSockets and {HALF_HEADS} half handshakes, {PRODUCERS} producers, {} times",
+            "{MEMBERS} WebSockets, {HALF_HEADS} incomplete handshakes and {PRODUCERS} producers, {} times",
             figures.len()
         ),
         faults: (MEMBERS - READERS + HALF_HEADS) * figures.len() as u64,
@@ -103,7 +111,7 @@ struct Member {
     peer: Peer,
     path: &'static str,
     log: ReceiveLog,
-    asked: u64,
+    requested: u64,
     answered: u64,
 }
 
@@ -111,39 +119,13 @@ impl ShutdownTrial {
     fn run(&self, setup: &Setup, random: &mut Random) -> Outcome<(String, u64)> {
         let mut server = Server::start(setup)?;
         let codec = MessageCodec::new(setup.seed);
-        let mut connect = |path, buffer| {
-            let source = client::source(random.next());
-            let stream = client::tcp_with_buffer(server.address, source, buffer);
-            Peer::upgrade(stream.during("connecting")?, path)
-        };
-        let mut members = Vec::new();
-        let kinds = [
-            (SILENT, READERS),
-            (ECHO, ECHOERS),
-            (SLEEP, SLEEPERS),
-            (SILENT, MID_FRAME + STOPPED - self.stopped),
-        ];
-        for (path, count) in kinds {
-            for _ in 0..count {
-                members.push(Member {
-                    peer: connect(path, None)?,
-                    path,
-                    log: ReceiveLog::new(codec),
-                    asked: 0,
-                    answered: 0,
-                });
-            }
-        }
-        for member in members.iter_mut().rev().take(self.mid_frame as usize) {
-            let frame = client::frames::frame(FIN | BINARY, &[7; 400]);
-            member.peer.stream.write_all(&frame[..200])?;
-        }
+        let mut members = self.connect_members(&server, codec, random)?;
         let stopped: Outcome<Vec<_>> = (0..self.stopped)
-            .map(|_| connect(FLOOD, Some(STOPPED_BUFFER)))
+            .map(|_| connect(&server, FLOOD, Some(STOPPED_BUFFER), random))
             .collect();
         let mut stopped = stopped?;
         let _half_heads = half_heads(&server, random)?;
-        server.eventually("all members have come", |figures| {
+        server.eventually("all members are connected", |figures| {
             figures.get("opened") == MEMBERS
         })?;
         for sender in 1..=PRODUCERS {
@@ -156,33 +138,91 @@ impl ShutdownTrial {
                 pause: random.between(PAUSE_US.0, PAUSE_US.1),
             })?;
         }
-        let lasts = Duration::from_millis(random.between(300, 700));
-        let floods = Duration::from_millis(random.between(100, 300));
-        let (took, told) = thread::scope(|scope| {
-            let members = scope.spawn(|| {
-                for member in &mut members {
-                    member.ask(codec)?;
-                }
-                read_to_the_end(&mut members, codec)
-            });
-            thread::sleep(lasts);
-            for peer in &mut stopped {
-                peer.send(FIN | BINARY, &codec.write(0, 0, 100))?;
-            }
-            thread::sleep(floods);
-            let start = Instant::now();
-            let took = server.shutdown(self.wait);
-            let told = join(members)?.saturating_duration_since(start);
-            Ok::<_, Failure>((took?, told.as_millis()))
-        })?;
+        let (took, notified) =
+            self.shut_down_under_load(&mut server, &mut members, &mut stopped, codec, random)?;
         let most = match self.stopped + self.mid_frame {
             0 => self.wait / 2,
             _ => self.wait + SPARE_MS,
         };
         ensure!(
             took <= most,
-            "it was to end within {most} ms, and took {took}"
+            "the shutdown took {took} ms; at most {most} ms are allowed"
         );
+        let figures = self.check_deliveries(&mut server)?;
+        let line = format!(
+            "{} accepted, {} delivered, {} dropped, close frames received after {notified} ms, ended after {took} ms",
+            figures.get("offered"),
+            figures.get("messages_out"),
+            figures.accounted() - figures.get("messages_out"),
+        );
+        Ok((line, server.finish()?))
+    }
+
+    /// Connects the members that read, and sends half a frame on the connections of some.
+    fn connect_members(
+        &self,
+        server: &Server,
+        codec: MessageCodec,
+        random: &mut Random,
+    ) -> Outcome<Vec<Member>> {
+        let mut members = Vec::new();
+        let kinds = [
+            (SILENT, READERS),
+            (ECHO, ECHOERS),
+            (SLEEP, SLEEPERS),
+            (SILENT, MID_FRAME + STOPPED - self.stopped),
+        ];
+        for (path, count) in kinds {
+            for _ in 0..count {
+                members.push(Member {
+                    peer: connect(server, path, None, random)?,
+                    path,
+                    log: ReceiveLog::new(codec),
+                    requested: 0,
+                    answered: 0,
+                });
+            }
+        }
+        for member in members.iter_mut().rev().take(self.mid_frame as usize) {
+            let frame = client::frames::frame(FIN | BINARY, &[7; 400]);
+            member.peer.stream.write_all(&frame[..200])?;
+        }
+        Ok(members)
+    }
+
+    /// Shuts the server down while the members exchange messages. Returns after how many milliseconds the shutdown ended,
+    /// and after how many the last close frame arrived.
+    fn shut_down_under_load(
+        &self,
+        server: &mut Server,
+        members: &mut [Member],
+        stopped: &mut [Peer],
+        codec: MessageCodec,
+        random: &mut Random,
+    ) -> Outcome<(u64, u128)> {
+        let load = Duration::from_millis(random.between(300, 700));
+        let flood = Duration::from_millis(random.between(100, 300));
+        thread::scope(|scope| {
+            let members = scope.spawn(|| {
+                for member in &mut *members {
+                    member.request_replies(codec)?;
+                }
+                read_to_the_end(members, codec)
+            });
+            thread::sleep(load);
+            for peer in stopped {
+                peer.send(FIN | BINARY, &codec.write(0, 0, 100))?;
+            }
+            thread::sleep(flood);
+            let start = Instant::now();
+            let took = server.shutdown(self.wait);
+            let notified = join(members)?.saturating_duration_since(start);
+            Ok::<_, Failure>((took?, notified.as_millis()))
+        })
+    }
+
+    /// Waits until each accepted message is delivered or counted as dropped.
+    fn check_deliveries(&self, server: &mut Server) -> Outcome<Figures> {
         // Handlers that are still running send messages, which are counted.
         let figures = server.eventually("each message is delivered or counted", |figures| {
             let due = figures.get("offered") * MEMBERS
@@ -195,16 +235,22 @@ impl ShutdownTrial {
         })?;
         ensure!(
             figures.get("offered") > 0 && figures.get("sends") > 0,
-            "there was no load: {figures:?}"
+            "the server was not under load: {figures:?}"
         );
-        let line = format!(
-            "{} accepted, {} delivered, {} dropped, all told after {told} ms, ended after {took}",
-            figures.get("offered"),
-            figures.get("messages_out"),
-            figures.accounted() - figures.get("messages_out"),
-        );
-        Ok((line, server.finish()?))
+        Ok(figures)
     }
+}
+
+/// Connects from a random source address, with a receive buffer of this size if one is given.
+fn connect(
+    server: &Server,
+    path: &str,
+    receive_buffer: Option<usize>,
+    random: &mut Random,
+) -> Outcome<Peer> {
+    let source = client::source(random.next());
+    let stream = client::tcp_with_buffer(server.address, source, receive_buffer);
+    Peer::upgrade(stream.during("connecting")?, path)
 }
 
 fn half_heads(server: &Server, random: &mut Random) -> Outcome<Vec<TcpStream>> {
@@ -215,7 +261,7 @@ fn half_heads(server: &Server, random: &mut Random) -> Outcome<Vec<TcpStream>> {
         let len = random.below(head.len() as u64) as usize;
         stream
             .write_all(&head.as_bytes()[..len])
-            .during("sending half a head")?;
+            .during("sending half a request head")?;
         Ok(stream)
     };
     (0..HALF_HEADS).map(half).collect()
@@ -223,17 +269,17 @@ fn half_heads(server: &Server, random: &mut Random) -> Outcome<Vec<TcpStream>> {
 
 impl Member {
     /// Requests a few more replies.
-    fn ask(&mut self, codec: MessageCodec) -> Outcome {
+    fn request_replies(&mut self, codec: MessageCodec) -> Outcome {
         if self.path == SILENT || self.peer.closed.is_some() {
             return Ok(());
         }
-        while self.asked < self.answered + 4 {
-            let message = codec.write(0, self.asked, 1_000);
+        while self.requested < self.answered + 4 {
+            let message = codec.write(0, self.requested, 1_000);
             // A write fails only if the server is gone.
             if self.peer.send(FIN | BINARY, &message).is_err() {
                 break;
             }
-            self.asked += 1;
+            self.requested += 1;
         }
         Ok(())
     }
@@ -242,7 +288,7 @@ impl Member {
 /// Each member reads until its stream ends, and must receive a close frame. Returns when the last close frame arrived.
 fn read_to_the_end(members: &mut [Member], codec: MessageCodec) -> Outcome<Instant> {
     let deadline = Instant::now() + DEADLINE;
-    let mut all_told = None;
+    let mut last_close_frame = None;
     while members.iter().any(|member| member.peer.ended.is_none()) {
         let mut bytes = 0;
         for member in &mut *members {
@@ -255,15 +301,18 @@ fn read_to_the_end(members: &mut [Member], codec: MessageCodec) -> Outcome<Insta
             match member.peer.closed {
                 Some(code) => {
                     // A server past its deadline does not wait for the reply.
-                    let _ = member.peer.say_goodbye(code);
+                    let _ = member.peer.send_close(code);
                 }
-                None => member.ask(codec)?,
+                None => member.request_replies(codec)?,
             }
         }
-        if all_told.is_none() && members.iter().all(|member| member.peer.closed.is_some()) {
-            all_told = Some(Instant::now());
+        if last_close_frame.is_none() && members.iter().all(|member| member.peer.closed.is_some()) {
+            last_close_frame = Some(Instant::now());
         }
-        ensure!(Instant::now() < deadline, "some were not told of the end");
+        ensure!(
+            Instant::now() < deadline,
+            "some members received no close frame"
+        );
         if bytes == 0 {
             thread::sleep(Duration::from_millis(1));
         }
@@ -277,5 +326,5 @@ fn read_to_the_end(members: &mut [Member], codec: MessageCodec) -> Outcome<Insta
             member.peer.ended
         );
     }
-    Ok(all_told.unwrap_or_else(Instant::now))
+    Ok(last_close_frame.unwrap_or_else(Instant::now))
 }

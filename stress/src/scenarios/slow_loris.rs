@@ -191,7 +191,7 @@ impl Loris {
                 peer.pump(usize::MAX, |_| Ok(()))?;
                 if let Some(code) = peer.closed {
                     // It answers the close frame.
-                    let _ = peer.say_goodbye(code);
+                    let _ = peer.send_close(code);
                     self.answered = true;
                 }
                 peer.ended.is_some()
@@ -209,7 +209,7 @@ impl Loris {
         };
         match &self.socket {
             Socket::Open(peer) if peer.closed != Some(expected) => Err(Failure::new(format!(
-                "one of kind {:?} was closed with {:?}, not with {expected}",
+                "a peer of kind {:?} was closed with {:?} instead of {expected}",
                 self.kind, peer.closed
             ))),
             _ => Ok(()),
@@ -238,7 +238,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         let served = join(probes);
         Ok::<_, Failure>((held?, served?))
     })?;
-    let figures = server.eventually("everyone has gone", |figures| {
+    let figures = server.eventually("all peers are disconnected", |figures| {
         figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
     })?;
     let of = |kinds: &[LorisKind]| held.of_kinds(kinds);
@@ -252,18 +252,18 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     for (name, expected) in expected {
         ensure!(
             figures.get(name) == expected,
-            "{name}: {} where {expected} are due",
+            "{name} is {} instead of {expected}",
             figures.get(name)
         );
     }
-    eventually("its descriptors are free again", || {
+    eventually("the server has closed its descriptors", || {
         Ok(machine::descriptors(server.pid())? == descriptors)
     })?;
     let peak = server.finish()?;
     let bound = held.memory_max();
     ensure!(
         peak <= bound,
-        "the server took {:.1} MiB at its peak, where {:.1} are the bound",
+        "the server's peak memory was {:.1} MiB; at most {:.1} MiB are allowed",
         mib(peak),
         mib(bound)
     );
@@ -271,7 +271,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         held: format!("{count} connections of {} kinds", KINDS.len() + 1),
         faults: count,
         figures: format!(
-            "{} new clients served meanwhile, the slowest in {:.0} ms; bound of memory {:.1} MiB; heads lived \
+            "{} new clients served meanwhile, the slowest in {:.0} ms; memory limit {:.1} MiB; heads lived \
              {:.1} s at most, silent ones {:.1} s, who read no pongs {:.1} s, who dribbled {:.1} s",
             served.0,
             served.1.as_secs_f64() * 1e3,
@@ -332,7 +332,7 @@ fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<LorisOutcome
         };
         ensure!(
             Instant::now() < deadline,
-            "one of kind {:?} is still there after {:?}",
+            "a peer of kind {:?} is still connected after {:?}",
             loris.kind,
             loris.since.elapsed()
         );
@@ -344,7 +344,7 @@ fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<LorisOutcome
     Ok(LorisOutcome(held.collect()))
 }
 
-/// Lets each peer act that is due.
+/// Lets each peer act whose time has come.
 fn tend(all: &mut [Loris]) -> Outcome {
     let now = Instant::now();
     for loris in all {
@@ -361,15 +361,15 @@ fn serve_others(address: SocketAddrV4, over: &AtomicBool) -> Outcome<(u64, Durat
     let (mut count, mut slowest) = (0, Duration::ZERO);
     while !over.load(SeqCst) {
         let start = Instant::now();
-        let mut client = client::well_behaved(address, client::source(60_000), ECHO)
-            .during("a new client, beside those that are slow")?;
+        let mut client =
+            client::well_behaved(address, client::source(60_000), ECHO).during("a new client")?;
         client
             .send(Message::text("still there?"))
             .during("a new client")?;
         let echo = client.read().during("a new client")?;
         ensure!(
             echo == Message::text("still there?"),
-            "a new client got {echo:?} for its echo"
+            "a new client received {echo:?} instead of its echo"
         );
         slowest = slowest.max(start.elapsed());
         ensure!(

@@ -34,7 +34,7 @@ impl Figures {
     pub(crate) fn get(&self, name: &str) -> u64 {
         match self.0.get(name) {
             Some(value) => *value,
-            None => panic!("the server says nothing of {name}"),
+            None => panic!("the server reports no counter {name}"),
         }
     }
 
@@ -88,7 +88,7 @@ impl Server {
     }
 
     fn ask(&mut self, command: &str) -> Outcome<Figures> {
-        writeln!(self.commands, "{command}").during("telling the server")?;
+        writeln!(self.commands, "{command}").during("sending a command to the server")?;
         let answer = self.answer()?;
         let pairs = answer.split_ascii_whitespace().map(|pair| {
             let (name, value) = pair.split_once('=')?;
@@ -97,7 +97,7 @@ impl Server {
         pairs
             .collect::<Option<_>>()
             .map(Figures)
-            .ok_or_else(|| Failure::new(format!("the server said {answer:?} to {command:?}")))
+            .ok_or_else(|| Failure::new(format!("the server answered {command:?} with {answer:?}")))
     }
 
     pub(crate) fn figures(&mut self) -> Outcome<Figures> {
@@ -145,12 +145,12 @@ impl Server {
         self.child.wait().during("waiting for the server").map(drop)
     }
 
-    /// Ends a scenario. Fails if a handler has seen a broken promise; returns the server's peak memory in bytes.
+    /// Ends a scenario. Fails if a handler has detected a violation; returns the server's peak memory in bytes.
     pub(crate) fn finish(mut self) -> Outcome<u64> {
         let violations = self.figures()?.get("violations");
         ensure!(
             violations == 0,
-            "the server's handlers have seen {violations} broken promises"
+            "the server's handlers detected {violations} violated invariants"
         );
         self.peak()
     }

@@ -62,7 +62,7 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
                 }
                 say(&format!("stopped_after={}", start.elapsed().as_millis()))?;
             }
-            other => return Err(Failure::new(format!("{other:?} is no command"))),
+            other => return Err(Failure::new(format!("unknown command {other:?}"))),
         }
     }
     Ok(())
@@ -158,7 +158,7 @@ impl ProducerPlan {
 
 fn produce(shared: &Arc<ServerState>, plan: ProducerPlan) {
     let Some(sender) = shared.sender.get().cloned() else {
-        return shared.violated("a producer came before the app ran");
+        return shared.violated("a producer was started before the app");
     };
     shared.producing.fetch_add(1, SeqCst);
     let shared = shared.clone();

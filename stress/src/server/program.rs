@@ -58,7 +58,7 @@ pub(crate) struct ServerState {
     pub(super) codec: MessageCodec,
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
-    /// Broken promises that handlers have detected.
+    /// Violated invariants that handlers have detected.
     pub(super) violations: AtomicU64,
     /// Messages that handlers have sent.
     pub(super) sends: AtomicU64,
@@ -91,11 +91,11 @@ impl ServerState {
 
     #[allow(
         clippy::print_stderr,
-        reason = "the one way to say which promise was broken"
+        reason = "standard output carries the protocol with the parent"
     )]
     pub(super) fn violated(&self, what: &str) {
         if self.violations.fetch_add(1, SeqCst) < 10 {
-            eprintln!("the server has seen a broken promise: {what}");
+            eprintln!("stress, server: invariant violated: {what}");
         }
     }
 
@@ -125,11 +125,11 @@ impl RunningHandler {
     fn begin(shared: &ServerState, stream: &AsyncStream<HandlerOrder>, from: u8, to: u8) -> Self {
         let order = stream.state.clone();
         if order.is_running.swap(true, SeqCst) {
-            shared.violated("two handlers of one connection ran at a time");
+            shared.violated("two handlers of one connection ran at the same time");
         }
         let stage = order.stage.swap(to, SeqCst);
         if stage != from {
-            shared.violated(&format!("a handler of stage {from} ran in stage {stage}"));
+            shared.violated(&format!("a handler for stage {from} ran in stage {stage}"));
         }
         Self(order)
     }
@@ -195,7 +195,7 @@ fn received(stream: AsyncStream<HandlerOrder>, message: Message, shared: Arc<Ser
             Ok((from, number)) => {
                 sender = from;
                 if number != expected {
-                    shared.violated(&format!("message {number} came where {expected} was due"));
+                    shared.violated(&format!("received message {number} instead of {expected}"));
                 }
             }
             Err(failure) => shared.violated(&failure.to_string()),
@@ -258,12 +258,12 @@ fn disconnected(stream: AsyncStream<HandlerOrder>, shared: Arc<ServerState>) {
     }
 }
 
-/// Installs a panic hook that ignores requested panics and counts any other as a broken promise.
+/// Installs a panic hook that ignores requested panics and counts any other as a violation.
 pub(super) fn watch_panics(shared: Arc<ServerState>) {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if info.payload().downcast_ref() != Some(&ASKED_FOR) {
-            shared.violated("something has panicked");
+            shared.violated("an unexpected panic");
             usual(info);
         }
     }));

@@ -185,7 +185,7 @@ impl Setup {
                 bytes_per_second_min,
                 patience,
             },
-            other => return Err(Failure::new(format!("no policy is called {other}"))),
+            other => return Err(Failure::new(format!("unknown policy {other}"))),
         };
         Ok(Self {
             address,
@@ -218,7 +218,7 @@ pub(super) fn next<T: FromStr>(words: &mut impl Iterator<Item = impl AsRef<str>>
     let word = words.next();
     let word = word.as_ref().map_or("", |word| word.as_ref());
     word.parse()
-        .map_err(|_| Failure::new(format!("{word:?} was not expected")))
+        .map_err(|_| Failure::new(format!("unexpected argument {word:?}")))
 }
 
 #[cfg(test)]
