@@ -118,7 +118,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     // `encode` turns a lone surrogate into U+FFFD, so any thrown text can be sent.
     const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), encoder.encode(text)));
     const handler = handlers.get(name);
-    if (!handler) return refuse(1, `no handler for ${name}`);
+    if (!handler) return refuse(1, `there is no ${name}`);
     // Bounds the server's calls in flight.
     if (answering.size >= 1_000) return refuse(5, "too many calls");
     const controller = new AbortController();

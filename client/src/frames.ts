@@ -34,7 +34,7 @@ export interface Frame {
 /** Encodes a name, preceded by its length in one byte. Throws a `RangeError` if it is longer than 255 bytes. */
 export function encodeName(name: string): Uint8Array {
   const bytes = toBytes(checkedText(name));
-  if (bytes.length > 255) throw new RangeError("the name is longer than 255 bytes");
+  if (bytes.length > 255) throw new RangeError("the name is too long");
   return concat(Uint8Array.of(bytes.length), bytes);
 }
 
