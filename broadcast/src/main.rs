@@ -31,7 +31,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use humphrey_ws::{AsyncWebsocketApp, Limits, Message, Metrics, Procedures, RunningApp};
+use humphrey_ws::{
+    AsyncWebsocketApp, Compression, Limits, Message, Metrics, Procedures, RunningApp,
+};
 
 use crate::admission::{Admission, ClientState};
 use crate::diagnostics::report;
@@ -174,6 +176,9 @@ fn build_app(
     }
     if let Some(proxies) = options.trusted_proxies() {
         app = app.with_trusted_proxies(proxies);
+    }
+    if options.compress {
+        app = app.with_compression(Compression::new());
     }
     if let Some(heartbeat) = options.heartbeat() {
         app = app.with_heartbeat(heartbeat);

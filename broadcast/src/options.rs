@@ -156,6 +156,12 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 
+    /// Compress messages for clients that offer permessage-deflate, as browsers do. Saves bandwidth and costs CPU time.
+    /// Clients that may publish can then guess what others send from the length of encrypted messages. Default: messages
+    /// are not compressed
+    #[arg(long, help_heading = heading::CLIENTS)]
+    pub(crate) compress: bool,
+
     /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,

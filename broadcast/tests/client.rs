@@ -56,6 +56,36 @@ fn listen_prints_each_message_on_a_line() {
 }
 
 #[test]
+fn listen_prints_compressed_messages() {
+    let mut program = Program::start(&[NO_WELCOME, "--compress", "--metrics", "127.0.0.1:0"]);
+    let metrics = program.expect_line("metrics");
+    let metrics = metrics.rsplit("http://").next().unwrap();
+    let metrics = metrics.strip_suffix("/metrics").unwrap().parse().unwrap();
+    let mut shell = listen(&program, "", &[]);
+    let line = |n: usize| {
+        format!(
+            r#"{{"type":"tick","symbol":"EUR/USD","bid":1.{n:05},"ask":2.{n:05},"at":17{n:06}}}"#
+        )
+    };
+    for n in 0..200 {
+        program.write(format!("{}\n", line(n)).as_bytes());
+        assert_eq!(shell.line(), line(n));
+    }
+    let text = http_get(metrics, "/metrics").2;
+    let sum = |name: &str| -> u64 {
+        let samples = text.lines().filter(|line| line.starts_with(name));
+        samples
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    };
+    let packed = sum("humphrey_ws_compression_sent_bytes_total{");
+    let plain = sum("humphrey_ws_compression_plain_bytes_total{");
+    assert!(packed > 0 && packed * 2 < plain, "{packed} of {plain}");
+    shell.signal(Signal::TERM);
+    shell.expect_exit(0);
+}
+
+#[test]
 fn listen_with_room_gets_its_messages_only() {
     for history in [&[][..], &["--history", "9"]] {
         let name = "Z\u{fc}rich & more/100%";

@@ -134,6 +134,11 @@ pub(super) struct ClientConnection {
 
 impl ClientConnection {
     pub(super) fn new(mut opened: OpenedConnection, heartbeat: Option<Duration>) -> Self {
+        let protocol = Connection::new(MESSAGE_BYTES_MAX);
+        let protocol = match opened.accepted.has_agreed_compression() {
+            true => protocol.with_compression(),
+            false => protocol,
+        };
         Self {
             socket: Socket {
                 stream: opened.stream,
@@ -146,7 +151,7 @@ impl ClientConnection {
                 last_received: Instant::now(),
                 last_written: Instant::now(),
             },
-            protocol: Connection::new(MESSAGE_BYTES_MAX),
+            protocol,
             heartbeat,
             ping_sent: None,
             close_sent: None,

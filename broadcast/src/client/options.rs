@@ -187,7 +187,7 @@ impl ConnectOptions {
         target: &Target,
         offers: &[&str],
     ) -> Result<HandshakeRequest, InvalidHeader> {
-        let mut request = HandshakeRequest::new(target.url().clone());
+        let mut request = HandshakeRequest::new(target.url().clone()).with_compression();
         for given in &self.header {
             if let HeaderOption::Header(header) = given {
                 request = request.with_header(header.clone())?;
