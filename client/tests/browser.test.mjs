@@ -15,7 +15,7 @@ const PAGES = {
   '/page': `<!doctype html><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,"><script type="module">
     import * as client from '/client.js';
     Object.assign(globalThis, client, { QUICK: { delayFirst: 5, delayMax: 50 } });
-    // Opens a connection and notes what it does.
+    // Opens a connection and records its states and messages.
     globalThis.open = (url, options) => {
       const connection = connect(url, { ...QUICK, ...options });
       Object.assign(globalThis, { connection, states: [], got: [] });
@@ -38,7 +38,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** A page beside a server, with what it says on its console. */
+/** Starts a server and opens a page, whose console output is recorded. */
 async function setUp(t, { example = 'client_server', isOpen = true } = {}) {
   const server = await Server.start(t, example);
   const site = await httpProxy(t, server.port, PAGES);
@@ -238,7 +238,7 @@ test('event without an id is not taken for a duplicate', async (t) => {
   });
   await run((events) => open('/', { events, eventsAfter: 1 }), `http://127.0.0.1:${stream.address().port}/`);
   await wait(() => got.at(-1) === '6');
-  // What came twice is the one with the id of an earlier one.
+  // Only the message that repeats an earlier id is dropped.
   assert.deepEqual(await run(() => got), ['0', '1', '2', '3', '5', '6']);
 });
 
@@ -272,7 +272,7 @@ test('page in the back/forward cache disconnects, then resumes', async (t) => {
 test('frozen page does not take its server for dead', async (t) => {
   const { run, wait, page, context, server } = await setUp(t);
   const proxy = await Proxy.start(t, server.port);
-  // So slow that it is mostly frozen between a ping and its answer.
+  // Slow enough that the page usually freezes between a ping and its answer.
   proxy.delay = 300;
   await run((url) => {
     open(url, { pingInterval: 50, pingTimeout: 2_000 });
@@ -283,7 +283,7 @@ test('frozen page does not take its server for dead', async (t) => {
     await session.send('Page.setWebLifecycleState', { state: 'frozen' });
     await new Promise((resolve) => setTimeout(resolve, 3_300));
     await session.send('Page.setWebLifecycleState', { state: 'active' });
-    // Longer than a ping that was asked again may take.
+    // Longer than the timeout of the repeated ping.
     await run(() => new Promise((resolve) => setTimeout(resolve, 2_300)));
     await run(() => connection.call('echo').then(() => {}));
   }

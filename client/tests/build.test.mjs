@@ -1,4 +1,4 @@
-// What is built: its size, that it is what is committed, and its types.
+// The build: its size, its types, and that the committed module matches it.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -26,14 +26,14 @@ test('module exports exactly what its types declare', async () => {
 });
 
 test('types accept valid programs and reject invalid ones', () => {
-  // Errors that are expected are marked in the program; one that does not come is an error, too.
+  // The program marks expected errors with @ts-expect-error, which fails if there is no error.
   execFileSync(process.execPath, [here('../node_modules/typescript/bin/tsc'), '-p', here('types')], { stdio: 'pipe' });
 });
 
 test('the React hook of the guide passes type checks', async () => {
   const page = await readFile(here('../../docs/react.md'), 'utf8');
   const program = page.match(/```tsx\n([^]*?)```/)[1];
-  // Beside the other programs, where the types of React are found.
+  // Written beside the other programs, where tsc finds the types of React.
   const file = here('types/react-guide.tsx');
   try {
     await writeFile(file, program);

@@ -1,4 +1,4 @@
-// Calls in both directions, notifications, and what waits while there is no connection.
+// Calls in both directions, notifications, and the outbox.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,7 +12,7 @@ async function connected(t, options) {
   return { mock, connection, peer: mock.peers[0] };
 }
 
-/** How a promise has failed. */
+/** The error that a promise rejects with. */
 const failure = (promise) => inTime(promise.then((data) => assert.fail(`it gave ${data}`), (reason) => reason));
 
 test('data is sent as bytes, text or JSON and read back as either', async (t) => {
@@ -74,7 +74,7 @@ test('binary message that is not a frame is a plain message', async (t) => {
   await until(() => got.length === frames.length + 1);
   assert.deepEqual(got.map(([, bytes]) => bytes), [...frames, [1, 1, 97]]);
   assert.deepEqual(got.map(([isText]) => isText), [...frames.map(() => false), true]);
-  // Nor does it mind answers that nobody has asked for.
+  // Responses to calls that were never made are ignored.
   for (const frame of [response(77), error(78, 2), item(79), reset(80), error(81, 200)]) peer.send(frame);
   assert.equal((await connection.call('$ping')).length, 0);
 });
@@ -159,7 +159,7 @@ test('call past its timeout fails and sends a reset', async (t) => {
   const { id } = await peer.next();
   assert.deepEqual(await own.then(({ code, sent }) => [code, sent]), ['timeout', true]);
   assert.deepEqual(await peer.next(), { form: 3, id, payload: '' });
-  // The call's own says more, and 0 is for ever.
+  // The call's own timeout takes precedence, and 0 disables it.
   const patient = [connection.call('a', '', { timeout: 0 }), connection.call('b', '', { timeout: 2 ** 40 })];
   const asked = [await peer.next(), await peer.next()];
   await failure(connection.call('c', '', { timeout: 60 }));
@@ -425,7 +425,7 @@ test('server that answers late or sends other data is not dead', async (t) => {
   let pings = 0;
   mock.answers.ping = () => (pings += 1) && '';
   await until(() => pings >= 5);
-  // It answers no ping any more, but talks.
+  // The server stops answering pings, but keeps sending.
   mock.answers.ping = () => undefined;
   const talker = setInterval(() => mock.peers[0].send('hm'), 5);
   let heard = 0;
@@ -460,7 +460,7 @@ test('client pings once more after its own sleep', async (t) => {
   t.mock.method(performance, 'now', () => now() + slept);
   const mock = await Mock.start(t);
   let pings = 0;
-  // The answer to the second ping, the first of those that are asked again, comes.
+  // Only the second ping, the repetition of the first, is answered.
   mock.answers.ping = () => {
     pings += 1;
     if (pings === 1 || pings === 3) slept += 60_000;

@@ -1,4 +1,4 @@
-// Connecting, staying connected, and how it ends.
+// Connecting, reconnecting and closing.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -303,7 +303,7 @@ test('server that chooses no subprotocol gets plain messages', async (t) => {
   assert.equal(connection.state.protocol, '');
   await call;
   assert.equal(await mock.peers.at(-1).next(), 'early');
-  // From then on it is known.
+  // The client remembers the result: it needs one attempt only.
   const before = mock.peers.length;
   mock.peers.at(-1).socket.terminate();
   await connection.is('open', 2);
@@ -315,7 +315,7 @@ test('server started between attempts keeps its subprotocols', async (t) => {
   const mock = await Mock.start(t);
   await mock.stop();
   let asked = 0;
-  // The first attempt fails, with the subprotocol; then the server is there.
+  // The first attempt, with the subprotocol, fails; the server starts before the second.
   const connection = open(t, async () => {
     asked += 1;
     if (asked === 2) await mock.listen();
@@ -345,7 +345,7 @@ test('WebSocket class of the ws package works as an option', async (t) => {
   mock.peers[0].socket.terminate();
   await connection.is('open', 2);
   assert.equal((await connection.call('$ping')).length, 0);
-  // One that is given up while it is being made, too.
+  // An attempt that times out works with this class, too.
   const proxy = await Proxy.start(t, mock.port);
   proxy.delay = 60_000;
   const other = open(t, proxy.url, { WebSocket, openTimeout: 30 });

@@ -1,4 +1,4 @@
-// Server-sent events, where no WebSocket can be had.
+// The fallback to server-sent events.
 
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
@@ -73,7 +73,7 @@ test('return from events to a WebSocket loses and repeats nothing', async (t) =>
   publisher.notify('publish', 'last');
   await until(() => got.length === 4);
   assert.deepEqual(got.map(([, text]) => text), ['1', '2', 'mine', 'last']);
-  // And back, when it can't be had any more.
+  // When the WebSocket fails again, the client returns to events.
   proxy.isOpen = false;
   proxy.cut();
   await lost(connection);
@@ -139,7 +139,7 @@ test('events of each type are decoded by type', async (t) => {
   stream.write('data: end\n\n');
   await until(() => got.length === 2);
   assert.deepEqual(got, ['yes', 'end']);
-  // Events without an id are none that were seen, though the browser gives them that of the one before.
+  // An event without an id is new, although the browser repeats the previous event's id.
   for (const event of ['id: a-1\ndata: 1', 'data: 2', 'data: 3', 'id: a-2\ndata: 4', 'id: a-1\ndata: again', 'data: 5', 'id: a-3\ndata: 6']) {
     stream.write(`${event}\n\n`);
   }
@@ -148,7 +148,7 @@ test('events of each type are decoded by type', async (t) => {
   assert.equal(reported.mock.callCount(), 1);
 });
 
-/** A stream of two rooms, of which one is joined. */
+/** Opens an event stream of two rooms, one of which is joined. */
 async function streamed(t, options) {
   const server = await Server.start(t, 'client_server');
   const proxy = await httpProxy(t, server.port);
@@ -182,7 +182,7 @@ test('messages of two streamed rooms carry their own room', async (t) => {
   for (const [room, text] of sent) await say(room, text);
   await until(() => got.length === sent.length);
   assert.deepEqual(got, sent);
-  // The joined room goes on over the WebSocket behind its own last message.
+  // The joined room resumes over the WebSocket after its own last message.
   proxy.isOpen = true;
   await until(() => connection.state.transport === 'websocket');
   await connection.call('echo');
@@ -216,7 +216,7 @@ test('unstreamed room reports no gap; streamed rooms resume', async (t) => {
   await until(() => got.length === 6);
   assert.deepEqual(got.slice(3), [[TWO, '4'], [ONE, '5'], [TWO, '6']]);
   assert.deepEqual(gaps, []);
-  // After a restart the streamed rooms have one, and only they.
+  // After a restart only the streamed rooms report a gap.
   await server.kill();
   await server.start();
   await until(() => gaps.length >= 2);

@@ -1,4 +1,4 @@
-// What fails, and what comes next: each row of the guide's table is a test.
+// Failures and recovery: each row of the guide's table is a test.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -10,7 +10,7 @@ import { connect, error, inTime, lost, Mock, open, PROTOCOL, Proxy, eventServer,
 
 const failure = (promise) => inTime(promise.then(() => assert.fail('it did not fail'), (reason) => reason));
 
-/** A server and a connection to it that is open. */
+/** Starts a mock server and opens a connection to it. */
 async function connected(t, options, mockOptions) {
   const mock = await Mock.start(t, mockOptions);
   const connection = open(t, mock.url, options);
@@ -18,7 +18,7 @@ async function connected(t, options, mockOptions) {
   return { mock, connection, peer: mock.peers.at(-1) };
 }
 
-/** Closes with these codes, each a server of its own, and tells what comes of it: the same for all. */
+/** Closes with each code, from separate servers, and returns the outcome, which must be the same for all. */
 async function closing(t, codes) {
   const outcomes = new Set();
   for (const code of codes) {
@@ -35,7 +35,7 @@ async function closing(t, codes) {
   return [...outcomes][0];
 }
 
-/** Through a front that lets each connection live as long as it is told: in milliseconds, or for good. */
+/** Starts a proxy that cuts each connection after the given number of milliseconds, or never. */
 async function fronted(t, target, judge) {
   const proxy = await Proxy.start(t, target);
   const serve = proxy.server.listeners('connection')[0];
@@ -50,7 +50,7 @@ async function fronted(t, target, judge) {
   return proxy;
 }
 
-/** What happens, by what fails. */
+/** Tests by failure. Each returns the outcome that the guide's table names. */
 const ROWS = {
   async "the address, an option or a subprotocol can't be one, or there is no class"(t) {
     const { url } = await Mock.start(t);
@@ -63,7 +63,7 @@ const ROWS = {
     ]) {
       assert.throws(() => connect(address, options), TypeError, `${address} ${JSON.stringify(options)}`);
     }
-    // What is left open is as if it were not there.
+    // An undefined option selects the default.
     open(t, url, { protocols: undefined, timeout: undefined, events: undefined, delayMax: Infinity });
     return 'throws';
   },
@@ -123,7 +123,7 @@ const ROWS = {
   'the server has found something wrong (1002, 1003, 1007, 1010)': (t) => closing(t, [1002, 1003, 1007, 1010]),
 
   async 'a message was too long for the server (1009)'(t) {
-    // As a server does whose bound it is over.
+    // Behaves like a server with a message limit of 100,000 bytes.
     const bounded = ({ socket }) => socket.on('message', (data) => data.length > 100_000 && socket.close(1009, 'too long'));
     const { mock, connection } = await connected(t, { outboxBytes: 1 << 22 }, { connected: bounded });
     connection.send('x'.repeat(200_000));
@@ -132,7 +132,7 @@ const ROWS = {
     assert.deepEqual(connection.state.code, 1009);
     assert.deepEqual(await calling.then(({ code, sent }) => [code, sent]), ['disconnected', true]);
     connection.send('next');
-    // One that waited is not sent again either.
+    // A message from the outbox is not resent either.
     connection.send('y'.repeat(200_000));
     assert.equal(await (await mock.peer(1)).next(), 'next');
     await connection.is('open', 3);
@@ -170,12 +170,12 @@ const ROWS = {
     const [first, second] = [connection.call('a'), connection.call('b')].map(failure);
     assert.equal((await first).code, 'unsupported');
     assert.equal((await second).code, 'unsupported');
-    // It is remembered for a while,
+    // The client remembers this for a while,
     const before = mock.peers.length;
     mock.peers.at(-1).socket.terminate();
     await connection.is('open', 2);
     assert.equal(mock.peers.length, before + 1);
-    // and not for good.
+    // but not for ever.
     mock.options.protocols = [PROTOCOL];
     connection.reconnect();
     await connection.is('open', 3);
@@ -209,7 +209,7 @@ const ROWS = {
     await until(() => connection.state.transport === 'events');
     const opened = () => connection.seen.filter(({ transport }) => transport === 'websocket').length;
     assert.equal(opened(), 3);
-    // The next one is tried after a while, and events come again at once.
+    // The next WebSocket attempt follows after eventsRetry, and events resume at once.
     await until(() => opened() === 4);
     await until(() => connection.state.transport === 'events');
     assert.equal(opened(), 4);
@@ -235,7 +235,7 @@ const ROWS = {
     const mock = await Mock.start(t);
     let isOpen = false;
     const front = await fronted(t, mock.port, () => (isOpen ? undefined : 0));
-    // The mock answers other requests with 404.
+    // The mock answers requests for event streams with 404.
     const connection = open(t, front.url, { EventSource, events: mock.url, eventsAfter: 1 });
     await connection.is('waiting', 2);
     isOpen = true;
@@ -324,7 +324,7 @@ for (const [what, canPass, happens, next] of table) {
   test(`${what}: ${happens}`, async (t) => {
     assert.ok(['yes', 'no', 'perhaps'].includes(canPass) && next, `${canPass}, ${next}`);
     assert.equal(await ROWS[what](t), happens);
-    // What can pass by itself is not left at that, unless there is nothing to try.
+    // The client must not give up after a temporary failure.
     if (canPass === 'yes') assert.notEqual(happens, 'closed');
   });
 }

@@ -1,4 +1,4 @@
-// Many clients, and a server and a network that fail them.
+// Many clients with a failing server and a failing network.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { open, Proxy, Server, until } from './support.mjs';
 
 const CLIENTS = 50;
 
-/** A client that checks what it gets of the numbers: each once, in order, none left out but where it is told so. */
+/** A client that checks the received numbers: each once, in order, and none missing except after a reported gap. */
 class Counter {
   faults = [];
   received = 0;
@@ -31,7 +31,7 @@ class Counter {
     this.last = undefined;
   }
 
-  /** Until so many more have come. */
+  /** Waits until this many more numbers have arrived. */
   async more(count) {
     const target = this.received + count;
     await until(() => this.received >= target, `${count} more numbers, with ${JSON.stringify(this.connection.state)}`);
@@ -73,7 +73,7 @@ test('server killed under load: clients reconnect, report the gap', async (t) =>
     await server.kill(round === 2 ? 'SIGTERM' : 'SIGKILL');
     const ended = await Promise.all(calls);
     for (const { code, sent } of ended) assert.deepEqual([code, sent], ['disconnected', true]);
-    // What is asked meanwhile waits.
+    // Calls made while disconnected are queued.
     const waiting = counters.map(({ connection }) => connection.call('echo', round));
     await server.start();
     for (const data of await Promise.all(waiting)) assert.equal(data.json(), round);

@@ -1,4 +1,4 @@
-// What comes before anybody listens, and promises that nobody awaits.
+// Messages that arrive before a listener is added, and promises that nobody awaits.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 import { error, inTime, Mock, notification, ofRoom, open, Proxy, Server, until } from './support.mjs';
 
-/** A server that greets, and whose rooms have three messages, one of them a notification. */
+/** A server that sends a greeting, and whose rooms have three messages, one of them a notification. */
 async function greeted(t, options) {
   const mock = await Mock.start(t, { connected: (peer) => ['hello', notification('note', 'n1'), Buffer.from([0, 1])].forEach((message) => peer.send(message)) });
   mock.answers.join = (room, since, peer) => {
@@ -36,11 +36,11 @@ test('held messages go to all listeners added in one task', async (t) => {
   ]);
   assert.deepEqual(second, first.map(([text]) => text));
   for (const [text] of first) assert.equal((await inTime(iterator.next())).value.text(), text);
-  // Notifications have waited for listeners of their own.
+  // Notifications are held for the listeners of their name.
   connection.on('note', (data, { room, id }) => notes.push([data.text(), room, id]));
   await until(() => notes.length === 2);
   assert.deepEqual(notes, [['n1', undefined, undefined], ['n2', 'room', 'a-2']]);
-  // From then on nothing is held, also while nobody listens.
+  // After the first listener nothing is held, even when no listener is left.
   const end = connection.on('note', (data) => late.push(data.text()));
   await Promise.resolve();
   end();
@@ -56,7 +56,7 @@ test('message during listener registration keeps its order', async (t) => {
   const got = [];
   connection.on('go', () => connection.messages((data) => got.push(data.text())));
   await Promise.resolve();
-  // In one piece, so that they come in one go.
+  // Sent in one TCP segment, so that the client receives them together.
   mock.peers[0].socket._socket.cork();
   for (const message of ['1', '2', notification('go'), '3', '4']) mock.peers[0].send(message);
   mock.peers[0].socket._socket.uncork();
@@ -101,12 +101,12 @@ test('room replay reaches a listener added after the join', async (t) => {
     sequences.push(+info.id.split('-')[1]);
   });
   await until(() => sequences.at(-1) > +id.split('-')[1] + 50);
-  // All that is kept; what was sent meanwhile is behind it.
+  // The whole replay is there, followed by the messages sent since.
   assert.ok(sequences[0] <= +id.split('-')[1] - 199, `${sequences[0]} ${id}`);
   assert.deepEqual(numbers, Array.from(numbers, (_, n) => numbers[0] + n));
 });
 
-/** Runs a program of its own, and tells how it ended. */
+/** Runs a program in its own process, and returns its exit status and output. */
 async function run(t, url, body) {
   const module = fileURLToPath(new URL('../../src/client.js', import.meta.url));
   const ws = fileURLToPath(new URL('../node_modules/ws/wrapper.mjs', import.meta.url));
@@ -119,7 +119,7 @@ async function run(t, url, body) {
   return { code, said };
 }
 
-// What the program does, and what of it is reported: what it has ended itself is not.
+// The program, and the error that is reported: none if the program itself closed or aborted.
 for (const [body, reported] of [
   ["c.join('secret'); await c.call('echo'); c.close()", /refused|not allowed|may not/],
   ["c.call('nothing'); await c.call('echo'); c.close()", /CallError/],

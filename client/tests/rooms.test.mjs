@@ -1,4 +1,4 @@
-// Rooms: joined, left, joined again and resumed.
+// Rooms: join, leave, rejoin and resume.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -13,7 +13,7 @@ async function connected(t, options) {
   return { mock, connection, peer: mock.peers[0] };
 }
 
-/** The next join that a server is asked for. */
+/** The next join request that a peer sends. */
 async function joinAt(peer) {
   const { name, id, payload } = await peer.next();
   assert.equal(name, '$join');
@@ -147,7 +147,7 @@ test('message that overtakes the replay does not hide it', async (t) => {
   peer.send(response((await joinAt(peer)).id, 'a-1'));
   await connection.join('room');
   peer.socket.terminate();
-  // A server that puts its clients into the room by itself.
+  // The server itself adds its clients to the room.
   const second = await mock.peer(1);
   const { id } = await joinAt(second);
   for (const n of [4, 2, 3, 4, 5]) second.send(ofRoom('room', `a-${n}`, String(n)));
@@ -155,7 +155,7 @@ test('message that overtakes the replay does not hide it', async (t) => {
   second.send(ofRoom('room', 'a-6', '6'));
   await until(() => got.length === 5);
   second.socket.terminate();
-  // The same one, started anew.
+  // The same server after a restart.
   const third = await mock.peer(2);
   const again = await joinAt(third);
   third.send(ofRoom('room', 'b-2', '2'));
@@ -244,7 +244,7 @@ test('left room is not rejoined and its messages are ignored', async (t) => {
   peer.send(ofRoom('room', 'a-2', 'before'));
   await until(() => got.length === 1);
   const leaving = connection.leave('room');
-  // On its way before the server hears of it.
+  // This message was sent before the server received the leave.
   peer.send(ofRoom('room', 'a-3', 'late'));
   await inTime(leaving);
   peer.send('behind');
@@ -266,7 +266,7 @@ test('left room joined with since all replays everything', async (t) => {
   for (const n of [1, 2]) peer.send(ofRoom('room', `a-${n}`, String(n)));
   peer.send(response(first.id, 'a-2'));
   await until(() => got.length === 2);
-  // The answers and what is kept come in one piece.
+  // The responses and the replay arrive in one TCP segment.
   const tcp = peer.socket._socket;
   tcp.cork();
   mock.answers.join = (room, since, peer) => {
@@ -342,7 +342,7 @@ test('server-side join replays only what the server sends', async (t) => {
   const got = heard(connection);
   for (let n = 0; n < 1_500; n += 1) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'x'));
   await until(() => got.length === 1_500);
-  // Of what was seen, only so much is remembered.
+  // The client remembers at most 1,000 epochs: only the oldest message is delivered again.
   for (const n of [1_499, 600, 0]) peer.send(ofRoom(`room ${n}`, `${n.toString(16)}-1`, 'again'));
   await until(() => got.length === 1_501);
   assert.equal(got.at(-1)[0], 'room 0');

@@ -1,4 +1,4 @@
-//! What the JavaScript client is tried against, beside the example `procedures`.
+//! The server for the JavaScript client's tests, beside the example `procedures`.
 //!
 //! ```sh
 //! cargo run --example client_server -- 127.0.0.1:9000 [KEPT]
@@ -13,7 +13,7 @@ use std::env;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-// For calls to the client that are to time out.
+// Timeout of calls to the client that must time out.
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(10);
 
@@ -41,7 +41,7 @@ fn main() {
             }
             Ok("done")
         })
-        // Asks the client to call it by another name, and tells what has come of it.
+        // Calls the client's procedure of the given name, and returns the result.
         .on_call("ask", |call| {
             let name = call.text()?;
             let timeout = if name == "slow" { SHORT } else { LONG };
@@ -56,7 +56,7 @@ fn main() {
             let room = event.stream().room("topic");
             room.broadcast(Message::new_binary(event.data().bytes()));
         })
-        // The room's name, which has no line end, and the text.
+        // The room's name, a line break, and the text.
         .on_notification("publish to", |event| {
             let Ok((room, text)) = event
                 .text()
@@ -102,7 +102,7 @@ fn main() {
     spawn(move || {
         for n in 1.. {
             numbers.broadcast(Message::new(format!("{n}")));
-            // Its pace: nobody waits for this.
+            // The rate of the messages; no test waits for it.
             sleep(Duration::from_millis(3));
         }
     });

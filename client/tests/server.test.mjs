@@ -1,4 +1,4 @@
-// Against the library's server: procedures, rooms, and close codes.
+// Tests against the library's server: procedures, rooms and close codes.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -109,7 +109,7 @@ test('room with a history gives ids to every message type', async (t) => {
   assert.deepEqual(got.map((entry) => entry.slice(0, 3)), [['topic', true, 'text'], ['topic', false, '\0b'], ['topic', 'topic', 'note']]);
   const ids = got.map(([, , , id]) => id);
   assert.equal(new Set([first, ...ids]).size, 4);
-  // Whoever comes later gets the rest, or all of it, or nothing of it.
+  // A late joiner chooses to receive the rest of the history, all of it, or none.
   const rest = [];
   listen(late, rest);
   await inTime(late.join('topic', { since: ids[0] }));

@@ -1,4 +1,4 @@
-// What the tests share: waiting, a server that does as it is told, the real servers, and a proxy with faults.
+// Shared by the tests: deadlines, a scriptable mock server, the real servers, and a proxy with faults.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -13,10 +13,10 @@ import { connect as connectTo } from '../../src/client.js';
 
 export const PROTOCOL = 'humphrey_ws.procedures.v1';
 
-// How long anything may take, in milliseconds. Whoever waits so long waits for nothing.
+// The deadline of every wait, in milliseconds.
 export const DEADLINE = Number(process.env.DEADLINE ?? 20_000);
 
-/** What a promise gives, if it does so in time. */
+/** Awaits a promise until the deadline. */
 export async function inTime(promise, what = 'a promise', time = DEADLINE) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -29,7 +29,7 @@ export async function inTime(promise, what = 'a promise', time = DEADLINE) {
   }
 }
 
-/** Waits until a condition holds, and returns what it gives. */
+/** Waits until a condition holds, and returns its value. */
 export async function until(condition, what = String(condition)) {
   const end = Date.now() + DEADLINE;
   for (;;) {
@@ -40,10 +40,10 @@ export async function until(condition, what = String(condition)) {
   }
 }
 
-/** Fast where the defaults are for people. */
+/** Short delays and timeouts. */
 export const QUICK = { delayFirst: 5, delayMax: 50, openTimeout: 5_000 };
 
-/** A connection that is closed with the test. */
+/** Opens a connection that is closed at the end of the test. */
 export function open(t, url, options = {}) {
   const connection = connectTo(url, { ...QUICK, ...options });
   const states = [];
@@ -55,7 +55,7 @@ export function open(t, url, options = {}) {
   });
 }
 
-/** Until it waits: then it has not tried again yet. */
+/** Waits for the state `waiting`, in which the next attempt has not started. */
 export const lost = (connection) => inTime(new Promise((resolve) => {
   connection.states(({ name }) => name === 'waiting' && resolve());
 }), 'the connection to be lost');
@@ -78,7 +78,7 @@ export const item = (id, payload = '') => frame(6, u32(id), payload);
 export const ofRoom = (room, id, message) =>
   frame(7, name(room), name(id), Buffer.from([typeof message === 'string' ? 1 : 2]), message);
 
-/** What a client has sent, in words. */
+/** Decodes a message from a client. */
 export function parse(bytes) {
   const form = bytes[0];
   if (form === 1) return { form, name: bytes.toString('utf8', 2, 2 + bytes[1]), payload: bytes.toString('utf8', 2 + bytes[1]) };
@@ -88,10 +88,10 @@ export function parse(bytes) {
   return { form, id, payload: bytes.toString('utf8', 5) };
 }
 
-/** A server that does as it is told. */
+/** A scriptable server. */
 export class Mock {
   peers = [];
-  /** How it answers: `join(room, since)` and `ping()` give payloads, or nothing to leave it to the test. */
+  /** Its responses: `join(room, since)` and `ping()` return payloads, or nothing if the test responds. */
   answers = { join: () => '', ping: () => '' };
 
   static async start(t, options = {}) {
@@ -149,7 +149,7 @@ class Peer {
     socket.on('close', (code, reason) => (this.closed = { code, reason: reason.toString() }));
   }
 
-  /** What comes next. */
+  /** The next message. */
   async next() {
     const n = this.#read++;
     return until(() => this.received[n], `message ${n}`);
@@ -160,14 +160,14 @@ class Peer {
   }
 }
 
-/** A room and where it is joined from. */
+/** The room and `since` of a join request. */
 export const splitJoin = (payload) => [payload.slice(1, 1 + payload.charCodeAt(0)), payload.slice(1 + payload.charCodeAt(0))];
 
 // ---- the real servers ----
 
 const binaries = process.env.EXAMPLES;
 
-/** A port that was free a moment ago: not one from port 0, which clients' sockets get, too. */
+/** A free port, outside the range of port 0, which clients' sockets use, too. */
 export async function freePort() {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 10_000);
@@ -180,7 +180,7 @@ export async function freePort() {
   }
 }
 
-/** An example of the library that runs, and can be killed and started again on the same port. */
+/** A running example of the library, which can be killed and restarted on the same port. */
 export class Server {
   static async start(t, example, ...options) {
     const server = new Server();
@@ -220,14 +220,14 @@ const reachable = (port) => new Promise((resolve) => {
   socket.on('error', () => resolve(false));
 });
 
-/** A proxy with faults: it delays, cuts, lets nobody in, and swallows what either side says. */
+/** A proxy that can delay data, cut connections, refuse them, and discard the data of either side. */
 export class Proxy {
   #pairs = new Set();
   #sockets = new Set();
   #isOpen = true;
-  /** In milliseconds, for each piece of what is sent. */
+  /** The delay of each chunk, in milliseconds. */
   delay = 0;
-  /** Whether what the clients, or the servers, say is lost: for the connections that there are. */
+  /** Whether the data of the clients, or of the servers, is discarded on the current connections. */
   connections = 0;
 
   static async start(t, port) {
@@ -271,7 +271,7 @@ export class Proxy {
     }
   }
 
-  /** Cuts all connections; while `isOpen` is false nobody comes in. */
+  /** Cuts all connections. While `isOpen` is false, new ones are refused. */
   cut(isOpen = true) {
     this.#isOpen = isOpen;
     for (const { client, server } of this.#pairs) {
@@ -285,13 +285,13 @@ export class Proxy {
     this.#isOpen = true;
   }
 
-  /** From now on, what these sides of today's connections say vanishes: they are half-open. */
+  /** Discards all further data of these sides of the current connections, which makes them half-open. */
   swallow(...sides) {
     for (const { lost } of this.#pairs) for (const side of sides) lost.add(side);
   }
 }
 
-/** A proxy for HTTP, with pages of its own, that lets WebSockets through only while it is told to. */
+/** An HTTP proxy with its own pages, which can refuse WebSockets. */
 export async function httpProxy(t, port, pages = {}) {
   const proxy = { isOpen: false, upgrades: 0, requests: [], sockets: new Set() };
   const server = createHttpServer((incoming, outgoing) => {
@@ -340,7 +340,7 @@ export async function httpProxy(t, port, pages = {}) {
 
 // ---- the guide ----
 
-/** The rows of the guide's table whose head begins so, each as the texts of its cells. */
+/** The rows of the guide's table whose header begins with this text, each as its cells' texts. */
 export async function tableOfGuide(head) {
   const lines = (await readFile(new URL('../../docs/javascript.md', import.meta.url), 'utf8')).split('\n');
   const at = lines.findIndex((line) => line.startsWith(`| ${head}`));
@@ -349,7 +349,7 @@ export async function tableOfGuide(head) {
   return rows.slice(0, rows.findIndex((line) => !line.startsWith('|'))).map((line) => line.split('|').slice(1, -1).map((cell) => cell.trim()));
 }
 
-/** A server of events that does as it is told: each request is put to `answer`. */
+/** An event-stream server that passes each request to `answer`. */
 export async function eventServer(t, answer) {
   const server = createHttpServer((request, response) => {
     response.writeHead(200, { 'Content-Type': 'text/event-stream' });

@@ -1,4 +1,4 @@
-// What can be sent: each row of the guide's table is a test.
+// Values to send: each row of the guide's table is a test.
 
 import assert from 'node:assert/strict';
 import { createContext, runInContext } from 'node:vm';
@@ -27,7 +27,7 @@ for (const [cell, goes] of await tableOfGuide('data |')) {
       if (goes.startsWith('TypeError')) {
         assert.throws(() => connection.notify('n', value), TypeError);
         await assert.rejects(connection.call('c', value), TypeError);
-        // An answer that can't be one is an error, not another answer.
+        // A handler's invalid result is sent as an error.
         peer.send(request(7, 'ask'));
         const awaited = typeof value?.then === 'function';
         const answer = await peer.next();

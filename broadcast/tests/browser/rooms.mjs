@@ -1,10 +1,10 @@
-// Rooms on the page, and what was missed. Each test starts a program of its own.
+// The page's rooms, history and reconnects. Each test starts its own program.
 
 import { Program, WAIT_MS, assert, hasState, message, open, says, sees } from "./support.mjs";
 
 export const TOKEN = "s3cret";
 
-/** Sends something to a room, or to everyone; how many there were to get it. */
+/** Publishes to a room, or to everyone. Returns the number of recipients. */
 export async function publish(program, room, body) {
   const path = room === null ? "publish" : `publish/${encodeURIComponent(room)}`;
   const headers = { Authorization: `Bearer ${TOKEN}` };
@@ -14,7 +14,7 @@ export async function publish(program, room, body) {
   return (await response.json()).members;
 }
 
-/** A test with a program of its own, and ways to publish and to open pages. */
+/** Wraps a test with its own program, and functions that publish and open pages. */
 function withProgram(options, test) {
   return async () => {
     const start = (listen) => Program.start(listen, "--publish-token", TOKEN, ...options);
@@ -41,10 +41,10 @@ function withProgram(options, test) {
   };
 }
 
-/** The texts of what is shown, in order. */
+/** The texts of the shown messages, in order. */
 const shown = (page) => page.locator("#log li p").allInnerTexts();
 
-/** Goes to a room as a person does. */
+/** Enters a room's name in the page's field. */
 async function choose(page, room) {
   await page.locator("#room").fill(room);
   await page.locator("#room").press("Enter");
@@ -52,11 +52,10 @@ async function choose(page, room) {
 }
 
 /**
- * A page without a connection, while `meanwhile` happens: the program is told to stop, which its clients see, and another
- * takes the place, or the network is gone.
+ * Takes the page offline, runs `meanwhile`, which may restart the program, and puts the page back online.
  */
 export async function offline(page, meanwhile) {
-  // A connection that is there stays in Chromium when it goes offline, so the page lets go of it itself.
+  // Chromium keeps open connections when it goes offline, so the page closes its own.
   await page.context().setOffline(true);
   await page.evaluate(() => sockets.at(-1).close());
   await hasState(page, "waiting");
@@ -65,13 +64,13 @@ export async function offline(page, meanwhile) {
   await hasState(page, "open");
 }
 
-/** The program answers nothing for a time, without a connection that ends; and the page notices. */
+/** Stops the program without closing its connections, until the page detects it. */
 async function fallsSilent(page, program) {
   program.child.kill("SIGSTOP");
   const said = message(page, "Disconnected: the server does not answer.");
-  // It is asked after ten seconds of silence, and has ten to answer.
+  // The page pings after ten seconds of silence, and waits ten seconds for the answer.
   await said.waitFor({ timeout: 4 * WAIT_MS });
-  assert((await page.getAttribute("#state", "data-state")) !== "open", "it says that it is connected");
+  assert((await page.getAttribute("#state", "data-state")) !== "open", "the page says that it is connected");
   program.child.kill("SIGCONT");
   await hasState(page, "open");
 }
@@ -148,9 +147,9 @@ export const roomTests = {
         String(texts) === "room 2,room 3,room 4,to everyonefor all,End of the history. New messages follow.",
         JSON.stringify(texts),
       );
-      assert((await missed(page)).length === 0, "what was never missed is marked");
+      assert((await missed(page)).length === 0, "a message that was not missed is marked");
       const times = (one) => message(one, "for all").locator("time").getAttribute("datetime");
-      assert((await times(page)) === (await times(early)), "it is shown with another time than that of its sending");
+      assert((await times(page)) === (await times(early)), "the message is not shown with the time of its sending");
     },
   ),
 
@@ -185,7 +184,7 @@ export const roomTests = {
       assert((await page.locator("#log li p b").count()) === 0, "markup has become elements");
       await offline(page, async () => {});
       await sees(page, "Reconnected. No messages were missed.");
-      assert((await message(page, "missed in the room 1").count()) === 1, "what was missed is shown twice");
+      assert((await message(page, "missed in the room 1").count()) === 1, "a missed message is shown twice");
     },
   ),
 
@@ -231,7 +230,7 @@ export const roomTests = {
       await other.locator("#room").fill("b");
       await other.locator("#room").press("Enter");
       await sees(other, "Disconnected: there are too many rooms (1013).");
-      // After a first failure there is a button only where the wait is long.
+      // After a first failure the button is shown only if the delay is long.
       await other.locator("#now").waitFor({ timeout: WAIT_MS });
       const made = await other.evaluate(() => {
         document.dispatchEvent(new Event("visibilitychange"));

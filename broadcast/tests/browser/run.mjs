@@ -3,8 +3,8 @@
 //     npm ci --prefix broadcast/tests/browser
 //     node broadcast/tests/browser/run.mjs PATH_TO_BINARY [--screenshots DIR]
 //
-// The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Waits are for what is promised,
-// with a deadline; nothing sleeps for a guess.
+// The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Every wait is for a
+// condition, with a deadline.
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,12 +29,12 @@ const tests = {
     for (const page of pages) await sees(page, "the first line");
   },
 
-  async "each new client is welcomed on the pages that are open"({ pages: [page] }) {
+  async "a new client is announced on the open pages"({ pages: [page] }) {
     await sees(page, "Welcome, 127.0.0.1:");
     assert((await message(page, "Welcome, ").count()) >= 2, "the first page has not seen both pages arrive");
   },
 
-  async "the field has the focus, and Enter sends"({ pages: [page] }) {
+  async "the input field has the focus, and Enter sends"({ pages: [page] }) {
     await page.keyboard.type("sent from the first page");
     await page.keyboard.press("Enter");
     await page.locator("#log li.own", { hasText: "sent from the first page" }).waitFor({ timeout: WAIT_MS });
@@ -42,13 +42,13 @@ const tests = {
     assert((await page.inputValue("#field")) === "", "the field still has what was sent");
   },
 
-  async "an echo goes to its sender only"({ program, pages: [, other] }) {
+  async "an echo reaches its sender only"({ program, pages: [, other] }) {
     program.say("after the echo");
     await sees(other, "after the echo");
     assert((await message(other, "sent from the first page").count()) === 0, "the other page has got the echo");
   },
 
-  async "the button sends, and everything can be reached with the keyboard"({ pages: [, page] }) {
+  async "the button sends, and every control is reachable by keyboard"({ pages: [, page] }) {
     await page.locator("#field").fill("sent with the button");
     await page.locator("#field").press("Tab");
     assert((await page.evaluate(() => document.activeElement.id)) === "send", "Tab does not lead to the button");
@@ -72,12 +72,12 @@ const tests = {
     }
   },
 
-  async "a line that is not UTF-8 is shown as binary, with its length"({ program, pages: [page] }) {
+  async "a line that is not UTF-8 is shown as binary with its length"({ program, pages: [page] }) {
     program.child.stdin.write(Buffer.from([0xff, 0xfe, 0x00, 0x0a]));
     await says(page, "#log li.binary", "binary, 3 bytes");
   },
 
-  async "the number of clients is shown, and follows"({ program, pages: [page] }) {
+  async "the number of clients is shown and updated"({ program, pages: [page] }) {
     await says(page, "#clients", "2 clients");
     const third = await open(program);
     await says(page, "#clients", "3 clients");
@@ -85,7 +85,7 @@ const tests = {
     await says(page, "#clients", "2 clients");
   },
 
-  async "only the last messages are kept, and the newest is in sight"({ program, pages: [page] }) {
+  async "only the last messages are kept, and the newest is visible"({ program, pages: [page] }) {
     program.say(Array.from({ length: 2000 }, (_, n) => `many ${n}`).join("\n"));
     await sees(page, "many 1999");
     const shown = await page.locator("#log li").count();
@@ -97,10 +97,10 @@ const tests = {
     assert(fromEnd < 2, `the list is ${fromEnd} pixels from its end`);
   },
 
-  async "who has scrolled up stays there, and is told of what is new"({ program, pages: [page] }) {
+  async "a scrolled-up page stays in place and counts new messages"({ program, pages: [page] }) {
     const log = page.locator("#log");
     await log.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
-    // What is in the middle of the window must stay there while what is above it goes.
+    // The message in the middle of the window must stay there while older ones are removed.
     const inSight = () =>
       log.evaluate((element) => {
         const box = element.getBoundingClientRect();
@@ -116,7 +116,7 @@ const tests = {
     await message(page, "three").last().waitFor({ timeout: WAIT_MS });
   },
 
-  async "the title counts what came while the page was hidden"({ program, pages: [page] }) {
+  async "the title counts messages received while the page was hidden"({ program, pages: [page] }) {
     const hide = (hidden) =>
       page.evaluate((hidden) => {
         const state = hidden ? "hidden" : "visible";
@@ -133,7 +133,7 @@ const tests = {
     await page.waitForRequest(/clients$/, { timeout: WAIT_MS });
   },
 
-  async "both pages come back when the program is killed and started again"(run) {
+  async "both pages reconnect when the program is killed and restarted"(run) {
     await run.program.end("SIGKILL");
     for (const page of run.pages) {
       await hasState(page, "waiting");
@@ -142,7 +142,7 @@ const tests = {
     }
     await run.pages[0].locator("#field").fill("not lost");
     await run.pages[0].locator("#field").press("Enter");
-    assert((await run.pages[0].inputValue("#field")) === "not lost", "what could not be sent is gone");
+    assert((await run.pages[0].inputValue("#field")) === "not lost", "the unsent text is gone");
     run.program = await Program.start(run.program.listen);
     for (const page of run.pages) await hasState(page, "open");
     run.program.say("a new beginning");
@@ -154,9 +154,9 @@ const tests = {
     await run.pages[0].locator("#log li.text", { hasText: "not lost" }).waitFor({ timeout: WAIT_MS });
   },
 
-  async "the button reconnects at once where the wait has grown long"(run) {
+  async "the button reconnects at once during a long delay"(run) {
     const page = run.pages[0];
-    // Of the waits that are drawn by chance, the longest, and one that leaves time to start the program.
+    // Makes the random delay the longest possible, which leaves time to start the program.
     await page.evaluate(() => (Math.random = () => 0.99));
     await run.program.end("SIGKILL");
     await page.locator("#state-text", { hasText: /in ([7-9]|1\d) s/ }).waitFor({ timeout: 2 * WAIT_MS });
@@ -164,14 +164,14 @@ const tests = {
     await page.locator("#now").click();
     await hasState(page, "open");
     await page.locator("#now").waitFor({ state: "hidden", timeout: WAIT_MS });
-    // They have failed often, and would wait for long the next time, too.
+    // After several failures their next delay would be long, too; reloading resets it.
     for (const other of run.pages) {
       await other.reload();
       await hasState(other, "open");
     }
   },
 
-  async "the program's end is told with its reason, and it exits with 0"(run) {
+  async "a shutdown is shown with its reason, and the exit code is 0"(run) {
     await run.program.end("SIGTERM");
     assert(run.program.child.exitCode === 0, `it exited with ${run.program.child.exitCode}`);
     for (const page of run.pages) await sees(page, "(1001)");
@@ -179,13 +179,13 @@ const tests = {
     for (const page of run.pages) await hasState(page, "open");
   },
 
-  async "a narrow window has no sideways scrolling"({ pages: [page] }) {
+  async "a narrow window does not scroll sideways"({ pages: [page] }) {
     await page.setViewportSize({ width: 320, height: 560 });
     const excess = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert(excess <= 0, `${excess} pixels are out of sight`);
   },
 
-  async "nothing is fetched from elsewhere, and nothing is complained about"({ program, pages }) {
+  async "no foreign request is made, and the console is empty"({ program, pages }) {
     for (const page of pages) {
       const elsewhere = page.requests.filter((url) => !url.startsWith(program.url) && !url.startsWith("data:"));
       assert(elsewhere.length === 0, `fetched: ${elsewhere}`);
@@ -194,13 +194,13 @@ const tests = {
   },
 };
 
-/** Pictures of a page with something on it. */
+/** Takes the screenshots of the documentation. */
 async function screenshots(directory) {
   await mkdir(directory, { recursive: true });
   const options = ["--no-welcome", "--history", "50", "--publish-token", TOKEN];
   const room = "tickets";
   for (const colorScheme of ["light", "dark"]) {
-    // Where a reader will find it; any other port if that one is taken.
+    // The documented port, or any other if that one is taken.
     const program = await Program.start("127.0.0.1:8080", ...options).catch(() => Program.start(undefined, ...options));
     try {
       const others = [await open(program, { room }), await open(program)];
@@ -209,7 +209,7 @@ async function screenshots(directory) {
       await empty.context().close();
       let time = Date.parse("2026-03-14T09:26:44");
       const page = await open(program, { colorScheme, time, room });
-      // Of the same clock as the page: what comes has the time that it was told last.
+      // Messages get their times from the page's fake clock.
       await page.evaluate(() => {
         const parse = JSON.parse;
         window.times = [];

@@ -1,19 +1,19 @@
-// What a page of another site can do with the program on its visitor's machine, in a real browser; and what the program's own
-// page says where a proxy is in the way.
+// Tests in a real browser: access from a page of another site to a program on the visitor's machine, and the page's messages
+// behind a misconfigured proxy.
 
 import { createServer, request as ask } from "node:http";
 import { once } from "node:events";
 import { connect } from "node:net";
 import { Program, WAIT_MS, assert, browser, hasState, sees } from "./support.mjs";
 
-/** A server on a port of its own, which answers as it is told. */
+/** Starts an HTTP server with the given handler on a free port. */
 async function serve(answer) {
   const server = createServer(answer).listen(0, "127.0.0.1");
   await once(server, "listening");
   return { server, port: server.address().port };
 }
 
-/** In a page of another site: how everything ends that it can try, by name. */
+/** Runs in a page of another site: the outcome of each kind of access, by name. */
 function embed(url) {
   const ends = (element, what) =>
     new Promise((resolve) => {
@@ -42,7 +42,7 @@ function embed(url) {
   ]);
 }
 
-/** Passes everything on as nginx does by default: over HTTP/1.0, with a Host of its own, without Upgrade. */
+/** A proxy like nginx with its defaults: HTTP/1.0, its own Host, and no Upgrade. */
 function proxyTo(port, { upgrades }) {
   return serve((incoming, outgoing) => {
     const { upgrade, ...headers } = incoming.headers;
@@ -54,7 +54,7 @@ function proxyTo(port, { upgrades }) {
     passed.on("error", () => outgoing.destroy());
     incoming.pipe(passed);
   }).then((proxy) => {
-    // Without a listener, Node would take a handshake for an ordinary request.
+    // Without a listener, Node would handle a handshake as an ordinary request.
     proxy.server.on("upgrade", (incoming, socket) => {
       const passed = connect(port, "127.0.0.1");
       const own = upgrades ? "" : "upgrade connection";
@@ -70,7 +70,7 @@ function proxyTo(port, { upgrades }) {
 }
 
 export const siteTests = {
-  async "a page of another site gets nothing, embeds nothing and may be followed from"() {
+  async "a foreign page cannot connect or embed, but may link here"() {
     const program = await Program.start("127.0.0.1:0", "--metrics", "127.0.0.1:0");
     const { server, port } = await serve((_, response) => response.setHeader("Content-Type", "text/html").end("<body>evil"));
     const context = await browser.newContext();
@@ -83,7 +83,7 @@ export const siteTests = {
     const refused = { name: "humphrey_ws_connections_refused_total", label: 'cause="origin"' };
     try {
       const page = await context.newPage();
-      // Another port is the same site, but another origin; another name of the machine is another site.
+      // Another port is the same site but another origin; another host name is another site.
       for (const site of [`http://localhost:${port}/`, `http://127.0.0.1:${port}/`]) {
         const before = await counted(refused);
         await page.goto(site);
@@ -102,7 +102,7 @@ export const siteTests = {
         );
         for (const frame of page.frames()) assert((await frame.locator("#log").count()) === 0, "the page is framed");
         assert((await counted({ name: "humphrey_ws_event_streams_opened" })) === 0, "a stream was opened");
-        // A link.
+        // Following a link is allowed.
         await page.evaluate((url) => {
           document.body.innerHTML = `<a id="link" href="${url}">there</a>`;
         }, program.url);
@@ -117,7 +117,7 @@ export const siteTests = {
     }
   },
 
-  async "behind a proxy that changes Host the page shows the server's words"() {
+  async "behind a proxy that changes Host the page shows the reason"() {
     const program = await Program.start();
     const { server, port } = await proxyTo(new URL(program.url).port, { upgrades: true });
     const context = await browser.newContext();
@@ -135,8 +135,8 @@ export const siteTests = {
     }
   },
 
-  async "behind a proxy that strips Upgrade the page names it"() {
-    // To know the port of each, the program is started again.
+  async "behind a proxy that strips Upgrade the page names the cause"() {
+    // The proxy needs the program's port and the program the proxy's, so the program is restarted.
     const first = await Program.start();
     await first.end("SIGKILL");
     const { server, port } = await proxyTo(new URL(first.url).port, { upgrades: false });

@@ -1,4 +1,4 @@
-// The program under test, and a browser that looks at its page.
+// The program under test, and the browser.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -9,12 +9,12 @@ export const WAIT_MS = 15_000;
 
 let binary;
 
-/** Which program is tested. */
+/** Sets the program under test. */
 export function setBinary(path) {
   binary = path;
 }
 
-/** The program, started and listening. */
+/** A running program that listens. */
 export class Program {
   static async start(listen = "127.0.0.1:0", ...options) {
     const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
@@ -67,7 +67,7 @@ export const sees = (page, text) => message(page, text).first().waitFor({ timeou
 export const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
 export const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
 
-/** In the page: its WebSockets, the newest one last; and a number of messages after which one breaks off, if it is set. */
+/** Runs in the page: records its WebSockets, the newest one last, and can cut one after a number of messages. */
 function watchSockets() {
   window.sockets = [];
   window.breakAfter = Infinity;
@@ -94,7 +94,7 @@ export async function open(program, { time, room, ...options } = {}) {
   page.requests = [];
   page.on("pageerror", (error) => page.complaints.push(String(error)));
   page.on("console", (entry) => {
-    // That the server is gone is what some tests are about.
+    // Some tests stop the server on purpose.
     if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
       page.complaints.push(entry.text());
     }
@@ -108,7 +108,7 @@ export async function open(program, { time, room, ...options } = {}) {
 
 export const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // There is no sandbox for root, as in a container; the only page is our own.
+  // Chromium has no sandbox for root, as in a container; only local pages are opened.
   args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
 });
 

@@ -276,7 +276,7 @@ impl Foreign {
 fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
     let mut accepted = None;
-    eventually("somebody connects", || {
+    eventually("a client connects", || {
         accepted = listener.accept().ok();
         accepted.is_some()
     });

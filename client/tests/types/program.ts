@@ -15,7 +15,7 @@ for await (const state of connection.states()) console.log(state.name);
 connection.states((state: State) => {
   if (state.name === "waiting") console.log(state.until, state.attempts);
   if (state.name === "open") console.log(state.transport === "events", state.protocol);
-  // @ts-expect-error Only who waits knows until when.
+  // @ts-expect-error Only the state `waiting` has `until`.
   if (state.name === "open") console.log(state.until);
 });
 
