@@ -164,7 +164,7 @@ fn side_by_side(results: &Results) -> String {
             unit => format!("{}: {}", outcome.title, unit.text()),
         })
         .collect();
-    text.push_str("\nMicroseconds of the server's CPU per delivery where no unit is said, and to the first server's.\n");
+    text.push_str("\nMicroseconds of the server's CPU time per delivery, unless a unit is given, and the ratio to the first server.\n");
     put(&mut text, format_args!("\n| | {} |", titles.join(" | ")));
     put(
         &mut text,
@@ -257,7 +257,7 @@ fn figures(outcomes: &[ScenarioResult]) -> String {
 
 fn latencies(outcomes: &[ScenarioResult]) -> String {
     let mut text = String::from(
-        "\n| latency | server | p50 | p99 | max | p99, nothing in the way |\n|---|---|---|---|---|---|\n",
+        "\n| latency | server | p50 | p99 | max | p99, unhindered |\n|---|---|---|---|---|---|\n",
     );
     let mut any = false;
     for (outcome, served) in each(outcomes) {

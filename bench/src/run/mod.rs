@@ -283,7 +283,7 @@ fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     match cargo.status()?.success() {
         true => Ok(()),
         false => Err(io::Error::other(format!(
-            "cargo build {} has failed",
+            "cargo build {} failed",
             what.join(" ")
         ))),
     }

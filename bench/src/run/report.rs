@@ -59,8 +59,9 @@ pub(super) fn write(results: &Results, options: &Options) -> io::Result<()> {
 /// Inserts a table between the two marks of the file.
 fn insert(path: &str, table: &str) -> io::Result<()> {
     let page = named(fs::read_to_string(path), path)?;
-    let page = markdown::into_page(&page, table)
-        .ok_or_else(|| io::Error::other(format!("{path} lacks the two marks around the table")))?;
+    let page = markdown::into_page(&page, table).ok_or_else(|| {
+        io::Error::other(format!("{path} has no begin and end marker for the table"))
+    })?;
     named(fs::write(path, page), path)
 }
 
@@ -84,12 +85,12 @@ pub(super) fn head(setup: &Setup, idle_share: f64) -> Vec<String> {
     ];
     if setup.self_check {
         head.push(
-            "A self-check: the floor stands in for humphrey_ws, so every ratio should be 1.".into(),
+            "A self-check: the floor replaces humphrey_ws, so every ratio should be 1.".into(),
         );
     }
     if let Some(baseline) = &setup.baseline {
         head.push(format!(
-            "In the floor's place stands another build of humphrey_ws, {}.",
+            "Another build of humphrey_ws, {}, replaces the floor.",
             baseline.display()
         ));
     }
@@ -110,7 +111,7 @@ pub(super) fn foreign(outcomes: &[ScenarioResult]) -> Option<String> {
     let foreign: Vec<f64> = samples.iter().map(|sample| sample.foreign).collect();
     let (_, middle, most) = spread(&foreign)?;
     Some(format!(
-        "Others used {:.1} % of all CPUs during the measurements (median; at most {:.1} %).",
+        "Other processes used {:.1} % of all CPUs during the measurements (median; at most {:.1} %).",
         middle * 100.0,
         most * 100.0
     ))

@@ -128,7 +128,7 @@ fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAdd
     if poll(&mut [PollFd::new(&out, PollFlags::IN)], Some(&PATIENCE))? == 0 {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "it does not say where it listens",
+            "it did not print its address",
         ));
     }
     let mut line = String::new();
