@@ -1,11 +1,11 @@
-//! A shared number of 64 bits, also on machines whose atomic operations are narrower.
+//! A shared 64-bit counter, also for machines without 64-bit atomic operations.
 
 #[cfg(not(target_has_atomic = "64"))]
 pub(crate) use self::locked::AtomicU64;
 #[cfg(target_has_atomic = "64")]
 pub(crate) use std::sync::atomic::AtomicU64;
 
-/// The operations of `std`'s type that are used here, with a lock: on PowerPC and MIPS of 32 bits, for example.
+/// A replacement for `std`'s type that uses a lock, for 32-bit PowerPC and MIPS for example.
 #[cfg(any(test, not(target_has_atomic = "64")))]
 mod locked {
     use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ mod locked {
         }
 
         fn lock(&self) -> MutexGuard<'_, u64> {
-            // Nothing can panic while it is held.
+            // No code that runs under this lock can panic.
             ignore_poison(self.0.lock())
         }
 
@@ -79,12 +79,12 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering::Relaxed;
 
-    /// What was found, and whether it was exchanged, in one number.
+    /// Encodes the value that was found, and whether it was exchanged, in one number.
     fn exchanged(result: Result<u64, u64>) -> u64 {
         result.unwrap_or_else(|found| u64::MAX - found)
     }
 
-    /// The same operations on both types give the same numbers.
+    /// Makes the same operations on either type, and returns their results.
     macro_rules! numbers {
         ($type:ty) => {{
             let number = <$type>::new(3);

@@ -1,18 +1,18 @@
-//! Locks that outlive a panic of their holder.
+//! Locks that stay usable after a thread panicked while holding them.
 
 use std::sync::{LockResult, Mutex, MutexGuard};
 
-/// The guard that a lock or a wait hands back, also after another holder has panicked: for state that no panic leaves half
-/// changed, since no code of the program's runs under the lock, or since each change is one assignment.
+/// Returns the guard of a lock or wait, also if another thread panicked while holding the lock.
 ///
-/// It takes what `Mutex::lock`, `RwLock::{read, write}`, `Condvar::{wait, wait_timeout}` and `Mutex::into_inner` return;
+/// For state that a panic can't leave half changed: no user code runs under the lock, or each change is one assignment.
+/// Takes what `Mutex::lock`, `RwLock::{read, write}`, `Condvar::{wait, wait_timeout}` and `Mutex::into_inner` return;
 /// those of `loom` return the same type.
 #[inline]
 pub(crate) fn ignore_poison<G>(result: LockResult<G>) -> G {
     result.unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Locks a mutex of `std`: see [`ignore_poison`].
+/// Locks a mutex of `std`, also after a panic of another holder: see [`ignore_poison`].
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     ignore_poison(mutex.lock())
 }

@@ -1,6 +1,7 @@
-//! Threads for user code that a shard would otherwise run in its turn: user code may block, a shard must not.
+//! Threads for user code that would otherwise run inside a shard's turn: user code may block, a shard must not.
 //!
-//! Of shards it knows only whether the calling thread is in the middle of a turn, so that code can avoid to wait there.
+//! This module also knows whether the calling thread is inside a shard's turn, so that other code can refuse to block
+//! there.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,20 +17,20 @@ use crate::sync::ignore_poison;
 /// User code to run once.
 pub(crate) type UserCode = Box<dyn FnOnce() + Send>;
 
-/// An idle thread ends after this.
+/// How long a thread stays idle before it ends.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
     static IS_SHARD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is in the middle of a shard's turn, where nothing may wait.
+/// Whether the calling thread is inside a shard's turn, where nothing may block.
 #[inline]
 pub(crate) fn is_in_shard_turn() -> bool {
     IS_SHARD.get()
 }
 
-/// Runs a part of a shard's turn; [`is_in_shard_turn`] is true meanwhile.
+/// Runs `turn` as a part of a shard's turn: [`is_in_shard_turn`] returns true meanwhile.
 pub(crate) fn in_shard_turn<R>(turn: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -79,8 +80,8 @@ impl UserThreads {
         }
     }
 
-    /// Queues the code, which threads begin in the order of these calls. Returns at once. If no thread can be started, the code runs
-    /// when a later call starts one.
+    /// Queues `code` and returns at once. Threads begin queued code in the order of these calls. If no thread can be
+    /// started, the code runs when a later call starts one.
     pub(crate) fn run(&self, code: UserCode) {
         let mut state = self.shared.lock();
         state.queue.push_back(code);
@@ -96,7 +97,8 @@ impl UserThreads {
         }
     }
 
-    /// How many pieces of code wait for a thread. Code that blocks forever lets them pile up, so callers must bound them.
+    /// The number of pieces of code that wait for a thread. Code that blocks forever makes this grow, so callers must
+    /// bound it.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.waiting.load(Relaxed)
     }
@@ -122,7 +124,7 @@ impl Shared {
                 self.waiting.store(state.queue.len(), Relaxed);
                 drop(state);
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
-                    // Dropping what it panicked with may panic again.
+                    // Dropping the payload of a panic may panic again.
                     std::mem::forget(payload);
                 }
                 state = self.lock();

@@ -1,8 +1,8 @@
-//! A socket, as a shard sees it.
+//! Non-blocking sockets, as a shard uses them.
 //!
-//! Depends on `mio` and `rustix`, and knows nothing above bytes. The contract: every call returns at once; `WouldBlock` means that
-//! readiness will be reported again; an end of stream is a read of 0 bytes. A shard needs nothing else of the world, so
-//! tests run a whole shard on transports of their own.
+//! Depends on `mio` and `rustix`, and knows nothing above bytes. The contract: every call returns at once; `WouldBlock`
+//! means that readiness will be reported again; the end of a stream is a read of 0 bytes. A shard needs nothing else
+//! from the operating system, so tests run a whole shard on transports of their own.
 
 #[cfg(all(feature = "io-uring", target_os = "linux"))]
 mod ring;
@@ -16,41 +16,41 @@ use mio::{Interest, Registry, Token};
 
 pub(crate) use self::socket::suppress_sigpipe;
 
-/// What a shard needs of a connection.
+/// The operations that a shard needs on a connection.
 pub(crate) trait Transport: Sized + Send + 'static {
-    /// Where readiness is asked for.
+    /// The registry of the poll that reports readiness.
     type Registry: Send;
 
-    /// How many connections are written to one after the other.
+    /// Writes to many connections.
     type Writer: WriteMany<Self>;
 
-    /// Whether a call that moved fewer bytes than it could have says that the socket is not ready, so that its readiness will be
-    /// reported again. Otherwise only `WouldBlock` says so.
+    /// Whether a read or write that moved fewer bytes than it could have means that the socket is not ready, so that
+    /// its readiness will be reported again. If not, only `WouldBlock` means that.
     const SHORT_MEANS_NOT_READY: bool = true;
 
-    /// Asks for readiness, to be reported under `key`, each time it comes anew (edge-triggered).
+    /// Registers for edge-triggered readiness, to be reported under `key`.
     fn register(&mut self, registry: &Self::Registry, key: usize) -> io::Result<()>;
 
-    /// Reads what is there.
+    /// Reads the bytes that have arrived, at most as many as `buffer` holds.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what fits.
+    /// Writes as many of the bytes as the socket takes.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes what fits, of several pieces.
+    /// Writes as many bytes of several pieces as the socket takes.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Says that nothing more will be written.
+    /// Ends the outgoing stream: nothing more will be written.
     fn finish(&mut self);
 }
 
 /// Writes to many connections, one after the other or with one system call.
 pub(crate) trait WriteMany<T>: Send + 'static {
-    /// So many writes are at least worth being gathered. Fewer gain nothing by it.
+    /// The number of writes from which it pays to gather them.
     const MANY: usize;
 
-    /// Looks up what each target is to be written, if anything, and makes the writes as `Transport::write` would, to another
-    /// transport each. `outcome` gets what came of each, with the write's tag and length.
+    /// Calls `write` for each target, and makes the writes that it returns as `Transport::write` would. Each must be to
+    /// another transport. Calls `outcome` with the tag, length and result of each write.
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],
@@ -60,20 +60,20 @@ pub(crate) trait WriteMany<T>: Send + 'static {
         T: 'a;
 }
 
-/// Bytes for a transport.
+/// Bytes to be written to a transport.
 pub(crate) struct Write<'a, T, G> {
-    /// Tells the caller whose outcome it is.
+    /// Identifies the write to the caller.
     pub(crate) tag: G,
     pub(crate) transport: &'a T,
     pub(crate) bytes: &'a [u8],
 }
 
-/// One system call for each write.
-#[allow(dead_code)] // Builds with `io-uring` use it in tests only.
+/// Makes one system call for each write.
+#[allow(dead_code)] // Only tests use it in builds with `io-uring`.
 pub(crate) struct OneByOne;
 
-/// So many connections are looked up before the first of them is written to.
-#[allow(dead_code)] // As `OneByOne`.
+/// Connections that are looked up before the first of them is written to.
+#[allow(dead_code)] // See `OneByOne`.
 const LOOK_AHEAD: usize = 16;
 
 impl<T: Transport> WriteMany<T> for OneByOne {
@@ -87,8 +87,8 @@ impl<T: Transport> WriteMany<T> for OneByOne {
         mut outcome: impl FnMut(G, usize, io::Result<usize>),
     ) {
         for targets in targets.chunks(LOOK_AHEAD) {
-            // A system call leaves little of the processor's cache. So the shard waits for memory once for a chunk of
-            // connections, not anew for each.
+            // A system call evicts most of the processor's cache. So the shard looks a chunk of connections up first,
+            // and waits for memory once a chunk, not once a connection.
             let mut chunk = [const { None }; LOOK_AHEAD];
             for (entry, &target) in chunk.iter_mut().zip(targets) {
                 *entry = write(target);
@@ -101,10 +101,11 @@ impl<T: Transport> WriteMany<T> for OneByOne {
     }
 }
 
-/// What shards write with in this build: `count` of them.
+/// Makes the writers of `count` shards.
 ///
 /// # Errors
-/// The kernel is too old for io_uring or forbids it. The writers that come with the error go without.
+/// The kernel is too old for io_uring or forbids it. The writers that are returned with the error make one system call
+/// for each write.
 pub(crate) fn writers(count: usize) -> (Vec<<TcpStream as Transport>::Writer>, io::Result<()>) {
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
     return ring::Ring::several(count);
@@ -119,11 +120,12 @@ impl Transport for TcpStream {
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
     type Writer = OneByOne;
 
-    /// mio's sockets on Windows ask for readiness anew where a call would have blocked.
+    /// On Windows, mio asks for readiness again only where a call would have blocked.
     const SHORT_MEANS_NOT_READY: bool = cfg!(unix);
 
     fn register(&mut self, registry: &Registry, key: usize) -> io::Result<()> {
-        // Both interests, once: edge-triggered, an empty outbox costs no event, and no further call is ever needed.
+        // Both interests are registered once: with edge triggering, an empty outbox causes no events, and no further
+        // call is needed.
         registry.register(self, Token(key), Interest::READABLE | Interest::WRITABLE)
     }
 
@@ -140,7 +142,7 @@ impl Transport for TcpStream {
     }
 
     fn finish(&mut self) {
-        // It fails if the peer has gone already, which is as good.
+        // It fails only if the connection has already ended.
         let _ = self.shutdown(Shutdown::Write);
     }
 }
@@ -149,7 +151,7 @@ impl Transport for TcpStream {
 mod tests {
     use super::*;
 
-    /// Takes at most so many bytes of a write; none: it is broken.
+    /// Takes at most this many bytes of a write; `None`: the connection is broken.
     struct Takes(usize);
 
     impl Transport for Takes {

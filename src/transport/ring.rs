@@ -1,14 +1,14 @@
-//! Writes to many sockets with one system call: an io_uring ring, for sends and nothing else.
+//! Writes to many sockets with one system call: an io_uring ring that is used for sends only.
 //!
-//! The one place in this crate with unsafe code. What it rests on:
+//! This is the one place in this crate with unsafe code. It is sound for these reasons:
 //!
-//! - The kernel uses a request's bytes and descriptor until the request has completed. [`Ring::write_many`] borrows both,
-//!   and neither returns nor unwinds before it has seen the completion of each request that the kernel has taken.
-//! - The kernel takes requests in order, and none behind our back. Those that it has not taken when the ring fails go
-//!   with the ring, which is used no more.
-//! - So a ring holds nothing between two calls: it may be dropped, and go to another thread, at any time.
+//! - The kernel uses a request's bytes and descriptor until the request has completed. [`Ring::write_many`] borrows
+//!   both, and neither returns nor unwinds before it has seen the completion of each request that the kernel has taken.
+//! - The kernel takes requests in order, and only during a submission. Requests that it has not taken when the ring
+//!   fails are dropped with the ring, which is not used again.
+//! - So a ring holds nothing between two calls: it may be dropped, or moved to another thread, at any time.
 //!
-//! Sends say `MSG_DONTWAIT`, so that the kernel completes each of them at once, as a call of `send` would be: nothing here
+//! Sends set `MSG_DONTWAIT`, so the kernel completes each of them at once, as a call of `send` would: nothing here
 //! waits for a socket.
 
 use std::io;
@@ -23,22 +23,25 @@ use rustix::net::SendFlags;
 use super::socket::write;
 use super::{Write, WriteMany};
 
-/// Sends of one system call; for more, several are made.
+/// Most sends of one system call. A longer list takes several calls.
 const ENTRIES: usize = 1024;
 
-/// `None` once it has failed, or could not be made: writes are made one by one then.
+/// An io_uring ring, or `None` once it has failed or where it could not be made: then writes are made one by one.
 pub(crate) struct Ring(Option<IoUring>);
 
-/// So many could be told to the kernel; the others could not.
+/// The ring failed. The kernel has taken the first `taken` requests, and none of the others.
 struct Failed {
     taken: usize,
 }
 
 impl Ring {
-    /// Fails where the kernel is too old (before 5.6) or forbids it, as most containers do.
+    /// Makes a ring.
+    ///
+    /// # Errors
+    /// The kernel is too old (before 5.6) or forbids io_uring, as most containers do.
     pub(crate) fn new() -> io::Result<Self> {
-        // When a ring ends, the kernel interrupts the thread that has made it, which may be the program's, in whatever it
-        // waits for. So that is a thread of its own, which has gone by then.
+        // When a ring is dropped, the kernel interrupts the thread that made it in whatever system call it waits in.
+        // That may be the program's thread, so the ring is made by a thread that has ended by then.
         let made = thread::Builder::new()
             .spawn(|| IoUring::new(ENTRIES as u32))?
             .join();
@@ -46,7 +49,7 @@ impl Ring {
         Ok(Self(Some(ring)))
     }
 
-    /// One for each of `count` shards. Where one can't be made, none of them has a ring, and they write one by one.
+    /// Makes a ring for each of `count` shards. If one of them can't be made, all shards write one by one.
     pub(super) fn several(count: usize) -> (Vec<Self>, io::Result<()>) {
         let rings: io::Result<Vec<Self>> = (0..count).map(|_| Self::new()).collect();
         match rings {
@@ -55,7 +58,7 @@ impl Ring {
         }
     }
 
-    /// Makes at most [`ENTRIES`] writes. Returns the outcomes of those that were not written whole, by their index.
+    /// Makes at most [`ENTRIES`] writes. Returns the index and outcome of each that was not made in full.
     fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
         let mut unfinished = Vec::new();
         let taken = match &mut self.0 {
@@ -69,13 +72,13 @@ impl Ring {
         for (index, (socket, bytes)) in writes.iter().enumerate().skip(taken) {
             note(index, write(socket, bytes), bytes, &mut unfinished);
         }
-        // Completions come in any order.
+        // Requests complete in any order.
         unfinished.sort_unstable_by_key(|&(index, _)| index);
         unfinished
     }
 }
 
-/// Outcomes that are kept: most writes are whole, and take no memory.
+/// Outcomes of writes that were not made in full. Most are, and take no memory here.
 type Unfinished = Vec<(usize, io::Result<usize>)>;
 
 fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut Unfinished) {
@@ -118,7 +121,7 @@ impl WriteMany<TcpStream> for Ring {
     }
 }
 
-/// At most [`ENTRIES`], through a ring in which nothing is. Returns how many that were: all.
+/// Sends at most [`ENTRIES`] writes through an empty ring. Returns their number once all have completed.
 fn send_all(
     ring: &mut IoUring,
     writes: &[(&TcpStream, &[u8])],
@@ -140,7 +143,8 @@ fn send_all(
         if submitted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
             let untaken = ring.submission().len();
             if left > untaken {
-                // The kernel has not completed what completes at once, and may still read what is borrowed here.
+                // A request with `MSG_DONTWAIT` completes at once. One that has not may still read the bytes that are
+                // borrowed here.
                 abort();
             }
             return Err(Failed {
@@ -157,16 +161,17 @@ fn push(ring: &mut IoUring, writes: &[(&TcpStream, &[u8])]) {
     let mut queue = ring.submission();
     for (index, (socket, bytes)) in writes.iter().enumerate() {
         let socket = types::Fd(socket.as_raw_fd());
-        // Of longer ones a part is sent, as by `send`.
+        // Of a write longer than 4 GiB, only a part is sent, as by `send`.
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let entry: squeue::Entry = opcode::Send::new(socket, bytes.as_ptr(), len)
             .flags(flags)
             .build()
             .user_data(index as u64);
         // SAFETY: bytes and descriptor are borrowed by `write_many`, which does not return or unwind until the kernel
-        // has completed this, or can't take it any more.
+        // has completed this request, or can no longer take it.
         if unsafe { queue.push(&entry) }.is_err() {
-            // There is room for all of them; and those before can't be taken back.
+            // The queue has [`ENTRIES`] places, so this can't happen. Requests that were already pushed can't be taken
+            // back.
             abort();
         }
     }

@@ -5,7 +5,7 @@ use super::*;
 
 const MANY: usize = <Ring as WriteMany<TcpStream>>::MANY;
 
-/// A shard's end, and the client's.
+/// The shard's end of a connection, and the client's.
 fn pair() -> (TcpStream, net::TcpStream) {
     let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -18,12 +18,12 @@ fn pairs(count: usize) -> Vec<(TcpStream, net::TcpStream)> {
     (0..count).map(|_| pair()).collect()
 }
 
-/// `None` where the kernel has no ring for us: the engine does without then, and there is nothing to test.
+/// Makes a ring. `None` where the kernel offers none: the engine then writes without one, and there is nothing to test.
 fn ring() -> Option<Ring> {
     Ring::new().ok()
 }
 
-/// Makes the writes. Returns what came of those that were not made in full, by their place.
+/// Makes the writes. Returns the index and outcome of each that was not made in full.
 fn write_many(ring: &mut Ring, writes: &[(&TcpStream, &[u8])]) -> Vec<(usize, io::Result<usize>)> {
     let mut unfinished = Vec::new();
     let targets: Vec<usize> = (0..writes.len()).collect();
@@ -49,7 +49,7 @@ fn received(mut client: &net::TcpStream, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// One is full, and one has gone, among others that take everything.
+/// Writes to a full socket and a closed one among others that take everything, and checks each outcome.
 fn check_each_outcome(ring: &mut Ring) {
     let pairs = pairs(2 * MANY);
     let much = vec![7; 64 << 20];
@@ -86,7 +86,7 @@ fn what_a_socket_does_not_take_is_told_by_its_place() {
 
 #[test]
 fn when_the_ring_fails_writes_are_made_without_it() {
-    // The kernel refuses all that comes through such a ring.
+    // The kernel refuses every request on such a ring.
     let Ok(disabled) = IoUring::builder().setup_r_disabled().build(ENTRIES as u32) else {
         return;
     };
@@ -164,7 +164,7 @@ fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
     while got.iter().any(|got| got.len() < bytes.len()) {
         let left = (0..MANY).filter(|&index| sent[index] < bytes.len());
         let left: Vec<usize> = left.collect();
-        // As many as the ring is used for, so that it is in question to the end.
+        // Fewer writes than this bypass the ring, so it is tested only while all sockets have bytes left.
         if left.len() == MANY {
             let pieces = left
                 .iter()
@@ -202,7 +202,7 @@ fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
 fn the_end_of_a_ring_does_not_interrupt_the_thread_that_has_made_it() {
     for _ in 0..20 {
         let socket = net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        // With a timeout, what is interrupted is not taken up again by the kernel.
+        // The kernel does not restart an interrupted call that has a timeout.
         let timeout = std::time::Duration::from_millis(50);
         socket.set_read_timeout(Some(timeout)).unwrap();
         let Ok(ring) = Ring::new() else { return };

@@ -1,19 +1,19 @@
-//! The system calls on a TCP socket, where systems differ: whether a write to a peer that has gone raises SIGPIPE, and when readiness
-//! is reported again.
+//! The system calls on a TCP socket where operating systems differ: whether a write to a closed connection raises
+//! SIGPIPE, and when readiness is reported again.
 
 #[cfg(not(unix))]
 pub(super) use self::mio_calls::{read, write, write_vectored};
 #[cfg(unix)]
 pub(super) use self::system_calls::{read, write, write_vectored};
 
-/// Has a write to a peer that has gone fail, instead of raising SIGPIPE, which would end a process that does not ignore it. To be
-/// called before the first write.
+/// Makes a write to a connection that the peer has closed fail instead of raising SIGPIPE, which would end a process
+/// that does not ignore it. Must be called before the first write.
 ///
-/// Apple's systems have no flag for that on each send (`MSG_NOSIGNAL`), and an accepted socket does not inherit the option of its
-/// listener. Elsewhere this does nothing.
+/// Apple's systems have no such flag for a single send (`MSG_NOSIGNAL`), and an accepted socket does not inherit the
+/// option from its listener. On other systems this does nothing.
 ///
 /// # Errors
-/// The peer has reset the connection already: it must not be written to.
+/// The peer has already reset the connection, which must then not be written to.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn suppress_sigpipe(socket: impl std::os::fd::AsFd) -> std::io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_nosigpipe(socket, true)?)
@@ -25,7 +25,7 @@ pub(crate) fn suppress_sigpipe<S>(_: S) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Bare system calls.
+/// System calls that bypass the C library.
 #[cfg(unix)]
 mod system_calls {
     use std::io::{self, IoSlice};
@@ -33,7 +33,7 @@ mod system_calls {
     use mio::net::TcpStream;
     use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
-    /// The socket has the option that does the same ([`super::suppress_sigpipe`]).
+    /// Apple's systems have a socket option instead, set by [`super::suppress_sigpipe`].
     #[cfg(target_vendor = "apple")]
     const NO_SIGPIPE: SendFlags = SendFlags::empty();
     #[cfg(not(target_vendor = "apple"))]
@@ -60,7 +60,7 @@ mod system_calls {
     }
 }
 
-/// Calls that mio sees: on Windows it asks for readiness anew where one of them would have blocked.
+/// Calls through mio, which on Windows asks for readiness again after a call that would have blocked.
 #[cfg(not(unix))]
 mod mio_calls {
     use std::io::{self, IoSlice, Read, Write};
