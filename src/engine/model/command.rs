@@ -1,4 +1,4 @@
-//! What a shard is sent through its mailbox: commands, which keep their order, and control messages.
+//! The messages in a shard's mailbox: commands, which keep their order, and control messages.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::connection::FrameReader;
 use crate::protocol::http::Head;
 
-/// Something to deliver, in order.
+/// A command for a shard, delivered in order.
 pub(crate) enum Command {
     Send(Key, Bytes),
     /// For one connection that may be sent it packed.
@@ -26,7 +26,7 @@ pub(crate) enum Command {
     SendEither(Box<EitherForm>),
     /// For everyone.
     Broadcast(Bytes),
-    /// For a room, or for some of everyone.
+    /// Sends a message to a room, or to everyone except one connection.
     Publish(Box<Publication>),
     Close(Key, CloseCode, Box<str>),
     Join(Box<Joining>),
@@ -45,16 +45,16 @@ pub(crate) struct EitherForm {
 
 /// A message for many.
 pub(crate) struct Publication {
-    /// None: everyone.
+    /// The room; `None`: every connection.
     pub(crate) room: Option<Arc<Room>>,
-    /// None: nobody is there who would get a frame.
+    /// The message as a frame; `None` if no recipient takes frames.
     pub(crate) frame: Option<Bytes>,
     pub(crate) form: Form,
     /// Who is not to get it.
     pub(crate) except: Option<Key>,
-    /// What those get instead who get the room's messages with their ids.
+    /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<Bytes>,
-    /// What event streams get instead, and which.
+    /// The event stream room that follows the room, and the message as an event.
     pub(crate) event: Option<(Arc<Room>, Bytes)>,
 }
 
@@ -89,7 +89,7 @@ impl Form {
 }
 
 impl Publication {
-    /// How long each of its forms is.
+    /// The lengths of the message's forms: frame, frame with id, event.
     pub(crate) fn lens(&self) -> [usize; 3] {
         let event = self.event.as_ref().map(|(_, event)| event);
         [self.frame.as_ref(), self.with_ids.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
@@ -121,66 +121,67 @@ impl Weigh for Command {
 pub(crate) enum Control {
     Done(Key, Done),
     NewConnection(Box<NewConnection>),
-    /// Stop; be done by then.
+    /// Stop, at the latest at this instant.
     Stop(Instant),
-    /// A connection was closed somewhere: accepting may work again.
+    /// A connection was closed on some shard, so accepting may work again.
     Accept,
-    /// The program has something of its own for the handlers of this connection.
+    /// The program has asked to be called by the handlers of this connection.
     Nudge(Key),
     /// A session expires earlier than the shard knows (`Expiries`).
     Expiry,
 }
 
-/// A connection for a shard to take in.
+/// A connection to hand over to a shard.
 pub(crate) struct NewConnection {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
-    /// What it counts as for its address.
+    /// Counts the connection for its address.
     pub(crate) peer_slot: Option<Box<PeerSlot>>,
-    /// None: its request is still to come.
+    /// The handshake, if a host has read it; `None`: the request has yet to arrive.
     pub(crate) upgraded: Option<Upgraded>,
 }
 
-/// What is known of a connection whose request was read elsewhere, and found to be a handshake.
+/// The state of a connection whose handshake was read by a host.
 #[derive(Default)]
 pub(crate) struct Upgraded {
-    /// The request. None if nobody has kept it.
+    /// The request; `None` if the host has not kept it.
     pub(crate) head: Option<Box<Head>>,
-    /// The handshake was answered, too. If not, the answer is part of what is owed.
+    /// Whether the host has already answered the handshake. If not, `owed` contains the answer.
     pub(crate) answered: bool,
-    /// What it is still owed, before anything else.
+    /// Bytes to send before anything else.
     pub(crate) owed: Vec<u8>,
-    /// Nothing more is to be received.
+    /// Whether the client will send nothing more.
     pub(crate) ended: bool,
-    /// The close frame that is the answer to that end.
+    /// The close frame that replies to the client's close.
     pub(crate) farewell: Option<Vec<u8>>,
-    /// Nothing more may be sent either, but for what is owed.
+    /// Whether nothing may be sent after `owed` and `farewell`.
     pub(crate) closed: bool,
-    /// How far its stream has been read already.
+    /// The messages that the host has read, and its position in the stream.
     pub(crate) received: Option<Received>,
-    /// What was read behind the request, and not looked at.
+    /// Bytes behind the request that the host has read, and not decoded.
     pub(crate) early: Vec<u8>,
-    /// It was asked about already (`handlers::pre_admission::authorize`), and answered. Its request is in there.
+    /// The verdict, if the handshake was authorised before (`handlers::pre_admission::authorize`). Contains the
+    /// request.
     pub(crate) accepted: Option<Box<Accepted>>,
 }
 
-/// What has been read from a connection before it was handed over.
+/// What a host has received on a connection before it handed the connection over.
 pub(crate) struct Received {
-    /// Whole messages.
+    /// Complete messages.
     pub(crate) messages: Vec<Message>,
-    /// Where in a frame the stream stands.
+    /// The position in the frame that is being received.
     pub(crate) protocol: FrameReader,
 }
 
 impl Upgraded {
-    /// Messages that are still to be handled.
+    /// The number of received messages that are not handled yet.
     pub(crate) fn messages(&self) -> usize {
         let received = self.received.as_ref();
         received.map_or(0, |received| received.messages.len())
     }
 }
 
-/// How much the command to join a room weighs in a mailbox: so many messages and bytes are replayed.
+/// The weight in a mailbox of a command to join a room, with a replay of `messages` messages and `bytes` bytes.
 pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
@@ -189,17 +190,17 @@ pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
 pub(crate) struct Joining {
     pub(crate) key: Key,
     pub(crate) room: Arc<Room>,
-    /// What it is sent first.
+    /// Kept messages of the room, to be sent first.
     pub(crate) replay: Vec<Bytes>,
 }
 
 impl Joining {
-    /// Bytes of what it is sent first.
+    /// The bytes of the replay.
     pub(crate) fn replay_bytes(&self) -> usize {
         self.replay.iter().map(Bytes::len).sum()
     }
 
-    /// Messages that it is sent first.
+    /// The number of messages in the replay.
     pub(crate) fn replays(&self) -> usize {
         self.replay.len()
     }
@@ -211,26 +212,26 @@ impl Weigh for Joining {
     }
 }
 
-/// What becomes of an event stream, as decided by a handler.
+/// A handler's decision about a request for an event stream.
 pub(crate) struct Subscribing {
     pub(crate) key: Key,
-    /// The head of the answer, and what leads to the first event.
+    /// The head of the response, and the bytes before the first event.
     pub(crate) preface: Bytes,
-    /// None: the preface is the whole answer.
+    /// The interval of comments; `None`: the preface is the whole response.
     pub(crate) keep_alive: Option<Duration>,
-    /// Whose messages it gets, each in the room of its event streams.
+    /// The rooms of event streams whose messages the stream receives.
     pub(crate) rooms: Vec<Arc<Room>>,
-    /// What it is sent first.
+    /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
 }
 
 impl Subscribing {
-    /// Bytes of what it is sent first.
+    /// The bytes of the preface and the replay.
     pub(crate) fn replay_bytes(&self) -> usize {
         self.preface.len() + self.replay.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// Messages that it is sent first.
+    /// The number of messages in the replay.
     pub(crate) fn replays(&self) -> usize {
         self.replay.len()
     }

@@ -1,4 +1,4 @@
-//! What a connection has for the handlers, and what came of it.
+//! Jobs, which connections give to handlers, and their outcomes.
 
 use std::sync::{Arc, Weak};
 
@@ -10,56 +10,57 @@ use crate::engine::parts::id::Key;
 use crate::message::Message;
 use crate::request::RequestHead;
 
-/// What a connection has to handle.
+/// The content of a job.
 pub(crate) enum Work {
-    /// Events of a session, in order, and how many bytes of messages they are.
+    /// A session's events in order, and the number of bytes in their messages.
     Session(Arc<Session>, Vec<Event>, usize),
-    /// A request of an HTTP connection.
+    /// A request on an HTTP connection.
     Request(Arc<Ticket>),
-    /// A handshake of an HTTP connection, which waits for the verdict.
+    /// A handshake on an HTTP connection, which waits for the verdict.
     Handshake(Weak<RequestHead>),
-    /// A request for an event stream, which waits for the verdict.
+    /// A request for an event stream, whose connection waits for the verdict.
     EventStream(Weak<RequestHead>),
-    /// A request whose body is not read yet, and which waits for the body guard's verdict.
+    /// A request whose body is not read yet. Its connection waits for the verdict of the body guard.
     Guard(Weak<RequestHead>),
-    /// A handshake that a host has read; the host waits for the verdict.
+    /// A handshake that a host has read. The host waits for the verdict.
     Authorize(Box<Accepted>, OnVerdict),
-    /// Something that the program kept for a connection that has gone.
+    /// An attachment whose connection has ended, to be dropped.
     Drop(Attachment),
-    /// A session that has gone, and with it what the program kept for it; and whether it counts as ended until it is dropped.
+    /// A session that has ended, to be dropped with its attachment; and whether it counts as ended until then
+    /// (`Hub::ended`).
     Release(Arc<Session>, bool),
 }
 
 pub(crate) enum Event {
-    /// With the request that it began with, if that is known.
+    /// The session was opened, by this request if that is known.
     Open(Option<Arc<RequestHead>>),
     Message(Message),
-    /// Its presence in a room has changed.
+    /// The session has joined or left a room.
     Room(Presence, Arc<Room>),
-    /// The program has asked for it.
+    /// The program has asked to be called (`Hub::nudge`).
     Nudge,
     Close,
 }
 
-/// Work, and the connection that its outcome goes to.
+/// A job: the work, and the connection that its outcome goes to.
 pub(crate) struct Job {
-    /// None: nobody waits for the outcome.
+    /// The shard and key of the connection; `None`: no outcome is needed.
     pub(crate) to: Option<(u16, Key)>,
     pub(crate) work: Work,
 }
 
-/// What came of a job.
+/// The outcome of a job.
 pub(crate) enum Done {
-    /// The session's events are handled; or one of its handlers panicked, and this many messages behind it are not.
+    /// The session's events were handled. After a panic, `unhandled` counts the messages behind it.
     Session {
         panicked: bool,
         unhandled: u32,
         bytes: usize,
-        /// Where the events were: the next ones can be put there.
+        /// The emptied list of events, whose memory the next ones can use.
         memory: Vec<Event>,
     },
-    /// The request is answered, and was of so many bytes; or the shard has taken it back.
+    /// The response, and the bytes that the request took; `None` if the shard has taken the request back.
     Request(Option<(Response, usize)>),
-    /// The program has decided who may come in.
+    /// The program's verdict.
     Handshake(Box<Result<Granted, Refusal>>),
 }

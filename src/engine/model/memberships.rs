@@ -1,26 +1,27 @@
-//! Which rooms a connection is in. Most of the time its shard has seen all that it has done: then a room is one pointer.
+//! The rooms that a connection is in. Most of the time its shard has applied all of the connection's changes: a room
+//! then takes one pointer.
 
 use std::sync::Arc;
 
 use crate::engine::model::room::Room;
 use crate::engine::parts::small_set::{push, remove};
 
-/// A connection's being in a room.
+/// A connection's membership in a room.
 pub(crate) struct Membership {
     pub(crate) room: Arc<Room>,
-    /// It has joined, and not left.
+    /// Whether the connection has joined the room, and not left it.
     pub(crate) wanted: bool,
-    /// How often it has joined or left since its shard has last seen it do so.
+    /// The number of joins and leaves that the shard has not applied yet.
     pub(crate) pending: u32,
 }
 
 impl Membership {
-    /// Whether its shard has seen it join, and not leave.
+    /// Whether the connection is a member as far as the shard knows.
     pub(crate) fn is_held(&self) -> bool {
         self.wanted != (self.pending % 2 == 1)
     }
 
-    /// It has joined, and its shard has seen all that it has done.
+    /// Whether the connection is a member, and its shard has applied all of its changes.
     fn is_settled(&self) -> bool {
         self.wanted && self.pending == 0
     }
@@ -39,16 +40,16 @@ impl Membership {
 pub(crate) enum Memberships {
     #[default]
     None,
-    /// One room, as most have: it takes no memory of its own.
+    /// One room, the most frequent number. It takes no memory of its own.
     One(Membership),
     More(Box<More>),
 }
 
 #[derive(Default)]
 pub(crate) struct More {
-    /// Joined and not left, as its shard has seen. Exactly as long as needed.
+    /// Memberships without pending changes. The slice has no spare capacity.
     settled: Box<[Arc<Room>]>,
-    /// The others.
+    /// Memberships with pending changes.
     changing: Box<[Membership]>,
 }
 
@@ -62,7 +63,7 @@ impl Memberships {
         }
     }
 
-    /// How many rooms it has joined, and not left.
+    /// The number of rooms that the connection has joined, and not left.
     pub(crate) fn wanted(&self) -> usize {
         let (settled, changing) = self.parts();
         settled.len() + changing.iter().filter(|of| of.wanted).count()
@@ -74,14 +75,14 @@ impl Memberships {
         settled.iter().any(is_it) || changing.iter().any(|of| of.wanted && is_it(&of.room))
     }
 
-    /// Rooms that its shard has seen it join, and not leave.
+    /// The rooms that the connection is a member of, as far as its shard knows.
     pub(crate) fn held(&self) -> impl Iterator<Item = &Arc<Room>> {
         let (settled, changing) = self.parts();
         let changing = changing.iter().filter(|of| of.is_held());
         settled.iter().chain(changing.map(|of| &of.room))
     }
 
-    /// It joins the room, or leaves if it was in it. Its shard has not seen it yet.
+    /// Joins the room, or leaves it if the connection was a member. The shard has yet to apply the change.
     pub(crate) fn change(&mut self, room: &Arc<Room>) {
         let changed = |of: Option<Membership>| Membership {
             wanted: of.as_ref().is_none_or(|of| !of.wanted),
@@ -101,7 +102,8 @@ impl Memberships {
         }
     }
 
-    /// Its shard has come to see one change. Returns whether there was any: all are forgotten when it ends.
+    /// Records that the shard has applied one change. Returns whether one was pending: when the connection ends, all
+    /// are forgotten.
     pub(crate) fn seen(&mut self, room: &Arc<Room>) -> bool {
         match self {
             Self::None => false,
@@ -175,7 +177,7 @@ impl More {
 }
 
 impl FromIterator<Membership> for Memberships {
-    /// Each of another room.
+    /// Collects memberships, which must be of distinct rooms.
     fn from_iter<I: IntoIterator<Item = Membership>>(all: I) -> Self {
         let mut memberships = Self::None;
         memberships.with_more(|more| more.changing = all.into_iter().collect());
@@ -202,7 +204,7 @@ mod tests {
     fn what_is_wanted_is_at_once_and_what_is_held_follows_as_the_shard_sees_it() {
         let rooms = rooms(2);
         let mut of = Memberships::default();
-        // In, out and in again, of which the shard sees one after the other.
+        // Joined, left and joined again; the shard applies one change after the other.
         for wanted in [true, false, true] {
             of.change(&rooms[0]);
             assert_eq!(of.wants(&rooms[0]), wanted);

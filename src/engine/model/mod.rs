@@ -1,4 +1,4 @@
-//! The vocabulary of the engine: what its threads say to each other, and what the program is told.
+//! The vocabulary of the engine: messages between its threads, and its interface to the program.
 
 pub(crate) mod command;
 pub(crate) mod job;

@@ -1,4 +1,4 @@
-//! What the engine tells the program, and about whom.
+//! The engine's interface to the program.
 //!
 //! The engine calls up through the one trait [`Program`]; it knows neither the program's handlers nor its states.
 
@@ -14,19 +14,19 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::http::Head;
 use crate::request::{Reject, RequestHead};
 
-/// How the program accepts a handshake, or a request for an event stream.
+/// The program's acceptance of a handshake, or of a request for an event stream.
 #[derive(Default)]
 pub(crate) struct HandshakeAccept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
-    /// What the program keeps for the session from the start.
+    /// The attachment of the session.
     pub(crate) attachment: Option<Arc<dyn Any + Send + Sync>>,
-    /// Whom the connection belongs to.
+    /// The user that the connection belongs to.
     pub(crate) user: Option<String>,
     pub(crate) expiry: Option<Expiry>,
 }
 
-/// Which events the program has a handler for; the others cost it nothing.
+/// The events that the program has handlers for. Other events cost the program nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Subscriptions {
     pub(crate) open: bool,
@@ -34,50 +34,51 @@ pub(crate) struct Subscriptions {
     pub(crate) close: bool,
     pub(crate) request: bool,
     pub(crate) handshake: bool,
-    /// Requests with a body are asked about before it is read.
+    /// Whether requests with a body are authorised before the body is read.
     pub(crate) guard: bool,
     pub(crate) room: bool,
-    /// Subprotocols that the program speaks by itself. The first that a client offers is chosen, unless the handshake
-    /// handler has chosen.
+    /// Subprotocols that the program speaks itself. If the handshake handler has chosen none, the first that the client
+    /// offers is used.
     pub(crate) subprotocols: &'static [&'static str],
-    /// The subprotocol whose sessions receive the messages of rooms that keep a history with their room and id.
+    /// The subprotocol whose sessions receive the messages of rooms with history together with room and id.
     pub(crate) subprotocol_with_ids: Option<&'static str>,
 }
 
-/// What becomes of a message that was just received.
+/// The program's decision about a message that was just received.
 pub(crate) enum MessageVerdict {
-    /// It is kept for the handlers.
+    /// Queue it for the handlers.
     Keep,
-    /// Nothing more is to be done.
+    /// It is dealt with: nothing is queued.
     Done,
-    /// This is sent at once.
+    /// Send this reply at once.
     Answer(Message),
-    /// Nothing more is received; what came before is handled, then the connection is closed with this.
+    /// Receive nothing more; handle the messages before it, then close the connection with this code and reason.
     Refuse(CloseCode, String),
 }
 
-/// Why a session's client is not listened to any more.
+/// Why nothing more is received from a session's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerEnd {
-    /// It has broken the rules: what came before is still handled, and answered.
+    /// The client has broken the protocol. Earlier messages are still handled and answered.
     Refused,
-    /// Nobody waits for answers.
+    /// The client is gone, and can't receive answers.
     Gone,
 }
 
-/// The program, as the engine sees it.
+/// The program, as the engine calls it.
 ///
-/// `entered`, `left`, `emptied`, `received` and `ending` are called on the shard's thread and return at once. The others are called where they
-/// may block, on a handler thread, or on the shard's own while it is lent out: for one session never two at a time, and
-/// in this order: `open`, each `message` as it was sent, `close`, each exactly once. In between is `room`, once for each
-/// change, as they were made. `handshake` is before all of them, while there is no session yet.
+/// `entered`, `left`, `emptied`, `received` and `ending` are called on the shard's thread and must return at once. The
+/// others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
+/// session, calls never overlap and come in this order: `open`, `message` for each message in the order sent, `close`,
+/// each exactly once. `room` comes in between, once for each change, in order. `handshake` comes before the session
+/// exists.
 pub(crate) trait Program: Send + Sync + 'static {
     fn subscriptions(&self) -> Subscriptions;
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
-    /// A message has come, while handlers may still be at work for its session. Only for sessions that have a talk
-    /// (`Session::set_protocol_state`); `outbox_has_room` is whether an answer would fit into the outbox.
+    /// Called when a message arrives, possibly while handlers run for its session. Only for sessions with a protocol
+    /// state (`Session::set_protocol_state`). `outbox_has_room`: a reply would fit into the outbox.
     fn received(
         &self,
         _session: &Arc<Session>,
@@ -86,41 +87,43 @@ pub(crate) trait Program: Send + Sync + 'static {
     ) -> MessageVerdict {
         MessageVerdict::Keep
     }
-    /// Nothing more will be received. Only for sessions that have a talk; told once or more, while handlers may still be
-    /// at work.
+    /// Called when nothing more will be received, at least once, possibly while handlers run. Only for sessions with a
+    /// protocol state.
     fn ending(&self, _session: &Session, _ending: PeerEnd) {}
-    /// Nobody is in a room any more: it is no more, unless it stays.
+    /// Called when a room has become empty. It is retired then, unless it keeps a history.
     fn emptied(&self, room: &Room);
 
-    /// The type of what the program keeps for a session, and its name: an attachment of another type must not be granted.
+    /// The type of the program's attachments, and its name. An attachment of another type must not be granted.
     #[cfg_attr(not(feature = "axum"), allow(dead_code))]
     fn attachment_type(&self) -> (TypeId, &'static str) {
         (TypeId::of::<()>(), "()")
     }
-    /// May this client come in?
+    /// Decides whether a handshake is accepted.
     fn handshake(&self, request: &RequestHead) -> Result<HandshakeAccept, Reject>;
-    /// Whether requests for this path are for an event stream. Returns at once, like `entered`.
+    /// Returns whether requests for this path are for an event stream. Called on the shard's thread: must return at
+    /// once.
     fn has_event_stream(&self, _path: &str) -> bool {
         false
     }
-    /// What the client of an event stream is to get, as its session's attachment, which `open` puts into effect. Such a
-    /// session has no other events.
+    /// Decides a request for an event stream. The attachment that it grants says what the client receives, and `open`
+    /// puts that into effect. Such a session has no other events.
     fn event_stream(&self, _request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         Err(Reject::new(404))
     }
-    /// The request is the one that the session began with, if it is known.
+    /// Called when a session begins, with its request if that is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);
     fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence);
-    /// The program has asked for this (`Hub::nudge`).
+    /// Called after the program asked for it with `Hub::nudge`.
     fn nudged(&self, _session: &Arc<Session>) {}
     fn close(&self, session: &Arc<Session>);
     fn request(&self, request: Request) -> Response;
-    /// The answer to a request that no route would take, whatever its body. Returns at once, like `entered`.
+    /// Returns the response to a request that no route accepts, whatever its body. Called on the shard's thread: must
+    /// return at once.
     fn refusal(&self, _request: &Head) -> Option<Vec<u8>> {
         None
     }
-    /// May a body be sent with this request? Asked before it is read, on a handler thread.
+    /// Decides whether a request may have a body, before the body is read.
     fn guard(&self, _request: &RequestHead) -> Result<(), Reject> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Requests for mounted routes and their responses, and what these count for.
+//! Requests for mounted routes, their responses, and the memory that is counted for them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
@@ -14,26 +14,26 @@ pub(crate) struct Request {
     pub(crate) head: Head,
     pub(crate) body: Vec<u8>,
     pub(crate) peer: SocketAddr,
-    /// Where the client is, as far as can be known.
+    /// The client's address, as far as it is known.
     pub(crate) client: IpAddr,
-    /// Whether the client can use the connection again.
+    /// Whether the client can reuse the connection.
     pub(crate) keep_alive: bool,
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub(crate) struct Response {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
-    /// Whether the connection may be used again.
+    /// Whether the connection may be reused.
     pub(crate) keep_alive: bool,
-    /// It counts among all answers until this is dropped.
+    /// Counts the response among all responses until it is dropped.
     pub(crate) charge: Option<Charge>,
 }
 
-/// How much answers hold. Not of interest to models of threads.
+/// The bytes that responses hold. Not an atomic of loom: models do not check it.
 pub(crate) type Account = AtomicUsize;
 
-/// What answers hold, counted from when a handler has made them until their clients have them.
+/// Counts the bytes of a response from the end of its handler until the client has received it.
 pub(crate) struct Charge {
     account: Arc<Account>,
     bytes: usize,
@@ -56,7 +56,7 @@ impl Drop for Charge {
 }
 
 impl Response {
-    /// An answer that is small.
+    /// Makes a response without a body.
     pub(crate) fn small(head: Vec<u8>) -> Self {
         Self {
             head,
@@ -66,7 +66,7 @@ impl Response {
         }
     }
 
-    /// The answer where a route's handler panicked.
+    /// The response after a panic of a route's handler.
     pub(crate) fn internal_error(head_only: bool) -> Self {
         Self::small(http::refusal(
             500,
@@ -76,21 +76,21 @@ impl Response {
         ))
     }
 
-    /// The answer where what clients have still to read of others leaves no room for a further one.
+    /// The response while other responses, which clients have yet to read, leave no memory for one more.
     pub(crate) fn busy(head_only: bool) -> Self {
         Self::small(busy().response(BodyMode::head_only_if(head_only)))
     }
 
-    /// What it holds.
+    /// The bytes that the response holds.
     pub(crate) fn bytes(&self) -> usize {
         self.head.capacity() + self.body.capacity()
     }
 }
 
-/// A request that waits for its handler: whoever takes it first has it, the handler or the shard, which gives up waiting.
+/// A request that waits for its handler. It is taken once: by the handler, or by the shard when it stops waiting.
 pub(crate) struct Ticket {
     request: Mutex<Option<Box<Request>>>,
-    /// What it holds.
+    /// The bytes that the request holds.
     pub(crate) bytes: usize,
     pub(crate) head_only: bool,
 }
@@ -109,7 +109,7 @@ impl Ticket {
     }
 }
 
-/// What a head holds, about.
+/// Estimates the bytes that a head holds.
 pub(crate) fn head_bytes(head: &Head) -> usize {
     let line = |(name, value): &(String, String)| {
         name.len() + value.len() + 2 * (size_of_val(name) + ALLOCATION_BYTES)
@@ -118,5 +118,5 @@ pub(crate) fn head_bytes(head: &Head) -> usize {
     size_of::<Head>() + head.method.len() + head.target.len() + lines
 }
 
-/// What an allocation costs beside its bytes, about.
+/// The estimated overhead of an allocation.
 const ALLOCATION_BYTES: usize = 16;

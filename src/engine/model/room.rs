@@ -1,8 +1,8 @@
-//! A room, as any thread knows it: who is in it, and which shards it reaches.
+//! A room, as any thread sees it: its members, and the shards that they are on.
 //!
-//! The engine knows rooms by number. Who is in a room is kept twice: a [`Room`] answers any thread at once; the shards of its
-//! members each have a list of their own (`reactor::rooms`), which follows through the mailbox. So joining, leaving and what is
-//! sent keep their order at each connection.
+//! The engine knows rooms by number. Membership is kept twice: a [`Room`] answers any thread at once; each shard with
+//! members has a list of its own (`reactor::rooms`), which follows through the mailbox. So joins, leaves and messages
+//! keep their order at each connection.
 
 use std::ops::Index;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -13,21 +13,22 @@ use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::small_set::Members;
 use crate::sync::lock;
 
-/// A room, as any thread knows it.
+/// A room, as any thread sees it.
 pub(crate) struct Room {
     number: u64,
-    /// What it is called above the engine.
+    /// Its name above the engine.
     pub(crate) name: Arc<str>,
-    /// How many are in it; `RETIRED` when it is no more.
+    /// The number of members, or `RETIRED`.
     len: AtomicU32,
-    /// How many of them get its messages with their ids; `NO_HISTORY` if it keeps none, and goes when it is empty.
+    /// The number of members that receive its messages with ids. `NO_HISTORY` if it keeps no messages: such a room is
+    /// retired when it is empty.
     pub(crate) members_with_ids: AtomicU32,
     shards: Shards,
-    /// The event streams that follow it: a room of their own, since what they are sent has another form.
+    /// The room of the event streams that follow this one. It is separate, since its messages have another form.
     streams: OnceLock<Arc<Room>>,
-    /// Of such a room, the one that it follows, which counts its members, too.
+    /// In a room of event streams: the room that they follow, which counts them as members too.
     followed: Weak<Room>,
-    /// Whoever gives rooms up has it in a queue.
+    /// Whether the room is in the queue of rooms to be retired.
     queued: AtomicBool,
 }
 
@@ -35,8 +36,8 @@ const RETIRED: u32 = u32::MAX;
 
 const NO_HISTORY: u32 = u32::MAX;
 
-/// What there is of a room on each shard, by the shard's index. The first takes no memory of its own: rooms are many, and
-/// small.
+/// The room's counts on each shard, by the shard's index. The first takes no memory of its own: most rooms are small
+/// and there are many.
 struct Shards {
     first: OnShard,
     others: Box<[OnShard]>,
@@ -80,30 +81,31 @@ impl Index<usize> for Shards {
 #[derive(Default)]
 struct OnShard {
     members: Mutex<Members<Key>>,
-    /// Members that the shard knows of, or will learn of. Without any, nothing that is sent to the room goes there.
+    /// Members that the shard knows of, or has a command for. Without any, messages to the room are not sent to the
+    /// shard.
     reached: AtomicUsize,
 }
 
-/// How somebody's being in a room has changed.
+/// A membership change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Presence {
-    /// The connection is in the room now.
+    /// The connection has joined the room.
     Joined,
-    /// The connection is in the room no longer: it has left, or has ended.
+    /// The connection has left the room, or has ended.
     Left,
 }
 
-/// Why a connection did not join.
+/// Why a connection could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotJoined {
-    /// It has gone, or the engine has stopped.
+    /// The connection has ended, or the engine has stopped.
     Closed,
-    /// It is in as many rooms as it may be.
+    /// The connection is in as many rooms as allowed.
     TooMany,
-    /// The room is no more: another of the same name may take its place.
+    /// The room is retired. Another room of that name may have taken its place.
     Retired,
-    /// What was reserved is less than the replay.
+    /// The replay takes more than was reserved in the mailbox.
     Full,
 }
 
@@ -121,7 +123,7 @@ impl Room {
         }
     }
 
-    /// The room of the event streams that follow it.
+    /// The room for this room's event streams, made if there is none yet.
     pub(crate) fn room_of_streams(
         self: &Arc<Self>,
         next_number: impl FnOnce() -> u64,
@@ -134,27 +136,27 @@ impl Room {
         })
     }
 
-    /// How many there are of them.
+    /// The number of event streams that follow the room.
     pub(crate) fn streams_len(&self) -> usize {
         self.streams.get().map_or(0, |streams| streams.len())
     }
 
-    /// The room of its event streams, if any follow it.
+    /// The room of the event streams that follow this one, if there are any.
     pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
         self.streams.get().filter(|streams| streams.len() > 0)
     }
 
-    /// The number of those who get its messages as they are.
+    /// The channel of the members that receive messages without ids. It is also the room's number.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The number of those who get its messages with their ids, in a form of their own.
+    /// The channel of the members that receive messages with ids.
     pub(crate) fn channel_with_ids(&self) -> u64 {
         self.number + 1
     }
 
-    /// The number of the members that a session is among, by whether it takes ids.
+    /// The channel for a session, by whether the session takes ids.
     pub(crate) fn channel_for(&self, takes_ids: bool) -> u64 {
         match self.sends_ids(takes_ids) {
             true => self.channel_with_ids(),
@@ -162,17 +164,18 @@ impl Room {
         }
     }
 
-    /// Whether it sends its messages with their ids to a session, by whether that takes ids.
+    /// Whether a session receives the room's messages with ids, by whether the session takes them.
     pub(crate) fn sends_ids(&self, takes_ids: bool) -> bool {
         takes_ids && self.stays()
     }
 
-    /// Whether it stays when nobody is in it.
+    /// Whether the room stays when it is empty, since it keeps a history.
     pub(crate) fn stays(&self) -> bool {
         self.members_with_ids.load(Relaxed) != NO_HISTORY
     }
 
-    /// Whether anybody gets its messages with their ids. Who holds the lock of its history knows that it stays so.
+    /// Whether any member receives messages with ids. The answer stays valid while the caller holds the lock of the
+    /// room's history.
     pub(crate) fn has_members_with_ids(&self) -> bool {
         !matches!(self.members_with_ids.load(SeqCst), 0 | NO_HISTORY)
     }
@@ -180,7 +183,7 @@ impl Room {
     pub(crate) fn len(&self) -> usize {
         match self.len.load(SeqCst) {
             RETIRED => 0,
-            // Counted out of the one before the other, so it may be one too few for a moment.
+            // A stream leaves one count before the other, so this may be one too low for a moment.
             len => (len as usize).saturating_sub(self.streams_len()),
         }
     }
@@ -205,12 +208,12 @@ impl Room {
         self.shards[shard].reached.load(SeqCst) > 0
     }
 
-    /// Nothing more will come to the shard for one of its members.
+    /// Records that no further command will reach the shard for one of its members.
     pub(crate) fn unreach(&self, shard: u16) {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
-    /// Counts somebody in, unless the room is no more.
+    /// Counts a new member. Returns false if the room is retired.
     pub(crate) fn enter(&self) -> bool {
         let count = |len| (len != RETIRED).then(|| len + 1);
         self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
@@ -220,23 +223,24 @@ impl Room {
         self.len.load(SeqCst) == RETIRED
     }
 
-    /// Counts somebody out. Returns whether the room is empty now: then it is no more, unless it stays.
+    /// Counts a member that leaves. Returns whether the room is empty now: it is retired then, unless it keeps a
+    /// history.
     pub(crate) fn exit(&self) -> bool {
         self.len.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())
     }
 
-    /// Marks it as being in the queue of rooms to be given up. Returns whether it was not.
+    /// Marks the room as queued for retirement. Returns whether it was not queued before.
     pub(crate) fn enqueue(&self) -> bool {
         !self.queued.swap(true, SeqCst)
     }
 
-    /// It is in that queue no longer. Whoever empties it from here on enqueues it again.
+    /// Removes that mark. If the room becomes empty after this, it is queued again.
     pub(crate) fn dequeue(&self) {
         self.queued.store(false, SeqCst);
     }
 
-    /// Counts an event stream in, unless the room is no more. Returns the room of its event streams, which is to be parted
-    /// from: by whoever has called this, or when the stream ends that has begun with it.
+    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`Room::part`]
+    /// must be called on it when the stream ends, or by the caller if no stream begins.
     pub(crate) fn follow(self: &Arc<Self>, next_number: impl FnOnce() -> u64) -> Option<Arc<Room>> {
         let streams = self.room_of_streams(next_number);
         streams.enter();
@@ -247,12 +251,13 @@ impl Room {
         None
     }
 
-    /// Whether nobody is in it and nobody follows it.
+    /// Whether the room has no members and no event streams.
     pub(crate) fn is_deserted(&self) -> bool {
         self.len.load(SeqCst) == 0
     }
 
-    /// Counts somebody out. Returns the room that is empty now: of one of event streams, the one that it follows.
+    /// Counts a member that leaves. Returns the room that is empty now, if one is: for a room of event streams, the
+    /// room that they follow.
     pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
         let is_empty = self.exit();
         match self.followed.upgrade() {
@@ -261,12 +266,12 @@ impl Room {
         }
     }
 
-    /// Ends the room if it is empty and need not stay. Nobody can join it after.
+    /// Retires the room if it is empty and keeps no history. A retired room can't be joined.
     pub(crate) fn retire(&self) -> bool {
         !self.stays() && self.give_up()
     }
 
-    /// Ends the room if it is empty.
+    /// Retires the room if it is empty, even if it keeps a history.
     pub(crate) fn give_up(&self) -> bool {
         self.len
             .compare_exchange(0, RETIRED, SeqCst, SeqCst)
@@ -276,7 +281,7 @@ impl Room {
     pub(crate) fn add(&self, id: ConnectionId) {
         let on = &self.shards[usize::from(id.shard)];
         lock(&on.members).insert(id.key());
-        // Before the room's next message is left anywhere.
+        // Counted before the room's next message is put into any mailbox.
         on.reached.fetch_add(1, SeqCst);
     }
 

@@ -1,4 +1,4 @@
-//! A WebSocket connection or an event stream, as everything above the engine knows it.
+//! A WebSocket connection or an event stream, as the layers above the engine see it.
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -17,71 +17,71 @@ use crate::report::Span;
 use crate::request::RequestHead;
 use crate::sync::lock;
 
-/// One WebSocket connection, as everything above the engine knows it.
+/// One WebSocket connection or event stream, as the layers above the engine see it.
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
     peer: Peer,
     cold: Option<Box<ColdSession>>,
-    /// What its messages are sent as.
+    /// The form of its outgoing messages.
     pub(crate) encoding: Encoding,
     pub(crate) span: Span,
-    /// The path of the request that opened it, with its query; nothing stands for `/`, which most ask for.
+    /// The path and query of its request. An empty string stands for `/`, the most frequent.
     target: Box<str>,
-    /// What the program keeps for it; set by whoever needs it first.
+    /// The program's attachment. The first caller to need it sets it.
     pub(crate) attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     status: AtomicU8,
-    /// The rooms it is in.
+    /// The rooms that the connection is in.
     pub(crate) rooms: Mutex<Memberships>,
-    /// Who is to tell of the close where the shard ends while a batch is with the handlers: see `BatchState`.
+    /// Decides who dispatches the close if the shard ends while handlers have a batch: see `BatchState`.
     batch: AtomicU8,
     /// What was agreed about compression.
     pub(crate) compression: Ability,
 }
 
-/// An address of IPv6 takes five times the memory of one of IPv4, and so does what may be either.
+/// The peer's address. A box for IPv6, whose addresses take five times the memory, keeps sessions small.
 enum Peer {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
 }
 
-/// What few sessions have.
+/// Fields that few sessions need.
 #[derive(Default)]
 struct ColdSession {
-    /// Where the client is, if that is not its peer's address.
+    /// The client's address, if it differs from the peer's.
     client: Option<IpAddr>,
-    /// What was chosen of the subprotocols that the client has offered.
+    /// The subprotocol chosen from the client's offer.
     subprotocol: Option<Box<str>>,
-    /// The subprotocol is one whose messages have ids (`Subscriptions::subprotocol_with_ids`).
+    /// Whether the subprotocol receives ids (`Subscriptions::subprotocol_with_ids`).
     takes_ids: bool,
-    /// What the program keeps for a session that speaks it. Set when the session begins, if at all.
+    /// The state of the program's subprotocol, set when the session begins.
     protocol_state: OnceLock<Arc<dyn Any + Send + Sync>>,
-    /// Whom it belongs to.
+    /// The user that the connection belongs to.
     user: Option<Arc<str>>,
-    /// What it counts as for that user, until it has ended.
+    /// Counts the connection for its user, until it has ended.
     user_slot: Mutex<Option<UserSlot>>,
 }
 
-/// What has become of the batch that is with the handlers, as bits. Whoever sets the second tells of the close.
+/// The state of the batch that the handlers have, as bits. Whoever sets the second of them dispatches the close.
 struct BatchState;
 
 impl BatchState {
     const HANDED_OVER: u8 = 0;
     const DONE: u8 = 1;
-    /// The shard has ended, and will not learn that it is done.
+    /// The shard has ended, and will not learn that the batch is done.
     const ABANDONED: u8 = 2;
 }
 
-// Its attachment is set once, by a handler that has not panicked.
+// The attachment is set once, by a handler that has not panicked.
 impl UnwindSafe for Session {}
 
 impl RefUnwindSafe for Session {}
 
-/// Whether a session takes messages.
+/// Whether a session takes outgoing messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Status {
     Open,
-    /// Its outbox is over its bound: a message now would meet the slow-consumer policy.
+    /// Its outbox is over its bound, so the slow-consumer policy would apply to a message.
     Full,
     Closed,
 }
@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// The path of the request that opened it, with its query.
+    /// The path and query of the request that opened it.
     pub(crate) fn target(&self) -> &str {
         match &*self.target {
             "" => "/",
@@ -129,7 +129,7 @@ impl Session {
         }
     }
 
-    /// Who is connected: the client, or a proxy of its.
+    /// The peer's address: the client's, or a proxy's.
     pub(crate) fn peer(&self) -> SocketAddr {
         match &self.peer {
             Peer::V4(v4) => SocketAddr::V4(*v4),
@@ -137,37 +137,38 @@ impl Session {
         }
     }
 
-    /// Where the client is, as far as can be known.
+    /// The client's address, as far as it is known.
     pub(crate) fn client_ip(&self) -> IpAddr {
         let client = self.cold.as_ref().and_then(|cold| cold.client);
         client.unwrap_or_else(|| self.peer().ip())
     }
 
-    /// What was chosen of the subprotocols that the client has offered.
+    /// The subprotocol chosen from the client's offer.
     pub(crate) fn subprotocol(&self) -> Option<&str> {
         self.cold.as_ref()?.subprotocol.as_deref()
     }
 
-    /// Whether it receives the messages of rooms that keep a history with their room and id.
+    /// Whether it receives the messages of rooms with history together with room and id.
     pub(crate) fn takes_ids(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.takes_ids)
     }
 
-    /// What the program keeps for what it speaks with this client; `None` if it speaks no subprotocol of its own.
+    /// The state of the program's subprotocol; `None` if the session speaks none.
     #[inline]
     pub(crate) fn protocol_state(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
         self.cold.as_ref()?.protocol_state.get()
     }
 
-    /// Has the program hear of what this session receives (`Program::received`). Only a session with a subprotocol can.
+    /// Sets the state of the program's subprotocol, which makes the engine call `Program::received` for this session.
+    /// Has no effect on a session without a subprotocol.
     pub(crate) fn set_protocol_state(&self, protocol_state: Arc<dyn Any + Send + Sync>) {
         if let Some(cold) = &self.cold {
             let _ = cold.protocol_state.set(protocol_state);
         }
     }
 
-    /// It is open, and belongs to a user. Returns what it is to be closed with, if the user's connections were closed since
-    /// it was accepted.
+    /// Assigns the open connection to a user. Returns a close reason if the user's connections were closed since this
+    /// one was accepted.
     pub(crate) fn set_user(&mut self, mut slot: UserSlot) -> Option<CloseReason> {
         let closed = slot.open(self.id, self.encoding);
         let cold = self.cold.get_or_insert_default();
@@ -176,12 +177,12 @@ impl Session {
         closed
     }
 
-    /// Whom it belongs to.
+    /// The user that the connection belongs to.
     pub(crate) fn user(&self) -> Option<&str> {
         self.cold.as_ref()?.user.as_deref()
     }
 
-    /// It has ended, and counts no longer for its user. Those who keep the session still see whose it was.
+    /// Stops counting the connection for its user, since it has ended. The session still returns the user's name.
     pub(crate) fn leave_user(&self) {
         if let Some(cold) = &self.cold {
             let slot = lock(&cold.user_slot).take();
@@ -197,34 +198,34 @@ impl Session {
         }
     }
 
-    /// A batch goes to the handlers; the one before is done.
+    /// Records that a batch goes to the handlers, and that the one before is done.
     pub(crate) fn batch_handed_over(&self) {
         self.batch.store(BatchState::HANDED_OVER, Relaxed);
     }
 
-    /// The handlers are done with a batch. Returns whether they are to tell of the close, too.
+    /// Records that the handlers are done with a batch. Returns whether they must call the close handler too.
     pub(crate) fn batch_done(&self) -> bool {
         self.batch.fetch_or(BatchState::DONE, AcqRel) & BatchState::ABANDONED != 0
     }
 
-    /// The shard ends. Returns whether the handlers will tell of the close when they are done.
+    /// Records that the shard ends. Returns whether the handlers will call the close handler when they are done.
     pub(crate) fn batch_abandoned(&self) -> bool {
         self.batch.fetch_or(BatchState::ABANDONED, AcqRel) & BatchState::DONE == 0
     }
 
-    /// Only the session's shard writes this.
+    /// Sets whether the session takes messages. Only its shard calls this.
     pub(crate) fn set_status(&self, status: Status) {
         self.status.store(status as u8, Relaxed);
     }
 }
 
 impl Session {
-    /// Its shard has come to see it join or leave. Returns whether it is still there to do so.
+    /// Records that the shard has applied a join or leave. Returns whether the change was still pending.
     pub(crate) fn is_seen(&self, room: &Arc<Room>) -> bool {
         lock(&self.rooms).seen(room)
     }
 
-    /// Rooms that are to be told of its leaving by whoever is at work for it: its shard has ended.
+    /// Keeps the rooms whose handlers must be called for its leaving, when its shard ends while handlers run for it.
     pub(crate) fn leave_behind(&self, rooms: Vec<Arc<Room>>) {
         let left = |room| Membership {
             room,
@@ -234,7 +235,7 @@ impl Session {
         *lock(&self.rooms) = rooms.into_iter().map(left).collect::<Memberships>();
     }
 
-    /// Takes what was left behind.
+    /// Takes the rooms that were left behind.
     pub(crate) fn rooms_left_behind(&self) -> Vec<Arc<Room>> {
         let rooms = std::mem::take(&mut *lock(&self.rooms)).into_vec();
         rooms.into_iter().map(|of| of.room).collect()

@@ -1,4 +1,4 @@
-//! How an engine is set up.
+//! The settings of an engine.
 
 use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
@@ -7,7 +7,7 @@ use crate::origins::Origins;
 use crate::ping::Heartbeat;
 use crate::proxies::Proxies;
 
-/// How an engine is set up.
+/// The settings of an engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) limits: Limits,
@@ -15,13 +15,15 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) shards: usize,
     pub(crate) handler_threads: usize,
-    /// Quick handlers run on the shards' own threads. Of no use with one handler thread: that is for what shards can't run.
+    /// Whether shards run quick handlers on their own threads. Without effect if there is only one handler thread,
+    /// which is needed for handlers that shards can't run.
     pub(crate) adaptive_handlers: bool,
-    /// None: any, which is said when it first matters.
+    /// The allowed origins. `None`: any, with a warning when a foreign one first connects.
     pub(crate) origins: Option<Origins>,
-    /// None: any.
+    /// The allowed host names. `None`: any.
     pub(crate) hosts: Option<AllowedHosts>,
-    /// Mounted routes are for the pages of allowed origins only, but for links to these paths. None: for all.
+    /// The paths that pages of other origins may link to, if mounted routes are only for allowed origins. `None`:
+    /// routes are for all.
     pub(crate) guarded: Option<Vec<String>>,
     pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,

@@ -1,4 +1,4 @@
-//! How a handshake is decided.
+//! The decision about a handshake, and what waits for it.
 
 #![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring a host that asks.
 
@@ -17,13 +17,13 @@ use crate::engine::parts::users::UserSlot;
 use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
 
-/// How a handshake is accepted.
+/// The program's acceptance of a handshake, checked by the engine.
 #[derive(Default)]
 pub(crate) struct Granted {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) kept: Option<PendingAttachment>,
-    /// What it counts as for its user.
+    /// Counts the connection for its user.
     pub(crate) user_slot: Option<UserSlot>,
     pub(crate) expiry: Option<Expiry>,
     /// What is agreed about compression, and how the client is told.
@@ -91,11 +91,11 @@ impl Granted {
     }
 }
 
-/// Why a request that a handler was asked about is refused.
+/// Why a request was refused after its handler was called.
 pub(crate) enum Refusal {
-    /// By the handler.
+    /// The handler has rejected it.
     Program(Reject),
-    /// The handler has accepted it for a user who has as many connections as allowed.
+    /// The handler has accepted it for a user who already has as many connections as allowed.
     UserConnections,
 }
 
@@ -105,17 +105,17 @@ impl From<Reject> for Refusal {
     }
 }
 
-/// What the program keeps for a connection.
+/// A value that the program attaches to a connection.
 pub(crate) type Attachment = Arc<dyn Any + Send + Sync>;
 
-/// The way to the handler threads, for [`PendingAttachment`].
+/// Access to the handler threads, for [`PendingAttachment`].
 pub(crate) trait DropOnHandler: Send + Sync {
-    /// Has a handler drop an attachment. It comes back if the calling thread is a handler, or if there are none any more.
+    /// Drops an attachment on a handler thread. Returns it if the calling thread is one, or if there are none any more.
     fn drop_on_handler(&self, attachment: Attachment) -> Result<(), Attachment>;
 }
 
-/// What the program keeps for a connection that may never open. Dropping it is user code, so it is left to the handlers
-/// wherever that happens.
+/// An attachment for a connection that may never open. Dropping an attachment runs user code, so this leaves it to a
+/// handler thread.
 pub(crate) struct PendingAttachment {
     attachment: Option<Attachment>,
     handlers: Box<dyn DropOnHandler>,
@@ -129,7 +129,7 @@ impl PendingAttachment {
         }
     }
 
-    /// The session has it from here on.
+    /// Gives the attachment to the session, which drops it from now on.
     pub(crate) fn take(mut self) -> Option<Attachment> {
         self.attachment.take()
     }
@@ -140,48 +140,48 @@ impl Drop for PendingAttachment {
         if let Some(attachment) = self.attachment.take()
             && let Err(attachment) = self.handlers.drop_on_handler(attachment)
         {
-            // Nobody is left to tell of a panic.
+            // No connection is left to report a panic to.
             caught(|| drop(attachment));
         }
     }
 }
 
-/// The answer to a request that finds no room among those that wait for handlers or for their clients.
+/// The response to a request for which there is no memory, or no handler in time.
 pub(crate) fn busy() -> Reject {
     Reject::new(503)
         .with_header("Retry-After", "1")
         .with_body("the server is busy: try again in a moment\n")
 }
 
-/// The answer to a handshake that finds no room among those that are asked about.
+/// The response to a handshake while too many others are being authorised.
 pub(crate) fn too_many() -> Reject {
     Reject::new(503)
         .with_header("Retry-After", "1")
         .with_body("too many handshakes wait\n")
 }
 
-/// The answer to a handshake that has come too late.
+/// The response to a handshake that arrives during shutdown.
 pub(crate) fn shutting_down() -> Reject {
     Reject::new(503)
         .with_header("Retry-After", "5")
         .with_body("the server is shutting down\n")
 }
 
-/// What becomes of a handshake that somebody else has read.
+/// The decision about a handshake that a host has read.
 pub(crate) enum Verdict {
-    /// It is to be answered with 101 and `Accepted::headers`; then the connection is brought to `Hub::adopt_accepted`.
+    /// The host answers with 101 and `Accepted::headers`, then hands the connection to `adopt_accepted`.
     Accepted(Box<Accepted>),
-    /// It is to be answered with this.
+    /// The host answers with this response.
     Rejected(Reject),
 }
 
-/// A handshake that is accepted, and whose connection is still to come. It counts as one.
+/// An accepted handshake whose connection has yet to be handed over. It counts as a connection.
 pub(crate) struct Accepted {
     pub(crate) request: Arc<RequestHead>,
     pub(crate) handshake: ValidHandshake,
     pub(crate) granted: Granted,
     pub(crate) peer_slot: Option<Box<PeerSlot>>,
-    /// None once the connection has come.
+    /// `None` once the connection was handed over.
     pub(crate) permit: Option<ConnectionPermit>,
 }
 
@@ -191,7 +191,8 @@ impl Accepted {
         self.granted.headers(&self.handshake)
     }
 
-    /// The connection has come, and counts from here on itself. Returns whether it has counted already.
+    /// Ends the permit, since the connection was handed over and counts itself from now on. Returns whether it was
+    /// counted before.
     pub(crate) fn take_permit(&mut self) -> bool {
         self.permit.take().is_some_and(|mut permit| {
             permit.is_given = true;
@@ -207,31 +208,31 @@ impl Accepted {
         (self.request, self.granted)
     }
 
-    /// Its host did not know where it comes from before it came.
+    /// Sets the peer's address, for hosts that learn of it only with the connection.
     pub(crate) fn found_at(&mut self, peer: SocketAddr) {
-        // Nobody else has it: the handler has returned, and the connection has not begun.
+        // No other owner is left: the handler has returned, and the connection has not begun.
         if let Some(request) = Arc::get_mut(&mut self.request) {
             request.found_at(peer);
         }
     }
 
-    /// Who asks.
+    /// The request that was accepted.
     pub(crate) fn request(&self) -> &RequestHead {
         &self.request
     }
 }
 
-/// Whoever counts connections, for [`ConnectionPermit`].
+/// The counter of connections, for [`ConnectionPermit`].
 pub(crate) trait CountConnections: Send + Sync {
-    /// A request's bytes count no longer; nor does its connection, unless that has come.
+    /// Stops counting a request's bytes, and its connection unless that was handed over.
     fn release_permit(&self, bytes: usize, has_come: bool);
 }
 
-/// Counts as a connection that is still to come, and for what its request takes.
+/// Counts a connection that has yet to be handed over, and the memory of its request.
 pub(crate) struct ConnectionPermit {
     pub(crate) counts: Weak<dyn CountConnections>,
     pub(crate) bytes: usize,
-    /// The connection counts instead.
+    /// Whether the connection was handed over, and counts itself.
     pub(crate) is_given: bool,
 }
 
@@ -243,7 +244,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Who waits for a verdict; told in any case.
+/// The callback that waits for a verdict. It is called in any case: dropping it reports a shutdown.
 pub(crate) struct OnVerdict(pub(crate) Option<Box<dyn FnOnce(Verdict) + Send>>);
 
 impl OnVerdict {
