@@ -1,4 +1,4 @@
-//! Broadcasts of a turn, joined: those for the same audience gather in one batch of frames.
+//! Batches of a turn's broadcasts: frames for the same audience are gathered and written together.
 
 use std::ops::Range;
 
@@ -12,11 +12,11 @@ use crate::engine::parts::compression::Epoch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Audience {
     Everyone,
-    /// Those in the room with this number.
+    /// The members of the room with this number.
     Room(u64),
 }
 
-/// What an audience has been sent in this turn, and its members have still to get.
+/// The broadcasts of this turn to one audience, which its members have yet to receive.
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
     plain: Gathering,
@@ -63,7 +63,7 @@ pub(crate) struct PackedFrame {
 #[cfg_attr(feature = "deflate", derive(Clone))]
 struct Gathering {
     bytes: Gathered,
-    /// The frames in it.
+    /// The frames, in order.
     pieces: Vec<Piece>,
 }
 
@@ -76,9 +76,9 @@ enum Gathered {
 
 #[cfg_attr(feature = "deflate", derive(Clone))]
 struct Piece {
-    /// Its place among all broadcasts of the shard.
+    /// The frame's number among all broadcasts of the shard.
     number: u64,
-    /// Where it ends.
+    /// The end of the frame in the batch.
     end: usize,
 }
 
@@ -249,7 +249,7 @@ impl Batch {
 #[derive(Default)]
 pub(crate) struct Spare {
     memory: BytesMut,
-    /// How long the last batch was: the next one is about as long.
+    /// The length of the last batch, which predicts that of the next.
     len: usize,
 }
 
@@ -274,7 +274,7 @@ impl Spare {
     }
 }
 
-/// A batch that takes nothing more.
+/// A batch that takes no more frames.
 pub(crate) struct SealedBatch {
     plain: SealedFrames,
     #[cfg(feature = "deflate")]
@@ -321,7 +321,7 @@ impl SealedBatch {
 /// Frames that are sent as they are.
 pub(crate) struct SealedFrames {
     pub(crate) bytes: Bytes,
-    /// The memory behind them.
+    /// The size of the allocation behind the bytes.
     allocated: usize,
     pieces: Vec<Piece>,
 }
@@ -351,21 +351,21 @@ impl SealedFrames {
         }
     }
 
-    /// The bytes from there on, for outboxes to keep, and how much memory is behind them.
+    /// The bytes from this offset on, for outboxes to keep, and the size of the allocation behind them.
     pub(crate) fn piece(&mut self, from: usize) -> (Bytes, usize) {
         self.make_compact();
         (self.bytes.slice(from..), self.allocated)
     }
 
-    /// Some of the bytes, as one outbox keeps them, and whether they are its own.
+    /// A range of the bytes for one outbox to keep, and whether it is a copy that no other outbox shares.
     pub(crate) fn keep(&mut self, range: Range<usize>) -> (Bytes, bool) {
         self.make_compact();
         keep_piece(self.bytes.slice(range), self.allocated)
     }
 }
 
-/// A piece of something of that length that others may share, as one outbox keeps it: shared, or as a copy of its own
-/// where it would hold back more than twice what it is. Returns whether it is a copy.
+/// Makes one outbox's copy of a piece of `of` bytes: shared, or a copy of its own if the piece would keep more than
+/// twice its length in memory. Returns whether it is a copy.
 pub(crate) fn keep_piece(piece: Bytes, of: usize) -> (Bytes, bool) {
     match piece.len() < of / 2 {
         true => (Bytes::copy_from_slice(&piece), true),
@@ -373,10 +373,10 @@ pub(crate) fn keep_piece(piece: Bytes, of: usize) -> (Bytes, bool) {
     }
 }
 
-/// The first piece from this number on.
+/// The index of the first piece from this number on.
 fn position(pieces: &[Piece], number: u64) -> usize {
     match pieces.first() {
-        // Nearly always.
+        // The most frequent case.
         Some(first) if first.number >= number => 0,
         _ => pieces.partition_point(|piece| piece.number < number),
     }

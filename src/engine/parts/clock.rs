@@ -1,37 +1,38 @@
-//! A clock that leaves out the time in which nothing could run.
+//! A clock that excludes time in which the process could not run.
 //!
-//! While the process is stopped, its machine sleeps or is paused, or the thread is not scheduled, no peer is heard, so none
-//! is to be judged for its silence. Deadlines are counted on a clock that such time does not count on: so all of them
-//! move at once, however long it was.
+//! While the process is stopped, its machine sleeps, or the thread is not scheduled, it reads nothing from its peers,
+//! so none of them may be judged for silence. Deadlines are counted on this clock: such time postpones all of them at
+//! once, however long it was.
 
 use std::time::{Duration, Instant};
 
-/// A thread that wakes so much later than it meant to, or takes so long for a turn, has stood still.
+/// A thread that wakes this much later than planned, or needs this long for a turn, has stood still.
 const STANDSTILL: Duration = Duration::from_millis(250);
 
-/// After a standstill the clock rests for so long, in which what has come meanwhile is read. One that follows before the
-/// clock has gone for as long is of the same row.
+/// After a standstill the clock rests for this long, so that what has arrived meanwhile is read first. A standstill
+/// before the clock has run for this long again belongs to the same series.
 const REST: Duration = Duration::from_secs(1);
 
-/// As when a laptop wakes for moments only. More of them in a row are a machine that is too slow: then what a sleep was
-/// meant to last counts. A turn may take long because there is much to do, so of a row the first alone is left out. Were all
-/// such time left out, peers could live for ever on a thread that is always late.
+/// Standstills in a series that are excluded in full, as when a laptop wakes for moments only. A longer series is a
+/// machine that is too slow: then the planned part of each sleep counts. A turn may take long because there is much to
+/// do, so only the first of a series is excluded. If all such time were excluded, a peer could live for ever on a
+/// thread that is always late.
 const IN_A_ROW_MAX: u32 = 8;
 
-/// The time that a thread has lived through, which sleeps, and works in turns.
+/// Counts the time that a thread has run, which alternates between turns and sleeps.
 pub(crate) struct Clock {
     epoch: Instant,
-    /// When it was last looked at.
+    /// When the clock was last read.
     seen: Instant,
-    /// What of the time since the epoch does not count.
+    /// The time since the epoch that does not count.
     left_out: Duration,
-    /// For how long the shard means to sleep, if it does.
+    /// How long the thread plans to sleep, if it sleeps.
     sleep: Option<Duration>,
-    /// For how long the clock still rests.
+    /// How long the clock still rests.
     rest: Duration,
-    /// For how long it has gone since the last standstill.
+    /// How long the clock has run since the last standstill.
     gone: Duration,
-    /// Standstills between which it has not gone for long.
+    /// The number of standstills in the current series.
     in_a_row: u32,
 }
 
@@ -48,24 +49,24 @@ impl Clock {
         }
     }
 
-    /// How much time counts so far.
+    /// The time that has counted so far.
     pub(crate) fn elapsed(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
             .saturating_sub(self.left_out)
     }
 
-    /// How long until that much time has counted.
+    /// The time until `due` has counted.
     pub(crate) fn left(&self, due: Duration, now: Instant) -> Duration {
         let left = due.saturating_sub(self.elapsed(now));
         left.saturating_add(self.rest)
     }
 
-    /// The thread sleeps until it next calls [`Clock::go_on`], for so long or until it is woken. None: for ever.
+    /// Announces a sleep until the next [`Clock::go_on`], of the planned length at most. `None`: without end.
     pub(crate) fn sleep(&mut self, wait: Option<Duration>) {
         self.sleep = Some(wait.unwrap_or(Duration::MAX));
     }
 
-    /// Time has gone by: in a sleep, if one was announced, or else in a turn.
+    /// Counts the time that has passed: in a sleep if one was announced, or else in a turn.
     pub(crate) fn go_on(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.seen);
         self.seen = self.seen.max(now);
@@ -79,7 +80,8 @@ impl Clock {
         let not_lived = if excess < STANDSTILL {
             Duration::ZERO
         } else if self.in_a_row < in_a_row_max {
-            // When it stopped is not known. What it slept for is not to be due as it wakes.
+            // When the thread stopped is unknown. So the planned sleep does not count either: its deadline must not be
+            // due as it wakes.
             if self.in_a_row == 0 {
                 self.rest = REST;
             }
@@ -107,7 +109,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Seconds that go by on a clock in so many turns of such a length, each behind a sleep of another.
+    /// Simulates turns of a given length, each after a sleep. Returns the seconds that the clock has counted.
     fn lived(turns: u32, turn: Duration, sleep: Duration, meant: Option<Duration>) -> Duration {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
@@ -132,12 +134,12 @@ mod tests {
     fn clock_leaves_out_sleeps_that_were_longer_than_meant() {
         let late = lived(1, ms(0), ms(16_000), Some(ms(2_000)));
         assert_eq!(late, ms(0));
-        // Moments awake are not enough to be judged by.
+        // The moments awake are too short to judge a peer by.
         let late = lived(IN_A_ROW_MAX, ms(0), ms(16_000), Some(ms(2_000)));
         assert_eq!(late, ms(0));
         let late = lived(IN_A_ROW_MAX, ms(100), ms(16_000), Some(ms(2_000)));
         assert_eq!(late, ms(100));
-        // Being woken early is no standstill.
+        // A sleep that ends early is no standstill.
         let early = lived(10, ms(0), ms(16_000), Some(Duration::MAX));
         assert_eq!(early, ms(160_000));
     }

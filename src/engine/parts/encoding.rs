@@ -1,12 +1,12 @@
-//! The form in which messages go to a client: as frames of a WebSocket, or as events of an event stream.
+//! The form of a client's messages: WebSocket frames, or server-sent events.
 //!
-//! Wherever bytes that wait have to be cut, the form says where one message ends and the next begins.
+//! Where queued bytes have to be cut, the encoding finds the boundaries between messages.
 
 #[cfg(feature = "deflate")]
 use crate::protocol::deflate::pack::RSV1;
 use crate::protocol::{encode, event_stream};
 
-/// What a connection's messages are.
+/// The form of a connection's outgoing messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// Frames (RFC 6455 §5.2).
@@ -17,7 +17,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// Length of the message, or of what serves the connection itself, at the front of `bytes`, which were made here.
+    /// The length of the message or control frame at the front of `bytes`, which this server must have encoded.
     pub(crate) fn len_of_first(self, bytes: &[u8]) -> usize {
         match self {
             Self::Frames => encode::frame_len(bytes),
@@ -25,7 +25,7 @@ impl Encoding {
         }
     }
 
-    /// Whether what is at the front is no message, but serves the connection itself.
+    /// Whether a control frame (in an event stream: a comment) is at the front of `bytes`.
     pub(crate) fn is_control(self, bytes: &[u8]) -> bool {
         match self {
             Self::Frames => encode::is_control_frame(bytes),

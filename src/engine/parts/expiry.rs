@@ -1,9 +1,10 @@
 //! When sessions expire.
 //!
-//! A session expires at a moment, as its token does. Unlike the deadlines in `timers`, that moment does not move where the
-//! process was stopped or the shard was late: so it is compared with the monotonic clock itself.
+//! A session expires at a fixed moment, as its token does. Unlike the deadlines in `timers`, that moment does not move
+//! when the process was stopped or the shard was late, so it is compared with the monotonic clock itself.
 //!
-//! They are kept beside the sessions, since most have none, and idle ones are to be small. A refresh does not wake the shard.
+//! Expiries are kept outside the sessions, since most sessions have none, and idle ones must stay small. A refresh does
+//! not wake the shard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -15,10 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::engine::parts::id::Key;
 use crate::sync::lock;
 
-/// Fine enough for a promise of one second; with it, four bytes hold 17 years.
+/// Fine enough to close sessions within a second. At this step, four bytes last for 17 years.
 const STEP: Duration = Duration::from_millis(125);
 
-/// Expired sessions that are closed in one turn, so that thousands of them do not keep the others waiting.
+/// Most expired sessions closed in one turn, so that thousands of them do not delay other connections.
 pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
 
 /// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up.
@@ -31,8 +32,8 @@ impl Expiry {
         *EPOCH.get_or_init(Instant::now)
     }
 
-    /// The step in which `instant` lies, or the first one if that is in the past of all steps. `None` if it is beyond all of
-    /// them, which is never.
+    /// The step in which `instant` lies, or the first one if `instant` is before all steps. `None` if it is after all
+    /// of them, so never.
     pub(crate) fn at(instant: Instant) -> Option<Self> {
         let steps = instant
             .saturating_duration_since(Self::epoch())
@@ -42,7 +43,7 @@ impl Expiry {
         Some(Self(NonZeroU32::new(steps).unwrap_or(NonZeroU32::MIN)))
     }
 
-    /// The moment at which the system's clock will show that time, if it is not changed meanwhile. `None`: never.
+    /// The moment at which the system's clock will show `time`, if it is not changed meanwhile. `None`: never.
     pub(crate) fn at_time(time: SystemTime) -> Option<Self> {
         let now = Instant::now();
         match time.duration_since(SystemTime::now()) {
@@ -60,11 +61,11 @@ impl Expiry {
     }
 }
 
-/// The sessions of a shard that expire. Any thread may say when.
+/// The sessions of a shard that expire. Any thread may set an expiry.
 #[derive(Default)]
 pub(crate) struct Expiries {
     queue: Mutex<Queue>,
-    /// How many there are, for shards that have none.
+    /// The number of entries, so that shards without any take no lock.
     len: AtomicUsize,
 }
 
@@ -72,7 +73,7 @@ pub(crate) struct Expiries {
 struct Queue {
     by_time: BTreeSet<(Expiry, Key)>,
     by_key: BTreeMap<Key, Expiry>,
-    /// The shard was told that one expires earlier than it knows, and has not taken note yet.
+    /// Whether the shard was notified of an earlier expiry, and has not looked yet.
     is_told: bool,
 }
 
@@ -96,8 +97,8 @@ impl Expiries {
         self.len.load(SeqCst) == 0
     }
 
-    /// Sets when a connection's session expires, if ever, in place of an earlier setting. Returns whether the shard is to be
-    /// told, since it may sleep for longer than that.
+    /// Sets or, with `None`, removes when a connection's session expires. Returns whether the shard must be notified,
+    /// since it may sleep for longer than that.
     pub(crate) fn set(&self, key: Key, expiry: Option<Expiry>) -> bool {
         self.change(|queue| {
             let first = queue.by_time.first().map(|&(first, _)| first);
@@ -112,12 +113,12 @@ impl Expiries {
         })
     }
 
-    /// The shard has been told, and is about to look when the first one expires.
+    /// Records that the shard was notified, and is about to look when the first session expires.
     pub(crate) fn take_note(&self) {
         self.change(|queue| queue.is_told = false);
     }
 
-    /// The connection has gone.
+    /// Removes a connection that has ended.
     pub(crate) fn forget(&self, key: Key) {
         if !self.is_empty() {
             self.change(|queue| queue.remove(key));
@@ -139,7 +140,7 @@ impl Expiries {
         })
     }
 
-    /// How long until the first session expires, if any does.
+    /// The time until the first session expires, if any does.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         if self.is_empty() {
             return None;
@@ -218,13 +219,13 @@ mod tests {
         let at = |s| Expiry::at(start + Duration::from_secs(s));
         let expiries = Expiries::default();
         assert!(expiries.set(key(1), at(100)));
-        // It has not looked yet.
+        // The shard has not looked yet.
         assert!(!expiries.set(key(1), at(90)));
         expiries.take_note();
         assert!(!expiries.set(key(2), at(95)), "later than another");
         assert!(!expiries.set(key(1), at(120)), "a refresh");
         assert!(expiries.set(key(2), at(80)));
-        // Withdrawn before the shard looks, and set again.
+        // Removed before the shard looks, and set again.
         expiries.forget(key(1));
         expiries.set(key(2), None);
         expiries.take_note();

@@ -13,7 +13,7 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
-    /// Belongs to no connection.
+    /// Names no connection.
     pub(crate) const NOBODY: Self = Self {
         shard: u16::MAX,
         key: Key {
@@ -27,7 +27,7 @@ impl ConnectionId {
     }
 }
 
-/// A place on a shard, and which of its successive owners is meant.
+/// A slot on a shard, and the generation of the connection in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) slot: u32,

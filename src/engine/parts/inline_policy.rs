@@ -1,38 +1,38 @@
-//! Whether a shard's handlers are quick enough for its own thread, by what was measured of them there.
+//! Decides whether a shard's handlers are quick enough for the shard's own thread, by their measured durations.
 //!
-//! What handlers take that take long is a debt, which time pays off: a shard may lose a thirty-second part of its time to
-//! them. Beyond that, or when one takes so long that the shard goes on without its thread, handlers are for the pool for
-//! a while, and each time that this comes again soon, for twice as long. So whatever handlers do, and however it
-//! changes, trying again costs no more than it can bring.
+//! The time of long handlers is a debt, which is paid off by time: a shard may lose a thirty-second of its time to
+//! them. Over that, or when a handler takes so long that the spare thread takes the shard over, handlers run in the
+//! pool for a pause. Each further pause that comes soon is twice as long. So under any load, the cost of trying again
+//! stays below what it can gain.
 
 use std::time::{Duration, Instant};
 
-/// A handler that takes longer holds up its shard by more than the way to the pool and back would cost.
+/// A handler that takes longer delays its shard by more than a job in the pool would cost.
 const LONG: Duration = match cfg!(humphrey_ws_patient) {
     true => Duration::from_secs(1),
     false => Duration::from_micros(20),
 };
 
-/// One part of so many of a shard's time may go to long handlers.
+/// Long handlers may take one part in this many of a shard's time.
 const SHARE: u32 = 32;
 
-/// So much of it at once.
+/// The largest debt.
 const DEBT_MAX: Duration = Duration::from_millis(1);
 
-/// How long handlers are for the pool, at least and at most.
+/// The shortest and the longest pause in which handlers run in the pool.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Who has been quick for so many times the last pause begins with the shortest again.
+/// Handlers that were quick for this many times the last pause begin with the shortest pause again.
 const PAUSES_QUICK: u32 = 4;
 
 pub(crate) struct InlinePolicy {
-    /// What long handlers have taken, as of then, less what time has paid off.
+    /// The time taken by long handlers, less what was paid off by `debt_at`.
     debt: Duration,
     debt_at: Instant,
     quick_since: Instant,
-    /// Until when handlers are for the pool.
+    /// The end of the pause in which handlers run in the pool.
     paused_until: Option<Instant>,
     pause: Duration,
 }
@@ -48,7 +48,7 @@ impl InlinePolicy {
         }
     }
 
-    /// Whether handlers are to run on the shard's thread; not while those on the pool are slow.
+    /// Whether handlers should run on the shard's thread. A pause does not end while those in the pool are slow.
     pub(crate) fn is_quick(&mut self, now: Instant, pool_is_slow: impl FnOnce() -> bool) -> bool {
         if let Some(until) = self.paused_until {
             if now < until || pool_is_slow() {
@@ -64,7 +64,7 @@ impl InlinePolicy {
         self.paused_until.is_some()
     }
 
-    /// A job has run on the shard's thread.
+    /// Records a job that has run on the shard's thread.
     pub(crate) fn ran(&mut self, took: Duration, now: Instant) {
         if took <= LONG {
             return;
@@ -77,7 +77,7 @@ impl InlinePolicy {
         }
     }
 
-    /// Handlers have taken more than they may.
+    /// Begins a pause, since handlers have taken too much time.
     pub(crate) fn found_slow(&mut self, now: Instant) {
         let quick_for = now.saturating_duration_since(self.quick_since);
         self.pause = if quick_for > self.pause * PAUSES_QUICK {
@@ -89,7 +89,7 @@ impl InlinePolicy {
         self.paused_until = Some(now + self.pause);
     }
 
-    /// The shard can't be lent out at present.
+    /// Begins a short pause, since the shard can't be lent out at present.
     pub(crate) fn postpone(&mut self, now: Instant) {
         self.paused_until = Some(now + PAUSE_MIN);
     }
@@ -103,7 +103,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Runs handlers of that length, one after the other, until they are found slow or `until`. Returns when that was.
+    /// Runs handlers of this duration one after the other, until the policy finds them slow or until `until`. Returns
+    /// the time at the end.
     fn run(
         inline_policy: &mut InlinePolicy,
         mut now: Instant,
@@ -125,7 +126,7 @@ mod tests {
         assert!(inline_policy.is_quick(begin, || true));
         assert_eq!(run(&mut inline_policy, begin, LONG, end), end);
         assert!(inline_policy.is_quick(end, || true));
-        // A tenth of a millisecond each: it takes few of them.
+        // A few handlers of a tenth of a millisecond exceed the debt.
         let now = run(&mut inline_policy, end, ms(1) / 10, end + ms(100));
         assert!(now - end <= ms(2), "{:?}", now - end);
         assert!(!inline_policy.is_quick(now, || false));
@@ -161,7 +162,7 @@ mod tests {
         }
         assert_eq!(pauses[..3], [ms(100), ms(200), ms(400)]);
         assert_eq!(pauses[9], PAUSE_MAX);
-        // Quick for long, it begins anew.
+        // After a long quick period, pauses begin with the shortest again.
         now += PAUSE_MAX * (PAUSES_QUICK + 1);
         inline_policy.found_slow(now);
         assert!(inline_policy.is_quick(now + PAUSE_MIN, || false));

@@ -1,55 +1,56 @@
-//! The queue between shards and handler threads: no threads and no clock of its own, so `loom` can check it.
+//! The queue between shards and handler threads. It has no threads and no clock of its own, so `loom` can check it.
 //!
-//! Every thread is in one of three states: at work (or on its way to the queue), idle, or called (idle until it gets
-//! to run). A thread that is called holds a ticket, so a wake-up meant for one is never lost to another. The watchdog
-//! parks under the same lock that every push takes, so it can't miss one.
+//! Every thread is working (or on its way to the queue), idle, or called, which means idle until it gets to run. Calls
+//! are counted, so a wake-up meant for one thread is never lost to another. The watchdog parks under the same lock that
+//! every push takes, so it can't miss a push.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
-/// A push that finds the last job taken longer ago than this calls a further thread: those at work seem to be blocked.
+/// If the last job was taken longer ago than this, a push calls a further thread: the working threads seem to be
+/// blocked.
 const STALE: Duration = Duration::from_micros(50);
 
 pub(crate) struct JobQueue<J> {
     queue: Mutex<Queue<J>>,
-    /// Told when a thread is called.
+    /// Notified when a thread is called.
     work: Condvar,
-    /// Told when there is something to watch again.
+    /// Notified when there is something to watch again.
     watchdog: Condvar,
-    /// Told when a thread ends.
+    /// Notified when a thread ends.
     ended: Condvar,
-    /// As in the queue, or about to be.
+    /// Whether the watchdog is parked, as in the queue's state, or about to park.
     watchdog_parked: AtomicBool,
     threads_max: usize,
 }
 
 struct Queue<J> {
     jobs: VecDeque<J>,
-    /// Threads that there are, or that are being started.
+    /// Threads that exist or are being started.
     threads: usize,
-    /// Those that wait and are not called.
+    /// Threads that are idle and not called.
     idle: usize,
-    /// Those that wait and are called.
+    /// Threads that are idle and called.
     wakeups: usize,
-    /// Those that are being started.
+    /// Threads that are being started.
     starting: usize,
-    /// How many jobs have been taken, and when the last one was.
+    /// The number of jobs taken so far, and when the last one was.
     taken: u64,
     taken_at: Option<Instant>,
     watchdog_parked: bool,
     closed: bool,
 }
 
-/// What there is to watch.
+/// The state of the queue, as the watchdog needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     /// Jobs that wait for a thread.
     pub(crate) waiting: usize,
-    /// Jobs that have been taken so far.
+    /// Jobs taken so far.
     pub(crate) taken: u64,
-    /// Whether any thread is at work or should be.
+    /// Whether any thread is working or should be.
     pub(crate) busy: bool,
 }
 
@@ -79,8 +80,8 @@ impl<J> JobQueue<J> {
         self.threads_max
     }
 
-    /// Leaves jobs, and calls a thread if none is at work, those at work seem to be blocked, or each job is to have
-    /// its own (`eager`). Returns how many threads the caller is to start.
+    /// Pushes jobs. Calls a thread if none is working, or those that are seem to be blocked; with `eager`, one thread
+    /// per job. Returns how many threads the caller must start.
     pub(crate) fn push(
         &self,
         jobs: impl IntoIterator<Item = J>,
@@ -92,7 +93,7 @@ impl<J> JobQueue<J> {
         self.pushed(queue, now, eager)
     }
 
-    /// Leaves one job as [`JobQueue::push`] does, or hands it back once the queue is closed: no thread might come for it.
+    /// Pushes one job as [`JobQueue::push`] does. Returns the job if the queue is closed, when no thread might take it.
     pub(crate) fn try_push(&self, job: J, now: Instant, eager: bool) -> Result<usize, J> {
         let mut queue = lock(&self.queue);
         if queue.closed {
@@ -102,8 +103,8 @@ impl<J> JobQueue<J> {
         Ok(self.pushed(queue, now, eager))
     }
 
-    /// Leaves a job for whichever thread takes one next; the watchdog wakes a thread if none comes. An error is the job,
-    /// once the queue is closed.
+    /// Pushes a job for any thread that takes one next, without calling a thread: the watchdog does if none comes.
+    /// Returns the job if the queue is closed.
     pub(crate) fn try_leave(&self, job: J) -> Result<(), J> {
         let mut queue = lock(&self.queue);
         if queue.closed {
@@ -126,8 +127,8 @@ impl<J> JobQueue<J> {
         self.notify(called)
     }
 
-    /// Wakes who was called, after the lock was given up: it is the first thing that a thread wants when it wakes.
-    /// Returns how many threads are to be started.
+    /// Wakes the called threads after the lock was released, which is the first thing that they need. Returns how many
+    /// threads must be started.
     fn notify(&self, called: Called) -> usize {
         for _ in 0..called.woken {
             self.work.notify_one();
@@ -135,7 +136,7 @@ impl<J> JobQueue<J> {
         called.started
     }
 
-    /// Calls a thread for every job that waits. Returns how many are to be started.
+    /// Calls a thread for every waiting job. Returns how many threads must be started.
     pub(crate) fn wake_for_all(&self) -> usize {
         let mut queue = lock(&self.queue);
         let waiting = queue.jobs.len();
@@ -144,27 +145,27 @@ impl<J> JobQueue<J> {
         self.notify(called)
     }
 
-    /// Room for the first thread. Further ones are asked for by `push`, `take` and `wake_for_all`.
+    /// Counts the first thread as being started. Further ones are requested by `push`, `take` and `wake_for_all`.
     pub(crate) fn starting_first(&self) {
         let mut queue = lock(&self.queue);
         queue.threads += 1;
         queue.starting += 1;
     }
 
-    /// A thread that was to be started runs.
+    /// Records that a thread that was being started runs.
     pub(crate) fn started(&self) {
         lock(&self.queue).starting -= 1;
     }
 
-    /// A thread that was to be started can't be had.
+    /// Records that a thread could not be started.
     pub(crate) fn not_started(&self) {
         let mut queue = lock(&self.queue);
         queue.starting -= 1;
         queue.threads -= 1;
     }
 
-    /// Takes a job, if there is one. With `eager`, calls a further thread if more wait; the second value is how many
-    /// the caller is to start.
+    /// Takes a job, if there is one. With `eager`, calls a further thread if more jobs wait. The second value is how
+    /// many threads the caller must start.
     pub(crate) fn take(&self, now: Instant, eager: bool) -> Option<(J, usize)> {
         self.pop(lock(&self.queue), now, eager)
     }
@@ -183,7 +184,7 @@ impl<J> JobQueue<J> {
         Some((job, self.notify(called)))
     }
 
-    /// Takes a job; waits for one. `None` once the queue is closed and empty: the thread must end.
+    /// Takes a job. Blocks until there is one. `None`: the queue is closed and empty, and the thread must end.
     pub(crate) fn take_or_wait(
         &self,
         mut clock: impl FnMut() -> Instant,
@@ -220,13 +221,13 @@ impl<J> JobQueue<J> {
         }
     }
 
-    /// The watchdog waits until there is something to watch: a job, or whatever `is_busy` tells of elsewhere, which is said
-    /// with `wake_watchdog`. False once the queue is closed.
+    /// Parks the watchdog until there is something to watch: a job in this queue, or whatever `is_busy` reports
+    /// elsewhere, whose owner calls `wake_watchdog`. Returns false once the queue is closed.
     pub(crate) fn park_watchdog(&self, is_busy: impl Fn() -> bool) -> bool {
         let mut queue = lock(&self.queue);
         if !queue.is_busy() {
             queue.watchdog_parked = true;
-            // Before it looks elsewhere: what begins there after the look finds it set.
+            // Set before `is_busy` looks elsewhere: what begins there after that look finds it set.
             self.watchdog_parked.store(true, Ordering::Relaxed);
             if is_busy() {
                 queue.watchdog_parked = false;
@@ -240,7 +241,8 @@ impl<J> JobQueue<J> {
         !queue.closed
     }
 
-    /// There is something to watch elsewhere. To be called after the lock under which `is_busy` looks for it.
+    /// Wakes the watchdog for something to watch elsewhere. Must be called after releasing the lock under which
+    /// `is_busy` looks for it.
     pub(crate) fn wake_watchdog(&self) {
         if self.watchdog_parked.load(Ordering::Relaxed) {
             self.unpark_watchdog(&mut lock(&self.queue));
@@ -254,7 +256,7 @@ impl<J> JobQueue<J> {
         }
     }
 
-    /// Lets the threads end once the queue is empty.
+    /// Closes the queue: threads end once it is empty.
     pub(crate) fn close(&self) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
@@ -262,7 +264,7 @@ impl<J> JobQueue<J> {
         self.watchdog.notify_all();
     }
 
-    /// Waits until all threads have ended: models know no time.
+    /// Waits until all threads have ended. Without a deadline, since time does not pass in loom models.
     #[cfg(loom)]
     pub(crate) fn join(&self, _: Instant) -> bool {
         let mut queue = lock(&self.queue);
@@ -272,7 +274,8 @@ impl<J> JobQueue<J> {
         true
     }
 
-    /// Waits until all threads have ended, or the deadline. Returns whether none is at work: the others end by themselves.
+    /// Waits until all threads have ended, at most until the deadline. Returns whether none is working: idle ones end
+    /// by themselves.
     #[cfg(not(loom))]
     pub(crate) fn join(&self, deadline: Instant) -> bool {
         let mut queue = lock(&self.queue);
@@ -287,7 +290,7 @@ impl<J> JobQueue<J> {
     }
 }
 
-/// Threads that were called: those to wake, and those to start.
+/// The number of threads to wake, and to start.
 #[derive(Debug, Default)]
 struct Called {
     woken: usize,
@@ -295,7 +298,7 @@ struct Called {
 }
 
 impl<J> Queue<J> {
-    /// Calls up to `n` threads, but no more than there are jobs to take, and than may be at work.
+    /// Calls up to `n` threads, but no more than there are jobs to take, and than may work at a time.
     fn call(&mut self, n: usize, threads_max: usize) -> Called {
         let on_their_way = self.wakeups + self.starting;
         let room = threads_max.saturating_sub(self.at_work());
@@ -311,7 +314,7 @@ impl<J> Queue<J> {
         Called { woken, started }
     }
 
-    /// Those that are at work, or on their way to it.
+    /// The number of threads that are working, or on their way to the queue.
     fn at_work(&self) -> usize {
         self.threads - self.idle
     }

@@ -1,12 +1,13 @@
-//! How a shard is lent out while its own thread runs handlers: no threads and no clock of its own, so `loom` can check it.
+//! Lends a shard out while its own thread runs handlers. It has no threads and no clock of its own, so `loom` can check
+//! it.
 //!
 //! A shard has two threads: one that turns it, and a spare one. Before its thread runs a handler, it leaves the shard
-//! here; when the handler is done, it takes it back. Where that lasts, the watchdog hands the shard to the spare thread,
-//! which goes on with it. The first is late then: it finds that the shard has gone, leaves the outcome in
-//! the mailbox, as a handler thread does, and is the spare one from then on.
+//! here; when the handler is done, it takes the shard back. If that takes long, the watchdog hands the shard to the
+//! spare thread, which goes on with it. The first thread is late then: it finds that the shard is gone, leaves the
+//! outcome in the mailbox as a handler thread does, and becomes the spare thread.
 //!
-//! Nothing is lent without a spare thread. So somebody can always go on with a shard that is lent; and while a thread is
-//! late, which is no spare one, it finds nothing here that was lent out anew.
+//! A shard is lent only while it has a spare thread, so a thread can always go on with it. A late thread is not spare,
+//! so while there is one nothing is lent that the late thread could find and take.
 
 use std::time::Instant;
 
@@ -15,50 +16,50 @@ use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 #[repr(align(128))] // As `Counters`: shards do not share.
 pub(crate) struct Lease<S> {
     state: Mutex<State<S>>,
-    /// Told when the spare thread is to go on with the shard, or to end.
+    /// Notified when the spare thread must go on with the shard, or end.
     called: Condvar,
-    /// Told when the shard has ended, and when a late thread is done.
+    /// Notified when the shard has ended, and when a late thread is done.
     ended: Condvar,
 }
 
 struct State<S> {
     /// Jobs begun so far.
     begun: u64,
-    /// The shard, while its thread runs a handler; then there is a spare one.
+    /// The shard, while its thread runs a handler. There is a spare thread then.
     lent: Option<S>,
     /// The shard, on its way to the spare thread.
     handed_on: Option<S>,
-    /// There is a spare thread, waiting or about to.
+    /// Whether there is a spare thread, waiting or about to.
     spare: bool,
-    /// A handler still runs whose shard goes on elsewhere.
+    /// Whether a handler still runs whose shard was handed on.
     late: bool,
-    /// The shard has ended.
+    /// Whether the shard has ended.
     closed: bool,
 }
 
-/// What a thread does when a handler is done.
+/// How a thread goes on when a handler is done.
 pub(crate) enum Next<S, J, D> {
-    /// Run this.
+    /// Run this job.
     Job(J),
-    /// Nothing more for now: go on with the shard.
+    /// Take the shard back, and turn it.
     Back(S),
-    /// The shard has gone on without it: the outcome goes to the mailbox.
+    /// The shard was handed on: put the outcome into the mailbox.
     Late(D),
 }
 
-/// What the watchdog sees.
+/// The state of a shard, as the watchdog sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// No handler has run since it looked last.
+    /// No handler has run since the last look.
     Quiet,
-    /// Handlers have run, and were done.
+    /// Handlers have run, and have returned.
     Busy,
-    /// One takes long.
+    /// A handler takes long.
     Blocked,
 }
 
 impl<S> Lease<S> {
-    /// With a spare thread that will come to `wait`, or without any.
+    /// Makes a lease, with or without a spare thread that will call `wait`.
     pub(crate) fn new(spare: bool) -> Self {
         Self {
             state: Mutex::new(State {
@@ -74,7 +75,7 @@ impl<S> Lease<S> {
         }
     }
 
-    /// Lends the shard out for the first job that it has. An error is the shard, which can't be lent.
+    /// Lends the shard out for its first job. Returns the shard if it can't be lent or has no job.
     pub(crate) fn lend<J>(
         &self,
         mut shard: S,
@@ -92,14 +93,15 @@ impl<S> Lease<S> {
         Ok(job)
     }
 
-    /// A handler is done: `step` takes that in, and may have the next job.
+    /// Ends a job: `step` processes the outcome, and may return the next job.
     pub(crate) fn next<J, D>(
         &self,
         done: D,
         step: impl FnOnce(&mut S, D) -> Option<J>,
     ) -> Next<S, J, D> {
         let mut state = lock(&self.state);
-        // It stays where it is until it goes back: were it dropped under this lock, its end would wait for it.
+        // The shard stays here until it goes back. Its end waits for this lock, so it must not be dropped under the
+        // lock.
         let Some(shard) = &mut state.lent else {
             return Next::Late(done);
         };
@@ -108,11 +110,12 @@ impl<S> Lease<S> {
             return Next::Job(job);
         }
         let back = state.lent.take();
-        // Seen above, under the same lock.
+        // Checked above, under the same lock.
         Next::Back(back.expect("the shard is here"))
     }
 
-    /// The watchdog comes by: hands the shard on where a handler is the one that it has `seen` the last time.
+    /// The watchdog's look at the shard. Hands the shard on if the running handler is the one that was `seen` at the
+    /// last look.
     pub(crate) fn look(&self, seen: &mut u64) -> Look {
         let mut state = lock(&self.state);
         let goes_on = std::mem::replace(seen, state.begun) != state.begun;
@@ -135,7 +138,7 @@ impl<S> Lease<S> {
         state.lent.is_some() || state.late
     }
 
-    /// The late thread is done, and the spare one from now on: it will come to `wait`.
+    /// Ends the late thread's handler: the thread is the spare one from now on, and will call `wait`.
     pub(crate) fn is_spare_again(&self) {
         let mut state = lock(&self.state);
         state.spare = true;
@@ -143,7 +146,7 @@ impl<S> Lease<S> {
         self.ended.notify_all();
     }
 
-    /// The spare thread waits for the shard to be handed to it. `None`: it must end.
+    /// Waits, as the spare thread, until the shard is handed on. `None`: the thread must end.
     pub(crate) fn wait(&self) -> Option<S> {
         let mut state = lock(&self.state);
         loop {
@@ -157,7 +160,7 @@ impl<S> Lease<S> {
         }
     }
 
-    /// The shard has ended.
+    /// Records that the shard has ended.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -173,7 +176,8 @@ impl<S> Lease<S> {
         }
     }
 
-    /// Waits until no handler of the shard runs on a late thread, or the deadline. Returns whether none does.
+    /// Waits until no handler of the shard runs on a late thread, at most until the deadline. Returns whether none
+    /// does.
     #[cfg(not(loom))]
     pub(crate) fn join_late(&self, deadline: Instant) -> bool {
         let mut state = lock(&self.state);
@@ -187,7 +191,8 @@ impl<S> Lease<S> {
         true
     }
 
-    /// Waits until no handler of the shard runs on a late thread: models know no time.
+    /// Waits until no handler of the shard runs on a late thread. Without a deadline, since time does not pass in loom
+    /// models.
     #[cfg(loom)]
     pub(crate) fn join_late(&self, _: Instant) -> bool {
         let mut state = lock(&self.state);

@@ -1,14 +1,14 @@
-//! Where other threads leave things for a shard.
+//! A shard's mailbox, which other threads put commands and control messages into.
 //!
-//! One mutex guards the queues and whether the shard sleeps, so a wake-up can be neither lost nor made twice. What a
-//! handler sends does not wake the shard at once: the batch does when it ends, and the watchdog does if it lasts
-//! (`wake_deferred`). Producers wait while the mailbox is full; the shard never waits for anyone.
+//! One mutex guards both the queues and the shard's sleep, so a wake-up can be neither lost nor made twice. What a
+//! handler sends does not wake the shard at once: the end of its batch does, or the watchdog if the batch takes long
+//! (`wake_deferred`). Producers wait while the mailbox is full (backpressure); the shard never waits.
 
 use std::collections::VecDeque;
 
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
-/// Ends a shard's sleep.
+/// Wakes a sleeping shard.
 pub(crate) trait Wake: Send + Sync {
     fn wake(&self);
 }
@@ -27,18 +27,19 @@ impl Wake for Box<dyn Wake> {
     }
 }
 
-/// What counts against a mailbox's bound.
+/// The size of an item, as it counts against a mailbox's bound.
 pub(crate) trait Weigh {
-    /// Bytes that this keeps in memory.
+    /// The bytes that the item keeps in memory.
     fn weight(&self) -> usize;
 }
 
-/// A mailbox of ordered `data`, which is bounded, and `control`, which is bounded by what there is to control.
+/// A mailbox with an ordered queue of `data`, which is bounded in bytes, and a queue of `control` messages, which is
+/// bounded by the connections and jobs that they concern.
 pub(crate) struct Mailbox<D, C, W> {
     state: Mutex<State<D, C>>,
-    /// Told when a full mailbox has been emptied, or closed.
+    /// Notified when a full mailbox was emptied or closed.
     emptied: Condvar,
-    /// Something was left that the shard was not woken for.
+    /// Whether an item was left without waking the shard.
     deferred: AtomicBool,
     bytes_max: usize,
     waker: W,
@@ -48,17 +49,17 @@ struct State<D, C> {
     data: VecDeque<D>,
     control: Vec<C>,
     bytes: usize,
-    /// The most there ever were.
+    /// The most bytes there ever were.
     bytes_peak: usize,
-    /// Data left so far, ever.
+    /// The number of data items left so far.
     pushed: u64,
-    /// Bytes promised to producers that have yet to bring them.
+    /// Bytes reserved by producers that have yet to push their data.
     reserved: usize,
     waiting: usize,
     sleep: Sleep,
-    /// No further data is taken.
+    /// Whether data is refused.
     closed: bool,
-    /// The shard has ended: control messages are dropped.
+    /// Whether the shard has ended: control messages are dropped.
     finished: bool,
 }
 
@@ -66,20 +67,20 @@ struct State<D, C> {
 enum Sleep {
     Awake,
     Asleep,
-    /// Asleep, and data is of no interest: the shard paces its producers.
+    /// Asleep and pacing its producers: data does not wake it.
     AsleepForControl,
 }
 
-/// When the shard is to learn of what was left.
+/// When to notify the shard of a new item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
     /// At once.
     Now,
-    /// When somebody calls `wake_deferred`.
+    /// At the next call of `wake_deferred`.
     Deferred,
 }
 
-/// Why something was not taken.
+/// Why an item was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     Full,
@@ -108,18 +109,18 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// The most bytes of data that were ever in it.
+    /// The most bytes of data that were ever in the mailbox.
     pub(crate) fn bytes_peak(&self) -> usize {
         lock(&self.state).bytes_peak
     }
 
-    /// Bytes of data in it, or that have a place in it.
+    /// Bytes of data in the mailbox, with those reserved.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.state).bytes
     }
 
-    /// Leaves data; waits while the mailbox is full.
+    /// Pushes data. Blocks while the mailbox is full.
     #[inline]
     pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
         let weight = data.weight();
@@ -131,18 +132,18 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         Ok(())
     }
 
-    /// Keeps room for data of that weight, as `try_reserve` does; waits while the mailbox is full.
+    /// Reserves space for data of this weight. Blocks while the mailbox is full.
     pub(crate) fn reserve(&self, weight: usize) -> Result<(), Refused> {
         self.room_for(weight)?.reserved += weight;
         Ok(())
     }
 
-    /// Waits until there is room, which is no promise that there still is.
+    /// Blocks until there is space. Other producers may take it before the caller does.
     pub(crate) fn wait_for_room(&self, weight: usize) -> Result<(), Refused> {
         self.room_for(weight).map(drop)
     }
 
-    /// Waits while the mailbox is full.
+    /// Locks the state once there is space. Blocks until then.
     #[inline]
     fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, State<D, C>>, Refused> {
         let state = lock(&self.state);
@@ -160,8 +161,8 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         weight: usize,
     ) -> Result<MutexGuard<'a, State<D, C>>, Refused> {
         loop {
-            // A full mailbox is emptied by its shard, which must not sleep meanwhile. One that is only promised away
-            // is none of its business: whoever it was promised to comes back.
+            // A sleeping shard must wake up to empty a full mailbox. A mailbox that is full of reservations does not
+            // concern it: the producers that hold them will push or release them.
             if state.sleep == Sleep::Asleep && !state.data.is_empty() {
                 state.sleep = Sleep::Awake;
                 self.waker.wake();
@@ -177,7 +178,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// Leaves data if there is room.
+    /// Pushes data if there is space.
     pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
         let weight = data.weight();
         let mut state = lock(&self.state);
@@ -189,7 +190,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         Ok(())
     }
 
-    /// Keeps room for data of that weight, which is brought with `push_reserved` or given back with `unreserve`.
+    /// Reserves space for data of this weight, to be used with `push_reserved` or released with `unreserve`.
     pub(crate) fn try_reserve(&self, weight: usize) -> Result<(), Refused> {
         let mut state = lock(&self.state);
         state.admits(weight, self.bytes_max)?;
@@ -217,7 +218,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         Ok(())
     }
 
-    /// Leaves a control message, whatever the mailbox holds.
+    /// Pushes a control message, even if the mailbox is full.
     pub(crate) fn control(&self, control: C, when: When) {
         let mut state = lock(&self.state);
         if state.finished {
@@ -249,13 +250,13 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// Wakes the shard if something was left with [`When::Deferred`] while it slept.
+    /// Wakes the shard if an item was left with [`When::Deferred`] while it slept.
     pub(crate) fn wake_deferred(&self) {
         if !self.deferred.load(Ordering::Acquire) {
             return;
         }
         let mut state = lock(&self.state);
-        // Under the lock, as where it is set: what is left after this is not taken for what was there before.
+        // Cleared under the lock under which it is set, so that a later item is not taken for an earlier one.
         self.deferred.store(false, Ordering::Release);
         let wake = match state.sleep {
             Sleep::Awake => false,
@@ -269,8 +270,9 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// The shard takes what is there: control always, data only if it is `wanted`. Both come from one moment, so what
-    /// a handler sent is never behind the control message that it has ended. Returns how much data has ever been left.
+    /// Takes the control messages, and the data too if `data` is given, for the shard. Both are taken at one moment, so
+    /// what a handler sent always comes before the control message that it is done. Returns the number of data items
+    /// left so far.
     pub(crate) fn take(&self, data: Option<&mut VecDeque<D>>, control: &mut Vec<C>) -> u64 {
         let mut state = lock(&self.state);
         state.sleep = Sleep::Awake;
@@ -287,7 +289,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         state.pushed
     }
 
-    /// The shard is about to sleep. False if there is something to take first; `paced`: data is not wanted.
+    /// Prepares the shard's sleep. Returns false if there is something to take first. `paced`: data does not count.
     pub(crate) fn sleep(&self, paced: bool) -> bool {
         let mut state = lock(&self.state);
         if !state.control.is_empty() || (!paced && !state.data.is_empty()) {
@@ -301,7 +303,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         true
     }
 
-    /// The shard ends: it takes what is left, and nothing is kept from now on.
+    /// Ends the mailbox with its shard: takes the remaining data, and drops all items from now on.
     pub(crate) fn finish(&self, data: &mut VecDeque<D>) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -313,7 +315,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         drop(control);
     }
 
-    /// Takes no further data and lets all that wait go. What was taken before stays, for the shard to take.
+    /// Refuses data from now on, and releases all waiting producers. The shard still takes what is in the mailbox.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -330,7 +332,7 @@ impl<D, C> State<D, C> {
         self.bytes_peak = self.bytes_peak.max(self.bytes);
     }
 
-    /// Whether data of that weight is taken now.
+    /// Checks whether data of this weight would be taken now.
     fn admits(&self, weight: usize, bytes_max: usize) -> Result<(), Refused> {
         if self.closed {
             Err(Refused::Closed)
@@ -341,7 +343,7 @@ impl<D, C> State<D, C> {
         }
     }
 
-    /// An empty mailbox takes anything, so that a message longer than the bound gets through.
+    /// An empty mailbox takes data of any size, so that a message longer than the bound can pass.
     fn has_room(&self, weight: usize, bytes_max: usize) -> bool {
         let bytes = self.bytes + self.reserved;
         bytes == 0 || bytes.saturating_add(weight) <= bytes_max

@@ -1,4 +1,5 @@
-//! Data structures of the engine. They know nothing of the engine, take time as an argument and do no I/O of their own.
+//! Data structures of the engine. They do not depend on the rest of it, take time as an argument and do no I/O of their
+//! own.
 
 pub(crate) mod batch;
 pub(crate) mod clock;

@@ -1,14 +1,14 @@
-//! What waits for one client, beyond what its socket took.
+//! A client's outbox: the bytes that its socket has not taken yet.
 //!
-//! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk finish a
-//! frame that has begun to leave; a chunk is all messages or all control frames; `bytes` is the sum of the chunks, and
-//! `own_bytes` the memory behind those that no other outbox shares: what has left of a chunk is held until all of it has.
-//! An empty outbox owns no memory.
+//! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk are the
+//! rest of a frame that was partly written; a chunk has either messages or control frames; `bytes` is the sum of the
+//! chunks, and `own_bytes` the memory of those that no other outbox shares: a chunk's memory is held until all of it
+//! was written. An empty outbox owns no memory.
 //!
-//! What a replay queues counts as memory, and not against the outbox's bound: how much a room has kept is no sign of a slow
-//! client. What is queued behind a replay counts as always.
+//! A replay counts as memory, but not against the outbox's bound: the length of a room's history does not show that a
+//! client is slow. What is queued behind a replay counts as usual.
 //!
-//! What is said of frames here holds for events where the client is sent events; their control frames are comments.
+//! For clients of event streams, a frame is an event, and a control frame is a comment.
 
 mod queue;
 #[cfg(test)]
@@ -25,13 +25,13 @@ use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::transport::Transport;
 
-/// Bytes gathered for one write.
+/// Most bytes gathered for one write.
 pub(crate) const GATHER_BYTES_MAX: usize = 128 << 10;
 
-/// Queues that a thread keeps for outboxes that need one: most are needed for a moment, again and again.
+/// Empty queues that a thread keeps for reuse: most outboxes need one for a moment, again and again.
 const SPARES_MAX: usize = 64;
 
-/// Longer ones are not kept.
+/// Queues with more capacity are not kept.
 const SPARE_CHUNKS_MAX: usize = 64;
 
 thread_local! {
@@ -45,12 +45,12 @@ pub(crate) struct Outbox {
     encoding: Encoding,
 }
 
-/// What a write came to.
+/// The outcome of a write.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     /// Bytes that the transport took.
     pub(crate) bytes: usize,
-    /// Messages that have left in full.
+    /// Messages that were written in full.
     pub(crate) messages: u64,
 }
 
@@ -62,7 +62,7 @@ impl Outbox {
         }
     }
 
-    /// Changes the queue, which is there while something is in it.
+    /// Changes the queue, which exists only while it is not empty.
     fn change<R>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let encoding = self.encoding;
         let queue = self.waiting.get_or_insert_with(|| {
@@ -85,7 +85,7 @@ impl Outbox {
         outcome
     }
 
-    /// Changes the queue if anything waits.
+    /// Changes the queue if there is one.
     fn change_any<R: Default>(&mut self, change: impl FnOnce(&mut Queue) -> R) -> R {
         match self.waiting {
             Some(_) => self.change(change),
@@ -101,12 +101,12 @@ impl Outbox {
         self.waiting.as_ref().map_or(0, |queue| queue.bytes())
     }
 
-    /// Those of them that count against the outbox's bound: all but those of replays.
+    /// Bytes that count against the outbox's bound: all except those of replays.
     pub(crate) fn live_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
     }
 
-    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
+    /// The memory that is held for this client alone. An allocation counts until its last byte was written.
     pub(crate) fn own_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.own_bytes())
     }
@@ -122,20 +122,20 @@ impl Outbox {
         }
     }
 
-    /// Whether the client makes us owe it more control frames than it takes.
+    /// Whether the limit of queued control frames is reached, because the client triggers more of them than it reads.
     pub(crate) fn controls_full(&self) -> bool {
         self.waiting
             .as_ref()
             .is_some_and(|queue| queue.controls_full())
     }
 
-    /// Messages in it, with the one in progress.
+    /// The number of queued messages, with the one in progress.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn messages(&self) -> u64 {
         self.waiting.as_ref().map_or(0, |queue| queue.messages())
     }
 
-    /// Bytes of messages that nobody else holds.
+    /// Bytes of messages that no other outbox shares.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn unshared_bytes(&self) -> usize {
         self.waiting
@@ -143,7 +143,7 @@ impl Outbox {
             .map_or(0, |queue| queue.unshared_bytes())
     }
 
-    /// Counts `own_bytes` anew, for tests.
+    /// Recomputes `own_bytes`, for tests.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn held_by_chunks(&self) -> usize {
         self.waiting
@@ -151,28 +151,28 @@ impl Outbox {
             .map_or(0, |queue| queue.held_by_chunks())
     }
 
-    /// The memory that is kept for them.
+    /// The memory that is held for messages that no other outbox shares.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn kept_bytes(&mut self) -> usize {
         self.change_any(Queue::kept_bytes)
     }
 
-    /// Queues whole messages; they are `own` if no other outbox shares them. Then they are all that their allocation holds.
+    /// Queues whole messages. `own`: no other outbox shares them, and they fill their allocation.
     pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         self.change(|queue| queue.push(bytes, messages, own));
     }
 
-    /// Queues whole messages of a replay, which no other outbox shares. They don't count against the bound.
+    /// Queues whole messages of a replay, which no other outbox shares. They do not count against the bound.
     pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
         self.change(|queue| queue.push_replay(bytes, messages));
     }
 
-    /// Queues bytes that are no frame, before all frames: the answer to a handshake.
+    /// Queues the response to a handshake, which is no frame, before all frames.
     pub(crate) fn push_preface(&mut self, bytes: Bytes) {
         self.change(|queue| queue.push_preface(bytes));
     }
 
-    /// Queues messages whose first `written` bytes have left already. Returns how many messages those were.
+    /// Queues messages whose first `written` bytes were written already. Returns how many messages those were.
     pub(crate) fn push_rest(
         &mut self,
         bytes: Bytes,
@@ -183,38 +183,38 @@ impl Outbox {
         self.change(|queue| queue.push_rest(bytes, messages, written, own))
     }
 
-    /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
+    /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
     pub(crate) fn push_control(&mut self, frame: Bytes) {
         self.change(|queue| queue.push_control(frame));
     }
 
-    /// Queues a control frame, or replaces the latest queued one if there are too many (RFC 6455 §5.5.3 lets a pong answer
-    /// the most recent ping only).
+    /// Queues a control frame, or replaces the latest one if there are too many. RFC 6455 §5.5.3 allows answering only
+    /// the most recent ping.
     pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
         self.change(|queue| queue.push_control_or_replace(frame));
     }
 
-    /// Queues a control frame behind everything: the close frame of a graceful end.
+    /// Queues a control frame behind everything: the close frame of a graceful shutdown.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
         self.change(|queue| queue.push_last(frame));
     }
 
-    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
+    /// Drops the oldest whole messages, except replays, until `len` bytes fit. Returns their number.
     pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         self.change_any(|queue| queue.drop_oldest(len, bytes_max))
     }
 
-    /// Drops everything but the frame in progress. Returns how many messages that were.
+    /// Drops everything except the frame in progress. Returns the number of messages dropped.
     pub(crate) fn drop_waiting(&mut self) -> u64 {
         self.change_any(Queue::drop_waiting)
     }
 
-    /// Drops everything. Returns how many messages that were.
+    /// Drops everything. Returns the number of messages dropped.
     pub(crate) fn clear(&mut self) -> u64 {
         self.change_any(Queue::clear)
     }
 
-    /// What a flush writes first, if it lies in one piece.
+    /// The bytes that a flush writes first, if they are one piece.
     pub(crate) fn front(&self) -> Option<&[u8]> {
         self.waiting.as_ref().and_then(|queue| queue.sole())
     }
@@ -229,7 +229,7 @@ impl Outbox {
         self.flush_on(None, transport, scratch)
     }
 
-    /// Writes what waits. The piece of [`Outbox::front`] may have been written already, with the outcome `begun`.
+    /// Writes the queued bytes. `begun` is the outcome of a write of [`Outbox::front`], if the caller has made one.
     pub(crate) fn flush_on<T: Transport>(
         &mut self,
         begun: Option<io::Result<usize>>,

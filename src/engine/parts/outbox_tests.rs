@@ -26,7 +26,7 @@ fn run(payloads: &[&[u8]]) -> Bytes {
         .into()
 }
 
-/// A transport that takes so many bytes, then blocks.
+/// A transport that takes this many bytes, then blocks.
 struct Takes {
     room: Cell<usize>,
     taken: RefCell<Vec<u8>>,
@@ -71,7 +71,7 @@ impl Transport for Takes {
     fn finish(&mut self) {}
 }
 
-/// A transport that reports readiness again only after a call would have blocked, and takes few bytes with a call.
+/// A transport that reports readiness again only after a call would have blocked, and takes few bytes a call.
 struct ByBlocking {
     inner: Takes,
     step: usize,
@@ -136,7 +136,7 @@ fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
     (taken, written.messages)
 }
 
-/// The opcodes and payloads of whole server frames.
+/// Parses whole server frames into opcodes and payloads.
 fn parse(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -195,7 +195,7 @@ fn a_control_frame_goes_ahead_of_messages_but_never_into_one() {
         let frames = parse(&taken);
         let data: Vec<_> = frames.iter().filter(|(first, _)| first & 8 == 0).collect();
         assert_eq!(data.len(), 3);
-        // Behind the frame in progress, if one is, and ahead of all others.
+        // It goes behind the frame in progress, if there is one, and before all others.
         let begun = frames.iter().position(|(first, _)| first & 8 != 0).unwrap();
         let first_len = frame(b"first").len();
         let second_len = first_len + frame(b"second").len();
@@ -219,7 +219,7 @@ fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
         outbox.push(whole.clone(), 4, false);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         outbox.push_control(pong(b"!").into());
-        // Room for one more of this size, beside what can't be dropped.
+        // Room for one more of this size, beside the bytes that can't be dropped.
         let more = frame(b"fifth!!");
         let bytes_max =
             in_progress(&outbox) + pong(b"!").len() + more.len() + frame(b"fourth").len();
@@ -257,7 +257,7 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
         assert_eq!(outbox.own_bytes(), held);
         let fill = outbox.fill(100);
         assert_eq!((fill.bytes, fill.in_progress), (live.len(), 0));
-        // Room for one message: the older of the live ones gives way.
+        // There is room for one message, so the older of the live ones is dropped.
         assert_eq!(outbox.drop_oldest(live.len() / 2, live.len()), 1);
         outbox.push(run(&[b"live 3"]), 1, false);
         assert_eq!(outbox.live_bytes(), live.len());
@@ -359,7 +359,7 @@ fn events(texts: &[&str]) -> Bytes {
         .into()
 }
 
-/// The data of the events in a stream, which must end with a whole one, and how many comments there are.
+/// Parses a stream, which must end with a whole event, into the events' data and the number of comments.
 fn parse_events(bytes: &[u8]) -> (Vec<String>, usize) {
     let mut parser = Parser::default();
     parser.feed(bytes);
@@ -400,7 +400,7 @@ fn a_comment_goes_ahead_of_events_but_never_into_one() {
         outbox.push(whole.clone(), 4, false);
         let (mut taken, begun) = flush(&mut outbox, sent);
         outbox.push_control(Bytes::from_static(KEEP_ALIVE));
-        // The comment in steps, too: it is found as a whole like an event.
+        // A comment is found as a whole, like an event.
         let mut messages = begun;
         while !outbox.is_empty() {
             let (bytes, left) = flush(&mut outbox, 2);

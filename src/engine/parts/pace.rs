@@ -1,47 +1,48 @@
-//! How long producers wait for one client: a pure account of its time; and for all that read nothing, one after the other.
+//! How long producers wait for a slow client: a pure account of the client's time; and a limit of how long they wait in
+//! vain for all clients together.
 //!
-//! While its outbox is short of room, time runs; what it reads buys it time at the least rate. So one that reads at
-//! that rate goes on for ever, one that stays below it runs out, and one that does not read at all has its patience
-//! and no more. The account is kept until the client has caught up: being short of room a little less than always
-//! gains nothing. Time in which the client took nothing before producers had to wait for it counts, too.
+//! While its outbox is short of room, the client's time runs; bytes that it reads buy it time at the minimum rate. So a
+//! client that reads at that rate can go on for ever, one below it runs out of time, and one that reads nothing has its
+//! patience and no more. The account is kept until the client has caught up, so a client can't gain by pausing just
+//! short of the limit. Time in which the client took nothing before producers had to wait for it counts too.
 
 use std::time::{Duration, Instant};
 
 use crate::engine::parts::timers::Tick;
 
 pub(crate) struct Pace {
-    /// Time it had left when the clock was last looked at.
+    /// The time left when the account was last updated.
     left: Duration,
-    /// For how long producers have waited for it.
+    /// How long producers have waited for the client.
     waited: Duration,
-    /// For how long it had taken nothing when the account was opened, unless it has taken something since.
+    /// How long it had taken nothing when the account was opened; zero once it takes something.
     before: Duration,
-    /// Since when the clock runs.
+    /// Since when its time runs.
     since: Option<Tick>,
-    /// When its socket is to be tried again.
+    /// When to try a write to its socket again.
     pub(crate) next_try: Tick,
     /// When the account was opened.
     opened: Tick,
     /// Since when its socket has taken nothing.
     quiet_since: Tick,
-    /// Its socket has taken something that can't be explained by the kernel's buffers.
+    /// Whether its socket has taken more than the kernel's buffers explain.
     has_read: bool,
     patience: Duration,
     bytes_per_second_min: u64,
 }
 
-/// What a client reads buys it no more than so many times the patience, beyond it. TCP tells of reading in steps, of
+/// Most time that reading buys beyond the patience, as a multiple of the patience. TCP reports reading in steps, of
 /// about 100 KB on loopback, so a slow reader seems to stand still between two of them.
 const CREDIT_PATIENCES: u32 = 2;
 
-/// A socket is tried this often within the patience: readiness alone comes in steps that are coarser still.
+/// Writes that are tried within the patience: readiness is reported in coarser steps still.
 const TRIES_PER_PATIENCE: u32 = 8;
 
-/// In so many of those tries, a socket that nobody reads may still take something: the kernel's buffers grow.
+/// In this many of those tries, a socket that nobody reads may still take something, since the kernel's buffers grow.
 const TRIES_OF_KERNEL: u32 = 3;
 
 impl Pace {
-    /// Opens the account of a client whose socket has taken nothing since `quiet_since`, if it is so.
+    /// Opens the account of a client whose socket has taken nothing since `quiet_since`, if that is set.
     pub(crate) fn new(
         bytes_per_second_min: u64,
         patience: Duration,
@@ -63,14 +64,14 @@ impl Pace {
         }
     }
 
-    /// It has become short of room: its time runs. While producers have waited in vain for others, they wait no longer
-    /// than `allowance` for one that takes nothing.
+    /// Starts the client's time, since its outbox is short of room. `allowance` bounds the wait for a client that takes
+    /// nothing, and shrinks while producers have waited in vain for others.
     pub(crate) fn start(&mut self, allowance: Duration, now: Tick) {
         self.since.get_or_insert(now);
         self.tried(allowance, now);
     }
 
-    /// It has room again.
+    /// Stops the client's time, since its outbox has room again.
     pub(crate) fn stop(&mut self, now: Tick) {
         self.run(now);
         self.since = None;
@@ -85,14 +86,14 @@ impl Pace {
         }
     }
 
-    /// Its socket has taken so much.
+    /// Credits bytes that its socket has taken.
     pub(crate) fn read(&mut self, bytes: usize, now: Tick) {
         self.run(now);
         self.before = Duration::ZERO;
         self.quiet_since = now;
         let age = now.since(self.opened);
         if age < self.patience / TRIES_PER_PATIENCE {
-            // That is the kernel, whose buffers still grow; not the client.
+            // The kernel's buffers still grow: this is not the client reading.
             return;
         }
         self.has_read |= age > self.patience / TRIES_PER_PATIENCE * TRIES_OF_KERNEL;
@@ -104,10 +105,10 @@ impl Pace {
         self.left = self.left.saturating_add(bought).min(most);
     }
 
-    /// Its socket has been tried.
+    /// Records that a write to its socket was tried.
     pub(crate) fn tried(&mut self, allowance: Duration, now: Tick) {
         self.run(now);
-        // When its time is over, it is to be looked at then, and not a try later.
+        // The deadline comes before the next try if the time ends earlier.
         let unread = self.patience.saturating_sub(self.waited);
         let left = if self.has_read {
             self.left
@@ -120,7 +121,7 @@ impl Pace {
         self.next_try = now.after(wait);
     }
 
-    /// When to look at it next, while its time runs.
+    /// When to look at the client next, while its time runs.
     pub(crate) fn deadline(&self) -> Option<Tick> {
         self.since.map(|_| self.next_try)
     }
@@ -134,7 +135,7 @@ impl Pace {
             || (allowance < self.patience && now.since(self.quiet_since) >= allowance)
     }
 
-    /// For how long producers have waited in vain, if it goes now. What it has read counts in its favour.
+    /// How long producers have waited in vain if the client is disconnected now. What it has read counts in its favour.
     pub(crate) fn in_vain(&mut self, now: Tick) -> Duration {
         self.run(now);
         if self.has_read {
@@ -144,25 +145,25 @@ impl Pace {
         }
     }
 
-    /// For how long producers have waited for it.
+    /// How long producers have waited for the client.
     pub(crate) fn waited(&self) -> Duration {
         self.waited
     }
 }
 
-/// How long producers have waited in vain: for clients that were disconnected in the end. Each such wait shortens the next,
-/// so that many clients, one after the other, can't hold producers up for long.
+/// How long producers have waited in vain, for clients that were disconnected in the end. Each such wait shortens the
+/// next, so that many clients, one after the other, can't delay producers for long.
 #[derive(Default)]
 pub(crate) struct WastedWaits {
     waited: Duration,
-    /// When that was so, and until when waits are counted.
+    /// When `waited` was last updated, and until when waits have been counted.
     at: Option<Instant>,
 }
 
-/// So much slower than it grew is it forgotten.
+/// Waits in vain are forgotten this many times slower than they accumulated.
 const FORGOTTEN_IN: u32 = 8;
 
-/// The shortest wait, as a part of the patience.
+/// The shortest wait is the patience divided by this.
 const SHORTEST: u32 = 16;
 
 impl WastedWaits {
@@ -173,15 +174,15 @@ impl WastedWaits {
         self.waited.saturating_sub(past)
     }
 
-    /// How long producers wait now for a client that takes nothing. It is shorter by half of what they have waited: so waits
-    /// that follow each other come to twice the patience, and then to a sixteenth of it for each.
+    /// How long producers wait now for a client that takes nothing: the patience, less half of the time they have
+    /// waited in vain. So consecutive waits add up to twice the patience, and after that to a sixteenth of it for each
+    /// client.
     pub(crate) fn allowance(&self, patience: Duration, now: Instant) -> Duration {
         let shorter = patience.saturating_sub(self.waited(now) / 2);
         shorter.max(patience / SHORTEST)
     }
 
-    /// Producers have waited so long for a client that is now disconnected. Clients that they waited for at the same time
-    /// count once.
+    /// Counts producers' wait for a client that is now disconnected. Simultaneous waits count once.
     pub(crate) fn add(&mut self, waited: Duration, patience: Duration, now: Instant) {
         let uncounted = self
             .at
@@ -201,7 +202,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
-    /// Time that a client gets that reads so many bytes at a time, at such intervals, of 1,000 per second asked for.
+    /// How long a client lasts that reads this many bytes at such intervals, at a minimum rate of 1,000 bytes per
+    /// second.
     fn lasts(bytes: usize, every: Duration) -> Option<Duration> {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
@@ -264,7 +266,7 @@ mod tests {
         assert!(!pace.is_used_up(PATIENCE, at(2_400)));
         pace.read(100_000, at(2_400));
         assert!(!pace.is_used_up(PATIENCE, at(4_400)));
-        // But however much it has read, it does not hold up the others for longer than this.
+        // However much it has read before, it delays others no longer than this.
         assert!(!pace.is_used_up(PATIENCE, at(4_992)));
         assert!(pace.is_used_up(PATIENCE, at(5_000)));
     }
@@ -308,7 +310,7 @@ mod tests {
         pace.start(PATIENCE, at(600));
         assert!(!pace.is_used_up(PATIENCE, at(992)));
         assert!(pace.is_used_up(PATIENCE, at(1_000)));
-        // One that has stood still for longer is tried at once, and stays if it takes anything.
+        // A client that has stood still for longer is tried at once, and stays if it takes anything.
         let mut pace = Pace::new(1_000, PATIENCE, Some(at(0)), at(5_000));
         pace.start(PATIENCE, at(5_000));
         assert_eq!(pace.deadline(), Some(at(5_000)));
@@ -329,13 +331,13 @@ mod tests {
         }
         let sum = now - start;
         assert!(sum < PATIENCE * 2 + 60 * PATIENCE / SHORTEST, "{sum:?}");
-        // Those that are waited for at once count once.
+        // Simultaneous waits count once.
         let mut in_vain = WastedWaits::default();
         for _ in 0..60 {
             in_vain.add(PATIENCE, PATIENCE, now);
         }
         assert_eq!(in_vain.allowance(PATIENCE, now), PATIENCE / 2);
-        // In time it is forgotten.
+        // Waits are forgotten in time.
         now += PATIENCE * FORGOTTEN_IN;
         assert_eq!(in_vain.allowance(PATIENCE, now), PATIENCE);
     }

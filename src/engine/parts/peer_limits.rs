@@ -1,7 +1,7 @@
-//! Bounds for each address: how many connections it may have, and how often it may begin one.
+//! Limits for each address: the number of connections, and the rate of handshakes.
 //!
-//! Counted only where such a bound is set. An address is known while it has connections or has just begun some, so what
-//! is kept is bounded by what is connected and by what came within the last second.
+//! Addresses are counted only if such a limit is set. An address is kept while it has connections or has just begun
+//! some, so the memory is bounded by the connections that are open, and those that came within the last second.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crate::limits::Limits;
 use crate::sync::lock;
 
-/// Addresses that are forgotten again are swept out when there are this many more than at the last sweep.
+/// A sweep removes unused addresses when there are this many more than after the last sweep.
 const SWEEP_EVERY: usize = 1024;
 
-/// How far handshakes may run ahead of their rate: a second's worth may come at once.
+/// How far handshakes may run ahead of their rate: a second's worth may arrive at once.
 const BURST: Duration = Duration::from_secs(1);
 
 pub(crate) struct PeerLimits {
     connections_max: Option<usize>,
-    /// The time that one handshake uses up.
+    /// The time between two handshakes at the highest rate.
     handshake_takes: Option<Duration>,
     known: Mutex<Known>,
 }
@@ -33,18 +33,18 @@ struct Known {
 #[derive(Default)]
 struct Peer {
     connections: usize,
-    /// When the handshakes so far would have come, had they come at their rate.
+    /// When the handshakes so far would have ended at the highest rate.
     paid_until: Option<Instant>,
 }
 
-/// A connection that counts for an address, until this is dropped.
+/// Counts a connection for an address until it is dropped.
 pub(crate) struct PeerSlot {
     peers: Arc<PeerLimits>,
     address: IpAddr,
 }
 
 impl PeerLimits {
-    /// None if there is nothing to count.
+    /// Makes the counts, or `None` if no such limit is set.
     pub(crate) fn new(limits: &Limits) -> Option<Arc<Self>> {
         let (connections, handshakes) = (
             limits.peer_connections_max,
@@ -64,7 +64,7 @@ impl PeerLimits {
         lock(&self.known)
     }
 
-    /// Counts a connection for an address. None if it has as many as it may.
+    /// Counts a connection for an address. `None` if the address has as many as allowed.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Box<PeerSlot>> {
         let address = counted_as(address);
         let mut known = self.lock();
@@ -83,7 +83,7 @@ impl PeerLimits {
         }))
     }
 
-    /// Counts a handshake for an address. False if there were too many lately.
+    /// Counts a handshake for an address. Returns false if there were too many lately.
     pub(crate) fn may_shake_hands(&self, address: IpAddr, now: Instant) -> bool {
         let Some(takes) = self.handshake_takes else {
             return true;
@@ -125,7 +125,7 @@ impl Drop for PeerSlot {
     }
 }
 
-/// An IPv6 subscriber has a /64 of addresses at least, and counts as one.
+/// The address that a client is counted as: for IPv6 the /64 network, since every subscriber has one at least.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,9 +1,9 @@
-//! A slab: values in reusable entries, whose keys are never used twice.
+//! A slab: values in reusable entries, with keys that are never reused.
 
 use crate::engine::parts::id::Key;
 use crate::engine::parts::token::Layout;
 
-/// Values in reusable entries. An entry counts its owners (its generation), so a key may outlive its value: it then finds
+/// A slab of values. Each entry counts its reuses (its generation), so a key may outlive its value: it then finds
 /// nothing, also when the entry was reused.
 pub(crate) struct Slab<T> {
     entries: Vec<Entry<T>>,
@@ -17,7 +17,7 @@ struct Entry<T> {
 }
 
 impl<T> Slab<T> {
-    /// The size of one entry, whether it is used or not.
+    /// The size of one entry, used or not.
     #[cfg(all(test, not(loom)))]
     pub(crate) const ENTRY_BYTES: usize = size_of::<Entry<T>>();
 
@@ -61,7 +61,7 @@ impl<T> Slab<T> {
         key
     }
 
-    /// Removes the value of a key, if it is still there.
+    /// Removes and returns the value of a key, if it is still there.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
         if entry.generation != key.generation {
@@ -69,7 +69,7 @@ impl<T> Slab<T> {
         }
         let value = entry.value.take()?;
         self.len -= 1;
-        // An entry whose generations are used up is given up, so that no key repeats.
+        // An entry that has reached the last generation is never reused, so no key repeats.
         if let Some(next) = entry.generation.checked_add(1) {
             entry.generation = next;
             self.free.push(key.slot);
@@ -84,7 +84,7 @@ impl<T> Slab<T> {
         value.filter(|_| entry.generation == key.generation)
     }
 
-    /// The value that a key names, mutably; `None` if it has gone.
+    /// The value of a key, mutably, if it is still there.
     #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
@@ -94,7 +94,7 @@ impl<T> Slab<T> {
         entry.value.as_mut()
     }
 
-    /// The value in a slot, and its key. For lists that name a slot only as long as its owner is there.
+    /// The value in a slot, and its key. For lists that hold a slot only while its value is there.
     #[inline]
     pub(crate) fn at(&self, slot: u32) -> Option<(Key, &T)> {
         let entry = self.entries.get(slot as usize)?;
@@ -102,7 +102,7 @@ impl<T> Slab<T> {
         Some((Key { slot, generation }, entry.value.as_ref()?))
     }
 
-    /// The value in a slot, mutably, and its key. For lists that name a slot only as long as its owner is there.
+    /// The value in a slot, mutably, and its key. For lists that hold a slot only while its value is there.
     #[inline]
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         let entry = self.entries.get_mut(slot as usize)?;
@@ -110,12 +110,12 @@ impl<T> Slab<T> {
         Some((Key { slot, generation }, entry.value.as_mut()?))
     }
 
-    /// The value whose key has this token, to be changed.
+    /// The value whose key has this token, mutably.
     pub(crate) fn by_token_mut(&mut self, token: usize) -> Option<(Key, &mut T)> {
         self.by_packed_mut::<{ usize::BITS }>(token as u64)
     }
 
-    /// The value whose key has this token, for tokens of any width: tests pack them as 32-bit systems do.
+    /// The value whose key has this token of `WIDTH` bits: tests use the width of 32-bit systems.
     fn by_packed_mut<const WIDTH: u32>(&mut self, token: u64) -> Option<(Key, &mut T)> {
         self.at_mut(Layout::<WIDTH>::slot(token))
             .filter(|&(key, _)| Layout::<WIDTH>::pack(key) == Some(token))

@@ -1,10 +1,10 @@
-//! A set of slots that is walked often: its members lie in a row, and each is removed without a search.
+//! A set of slots that is iterated often: its members are contiguous, and are removed without a search.
 
-/// Slots in a row, and where in it each of them is.
+/// A set of slots: its members in a row, and the position of each.
 #[derive(Default)]
 pub(crate) struct SlotSet {
     slots: Vec<u32>,
-    /// By slot; says nothing for slots that are no members.
+    /// Positions by slot; meaningless for slots that are not members.
     positions: Vec<u32>,
 }
 
@@ -13,7 +13,7 @@ impl SlotSet {
         self.slots.len()
     }
 
-    /// All members, in no order that means anything.
+    /// All members, in arbitrary order.
     pub(crate) fn as_slice(&self) -> &[u32] {
         &self.slots
     }
@@ -38,7 +38,7 @@ impl SlotSet {
         self.slots.push(slot);
     }
 
-    /// Returns whether it was a member.
+    /// Removes a slot. Returns whether it was a member.
     pub(crate) fn remove(&mut self, slot: u32) -> bool {
         let Some(position) = self.position(slot) else {
             return false;

@@ -1,15 +1,15 @@
-//! What is to be done with a message for a client that reads too slowly: a pure function.
+//! The slow-consumer policy, as a pure function: what to do with a message for a client that reads too slowly.
 
 use crate::limits::SlowConsumer;
 
-/// What to do with a message.
+/// The decision about a message for one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Queue it.
+    /// Queue the message.
     Queue,
-    /// Do not send it to this client.
+    /// Do not send the message to this client.
     DropNewest,
-    /// Drop the oldest whole messages until it fits.
+    /// Drop the oldest whole messages until the message fits.
     DropOldest,
     /// Disconnect the client.
     Disconnect,
@@ -17,18 +17,18 @@ pub(crate) enum Verdict {
     Wait,
 }
 
-/// What is known of an outbox when another message comes.
+/// The fill level of an outbox when a message arrives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fill {
-    /// Bytes in it, but for those of replays.
+    /// Bytes in the outbox, without those of replays.
     pub(crate) bytes: usize,
-    /// Those of them that finish the frame in progress, and can't be dropped.
+    /// Bytes of the frame in progress, which can't be dropped.
     pub(crate) in_progress: usize,
-    /// Its bound.
+    /// The bound of the outbox.
     pub(crate) bytes_max: usize,
 }
 
-/// Judges a message of `len` bytes.
+/// Decides about a message of `len` bytes.
 pub(crate) fn judge(policy: SlowConsumer, fill: Fill, len: usize) -> Verdict {
     let fits_behind = |bytes: usize| bytes == 0 || bytes.saturating_add(len) <= fill.bytes_max;
     if fits_behind(fill.bytes) {
@@ -38,7 +38,7 @@ pub(crate) fn judge(policy: SlowConsumer, fill: Fill, len: usize) -> Verdict {
         SlowConsumer::Disconnect => Verdict::Disconnect,
         SlowConsumer::DropNewest => Verdict::DropNewest,
         SlowConsumer::DropOldest if fits_behind(fill.in_progress) => Verdict::DropOldest,
-        // Nothing that may be dropped would make room.
+        // Dropping all that may be dropped would not make enough room.
         SlowConsumer::DropOldest => Verdict::DropNewest,
         SlowConsumer::Pace { .. } => Verdict::Wait,
     }
@@ -58,7 +58,7 @@ mod tests {
     fn the_verdict_is_this_table() {
         use SlowConsumer as S;
         use Verdict as V;
-        // policy, bytes in the outbox, of them in progress, message, verdict; the bound is 100
+        // policy, bytes in the outbox, bytes in progress, message length, decision; the bound is 100
         let table = [
             (S::Disconnect, 0, 0, 1_000_000, V::Queue),
             (S::DropNewest, 0, 0, 1_000_000, V::Queue),

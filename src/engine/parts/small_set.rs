@@ -1,16 +1,16 @@
-//! Who is in a room: most are few, so few take little memory.
+//! The set of a room's members. Most rooms are small, so a small set takes little memory.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
-/// So many are kept in a row.
+/// Largest set that is kept as a slice.
 const FEW_MAX: usize = 16;
 
-/// A set, in no order.
+/// A set of keys, in arbitrary order.
 pub(crate) struct Members<K>(Kept<K>);
 
 enum Kept<K> {
-    /// Exactly as long as needed.
+    /// A slice without spare capacity.
     Few(Box<[K]>),
     #[expect(clippy::box_collection, reason = "so that few take two words")]
     Many(Box<HashSet<K>>),
@@ -74,7 +74,7 @@ impl<K: Copy + Eq + Hash> Members<K> {
             }
             Kept::Many(many) => {
                 many.remove(&member);
-                // After a rush, give back what it took.
+                // Gives back memory after a peak.
                 if many.len() <= FEW_MAX / 2 {
                     self.0 = Kept::Few(many.iter().copied().collect());
                 } else if many.capacity() > 64 && many.len() < many.capacity() / 8 {
@@ -85,7 +85,7 @@ impl<K: Copy + Eq + Hash> Members<K> {
     }
 }
 
-/// Puts one more into a list that is exactly as long as needed.
+/// Appends to a slice that has no spare capacity.
 pub(crate) fn push<T>(few: &mut Box<[T]>, new: T) {
     let mut list = std::mem::take(few).into_vec();
     list.reserve_exact(1);

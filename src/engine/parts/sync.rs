@@ -1,4 +1,4 @@
-//! The synchronisation that the engine's hand-overs are built from: `std`'s, or `loom`'s when they are model-checked.
+//! The synchronisation primitives of the engine's cross-thread code: `std`'s, or `loom`'s in model checks.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
@@ -13,13 +13,13 @@ pub(crate) use std::sync::{
 
 use crate::sync::ignore_poison;
 
-/// Locks, also after a panic of another holder: what the engine guards is never left half changed, since no user
-/// code runs under its locks.
+/// Locks a mutex, also after a panic of another holder: no user code runs under the engine's locks, so a panic can't
+/// leave their state half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     ignore_poison(mutex.lock())
 }
 
-/// Waits, with the same view of panics as [`lock`].
+/// Waits on a condition variable, also after a panic of another holder, as [`lock`] does.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     ignore_poison(condvar.wait(guard))
 }

@@ -1,9 +1,9 @@
-//! Deadlines of a shard's connections.
+//! The deadlines of a shard's connections.
 //!
-//! Time is an argument, and counts as far as the shard has lived through it (`clock`).
+//! Time is an argument, and is counted as far as the shard has run (`clock`).
 //!
-//! A connection has at most one entry. Where its deadline has moved on meanwhile, the entry fires early and is set anew, so
-//! that activity costs no timer work at all; where the deadline has come nearer, the entry is moved.
+//! A connection has at most one entry. If its deadline has moved back meanwhile, the entry fires early and is set
+//! again, so that activity costs no timer work; if the deadline has come nearer, the entry is moved.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 
 use crate::engine::parts::clock::Clock;
 
-/// A point in time, in steps of [`TICK`] since the shard started. Now is rounded down and waits are rounded up, so a
-/// deadline is met to within a step.
+/// A point in time, in steps of [`TICK`] since the shard started. The current time is rounded down and waits are
+/// rounded up, so a deadline is met to within one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tick(
-    /// One more than the steps, so that a connection's lack of a deadline takes no memory.
+    /// The number of steps plus one, so that `None` takes no memory.
     NonZeroU64,
 );
 
-/// Coarse enough that thousands of connections share few entries, fine enough for a patience of a second.
+/// Coarse enough that thousands of connections share few entries, fine enough for a timeout of a second.
 const TICK: Duration = Duration::from_millis(8);
 
-/// A whole number: so seconds and the rest are counted apart, which is quick.
+/// A whole number, so that seconds and the remainder can be counted apart, which is quick.
 const TICKS_PER_SECOND: u64 = 125;
 
 const _: () = assert!(TICKS_PER_SECOND * TICK.subsec_nanos() as u64 == 1_000_000_000);
 
 impl Tick {
-    /// Beyond all time.
+    /// Later than any time that can be reached.
     pub(crate) const NEVER: Self = Self(NonZeroU64::MAX);
 
     fn of_steps(steps: u64) -> Self {
@@ -39,14 +39,14 @@ impl Tick {
         self.0.get() - 1
     }
 
-    /// The tick that lies so much later, or none if that is beyond all time.
+    /// The tick `wait` after this one, or [`Tick::NEVER`] if that can't be reached.
     pub(crate) fn after(self, wait: Duration) -> Tick {
         let steps = u64::from(wait.subsec_nanos().div_ceil(TICK.subsec_nanos()));
         let seconds = wait.as_secs().saturating_mul(TICKS_PER_SECOND);
         Tick(self.0.saturating_add(seconds.saturating_add(steps)))
     }
 
-    /// The time that bytes take at a rate, in whole steps, and the bytes that are left over.
+    /// The time that bytes take at a rate, in whole steps, and the bytes that remain.
     pub(crate) fn bought(bytes: u64, per_second: u64) -> (Duration, u64) {
         let steps =
             u128::from(bytes) * u128::from(TICKS_PER_SECOND) / u128::from(per_second.max(1));
@@ -57,19 +57,19 @@ impl Tick {
         (time, u64::try_from(left).unwrap_or(0))
     }
 
-    /// How long ago `earlier` was.
+    /// The time since an earlier tick.
     pub(crate) fn since(self, earlier: Tick) -> Duration {
         let steps = self.steps().saturating_sub(earlier.steps());
         Duration::from_millis(steps.saturating_mul(TICK.as_millis() as u64))
     }
 }
 
-/// The deadlines, and the clock that they are counted from.
+/// The deadlines of a shard, and its clock.
 pub(crate) struct Timers {
     clock: Clock,
-    /// The first slot of each tick that has any. The others follow by their links.
+    /// The first slot of each tick that has entries. The others are linked to it.
     queue: BTreeMap<Tick, u32>,
-    /// By slot: its neighbours among the entries of its tick. They say nothing for a slot without an entry.
+    /// The neighbours of each slot in its tick's list; meaningless for a slot without an entry.
     links: Vec<Neighbours>,
     len: usize,
 }
@@ -80,7 +80,7 @@ struct Neighbours {
     next: u32,
 }
 
-/// No slot.
+/// Marks the end of a list.
 const NONE: u32 = u32::MAX;
 
 impl Timers {
@@ -93,30 +93,30 @@ impl Timers {
         }
     }
 
-    /// Connections that have an entry.
+    /// The number of connections that have an entry.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// A turn begins or ends, or a sleep does: notices if it took longer than it should.
+    /// Counts the time that has passed in a turn or a sleep, and notices a standstill.
     pub(crate) fn go_on(&mut self, now: Instant) {
         self.clock.go_on(now);
     }
 
-    /// The shard sleeps until the next [`Timers::go_on`], for so long or until it is woken.
+    /// Announces a sleep until the next [`Timers::go_on`], of the planned length at most.
     pub(crate) fn sleep(&mut self, wait: Option<Duration>) {
         self.clock.sleep(wait);
     }
 
-    /// The tick that has been reached at an instant.
+    /// The tick at an instant.
     pub(crate) fn now(&self, now: Instant) -> Tick {
         let elapsed = self.clock.elapsed(now);
         let steps = u64::from(elapsed.subsec_nanos() / TICK.subsec_nanos());
         Tick::of_steps(elapsed.as_secs() * TICKS_PER_SECOND + steps)
     }
 
-    /// Has `slot` looked at when the time comes. `entry` is when it was to be looked at so far: that entry is moved.
+    /// Schedules a look at `slot`. `entry` is its current entry, which is moved.
     pub(crate) fn schedule(&mut self, slot: u32, entry: &mut Option<Tick>, at: Tick) {
         self.cancel(slot, entry);
         if at == Tick::NEVER {
@@ -169,13 +169,13 @@ impl Timers {
         next == slot
     }
 
-    /// The next slot whose entry is due, which stays until it is cancelled.
+    /// The next slot whose entry is due. The entry stays until it is cancelled.
     pub(crate) fn due(&self, now: Tick) -> Option<u32> {
         let (&at, &slot) = self.queue.first_key_value()?;
         (at <= now).then_some(slot)
     }
 
-    /// How long until something is due.
+    /// The time until the next entry is due.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let (at, _) = self.queue.first_key_value()?;
         let at = Duration::from_millis(at.steps().saturating_mul(TICK.as_millis() as u64));
@@ -187,7 +187,7 @@ impl Timers {
 mod tests {
     use super::*;
 
-    /// Timers, and what each slot keeps of its entry.
+    /// Timers, and the entry of each slot.
     struct Scene {
         timers: Timers,
         entries: Vec<Option<Tick>>,
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
         let mut scene = Scene::new(epoch);
         scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);
-        // Stopped in a turn.
+        // Stopped inside a turn.
         scene.timers.go_on(woken);
         assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
         scene.timers.sleep(Some(ms(500)));

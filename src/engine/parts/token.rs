@@ -1,28 +1,28 @@
-//! The numbers that readiness is reported under (`mio::Token`), which are as wide as the machine's addresses.
+//! Tokens, under which a poll reports readiness (`mio::Token`). They are as wide as an address of the machine.
 
 use mio::Token;
 
 use crate::engine::parts::id::Key;
 
-/// What the poll reports the waker under.
+/// The token of the waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-/// What the poll reports the listener under.
+/// The token of the listener.
 pub(crate) const LISTENER: Token = Token(usize::MAX - 1);
 
-/// Slots that no connection gets, so that no token of one is [`WAKER`] or [`LISTENER`].
+/// Slots that no connection gets, so that no connection's token equals [`WAKER`] or [`LISTENER`].
 const RESERVED_SLOTS: u64 = 2;
 
-/// The layout of a token of `WIDTH` bits: a connection's slot in the low bits, and above it as many of the low bits of its generation
-/// as fit.
+/// The layout of a token of `WIDTH` bits: the connection's slot in the low bits, and above it as many of the low bits
+/// of its generation as fit.
 ///
-/// At 64 bits both are whole. At 32 bits a shard has 2^22 - 2 slots (4.2 million), more than sockets fit into such a machine's
-/// memory, and a token repeats once its slot has been reused 1,024 times. Readiness that is reported so late reaches the
-/// next owner of the slot, which reads or writes once for nothing. The opposite fault, readiness that reaches nobody, would
-/// stop a connection for good: it is reported only once.
+/// At 64 bits both fit in full. At 32 bits a shard has 2^22 - 2 slots (4.2 million), more than sockets fit into such a
+/// machine's memory, and a token repeats after its slot was reused 1,024 times. Readiness that is reported so late
+/// reaches the next connection in the slot, which reads or writes once in vain. The opposite fault, readiness that
+/// reaches no connection, would stop a connection for good, since readiness is reported only once.
 pub(crate) struct Layout<const WIDTH: u32>;
 
-/// Of this machine.
+/// The layout on this machine.
 pub(crate) type Native = Layout<{ usize::BITS }>;
 
 impl<const WIDTH: u32> Layout<WIDTH> {
@@ -34,22 +34,22 @@ impl<const WIDTH: u32> Layout<WIDTH> {
     const SLOT_MASK: u64 = (1 << Self::SLOT_BITS) - 1;
     const TOKEN_MASK: u64 = u64::MAX >> (64 - WIDTH);
 
-    /// The token of a connection. None if its slot has none.
+    /// The token of a connection. `None` if its slot does not fit.
     pub(crate) fn pack(key: Key) -> Option<u64> {
         let slot = u64::from(key.slot);
         let token = u64::from(key.generation) << Self::SLOT_BITS | slot;
         (slot <= Self::SLOT_MASK - RESERVED_SLOTS).then_some(token & Self::TOKEN_MASK)
     }
 
-    /// The slot of the connection that has this token.
+    /// The slot in a token.
     pub(crate) fn slot(token: u64) -> u32 {
-        // At most 32 bits are left.
+        // The mask leaves at most 32 bits.
         (token & Self::SLOT_MASK) as u32
     }
 }
 
 impl Key {
-    /// The number that readiness of this connection is reported under. None if its slot is beyond what a token can say.
+    /// The token of this connection. `None` if its slot does not fit.
     pub(crate) fn token(self) -> Option<usize> {
         Native::pack(self).and_then(|token| usize::try_from(token).ok())
     }
@@ -67,7 +67,7 @@ mod tests {
         Layout::<WIDTH>::pack(key(slot, generation)).unwrap()
     }
 
-    /// Slots and generations around each bit, for all pairs of them.
+    /// Slots and generations around each bit, in all combinations.
     fn edges(bits: u32) -> impl Iterator<Item = u32> {
         (0..bits)
             .flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1])

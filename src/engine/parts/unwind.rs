@@ -1,4 +1,4 @@
-//! Keeps a panic of user code from ending the thread that runs it.
+//! Catching panics of user code, which must not end the thread that runs it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,7 +8,7 @@ pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Option<R> {
         Ok(value) => return Some(value),
         Err(payload) => payload,
     };
-    // The payload belongs to user code, too: dropping it may panic again, which must not end this thread either.
+    // User code may have made the payload, so dropping it may panic again, which must not end this thread either.
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
     }

@@ -1,27 +1,27 @@
-//! Which connection uses most of something that all share, and of which address: an index, so that whoever is to give way
-//! is found without a look at all the others.
+//! An index of the connections that use most of a shared resource, by address: it finds the connection to evict without
+//! a look at all others.
 //!
-//! The address is asked first: somebody with many connections must not be taken for many who are modest. Nothing is kept
-//! of connections that use nothing.
+//! The address with the highest usage is chosen first, then its largest connection: a client with many connections must
+//! not get others evicted. Connections that use nothing take no entry.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 #[derive(Default)]
 pub(crate) struct UsageIndex {
-    /// By address, then by what each uses.
+    /// Connections, ordered by address, then by usage.
     connections: BTreeSet<(IpAddr, usize, u32)>,
     totals: HashMap<IpAddr, usize>,
-    /// By what all connections of an address use together.
+    /// Addresses, ordered by the usage of all their connections.
     addresses: BTreeSet<(usize, IpAddr)>,
     sum: usize,
-    /// How often it was asked who uses most.
+    /// The number of searches for the largest.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) lookups: u64,
 }
 
 impl UsageIndex {
-    /// What a connection uses has changed. `address` must stay the same for a slot while it uses anything.
+    /// Sets a connection's usage. A slot's `address` must stay the same while it uses anything.
     pub(crate) fn set(&mut self, address: IpAddr, slot: u32, before: usize, now: usize) {
         if before == now {
             return;
@@ -45,12 +45,12 @@ impl UsageIndex {
         }
     }
 
-    /// What all connections use together.
+    /// The usage of all connections.
     pub(crate) fn sum(&self) -> usize {
         self.sum
     }
 
-    /// The connection that uses most, of the address that uses most, and how much that is.
+    /// The largest connection of the address that uses most, and its usage.
     pub(crate) fn largest(&mut self) -> Option<(u32, usize)> {
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
@@ -83,7 +83,7 @@ mod tests {
             order.push(slot);
             index.set(address(if slot == 0 { 1 } else { 2 }), slot, bytes, 0);
         }
-        // The second address has 115 at first, and 90 without its largest.
+        // The second address uses 115 at first, and 90 without its largest connection.
         assert_eq!(order, [5, 0, 4, 3, 2, 1]);
         assert_eq!(index.sum(), 0);
         assert!(index.totals.is_empty() && index.addresses.is_empty());

@@ -1,7 +1,7 @@
-//! Which connections each user has, and how many they may be.
+//! The connections of each user, and their limit.
 //!
-//! The program says with a handshake's verdict who the user is. A connection counts from the verdict on, so that handshakes
-//! at the same time can't exceed the bound, and is listed once it is open.
+//! The program names the user in the verdict on a handshake. A connection counts from the verdict on, so simultaneous
+//! handshakes can't exceed the limit, and is listed once it is open.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -13,18 +13,18 @@ use crate::engine::parts::id::{ConnectionId, Key};
 use crate::protocol::close::CloseCode;
 use crate::sync::lock;
 
-/// As in `async_app::directory`: a shard waits for one stripe only.
+/// Locks for disjoint sets of users, as in `async_app::directory`: a shard waits for one of them only.
 const STRIPES: usize = 64;
 
-/// How many connections are copied at most while a stripe is locked.
+/// Most connections that are copied at a time while a stripe is locked.
 const COPIED_MAX: usize = 256;
 
-/// What a connection is closed with.
+/// The code and reason that a connection is closed with.
 pub(crate) type CloseReason = (CloseCode, Box<str>);
 
 pub(crate) struct Users {
     connections_max: usize,
-    /// By the user's hash.
+    /// The users, by their hash.
     stripes: [Mutex<Stripe>; STRIPES],
     hasher: RandomState,
 }
@@ -32,17 +32,17 @@ pub(crate) struct Users {
 #[derive(Default)]
 struct Stripe {
     users: HashMap<Arc<str>, User>,
-    /// The open connections of all users of the stripe: those of one stand side by side.
+    /// The open connections of the stripe's users. Those of one user are adjacent.
     open: BTreeMap<(Arc<str>, ConnectionId), Open>,
 }
 
-/// A user who has connections, or whose handshake was accepted.
+/// A user with connections or accepted handshakes.
 #[derive(Default)]
 struct User {
     connections: usize,
-    /// How often all of them were closed.
+    /// How often all of the user's connections were closed.
     closings: u64,
-    /// With what they were closed last.
+    /// The code and reason of the last time.
     closed_with: Option<Box<CloseReason>>,
 }
 
@@ -53,12 +53,12 @@ struct Open {
     is_stream: bool,
 }
 
-/// A connection that counts for a user, until this is dropped.
+/// Counts a connection for a user until it is dropped.
 pub(crate) struct UserSlot {
     users: Arc<Users>,
     user: Arc<str>,
     closings: u64,
-    /// None until the connection is open.
+    /// `None` until the connection is open.
     id: Option<ConnectionId>,
 }
 
@@ -102,8 +102,8 @@ impl Users {
         self.ids(user, |open| !open.is_stream)
     }
 
-    /// Notes that all connections of a user are closed, and returns those that are open, event streams included. Those that
-    /// are accepted and not open yet are told when they open ([`UserSlot::open`]).
+    /// Records that all connections of a user are closed, and returns the open ones, event streams included.
+    /// Connections that were accepted and are not open yet learn of it when they open ([`UserSlot::open`]).
     pub(crate) fn close(&self, user: &str, code: CloseCode, reason: &str) -> Vec<ConnectionId> {
         let mut stripe = self.stripe(user);
         let Some(known) = stripe.users.get_mut(user) else {
@@ -113,7 +113,7 @@ impl Users {
         known.closed_with = Some(Box::new((code, reason.into())));
         let closings = known.closings;
         drop(stripe);
-        // Not those that have come since.
+        // Connections that were accepted since stay open.
         self.ids(user, |open| open.closings < closings)
     }
 
@@ -150,7 +150,7 @@ impl Users {
         }
     }
 
-    /// The connections of all users: those that count, and those of them that are open.
+    /// The number of counted connections of all users, and of the open ones among them.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn counted(&self) -> (usize, usize) {
         let mut counted = (0, 0);
@@ -169,7 +169,7 @@ impl UserSlot {
         self.user.clone()
     }
 
-    /// The connection is open. Returns what it is to be closed with, if the user's connections were closed since its
+    /// Lists the connection, which is open now. Returns a close reason if the user's connections were closed since its
     /// handshake was accepted.
     pub(crate) fn open(&mut self, id: ConnectionId, encoding: Encoding) -> Option<CloseReason> {
         self.id = Some(id);
@@ -196,7 +196,7 @@ impl Drop for UserSlot {
             if known.connections == 0 {
                 stripe.users.remove(&self.user);
                 let users = &mut stripe.users;
-                // Gives back the memory of a rush.
+                // Gives back memory after a peak.
                 if users.capacity() > 64 && users.len() < users.capacity() / 8 {
                     users.shrink_to_fit();
                 }
@@ -266,7 +266,7 @@ mod tests {
         let new = opened(&users, "ada", 2);
         let closed = pending.open(id(1), Encoding::Frames);
         assert_eq!(closed, Some((CloseCode::POLICY_VIOLATION, "out".into())));
-        // The one that has come since is closed by the next call only.
+        // The connection that opened since is closed only by the next call.
         assert_eq!(users.close("ada", CloseCode::NORMAL, "").len(), 2);
         drop((pending, new));
         assert_eq!(users.counted(), (0, 0));

@@ -1,8 +1,8 @@
-//! How long a client may take for what waits for it: a pure account of its time.
+//! How long a client may take to read what waits for it: a pure account of its time.
 //!
-//! It has a certain time, and what it takes buys it more, at the least rate, up to as much as it began with. So a client
-//! that takes nothing is given up when its time is over, one that takes a byte now and then not much later, and one that
-//! reads at the least rate goes on for ever.
+//! A client begins with a fixed time. Bytes that it reads buy more at the minimum rate, up to the time that it began
+//! with. So a client that reads nothing is disconnected when its time is over, one that reads a byte now and then not
+//! much later, and one that reads at the minimum rate can go on for ever.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::limits::Limits;
 pub(crate) struct WriteProgress {
     /// When its time is over.
     pub(crate) deadline: Tick,
-    /// Bytes that have not bought a whole step of the clock yet.
+    /// Bytes that have not bought a whole tick yet.
     unpaid: u64,
     /// Since when the client has taken nothing.
     pub(crate) quiet_since: Tick,
@@ -28,7 +28,7 @@ impl WriteProgress {
         }
     }
 
-    /// The client has taken so many bytes.
+    /// Credits bytes that the client has taken.
     pub(crate) fn took(&mut self, bytes: usize, now: Tick, timeout: Duration, limits: &Limits) {
         self.quiet_since = now;
         let most = now.after(timeout);
@@ -58,7 +58,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// How long a client lasts that takes so many bytes at a time, at such intervals; `None`: an hour and more.
+    /// How long a client lasts that takes this many bytes at such intervals; `None`: an hour or more.
     fn lasts(bytes: usize, every: Duration, rate: u64) -> Option<Duration> {
         let limits = Limits {
             write_bytes_per_second_min: rate,

@@ -1,4 +1,4 @@
-//! The queue of an outbox in which something waits.
+//! The queue of an outbox that is not empty.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,25 +11,25 @@ use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
 use crate::transport::Transport;
 
-/// Control frames that may wait for a client at once. At 127 bytes each they are the outbox's small allowance beside
-/// its bound; a client that makes us owe it more is not read until it has taken some.
+/// Most control frames that may wait for a client. At 127 bytes each they are the outbox's small allowance beside its
+/// bound. A client that triggers more is not read until it has taken some.
 pub(super) const CONTROLS_MAX: u16 = 16;
 
-/// Chunks from this size on are handed to the kernel where they lie; smaller ones are gathered first.
+/// Chunks of this size or more are written from where they are; smaller ones are gathered first.
 const GATHER_BELOW_BYTES: usize = 16 << 10;
 
-/// Pieces of one vectored write.
+/// Most pieces of one vectored write.
 const PIECES_MAX: usize = 16;
 
-/// From so many chunks on, small ones are copied together, into chunks of up to so many bytes.
+/// From this number of chunks on, small ones are copied into chunks of up to `MERGE_BYTES_MAX` bytes.
 const MERGE_FROM_CHUNKS: usize = 32;
 
 const MERGE_BYTES_MAX: usize = 4 << 10;
 
-/// What a chunk takes beside its bytes: its place in the queue, and what an allocation costs.
+/// The overhead of a chunk: its entry in the queue, and that of an allocation.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 16;
 
-/// What a chunk holds whose bytes have an allocation of that size to themselves.
+/// The memory that a chunk holds with an allocation of this size to itself.
 pub(super) fn held_by(allocated: usize) -> usize {
     allocated + CHUNK_BYTES
 }
@@ -53,24 +53,24 @@ pub(super) struct Queue {
 
 pub(super) struct Chunk {
     bytes: Bytes,
-    /// Whole messages in it, with the one in progress; none in a chunk of control frames.
+    /// Whole messages in the chunk, with the one in progress; zero for control frames.
     messages: u32,
-    /// What it keeps allocated that no other outbox shares, until its last byte has left. Zero if others share it, and for
-    /// control frames, which are few and short.
+    /// The memory that it holds and no other outbox shares, until its last byte was written. Zero if others share it,
+    /// and for control frames, which are few and short.
     held: usize,
-    /// What a room kept before the client joined it: how much of it waits says nothing of how the client reads.
+    /// Whether it is a replay, which does not show how quickly the client reads.
     replay: bool,
 }
 
 impl Queue {
-    /// Nothing tells it from one that was never used.
+    /// Whether the queue equals a new one, so that it can be reused.
     pub(super) fn is_as_new(&self) -> bool {
         self.chunks.is_empty()
             && (self.bytes, self.held, self.replay_bytes) == (0, 0, 0)
             && (self.in_progress, self.controls) == (0, 0)
     }
 
-    /// All that waits, if it lies in one piece.
+    /// All queued bytes, if they are one piece.
     pub(super) fn sole(&self) -> Option<&[u8]> {
         match self.chunks.len() {
             1 => Some(&self.chunks[0].bytes),
@@ -86,12 +86,12 @@ impl Queue {
         self.bytes
     }
 
-    /// The memory that is kept for this client alone. An allocation counts until the last of its bytes has left.
+    /// The memory that is held for this client alone. An allocation counts until its last byte was written.
     pub(super) fn own_bytes(&self) -> usize {
         self.held
     }
 
-    /// Bytes that count against the outbox's bound: all but those of replays.
+    /// Bytes that count against the outbox's bound: all except those of replays.
     pub(super) fn live_bytes(&self) -> usize {
         self.bytes - self.replay_bytes
     }
@@ -105,12 +105,12 @@ impl Queue {
         }
     }
 
-    /// Whether the client makes us owe it more control frames than it takes.
+    /// Whether the limit of queued control frames is reached.
     pub(super) fn controls_full(&self) -> bool {
         self.controls >= CONTROLS_MAX
     }
 
-    /// Messages in it, with the one in progress.
+    /// The number of queued messages, with the one in progress.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn messages(&self) -> u64 {
         self.chunks
@@ -119,7 +119,7 @@ impl Queue {
             .sum()
     }
 
-    /// Bytes of messages that nobody else holds.
+    /// Bytes of messages that no other outbox shares.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn unshared_bytes(&self) -> usize {
         let unshared = |chunk: &&Chunk| chunk.messages > 0 && chunk.bytes.is_unique();
@@ -130,13 +130,13 @@ impl Queue {
             .sum()
     }
 
-    /// What is counted is what its chunks hold.
+    /// Whether the counts match the chunks.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn held_by_chunks(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.held).sum()
     }
 
-    /// The memory that is kept for messages that nobody else holds.
+    /// The memory that is held for messages that no other outbox shares.
     #[cfg(all(test, not(loom)))]
     pub(super) fn kept_bytes(&mut self) -> usize {
         let chunks = self.chunks.iter_mut().filter(|chunk| chunk.held > 0);
@@ -157,7 +157,7 @@ impl Queue {
             .sum()
     }
 
-    /// Queues whole messages; they are `own` if no other outbox shares them.
+    /// Queues whole messages. `own`: no other outbox shares them.
     pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
         debug_assert!(messages > 0);
         self.bytes += bytes.len();
@@ -167,7 +167,7 @@ impl Queue {
             && !tail.replay
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
-            // Many small messages wait: kept one by one, they would take far more memory than the bound counts.
+            // Many small messages wait. One chunk each would take far more memory than the bound counts.
             let held = held_by(MERGE_BYTES_MAX);
             self.held = self.held + held - tail.held;
             tail.held = held;
@@ -212,13 +212,13 @@ impl Queue {
         });
     }
 
-    /// Queues bytes that are no frame, before all frames: the answer to a handshake.
+    /// Queues the response to a handshake, which is no frame, before all frames.
     pub(super) fn push_preface(&mut self, bytes: Bytes) {
         debug_assert!(self.is_empty());
         self.in_progress = bytes.len();
         self.bytes += bytes.len();
         self.controls += 1;
-        // Unlike control frames, it may be long: that of an event stream repeats what its client has asked for.
+        // Unlike a control frame, the response may be long: an event stream's repeats parts of the request.
         let held = held_by(bytes.len());
         self.held += held;
         self.chunks.push_back(Chunk {
@@ -229,7 +229,7 @@ impl Queue {
         });
     }
 
-    /// Queues messages whose first `written` bytes have left already.
+    /// Queues messages whose first `written` bytes were written already. Returns how many messages those were.
     pub(super) fn push_rest(
         &mut self,
         bytes: Bytes,
@@ -242,7 +242,7 @@ impl Queue {
         self.consumed(written)
     }
 
-    /// Queues a control frame ahead of all messages that have not begun to leave (RFC 6455 §5.4).
+    /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
     pub(super) fn push_control(&mut self, frame: Bytes) {
         self.controls += 1;
         self.bytes += frame.len();
@@ -261,8 +261,8 @@ impl Queue {
         );
     }
 
-    /// Queues a control frame, or replaces the latest queued one if there are too many (RFC 6455 §5.5.3 lets a pong answer
-    /// the most recent ping only).
+    /// Queues a control frame, or replaces the latest one if there are too many. RFC 6455 §5.5.3 allows answering only
+    /// the most recent ping.
     pub(super) fn push_control_or_replace(&mut self, frame: Bytes) {
         if self.controls_full() {
             let first = self.split_in_progress();
@@ -280,7 +280,7 @@ impl Queue {
         self.push_control(frame);
     }
 
-    /// Queues a control frame behind everything: the close frame of a graceful end.
+    /// Queues a control frame behind everything: the close frame of a graceful shutdown.
     pub(super) fn push_last(&mut self, frame: Bytes) {
         self.controls += 1;
         self.bytes += frame.len();
@@ -292,7 +292,7 @@ impl Queue {
         });
     }
 
-    /// Makes the frame in progress a chunk of its own. Returns where the whole frames begin.
+    /// Makes the frame in progress a chunk of its own. Returns the index of the first chunk with whole frames.
     pub(super) fn split_in_progress(&mut self) -> usize {
         let Some(front) = self.chunks.front_mut() else {
             return 0;
@@ -309,7 +309,7 @@ impl Queue {
             };
             front.messages = front.messages.min(1);
             if front.held > 0 {
-                // Either may outlive the other, so each gets an allocation of its own: the smaller one is copied.
+                // Either may outlive the other, so each needs an allocation of its own. The smaller one is copied.
                 let smaller = if front.bytes.len() <= rest.bytes.len() {
                     std::mem::swap(&mut front.held, &mut rest.held);
                     &mut *front
@@ -325,7 +325,7 @@ impl Queue {
         1
     }
 
-    /// Drops the oldest whole messages, but none of a replay, until `len` bytes fit. Returns how many.
+    /// Drops the oldest whole messages, except replays, until `len` bytes fit. Returns their number.
     pub(super) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         let mut dropped = 0;
         let mut at = self.split_in_progress();
@@ -352,7 +352,7 @@ impl Queue {
                 self.held -= chunk.held;
                 self.chunks.remove(at);
             } else if chunk.held > held_by(4 * chunk.bytes.len()) {
-                // What is dropped of many messages in one piece is not kept for the sake of the last few.
+                // The memory of dropped messages must not be held by the last few of the same chunk.
                 chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
                 let held = held_by(chunk.bytes.len());
                 self.held = self.held + held - chunk.held;
@@ -403,7 +403,7 @@ impl Queue {
         dropped
     }
 
-    /// Drops everything but the frame in progress. Returns how many messages that were.
+    /// Drops everything except the frame in progress. Returns the number of messages dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let keep = self.split_in_progress();
         let dropped = self
@@ -423,7 +423,7 @@ impl Queue {
         dropped
     }
 
-    /// Drops everything. Returns how many messages that were.
+    /// Drops everything. Returns the number of messages dropped.
     pub(super) fn clear(&mut self) -> u64 {
         let dropped = self
             .chunks
@@ -437,7 +437,7 @@ impl Queue {
         dropped
     }
 
-    /// Takes what has left off the front. Returns how many messages have left in full by it.
+    /// Removes bytes that were written from the front. Returns the number of messages that are written in full by it.
     pub(super) fn consumed(&mut self, mut n: usize) -> u64 {
         let mut messages = 0;
         self.bytes -= n;
@@ -458,7 +458,7 @@ impl Queue {
                 self.chunks.pop_front();
                 continue;
             }
-            // The write ended inside this chunk: find the frame that it ended in.
+            // The write ended inside this chunk: find the frame in which it ended.
             let mut boundary = self.in_progress;
             let mut done = u32::from(boundary > 0 && boundary <= n);
             while boundary < n {
@@ -476,7 +476,7 @@ impl Queue {
         messages
     }
 
-    /// Writes what comes first, in pieces as they lie. Returns how much that is, too.
+    /// Writes the first chunks in one vectored write. Returns the outcome, and the number of bytes offered.
     #[inline(never)] // Few come here, and others shall not make room for the pieces.
     fn write_vectored<T: Transport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
@@ -523,7 +523,7 @@ impl Queue {
                     written.bytes += n;
                     written.messages += self.consumed(n);
                     if T::SHORT_MEANS_NOT_READY && n < wanted {
-                        // A short write means a full socket; readiness will be reported.
+                        // A short write means a full socket: its readiness will be reported.
                         break;
                     }
                 }
