@@ -1,7 +1,7 @@
 //! Runs a shard's jobs on the shard's own thread, while its handlers are quick.
 //!
-//! The shard lends itself out meanwhile (`parts::lease`), so that its spare thread can go on with it where one handler
-//! takes long after all. So at most one handler of each shard runs in addition to those of the pool.
+//! Meanwhile the shard is lent out (`parts::lease`), so that its spare thread can take over if a handler takes long
+//! after all. So at most one handler per shard runs in addition to those of the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,12 +19,12 @@ use crate::engine::parts::lease::{Lease, Next};
 use crate::engine::parts::mailbox::When;
 use crate::user_threads::in_shard_turn;
 
-/// The jobs of a shard.
+/// A shard's source of jobs.
 pub(crate) trait JobSource {
-    /// The next job for the shard's own thread.
+    /// Takes the next job for the shard's own thread.
     fn next_job(&mut self) -> Option<Job>;
 
-    /// The shard's own thread has run a job, which took so long until `now`.
+    /// Records a job that the shard's own thread has run: it took `took`, and ended at `now`.
     fn job_done(
         &mut self,
         to: Option<(u16, Key)>,
@@ -33,16 +33,18 @@ pub(crate) trait JobSource {
         now: Instant,
     );
 
-    /// Whether the shard's own thread is to run jobs.
+    /// Whether the shard's own thread should run jobs.
     fn runs_inline(&self) -> bool;
 
-    /// Queues all jobs for the pool: they can't run on the shard's own thread at present.
+    /// Queues all jobs for the pool, since the shard's own thread can't run them at present.
     fn defer_all(&mut self);
 }
 
-/// Runs jobs of a shard on the calling thread, which is its own, for as long as their outcome may be held back. Jobs that
-/// can't be run here go to the pool. Returns `None` if one took long, and another thread goes on with the shard. `jobs` is
-/// where a shard has its jobs.
+/// Runs jobs of a shard on the shard's own thread, which is the calling one, for as long as their outcomes may be held
+/// back.
+///
+/// Jobs that can't be run here go to the pool. `jobs` finds the shard's jobs. Returns `None` if a job took long, and
+/// another thread has taken the shard over.
 pub(crate) fn run_inline<S, J: JobSource>(
     hub: &Arc<Hub>,
     program: &dyn Program,

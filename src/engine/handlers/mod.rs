@@ -1,4 +1,4 @@
-//! Threads that run user code, and what they run.
+//! Threads that run user code, and the jobs that they run.
 
 pub(crate) mod inline;
 pub(crate) mod pool;

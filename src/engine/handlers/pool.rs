@@ -1,13 +1,13 @@
 //! The worker pool: threads that run jobs from the hub's queue.
 //!
 //! A shard queues all jobs of a turn with one lock and at most one wake-up. A job is what one connection has to handle;
-//! when it is done, a control message goes back to the shard, which may then queue the connection's next one. Quick jobs
-//! are run one after the other by one thread, and the shard is woken once for many of them. Slow ones bring up further
-//! threads: a thread that takes a job wakes the next while jobs have lately been slow, and the watchdog does so where a
-//! thread does not come back.
+//! when it is done, a control message goes back to the shard, which may then queue the connection's next job. One
+//! thread runs quick jobs one after the other, and wakes the shard once for many of them. Slow jobs bring in further
+//! threads: while jobs have lately been slow, a thread that takes a job wakes the next thread, and the watchdog does so
+//! for jobs that no thread takes.
 //!
-//! Both cost more than a quick handler itself. So a shard whose handlers are quick (`parts::inline_policy`) runs them on
-//! its own thread (`inline`).
+//! Both wake-ups cost more than a quick handler. So a shard whose handlers are quick (`parts::inline_policy`) runs them
+//! on its own thread (`inline`).
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,10 +24,14 @@ use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::Program;
 use crate::report::limited;
 
-/// How long the outcome of finished jobs may be held back while further quick jobs are run; also by a shard's own thread.
+/// How long a handler thread, or a shard's own thread, may hold back the outcomes of finished jobs while it runs
+/// further quick jobs.
 pub(crate) const HOLD_BACK: Duration = Duration::from_micros(50);
 
-/// Starts the first thread, so that a machine that can't have one says so at once.
+/// Starts the first handler thread.
+///
+/// # Errors
+/// The operating system can't start a thread.
 pub(crate) fn start(hub: &Arc<Hub>) -> io::Result<()> {
     hub.jobs.queue.starting_first();
     spawn(hub)
@@ -35,12 +39,12 @@ pub(crate) fn start(hub: &Arc<Hub>) -> io::Result<()> {
 
 fn spawn(hub: &Arc<Hub>) -> io::Result<()> {
     let Some(program) = hub.jobs.program() else {
-        // All shards have ended: the threads that exist see to the rest.
+        // All shards have ended: the existing threads run the remaining jobs.
         hub.jobs.queue.not_started();
         return Ok(());
     };
     if cfg!(loom) {
-        // A model starts its threads itself.
+        // A loom model starts its threads itself.
         hub.jobs.queue.not_started();
         return Ok(());
     }
@@ -78,11 +82,10 @@ pub(crate) fn push(hub: &Arc<Hub>, jobs: &mut VecDeque<Job>, now: Instant) {
     }
 }
 
-/// Queues work that no shard waits for.
+/// Queues work whose outcome no shard waits for.
 ///
 /// # Errors
-///
-/// The work comes back where there are no handlers any more.
+/// There are no handler threads any more: returns the work.
 pub(crate) fn push_work(hub: &Arc<Hub>, work: Work) -> Result<(), Work> {
     let job = Job { to: None, work };
     let is_slow = hub.jobs.is_slow();
@@ -97,7 +100,7 @@ pub(crate) fn wake_for_all(hub: &Arc<Hub>) {
     spawn_more(hub, hub.jobs.queue.wake_for_all());
 }
 
-/// What a handler thread does.
+/// The main loop of a handler thread.
 fn work(hub: &Arc<Hub>, stats: &ThreadStats, program: &dyn Program) {
     HANDLER_OF.set(Arc::as_ptr(hub).addr());
     let port = &hub.jobs;
@@ -137,7 +140,7 @@ fn work(hub: &Arc<Hub>, stats: &ThreadStats, program: &dyn Program) {
     }
 }
 
-/// Where a simulated job is run.
+/// The thread that a simulated job runs on.
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunOn {
@@ -147,8 +150,8 @@ pub(crate) enum RunOn {
     Shard,
 }
 
-/// Runs a job on the calling thread, for tests that hold a whole shard in one thread. On the shard's thread, its outcome
-/// is returned; on the pool's, it goes to the mailbox.
+/// Runs a job on the calling thread, for tests that run a whole shard in one thread. `RunOn::Shard` returns the
+/// outcome; `RunOn::Pool` leaves it in the mailbox.
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn simulate(
     hub: &Arc<Hub>,

@@ -1,7 +1,7 @@
-//! Handshakes that somebody else has read and will answer, as a host with a runtime of its own does: asked about here before
-//! their connection comes.
+//! Handshakes that a host with a runtime of its own has read and will answer: they are authorised here before the
+//! connection is handed over.
 
-#![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only features bring such a host.
+#![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only hosts behind features use this.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,9 +26,11 @@ use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
-/// Asks about a handshake that somebody else has read, as of those that the engine reads: its form, limits, origins,
-/// and the program's handler, which may block. `then` is told on a handler thread, or at once where no handler is to be
-/// asked; with 503 if the engine has stopped or stops meanwhile.
+/// Authorises a handshake that a host has read, with the checks of handshakes that the engine reads: form, limits,
+/// origins, and the program's handler, which may block.
+///
+/// `then` gets the verdict on a handler thread, or at once if no handler is called. The verdict is 503 if the engine
+/// has stopped, or stops meanwhile.
 pub(crate) fn authorize(
     hub: &Arc<Hub>,
     head: Head,
@@ -40,20 +42,22 @@ pub(crate) fn authorize(
         Err(reject) => then.tell(Verdict::Rejected(reject)),
         Ok(accepted) if !hub.subscriptions.handshake => then.tell(Verdict::Accepted(accepted)),
         Ok(accepted) => {
-            // If there is no handler any more, `then` is dropped, and so told.
+            // If there are no handler threads any more, dropping `then` reports the verdict.
             let _ = push_work(hub, Work::Authorize(accepted, then));
         }
     }
 }
 
-/// Has an accepted handshake's session keep this from the start, in place of what the handshake handler gave. The error is the
-/// name of the type that the program keeps.
+/// Sets the attachment of an accepted handshake's session, in place of the one that the handshake handler returned.
+///
+/// # Errors
+/// The attachment has another type than the program's: the error is the name of the type that the program expects.
 pub(crate) fn attach(
     hub: &Arc<Hub>,
     accepted: &mut Accepted,
     attachment: Attachment,
 ) -> Result<(), &'static str> {
-    // Without a program the engine has stopped, and the client is answered so.
+    // Without a program the engine has stopped, and the client gets that answer.
     if let Some(program) = hub.jobs.program() {
         let (kept_type, name) = program.attachment_type();
         if (*attachment).type_id() != kept_type {
@@ -65,7 +69,8 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// Takes in a connection that was accepted (`authorize`), and answered. `early` is what was read behind its request.
+/// Takes over a connection whose handshake was accepted ([`authorize`]) and answered. `early` is what the client has
+/// sent behind its request.
 pub(crate) fn adopt_accepted(
     hub: &Hub,
     mut accepted: Box<Accepted>,
@@ -87,7 +92,7 @@ pub(crate) fn adopt_accepted(
     });
 }
 
-/// The counts, bounds and checks that come before the handshake handler, as of handshakes that the engine reads.
+/// Makes the checks and counts that come before the handshake handler, as for handshakes that the engine reads.
 fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepted>, Reject> {
     let counters = &hub.common;
     if hub.has_stopped() {
@@ -122,7 +127,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     permit.bytes = request.bytes();
     let authorizing_bytes = hub.authorizing_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
     let limits = &hub.settings.limits;
-    // As much as the shards have for those that they ask about; there is room for one in any case.
+    // The same share of memory that the shards have for handshakes they authorise themselves. One always fits.
     if authorizing_bytes
         > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2))
     {
@@ -146,7 +151,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
 fn refused(refusal: HandshakeRefusal) -> Reject {
     let reject = Reject::new(refusal.status()).with_body(format!("{refusal}\n"));
     let headers = refusal.headers().iter();
-    // `Connection` is left to whoever writes the answer.
+    // The host that writes the answer sets `Connection`.
     headers
         .filter(|(name, _)| *name != "Connection")
         .fold(reject, |reject, (name, value)| {

@@ -28,7 +28,7 @@ pub(crate) fn run_queued(hub: &Arc<Hub>, program: &dyn Program, job: Job) {
     }
 }
 
-/// Runs the handlers of a job. Returns the outcome, if a shard waits for it.
+/// Runs the handlers of a job. Returns the outcome if a shard waits for it.
 pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Option<Done> {
     let done = match work {
         Work::Session(session, events, bytes) => {
@@ -52,7 +52,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
             return None;
         }
         Work::Drop(attachment) => {
-            // Nobody is left to tell of a panic.
+            // No connection is left to report a panic to.
             caught(|| drop(attachment));
             return None;
         }
@@ -65,7 +65,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
     Some(done)
 }
 
-/// Runs user code. Returns whether it came to its end; a panic is counted.
+/// Runs user code and counts a panic. Returns whether the code returned.
 fn counting_panics(hub: &Hub, code: impl FnOnce()) -> bool {
     let outcome = caught(code);
     if outcome.is_none() {
@@ -74,8 +74,8 @@ fn counting_panics(hub: &Hub, code: impl FnOnce()) -> bool {
     outcome.is_some()
 }
 
-/// Runs the handlers of a session's events, in order. Behind a panic, messages are counted as unhandled; rooms and the
-/// close are told whatever happened before.
+/// Runs the handlers of a session's events, in order. After a panic, the remaining messages are counted as unhandled;
+/// room and close handlers are still called.
 fn handle_session(
     hub: &Hub,
     program: &dyn Program,
@@ -88,7 +88,7 @@ fn handle_session(
         .last()
         .is_some_and(|last| !matches!(last, Event::Close));
     let mut events = memory.drain(..);
-    // An event whose handler panics ends the loop, and is not in the list any more.
+    // An event whose handler panics ends the loop, and is already out of the list.
     let handled = span.within(|| {
         counting_panics(hub, || {
             for event in events.by_ref() {
@@ -118,7 +118,7 @@ fn handle_session(
     if goes_on && session.batch_done() {
         span.within(|| tell_end(hub, program, &session));
     }
-    // With it may go what the program keeps for the stream, and dropping that is user code, too.
+    // This may drop the session's attachment, which is user code too.
     counting_panics(hub, || drop(session));
     Done::Session {
         panicked: !handled,
@@ -128,7 +128,8 @@ fn handle_session(
     }
 }
 
-/// The shard has ended while handlers were at work for the session, and can't tell of its end any more.
+/// Calls the handlers for the end of a session whose shard has ended while handlers ran, and so can't queue them
+/// itself.
 fn tell_end(hub: &Hub, program: &dyn Program, session: &Arc<Session>) {
     for room in session.rooms_left_behind() {
         counting_panics(hub, || program.room(session, &room, Presence::Left));
@@ -138,7 +139,7 @@ fn tell_end(hub: &Hub, program: &dyn Program, session: &Arc<Session>) {
     }
 }
 
-/// Runs the handler of a route, unless the responses that clients have still to read leave no room for its response.
+/// Runs the handler of a route, unless the responses that clients have not read yet leave no room for another.
 fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
     hub.common.requests.add(1);
     let head_only = request.head.method == "HEAD";
@@ -156,7 +157,7 @@ fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
     response
 }
 
-/// Decides about a request, if the shard still waits for that.
+/// Decides a request, if the shard still waits for the verdict.
 fn verdict(
     request: &Weak<RequestHead>,
     decide: impl FnOnce(&RequestHead) -> Result<Granted, Refusal>,
@@ -168,7 +169,7 @@ fn verdict(
     Done::Handshake(Box::new(verdict))
 }
 
-/// Decides about a handshake that a host has read, and tells the host.
+/// Decides a handshake that a host has read, and gives the host the verdict.
 fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, then: OnVerdict) {
     then.tell(match authorize(hub, program, accepted.request()) {
         Ok(mut granted) => {
@@ -196,7 +197,7 @@ fn authorize(
     granted(hub, request, || program.handshake(request))
 }
 
-/// What the program grants to a request, if it can be sent: a rejection or subprotocol that can't is an internal error.
+/// Runs `decide` and checks its answer. A rejection or subprotocol that can't be sent becomes an internal error.
 fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
@@ -224,7 +225,7 @@ fn granted(
         );
         return Err(Reject::internal_error().into());
     }
-    // Last: a request that is refused for another reason has never counted.
+    // This check comes last, so that a request refused for another reason never counts for the user.
     let user_slot = match user {
         Some(user) => Some(hub.users.enter(&user).ok_or(Refusal::UserConnections)?),
         None => None,

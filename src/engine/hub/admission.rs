@@ -1,4 +1,4 @@
-//! Who may come in: what is asked of a valid handshake before it becomes a WebSocket. The same for every way in.
+//! Admission control: the checks that a valid handshake must pass before it becomes a WebSocket. All hosts use them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::protocol::http::{BodyMode, Head, HttpError};
 use crate::report::{Limited, limited};
 use crate::request::Reject;
 
-/// Why a client may not come in.
+/// Why a client was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AdmissionRefused {
     ConnectionsMax,
     PeerConnections,
     PeerHandshakes,
     UserConnections,
-    /// The page's origin may not connect; with the sentence that says so.
+    /// The page's origin is not allowed. Contains the sentence that explains it.
     Origin(Box<str>),
-    /// The server does not answer to that host name; with the sentence that says so.
+    /// The server does not serve this host name. Contains the sentence that explains it.
     Host(Box<str>),
 }
 
-/// What is said now and then only, lest clients fill a log.
+/// Log messages that are rate-limited, so that clients can't fill a log.
 #[derive(Debug, Default)]
 pub(crate) struct LoggedOnce {
     pub(crate) foreign_origin: Limited,
@@ -47,17 +47,17 @@ pub(crate) struct LoggedOnce {
     pub(crate) blocked: Limited,
 }
 
-/// Longest part of a header that a sentence repeats.
+/// Most characters of a header that a message quotes.
 const QUOTED_CHARS_MAX: usize = 120;
 
-/// The beginning of what a client has sent, in ASCII and with everything escaped that could be more than text.
+/// Quotes the beginning of a client's text, in ASCII and with everything escaped that is not plain text.
 pub(crate) fn quoted(text: &str) -> String {
     text.escape_default().take(QUOTED_CHARS_MAX).collect()
 }
 
 impl Hub {
-    /// Asks whether a client may come in, by its request where that is known. Returns where it is; `peer_slot` is what its
-    /// connection counts as, which it may not have yet.
+    /// Checks whether a client is admitted, by its request if that is known. Returns the client's address. `peer_slot`
+    /// counts the connection for its address, and is filled if it is empty.
     pub(crate) fn admit(
         &self,
         peer: SocketAddr,
@@ -83,7 +83,8 @@ impl Hub {
         Ok(client)
     }
 
-    /// Counts a connection before anything is known but its peer. A proxy's count when they say for whom they are.
+    /// Counts a connection of which only the peer is known. Connections from a trusted proxy are counted when their
+    /// request names the client.
     pub(crate) fn admit_peer(
         &self,
         peer: SocketAddr,
@@ -98,7 +99,7 @@ impl Hub {
         }
     }
 
-    /// Where an address is counted, if it is: a trusted proxy has as many connections as it needs.
+    /// The counts for an address, if it is counted: a trusted proxy may have any number of connections.
     fn peers_for(&self, address: IpAddr) -> Option<&Arc<PeerLimits>> {
         let proxies = self.settings.proxies.as_ref();
         self.peers
@@ -106,7 +107,7 @@ impl Hub {
             .filter(|_| !proxies.is_some_and(|proxies| proxies.trusts(address)))
     }
 
-    /// Where the client of a request is, as far as can be known.
+    /// The address of a request's client, as far as it is known.
     pub(crate) fn client(&self, peer: SocketAddr, head: &Head) -> IpAddr {
         match &self.settings.proxies {
             Some(proxies) => proxies.client(peer.ip(), head.pairs()),
@@ -114,7 +115,7 @@ impl Hub {
         }
     }
 
-    /// Asks whether a request for a mounted route is answered.
+    /// Checks whether a request for a mounted route is admitted.
     pub(crate) fn admit_request(
         &self,
         peer: SocketAddr,
@@ -128,7 +129,7 @@ impl Hub {
         }
     }
 
-    /// Whether the server answers to the host name that the client knows it by.
+    /// Checks whether the server serves the host name in the request.
     pub(crate) fn check_host(&self, peer: SocketAddr, head: &Head) -> Result<(), AdmissionRefused> {
         let host = head.header("Host");
         let Some(allowed) = &self.settings.hosts else {
@@ -158,7 +159,7 @@ impl Hub {
         Err(AdmissionRefused::Host(why.into()))
     }
 
-    /// Whether the page that a request comes from may connect, if it comes from one.
+    /// Checks whether the page that sent the request is of an allowed origin. Requests from outside a page pass.
     fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), AdmissionRefused> {
         let header = |name: &str| head.header(name);
         let Some(allowed) = &self.settings.origins else {
@@ -218,8 +219,9 @@ impl Hub {
 }
 
 impl Hub {
-    /// Whether the browser itself says that the server's own page reads something. Modules are asked for with an `Origin`,
-    /// which is not that of `Host` where a proxy has changed `Host`: such a page is still to say what is wrong.
+    /// Whether the browser itself says that the request comes from the server's own page. Scripts of type `module` are
+    /// requested with an `Origin`, which differs from `Host` where a proxy has changed `Host`: such a page must still
+    /// load to report the problem.
     fn reads_its_own(&self, head: &Head) -> bool {
         matches!(head.method.as_str(), "GET" | "HEAD")
             && head.header("Sec-Fetch-Site") == Some("same-origin")
@@ -227,7 +229,7 @@ impl Hub {
     }
 }
 
-/// Whether a request is a browser's for a document of its own, as a link leads to it; and to one of these paths.
+/// Whether the request is a browser's navigation, as by a link, to one of these paths.
 fn is_link(head: &Head, linkable: &[String]) -> bool {
     let is = |name: &str, expected: &str| head.header(name) == Some(expected);
     matches!(head.method.as_str(), "GET" | "HEAD")
@@ -237,7 +239,7 @@ fn is_link(head: &Head, linkable: &[String]) -> bool {
 }
 
 impl AdmissionRefused {
-    /// The whole answer to a request, without its body if that is `HEAD`; the connection closes after it.
+    /// The complete response to a refused request, without its body if `head_only`. The connection closes after it.
     pub(crate) fn response(&self, head_only: bool) -> Vec<u8> {
         self.reject().response(BodyMode::head_only_if(head_only))
     }
@@ -257,7 +259,7 @@ impl AdmissionRefused {
         }
     }
 
-    /// The close frame for a client whose handshake was answered elsewhere.
+    /// The close frame for a client whose handshake was answered by a host.
     pub(crate) fn close_frame(&self) -> Vec<u8> {
         let code = match self {
             Self::Origin(_) | Self::Host(_) => CloseCode::POLICY_VIOLATION,
@@ -266,7 +268,7 @@ impl AdmissionRefused {
         encode::close(Some((code, self.cause())))
     }
 
-    /// All that the client is told.
+    /// The explanation that is sent to the client.
     fn reason(&self) -> &str {
         match self {
             Self::Origin(why) | Self::Host(why) => why,
@@ -274,7 +276,7 @@ impl AdmissionRefused {
         }
     }
 
-    /// In few words, none of them the client's: they fit into a close frame.
+    /// A short cause for log lines and close frames. Contains nothing that the client sent.
     pub(crate) fn cause(&self) -> &'static str {
         match self {
             Self::ConnectionsMax => "too many connections",
@@ -324,30 +326,30 @@ pub(crate) fn failure(refusal: HandshakeRefusal, counters: &Counters) -> &Counte
     }
 }
 
-// Only features bring hosts that ask before they hand a connection over.
+// Only hosts behind features use these.
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 impl Hub {
-    /// Longest request head, for a host that bounds what it asks about.
+    /// Longest request head, for hosts that bound what they pass on.
     pub(crate) fn head_bytes_max(&self) -> usize {
         self.settings.limits.head_bytes_max
     }
 
-    /// Whether where a client comes from decides about it.
+    /// Whether admission depends on the client's address.
     pub(crate) fn needs_peers(&self) -> bool {
         self.peers.is_some() || self.settings.proxies.is_some()
     }
 
-    /// Counts a request that its host has not asked about: it is no handshake.
+    /// Counts a request that is not a valid handshake, for hosts that do not have it authorised.
     pub(crate) fn count_failure(&self, refusal: HandshakeRefusal) {
         failure(refusal, &self.common).add(1);
     }
 
-    /// Counts a request that its host has not asked about: it can't be read.
+    /// Counts a request that could not be parsed, for hosts that do not have it authorised.
     pub(crate) fn count_unreadable(&self, error: HttpError) {
         unreadable(error, &self.common).add(1);
     }
 
-    /// Counts a connection that was accepted, and that nobody can serve.
+    /// Counts a connection that was accepted and can't be served.
     pub(crate) fn count_unserved(&self) {
         self.common.refused_unserved.add(1);
     }

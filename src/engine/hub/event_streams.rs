@@ -18,35 +18,34 @@ use crate::protocol::{cors, event_stream};
 use crate::request::Reject;
 use crate::sync::lock;
 
-/// What an event stream begins with.
+/// The beginning of an event stream.
 pub(crate) struct Beginning<'a> {
-    /// The head of the answer, and what leads to the first event.
+    /// The head of the response, and the bytes before the first event.
     pub(crate) preface: Vec<u8>,
-    /// Whose messages it gets, as [`Room::follow`] has returned them.
+    /// The rooms whose messages it receives, as returned by [`Room::follow`].
     pub(crate) rooms: &'a [Arc<Room>],
     pub(crate) keep_alive: Duration,
-    /// What it is sent first.
+    /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
-    /// Whether it is in the audience of everyone.
+    /// Whether it receives broadcasts to everyone.
     pub(crate) broadcasts: bool,
 }
 
-/// A comment is not sent more often.
+/// The shortest interval of comments.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 
 impl Hub {
-    /// The event streams that get what everyone gets, if there are any.
+    /// The room of the event streams that receive broadcasts to everyone, if there are any.
     pub(crate) fn everyone_streams(&self) -> Option<&Arc<Room>> {
         Some(&self.everyone_streams).filter(|streams| streams.len() > 0)
     }
 
-    /// Counts an event stream into the room whose messages it is to get, unless that room is no more: see
-    /// [`Room::follow`].
+    /// Counts an event stream in the room that it follows, unless that room is retired: see [`Room::follow`].
     pub(crate) fn follow(&self, room: &Arc<Room>) -> Option<Arc<Room>> {
         room.follow(|| self.next_channel())
     }
 
-    /// Keeps room in the mailbox of an event stream's shard for its beginning. Waits while it is full.
+    /// Reserves space in the mailbox of an event stream's shard for its beginning. Blocks while the mailbox is full.
     pub(crate) fn reserve_stream(
         &self,
         session: &Session,
@@ -59,8 +58,9 @@ impl Hub {
         )
     }
 
-    /// Has an event stream begin: from now on it gets what the rooms are sent, behind the replay. Never waits, so it may be
-    /// called with locks held. If it does not, whoever has followed the rooms is to part from them.
+    /// Begins an event stream: its client receives the replay, then the messages sent to the rooms from now on. Never
+    /// blocks, so it may be called with locks held. If it fails, the caller must call [`Room::part`] for the rooms that
+    /// it has followed.
     pub(crate) fn begin_stream(
         &self,
         mut reserved: Reserved<'_>,
@@ -97,12 +97,13 @@ impl Hub {
             room.add(session.id);
             memberships.change(&room);
         }
-        // Under the session's lock, as for joining a room. Refused only by an engine that stops, and with it goes everything.
+        // Pushed under the session's lock, as for joining a room. Refused only while the engine stops, which ends all
+        // streams.
         let _ = reserved.push(command, job_port::when(self));
         Ok(())
     }
 
-    /// Answers a request for an event stream otherwise. Waits while its shard's mailbox is full.
+    /// Answers a request for an event stream with a rejection. Blocks while its shard's mailbox is full.
     pub(crate) fn refuse_stream(&self, session: &Session, reject: &Reject) {
         let subscribing = Subscribing {
             key: session.id.key(),
@@ -111,18 +112,19 @@ impl Hub {
             rooms: Vec::new(),
             replay: Vec::new(),
         };
-        // Refused only by an engine that stops, and answers by itself.
+        // Refused only while the engine stops, which then answers by itself.
         let _ = self.post(session.id, Command::Subscribe(Box::new(subscribing)), true);
     }
 }
 
 impl Hub {
-    /// The head of the answer to a request for an event stream.
+    /// The head of the response to a request for an event stream.
     pub(crate) fn stream_head(&self, request: &Head) -> Vec<u8> {
         event_stream::response_head(&cors::response_headers(self.access(request), None))
     }
 
-    /// Which pages may read the answer: those that may connect. Where any may, they may not with their visitors' cookies.
+    /// The pages that may read the response: those of allowed origins. If any origin is allowed, every page may, but
+    /// requests must not carry cookies.
     fn access<'a>(&self, request: &'a Head) -> cors::Access<'a> {
         let origins = match &self.settings.origins {
             None | Some(Origins::Any) => return cors::Access::ANY,
@@ -137,11 +139,11 @@ impl Hub {
         }
     }
 
-    /// The answer to a method that is neither GET nor HEAD. Pages ask by OPTIONS whether they may send certain headers
-    /// (WHATWG Fetch §3.3.5).
+    /// The response to a method other than GET and HEAD. Browsers send OPTIONS to ask whether a page may send certain
+    /// headers (WHATWG Fetch §3.3.5).
     pub(crate) fn other_method(&self, request: &Head) -> Vec<u8> {
         if request.method != "OPTIONS" {
-            // RFC 9110 §15.5.6: 405 must name the methods allowed.
+            // RFC 9110 §15.5.6: a 405 response must list the allowed methods.
             let body = "This is an event stream: it is asked for by GET.\n";
             return http::refusal(405, &[("Allow", METHODS)], body, BodyMode::Full);
         }

@@ -1,4 +1,5 @@
-//! The hub's side of the handlers: the job queue, how long jobs take, and whether the calling thread is a handler.
+//! The hub's side of the handlers: the job queue, the average duration of jobs, and whether the calling thread is a
+//! handler.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -15,10 +16,11 @@ use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::caught;
 use crate::metrics::{Counter, Metrics};
 
-/// Jobs that take longer than this on average are slow: each then gets a thread of its own as soon as there is one.
+/// Jobs count as slow if they take longer than this on average: then each is given to a thread of its own as soon as
+/// there is one.
 const SLOW_NANOS: u32 = 20_000;
 
-/// The most that one job counts in that average, so that one interrupted job does not decide.
+/// The most that one job counts in that average, so that a single interrupted job does not decide it.
 const NANOS_MAX: u32 = 500_000;
 
 /// The average covers about this many jobs.
@@ -26,38 +28,39 @@ const MEAN_JOBS: u32 = 16;
 
 pub(crate) struct JobPort {
     pub(crate) queue: JobQueue<Job>,
-    /// The program, until the last shard has ended: it may hold senders, which hold the hub, which holds this.
+    /// The program, until the last shard has ended. Dropping it then breaks a cycle: it may hold senders, which hold
+    /// the hub, which holds this.
     program: Mutex<Option<Arc<dyn Program>>>,
-    /// A moving average of how long jobs take.
+    /// A moving average of the duration of jobs.
     nanos_mean: AtomicU32,
-    /// Of the handler threads.
+    /// The statistics of the handler threads.
     handlers: Mutex<Vec<Arc<ThreadStats>>>,
-    /// Of the shards' own threads.
+    /// The statistics of the shards' own threads.
     shards: Mutex<Vec<Arc<ThreadStats>>>,
 }
 
-/// What other threads see of a thread that runs handlers.
+/// The statistics of a thread that runs handlers, for other threads to read.
 #[derive(Default)]
 #[repr(align(128))] // As `Counters`: threads do not share a cache line.
 pub(crate) struct ThreadStats {
-    /// Jobs begun and ended: odd while a job runs.
+    /// The number of jobs begun plus the number ended: odd while a job runs.
     pub(crate) count: AtomicU64,
-    /// How long its jobs have taken.
+    /// The total duration of its jobs.
     pub(crate) nanos: Counter,
 }
 
 thread_local! {
-    /// The hub whose handlers this thread runs, by address; 0 on all other threads.
+    /// The address of the hub whose handlers this thread runs; 0 on all other threads.
     pub(crate) static HANDLER_OF: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Whether the calling thread runs handlers of that hub.
+/// Whether the calling thread runs handlers of this hub.
 pub(crate) fn is_handler_of(hub: &Hub) -> bool {
     HANDLER_OF.get() == std::ptr::from_ref(hub).addr()
 }
 
-/// When a shard is woken for what the calling thread leaves in its mailbox: a handler of that hub wakes it when its batch
-/// ends.
+/// When to wake a shard for what the calling thread puts into its mailbox: a handler of this hub wakes it at the end of
+/// its batch, any other thread at once.
 #[inline]
 pub(crate) fn when(hub: &Hub) -> When {
     if is_handler_of(hub) {
@@ -67,7 +70,7 @@ pub(crate) fn when(hub: &Hub) -> When {
     }
 }
 
-/// The handlers of a hub that may have gone.
+/// The handlers of a hub, which may have been dropped.
 pub(crate) struct HandlersOf(pub(crate) Weak<Hub>);
 
 impl DropOnHandler for HandlersOf {
@@ -106,20 +109,20 @@ impl JobPort {
     pub(crate) fn close(&self) {
         self.queue.close();
         let program = self.program.lock().ok().and_then(|mut held| held.take());
-        // What it drops is user code.
+        // Dropping the program runs user code.
         caught(|| drop(program));
     }
 
-    /// Whether jobs take so long on average that each is to get a thread of its own.
+    /// Whether jobs take so long on average that each needs a thread of its own.
     pub(crate) fn is_slow(&self) -> bool {
         self.nanos_mean.load(Relaxed) > SLOW_NANOS
     }
 
-    /// Takes the duration of a job into the average.
+    /// Adds the duration of a job to the average.
     pub(crate) fn note_duration(&self, took: Duration) {
         let nanos = u32::try_from(took.as_nanos()).map_or(NANOS_MAX, |nanos| nanos.min(NANOS_MAX));
         let mean = self.nanos_mean.load(Relaxed);
-        // Threads may overwrite each other's share, which the average tolerates.
+        // Threads may overwrite each other's update. An average tolerates that.
         self.nanos_mean
             .store(mean - mean / MEAN_JOBS + nanos / MEAN_JOBS, Relaxed);
     }
@@ -130,7 +133,7 @@ impl JobPort {
         }
     }
 
-    /// Registers the calling thread, which is a shard's, and returns where it counts its jobs.
+    /// Registers the calling thread, which must be a shard's own. Returns the statistics to record its jobs in.
     pub(crate) fn add_shard_thread(&self) -> Arc<ThreadStats> {
         let stats = Arc::<ThreadStats>::default();
         if let Ok(mut shards) = self.shards.lock() {
@@ -139,7 +142,7 @@ impl JobPort {
         stats
     }
 
-    /// How many handler threads still run the job that `seen` has from the last call.
+    /// The number of handler threads that still run the job that the last call stored in `seen`.
     pub(crate) fn blocked(&self, seen: &mut Vec<u64>) -> usize {
         let Ok(handlers) = self.handlers.lock() else {
             return 0;

@@ -1,4 +1,4 @@
-//! What any thread can reach of a running engine: its shards' mailboxes, its handlers, its counters.
+//! The parts of a running engine that any thread can reach: mailboxes of shards, handlers, counters.
 
 pub(crate) mod admission;
 pub(crate) mod event_streams;
@@ -38,51 +38,51 @@ pub(crate) struct Hub {
     pub(crate) settings: Settings,
     pub(crate) shards: Box<[ShardHandle]>,
     pub(crate) jobs: JobPort,
-    /// What belongs to no shard.
+    /// Counters of events that belong to no shard.
     pub(crate) common: Counters,
-    /// What each address has, where that is bounded.
+    /// The counts of each address, if they are bounded.
     pub(crate) peers: Option<Arc<PeerLimits>>,
-    /// Which connections each user has.
+    /// The connections of each user.
     pub(crate) users: Arc<Users>,
     pub(crate) logged: LoggedOnce,
-    /// Which events the program has a handler for.
+    /// The events that the program has handlers for.
     pub(crate) subscriptions: Subscriptions,
-    /// Rooms that there ever were.
+    /// The number of rooms that were ever made.
     pub(crate) rooms_ever: AtomicU64,
-    /// The event streams that get what everyone gets.
+    /// The room of the event streams that receive broadcasts to everyone.
     pub(crate) everyone_streams: Arc<Room>,
     /// How long producers have waited for clients that were disconnected in the end.
     pub(crate) wasted_waits: Mutex<WastedWaits>,
-    /// Of requests that hosts have asked about, and whose connections are still to come.
+    /// The bytes of requests that hosts have had authorised, and whose connections have yet to be handed over.
     pub(crate) authorizing_bytes: AtomicUsize,
-    /// What answers of routes hold.
+    /// The bytes that responses of routes hold.
     pub(crate) responses_bytes: Arc<Account>,
-    /// Connections of all kinds, on all shards.
+    /// The number of connections of all kinds, on all shards.
     connections: AtomicUsize,
-    /// Those that have ended, and whose handlers have still to be told.
+    /// Connections that have ended, and whose close handler has not returned yet.
     pub(crate) ended: AtomicUsize,
-    /// Accepting failed, and waits for a connection to close.
+    /// Accepting has failed, and waits for a connection to close.
     accept_paused: AtomicBool,
-    /// Shards that have not ended.
+    /// The number of shards that have not ended.
     shards_running: AtomicUsize,
     /// It has stopped, or is about to.
     /// Packs long messages, and replies.
     #[cfg(feature = "deflate")]
     pub(crate) packers: Packers,
     stopped: AtomicBool,
-    /// When everything is to have ended.
+    /// The deadline for stopping.
     stop_by: Mutex<Option<Instant>>,
 }
 
-/// What of the time for stopping is kept for the last handlers, at most.
+/// The most of the time for stopping that is kept for the last handlers.
 const HANDLERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// A shard, as others see it.
+/// A shard, as other threads see it.
 pub(crate) struct ShardHandle {
     pub(crate) mailbox: Mailbox<Command, Control, Box<dyn Wake>>,
-    /// Connections of all kinds that it has, or is about to get.
+    /// The number of connections of all kinds that the shard has or is about to get.
     pub(crate) load: AtomicUsize,
-    /// Connections that a broadcast to everyone reaches.
+    /// The number of connections that a broadcast to everyone reaches.
     pub(crate) members: AtomicUsize,
     pub(crate) expiries: Expiries,
     pub(crate) counters: Counters,
@@ -96,16 +96,16 @@ impl ShardHandle {
     }
 }
 
-/// Who a message for many is for.
+/// The recipients of a message.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Audience<'a> {
-    /// None: everyone.
+    /// The room; `None`: every connection.
     pub(crate) room: Option<&'a Arc<Room>>,
-    /// Who is not to get it.
+    /// A connection that must not receive the message.
     pub(crate) except: Option<ConnectionId>,
-    /// What those members of the room get instead who get its messages with their ids.
+    /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<&'a Bytes>,
-    /// The event streams that get it, too, and what as.
+    /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
     /// It is not to be compressed.
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
@@ -202,7 +202,8 @@ impl Hub {
         self.settings.limits.message_bytes_max
     }
 
-    /// Leaves a command for a connection; waits while its shard's mailbox is full if `blocks`.
+    /// Leaves a command for a connection. While the mailbox of its shard is full, blocks if `blocks`, and otherwise
+    /// refuses.
     pub(crate) fn post(
         &self,
         to: ConnectionId,
@@ -213,7 +214,7 @@ impl Hub {
             .map_err(|(_, refused)| refused)
     }
 
-    /// Leaves a command for a connection, as [`Hub::post`] does, or hands it back.
+    /// Leaves a command for a connection, as [`Hub::post`] does. Returns the command if it is refused.
     #[inline]
     fn leave_command(
         &self,
@@ -235,7 +236,7 @@ impl Hub {
         }
     }
 
-    /// Leaves a frame for a connection, or gives it back.
+    /// Leaves a frame for a connection. Returns the frame if it is refused.
     #[inline]
     pub(crate) fn send(
         &self,
@@ -253,8 +254,8 @@ impl Hub {
             })
     }
 
-    /// Leaves a frame for an audience, in the mailboxes of the shards that have any of it; waits while one is full.
-    /// Returns whether there was anyone.
+    /// Leaves a frame in the mailbox of each shard with recipients. Blocks while one of the mailboxes is full. Returns
+    /// whether there were any recipients.
     pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut anyone = false;
@@ -268,7 +269,8 @@ impl Hub {
         Ok(anyone)
     }
 
-    /// Leaves a frame for an audience, unless a mailbox is full: then no recipient gets it. Returns whether there was anyone.
+    /// Leaves a frame in the mailbox of each shard with recipients, unless one of the mailboxes is full: then no
+    /// recipient receives it. Returns whether there were any recipients.
     pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());
@@ -291,7 +293,7 @@ impl Hub {
         outcome
     }
 
-    /// Waits until a frame would be taken for an audience, which is no promise that it still is.
+    /// Blocks until the mailboxes would take a frame. Other producers may fill them again before the caller sends it.
     pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
         for (handle, command) in self.commands_for(frame, to) {
             handle.mailbox.wait_for_room(command.weight())?;
@@ -299,7 +301,7 @@ impl Hub {
         Ok(())
     }
 
-    /// What the shards are told that have any of an audience.
+    /// The commands that deliver a frame, one for each shard with recipients.
     fn commands_for<'a>(
         &'a self,
         frame: &'a Bytes,
@@ -315,7 +317,8 @@ impl Hub {
         })
     }
 
-    /// Takes in a connection, on the shard with the fewest. It is dropped if the engine has stopped.
+    /// Hands a connection over to the shard with the fewest connections. If the engine has stopped, the connection is
+    /// closed.
     pub(crate) fn adopt(&self, new_connection: NewConnection) {
         let shard = self.least_loaded();
         self.shards[shard].load.fetch_add(1, Relaxed);
@@ -337,36 +340,37 @@ impl Hub {
             .control(control, when);
     }
 
-    /// Has the program called by a connection's handlers, in their order (`Program::nudged`), if it is still there.
+    /// Makes a connection's handlers call `Program::nudged`, in order with its other events. Has no effect if the
+    /// connection has ended.
     pub(crate) fn nudge(&self, id: ConnectionId) {
         if usize::from(id.shard) < self.shards.len() {
             self.send_control(id.shard, Control::Nudge(id.key()), job_port::when(self));
         }
     }
 
-    /// Sets when a session expires, if ever. The shard is told where that is earlier than it knows.
+    /// Sets when a session expires, or `None` for never. Notifies the shard if that is earlier than it knows.
     pub(crate) fn set_expiry(&self, session: &Session, expiry: Option<Expiry>) {
         let id = session.id;
         let expiries = &self.shards[usize::from(id.shard)].expiries;
         let is_to_be_told = expiries.set(id.key(), expiry);
-        // Looked at last, as the shard closes a session before it forgets its expiry.
+        // Checked after setting the expiry, since the shard closes a session before it forgets the expiry.
         if session.status() == Status::Closed {
             expiries.forget(id.key());
         }
         if is_to_be_told {
-            // Now, since a handler's batch may take its time, and other threads rely on it.
+            // At once and not deferred: a handler's batch may take long, and other threads rely on the expiry.
             self.send_control(id.shard, Control::Expiry, When::Now);
         }
     }
 
-    /// Wakes shards for what handlers have left.
+    /// Wakes shards for what handlers have put into their mailboxes.
     pub(crate) fn wake_deferred(&self) {
         for handle in &self.shards {
             handle.mailbox.wake_deferred();
         }
     }
 
-    /// Counts a connection in. Returns how many there are now.
+    /// Counts a new connection. Returns the number of connections.
     pub(crate) fn connected(&self) -> usize {
         self.connections.fetch_add(1, Relaxed) + 1
     }
@@ -378,8 +382,8 @@ impl Hub {
         }
     }
 
-    /// Accepting has failed: whoever closes a connection from now on says so. Returns whether to try once more first,
-    /// as one may have been closed a moment before.
+    /// Records that accepting has failed: the next connection to close reports that accepting may work again. Returns
+    /// whether to retry at once, since one may have closed a moment before.
     pub(crate) fn accept_failed(&self) -> bool {
         !self.accept_paused.swap(true, Relaxed)
     }
@@ -392,25 +396,25 @@ impl Hub {
 
     pub(crate) fn is_full(&self) -> bool {
         let max = self.settings.limits.connections_max;
-        // Where handlers are blocked, connections that have gone must not pile up in their queue.
+        // While handlers are blocked, ended connections must not pile up in their queue.
         self.connections.load(Relaxed) > max || self.ended.load(Relaxed) > max
     }
 
-    /// Begins to stop: no further connections or messages are taken, what was taken is delivered, everyone is closed
-    /// with 1001, until `wait` is over.
+    /// Begins to stop: takes no further connections or messages, delivers those it has, and closes all connections with
+    /// 1001, at most until `wait` has passed.
     pub(crate) fn stop(&self, wait: Duration) {
         self.stopped.store(true, Relaxed);
         let now = Instant::now();
-        // A wait without end is a very long one.
+        // An endless wait is replaced by a very long one.
         let deadline = now
             .checked_add(wait)
             .unwrap_or(now + Duration::from_secs(1 << 30));
         let stop_by = self.stop_by.lock().map_or(deadline, |mut stop_by| {
-            // A second wish to stop can only hasten the first.
+            // A second call can only shorten the time.
             let earliest = stop_by.map_or(deadline, |first| first.min(deadline));
             *stop_by.insert(earliest)
         });
-        // Disconnect handlers get some of the time, too.
+        // Disconnect handlers need some of the time too.
         let left = stop_by.saturating_duration_since(now);
         let shards_by = stop_by - (left / 4).min(HANDLERS_WAIT_MAX);
         for handle in &self.shards {
@@ -419,12 +423,12 @@ impl Hub {
         }
     }
 
-    /// Whether it has stopped, or is about to.
+    /// Whether the engine has stopped or begun to.
     pub(crate) fn has_stopped(&self) -> bool {
         self.stopped.load(Relaxed)
     }
 
-    /// WebSocket connections that are open.
+    /// The number of open WebSocket connections.
     pub(crate) fn members(&self) -> usize {
         self.shards
             .iter()
@@ -432,19 +436,19 @@ impl Hub {
             .sum()
     }
 
-    /// Counts messages that were received on a connection which is not taken in.
+    /// Counts messages that were received on a connection which can't be served.
     pub(crate) fn count_unhandled(&self, messages: usize) {
         self.common.messages_in.add(messages as u64);
         self.common.dropped_unhandled.add(messages as u64);
     }
 
-    /// Adds what belongs to no shard.
+    /// Adds the counters that belong to no shard.
     pub(crate) fn add_common_metrics(&self, sum: &mut Metrics) {
         self.common.add_to(sum);
         self.jobs.add_metrics(sum);
     }
 
-    /// Of each shard, what it has done.
+    /// The metrics of each shard.
     pub(crate) fn shard_metrics(&self) -> Vec<Metrics> {
         let of = |handle: &ShardHandle| {
             let mut metrics = Metrics::default();
@@ -454,21 +458,21 @@ impl Hub {
         self.shards.iter().map(of).collect()
     }
 
-    /// Adds what all shards have done.
+    /// Adds the metrics of all shards.
     pub(crate) fn add_shard_metrics(&self, sum: &mut Metrics) {
         self.shards
             .iter()
             .for_each(|handle| handle.add_metrics(sum));
     }
 
-    /// A shard has ended. With the last one, handlers have nothing more to come.
+    /// Records that a shard has ended. After the last one, handlers get no further jobs.
     pub(crate) fn shard_ended(&self) {
         if self.shards_running.fetch_sub(1, SeqCst) == 1 {
             self.jobs.close();
         }
     }
 
-    /// When everything is to have ended. Now, if nobody has said.
+    /// The deadline for stopping; now, if none is set.
     pub(crate) fn stop_by(&self) -> Instant {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
         deadline.unwrap_or_else(Instant::now)

@@ -1,4 +1,4 @@
-//! Joining and leaving a room, from any thread.
+//! Joining and leaving rooms, from any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -14,7 +14,7 @@ use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
 use crate::sync::lock;
 
 impl Hub {
-    /// Each room has two.
+    /// Reserves the two channel numbers of a new room, and returns the first.
     pub(crate) fn next_channel(&self) -> u64 {
         self.rooms_ever.fetch_add(2, Relaxed)
     }
@@ -24,8 +24,8 @@ impl Hub {
         Arc::new(Room::new(number, name, permanent, self.shards.len()))
     }
 
-    /// Keeps room in the mailbox of a connection's shard for its joining a room, with a replay of that many messages and
-    /// bytes. Waits while it is full.
+    /// Reserves space in the mailbox of a connection's shard for a join with a replay of this many messages and bytes.
+    /// Blocks while the mailbox is full.
     pub(crate) fn reserve_join(
         &self,
         session: &Session,
@@ -36,8 +36,8 @@ impl Hub {
         Reserved::new(mailbox, command_weight(messages, bytes))
     }
 
-    /// Has a connection join a room: from now on it gets what the room is sent, behind the `replay`. Returns whether it
-    /// was not in it. Never waits, so it may be called with a lock held.
+    /// Makes a connection join a room: it receives the `replay`, then the messages sent to the room from now on.
+    /// Returns whether it was not a member before. Never blocks, so it may be called with a lock held.
     pub(crate) fn join(
         &self,
         mut reserved: Reserved<'_>,
@@ -74,21 +74,21 @@ impl Hub {
         room.add(session.id);
         rooms.change(room);
         self.common.room_members.add(1);
-        // Under the session's lock, so that its shard learns of changes in the order they were made.
+        // Pushed under the session's lock, so that the shard receives changes in the order they were made.
         if reserved.push(command, job_port::when(self)).is_err() {
-            // The engine stops, and with it goes everyone's being anywhere.
+            // The engine stops, which ends all memberships.
             return Err(NotJoined::Closed);
         }
         Ok(true)
     }
 
-    /// Has a connection leave a room: it gets what the room was sent so far. Returns whether it was in it. The room may
-    /// be no more after.
+    /// Makes a connection leave a room: it receives the messages that were sent to the room so far. Returns whether it
+    /// was a member. This may retire the room.
     pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         let command = Command::Leave(session.id.key(), room.clone());
         let weight = command.weight();
-        // Nobody waits with a session's lock in his hands: the shard takes it, too.
+        // Never block while holding the session's lock: the shard takes it too.
         if mailbox.reserve(weight).is_err() {
             return false;
         }
@@ -100,7 +100,7 @@ impl Hub {
         rooms.change(room);
         room.remove(session.id, session.takes_ids());
         self.common.room_members.sub(1);
-        // Refused only by an engine that stops, where everyone leaves everything.
+        // Refused only while the engine stops, which ends all memberships.
         let _ = reserved.push(command, job_port::when(self));
         drop(rooms);
         room.exit();
@@ -108,14 +108,14 @@ impl Hub {
     }
 }
 
-/// Room in a mailbox, which is given back if it is not used.
+/// Reserved space in a mailbox, released if it is not used.
 pub(crate) struct Reserved<'a> {
     mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
     weight: usize,
 }
 
 impl<'a> Reserved<'a> {
-    /// Waits while the mailbox is full.
+    /// Reserves space. Blocks while the mailbox is full.
     pub(crate) fn new(
         mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
         weight: usize,
@@ -126,7 +126,7 @@ impl<'a> Reserved<'a> {
         }
     }
 
-    /// Gives back what is not needed. Returns whether there was as much.
+    /// Reduces the reservation to `weight`. Returns whether it was large enough.
     pub(crate) fn shrink(&mut self, weight: usize) -> bool {
         let Some(rest) = self.weight.checked_sub(weight) else {
             return false;
