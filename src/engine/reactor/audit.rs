@@ -1,7 +1,7 @@
-//! What must hold of a shard whenever it goes to sleep: every state that waits has a timer that ends it.
+//! Checks the invariant of a sleeping shard: every state that waits has a timer that ends it.
 //!
-//! For tests and fuzzers. What is due is worked out anew here from what a connection is waiting for, and not asked of the
-//! code that arms timers.
+//! For tests and fuzzers. Deadlines are derived here from what a connection waits for, independently of the code that
+//! sets timers.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::engine::reactor::{Core, Role, Stop};
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Fails if something waits that no timer ends. The shard is about to sleep for `wait`.
+    /// Panics if a connection waits for something that no timer ends. The shard is about to sleep for `wait`.
     pub(crate) fn check_timers(&self, now: Instant, wait: Option<Duration>) {
         assert!(
             self.cx.timers.len() <= self.conns.len(),
@@ -52,7 +52,7 @@ impl<T: Transport> Core<T> {
         );
     }
 
-    /// The shard does not sleep over what it has to do, nor beyond what ends its waiting.
+    /// Checks that the shard does not sleep while it has work, or beyond a deadline.
     fn check_sleep(&self, now: Instant, wait: Option<Duration>) {
         let is_paused = self.cx.receive_budget.paused() > 0;
         let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.can_take_commands();
@@ -78,7 +78,7 @@ impl<T: Transport> Core<T> {
             wakes_by(Some(left), "the end");
         }
         if is_paused && self.cx.receive_budget.is_full() {
-            // Handlers will come back, or clients read on: for these there is a timer each.
+            // Handlers will return, or clients read on: there is a timer for each.
             assert!(
                 self.sessions().any(|ws| ws.is_handled_or_held_back()),
                 "nobody is read, and nothing ends that"

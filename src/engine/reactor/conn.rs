@@ -1,5 +1,5 @@
-//! One connection, and what an event of it works with: it is looked up once, and handed on together with the rest of its
-//! shard ([`ConnCx`]).
+//! A connection, and the way its events run: it is looked up once, and passed on together with the rest of its shard
+//! ([`ConnCx`]).
 
 use std::io;
 use std::time::Duration;
@@ -21,16 +21,17 @@ pub(crate) struct Conn<T> {
 
 #[allow(clippy::large_enum_variant)] // Most connections are WebSockets, which a box would cost a cache miss each.
 pub(crate) enum Role {
-    /// Reads a request head or is answered.
+    /// Reads a request head, or is answered.
     Http(Box<Http>),
     WebSocket(WebSocket),
-    /// Everything is said. The other side's end is waited for until then, so that what was sent is not lost by a reset.
+    /// Everything is written. The peer's end of stream is awaited until this tick, so that a reset does not destroy
+    /// bytes in transit.
     Lingering(Tick),
 }
 
 impl<T: Transport> Conn<T> {
-    /// Lets an event act on the connection, then does what has become of it. Returns whether the connection is to be
-    /// removed, too.
+    /// Runs an event on the connection, then changes its role as the event demands. Returns whether the connection must
+    /// be removed.
     #[inline]
     fn act<R>(
         &mut self,
@@ -57,7 +58,7 @@ impl<T: Transport> Conn<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// The one look-up: lets an event act on a connection. `None` if the connection has gone, which a key outlives.
+    /// Looks a connection up and runs an event on it. `None` if it has ended, since a key may outlive its connection.
     #[inline]
     pub(crate) fn with<R>(
         &mut self,
@@ -72,8 +73,8 @@ impl<T: Transport> Core<T> {
         Some(result)
     }
 
-    /// Lets an event act on the connection in a slot, which must hold one: a connection leaves the lists that name its slot
-    /// before it goes.
+    /// Runs an event on the connection in a slot, which must be occupied: a connection leaves the lists that hold its
+    /// slot before it ends.
     #[inline]
     pub(crate) fn with_slot<R>(
         &mut self,
@@ -94,7 +95,7 @@ impl<T: Transport> Core<T> {
         Some(result)
     }
 
-    /// Lets an event act on the WebSocket in a slot, which must hold one.
+    /// Runs an event on the WebSocket in a slot, which must hold one.
     #[inline]
     pub(crate) fn with_member<R>(
         &mut self,
@@ -113,7 +114,7 @@ impl<T: Transport> Core<T> {
         })?
     }
 
-    /// Lets an event act on a WebSocket. `None` if it has gone.
+    /// Runs an event on a WebSocket. `None` if it has ended.
     #[inline]
     pub(crate) fn with_ws<R>(
         &mut self,
@@ -126,7 +127,7 @@ impl<T: Transport> Core<T> {
         })?
     }
 
-    /// A connection is no more.
+    /// Removes a connection.
     fn remove(&mut self, key: Key) {
         let Some(conn) = self.conns.remove(key) else {
             debug_assert!(
@@ -138,7 +139,7 @@ impl<T: Transport> Core<T> {
         let Conn { mut socket, role } = conn;
         self.cx.timers.cancel(key.slot, &mut socket.timer);
         self.cx.handle().expiries.forget(key);
-        // Before others are told that accepting may work again.
+        // The descriptor is closed before other threads learn that accepting may work again.
         drop(socket.transport);
         self.cx.release(key.slot, role);
         self.cx.forget_connection();
@@ -146,7 +147,7 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Transport> ConnCx<'_, T> {
-    /// Does what is to become of the connection. Returns whether it is to be removed.
+    /// Changes a connection's role as its event demands. Returns whether the connection must be removed.
     #[cold]
     fn settle(&mut self, role: &mut Role) -> bool {
         loop {
@@ -173,7 +174,7 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// Says that nothing more will be written. Returns whether the connection is to be removed at once.
+    /// Ends the outgoing stream. Returns whether the connection must be removed at once.
     fn begin_lingering(&mut self, role: &mut Role) -> bool {
         let until = self
             .shard
@@ -185,14 +186,14 @@ impl<T: Transport> ConnCx<'_, T> {
         transport.finish();
         let before = std::mem::replace(role, Role::Lingering(until));
         self.shard.release(self.key.slot, before);
-        // What is unread must be read, or closing would reset; also where reading was paused.
+        // Unread bytes must be read, or closing would reset the connection; also if reading was paused.
         self.socket.readable = true;
         self.socket.queued = false;
         self.want_read();
         false
     }
 
-    /// Sees to it that the connection is looked at when its next deadline comes.
+    /// Schedules the connection's timer for its next deadline.
     #[inline]
     fn arm(&mut self, role: &Role) {
         let next = match role {
@@ -200,8 +201,8 @@ impl<T: Transport> ConnCx<'_, T> {
             Role::WebSocket(ws) => ws.deadline(&self.shard.hub.settings),
             Role::Lingering(until) => Some(*until),
         };
-        // In the next step at the earliest, so that limits of no time at all do not make a turn go round in circles.
-        // Before it is compared: a timer that is due already must not be put off by further events.
+        // In the next tick at the earliest, so that a limit of zero does not make turns loop. This comes before the
+        // comparison: further events must not put off a timer that is already due.
         let next = next.map(|next| next.max(self.shard.tick.after(Duration::from_nanos(1))));
         if let Some(next) = next
             && self.socket.timer.is_none_or(|timer| next < timer)
@@ -212,7 +213,7 @@ impl<T: Transport> ConnCx<'_, T> {
     }
 }
 
-/// Lingering: what comes is of no interest.
+/// The role of a lingering connection: its input is dropped.
 struct Lingering;
 
 impl<T: Transport> Reader<T> for Lingering {
@@ -228,7 +229,7 @@ impl<T: Transport> Reader<T> for Lingering {
 }
 
 impl Role {
-    /// Reads once, if the role wants input.
+    /// Reads once, if the role takes input.
     #[inline]
     pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
@@ -244,7 +245,7 @@ impl Role {
         }
     }
 
-    /// Writes what waits. The first write may have been made already.
+    /// Writes what waits. `begun` is the outcome of the first write, if the caller has made it.
     #[inline]
     pub(crate) fn write<T: Transport>(
         &mut self,
@@ -258,7 +259,7 @@ impl Role {
         }
     }
 
-    /// A deadline of the connection may have come.
+    /// Handles a deadline that may have passed.
     pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => ws.expire(cx),
@@ -268,7 +269,7 @@ impl Role {
         }
     }
 
-    /// The engine stops.
+    /// Stops the connection, since the engine stops.
     pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => ws.stop(cx),

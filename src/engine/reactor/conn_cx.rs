@@ -1,4 +1,4 @@
-//! What an event of a connection works with: the connection's socket and the rest of its shard.
+//! The context of a connection's event: the connection's socket and the rest of its shard.
 
 use std::io;
 
@@ -10,66 +10,66 @@ use crate::engine::reactor::ShardCx;
 use crate::engine::reactor::opening::Upgrade;
 use crate::transport::Transport;
 
-/// A connection's transport, and what the event loop notes of it. The same for every role.
+/// A connection's transport, and its state in the event loop, whatever its role.
 pub(crate) struct Socket<T> {
-    /// None once it broke.
+    /// `None` once it broke.
     pub(crate) transport: Option<T>,
-    /// What it counts as for its address.
+    /// Counts the connection for its address.
     pub(crate) peer_slot: Option<Box<PeerSlot>>,
-    /// There may be something to read: readiness is reported only once.
+    /// There may be something to read. Readiness is reported only once, so this keeps it.
     pub(crate) readable: bool,
-    /// The other side will send nothing more: read until the end shows.
+    /// The peer will send nothing more: read until the end of the stream.
     pub(crate) hangup: bool,
-    /// It is queued for reading (`ShardCx::readable`), or its reading is paused (`ReceiveBudget`).
+    /// Whether the connection is queued for reading (`ShardCx::readable`), or its reading is paused (`ReceiveBudget`).
     pub(crate) queued: bool,
-    /// It is queued for writing (`ShardCx::dirty`, `ShardCx::evicted`).
+    /// Whether the connection is queued for writing (`ShardCx::dirty`, `ShardCx::evicted`).
     pub(crate) dirty: bool,
-    /// When its one entry in `Timers` fires.
+    /// When its entry in `Timers` fires, if it has one.
     pub(crate) timer: Option<Tick>,
 }
 
-/// Readiness of a socket, as the poll reports it.
+/// Readiness of a socket, as reported by the poll.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
-    /// The other side has ended its stream, or the connection broke.
+    /// The peer has ended its stream, or the connection broke.
     pub(crate) hangup: bool,
     pub(crate) writable: bool,
 }
 
-/// What is to become of a connection when the event at hand is over.
+/// The change to make to a connection after the event at hand.
 #[allow(clippy::large_enum_variant)] // One is moved for each handshake.
 pub(crate) enum After {
     Stay,
     /// It becomes a WebSocket or an event stream.
     Upgrade(Upgrade),
-    /// Nothing more is written. The other side is to do the same.
+    /// Nothing more is written, and the peer's end of stream is awaited.
     Linger,
-    /// It ends here and now.
+    /// The connection is removed.
     Free,
 }
 
-/// What came of a read.
+/// The outcome of a read.
 enum Input {
     Bytes(usize),
-    /// The other side has ended its stream.
+    /// The peer has ended its stream.
     Ended,
     Broken,
-    /// There is nothing at present.
+    /// There is nothing to read at present.
     None,
 }
 
-/// A connection at hand, beside its role, and the rest of its shard.
+/// The context of an event: the connection's socket, and the rest of its shard.
 pub(crate) struct ConnCx<'a, T: Transport> {
     pub(crate) key: Key,
     pub(crate) socket: &'a mut Socket<T>,
     pub(crate) shard: &'a mut ShardCx<T>,
-    /// What is to become of the connection.
+    /// The change to make to the connection after the event.
     pub(super) after: After,
 }
 
 impl<T: Transport> ConnCx<'_, T> {
-    /// Has the connection read in this turn, or the next if this one's reading is over.
+    /// Queues the connection for reading in this turn, or in the next if this turn's reads are over.
     #[inline]
     pub(crate) fn want_read(&mut self) {
         if self.socket.readable && !self.socket.queued {
@@ -78,7 +78,7 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// Has the connection written at the end of this turn.
+    /// Queues the connection for writing at the end of this turn.
     #[inline]
     pub(crate) fn want_write(&mut self) {
         if !self.socket.dirty {
@@ -87,7 +87,8 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// Has the evicted connection written in one of the next turns, which take a few evicted connections each.
+    /// Queues the evicted connection for writing in one of the next turns, each of which writes to a few evicted
+    /// connections.
     pub(crate) fn want_write_evicted(&mut self) {
         if !self.socket.dirty {
             self.socket.dirty = true;
@@ -95,30 +96,30 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// The connection ends here and now.
+    /// Removes the connection after this event.
     pub(crate) fn free(&mut self) {
         self.after = After::Free;
     }
 
-    /// Nothing more is written, and the other side is waited for to do the same.
+    /// Writes nothing more, and waits for the peer's end of stream.
     pub(crate) fn linger(&mut self) {
         if matches!(self.after, After::Stay) {
             self.after = After::Linger;
         }
     }
 
-    /// HTTP is over: a WebSocket or an event stream begins.
+    /// Ends HTTP: a WebSocket or an event stream begins.
     pub(crate) fn upgrade(&mut self, upgrade: Upgrade) {
         debug_assert!(matches!(self.after, After::Stay), "its HTTP role goes on");
         self.after = After::Upgrade(upgrade);
     }
 
-    /// It is settled what becomes of the connection: its role has nothing to do any more.
+    /// Whether the connection leaves its role, which then has nothing more to do.
     pub(crate) fn is_over(&self) -> bool {
         !matches!(self.after, After::Stay)
     }
 
-    /// A job for the handlers of this connection.
+    /// Queues a job for the handlers of this connection.
     pub(crate) fn job(&mut self, work: Work) {
         self.shard.jobs.push_back(Job {
             to: Some((self.shard.index, self.key)),
@@ -126,7 +127,7 @@ impl<T: Transport> ConnCx<'_, T> {
         });
     }
 
-    /// Reads once into a buffer.
+    /// Reads into a buffer once.
     fn receive(&mut self, buffer: &mut [u8]) -> Input {
         let socket = &mut *self.socket;
         let Some(transport) = &mut socket.transport else {
@@ -138,7 +139,7 @@ impl<T: Transport> ConnCx<'_, T> {
                 Input::Ended
             }
             Ok(n) => {
-                // A short read means an empty socket, unless its end is still to be seen.
+                // A short read means an empty socket, unless the end of the stream is still to be read.
                 if T::SHORT_MEANS_NOT_READY && n < buffer.len() && !socket.hangup {
                     socket.readable = false;
                 } else {
@@ -158,7 +159,7 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// Reads once, and has `role` use what has come. Returns whether there was anything.
+    /// Reads once, and passes the bytes to `role`. Returns whether there was anything to read.
     #[inline]
     pub(crate) fn read_for<R: Reader<T>>(&mut self, role: &mut R) -> bool {
         let mut buffer = std::mem::take(&mut self.shard.read_buffer);
@@ -173,8 +174,9 @@ impl<T: Transport> ConnCx<'_, T> {
         matches!(input, Input::Bytes(_))
     }
 
-    /// Whether the socket may be read before its client is judged for its silence: something may have come after the poll,
-    /// or be among more readiness than one poll returns. One that is queued is known to have something.
+    /// Whether to read the socket before its client is judged for silence: bytes may have arrived after the poll, or
+    /// their readiness may be among the events that one poll did not return. A socket that is queued for reading is
+    /// known to have some.
     pub(crate) fn may_read_before_verdict(&mut self) -> bool {
         if self.socket.queued {
             return false;
@@ -184,13 +186,13 @@ impl<T: Transport> ConnCx<'_, T> {
     }
 }
 
-/// A role that uses what its client sends.
+/// A role that processes the bytes that its client sends.
 pub(crate) trait Reader<T: Transport> {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]);
 
-    /// The client has ended its stream.
+    /// Called when the client has ended its stream.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>);
 
-    /// The connection broke: nothing more comes, and nothing more gets through.
+    /// Called when the connection broke: nothing more can be received or sent.
     fn broken(&mut self, cx: &mut ConnCx<'_, T>);
 }

@@ -1,9 +1,9 @@
-//! Event streams: connections that are sent a room's messages, or everyone's, as server-sent events.
+//! Event streams: connections that receive a room's messages, or broadcasts to everyone, as server-sent events.
 //!
-//! A stream is in rooms of its own, beside those of WebSockets: what is published is rendered once for each form, and
-//! nobody gets the other's. Its request is decided by the program on a handler thread (`HandshakeSource::EventStream`). Then it is
-//! open, and another handler joins its rooms: the head of the answer, what the client has missed and what is new leave in
-//! that order, since they come by the same mailbox.
+//! A stream joins rooms of its own, beside those of WebSockets: a message is rendered once for each form, and each
+//! connection gets one form. The program decides the request on a handler thread (`HandshakeSource::EventStream`). Then
+//! the stream is open, and another handler joins its rooms: the head of the response, the missed events and new ones
+//! arrive in that order, since they come through the same mailbox.
 
 use crate::engine::model::command::Subscribing;
 use crate::engine::reactor::websocket::{Stream, WebSocket};
@@ -11,7 +11,7 @@ use crate::engine::reactor::{ConnCx, Core};
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// A handler has decided how an event stream begins, or that it does not.
+    /// Processes a handler's decision: the event stream begins, or is refused.
     pub(crate) fn begin_stream(&mut self, subscribing: Subscribing) {
         let key = subscribing.key;
         let mut subscribing = Some(subscribing);
@@ -50,7 +50,7 @@ impl WebSocket {
         });
         cx.shard.counters().event_streams.add(1);
         cx.shard.counters().event_streams_opened.add(1);
-        // What the rooms have gathered before is not for it.
+        // Messages that the rooms have sent before are not for it.
         self.take_batches(cx);
         for room in rooms {
             if self.session.is_seen(&room) {

@@ -1,4 +1,4 @@
-//! Where a shard's jobs go: to its own thread, to which it is lent (`lease`), or to the pool.
+//! Dispatches a shard's jobs: to its own thread, which lends the shard out (`lease`), or to the pool.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::engine::reactor::Core;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Jobs go to the handlers, unless they are to run here.
+    /// Gives jobs to the pool, unless they run on the shard's own thread.
     pub(crate) fn hand_over(&mut self) {
         if !self.cx.runs_inline {
             pool::push(&self.cx.hub, &mut self.cx.jobs, self.cx.now);
@@ -21,7 +21,7 @@ impl<T: Transport> Core<T> {
         !self.cx.jobs.is_empty()
     }
 
-    /// Another thread goes on with the shard, since a handler takes long.
+    /// Records that another thread has taken the shard over, since a handler takes long.
     pub(crate) fn was_handed_on(&mut self, now: Instant) {
         self.cx.inline_policy.found_slow(now);
         self.cx.runs_inline = false;
@@ -33,7 +33,7 @@ impl<T: Transport> JobSource for Core<T> {
         self.cx.jobs.pop_front()
     }
 
-    /// The outcome is taken in with the next turn, as control messages are: behind what its handlers have sent.
+    /// The outcome is processed in the next turn, as control messages are: behind what its handlers have sent.
     fn job_done(
         &mut self,
         to: Option<(u16, Key)>,

@@ -72,30 +72,30 @@ use crate::metrics::Counters;
 use crate::report::limited;
 use crate::transport::Transport;
 
-/// Read at once from one connection, into a buffer that all connections of a shard share. A connection that has more
-/// waits for the next turn. As much as one write sends: what came together is to leave together.
+/// Most bytes read from one connection at a time, into a buffer that a shard's connections share. A connection with
+/// more waits for the next turn. As much as one write sends, so that what arrives together can leave together.
 pub(crate) const READ_BYTES: usize = 128 << 10;
 
 /// Evicted connections that are written to in one turn.
 pub(crate) const EVICTED_PER_TURN: usize = 32;
 
-/// Lists of keys with room for more are not kept for the next turn.
+/// Lists of keys with more capacity are not kept for the next turn.
 const SPARE_KEYS_MAX: usize = 4096;
 
-/// A shard: its connections, and all the rest of it.
+/// A shard: its connections, and the rest of its state.
 pub(crate) struct Core<T: Transport> {
     pub(crate) conns: Slab<Conn<T>>,
     pub(crate) cx: ShardCx<T>,
     registry: T::Registry,
-    /// Memory of a list of keys, for the next one.
+    /// The memory of a list of keys, for the next one.
     spare_keys: Vec<Key>,
     controls: Vec<Control>,
     arrivals: Vec<NewConnection>,
-    /// Somebody closed a connection: accepting may work again.
+    /// Whether a connection was closed, so that accepting may work again.
     accept_again: bool,
 }
 
-/// A shard without its connections: what an event of any of them works with.
+/// A shard without its connections: the context that all of their events share.
 pub(crate) struct ShardCx<T: Transport> {
     pub(crate) index: u16,
     pub(crate) hub: Arc<Hub>,
@@ -111,14 +111,14 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) readable: Vec<Key>,
     /// Connections with something to write at the end of this turn.
     pub(crate) dirty: Vec<Key>,
-    /// Evicted connections with something to write, the longest evicted first.
+    /// Evicted connections with something to write, longest evicted first.
     pub(crate) evicted: VecDeque<Key>,
-    /// For the handlers, at the end of this turn.
+    /// Jobs for the handlers, given to them at the end of this turn.
     pub(crate) jobs: VecDeque<Job>,
-    /// Those are to run on the shard's own thread, as far as it gets, or else go to other threads.
+    /// Whether jobs run on the shard's own thread, as far as it gets; the rest goes to the pool.
     pub(crate) runs_inline: bool,
     pub(crate) inline_policy: InlinePolicy,
-    /// What came of those that have run here.
+    /// The outcomes of jobs that ran on the shard's own thread.
     pub(crate) inline_results: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
     pub(crate) receive_budget: ReceiveBudget,
@@ -181,7 +181,7 @@ impl<T: Transport> Core<T> {
 
     // ------------------------------------------------------------------------------------------------- 1: readiness
 
-    /// Readiness of a connection, by the token it was registered with. The connection may have gone since.
+    /// Records a connection's readiness, by the token it was registered with. The connection may have ended since.
     pub(crate) fn ready(&mut self, token: usize, readiness: Readiness) {
         let Readiness {
             readable,
@@ -205,7 +205,7 @@ impl<T: Transport> Core<T> {
         }
         if let Role::WebSocket(ws) = &mut conn.role {
             ws.unblocked();
-            // Every report says so whose socket has room: mostly nothing waits for that.
+            // Every report says that the socket has room; mostly nothing waits for that.
             if ws.outbox.is_empty() {
                 return;
             }
@@ -222,13 +222,14 @@ impl<T: Transport> Core<T> {
 
     // --------------------------------------------------------------------------------------------- 2 to 5: collect
 
-    /// Begins a turn: takes what others have left. Messages are delivered before the outcome of the handlers that sent them.
+    /// Begins a turn with the commands and outcomes of other threads. Messages are delivered before the outcome of the
+    /// handlers that sent them.
     pub(crate) fn collect(&mut self, now: Instant) {
         self.begin_turn(now);
         self.take_commands();
         self.take_inline_results();
         self.take_control();
-        // What was decided or handled may have had clients read on.
+        // Verdicts and outcomes may have made clients read on.
         self.enforce_receive_budget();
         self.enforce_request_budget();
     }
@@ -264,7 +265,7 @@ impl<T: Transport> Core<T> {
         self.cx.inline_results = inline_results;
     }
 
-    /// Takes the outcome of a job.
+    /// Processes the outcome of a job.
     fn done(&mut self, key: Key, mut done: Done) {
         self.cx.settle_accounts(&mut done);
         let is_session = matches!(done, Done::Session { .. });
@@ -289,7 +290,7 @@ impl<T: Transport> Core<T> {
                 http.on_verdict(cx, *answer);
                 false
             }
-            // Nobody waits for it any more.
+            // The connection no longer waits for this outcome.
             (_, Done::Request(_) | Done::Handshake(_)) => false,
         });
         if is_last.unwrap_or(is_session) {
@@ -317,17 +318,17 @@ impl<T: Transport> Core<T> {
 
     // -------------------------------------------------------------------------------------------- 6: new connections
 
-    /// Connections that others have handed over since the last call.
+    /// Takes the connections that were handed over since the last call.
     pub(crate) fn arrivals(&mut self) -> Vec<NewConnection> {
         std::mem::take(&mut self.arrivals)
     }
 
-    /// Whether accepting may work again since the last call.
+    /// Whether accepting may work again, since a connection was closed after the last call.
     pub(crate) fn takes_accept_again(&mut self) -> bool {
         std::mem::take(&mut self.accept_again)
     }
 
-    /// Takes in a connection, which `hub.shards[index].load` counts already.
+    /// Inserts a connection, which `hub.shards[index].load` counts already.
     pub(crate) fn insert(
         &mut self,
         mut transport: T,
@@ -367,7 +368,7 @@ impl<T: Transport> Core<T> {
             socket: Socket {
                 transport: Some(transport),
                 peer_slot,
-                // Bytes may have come before the registration.
+                // Bytes may have arrived before the registration.
                 readable: true,
                 hangup: false,
                 queued: false,
@@ -391,7 +392,7 @@ impl<T: Transport> Core<T> {
 
     // ---------------------------------------------------------------------------------------------- 7 to 13: the turn
 
-    /// The turn proper: reads, timers, stop; then jobs go to the handlers, and what waits is written.
+    /// Runs the main part of a turn: reads, timers and stop; then gives jobs to the handlers, and writes.
     pub(crate) fn turn(&mut self) {
         #[cfg(feature = "deflate")]
         self.inflate_waiting();
@@ -404,7 +405,7 @@ impl<T: Transport> Core<T> {
         self.flush_batches();
         self.write_dirty();
         self.write_evicted();
-        // By now it shows which clients take something, and which do not.
+        // By now it shows which clients take something.
         self.enforce_send_budget();
         self.hand_over();
     }
@@ -462,7 +463,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Writes what waits for the clients that something was queued for.
+    /// Writes to the connections with something to write.
     fn write_dirty(&mut self) {
         while !self.cx.dirty.is_empty() {
             self.cx.fanout.forget_tried();
@@ -484,7 +485,7 @@ impl<T: Transport> Core<T> {
         self.enforce_request_budget();
     }
 
-    /// Evicted clients are told so a few at a time: thousands may have to go at once, and the others are served meanwhile.
+    /// Writes to a few evicted connections a turn: thousands may be evicted at once, and others are served meanwhile.
     fn write_evicted(&mut self) {
         for _ in 0..EVICTED_PER_TURN {
             let Some(key) = self.cx.evicted.pop_front() else {
@@ -505,7 +506,7 @@ impl<T: Transport> Core<T> {
 
     // ---------------------------------------------------------------------------------------------------------- wait
 
-    /// Something is to be read or written in the next turn.
+    /// Whether there is something to read or write in the next turn.
     pub(crate) fn has_work(&self) -> bool {
         let cx = &self.cx;
         #[cfg(feature = "deflate")]
@@ -515,7 +516,7 @@ impl<T: Transport> Core<T> {
         !cx.readable.is_empty() || !cx.dirty.is_empty() || !cx.evicted.is_empty()
     }
 
-    /// How long the shard may sleep: not at all, until a deadline, or for ever.
+    /// How long the shard may sleep: zero, until a deadline, or without end.
     pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.cx.timers.go_on(now);
         let wait = self.wait_until_work(now);
@@ -554,7 +555,7 @@ impl<T: Transport> ShardCx<T> {
         &self.hub.settings.limits
     }
 
-    /// What a job held is held no longer.
+    /// Stops counting the memory of a job that is done.
     fn settle_accounts(&mut self, done: &mut Done) {
         match done {
             Done::Session { bytes, memory, .. } => {
@@ -569,13 +570,14 @@ impl<T: Transport> ShardCx<T> {
         }
     }
 
-    /// A connection counts no longer.
+    /// Stops counting a connection.
     fn forget_connection(&self) {
         self.handle().load.fetch_sub(1, Relaxed);
         self.hub.disconnected();
     }
 
-    /// A connection that was handed over, with so many messages, is not served at all.
+    /// Closes a connection that was handed over and can't be served. `messages` that it has received are counted as
+    /// unhandled.
     fn refuse_unserved(&self, transport: T, messages: usize) {
         self.counters().refused_unserved.add(1);
         self.hub.count_unhandled(messages);
@@ -583,7 +585,7 @@ impl<T: Transport> ShardCx<T> {
         self.forget_connection();
     }
 
-    /// A connection has its role no longer: nothing of that is counted any more.
+    /// Stops counting what a connection held in a role that it leaves.
     fn release(&mut self, slot: u32, role: Role) {
         match role {
             Role::Http(http) => self.release_http(slot, *http),
@@ -592,12 +594,12 @@ impl<T: Transport> ShardCx<T> {
         }
     }
 
-    /// A session goes. What the program keeps for it is dropped on a handler thread: that is user code.
+    /// Drops a session on a handler thread, since dropping its attachment runs user code.
     fn release_websocket(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.receive_budget);
         self.fanout.set_unshared(&mut ws, 0);
         if ws.session.attachment.get().is_some() || ws.session.protocol_state().is_some() {
-            // Behind the close event, which counts already, if there is any.
+            // The job goes behind the close event, which already counts, if there is one.
             let counts = !ws.is_close_dispatched();
             self.hub.ended.fetch_add(usize::from(counts), Relaxed);
             self.jobs.push_back(Job {

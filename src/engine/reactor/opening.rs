@@ -1,4 +1,4 @@
-//! What a WebSocket or an event stream begins with, as HTTP leaves it.
+//! The state that a WebSocket or an event stream takes over from HTTP.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use crate::engine::model::verdict::Granted;
 use crate::engine::parts::encoding::Encoding;
 use crate::request::RequestHead;
 
-/// HTTP is over: what a WebSocket or an event stream begins with.
+/// The outcome of HTTP: a WebSocket or an event stream begins.
 pub(crate) struct Upgrade {
     pub(crate) opening: Opening,
-    /// By the host that has read the handshake.
+    /// The handshake, if a host has read it.
     pub(crate) handed_over: Option<Box<Upgraded>>,
-    /// What the client has sent behind its handshake.
+    /// Bytes that the client has sent behind its handshake.
     pub(crate) early: Vec<u8>,
 }
 
-/// What a WebSocket begins with.
+/// The state that a WebSocket begins with.
 pub(crate) struct Opening {
     pub(crate) request: Arc<RequestHead>,
     pub(crate) granted: Granted,
-    /// The answer to the handshake, if it has yet to be sent.
+    /// The response to the handshake, if it has yet to be sent.
     pub(crate) preface: Option<Bytes>,
     pub(crate) encoding: Encoding,
 }

@@ -1,13 +1,13 @@
-//! The receive budget: how many bytes of received messages a shard holds for all its connections together. Many connections
-//! can't use up the memory that each of them may have.
+//! The receive budget: the bytes of received messages that a shard holds for all its connections. It keeps many
+//! connections from using up the memory that each of them alone may have.
 //!
-//! Half of it is for unfinished messages. Beyond that, the connection that holds most is evicted. The other half is for
-//! finished messages that handlers have not handled yet. Beyond that, reading is paused until handlers have caught up.
-//! Handlers are not given the messages of clients that do not read the replies: where such clients hold more than half of
-//! the second half, they are disconnected, since waiting for handlers would not help.
+//! Half of it is for unfinished messages. Over that, the connection that holds most is evicted. The other half is for
+//! finished messages that are not handled yet. Over that, reading is paused until handlers have caught up. Messages of
+//! clients that do not read their replies are not given to handlers: if such messages take more than half of the second
+//! half, the clients that hold most are disconnected, since waiting for handlers would not help.
 //!
-//! The heaviest address is evicted first, and of that the heaviest connection: a client with many connections can't have
-//! many others evicted in its place.
+//! The heaviest address is chosen first, and of that the heaviest connection: a client with many connections can't get
+//! others evicted in its place.
 
 use std::collections::VecDeque;
 
@@ -21,28 +21,28 @@ use crate::protocol::close::CloseCode;
 use crate::transport::Transport;
 
 pub(crate) struct ReceiveBudget {
-    /// Of messages that have begun.
+    /// Bytes of unfinished messages.
     pub(crate) unfinished: UsageIndex,
-    /// Of messages that wait for handlers, or are in their hands.
+    /// Bytes of messages that wait for handlers or are being handled.
     unhandled: usize,
     /// Of compressed messages that wait to be inflated, and of what their clients have sent behind them.
     #[cfg(feature = "deflate")]
     parked: usize,
     /// Of handshakes that the program authorizes, and of what clients have sent behind them.
     authorizing: usize,
-    /// For either of the first two.
+    /// The bound for each of the first two.
     half: usize,
-    /// Of what waits for handlers, what is held back, since clients do not read the replies to what came before.
+    /// The unhandled bytes that are held back, since clients do not read the replies to earlier messages.
     pub(crate) held_back: UsageIndex,
-    /// Connections whose reading is paused, the longest first. They count as queued for reading.
+    /// Connections whose reading is paused, longest first. They count as queued for reading.
     paused: VecDeque<Key>,
-    /// Memory for events that wait for handlers: most connections need some for a moment, again and again.
+    /// Memory for queued events: most connections need some for a moment, again and again.
     spares: Vec<Vec<Event>>,
 }
 
 const SPARES_MAX: usize = 64;
 
-/// Larger ones are not kept.
+/// Lists with more capacity are not kept.
 const SPARE_EVENTS_MAX: usize = 64;
 
 impl ReceiveBudget {
@@ -53,7 +53,7 @@ impl ReceiveBudget {
             #[cfg(feature = "deflate")]
             parked: 0,
             authorizing: 0,
-            // There is always room for one message.
+            // One message always fits.
             half: (limits.received_bytes_max / 2 / shards).max(limits.message_bytes_max),
             held_back: UsageIndex::default(),
             paused: VecDeque::new(),
@@ -61,7 +61,7 @@ impl ReceiveBudget {
         }
     }
 
-    /// Memory for the next events that wait.
+    /// Returns an empty list for a connection's events.
     pub(crate) fn spare(&mut self) -> Vec<Event> {
         self.spares.pop().unwrap_or_default()
     }
@@ -77,14 +77,14 @@ impl ReceiveBudget {
         self.unhandled += bytes;
     }
 
-    /// Handlers are done with it, or will not be called.
+    /// Stops counting bytes that are handled, or will not be.
     pub(crate) fn sub_unhandled(&mut self, bytes: usize) {
         debug_assert!(self.unhandled >= bytes);
         self.unhandled = self.unhandled.saturating_sub(bytes);
     }
 
-    /// Keeps a handshake until the program has decided about it, if there is room. Clients are to wait for the answer
-    /// (RFC 6455 §4.1): for those that have sent something behind it, there is half the room.
+    /// Counts a handshake until the program's verdict, if there is room. A client must wait for the response (RFC 6455
+    /// §4.1): those that have sent something behind their handshake have half the room.
     pub(crate) fn add_authorizing(&mut self, bytes: usize, is_early: bool) -> bool {
         self.authorizing += bytes + REQUEST_BYTES;
         let fits = self.authorizing <= self.half / if is_early { 8 } else { 4 };
@@ -94,18 +94,18 @@ impl ReceiveBudget {
         fits
     }
 
-    /// Its job has come up. Until then it counts, also where its client has gone.
+    /// Stops counting a job that a thread has taken. It counts until then, even if its client has gone.
     pub(crate) fn sub_job(&mut self) {
         self.sub_authorizing(REQUEST_BYTES);
     }
 
-    /// The program has decided, or will not.
+    /// Stops counting a handshake, after the program's verdict or without one.
     pub(crate) fn sub_authorizing(&mut self, bytes: usize) {
         debug_assert!(self.authorizing >= bytes);
         self.authorizing = self.authorizing.saturating_sub(bytes);
     }
 
-    /// Handlers are to catch up before anything more is read.
+    /// Whether reading must pause until handlers have caught up.
     pub(crate) fn is_full(&self) -> bool {
         #[cfg(feature = "deflate")]
         let held = self.unhandled + self.parked;
@@ -135,7 +135,7 @@ impl ReceiveBudget {
         self.paused.pop_front()
     }
 
-    /// How many connections are paused.
+    /// The number of paused connections.
     pub(crate) fn paused(&self) -> usize {
         self.paused.len()
     }
@@ -151,7 +151,7 @@ impl ReceiveBudget {
 }
 
 impl<T: Transport> ConnCx<'_, T> {
-    /// The connection is read when handlers have caught up.
+    /// Pauses reading from the connection until handlers have caught up.
     pub(crate) fn pause_reading(&mut self) {
         self.socket.queued = true;
         self.shard.receive_budget.paused.push_back(self.key);
@@ -159,7 +159,7 @@ impl<T: Transport> ConnCx<'_, T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Forgets paused connections that have gone, where they might be most of the queue.
+    /// Removes paused connections that have ended, if they might be most of the queue.
     pub(super) fn sweep_paused(&mut self) {
         let paused = &mut self.cx.receive_budget.paused;
         if paused.len() > 2 * self.conns.len() + 64 {
@@ -167,7 +167,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Where unfinished messages hold more than their half, the connections that hold most are evicted.
+    /// Evicts the connections that hold most, until unfinished messages fit their half of the budget.
     #[inline]
     pub(crate) fn enforce_receive_budget(&mut self) {
         while self.cx.receive_budget.has_too_much_unfinished()
@@ -184,8 +184,8 @@ impl<T: Transport> Core<T> {
         self.enforce_held_back_budget();
     }
 
-    /// Where reading is paused because clients do not read their replies, those that hold most are disconnected. The rest of
-    /// the room is free as soon as handlers have caught up.
+    /// Disconnects the clients that hold most, if reading is paused because they do not read their replies. The rest of
+    /// the budget is free as soon as handlers have caught up.
     #[inline]
     pub(crate) fn enforce_held_back_budget(&mut self) {
         while self.cx.receive_budget.is_full()

@@ -1,8 +1,8 @@
 //! Rooms: sets of connections. The engine knows them by number.
 //!
-//! Who is in a room is kept twice. A [`Room`] answers any thread at once; the shards of its members each have a list of
-//! their own ([`LocalRooms`]), which follows through the mailbox. So joining, leaving and what is sent keep their order
-//! at each connection, and what any thread reads is what it has done.
+//! Membership is kept twice. A [`Room`] answers any thread at once; each shard with members has a list of its own
+//! ([`LocalRooms`]), which follows through the mailbox. So joins, leaves and messages keep their order at each
+//! connection, and every thread sees its own changes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::engine::reactor::{ConnCx, Core};
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// The rooms of a shard: those that any of its connections is in.
+/// The rooms that any connection of a shard is in.
 #[derive(Default)]
 pub(crate) struct LocalRooms(HashMap<u64, LocalRoom>);
 
 #[derive(Default)]
 pub(crate) struct LocalRoom {
-    /// Their slots: a connection leaves before its slot is reused.
+    /// The slots of its members. A connection leaves before its slot is reused.
     members: Members<u32>,
-    /// Where its messages of this turn gather, if it has any.
+    /// The index of its batch, if any messages were sent to it in this turn.
     pub(crate) batch: Option<u32>,
 }
 
@@ -51,7 +51,7 @@ impl LocalRooms {
         self.0.get(&number).map_or(0, |room| room.members.len())
     }
 
-    /// The slots of its members.
+    /// The slots of the members of a room.
     pub(crate) fn members(&self, number: u64) -> impl Iterator<Item = u32> {
         self.0
             .get(&number)
@@ -82,7 +82,7 @@ impl LocalRooms {
 }
 
 impl LocalRooms {
-    /// The batches of a session's rooms, by number.
+    /// The batches of a session's rooms, by channel number.
     pub(crate) fn with_batches(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
@@ -109,14 +109,14 @@ impl<T: Transport> Core<T> {
 }
 
 impl WebSocket {
-    /// Whether messages of a room are for it: it is open, and has not left again.
+    /// Whether a connection takes a room's messages: it is open, and has not left again.
     fn is_reached_by<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: &Arc<Room>) -> bool {
-        // What the room has sent so far is for its members so far.
+        // Messages that the room has sent so far are for its members so far.
         self.take_batches(cx);
         self.is_open() && self.session.is_seen(room)
     }
 
-    /// Returns whether it is in the room now.
+    /// Makes a connection a member of a room. Returns whether it is one now.
     fn join_room<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -128,7 +128,7 @@ impl WebSocket {
         }
         let number = room.channel_for(self.session.takes_ids());
         cx.shard.fanout.rooms.insert(number, cx.key);
-        // First, as what is replayed may cost it the connection, and it leaves by that.
+        // The joining is reported first: a replay may cost the client its connection, which makes it leave.
         self.presence_changed(cx, Presence::Joined, room.clone());
         self.replay(cx, replay);
         true
@@ -164,7 +164,7 @@ impl WebSocket {
         }
     }
 
-    /// The connection ends, and leaves all its rooms. Their batches have been taken, or are lost.
+    /// Leaves all rooms at the end of the connection. Its share of their batches was taken, or is lost.
     pub(super) fn leave_rooms<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let rooms = std::mem::take(&mut *lock(&self.session.rooms)).into_vec();
         let shard = &mut *cx.shard;
@@ -194,7 +194,7 @@ impl WebSocket {
         }
     }
 
-    /// The shard ends while handlers are at work for a session: they tell its rooms.
+    /// Leaves the room events to the handlers of a session whose shard ends while they run.
     pub(super) fn leave_rooms_behind(&self) {
         let mut rooms: Vec<Arc<Room>> = Vec::new();
         let mut joined: Vec<&Arc<Room>> = Vec::new();
@@ -202,7 +202,7 @@ impl WebSocket {
             match event {
                 Event::Room(Presence::Joined, room) => joined.push(room),
                 Event::Room(Presence::Left, room) => {
-                    // Changes that the handlers were not given cancel each other out.
+                    // A join and a leave that handlers have not received cancel each other out.
                     match joined.iter().position(|other| Arc::ptr_eq(other, room)) {
                         Some(at) => drop(joined.swap_remove(at)),
                         None => rooms.push(room.clone()),

@@ -1,4 +1,5 @@
-//! The end of a shard: what was taken is delivered, then every client is told, then those that are left are disconnected.
+//! The end of a shard: remaining commands are delivered, then all connections are closed, then those that are left are
+//! disconnected.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,18 +12,18 @@ use crate::engine::model::room::Room;
 use crate::engine::reactor::{Core, Role, ShardCx};
 use crate::transport::Transport;
 
-/// How far the end is.
+/// The progress of stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     Running,
-    /// What was taken is still being delivered.
+    /// Remaining commands are delivered, until this deadline.
     Draining(Instant),
-    /// Every client has been told.
+    /// All connections were closed, and may take until this deadline to end.
     Closing(Instant),
 }
 
 impl Stop {
-    /// When the shard ends whatever is left.
+    /// The deadline, after which the shard ends in any state.
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Self::Running => None,
@@ -35,7 +36,7 @@ impl<T: Transport> ShardCx<T> {
     pub(super) fn begin_stop(&mut self, deadline: Instant) {
         match self.stop {
             Stop::Running => self.stop = Stop::Draining(deadline),
-            // A second wish to stop can only hasten the first.
+            // A second call can only shorten the time.
             Stop::Draining(first) => self.stop = Stop::Draining(first.min(deadline)),
             Stop::Closing(first) => self.stop = Stop::Closing(first.min(deadline)),
         }
@@ -45,7 +46,7 @@ impl<T: Transport> ShardCx<T> {
         self.stop != Stop::Running
     }
 
-    /// There is no time left for what has been left to deliver: it is counted, once for each recipient.
+    /// Drops the remaining commands at the deadline, and counts them once for each recipient.
     fn give_up_commands(&mut self) {
         let members = self.handle().members.load(Relaxed);
         let mut rest = std::mem::take(&mut self.fanout.commands);
@@ -83,7 +84,7 @@ impl<T: Transport> Core<T> {
             && (self.cx.fanout.is_empty() || self.cx.now >= deadline)
         {
             if self.cx.now >= deadline {
-                // Before the clients are told, and no recipients are left.
+                // Before connections are closed, while there still are recipients to count.
                 self.cx.give_up_commands();
             }
             self.cx.stop = Stop::Closing(deadline);
@@ -97,7 +98,7 @@ impl<T: Transport> Core<T> {
         self.cx.is_stopping()
     }
 
-    /// Whether the shard has nothing left to do, or no time.
+    /// Whether nothing is left to do, or the deadline has passed.
     pub(crate) fn is_finished(&self) -> bool {
         let is_late = |deadline| self.cx.now >= deadline;
         match self.cx.stop {
@@ -107,7 +108,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The end: everyone who is left is disconnected, and what was not delivered is counted.
+    /// Ends the shard: disconnects the remaining connections, and counts messages that were not delivered.
     pub(crate) fn finish(mut self) {
         self.cx.give_up_commands();
         for key in self.conns.keys() {

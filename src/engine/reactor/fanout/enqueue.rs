@@ -1,4 +1,4 @@
-//! What is put into an outbox: as its bound and the slow-consumer policy allow.
+//! Enqueuing messages into an outbox, within its bound and the slow-consumer policy.
 
 use bytes::Bytes;
 
@@ -12,26 +12,26 @@ use crate::engine::reactor::websocket::WebSocket;
 use crate::limits::SlowConsumer;
 use crate::transport::Transport;
 
-/// Where bytes come from that an outbox is to keep.
+/// The owner of bytes that an outbox is to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// No other outbox has them, and they fill their allocation.
+    /// No other outbox holds them, and they fill their allocation.
     Unshared,
-    /// Others may share them; they are a piece `of` so many bytes.
+    /// Other outboxes may hold them; their allocation has `of` bytes.
     Shared { of: usize },
 }
 
-/// Whole messages on their way into an outbox.
+/// Whole messages to be enqueued.
 struct Messages {
     bytes: Bytes,
     count: u32,
     source: Source,
-    /// Something was split off.
+    /// Whether some messages were split off.
     is_cut: bool,
 }
 
 impl Messages {
-    /// Splits off the first of them, as far as they fit beside what the outbox has, and one at least.
+    /// Splits off the first messages, as far as they fit into the outbox, at least one.
     fn split_whole(&mut self, ws: &WebSocket, fill: &Fill, bytes_max: usize) -> (Bytes, u32) {
         let (len, count) = match self.count {
             1 => (self.bytes.len(), 1),
@@ -45,8 +45,8 @@ impl Messages {
         (piece, count)
     }
 
-    /// A piece of them as an outbox keeps it, and whether no other outbox has it: what is queued of several frames does not
-    /// keep the memory of those that are dropped.
+    /// A piece of the messages, as an outbox keeps it, and whether no other outbox shares it. Once some were dropped,
+    /// the others must not keep their memory.
     fn kept(&self, piece: Bytes) -> (Bytes, bool) {
         match self.source {
             Source::Unshared if self.is_cut => (Bytes::copy_from_slice(&piece), true),
@@ -57,12 +57,12 @@ impl Messages {
 }
 
 impl Fanout {
-    /// A frame for a connection, and those for the same connection that come next, as far as they are small: what a handler
-    /// has answered to messages that came together.
+    /// Merges a frame with the small frames to the same connection that follow it, such as a handler's replies to
+    /// messages that came together.
     #[inline]
     pub(super) fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
         let max = self.runs_bytes_max.min(JOIN_BELOW_BYTES);
-        // Producers that are paced are paced for each message.
+        // Paced producers wait for each message.
         if self.paces || frame.len() >= max {
             return (frame, 1);
         }
@@ -92,7 +92,7 @@ impl Fanout {
 }
 
 impl WebSocket {
-    /// Sends frames to the client, behind its share of what was sent to many before.
+    /// Sends frames to the client, behind its share of earlier broadcasts.
     pub(crate) fn send<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -112,7 +112,7 @@ impl WebSocket {
         self.note_fill(cx);
     }
 
-    /// Puts what the client has still to be sent of all batches into its outbox.
+    /// Moves the client's share of all batches into its outbox.
     #[inline]
     pub(crate) fn take_batches<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         #[cfg(feature = "deflate")]
@@ -167,7 +167,7 @@ impl WebSocket {
         self.want_write(cx);
     }
 
-    /// Queues whole messages, as the slow-consumer policy allows.
+    /// Queues whole messages, as far as the slow-consumer policy allows.
     pub(super) fn enqueue<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -198,8 +198,8 @@ impl WebSocket {
                 break;
             }
             if !has_written && (!self.is_blocked() || policy == SlowConsumer::Disconnect) {
-                // The socket may take what is queued: a full outbox in itself is no sign of a slow client. Before the
-                // last verdict that is asked even of one that was blocked.
+                // The socket may take what is queued, so a full outbox alone does not show a slow client. Even one that
+                // was blocked is tried before the final decision.
                 has_written = true;
                 self.write(cx);
                 continue;
@@ -207,7 +207,7 @@ impl WebSocket {
             let (piece, count) = messages.split_whole(self, &fill, bytes_max);
             let len = piece.len();
             match judge(policy, fill, len) {
-                // A paced shard has made sure of room beforehand.
+                // A paced shard has checked the headroom before.
                 Verdict::Queue | Verdict::Wait => {
                     let (piece, unshared) = messages.kept(piece);
                     self.outbox.push(piece, count, unshared);

@@ -1,5 +1,6 @@
-//! Headroom under [`SlowConsumer::Pace`](crate::limits::SlowConsumer::Pace): before a message is delivered, each outbox that is
-//! to get it must have room for it. Members whose outbox has not are congested, and producers wait for them.
+//! Headroom under [`SlowConsumer::Pace`](crate::limits::SlowConsumer::Pace): before a message is delivered, each
+//! recipient's outbox must have room for it. Recipients whose outbox has not are congested, and producers wait for
+//! them.
 
 use crate::engine::model::command::Command;
 use crate::engine::parts::encoding::Encoding;
@@ -8,7 +9,7 @@ use crate::engine::reactor::Core;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Whether everyone has room for the next command.
+    /// Whether the recipients of the next command have room for it.
     pub(super) fn has_headroom_for_next(&mut self) -> bool {
         let Some(command) = self.cx.fanout.commands.front() else {
             return true;
@@ -28,25 +29,25 @@ impl<T: Transport> Core<T> {
             Command::SendEither(either) => Some(either.to),
             _ => None,
         };
-        // Nobody gets more than one.
+        // A member gets one of the forms only.
         let longest = lens.into_iter().max().unwrap_or(0);
         self.need_headroom(if to.is_some() { 0 } else { longest });
         self.need_headroom_of_one(to.map(|to| (to, longest)));
         let len = lens.into_iter().fold(0, usize::saturating_add);
         if self.cx.fanout.runs_bytes.saturating_add(len) > self.cx.fanout.runs_bytes_max {
-            // The batches before it take their room first.
+            // The batches before it take up room first.
             self.flush_batches();
         }
         !self.cx.fanout.is_paced()
     }
 
-    /// Asks every outbox for room for a message of that length, which may be longer than usual.
+    /// Requires room in every outbox for a message of this length, which may be more than usual.
     pub(super) fn need_headroom(&mut self, len: usize) {
         let need = len.max(self.cx.fanout.need_usual);
         if need == self.cx.fanout.need {
             return;
         }
-        // What a longer message has in front of it must be on its way before it can be judged.
+        // Batches before a longer message must be flushed before its headroom can be judged.
         self.flush_batches();
         self.cx.fanout.need = need;
         for encoding in [Encoding::Frames, Encoding::Events] {
@@ -57,8 +58,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Asks for room for a message that one connection is sent alone. The others are not asked: a client that has long
-    /// messages sent to itself must not make the shard look at everyone for each.
+    /// Requires room for a message to a single connection. Other outboxes are not checked: long messages to one client
+    /// must not make the shard check all clients for each.
     pub(super) fn need_headroom_of_one(&mut self, need: Option<(Key, usize)>) {
         let need = need.filter(|&(_, len)| len > self.cx.fanout.need_usual);
         if need == self.cx.fanout.need_of_one {

@@ -1,14 +1,14 @@
-//! From the mailbox to the outboxes: messages for one, for a room, and for everyone.
+//! Fan-out: from the mailbox to the outboxes, for messages to one connection, to a room, and to everyone.
 //!
-//! Broadcasts of a turn are joined: those for the same audience gather in one batch of frames, which each member is sent
-//! with one write when the turn ends, or when there is enough of it. A lone broadcast never waits for company.
+//! Broadcasts of a turn are batched: those for the same audience are gathered, and each member gets them with one write
+//! when the turn ends, or earlier when there is enough. A lone broadcast never waits for others.
 //!
-//! Broadcasts are numbered as they come, and a connection knows the number that it has not `seen` yet. So what is meant
-//! for it alone goes behind its share of what came before, and whoever is in several rooms gets their messages in order:
-//! its share of several batches is put together by number.
+//! Broadcasts are numbered in order, and a connection knows the first number that it has not been sent (`seen`). A
+//! message for it alone goes behind its share of the broadcasts before, and a member of several rooms gets their
+//! messages in order: its share of several batches is merged by number.
 //!
-//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); commands then stay in
-//! the mailbox, and its producers wait.
+//! Under [`SlowConsumer::Pace`] nothing is delivered while a member is short of room (`congested`); commands then stay
+//! in the mailbox, and producers wait (backpressure).
 
 mod enqueue;
 mod headroom;
@@ -44,58 +44,58 @@ use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// So many batches are looked through for a connection's; more are not.
+/// If there are more batches than this, those of a connection are looked up by its rooms.
 const FEW_RUNS: usize = 8;
 
-/// Frames from this size on are not copied into a batch: they are one by themselves.
+/// Frames of this size or more are not copied into a batch with others.
 const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(crate) struct Fanout {
-    /// Taken out of the mailbox, and not delivered yet.
+    /// Commands from the mailbox that are not delivered yet.
     pub(crate) commands: VecDeque<Command>,
-    /// Broadcasts of this turn that their members have still to be sent, from each one's `seen`.
+    /// Broadcasts of this turn that members have yet to be sent, each from its `seen` on.
     batches: Vec<Batch>,
-    /// How long all of them are.
+    /// The length of all batches.
     runs_bytes: usize,
     runs_bytes_max: usize,
-    /// The batch for everyone, if there is one.
+    /// The index of the batch for everyone, if there is one.
     run_for_everyone: Option<u32>,
     /// Memory of former batches.
     spare: Spare,
-    /// Broadcasts so far, whoever they were for.
+    /// The number of broadcasts so far, to any audience.
     broadcasts: u64,
-    /// Everyone.
+    /// The recipients of broadcasts to everyone.
     members: SlotSet,
-    /// Event streams, which are not of everyone, but have outboxes like them.
+    /// Event streams. They do not receive broadcasts to everyone directly, but have outboxes too.
     streams: SlotSet,
     pub(crate) rooms: LocalRooms,
     #[cfg(feature = "deflate")]
     pub(crate) packing: Packing,
     /// Memory for the slots of a room that is being sent something.
     slots: Vec<u32>,
-    /// Whether producers wait for congested members.
+    /// Whether producers wait for congested members (`SlowConsumer::Pace`).
     paces: bool,
-    /// Since when, or since the last count, producers wait for congested members.
+    /// Since when producers wait for congested members, or since the last count.
     paced_since: Option<Instant>,
-    /// Members whose outbox has not room for `need` bytes.
+    /// The number of members whose outbox has no room for `need` bytes.
     pub(crate) congested: usize,
     need: usize,
     need_usual: usize,
-    /// One that needs more for a message of its own, which nobody else gets.
+    /// A connection that needs more room, for a message to it alone.
     need_of_one: Option<(Key, usize)>,
-    /// What is held of what waits for clients and is not shared by them: what each was sent alone, and responses.
+    /// The bytes that are held for clients and not shared: messages to single connections, and responses.
     unshared_bytes: usize,
     unshared_bytes_max: usize,
-    /// What of it is held for those whose socket took nothing more at the last write.
+    /// Those of them that are held for clients whose socket took nothing at the last write.
     pub(crate) blocked: UsageIndex,
-    /// So many of those with something to write in this turn have been tried already.
+    /// The number of this turn's dirty connections whose write was tried already.
     tried: usize,
-    /// How many commands were ever left, as of the last look, and how many were ever delivered.
+    /// The number of commands left in the mailbox as of the last look, and the number delivered.
     pushed: u64,
     delivered: u64,
     /// Connections whose end waits for commands that were left before it.
     waiting: Vec<Key>,
-    /// Messages that were due to a recipient: each must be written, or counted as dropped.
+    /// Messages that were due to a recipient. Each must be written, or counted as dropped.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) due: u64,
 }
@@ -107,7 +107,7 @@ impl Fanout {
             commands: VecDeque::new(),
             batches: Vec::new(),
             runs_bytes: 0,
-            // With half of the outbox kept free, a paced member has room for all batches.
+            // Half of each outbox is kept free, so a paced member has room for all batches.
             runs_bytes_max: GATHER_BYTES_MAX.min(half),
             run_for_everyone: None,
             spare: Spare::default(),
@@ -136,7 +136,7 @@ impl Fanout {
         }
     }
 
-    /// Those that are sent this form.
+    /// The connections that are sent this encoding.
     fn all_of(&mut self, encoding: Encoding) -> &mut SlotSet {
         match encoding {
             Encoding::Frames => &mut self.members,
@@ -148,7 +148,7 @@ impl Fanout {
         self.paces && self.congested > 0
     }
 
-    /// Whether the mailbox is to be emptied.
+    /// Whether to empty the mailbox.
     pub(crate) fn wants_commands(&self) -> bool {
         self.commands.is_empty() && !self.is_paced()
     }
@@ -157,7 +157,7 @@ impl Fanout {
         self.pushed = pushed;
     }
 
-    /// A mark behind all commands that have been left by now.
+    /// A mark behind all commands that were left by now.
     pub(crate) fn mark(&self) -> u64 {
         self.pushed
     }
@@ -166,12 +166,12 @@ impl Fanout {
         self.delivered >= mark
     }
 
-    /// Nothing that was left by the last look waits for delivery.
+    /// Whether every command that was left by the last look is delivered.
     pub(crate) fn is_empty(&self) -> bool {
         self.has_delivered(self.pushed)
     }
 
-    /// Has the end of a connection wait for earlier commands.
+    /// Makes the end of a connection wait for earlier commands.
     pub(crate) fn wait(&mut self, key: Key) {
         self.waiting.push(key);
     }
@@ -181,7 +181,7 @@ impl Fanout {
         self.unshared_bytes
     }
 
-    /// An outbox has changed, and so has what is held for its client alone.
+    /// Updates the counts after an outbox has changed.
     #[inline]
     pub(crate) fn note_unshared(&mut self, ws: &mut WebSocket) {
         self.set_unshared(ws, ws.outbox.own_bytes());
@@ -200,12 +200,12 @@ impl Fanout {
         }
     }
 
-    /// What is held of a response has changed.
+    /// Updates the count of response bytes.
     pub(crate) fn change_responses(&mut self, before: usize, now: usize) {
         self.unshared_bytes = self.unshared_bytes + now - before;
     }
 
-    /// Keeps count of the congested when an outbox has changed. Returns whether this one is.
+    /// Updates the count of congested members after an outbox has changed. Returns whether this one is congested.
     pub(crate) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
         let bytes = ws.outbox.live_bytes();
         let need = match self.need_of_one {
@@ -224,12 +224,12 @@ impl Fanout {
         congested
     }
 
-    /// Whether commands that are held could be delivered now.
+    /// Whether waiting commands can be delivered now.
     pub(crate) fn can_take_commands(&self) -> bool {
         !self.commands.is_empty() && !self.is_paced()
     }
 
-    /// What is held for clients takes too much memory in all.
+    /// Whether too much memory is held for clients.
     #[inline]
     fn is_over_budget(&self) -> bool {
         self.unshared_bytes > self.unshared_bytes_max
@@ -242,7 +242,7 @@ impl Fanout {
         }
     }
 
-    /// The batches that a connection is in the audience of.
+    /// The batches whose audience a connection is in.
     fn runs_with(&self, ws: &WebSocket) -> Vec<u32> {
         let key = ws.session.id.key();
         let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
@@ -260,7 +260,7 @@ impl Fanout {
         batches
     }
 
-    /// Messages of batches that a connection has still to be sent.
+    /// The number of messages in batches that a connection has yet to be sent.
     pub(crate) fn pending_messages(&self, ws: &WebSocket) -> u64 {
         if self.batches.is_empty() {
             return 0;
@@ -272,7 +272,7 @@ impl Fanout {
             .sum()
     }
 
-    /// Takes what a connection has still to be sent of all batches: their frames in order, and how many they are.
+    /// Takes the messages of all batches that a connection has yet to be sent: their frames in order, and their number.
     #[inline]
     fn take_share(&mut self, ws: &mut WebSocket) -> Option<(Bytes, u32)> {
         let seen = std::mem::replace(&mut ws.seen, self.broadcasts);
@@ -312,7 +312,7 @@ impl Fanout {
         Some((piece.into(), frames.len() as u32))
     }
 
-    /// Connections that are in several audiences which have a batch.
+    /// The connections that are in the audiences of several batches.
     fn shared_slots(&self) -> Vec<u32> {
         let mut slots: Vec<u32> = Vec::new();
         for batch in &self.batches {
@@ -331,7 +331,7 @@ impl Fanout {
         shared
     }
 
-    /// Takes the last batch. Its audience gathers in another one from now on.
+    /// Takes the last batch. Its audience's next broadcast begins a new one.
     fn pop_run(&mut self) -> Option<Batch> {
         let batch = self.batches.pop()?;
         match batch.audience {
@@ -373,7 +373,7 @@ impl Fanout {
     }
 }
 
-/// A shard's share, and room for one message of any legal size.
+/// The shard's share of the limit, but room for one message of any legal size.
 fn unshared_bytes_max(settings: &Settings) -> usize {
     let limits = &settings.limits;
     (limits.outboxes_bytes_max / settings.shards.max(1))
@@ -381,7 +381,7 @@ fn unshared_bytes_max(settings: &Settings) -> usize {
 }
 
 impl<T: Transport> ShardCx<T> {
-    /// Counts how long producers have been made to wait.
+    /// Counts the time that producers have waited for congested members.
     pub(crate) fn count_pace(&mut self) {
         let since = self.fanout.is_paced().then_some(self.now);
         if let Some(before) = std::mem::replace(&mut self.fanout.paced_since, since) {
@@ -391,7 +391,7 @@ impl<T: Transport> ShardCx<T> {
         }
     }
 
-    /// The client that was to get a replay has gone.
+    /// Counts the messages of a replay whose client has ended.
     pub(crate) fn lose_replay(&mut self, messages: u64) {
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
@@ -402,7 +402,7 @@ impl<T: Transport> ShardCx<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Delivers commands, until all are delivered or producers are to wait.
+    /// Delivers commands until all are delivered, or until producers must wait.
     pub(crate) fn deliver_commands(&mut self) {
         while !self.cx.fanout.commands.is_empty() {
             if self.cx.fanout.paces && !self.has_headroom_for_next() {
@@ -506,7 +506,7 @@ impl<T: Transport> Core<T> {
             let audience = Audience::Room(room.channel_with_ids());
             (fanout.audience_len(audience) > 0).then_some((audience, frame))
         });
-        // Where all members get it with its id, no message is dropped for want of recipients.
+        // If all members get it with its id, the frame without one is not counted as undelivered.
         if let Some(frame) = frame
             && (with_ids.is_none() || fanout.audience_len(audience) > 0)
         {
@@ -543,10 +543,10 @@ impl<T: Transport> Core<T> {
             self.with_ws(key, |ws, cx| ws.skip(cx, audience, number, packed.as_ref()))?
         });
         let fanout = &mut self.cx.fanout;
-        // Only now: the flush may have cost the last member its connection.
+        // Only now, since the flush may have disconnected the last member.
         let reached = others.unwrap_or_else(|| fanout.audience_len(audience));
         if reached == 0 {
-            // Where the only member is excepted, the message is not dropped for want of recipients.
+            // If the only member is excluded, the message is not counted as undelivered.
             if others.is_none() {
                 self.cx.counters().dropped_no_recipient.add(1);
             }
@@ -564,10 +564,10 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Sends what has gathered for all.
+    /// Sends all batches to their audiences.
     pub(crate) fn flush_batches(&mut self) {
         if self.cx.fanout.batches.len() > 1 {
-            // A connection that has a share in several batches gets it in order, and at once.
+            // A connection in several audiences gets its share first, merged in order.
             for slot in self.cx.fanout.shared_slots() {
                 self.with_member(slot, |ws, cx| {
                     ws.take_batches(cx);
@@ -575,7 +575,7 @@ impl<T: Transport> Core<T> {
                 });
             }
         }
-        // A connection that breaks meanwhile may have a share in none but the batch at hand.
+        // A connection that breaks meanwhile loses its share of the batch at hand only.
         while let Some(batch) = self.cx.fanout.pop_run() {
             self.deliver_batch(batch);
         }
@@ -583,7 +583,8 @@ impl<T: Transport> Core<T> {
 }
 
 impl WebSocket {
-    /// It is not to get the broadcast of that number, where it is in the audience: returns how many others are.
+    /// Excludes a connection from the broadcast with this number. Returns how many other connections are in the
+    /// audience, if this one is.
     fn skip<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -616,7 +617,7 @@ impl WebSocket {
         Some(others)
     }
 
-    /// Keeps count of the congested, and of how long each has been so, after the outbox or the headroom has changed.
+    /// Updates the congestion of a member, and of all, after its outbox or headroom has changed.
     pub(crate) fn note_fill<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let shard = &mut *cx.shard;
         let bytes = self.outbox.bytes() as u64;
@@ -631,7 +632,7 @@ impl WebSocket {
         self.note_held_back(limits, &mut shard.receive_budget);
     }
 
-    /// It becomes one of everyone: it gets what is broadcast from now on. An event stream gets nothing yet.
+    /// Makes a connection receive broadcasts to everyone from now on. An event stream receives nothing yet.
     pub(crate) fn join<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let encoding = self.encoding();
         self.seen = cx.shard.fanout.broadcasts;
@@ -648,7 +649,7 @@ impl WebSocket {
         }
     }
 
-    /// It ends: it is one of everyone no longer, nor in any room.
+    /// Removes a connection that ends from everyone and from its rooms.
     pub(crate) fn leave<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.leave_rooms(cx);
         let encoding = self.encoding();
@@ -669,7 +670,8 @@ impl WebSocket {
             let shard = &mut *cx.shard;
             shard.fanout.congested -= 1;
             self.congestion_changed(shard.tick, &shard.hub, shard.now);
-            // Also where it goes by itself: else clients that do so just in time could hold producers up in turns.
+            // Also if the client ends the connection itself: otherwise clients that leave just in time could block
+            // producers one after the other.
             if let SlowConsumer::Pace { patience, .. } = shard.hub.settings.slow_consumer
                 && let Some(pace) = self.pace()
             {

@@ -1,4 +1,5 @@
-//! The send budget: what a shard holds for its clients in all, and shares with no other (`Limits::outboxes_bytes_max`).
+//! The send budget: the memory that a shard may hold for all its clients, and that they do not share
+//! (`Limits::outboxes_bytes_max`).
 
 use crate::engine::parts::id::Key;
 use crate::engine::parts::peer_limits::counted_as;
@@ -7,15 +8,15 @@ use crate::engine::reactor::{ConnCx, Core, Role};
 use crate::transport::Transport;
 
 impl Fanout {
-    /// Another turn's writes begin.
+    /// Begins another turn's writes.
     pub(crate) fn forget_tried(&mut self) {
         self.tried = 0;
     }
 }
 
 impl<T: Transport> Core<T> {
-    /// Where what is held for clients takes too much memory in all, those that have most waiting go: first those that can't
-    /// take any of it now, then, if that is not enough, the others.
+    /// Disconnects the clients with most waiting bytes while all hold too much: first those that take nothing at
+    /// present, then others if that is not enough.
     #[inline]
     pub(crate) fn enforce_send_budget(&mut self) {
         if self.cx.fanout.is_over_budget() {
@@ -44,7 +45,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Bytes that no write has been tried for yet say nothing of their client: a write is tried, once in a turn.
+    /// Tries a write, once a turn, for bytes that no write was tried for: they say nothing about their client yet.
     fn write_untried(&mut self) {
         while self.cx.fanout.is_over_budget()
             && let Some(&key) = self.cx.dirty.get(self.cx.fanout.tried)
@@ -53,7 +54,7 @@ impl<T: Transport> Core<T> {
             self.with(key, |role, cx| {
                 role.write(cx, None);
                 if role.waiting_bytes() == 0 {
-                    // What comes after that has not been tried.
+                    // Bytes that are queued after this have not been tried.
                     cx.socket.dirty = false;
                 }
             });
@@ -62,17 +63,16 @@ impl<T: Transport> Core<T> {
 }
 
 impl Role {
-    /// Gives the client up, unless its socket takes something. Then it is not found as the largest, for now, and its key is
-    /// returned.
+    /// Disconnects the client unless its socket takes something. In that case sets it aside, and returns its key.
     fn try_or_give_up<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
         let before = self.waiting_bytes();
         self.write(cx, None);
         if cx.is_over() {
-            // It has broken or is done: it is no slow reader.
+            // It has broken or is done, and is no slow consumer.
             return None;
         }
         if self.waiting_bytes() == before {
-            // It does not read, so it can't be told either.
+            // It does not read, so a close frame would not reach it.
             self.give_up_reader(cx);
             return None;
         }
@@ -88,7 +88,7 @@ impl Role {
         }
     }
 
-    /// It is not to be found as the largest, for now.
+    /// Takes it out of the index for now, so that it is not found as the largest.
     fn set_aside<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let blocked = &mut cx.shard.fanout.blocked;
         match self {
@@ -102,7 +102,7 @@ impl Role {
         }
     }
 
-    /// It can be found again.
+    /// Puts it back into the index.
     fn note_blocked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => cx.shard.fanout.note_unshared(ws),
@@ -111,7 +111,7 @@ impl Role {
         }
     }
 
-    /// A client does not read what waits for it, and goes.
+    /// Disconnects a client that does not read.
     fn give_up_reader<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => {

@@ -1,7 +1,7 @@
-//! Writes to many connections: with one system call or one by one, as the shard's writer does (`Transport::Writer`).
+//! Writes to many connections, with one system call or one for each, as the shard's writer does (`Transport::Writer`).
 //!
-//! Nothing happens between the writes and the look at what came of them: so each outcome meets the outbox that it belongs
-//! to as the write found it.
+//! Outcomes are processed after all writes, and nothing else happens in between: each outcome finds the outbox in the
+//! state in which the write found it.
 
 use std::io;
 
@@ -14,24 +14,24 @@ use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Conn, ConnCx, Core, Role};
 use crate::transport::{Transport, Write, WriteMany};
 
-/// What came of a write; `None` if none was made.
+/// The outcome of a write; `None` if none was made.
 type Begun = Option<io::Result<usize>>;
 
-/// What was written to the members that got all of it, and which members are to be looked at.
+/// The total of the members that were sent a batch in full, and the others.
 #[derive(Default)]
 struct Written {
     bytes: u64,
     messages: u64,
-    /// Something else waits for these.
+    /// Members with other bytes that wait.
     behind: Vec<u32>,
-    /// Not all of it was written to these.
+    /// Members that were not sent the batch in full, with the outcome of the write.
     unfinished: Vec<(u32, io::Result<usize>)>,
     #[cfg(feature = "deflate")]
     followers: Followers,
 }
 
 impl<T: Transport> Core<T> {
-    /// Sends a batch to every member: at once where nothing else waits, into the outbox otherwise.
+    /// Sends a batch to its audience: at once to members for whom nothing waits, and into the outbox of others.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
         let audience = batch.audience;
         let mut batch = batch.close();
@@ -58,7 +58,7 @@ impl<T: Transport> Core<T> {
         self.enforce_send_budget();
     }
 
-    /// Writes a batch to all members for which nothing else waits.
+    /// Writes a batch to all members for whom nothing else waits.
     fn write_batch(&mut self, audience: Audience, batch: &SealedBatch) -> Written {
         let fanout = &mut self.cx.fanout;
         let mut of_room = std::mem::take(&mut fanout.slots);
@@ -66,7 +66,7 @@ impl<T: Transport> Core<T> {
             Audience::Everyone => fanout.members.as_slice(),
             Audience::Room(room) => {
                 of_room.extend(fanout.rooms.members(room));
-                // As they lie in memory, here and in the kernel.
+                // Sorted by slot, the order in memory, here and in the kernel.
                 of_room.sort_unstable();
                 &of_room
             }
@@ -131,8 +131,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Writes what waits for these, as far as it lies in one piece: what is to be done about it is done for all afterwards,
-    /// when no write comes between any more. Returns what came of it, for each in its place; nothing if they are few.
+    /// Writes the first piece of each connection's queued bytes. Outcomes are processed afterwards for all, without
+    /// writes in between. Returns the outcome for each key by index; an empty list if there are only few keys.
     pub(crate) fn write_fronts(&mut self, keys: &[Key]) -> Vec<Begun> {
         if keys.len() < T::Writer::MANY {
             return Vec::new();
@@ -141,7 +141,7 @@ impl<T: Transport> Core<T> {
         begun.resize_with(keys.len(), || None);
         let mut places = Vec::with_capacity(keys.len());
         for (place, &key) in keys.iter().enumerate() {
-            // A key stands there twice where its connection was written to early, and has more to write.
+            // A key occurs twice if its connection was written to early, and has more to write.
             if let Some(conn) = self.conns.get_mut(key)
                 && std::mem::take(&mut conn.socket.dirty)
             {
@@ -170,7 +170,7 @@ impl<T: Transport> Core<T> {
 }
 
 impl WebSocket {
-    /// Not all that it is to get of a batch could be written: the rest waits.
+    /// Queues the rest of a batch that could not be written in full.
     fn take_rest<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -193,7 +193,8 @@ impl WebSocket {
         }
     }
 
-    /// `written` bytes have left: the frame in progress goes on; what does not fit behind it meets the policy.
+    /// Processes a partial write of `written` bytes: the frame in progress is queued, and the slow-consumer policy
+    /// applies to messages that do not fit behind it.
     fn take_partial<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,

@@ -1,8 +1,9 @@
-//! What a shard holds of HTTP requests: their bodies, the heads and bodies that wait for a handler or are in its hands, and
-//! what clients send behind them. One bound for all connections together (`Limits::bodies_bytes_max`).
+//! The memory that a shard holds for HTTP requests: their bodies, the heads and bodies that wait for a handler or are
+//! being handled, and the bytes that clients send behind them. One bound applies to all connections together
+//! (`Limits::bodies_bytes_max`).
 //!
-//! Heads that are not complete are not counted here: `handshakes_max` bounds them. Handshakes and requests for event streams
-//! that wait for a handler have a bound of their own (`ReceiveBudget::add_authorizing`).
+//! Incomplete heads are not counted here: `handshakes_max` bounds them. Handshakes and requests for event streams that
+//! wait for a handler have a bound of their own (`ReceiveBudget::add_authorizing`).
 
 use crate::engine::model::request::{Ticket, head_bytes};
 use crate::engine::model::verdict::busy;
@@ -14,21 +15,21 @@ use crate::limits::Limits;
 use crate::protocol::http::{Body, BodyMode};
 use crate::transport::Transport;
 
-/// What a request takes beside what its client has sent, and its job as long as it waits.
+/// The overhead of a request beside the bytes that its client has sent, and of its job while it waits.
 pub(crate) const REQUEST_BYTES: usize = 512;
 
-/// The account of a shard.
+/// The request budget of a shard.
 pub(crate) struct Requests {
-    /// What connections hold themselves: bodies that are not complete, and what was sent behind requests.
+    /// Bytes that connections hold: incomplete bodies, and bytes sent behind requests.
     held: UsageIndex,
-    /// What handlers have, or are to get.
+    /// Bytes of requests that handlers have, or that are queued for them.
     handled: usize,
     bytes_max: usize,
 }
 
 impl Requests {
     pub(crate) fn new(limits: &Limits, shards: usize) -> Self {
-        // There is always room for one request.
+        // One request always fits.
         let one = limits.body_bytes_max.saturating_add(REQUEST_BYTES);
         let one = one.saturating_add(limits.head_bytes_max.saturating_mul(4));
         Self {
@@ -51,19 +52,19 @@ impl Requests {
         self.bytes() > self.bytes_max
     }
 
-    /// A handler is done with a request, or it was taken back from it.
+    /// Stops counting a request whose handler is done, or that was taken back.
     pub(crate) fn sub_handled(&mut self, bytes: usize) {
         debug_assert!(self.handled >= bytes);
         self.handled = self.handled.saturating_sub(bytes);
     }
 
-    /// Whether what is announced of a body finds room, as far as can be known: what handlers have can't be taken from them,
-    /// and larger bodies give way.
+    /// Whether there is room for the announced length of a body, as far as can be known: requests of handlers can't be
+    /// taken from them, and larger bodies give way.
     pub(super) fn has_room_for(&self, body: &Body) -> bool {
         self.handled.saturating_add(body.announced_bytes()) <= self.bytes_max
     }
 
-    /// Counts a request that a handler is to get, if there is room: what connections hold themselves gives way to it
+    /// Counts a request that is queued for a handler, if there is room. Bytes that connections hold give way to it
     /// (`enforce_request_budget`).
     pub(super) fn add_handled(&mut self, bytes: usize) -> bool {
         let handled = self.handled + bytes + REQUEST_BYTES;
@@ -74,7 +75,8 @@ impl Requests {
         has_room
     }
 
-    /// Takes a request back that no handler has begun with. Its job stays in the queue, and counts until it comes up.
+    /// Takes back a request whose handler has not begun. Its job stays in the queue, and counts until a thread takes
+    /// it.
     pub(super) fn take_back(&mut self, ticket: &Ticket) -> bool {
         let taken = ticket.take().is_some();
         if taken {
@@ -83,7 +85,7 @@ impl Requests {
         taken
     }
 
-    /// A connection is HTTP no longer.
+    /// Stops counting a connection that leaves HTTP.
     pub(super) fn release(&mut self, http: &mut Http, slot: u32) {
         if let Phase::Handling(ticket) = &http.phase {
             self.take_back(ticket);
@@ -99,7 +101,7 @@ impl Requests {
 }
 
 impl Http {
-    /// What it holds of what its client has sent, as far as it counts here.
+    /// The bytes that the connection holds and that count here.
     fn counted_bytes(&self) -> usize {
         let behind = self.buffer.capacity();
         match &self.phase {
@@ -113,7 +115,7 @@ impl Http {
         }
     }
 
-    /// Nothing is kept for what is not there.
+    /// An empty buffer must hold no memory.
     fn trim_buffer(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = Vec::new();
@@ -129,14 +131,14 @@ impl Http {
 }
 
 impl Http {
-    /// Something of what the connection has sent has come or gone.
+    /// Updates the budget after the connection's received bytes have changed.
     pub(super) fn count_request<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.trim_buffer();
         let held = self.counted_bytes();
         cx.shard.requests.set(self, cx.key.slot, held);
     }
 
-    /// There is no room for a request, or no handler.
+    /// Responds that there is no room for a request, or no handler in time.
     pub(super) fn answer_busy<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head_only: bool) {
         cx.shard.counters().refused_unserved.add(1);
         self.buffer = Vec::new();
@@ -144,7 +146,8 @@ impl Http {
         self.count_request(cx);
     }
 
-    /// It holds most of what is too much in all: its body is not waited for, or what was sent behind its request is dropped.
+    /// Makes the connection, which holds most, give way: stops waiting for its body, or drops the bytes sent behind its
+    /// request.
     fn give_way<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Body(_) => {
@@ -158,7 +161,7 @@ impl Http {
                 self.answer_busy(cx, head_only);
             }
             Phase::Head | Phase::Handling(_) | Phase::Writing(_) => {
-                // A client that pipelines must be ready to send again (RFC 9112 §9.3.2).
+                // A client that pipelines must be prepared to send requests again (RFC 9112 §9.3.2).
                 self.buffer = Vec::new();
                 self.is_cut = true;
                 self.count_request(cx);
@@ -168,7 +171,7 @@ impl Http {
 }
 
 impl<T: Transport> Core<T> {
-    /// Where requests hold too much in all, the connections that hold most give way.
+    /// Makes the connections that hold most give way, until the requests fit the budget.
     #[inline]
     pub(crate) fn enforce_request_budget(&mut self) {
         while self.cx.requests.is_over()

@@ -1,4 +1,4 @@
-//! Handshakes, on their way to a WebSocket: the program may authorize them, and the connection waits until it has decided.
+//! Handshakes on their way to a WebSocket: the program may authorise them, and the connection waits for the verdict.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,26 +19,26 @@ use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 use crate::transport::Transport;
 
-/// A handshake that the program authorizes.
+/// A request that the program authorises.
 pub(super) struct Authorizing {
     pub(super) request: Arc<RequestHead>,
     pub(super) source: HandshakeSource,
 }
 
-/// How a handshake has come.
+/// Where a request that is being authorised has come from.
 pub(super) enum HandshakeSource {
-    /// It was read here, and is to be answered.
+    /// A handshake that was read here. The verdict must be sent as a response.
     Here(ValidHandshake),
-    /// It was read elsewhere.
+    /// A handshake that a host has read.
     Elsewhere(Box<Upgraded>),
-    /// It is no handshake, but a request for an event stream.
+    /// A request for an event stream, which is not a handshake.
     EventStream { head_only: bool },
-    /// It is a request for a route, whose body is still to be read.
+    /// A request for a route, whose body is still to be read.
     Body { body: Body, head_only: bool },
 }
 
 impl HandshakeSource {
-    /// Messages that came with it, and are still to be handled.
+    /// The number of messages that came with the handshake, and are not handled yet.
     pub(super) fn messages(&self) -> usize {
         match self {
             Self::Here(_) | Self::EventStream { .. } | Self::Body { .. } => 0,
@@ -48,7 +48,7 @@ impl HandshakeSource {
 }
 
 impl Authorizing {
-    /// A handler is at work for it: its job keeps the request only meanwhile.
+    /// Whether a handler has begun: its job holds the request only while it runs.
     pub(super) fn has_begun(&self) -> bool {
         Arc::strong_count(&self.request) > 1
     }
@@ -58,7 +58,7 @@ impl Authorizing {
     }
 }
 
-/// The answer to an accepted handshake.
+/// The response to an accepted handshake.
 fn response(handshake: &ValidHandshake, granted: &Granted) -> Vec<u8> {
     http::response(
         101,
@@ -69,7 +69,7 @@ fn response(handshake: &ValidHandshake, granted: &Granted) -> Vec<u8> {
     )
 }
 
-/// What a client is owed whose handshake was to be accepted as it was, with the answer that it gets instead.
+/// Replaces the response in the bytes to send by the one that the program has granted.
 fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
     let head = request.head();
     let Ok(handshake) = handshake::check(&head.method, head.minor_version, head.pairs()) else {
@@ -82,7 +82,7 @@ fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8>
 }
 
 impl Http {
-    /// A valid handshake: a WebSocket begins, if its client is admitted.
+    /// Admits the client of a valid handshake, and begins a WebSocket.
     pub(super) fn on_handshake<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -107,7 +107,7 @@ impl Http {
         cx.shard.hub.admit(self.peer, head, peer_slot, cx.shard.now)
     }
 
-    /// A request for an event stream.
+    /// Admits the client of a request for an event stream.
     pub(super) fn on_event_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         let head_only = head.method == "HEAD";
         if !head_only && head.method != "GET" {
@@ -115,7 +115,7 @@ impl Http {
             self.answer(cx, answer);
             return;
         }
-        // A body, or a further request: nothing that is sent on the connection of a stream is of interest.
+        // This is a body or a further request: the connection of an event stream takes no more input.
         self.buffer = Vec::new();
         match self.admit(cx, Some(&head)) {
             Ok(client) => {
@@ -126,7 +126,7 @@ impl Http {
         }
     }
 
-    /// A request with a body, which the program authorizes before it is read.
+    /// Has the program authorise a request with a body, before the body is read.
     pub(super) fn authorize_body<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -139,7 +139,7 @@ impl Http {
         self.authorize(cx, Arc::new(request), source);
     }
 
-    /// Goes on with a connection whose request was read elsewhere.
+    /// Takes over a connection whose request was read by a host.
     pub(crate) fn take_over<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -187,7 +187,7 @@ impl Http {
         use HandshakeSource::{Body, Elsewhere, EventStream, Here};
         if !cx.shard.subscriptions.handshake && matches!(source, Here(_) | Elsewhere(_)) {
             let granted = match &source {
-                // The client can't be told of a subprotocol any more.
+                // The response is sent already, so no subprotocol can be chosen any more.
                 Elsewhere(upgraded) if upgraded.answered => Granted::default(),
                 _ => Granted::choosing(&request, cx.shard.subscriptions.subprotocols),
             };
@@ -195,7 +195,7 @@ impl Http {
             return;
         }
         cx.shard.handshake_queue.remove(self);
-        // The job does not keep the request: it goes when nobody waits for an answer any more.
+        // The job does not keep the request, which is dropped when the connection no longer waits for the verdict.
         let asked = Arc::downgrade(&request);
         let work = match source {
             EventStream { .. } => Work::EventStream(asked),
@@ -215,7 +215,7 @@ impl Http {
         self.reject_unauthorized(cx, &too_many(), CloseCode::TRY_AGAIN_LATER);
     }
 
-    /// The program does not decide any more, or has decided.
+    /// Ends the wait for the program's verdict.
     pub(super) fn end_authorizing<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -232,20 +232,20 @@ impl Http {
         Some(*authorizing)
     }
 
-    /// The program has decided.
+    /// Processes the program's verdict.
     pub(crate) fn on_verdict<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         answer: Result<Granted, Refusal>,
     ) {
-        // Where nobody waits for it any more, what was granted is dropped.
+        // If the connection no longer waits for the verdict, what was granted is dropped.
         let Some(Authorizing { request, source }) = self.end_authorizing(cx) else {
             return;
         };
         match answer {
             Ok(mut granted) => {
                 if matches!(&source, HandshakeSource::Elsewhere(upgraded) if upgraded.answered) {
-                    // The client can't be told of it any more.
+                    // The response is sent already, so the client can't learn of it any more.
                     granted.subprotocol = None;
                 }
                 self.accept(cx, request, source, granted);
@@ -268,7 +268,7 @@ impl Http {
         }
     }
 
-    /// Does not wait any more for the program to decide, and rejects.
+    /// Rejects a request without waiting for the program's verdict any longer.
     pub(super) fn reject_unauthorized<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -282,7 +282,7 @@ impl Http {
         self.reject(cx, authorizing.source, reject, code);
     }
 
-    /// Answers a handshake with a refusal; with a close frame where it was answered already.
+    /// Rejects a request: with a response, or with a close frame if the response to the handshake was sent already.
     fn reject<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -309,7 +309,7 @@ impl Http {
         self.answer(cx, reject.response(BodyMode::head_only_if(head_only)));
     }
 
-    /// Ends a connection whose handshake was answered elsewhere.
+    /// Closes a connection whose handshake was answered by a host.
     fn close_handed_over<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -317,7 +317,7 @@ impl Http {
         close_frame: Vec<u8>,
     ) {
         cx.shard.hub.count_unhandled(upgraded.messages());
-        // Behind what was begun, lest the frame end up inside another.
+        // Behind the bytes in progress, so that the frame does not end up inside another.
         let last = match (upgraded.closed, upgraded.farewell) {
             (true, _) => Vec::new(),
             (false, Some(reply)) => reply,
@@ -326,7 +326,7 @@ impl Http {
         self.answer(cx, [upgraded.owed, last].concat());
     }
 
-    /// The client is accepted: what it has asked for begins.
+    /// Accepts the client, and begins what it has requested.
     fn accept<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -357,7 +357,7 @@ impl Http {
                 self.answer(cx, head);
                 return;
             }
-            // Its head is sent when it is known what follows.
+            // The head is sent once it is known what follows it.
             HandshakeSource::EventStream { head_only: false } => {
                 (Vec::new(), Encoding::Events, None)
             }

@@ -1,5 +1,5 @@
-//! The queue of connections that wait for a request head, the oldest first. Where too many wait, the oldest gives way
-//! (`Limits::handshakes_max`).
+//! The queue of connections that wait for a request head, oldest first. If there are too many, the oldest is
+//! disconnected (`Limits::handshakes_max`).
 
 use std::collections::VecDeque;
 
@@ -10,13 +10,14 @@ use crate::limits::Limits;
 use crate::transport::Transport;
 
 pub(crate) struct HandshakeQueue {
-    /// Each with its number. Entries whose connection waits no longer, or waits anew, are swept out now and then.
+    /// Connections with their numbers. Entries of connections that no longer wait, or that wait anew, are swept out now
+    /// and then.
     entries: VecDeque<(u64, Key)>,
-    /// How many connections have an entry that counts.
+    /// The number of connections that wait.
     waiting: usize,
     /// The next number.
     seq: u64,
-    /// A shard's share of the limit.
+    /// The shard's share of the limit.
     max: usize,
 }
 
@@ -30,7 +31,7 @@ impl HandshakeQueue {
         }
     }
 
-    /// Puts a connection behind all others that wait for a request head.
+    /// Appends a connection that waits for a request head.
     pub(crate) fn push(&mut self, http: &mut Http, key: Key) {
         self.remove(http);
         http.handshake_seq = Some(self.seq);
@@ -39,7 +40,7 @@ impl HandshakeQueue {
         self.waiting += 1;
     }
 
-    /// A connection waits for a request head no longer.
+    /// Removes a connection, which no longer waits for a request head. Its entry is swept out later.
     pub(crate) fn remove(&mut self, http: &mut Http) {
         if http.handshake_seq.take().is_some() {
             self.waiting -= 1;
@@ -65,7 +66,7 @@ impl HandshakeQueue {
 }
 
 impl<T: Transport> Core<T> {
-    /// Where too many connections wait for a request head, the oldest are disconnected.
+    /// Disconnects the oldest connections while too many wait for a request head.
     pub(crate) fn enforce_handshakes_max(&mut self) {
         while let Some((seq, key)) = self.cx.handshake_queue.pop_over_max() {
             self.with(key, |role, cx| {
@@ -80,7 +81,7 @@ impl<T: Transport> Core<T> {
         self.sweep_handshake_queue();
     }
 
-    /// Forgets entries that do not count any more, so that the queue stays as long as what is in it.
+    /// Removes entries of connections that no longer wait, which bounds the length of the queue.
     pub(crate) fn sweep_handshake_queue(&mut self) {
         let queue = &mut self.cx.handshake_queue;
         if queue.entries.len() <= 2 * queue.waiting + 64 {

@@ -1,9 +1,9 @@
-//! A connection in its role as HTTP: reads a request head, then becomes a WebSocket or an event stream, or is answered.
+//! A connection in its HTTP role: it reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
-//! One request is handled at a time; what the client has sent behind it waits, so pipelined answers keep their order.
-//! While one is handled or answered nothing is read, and TCP slows the client down.
+//! One request is handled at a time; bytes behind it wait, so pipelined responses keep their order. While a request is
+//! handled or answered nothing is read, and TCP's flow control slows the client down.
 //!
-//! What is held of all requests together is bounded (`budget`), and so is what is held of their answers (`writing`).
+//! The memory for all requests is bounded (`budget`), and so is the memory for their responses (`writing`).
 
 mod budget;
 pub(crate) mod handshake;
@@ -34,38 +34,38 @@ use crate::transport::Transport;
 
 pub(crate) struct Http {
     peer: SocketAddr,
-    /// Where the client of its last request is. What it holds counts for that address.
+    /// The address of its last request's client. The memory that it holds counts for that address.
     client: IpAddr,
-    /// Received, and not used yet.
+    /// Bytes that were received and not processed yet.
     buffer: Vec<u8>,
     phase: Phase,
     deadline: Tick,
-    /// It has been answered before.
+    /// Whether a request was answered on this connection before.
     used: bool,
     /// Its number in the `HandshakeQueue`, if it waits for a request head.
     handshake_seq: Option<u64>,
-    /// What is counted of what it has received: see `budget`.
+    /// The received bytes that count for it: see `budget`.
     request_bytes: usize,
-    /// What was sent behind a request was dropped: the connection ends with the answer.
+    /// Whether bytes behind a request were dropped: the connection then closes after the response.
     is_cut: bool,
-    /// What is counted of its answer: see `writing`.
+    /// The bytes of its response that count for it: see `writing`.
     response_bytes: usize,
-    /// What of that is indexed, since its client takes nothing at present.
+    /// The part of those that is indexed, since the client takes nothing at present.
     blocked_bytes: usize,
 }
 
 enum Phase {
     Head,
     Body(Box<(Head, Body)>),
-    /// A handler runs, or is to.
+    /// A handler runs or is queued.
     Handling(Arc<Ticket>),
-    /// The program decides: a handler runs, or is to.
+    /// The program decides: a handler runs or is queued.
     Authorizing(Box<Authorizing>),
     Writing(Box<Writing>),
 }
 
 impl Http {
-    /// Waits for its first request head until the deadline.
+    /// Makes a connection that waits for its first request head until `deadline`.
     pub(crate) fn new(peer: SocketAddr, deadline: Tick) -> Self {
         Self {
             peer,
@@ -91,8 +91,8 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
-    /// What is held of a handshake that the program authorizes, and of what was sent behind it. What comes behind the head of
-    /// another request is its body, and counts as that.
+    /// The bytes of a handshake that the program authorises, and of those behind it. Bytes behind the head of another
+    /// request belong to its body, and count as such.
     fn authorizing_bytes(&self) -> usize {
         match &self.phase {
             Phase::Authorizing(authorizing) if authorizing.is_of_body() => {
@@ -103,7 +103,7 @@ impl Http {
         }
     }
 
-    /// The body of a `HEAD` request is being read: its answer has none (RFC 9110 §9.3.2).
+    /// Whether the body of a `HEAD` request is being read, whose response has no body (RFC 9110 §9.3.2).
     fn reads_body_of_head(&self) -> bool {
         matches!(&self.phase, Phase::Body(request) if request.0.method == "HEAD")
     }
@@ -117,7 +117,7 @@ impl Http {
 }
 
 impl Http {
-    /// Uses what has been received, as far as it goes.
+    /// Processes the received bytes as far as possible.
     fn go_on<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         while !cx.is_over() {
             let has_gone_on = match &self.phase {
@@ -131,14 +131,14 @@ impl Http {
         }
     }
 
-    /// Returns whether there is more to do.
+    /// Takes a request head from the received bytes. Returns whether there may be more to do.
     fn take_head<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if self.buffer.is_empty() {
             return false;
         }
         let limits = cx.shard.limits();
         if self.used {
-            // The next request has begun: from now on it has as long as the first one had.
+            // The next request has begun: it has as long as the first one had.
             self.used = false;
             self.deadline = cx.shard.tick.after(limits.handshake_timeout);
         }
@@ -187,9 +187,10 @@ impl Http {
         }
     }
 
-    /// A request for a mounted route. What needs no body to be refused is refused before it is read.
+    /// Processes a request for a mounted route. It is refused before its body is read if the body does not matter for
+    /// that.
     fn on_route<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
-        // Nothing is counted of the last request any more.
+        // The last request no longer counts.
         self.count_request(cx);
         if let Err(turned_away) = cx.shard.hub.admit_request(self.peer, &head) {
             self.refuse(cx, turned_away, head.method == "HEAD");
@@ -220,7 +221,7 @@ impl Http {
         self.begin_body(cx, head, body);
     }
 
-    /// The body of a request is to be read, if there is room.
+    /// Begins to read the body of a request, if there is room.
     fn begin_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head, body: Body) {
         if !cx.shard.requests.has_room_for(&body) {
             self.answer_busy(cx, head.method == "HEAD");
@@ -234,12 +235,12 @@ impl Http {
             && waits_for_body
             && let Some(transport) = &mut cx.socket.transport
         {
-            // RFC 9110 §10.1.1. A socket that does not take 25 bytes has a client that does not wait for them.
+            // RFC 9110 §10.1.1. A client whose socket does not take 25 bytes does not wait for them.
             let _ = transport.write(http::CONTINUE);
         }
     }
 
-    /// Returns whether the body is complete.
+    /// Reads the body. Returns whether it is complete.
     fn take_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         let Phase::Body(request) = &mut self.phase else {
             return false;
@@ -260,7 +261,7 @@ impl Http {
         }
     }
 
-    /// The request is there: its route is called.
+    /// Queues the complete request for the handler of its route.
     fn handle<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let Phase::Body(request) = std::mem::replace(&mut self.phase, Phase::Head) else {
             debug_assert!(false, "only a request whose body was read is handled");
@@ -275,7 +276,7 @@ impl Http {
             body: body.into_bytes(),
             peer: self.peer,
         };
-        // It goes from one account to the other.
+        // It moves from the connection's count to the handlers'.
         self.count_request(cx);
         let ticket = Ticket::new(request);
         if !cx.shard.requests.add_handled(ticket.bytes) {
@@ -287,7 +288,7 @@ impl Http {
         cx.job(Work::Request(ticket));
     }
 
-    /// The route has answered, or was not called since the request waited for too long.
+    /// Sends the response of a route; 503 if the request was taken back since it waited for too long.
     pub(crate) fn respond<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, response: Response) {
         if !matches!(self.phase, Phase::Handling(_)) {
             return;
@@ -302,7 +303,7 @@ impl Http {
         );
     }
 
-    /// The request can't be served: the connection ends with the answer.
+    /// Answers a request that can't be served, and closes the connection.
     fn fail<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, error: HttpError, head_only: bool) {
         unreadable(error, cx.shard.counters()).add(1);
         debug!("{} sent a request that can't be served: {error}", self.peer);
@@ -318,7 +319,7 @@ impl Http {
         );
     }
 
-    /// The client is not admitted: the connection ends with the answer.
+    /// Answers a client that is not admitted, and closes the connection.
     fn refuse<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -330,18 +331,18 @@ impl Http {
         self.answer(cx, turned_away.response(head_only));
     }
 
-    /// Reads once, if the phase wants input. Returns whether there was anything.
+    /// Reads once, if the phase takes input. Returns whether there was anything to read.
     pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         self.wants_input() && cx.read_for(self)
     }
 
-    /// A deadline may have come.
+    /// Handles a deadline that may have passed.
     pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         if self.deadline() > tick {
             return;
         }
-        // What has come, or finds room, since the poll comes first.
+        // What has arrived, or fits into the socket, since the poll comes first.
         if !self.wants_input() {
             self.write(cx);
         } else if cx.may_read_before_verdict() {
@@ -361,7 +362,7 @@ impl Http {
                 if cx.shard.requests.take_back(&ticket) {
                     self.answer_busy(cx, ticket.head_only);
                 } else {
-                    // A handler may take as long as it likes.
+                    // A handler may take as long as it needs.
                     self.deadline = Tick::NEVER;
                 }
             }
@@ -393,7 +394,7 @@ impl Http {
         }
     }
 
-    /// The engine stops: a client that is being answered gets the answer, the others have nothing to wait for.
+    /// Stops: a client that is being answered gets its response, others are disconnected.
     pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match &mut self.phase {
             Phase::Head | Phase::Body(_) => cx.free(),
@@ -414,7 +415,7 @@ impl<T: Transport> Reader<T> for Http {
         self.count_request(cx);
     }
 
-    /// The client has ended its stream: it may still wait for the answer to what it has asked in full.
+    /// The client has ended its stream. It may still wait for the response to a complete request.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Head | Phase::Body(_) => cx.free(),
@@ -428,7 +429,7 @@ impl<T: Transport> Reader<T> for Http {
 }
 
 impl<T: Transport> ShardCx<T> {
-    /// A connection is HTTP no longer.
+    /// Stops counting a connection that leaves HTTP.
     pub(super) fn release_http(&mut self, slot: u32, mut http: Http) {
         self.requests.release(&mut http, slot);
         http.forget_response(slot, &mut self.fanout);
@@ -441,7 +442,7 @@ impl<T: Transport> ShardCx<T> {
     }
 }
 
-/// The answer where there is no room for a request, or no handler has come for it in time.
+/// The response when there is no room for a request, or no handler in time.
 pub(crate) fn busy() -> Reject {
     Reject::new(503)
         .with_header("Retry-After", "1")

@@ -1,6 +1,5 @@
-//! The answer to a request, until its client has it. What all answers hold counts among what is held for clients
-//! (`Limits::outboxes_bytes_max`), and a client that does not take its answer gives way like one that does not read its
-//! messages.
+//! A response, until its client has received it. The memory of all responses counts among what is held for clients
+//! (`Limits::outboxes_bytes_max`), and a client that does not read its response can be evicted like a slow consumer.
 
 use std::io;
 use std::io::IoSlice;
@@ -15,10 +14,10 @@ use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::{Http, Phase};
 use crate::transport::Transport;
 
-/// An answer on its way.
+/// A response that is being sent.
 pub(super) struct Writing {
     response: Response,
-    /// So much has left.
+    /// The number of bytes that were written.
     at: usize,
     drain: WriteProgress,
     pub(super) keep_alive: bool,
@@ -33,7 +32,7 @@ impl Writing {
         (self.response.head.len() + self.response.body.len()).saturating_sub(self.at)
     }
 
-    /// Writes what comes next.
+    /// Writes the next bytes.
     fn write<T: Transport>(&self, transport: &mut T) -> io::Result<usize> {
         let Response { head, body, .. } = &self.response;
         match head.get(self.at..) {
@@ -47,7 +46,7 @@ impl Writing {
 }
 
 impl Http {
-    /// Of its answer.
+    /// Bytes of the response that wait to be written.
     pub(crate) fn waiting_bytes(&self) -> usize {
         match &self.phase {
             Phase::Writing(writing) => writing.left(),
@@ -65,20 +64,20 @@ impl Http {
         self.blocked_bytes
     }
 
-    /// Sets what is indexed of its answer.
+    /// Sets how many bytes of the response are indexed.
     pub(crate) fn set_blocked_bytes(&mut self, slot: u32, bytes: usize, blocked: &mut UsageIndex) {
         let before = std::mem::replace(&mut self.blocked_bytes, bytes);
         blocked.set(counted_as(self.client), slot, before, bytes);
     }
 
-    /// Its client takes nothing at present.
+    /// Records that the client takes nothing at present, or takes something again.
     pub(crate) fn note_blocked(&mut self, slot: u32, blocked: &mut UsageIndex) {
         self.set_blocked_bytes(slot, self.response_bytes, blocked);
     }
 }
 
 impl Http {
-    /// Answers, and ends the connection.
+    /// Sends a response, and closes the connection after it.
     pub(super) fn answer<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: Vec<u8>) {
         self.begin_writing(cx, Response::small(bytes));
     }
@@ -102,7 +101,7 @@ impl Http {
         cx.want_write();
     }
 
-    /// Writes what waits of an answer.
+    /// Writes the rest of a response, as far as the socket takes it.
     pub(crate) fn write<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let Phase::Writing(writing) = &mut self.phase else {
             return;
@@ -143,9 +142,9 @@ impl Http {
         cx.want_read();
     }
 
-    /// The answer's time is over, as far as is known.
+    /// Handles the deadline of a response, which may have passed.
     pub(super) fn expire_writing<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
-        // It may have room that was never reported; a client that has stopped reading has none.
+        // The socket may have room that was not reported. A client that has stopped reading has none.
         self.write(cx);
         if !cx.is_over()
             && let Phase::Writing(writing) = &self.phase
@@ -156,7 +155,7 @@ impl Http {
         }
     }
 
-    /// Nothing is held of an answer any more.
+    /// Stops counting a response.
     pub(super) fn forget_response(&mut self, slot: u32, fanout: &mut Fanout) {
         let before = std::mem::take(&mut self.response_bytes);
         self.set_blocked_bytes(slot, 0, &mut fanout.blocked);

@@ -1,4 +1,4 @@
-//! What a WebSocket waits for, and until when, worked out from its state for tests and fuzzers.
+//! What a WebSocket waits for, and until when, derived from its state for tests and fuzzers.
 
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::timers::Tick;
@@ -6,7 +6,7 @@ use crate::engine::reactor::websocket::{Handlers, Receiving, Sending, WebSocket}
 use crate::limits::SlowConsumer;
 
 impl WebSocket {
-    /// Everything that it waits for and that must have an end, and when that is.
+    /// Everything that the connection waits for and that must end, with its deadline.
     pub(crate) fn waits_until(
         &self,
         settings: &Settings,
@@ -19,7 +19,7 @@ impl WebSocket {
         let cold = self.cold.as_deref();
         if !self.outbox.is_empty() {
             assert!(has_transport, "nothing is kept for a client that has gone");
-            // The shard does not sleep before it has tried to.
+            // The shard does not sleep before it has tried to write.
             if !is_to_be_written {
                 let deadline = self
                     .drain_deadline()
@@ -55,7 +55,7 @@ impl WebSocket {
         {
             due.push(("a comment", stream.comment_at));
         }
-        // Where nothing of this holds it waits for handlers, its rooms' messages or its client's.
+        // Without these, it waits for handlers, or for messages of its rooms or its client.
         let waits_for_handlers = self.handlers == Handlers::Running || self.inbox.is_empty();
         let waits_for_room = self.holds_back(limits) && !self.outbox.is_empty();
         assert!(
@@ -65,7 +65,7 @@ impl WebSocket {
         due
     }
 
-    /// Handlers work for it, or are given nothing of it while its replies find no room.
+    /// Whether handlers run for it, or hold back since its replies find no room.
     pub(crate) fn is_handled_or_held_back(&self) -> bool {
         self.handlers != Handlers::Idle || (!self.inbox.is_empty() && !self.outbox.is_empty())
     }

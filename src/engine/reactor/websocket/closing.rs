@@ -1,4 +1,4 @@
-//! The end of a WebSocket, from whichever side it comes.
+//! The end of a WebSocket, from either side.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ use crate::request::Reject;
 use crate::transport::Transport;
 
 impl WebSocket {
-    /// The connection broke: nothing more gets through, in either direction.
+    /// Ends both directions, since the connection broke.
     pub(crate) fn break_off<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let unsent = cx.shard.fanout.pending_messages(self);
         cx.socket.transport = None;
@@ -40,7 +40,7 @@ impl WebSocket {
         self.advance(cx);
     }
 
-    /// Closes from our side (RFC 6455 §7.1.2): behind what is queued already, and nothing after.
+    /// Closes from our side (RFC 6455 §7.1.2): a close frame is queued behind all messages, and nothing after it.
     pub(crate) fn close<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -75,7 +75,7 @@ impl WebSocket {
             return;
         }
         if self.stream().is_none() {
-            // Its client is still owed an answer.
+            // Its client still needs a response.
             let answer = match code {
                 CloseCode::UNAUTHORIZED => Reject::new(401).with_body(format!("{reason}\n")),
                 CloseCode::GOING_AWAY => shutting_down(),
@@ -87,21 +87,21 @@ impl WebSocket {
         self.end_stream(cx);
     }
 
-    /// Nothing more is sent on an event stream.
+    /// Sends nothing more on an event stream.
     pub(crate) fn end_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.stop_receiving();
         self.end_sending(cx, None);
         self.advance(cx);
     }
 
-    /// Nothing more is received, unless that was so already.
+    /// Receives nothing more.
     pub(super) fn stop_receiving(&mut self) {
         if !self.receiving.is_over() {
             self.receiving = Receiving::Stopped;
         }
     }
 
-    /// The last that is sent is queued, with a close frame or without.
+    /// Ends the sending direction after the queued bytes, with a close frame or without.
     pub(super) fn end_sending<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -122,7 +122,7 @@ impl WebSocket {
         self.want_write(cx);
     }
 
-    /// Where nothing is received any more and everything is handled, the connection ends.
+    /// Ends the connection once nothing more is received and everything is handled.
     pub(super) fn advance_end<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.receiving.is_over() || self.handlers == Handlers::Running || !self.inbox.is_empty()
         {
@@ -144,7 +144,7 @@ impl WebSocket {
         }
     }
 
-    /// The close handler's turn has come, once; behind what is still to be handled.
+    /// Queues the close event, once, behind the events that are not handled yet.
     fn dispatch_close<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.has_departed() {
             return;
@@ -164,7 +164,7 @@ impl WebSocket {
         }
     }
 
-    /// The connection counts no longer, and its address means it no longer.
+    /// Stops counting the connection, and frees its address.
     fn depart<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Arc<Session> {
         debug_assert!(!self.has_departed(), "a connection departs once");
         self.handlers = Handlers::Ended;
@@ -184,14 +184,15 @@ impl WebSocket {
         session
     }
 
-    /// A slow consumer is disconnected: the frame in progress is finished, the rest is dropped, 1013 says why.
+    /// Disconnects a slow consumer: the frame in progress is finished, the rest is dropped, and a close frame with 1013
+    /// says why.
     pub(crate) fn disconnect_slow<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.is_open() {
             return;
         }
         let unsent = cx.shard.fanout.pending_messages(self);
         let dropped = self.outbox.drop_waiting() + unsent;
-        // Nothing more of the batches either, and no longer than the deadline.
+        // It gets nothing more of the batches, and no time beyond the deadline.
         self.seen = u64::MAX;
         self.slow_counted = true;
         let id = self.session.id;
@@ -209,7 +210,8 @@ impl WebSocket {
         self.close(cx, CloseCode::TRY_AGAIN_LATER, "too slow");
     }
 
-    /// Receives nothing further, as after a violation: what came before is handled, then the connection is closed.
+    /// Evicts the connection: receives nothing more, has earlier messages handled, then closes with this code and
+    /// reason.
     pub(crate) fn evict<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -230,12 +232,12 @@ impl WebSocket {
         self.advance(cx);
     }
 
-    /// The engine stops: the client is told (RFC 6455 §7.4.1, 1001).
+    /// Closes the connection since the engine stops (RFC 6455 §7.4.1, 1001).
     pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.close(cx, CloseCode::GOING_AWAY, "server is shutting down");
     }
 
-    /// The engine has stopped, and this connection has not ended in time.
+    /// Ends a connection that has not ended in time, after the engine has stopped.
     pub(crate) fn abandon<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let unsent = cx.shard.fanout.pending_messages(self);
         self.sending = Sending::Broken;
@@ -245,7 +247,7 @@ impl WebSocket {
         let lost = self.outbox.clear() + unsent;
         cx.shard.counters().dropped_closed.add(lost);
         if self.handlers == Handlers::Running {
-            // Its handler still runs, and never two do at a time: what is still to be told follows on the same thread.
+            // Its handler still runs, and no two may run at a time, so the remaining events follow on that thread.
             self.leave_rooms_behind();
             if self.session.batch_abandoned() {
                 let inbox = std::mem::take(&mut self.inbox);

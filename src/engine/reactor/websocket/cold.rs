@@ -1,4 +1,4 @@
-//! What a WebSocket has only while something is going on. Idle ones are many: they own no memory for it.
+//! State that a WebSocket needs only at times. Most connections are idle, and own no memory for it.
 
 use std::time::Duration;
 
@@ -10,33 +10,33 @@ use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
 use crate::engine::reactor::websocket::inflating::Parked;
 
-/// Made when something of it is first set, and given back when nothing of it is.
+/// Allocated when a field is first set, and freed when all fields are unset.
 #[derive(Default)]
 pub(super) struct Cold {
-    /// A message that has begun: since when, and what is held of it.
+    /// The unfinished message: since when, and the bytes held for it.
     pub(super) unfinished: Option<Unfinished>,
     /// A compressed message that waits for its turn to be inflated. Nothing is read meanwhile.
     #[cfg(feature = "deflate")]
     pub(super) parked: Option<Box<Parked>>,
     /// Until when a closing handshake may last.
     pub(super) deadline: Option<WriteProgress>,
-    /// The time that the client has for what the socket did not take at once.
+    /// The client's time for bytes that the socket did not take at once.
     pub(super) drain: Option<WriteProgress>,
-    /// The socket has taken nothing at the last write, and has not said since that it does.
+    /// Whether the socket took nothing at the last write, and has not reported room since.
     pub(super) blocked: bool,
-    /// What the indexes of those that use most have of it: see `ReceiveBudget` and `Fanout`.
+    /// The bytes of this connection in the usage indexes: see `ReceiveBudget` and `Fanout`.
     pub(super) held_back_bytes: usize,
     pub(super) blocked_bytes: usize,
     pub(super) pace: Option<Box<Pace>>,
-    /// The close frame that answers the peer's end, when the handlers are done.
+    /// The close frame that replies to the peer's end, once the handlers are done.
     pub(super) close_reply: Option<Box<[u8]>>,
-    /// None if it is no event stream, or its answer has yet to begin.
+    /// `None` for a WebSocket, and for an event stream whose response has yet to begin.
     pub(super) stream: Option<Stream>,
-    /// Its user's connections were closed before it began: so is it, as soon as it has.
+    /// Set if its user's connections were closed before it began: it is closed with this when it begins.
     pub(super) closed_with: Option<CloseReason>,
 }
 
-/// What an event stream has that a WebSocket has not.
+/// State of an event stream, in addition to a WebSocket's.
 pub(crate) struct Stream {
     pub(crate) keep_alive: Duration,
     /// When the next comment is due.
@@ -45,7 +45,7 @@ pub(crate) struct Stream {
 
 pub(super) struct Unfinished {
     pub(super) since: Tick,
-    /// Its time was over once, while there was more to read.
+    /// Whether its time limit was extended once, while there was more to read.
     pub(super) late: bool,
     pub(super) bytes: usize,
 }
@@ -83,13 +83,13 @@ impl Cold {
 }
 
 impl WebSocket {
-    /// Sets something that is cold.
+    /// Sets a field, allocating if necessary.
     #[cold] // Also lest it be inlined into what is done for each delivery.
     pub(super) fn cold(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
     }
 
-    /// Takes something of what is cold, if there is any.
+    /// Takes a field's value, if anything is allocated.
     pub(super) fn clear<V>(&mut self, of: impl FnOnce(&mut Cold) -> &mut Option<V>) -> Option<V> {
         let cold = self.cold.as_mut()?;
         let value = of(cold).take();
@@ -99,12 +99,12 @@ impl WebSocket {
         value
     }
 
-    /// Sets what the indexes have of it. Returns what they had.
+    /// Sets the bytes of this connection in the index of blocked ones. Returns the bytes before.
     pub(crate) fn set_blocked_bytes(&mut self, bytes: usize) -> usize {
         self.set_indexed(|cold| &mut cold.blocked_bytes, bytes)
     }
 
-    /// Sets the bytes that the index of held-back messages has of it. Returns the bytes that it had.
+    /// Sets the bytes of this connection in the index of held-back messages. Returns the bytes before.
     pub(super) fn set_held_back_indexed(&mut self, bytes: usize) -> usize {
         self.set_indexed(|cold| &mut cold.held_back_bytes, bytes)
     }
@@ -128,7 +128,7 @@ impl WebSocket {
         self.cold.as_ref().map_or(0, |cold| cold.held_back_bytes)
     }
 
-    /// Something is going on. What is cold is not kept for nothing.
+    /// Whether anything is allocated. It must not be if no field is set.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn owns_memory(&self) -> bool {
         if let Some(cold) = &self.cold {
@@ -148,12 +148,12 @@ impl WebSocket {
         Some(self.cold.as_ref()?.deadline?.deadline)
     }
 
-    /// When its time for what waits for it is over.
+    /// The deadline for the bytes that wait for the client.
     pub(super) fn drain_deadline(&self) -> Option<Tick> {
         Some(self.cold.as_ref()?.drain?.deadline)
     }
 
-    /// Since when the socket has taken nothing of what waits for it.
+    /// Since when the socket has taken none of the bytes that wait.
     pub(super) fn quiet_since(&self) -> Option<Tick> {
         Some(self.cold.as_ref()?.drain?.quiet_since)
     }
@@ -166,7 +166,7 @@ impl WebSocket {
         self.cold.as_mut()?.stream.as_mut()
     }
 
-    /// It is an event stream, whose answer begins.
+    /// Makes it an event stream whose response begins.
     pub(crate) fn set_stream(&mut self, stream: Stream) {
         self.cold().stream = Some(stream);
     }

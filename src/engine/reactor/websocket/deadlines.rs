@@ -1,4 +1,4 @@
-//! Deadlines of a WebSocket: closing, a socket that takes nothing, pace and heartbeat.
+//! Deadlines of a WebSocket: closing handshake, writes, pace and heartbeat.
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ use crate::report::limited;
 use crate::transport::Transport;
 
 impl WebSocket {
-    /// A deadline has come by which it was to send something.
+    /// Whether the deadline has passed by which the client should have sent something.
     fn is_silent_too_long(&self, settings: &Settings, now: Tick) -> bool {
         let closing = self.closing_deadline();
         let message = self
@@ -31,7 +31,7 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    /// A deadline may have come.
+    /// Handles a deadline that may have passed.
     pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let is_silent = self.is_silent_too_long(&cx.shard.hub.settings, tick);
@@ -42,7 +42,7 @@ impl WebSocket {
         let is_due = |deadline: Option<Tick>| deadline.is_some_and(|deadline| deadline <= tick);
         let closing_is_over = is_due(self.closing_deadline());
         if is_due(self.drain_deadline()) {
-            // It may have room that was never reported; a reader that has stopped has none.
+            // The socket may have room that was not reported. A client that has stopped reading has none.
             self.write(cx);
             if cx.is_over() {
                 return;
@@ -64,7 +64,7 @@ impl WebSocket {
         self.expire_heartbeat(cx);
     }
 
-    /// The session has expired.
+    /// Closes the connection, since its session has expired.
     pub(crate) fn expire_session<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.is_open() {
             cx.shard.counters().expired.add(1);
@@ -98,7 +98,7 @@ impl WebSocket {
         }
     }
 
-    /// Shows an event stream's client, and what is in between, that it is still there.
+    /// Sends a comment, which shows an event stream's client, and proxies in between, that the connection is alive.
     fn expire_comment<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         if !self.is_open() {
@@ -108,7 +108,7 @@ impl WebSocket {
             return;
         };
         stream.comment_at = tick.after(stream.keep_alive);
-        // Where something waits, the socket takes nothing, and there is a deadline for that.
+        // If bytes wait, the socket takes nothing, and another deadline applies.
         if self.outbox.is_empty() {
             self.outbox
                 .push_control(Bytes::from_static(event_stream::KEEP_ALIVE));
@@ -125,7 +125,7 @@ impl WebSocket {
             return;
         }
         if cx.socket.readable || !self.wants_input(cx.shard.limits()) {
-            // What it has sent since is still to be read: its deadline stands still.
+            // Bytes that it has sent since are still unread, so its deadline does not advance.
             self.last_received = tick;
             return;
         }
@@ -141,7 +141,7 @@ impl WebSocket {
             });
             cx.shard.counters().heartbeat_timeouts.add(1);
             self.close(cx, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
-            // Nobody is there to answer: say it, and go.
+            // The peer does not answer: send the close frame if possible, and end the connection.
             self.write(cx);
             self.break_off(cx);
         } else if !self.pinged && self.last_received.after(heartbeat.interval) <= tick {

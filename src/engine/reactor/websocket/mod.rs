@@ -1,9 +1,10 @@
-//! A connection in its role as a WebSocket.
+//! A connection in its WebSocket role.
 //!
-//! An event stream is one, too, whose messages have another form: it receives nothing, and ends without a close frame.
+//! An event stream has this role too, with another encoding of its messages: it receives nothing, and ends without a
+//! close frame.
 //!
-//! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame, or a
-//! violation, is answered when the messages before it are handled, so that their replies come before the answer.
+//! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame or
+//! violation is answered when earlier messages are handled, so that their replies come before the close frame.
 
 #[cfg(all(any(test, fuzzing), not(loom)))]
 mod audit;
@@ -69,42 +70,42 @@ pub(crate) struct WebSocket {
     pub(crate) compression: ConnCompression,
     protocol: Progress,
     pub(crate) outbox: Outbox,
-    /// Waits for the handlers.
+    /// Events that wait for the handlers.
     inbox: Vec<Event>,
     inbox_bytes: usize,
-    /// Of what waits for the client, the bytes that no other outbox holds.
+    /// Bytes that wait for the client and that no other outbox shares.
     pub(crate) unshared_bytes: usize,
-    /// The first broadcast that it has not been given yet.
+    /// The number of the first broadcast that it has not been sent yet.
     pub(crate) seen: u64,
     last_received: Tick,
     cold: Option<Box<Cold>>,
-    /// Commands before this mark are to be delivered before the connection ends.
+    /// Commands before this mark must be delivered before the connection ends.
     command_mark: u64,
     receiving: Receiving,
     sending: Sending,
     handlers: Handlers,
-    /// A ping has not been answered.
+    /// Whether a ping is unanswered.
     pinged: bool,
-    /// It was disconnected for its slowness: it is counted, and has no longer than the deadline to read to the close
-    /// frame, however it reads on.
+    /// Whether it was disconnected as a slow consumer: it is counted, and its time to read up to the close frame is not
+    /// extended by reading.
     slow_counted: bool,
-    /// The outbox is short of room.
+    /// Whether the outbox is short of room.
     pub(crate) congested: bool,
 }
 
-/// What is still received.
+/// The state of the receiving direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receiving {
     Open,
-    /// Messages are dropped: a close frame was sent.
+    /// Messages are dropped, since a close frame was sent.
     Discarding,
-    /// Nothing: after a violation, or where the host had received the end before it handed the connection over.
+    /// Ended by a violation, or because the host had received the end before it handed the connection over.
     Stopped,
-    /// Nothing: it gives way to others.
+    /// Ended because the connection was evicted.
     Evicted,
-    /// Nothing: the peer's close frame has come, and a conforming peer sends nothing more.
+    /// Ended by the peer's close frame, after which a conforming peer sends nothing more.
     Closed,
-    /// Nothing: the stream has ended.
+    /// Ended with the stream.
     Eof,
 }
 
@@ -114,25 +115,25 @@ impl Receiving {
     }
 }
 
-/// What is still sent.
+/// The state of the sending direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sending {
     Open,
-    /// What is queued, and nothing after.
+    /// Queued bytes are sent, and nothing after them.
     Closing,
-    /// Nothing: the transport broke.
+    /// The transport broke.
     Broken,
 }
 
-/// What handlers do for it.
+/// The state of the connection's handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Handlers {
     Idle,
     Running,
-    /// The last batch, with the close handler, was handed over. The hub counts it until its outcome has come
+    /// The last batch, with the close event, was handed over. The hub counts the connection until its outcome has come
     /// (`Hub::ended`).
     CloseDispatched,
-    /// No handler was to be called any more, or the shard has ended first.
+    /// No handler will be called any more, since none needs to be, or since the shard has ended.
     Ended,
 }
 
@@ -167,33 +168,33 @@ impl WebSocket {
         self.encoding() == Encoding::Events
     }
 
-    /// Anything may still be sent on it. That makes it one of everyone, and a member of its rooms.
+    /// Whether messages may still be sent. The connection then receives broadcasts to everyone and to its rooms.
     pub(crate) fn is_open(&self) -> bool {
         self.sending == Sending::Open
     }
 
-    /// It gets what everyone gets, and as a frame.
+    /// Whether it receives broadcasts to everyone, as frames.
     pub(crate) fn is_of_everyone(&self) -> bool {
         self.is_open() && !self.is_stream()
     }
 
-    /// It gives way to others.
+    /// Whether it was evicted.
     pub(crate) fn is_evicted(&self) -> bool {
         self.receiving == Receiving::Evicted
     }
 
-    /// The batch with its close handler is on its way, or handled.
+    /// Whether the batch with its close event was handed over or handled.
     pub(crate) fn is_close_dispatched(&self) -> bool {
         self.handlers == Handlers::CloseDispatched
     }
 
-    /// Handlers are given nothing more: its close was dispatched, or is not to be.
+    /// Whether handlers get no further events: its close was dispatched, or will not be.
     pub(crate) fn has_departed(&self) -> bool {
         matches!(self.handlers, Handlers::CloseDispatched | Handlers::Ended)
     }
 
-    /// Handlers get nothing more while their replies find no room: so a client that does not read its replies slows
-    /// down itself, and only itself.
+    /// Whether events are held back while replies find no room: so a client that does not read its replies slows down
+    /// only itself.
     fn holds_back(&self, limits: &Limits) -> bool {
         self.is_open() && self.outbox.bytes() > limits.outbox_bytes_max / 2
     }
@@ -223,18 +224,18 @@ impl WebSocket {
         &self.inbox
     }
 
-    /// Bytes of messages that wait for the handlers, and of the one that is not complete.
+    /// Bytes of messages that wait for the handlers, and of the unfinished one.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn held_bytes(&self) -> (usize, usize) {
         (self.inbox_bytes, self.protocol.held_bytes())
     }
 
-    /// The socket takes nothing at present.
+    /// Whether the socket takes nothing at present.
     pub(crate) fn is_blocked(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.blocked)
     }
 
-    /// The socket says that it takes something again.
+    /// Records that the socket has room again.
     pub(crate) fn unblocked(&mut self) {
         if let Some(cold) = &mut self.cold {
             cold.blocked = false;
@@ -251,7 +252,7 @@ impl WebSocket {
             .get_or_insert_with(|| WriteProgress::new(now, write_timeout));
     }
 
-    /// Its socket has taken so many bytes, and all that waited if the outbox is empty.
+    /// Credits bytes that the socket has taken. An empty outbox ends the time limit.
     fn drained(&mut self, bytes: usize, now: Tick, limits: &Limits) {
         if self.outbox.is_empty() {
             self.unblocked();
@@ -272,7 +273,7 @@ impl WebSocket {
         }
     }
 
-    /// The outbox has become short of room, or no longer is.
+    /// Starts or stops the pace account after the outbox has become short of room, or no longer is.
     pub(crate) fn congestion_changed(&mut self, now: Tick, hub: &Hub, instant: Instant) {
         let settings = &hub.settings;
         if self.is_open() {
@@ -304,7 +305,7 @@ impl WebSocket {
         }
     }
 
-    /// When it is to be looked at next.
+    /// The next deadline of the connection.
     pub(crate) fn deadline(&self, settings: &Settings) -> Option<Tick> {
         let heartbeat = match &settings.heartbeat {
             Some(heartbeat)
@@ -340,7 +341,7 @@ impl WebSocket {
         .min()
     }
 
-    /// The handshake is done: a WebSocket begins. [`WebSocket::begin`] follows when it has its role.
+    /// Makes a WebSocket after the handshake. [`WebSocket::begin`] must follow once it has its role.
     pub(crate) fn open<T: Transport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
         let Opening {
             request,
@@ -362,7 +363,7 @@ impl WebSocket {
         if granted.expiry.is_some() {
             let expiries = &cx.shard.handle().expiries;
             if expiries.set(cx.key, granted.expiry) {
-                // The shard looks before it sleeps.
+                // The shard looks at the expiries before it sleeps.
                 expiries.take_note();
             }
         }
@@ -386,7 +387,7 @@ impl WebSocket {
         if encoding == Encoding::Events {
             ws.inbox.push(Event::Open(None));
         } else if cx.shard.subscriptions.open {
-            // Where too much waits for handlers already, it is not kept for them.
+            // If too much already waits for handlers, these messages are not kept.
             let budget = &mut cx.shard.receive_budget;
             let is_kept = request.is_known() && !budget.is_full();
             if is_kept {
@@ -398,14 +399,14 @@ impl WebSocket {
         ws
     }
 
-    /// It begins, with what was received before it had its role: by the host that hands it over, or behind its handshake.
+    /// Begins, with the bytes that were received before: by the host, or behind the handshake.
     pub(crate) fn begin<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         handed_over: Option<Box<Upgraded>>,
         mut early: Vec<u8>,
     ) {
-        // Before its handler runs, so that what the handler broadcasts reaches it too.
+        // Before its handler runs, so that the handler's broadcasts reach it too.
         self.join(cx);
         if self.encoding() == Encoding::Frames {
             cx.shard.counters().connections.add(1);
@@ -423,14 +424,14 @@ impl WebSocket {
             return;
         }
         if cx.shard.receive_budget.is_full() {
-            // It can't be left unread, and a client is to wait for the answer (RFC 6455 §4.1).
+            // The messages can't be left unread, and a client must wait for the handshake's response (RFC 6455 §4.1).
             self.evict(cx, CloseCode::TRY_AGAIN_LATER, "too many messages wait");
         } else {
             self.input(cx, &mut early);
         }
     }
 
-    /// Has the connection written at the end of this turn.
+    /// Queues the connection for writing at the end of this turn.
     #[inline]
     pub(crate) fn want_write<T: Transport>(&self, cx: &mut ConnCx<'_, T>) {
         match self.is_evicted() {
@@ -439,7 +440,7 @@ impl WebSocket {
         }
     }
 
-    /// Reads once, if it wants input and the shard has room for it. Returns whether there was anything.
+    /// Reads once, if it takes input and the receive budget has room. Returns whether there was anything to read.
     #[inline]
     pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if !self.wants_input(cx.shard.limits()) {
@@ -452,7 +453,7 @@ impl WebSocket {
         cx.read_for(self)
     }
 
-    /// Moves the connection along: events to the handlers; when its end has come and they are done, the close reply.
+    /// Moves the connection along: gives events to handlers; after its end, when they are done, sends the close reply.
     pub(crate) fn advance<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let limits = &cx.shard.hub.settings.limits;
         self.note_held_back(limits, &mut cx.shard.receive_budget);
@@ -469,7 +470,7 @@ impl WebSocket {
         self.advance_end(cx);
     }
 
-    /// Handlers have worked off a batch: so many of its messages were not handled.
+    /// Processes the outcome of a batch, of which `unhandled` messages were not handled.
     pub(crate) fn batch_done<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -480,7 +481,7 @@ impl WebSocket {
         self.command_mark = cx.shard.fanout.mark();
         if has_panicked {
             let mut waiting = 0;
-            // Changes of its rooms are still given to handlers.
+            // Room events are still given to handlers.
             self.inbox.retain(|event| {
                 let message = matches!(event, Event::Message(_));
                 waiting += u64::from(message);
@@ -502,7 +503,7 @@ impl WebSocket {
         self.write_on(cx, None);
     }
 
-    /// Writes what waits; the first write may have been made already.
+    /// Writes what waits. `begun` is the outcome of the first write, if the caller has made it.
     pub(crate) fn write_on<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -535,7 +536,8 @@ impl WebSocket {
             self.clear(|cold| &mut cold.pace);
         }
         if may_end && matches!(self.receiving, Receiving::Closed | Receiving::Eof) {
-            // RFC 6455 §7.1.1: the server ends the TCP stream first. Nothing more comes that would make it a reset.
+            // RFC 6455 §7.1.1: the server closes the TCP connection first. Nothing more can arrive that would turn this
+            // into a reset.
             cx.free();
             return;
         }

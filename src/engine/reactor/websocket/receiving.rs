@@ -1,4 +1,4 @@
-//! What comes from the client: bytes, messages, its end; and messages that have begun, which may not take for ever.
+//! Receiving from the client: bytes, messages and the end of the stream; and the time limit of unfinished messages.
 
 use crate::engine::model::command::{Received, Upgraded};
 use crate::engine::model::job::Event;
@@ -17,20 +17,19 @@ use crate::protocol::{connection, encode};
 use crate::report::limited;
 use crate::transport::Transport;
 
-/// What an event takes that waits for the handlers, beside its message: its place in a list that may be half empty, and an
-/// allocation.
+/// The overhead of a queued event: its place in a list that may be half empty, and an allocation.
 pub(super) const EVENT_BYTES: usize = 2 * size_of::<Event>() + 16;
 
-/// Messages of one read.
+/// The messages of one read.
 #[derive(Default)]
 struct Counted {
     messages: u64,
-    /// Of them, those that no handler gets.
+    /// The number of messages that no handler receives.
     unhandled: u64,
 }
 
 impl WebSocket {
-    /// Keeps a message for the handlers.
+    /// Queues a message for the handlers.
     #[inline]
     pub(super) fn keep(&mut self, message: Message, budget: &mut ReceiveBudget) {
         let bytes = message.frame().len() + EVENT_BYTES;
@@ -42,7 +41,7 @@ impl WebSocket {
         self.inbox.push(Event::Message(message));
     }
 
-    /// Keeps anything else for the handlers.
+    /// Queues an event other than a message for the handlers.
     pub(in crate::engine::reactor) fn keep_event(
         &mut self,
         event: Event,
@@ -58,7 +57,7 @@ impl WebSocket {
         self.unfinished().map_or(0, |unfinished| unfinished.bytes)
     }
 
-    /// What is held of the message that has begun has changed.
+    /// Updates the budget after the unfinished message has changed.
     fn set_unfinished(&self, before: usize, now: usize, budget: &mut ReceiveBudget) {
         if before != now {
             let address = counted_as(self.session.client_ip());
@@ -67,7 +66,7 @@ impl WebSocket {
         }
     }
 
-    /// What is held back may have changed: its inbox, its outbox, or whether handlers are at work for it.
+    /// Updates the bytes that are held back, after the inbox, the outbox or the state of the handlers has changed.
     #[inline]
     pub(crate) fn note_held_back(&mut self, limits: &Limits, budget: &mut ReceiveBudget) {
         let now = self.held_back_bytes(limits);
@@ -84,14 +83,14 @@ impl WebSocket {
         budget.held_back.set(address, slot, before, now);
     }
 
-    /// The message that had begun is no longer waited for.
+    /// Stops counting and timing the unfinished message.
     pub(super) fn forget_unfinished(&mut self, budget: &mut ReceiveBudget) {
         if let Some(unfinished) = self.clear(|cold| &mut cold.unfinished) {
             self.set_unfinished(unfinished.bytes, 0, budget);
         }
     }
 
-    /// What waits because its client does not read the replies to what came before.
+    /// Bytes of messages that wait because the client does not read the replies to earlier ones.
     pub(crate) fn held_back_bytes(&self, limits: &Limits) -> usize {
         if self.handlers != Handlers::Running && self.holds_back(limits) {
             self.inbox_bytes
@@ -100,7 +99,7 @@ impl WebSocket {
         }
     }
 
-    /// What it holds of received messages is held no longer.
+    /// Stops counting the received messages of the connection.
     pub(crate) fn let_go(&mut self, budget: &mut ReceiveBudget) {
         self.forget_unfinished(budget);
         #[cfg(feature = "deflate")]
@@ -113,18 +112,18 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    /// Goes on where a host has stopped reading.
+    /// Continues where a host has stopped reading.
     pub(super) fn resume<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, handed_over: Upgraded) {
         if let Some(received) = handed_over.received {
             self.resume_messages(cx, received);
         }
         if handed_over.closed {
-            // Nothing more may be sent either: handlers are told what there is, and then the disconnect.
+            // Nothing more may be sent either: handlers get the messages, and then the disconnect.
             self.stop_receiving();
             self.end_sending(cx, None);
             self.advance(cx);
         } else if handed_over.ended {
-            // What the client asked for before is still answered, then the close reply is sent.
+            // Earlier messages are still answered, then the close reply is sent.
             self.stop_receiving();
             if let Some(reply) = handed_over.farewell {
                 self.cold().close_reply = Some(reply.into());
@@ -149,7 +148,7 @@ impl WebSocket {
         self.advance(cx);
     }
 
-    /// A message has come: the program hears it first where the session speaks a subprotocol of its own.
+    /// Processes a message: the program receives it first if the session speaks a subprotocol.
     #[inline(always)] // For each message.
     pub(super) fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
         let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
@@ -243,7 +242,7 @@ impl WebSocket {
             Ok(Some(connection::ProtocolEvent::Ping(payload))) => self.answer_ping(cx, &payload),
             Ok(Some(connection::ProtocolEvent::Pong(_))) => {}
             Ok(Some(connection::ProtocolEvent::Close(frame))) => {
-                // RFC 6455 §5.5.1: the answer has the code that was received.
+                // RFC 6455 §5.5.1: the reply echoes the code that was received.
                 let reply = encode::close(frame.code.map(|code| (code, "")));
                 self.cold().close_reply = Some(reply.into());
                 self.receiving = Receiving::Closed;
@@ -275,8 +274,8 @@ impl WebSocket {
         self.want_write(cx);
     }
 
-    /// The client broke the protocol, or its subprotocol. Nothing more is received; what came before is handled, then the
-    /// connection is closed with this.
+    /// Receives nothing more after a protocol violation. Earlier messages are handled, then the connection is closed
+    /// with this code and reason.
     #[cold]
     pub(super) fn on_violation<T: Transport>(
         &mut self,
@@ -298,7 +297,7 @@ impl WebSocket {
         }
     }
 
-    /// Something was read: a message may have begun, grown or ended.
+    /// Updates the unfinished message after a read: one may have begun, grown or ended.
     #[inline]
     pub(super) fn note_unfinished<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let before = self.unfinished_bytes();
@@ -323,7 +322,7 @@ impl WebSocket {
         );
     }
 
-    /// Its time for the message that has begun may be over; it may just have sent something.
+    /// Checks the time limit of the unfinished message. The client may have just sent more of it.
     pub(super) fn expire_unfinished<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -340,12 +339,12 @@ impl WebSocket {
             return;
         }
         if !is_read {
-            // Its time stands still.
+            // While reading is paused, its time stands still.
             unfinished.since = tick;
             return;
         }
         if (readable || has_sent) && !unfinished.late {
-            // What it has sent in time may still be to be read. But a client that always sends something has not for ever.
+            // Bytes that arrived in time may still be unread. A client that keeps sending has one extension only.
             unfinished.since = tick;
             unfinished.late = true;
             return;
@@ -358,7 +357,7 @@ impl<T: Transport> Reader<T> for WebSocket {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) {
         cx.shard.counters().bytes_in.add_alone(bytes.len() as u64);
         if self.is_stream() {
-            // A further request on a connection that is to be closed.
+            // A further request on a connection that is about to close.
             return;
         }
         self.last_received = cx.shard.tick;
@@ -374,7 +373,7 @@ impl<T: Transport> Reader<T> for WebSocket {
         self.advance(cx);
     }
 
-    /// The client's stream has ended. What it asked for before is still answered.
+    /// The client has ended its stream. Earlier messages are still answered.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         self.receiving = Receiving::Eof;
         self.protocol.abandon();

@@ -1,5 +1,5 @@
-//! Sessions that speak a subprotocol of the program's own: the program hears their messages when they come, before they are
-//! queued for their handlers, and of their end while a handler may still be at work.
+//! Sessions that speak a subprotocol of the program: the program receives their messages when they arrive, before they
+//! are queued for handlers, and learns of their end while a handler may still run.
 
 use crate::engine::model::job::Event;
 use crate::engine::model::program::{MessageVerdict, PeerEnd};
@@ -10,7 +10,7 @@ use crate::protocol::close::CloseCode;
 use crate::transport::Transport;
 
 impl WebSocket {
-    /// A message of such a session.
+    /// Passes a message to the program, and carries out its verdict.
     pub(super) fn on_protocol_message<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -36,7 +36,7 @@ impl WebSocket {
         }
     }
 
-    /// The message breaks the subprotocol: nothing more is received.
+    /// Receives nothing more, since the message breaks the subprotocol.
     fn refuse_message<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -47,14 +47,14 @@ impl WebSocket {
         self.on_protocol_end(cx, PeerEnd::Refused);
     }
 
-    /// Nothing more is received, or nothing more is sent.
+    /// Tells the program that nothing more is received, or that nothing more can be sent.
     pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: PeerEnd) {
         if self.session.protocol_state().is_some() {
             cx.shard.program.ending(&self.session, ending);
         }
     }
 
-    /// The program has something of its own for the session's handlers.
+    /// Queues an event that the program has asked for (`Hub::nudge`).
     pub(crate) fn nudge<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.has_departed() {
             self.keep_event(Event::Nudge, &mut cx.shard.receive_budget);
