@@ -32,18 +32,18 @@ use crate::message::Message;
 use crate::request::{Reject, RequestHead};
 use crate::transport::{OneByOne, Transport};
 
-/// Explores a model, with at most so many involuntary switches between threads.
+/// Explores a model with at most this many involuntary switches between threads.
 fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(model);
 }
 
-/// What a poll is to a shard: a wake-up ends the sleep that it finds, or the next one.
+/// A model of a poll: a wake-up ends the current sleep, or the next one.
 #[derive(Default)]
 struct Alarm {
     rung: Mutex<bool>,
-    /// How often it was rung.
+    /// The number of wake-ups.
     rings: AtomicUsize,
     bell: Condvar,
 }
@@ -81,7 +81,7 @@ impl Weigh for Byte {
 
 type Bytes = Mailbox<Byte, char, Waker>;
 
-/// A shard, as far as its mailbox knows it.
+/// A shard, as its mailbox sees it.
 struct Shard {
     mailbox: Arc<Bytes>,
     alarm: Arc<Alarm>,
@@ -112,7 +112,7 @@ impl Shard {
         self.control.extend(control);
     }
 
-    /// Turns until there is so much of each, and sleeps whenever it may.
+    /// Turns until this much data and control has come, and sleeps whenever it may.
     fn run_until(&mut self, data: usize, control: usize) {
         loop {
             self.take(true);
@@ -125,7 +125,7 @@ impl Shard {
         }
     }
 
-    /// The same while it paces its producers: it takes control only.
+    /// Turns until this much control has come, while pacing its producers: it takes control messages only.
     fn run_paced_until(&mut self, control: usize) {
         loop {
             self.take(false);
@@ -139,7 +139,7 @@ impl Shard {
     }
 }
 
-/// A program that has nothing to say.
+/// A program whose handlers do nothing.
 struct Silent;
 
 impl Program for Silent {
@@ -164,12 +164,13 @@ impl Program for Silent {
     }
 }
 
-/// A hub of so many shards whose sleep is the model's, and so many handler threads that the model is to start.
+/// Makes a hub with shards that sleep on the model's polls, and a limit of handler threads, which the model starts.
 fn hub(shards: usize, handlers: usize, events: Arc<dyn Program>) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
     hub_with_places(shards, handlers, handlers, events)
 }
 
-/// The same, where more handlers may run at a time than there are threads; shards run some themselves.
+/// Makes a hub whose limit of handlers running at a time is separate from its number of handler threads, as where
+/// shards run some themselves.
 fn hub_with_places(
     shards: usize,
     places: usize,
@@ -208,7 +209,7 @@ fn hub_with_places(
 struct Reactor<T: Transport> {
     core: Core<T>,
     alarm: Arc<Alarm>,
-    /// Time does not go by: a model must come to the same each time it is explored.
+    /// Fixed, since a model must behave the same each time it is explored.
     now: Instant,
 }
 

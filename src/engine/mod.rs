@@ -32,7 +32,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Poll, Waker};
 
 use self::handlers::pool;
-#[allow(unused_imports)] // Only features bring hosts that ask.
+#[allow(unused_imports)] // Only hosts behind features use these.
 pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Audience, Hub};
@@ -45,7 +45,7 @@ pub use self::model::room::Presence;
 pub(crate) use self::model::room::{NotJoined, Room};
 pub(crate) use self::model::session::{Session, Status};
 pub(crate) use self::model::settings::Settings;
-#[allow(unused_imports)] // Only features bring hosts that ask.
+#[allow(unused_imports)] // Only hosts behind features use these.
 pub(crate) use self::model::verdict::{Accepted, Verdict};
 pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
@@ -59,15 +59,16 @@ use self::reactor::Core;
 use self::threads::listener::Listener;
 use self::threads::shard::{Leases, Shard, ShardEndGuard};
 use self::threads::watchdog;
-/// What a [`Request`] has, too.
+/// The head of a [`Request`].
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
 use crate::transport::{self, Transport};
 
-/// Shards there can be: what a [`ConnectionId`] has room for, less the one that is nobody's.
+/// Most shards an engine can have: the values that a [`ConnectionId`] has room for, without the one that names no
+/// connection.
 const SHARDS_MAX: usize = u16::MAX as usize;
 
-/// An engine that is set up and does not run yet: so that whoever its handlers send through can be told of it first.
+/// An engine that is set up and does not run yet. The program gets its hub before any handler can run.
 pub(crate) struct Prepared {
     pub(crate) hub: Arc<Hub>,
     shards: Vec<Shard>,
@@ -80,7 +81,8 @@ pub(crate) struct Engine {
 }
 
 impl Prepared {
-    /// Sets up shards. Whatever the machine can't give is an error here or in `start`, not later.
+    /// Sets up the shards. A missing resource of the machine, such as file descriptors, is an error here or in `start`,
+    /// never later.
     pub(crate) fn new(
         settings: Settings,
         listener: Option<std::net::TcpListener>,
@@ -125,7 +127,7 @@ impl Prepared {
         Ok(Self { hub, shards })
     }
 
-    /// Starts handlers and shards.
+    /// Starts the handler threads and the shards.
     pub(crate) fn start(self) -> io::Result<Engine> {
         let leases: Leases = self.shards.iter().map(|shard| shard.lease()).collect();
         let engine = Engine {
@@ -138,7 +140,7 @@ impl Prepared {
             .and_then(|()| shards.try_for_each(Shard::start));
         if let Err(error) = started {
             engine.hub.stop(Duration::ZERO);
-            // Those that have not begun end here.
+            // Shards that have not started end when they are dropped.
             drop(shards);
             engine.join();
             return Err(error);
@@ -147,7 +149,7 @@ impl Prepared {
     }
 }
 
-/// What each shard writes with.
+/// Makes a writer for each shard.
 fn writers(count: usize) -> Vec<<TcpStream as Transport>::Writer> {
     let (writers, made) = transport::writers(count);
     if let Err(error) = made {
@@ -168,7 +170,8 @@ impl Engine {
             .map(drop)
     }
 
-    /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, as far as they end in time.
+    /// Waits until the engine has stopped (`Hub::stop`) and its handlers have ended, at most until the deadline for
+    /// stopping.
     pub(crate) fn join(self) {
         self.leases.iter().for_each(|lease| lease.join());
         let deadline = self.hub.stop_by();

@@ -1,4 +1,5 @@
-//! Connections that come from other threads, and that make room for others when they go. Hub and core are the real ones.
+//! Models of connections that other threads hand over, and of accepting that resumes when a connection closes. Hub and
+//! core are the real ones.
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use crate::transport::{OneByOne, Transport};
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A socket to hand over, and its other end.
+/// Makes a socket to hand over, and its other end.
 fn socket() -> (NewConnection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -73,7 +74,7 @@ fn accepted(hub: &Hub) -> usize {
     sum.accepted as usize
 }
 
-/// Connections that count, on all shards together: those that a hub counts itself, and those that shards have.
+/// Returns the connections that count: those counted by the hub, and those counted by the shards.
 fn counted(hub: &Hub) -> (usize, usize) {
     let loads = hub
         .shards
@@ -101,7 +102,7 @@ fn loom_every_socket_handed_over_is_taken_in_by_a_shard_and_counted_out_again() 
         };
         hub.adopt(two);
         other.join().unwrap();
-        // Behind both, so both are taken in before.
+        // The stop is behind both in the mailbox, so both connections are inserted before.
         hub.stop(LONG);
         for shard in shards {
             shard.join().unwrap();
@@ -134,14 +135,14 @@ fn loom_a_socket_handed_over_while_the_engine_stops_is_taken_in_or_dropped() {
             thread.join().unwrap();
         }
         stopper.join().unwrap();
-        // Nobody keeps one that nobody would ever look at again.
+        // No socket may be kept that no thread would ever look at again.
         assert!(ends.iter().all(is_closed));
         let dropped = 2 - accepted(&hub);
         assert_eq!(counted(&hub), (0, dropped));
     });
 }
 
-/// A connection that holds the last descriptor there is. Its client has gone.
+/// A connection that holds the last file descriptor. Its client has gone.
 struct Last(Arc<Mutex<usize>>);
 
 impl Drop for Last {
@@ -173,7 +174,7 @@ impl Transport for Last {
     fn finish(&mut self) {}
 }
 
-/// Takes a descriptor, as `Listener::accept` does. Returns false if there is none: then accepting rests.
+/// Takes a descriptor, as `Listener::accept` does. Returns false if none is free: then accepting pauses.
 fn accept(hub: &Hub, free: &Mutex<usize>) -> bool {
     loop {
         let taken = {
@@ -208,7 +209,7 @@ fn loom_a_connection_that_closes_lets_accepting_go_on_once_its_descriptor_is_fre
         };
         let mut is_accepted = accept(&hub, &free);
         while !is_accepted {
-            // Only a control message ends the rest: no time goes by.
+            // Time does not pass in a model, so only a control message ends the pause.
             first.sleep();
             first.turn(|core| is_accepted = core.takes_accept_again() && accept(&hub, &free));
         }

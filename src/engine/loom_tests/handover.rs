@@ -1,4 +1,4 @@
-//! The queue between shards and handler threads, and the watchdog over it.
+//! Models of the queue between shards and handler threads, and of the watchdog.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
-/// What came of the jobs of a model.
+/// The jobs of a model, and their outcomes.
 #[derive(Default)]
 struct Ledger {
     taken: Mutex<Vec<u8>>,
@@ -23,7 +23,7 @@ impl Ledger {
         self.more.notify_all();
     }
 
-    /// Waits until so many jobs have been taken.
+    /// Waits until this many jobs have been taken.
     fn wait_for(&self, jobs: usize) {
         let mut taken = lock(&self.taken);
         while taken.len() < jobs {
@@ -71,7 +71,7 @@ impl Model {
         }
     }
 
-    /// What a handler thread does, as in `handlers::pool`.
+    /// The main loop of a handler thread, as in `handlers::pool`.
     fn work(self: &Arc<Self>) {
         self.handover.started();
         while let Some((job, start)) = self
@@ -89,7 +89,7 @@ impl Model {
         self.start(start);
     }
 
-    /// Closes, and waits until every thread has said that it ends, and has.
+    /// Closes the queue, and waits until every thread has ended.
     fn end(&self) {
         self.handover.close();
         assert!(self.handover.join(self.now));
@@ -101,7 +101,7 @@ impl Model {
 
 #[test]
 fn loom_every_job_is_taken_exactly_once_and_close_ends_all_threads() {
-    // No watchdog helps: where a thread is at work or on its way, it must come to every job by itself.
+    // Without a watchdog, a thread that is working or being woken must find every job by itself.
     check(Some(3), || {
         let model = Model::new(2, false);
         model.start_first();
@@ -171,7 +171,7 @@ fn loom_jobs_of_two_shards_are_taken_exactly_once() {
 
 #[test]
 fn loom_a_blocked_handler_holds_up_no_job_that_a_thread_was_called_for() {
-    // Job 1 blocks until job 2 is done: with a thread called for every job, that must come about.
+    // Job 1 blocks until job 2 is done, which must happen if a thread is woken for every job.
     check(Some(3), || {
         let model = Model::new(2, false);
         model.handover.starting_first();
@@ -192,7 +192,7 @@ fn start_blocking(model: &Arc<Model>, n: usize) {
     }
 }
 
-/// A handler thread whose job 1 waits for job 2.
+/// A handler thread on which job 1 waits for job 2.
 fn blocking(model: &Arc<Model>) {
     model.handover.started();
     while let Some((job, start)) = model.handover.take_or_wait(|| model.now, false) {
@@ -235,7 +235,7 @@ fn loom_a_thread_that_can_not_be_started_leaves_its_job_to_the_others() {
 
 #[test]
 fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
-    // The whole round: shard → hand-over → handler → mailbox → shard, twice.
+    // The whole cycle twice: shard, job queue, handler, mailbox, shard.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let mut shard = Shard::new(64);
@@ -247,7 +247,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
                 let now = Instant::now();
                 handover.started();
                 loop {
-                    // As in `handlers::pool`: the outcome is held back while there is more to do.
+                    // As in `handlers::pool`, the outcome is held back while there are more jobs.
                     let taken = handover.take(now, false).or_else(|| {
                         mailbox.wake_deferred();
                         handover.take_or_wait(|| now, false)
@@ -263,7 +263,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
         for job in 1..=2 {
             assert_eq!(handover.push([job], Instant::now(), false), 0);
             shard.run_until(0, usize::from(job));
-            // Messages first.
+            // Data comes before control messages.
             assert_eq!(shard.data.len(), usize::from(job));
         }
         handover.close();
@@ -275,7 +275,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
 
 #[test]
 fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
-    // Each job blocks until the watchdog has come round for it.
+    // Each job blocks until the watchdog has ticked once.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let rounds = Arc::new(Ledger::default());
@@ -300,7 +300,7 @@ fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
                     if handover.load().busy {
                         round += 1;
                         rounds.note(round);
-                        // It sleeps for a while.
+                        // Between two ticks the watchdog sleeps: here, until the job is done.
                         done.wait_for(usize::from(round));
                     }
                 }
@@ -325,7 +325,7 @@ fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
             let handover = handover.clone();
             let rounds = rounds.clone();
             thread::spawn(move || {
-                // Nobody takes the job, so from the push on there is something to watch.
+                // No thread takes the job, so the watchdog has something to watch from the push on.
                 if handover.park_watchdog(|| false) {
                     assert!(handover.load().busy);
                     assert_eq!(handover.load().waiting, 1);

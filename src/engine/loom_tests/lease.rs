@@ -1,4 +1,4 @@
-//! Shards that run handlers themselves: how they are lent out and handed on, and what the watchdog sees of it.
+//! Models of shards that run handlers themselves: how they are lent out and handed on, and what the watchdog sees.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::lease::{Lease, Look, Next};
 use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
-/// A shard that has jobs to run, and what came of them.
+/// A shard with jobs to run, and their outcomes.
 #[derive(Debug, Default)]
 struct Shard {
     jobs: Vec<u8>,
@@ -19,10 +19,11 @@ struct Shard {
 
 type Shards = Lease<Box<Shard>>;
 
-/// What late threads have left.
+/// The outcomes that late threads leave.
 type Mailbox = Arc<Mutex<Vec<u8>>>;
 
-/// What a shard's thread does, as in `Shard::work` and `run_inline`. Returns the shard to whom it ends with.
+/// The main loop of a shard's thread, as in `Shard::work` and `run_inline`. Returns the shard to the thread that it
+/// ends on.
 fn work(
     lease: &Shards,
     mailbox: &Mailbox,
@@ -54,7 +55,7 @@ fn work_until_late(
         let mut job = match lease.lend(shard, |shard| shard.jobs.pop()) {
             Ok(job) => job,
             Err(mut back) => {
-                // The pool runs them.
+                // Jobs that can't run here go to the pool.
                 let jobs = std::mem::take(&mut back.jobs);
                 lock(mailbox).extend(jobs);
                 return Some(back);
@@ -125,7 +126,7 @@ fn loom_a_shard_is_never_lost_and_each_of_its_jobs_comes_to_one_end() {
 
 #[test]
 fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
-    // The first handler blocks until the second runs, which is the other thread's then.
+    // The first handler blocks until the second runs, on the other thread.
     check(Some(4), || {
         let lease = Arc::new(Shards::new(true));
         let mailbox = Mailbox::default();
@@ -148,7 +149,7 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
                 let taken = lease.wait().unwrap();
                 assert_eq!(taken.jobs, [2]);
                 assert!(taken.done.is_empty());
-                // There is no spare thread now, so it is not lent.
+                // There is no spare thread now, so the lease refuses to lend it.
                 let refused = lease.lend(taken, |shard| shard.jobs.pop());
                 let taken = refused.expect_err("the other thread is late");
                 taken.jobs.iter().for_each(|&job| blocks(&events, job));
@@ -177,7 +178,7 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
 
 #[test]
 fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
-    // The handler blocks until the watchdog has handed the shard on, and has come by once more.
+    // The handler blocks until the watchdog has handed the shard on, and ticked once more.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let lease = Arc::new(Shards::new(true));
@@ -208,7 +209,7 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
         drop(round);
         assert!(matches!(lease.next(job, |_, _| None::<u8>), Next::Late(1)));
         watch.join().unwrap();
-        // The late thread is the spare one now, and gets it: nobody has come for it.
+        // The late thread is the spare one now. It gets the shard, since no other thread has taken it.
         lease.is_spare_again();
         assert!(lease.wait().is_some());
         assert!(!lease.is_busy());
@@ -222,7 +223,7 @@ fn loom_a_watch_that_parks_is_called_for_what_is_lent_after_its_look() {
         let lease = Arc::new(Shards::new(true));
         let watch = {
             let (handover, lease) = (handover.clone(), lease.clone());
-            // It comes back only because of the lease.
+            // Only the lease wakes it.
             thread::spawn(move || assert!(handover.park_watchdog(|| lease.is_busy())))
         };
         assert!(lease.lend(shard(&[1]), |shard| shard.jobs.pop()).is_ok());
@@ -242,7 +243,7 @@ fn loom_nothing_is_lent_without_a_spare_thread() {
                 lease.wait().is_none()
             })
         };
-        // The spare thread may have come by now, or not: its job is never lost.
+        // Whether or not the spare thread has come by now, its job must not be lost.
         match lease.lend(shard(&[1]), |shard| shard.jobs.pop()) {
             Ok(job) => assert!(matches!(lease.next(job, |_, _| None::<u8>), Next::Back(_))),
             Err(kept) => assert_eq!(kept.jobs, [1], "its job is still there"),

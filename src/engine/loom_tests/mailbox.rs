@@ -1,4 +1,4 @@
-//! What any thread leaves for a shard: nothing is lost or slept through, and whoever waits is let go.
+//! Models of the mailbox: no item and no wake-up is lost, and every waiting producer is released.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,7 +48,7 @@ fn loom_no_word_is_slept_through_and_words_keep_their_order() {
 
 #[test]
 fn loom_what_a_batch_leaves_is_seen_when_it_ends() {
-    // Two handlers of one shard: each sends, leaves a control message that it is done, and wakes the shard once.
+    // Two handlers of one shard: each sends data, then a control message that it is done, and wakes the shard once.
     check(None, || {
         let mut shard = Shard::new(64);
         let handlers: Vec<_> = (0..2)
@@ -91,7 +91,7 @@ fn loom_messages_of_a_batch_are_taken_no_later_than_word_of_its_end() {
 
 #[test]
 fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
-    // One handler's data is deferred, the other thread wakes at once; a third wakes for what was deferred (the watchdog).
+    // One handler defers its wake-up, another thread wakes at once, and a third (the watchdog) wakes for deferred data.
     check(Some(3), || {
         let mut shard = Shard::new(64);
         let mailbox = shard.mailbox.clone();
@@ -112,7 +112,7 @@ fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
 
 #[test]
 fn loom_a_producer_that_waits_for_room_is_let_go() {
-    // Room for one: each further push waits for the shard, whether it wakes at once or not.
+    // With room for one item, each further push waits for the shard, whether it wakes the shard at once or not.
     for when in [When::Now, When::Deferred] {
         check(None, move || {
             let mut shard = Shard::new(1);
@@ -173,7 +173,7 @@ fn loom_close_lets_producers_go_and_loses_nothing_that_was_taken() {
 
 #[test]
 fn loom_room_that_is_given_back_lets_a_waiting_producer_go() {
-    // The shard sleeps meanwhile: it has nothing to do with it.
+    // The shard sleeps meanwhile: an exhausted reservation gives it nothing to do.
     check(None, || {
         let mut shard = Shard::new(1);
         shard.mailbox.try_reserve(1).unwrap();
@@ -212,7 +212,7 @@ fn loom_a_paced_shard_wakes_for_word_and_takes_data_when_it_paces_no_longer() {
                 mailbox.push(Byte(1), when).unwrap();
                 mailbox.control('d', when);
                 mailbox.wake_deferred();
-                // Waits while the shard is paced.
+                // This push waits while the shard paces its producers.
                 mailbox.push(Byte(2), when).unwrap();
                 mailbox.wake_deferred();
             });
@@ -265,7 +265,7 @@ fn loom_data_alone_does_not_wake_a_paced_shard() {
         });
         producer.join().unwrap();
         assert!(!*lock(&shard.alarm.rung));
-        // It may sleep on, paced; and may not once it wants data.
+        // While pacing, the shard may sleep on; once it wants data, it may not.
         assert!(shard.mailbox.sleep(true));
         assert!(!shard.mailbox.sleep(false));
         shard.take(true);
@@ -275,7 +275,8 @@ fn loom_data_alone_does_not_wake_a_paced_shard() {
 
 #[test]
 fn loom_the_end_of_a_shard_takes_or_hands_back_everything_and_lets_all_go() {
-    // One waits for room, one asks for it, one leaves a control message; none is kept where the shard has ended.
+    // One thread waits for space, one reserves space, one leaves a control message. None is kept after the shard has
+    // ended.
     check(Some(3), || {
         let shard = Shard::new(1);
         let mailbox = shard.mailbox.clone();

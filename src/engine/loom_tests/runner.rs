@@ -1,4 +1,4 @@
-//! The runner: what one connection has to handle, on several handler threads. Core, mailbox and pool are the real ones.
+//! Models of one connection's events on several handler threads. Core, mailbox and pool are the real ones.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -27,7 +27,7 @@ use crate::transport::{OneByOne, Transport};
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
-/// What arrives, one read each; then the end, after which there is nothing to be told.
+/// A transport that returns one of these pieces a read, then the end of the stream.
 struct Script {
     reads: VecDeque<Vec<u8>>,
     has_ended: Arc<atomic::AtomicBool>,
@@ -61,7 +61,7 @@ impl Transport for Script {
     fn finish(&mut self) {}
 }
 
-/// Notes what it is told, and that nobody tells it anything meanwhile.
+/// Records the calls, and checks that no two overlap.
 struct Diary {
     is_told: AtomicBool,
     told: Mutex<String>,
@@ -112,7 +112,7 @@ impl Program for Diary {
     }
 }
 
-/// A handler thread, as in `handlers::pool`.
+/// The main loop of a handler thread, as in `handlers::pool`.
 fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
     let handover = &hub.jobs.queue;
     handover.started();
@@ -125,9 +125,9 @@ fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
     }
 }
 
-/// A client that says this and goes; its handshake was answered elsewhere.
+/// A client that sends these pieces and disconnects. Its handshake was answered by a host.
 fn client(reads: &[[u8; 2]], has_ended: &Arc<atomic::AtomicBool>) -> (Script, Upgraded) {
-    // Masked with zeros: text, and text again in another read.
+    // Masked with zeros: two bytes of text, and two more in another read.
     let frame = |text: &[u8; 2]| vec![0x81, 0x82, 0, 0, 0, 0, text[0], text[1]];
     let script = Script {
         reads: reads.iter().map(frame).collect(),
@@ -147,7 +147,7 @@ fn diary() -> Arc<Diary> {
     })
 }
 
-/// A poll would report anew that there is something to read.
+/// Reports readiness to read, as a poll would.
 fn report(core: &mut Core<Script>) {
     for key in core.conns.keys() {
         let readiness = Readiness {
@@ -202,7 +202,7 @@ struct Lent {
     has_ended: Arc<atomic::AtomicBool>,
 }
 
-/// A shard's thread, as in `Shard::work`.
+/// The main loop of a shard's thread, as in `Shard::work`.
 fn turn_and_handle(
     hub: &Arc<Hub>,
     diary: &Diary,
@@ -247,7 +247,7 @@ fn turn_and_handle(
 
 #[test]
 fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it_is_handed_on() {
-    // Two threads of the shard, one of the pool, and the watchdog, which hands the shard on in the midst of a handler.
+    // Two threads of the shard, one of the pool, and the watchdog, which hands the shard on while a handler runs.
     check(Some(2), || {
         let diary = diary();
         let (hub, alarms) = hub_with_places(1, 2, 1, diary.clone());

@@ -17,19 +17,19 @@ use crate::engine::parts::token::LISTENER;
 use crate::report::limited;
 use crate::transport::suppress_sigpipe;
 
-/// Connections accepted in one turn, so that a storm of them does not keep others waiting.
+/// Most connections accepted in one turn, so that a connection storm does not delay others.
 const ACCEPTS_PER_TURN: usize = 128;
 
-/// How long accepting rests after it has failed, as when file descriptors have run out.
+/// How long accepting pauses after it has failed, as when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The app's own listener.
 pub(crate) struct Listener {
     socket: TcpListener,
     hub: Arc<Hub>,
-    /// There may be more to accept.
+    /// There may be more connections to accept.
     pub(crate) ready: bool,
-    /// Accepting failed; until when it rests.
+    /// Accepting has failed and pauses until then.
     pub(crate) paused: Option<Instant>,
 }
 
@@ -44,7 +44,7 @@ impl Listener {
         })
     }
 
-    /// Accepts what is there, and hands it round. Its own shard's share is returned.
+    /// Accepts the connections that wait, and hands them to the shards. Returns the share of the listener's own shard.
     pub(crate) fn accept(&mut self, now: Instant) -> Vec<NewConnection> {
         let mut own = Vec::new();
         if self.paused.is_some_and(|until| until > now) {
@@ -59,7 +59,7 @@ impl Listener {
                 Ok((mut stream, peer)) => {
                     self.resumed();
                     if suppress_sigpipe(&stream).is_err() {
-                        // It has been reset already, and nobody waits for a word.
+                        // The peer has already reset it.
                         continue;
                     }
                     let peer_slot = match self.hub.admit_peer(peer, now) {
@@ -67,12 +67,13 @@ impl Listener {
                         Err(turned_away) => {
                             self.hub.common.accepted.add(1);
                             turned_away.counter(&self.hub.common).add(1);
-                            // Not worth a place among the others to wait in: it is told, if it can be at once.
+                            // A refused connection is not worth a buffer: the response is sent if it can be at once.
                             let _ = stream.write(&turned_away.response(false));
                             continue;
                         }
                     };
-                    // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
+                    // Without TCP_NODELAY the kernel may hold back a reply. If this fails the peer is gone, which the
+                    // next read shows.
                     let _ = stream.set_nodelay(true);
                     let new_connection = NewConnection {
                         stream,
@@ -118,7 +119,7 @@ impl Listener {
         self.hub.accept_works();
     }
 
-    /// How long until there is something to accept that will not be reported.
+    /// How long until accepting can go on without a further readiness event.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         match self.paused {
             Some(until) => Some(until.saturating_duration_since(now)),
@@ -127,7 +128,7 @@ impl Listener {
     }
 }
 
-/// Errors that say something of the connection that was to be accepted, not of accepting.
+/// Whether an error concerns the connection that was to be accepted, and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! Threads that poll or sleep: the shards, the listener on the first of them, and the watchdog.
+//! Threads that poll or sleep: the shards, the first of which has the listener, and the watchdog.
 
 pub(crate) mod listener;
 pub(crate) mod shard;

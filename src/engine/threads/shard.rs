@@ -1,8 +1,8 @@
-//! A shard's threads: they poll, let the core turn, and run its handlers while these are quick. The first shard accepts
-//! for all.
+//! The threads of a shard: they poll, turn the core, and run its handlers while these are quick. The first shard also
+//! accepts connections.
 //!
-//! There are two, of which one goes on with the shard where the other is held up by a handler (`lease`). So everything
-//! that a shard has is in one value, which they hand to each other.
+//! Each shard has two threads: when a handler blocks one, the other goes on with the shard (`lease`). So all state of a
+//! shard is in one value, which they hand to each other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::engine::threads::listener::Listener;
 use crate::report::error;
 use crate::user_threads::in_shard_turn;
 
-/// Readiness taken in at once.
+/// Readiness events taken from the poll at once.
 const EVENTS_MAX: usize = 1024;
 
 pub(crate) struct Shard {
@@ -32,10 +32,10 @@ pub(crate) struct Shard {
     ending: ShardEndGuard,
 }
 
-/// Those of all shards.
+/// The leases of all shards.
 pub(crate) type Leases = Arc<[Arc<Lease<Box<Shard>>>]>;
 
-/// Says that a shard has ended.
+/// Records the end of a shard when it is dropped.
 pub(crate) struct ShardEndGuard {
     hub: Arc<Hub>,
     lease: Arc<Lease<Box<Shard>>>,
@@ -53,8 +53,8 @@ impl Drop for ShardEndGuard {
             error!("a shard has panicked: this is a defect of humphrey_ws");
         }
         if !self.hub.has_stopped() {
-            // A shard that can't go on takes the others with it: an app that serves some of its clients only would
-            // not be noticed.
+            // A shard that panicked stops the whole engine: an app that serves only some of its clients would go
+            // unnoticed.
             self.hub.stop(Duration::ZERO);
         }
         self.hub.shard_ended();
@@ -82,7 +82,7 @@ impl Shard {
         self.ending.lease.clone()
     }
 
-    /// Starts its threads.
+    /// Starts the shard's threads.
     pub(crate) fn start(self) -> io::Result<()> {
         let hub = self.ending.hub.clone();
         let lease = self.lease();
@@ -101,7 +101,7 @@ impl Shard {
             .map(drop)
     }
 
-    /// What a shard's thread does: turns the shard, and waits as the spare one when it is late.
+    /// The main loop of a shard's thread: turns the shard, and becomes the spare thread when a handler made it late.
     fn work(hub: &Arc<Hub>, lease: &Lease<Box<Self>>, mut next: Option<Box<Self>>) {
         let run = hub.jobs.add_shard_thread();
         while let Some(mut shard) = next {
@@ -134,14 +134,14 @@ impl Shard {
         }
     }
 
-    /// Waits as the spare thread until the shard is handed to it. `None`: it has ended.
+    /// Waits, as the spare thread, for the shard. `None`: the shard has ended.
     fn handed_on(lease: &Lease<Box<Self>>) -> Option<Box<Self>> {
         let mut shard = lease.wait()?;
         shard.core.was_handed_on(Instant::now());
         Some(shard)
     }
 
-    /// Waits for something to do. False if the shard can't go on.
+    /// Waits for events. Returns false if the shard can't go on.
     fn poll(&mut self) -> bool {
         let mut wait = self.wait();
         while let Err(error) = self.poll.poll(&mut self.events, wait) {
@@ -149,7 +149,7 @@ impl Shard {
                 error!("a shard can't poll and ends: {error}");
                 return false;
             }
-            // As after the process was stopped: what has come meanwhile is taken in before any deadline is looked at.
+            // The process may have been stopped: what has arrived meanwhile is read before any deadline is checked.
             wait = Some(Duration::ZERO);
         }
         for event in &self.events {
@@ -175,13 +175,13 @@ impl Shard {
 
     fn turn(&mut self) {
         let now = Instant::now();
-        // After readiness: a client that can take something again is not judged by what it could not take before.
+        // After readiness events: a client whose socket has room again must not be judged by its state before.
         self.core.collect(now);
         self.take_in(now);
         self.core.turn();
     }
 
-    /// The end.
+    /// Ends the shard.
     fn end(self: Box<Self>) {
         let Self {
             core,
@@ -190,14 +190,14 @@ impl Shard {
             ending,
             ..
         } = *self;
-        // Closed before the clients are, so that none of them comes back to a listener that does not answer.
+        // Closed before the clients are, so that none of them reconnects to a listener that does not answer.
         drop(listener);
         core.finish();
         drop(poll);
         drop(ending);
     }
 
-    /// Connections that were accepted, here or on the first shard, or adopted.
+    /// Inserts the connections that were accepted here or on the first shard, and those that hosts have handed over.
     fn take_in(&mut self, now: Instant) {
         let mut new_connections = self.core.arrivals();
         if self.core.takes_accept_again()

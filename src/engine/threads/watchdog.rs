@@ -1,8 +1,8 @@
-//! The watchdog: looks after handlers that take long.
+//! The watchdog: supervises handlers that take long.
 //!
-//! Each millisecond while handlers run, it wakes shards for what handlers have sent and then blocked on, calls
-//! threads for jobs that nobody comes to, has shards go on whose own thread is held up, and counts the blocked. When
-//! nothing runs, it parks and costs nothing.
+//! Each millisecond while handlers run, it wakes shards for messages that handlers have sent before they blocked, wakes
+//! handler threads for jobs that no thread has taken, hands shards whose own thread is blocked to their spare thread,
+//! and counts blocked handlers. When no handler runs, it parks and costs nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::report::limited;
 
 const TICK: Duration = Duration::from_millis(1);
 
-/// While shards have run all handlers themselves for so many ticks, and none of them was long, it comes by less often: a
-/// tick costs a quick program more than all else that this takes.
+/// After this many ticks in which shards have run all handlers themselves, and none was long, the watchdog backs off:
+/// for a quick program, a tick costs more than all other measures that keep handlers from blocking it.
 const CALM_TICKS: u32 = 500;
 
 const CALM_TICK: Duration = Duration::from_millis(4);
 
-/// After so many ticks in which shards have run no handler it parks: calling it costs more than a few ticks.
+/// After this many ticks without a handler on a shard, the watchdog parks. Waking it costs more than a few ticks.
 const QUIET_TICKS: u32 = 16;
 
-/// Runs until the pool is closed.
+/// Runs until the job queue is closed.
 pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let port = &hub.jobs;
     let mut seen = Vec::new();
@@ -35,7 +35,8 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
     let mut calm_ticks = 0;
     let mut exhausted = false;
     loop {
-        // A tick interrupts whoever has the processor, so there are none without need: a push wakes the watchdog again.
+        // A tick interrupts the thread that has the processor, so there are none without need. A push wakes the
+        // watchdog again.
         let is_busy = || leases.iter().any(|lease| lease.is_busy());
         if quiet && quiet_ticks >= QUIET_TICKS && !port.queue.park_watchdog(is_busy) {
             return;
