@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn number_with_a_lock_counts_as_an_atomic_one_does() {
+    fn locked_counter_counts_like_an_atomic_one() {
         let expected = [3, 3, 2, u64::MAX, 5, 7, 8, u64::MAX - 9, 9];
         assert_eq!(numbers!(locked::AtomicU64), expected);
         assert_eq!(numbers!(AtomicU64), expected);
     }
 
     #[test]
-    fn number_with_a_lock_loses_no_step_between_threads() {
+    fn locked_counter_loses_no_update_between_threads() {
         let number = locked::AtomicU64::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {

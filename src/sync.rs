@@ -26,12 +26,12 @@ mod tests {
     use super::ignore_poison;
 
     #[test]
-    fn poisoned_locks_are_still_taken() {
+    fn poisoned_lock_is_still_taken() {
         let mutex = Mutex::new(1);
         let rw_lock = RwLock::new(2);
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _guards = (mutex.lock(), rw_lock.write());
-            panic!("a holder that panics");
+            panic!("expected");
         }));
         assert!(panicked.is_err() && mutex.is_poisoned() && rw_lock.is_poisoned());
         assert_eq!(*ignore_poison(mutex.lock()), 1);

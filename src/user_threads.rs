@@ -152,7 +152,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn code_that_blocks_holds_up_no_other_code() {
+    fn blocked_user_code_does_not_delay_other_code() {
         let threads = UserThreads::new("user code", 4);
         let (release, blocked) = channel::<()>();
         let blocked = Arc::new(Mutex::new(blocked));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_panics_leaves_other_code_running() {
+    fn panicking_user_code_leaves_other_code_running() {
         let threads = UserThreads::new("user code", 1);
         threads.run(Box::new(|| panic!("expected")));
         let (sender, done) = channel();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_a_shard_while_it_turns_one() {
+    fn thread_is_in_a_shard_turn_only_while_turning() {
         assert!(!is_in_shard_turn());
         assert!(in_shard_turn(
             || in_shard_turn(is_in_shard_turn) && is_in_shard_turn()

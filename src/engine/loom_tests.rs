@@ -1,11 +1,11 @@
-//! Model checks: every order in which threads can meet at the engine's hand-overs, within the bounds named.
+//! Loom models of the engine's cross-thread code: they explore every interleaving of the threads, within the bounds below.
 //!
-//! Run them with `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`. A model fails if an assertion does, or if
-//! all its threads wait for each other: so a wake-up that gets lost shows as a deadlock. Models need no time-outs and
-//! no watch to come to their end, except where the watchdog is what they check.
+//! Run them with `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`. A model fails if an assertion does, or if all
+//! its threads wait for each other, so a lost wake-up shows as a deadlock. Models have no timeouts, and no watchdog except
+//! where the watchdog is what they check.
 //!
 //! Bounds: at most four threads, two or three items each, and as many involuntary switches between threads as
-//! [`check`] is told (`None`: all there can be). Loom knows neither spurious wake-ups of a `Condvar` nor time.
+//! [`check`] is given (`None`: no limit). Loom models neither spurious wake-ups of a `Condvar` nor time.
 
 mod adoption;
 mod handover;
@@ -156,24 +156,24 @@ impl Program for Silent {
     fn close(&self, _: &Arc<Session>) {}
 
     fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {
-        panic!("no gate")
+        panic!("the model has no handshakes")
     }
 
     fn request(&self, _: Request) -> Response {
-        panic!("no route")
+        panic!("the model has no routes")
     }
 }
 
 /// Makes a hub with shards that sleep on the model's polls, and a limit of handler threads, which the model starts.
 fn hub(shards: usize, handlers: usize, events: Arc<dyn Program>) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
-    hub_with_places(shards, handlers, handlers, events)
+    hub_with_handlers_max(shards, handlers, handlers, events)
 }
 
 /// Makes a hub whose limit of handlers running at a time is separate from its number of handler threads, as where
 /// shards run some themselves.
-fn hub_with_places(
+fn hub_with_handlers_max(
     shards: usize,
-    places: usize,
+    handlers_max: usize,
     handlers: usize,
     events: Arc<dyn Program>,
 ) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
@@ -182,8 +182,8 @@ fn hub_with_places(
         slow_consumer: SlowConsumer::Disconnect,
         heartbeat: None,
         shards,
-        handler_threads: places,
-        adaptive_handlers: places > handlers,
+        handler_threads: handlers_max,
+        adaptive_handlers: handlers_max > handlers,
         origins: None,
         hosts: None,
         guarded: None,

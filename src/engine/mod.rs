@@ -1,7 +1,7 @@
 //! The engine: one reactor per core, which moves bytes between sockets and handlers.
 //!
-//! Depends on `protocol` and `transport`, and on the leaf types. It knows neither the program's handlers and states
-//! (it calls up through [`Program`]), nor where connections come from (they are handed to it), nor names of rooms.
+//! Depends on `protocol` and `transport`, and on the leaf types. It does not know the program's handlers and states
+//! (it calls up through [`Program`]), where connections come from (hosts hand them over), or the names of rooms.
 //!
 //! The contract: shards share nothing but mailboxes; nothing polls, nothing is unbounded, and no shard ever waits for a
 //! handler, a client or another shard.
@@ -10,7 +10,7 @@
 //! any thread ── Command, Control ──▶ mailbox ─▶ ┐
 //! readiness, time ──────────────────────▶ ├ core: one turn ──▶ sockets
 //!                                         └──▶ jobs ─┬▶ pool ── Control::Done ──▶ mailbox
-//!                                                    └▶ here, while the core is lent out
+//!                                                    └▶ the same thread, while the core is lent out
 //! ```
 
 mod handlers;
@@ -111,7 +111,7 @@ impl Prepared {
                 None => None,
             };
             let now = Instant::now();
-            let writer = writers.next().expect("there is one for each shard");
+            let writer = writers.next().expect("`writers` makes one for each shard");
             let core = Core::new(
                 index as u16,
                 hub.clone(),
@@ -154,7 +154,7 @@ fn writers(count: usize) -> Vec<<TcpStream as Transport>::Writer> {
     let (writers, made) = transport::writers(count);
     if let Err(error) = made {
         warning!(
-            "io_uring can't be used here, as in many containers, and is done without: {error}"
+            "io_uring can't be used, as in most containers: writes are made without it ({error})"
         );
     }
     writers
@@ -177,7 +177,9 @@ impl Engine {
         let deadline = self.hub.stop_by();
         let have_ended = self.hub.jobs.queue.join(deadline);
         if !self.leases.iter().all(|lease| lease.join_late(deadline)) || !have_ended {
-            warning!("handlers that still run are left behind");
+            warning!(
+                "some handlers still run after the deadline for stopping: their threads are left behind"
+            );
         }
     }
 }

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn each_write_is_made_once_and_told_by_its_tag() {
+    fn each_write_is_made_once_and_reported_by_its_tag() {
         for count in [0, 1, LOOK_AHEAD - 1, LOOK_AHEAD, LOOK_AHEAD + 1, 100] {
             let transports: Vec<Takes> = (0..count).map(|index| Takes(index % 5)).collect();
             let targets: Vec<usize> = (0..count).collect();

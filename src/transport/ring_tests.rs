@@ -77,7 +77,7 @@ fn check_each_outcome(ring: &mut Ring) {
 }
 
 #[test]
-fn what_a_socket_does_not_take_is_told_by_its_place() {
+fn partial_write_is_reported_with_its_index() {
     if let Some(mut ring) = ring() {
         check_each_outcome(&mut ring);
         assert!(ring.0.is_some());
@@ -85,7 +85,7 @@ fn what_a_socket_does_not_take_is_told_by_its_place() {
 }
 
 #[test]
-fn when_the_ring_fails_writes_are_made_without_it() {
+fn writes_after_a_ring_failure_are_made_without_it() {
     // The kernel refuses every request on such a ring.
     let Ok(disabled) = IoUring::builder().setup_r_disabled().build(ENTRIES as u32) else {
         return;
@@ -97,7 +97,7 @@ fn when_the_ring_fails_writes_are_made_without_it() {
 }
 
 #[test]
-fn a_full_socket_takes_nothing_and_holds_up_nobody() {
+fn full_socket_does_not_delay_other_writes() {
     let Some(mut ring) = ring() else { return };
     let pairs = pairs(MANY);
     let much = vec![7; 4 << 20];
@@ -116,7 +116,7 @@ fn a_full_socket_takes_nothing_and_holds_up_nobody() {
 }
 
 #[test]
-fn of_more_writes_than_entries_each_is_made_once_and_told_by_its_place() {
+fn writes_beyond_the_ring_size_are_each_made_once() {
     const SOCKETS: usize = 16;
     let Some(mut ring) = ring() else { return };
     let pairs = pairs(SOCKETS);
@@ -154,7 +154,7 @@ fn of_more_writes_than_entries_each_is_made_once_and_told_by_its_place() {
 }
 
 #[test]
-fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
+fn large_writes_to_slow_readers_arrive_complete_and_in_order() {
     let Some(mut ring) = ring() else { return };
     let pairs = pairs(MANY);
     let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n ^ (n >> 11)) as u8).collect();
@@ -199,7 +199,7 @@ fn large_writes_arrive_in_order_and_whole_however_slowly_they_are_read() {
 }
 
 #[test]
-fn the_end_of_a_ring_does_not_interrupt_the_thread_that_has_made_it() {
+fn dropped_ring_does_not_interrupt_the_thread_that_made_it() {
     for _ in 0..20 {
         let socket = net::UdpSocket::bind("127.0.0.1:0").unwrap();
         // The kernel does not restart an interrupted call that has a timeout.

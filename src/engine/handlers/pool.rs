@@ -67,7 +67,7 @@ fn spawn_more(hub: &Arc<Hub>, n: usize) {
             limited!(
                 hub.logged.no_thread,
                 warning,
-                "a handler thread could not be started ({error}); going on with fewer"
+                "a handler thread could not be started ({error}): continuing with fewer"
             );
         }
     }

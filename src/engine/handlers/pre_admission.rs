@@ -105,24 +105,24 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         bytes: 0,
         is_given: false,
     };
-    let turned_away = |turned_away: AdmissionRefused| {
-        turned_away.counter(counters).add(1);
-        debug!("{peer} was turned away: {}", turned_away.cause());
-        turned_away.reject()
+    let refuse = |refused: AdmissionRefused| {
+        refused.counter(counters).add(1);
+        debug!("{peer} was refused: {}", refused.cause());
+        refused.reject()
     };
     if hub.is_full() {
-        return Err(turned_away(AdmissionRefused::ConnectionsMax));
+        return Err(refuse(AdmissionRefused::ConnectionsMax));
     }
     let handshake =
         handshake::check(&head.method, head.minor_version, head.pairs()).map_err(|refusal| {
             failure(refusal, counters).add(1);
             debug!("{peer} did not become a WebSocket: {refusal}");
-            refused(refusal)
+            handshake_reject(refusal)
         })?;
     let mut peer_slot = None;
     let client = hub
         .admit(peer, Some(&head), &mut peer_slot, Instant::now())
-        .map_err(turned_away)?;
+        .map_err(refuse)?;
     let request = RequestHead::received(head, peer, client);
     permit.bytes = request.bytes();
     let authorizing_bytes = hub.authorizing_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
@@ -148,7 +148,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     }))
 }
 
-fn refused(refusal: HandshakeRefusal) -> Reject {
+fn handshake_reject(refusal: HandshakeRefusal) -> Reject {
     let reject = Reject::new(refusal.status()).with_body(format!("{refusal}\n"));
     let headers = refusal.headers().iter();
     // The host that writes the answer sets `Connection`.

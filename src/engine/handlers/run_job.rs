@@ -220,7 +220,7 @@ fn granted(
         limited!(
             hub.logged.bad_accept,
             error,
-            "the handshake handler has accepted a request for \"{}\", but {wrong}: the client gets 500",
+            "the handshake handler accepted a request for \"{}\", but {wrong}: the client gets a 500 response",
             quoted(request.path())
         );
         return Err(Reject::internal_error().into());

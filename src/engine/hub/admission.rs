@@ -169,8 +169,8 @@ impl Hub {
                 limited!(
                     self.logged.foreign_origin,
                     warning,
-                    "a page of another origin, \"{origin}\", has connected from {peer}: any page may, until \
-                     with_allowed_origins says which"
+                    "a page of another origin, \"{origin}\", has connected from {peer}: pages of any origin may, \
+                     unless with_allowed_origins restricts them"
                 );
             }
             return Ok(());
@@ -284,7 +284,7 @@ impl AdmissionRefused {
             Self::PeerHandshakes => "too many handshakes from your address",
             Self::UserConnections => "too many connections of this user",
             Self::Origin(_) => "pages of this origin may not connect",
-            Self::Host(_) => "the server does not answer to this host name",
+            Self::Host(_) => "the server does not serve this host name",
         }
     }
 

@@ -144,7 +144,7 @@ impl Hub {
     pub(crate) fn other_method(&self, request: &Head) -> Vec<u8> {
         if request.method != "OPTIONS" {
             // RFC 9110 §15.5.6: a 405 response must list the allowed methods.
-            let body = "This is an event stream: it is asked for by GET.\n";
+            let body = "This is an event stream: request it with GET.\n";
             return http::refusal(405, &[("Allow", METHODS)], body, BodyMode::Full);
         }
         let wanted = request.header("Access-Control-Request-Headers");

@@ -65,10 +65,10 @@ pub(crate) struct Hub {
     accept_paused: AtomicBool,
     /// The number of shards that have not ended.
     shards_running: AtomicUsize,
-    /// It has stopped, or is about to.
-    /// Packs long messages, and replies.
+    /// The compressors for long messages and for replies.
     #[cfg(feature = "deflate")]
     pub(crate) packers: Packers,
+    /// The engine has stopped or begun to.
     stopped: AtomicBool,
     /// The deadline for stopping.
     stop_by: Mutex<Option<Instant>>,
@@ -107,13 +107,13 @@ pub(crate) struct Audience<'a> {
     pub(crate) with_ids: Option<&'a Bytes>,
     /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
-    /// It is not to be compressed.
+    /// Whether the message must not be packed.
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
     pub(crate) uncompressed: bool,
 }
 
 impl Audience<'_> {
-    /// What one of the shards is told, if it has any of the audience.
+    /// The command for one shard, or `None` if it has no recipients.
     fn command(
         self,
         shard: usize,
@@ -248,7 +248,7 @@ impl Hub {
         self.leave_command(to, command, blocks)
             .map_err(|(command, refused)| {
                 let Command::Send(_, frame) = command else {
-                    unreachable!("what comes back is what was left");
+                    unreachable!("a refused command is returned as it was");
                 };
                 (frame, refused)
             })

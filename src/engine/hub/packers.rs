@@ -1,5 +1,5 @@
-//! Messages that are packed by the thread that sends them: long ones to many, and those to one client. They refer to no other
-//! message.
+//! Messages that the sending thread packs (compresses): long broadcasts, and messages to one client. They refer to no
+//! other message.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -17,14 +17,14 @@ use crate::protocol::deflate::pack::{Packer, PackerSize};
 use crate::protocol::encode;
 use crate::sync::lock;
 
-/// Messages to many from this length on are packed by whoever sends them; shorter ones by the shards, with the history of
-/// their audience. These are not joined with others, either.
+/// Broadcasts of this length or more are packed by the thread that sends them, and are not batched with others. Shorter
+/// ones are packed by the shards, with the history of their audience.
 pub(crate) const LONG_FROM_BYTES: usize = 16 << 10;
 
-/// Compressors that are kept: each takes some 400 KiB.
+/// Most idle compressors that are kept. Each takes some 400 KiB.
 const PACKERS_MAX: usize = 4;
 
-/// What a compressor keeps for output beyond a message.
+/// The output buffer that a compressor keeps between messages.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 const ALONE: PackerSize = PackerSize {
@@ -32,11 +32,11 @@ const ALONE: PackerSize = PackerSize {
     memory_level: 8,
 };
 
-/// Compressors of threads that send.
+/// The compressors of sending threads.
 #[derive(Default)]
 pub(crate) struct Packers {
     idle: Mutex<Vec<Packer>>,
-    /// Connections that have agreed to compression.
+    /// The number of connections that have agreed to compression.
     agreed: AtomicUsize,
 }
 
@@ -51,7 +51,7 @@ impl Packers {
         }
     }
 
-    /// Packs a message, if that makes it shorter.
+    /// Packs a message. `None` if that does not make it shorter.
     fn pack(&self, compression: &Compression, frame: &[u8]) -> Option<Bytes> {
         let (kind, payload) = encode::data_payload(frame)?;
         if !compression.packs(kind) {
@@ -73,7 +73,7 @@ impl Packers {
 }
 
 impl Hub {
-    /// In which form a message to many is sent.
+    /// The form in which a broadcast is sent.
     pub(super) fn form_of(&self, frame: &Bytes, uncompressed: bool) -> Form {
         let Some(compression) = &self.settings.compression else {
             return Form::Any;
@@ -93,13 +93,13 @@ impl Hub {
         }
     }
 
-    /// Whether what a client is sent by itself may be packed at all.
+    /// Whether messages to single clients may be packed at all.
     #[inline]
     pub(crate) fn packs_replies(&self) -> bool {
         self.settings.compression.is_some() && self.packers.agreed.load(Relaxed) > 0
     }
 
-    /// Whether what a client is sent by itself may be packed for it.
+    /// Whether a message to this client alone may be packed.
     pub(crate) fn packs_replies_of(&self, session: &Session, frame: &Bytes) -> bool {
         self.settings
             .compression
@@ -110,7 +110,7 @@ impl Hub {
             })
     }
 
-    /// Leaves a frame for a connection, packed if that makes it shorter; or gives it back.
+    /// Leaves a frame for a connection, packed if that makes it shorter. Returns the plain frame if it is refused.
     pub(crate) fn send_packed(
         &self,
         session: &Session,
@@ -131,7 +131,7 @@ impl Hub {
         self.leave_command(session.id, command, blocks)
             .map_err(|(command, refused)| {
                 let Command::SendEither(either) = command else {
-                    unreachable!("what comes back is what was left");
+                    unreachable!("a refused command is returned as it was");
                 };
                 (either.plain, refused)
             })

@@ -85,7 +85,7 @@ fn counted(hub: &Hub) -> (usize, usize) {
 }
 
 #[test]
-fn loom_every_socket_handed_over_is_taken_in_by_a_shard_and_counted_out_again() {
+fn loom_adopted_sockets_are_inserted_and_uncounted_at_the_end() {
     check(Some(2), || {
         let (hub, alarms) = hub(2, 1, Arc::new(Silent));
         let (one, one_end) = socket();
@@ -114,7 +114,7 @@ fn loom_every_socket_handed_over_is_taken_in_by_a_shard_and_counted_out_again() 
 }
 
 #[test]
-fn loom_a_socket_handed_over_while_the_engine_stops_is_taken_in_or_dropped() {
+fn loom_socket_adopted_during_stop_is_inserted_or_dropped() {
     check(Some(2), || {
         let (hub, alarms) = hub(1, 1, Arc::new(Silent));
         let mut ends = Vec::new();
@@ -193,7 +193,7 @@ fn accept(hub: &Hub, free: &Mutex<usize>) -> bool {
 }
 
 #[test]
-fn loom_a_connection_that_closes_lets_accepting_go_on_once_its_descriptor_is_free() {
+fn loom_closed_connection_resumes_accepting() {
     check(None, || {
         let (hub, alarms) = hub(2, 1, Arc::new(Silent));
         let free = Arc::new(Mutex::new(0));

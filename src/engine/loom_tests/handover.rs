@@ -100,7 +100,7 @@ impl Model {
 }
 
 #[test]
-fn loom_every_job_is_taken_exactly_once_and_close_ends_all_threads() {
+fn loom_jobs_are_taken_once_and_close_ends_all_threads() {
     // Without a watchdog, a thread that is working or being woken must find every job by itself.
     check(Some(3), || {
         let model = Model::new(2, false);
@@ -114,7 +114,7 @@ fn loom_every_job_is_taken_exactly_once_and_close_ends_all_threads() {
 }
 
 #[test]
-fn loom_eager_threads_call_each_other_and_take_every_job_exactly_once() {
+fn loom_eager_threads_wake_each_other_and_take_jobs_once() {
     check(Some(2), || {
         let model = Model::new(2, true);
         model.start_first();
@@ -127,7 +127,7 @@ fn loom_eager_threads_call_each_other_and_take_every_job_exactly_once() {
 }
 
 #[test]
-fn loom_a_job_that_is_offered_while_the_queue_is_closed_is_taken_or_handed_back() {
+fn loom_job_pushed_during_close_is_taken_or_returned() {
     check(Some(3), || {
         let model = Model::new(1, false);
         model.start_first();
@@ -136,7 +136,7 @@ fn loom_a_job_that_is_offered_while_the_queue_is_closed_is_taken_or_handed_back(
             thread::spawn(
                 move || match offers.handover.try_push(1, offers.now, offers.eager) {
                     Ok(start) => {
-                        assert_eq!(start, 0, "the one thread is there");
+                        assert_eq!(start, 0, "the only thread exists already");
                         true
                     }
                     Err(job) => {
@@ -153,7 +153,7 @@ fn loom_a_job_that_is_offered_while_the_queue_is_closed_is_taken_or_handed_back(
 }
 
 #[test]
-fn loom_jobs_of_two_shards_are_taken_exactly_once() {
+fn loom_jobs_of_two_shards_are_taken_once() {
     check(Some(3), || {
         let model = Model::new(1, false);
         model.start_first();
@@ -170,7 +170,7 @@ fn loom_jobs_of_two_shards_are_taken_exactly_once() {
 }
 
 #[test]
-fn loom_a_blocked_handler_holds_up_no_job_that_a_thread_was_called_for() {
+fn loom_blocked_handler_delays_no_job_with_a_called_thread() {
     // Job 1 blocks until job 2 is done, which must happen if a thread is woken for every job.
     check(Some(3), || {
         let model = Model::new(2, false);
@@ -208,7 +208,7 @@ fn blocking(model: &Arc<Model>) {
 }
 
 #[test]
-fn loom_jobs_left_before_the_close_are_still_taken() {
+fn loom_jobs_pushed_before_close_are_taken() {
     check(Some(3), || {
         let model = Model::new(2, false);
         model.start_first();
@@ -219,7 +219,7 @@ fn loom_jobs_left_before_the_close_are_still_taken() {
 }
 
 #[test]
-fn loom_a_thread_that_can_not_be_started_leaves_its_job_to_the_others() {
+fn loom_job_of_a_thread_that_fails_to_start_is_taken() {
     check(Some(3), || {
         let model = Model::new(2, false);
         model.start_first();
@@ -234,7 +234,7 @@ fn loom_a_thread_that_can_not_be_started_leaves_its_job_to_the_others() {
 }
 
 #[test]
-fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
+fn loom_outcome_of_a_job_wakes_its_shard_after_its_messages() {
     // The whole cycle twice: shard, job queue, handler, mailbox, shard.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
@@ -274,7 +274,7 @@ fn loom_a_job_comes_back_as_word_that_wakes_its_shard_behind_its_messages() {
 // ------------------------------------------------------------------------------------------------------- the watchdog
 
 #[test]
-fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
+fn loom_watchdog_is_not_parked_while_a_job_waits_or_runs() {
     // Each job blocks until the watchdog has ticked once.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
@@ -317,7 +317,7 @@ fn loom_the_watch_is_never_parked_while_a_job_waits_or_runs() {
 }
 
 #[test]
-fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
+fn loom_push_wakes_the_watchdog_and_close_ends_it() {
     check(None, || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let rounds = Arc::new(AtomicBool::new(false));
@@ -340,7 +340,7 @@ fn loom_a_push_lets_the_watch_go_and_close_ends_it() {
 }
 
 #[test]
-fn loom_close_ends_a_watch_that_is_parked_or_about_to() {
+fn loom_close_ends_a_watchdog_that_parks() {
     check(None, || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let watch = {

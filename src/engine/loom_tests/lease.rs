@@ -90,7 +90,7 @@ fn shard(jobs: &[u8]) -> Box<Shard> {
 }
 
 #[test]
-fn loom_a_shard_is_never_lost_and_each_of_its_jobs_comes_to_one_end() {
+fn loom_lent_shard_is_never_lost_and_its_jobs_end_once() {
     check(Some(4), || {
         let lease = Arc::new(Shards::new(true));
         let mailbox = Mailbox::default();
@@ -115,7 +115,10 @@ fn loom_a_shard_is_never_lost_and_each_of_its_jobs_comes_to_one_end() {
         watch.join().unwrap();
         lease.join();
         assert!(lease.join_late(Instant::now()));
-        assert!(first.is_some() != second.is_some(), "one ends with it");
+        assert!(
+            first.is_some() != second.is_some(),
+            "one thread returns the shard"
+        );
         let mut done = first.or(second).unwrap().done;
         done.append(&mut lock(&mailbox));
         done.sort_unstable();
@@ -125,7 +128,7 @@ fn loom_a_shard_is_never_lost_and_each_of_its_jobs_comes_to_one_end() {
 }
 
 #[test]
-fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
+fn loom_blocked_handler_lets_its_shard_go_on() {
     // The first handler blocks until the second runs, on the other thread.
     check(Some(4), || {
         let lease = Arc::new(Shards::new(true));
@@ -177,7 +180,7 @@ fn loom_a_handler_that_waits_for_another_of_its_shard_lets_the_shard_go_on() {
 }
 
 #[test]
-fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
+fn loom_watchdog_is_not_parked_while_a_shard_is_lent_or_late() {
     // The handler blocks until the watchdog has handed the shard on, and ticked once more.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
@@ -217,7 +220,7 @@ fn loom_the_watch_is_never_parked_while_a_shard_is_lent_or_a_thread_is_late() {
 }
 
 #[test]
-fn loom_a_watch_that_parks_is_called_for_what_is_lent_after_its_look() {
+fn loom_parking_watchdog_is_woken_for_a_shard_lent_later() {
     check(None, || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
         let lease = Arc::new(Shards::new(true));
@@ -233,7 +236,7 @@ fn loom_a_watch_that_parks_is_called_for_what_is_lent_after_its_look() {
 }
 
 #[test]
-fn loom_nothing_is_lent_without_a_spare_thread() {
+fn loom_shard_without_a_spare_thread_is_not_lent() {
     check(None, || {
         let lease = Arc::new(Shards::new(false));
         let spare = {

@@ -10,7 +10,7 @@ use crate::engine::parts::mailbox::{Refused, When};
 use crate::engine::parts::sync::lock;
 
 #[test]
-fn loom_no_push_is_slept_through() {
+fn loom_push_always_wakes_the_shard() {
     check(None, || {
         let mut shard = Shard::new(64);
         let producers: Vec<_> = (0..2)
@@ -30,7 +30,7 @@ fn loom_no_push_is_slept_through() {
 }
 
 #[test]
-fn loom_no_word_is_slept_through_and_words_keep_their_order() {
+fn loom_control_wakes_the_shard_and_keeps_its_order() {
     check(None, || {
         let mut shard = Shard::new(64);
         let mailbox = shard.mailbox.clone();
@@ -42,12 +42,12 @@ fn loom_no_word_is_slept_through_and_words_keep_their_order() {
         shard.run_until(1, 2);
         producer.join().unwrap();
         assert_eq!(shard.control, ['a', 'b']);
-        assert!(shard.mailbox.sleep(false), "nothing is left");
+        assert!(shard.mailbox.sleep(false), "the mailbox is not empty");
     });
 }
 
 #[test]
-fn loom_what_a_batch_leaves_is_seen_when_it_ends() {
+fn loom_deferred_data_is_seen_when_its_batch_ends() {
     // Two handlers of one shard: each sends data, then a control message that it is done, and wakes the shard once.
     check(None, || {
         let mut shard = Shard::new(64);
@@ -68,7 +68,7 @@ fn loom_what_a_batch_leaves_is_seen_when_it_ends() {
 }
 
 #[test]
-fn loom_messages_of_a_batch_are_taken_no_later_than_word_of_its_end() {
+fn loom_data_of_a_batch_is_taken_with_its_outcome_or_before() {
     check(None, || {
         let mut shard = Shard::new(64);
         let mailbox = shard.mailbox.clone();
@@ -90,7 +90,7 @@ fn loom_messages_of_a_batch_are_taken_no_later_than_word_of_its_end() {
 }
 
 #[test]
-fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
+fn loom_wake_up_by_one_thread_keeps_the_deferred_one() {
     // One handler defers its wake-up, another thread wakes at once, and a third (the watchdog) wakes for deferred data.
     check(Some(3), || {
         let mut shard = Shard::new(64);
@@ -111,7 +111,7 @@ fn loom_a_wake_up_by_another_does_not_take_away_that_of_a_batch() {
 }
 
 #[test]
-fn loom_a_producer_that_waits_for_room_is_let_go() {
+fn loom_producer_waiting_for_space_is_released() {
     // With room for one item, each further push waits for the shard, whether it wakes the shard at once or not.
     for when in [When::Now, When::Deferred] {
         check(None, move || {
@@ -131,7 +131,7 @@ fn loom_a_producer_that_waits_for_room_is_let_go() {
 }
 
 #[test]
-fn loom_all_producers_that_wait_for_room_are_let_go() {
+fn loom_all_producers_waiting_for_space_are_released() {
     check(Some(2), || {
         let mut shard = Shard::new(1);
         let producers: Vec<_> = (0..3)
@@ -148,7 +148,7 @@ fn loom_all_producers_that_wait_for_room_are_let_go() {
 }
 
 #[test]
-fn loom_close_lets_producers_go_and_loses_nothing_that_was_taken() {
+fn loom_close_releases_producers_and_keeps_their_data() {
     check(Some(4), || {
         let mut shard = Shard::new(1);
         let producers: Vec<_> = (0..2)
@@ -172,7 +172,7 @@ fn loom_close_lets_producers_go_and_loses_nothing_that_was_taken() {
 }
 
 #[test]
-fn loom_room_that_is_given_back_lets_a_waiting_producer_go() {
+fn loom_released_reservation_releases_a_waiting_producer() {
     // The shard sleeps meanwhile: an exhausted reservation gives it nothing to do.
     check(None, || {
         let mut shard = Shard::new(1);
@@ -188,7 +188,7 @@ fn loom_room_that_is_given_back_lets_a_waiting_producer_go() {
 }
 
 #[test]
-fn loom_room_that_is_used_lets_a_waiting_producer_go_when_the_shard_has_taken() {
+fn loom_used_reservation_releases_a_producer_once_taken() {
     check(None, || {
         let mut shard = Shard::new(1);
         shard.mailbox.try_reserve(1).unwrap();
@@ -203,7 +203,7 @@ fn loom_room_that_is_used_lets_a_waiting_producer_go_when_the_shard_has_taken() 
 }
 
 #[test]
-fn loom_a_paced_shard_wakes_for_word_and_takes_data_when_it_paces_no_longer() {
+fn loom_pacing_shard_wakes_for_control_and_takes_data_after() {
     for when in [When::Now, When::Deferred] {
         check(None, move || {
             let mut shard = Shard::new(1);
@@ -227,7 +227,7 @@ fn loom_a_paced_shard_wakes_for_word_and_takes_data_when_it_paces_no_longer() {
 }
 
 #[test]
-fn loom_a_sleep_is_ended_once_and_an_awake_shard_is_left_alone() {
+fn loom_shard_is_woken_once_and_only_while_asleep() {
     check(None, || {
         let mut shard = Shard::new(64);
         assert!(shard.mailbox.sleep(false));
@@ -245,15 +245,22 @@ fn loom_a_sleep_is_ended_once_and_an_awake_shard_is_left_alone() {
             producer.join().unwrap();
         }
         assert_eq!(shard.alarm.rings.load(Relaxed), 1);
-        assert!(!shard.mailbox.sleep(false), "it has something to take");
+        assert!(
+            !shard.mailbox.sleep(false),
+            "the shard must not sleep over data"
+        );
         shard.take(true);
         shard.mailbox.push(Byte(9), When::Now).unwrap();
-        assert_eq!(shard.alarm.rings.load(Relaxed), 1, "it is awake");
+        assert_eq!(
+            shard.alarm.rings.load(Relaxed),
+            1,
+            "an awake shard is not woken"
+        );
     });
 }
 
 #[test]
-fn loom_data_alone_does_not_wake_a_paced_shard() {
+fn loom_data_does_not_wake_a_pacing_shard() {
     check(None, || {
         let mut shard = Shard::new(64);
         assert!(shard.mailbox.sleep(true));
@@ -274,7 +281,7 @@ fn loom_data_alone_does_not_wake_a_paced_shard() {
 }
 
 #[test]
-fn loom_the_end_of_a_shard_takes_or_hands_back_everything_and_lets_all_go() {
+fn loom_end_of_a_shard_takes_or_returns_all_data() {
     // One thread waits for space, one reserves space, one leaves a control message. None is kept after the shard has
     // ended.
     check(Some(3), || {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use loom::thread;
 
-use super::{Reactor, check, hub, hub_with_places};
+use super::{Reactor, check, hub, hub_with_handlers_max};
 use crate::engine::handlers::inline::run_inline;
 use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
@@ -92,7 +92,7 @@ impl Program for Diary {
     fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
 
     fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {
-        panic!("no gate")
+        panic!("the model has no handshakes")
     }
 
     fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {
@@ -108,7 +108,7 @@ impl Program for Diary {
     }
 
     fn request(&self, _: Request) -> Response {
-        panic!("no route")
+        panic!("the model has no routes")
     }
 }
 
@@ -120,7 +120,7 @@ fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
         hub.wake_deferred();
         handover.take_or_wait(|| now, true)
     }) {
-        assert_eq!(start, 0, "all threads are there");
+        assert_eq!(start, 0, "all threads exist already");
         run_queued(hub, diary, job);
     }
 }
@@ -159,7 +159,7 @@ fn report(core: &mut Core<Script>) {
 }
 
 #[test]
-fn loom_what_a_connection_has_to_handle_is_handled_in_order_and_never_two_at_a_time() {
+fn loom_events_are_handled_in_order_without_overlap() {
     check(Some(2), || {
         let diary = diary();
         let (hub, alarms) = hub(1, 2, diary.clone());
@@ -246,11 +246,11 @@ fn turn_and_handle(
 }
 
 #[test]
-fn loom_handlers_that_a_shard_runs_itself_are_as_those_of_the_pool_also_where_it_is_handed_on() {
+fn loom_inline_events_are_handled_in_order_when_handed_on() {
     // Two threads of the shard, one of the pool, and the watchdog, which hands the shard on while a handler runs.
     check(Some(2), || {
         let diary = diary();
-        let (hub, alarms) = hub_with_places(1, 2, 1, diary.clone());
+        let (hub, alarms) = hub_with_handlers_max(1, 2, 1, diary.clone());
         let lease = Arc::new(Lease::new(true));
         let mut reactor = Reactor::new(0, &hub, diary.clone(), (), &alarms);
         let now = reactor.now;

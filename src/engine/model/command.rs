@@ -21,10 +21,10 @@ use crate::protocol::http::Head;
 /// A command for a shard, delivered in order.
 pub(crate) enum Command {
     Send(Key, Bytes),
-    /// For one connection that may be sent it packed.
+    /// Sends a message to one connection, packed or plain.
     #[cfg(feature = "deflate")]
     SendEither(Box<EitherForm>),
-    /// For everyone.
+    /// Sends a frame to every connection.
     Broadcast(Bytes),
     /// Sends a message to a room, or to everyone except one connection.
     Publish(Box<Publication>),
@@ -34,23 +34,23 @@ pub(crate) enum Command {
     Subscribe(Box<Subscribing>),
 }
 
-/// A message for one, in both forms.
+/// A message to one connection, in both forms.
 #[cfg(feature = "deflate")]
 pub(crate) struct EitherForm {
     pub(crate) to: Key,
     pub(crate) plain: Bytes,
-    /// It refers to no other message.
+    /// The packed frame, which refers to no other message.
     pub(crate) packed: Bytes,
 }
 
-/// A message for many.
+/// A message for several recipients.
 pub(crate) struct Publication {
     /// The room; `None`: every connection.
     pub(crate) room: Option<Arc<Room>>,
     /// The message as a frame; `None` if no recipient takes frames.
     pub(crate) frame: Option<Bytes>,
     pub(crate) form: Form,
-    /// Who is not to get it.
+    /// A connection that must not receive the message.
     pub(crate) except: Option<Key>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<Bytes>,
@@ -58,16 +58,16 @@ pub(crate) struct Publication {
     pub(crate) event: Option<(Arc<Room>, Bytes)>,
 }
 
-/// In which form a message to many is sent.
+/// The form in which a broadcast is sent.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Form {
-    /// As each shard sees fit.
+    /// The shard decides.
     #[default]
     Any,
-    /// As it is: [`Message::uncompressed`](crate::Message::uncompressed).
+    /// Plain: [`Message::uncompressed`](crate::Message::uncompressed).
     #[cfg(feature = "deflate")]
     Plain,
-    /// It is long, and was packed by whoever has published it. It refers to no other message.
+    /// A long message that its sender has packed. It refers to no other message.
     #[cfg(feature = "deflate")]
     Packed(Bytes),
 }

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_at_once_and_what_is_held_follows_as_the_shard_sees_it() {
+    fn memberships_change_at_once_and_at_the_shard_when_applied() {
         let rooms = rooms(2);
         let mut of = Memberships::default();
         // Joined, left and joined again; the shard applies one change after the other.
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_come_and_go_in_any_order_and_leave_nothing_behind() {
+    fn memberships_after_any_joins_and_leaves_are_exact() {
         let rooms = rooms(5);
         let mut of = Memberships::default();
         for (count, room) in (1..).zip(&rooms) {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_handed_over_at_the_end_as_they_are() {
+    fn memberships_taken_at_the_end_are_complete() {
         let rooms = rooms(3);
         let mut of = Memberships::default();
         rooms.iter().for_each(|room| of.change(room));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn one_room_takes_no_memory_of_its_own() {
+    fn membership_in_one_room_allocates_nothing() {
         assert_eq!(
             size_of::<Memberships>(),
             size_of::<u64>() + size_of::<usize>()

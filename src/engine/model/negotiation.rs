@@ -1,22 +1,23 @@
-//! With which clients compression is agreed.
+//! Negotiates compression, and declines it for user agents with known faults.
 
 use crate::engine::model::settings::Settings;
 use crate::protocol::deflate::negotiate::{self, Agreement};
 use crate::request::RequestHead;
 
-/// User agents whose offers are declined, unless [`Compression::apple`](crate::Compression::apple) lifts it: such as have the
-/// first part and none of the others.
+/// User agents whose offers are declined, unless [`Compression::apple`](crate::Compression::apple) is set: those that
+/// contain the first string and none of the others.
 ///
-/// | who | reports |
+/// | user agent | known faults |
 /// |---|---|
-/// | WebKit that is not Chromium's: Safari, and all browsers on iOS | messages in fragments, final blocks, and compressed messages among others that are not, fail in some versions |
-/// | CFNetwork: programs that use Apple's `URLSessionWebSocketTask` | as above |
+/// | WebKit other than Chromium's: Safari, and all browsers on iOS | some versions fail on fragmented messages, on final blocks, and on compressed messages mixed with plain ones |
+/// | CFNetwork: programs that use Apple's `URLSessionWebSocketTask` | the same faults |
 const DECLINED: [(&str, &[&str]); 2] = [
     ("AppleWebKit/", &["Chrome/", "Chromium/"]),
     ("CFNetwork/", &[]),
 ];
 
-/// What is agreed with the client of a handshake: nothing unless the program wants it.
+/// Negotiates compression with the client of a handshake. `None` without an offer that can be accepted, or if the
+/// program has not enabled compression.
 pub(crate) fn negotiate(settings: &Settings, request: &RequestHead) -> Option<Agreement> {
     let compression = settings.compression.as_ref()?;
     let user_agent = request.header("User-Agent").unwrap_or_default();

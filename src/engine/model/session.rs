@@ -34,7 +34,7 @@ pub(crate) struct Session {
     pub(crate) rooms: Mutex<Memberships>,
     /// Decides who dispatches the close if the shard ends while handlers have a batch: see `BatchState`.
     batch: AtomicU8,
-    /// What was agreed about compression.
+    /// What the client can inflate, as agreed.
     pub(crate) compression: Ability,
 }
 

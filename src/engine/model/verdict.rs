@@ -26,7 +26,7 @@ pub(crate) struct Granted {
     /// Counts the connection for its user.
     pub(crate) user_slot: Option<UserSlot>,
     pub(crate) expiry: Option<Expiry>,
-    /// What is agreed about compression, and how the client is told.
+    /// The agreement about compression, and the extension header that tells the client.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<(Ability, String)>,
 }
@@ -48,7 +48,7 @@ impl Granted {
         }
     }
 
-    /// Agrees about compression, if the client offers it and is still to be answered.
+    /// Negotiates compression, if the client offers it and the response can still be changed.
     pub(crate) fn agree_compression(&mut self, settings: &Settings, request: &RequestHead) {
         #[cfg(feature = "deflate")]
         if let Some(agreement) = negotiation::negotiate(settings, request) {
@@ -58,7 +58,7 @@ impl Granted {
         let _ = (settings, request);
     }
 
-    /// What is agreed about compression.
+    /// What the client can inflate, as agreed.
     pub(crate) fn compression(&self) -> Ability {
         #[cfg(feature = "deflate")]
         if let Some((ability, _)) = &self.compression {
@@ -67,7 +67,7 @@ impl Granted {
         Ability::default()
     }
 
-    /// Where no handler is asked: with the first of these subprotocols that the client offers.
+    /// Accepts without a handler, with the first subprotocol in the client's order that is among `known`.
     pub(crate) fn choosing(request: &RequestHead, known: &[&str]) -> Self {
         Self {
             subprotocol: request.choose_subprotocol(known),

@@ -8,7 +8,7 @@ use crate::engine::parts::compression::ConnCompression;
 #[cfg(feature = "deflate")]
 use crate::engine::parts::compression::Epoch;
 
-/// Who a message for many is for.
+/// The recipients of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Audience {
     Everyone,
@@ -20,19 +20,19 @@ pub(crate) enum Audience {
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
     plain: Gathering,
-    /// The same messages for members that follow an epoch.
+    /// The same messages, packed for members that follow an epoch.
     #[cfg(feature = "deflate")]
     packed: Option<(PackedFor, Gathering)>,
 }
 
-/// Whom packed frames are for.
+/// The recipients of packed frames.
 #[cfg(feature = "deflate")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackedFor {
-    /// Its followers.
+    /// Members that follow this epoch.
     pub(crate) epoch: Epoch,
-    /// It is one message that refers to no other, of that many bytes: those that can't follow get it, too, if they can inflate
-    /// it.
+    /// The payload's length, if the frame is a single message that refers to no other: it is also for members that
+    /// can't follow and can inflate it.
     alone: Option<usize>,
 }
 
@@ -47,19 +47,19 @@ impl PackedFor {
     }
 }
 
-/// A message as the followers of an epoch get it.
+/// A message, packed for the followers of an epoch.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedFrame {
     #[cfg(feature = "deflate")]
     pub(crate) epoch: Epoch,
     #[cfg(feature = "deflate")]
     pub(crate) frame: Bytes,
-    /// It refers to no other message, and stands alone in its batch.
+    /// Whether it refers to no other message, and is alone in its batch.
     #[cfg(feature = "deflate")]
     pub(crate) alone: bool,
 }
 
-/// Frames that gather.
+/// Frames that are being gathered.
 #[cfg_attr(feature = "deflate", derive(Clone))]
 struct Gathering {
     bytes: Gathered,
@@ -67,7 +67,7 @@ struct Gathering {
     pieces: Vec<Piece>,
 }
 
-/// A lone frame is sent as it is.
+/// The bytes of the frames. A lone frame is sent without being copied.
 #[cfg_attr(feature = "deflate", derive(Clone))]
 enum Gathered {
     One(Bytes),
@@ -156,7 +156,7 @@ impl Batch {
         }
     }
 
-    /// `spare` is memory that it may take.
+    /// Appends a frame. `spare` is memory that the batch may take.
     pub(crate) fn push(
         &mut self,
         number: u64,
@@ -168,7 +168,7 @@ impl Batch {
         if let Some(packed) = &packed
             && self.packed.is_none()
         {
-            // So far there were only messages that are too short to be packed.
+            // All messages so far were too short to be packed.
             let to = PackedFor {
                 epoch: packed.epoch,
                 alone: None,
@@ -190,7 +190,7 @@ impl Batch {
         let _ = packed;
     }
 
-    /// The frames that a connection gets.
+    /// The frames for a connection.
     fn frames(&self, compression: ConnCompression) -> &Gathering {
         #[cfg(feature = "deflate")]
         if let Some((to, packed)) = &self.packed
@@ -202,7 +202,7 @@ impl Batch {
         &self.plain
     }
 
-    /// Whether a connection gets packed frames of it.
+    /// Whether a connection gets packed frames.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_packed_for(&self, compression: ConnCompression) -> bool {
         let packed = self.packed.as_ref();
@@ -213,12 +213,12 @@ impl Batch {
         self.plain.bytes().len()
     }
 
-    /// How many messages somebody has still to get who has all before this number.
+    /// The number of messages from this number on, which a member has yet to receive.
     pub(crate) fn messages_from(&self, number: u64) -> usize {
         self.plain.pieces.len() - position(&self.plain.pieces, number)
     }
 
-    /// The messages from this number on as a connection gets them, each with its number.
+    /// The messages from this number on in their form for a connection, each with its number.
     pub(crate) fn from(
         &self,
         number: u64,
@@ -235,7 +235,7 @@ impl Batch {
         })
     }
 
-    /// The batch as it is sent.
+    /// Seals the batch for sending.
     pub(crate) fn close(self) -> SealedBatch {
         SealedBatch {
             plain: self.plain.seal(),
@@ -245,7 +245,7 @@ impl Batch {
     }
 }
 
-/// Memory of former batches, for the next one.
+/// The memory of former batches, for the next one.
 #[derive(Default)]
 pub(crate) struct Spare {
     memory: BytesMut,
@@ -282,7 +282,7 @@ pub(crate) struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// The frames that a connection gets.
+    /// The frames for a connection.
     #[inline]
     pub(crate) fn frames(&self, compression: ConnCompression) -> &SealedFrames {
         #[cfg(feature = "deflate")]
@@ -311,14 +311,14 @@ impl SealedBatch {
         self.packed.as_ref().map(|(to, _)| to.epoch)
     }
 
-    /// How long all frames are, plain.
+    /// The length of all frames without packing.
     #[cfg(feature = "deflate")]
     pub(crate) fn plain_len(&self) -> usize {
         self.plain.bytes.len()
     }
 }
 
-/// Frames that are sent as they are.
+/// The frames of a sealed batch.
 pub(crate) struct SealedFrames {
     pub(crate) bytes: Bytes,
     /// The size of the allocation behind the bytes.
@@ -327,7 +327,7 @@ pub(crate) struct SealedFrames {
 }
 
 impl SealedFrames {
-    /// Where the messages from this number on begin, and how many they are.
+    /// The offset of the messages from this number on, and how many they are.
     #[inline]
     pub(crate) fn share(&self, number: u64) -> (usize, u32) {
         let first = position(&self.pieces, number);
@@ -337,13 +337,13 @@ impl SealedFrames {
         )
     }
 
-    /// Where the last so many messages begin.
+    /// The offset of the last `messages` messages.
     #[cfg(feature = "deflate")]
     pub(crate) fn last(&self, messages: u32) -> usize {
         start(&self.pieces, self.pieces.len() - messages as usize)
     }
 
-    /// An outbox is to keep some of the bytes: then they must not hold far more memory than they are.
+    /// Copies the bytes if they would hold far more memory than they are: an outbox may keep them for long.
     fn make_compact(&mut self) {
         if self.allocated / 2 > self.bytes.len() {
             self.bytes = Bytes::copy_from_slice(&self.bytes);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_begins_with_the_first_message_that_is_still_to_be_got() {
+    fn share_of_a_batch_begins_with_the_first_unsent_message() {
         let numbers = [3, 4, 7, 12];
         for from in 0..15 {
             let expected: Vec<u64> = numbers.into_iter().filter(|&n| n >= from).collect();
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_frame_is_not_copied() {
+    fn lone_frame_is_sent_without_a_copy() {
         let frame = Bytes::from(vec![1; 100]);
         let closed = Batch::new(Audience::Room(1), 0, frame.clone(), None).close();
         assert_eq!(closed.plain.bytes.as_ptr(), frame.as_ptr());

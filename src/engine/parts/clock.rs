@@ -125,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn clock_counts_turns_and_sleeps_as_meant() {
+    fn clock_counts_turns_and_planned_sleeps() {
         let lived = lived(10, ms(100), ms(5_000), None);
         assert_eq!(lived, ms(51_000));
     }
 
     #[test]
-    fn clock_leaves_out_sleeps_that_were_longer_than_meant() {
+    fn clock_excludes_sleeps_longer_than_planned() {
         let late = lived(1, ms(0), ms(16_000), Some(ms(2_000)));
         assert_eq!(late, ms(0));
         // The moments awake are too short to judge a peer by.
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_of_a_shard_that_is_always_late_still_goes() {
+    fn clock_of_a_shard_that_is_always_late_advances() {
         let turns = 1_000;
         for late in [250, 300, 1_000, 5_000, 60_000] {
             let sum = ms(late) * turns;

@@ -1,31 +1,32 @@
-//! What a connection has agreed about compression, and whose history it shares.
+//! The compression that a connection has agreed to, and the epoch whose history it shares.
 
 #[cfg(feature = "deflate")]
 use crate::protocol::deflate::{WINDOW_BITS_MAX, negotiate::Agreement};
 
-/// Compression of one connection, in a few bytes: there is one for each. Without the feature it takes none, and nothing is
-/// ever agreed.
+/// The state of a connection's compression, in a few bytes. Without the feature it takes none, and compression is never
+/// agreed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ConnCompression {
-    /// The epoch that it follows, above eight bits: [`Ability`].
+    /// The epoch that the connection follows, above the eight bits of its [`Ability`].
     #[cfg(feature = "deflate")]
     bits: u64,
 }
 
-/// What a client can inflate, as agreed in its handshake: 0 if nothing.
+/// What a client can inflate, as agreed in its handshake. The default is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ability {
-    /// The bits of its window, and [`Self::STATELESS`].
+    /// The bits of the client's window, and [`Self::STATELESS`]. 0: nothing was agreed.
     #[cfg(feature = "deflate")]
     bits: u8,
 }
 
-/// Number of an epoch: a series of packed messages that begins with one which refers to nothing. Never used again on a shard.
+/// The number of an epoch: a series of packed messages, the first of which refers to no other. It is never reused on a
+/// shard.
 #[cfg(feature = "deflate")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// A compressor looks back so far, in bits, where members of an audience share its history.
+/// The window, in bits, of the compressor whose history the members of an audience share.
 #[cfg(feature = "deflate")]
 pub(crate) const SHARED_WINDOW_BITS: u8 = 13;
 
@@ -43,7 +44,7 @@ impl ConnCompression {
 
 #[cfg(feature = "deflate")]
 impl Ability {
-    /// The client has asked that each message be packed by itself.
+    /// The client has required that each message be packed by itself (`server_no_context_takeover`).
     const STATELESS: u8 = 0x80;
 
     pub(crate) fn new(agreement: Agreement) -> Self {
@@ -64,13 +65,13 @@ impl Ability {
         self.bits != 0
     }
 
-    /// Whether it can share the history of an audience.
+    /// Whether the client can share the history of an audience.
     fn can_follow(self) -> bool {
         self.bits & Self::STATELESS == 0 && self.bits >= SHARED_WINDOW_BITS
     }
 
-    /// Whether it can inflate a message of that length which refers to no other: with the largest window any, else those that
-    /// its window holds (RFC 7692 §7.1.2.1).
+    /// Whether the client can inflate a message of this length that refers to no other: any with the largest window,
+    /// and otherwise those that its window holds (RFC 7692 §7.1.2.1).
     pub(crate) fn can_inflate(self, len: usize) -> bool {
         match self.window_bits() {
             0 => false,
@@ -82,7 +83,7 @@ impl Ability {
 
 #[cfg(feature = "deflate")]
 impl Epoch {
-    /// That of nobody.
+    /// An epoch that no connection follows.
     pub(crate) const NONE: Self = Self(u64::MAX);
 
     pub(crate) const FIRST: Self = Self(1);
@@ -121,7 +122,7 @@ impl ConnCompression {
         self.ability().can_follow()
     }
 
-    /// The epoch that it follows.
+    /// The epoch that the connection follows.
     #[inline]
     pub(crate) fn epoch(self) -> Option<Epoch> {
         match self.bits >> 8 {
@@ -140,7 +141,8 @@ impl ConnCompression {
         self.bits = epoch.0 << 8 | u64::from(self.ability().bits);
     }
 
-    /// What its client has in its window is no audience's history any more: it is sent plain frames until it follows again.
+    /// Stops following: the client's window does not hold an audience's history any more. It gets plain frames until it
+    /// follows again.
     #[inline]
     pub(crate) fn leave_epoch(&mut self) {
         self.bits = self.ability().bits.into();
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn small_window_reads_short_messages_and_follows_nobody() {
+    fn small_window_inflates_short_messages_and_never_follows() {
         let small = ability("; server_max_window_bits=8");
         assert!(small.can_inflate(256) && !small.can_inflate(257));
         assert!(!ConnCompression::new(small).can_follow());

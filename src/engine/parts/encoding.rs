@@ -33,14 +33,13 @@ impl Encoding {
         }
     }
 
-    /// Whether the message at the front is packed.
+    /// Whether the message at the front of `bytes` is packed.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_packed(self, bytes: &[u8]) -> bool {
         self == Self::Frames && bytes.first().is_some_and(|first| first & RSV1 != 0)
     }
 
-    /// The first `bytes_max` bytes' worth of whole messages of a run, at least one: how many bytes that are, and
-    /// messages.
+    /// The whole messages in the first `bytes_max` bytes of `run`, at least one: their bytes and their number.
     pub(crate) fn whole(self, run: &[u8], bytes_max: usize) -> (usize, u32) {
         let mut at = 0;
         let mut messages = 0;

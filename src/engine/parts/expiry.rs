@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_of_a_past_time_has_come_and_of_a_far_one_never_does() {
+    fn expiry_in_the_past_is_due_and_in_the_far_future_never() {
         let hour = Duration::from_secs(3_600);
         let past = Expiry::at_time(SystemTime::now() - hour).unwrap();
         assert!(past.has_come(Instant::now() + STEP));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_has_one_expiry_and_the_latest_setting_holds() {
+    fn latest_expiry_of_a_connection_applies() {
         let start = Expiry::epoch();
         let at = |ms| Expiry::at(start + Duration::from_millis(ms));
         let expiries = Expiries::default();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn shard_is_told_once_of_what_expires_earlier_than_it_knows() {
+    fn shard_is_notified_once_of_an_earlier_expiry() {
         let start = Expiry::epoch();
         let at = |s| Expiry::at(start + Duration::from_secs(s));
         let expiries = Expiries::default();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn handlers_are_quick_until_they_are_seen_to_be_slow() {
+    fn handlers_are_quick_until_measured_slow() {
         let begin = Instant::now();
         let mut inline_policy = InlinePolicy::new(begin);
         let end = begin + ms(1_000);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_share_of_long_handlers_is_borne_for_ever_and_a_larger_one_is_not() {
+    fn long_handlers_are_tolerated_up_to_their_share() {
         let begin = Instant::now();
         for (every, is_borne) in [(SHARE + 8, true), (SHARE - 8, false)] {
             let mut inline_policy = InlinePolicy::new(begin);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slow_again_soon_is_left_to_the_pool_for_twice_as_long_each_time_up_to_a_bound() {
+    fn repeated_slowness_doubles_the_pause_up_to_its_maximum() {
         let mut now = Instant::now();
         let mut inline_policy = InlinePolicy::new(now);
         let mut pauses = Vec::new();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_tried_again_while_the_pool_is_slow() {
+    fn pause_does_not_end_while_the_pool_is_slow() {
         let now = Instant::now();
         let mut inline_policy = InlinePolicy::new(now);
         inline_policy.found_slow(now);

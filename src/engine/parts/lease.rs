@@ -111,7 +111,7 @@ impl<S> Lease<S> {
         }
         let back = state.lent.take();
         // Checked above, under the same lock.
-        Next::Back(back.expect("the shard is here"))
+        Next::Back(back.expect("the shard is lent"))
     }
 
     /// The watchdog's look at the shard. Hands the shard on if the running handler is the one that was `seen` at the

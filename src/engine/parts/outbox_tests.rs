@@ -153,7 +153,7 @@ fn parse(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn what_is_queued_leaves_in_order_whatever_the_socket_takes_at_a_time() {
+fn messages_are_written_in_order_for_any_write_size() {
     let large = vec![b'L'; 20_000];
     for step in [1, 2, 3, 7, 33, 1000, 16_384, 100_000] {
         let mut outbox = Outbox::default();
@@ -183,7 +183,7 @@ fn what_is_queued_leaves_in_order_whatever_the_socket_takes_at_a_time() {
 }
 
 #[test]
-fn a_control_frame_goes_ahead_of_messages_but_never_into_one() {
+fn control_frame_overtakes_messages_but_never_splits_one() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
@@ -212,7 +212,7 @@ fn a_control_frame_goes_ahead_of_messages_but_never_into_one() {
 }
 
 #[test]
-fn dropping_the_oldest_never_cuts_a_message_and_counts_each() {
+fn drop_oldest_drops_whole_messages_and_counts_each() {
     let whole = run(&[b"first", b"second", b"third", b"fourth"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
@@ -272,7 +272,7 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
 }
 
 #[test]
-fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
+fn drop_waiting_keeps_the_frame_in_progress() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
@@ -291,7 +291,7 @@ fn the_frame_in_progress_survives_when_everything_that_waits_is_dropped() {
 }
 
 #[test]
-fn control_frames_have_an_allowance_of_their_own_and_the_latest_takes_the_place() {
+fn control_frame_over_the_limit_replaces_the_latest() {
     let mut outbox = Outbox::default();
     outbox.push(run(&[b"data"]), 1, false);
     flush(&mut outbox, 1);
@@ -309,7 +309,7 @@ fn control_frames_have_an_allowance_of_their_own_and_the_latest_takes_the_place(
 }
 
 #[test]
-fn what_is_cleared_is_counted_with_the_message_in_progress() {
+fn clear_counts_the_message_in_progress() {
     let mut outbox = Outbox::default();
     outbox.push(run(&[b"first", b"second"]), 2, false);
     flush(&mut outbox, 3);
@@ -320,7 +320,7 @@ fn what_is_cleared_is_counted_with_the_message_in_progress() {
 }
 
 #[test]
-fn the_first_whole_frames_of_a_run_are_found() {
+fn whole_frames_within_a_length_are_found() {
     let whole = run(&[b"12345678", b"12345678", b"12345678"]);
     assert_eq!(Encoding::Frames.whole(&whole, 0), (10, 1), "at least one");
     assert_eq!(Encoding::Frames.whole(&whole, 19), (10, 1));
@@ -330,7 +330,7 @@ fn the_first_whole_frames_of_a_run_are_found() {
 }
 
 #[test]
-fn many_small_messages_take_little_more_memory_than_their_bytes() {
+fn small_messages_take_little_memory_beyond_their_bytes() {
     let mut outbox = Outbox::default();
     let mut expected = Vec::new();
     for n in 0..10_000u32 {
@@ -371,7 +371,7 @@ fn parse_events(bytes: &[u8]) -> (Vec<String>, usize) {
 const TEXTS: [&str; 4] = ["first", "second\n\nline\n", "", "fourth"];
 
 #[test]
-fn events_leave_whole_and_in_order_and_each_is_counted_whatever_the_socket_takes_at_a_time() {
+fn events_are_written_in_order_for_any_write_size() {
     for step in 1..60 {
         let mut outbox = Outbox::new(Encoding::Events);
         outbox.push_preface(preamble(1000, Position::Untold).into());
@@ -393,7 +393,7 @@ fn events_leave_whole_and_in_order_and_each_is_counted_whatever_the_socket_takes
 }
 
 #[test]
-fn a_comment_goes_ahead_of_events_but_never_into_one() {
+fn comment_overtakes_events_but_never_splits_one() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
@@ -414,7 +414,7 @@ fn a_comment_goes_ahead_of_events_but_never_into_one() {
 }
 
 #[test]
-fn dropping_the_oldest_events_never_cuts_one_and_counts_each() {
+fn drop_oldest_drops_whole_events_and_counts_each() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
@@ -439,7 +439,7 @@ fn dropping_the_oldest_events_never_cuts_one_and_counts_each() {
 }
 
 #[test]
-fn the_event_in_progress_survives_when_everything_that_waits_is_dropped() {
+fn drop_waiting_keeps_the_event_in_progress() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
@@ -455,7 +455,7 @@ fn the_event_in_progress_survives_when_everything_that_waits_is_dropped() {
 }
 
 #[test]
-fn a_cleared_outbox_keeps_its_form() {
+fn cleared_outbox_keeps_its_encoding() {
     let mut outbox = Outbox::new(Encoding::Events);
     outbox.push(events(&TEXTS), 4, false);
     assert_eq!(outbox.clear(), 4);
@@ -463,7 +463,7 @@ fn a_cleared_outbox_keeps_its_form() {
 }
 
 #[test]
-fn the_first_whole_events_of_a_run_are_found() {
+fn whole_events_within_a_length_are_found() {
     let whole = events(&["1234", "1\n2", "12345678"]);
     let lens = [12, 17, 16];
     assert_eq!(

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_has_its_patience_and_no_more() {
+    fn client_that_does_not_read_gets_its_patience_only() {
         assert_eq!(
             lasts(0, Duration::from_secs(1)),
             Some(Duration::from_secs(1))
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_takes_at_first_is_not_taken_for_reading() {
+    fn bytes_in_kernel_buffers_do_not_count_as_read() {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
         let at = |ms| timers.now(epoch + Duration::from_millis(ms));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_at_the_least_rate_goes_on_and_who_stays_below_it_runs_out() {
+    fn client_below_the_minimum_rate_runs_out_of_time() {
         assert_eq!(lasts(100, Duration::from_millis(96)), None);
         let below = lasts(80, Duration::from_millis(96)).unwrap();
         assert!(
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_reading_that_are_longer_apart_than_the_patience_are_no_standstill() {
+    fn client_reading_in_steps_longer_than_the_patience_goes_on() {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
         let at = |ms| timers.now(epoch + Duration::from_millis(ms));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn time_runs_only_while_there_is_no_room_and_is_not_given_back_by_a_moment_of_it() {
+    fn client_time_runs_only_while_its_outbox_is_short_of_room() {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
         let at = |ms| timers.now(epoch + Duration::from_millis(ms));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_reading_counts_from_before_others_wait() {
+    fn time_without_reading_counts_from_before_producers_wait() {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
         let at = |ms| timers.now(epoch + Duration::from_millis(ms));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_in_vain_one_after_the_other_are_bounded() {
+    fn consecutive_waits_in_vain_are_bounded() {
         let mut in_vain = WastedWaits::default();
         let mut now = Instant::now();
         let start = now;

@@ -154,12 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_counted_without_a_bound() {
+    fn addresses_without_limits_are_not_counted() {
         assert!(PeerLimits::new(&Limits::default()).is_none());
     }
 
     #[test]
-    fn an_address_gets_its_connections_and_each_back_when_it_ends() {
+    fn address_at_its_limit_gets_room_when_a_connection_ends() {
         let peers = peers(Some(2), None);
         let now = Instant::now();
         let first = peers.enter(ip("192.0.2.1"), now).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_subscriber() {
+    fn ipv6_network_of_64_bits_counts_as_one_address() {
         let peers = peers(Some(1), None);
         let now = Instant::now();
         let _place = peers.enter(ip("2001:db8:0:1::1"), now).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_may_come_at_their_rate_and_a_second_of_them_at_once() {
+    fn handshakes_within_rate_and_burst_are_allowed() {
         let peers = peers(None, Some(10));
         let address = ip("192.0.2.1");
         let start = Instant::now();
@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_none_lets_nobody_in() {
+    fn handshake_rate_of_zero_refuses_every_client() {
         let peers = peers(None, Some(0));
         assert!(!peers.may_shake_hands(ip("192.0.2.1"), Instant::now()));
     }
 
     #[test]
-    fn addresses_that_have_gone_are_forgotten() {
+    fn addresses_without_connections_are_swept_out() {
         let peers = peers(Some(1), Some(10));
         let start = Instant::now();
         for n in 0..100_000_u32 {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_without_generations_left_is_not_reused() {
+    fn entry_at_the_last_generation_is_not_reused() {
         let mut slab = Slab::new();
         let first = slab.insert('a');
         slab.entries[0].generation = u32::MAX;
@@ -187,17 +187,17 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_64_bits_find_the_current_owner_of_a_slot() {
+    fn token_of_64_bits_finds_the_current_value_of_a_slot() {
         tokens_find_the_current_owner_of_a_slot::<64>();
     }
 
     #[test]
-    fn tokens_of_32_bits_find_the_current_owner_of_a_slot() {
+    fn token_of_32_bits_finds_the_current_value_of_a_slot() {
         tokens_find_the_current_owner_of_a_slot::<32>();
     }
 
     #[test]
-    fn tokens_find_an_owner_of_a_late_generation() {
+    fn token_of_a_late_generation_finds_its_value() {
         let mut slab = Slab::new();
         slab.insert('a');
         slab.entries[0].generation = 3_000_000_000;
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_slots_that_do_not_exist_find_nothing() {
+    fn token_of_a_missing_slot_finds_nothing() {
         let mut slab = Slab::new();
         slab.insert('a');
         for token in [1, 5 << 22, u64::from(u32::MAX), u64::from(u32::MAX) - 1] {

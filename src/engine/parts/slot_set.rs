@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slot_set_holds_what_was_inserted_and_not_removed() {
+    fn slot_set_after_any_changes_is_exact() {
         let mut set = SlotSet::default();
         let mut model = BTreeSet::new();
         for step in 0..5_000_u32 {

@@ -55,7 +55,7 @@ mod tests {
     };
 
     #[test]
-    fn the_verdict_is_this_table() {
+    fn policy_decides_as_in_the_table() {
         use SlowConsumer as S;
         use Verdict as V;
         // policy, bytes in the outbox, bytes in progress, message length, decision; the bound is 100

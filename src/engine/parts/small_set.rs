@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_who_has_come_and_not_gone_however_many() {
+    fn members_after_any_changes_are_exact() {
         let mut members = Members::default();
         for count in 1..=100 {
             members.insert(count - 1);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn few_are_kept_in_a_row_also_after_a_rush() {
+    fn small_set_is_a_slice_again_after_a_peak() {
         let mut members: Members<u32> = Members::default();
         assert_eq!(size_of_val(&members), 2 * size_of::<usize>());
         (0..1_000).for_each(|member| members.insert(member));

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn slot_has_one_entry_however_often_its_deadline_moves() {
+    fn slot_has_one_timer_entry_when_its_deadline_moves() {
         let epoch = Instant::now();
         let mut scene = Scene::new(epoch);
         let start = scene.timers.now(epoch);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_fire_in_order_when_their_time_has_come_and_not_before() {
+    fn timer_entries_fire_in_order_and_never_early() {
         let epoch = Instant::now();
         let mut scene = Scene::new(epoch);
         let start = scene.timers.now(epoch);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_waits_do_not_overflow() {
+    fn timers_with_endless_waits_do_not_overflow() {
         let epoch = Instant::now();
         let mut scene = Scene::new(epoch);
         scene.schedule(scene.timers.now(epoch).after(Duration::MAX), 1);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_rests_after_a_standstill_and_then_goes_on() {
+    fn clock_after_a_standstill_rests_and_then_advances() {
         let epoch = Instant::now();
         let mut scene = Scene::new(epoch);
         scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);

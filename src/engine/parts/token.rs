@@ -29,7 +29,7 @@ impl<const WIDTH: u32> Layout<WIDTH> {
     const SLOT_BITS: u32 = match WIDTH {
         64 => 32,
         32 => 22,
-        _ => panic!("only machines of 32 and 64 bits are known"),
+        _ => panic!("only 32-bit and 64-bit machines are supported"),
     };
     const SLOT_MASK: u64 = (1 << Self::SLOT_BITS) - 1;
     const TOKEN_MASK: u64 = u64::MAX >> (64 - WIDTH);
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn token_of_64_bits_tells_slot_and_next_generation() {
+    fn token_of_64_bits_differs_by_slot_and_generation() {
         token_tells_slot_and_next_generation::<64>(32);
     }
 
     #[test]
-    fn token_of_32_bits_tells_slot_and_next_generation() {
+    fn token_of_32_bits_differs_by_slot_and_generation() {
         token_tells_slot_and_next_generation::<32>(22);
     }
 
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_beyond_the_token_have_none() {
+    fn slot_beyond_the_layout_has_no_token() {
         let pack = |slot| Layout::<32>::pack(key(slot, u32::MAX));
         assert!(pack((1 << 22) - 3).is_some());
         for slot in [(1 << 22) - 2, (1 << 22) - 1, 1 << 22, u32::MAX] {

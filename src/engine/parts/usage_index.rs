@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_is_of_the_address_that_uses_most() {
+    fn largest_belongs_to_the_address_that_uses_most() {
         let mut index = UsageIndex::default();
         index.set(address(1), 0, 0, 100);
         for slot in 1..=5 {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn index_follows_every_change() {
+    fn usage_index_after_any_changes_is_exact() {
         let mut index = UsageIndex::default();
         let mut used = [0; 8];
         for step in 0..10_000_usize {

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn user_at_the_bound_is_refused_until_a_slot_is_dropped() {
+    fn user_at_the_limit_is_refused_until_a_slot_is_dropped() {
         let users = Users::new(Some(2));
         let first = users.enter("ada").unwrap();
         let second = opened(&users, "ada", 1);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_a_user_are_those_that_are_open() {
+    fn connections_of_a_user_lists_open_ones_only() {
         let users = Users::new(None);
         let slots: Vec<_> = (0..1_000).map(|n| opened(&users, "ada", n)).collect();
         let others: Vec<_> = ["ad", "adam", "ada "]

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trickle_below_the_rate_ends_soon_after_the_timeout() {
+    fn reader_below_the_minimum_rate_ends_soon_after_the_timeout() {
         let second = Duration::from_secs(1);
         for (bytes, every) in [
             (1, 29 * second),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_at_the_rate_goes_on_also_in_steps() {
+    fn reader_in_steps_at_the_minimum_rate_goes_on() {
         let second = Duration::from_secs(1);
         for (bytes, every) in [
             (1_024, second),
@@ -109,12 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_every_byte_counts() {
+    fn any_byte_extends_the_deadline_without_a_minimum_rate() {
         assert_eq!(lasts(1, Duration::from_secs(29), 0), None);
     }
 
     #[test]
-    fn what_was_read_early_is_no_credit_beyond_the_timeout() {
+    fn early_reading_buys_no_time_beyond_the_timeout() {
         let limits = Limits::default();
         let epoch = Instant::now();
         let timers = Timers::new(epoch);

@@ -15,7 +15,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn check_timers(&self, now: Instant, wait: Option<Duration>) {
         assert!(
             self.cx.timers.len() <= self.conns.len(),
-            "a connection has more than one entry"
+            "a connection has more than one timer entry"
         );
         for key in self.conns.keys() {
             if let Some(conn) = self.conns.get(key) {
@@ -57,11 +57,18 @@ impl<T: Transport> Core<T> {
         let is_paused = self.cx.receive_budget.paused() > 0;
         let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.can_take_commands();
         if has_work || (is_paused && !self.cx.receive_budget.is_full()) {
-            assert_eq!(wait, Some(Duration::ZERO), "there is something to do");
+            assert_eq!(
+                wait,
+                Some(Duration::ZERO),
+                "the shard sleeps while it has work"
+            );
         }
         let wakes_by = |due: Option<Duration>, what: &str| {
             if let Some(due) = due {
-                assert!(wait.is_some_and(|wait| wait <= due), "{what}: {wait:?}");
+                assert!(
+                    wait.is_some_and(|wait| wait <= due),
+                    "sleeps {wait:?} past {what}"
+                );
             }
         };
         wakes_by(self.cx.timers.wait(now), "a timer");
@@ -70,24 +77,24 @@ impl<T: Transport> Core<T> {
         for key in expiries.keys() {
             assert!(
                 self.conns.get(key).is_some(),
-                "a connection that has gone expires"
+                "the session of a connection that has ended expires"
             );
         }
         if let Stop::Draining(deadline) | Stop::Closing(deadline) = self.cx.stop {
             let left = deadline.saturating_duration_since(now);
-            wakes_by(Some(left), "the end");
+            wakes_by(Some(left), "the deadline for stopping");
         }
         if is_paused && self.cx.receive_budget.is_full() {
             // Handlers will return, or clients read on: there is a timer for each.
             assert!(
                 self.sessions().any(|ws| ws.is_handled_or_held_back()),
-                "nobody is read, and nothing ends that"
+                "reading is paused, and nothing ends the pause"
             );
         }
         if !self.cx.fanout.wants_commands() && !self.cx.fanout.can_take_commands() {
             assert!(
                 self.sessions().any(|ws| ws.congested),
-                "mail waits, and for nobody"
+                "commands wait, but no member is congested"
             );
         }
     }

@@ -84,7 +84,7 @@ impl<T: Transport> Core<T> {
         let Some((key, conn)) = self.conns.at_mut(slot) else {
             debug_assert!(
                 false,
-                "a list names slot {slot}, whose connection has gone without leaving the list"
+                "a list holds slot {slot}, whose connection ended without leaving the list"
             );
             return None;
         };
@@ -107,7 +107,7 @@ impl<T: Transport> Core<T> {
             Role::Http(_) | Role::Lingering(_) => {
                 debug_assert!(
                     false,
-                    "a list of WebSockets names slot {slot}, which holds none"
+                    "a list of WebSockets holds slot {slot}, which has none"
                 );
                 None
             }
@@ -132,7 +132,7 @@ impl<T: Transport> Core<T> {
         let Some(conn) = self.conns.remove(key) else {
             debug_assert!(
                 false,
-                "the connection {key:?} was at hand and is to be removed"
+                "the connection {key:?} was found, and then not removed"
             );
             return;
         };

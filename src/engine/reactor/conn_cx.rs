@@ -110,7 +110,7 @@ impl<T: Transport> ConnCx<'_, T> {
 
     /// Ends HTTP: a WebSocket or an event stream begins.
     pub(crate) fn upgrade(&mut self, upgrade: Upgrade) {
-        debug_assert!(matches!(self.after, After::Stay), "its HTTP role goes on");
+        debug_assert!(matches!(self.after, After::Stay), "the HTTP role goes on");
         self.after = After::Upgrade(upgrade);
     }
 

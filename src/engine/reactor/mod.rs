@@ -1,30 +1,30 @@
 //! A shard, without its thread and its poll: one owned value that can be moved.
 //!
-//! Everything that a shard has in progress is in here, nothing on a thread's stack. It takes readiness, time and
-//! transports as arguments, so tests run it without a socket.
+//! All of a shard's work in progress is in here, and none on a thread's stack. Readiness, time and transports are
+//! arguments, so tests run a shard without a socket.
 //!
 //! A turn, in order. Each step has a bound, so none starves another:
 //!
 //! ```text
-//! ready      1  readiness       notes which sockets can be read, and which can take something again
+//! ready      1  readiness       records which sockets can be read, and which have room again
 //! collect    2  clock           the time of this turn; whether its jobs run on the shard's own thread
-//!            3  commands        what any thread has left in the mailbox is delivered: messages, joins, closes
-//!            4  inline results  what came of the jobs that the shard's own thread has run
-//!            5  control         what came of other threads' jobs; stop; new connections are set aside for the thread
-//! insert     6  new connections those that were set aside, and those that the listener has accepted
-//! turn       7  reads           compressed messages that wait, then paused connections, then those that can be read
+//!            3  commands        commands from the mailbox are delivered: messages, joins, closes
+//!            4  inline results  outcomes of jobs that the shard's own thread has run
+//!            5  control         outcomes of other threads' jobs; stop; new connections are set aside
+//! insert     6  new connections those set aside, and those that the listener has accepted
+//! turn       7  reads           parked messages are inflated, then paused connections are read, then readable ones
 //!            8  timers          and sessions that have expired
-//!            9  stop            if the engine stops and everything is delivered, every client is told
+//!            9  stop            if the engine stops and everything is delivered, connections are closed
 //!           10  jobs out        handlers begin while the shard writes
 //!           11  batches out     broadcasts of this turn, one write per member
 //!           12  dirty outboxes  and evicted connections, a few at a time
-//!           13  jobs out        those that the writes have set going
+//!           13  jobs out        jobs that the writes have caused
 //! wait          how long the thread may sleep
 //! ```
 //!
-//! A connection is looked up once per event, in `conn`, and handed on with the rest of the shard ([`ConnCx`]). An event of
-//! one connection never touches another: what concerns others is queued in [`ShardCx`], or noted in an account that
-//! [`Core`] looks at after the event (`enforce_receive_budget`, `enforce_request_budget`, `enforce_send_budget`).
+//! A connection is looked up once per event, in `conn`, and passed on with the rest of the shard ([`ConnCx`]). An event of
+//! one connection never changes another: effects on others are queued in [`ShardCx`], or counted in a budget that
+//! [`Core`] enforces after the event (`enforce_receive_budget`, `enforce_request_budget`, `enforce_send_budget`).
 
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod audit;
@@ -356,7 +356,7 @@ impl<T: Transport> Core<T> {
             limited!(
                 self.cx.hub.logged.not_polled,
                 error,
-                "{peer} could not be polled and is disconnected: {error}"
+                "{peer} could not be registered with the poll and is disconnected: {error}"
             );
             self.cx.refuse_unserved(transport, messages);
             return;

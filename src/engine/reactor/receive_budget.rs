@@ -25,10 +25,10 @@ pub(crate) struct ReceiveBudget {
     pub(crate) unfinished: UsageIndex,
     /// Bytes of messages that wait for handlers or are being handled.
     unhandled: usize,
-    /// Of compressed messages that wait to be inflated, and of what their clients have sent behind them.
+    /// Bytes of parked compressed messages, and of the input behind them.
     #[cfg(feature = "deflate")]
     parked: usize,
-    /// Of handshakes that the program authorizes, and of what clients have sent behind them.
+    /// Bytes of handshakes that the program authorises, and those behind them.
     authorizing: usize,
     /// The bound for each of the first two.
     half: usize,
@@ -114,20 +114,21 @@ impl ReceiveBudget {
         held > self.half
     }
 
-    /// Handlers are to catch up before anything more is inflated.
+    /// Whether inflating must pause until handlers have caught up.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_inflating_paused(&self) -> bool {
         self.unhandled > self.half
     }
 
-    /// What is held of a compressed message that waits has changed.
+    /// Updates the count after the bytes of a parked message have changed.
     #[cfg(feature = "deflate")]
     pub(crate) fn change_parked(&mut self, before: usize, now: usize) {
         debug_assert!(self.parked >= before);
         self.parked = self.parked.saturating_sub(before) + now;
     }
 
-    /// The connection that was paused longest, once there is room. Connections that have just been read are read after it.
+    /// Takes the connection that was paused longest, once there is room. Connections that have just been read come
+    /// after it.
     pub(crate) fn resume_reading(&mut self) -> Option<Key> {
         if self.is_full() {
             return None;

@@ -142,7 +142,7 @@ impl WebSocket {
         cx.shard.fanout.rooms.remove(number, cx.key);
         #[cfg(feature = "deflate")]
         {
-            // It may join again, and has missed something then.
+            // It may join again, and has missed packed messages by then.
             let epoch = cx.shard.fanout.packing.epoch_of(Audience::Room(number));
             if epoch.is_some_and(|epoch| self.compression.follows(epoch)) {
                 self.compression.leave_epoch();

@@ -64,11 +64,11 @@ impl Listener {
                     }
                     let peer_slot = match self.hub.admit_peer(peer, now) {
                         Ok(peer_slot) => peer_slot,
-                        Err(turned_away) => {
+                        Err(refused) => {
                             self.hub.common.accepted.add(1);
-                            turned_away.counter(&self.hub.common).add(1);
+                            refused.counter(&self.hub.common).add(1);
                             // A refused connection is not worth a buffer: the response is sent if it can be at once.
-                            let _ = stream.write(&turned_away.response(false));
+                            let _ = stream.write(&refused.response(false));
                             continue;
                         }
                     };
@@ -110,7 +110,7 @@ impl Listener {
         limited!(
             self.hub.logged.not_accepted,
             warning,
-            "connections can't be accepted: {error}; going on when others have closed"
+            "connections can't be accepted: {error}; trying again soon, or when a connection closes"
         );
         self.paused = Some(now + ACCEPT_PAUSE);
     }

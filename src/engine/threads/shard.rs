@@ -50,7 +50,7 @@ impl ShardEndGuard {
 impl Drop for ShardEndGuard {
     fn drop(&mut self) {
         if thread::panicking() {
-            error!("a shard has panicked: this is a defect of humphrey_ws");
+            error!("a shard has panicked, and the engine stops: this is a bug in humphrey_ws");
         }
         if !self.hub.has_stopped() {
             // A shard that panicked stops the whole engine: an app that serves only some of its clients would go
@@ -146,7 +146,7 @@ impl Shard {
         let mut wait = self.wait();
         while let Err(error) = self.poll.poll(&mut self.events, wait) {
             if error.kind() != io::ErrorKind::Interrupted {
-                error!("a shard can't poll and ends: {error}");
+                error!("a shard can't poll its sockets, and the engine stops: {error}");
                 return false;
             }
             // The process may have been stopped: what has arrived meanwhile is read before any deadline is checked.

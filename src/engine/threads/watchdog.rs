@@ -75,8 +75,8 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
                 limited!(
                     hub.logged.blocked,
                     warning,
-                    "all {threads} handler threads are blocked: connections with something to handle wait; \
-                     make handlers quicker, or the number of handler threads larger"
+                    "all {threads} handler threads are blocked, and connections wait for one: \
+                     make the handlers quicker, or raise the number of handler threads"
                 );
             }
         } else {

@@ -366,7 +366,7 @@ impl Queue {
         dropped
     }
 
-    /// Drops all packed messages from a chunk on: they may refer to one that was dropped. Returns how many.
+    /// Drops all packed messages from a chunk on, since they may refer to one that was dropped. Returns their number.
     #[cfg(feature = "deflate")]
     fn drop_packed(&mut self, from: usize) -> u64 {
         let mut dropped = 0;
@@ -394,7 +394,7 @@ impl Queue {
             self.replay_bytes -= if chunk.replay { less } else { 0 };
             self.held -= chunk.held;
             chunk.messages = messages;
-            // Exactly as long as it is.
+            // The copy has no spare capacity.
             chunk.bytes = Bytes::copy_from_slice(&kept);
             chunk.held = if messages > 0 { held_by(kept.len()) } else { 0 };
             self.held += chunk.held;

@@ -127,8 +127,9 @@ impl WebSocket {
         }
     }
 
-    /// Packed frames refer to those before them. Where the slow-consumer policy may drop some, a share of packed frames is queued
-    /// as a whole, or the connection follows no more and gets it plain.
+    /// Checks that a share of packed frames fits into the outbox as a whole. Packed frames refer to earlier ones, so
+    /// where the slow-consumer policy may drop some, the connection otherwise leaves its epoch and gets the share
+    /// plain.
     #[cfg(feature = "deflate")]
     pub(super) fn make_sure_it_fits<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, len: usize) {
         let policy = cx.shard.hub.settings.slow_consumer;
@@ -145,9 +146,9 @@ impl WebSocket {
         }
     }
 
-    /// Queues what a room has kept for a client that has just joined it. It meets no slow-consumer policy: its length says
-    /// nothing of how the client reads, and neither does how much of earlier replays still waits. A client that takes none
-    /// of it is ended by its write timeout, or where the outboxes take too much memory in all.
+    /// Queues a room's history for a client that has just joined. The slow-consumer policy does not apply: neither the
+    /// length of this replay nor the rest of earlier ones shows how the client reads. A client that reads none of it is
+    /// disconnected by its write timeout, or by the send budget.
     pub(crate) fn replay<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, frames: Vec<Bytes>) {
         if frames.is_empty() {
             return;
@@ -220,7 +221,8 @@ impl WebSocket {
                     let dropped = self.outbox.drop_oldest(len, bytes_max);
                     #[cfg(feature = "deflate")]
                     if dropped > 0 && self.compression.is_agreed() {
-                        // Some may have been packed: what refers to them has been dropped, too.
+                        // Some of the dropped messages may have been packed, and those that refer to them were dropped
+                        // too.
                         self.compression.leave_epoch();
                     }
                     let (piece, unshared) = messages.kept(piece);

@@ -71,7 +71,7 @@ pub(crate) struct Fanout {
     pub(crate) rooms: LocalRooms,
     #[cfg(feature = "deflate")]
     pub(crate) packing: Packing,
-    /// Memory for the slots of a room that is being sent something.
+    /// Memory for the slots of a room's members during a write.
     slots: Vec<u32>,
     /// Whether producers wait for congested members (`SlowConsumer::Pace`).
     paces: bool,
@@ -282,7 +282,7 @@ impl Fanout {
         self.gather_share(ws, seen)
     }
 
-    /// How long its share of all batches is, if any of it is packed.
+    /// The length of the connection's share of all batches, if any of it is packed.
     #[cfg(feature = "deflate")]
     fn packed_share_len(&self, ws: &WebSocket) -> Option<usize> {
         let batches = self.runs_with(ws);
@@ -346,7 +346,7 @@ impl Fanout {
         Some(batch)
     }
 
-    /// Has a frame gather in the batch of its audience.
+    /// Appends a frame to its audience's batch.
     fn push_to_run(
         &mut self,
         audience: Audience,
@@ -466,8 +466,8 @@ impl<T: Transport> Core<T> {
         self.enforce_send_budget();
     }
 
-    /// Sends one connection a message that was packed for it, unless it follows an audience: a message of a few KiB is not worth
-    /// what it would lose by that.
+    /// Sends one connection a message that was packed for it, unless the connection follows an audience: it would have
+    /// to leave the epoch, which costs more than a message of a few KiB is worth.
     #[cfg(feature = "deflate")]
     fn send_either(&mut self, either: EitherForm) {
         let EitherForm { to, plain, packed } = either;
@@ -488,7 +488,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Delivers a message in each form that has recipients here.
+    /// Delivers a message in each form that has recipients on this shard.
     fn publish(&mut self, publication: Publication) {
         let Publication {
             room,
@@ -520,7 +520,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// An audience is sent this frame when the turn ends.
+    /// Queues a frame for an audience, to be sent when the turn ends.
     fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
         let max = self.cx.fanout.runs_bytes_max;
         let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);

@@ -1,16 +1,16 @@
-//! Messages to many, packed once with the history of their audience.
+//! Broadcasts, packed (compressed) once for many members with the history of their audience.
 //!
-//! A packed message may refer to what its client was sent packed before, and to nothing else: plain frames do not enter a
-//! client's window (RFC 7692 §7.2.3). So all members that were sent the same packed frames since some message, which referred
-//! to nothing, can be sent the same next one. Such a series is an *epoch*, and these members *follow* it.
+//! A packed message may refer to what its client was sent packed before, and to nothing else: plain frames do not enter
+//! a client's window (RFC 7692 §7.2.3). So all members that were sent the same packed frames, beginning with one that
+//! refers to nothing, can be sent the same next one. Such a series is an *epoch*, and these members *follow* it.
 //!
-//! An epoch begins with a message that is packed by itself; from it on, all members follow that can. Who joins later, is the
-//! `except` of a broadcast, or is sent another packed frame, follows no more and is sent plain frames. When somebody waits so,
-//! the next epoch begins some messages later. A member of several audiences follows one of them, and is sent the others'
-//! messages plain.
+//! An epoch begins with a message that is packed by itself, from which on all members that can follow it. A member that
+//! joins later, is excluded from a broadcast (`except`), or is sent another packed frame does not follow, and is sent
+//! plain frames. While such members wait, the next epoch begins some messages later. A member of several audiences
+//! follows one of them, and is sent the messages of others plain.
 //!
-//! **Invariant:** the last bytes of a follower's window are its stream's `tail`, as far as that goes. The compressor knows
-//! whom it served last; another audience's message restarts it with that audience's tail.
+//! **Invariant:** the last bytes of a follower's window equal its stream's `tail`, as far as that goes. The compressor
+//! knows which audience it served last; a message to another audience restarts it with that audience's tail.
 
 use std::collections::HashMap;
 
@@ -28,88 +28,88 @@ use crate::transport::Transport;
 /// Shorter messages gain nothing.
 const PACKED_FROM_BYTES: usize = 64;
 
-/// So much of what an audience was sent is kept, for when the compressor has served another meanwhile.
+/// The bytes of an audience's messages that are kept, to restart the compressor after it has served another audience.
 const TAIL_BYTES: usize = 4 << 10;
 
-/// Streams of a shard. The least recently used ones go.
+/// Most streams of a shard. The least recently used ones are dropped.
 const STREAMS_MAX: usize = 1024;
 
-/// So many messages an epoch lasts at least when somebody waits for the next.
+/// Fewest messages in an epoch while members wait for the next one.
 const EPOCH_MESSAGES_MIN: u32 = 16;
 
-/// And so many where some members follow another audience: that may be silent by now.
+/// Fewest messages in an epoch while members follow another audience, which may be silent by now.
 const EPOCH_MESSAGES_SHARED: u32 = 256;
 
-/// So many messages are sent plain where no member follows, before it is tried again.
+/// Messages that are sent plain, if no member follows, before an epoch is tried again.
 const PAUSE_MESSAGES: u32 = 16;
 
-/// The first message of an epoch may be so much longer than plain: the next ones refer to it.
+/// How much longer than plain the first message of an epoch may be, since later messages refer to it.
 const FIRST_LONGER_BYTES: usize = 8;
 
-/// A compressor for all audiences of a shard.
+/// The size of a compressor for all audiences of a shard.
 const SHARED: PackerSize = PackerSize {
     window_bits: SHARED_WINDOW_BITS,
     memory_level: 6,
 };
 
-/// What a shard packs with.
+/// The compressor of a shard, and the state of its audiences.
 pub(crate) struct Packing {
     compression: Option<Compression>,
-    /// Members of everyone that can follow an epoch.
+    /// The number of connections that can follow an epoch.
     able: usize,
     packer: Option<Box<Packer>>,
-    /// Whose history the compressor has.
+    /// The audience whose history the compressor has.
     served: Option<Audience>,
     streams: HashMap<Audience, Stream>,
-    /// For each epoch that any connection may follow, when it was last used.
+    /// When each epoch that a connection may follow was last used, by its number.
     epochs: HashMap<u64, u64>,
     next_epoch: Epoch,
-    /// Counts messages.
+    /// The number of messages so far.
     clock: u64,
 }
 
-/// What is packed for one audience.
+/// The packed messages of one audience.
 #[derive(Default)]
 struct Stream {
     epoch: Option<Epoch>,
-    /// The end of what was packed since the epoch began.
+    /// The end of the messages that were packed since the epoch began.
     tail: Vec<u8>,
-    /// Messages since it began.
+    /// Messages since the epoch began.
     since: u32,
-    /// When it began.
+    /// When the epoch began, by `Packing::clock`.
     begun: u64,
     used: u64,
-    /// Somebody waits for the next one.
+    /// Whether members wait for the next epoch.
     is_awaited: bool,
-    /// Somebody follows another audience.
+    /// Whether members follow another audience.
     is_shared: bool,
-    /// So many messages are sent plain before it is tried again.
+    /// Messages that are sent plain before an epoch is tried again.
     pause: u32,
 }
 
-/// Who follows an epoch that begins.
+/// The members that follow a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entrants {
-    /// Those that can, and follow no other audience.
+    /// Those that can follow, and follow no other audience.
     Free,
-    /// Those that can.
+    /// All that can follow.
     All,
 }
 
-/// What was seen of an audience's members when a batch was sent.
+/// The counts of an audience's members when a batch was sent.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Followers {
     pub(crate) following: u64,
-    /// Those that can follow, and follow nothing.
+    /// Members that can follow, and follow no audience.
     pub(crate) waiting: u64,
-    /// Those that follow another audience.
+    /// Members that follow another audience.
     pub(crate) elsewhere: u64,
     pub(crate) packed_bytes: u64,
     pub(crate) plain_bytes: u64,
 }
 
 impl Followers {
-    /// A member gets so many bytes of a batch, which would be so many plain.
+    /// Counts a member that gets `bytes` of a batch, which would be `plain` bytes without packing.
     #[inline]
     pub(crate) fn add(&mut self, member: ConnCompression, epoch: Epoch, bytes: u64, plain: u64) {
         if bytes != plain {
@@ -162,7 +162,7 @@ impl Packing {
         }
     }
 
-    /// A connection has come that may be able to follow.
+    /// Counts a new connection, which may be able to follow.
     pub(crate) fn entered(&mut self, compression: ConnCompression) {
         self.able += usize::from(compression.can_follow());
     }
@@ -170,7 +170,7 @@ impl Packing {
     pub(crate) fn left(&mut self, compression: ConnCompression) {
         self.able -= usize::from(compression.can_follow());
         if self.able == 0 {
-            // Nobody is there to whom it is of use.
+            // No connection needs this state any more.
             self.packer = None;
             self.served = None;
             self.streams = HashMap::new();
@@ -178,20 +178,20 @@ impl Packing {
         }
     }
 
-    /// Whether a message can be packed for an audience: what it is, and its payload.
+    /// The kind and payload of a message, if it can be packed for an audience.
     fn candidate<'a>(&self, frame: &'a [u8]) -> Option<(MessageKind, &'a [u8])> {
         let compression = self.compression.as_ref()?;
         if self.able == 0 {
             return None;
         }
-        // Event streams are audiences, too; their blocks do not begin like frames.
+        // Event streams are audiences too; their events do not begin like frames.
         let (kind, payload) = encode::data_payload(frame)?;
         let is_packed = compression.packs(kind)
             && (PACKED_FROM_BYTES..JOIN_BELOW_BYTES).contains(&payload.len());
         is_packed.then_some((kind, payload))
     }
 
-    /// The stream of an audience. Where there are too many, those go that were not used for longest.
+    /// The stream of an audience. If there are too many streams, the least recently used ones are dropped.
     fn stream(&mut self, audience: Audience) -> &mut Stream {
         if self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(&audience) {
             let mut used: Vec<u64> = self.streams.values().map(|stream| stream.used).collect();
@@ -202,7 +202,7 @@ impl Packing {
         self.streams.entry(audience).or_default()
     }
 
-    /// Forgets epochs that no stream has any more.
+    /// Removes epochs that no stream has any more.
     fn forget_epochs(&mut self) {
         let live: std::collections::HashSet<u64> = self
             .streams
@@ -212,7 +212,8 @@ impl Packing {
         self.epochs.retain(|epoch, _| live.contains(epoch));
     }
 
-    /// Packs a message for the followers of an audience's epoch. `None`: there are none, or it is sent plain.
+    /// Packs a message for the followers of an audience's epoch. `None`: there is no epoch, or the message is sent
+    /// plain.
     fn pack_next(
         &mut self,
         audience: Audience,
@@ -246,7 +247,7 @@ impl Packing {
         }
     }
 
-    /// Packs a message by itself: an epoch can begin with it.
+    /// Packs a message by itself, so that an epoch can begin with it.
     fn pack_first(
         &mut self,
         audience: Audience,
@@ -264,8 +265,8 @@ impl Packing {
         Some(Bytes::copy_from_slice(frame))
     }
 
-    /// Whether a member takes part in an epoch that begins for an audience: one that follows another audience stays there,
-    /// unless that was silent since this one's last epoch began.
+    /// Whether a member takes part in a new epoch of an audience. One that follows another audience stays there, unless
+    /// that audience was silent since this one's last epoch began.
     fn is_free(&self, compression: ConnCompression, former: Option<Epoch>, begun: u64) -> bool {
         compression.can_follow()
             && compression.epoch().is_none_or(|epoch| {
@@ -277,7 +278,7 @@ impl Packing {
             })
     }
 
-    /// The followers of a batch were counted as it was sent.
+    /// Records the followers of a batch, which were counted as it was sent.
     pub(crate) fn note_followers(&mut self, audience: Audience, epoch: Epoch, seen: Followers) {
         let Some(stream) = self.streams.get_mut(&audience) else {
             return;
@@ -288,7 +289,7 @@ impl Packing {
         stream.is_awaited = seen.waiting > 0;
         stream.is_shared = seen.elsewhere > 0;
         if seen.following == 0 {
-            // Nothing is packed for nobody.
+            // Without followers, packing ends.
             stream.epoch = None;
             stream.pause = if seen.waiting > 0 { 0 } else { PAUSE_MESSAGES };
         }
@@ -301,7 +302,7 @@ impl Packing {
 }
 
 impl<T: Transport> Core<T> {
-    /// Packs a message to many, if any of them can follow. May send what has gathered before.
+    /// Packs a broadcast, if any members can follow. May send the batches gathered before.
     pub(super) fn pack(&mut self, audience: Audience, frame: &Bytes) -> Option<PackedFrame> {
         let packing = &mut self.cx.fanout.packing;
         let (kind, payload) = packing.candidate(frame)?;
@@ -328,7 +329,7 @@ impl<T: Transport> Core<T> {
         })
     }
 
-    /// Begins an epoch with a message, if that can be packed.
+    /// Begins an epoch with a message, if the message can be packed.
     fn begin_epoch(
         &mut self,
         audience: Audience,
@@ -349,7 +350,8 @@ impl<T: Transport> Core<T> {
         })
     }
 
-    /// Begins an epoch with a long message that was packed by itself: all that can inflate it are sent it so.
+    /// Begins an epoch with a long message that its sender has packed by itself: every member that can inflate it gets
+    /// it packed.
     pub(super) fn begin_epoch_with(
         &mut self,
         audience: Audience,
@@ -359,24 +361,24 @@ impl<T: Transport> Core<T> {
         let (_, payload) = encode::data_payload(plain)?;
         self.cx.fanout.packing.clock += 1;
         let epoch = self.enter_epoch(audience, payload, Entrants::All);
-        // The compressor knows nothing of it.
+        // The compressor has not seen this message.
         self.cx.fanout.packing.served = None;
         Some(PackedFrame {
-            // Nobody follows one that has no number.
+            // No connection follows this one.
             epoch: epoch.unwrap_or(Epoch::NONE),
             frame: packed,
             alone: true,
         })
     }
 
-    /// An audience's next epoch begins: members follow it, if they can. `None` if there are none.
+    /// Begins an audience's next epoch, which members that can then follow. `None` if there are none.
     fn enter_epoch(
         &mut self,
         audience: Audience,
         payload: &[u8],
         entrants: Entrants,
     ) -> Option<Epoch> {
-        // What was packed before is for the followers of before.
+        // Frames that were packed before are for the followers of the former epoch.
         self.flush_batches();
         let fanout = &mut self.cx.fanout;
         let packing = &mut fanout.packing;
@@ -435,7 +437,7 @@ impl<T: Transport> Core<T> {
         Some(epoch)
     }
 
-    /// Keeps count of who was sent packed frames.
+    /// Updates the counts after a packed batch was sent.
     pub(super) fn note_followers(
         &mut self,
         audience: Audience,

@@ -81,12 +81,18 @@ impl<T: Transport> Core<T> {
         let (epoch, plain_len) = (batch.epoch(), batch.plain_len() as u64);
         let share = |slot| {
             let Some((_, conn)) = conns.at(slot) else {
-                debug_assert!(false, "slot {slot} has ended without leaving its audience");
+                debug_assert!(
+                    false,
+                    "the connection in slot {slot} ended without leaving its audience"
+                );
                 return None;
             };
             let Conn { socket, role } = conn;
             let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
-                debug_assert!(false, "slot {slot} has broken without leaving its audience");
+                debug_assert!(
+                    false,
+                    "the connection in slot {slot} broke without leaving its audience"
+                );
                 return None;
             };
             let frames = batch.frames(ws.compression);
@@ -224,7 +230,7 @@ impl WebSocket {
         let left = messages - kept;
         #[cfg(feature = "deflate")]
         if cx.shard.hub.settings.slow_consumer.drops() && batch.epoch().is_some() {
-            // Not all of it fits.
+            // Its whole share does not fit.
             self.compression.leave_epoch();
             let frames = batch.frames_mut(self.compression);
             let from = frames.last(left);
@@ -235,7 +241,7 @@ impl WebSocket {
         self.enqueue_from(cx, frames, from + whole, left);
     }
 
-    /// Queues what it is to get of a batch.
+    /// Queues a member's share of a batch.
     fn enqueue_share<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, batch: &mut SealedBatch) {
         #[cfg(feature = "deflate")]
         {
@@ -253,7 +259,7 @@ impl WebSocket {
         self.enqueue_from(cx, frames, from, messages);
     }
 
-    /// Queues what it is to get from there on.
+    /// Queues a member's share of a batch from this offset on.
     fn enqueue_from<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,

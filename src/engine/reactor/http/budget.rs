@@ -180,7 +180,7 @@ impl<T: Transport> Core<T> {
             let found = self.with_slot(slot, |role, cx| match role {
                 Role::Http(http) => http.give_way(cx),
                 Role::WebSocket(_) | Role::Lingering(_) => {
-                    debug_assert!(false, "only HTTP connections hold requests");
+                    debug_assert!(false, "only HTTP connections are in the index of requests");
                 }
             });
             if found.is_none() {

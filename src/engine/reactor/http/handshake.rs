@@ -94,7 +94,7 @@ impl Http {
                 let request = Arc::new(RequestHead::received(head, self.peer, client));
                 self.authorize(cx, request, HandshakeSource::Here(handshake));
             }
-            Err(turned_away) => self.refuse(cx, turned_away, false),
+            Err(refused) => self.refuse(cx, refused, false),
         }
     }
 
@@ -122,7 +122,7 @@ impl Http {
                 let request = Arc::new(RequestHead::received(head, self.peer, client));
                 self.authorize(cx, request, HandshakeSource::EventStream { head_only });
             }
-            Err(turned_away) => self.refuse(cx, turned_away, head_only),
+            Err(refused) => self.refuse(cx, refused, head_only),
         }
     }
 
@@ -166,13 +166,13 @@ impl Http {
                 let source = HandshakeSource::Elsewhere(Box::new(upgraded));
                 self.authorize(cx, request, source);
             }
-            Err(turned_away) if upgraded.answered => {
-                turned_away.counter(cx.shard.counters()).add(1);
-                self.close_handed_over(cx, upgraded, turned_away.close_frame());
+            Err(refused) if upgraded.answered => {
+                refused.counter(cx.shard.counters()).add(1);
+                self.close_handed_over(cx, upgraded, refused.close_frame());
             }
-            Err(turned_away) => {
+            Err(refused) => {
                 cx.shard.hub.count_unhandled(upgraded.messages());
-                self.refuse(cx, turned_away, false);
+                self.refuse(cx, refused, false);
             }
         }
     }
@@ -254,7 +254,7 @@ impl Http {
                 let refused = AdmissionRefused::UserConnections;
                 refused.counter(cx.shard.counters()).add(1);
                 let peer = request.peer_addr();
-                debug!("{peer} was turned away: {}", refused.cause());
+                debug!("{peer} was refused: {}", refused.cause());
                 self.reject(cx, source, &refused.reject(), CloseCode::TRY_AGAIN_LATER);
             }
             Err(Refusal::Program(reject)) => {
@@ -262,7 +262,7 @@ impl Http {
                     cx.shard.counters().refused_handshake_handler.add(1);
                 }
                 let peer = request.peer_addr();
-                debug!("{peer} was turned away by the program: {reject}");
+                debug!("{peer} was rejected by the program: {reject}");
                 self.reject(cx, source, &reject, CloseCode::POLICY_VIOLATION);
             }
         }
@@ -276,7 +276,10 @@ impl Http {
         code: CloseCode,
     ) {
         let Some(authorizing) = self.end_authorizing(cx) else {
-            debug_assert!(false, "the program is to decide");
+            debug_assert!(
+                false,
+                "only a request that waits for its verdict is rejected"
+            );
             return;
         };
         self.reject(cx, authorizing.source, reject, code);

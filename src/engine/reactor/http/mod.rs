@@ -163,8 +163,8 @@ impl Http {
             self.refuse(cx, AdmissionRefused::ConnectionsMax, head_only);
             return;
         }
-        if let Err(turned_away) = cx.shard.hub.check_host(self.peer, &head) {
-            self.refuse(cx, turned_away, head_only);
+        if let Err(refused) = cx.shard.hub.check_host(self.peer, &head) {
+            self.refuse(cx, refused, head_only);
             return;
         }
         match protocol::handshake::check(&head.method, head.minor_version, head.pairs()) {
@@ -192,8 +192,8 @@ impl Http {
     fn on_route<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         // The last request no longer counts.
         self.count_request(cx);
-        if let Err(turned_away) = cx.shard.hub.admit_request(self.peer, &head) {
-            self.refuse(cx, turned_away, head.method == "HEAD");
+        if let Err(refused) = cx.shard.hub.admit_request(self.peer, &head) {
+            self.refuse(cx, refused, head.method == "HEAD");
             return;
         }
         self.client = cx.shard.hub.client(self.peer, &head);
@@ -323,12 +323,12 @@ impl Http {
     fn refuse<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        turned_away: AdmissionRefused,
+        refused: AdmissionRefused,
         head_only: bool,
     ) {
-        turned_away.counter(cx.shard.counters()).add(1);
-        debug!("{} was turned away: {}", self.peer, turned_away.cause());
-        self.answer(cx, turned_away.response(head_only));
+        refused.counter(cx.shard.counters()).add(1);
+        debug!("{} was refused: {}", self.peer, refused.cause());
+        self.answer(cx, refused.response(head_only));
     }
 
     /// Reads once, if the phase takes input. Returns whether there was anything to read.

@@ -18,27 +18,36 @@ impl WebSocket {
         let is_open = self.is_open();
         let cold = self.cold.as_deref();
         if !self.outbox.is_empty() {
-            assert!(has_transport, "nothing is kept for a client that has gone");
+            assert!(
+                has_transport,
+                "bytes are queued for a connection that broke"
+            );
             // The shard does not sleep before it has tried to write.
             if !is_to_be_written {
                 let deadline = self
                     .drain_deadline()
-                    .expect("something waits for the socket");
+                    .expect("bytes that wait have a deadline");
                 due.push(("a stalled write", deadline));
             }
         }
         let paces = matches!(settings.slow_consumer, SlowConsumer::Pace { .. });
         if self.congested && paces {
             let pace = cold.and_then(|cold| cold.pace.as_ref());
-            let pace = pace.expect("producers wait for it");
-            due.push(("producers", pace.deadline().expect("its time runs")));
+            let pace = pace.expect("a congested member has a pace account");
+            due.push((
+                "producers",
+                pace.deadline()
+                    .expect("the time of a congested member runs"),
+            ));
         }
         if self.sending == Sending::Closing {
-            let deadline = self.closing_deadline().expect("it closes");
+            let deadline = self
+                .closing_deadline()
+                .expect("a closing connection has a deadline");
             due.push(("closing", deadline));
         }
         if self.protocol.is_mid_message() && !self.receiving.is_over() {
-            let unfinished = self.unfinished().expect("a message has begun");
+            let unfinished = self.unfinished().expect("an unfinished message is timed");
             due.push(("a message", unfinished.since.after(limits.message_timeout)));
         }
         let is_heard = self.receiving == Receiving::Open && is_open && !self.is_stream();
@@ -60,7 +69,7 @@ impl WebSocket {
         let waits_for_room = self.holds_back(limits) && !self.outbox.is_empty();
         assert!(
             waits_for_handlers || waits_for_room,
-            "nobody is given what has come"
+            "events wait, but no handler gets them"
         );
         due
     }

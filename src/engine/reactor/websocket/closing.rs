@@ -201,7 +201,7 @@ impl WebSocket {
             limited!(
                 logged,
                 info,
-                "connection {id} read too slowly and is disconnected; {dropped} messages that waited are dropped"
+                "connection {id} read too slowly and is disconnected; {dropped} waiting messages are dropped"
             );
         });
         let counters = cx.shard.counters();

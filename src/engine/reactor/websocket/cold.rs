@@ -15,10 +15,10 @@ use crate::engine::reactor::websocket::inflating::Parked;
 pub(super) struct Cold {
     /// The unfinished message: since when, and the bytes held for it.
     pub(super) unfinished: Option<Unfinished>,
-    /// A compressed message that waits for its turn to be inflated. Nothing is read meanwhile.
+    /// A compressed message that waits to be inflated. Nothing is read meanwhile.
     #[cfg(feature = "deflate")]
     pub(super) parked: Option<Box<Parked>>,
-    /// Until when a closing handshake may last.
+    /// The deadline of the closing handshake.
     pub(super) deadline: Option<WriteProgress>,
     /// The client's time for bytes that the socket did not take at once.
     pub(super) drain: Option<WriteProgress>,

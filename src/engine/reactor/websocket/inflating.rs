@@ -1,11 +1,11 @@
-//! Compressed messages of clients. A few bytes can become very many, so how much is inflated in a turn is bounded, and how
-//! much is held.
+//! Compressed messages from clients. A few bytes can inflate to very many (a decompression bomb), so both the bytes
+//! inflated in a turn and those held are bounded.
 //!
-//! Most messages are inflated where they were read. One that is too long for what is left of the turn waits: with what its
-//! client has sent behind it, and its connection is not read meanwhile. Of those that wait, a shard inflates one at a time, a
-//! part in each turn. So at most one message for each shard is half inflated.
+//! Most messages are inflated where they are read. One that is too long for the rest of the turn's allowance is parked,
+//! with the input behind it, and its connection is not read meanwhile. Of the parked messages, a shard inflates one at
+//! a time, a part in each turn. So at most one message per shard is partly inflated.
 //!
-//! Where handlers have to catch up first (`ReceiveBudget`), nothing is inflated, as nothing is read.
+//! While handlers must catch up (`ReceiveBudget`), nothing is inflated, just as nothing is read.
 
 use std::collections::VecDeque;
 
@@ -22,48 +22,48 @@ use crate::protocol::error::Violation;
 use crate::protocol::utf8::Utf8;
 use crate::transport::Transport;
 
-/// So many bytes are inflated in a turn, of messages where they are read, and as many of those that wait.
+/// Most bytes inflated in a turn: for messages where they are read, and as many again for parked ones.
 const BYTES_PER_TURN: usize = 512 << 10;
 
-/// What a shard inflates with.
+/// The inflaters of a shard, and its parked messages.
 pub(crate) struct Inflations {
-    /// For messages where they are read.
+    /// The inflater for messages where they are read.
     at_once: Option<Inflater>,
-    /// For the first of those that wait.
+    /// The inflater for the first parked message.
     waiting: Option<Inflater>,
-    /// Bytes that may be inflated at once in this turn.
+    /// Bytes that may still be inflated at once in this turn.
     allowance: usize,
-    /// Connections with a message that waits, the longest waiting first.
+    /// Connections with a parked message, longest waiting first.
     queue: VecDeque<Key>,
 }
 
-/// A compressed message that waits, and what its client has sent behind it.
+/// A compressed message that waits to be inflated, and the input behind it.
 pub(crate) struct Parked {
     text: bool,
     payload: Vec<u8>,
     inflation: Inflation,
-    /// What was read behind the message, from `rest_at`.
+    /// The input behind the message, from `rest_at` on.
     rest: Vec<u8>,
     rest_at: usize,
-    /// What of all this the receive budget counts.
+    /// The bytes of all this that the receive budget counts.
     counted: usize,
     is_queued: bool,
 }
 
-/// How far a message is inflated.
+/// The progress of inflating a message.
 #[derive(Default)]
 struct Inflation {
-    /// Bytes of the payload that were read.
+    /// Bytes of the payload that were processed.
     at: usize,
     utf8: Utf8,
-    /// Headroom, then what has come out. Empty if it has not begun.
+    /// Headroom for a frame header, then the inflated bytes. Empty before the beginning.
     out: Vec<u8>,
 }
 
 enum Inflated {
-    /// The message, behind headroom.
+    /// The message, behind headroom for a frame header.
     Whole(Vec<u8>),
-    /// The turn's allowance is used up.
+    /// The allowance is used up.
     Part,
 }
 
@@ -82,7 +82,7 @@ impl Inflation {
         }
         while *allowance > 0 {
             let so_far = self.out.get(HEADER_BYTES_MAX..).unwrap_or_default();
-            // One more than fits shows that it does not.
+            // One byte more than allowed shows that the message is too long.
             let room = (message_bytes_max - so_far.len()).saturating_add(1);
             let step = inflater
                 .step(payload, &mut self.at, so_far, room)
@@ -140,19 +140,19 @@ impl Inflations {
         self.allowance = BYTES_PER_TURN;
     }
 
-    /// Messages wait, and nothing else is waited for.
+    /// Whether a parked message can be inflated now.
     pub(crate) fn has_work(&self, budget: &ReceiveBudget) -> bool {
         !self.queue.is_empty() && !budget.is_inflating_paused()
     }
 }
 
 impl WebSocket {
-    /// A message waits to be inflated. Nothing is read meanwhile.
+    /// Whether a message is parked. Nothing is read meanwhile.
     pub(crate) fn is_parked(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.parked.is_some())
     }
 
-    /// A compressed message has come. Returns whether it was taken; else it waits, and what comes behind it is to be kept for
+    /// Processes a compressed message. Returns false if it is parked: the input behind it must then be passed to
     /// [`park_rest`](Self::park_rest).
     pub(super) fn take_compressed<T: Transport>(
         &mut self,
@@ -178,7 +178,7 @@ impl WebSocket {
                     self.take_inflated(cx, whole, text);
                     return true;
                 }
-                // What was done is done again: only the first of those that wait may hold a part.
+                // The work is repeated later, since only the first parked message may hold a part.
                 Ok(Inflated::Part) => {}
                 Err(violation) => {
                     self.on_bad_message(cx, violation);
@@ -220,7 +220,7 @@ impl WebSocket {
         self.on_violation(cx, "the protocol", violation.close_code(), &reason);
     }
 
-    /// Keeps what was read behind the message that waits.
+    /// Keeps the input that was read behind the parked message.
     pub(super) fn park_rest(&mut self, rest: Vec<u8>, rest_at: usize, budget: &mut ReceiveBudget) {
         if let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) {
             (parked.rest, parked.rest_at) = (rest, rest_at);
@@ -236,14 +236,14 @@ impl WebSocket {
         }
     }
 
-    /// What waits to be inflated is not waited for any more.
+    /// Drops the parked message.
     pub(super) fn forget_parked(&mut self, budget: &mut ReceiveBudget) {
         if let Some(parked) = self.clear(|cold| &mut cold.parked) {
             budget.change_parked(parked.counted, 0);
         }
     }
 
-    /// The connection was moved along: its message may be inflated now, or never will be.
+    /// Queues the parked message for inflating once its handlers have room, or drops it if nothing more is received.
     pub(super) fn advance_parked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.receiving.is_over() {
             self.forget_parked(&mut cx.shard.receive_budget);
@@ -259,7 +259,8 @@ impl WebSocket {
         }
     }
 
-    /// Inflates more of the message that waits. Returns whether its turn is over: it is complete, or waits for its handlers.
+    /// Inflates more of the parked message. Returns whether it leaves the queue: it is complete, or waits for its
+    /// handlers.
     fn inflate_parked<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -272,7 +273,7 @@ impl WebSocket {
             return true;
         };
         if !may_go_on {
-            // What has come out is held no longer; it is inflated again then.
+            // The part is not kept: the message will be inflated from its beginning.
             parked.inflation = Inflation::default();
             parked.is_queued = false;
             self.count_parked(&mut cx.shard.receive_budget);
@@ -290,7 +291,7 @@ impl WebSocket {
                 } = &mut **parked;
                 inflation.go_on(inflater, payload, *text, message_bytes_max, allowance)
             }
-            // A close frame was sent: what it says is of no interest.
+            // A close frame was sent, so the content does not matter.
             false => Ok(Inflated::Whole(Vec::new())),
         };
         if matches!(inflated, Ok(Inflated::Part)) {
@@ -312,7 +313,7 @@ impl WebSocket {
 }
 
 impl<T: Transport> Core<T> {
-    /// Inflates messages that wait, in the order in which they came.
+    /// Inflates parked messages in the order in which they arrived.
     pub(crate) fn inflate_waiting(&mut self) {
         let mut allowance = BYTES_PER_TURN;
         while allowance > 0 && self.cx.inflations.has_work(&self.cx.receive_budget) {
@@ -320,7 +321,7 @@ impl<T: Transport> Core<T> {
                 break;
             };
             let is_over = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, &mut allowance));
-            // A connection that has gone has nothing that waits.
+            // The connection has ended, or has no parked message any more.
             if is_over.unwrap_or(true) {
                 self.cx.inflations.queue.pop_front();
                 allowance = allowance.saturating_sub(STEP_BYTES / 64);
@@ -328,7 +329,7 @@ impl<T: Transport> Core<T> {
             self.enforce_receive_budget();
         }
         if self.cx.inflations.queue.is_empty() {
-            // Few shards ever have one that waits.
+            // Parked messages are rare, so the inflater is not kept.
             self.cx.inflations.waiting = None;
         }
     }

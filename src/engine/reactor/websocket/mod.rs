@@ -44,23 +44,24 @@ use crate::report::debug;
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// There is one for each connection, so it is to be small: what most do not have most of the time is in `cold`.
+/// The state of a WebSocket or event stream. There is one for each connection, so it must stay small: state that most
+/// connections do not need most of the time is in `cold`.
 ///
 /// ```text
-/// receiving:  Open ──▶ Discarding                   we have sent a close frame: only the peer's is of interest
+/// receiving:  Open ──▶ Discarding                   we have sent a close frame: messages are dropped
 ///             Open, Discarding ──▶ Closed           the peer's close frame has come
 ///                              ──▶ Eof              the stream has ended, or broke
-///                              ──▶ Stopped          a violation; or its host had received the end already
+///                              ──▶ Stopped          a violation; or the host had received the end already
 ///                              ──▶ Evicted          it holds too much, or took too long
 ///             any ──▶ Eof                           the transport broke
 ///
-/// sending:    Open ──▶ Closing                      the last that is sent is queued; all written: linger, or free
-///             Open, Closing ──▶ Broken              the transport broke: nothing gets through any more
+/// sending:    Open ──▶ Closing                      the last bytes are queued; once written: linger, or free
+///             Open, Closing ──▶ Broken              the transport broke: nothing can be sent any more
 ///
 /// handlers:   Idle ◀──▶ Running                     a batch of events is handed over; its outcome has come
-///             Idle ──▶ CloseDispatched              nothing is received any more, and everything before is handled: the
-///                                                   close handler's batch is handed over
-///             Idle, Running ──▶ Ended               the same, where no handler is to be called, or the shard ends first
+///             Idle ──▶ CloseDispatched              nothing more is received, and everything is handled: the batch of
+///                                                   the close handler is handed over
+///             Idle, Running ──▶ Ended               as above, but no handler is called, or the shard ends first
 /// ```
 ///
 /// `handlers` leaves `Idle` for the last time only when `receiving` is over. The connection ends when `handlers` is over
@@ -207,7 +208,7 @@ impl WebSocket {
         self.may_keep_more(limits) && !self.outbox.controls_full()
     }
 
-    /// Another message would be kept for the handlers, or dropped.
+    /// Whether another message would be queued for the handlers, or dropped.
     fn may_keep_more(&self, limits: &Limits) -> bool {
         match self.receiving {
             Receiving::Open => {

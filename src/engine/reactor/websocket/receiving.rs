@@ -159,7 +159,7 @@ impl WebSocket {
         }
     }
 
-    /// Takes what has come, as far as it can be taken now. Returns how many bytes at its end are left.
+    /// Processes the input, as far as it can be processed now. Returns the number of bytes left at its end.
     fn take_input<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) -> usize {
         let mut input = bytes;
         let mut counted = Counted::default();
@@ -181,7 +181,7 @@ impl WebSocket {
             self.on_protocol_end(cx, ending);
         }
         if messages > 0 {
-            // What is unfinished now has begun with what was just read.
+            // An unfinished message that remains now has begun with this read.
             self.forget_unfinished(&mut cx.shard.receive_budget);
         }
         self.note_unfinished(cx);
@@ -191,7 +191,7 @@ impl WebSocket {
         }
     }
 
-    /// Takes what was read behind a message that had to wait.
+    /// Processes the input that was read behind a parked message.
     #[cfg(feature = "deflate")]
     pub(super) fn take_rest_of_input<T: Transport>(
         &mut self,
@@ -206,7 +206,7 @@ impl WebSocket {
         cx.want_read();
     }
 
-    /// One frame or message of the input. Returns whether there may be more that can be taken now.
+    /// Processes one frame or message of the input. Returns whether there may be more that can be processed now.
     #[inline]
     fn take_next<T: Transport>(
         &mut self,
