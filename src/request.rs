@@ -69,7 +69,7 @@ impl RequestHead {
 
     /// Sets the client's address, which was unknown when the request was received.
     #[cfg_attr(not(feature = "axum"), allow(dead_code))]
-    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
         self.peer = peer;
         self.client = peer.ip();
     }

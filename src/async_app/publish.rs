@@ -419,7 +419,7 @@ impl AppShared {
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
             hub.leave(&room.members, session);
-            if room.members.is_deserted() || room.members.is_retired() {
+            if room.members.is_unused() || room.members.is_retired() {
                 self.rooms.emptied(&room.members);
             }
         }

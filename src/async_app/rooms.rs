@@ -210,7 +210,7 @@ impl RoomDirectory {
             };
             if room.used() > 0 {
                 deserted.kept.push_back(name);
-            } else if self.give_up(&room) {
+            } else if self.retire_if_empty(&room) {
                 return true;
             }
         }
@@ -234,15 +234,15 @@ impl RoomDirectory {
                 none => *none = Some((name, room)),
             }
         }
-        least.is_some_and(|(_, room)| self.give_up(&room))
+        least.is_some_and(|(_, room)| self.retire_if_empty(&room))
     }
 
     /// Returns whether the room has ended. If not, it has a member, and whoever leaves it last enqueues it again.
-    fn give_up(&self, room: &RoomEntry) -> bool {
+    fn retire_if_empty(&self, room: &RoomEntry) -> bool {
         room.members.dequeue();
         // A thread that is about to publish to it has done so, or will find that it has ended.
         let history = room.history();
-        let given_up = room.members.give_up();
+        let given_up = room.members.retire_if_empty();
         if given_up {
             self.given_up.fetch_max(room.used(), Relaxed);
             self.forget(&room.members);
@@ -254,10 +254,10 @@ impl RoomDirectory {
     /// The room of that name, if it has no member. If it has one, it is in no queue any more.
     fn still_deserted(&self, name: &str) -> Option<RoomEntry> {
         let room = self.find(name)?;
-        if !room.members.is_deserted() {
+        if !room.members.is_unused() {
             room.members.dequeue();
             // Its last member may have left at this moment, and have found it in the queue still.
-            if !(room.members.is_deserted() && room.members.enqueue()) {
+            if !(room.members.is_unused() && room.members.enqueue()) {
                 return None;
             }
         }

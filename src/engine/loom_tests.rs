@@ -82,7 +82,7 @@ impl Weigh for Byte {
 type Bytes = Mailbox<Byte, char, Waker>;
 
 /// A shard, as its mailbox sees it.
-struct Shard {
+struct ModelShard {
     mailbox: Arc<Bytes>,
     alarm: Arc<Alarm>,
     data: Vec<u8>,
@@ -90,7 +90,7 @@ struct Shard {
     pushed: u64,
 }
 
-impl Shard {
+impl ModelShard {
     fn new(bytes_max: usize) -> Self {
         let waker = Waker::default();
         Self {
@@ -205,7 +205,7 @@ fn hub_with_handlers_max(
     (hub, alarms)
 }
 
-/// A shard's thread around the real core, as in `Shard::work`, without a poll.
+/// A shard's thread around the real core, as in `ModelShard::work`, without a poll.
 struct Reactor<T: Transport> {
     core: Core<T>,
     alarm: Arc<Alarm>,

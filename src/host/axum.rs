@@ -201,7 +201,7 @@ impl PendingUpgrade {
         };
         let adopted = socket.into_std().and_then(|socket| {
             if is_unknown {
-                accepted.found_at(socket.peer_addr()?);
+                accepted.set_peer(socket.peer_addr()?);
             }
             suppress_sigpipe(&socket)?;
             // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.

@@ -125,11 +125,11 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             peer_slot: None,
             upgraded: Some(Upgraded {
                 head: parts.head,
-                answered: parts.answered,
-                owed: parts.pending_out,
-                ended: parts.ended,
-                farewell: parts.close_reply,
-                closed: parts.closed,
+                is_answered: parts.answered,
+                pending_out: parts.pending_out,
+                has_input_ended: parts.ended,
+                close_reply: parts.close_reply,
+                has_output_ended: parts.closed,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
                     protocol,

@@ -47,7 +47,7 @@ pub(crate) trait Transport: Sized + Send + 'static {
 /// Writes to many connections, one after the other or with one system call.
 pub(crate) trait WriteMany<T>: Send + 'static {
     /// The number of writes from which it pays to gather them.
-    const MANY: usize;
+    const GATHER_MIN: usize;
 
     /// Calls `write` for each target, and makes the writes that it returns as `Transport::write` would. Each must be to
     /// another transport. Calls `outcome` with the tag, length and result of each write.
@@ -77,7 +77,7 @@ pub(crate) struct OneByOne;
 const LOOK_AHEAD: usize = 16;
 
 impl<T: Transport> WriteMany<T> for OneByOne {
-    const MANY: usize = LOOK_AHEAD;
+    const GATHER_MIN: usize = LOOK_AHEAD;
 
     #[inline]
     fn write_many<'a, K: Copy, G: Copy>(
@@ -151,10 +151,10 @@ impl Transport for TcpStream {
 mod tests {
     use super::*;
 
-    /// Takes at most this many bytes of a write; `None`: the connection is broken.
-    struct Takes(usize);
+    /// LimitedTransport at most this many bytes of a write; `None`: the connection is broken.
+    struct LimitedTransport(usize);
 
-    impl Transport for Takes {
+    impl Transport for LimitedTransport {
         type Registry = ();
         type Writer = OneByOne;
 
@@ -183,7 +183,9 @@ mod tests {
     #[test]
     fn each_write_is_made_once_and_reported_by_its_tag() {
         for count in [0, 1, LOOK_AHEAD - 1, LOOK_AHEAD, LOOK_AHEAD + 1, 100] {
-            let transports: Vec<Takes> = (0..count).map(|index| Takes(index % 5)).collect();
+            let transports: Vec<LimitedTransport> = (0..count)
+                .map(|index| LimitedTransport(index % 5))
+                .collect();
             let targets: Vec<usize> = (0..count).collect();
             let write = |tag| {
                 Some(Write {

@@ -59,14 +59,15 @@ impl Ring {
     }
 
     /// Makes at most [`ENTRIES`] writes. Returns the index and outcome of each that was not made in full.
-    fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> Unfinished {
+    fn write_chunk(&mut self, writes: &[(&TcpStream, &[u8])]) -> UnfinishedWrites {
         let mut unfinished = Vec::new();
         let taken = match &mut self.0 {
-            Some(ring) if writes.len() >= Self::MANY => send_all(ring, writes, &mut unfinished)
-                .unwrap_or_else(|failed| {
+            Some(ring) if writes.len() >= Self::GATHER_MIN => {
+                send_all(ring, writes, &mut unfinished).unwrap_or_else(|failed| {
                     self.0 = None;
                     failed.taken
-                }),
+                })
+            }
             _ => 0,
         };
         for (index, (socket, bytes)) in writes.iter().enumerate().skip(taken) {
@@ -79,16 +80,16 @@ impl Ring {
 }
 
 /// Outcomes of writes that were not made in full. Most are, and take no memory here.
-type Unfinished = Vec<(usize, io::Result<usize>)>;
+type UnfinishedWrites = Vec<(usize, io::Result<usize>)>;
 
-fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut Unfinished) {
+fn note(index: usize, outcome: io::Result<usize>, bytes: &[u8], unfinished: &mut UnfinishedWrites) {
     if !matches!(outcome, Ok(n) if n == bytes.len()) {
         unfinished.push((index, outcome));
     }
 }
 
 impl WriteMany<TcpStream> for Ring {
-    const MANY: usize = 4;
+    const GATHER_MIN: usize = 4;
 
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
@@ -125,7 +126,7 @@ impl WriteMany<TcpStream> for Ring {
 fn send_all(
     ring: &mut IoUring,
     writes: &[(&TcpStream, &[u8])],
-    unfinished: &mut Unfinished,
+    unfinished: &mut UnfinishedWrites,
 ) -> Result<usize, Failed> {
     push(ring, writes);
     let mut left = writes.len();

@@ -3,7 +3,7 @@ use std::net;
 
 use super::*;
 
-const MANY: usize = <Ring as WriteMany<TcpStream>>::MANY;
+const GATHER_MIN: usize = <Ring as WriteMany<TcpStream>>::GATHER_MIN;
 
 /// The shard's end of a connection, and the client's.
 fn pair() -> (TcpStream, net::TcpStream) {
@@ -51,18 +51,18 @@ fn received(mut client: &net::TcpStream, len: usize) -> Vec<u8> {
 
 /// Writes to a full socket and a closed one among others that take everything, and checks each outcome.
 fn check_each_outcome(ring: &mut Ring) {
-    let pairs = pairs(2 * MANY);
+    let pairs = pairs(2 * GATHER_MIN);
     let much = vec![7; 64 << 20];
     let mut writes: Vec<(&TcpStream, &[u8])> = pairs
         .iter()
         .map(|(ours, _)| (ours, &b"all of it"[..]))
         .collect();
     writes[1].1 = &much;
-    pairs[MANY].0.shutdown(net::Shutdown::Write).unwrap();
+    pairs[GATHER_MIN].0.shutdown(net::Shutdown::Write).unwrap();
 
     let mut unfinished = write_many(ring, &writes);
     unfinished.sort_by_key(|&(index, _)| index);
-    let [(1, Ok(part)), (MANY, Err(ref gone))] = unfinished[..] else {
+    let [(1, Ok(part)), (GATHER_MIN, Err(ref gone))] = unfinished[..] else {
         panic!("{unfinished:?}");
     };
     assert!(0 < part && part < much.len());
@@ -70,7 +70,7 @@ fn check_each_outcome(ring: &mut Ring) {
     for (index, (_, client)) in pairs.iter().enumerate() {
         match index {
             1 => assert_eq!(received(client, part), much[..part]),
-            MANY => {}
+            GATHER_MIN => {}
             _ => assert_eq!(received(client, 9), b"all of it"),
         }
     }
@@ -99,7 +99,7 @@ fn writes_after_a_ring_failure_are_made_without_it() {
 #[test]
 fn full_socket_does_not_delay_other_writes() {
     let Some(mut ring) = ring() else { return };
-    let pairs = pairs(MANY);
+    let pairs = pairs(GATHER_MIN);
     let much = vec![7; 4 << 20];
     let full = &pairs[0].0;
     while write(full, &much).is_ok() {}
@@ -122,12 +122,12 @@ fn writes_beyond_the_ring_size_are_each_made_once() {
     let pairs = pairs(SOCKETS);
     let closed = pair();
     closed.0.shutdown(net::Shutdown::Write).unwrap();
-    let bytes: Vec<u8> = (0..2 * ENTRIES + MANY + 1)
+    let bytes: Vec<u8> = (0..2 * ENTRIES + GATHER_MIN + 1)
         .map(|n| (n / SOCKETS) as u8)
         .collect();
     let sockets = pairs.iter().map(|(ours, _)| ours).cycle();
     let mut writes: Vec<(&TcpStream, &[u8])> = sockets.zip(bytes.chunks(1)).collect();
-    let places = [0, ENTRIES, 2 * ENTRIES + MANY];
+    let places = [0, ENTRIES, 2 * ENTRIES + GATHER_MIN];
     places
         .iter()
         .for_each(|&place| writes.insert(place, (&closed.0, b"x")));
@@ -156,16 +156,16 @@ fn writes_beyond_the_ring_size_are_each_made_once() {
 #[test]
 fn large_writes_to_slow_readers_arrive_complete_and_in_order() {
     let Some(mut ring) = ring() else { return };
-    let pairs = pairs(MANY);
+    let pairs = pairs(GATHER_MIN);
     let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n ^ (n >> 11)) as u8).collect();
-    let mut sent = [0; MANY];
-    let mut got = vec![Vec::new(); MANY];
+    let mut sent = [0; GATHER_MIN];
+    let mut got = vec![Vec::new(); GATHER_MIN];
     let mut part = vec![0; 100_003];
     while got.iter().any(|got| got.len() < bytes.len()) {
-        let left = (0..MANY).filter(|&index| sent[index] < bytes.len());
+        let left = (0..GATHER_MIN).filter(|&index| sent[index] < bytes.len());
         let left: Vec<usize> = left.collect();
         // Fewer writes than this bypass the ring, so it is tested only while all sockets have bytes left.
-        if left.len() == MANY {
+        if left.len() == GATHER_MIN {
             let pieces = left
                 .iter()
                 .map(|&index| (&pairs[index].0, &bytes[sent[index]..]));

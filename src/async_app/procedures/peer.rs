@@ -57,7 +57,7 @@ impl OutcomeWaiter {
             let waited = self.changed.wait_timeout(outcome, sleep);
             outcome = ignore_poison(waited).0;
             now = Instant::now();
-            clock.go_on(now);
+            clock.advance(now);
         }
         outcome.take()
     }

@@ -68,7 +68,7 @@ impl Default for CallTimers {
 impl TimerState {
     /// Has the clock go on, while the thread sleeps or there is none. Returns how much time counts so far.
     fn elapsed(&mut self, now: Instant) -> Duration {
-        self.clock.go_on(now);
+        self.clock.advance(now);
         if !self.is_running {
             self.clock.sleep(None);
         } else if let Some(until) = self.sleeps_until {
@@ -130,7 +130,7 @@ impl CallTimers {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            state.clock.go_on(now);
+            state.clock.advance(now);
             let Some((&(at, _), _)) = state.due.first_key_value() else {
                 state.is_running = false;
                 state.clock.sleep(None);

@@ -65,7 +65,7 @@ pub(crate) fn attach(
         }
     }
     let handlers = Box::new(HandlersOf(Arc::downgrade(hub)));
-    accepted.granted.kept = Some(PendingAttachment::new(attachment, handlers));
+    accepted.granted.attachment = Some(PendingAttachment::new(attachment, handlers));
     Ok(())
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn adopt_accepted(
         peer,
         peer_slot,
         upgraded: Some(Upgraded {
-            answered: true,
+            is_answered: true,
             early,
             accepted: Some(accepted),
             ..Upgraded::default()

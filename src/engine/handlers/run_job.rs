@@ -7,7 +7,7 @@ use crate::engine::hub::Hub;
 use crate::engine::hub::admission::{AdmissionRefused, quoted};
 use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Control;
-use crate::engine::model::job::{Done, Event, Job, Work};
+use crate::engine::model::job::{Done, Job, SessionEvent, Work};
 use crate::engine::model::program::{HandshakeAccept, Program};
 use crate::engine::model::request::{Charge, Request, Response};
 use crate::engine::model::room::Presence;
@@ -16,7 +16,7 @@ use crate::engine::model::verdict::{
     Accepted, Granted, OnVerdict, PendingAttachment, Refusal, Verdict,
 };
 use crate::engine::parts::mailbox::When;
-use crate::engine::parts::unwind::caught;
+use crate::engine::parts::unwind::catch_panic;
 use crate::report::limited;
 use crate::request::{Reject, RequestHead, check_accept};
 
@@ -53,7 +53,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
         }
         Work::Drop(attachment) => {
             // No connection is left to report a panic to.
-            caught(|| drop(attachment));
+            catch_panic(|| drop(attachment));
             return None;
         }
         Work::Release(session, counts) => {
@@ -67,7 +67,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
 
 /// Runs user code and counts a panic. Returns whether the code returned.
 fn counting_panics(hub: &Hub, code: impl FnOnce()) -> bool {
-    let outcome = caught(code);
+    let outcome = catch_panic(code);
     if outcome.is_none() {
         hub.common.handler_panics.add(1);
     }
@@ -80,24 +80,24 @@ fn handle_session(
     hub: &Hub,
     program: &dyn Program,
     session: Arc<Session>,
-    mut memory: Vec<Event>,
+    mut memory: Vec<SessionEvent>,
     bytes: usize,
 ) -> Done {
     let span = session.span.clone();
     let goes_on = memory
         .last()
-        .is_some_and(|last| !matches!(last, Event::Close));
+        .is_some_and(|last| !matches!(last, SessionEvent::Close));
     let mut events = memory.drain(..);
     // An event whose handler panics ends the loop, and is already out of the list.
     let handled = span.within(|| {
         counting_panics(hub, || {
             for event in events.by_ref() {
                 match event {
-                    Event::Message(message) => program.message(&session, message),
-                    Event::Open(request) => program.open(&session, request.as_ref()),
-                    Event::Room(change, room) => program.room(&session, &room, change),
-                    Event::Nudge => program.nudged(&session),
-                    Event::Close => program.close(&session),
+                    SessionEvent::Message(message) => program.message(&session, message),
+                    SessionEvent::Open(request) => program.open(&session, request.as_ref()),
+                    SessionEvent::Room(change, room) => program.room(&session, &room, change),
+                    SessionEvent::Nudge => program.nudged(&session),
+                    SessionEvent::Close => program.close(&session),
                 }
             }
         })
@@ -105,14 +105,14 @@ fn handle_session(
     let mut unhandled = 0;
     for event in events {
         match event {
-            Event::Message(_) => unhandled += 1,
-            Event::Room(change, room) => {
+            SessionEvent::Message(_) => unhandled += 1,
+            SessionEvent::Room(change, room) => {
                 span.within(|| counting_panics(hub, || program.room(&session, &room, change)));
             }
-            Event::Close => {
+            SessionEvent::Close => {
                 span.within(|| counting_panics(hub, || program.close(&session)));
             }
-            Event::Open(_) | Event::Nudge => {}
+            SessionEvent::Open(_) | SessionEvent::Nudge => {}
         }
     }
     if goes_on && session.batch_done() {
@@ -148,7 +148,7 @@ fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
         hub.common.refused_unserved.add(1);
         return Response::busy(head_only);
     }
-    let mut response = caught(|| program.request(request)).unwrap_or_else(|| {
+    let mut response = catch_panic(|| program.request(request)).unwrap_or_else(|| {
         hub.common.handler_panics.add(1);
         Response::internal_error(head_only)
     });
@@ -203,7 +203,7 @@ fn granted(
     request: &RequestHead,
     decide: impl FnOnce() -> Result<HandshakeAccept, Reject>,
 ) -> Result<Granted, Refusal> {
-    let answer = caught(decide).unwrap_or_else(|| {
+    let answer = catch_panic(decide).unwrap_or_else(|| {
         hub.common.handler_panics.add(1);
         Err(Reject::internal_error())
     });

@@ -72,7 +72,7 @@ impl Hub {
             client = self.client(peer, head);
         }
         if let Some(peers) = self.peers_for(client) {
-            if !peers.may_shake_hands(client, now) {
+            if !peers.count_handshake(client, now) {
                 return Err(AdmissionRefused::PeerHandshakes);
             }
             if peer_slot.is_none() {

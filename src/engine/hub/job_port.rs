@@ -13,7 +13,7 @@ use crate::engine::model::program::Program;
 use crate::engine::model::verdict::{Attachment, DropOnHandler};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
-use crate::engine::parts::unwind::caught;
+use crate::engine::parts::unwind::catch_panic;
 use crate::metrics::{Counter, Metrics};
 
 /// Jobs count as slow if they take longer than this on average: then each is given to a thread of its own as soon as
@@ -110,7 +110,7 @@ impl JobPort {
         self.queue.close();
         let program = self.program.lock().ok().and_then(|mut held| held.take());
         // Dropping the program runs user code.
-        caught(|| drop(program));
+        catch_panic(|| drop(program));
     }
 
     /// Whether jobs take so long on average that each needs a thread of its own.

@@ -54,7 +54,7 @@ fn reactor(index: usize, hub: &Arc<Hub>, alarms: &[Arc<Alarm>]) -> Reactor<TcpSt
 fn run(mut reactor: Reactor<TcpStream>) {
     while !reactor.core.is_finished() {
         reactor.turn(|core| {
-            for new_connection in core.arrivals() {
+            for new_connection in core.take_arrivals() {
                 core.insert(
                     new_connection.stream,
                     new_connection.peer,
@@ -211,7 +211,7 @@ fn loom_closed_connection_resumes_accepting() {
         while !is_accepted {
             // Time does not pass in a model, so only a control message ends the pause.
             first.sleep();
-            first.turn(|core| is_accepted = core.takes_accept_again() && accept(&hub, &free));
+            first.turn(|core| is_accepted = core.take_accept_again() && accept(&hub, &free));
         }
         other.join().unwrap();
         assert_eq!(*lock(&free), 0);

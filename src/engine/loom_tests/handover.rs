@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use loom::thread;
 
-use super::{Byte, Shard, check};
+use super::{Byte, ModelShard, check};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
@@ -238,7 +238,7 @@ fn loom_outcome_of_a_job_wakes_its_shard_after_its_messages() {
     // The whole cycle twice: shard, job queue, handler, mailbox, shard.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         handover.starting_first();
         let handler = {
             let handover = handover.clone();

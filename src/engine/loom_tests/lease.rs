@@ -12,24 +12,24 @@ use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
 /// A shard with jobs to run, and their outcomes.
 #[derive(Debug, Default)]
-struct Shard {
+struct ModelShard {
     jobs: Vec<u8>,
     done: Vec<u8>,
 }
 
-type Shards = Lease<Box<Shard>>;
+type Leases = Lease<Box<ModelShard>>;
 
 /// The outcomes that late threads leave.
-type Mailbox = Arc<Mutex<Vec<u8>>>;
+type Outcomes = Arc<Mutex<Vec<u8>>>;
 
-/// The main loop of a shard's thread, as in `Shard::work` and `run_inline`. Returns the shard to the thread that it
+/// The main loop of a shard's thread, as in `ModelShard::work` and `run_inline`. Returns the shard to the thread that it
 /// ends on.
 fn work(
-    lease: &Shards,
-    mailbox: &Mailbox,
-    mut next: Option<Box<Shard>>,
+    lease: &Leases,
+    mailbox: &Outcomes,
+    mut next: Option<Box<ModelShard>>,
     run: impl Fn(u8),
-) -> Option<Box<Shard>> {
+) -> Option<Box<ModelShard>> {
     while let Some(shard) = next {
         match work_until_late(lease, mailbox, shard, &run) {
             Some(shard) => {
@@ -46,11 +46,11 @@ fn work(
 }
 
 fn work_until_late(
-    lease: &Shards,
-    mailbox: &Mailbox,
-    mut shard: Box<Shard>,
+    lease: &Leases,
+    mailbox: &Outcomes,
+    mut shard: Box<ModelShard>,
     run: impl Fn(u8),
-) -> Option<Box<Shard>> {
+) -> Option<Box<ModelShard>> {
     loop {
         let mut job = match lease.lend(shard, |shard| shard.jobs.pop()) {
             Ok(job) => job,
@@ -63,7 +63,7 @@ fn work_until_late(
         };
         loop {
             run(job);
-            let step = |shard: &mut Box<Shard>, job| {
+            let step = |shard: &mut Box<ModelShard>, job| {
                 shard.done.push(job);
                 shard.jobs.pop()
             };
@@ -82,8 +82,8 @@ fn work_until_late(
     }
 }
 
-fn shard(jobs: &[u8]) -> Box<Shard> {
-    Box::new(Shard {
+fn shard(jobs: &[u8]) -> Box<ModelShard> {
+    Box::new(ModelShard {
         jobs: jobs.to_vec(),
         done: Vec::new(),
     })
@@ -92,8 +92,8 @@ fn shard(jobs: &[u8]) -> Box<Shard> {
 #[test]
 fn loom_lent_shard_is_never_lost_and_its_jobs_end_once() {
     check(Some(4), || {
-        let lease = Arc::new(Shards::new(true));
-        let mailbox = Mailbox::default();
+        let lease = Arc::new(Leases::new(true));
+        let mailbox = Outcomes::default();
         let spare = {
             let (lease, mailbox) = (lease.clone(), mailbox.clone());
             thread::spawn(move || {
@@ -131,8 +131,8 @@ fn loom_lent_shard_is_never_lost_and_its_jobs_end_once() {
 fn loom_blocked_handler_lets_its_shard_go_on() {
     // The first handler blocks until the second runs, on the other thread.
     check(Some(4), || {
-        let lease = Arc::new(Shards::new(true));
-        let mailbox = Mailbox::default();
+        let lease = Arc::new(Leases::new(true));
+        let mailbox = Outcomes::default();
         let events = Arc::new((Mutex::new(0), Condvar::new()));
         let blocks = |events: &(Mutex<i32>, Condvar), job| match job {
             1 => {
@@ -184,7 +184,7 @@ fn loom_watchdog_is_not_parked_while_a_shard_is_lent_or_late() {
     // The handler blocks until the watchdog has handed the shard on, and ticked once more.
     check(Some(3), || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
-        let lease = Arc::new(Shards::new(true));
+        let lease = Arc::new(Leases::new(true));
         let rounds = Arc::new((Mutex::new(0), Condvar::new()));
         let watch = {
             let (handover, lease, rounds) = (handover.clone(), lease.clone(), rounds.clone());
@@ -223,7 +223,7 @@ fn loom_watchdog_is_not_parked_while_a_shard_is_lent_or_late() {
 fn loom_parking_watchdog_is_woken_for_a_shard_lent_later() {
     check(None, || {
         let handover = Arc::new(JobQueue::<u8>::new(1));
-        let lease = Arc::new(Shards::new(true));
+        let lease = Arc::new(Leases::new(true));
         let watch = {
             let (handover, lease) = (handover.clone(), lease.clone());
             // Only the lease wakes it.
@@ -238,7 +238,7 @@ fn loom_parking_watchdog_is_woken_for_a_shard_lent_later() {
 #[test]
 fn loom_shard_without_a_spare_thread_is_not_lent() {
     check(None, || {
-        let lease = Arc::new(Shards::new(false));
+        let lease = Arc::new(Leases::new(false));
         let spare = {
             let lease = lease.clone();
             thread::spawn(move || {

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 
-use super::{Byte, Shard, check};
+use super::{Byte, ModelShard, check};
 use crate::engine::parts::mailbox::{Refused, When};
 use crate::engine::parts::sync::lock;
 
 #[test]
 fn loom_push_always_wakes_the_shard() {
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         let producers: Vec<_> = (0..2)
             .map(|n| {
                 let mailbox = shard.mailbox.clone();
@@ -32,7 +32,7 @@ fn loom_push_always_wakes_the_shard() {
 #[test]
 fn loom_control_wakes_the_shard_and_keeps_its_order() {
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || {
             mailbox.control('a', When::Now);
@@ -50,7 +50,7 @@ fn loom_control_wakes_the_shard_and_keeps_its_order() {
 fn loom_deferred_data_is_seen_when_its_batch_ends() {
     // Two handlers of one shard: each sends data, then a control message that it is done, and wakes the shard once.
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         let handlers: Vec<_> = (0..2)
             .map(|n| {
                 let mailbox = shard.mailbox.clone();
@@ -70,7 +70,7 @@ fn loom_deferred_data_is_seen_when_its_batch_ends() {
 #[test]
 fn loom_data_of_a_batch_is_taken_with_its_outcome_or_before() {
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         let mailbox = shard.mailbox.clone();
         let handler = thread::spawn(move || {
             for n in 0..2 {
@@ -93,7 +93,7 @@ fn loom_data_of_a_batch_is_taken_with_its_outcome_or_before() {
 fn loom_wake_up_by_one_thread_keeps_the_deferred_one() {
     // One handler defers its wake-up, another thread wakes at once, and a third (the watchdog) wakes for deferred data.
     check(Some(3), || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         let mailbox = shard.mailbox.clone();
         let handler = thread::spawn(move || {
             mailbox.push(Byte(1), When::Deferred).unwrap();
@@ -115,7 +115,7 @@ fn loom_producer_waiting_for_space_is_released() {
     // With room for one item, each further push waits for the shard, whether it wakes the shard at once or not.
     for when in [When::Now, When::Deferred] {
         check(None, move || {
-            let mut shard = Shard::new(1);
+            let mut shard = ModelShard::new(1);
             let mailbox = shard.mailbox.clone();
             let producer = thread::spawn(move || {
                 for n in 0..3 {
@@ -133,7 +133,7 @@ fn loom_producer_waiting_for_space_is_released() {
 #[test]
 fn loom_all_producers_waiting_for_space_are_released() {
     check(Some(2), || {
-        let mut shard = Shard::new(1);
+        let mut shard = ModelShard::new(1);
         let producers: Vec<_> = (0..3)
             .map(|n| {
                 let mailbox = shard.mailbox.clone();
@@ -150,7 +150,7 @@ fn loom_all_producers_waiting_for_space_are_released() {
 #[test]
 fn loom_close_releases_producers_and_keeps_their_data() {
     check(Some(4), || {
-        let mut shard = Shard::new(1);
+        let mut shard = ModelShard::new(1);
         let producers: Vec<_> = (0..2)
             .map(|n| {
                 let mailbox = shard.mailbox.clone();
@@ -175,7 +175,7 @@ fn loom_close_releases_producers_and_keeps_their_data() {
 fn loom_released_reservation_releases_a_waiting_producer() {
     // The shard sleeps meanwhile: an exhausted reservation gives it nothing to do.
     check(None, || {
-        let mut shard = Shard::new(1);
+        let mut shard = ModelShard::new(1);
         shard.mailbox.try_reserve(1).unwrap();
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || mailbox.push(Byte(1), When::Now).unwrap());
@@ -190,7 +190,7 @@ fn loom_released_reservation_releases_a_waiting_producer() {
 #[test]
 fn loom_used_reservation_releases_a_producer_once_taken() {
     check(None, || {
-        let mut shard = Shard::new(1);
+        let mut shard = ModelShard::new(1);
         shard.mailbox.try_reserve(1).unwrap();
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || mailbox.push(Byte(1), When::Now).unwrap());
@@ -206,7 +206,7 @@ fn loom_used_reservation_releases_a_producer_once_taken() {
 fn loom_pacing_shard_wakes_for_control_and_takes_data_after() {
     for when in [When::Now, When::Deferred] {
         check(None, move || {
-            let mut shard = Shard::new(1);
+            let mut shard = ModelShard::new(1);
             let mailbox = shard.mailbox.clone();
             let producer = thread::spawn(move || {
                 mailbox.push(Byte(1), when).unwrap();
@@ -229,7 +229,7 @@ fn loom_pacing_shard_wakes_for_control_and_takes_data_after() {
 #[test]
 fn loom_shard_is_woken_once_and_only_while_asleep() {
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         assert!(shard.mailbox.sleep(false));
         let producers: Vec<_> = (0..2)
             .map(|n| {
@@ -262,7 +262,7 @@ fn loom_shard_is_woken_once_and_only_while_asleep() {
 #[test]
 fn loom_data_does_not_wake_a_pacing_shard() {
     check(None, || {
-        let mut shard = Shard::new(64);
+        let mut shard = ModelShard::new(64);
         assert!(shard.mailbox.sleep(true));
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || {
@@ -285,7 +285,7 @@ fn loom_end_of_a_shard_takes_or_returns_all_data() {
     // One thread waits for space, one reserves space, one leaves a control message. None is kept after the shard has
     // ended.
     check(Some(3), || {
-        let shard = Shard::new(1);
+        let shard = ModelShard::new(1);
         let mailbox = shard.mailbox.clone();
         let producer = thread::spawn(move || {
             let first = mailbox.push(Byte(1), When::Now).is_ok();

@@ -134,7 +134,7 @@ fn client(reads: &[[u8; 2]], has_ended: &Arc<atomic::AtomicBool>) -> (Script, Up
         has_ended: has_ended.clone(),
     };
     let upgraded = Upgraded {
-        answered: true,
+        is_answered: true,
         ..Upgraded::default()
     };
     (script, upgraded)

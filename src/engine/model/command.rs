@@ -146,16 +146,16 @@ pub(crate) struct NewConnection {
 pub(crate) struct Upgraded {
     /// The request; `None` if the host has not kept it.
     pub(crate) head: Option<Box<Head>>,
-    /// Whether the host has already answered the handshake. If not, `owed` contains the answer.
-    pub(crate) answered: bool,
+    /// Whether the host has already answered the handshake. If not, `pending_out` contains the answer.
+    pub(crate) is_answered: bool,
     /// Bytes to send before anything else.
-    pub(crate) owed: Vec<u8>,
+    pub(crate) pending_out: Vec<u8>,
     /// Whether the client will send nothing more.
-    pub(crate) ended: bool,
+    pub(crate) has_input_ended: bool,
     /// The close frame that replies to the client's close.
-    pub(crate) farewell: Option<Vec<u8>>,
-    /// Whether nothing may be sent after `owed` and `farewell`.
-    pub(crate) closed: bool,
+    pub(crate) close_reply: Option<Vec<u8>>,
+    /// Whether nothing may be sent after `pending_out` and `close_reply`.
+    pub(crate) has_output_ended: bool,
     /// The messages that the host has read, and its position in the stream.
     pub(crate) received: Option<Received>,
     /// Bytes behind the request that the host has read, and not decoded.

@@ -13,7 +13,7 @@ use crate::request::RequestHead;
 /// The content of a job.
 pub(crate) enum Work {
     /// A session's events in order, and the number of bytes in their messages.
-    Session(Arc<Session>, Vec<Event>, usize),
+    Session(Arc<Session>, Vec<SessionEvent>, usize),
     /// A request on an HTTP connection.
     Request(Arc<Ticket>),
     /// A handshake on an HTTP connection, which waits for the verdict.
@@ -31,7 +31,7 @@ pub(crate) enum Work {
     Release(Arc<Session>, bool),
 }
 
-pub(crate) enum Event {
+pub(crate) enum SessionEvent {
     /// The session was opened, by this request if that is known.
     Open(Option<Arc<RequestHead>>),
     Message(Message),
@@ -57,7 +57,7 @@ pub(crate) enum Done {
         unhandled: u32,
         bytes: usize,
         /// The emptied list of events, whose memory the next ones can use.
-        memory: Vec<Event>,
+        memory: Vec<SessionEvent>,
     },
     /// The response, and the bytes that the request took; `None` if the shard has taken the request back.
     Request(Option<(Response, usize)>),

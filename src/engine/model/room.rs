@@ -23,7 +23,7 @@ pub(crate) struct Room {
     /// The number of members that receive its messages with ids. `NO_HISTORY` if it keeps no messages: such a room is
     /// retired when it is empty.
     pub(crate) members_with_ids: AtomicU32,
-    shards: Shards,
+    shards: RoomShards,
     /// The room of the event streams that follow this one. It is separate, since its messages have another form.
     streams: OnceLock<Arc<Room>>,
     /// In a room of event streams: the room that they follow, which counts them as members too.
@@ -38,12 +38,12 @@ const NO_HISTORY: u32 = u32::MAX;
 
 /// The room's counts on each shard, by the shard's index. The first takes no memory of its own: most rooms are small
 /// and there are many.
-struct Shards {
+struct RoomShards {
     first: OnShard,
     others: Box<[OnShard]>,
 }
 
-impl Shards {
+impl RoomShards {
     pub(crate) fn new(count: usize) -> Self {
         Self {
             first: OnShard::default(),
@@ -67,7 +67,7 @@ impl Shards {
     }
 }
 
-impl Index<usize> for Shards {
+impl Index<usize> for RoomShards {
     type Output = OnShard;
 
     fn index(&self, shard: usize) -> &OnShard {
@@ -116,7 +116,7 @@ impl Room {
             name,
             len: AtomicU32::new(0),
             members_with_ids: AtomicU32::new(if permanent { 0 } else { NO_HISTORY }),
-            shards: Shards::new(shards),
+            shards: RoomShards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
             queued: AtomicBool::new(false),
@@ -252,7 +252,7 @@ impl Room {
     }
 
     /// Whether the room has no members and no event streams.
-    pub(crate) fn is_deserted(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         self.len.load(SeqCst) == 0
     }
 
@@ -268,11 +268,11 @@ impl Room {
 
     /// Retires the room if it is empty and keeps no history. A retired room can't be joined.
     pub(crate) fn retire(&self) -> bool {
-        !self.stays() && self.give_up()
+        !self.stays() && self.retire_if_empty()
     }
 
     /// Retires the room if it is empty, even if it keeps a history.
-    pub(crate) fn give_up(&self) -> bool {
+    pub(crate) fn retire_if_empty(&self) -> bool {
         self.len
             .compare_exchange(0, RETIRED, SeqCst, SeqCst)
             .is_ok()

@@ -20,7 +20,7 @@ use crate::sync::lock;
 /// One WebSocket connection or event stream, as the layers above the engine see it.
 pub(crate) struct Session {
     pub(crate) id: ConnectionId,
-    peer: Peer,
+    peer: PeerAddr,
     cold: Option<Box<ColdSession>>,
     /// The form of its outgoing messages.
     pub(crate) encoding: Encoding,
@@ -39,7 +39,7 @@ pub(crate) struct Session {
 }
 
 /// The peer's address. A box for IPv6, whose addresses take five times the memory, keeps sessions small.
-enum Peer {
+enum PeerAddr {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
 }
@@ -107,8 +107,8 @@ impl Session {
             span: Span::connection(id, peer, client, target),
             id,
             peer: match peer {
-                SocketAddr::V4(v4) => Peer::V4(v4),
-                SocketAddr::V6(v6) => Peer::V6(Box::new(v6)),
+                SocketAddr::V4(v4) => PeerAddr::V4(v4),
+                SocketAddr::V6(v6) => PeerAddr::V6(Box::new(v6)),
             },
             encoding,
             cold: (cold.client.is_some() || cold.subprotocol.is_some()).then(|| Box::new(cold)),
@@ -132,8 +132,8 @@ impl Session {
     /// The peer's address: the client's, or a proxy's.
     pub(crate) fn peer(&self) -> SocketAddr {
         match &self.peer {
-            Peer::V4(v4) => SocketAddr::V4(*v4),
-            Peer::V6(v6) => SocketAddr::V6(**v6),
+            PeerAddr::V4(v4) => SocketAddr::V4(*v4),
+            PeerAddr::V6(v6) => SocketAddr::V6(**v6),
         }
     }
 
@@ -221,7 +221,7 @@ impl Session {
 
 impl Session {
     /// Records that the shard has applied a join or leave. Returns whether the change was still pending.
-    pub(crate) fn is_seen(&self, room: &Arc<Room>) -> bool {
+    pub(crate) fn note_change_seen(&self, room: &Arc<Room>) -> bool {
         lock(&self.rooms).seen(room)
     }
 

@@ -12,7 +12,7 @@ use crate::engine::model::settings::Settings;
 use crate::engine::parts::compression::Ability;
 use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::peer_limits::PeerSlot;
-use crate::engine::parts::unwind::caught;
+use crate::engine::parts::unwind::catch_panic;
 use crate::engine::parts::users::UserSlot;
 use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
@@ -22,7 +22,7 @@ use crate::request::{Reject, RequestHead};
 pub(crate) struct Granted {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) kept: Option<PendingAttachment>,
+    pub(crate) attachment: Option<PendingAttachment>,
     /// Counts the connection for its user.
     pub(crate) user_slot: Option<UserSlot>,
     pub(crate) expiry: Option<Expiry>,
@@ -35,12 +35,12 @@ impl Granted {
     pub(crate) fn new(
         subprotocol: Option<String>,
         headers: Vec<(String, String)>,
-        kept: Option<PendingAttachment>,
+        attachment: Option<PendingAttachment>,
     ) -> Self {
         Self {
             subprotocol,
             headers,
-            kept,
+            attachment,
             user_slot: None,
             expiry: None,
             #[cfg(feature = "deflate")]
@@ -141,7 +141,7 @@ impl Drop for PendingAttachment {
             && let Err(attachment) = self.handlers.drop_on_handler(attachment)
         {
             // No connection is left to report a panic to.
-            caught(|| drop(attachment));
+            catch_panic(|| drop(attachment));
         }
     }
 }
@@ -209,10 +209,10 @@ impl Accepted {
     }
 
     /// Sets the peer's address, for hosts that learn of it only with the connection.
-    pub(crate) fn found_at(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
         // No other owner is left: the handler has returned, and the connection has not begun.
         if let Some(request) = Arc::get_mut(&mut self.request) {
-            request.found_at(peer);
+            request.set_peer(peer);
         }
     }
 

@@ -61,13 +61,13 @@ impl Clock {
         left.saturating_add(self.rest)
     }
 
-    /// Announces a sleep until the next [`Clock::go_on`], of the planned length at most. `None`: without end.
+    /// Announces a sleep until the next [`Clock::advance`], of the planned length at most. `None`: without end.
     pub(crate) fn sleep(&mut self, wait: Option<Duration>) {
         self.sleep = Some(wait.unwrap_or(Duration::MAX));
     }
 
     /// Counts the time that has passed: in a sleep if one was announced, or else in a turn.
-    pub(crate) fn go_on(&mut self, now: Instant) {
+    pub(crate) fn advance(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.seen);
         self.seen = self.seen.max(now);
         let sleep = self.sleep.take().unwrap_or_default();
@@ -116,10 +116,10 @@ mod tests {
         let mut now = epoch;
         for _ in 0..turns {
             now += turn;
-            clock.go_on(now);
+            clock.advance(now);
             clock.sleep(Some(meant.unwrap_or(sleep)));
             now += sleep;
-            clock.go_on(now);
+            clock.advance(now);
         }
         clock.elapsed(now)
     }

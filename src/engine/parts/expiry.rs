@@ -64,20 +64,20 @@ impl Expiry {
 /// The sessions of a shard that expire. Any thread may set an expiry.
 #[derive(Default)]
 pub(crate) struct Expiries {
-    queue: Mutex<Queue>,
+    queue: Mutex<ExpiryQueue>,
     /// The number of entries, so that shards without any take no lock.
     len: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Queue {
+struct ExpiryQueue {
     by_time: BTreeSet<(Expiry, Key)>,
     by_key: BTreeMap<Key, Expiry>,
     /// Whether the shard was notified of an earlier expiry, and has not looked yet.
-    is_told: bool,
+    is_notified: bool,
 }
 
-impl Queue {
+impl ExpiryQueue {
     fn remove(&mut self, key: Key) {
         if let Some(before) = self.by_key.remove(&key) {
             self.by_time.remove(&(before, key));
@@ -86,7 +86,7 @@ impl Queue {
 }
 
 impl Expiries {
-    fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut ExpiryQueue) -> R) -> R {
         let mut queue = lock(&self.queue);
         let result = change(&mut queue);
         self.len.store(queue.by_time.len(), SeqCst);
@@ -109,13 +109,13 @@ impl Expiries {
             queue.by_time.insert((expiry, key));
             queue.by_key.insert(key, expiry);
             let is_earlier = first.is_none_or(|first| expiry < first);
-            is_earlier && !std::mem::replace(&mut queue.is_told, true)
+            is_earlier && !std::mem::replace(&mut queue.is_notified, true)
         })
     }
 
     /// Records that the shard was notified, and is about to look when the first session expires.
     pub(crate) fn take_note(&self) {
-        self.change(|queue| queue.is_told = false);
+        self.change(|queue| queue.is_notified = false);
     }
 
     /// Removes a connection that has ended.

@@ -73,12 +73,12 @@ impl InlinePolicy {
         self.debt = self.debt.saturating_sub(paid) + took;
         self.debt_at = now;
         if self.debt > DEBT_MAX {
-            self.found_slow(now);
+            self.begin_pause(now);
         }
     }
 
     /// Begins a pause, since handlers have taken too much time.
-    pub(crate) fn found_slow(&mut self, now: Instant) {
+    pub(crate) fn begin_pause(&mut self, now: Instant) {
         let quick_for = now.saturating_duration_since(self.quick_since);
         self.pause = if quick_for > self.pause * PAUSES_QUICK {
             PAUSE_MIN
@@ -153,7 +153,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..10 {
             assert!(inline_policy.is_quick(now, || false));
-            inline_policy.found_slow(now);
+            inline_policy.begin_pause(now);
             let begin = now;
             while !inline_policy.is_quick(now, || false) {
                 now += ms(10);
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(pauses[9], PAUSE_MAX);
         // After a long quick period, pauses begin with the shortest again.
         now += PAUSE_MAX * (PAUSES_QUICK + 1);
-        inline_policy.found_slow(now);
+        inline_policy.begin_pause(now);
         assert!(inline_policy.is_quick(now + PAUSE_MIN, || false));
     }
 
@@ -172,7 +172,7 @@ mod tests {
     fn pause_does_not_end_while_the_pool_is_slow() {
         let now = Instant::now();
         let mut inline_policy = InlinePolicy::new(now);
-        inline_policy.found_slow(now);
+        inline_policy.begin_pause(now);
         assert!(!inline_policy.is_quick(now + PAUSE_MAX, || true));
         assert!(inline_policy.is_quick(now + PAUSE_MAX, || false));
     }

@@ -14,7 +14,7 @@ use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Orderin
 const STALE: Duration = Duration::from_micros(50);
 
 pub(crate) struct JobQueue<J> {
-    queue: Mutex<Queue<J>>,
+    queue: Mutex<JobQueueState<J>>,
     /// Notified when a thread is called.
     work: Condvar,
     /// Notified when there is something to watch again.
@@ -26,7 +26,7 @@ pub(crate) struct JobQueue<J> {
     threads_max: usize,
 }
 
-struct Queue<J> {
+struct JobQueueState<J> {
     jobs: VecDeque<J>,
     /// Threads that exist or are being started.
     threads: usize,
@@ -57,7 +57,7 @@ pub(crate) struct Load {
 impl<J> JobQueue<J> {
     pub(crate) fn new(threads_max: usize) -> Self {
         Self {
-            queue: Mutex::new(Queue {
+            queue: Mutex::new(JobQueueState {
                 jobs: VecDeque::new(),
                 threads: 0,
                 idle: 0,
@@ -115,7 +115,12 @@ impl<J> JobQueue<J> {
         Ok(())
     }
 
-    fn pushed(&self, mut queue: MutexGuard<'_, Queue<J>>, now: Instant, eager: bool) -> usize {
+    fn pushed(
+        &self,
+        mut queue: MutexGuard<'_, JobQueueState<J>>,
+        now: Instant,
+        eager: bool,
+    ) -> usize {
         self.unpark_watchdog(&mut queue);
         let none_at_work = queue.idle == queue.threads;
         let stale = queue
@@ -172,7 +177,7 @@ impl<J> JobQueue<J> {
 
     fn pop(
         &self,
-        mut queue: MutexGuard<'_, Queue<J>>,
+        mut queue: MutexGuard<'_, JobQueueState<J>>,
         now: Instant,
         eager: bool,
     ) -> Option<(J, usize)> {
@@ -249,7 +254,7 @@ impl<J> JobQueue<J> {
         }
     }
 
-    fn unpark_watchdog(&self, queue: &mut Queue<J>) {
+    fn unpark_watchdog(&self, queue: &mut JobQueueState<J>) {
         if queue.watchdog_parked {
             queue.watchdog_parked = false;
             self.watchdog.notify_one();
@@ -297,7 +302,7 @@ struct Called {
     started: usize,
 }
 
-impl<J> Queue<J> {
+impl<J> JobQueueState<J> {
     /// Calls up to `n` threads, but no more than there are jobs to take, and than may work at a time.
     fn call(&mut self, n: usize, threads_max: usize) -> Called {
         let on_their_way = self.wakeups + self.starting;

@@ -15,14 +15,14 @@ use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
 #[repr(align(128))] // As `Counters`: shards do not share.
 pub(crate) struct Lease<S> {
-    state: Mutex<State<S>>,
+    state: Mutex<LeaseState<S>>,
     /// Notified when the spare thread must go on with the shard, or end.
     called: Condvar,
     /// Notified when the shard has ended, and when a late thread is done.
     ended: Condvar,
 }
 
-struct State<S> {
+struct LeaseState<S> {
     /// Jobs begun so far.
     begun: u64,
     /// The shard, while its thread runs a handler. There is a spare thread then.
@@ -62,7 +62,7 @@ impl<S> Lease<S> {
     /// Makes a lease, with or without a spare thread that will call `wait`.
     pub(crate) fn new(spare: bool) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(LeaseState {
                 begun: 0,
                 lent: None,
                 handed_on: None,

@@ -36,7 +36,7 @@ pub(crate) trait Weigh {
 /// A mailbox with an ordered queue of `data`, which is bounded in bytes, and a queue of `control` messages, which is
 /// bounded by the connections and jobs that they concern.
 pub(crate) struct Mailbox<D, C, W> {
-    state: Mutex<State<D, C>>,
+    state: Mutex<MailboxState<D, C>>,
     /// Notified when a full mailbox was emptied or closed.
     emptied: Condvar,
     /// Whether an item was left without waking the shard.
@@ -45,7 +45,7 @@ pub(crate) struct Mailbox<D, C, W> {
     waker: W,
 }
 
-struct State<D, C> {
+struct MailboxState<D, C> {
     data: VecDeque<D>,
     control: Vec<C>,
     bytes: usize,
@@ -90,7 +90,7 @@ pub(crate) enum Refused {
 impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     pub(crate) fn new(bytes_max: usize, waker: W) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(MailboxState {
                 data: VecDeque::new(),
                 control: Vec::new(),
                 bytes: 0,
@@ -145,7 +145,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
 
     /// Locks the state once there is space. Blocks until then.
     #[inline]
-    fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, State<D, C>>, Refused> {
+    fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, MailboxState<D, C>>, Refused> {
         let state = lock(&self.state);
         match state.admits(weight, self.bytes_max) {
             Ok(()) => Ok(state),
@@ -157,9 +157,9 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     #[cold]
     fn wait_while_full<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State<D, C>>,
+        mut state: MutexGuard<'a, MailboxState<D, C>>,
         weight: usize,
-    ) -> Result<MutexGuard<'a, State<D, C>>, Refused> {
+    ) -> Result<MutexGuard<'a, MailboxState<D, C>>, Refused> {
         loop {
             // A sleeping shard must wake up to empty a full mailbox. A mailbox that is full of reservations does not
             // concern it: the producers that hold them will push or release them.
@@ -231,7 +231,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     #[inline]
-    fn notify(&self, mut state: MutexGuard<'_, State<D, C>>, when: When, control: bool) {
+    fn notify(&self, mut state: MutexGuard<'_, MailboxState<D, C>>, when: When, control: bool) {
         let sleeps = match state.sleep {
             Sleep::Awake => false,
             Sleep::Asleep => true,
@@ -323,7 +323,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 }
 
-impl<D, C> State<D, C> {
+impl<D, C> MailboxState<D, C> {
     #[inline]
     fn add(&mut self, data: D, weight: usize) {
         self.data.push_back(data);

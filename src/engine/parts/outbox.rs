@@ -75,7 +75,7 @@ impl Outbox {
             && let Some(spare) = self.waiting.take()
             && spare.chunks.capacity() <= SPARE_CHUNKS_MAX
         {
-            debug_assert!(spare.is_as_new());
+            debug_assert!(spare.is_pristine());
             SPARES.with_borrow_mut(|spares| {
                 if spares.len() < SPARES_MAX {
                     spares.push(spare);

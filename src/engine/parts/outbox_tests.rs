@@ -27,12 +27,12 @@ fn run(payloads: &[&[u8]]) -> Bytes {
 }
 
 /// A transport that takes this many bytes, then blocks.
-struct Takes {
+struct BlockingTransport {
     room: Cell<usize>,
     taken: RefCell<Vec<u8>>,
 }
 
-impl Takes {
+impl BlockingTransport {
     fn room(room: usize) -> Self {
         Self {
             room: Cell::new(room),
@@ -41,7 +41,7 @@ impl Takes {
     }
 }
 
-impl Transport for Takes {
+impl Transport for BlockingTransport {
     type Registry = ();
     type Writer = OneByOne;
 
@@ -73,7 +73,7 @@ impl Transport for Takes {
 
 /// A transport that reports readiness again only after a call would have blocked, and takes few bytes a call.
 struct ByBlocking {
-    inner: Takes,
+    inner: BlockingTransport,
     step: usize,
     has_blocked: Cell<bool>,
 }
@@ -114,7 +114,7 @@ fn flush_after_a_short_write_goes_on_until_it_would_block() {
             outbox.push(frame(payload).into(), 1, false);
         }
         let mut transport = ByBlocking {
-            inner: Takes::room(room),
+            inner: BlockingTransport::room(room),
             step,
             has_blocked: Cell::new(false),
         };
@@ -128,7 +128,7 @@ fn flush_after_a_short_write_goes_on_until_it_would_block() {
 }
 
 fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
-    let mut transport = Takes::room(room);
+    let mut transport = BlockingTransport::room(room);
     let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
     assert!(result.is_ok());
     let taken = transport.taken.into_inner();

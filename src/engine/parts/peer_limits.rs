@@ -26,12 +26,12 @@ pub(crate) struct PeerLimits {
 
 #[derive(Default)]
 struct Known {
-    peers: HashMap<IpAddr, Peer>,
+    peers: HashMap<IpAddr, AddressCounts>,
     sweep_at: usize,
 }
 
 #[derive(Default)]
-struct Peer {
+struct AddressCounts {
     connections: usize,
     /// When the handshakes so far would have ended at the highest rate.
     paid_until: Option<Instant>,
@@ -84,7 +84,7 @@ impl PeerLimits {
     }
 
     /// Counts a handshake for an address. Returns false if there were too many lately.
-    pub(crate) fn may_shake_hands(&self, address: IpAddr, now: Instant) -> bool {
+    pub(crate) fn count_handshake(&self, address: IpAddr, now: Instant) -> bool {
         let Some(takes) = self.handshake_takes else {
             return true;
         };
@@ -186,7 +186,7 @@ mod tests {
         let start = Instant::now();
         let passed = |at: Instant| {
             (0..100)
-                .filter(|_| peers.may_shake_hands(address, at))
+                .filter(|_| peers.count_handshake(address, at))
                 .count()
         };
         assert_eq!(passed(start), 10);
@@ -194,13 +194,13 @@ mod tests {
         assert_eq!(passed(start + Duration::from_millis(100)), 1);
         assert_eq!(passed(start + Duration::from_millis(600)), 5);
         assert_eq!(passed(start + Duration::from_secs(60)), 10);
-        assert!(peers.may_shake_hands(ip("192.0.2.2"), start));
+        assert!(peers.count_handshake(ip("192.0.2.2"), start));
     }
 
     #[test]
     fn handshake_rate_of_zero_refuses_every_client() {
         let peers = peers(None, Some(0));
-        assert!(!peers.may_shake_hands(ip("192.0.2.1"), Instant::now()));
+        assert!(!peers.count_handshake(ip("192.0.2.1"), Instant::now()));
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
         for n in 0..100_000_u32 {
             let now = start + Duration::from_millis(n.into());
             let address = IpAddr::from(n.to_be_bytes());
-            assert!(peers.may_shake_hands(address, now));
+            assert!(peers.count_handshake(address, now));
             drop(peers.enter(address, now));
         }
         let known = peers.lock().peers.len();

@@ -4,7 +4,7 @@ use crate::limits::SlowConsumer;
 
 /// The decision about a message for one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum DeliveryVerdict {
     /// Queue the message.
     Queue,
     /// Do not send the message to this client.
@@ -29,18 +29,18 @@ pub(crate) struct Fill {
 }
 
 /// Decides about a message of `len` bytes.
-pub(crate) fn judge(policy: SlowConsumer, fill: Fill, len: usize) -> Verdict {
+pub(crate) fn judge(policy: SlowConsumer, fill: Fill, len: usize) -> DeliveryVerdict {
     let fits_behind = |bytes: usize| bytes == 0 || bytes.saturating_add(len) <= fill.bytes_max;
     if fits_behind(fill.bytes) {
-        return Verdict::Queue;
+        return DeliveryVerdict::Queue;
     }
     match policy {
-        SlowConsumer::Disconnect => Verdict::Disconnect,
-        SlowConsumer::DropNewest => Verdict::DropNewest,
-        SlowConsumer::DropOldest if fits_behind(fill.in_progress) => Verdict::DropOldest,
+        SlowConsumer::Disconnect => DeliveryVerdict::Disconnect,
+        SlowConsumer::DropNewest => DeliveryVerdict::DropNewest,
+        SlowConsumer::DropOldest if fits_behind(fill.in_progress) => DeliveryVerdict::DropOldest,
         // Dropping all that may be dropped would not make enough room.
-        SlowConsumer::DropOldest => Verdict::DropNewest,
-        SlowConsumer::Pace { .. } => Verdict::Wait,
+        SlowConsumer::DropOldest => DeliveryVerdict::DropNewest,
+        SlowConsumer::Pace { .. } => DeliveryVerdict::Wait,
     }
 }
 
@@ -56,8 +56,8 @@ mod tests {
 
     #[test]
     fn policy_decides_as_in_the_table() {
+        use DeliveryVerdict as V;
         use SlowConsumer as S;
-        use Verdict as V;
         // policy, bytes in the outbox, bytes in progress, message length, decision; the bound is 100
         let table = [
             (S::Disconnect, 0, 0, 1_000_000, V::Queue),

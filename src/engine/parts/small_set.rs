@@ -7,9 +7,9 @@ use std::hash::Hash;
 const FEW_MAX: usize = 16;
 
 /// A set of keys, in arbitrary order.
-pub(crate) struct Members<K>(Kept<K>);
+pub(crate) struct Members<K>(MemberList<K>);
 
-enum Kept<K> {
+enum MemberList<K> {
     /// A slice without spare capacity.
     Few(Box<[K]>),
     #[expect(clippy::box_collection, reason = "so that few take two words")]
@@ -18,15 +18,15 @@ enum Kept<K> {
 
 impl<K> Default for Members<K> {
     fn default() -> Self {
-        Self(Kept::Few(Box::default()))
+        Self(MemberList::Few(Box::default()))
     }
 }
 
 impl<K: Copy + Eq + Hash> Members<K> {
     pub(crate) fn len(&self) -> usize {
         match &self.0 {
-            Kept::Few(few) => few.len(),
-            Kept::Many(many) => many.len(),
+            MemberList::Few(few) => few.len(),
+            MemberList::Many(many) => many.len(),
         }
     }
 
@@ -36,15 +36,15 @@ impl<K: Copy + Eq + Hash> Members<K> {
 
     pub(crate) fn contains(&self, member: K) -> bool {
         match &self.0 {
-            Kept::Few(few) => few.contains(&member),
-            Kept::Many(many) => many.contains(&member),
+            MemberList::Few(few) => few.contains(&member),
+            MemberList::Many(many) => many.contains(&member),
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = K> {
         let (few, many) = match &self.0 {
-            Kept::Few(few) => (Some(few), None),
-            Kept::Many(many) => (None, Some(many)),
+            MemberList::Few(few) => (Some(few), None),
+            MemberList::Many(many) => (None, Some(many)),
         };
         let few = few.into_iter().flat_map(|few| few.iter());
         few.chain(many.into_iter().flat_map(|many| many.iter()))
@@ -53,13 +53,13 @@ impl<K: Copy + Eq + Hash> Members<K> {
 
     pub(crate) fn insert(&mut self, member: K) {
         match &mut self.0 {
-            Kept::Few(few) if few.contains(&member) => {}
-            Kept::Few(few) if few.len() < FEW_MAX => push(few, member),
-            Kept::Few(few) => {
+            MemberList::Few(few) if few.contains(&member) => {}
+            MemberList::Few(few) if few.len() < FEW_MAX => push(few, member),
+            MemberList::Few(few) => {
                 let all = few.iter().copied().chain([member]).collect();
-                self.0 = Kept::Many(Box::new(all));
+                self.0 = MemberList::Many(Box::new(all));
             }
-            Kept::Many(many) => {
+            MemberList::Many(many) => {
                 many.insert(member);
             }
         }
@@ -67,16 +67,16 @@ impl<K: Copy + Eq + Hash> Members<K> {
 
     pub(crate) fn remove(&mut self, member: K) {
         match &mut self.0 {
-            Kept::Few(few) => {
+            MemberList::Few(few) => {
                 if let Some(at) = few.iter().position(|one| *one == member) {
                     remove(few, at);
                 }
             }
-            Kept::Many(many) => {
+            MemberList::Many(many) => {
                 many.remove(&member);
                 // Gives back memory after a peak.
                 if many.len() <= FEW_MAX / 2 {
-                    self.0 = Kept::Few(many.iter().copied().collect());
+                    self.0 = MemberList::Few(many.iter().copied().collect());
                 } else if many.capacity() > 64 && many.len() < many.capacity() / 8 {
                     many.shrink_to_fit();
                 }
@@ -134,8 +134,8 @@ mod tests {
         let mut members: Members<u32> = Members::default();
         assert_eq!(size_of_val(&members), 2 * size_of::<usize>());
         (0..1_000).for_each(|member| members.insert(member));
-        assert!(matches!(members.0, Kept::Many(_)));
+        assert!(matches!(members.0, MemberList::Many(_)));
         (8..1_000).for_each(|member| members.remove(member));
-        assert!(matches!(&members.0, Kept::Few(few) if few.len() == 8));
+        assert!(matches!(&members.0, MemberList::Few(few) if few.len() == 8));
     }
 }

@@ -100,11 +100,11 @@ impl Timers {
     }
 
     /// Counts the time that has passed in a turn or a sleep, and notices a standstill.
-    pub(crate) fn go_on(&mut self, now: Instant) {
-        self.clock.go_on(now);
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.clock.advance(now);
     }
 
-    /// Announces a sleep until the next [`Timers::go_on`], of the planned length at most.
+    /// Announces a sleep until the next [`Timers::advance`], of the planned length at most.
     pub(crate) fn sleep(&mut self, wait: Option<Duration>) {
         self.clock.sleep(wait);
     }
@@ -188,12 +188,12 @@ mod tests {
     use super::*;
 
     /// Timers, and the entry of each slot.
-    struct Scene {
+    struct TimersTest {
         timers: Timers,
         entries: Vec<Option<Tick>>,
     }
 
-    impl Scene {
+    impl TimersTest {
         fn new(epoch: Instant) -> Self {
             Self {
                 timers: Timers::new(epoch),
@@ -216,70 +216,70 @@ mod tests {
     #[test]
     fn slot_has_one_timer_entry_when_its_deadline_moves() {
         let epoch = Instant::now();
-        let mut scene = Scene::new(epoch);
-        let start = scene.timers.now(epoch);
+        let mut test = TimersTest::new(epoch);
+        let start = test.timers.now(epoch);
         let at = |step: u64| start.after(Duration::from_millis(8 * step));
         let mut model = [None; 16];
         for step in 0..20_000_u64 {
             let slot = (step * 7_919 % 16) as u32;
             let tick = at(1 + step * 31 % 9);
             if step % 5 == 0 {
-                let entry = &mut scene.entries[slot as usize];
-                scene.timers.cancel(slot, entry);
+                let entry = &mut test.entries[slot as usize];
+                test.timers.cancel(slot, entry);
                 model[slot as usize] = None;
             } else {
-                scene.schedule(tick, slot);
+                test.schedule(tick, slot);
                 model[slot as usize] = Some(tick);
             }
-            assert_eq!(scene.entries, model);
-            assert_eq!(scene.timers.len(), model.iter().flatten().count());
+            assert_eq!(test.entries, model);
+            assert_eq!(test.timers.len(), model.iter().flatten().count());
             for (slot, entry) in (0..).zip(model) {
                 for tick in (1..10).map(at) {
                     let expected = entry == Some(tick);
-                    assert_eq!(scene.timers.is_scheduled(tick, slot), expected);
+                    assert_eq!(test.timers.is_scheduled(tick, slot), expected);
                 }
             }
         }
         let mut last = start;
-        while let Some(slot) = scene.expired(at(10)) {
+        while let Some(slot) = test.expired(at(10)) {
             let due = model[slot as usize].take().unwrap();
             assert!(last <= due);
             last = due;
         }
         assert_eq!(model, [None; 16]);
-        assert_eq!(scene.timers.wait(epoch), None);
+        assert_eq!(test.timers.wait(epoch), None);
     }
 
     #[test]
     fn timer_entries_fire_in_order_and_never_early() {
         let epoch = Instant::now();
-        let mut scene = Scene::new(epoch);
-        let start = scene.timers.now(epoch);
-        scene.schedule(start.after(Duration::from_millis(100)), 1);
-        scene.schedule(start.after(Duration::from_millis(50)), 2);
-        scene.schedule(start.after(Duration::from_millis(50)), 3);
-        assert_eq!(scene.timers.wait(epoch), Some(Duration::from_millis(56)));
+        let mut test = TimersTest::new(epoch);
+        let start = test.timers.now(epoch);
+        test.schedule(start.after(Duration::from_millis(100)), 1);
+        test.schedule(start.after(Duration::from_millis(50)), 2);
+        test.schedule(start.after(Duration::from_millis(50)), 3);
+        assert_eq!(test.timers.wait(epoch), Some(Duration::from_millis(56)));
         assert_eq!(
-            scene.expired(scene.timers.now(epoch + Duration::from_millis(55))),
+            test.expired(test.timers.now(epoch + Duration::from_millis(55))),
             None
         );
-        let now = scene.timers.now(epoch + Duration::from_millis(56));
-        let mut due: Vec<u32> = std::iter::from_fn(|| scene.expired(now)).collect();
+        let now = test.timers.now(epoch + Duration::from_millis(56));
+        let mut due: Vec<u32> = std::iter::from_fn(|| test.expired(now)).collect();
         due.sort_unstable();
         assert_eq!(due, [2, 3]);
         assert_eq!(
-            scene.expired(scene.timers.now(epoch + Duration::from_secs(1))),
+            test.expired(test.timers.now(epoch + Duration::from_secs(1))),
             Some(1)
         );
-        assert_eq!(scene.timers.wait(epoch), None);
+        assert_eq!(test.timers.wait(epoch), None);
     }
 
     #[test]
     fn timers_with_endless_waits_do_not_overflow() {
         let epoch = Instant::now();
-        let mut scene = Scene::new(epoch);
-        scene.schedule(scene.timers.now(epoch).after(Duration::MAX), 1);
-        assert_eq!(scene.timers.wait(epoch), None);
+        let mut test = TimersTest::new(epoch);
+        test.schedule(test.timers.now(epoch).after(Duration::MAX), 1);
+        assert_eq!(test.timers.wait(epoch), None);
     }
 
     const fn ms(ms: u64) -> Duration {
@@ -289,23 +289,23 @@ mod tests {
     #[test]
     fn clock_after_a_standstill_rests_and_then_advances() {
         let epoch = Instant::now();
-        let mut scene = Scene::new(epoch);
-        scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);
-        scene.timers.sleep(scene.timers.wait(epoch));
+        let mut test = TimersTest::new(epoch);
+        test.schedule(test.timers.now(epoch).after(ms(2_000)), 1);
+        test.timers.sleep(test.timers.wait(epoch));
         let woken = epoch + ms(18_000);
-        scene.timers.go_on(woken);
-        assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
-        let mut scene = Scene::new(epoch);
-        scene.schedule(scene.timers.now(epoch).after(ms(2_000)), 1);
+        test.timers.advance(woken);
+        assert_eq!(test.timers.wait(woken), Some(ms(3_000)));
+        let mut test = TimersTest::new(epoch);
+        test.schedule(test.timers.now(epoch).after(ms(2_000)), 1);
         // Stopped inside a turn.
-        scene.timers.go_on(woken);
-        assert_eq!(scene.timers.wait(woken), Some(ms(3_000)));
-        scene.timers.sleep(Some(ms(500)));
-        scene.timers.go_on(woken + ms(500));
-        assert_eq!(scene.timers.wait(woken + ms(500)), Some(ms(2_500)));
-        scene.timers.go_on(woken + ms(700));
-        scene.timers.sleep(Some(ms(2_300)));
-        scene.timers.go_on(woken + ms(3_000));
-        assert_eq!(scene.timers.wait(woken + ms(3_000)), Some(ms(0)));
+        test.timers.advance(woken);
+        assert_eq!(test.timers.wait(woken), Some(ms(3_000)));
+        test.timers.sleep(Some(ms(500)));
+        test.timers.advance(woken + ms(500));
+        assert_eq!(test.timers.wait(woken + ms(500)), Some(ms(2_500)));
+        test.timers.advance(woken + ms(700));
+        test.timers.sleep(Some(ms(2_300)));
+        test.timers.advance(woken + ms(3_000));
+        assert_eq!(test.timers.wait(woken + ms(3_000)), Some(ms(0)));
     }
 }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs user code. Returns `None` if it panicked.
-pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn catch_panic<R>(code: impl FnOnce() -> R) -> Option<R> {
     let payload = match catch_unwind(AssertUnwindSafe(code)) {
         Ok(value) => return Some(value),
         Err(payload) => payload,

@@ -25,12 +25,12 @@ pub(crate) type CloseReason = (CloseCode, Box<str>);
 pub(crate) struct Users {
     connections_max: usize,
     /// The users, by their hash.
-    stripes: [Mutex<Stripe>; STRIPES],
+    stripes: [Mutex<UserStripe>; STRIPES],
     hasher: RandomState,
 }
 
 #[derive(Default)]
-struct Stripe {
+struct UserStripe {
     users: HashMap<Arc<str>, User>,
     /// The open connections of the stripe's users. Those of one user are adjacent.
     open: BTreeMap<(Arc<str>, ConnectionId), Open>,
@@ -71,7 +71,7 @@ impl Users {
         })
     }
 
-    fn stripe(&self, user: &str) -> MutexGuard<'_, Stripe> {
+    fn stripe(&self, user: &str) -> MutexGuard<'_, UserStripe> {
         lock(&self.stripes[self.hasher.hash_one(user) as usize % STRIPES])
     }
 

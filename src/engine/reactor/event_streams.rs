@@ -53,7 +53,7 @@ impl WebSocket {
         // Messages that the rooms have sent before are not for it.
         self.take_batches(cx);
         for room in rooms {
-            if self.session.is_seen(&room) {
+            if self.session.note_change_seen(&room) {
                 cx.shard.fanout.rooms.insert(room.number(), cx.key);
             } else {
                 room.unreach(cx.shard.index);

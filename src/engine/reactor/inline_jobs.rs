@@ -23,7 +23,7 @@ impl<T: Transport> Core<T> {
 
     /// Records that another thread has taken the shard over, since a handler takes long.
     pub(crate) fn was_handed_on(&mut self, now: Instant) {
-        self.cx.inline_policy.found_slow(now);
+        self.cx.inline_policy.begin_pause(now);
         self.cx.runs_inline = false;
     }
 }

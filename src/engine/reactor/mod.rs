@@ -90,7 +90,7 @@ pub(crate) struct Core<T: Transport> {
     /// The memory of a list of keys, for the next one.
     spare_keys: Vec<Key>,
     controls: Vec<Control>,
-    arrivals: Vec<NewConnection>,
+    take_arrivals: Vec<NewConnection>,
     /// Whether a connection was closed, so that accepting may work again.
     accept_again: bool,
 }
@@ -174,7 +174,7 @@ impl<T: Transport> Core<T> {
             registry,
             spare_keys: Vec::new(),
             controls: Vec::new(),
-            arrivals: Vec::new(),
+            take_arrivals: Vec::new(),
             accept_again: false,
         }
     }
@@ -237,7 +237,7 @@ impl<T: Transport> Core<T> {
     fn begin_turn(&mut self, now: Instant) {
         let cx = &mut self.cx;
         cx.now = now;
-        cx.timers.go_on(now);
+        cx.timers.advance(now);
         cx.tick = cx.timers.now(now);
         cx.runs_inline = cx.hub.settings.adaptive_handlers
             && cx.inline_policy.is_quick(now, || cx.hub.jobs.is_slow());
@@ -304,7 +304,7 @@ impl<T: Transport> Core<T> {
         for control in controls.drain(..) {
             match control {
                 Control::Done(key, done) => self.done(key, done),
-                Control::NewConnection(new_connection) => self.arrivals.push(*new_connection),
+                Control::NewConnection(new_connection) => self.take_arrivals.push(*new_connection),
                 Control::Stop(deadline) => self.cx.begin_stop(deadline),
                 Control::Accept => self.accept_again = true,
                 Control::Nudge(key) => {
@@ -319,12 +319,12 @@ impl<T: Transport> Core<T> {
     // -------------------------------------------------------------------------------------------- 6: new connections
 
     /// Takes the connections that were handed over since the last call.
-    pub(crate) fn arrivals(&mut self) -> Vec<NewConnection> {
-        std::mem::take(&mut self.arrivals)
+    pub(crate) fn take_arrivals(&mut self) -> Vec<NewConnection> {
+        std::mem::take(&mut self.take_arrivals)
     }
 
     /// Whether accepting may work again, since a connection was closed after the last call.
-    pub(crate) fn takes_accept_again(&mut self) -> bool {
+    pub(crate) fn take_accept_again(&mut self) -> bool {
         std::mem::take(&mut self.accept_again)
     }
 
@@ -518,7 +518,7 @@ impl<T: Transport> Core<T> {
 
     /// How long the shard may sleep: zero, until a deadline, or without end.
     pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
-        self.cx.timers.go_on(now);
+        self.cx.timers.advance(now);
         let wait = self.wait_until_work(now);
         self.cx.timers.sleep(wait);
         wait

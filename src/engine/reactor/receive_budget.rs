@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::model::job::Event;
+use crate::engine::model::job::SessionEvent;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::http::REQUEST_BYTES;
@@ -37,7 +37,7 @@ pub(crate) struct ReceiveBudget {
     /// Connections whose reading is paused, longest first. They count as queued for reading.
     paused: VecDeque<Key>,
     /// Memory for queued events: most connections need some for a moment, again and again.
-    spares: Vec<Vec<Event>>,
+    spares: Vec<Vec<SessionEvent>>,
 }
 
 const SPARES_MAX: usize = 64;
@@ -62,11 +62,11 @@ impl ReceiveBudget {
     }
 
     /// Returns an empty list for a connection's events.
-    pub(crate) fn spare(&mut self) -> Vec<Event> {
+    pub(crate) fn spare(&mut self) -> Vec<SessionEvent> {
         self.spares.pop().unwrap_or_default()
     }
 
-    pub(crate) fn give_back(&mut self, spare: Vec<Event>) {
+    pub(crate) fn give_back(&mut self, spare: Vec<SessionEvent>) {
         debug_assert!(spare.is_empty());
         if (1..=SPARE_EVENTS_MAX).contains(&spare.capacity()) && self.spares.len() < SPARES_MAX {
             self.spares.push(spare);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::model::command::Joining;
-use crate::engine::model::job::Event;
+use crate::engine::model::job::SessionEvent;
 use crate::engine::model::memberships::Membership;
 use crate::engine::model::room::{Presence, Room};
 use crate::engine::model::session::Session;
@@ -113,7 +113,7 @@ impl WebSocket {
     fn is_reached_by<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: &Arc<Room>) -> bool {
         // Messages that the room has sent so far are for its members so far.
         self.take_batches(cx);
-        self.is_open() && self.session.is_seen(room)
+        self.is_open() && self.session.note_change_seen(room)
     }
 
     /// Makes a connection a member of a room. Returns whether it is one now.
@@ -159,7 +159,10 @@ impl WebSocket {
         room: Arc<Room>,
     ) {
         if cx.shard.subscriptions.room {
-            self.keep_event(Event::Room(change, room), &mut cx.shard.receive_budget);
+            self.keep_event(
+                SessionEvent::Room(change, room),
+                &mut cx.shard.receive_budget,
+            );
             self.advance(cx);
         }
     }
@@ -188,7 +191,7 @@ impl WebSocket {
             }
             // A session that was never seen to join does not leave.
             if held && shard.subscriptions.room && !is_stream {
-                let event = Event::Room(Presence::Left, room);
+                let event = SessionEvent::Room(Presence::Left, room);
                 self.keep_event(event, &mut shard.receive_budget);
             }
         }
@@ -200,8 +203,8 @@ impl WebSocket {
         let mut joined: Vec<&Arc<Room>> = Vec::new();
         for event in self.unhandled() {
             match event {
-                Event::Room(Presence::Joined, room) => joined.push(room),
-                Event::Room(Presence::Left, room) => {
+                SessionEvent::Room(Presence::Joined, room) => joined.push(room),
+                SessionEvent::Room(Presence::Left, room) => {
                     // A join and a leave that handlers have not received cancel each other out.
                     match joined.iter().position(|other| Arc::ptr_eq(other, room)) {
                         Some(at) => drop(joined.swap_remove(at)),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::wire::{client_frame, client_ping, client_text, status, text};
 use super::world::{Setup, World, echo};
 use crate::engine::model::command::Command;
-use crate::engine::model::job::Event;
+use crate::engine::model::job::SessionEvent;
 use crate::engine::model::program::Subscriptions;
 use crate::engine::reactor::EVICTED_PER_TURN;
 use crate::engine::reactor::http::REQUEST_BYTES;
@@ -390,7 +390,7 @@ fn tiny_messages_count_with_what_they_take() {
     world.client_says(client, "first");
     world.client_sends(client, client_frame(0x82, b"").repeat(10_000));
     // A frame of two bytes is an allocation of 16 at least, and its place in the list is one of up to twice as many.
-    let each = 16 + 2 * size_of::<Event>();
+    let each = 16 + 2 * size_of::<SessionEvent>();
     let counted = world.core().cx.receive_budget.bytes();
     assert!(counted >= 10_000 * each, "{counted}");
 }

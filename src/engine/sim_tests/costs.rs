@@ -8,7 +8,7 @@ use super::wire::client_text;
 use super::world::{Setup, World, echo};
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Audience, Hub};
-use crate::engine::model::job::{Event, Job, Work};
+use crate::engine::model::job::{Job, SessionEvent, Work};
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::Wake;
 use crate::limits::Limits;
@@ -336,7 +336,7 @@ fn what_handlers_send_wakes_nobody_before_they_end_and_then_each_sleeping_shard_
     sleepers.takes_its_mail(0);
     sleepers.takes_its_mail(3);
     for _ in 0..10 {
-        let event = Event::Message(Message::new("message"));
+        let event = SessionEvent::Message(Message::new("message"));
         let work = Work::Session(world.session(client), vec![event], 0);
         simulate(&sleepers.hub, Job { to: None, work }, RunOn::Shard);
     }

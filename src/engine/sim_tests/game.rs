@@ -303,12 +303,12 @@ impl Game {
         let mut begun: Vec<u8> = player.to_send.drain(..self.dice.below(20)).collect();
         assert!(matches!(protocol.receive(&mut &mut begun[..]), Ok(None)));
         player.adopted = self.dice.one_in(2);
-        let mut owed = ANSWER.to_vec();
+        let mut pending_out = ANSWER.to_vec();
         if player.adopted {
-            owed = encode::control(Opcode::Pong, b"owed");
-            player.got = owed.drain(..self.dice.below(7)).collect();
+            pending_out = encode::control(Opcode::Pong, b"pending_out");
+            player.got = pending_out.drain(..self.dice.below(7)).collect();
             if self.dice.one_in(2) && player.got.is_empty() {
-                owed.clear();
+                pending_out.clear();
             }
         }
         let received = Received {
@@ -317,11 +317,11 @@ impl Game {
         };
         self.world.adopt(Upgraded {
             head: None,
-            answered: player.adopted,
-            owed,
-            ended: false,
-            farewell: None,
-            closed: false,
+            is_answered: player.adopted,
+            pending_out,
+            has_input_ended: false,
+            close_reply: None,
+            has_output_ended: false,
             received: Some(received),
             ..Upgraded::default()
         })

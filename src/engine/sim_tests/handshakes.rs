@@ -119,7 +119,7 @@ fn handed_over(path: &str, more: &str) -> Upgraded {
     let handshake = handshake::check(&head.method, head.minor_version, head.pairs()).unwrap();
     Upgraded {
         head: Some(Box::new(head)),
-        owed: handshake::response(&handshake),
+        pending_out: handshake::response(&handshake),
         ..Upgraded::default()
     }
 }
@@ -416,10 +416,10 @@ fn a_handed_over_request_is_asked_about_and_answered_as_the_program_says() {
 fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
     let (mut world, _) = gated(Limits::default());
     // The client has had the first three bytes of the pong.
-    let owed = encode::control(Opcode::Pong, b"owed").split_off(3);
+    let pending_out = encode::control(Opcode::Pong, b"pending_out").split_off(3);
     let client = world.adopt(Upgraded {
-        answered: true,
-        owed: owed.clone(),
+        is_answered: true,
+        pending_out: pending_out.clone(),
         received: Some(Received {
             messages: vec![Message::new("a"), Message::new("b")],
             protocol: FrameReader::new(1_000),
@@ -428,7 +428,10 @@ fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
     });
     world.run_handlers();
     let mut output = world.output(client);
-    assert_eq!(output.drain(..owed.len()).collect::<Vec<_>>(), owed);
+    assert_eq!(
+        output.drain(..pending_out.len()).collect::<Vec<_>>(),
+        pending_out
+    );
     let close = Frame::Close(Some(1008), "not you".into());
     assert_eq!(parse_frames(&mut output), [close]);
     assert!(world.is_finished(client));
@@ -463,8 +466,8 @@ fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refus
 fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(Upgraded {
-        answered: true,
-        owed: Vec::new(),
+        is_answered: true,
+        pending_out: Vec::new(),
         ..handed_over("/speak", CHAT)
     });
     world.run_handlers();
@@ -477,7 +480,7 @@ fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
 fn a_connection_of_which_nobody_has_kept_the_request_is_asked_about_too() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(Upgraded {
-        answered: true,
+        is_answered: true,
         ..Upgraded::default()
     });
     assert_eq!(world.told(client), []);
@@ -507,8 +510,8 @@ fn who_waits_for_the_program_is_not_among_those_that_wait_for_a_request() {
 #[test]
 fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_decision() {
     let one_message = || Upgraded {
-        answered: true,
-        owed: Vec::new(),
+        is_answered: true,
+        pending_out: Vec::new(),
         received: Some(Received {
             messages: vec![Message::new("a")],
             protocol: FrameReader::new(1_000),

@@ -166,19 +166,22 @@ fn a_handed_over_connection_over_the_limit_gets_what_it_is_owed_and_then_is_told
     });
     world.join();
     // The client has had the first three bytes of the pong.
-    let owed = encode::control(Opcode::Pong, b"owed").split_off(3);
+    let pending_out = encode::control(Opcode::Pong, b"pending_out").split_off(3);
     let client = world.adopt(Upgraded {
         head: None,
-        answered: true,
-        owed: owed.clone(),
-        ended: false,
-        farewell: None,
-        closed: false,
+        is_answered: true,
+        pending_out: pending_out.clone(),
+        has_input_ended: false,
+        close_reply: None,
+        has_output_ended: false,
         received: None,
         ..Upgraded::default()
     });
     let mut output = world.output(client);
-    assert_eq!(output.drain(..owed.len()).collect::<Vec<_>>(), owed);
+    assert_eq!(
+        output.drain(..pending_out.len()).collect::<Vec<_>>(),
+        pending_out
+    );
     let close = Frame::Close(Some(1013), "too many connections".into());
     assert_eq!(parse_frames(&mut output), [close]);
     assert!(world.is_finished(client));

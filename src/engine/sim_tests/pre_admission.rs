@@ -64,7 +64,7 @@ fn host_is_told_what_the_program_decides() {
         ]
     );
     let client = world.adopt(Upgraded {
-        answered: true,
+        is_answered: true,
         early: client_text("early"),
         accepted: Some(accepted),
         ..Upgraded::default()
@@ -127,7 +127,7 @@ fn accepted_handshake_counts_as_a_connection_from_the_start() {
     let mut accepted = accepted(&told);
     let peer_slot = accepted.peer_slot.take();
     let client = world.adopt(Upgraded {
-        answered: true,
+        is_answered: true,
         accepted: Some(accepted),
         ..Upgraded::default()
     });

@@ -627,12 +627,12 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
         headers: Vec::new(),
     };
     let client = world.adopt(Upgraded {
-        owed: Vec::new(),
+        pending_out: Vec::new(),
         head: Some(Box::new(head)),
-        answered: true,
-        ended: false,
-        farewell: None,
-        closed: false,
+        is_answered: true,
+        has_input_ended: false,
+        close_reply: None,
+        has_output_ended: false,
         received: Some(Received {
             messages: vec![Message::new("early")],
             protocol,

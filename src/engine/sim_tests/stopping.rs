@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_text, text};
 use super::world::{Setup, Told, World, echo, panic_quietly};
-use crate::engine::model::job::{Event, Job, Work};
+use crate::engine::model::job::{Job, SessionEvent, Work};
 use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::Response;
 use crate::engine::parts::mailbox::Refused;
@@ -301,9 +301,9 @@ fn a_disconnect_is_told_also_behind_a_panic_of_the_same_job() {
     });
     let client = world.join();
     let events = vec![
-        Event::Message(Message::new("a")),
-        Event::Message(Message::new("b")),
-        Event::Close,
+        SessionEvent::Message(Message::new("a")),
+        SessionEvent::Message(Message::new("b")),
+        SessionEvent::Close,
     ];
     let job = Job {
         to: Some((0, world.key(client))),

@@ -173,7 +173,7 @@ fn user_counts_from_the_verdict_of_a_host_until_it_drops_it() {
     // Closed before its connection comes.
     assert_eq!(close_user(&mut world, "ada"), 0);
     let client = world.adopt(Upgraded {
-        answered: true,
+        is_answered: true,
         early: client_text("early"),
         accepted: Some(third),
         ..Upgraded::default()

@@ -229,7 +229,7 @@ pub(super) fn writer() -> crate::transport::OneByOne {
 
 #[cfg(feature = "io-uring")]
 impl WriteMany<Wire> for Together {
-    const MANY: usize = 1;
+    const GATHER_MIN: usize = 1;
 
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,

@@ -663,7 +663,7 @@ impl World {
 
     fn end_turn(&mut self) {
         let now = self.base + self.now;
-        assert!(self.core().arrivals().is_empty());
+        assert!(self.core().take_arrivals().is_empty());
         self.core().turn();
         // Handlers of the last turn that still run: the shard has gone on without their thread.
         self.lent = 0;

@@ -199,8 +199,8 @@ impl Shard {
 
     /// Inserts the connections that were accepted here or on the first shard, and those that hosts have handed over.
     fn take_in(&mut self, now: Instant) {
-        let mut new_connections = self.core.arrivals();
-        if self.core.takes_accept_again()
+        let mut new_connections = self.core.take_arrivals();
+        if self.core.take_accept_again()
             && let Some(listener) = &mut self.listener
         {
             listener.paused = None;

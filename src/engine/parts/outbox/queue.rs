@@ -64,7 +64,7 @@ pub(super) struct Chunk {
 
 impl Queue {
     /// Whether the queue equals a new one, so that it can be reused.
-    pub(super) fn is_as_new(&self) -> bool {
+    pub(super) fn is_pristine(&self) -> bool {
         self.chunks.is_empty()
             && (self.bytes, self.held, self.replay_bytes) == (0, 0, 0)
             && (self.in_progress, self.controls) == (0, 0)

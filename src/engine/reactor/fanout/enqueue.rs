@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::engine::model::command::Command;
 use crate::engine::parts::batch::keep_piece;
 use crate::engine::parts::id::Key;
-use crate::engine::parts::slow_consumer::{Fill, Verdict, judge};
+use crate::engine::parts::slow_consumer::{DeliveryVerdict, Fill, judge};
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::fanout::{Fanout, JOIN_BELOW_BYTES};
 use crate::engine::reactor::websocket::WebSocket;
@@ -14,7 +14,7 @@ use crate::transport::Transport;
 
 /// The owner of bytes that an outbox is to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Ownership {
     /// No other outbox holds them, and they fill their allocation.
     Unshared,
     /// Other outboxes may hold them; their allocation has `of` bytes.
@@ -25,7 +25,7 @@ pub(super) enum Source {
 struct Messages {
     bytes: Bytes,
     count: u32,
-    source: Source,
+    source: Ownership,
     /// Whether some messages were split off.
     is_cut: bool,
 }
@@ -49,9 +49,9 @@ impl Messages {
     /// the others must not keep their memory.
     fn kept(&self, piece: Bytes) -> (Bytes, bool) {
         match self.source {
-            Source::Unshared if self.is_cut => (Bytes::copy_from_slice(&piece), true),
-            Source::Unshared => (piece, true),
-            Source::Shared { of } => keep_piece(piece, of),
+            Ownership::Unshared if self.is_cut => (Bytes::copy_from_slice(&piece), true),
+            Ownership::Unshared => (piece, true),
+            Ownership::Shared { of } => keep_piece(piece, of),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Fanout {
     /// messages that came together.
     #[inline]
     pub(super) fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
-        let max = self.runs_bytes_max.min(JOIN_BELOW_BYTES);
+        let max = self.batches_bytes_max.min(JOIN_BELOW_BYTES);
         // Paced producers wait for each message.
         if self.paces || frame.len() >= max {
             return (frame, 1);
@@ -108,7 +108,7 @@ impl WebSocket {
             return;
         }
         self.take_batches(cx);
-        self.enqueue(cx, frames, messages, Source::Unshared);
+        self.enqueue(cx, frames, messages, Ownership::Unshared);
         self.note_fill(cx);
     }
 
@@ -122,7 +122,7 @@ impl WebSocket {
             self.make_sure_it_fits(cx, len);
         }
         if let Some((frames, messages)) = cx.shard.fanout.take_share(self) {
-            self.enqueue(cx, frames, messages, Source::Unshared);
+            self.enqueue(cx, frames, messages, Ownership::Unshared);
             cx.shard.fanout.note_unshared(self);
         }
     }
@@ -137,7 +137,8 @@ impl WebSocket {
             return;
         }
         let bytes_max = cx.shard.limits().outbox_bytes_max;
-        let fits = |ws: &Self| judge(policy, ws.outbox.fill(bytes_max), len) == Verdict::Queue;
+        let fits =
+            |ws: &Self| judge(policy, ws.outbox.fill(bytes_max), len) == DeliveryVerdict::Queue;
         if !fits(self) && !self.is_blocked() {
             self.write(cx);
         }
@@ -174,7 +175,7 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         bytes: Bytes,
         count: u32,
-        source: Source,
+        source: Ownership,
     ) {
         let bytes_max = cx.shard.limits().outbox_bytes_max;
         let policy = cx.shard.hub.settings.slow_consumer;
@@ -192,7 +193,7 @@ impl WebSocket {
                 return;
             }
             let fill = self.outbox.fill(bytes_max);
-            if judge(policy, fill, messages.bytes.len()) == Verdict::Queue {
+            if judge(policy, fill, messages.bytes.len()) == DeliveryVerdict::Queue {
                 let rest = std::mem::take(&mut messages.bytes);
                 let (piece, unshared) = messages.kept(rest);
                 self.outbox.push(piece, messages.count, unshared);
@@ -209,15 +210,15 @@ impl WebSocket {
             let len = piece.len();
             match judge(policy, fill, len) {
                 // A paced shard has checked the headroom before.
-                Verdict::Queue | Verdict::Wait => {
+                DeliveryVerdict::Queue | DeliveryVerdict::Wait => {
                     let (piece, unshared) = messages.kept(piece);
                     self.outbox.push(piece, count, unshared);
                 }
-                Verdict::DropNewest => {
+                DeliveryVerdict::DropNewest => {
                     let dropped = u64::from(count);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);
                 }
-                Verdict::DropOldest => {
+                DeliveryVerdict::DropOldest => {
                     let dropped = self.outbox.drop_oldest(len, bytes_max);
                     #[cfg(feature = "deflate")]
                     if dropped > 0 && self.compression.is_agreed() {
@@ -229,7 +230,7 @@ impl WebSocket {
                     self.outbox.push(piece, count, unshared);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);
                 }
-                Verdict::Disconnect => {
+                DeliveryVerdict::Disconnect => {
                     let dropped = u64::from(count + messages.count);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);
                     self.disconnect_slow(cx);

@@ -34,7 +34,7 @@ impl<T: Transport> Core<T> {
         self.need_headroom(if to.is_some() { 0 } else { longest });
         self.need_headroom_of_one(to.map(|to| (to, longest)));
         let len = lens.into_iter().fold(0, usize::saturating_add);
-        if self.cx.fanout.runs_bytes.saturating_add(len) > self.cx.fanout.runs_bytes_max {
+        if self.cx.fanout.batches_bytes.saturating_add(len) > self.cx.fanout.batches_bytes_max {
             // The batches before it take up room first.
             self.flush_batches();
         }

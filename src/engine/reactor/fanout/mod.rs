@@ -45,7 +45,7 @@ use crate::sync::lock;
 use crate::transport::Transport;
 
 /// If there are more batches than this, those of a connection are looked up by its rooms.
-const FEW_RUNS: usize = 8;
+const FEW_BATCHES: usize = 8;
 
 /// Frames of this size or more are not copied into a batch with others.
 const JOIN_BELOW_BYTES: usize = 16 << 10;
@@ -56,10 +56,10 @@ pub(crate) struct Fanout {
     /// Broadcasts of this turn that members have yet to be sent, each from its `seen` on.
     batches: Vec<Batch>,
     /// The length of all batches.
-    runs_bytes: usize,
-    runs_bytes_max: usize,
+    batches_bytes: usize,
+    batches_bytes_max: usize,
     /// The index of the batch for everyone, if there is one.
-    run_for_everyone: Option<u32>,
+    everyone_batch: Option<u32>,
     /// Memory of former batches.
     spare: Spare,
     /// The number of broadcasts so far, to any audience.
@@ -106,10 +106,10 @@ impl Fanout {
         Self {
             commands: VecDeque::new(),
             batches: Vec::new(),
-            runs_bytes: 0,
+            batches_bytes: 0,
             // Half of each outbox is kept free, so a paced member has room for all batches.
-            runs_bytes_max: GATHER_BYTES_MAX.min(half),
-            run_for_everyone: None,
+            batches_bytes_max: GATHER_BYTES_MAX.min(half),
+            everyone_batch: None,
             spare: Spare::default(),
             broadcasts: 0,
             members: SlotSet::default(),
@@ -243,11 +243,11 @@ impl Fanout {
     }
 
     /// The batches whose audience a connection is in.
-    fn runs_with(&self, ws: &WebSocket) -> Vec<u32> {
+    fn batches_of(&self, ws: &WebSocket) -> Vec<u32> {
         let key = ws.session.id.key();
-        let for_everyone = self.run_for_everyone.filter(|_| ws.is_of_everyone());
+        let for_everyone = self.everyone_batch.filter(|_| ws.is_of_everyone());
         let mut batches: Vec<u32> = for_everyone.into_iter().collect();
-        if self.batches.len() <= FEW_RUNS {
+        if self.batches.len() <= FEW_BATCHES {
             let in_room = |batch: &Batch| match batch.audience {
                 Audience::Everyone => false,
                 Audience::Room(room) => self.rooms.contains(room, key),
@@ -266,7 +266,7 @@ impl Fanout {
             return 0;
         }
         let messages = |index: u32| self.batches[index as usize].messages_from(ws.seen);
-        self.runs_with(ws)
+        self.batches_of(ws)
             .into_iter()
             .map(|index| messages(index) as u64)
             .sum()
@@ -285,7 +285,7 @@ impl Fanout {
     /// The length of the connection's share of all batches, if any of it is packed.
     #[cfg(feature = "deflate")]
     fn packed_share_len(&self, ws: &WebSocket) -> Option<usize> {
-        let batches = self.runs_with(ws);
+        let batches = self.batches_of(ws);
         let batches = || batches.iter().map(|&index| &self.batches[index as usize]);
         batches()
             .any(|batch| batch.is_packed_for(ws.compression))
@@ -297,7 +297,7 @@ impl Fanout {
 
     fn gather_share(&self, ws: &WebSocket, seen: u64) -> Option<(Bytes, u32)> {
         let mut frames: Vec<(u64, &[u8])> = self
-            .runs_with(ws)
+            .batches_of(ws)
             .into_iter()
             .flat_map(|index| self.batches[index as usize].from(seen, ws.compression))
             .collect();
@@ -332,31 +332,31 @@ impl Fanout {
     }
 
     /// Takes the last batch. Its audience's next broadcast begins a new one.
-    fn pop_run(&mut self) -> Option<Batch> {
+    fn pop_batch(&mut self) -> Option<Batch> {
         let batch = self.batches.pop()?;
         match batch.audience {
-            Audience::Everyone => self.run_for_everyone = None,
+            Audience::Everyone => self.everyone_batch = None,
             Audience::Room(room) => {
                 if let Some(room) = self.rooms.get_mut(room) {
                     room.batch = None;
                 }
             }
         }
-        self.runs_bytes -= batch.len();
+        self.batches_bytes -= batch.len();
         Some(batch)
     }
 
     /// Appends a frame to its audience's batch.
-    fn push_to_run(
+    fn push_to_batch(
         &mut self,
         audience: Audience,
         number: u64,
         frame: Bytes,
         packed: Option<PackedFrame>,
     ) {
-        self.runs_bytes += frame.len();
+        self.batches_bytes += frame.len();
         let index = match audience {
-            Audience::Everyone => Some(&mut self.run_for_everyone),
+            Audience::Everyone => Some(&mut self.everyone_batch),
             Audience::Room(room) => self.rooms.get_mut(room).map(|room| &mut room.batch),
         };
         match index {
@@ -522,9 +522,9 @@ impl<T: Transport> Core<T> {
 
     /// Queues a frame for an audience, to be sent when the turn ends.
     fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
-        let max = self.cx.fanout.runs_bytes_max;
+        let max = self.cx.fanout.batches_bytes_max;
         let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
-        if stands_alone || self.cx.fanout.runs_bytes + frame.len() > max {
+        if stands_alone || self.cx.fanout.batches_bytes + frame.len() > max {
             self.flush_batches();
         }
         #[cfg(feature = "deflate")]
@@ -560,7 +560,7 @@ impl<T: Transport> Core<T> {
         if stands_alone {
             self.deliver_batch(Batch::new(audience, number, frame, packed));
         } else {
-            fanout.push_to_run(audience, number, frame, packed);
+            fanout.push_to_batch(audience, number, frame, packed);
         }
     }
 
@@ -576,7 +576,7 @@ impl<T: Transport> Core<T> {
             }
         }
         // A connection that breaks meanwhile loses its share of the batch at hand only.
-        while let Some(batch) = self.cx.fanout.pop_run() {
+        while let Some(batch) = self.cx.fanout.pop_batch() {
             self.deliver_batch(batch);
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 
 use crate::engine::parts::batch::{Audience, Batch, SealedBatch, SealedFrames};
 use crate::engine::parts::id::Key;
-use crate::engine::reactor::fanout::enqueue::Source;
+use crate::engine::reactor::fanout::enqueue::Ownership;
 #[cfg(feature = "deflate")]
 use crate::engine::reactor::fanout::packing::Followers;
 use crate::engine::reactor::websocket::WebSocket;
@@ -19,7 +19,7 @@ type Begun = Option<io::Result<usize>>;
 
 /// The total of the members that were sent a batch in full, and the others.
 #[derive(Default)]
-struct Written {
+struct BatchOutcome {
     bytes: u64,
     messages: u64,
     /// Members with other bytes that wait.
@@ -35,7 +35,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
         let audience = batch.audience;
         let mut batch = batch.close();
-        let Written {
+        let BatchOutcome {
             bytes,
             messages,
             behind,
@@ -59,7 +59,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Writes a batch to all members for whom nothing else waits.
-    fn write_batch(&mut self, audience: Audience, batch: &SealedBatch) -> Written {
+    fn write_batch(&mut self, audience: Audience, batch: &SealedBatch) -> BatchOutcome {
         let fanout = &mut self.cx.fanout;
         let mut of_room = std::mem::take(&mut fanout.slots);
         let members = match audience {
@@ -127,7 +127,7 @@ impl<T: Transport> Core<T> {
         );
         of_room.clear();
         self.cx.fanout.slots = of_room;
-        Written {
+        BatchOutcome {
             bytes,
             messages,
             behind,
@@ -140,7 +140,7 @@ impl<T: Transport> Core<T> {
     /// Writes the first piece of each connection's queued bytes. Outcomes are processed afterwards for all, without
     /// writes in between. Returns the outcome for each key by index; an empty list if there are only few keys.
     pub(crate) fn write_fronts(&mut self, keys: &[Key]) -> Vec<Begun> {
-        if keys.len() < T::Writer::MANY {
+        if keys.len() < T::Writer::GATHER_MIN {
             return Vec::new();
         }
         let mut begun: Vec<Begun> = Vec::new();
@@ -268,7 +268,7 @@ impl WebSocket {
         messages: u32,
     ) {
         let (piece, of) = frames.piece(from);
-        self.enqueue(cx, piece, messages, Source::Shared { of });
+        self.enqueue(cx, piece, messages, Ownership::Shared { of });
         self.note_fill(cx);
     }
 }

@@ -70,14 +70,14 @@ fn response(handshake: &ValidHandshake, granted: &Granted) -> Vec<u8> {
 }
 
 /// Replaces the response in the bytes to send by the one that the program has granted.
-fn rewritten(owed: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
+fn rewritten(pending_out: Vec<u8>, request: &RequestHead, granted: &Granted) -> Vec<u8> {
     let head = request.head();
     let Ok(handshake) = handshake::check(&head.method, head.minor_version, head.pairs()) else {
-        return owed;
+        return pending_out;
     };
-    match owed.strip_prefix(handshake::response(&handshake).as_slice()) {
+    match pending_out.strip_prefix(handshake::response(&handshake).as_slice()) {
         Some(rest) => [response(&handshake, granted).as_slice(), rest].concat(),
-        None => owed,
+        None => pending_out,
     }
 }
 
@@ -166,7 +166,7 @@ impl Http {
                 let source = HandshakeSource::Elsewhere(Box::new(upgraded));
                 self.authorize(cx, request, source);
             }
-            Err(refused) if upgraded.answered => {
+            Err(refused) if upgraded.is_answered => {
                 refused.counter(cx.shard.counters()).add(1);
                 self.close_handed_over(cx, upgraded, refused.close_frame());
             }
@@ -188,7 +188,7 @@ impl Http {
         if !cx.shard.subscriptions.handshake && matches!(source, Here(_) | Elsewhere(_)) {
             let granted = match &source {
                 // The response is sent already, so no subprotocol can be chosen any more.
-                Elsewhere(upgraded) if upgraded.answered => Granted::default(),
+                Elsewhere(upgraded) if upgraded.is_answered => Granted::default(),
                 _ => Granted::choosing(&request, cx.shard.subscriptions.subprotocols),
             };
             self.accept(cx, request, source, granted);
@@ -244,7 +244,7 @@ impl Http {
         };
         match answer {
             Ok(mut granted) => {
-                if matches!(&source, HandshakeSource::Elsewhere(upgraded) if upgraded.answered) {
+                if matches!(&source, HandshakeSource::Elsewhere(upgraded) if upgraded.is_answered) {
                     // The response is sent already, so the client can't learn of it any more.
                     granted.subprotocol = None;
                 }
@@ -294,7 +294,7 @@ impl Http {
         code: CloseCode,
     ) {
         let head_only = match source {
-            HandshakeSource::Elsewhere(upgraded) if upgraded.answered => {
+            HandshakeSource::Elsewhere(upgraded) if upgraded.is_answered => {
                 let frame = encode::close(Some((code, reject.reason())));
                 self.close_handed_over(cx, *upgraded, frame);
                 return;
@@ -321,12 +321,12 @@ impl Http {
     ) {
         cx.shard.hub.count_unhandled(upgraded.messages());
         // Behind the bytes in progress, so that the frame does not end up inside another.
-        let last = match (upgraded.closed, upgraded.farewell) {
+        let last = match (upgraded.has_output_ended, upgraded.close_reply) {
             (true, _) => Vec::new(),
             (false, Some(reply)) => reply,
             (false, None) => close_frame,
         };
-        self.answer(cx, [upgraded.owed, last].concat());
+        self.answer(cx, [upgraded.pending_out, last].concat());
     }
 
     /// Accepts the client, and begins what it has requested.
@@ -339,7 +339,7 @@ impl Http {
     ) {
         let is_answered = match &source {
             HandshakeSource::Here(_) => false,
-            HandshakeSource::Elsewhere(upgraded) => upgraded.answered,
+            HandshakeSource::Elsewhere(upgraded) => upgraded.is_answered,
             HandshakeSource::Body { .. } | HandshakeSource::EventStream { .. } => true,
         };
         if !is_answered {
@@ -368,11 +368,11 @@ impl Http {
                 (response(&handshake, &granted), Encoding::Frames, None)
             }
             HandshakeSource::Elsewhere(mut upgraded) => {
-                let mut owed = std::mem::take(&mut upgraded.owed);
-                if !upgraded.answered {
-                    owed = rewritten(owed, &request, &granted);
+                let mut pending_out = std::mem::take(&mut upgraded.pending_out);
+                if !upgraded.is_answered {
+                    pending_out = rewritten(pending_out, &request, &granted);
                 }
-                (owed, Encoding::Frames, Some(upgraded))
+                (pending_out, Encoding::Frames, Some(upgraded))
             }
         };
         let early = match encoding {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::engine::model::job::{Event, Work};
+use crate::engine::model::job::{SessionEvent, Work};
 use crate::engine::model::program::PeerEnd;
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::verdict::shutting_down;
@@ -153,7 +153,7 @@ impl WebSocket {
         let mut events = std::mem::take(&mut self.inbox);
         let bytes = std::mem::take(&mut self.inbox_bytes);
         if cx.shard.subscriptions.close && session.encoding == Encoding::Frames {
-            events.push(Event::Close);
+            events.push(SessionEvent::Close);
         }
         if events.is_empty() {
             cx.shard.receive_budget.sub_unhandled(bytes);
@@ -253,7 +253,7 @@ impl WebSocket {
                 let inbox = std::mem::take(&mut self.inbox);
                 let messages = inbox
                     .iter()
-                    .filter(|event| matches!(event, Event::Message(_)));
+                    .filter(|event| matches!(event, SessionEvent::Message(_)));
                 let messages = messages.count() as u64;
                 cx.shard.counters().dropped_unhandled.add(messages);
                 self.depart(cx);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
-use crate::engine::model::job::{Event, Work};
+use crate::engine::model::job::{SessionEvent, Work};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::PendingAttachment;
@@ -72,7 +72,7 @@ pub(crate) struct WebSocket {
     protocol: Progress,
     pub(crate) outbox: Outbox,
     /// Events that wait for the handlers.
-    inbox: Vec<Event>,
+    inbox: Vec<SessionEvent>,
     inbox_bytes: usize,
     /// Bytes that wait for the client and that no other outbox shares.
     pub(crate) unshared_bytes: usize,
@@ -221,7 +221,7 @@ impl WebSocket {
     }
 
     /// Events that wait for the handlers.
-    pub(super) fn unhandled(&self) -> &[Event] {
+    pub(super) fn unhandled(&self) -> &[SessionEvent] {
         &self.inbox
     }
 
@@ -368,7 +368,7 @@ impl WebSocket {
                 expiries.take_note();
             }
         }
-        if let Some(attachment) = granted.kept.and_then(PendingAttachment::take) {
+        if let Some(attachment) = granted.attachment.and_then(PendingAttachment::take) {
             let _ = session.attachment.set(attachment);
         }
         let peer = session.peer();
@@ -386,7 +386,7 @@ impl WebSocket {
             ws.outbox.push_preface(preface);
         }
         if encoding == Encoding::Events {
-            ws.inbox.push(Event::Open(None));
+            ws.inbox.push(SessionEvent::Open(None));
         } else if cx.shard.subscriptions.open {
             // If too much already waits for handlers, these messages are not kept.
             let budget = &mut cx.shard.receive_budget;
@@ -395,7 +395,8 @@ impl WebSocket {
                 ws.inbox_bytes += request.bytes();
                 budget.add_unhandled(request.bytes());
             }
-            ws.inbox.push(Event::Open(is_kept.then_some(request)));
+            ws.inbox
+                .push(SessionEvent::Open(is_kept.then_some(request)));
         }
         ws
     }
@@ -484,7 +485,7 @@ impl WebSocket {
             let mut waiting = 0;
             // Room events are still given to handlers.
             self.inbox.retain(|event| {
-                let message = matches!(event, Event::Message(_));
+                let message = matches!(event, SessionEvent::Message(_));
                 waiting += u64::from(message);
                 !message
             });

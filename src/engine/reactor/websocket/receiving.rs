@@ -1,7 +1,7 @@
 //! Receiving from the client: bytes, messages and the end of the stream; and the time limit of unfinished messages.
 
 use crate::engine::model::command::{Received, Upgraded};
-use crate::engine::model::job::Event;
+use crate::engine::model::job::SessionEvent;
 use crate::engine::model::program::PeerEnd;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::reactor::receive_budget::ReceiveBudget;
@@ -18,7 +18,7 @@ use crate::report::limited;
 use crate::transport::Transport;
 
 /// The overhead of a queued event: its place in a list that may be half empty, and an allocation.
-pub(super) const EVENT_BYTES: usize = 2 * size_of::<Event>() + 16;
+pub(super) const EVENT_BYTES: usize = 2 * size_of::<SessionEvent>() + 16;
 
 /// The messages of one read.
 #[derive(Default)]
@@ -38,13 +38,13 @@ impl WebSocket {
         if self.inbox.capacity() == 0 {
             self.inbox = budget.spare();
         }
-        self.inbox.push(Event::Message(message));
+        self.inbox.push(SessionEvent::Message(message));
     }
 
     /// Queues an event other than a message for the handlers.
     pub(in crate::engine::reactor) fn keep_event(
         &mut self,
-        event: Event,
+        event: SessionEvent,
         budget: &mut ReceiveBudget,
     ) {
         let bytes = EVENT_BYTES;
@@ -117,15 +117,15 @@ impl WebSocket {
         if let Some(received) = handed_over.received {
             self.resume_messages(cx, received);
         }
-        if handed_over.closed {
+        if handed_over.has_output_ended {
             // Nothing more may be sent either: handlers get the messages, and then the disconnect.
             self.stop_receiving();
             self.end_sending(cx, None);
             self.advance(cx);
-        } else if handed_over.ended {
+        } else if handed_over.has_input_ended {
             // Earlier messages are still answered, then the close reply is sent.
             self.stop_receiving();
-            if let Some(reply) = handed_over.farewell {
+            if let Some(reply) = handed_over.close_reply {
                 self.cold().close_reply = Some(reply.into());
             }
             self.on_protocol_end(cx, PeerEnd::Gone);

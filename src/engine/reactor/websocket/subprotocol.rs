@@ -1,7 +1,7 @@
 //! Sessions that speak a subprotocol of the program: the program receives their messages when they arrive, before they
 //! are queued for handlers, and learns of their end while a handler may still run.
 
-use crate::engine::model::job::Event;
+use crate::engine::model::job::SessionEvent;
 use crate::engine::model::program::{MessageVerdict, PeerEnd};
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
@@ -57,7 +57,7 @@ impl WebSocket {
     /// Queues an event that the program has asked for (`Hub::nudge`).
     pub(crate) fn nudge<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.has_departed() {
-            self.keep_event(Event::Nudge, &mut cx.shard.receive_budget);
+            self.keep_event(SessionEvent::Nudge, &mut cx.shard.receive_budget);
             self.advance(cx);
         }
     }
