@@ -48,7 +48,7 @@ fn pieces<'a>(mut bytes: &'a [u8], cuts: &'a [u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// The same frame as a server sends it, without a mask.
+/// An unmasked frame, as a server sends it.
 #[cfg_attr(not(test), allow(dead_code))] // For seeds.
 pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = client_frame(first, [0; 4], payload);

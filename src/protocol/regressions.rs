@@ -67,7 +67,7 @@ fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> JoinedPayload {
     panic!("the message is not complete");
 }
 
-/// The same text in every way that cuts it once there: by reads, by fragments, by a ping between them.
+/// Receives `text` cut at `cut` in five ways: by reads, by fragments, and with a ping or an empty fragment in between.
 fn receive_cut(text: &[u8], cut: usize) -> [JoinedPayload; 5] {
     let (before, after) = text.split_at(cut);
     let whole = frame(0x81, text);

@@ -33,7 +33,7 @@ fn with_routes(limits: Limits) -> World {
     with_guard(limits, false)
 }
 
-/// The same; bodies for `/guarded` are refused with 401.
+/// A world with routes. With `guard`, requests with a body for `/guarded` are refused with 401.
 fn with_guard(limits: Limits, guard: bool) -> World {
     World::new(Setup {
         limits,

@@ -18,7 +18,7 @@ fn read_in(text: &str, size: usize) -> Result<Option<HttpReply>, ReplyError> {
     reader.finish()
 }
 
-/// The same in every way that it can be cut into pieces of one size.
+/// Parses `text` whole and in pieces of each size below 200 bytes, and asserts that the results are equal.
 fn read(text: &str) -> Result<Option<HttpReply>, ReplyError> {
     let whole = read_in(text, text.len().max(1));
     for size in 1..text.len().min(200) {

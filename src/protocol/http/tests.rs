@@ -25,7 +25,7 @@ fn with(lines: &str) -> Head {
     parse(&format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).unwrap()
 }
 
-/// The same over HTTP/1.0, without Host.
+/// The head of an HTTP/1.0 request with `lines` as its only headers.
 fn with_old(lines: &str) -> Head {
     parse(&format!("GET / HTTP/1.0\r\n{lines}\r\n")).unwrap()
 }
