@@ -1,4 +1,4 @@
-//! What can go wrong with a blocking client.
+//! Errors of the blocking client.
 
 use std::error::Error;
 use std::fmt;
@@ -11,43 +11,44 @@ use super::header::InvalidHeader;
 use super::url::InvalidUrl;
 use crate::protocol::close::CloseCode;
 
-/// An error of [`Client`](super::Client).
+/// An error that [`Client`](super::Client) or [`ClientBuilder`](super::ClientBuilder) returns.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The URL is not one of a server.
+    /// The URL does not name a WebSocket server.
     Url(InvalidUrl),
-    /// A header or a subprotocol can't be sent.
+    /// A header or subprotocol is not allowed in the handshake.
     Header(InvalidHeader),
-    /// The host's name has no address, or the resolver can't be reached.
+    /// The host name has no address, or the resolver can't be reached.
     Resolve {
-        /// The host.
+        /// The host name that was looked up.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         error: io::Error,
     },
-    /// No address can be connected to: the last that was tried.
+    /// None of the host's addresses accepts a connection. The fields describe the last attempt.
     Connect {
-        /// The address.
+        /// The address that was tried last.
         address: SocketAddr,
-        /// Why.
+        /// The error of that attempt.
         error: io::Error,
     },
-    /// The handshake has come to nothing.
+    /// The handshake failed.
     Handshake(HandshakeError),
-    /// A time limit is over. After [`receive`](super::Client::receive) the connection goes on, and it can be called again; after
-    /// [`send`](super::Client::send) nothing more can be sent; after anything else the connection is over.
+    /// A time limit expired. After [`receive`](super::Client::receive) the connection stays usable, and `receive` may be
+    /// called again. After [`send`](super::Client::send) nothing more can be sent. After any other call the connection is
+    /// over.
     TimedOut,
-    /// The WebSocket is closed: the server's code, if it named one, and its reason.
+    /// The server closed the WebSocket (RFC 6455 §5.5.1).
     Closed {
-        /// `None`: without a code (1005).
+        /// The server's close code, or `None` if its close frame carries no code (1005).
         code: Option<CloseCode>,
-        /// Often empty.
+        /// The server's reason, which is often empty.
         reason: String,
     },
-    /// The server has broken RFC 6455; it was told so.
+    /// The server violated RFC 6455. The client has sent it a close frame with the matching code.
     Protocol(ProtocolError),
-    /// The connection has ended without a close frame, or can't be read or written any more.
+    /// The connection ended without a close frame, or a read or write on it failed.
     Lost(io::Error),
 }
 

@@ -1,4 +1,4 @@
-//! What a program adds to a handshake.
+//! Headers and subprotocols that a program adds to the handshake request.
 
 use std::error::Error;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::protocol::http;
 
-/// Headers that the handshake writes itself, or that would change how the request is read (RFC 9110 §7.6.1, §10.1).
+/// Headers that the handshake writes itself, or that would change how a server parses the request (RFC 9110 §7.6.1, §10.1).
 const OWN: [&str; 9] = [
     "Connection",
     "Upgrade",
@@ -19,7 +19,7 @@ const OWN: [&str; 9] = [
     "Proxy-Connection",
 ];
 
-/// Headers that are no lists (RFC 9110 §5.3; RFC 6265 §5.4): of two, a server would refuse the request, or take either.
+/// Headers that may occur only once (RFC 9110 §5.3; RFC 6265 §5.4). Given two, a server refuses the request or picks either.
 const ONCE: [&str; 6] = [
     "Host",
     "Origin",
@@ -29,7 +29,7 @@ const ONCE: [&str; 6] = [
     "User-Agent",
 ];
 
-/// A header that a client sends with its handshake (RFC 9110 §5).
+/// A header that a client adds to its handshake request (RFC 9110 §5).
 ///
 /// ```
 /// use humphrey_ws::websocket_client::Header;
@@ -45,25 +45,25 @@ pub struct Header {
     value: String,
 }
 
-/// Why a header, or a subprotocol, can't be sent.
+/// The reason why a header or subprotocol is not allowed in the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// It has no colon.
+    /// The line is not of the form `Name: value`.
     Form,
-    /// This name has a character that it must not have (RFC 9110 §5.1).
+    /// The header with this name contains a character that HTTP forbids in names (RFC 9110 §5.1).
     Name(String),
-    /// The value of this header has a control character (RFC 9110 §5.5).
+    /// The value of the header with this name contains a control character (RFC 9110 §5.5).
     Value(String),
-    /// This header is written by the handshake itself.
+    /// The handshake writes the header with this name itself, or does not allow it.
     Own(String),
-    /// `Sec-WebSocket-Protocol`: subprotocols are offered in another way.
+    /// `Sec-WebSocket-Protocol` was given as a header. Offer subprotocols with the setting for them instead.
     IsSubprotocol,
-    /// This header, or subprotocol, was given twice.
+    /// The header or subprotocol with this name was given twice.
     Repeated(String),
-    /// The value of `Host` is not a host with an optional port.
+    /// This value of `Host` is not a host with an optional port.
     Host(String),
-    /// This name of a subprotocol is not a token (RFC 6455 §4.1).
+    /// This subprotocol name is not a token (RFC 6455 §4.1).
     Subprotocol(String),
 }
 
@@ -93,16 +93,16 @@ impl fmt::Display for InvalidHeader {
 impl Error for InvalidHeader {}
 
 impl Header {
-    /// A header. `Host` replaces the one that is made from the URL.
+    /// Creates a header. A `Host` header replaces the one derived from the URL.
     ///
     /// # Errors
     ///
-    /// If HTTP does not allow the name or the value, or the handshake writes this header itself.
+    /// [`InvalidHeader`] if HTTP does not allow the name or the value, or if the handshake writes this header itself.
     pub fn new(name: &str, value: &str) -> Result<Self, InvalidHeader> {
         if !http::is_token(name) {
             return Err(InvalidHeader::Name(name.to_owned()));
         }
-        // RFC 9110 §5.5: whitespace around it does not belong to the value.
+        // RFC 9110 §5.5: surrounding whitespace is not part of the value.
         let value = value.trim_matches([' ', '\t']);
         let is_legal = |byte: u8| byte == b'\t' || !byte.is_ascii_control();
         if !value.bytes().all(is_legal) {
@@ -127,22 +127,22 @@ impl Header {
         })
     }
 
-    /// The name, as it was given.
+    /// Returns the name in the case in which it was given.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The value, without whitespace around it.
+    /// Returns the value without surrounding whitespace.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// Whether it is this header, in whatever letters.
+    /// Whether the header has this name, ignoring ASCII case.
     pub(super) fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    /// Whether a request may have only one of it.
+    /// Whether a request may contain this header only once.
     pub(super) fn stands_alone(&self) -> bool {
         ONCE.iter().any(|once| self.is(once))
     }
@@ -151,7 +151,7 @@ impl Header {
 impl FromStr for Header {
     type Err = InvalidHeader;
 
-    /// Reads `Name: value`.
+    /// Parses `Name: value`.
     fn from_str(line: &str) -> Result<Self, InvalidHeader> {
         let (name, value) = line.split_once(':').ok_or(InvalidHeader::Form)?;
         if name.is_empty() {
@@ -161,12 +161,12 @@ impl FromStr for Header {
     }
 }
 
-/// The name of a subprotocol that a client offers: a token (RFC 6455 §4.1 item 10).
+/// The name of a subprotocol that a client offers. It is a token (RFC 6455 §4.1 item 10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subprotocol(String);
 
 impl Subprotocol {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_that_http_does_not_allow_is_refused() {
+    fn header_not_allowed_is_refused() {
         for (line, why) in [
             ("none", InvalidHeader::Form),
             (": x", InvalidHeader::Form),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn subprotocol_that_is_no_token_is_refused() {
+    fn subprotocol_not_a_token_is_refused() {
         for name in ["", "a b", "a,b", "a/b", "\"a\"", "\u{fc}"] {
             let why = InvalidHeader::Subprotocol(name.into());
             assert_eq!(name.parse::<Subprotocol>(), Err(why));

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Keys that are drawn at once: a system call for each frame would cost more than masking it.
+/// Number of keys drawn per system call: one system call per frame would cost more than masking the frame.
 const DRAWN_KEYS: usize = 64;
 
 /// Fills `bytes` from the operating system's random source.
@@ -11,7 +11,7 @@ pub(super) fn fill(bytes: &mut [u8]) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("the system has no random bytes: {error}")))
 }
 
-/// Masking keys: a new one for each frame, from a strong source of entropy (RFC 6455 §5.3, §10.3).
+/// A source of masking keys: an unpredictable key for each frame (RFC 6455 §5.3, §10.3).
 pub(super) struct MaskingKeys {
     keys: [[u8; 4]; DRAWN_KEYS],
     used: usize,
@@ -45,7 +45,7 @@ mod tests {
     fn masking_keys_do_not_repeat() {
         let mut keys = MaskingKeys::new();
         let drawn: HashSet<[u8; 4]> = (0..1_000).map(|_| keys.next().unwrap()).collect();
-        // Of a thousand out of four thousand million, even two alike are unlikely.
+        // Among 1,000 of 2^32 possible keys, even one collision is unlikely.
         assert!(drawn.len() >= 998, "{}", drawn.len());
     }
 }

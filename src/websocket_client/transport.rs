@@ -1,27 +1,28 @@
-//! What a blocking client speaks over.
+//! The byte stream below a blocking client.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// A blocking stream of bytes in both directions, with time limits: what a [`Client`](super::Client) speaks over.
+/// A blocking, bidirectional byte stream with read and write timeouts, which carries a [`Client`](super::Client)'s connection.
 ///
-/// [`TcpStream`] is one, and on Unix `UnixStream`. A program that wants TLS implements it for the TLS stream of its choice,
-/// passes the time limits on to the socket below, and uses [`ClientBuilder::connect_over`](super::ClientBuilder::connect_over).
+/// [`TcpStream`] implements it, and so does `UnixStream` on Unix. To use TLS, implement it for a TLS stream, pass the
+/// timeouts on to the socket below, and call [`ClientBuilder::connect_over`](super::ClientBuilder::connect_over).
 pub trait Transport: Read + Write {
-    /// Has reads fail with [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut) after so long;
-    /// `None`: never. The duration is not zero.
+    /// Sets how long a read may block before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
+    /// [`TimedOut`](io::ErrorKind::TimedOut). `None` lets reads block forever. The client never passes a zero duration.
     ///
     /// # Errors
     ///
-    /// Those of the socket below.
+    /// Any error that the socket below returns.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// The same for writes.
+    /// Sets how long a write may block before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
+    /// [`TimedOut`](io::ErrorKind::TimedOut). `None` lets writes block forever. The client never passes a zero duration.
     ///
     /// # Errors
     ///
-    /// Those of the socket below.
+    /// Any error that the socket below returns.
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 }
 

@@ -253,8 +253,8 @@ impl ServerUrl {
         }
     }
 
-    /// The same server, asked for something else: a path, with a query behind a `?` if there is to be one. Encoded as the
-    /// URL's own.
+    /// Returns a URL of this server with another path, optionally followed by `?` and a query. Both are percent-encoded
+    /// like those of a parsed URL.
     ///
     /// ```
     /// use humphrey_ws::websocket_client::ServerUrl;
