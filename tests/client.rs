@@ -259,7 +259,10 @@ fn answer_that_is_none_fails_the_connection() {
 fn wrong_settings_are_told_before_anything_is_sent() {
     let nowhere = || Client::builder("ws://127.0.0.1:1/");
     let error = nowhere().with_header("Upgrade", "x").connect().unwrap_err();
-    assert!(matches!(error, ClientError::Header(InvalidHeader::Own(_))));
+    assert!(matches!(
+        error,
+        ClientError::Header(InvalidHeader::Reserved(_))
+    ));
     let error = nowhere().with_subprotocol("a b").connect().unwrap_err();
     assert!(matches!(
         error,

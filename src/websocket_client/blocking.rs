@@ -1,4 +1,4 @@
-//! A client that waits: one connection, on a thread of the program's.
+//! A blocking client, which handles one connection on the caller's thread.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -15,24 +15,24 @@ use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 
-/// Read at once.
+/// The size of the read buffer in bytes.
 const READ_BYTES: usize = 16 << 10;
 
-/// How long one of several addresses may take.
+/// The maximum time to connect to one of several addresses. The last one may use all the remaining time.
 const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the body of a refusal is waited for: its head says what matters.
+/// The maximum time to wait for the body of a refusal, whose head contains the important part.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
-/// How long [`Client::close`] waits for the server's answer.
+/// How long [`Client::close`] waits for the server's close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// Sets how a [`Client`] connects.
+/// Configures and connects a [`Client`].
 ///
 /// | setting | default |
 /// |---|---|
 /// | [`with_connect_timeout`](Self::with_connect_timeout) | 20 s for connecting and the handshake |
-/// | [`with_read_timeout`](Self::with_read_timeout) | none: [`Client::receive`] waits for as long as it takes |
+/// | [`with_read_timeout`](Self::with_read_timeout) | none: [`Client::receive`] waits indefinitely |
 /// | [`with_write_timeout`](Self::with_write_timeout) | 30 s |
 /// | [`with_message_bytes_max`](Self::with_message_bytes_max) | 16 MiB |
 ///
@@ -59,7 +59,7 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// For a `ws://` URL. What is wrong with it is said when the client connects.
+    /// Creates a builder for a `ws://` URL. [`connect`](Self::connect) reports an invalid URL.
     pub fn new(url: &str) -> Self {
         let url = url.parse::<ServerUrl>();
         Self {
@@ -81,21 +81,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds a header. `Host` replaces the one that is made from the URL. A header that HTTP does not allow, that the handshake
-    /// writes itself, or that is given twice and may be sent only once is an error of [`connect`](Self::connect).
+    /// Adds a header to the handshake request. `Host` replaces the value derived from the URL. [`connect`](Self::connect) fails
+    /// if HTTP does not allow the header, if it is reserved for the handshake, or if it is given twice but may be sent only once.
     #[must_use]
     pub fn with_header(self, name: &str, value: &str) -> Self {
         self.and_then(|request| request.with_header(Header::new(name, value)?))
     }
 
-    /// Offers a subprotocol, after those that were offered before. One that is no token, or was offered before, is an error of
-    /// [`connect`](Self::connect).
+    /// Offers a subprotocol with a lower priority than those added before (RFC 6455 §1.9). [`connect`](Self::connect) fails if
+    /// the name is not a token or was already offered.
     #[must_use]
     pub fn with_subprotocol(self, subprotocol: &str) -> Self {
         self.and_then(|request| request.with_subprotocol(subprotocol.parse()?))
     }
 
-    /// Offers permessage-deflate (RFC 7692): the server may compress what it sends. What the client sends is not compressed.
+    /// Offers permessage-deflate (RFC 7692), so that the server may compress its messages. The client sends its own uncompressed.
+    /// By default, no compression is offered.
     #[cfg(feature = "deflate")]
     #[must_use]
     pub fn with_compression(mut self) -> Self {
@@ -103,28 +104,32 @@ impl ClientBuilder {
         self
     }
 
-    /// How long connecting to all addresses and the handshake may take together. The system's resolver has limits of its own.
+    /// Sets the time limit for connecting and the handshake together. It includes all addresses, but not the system's resolver,
+    /// which has time limits of its own. The default is 20 s.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long [`Client::receive`] waits for bytes before it fails with [`ClientError::TimedOut`]; it can be called again then.
+    /// Sets how long [`Client::receive`] waits for bytes before it fails with [`ClientError::TimedOut`]. It may then be called
+    /// again. `None`, the default, waits indefinitely.
     #[must_use]
     pub fn with_read_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.read_timeout = timeout;
         self
     }
 
-    /// How long a server may read nothing before sending fails; nothing more can be sent then.
+    /// Sets how long sending waits for a server that reads nothing before it fails with [`ClientError::TimedOut`]. Nothing more
+    /// can be sent after that. `None` waits indefinitely. The default is 30 s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.write_timeout = timeout;
         self
     }
 
-    /// Longest message that is received, in bytes. A longer one ends the connection with 1009.
+    /// Sets the maximum length of received messages in bytes. A longer one fails the connection with close code 1009. The default
+    /// is 16 MiB.
     #[must_use]
     pub fn with_message_bytes_max(mut self, bytes: usize) -> Self {
         self.message_bytes_max = bytes;
@@ -135,7 +140,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]: the settings are wrong, no address can be connected to, or the handshake has come to nothing.
+    /// [`ClientError`] if the URL, a header or a subprotocol is invalid, the host name has no address, no address accepts the
+    /// connection, the handshake fails, or the time limit expires.
     pub fn connect(self) -> Result<Client, ClientError> {
         let by = deadline(self.connect_timeout);
         let request = match &self.request {
@@ -148,16 +154,16 @@ impl ClientBuilder {
             error,
         })?;
         let stream = connect_to_one(&addresses, by)?;
-        // Messages are small, and each is wanted at once. Where that can't be set, they are only later.
+        // Nagle's algorithm would delay small messages. If it can't be turned off, they are only slower.
         let _ = stream.set_nodelay(true);
         self.shake_hands(stream, by)
     }
 
-    /// Does the handshake over a stream that the program has connected itself, such as a TLS stream; its time limits are set.
+    /// Performs the handshake over a stream that the program has connected, such as a TLS stream, and sets the stream's timeouts.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]: the settings are wrong, or the handshake has come to nothing.
+    /// [`ClientError`] if the URL, a header or a subprotocol is invalid, the handshake fails, or the time limit expires.
     pub fn connect_over<S: Transport>(self, stream: S) -> Result<Client<S>, ClientError> {
         let by = deadline(self.connect_timeout);
         self.shake_hands(stream, by)
@@ -175,7 +181,7 @@ impl ClientBuilder {
         let sent = stream
             .write_all(handshake.request())
             .and_then(|()| stream.flush());
-        // A server may refuse, and hang up, before it has read all of it.
+        // A server may refuse the handshake and close the connection before it has read the whole request.
         let accepted = read_answer(&mut stream, &mut handshake, by);
         let mut accepted = match (accepted, sent) {
             (Err(ClientError::Handshake(super::HandshakeError::HungUp)), Err(error)) => {
@@ -209,7 +215,7 @@ impl ClientBuilder {
     }
 }
 
-/// Waits for the answer, but not for ever.
+/// Waits for the response until the deadline.
 fn read_answer<S: Transport>(
     stream: &mut S,
     handshake: &mut Handshake,
@@ -265,13 +271,13 @@ fn connect_to_one(addresses: &[SocketAddr], by: Instant) -> Result<TcpStream, Cl
 }
 
 fn deadline(timeout: Duration) -> Instant {
-    // Beyond what the clock can say is never.
+    // `Instant` can't represent a very long timeout, so it is replaced by about 34 years.
     let now = Instant::now();
     now.checked_add(timeout)
         .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
-/// The time until then.
+/// Returns the time until the deadline, or an error if it has passed.
 fn left(by: Instant) -> Result<Duration, ClientError> {
     let left = by.saturating_duration_since(Instant::now());
     if left.is_zero() {
@@ -280,7 +286,7 @@ fn left(by: Instant) -> Result<Duration, ClientError> {
     Ok(left)
 }
 
-/// Sockets take no time limit of nothing.
+/// Replaces a zero timeout by the shortest one, because sockets reject zero.
 fn at_least_some(timeout: Duration) -> Duration {
     timeout.max(Duration::from_millis(1))
 }
@@ -297,10 +303,10 @@ fn failed(error: io::Error) -> ClientError {
     }
 }
 
-/// A WebSocket client that waits, with the feature `client`: see [the module](super).
+/// A blocking WebSocket client, with the feature `client`. See [the module](super).
 ///
-/// It answers pings while it receives. When it is dropped, the connection ends without a close frame; [`close`](Self::close)
-/// says goodbye first.
+/// It answers pings during [`receive`](Self::receive). Dropping it ends the connection without a close frame. Call
+/// [`close`](Self::close) first for a closing handshake (RFC 6455 §7.1.2).
 ///
 /// ```
 /// use humphrey_ws::websocket_client::{Client, ClientError};
@@ -322,22 +328,23 @@ fn failed(error: io::Error) -> ClientError {
 pub struct Client<S = TcpStream> {
     stream: S,
     connection: Connection,
-    /// What was read; `begin..end` is not used yet.
+    /// Received bytes. `begin..end` is not yet parsed.
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
-    /// What is to be written.
+    /// Bytes to write.
     output: Vec<u8>,
     accepted: Accepted,
-    /// The connection is of no further use.
+    /// Set once the connection has ended.
     over: Option<Over>,
-    /// Writing has failed: nothing more is sent. What the server has sent can still be read, such as why it has closed.
+    /// Whether writing has failed, after which nothing more is sent. Messages and the close frame from the server can still be
+    /// read.
     is_unwritable: bool,
-    /// Nothing is waited for beyond that.
+    /// A deadline for all reads.
     read_by: Option<Instant>,
 }
 
-/// Why a connection is of no further use.
+/// The reason why a connection has ended.
 #[derive(Debug, Clone)]
 enum Over {
     Closed(Option<CloseCode>, String),
@@ -355,44 +362,47 @@ impl<S: fmt::Debug> fmt::Debug for Client<S> {
 }
 
 impl Client {
-    /// Connects to a `ws://` URL, with the defaults of [`ClientBuilder`].
+    /// Connects to a `ws://` URL with the defaults of [`ClientBuilder`].
     ///
     /// # Errors
     ///
-    /// Those of [`ClientBuilder::connect`].
+    /// Returns the errors of [`ClientBuilder::connect`].
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         ClientBuilder::new(url).connect()
     }
 
-    /// Sets how to connect, first.
+    /// Creates a builder, which configures the connection before it connects.
     pub fn builder(url: &str) -> ClientBuilder {
         ClientBuilder::new(url)
     }
 }
 
 impl<S: Transport> Client<S> {
-    /// The subprotocol that the server has chosen, if any.
+    /// Returns the subprotocol that the server selected, if any.
     pub fn subprotocol(&self) -> Option<&str> {
         self.accepted.subprotocol()
     }
 
-    /// The first value of a header of the server's answer.
+    /// Returns the first value of a header in the server's handshake response. The name is compared ignoring ASCII case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.accepted.header(name)
     }
 
-    /// The stream below, for its addresses and settings. What is read from or written to it directly confuses both sides.
+    /// Returns the underlying stream, for its addresses and settings. Reading or writing it directly corrupts the connection.
     pub const fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// Sends a message; waits until the socket has taken it.
+    /// Sends a message, and blocks until the socket has accepted it.
     ///
     /// # Errors
     ///
-    /// [`Closed`](ClientError::Closed) once either side has closed; [`TimedOut`](ClientError::TimedOut) if the server reads nothing
-    /// for the write timeout, and [`Lost`](ClientError::Lost) if writing fails: nothing more can be sent then, but
-    /// [`receive`](Self::receive) still gives what the server has sent, and says why it has closed.
+    /// - [`Closed`](ClientError::Closed) if either side has closed the WebSocket.
+    /// - [`TimedOut`](ClientError::TimedOut) if the server reads nothing for the write timeout.
+    /// - [`Lost`](ClientError::Lost) if writing fails.
+    ///
+    /// After the last two nothing more can be sent, but [`receive`](Self::receive) still returns the messages that the server
+    /// sent, and then the reason why it closed.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), ClientError> {
         self.check_open()?;
         self.connection
@@ -401,7 +411,7 @@ impl<S: Transport> Client<S> {
         self.flush()
     }
 
-    /// Sends a ping (RFC 6455 §5.5.2) with a payload of up to 125 bytes. Its pong is taken in while messages are received.
+    /// Sends a ping (RFC 6455 §5.5.2) with a payload of up to 125 bytes. [`receive`](Self::receive) consumes the pong.
     ///
     /// # Errors
     ///
@@ -414,13 +424,14 @@ impl<S: Transport> Client<S> {
         self.flush()
     }
 
-    /// Receives the next message; waits for it. Answers pings that come before it, unless nothing can be sent any more.
+    /// Waits for the next message. Answers pings that arrive before it, unless an earlier write has failed.
     ///
     /// # Errors
     ///
-    /// [`Closed`](ClientError::Closed) once the server has closed, which has been answered; [`TimedOut`](ClientError::TimedOut) if
-    /// nothing comes for the read timeout: it can be called again then, and nothing is lost. After
-    /// [`Protocol`](ClientError::Protocol) and [`Lost`](ClientError::Lost) the connection is over.
+    /// - [`Closed`](ClientError::Closed) if the server has closed the WebSocket. Its close frame has been answered.
+    /// - [`TimedOut`](ClientError::TimedOut) if nothing arrives for the read timeout. No data is lost, and `receive` may be
+    ///   called again.
+    /// - [`Protocol`](ClientError::Protocol) and [`Lost`](ClientError::Lost), after which the connection is over.
     pub fn receive(&mut self) -> Result<Message, ClientError> {
         loop {
             if let Event::Message(message) = self.event()? {
@@ -429,12 +440,12 @@ impl<S: Transport> Client<S> {
         }
     }
 
-    /// Closes: sends a close frame, and waits up to 5 s for the server's answer. Messages that come before it are dropped.
+    /// Sends a close frame and waits up to 5 s for the server's. Drops messages that arrive before it (RFC 6455 §7.1.2).
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](ClientError::TimedOut) if the server does not answer in time, and those of [`send`](Self::send). That it has
-    /// closed already is none.
+    /// [`TimedOut`](ClientError::TimedOut) if the server does not answer in time, and the errors of [`send`](Self::send). It is no
+    /// error if the server has already closed the WebSocket.
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), ClientError> {
         if let Some(over) = &self.over {
             return match over {
@@ -448,7 +459,7 @@ impl<S: Transport> Client<S> {
         self.connection
             .close(code, reason, &mut self.output)
             .map_err(ClientError::Lost)?;
-        // It may have closed already, and hung up.
+        // The server may already have closed the WebSocket and the connection.
         let sent = self.flush();
         self.read_by = Some(Instant::now() + CLOSE_WAIT);
         loop {
@@ -463,7 +474,7 @@ impl<S: Transport> Client<S> {
         }
     }
 
-    /// The next event that is not a close. Reads as long as there is none.
+    /// Waits for the next event, and turns a close into an error.
     fn event(&mut self) -> Result<Event, ClientError> {
         if let Some(over) = &self.over {
             return Err(over.error());
@@ -476,12 +487,12 @@ impl<S: Transport> Client<S> {
                 Ok(None) => self.read()?,
                 Ok(Some(Event::Close(code, reason))) => {
                     self.over = Some(Over::Closed(code, reason.clone()));
-                    // It has said what it had to say, whether it reads the answer or not.
+                    // The server's close frame has arrived, so it does not matter whether the reply can be sent.
                     let _ = self.answer();
                     return Err(ClientError::Closed { code, reason });
                 }
                 Ok(Some(event)) => {
-                    // A server that has gone may have said more before it went.
+                    // If the server has closed the connection, messages that it sent before can still be read.
                     let _ = self.answer();
                     return Ok(event);
                 }
@@ -499,7 +510,7 @@ impl<S: Transport> Client<S> {
         self.buffer.resize(READ_BYTES, 0);
         loop {
             if let Some(by) = self.read_by {
-                // Each part of a message renews the time limit of the socket, but not this one.
+                // The socket's timeout starts anew with each read, but this deadline does not.
                 let left = left(by)?;
                 self.stream
                     .set_read_timeout(Some(left))
@@ -546,7 +557,7 @@ impl<S: Transport> Client<S> {
         self.output.clear();
         self.output.shrink_to(READ_BYTES);
         written.map_err(|error| {
-            // A part of a frame may have been sent: the server would take further bytes for its rest.
+            // A part of a frame may have been sent, and the server would parse further bytes as its rest.
             self.is_unwritable = true;
             failed(error)
         })

@@ -12,6 +12,15 @@ use super::url::InvalidUrl;
 use crate::protocol::close::CloseCode;
 
 /// An error that [`Client`](super::Client) or [`ClientBuilder`](super::ClientBuilder) returns.
+///
+/// ```
+/// use humphrey_ws::websocket_client::{Client, ClientError};
+///
+/// match Client::connect("wss://localhost/") {
+///     Err(ClientError::Url(error)) => assert!(error.to_string().contains("TLS")),
+///     other => panic!("{:?}", other.map(|_| ())),
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -57,12 +66,14 @@ impl fmt::Display for ClientError {
         match self {
             Self::Url(error) => error.fmt(f),
             Self::Header(error) => error.fmt(f),
-            Self::Resolve { host, error } => write!(f, "{host:?} has no address: {error}"),
+            Self::Resolve { host, error } => {
+                write!(f, "can't resolve the host name {host:?}: {error}")
+            }
             Self::Connect { address, error } => write!(f, "can't connect to {address}: {error}"),
             Self::Handshake(error) => error.fmt(f),
-            Self::TimedOut => f.write_str("nothing has come, or could be sent, in time"),
+            Self::TimedOut => f.write_str("timed out while waiting for the server"),
             Self::Closed { code, reason } => {
-                f.write_str("the server has closed the connection")?;
+                f.write_str("the server closed the connection")?;
                 match code {
                     Some(code) => write!(f, " with {}", code.get())?,
                     None => f.write_str(" without a code")?,
@@ -72,8 +83,10 @@ impl fmt::Display for ClientError {
                 }
                 write!(f, " ({reason})")
             }
-            Self::Protocol(error) => write!(f, "the server breaks the protocol: {error}"),
-            Self::Lost(error) => write!(f, "the connection is lost: {error}"),
+            Self::Protocol(error) => {
+                write!(f, "the server violated the WebSocket protocol: {error}")
+            }
+            Self::Lost(error) => write!(f, "the connection was lost: {error}"),
         }
     }
 }

@@ -55,7 +55,7 @@ impl HandshakeRequest {
     ///
     /// If it is there already and may be sent only once, such as `Authorization`.
     pub fn with_header(mut self, header: Header) -> Result<Self, InvalidHeader> {
-        if header.stands_alone() && self.headers.iter().any(|known| known.is(header.name())) {
+        if header.is_singleton() && self.headers.iter().any(|known| known.is(header.name())) {
             return Err(InvalidHeader::Repeated(header.name().to_owned()));
         }
         self.headers.push(header);

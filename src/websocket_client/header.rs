@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::protocol::http;
 
 /// Headers that the handshake writes itself, or that would change how a server parses the request (RFC 9110 §7.6.1, §10.1).
-const OWN: [&str; 9] = [
+const RESERVED: [&str; 9] = [
     "Connection",
     "Upgrade",
     "Content-Length",
@@ -19,8 +19,8 @@ const OWN: [&str; 9] = [
     "Proxy-Connection",
 ];
 
-/// Headers that may occur only once (RFC 9110 §5.3; RFC 6265 §5.4). Given two, a server refuses the request or picks either.
-const ONCE: [&str; 6] = [
+/// Headers that may occur only once (RFC 9110 §5.3; RFC 6265 §5.4). Given two, a server refuses the request or uses either of them.
+const SINGLETONS: [&str; 6] = [
     "Host",
     "Origin",
     "Authorization",
@@ -46,6 +46,13 @@ pub struct Header {
 }
 
 /// The reason why a header or subprotocol is not allowed in the handshake.
+///
+/// ```
+/// use humphrey_ws::websocket_client::{Header, InvalidHeader};
+///
+/// let error = "Upgrade: h2c".parse::<Header>().unwrap_err();
+/// assert_eq!(error, InvalidHeader::Reserved("Upgrade".into()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidHeader {
@@ -55,8 +62,8 @@ pub enum InvalidHeader {
     Name(String),
     /// The value of the header with this name contains a control character (RFC 9110 §5.5).
     Value(String),
-    /// The handshake writes the header with this name itself, or does not allow it.
-    Own(String),
+    /// The header with this name is reserved: the handshake writes it itself, or must not contain it.
+    Reserved(String),
     /// `Sec-WebSocket-Protocol` was given as a header. Offer subprotocols with the setting for them instead.
     IsSubprotocol,
     /// The header or subprotocol with this name was given twice.
@@ -70,21 +77,30 @@ pub enum InvalidHeader {
 impl fmt::Display for InvalidHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Form => f.write_str("a header looks like 'Name: value'"),
+            Self::Form => f.write_str("the header is malformed: write it as 'Name: value'"),
             Self::Name(name) => write!(
                 f,
-                "{name:?} is not the name of a header: it has letters, digits and '-', as in 'Name: value'"
+                "{name:?} is not a valid header name: use letters, digits and '-', as in 'Name: value'"
             ),
-            Self::Value(name) => write!(f, "the value of {name} has a control character"),
-            Self::Own(name) => write!(f, "the header {name} is the handshake's own"),
+            Self::Value(name) => write!(
+                f,
+                "the value of the header {name} contains a control character"
+            ),
+            Self::Reserved(name) => write!(
+                f,
+                "the header {name} is reserved for the handshake and can't be set"
+            ),
             Self::IsSubprotocol => f.write_str(
-                "subprotocols are not offered as a header: use the setting for subprotocols",
+                "Sec-WebSocket-Protocol can't be set as a header: use the setting for subprotocols",
             ),
-            Self::Repeated(name) => write!(f, "{name} is given twice, and may be sent only once"),
-            Self::Host(value) => write!(f, "{value:?} is not a host: it looks like name:port"),
+            Self::Repeated(name) => write!(f, "{name} is given twice but may be sent only once"),
+            Self::Host(value) => write!(
+                f,
+                "{value:?} is not a valid Host: write a host name, optionally followed by ':' and a port"
+            ),
             Self::Subprotocol(name) => write!(
                 f,
-                "{name:?} is not the name of a subprotocol: it has no spaces, commas or other separators"
+                "{name:?} is not a valid subprotocol name: use no spaces, commas or other separators"
             ),
         }
     }
@@ -97,7 +113,7 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`InvalidHeader`] if HTTP does not allow the name or the value, or if the handshake writes this header itself.
+    /// [`InvalidHeader`] if HTTP does not allow the name or the value, or if the header is reserved for the handshake.
     pub fn new(name: &str, value: &str) -> Result<Self, InvalidHeader> {
         if !http::is_token(name) {
             return Err(InvalidHeader::Name(name.to_owned()));
@@ -115,8 +131,8 @@ impl Header {
         let of_handshake = name
             .get(.."Sec-WebSocket-".len())
             .is_some_and(|prefix| prefix.eq_ignore_ascii_case("Sec-WebSocket-"));
-        if of_handshake || OWN.iter().any(|own| is(own)) {
-            return Err(InvalidHeader::Own(name.to_owned()));
+        if of_handshake || RESERVED.iter().any(|reserved| is(reserved)) {
+            return Err(InvalidHeader::Reserved(name.to_owned()));
         }
         if is("Host") && (value.is_empty() || !http::is_authority(value)) {
             return Err(InvalidHeader::Host(value.to_owned()));
@@ -143,8 +159,8 @@ impl Header {
     }
 
     /// Whether a request may contain this header only once.
-    pub(super) fn stands_alone(&self) -> bool {
-        ONCE.iter().any(|once| self.is(once))
+    pub(super) fn is_singleton(&self) -> bool {
+        SINGLETONS.iter().any(|singleton| self.is(singleton))
     }
 }
 
@@ -162,6 +178,15 @@ impl FromStr for Header {
 }
 
 /// The name of a subprotocol that a client offers. It is a token (RFC 6455 §4.1 item 10).
+///
+/// ```
+/// use humphrey_ws::websocket_client::Subprotocol;
+///
+/// let subprotocol: Subprotocol = "ocpp1.6".parse()?;
+/// assert_eq!(subprotocol.as_str(), "ocpp1.6");
+/// assert!("two words".parse::<Subprotocol>().is_err());
+/// # Ok::<(), humphrey_ws::websocket_client::InvalidHeader>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subprotocol(String);
 
@@ -189,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_not_allowed_is_refused() {
+    fn invalid_header_is_refused() {
         for (line, why) in [
             ("none", InvalidHeader::Form),
             (": x", InvalidHeader::Form),
@@ -197,11 +222,14 @@ mod tests {
             ("a : x", InvalidHeader::Name("a ".into())),
             ("a: x\r\nb: y", InvalidHeader::Value("a".into())),
             ("a: x\0", InvalidHeader::Value("a".into())),
-            ("upgrade: x", InvalidHeader::Own("upgrade".into())),
-            ("Expect: 100-continue", InvalidHeader::Own("Expect".into())),
+            ("upgrade: x", InvalidHeader::Reserved("upgrade".into())),
+            (
+                "Expect: 100-continue",
+                InvalidHeader::Reserved("Expect".into()),
+            ),
             (
                 "sec-websocket-Key: x",
-                InvalidHeader::Own("sec-websocket-Key".into()),
+                InvalidHeader::Reserved("sec-websocket-Key".into()),
             ),
             ("Sec-WebSocket-Protocol: x", InvalidHeader::IsSubprotocol),
             ("Host:", InvalidHeader::Host(String::new())),

@@ -12,17 +12,17 @@
 //! # Ok::<(), humphrey_ws::websocket_client::ClientError>(())
 //! ```
 //!
-//! It is the server's own HTTP reader and state machine in the other role, in two layers:
+//! The client shares the server's HTTP parser and protocol state machine. It has two layers:
 //!
-//! - [`Client`] is the blocking way: one connection, on a thread of its own, over TCP or any other [`Transport`].
-//!   [`ClientBuilder`] sets headers, subprotocols, time limits and the message limit.
-//! - [`Handshake`] and [`Connection`] do no I/O: bytes go in, events and bytes come out. A program with an event loop of
-//!   its own uses them with its own sockets; `humphrey-broadcast listen` and `send` do.
+//! - [`Client`] is blocking: it handles one connection over TCP or another [`Transport`], on the caller's thread.
+//!   [`ClientBuilder`] sets headers, subprotocols, timeouts and the message limit.
+//! - [`Handshake`] and [`Connection`] do no I/O: the program passes received bytes in, and takes events and bytes to send out.
+//!   They suit programs with an event loop and sockets of their own, such as `humphrey-broadcast listen` and `send`.
 //!
-//! What holds for both: frames are masked with keys from the operating system's random source (RFC 6455 §10.3); a server
-//! that masks, that chooses an extension or a subprotocol that was not offered, or whose `Sec-WebSocket-Accept` is wrong
-//! is refused; messages, heads and what waits to be sent are bounded. No extension is offered, and redirects are not
-//! followed. `wss://` is refused: a [`Transport`] of the program's own may speak TLS below.
+//! Both layers mask frames with keys from the operating system's random source (RFC 6455 §10.3). They reject a server that
+//! masks its frames, selects an extension or subprotocol that was not offered, or sends a wrong `Sec-WebSocket-Accept`.
+//! Messages, response heads and pending output are bounded. The client offers no extensions, follows no redirects, and rejects
+//! `wss://` URLs. To use TLS, implement [`Transport`] for a TLS stream.
 
 mod blocking;
 mod connection;

@@ -1,4 +1,4 @@
-//! Where a client connects to: a `ws://` URL (RFC 6455 §3, RFC 3986).
+//! The `ws://` URL of a server (RFC 6455 §3, RFC 3986).
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -10,11 +10,11 @@ use crate::protocol::percent;
 
 const DEFAULT_PORT: u16 = 80;
 
-/// A `ws://` URL: which server to connect to, and what to ask it for (RFC 6455 §3).
+/// A `ws://` URL, which consists of a server and a request target (RFC 6455 §3).
 ///
-/// `http://` means the same: the address of a page is as good. Characters that may not stand in a request are
-/// percent-encoded; what is percent-encoded already stays as it is. An IPv6 address may name a zone, as `%25eth0` (RFC 6874)
-/// or `%eth0`: it is used to connect, and never sent.
+/// `http://` URLs are accepted and treated as `ws://`. Characters that are not allowed in a request are percent-encoded, and
+/// existing percent-encoding is kept. An IPv6 address may have a zone, written `%25eth0` (RFC 6874) or `%eth0`. The zone is
+/// used to connect and is never sent. The default port is 80.
 ///
 /// ```
 /// use humphrey_ws::websocket_client::ServerUrl;
@@ -39,23 +39,30 @@ enum Host {
     V6(Ipv6Addr, Option<String>),
 }
 
-/// Why something is not the URL of a server that can be connected to.
+/// The reason why a text is not the URL of a server that the client can connect to.
+///
+/// ```
+/// use humphrey_ws::websocket_client::{InvalidUrl, ServerUrl};
+///
+/// assert_eq!("wss://localhost/".parse::<ServerUrl>(), Err(InvalidUrl::Tls));
+/// assert_eq!("ws://localhost:0/".parse::<ServerUrl>(), Err(InvalidUrl::Port));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidUrl {
-    /// It does not begin with `ws://` or `http://`.
+    /// The URL does not begin with `ws://` or `http://`.
     Scheme,
-    /// It begins with `wss://` or `https://`.
+    /// The URL begins with `wss://` or `https://`, which are not supported.
     Tls,
-    /// It has a user name or a password, which RFC 6455 §3 does not provide for.
+    /// The URL has a user name or a password, which RFC 6455 §3 does not allow.
     UserInfo,
-    /// It has a fragment (RFC 6455 §3: there must be none).
+    /// The URL has a fragment, which RFC 6455 §3 forbids.
     Fragment,
-    /// It has a control character.
+    /// The URL contains a control character.
     Control,
-    /// It has no host, or one that can't be a name or an address.
+    /// The URL has no host, or the host is neither a name nor an address.
     Host,
-    /// The host's name is not ASCII.
+    /// The host name is not ASCII.
     HostNotAscii,
     /// The address in brackets is not an IPv6 address.
     Address,
@@ -68,22 +75,22 @@ pub enum InvalidUrl {
 impl fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Scheme => "a server's URL begins with ws://",
+            Self::Scheme => "the URL must begin with ws://",
             Self::Tls => {
-                "wss:// is not supported: let a tunnel such as stunnel speak TLS, and connect to it with ws://"
+                "wss:// is not supported: run a TLS tunnel such as stunnel, and connect to it with ws://"
             }
             Self::UserInfo => {
-                "a user name and a password can't stand in a ws:// URL: send the header 'Authorization' instead"
+                "a ws:// URL can't contain a user name or password: send the header 'Authorization' instead"
             }
-            Self::Fragment => "a ws:// URL has no '#': write %23 for one that belongs to the path",
-            Self::Control => "the URL has a control character, such as a line break",
-            Self::Host => "the URL has no host that could be connected to",
+            Self::Fragment => "a ws:// URL can't contain '#': write %23 if it belongs to the path",
+            Self::Control => "the URL contains a control character, such as a line break",
+            Self::Host => "the URL has no valid host",
             Self::HostNotAscii => {
-                "the host's name is not ASCII: write it in the form that begins with xn--"
+                "the host name is not ASCII: write it in Punycode, which begins with xn--"
             }
-            Self::Address => "what stands in brackets is not an IPv6 address",
-            Self::Zone => "the zone of an IPv6 address looks like %25eth0",
-            Self::Port => "a port is a number from 1 to 65535",
+            Self::Address => "the text in brackets is not an IPv6 address",
+            Self::Zone => "the zone of the IPv6 address is malformed: write it like %25eth0",
+            Self::Port => "the port is not a number from 1 to 65535",
         })
     }
 }
@@ -121,7 +128,7 @@ impl FromStr for ServerUrl {
     }
 }
 
-/// Host, and what stands behind the colon.
+/// Splits an authority into the host and the text after the port's colon, which is empty if there is no port.
 fn split_port(authority: &str) -> Result<(&str, &str), InvalidUrl> {
     if authority.starts_with('[') {
         let (_, after) = authority.split_once(']').ok_or(InvalidUrl::Address)?;
@@ -143,7 +150,7 @@ fn port_of(text: &str) -> Result<u16, InvalidUrl> {
     if text.is_empty() {
         return Ok(DEFAULT_PORT);
     }
-    // `parse` alone would take a sign.
+    // `parse` would accept a sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidUrl::Port);
     }
@@ -153,7 +160,7 @@ fn port_of(text: &str) -> Result<u16, InvalidUrl> {
     }
 }
 
-/// Path and query, encoded as they may stand in a request line.
+/// Splits a request target into path and query, and percent-encodes both.
 fn split_target(target: &str) -> (String, Option<String>) {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(encode(query, Component::Query))),
@@ -174,7 +181,7 @@ impl FromStr for Host {
         {
             let (address, zone) = match address.split_once('%') {
                 None => (address, None),
-                // RFC 6874 has the percent sign encoded; without that it is what people copy from their system.
+                // RFC 6874 encodes the percent sign, but addresses copied from system tools have it unencoded.
                 Some((address, zone)) => {
                     let zone = zone.strip_prefix("25").unwrap_or(zone);
                     (address, Some(decode_zone(zone)?))
@@ -197,7 +204,7 @@ impl FromStr for Host {
     }
 }
 
-/// A zone as the system calls it (RFC 6874 §2: unreserved characters, or percent-encoded).
+/// Decodes a zone into the system's name for it (RFC 6874 §2: unreserved characters, or percent-encoded).
 fn decode_zone(zone: &str) -> Result<String, InvalidUrl> {
     let decoded = percent::decode(zone).ok_or(InvalidUrl::Zone)?;
     let is_legal = |byte: u8| byte.is_ascii_graphic() && !b"%[]/".contains(&byte);
@@ -208,7 +215,7 @@ fn decode_zone(zone: &str) -> Result<String, InvalidUrl> {
 }
 
 impl ServerUrl {
-    /// The host: a name, or an address without brackets and zone.
+    /// Returns the host: a name, or an address without brackets and zone.
     pub fn host(&self) -> String {
         match &self.host {
             Host::Name(name) => name.clone(),
@@ -217,13 +224,13 @@ impl ServerUrl {
         }
     }
 
-    /// The port; 80 where the URL names none.
+    /// Returns the port, which is 80 by default.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The value of the header `Host`: with the port unless that is 80 (RFC 6455 §4.1), and without a zone, which means
-    /// nothing on another machine (RFC 6874 §4).
+    /// Returns the value of the `Host` header. It contains the port unless that is 80 (RFC 6455 §4.1), and never a zone, which is
+    /// valid only on the local machine (RFC 6874 §4).
     pub fn host_header(&self) -> String {
         let mut value = match &self.host {
             Host::V6(address, _) => format!("[{address}]"),
@@ -235,17 +242,17 @@ impl ServerUrl {
         value
     }
 
-    /// The path, percent-encoded; it begins with `/`.
+    /// Returns the percent-encoded path, which begins with `/`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What stands behind the `?`, percent-encoded.
+    /// Returns the percent-encoded query without the `?`, or `None` if the URL has no `?`.
     pub fn query(&self) -> Option<&str> {
         self.query.as_deref()
     }
 
-    /// Path and query as they stand in the request line.
+    /// Returns path and query as the request line contains them.
     pub fn request_target(&self) -> String {
         match &self.query {
             Some(query) => format!("{}?{query}", self.path),
@@ -273,29 +280,32 @@ impl ServerUrl {
         }
     }
 
-    /// The addresses of the server, in the order in which they are to be tried. Asks the system's resolver, and waits for it,
-    /// unless the URL names an address.
+    /// Returns the server's addresses in the order in which to try them. Blocks on the system's resolver unless the URL contains
+    /// an IP address without a zone.
     ///
     /// # Errors
     ///
-    /// Those of the resolver: there is no such name, the resolver can't be reached, or this machine has no such zone.
+    /// The resolver's error if the name does not exist, the resolver can't be reached, or this machine has no such zone.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         let name = match &self.host {
             Host::V4(address) => return Ok(vec![(IpAddr::V4(*address), self.port).into()]),
             Host::V6(address, None) => return Ok(vec![(IpAddr::V6(*address), self.port).into()]),
-            // The system knows the numbers of its interfaces.
+            // The system's resolver maps the zone to the number of an interface.
             Host::V6(address, Some(zone)) => format!("{address}%{zone}"),
             Host::Name(name) => name.clone(),
         };
         let found: Vec<SocketAddr> = (name.as_str(), self.port).to_socket_addrs()?.collect();
         if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no address",
+            ));
         }
         Ok(found)
     }
 }
 
-/// As a URL, with its zone if it has one, and without a default port.
+/// Writes the URL with its zone, if any, and without the default port.
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -317,8 +327,8 @@ enum Component {
     Query,
 }
 
-/// Percent-encodes what may not stand in a path, or in a query (RFC 3986 §3.3, §3.4). A percent sign with two
-/// hexadecimal digits behind it stays, any other is encoded.
+/// Percent-encodes the characters that are not allowed in a path or query (RFC 3986 §3.3, §3.4). Keeps a percent sign that is
+/// followed by two hexadecimal digits, and encodes any other.
 fn encode(text: &str, component: Component) -> String {
     let bytes = text.as_bytes();
     let mut encoded = String::with_capacity(text.len());
@@ -348,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn url_says_where_and_what() {
+    fn url_is_parsed_into_host_port_and_target() {
         for (text, host, port, header, target) in [
             ("ws://a", "a", 80, "a", "/"),
             ("WS://a:8080/", "a", 8080, "a:8080", "/"),
@@ -382,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_may_not_be_sent_are_encoded_once() {
+    fn disallowed_characters_are_encoded_once() {
         for (text, target) in [
             ("ws://a/Gr\u{fc}ezi mit?\u{fc}", "/Gr%C3%BCezi%20mit?%C3%BC"),
             ("ws://a/%20%2f", "/%20%2f"),
@@ -394,13 +404,13 @@ mod tests {
         ] {
             let first = url(text);
             assert_eq!(first.request_target(), target);
-            // What was encoded is not encoded again.
+            // Parsing the result again does not encode it twice.
             assert_eq!(url(&first.to_string()), first);
         }
     }
 
     #[test]
-    fn what_is_no_url_of_a_server_is_refused() {
+    fn invalid_url_is_refused_with_its_reason() {
         for (text, why) in [
             ("", InvalidUrl::Scheme),
             ("a:8080", InvalidUrl::Scheme),
@@ -441,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn zone_is_kept_for_the_connection_and_never_sent() {
+    fn zone_is_used_to_connect_and_never_sent() {
         for (text, zone) in [
             ("ws://[fe80::1%25eth0]:81/", "eth0"),
             ("ws://[fe80::1%eth0]:81/", "eth0"),
@@ -461,7 +471,7 @@ mod tests {
         let first = |text: &str| url(text).addresses().unwrap()[0].to_string();
         assert_eq!(first("ws://127.0.0.1"), "127.0.0.1:80");
         assert_eq!(first("ws://[::1]:8080"), "[::1]:8080");
-        // Every system has an interface of its own with the number 1.
+        // Interface number 1 exists on every system.
         let SocketAddr::V6(zoned) = url("ws://[fe80::1%251]").addresses().unwrap()[0] else {
             panic!("not IPv6");
         };
