@@ -291,13 +291,13 @@ fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
             1002,
             "a frame of the unknown form 4",
         ),
-        (&long[..5], V1, 1002, "a frame that is cut off"),
-        (b"\x01\x05four", OLD, 1002, "a frame that is cut off"),
+        (&long[..5], V1, 1002, "a truncated frame"),
+        (b"\x01\x05four", OLD, 1002, "a truncated frame"),
         (
             b"\x03\0\0\0\x01\0",
             V1,
             1002,
-            "a frame with more behind its end",
+            "a frame with bytes after its end",
         ),
         (
             b"\x01\x01\xff",

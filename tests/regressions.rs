@@ -3,14 +3,14 @@
 //!
 //! 1. A message of one frame over the limit is taken, or its memory is.
 //!    `a_message_over_the_limit_is_refused_by_its_header`; `src/protocol/connection/tests.rs`:
-//!    `the_limit_holds_for_the_whole_message_and_is_judged_before_the_key`,
-//!    `an_announced_message_reserves_only_for_what_arrives`.
+//!    `message_over_the_limit_is_refused_before_the_key`,
+//!    `announced_message_reserves_only_what_arrives`.
 //! 2. Valid messages in front of a malformed frame, in the same read, are lost.
 //!    `valid_messages_in_front_of_a_malformed_frame_are_delivered`.
 //! 3. A character that is cut where one block of bytes ends and the next begins is refused, or let through though it
 //!    is none. `text_is_the_same_wherever_frames_and_reads_cut_its_characters`; `src/protocol/regressions.rs`:
-//!    `characters_may_be_cut_at_every_border_of_frames_reads_and_blocks`,
-//!    `what_is_no_character_is_refused_at_every_border_of_frames_reads_and_blocks`.
+//!    `split_characters_are_accepted_at_every_boundary`,
+//!    `invalid_utf8_is_refused_at_every_boundary`.
 //! 4. A key that is not sixteen bytes is accepted. `a_key_that_is_not_sixteen_bytes_is_refused`.
 //! 5. Of repeated keys or versions, one is picked. `repeated_keys_and_versions_are_refused`.
 //! 6. The body of an upgrade request is read as frames. `a_body_on_the_upgrade_request_is_refused`.

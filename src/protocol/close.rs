@@ -3,15 +3,13 @@
 use std::error::Error;
 use std::fmt;
 
-/// Longest reason of a close frame: 125 bytes of a control frame less 2 of the code
-/// (RFC 6455 §5.5).
+/// The maximum length of a close reason in bytes: a control frame's 125 bytes minus 2 for the code (RFC 6455 §5.5).
 pub const REASON_BYTES_MAX: usize = 123;
 
-/// Why a WebSocket connection is closed: a code that may stand in a close frame
-/// (RFC 6455 §7.4 and the IANA registry).
+/// A close code that a close frame may carry (RFC 6455 §7.4 and the IANA registry).
 ///
-/// That is 1000–1003, 1007–1014, 3000–3999 (registered with IANA) and 4000–4999 (for you to use).
-/// 1004–1006 and 1015 never travel, so they cannot be made.
+/// Valid codes are 1000–1003, 1007–1014, 3000–3999 (registered with IANA) and 4000–4999 (for applications). 1004–1006 and
+/// 1015 are never sent, so no `CloseCode` has these values.
 ///
 /// ```
 /// use humphrey_ws::CloseCode;
@@ -29,41 +27,41 @@ pub struct CloseCode(u16);
 impl CloseCode {
     /// 1000: the purpose of the connection has been fulfilled.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the server goes down, or the page is left.
+    /// 1001: the server is shutting down, or the user left the page.
     pub const GOING_AWAY: Self = Self(1001);
-    /// 1002: the peer broke the protocol.
+    /// 1002: the peer violated the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// 1003: a kind of data that is not accepted (say, binary where text is expected).
+    /// 1003: the peer sent a type of data that is not accepted, such as binary where text is expected.
     pub const UNSUPPORTED_DATA: Self = Self(1003);
-    /// 1007: the data does not fit the kind of message (text that is not UTF-8).
+    /// 1007: the payload does not match the message type, such as text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
-    /// 1008: the message is against a policy; for when no other code fits.
+    /// 1008: the message violates a policy. It is meant for cases that no other code fits.
     pub const POLICY_VIOLATION: Self = Self(1008);
-    /// 1009: the message is larger than what is accepted.
+    /// 1009: the message is larger than the receiver accepts.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
     /// 1010: the client expected an extension that the server did not agree to.
     pub const MANDATORY_EXTENSION: Self = Self(1010);
-    /// 1011: something unexpected went wrong in the server.
+    /// 1011: the server hit an unexpected condition.
     pub const INTERNAL_ERROR: Self = Self(1011);
-    /// 1012: the service restarts; reconnect after a random delay.
+    /// 1012: the service is restarting. Clients reconnect after a random delay.
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// 1013: the service is overloaded; try again later.
+    /// 1013: the service is overloaded. Clients try again later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
-    /// 1014: a gateway had an invalid answer from the server behind it.
+    /// 1014: a gateway received an invalid response from the upstream server.
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// 3000: the client is not authenticated, or no longer; registered with IANA as "Unauthorized". Sessions that expire
-    /// are closed with it ([`Accept::expires_at`](crate::Accept::expires_at)). A client may reconnect with new credentials.
+    /// 3000: the client is not authenticated, or its authentication has expired. It is registered with IANA as "Unauthorized".
+    /// The server closes expired sessions with it ([`Accept::expires_at`](crate::Accept::expires_at)). A client may reconnect with new credentials.
     pub const UNAUTHORIZED: Self = Self(3000);
 
-    /// Makes a close code of the application's own: 4000–4999, which nobody else gives a meaning (RFC 6455 §7.4.2).
+    /// Creates an application-defined close code, 4000–4999, which is reserved for private use (RFC 6455 §7.4.2).
     ///
-    /// A page reads it in `event.code` of its `close` event. For a number that is not known when the program is written, and
-    /// for codes that are registered with IANA (3000–3999), use `CloseCode::try_from`.
+    /// A page reads it from `event.code` of its `close` event. For a number known only at run time, and for codes registered
+    /// with IANA (3000–3999), use `CloseCode::try_from`.
     ///
     /// # Panics
     ///
-    /// If the code is not one of 4000–4999. In a constant, that is an error of the compiler.
+    /// If the code is outside 4000–4999. In a constant, that is a compile-time error.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, CloseCode};
@@ -85,12 +83,12 @@ impl CloseCode {
     pub const fn application(code: u16) -> Self {
         assert!(
             code >= 4000 && code <= 4999,
-            "a close code of an application is 4000 to 4999 (RFC 6455 §7.4.2)"
+            "an application-defined close code must be between 4000 and 4999 (RFC 6455 §7.4.2)"
         );
         Self(code)
     }
 
-    /// The number as it travels.
+    /// Returns the number that a close frame carries.
     ///
     /// ```
     /// use humphrey_ws::CloseCode;
@@ -101,7 +99,7 @@ impl CloseCode {
         self.0
     }
 
-    /// What the number means, in few words.
+    /// Returns a short description of the code.
     const fn name(self) -> &'static str {
         match self.0 {
             1000 => "normal",
@@ -147,7 +145,7 @@ impl From<CloseCode> for u16 {
     }
 }
 
-/// A number that must not stand in a close frame (RFC 6455 §7.4).
+/// An error: the number is not allowed in a close frame (RFC 6455 §7.4).
 ///
 /// ```
 /// use humphrey_ws::{CloseCode, InvalidCloseCode};
@@ -163,7 +161,7 @@ impl fmt::Display for InvalidCloseCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is not a close code that may be sent (RFC 6455 §7.4)",
+            "{} is not allowed as the code of a close frame (RFC 6455 §7.4)",
             self.0
         )
     }
@@ -171,7 +169,7 @@ impl fmt::Display for InvalidCloseCode {
 
 impl Error for InvalidCloseCode {}
 
-/// As much of the reason as fits a close frame, cut between characters (RFC 6455 §5.5).
+/// Truncates a reason at a character boundary so that it fits in a close frame (RFC 6455 §5.5).
 pub(crate) fn reason_prefix(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
@@ -185,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_the_codes_that_may_travel_are_accepted() {
+    fn only_codes_allowed_on_the_wire_are_accepted() {
         // RFC 6455 §7.4.1, §7.4.2 and the IANA registry (1012–1014).
         for code in 0..=u16::MAX {
             let allowed = (1000..=1014).contains(&code) && !(1004..=1006).contains(&code)
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_constant_may_travel_and_has_its_own_name() {
+    fn every_constant_is_valid_and_has_a_unique_name() {
         let codes = [
             CloseCode::NORMAL,
             CloseCode::GOING_AWAY,
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_cut_between_characters() {
+    fn long_reason_is_truncated_at_a_character_boundary() {
         assert_eq!(reason_prefix(""), "");
         assert_eq!(reason_prefix(&"a".repeat(123)).len(), 123);
         assert_eq!(reason_prefix(&"a".repeat(124)).len(), 123);

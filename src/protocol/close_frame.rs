@@ -1,21 +1,21 @@
-//! The payload of received close frames (RFC 6455 §5.5.1).
+//! Parses the payload of received close frames (RFC 6455 §5.5.1).
 
 use super::close::CloseCode;
 use super::error::Violation;
 
-/// What a received close frame says.
+/// The code and reason of a received close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CloseFrame {
-    /// `None`: the payload was empty (read as 1005, RFC 6455 §7.1.5).
+    /// `None` if the payload was empty, which is reported as 1005 (RFC 6455 §7.1.5).
     pub(crate) code: Option<CloseCode>,
     /// At most [`REASON_BYTES_MAX`](super::close::REASON_BYTES_MAX) bytes; empty if none was given.
     pub(crate) reason: String,
 }
 
-/// Reads the unmasked payload of a close frame (RFC 6455 §5.5.1).
+/// Parses the unmasked payload of a close frame (RFC 6455 §5.5.1).
 pub(crate) fn parse(payload: &[u8]) -> Result<CloseFrame, Violation> {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
-        // RFC 6455 §5.5.1: if there is a body, it begins with the two bytes of the code.
+        // RFC 6455 §5.5.1: a body that is not empty begins with the two bytes of the code.
         return if payload.is_empty() {
             Ok(CloseFrame {
                 code: None,
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_payload_is_a_close_without_a_code() {
+    fn empty_payload_is_parsed_as_no_code() {
         let frame = parse(b"").unwrap();
         assert_eq!(
             frame,
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn code_and_reason_are_read() {
+    fn code_and_reason_are_parsed() {
         let frame = parse(b"\x03\xE8").unwrap();
         assert_eq!((frame.code, &*frame.reason), (Some(CloseCode::NORMAL), ""));
         let mut payload = 4001u16.to_be_bytes().to_vec();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_close_payloads_are_told_apart() {
+    fn malformed_payload_is_refused_with_its_violation() {
         assert_eq!(parse(b"\x03"), Err(Violation::CloseTooShort));
         for code in [
             0u16,

@@ -1,26 +1,26 @@
-//! Cross-origin resource sharing: the headers by which a browser learns whether a page of another origin may read a response
-//! (WHATWG Fetch §3.3). Which origins are allowed is the caller's to decide.
+//! Cross-origin resource sharing (CORS): the headers that tell a browser whether a page of another origin may read a response
+//! (WHATWG Fetch §3.3). The caller decides which origins are allowed.
 
-/// Who may read a response.
+/// The cross-origin access to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Access<'a> {
-    /// The value of `Access-Control-Allow-Origin`: `*`, or the origin of the request; `None` if its page may not read.
+    /// The value of `Access-Control-Allow-Origin`: `*` or the request's origin. `None` forbids the page to read the response.
     pub(crate) allowed_origin: Option<&'a str>,
-    /// Whether the page may send its visitor's cookies along. A browser does not accept this together with `*`.
+    /// Whether the page may send cookies with the request. Browsers reject this together with `*`.
     pub(crate) allows_credentials: bool,
-    /// Whether another origin could get another answer, so that caches must tell origins apart (RFC 9110 §12.5.5).
+    /// Whether the response depends on the request's origin, so that caches must distinguish origins (RFC 9110 §12.5.5).
     pub(crate) varies: bool,
 }
 
 impl<'a> Access<'a> {
-    /// Pages of any origin may read, without credentials.
+    /// Allows pages of any origin to read the response, without credentials.
     pub(crate) const ANY: Self = Self {
         allowed_origin: Some("*"),
         allows_credentials: false,
         varies: false,
     };
 
-    /// The page of `origin` may read if there is one, which the caller has found to be allowed.
+    /// Allows pages of `origin`, which the caller has checked, or of no other origin if it is `None`.
     pub(crate) const fn checked(origin: Option<&'a str>) -> Self {
         Self {
             allowed_origin: origin,
@@ -30,16 +30,16 @@ impl<'a> Access<'a> {
     }
 }
 
-/// What a preflight request is answered (WHATWG Fetch §3.3.3).
+/// The response to a preflight request (WHATWG Fetch §3.3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Preflight<'a> {
-    /// The methods that the page may use, as a list.
+    /// The methods that the page may use, separated by commas.
     pub(crate) methods: &'a str,
-    /// The request headers that it may send, as a list; empty if none beside those that are always allowed.
+    /// The request headers that the page may send, separated by commas. Empty allows only the safelisted ones.
     pub(crate) headers: &'a str,
 }
 
-/// The headers of a response, to a preflight request with `preflight`.
+/// Returns the CORS headers of a response. `preflight` is given for the response to a preflight request.
 pub(crate) fn response_headers<'a>(
     access: Access<'a>,
     preflight: Option<Preflight<'a>>,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_origin_learns_nothing_but_that_origins_matter() {
+    fn refused_origin_receives_only_vary() {
         for preflight in [None, PREFLIGHT] {
             let headers = response_headers(Access::checked(None), preflight);
             assert_eq!(headers, [("Vary", "Origin")]);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_origin_is_named_with_what_its_page_may_send() {
+    fn allowed_origin_receives_methods_and_headers() {
         let access = Access {
             allows_credentials: true,
             ..Access::checked(Some("https://a.example"))

@@ -1,11 +1,11 @@
-//! Server-sent events: `text/event-stream` to send (WHATWG HTML §9.2).
+//! Encodes server-sent events, `text/event-stream` (WHATWG HTML §9.2).
 //!
-//! A stream is the head of a response, a preamble, blocks, and the end of the connection. A **block** is an event, which is lines,
-//! none of them empty, and an empty line behind them; or a comment, which is one line. So where a block ends can be found again
-//! in its bytes ([`block_len`]), however many of them have been joined.
+//! A stream consists of a response head, a preamble and blocks, and ends with the connection. A **block** is either an event
+//! (lines that are not empty, followed by an empty line) or a comment (one line). So [`block_len`] finds the end of each block
+//! in the bytes of several blocks joined together.
 //!
-//! Some clients report an event for every empty line, also where WHATWG has none since there is no data. So there are
-//! empty lines behind events only, with one exception ([`Position::AtOnce`]).
+//! Some clients report an event for every empty line, even where WHATWG defines none because there is no data. So empty lines
+//! follow events only, with one exception ([`Position::AtOnce`]).
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -16,23 +16,23 @@ use base64::engine::general_purpose::STANDARD;
 use super::http::{self, Head};
 use super::percent;
 
-/// The media type of event streams (WHATWG HTML §9.2.5). Its charset is always UTF-8, so it is not named.
+/// The media type of event streams (WHATWG HTML §9.2.5). The charset is always UTF-8, so it has no parameter.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// An empty comment, which shows proxies and ourselves that the connection is alive (WHATWG HTML §9.2.7). No empty line
-/// follows: a comment needs none.
+/// An empty comment that keeps proxies from closing the connection and detects a dead client (WHATWG HTML §9.2.7). A comment
+/// needs no empty line after it.
 pub(crate) const KEEP_ALIVE: &[u8] = b":\n";
 
-/// What an event carries.
+/// The payload of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventData<'a> {
-    /// UTF-8, as an event of the usual type, `message`. Its line ends (CRLF, CR or LF) arrive as LF.
+    /// UTF-8 text, sent as an event of the default type, `message`. Its line ends (CRLF, CR or LF) arrive as LF.
     Text(&'a [u8]),
-    /// Anything, as an event of the type `binary`, in base64 (RFC 4648 §4) with padding.
+    /// Arbitrary bytes, sent as an event of the type `binary` in base64 (RFC 4648 §4) with padding.
     Binary(&'a [u8]),
 }
 
-/// An event, with an id if the client is to resume from it when it reconnects.
+/// Encodes an event. A client resumes from its id, if it has one, when it reconnects.
 pub(crate) fn event(id: Option<&str>, payload: EventData<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(event_bytes(id, payload));
     push_id(&mut out, id);
@@ -49,18 +49,18 @@ pub(crate) fn event(id: Option<&str>, payload: EventData<'_>) -> Vec<u8> {
         }
     }
     out.push(b'\n');
-    // It may wait long, where its length is what is counted.
+    // The event may be queued for a long time, and memory limits count its length, not its capacity.
     out.shrink_to_fit();
     out
 }
 
-/// How long an event is at most; exact unless its text has lines that end in CRLF.
+/// Returns an upper bound of an event's length in bytes. It is exact unless the text has lines that end in CRLF.
 fn event_bytes(id: Option<&str>, payload: EventData<'_>) -> usize {
     let id = id.map_or(0, |id| "id: \n".len() + id.len());
     let data = match payload {
         EventData::Text(text) => {
             let ends = text.iter().filter(|byte| matches!(byte, b'\r' | b'\n'));
-            // Of a line end, which goes, and its line's own.
+            // Each line end becomes LF and starts another `data` line.
             text.len() + ends.count() * "data: ".len() + "data: \n".len()
         }
         EventData::Binary(bytes) => "event: binary\ndata: \n".len() + base64_len(bytes.len()),
@@ -72,8 +72,8 @@ fn base64_len(len: usize) -> usize {
     len.div_ceil(3) * 4
 }
 
-/// The event that tells the client that messages are missing, so that it must load its state anew. `asked` is the last event id
-/// that the client has named; `id` is its new position, unless the next event has one.
+/// Encodes the event that tells the client that messages are missing, so that it reloads its state. `asked` is the last event
+/// id that the client sent. `id` is its new position, unless the next event carries one.
 pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     push_id(&mut out, id);
@@ -83,11 +83,11 @@ pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     out
 }
 
-/// The query parameter by which a client asks for [`rooms`]: others would take the event for a message.
+/// The query parameter with which a client requests [`rooms`] events. Other clients might treat the event as a message.
 const ROOMS_ASKED: &str = "eventRooms";
 
-/// The event that says of which rooms the messages are that follow: a JSON object with the name of each room by the epoch
-/// of its history, which is what the ids of its messages begin with.
+/// Encodes the event that names the rooms of the following messages: a JSON object that maps the epoch of each room's history
+/// to the room's name. The ids of a room's messages begin with its epoch.
 pub(crate) fn rooms<'a>(rooms: impl Iterator<Item = (u64, &'a str)>) -> Vec<u8> {
     let mut json = String::from("{");
     for (index, (epoch, name)) in rooms.enumerate() {
@@ -97,7 +97,7 @@ pub(crate) fn rooms<'a>(rooms: impl Iterator<Item = (u64, &'a str)>) -> Vec<u8> 
         for char in name.chars() {
             let _ = match char {
                 '"' | '\\' => write!(json, "\\{char}"),
-                // RFC 8259 §7, and so no line ends either.
+                // RFC 8259 §7 requires escaping control characters, which include line ends.
                 '\0'..=' ' => write!(json, "\\u{:04x}", u32::from(char)),
                 _ => write!(json, "{char}"),
             };
@@ -120,18 +120,18 @@ pub(crate) fn asks_for_rooms(head: &Head) -> bool {
 /// The position of a client at the beginning of its stream: the id from which it resumes when it reconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position<'a> {
-    /// Nothing: the first event has an id, or there are no ids.
+    /// No position is sent, because the first event has an id or the stream has no ids.
     Untold,
-    /// It becomes the client's last event id with the first event, unless that has an id of its own (WHATWG HTML §9.2.6). Until then
-    /// the client keeps the id that it has named, or none.
+    /// The id takes effect with the first event, unless that event has an id of its own (WHATWG HTML §9.2.6). Until then the
+    /// client keeps the id that it sent, or none.
     WithFirstEvent(&'a str),
-    /// It becomes the client's last event id at once, with an empty line. WHATWG has no event for it, since it has no data. Some
-    /// clients report one, so this is only for a client that would otherwise miss messages when it connects again.
+    /// The id takes effect at once, with an empty line. By WHATWG this is no event because it has no data, but some clients
+    /// report one. So this is only used for clients that would otherwise miss messages when they reconnect.
     AtOnce(&'a str),
 }
 
-/// What a stream begins with: how many milliseconds a client is to wait before it connects again when the connection has
-/// ended, which holds as soon as its line has been read, and the client's position.
+/// Encodes the start of a stream: the reconnection delay in milliseconds, which takes effect at once, and the client's
+/// position.
 pub(crate) fn preamble(retry_ms: u64, position: Position<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     // Writing to a Vec cannot fail.
@@ -148,7 +148,7 @@ pub(crate) fn preamble(retry_ms: u64, position: Position<'_>) -> Vec<u8> {
 }
 
 fn push_id(out: &mut Vec<u8>, id: Option<&str>) {
-    // A NUL would have the whole line ignored (WHATWG HTML §9.2.6), a line end would begin another field.
+    // Clients ignore an id with a NUL (WHATWG HTML §9.2.6), and a line end would begin another field.
     if let Some(id) = id.filter(|id| !id.contains(['\r', '\n', '\0'])) {
         for part in ["id: ", id, "\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -156,8 +156,8 @@ fn push_id(out: &mut Vec<u8>, id: Option<&str>) {
     }
 }
 
-/// One `data` line for each line of the text, also for an empty one: the client joins them with LF, and an event without
-/// any would be none.
+/// Appends one `data` line for each line of the text, even an empty one. The client joins them with LF, and ignores an event
+/// without `data`.
 fn push_data(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = Some(text);
     while let Some(text) = rest {
@@ -169,7 +169,8 @@ fn push_data(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// The first line, and what follows its end, which is CRLF, CR or LF (WHATWG HTML §9.2.5). None if it has no end.
+/// Splits the text after its first line, which ends in CRLF, CR or LF (WHATWG HTML §9.2.5). The second part is `None` if the
+/// line has no end.
 fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     match text.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
         None => (text, None),
@@ -184,8 +185,7 @@ fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Length of the block that stands at the front of `blocks`, an event's empty line included. It trusts that the block was made
-/// here.
+/// Returns the length of the first block in `blocks`, including an event's empty line. The block must come from this module.
 pub(crate) fn block_len(blocks: &[u8]) -> usize {
     let mut from = 0;
     if is_comment(blocks) {
@@ -202,30 +202,30 @@ pub(crate) fn block_len(blocks: &[u8]) -> usize {
     blocks.len()
 }
 
-/// Whether the block at the front is a comment.
+/// Whether the first block is a comment.
 pub(crate) fn is_comment(blocks: &[u8]) -> bool {
     blocks.first() == Some(&b':')
 }
 
-/// The head of the response, with further headers. The body has neither length nor chunks: it ends with the connection
-/// (RFC 9112 §6.3 rule 8), so clients of HTTP/1.0 understand it too.
+/// Renders the response head with additional headers. The body has neither a length nor chunks and ends with the connection
+/// (RFC 9112 §6.3 rule 8), so HTTP/1.0 clients can read it.
 pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
     let own = [
         ("Content-Type", MEDIA_TYPE),
         // Caches must not keep it, and proxies must not buffer it for compression (RFC 9111 §5.2.2.5, §5.2.2.6).
         ("Cache-Control", "no-store, no-transform"),
-        // nginx would gather a buffer's worth before it hands anything on.
+        // nginx would otherwise buffer events before it forwards them.
         ("X-Accel-Buffering", "no"),
         ("Connection", "close"),
     ];
-    // A page elsewhere can't have it run as a script, and so learn what its visitors may read.
+    // They keep pages of other sites from loading the stream as a script and reading it.
     let all = own.iter().chain(&http::SAFE_HEADERS).chain(headers);
     let headers: Vec<_> = all.copied().collect();
     http::head_of_response(200, &headers)
 }
 
-/// The last event that the client has seen, by its header `Last-Event-ID` (WHATWG HTML §9.2.4) or, since some clients
-/// can't set one, by `lastEventId` in its query; there it may name one for each of several rooms. Empty if it has seen none.
+/// Returns the last event ids that the client sent, either in the `Last-Event-ID` header (WHATWG HTML §9.2.4) or, for clients
+/// that can't set headers, in `lastEventId` query parameters, one for each room. Empty if the client has received no event.
 pub(crate) fn last_event_ids(head: &Head) -> Vec<String> {
     if let Some(id) = head.header("Last-Event-ID").filter(|id| !id.is_empty()) {
         return vec![id.to_owned()];
@@ -239,5 +239,5 @@ pub(crate) fn last_event_ids(head: &Head) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[cfg_attr(loom, allow(dead_code))] // Models do without.
+#[cfg_attr(loom, allow(dead_code))] // The loom models don't use it.
 pub(crate) mod tests;

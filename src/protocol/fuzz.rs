@@ -1,17 +1,17 @@
-//! What must hold for any bytes from the network, one case at a time: for fuzzers, and for their seeds as tests. And what
-//! such tests share: chances, and the frames of clients.
+//! Properties that hold for any bytes from the network. Each function checks one input, which comes from a fuzzer or from a
+//! test that replays the seeds. Submodules contain the shared random source and reference parser.
 
 pub(crate) mod close_payload;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflate;
-#[cfg_attr(not(test), allow(dead_code))] // Seeds, which fuzzers do not need.
+#[cfg_attr(not(test), allow(dead_code))] // Fuzzers need no seeded source.
 pub(crate) mod dice;
 pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod reference;
 pub(crate) mod reply;
 
-/// Takes one byte off the front; 0 if there is none.
+/// Takes one byte off the start, or returns 0 if there is none.
 fn byte(data: &mut &[u8]) -> u8 {
     match data.split_first() {
         Some((&first, rest)) => {
@@ -22,7 +22,7 @@ fn byte(data: &mut &[u8]) -> u8 {
     }
 }
 
-/// Takes up to 15 lengths off the front: how the network is to cut what follows.
+/// Takes up to 15 lengths off the start. They determine how the rest is split into reads.
 fn cuts<'a>(data: &mut &'a [u8]) -> &'a [u8] {
     let count = usize::from(byte(data) % 16).min(data.len());
     let (cuts, rest) = data.split_at(count);
@@ -30,7 +30,7 @@ fn cuts<'a>(data: &mut &'a [u8]) -> &'a [u8] {
     cuts
 }
 
-/// Cuts `bytes` into pieces of these lengths, over and over; if all of them are 0, into one.
+/// Splits `bytes` into pieces whose lengths repeat `cuts`. If all of these are 0, there is one piece.
 fn pieces<'a>(mut bytes: &'a [u8], cuts: &'a [u8]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     if cuts.iter().any(|&len| len > 0) {
@@ -48,8 +48,8 @@ fn pieces<'a>(mut bytes: &'a [u8], cuts: &'a [u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// An unmasked frame, as a server sends it.
-#[cfg_attr(not(test), allow(dead_code))] // For seeds.
+/// Encodes an unmasked frame, as a server sends it.
+#[cfg_attr(not(test), allow(dead_code))] // Only seeds use it.
 pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = client_frame(first, [0; 4], payload);
     frame[1] &= 0x7F;
@@ -58,7 +58,7 @@ pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A masked frame with a length in the shortest form, as a client sends it (RFC 6455 §5.2): first byte as given.
+/// Encodes a masked frame with the given first byte and the shortest length form, as a client sends it (RFC 6455 §5.2).
 pub(crate) fn client_frame(first: u8, key: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

@@ -1,4 +1,4 @@
-//! The opening handshake: here the server's side (RFC 6455 §4.2), in `client` the other.
+//! The opening handshake: the server's side (RFC 6455 §4.2). The client's side is in `client`.
 
 use std::error::Error;
 use std::fmt;
@@ -11,74 +11,74 @@ use sha1::{Digest as _, Sha1};
 use super::http::{self, BodyMode, Persistence};
 
 #[cfg(any(test, fuzzing, feature = "client"))]
-#[cfg_attr(loom, allow(dead_code))] // Models do without.
+#[cfg_attr(loom, allow(dead_code))] // The loom models don't use it.
 pub(crate) mod client;
 
-/// Appended to the key before it is hashed (RFC 6455 §1.3).
+/// The GUID that is appended to the key before it is hashed (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The version of the protocol that is spoken here (RFC 6455 §4.1).
+/// The supported version of the WebSocket protocol (RFC 6455 §4.1).
 const VERSION: &str = "13";
 
-/// The subprotocol of plain messages: it changes nothing of what is sent. Browsers fail a handshake in which the server
-/// chooses none of the subprotocols that they offer, so a client that can do without any offers this one as its last.
+/// The subprotocol for plain messages, which does not change what is sent. Browsers fail a handshake in which the server
+/// selects none of the offered subprotocols, so a client that needs none offers this one last.
 pub(crate) const PLAIN: &str = "humphrey_ws.plain.v1";
 
-/// Bytes of a key, and of its base64 form (RFC 6455 §4.1).
+/// The length of a key, and of its base64 form (RFC 6455 §4.1).
 const KEY_BYTES: usize = 16;
 const KEY_TEXT_BYTES: usize = 24;
 
-/// Some clients make up keys letter by letter, so that the unused bits at the end are set. The
-/// length is what tells a key; those bits say nothing.
+/// Decodes base64 with unused bits set, because some clients generate keys one character at a time. These bits carry nothing.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     NO_PAD.with_decode_allow_trailing_bits(true),
 );
 
-/// A request that may become a WebSocket connection.
+/// A request that passed the checks of the opening handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ValidHandshake {
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: String,
-    /// The client offers [`PLAIN`], which is chosen where nothing else is.
+    /// Whether the client offers [`PLAIN`], which is selected if no other subprotocol is.
     offers_plain: bool,
 }
 
-/// Why a request does not become a WebSocket connection.
+/// The reason why a request is not a valid opening handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeRefusal {
-    /// No `Upgrade: websocket` at all: an ordinary request.
+    /// An ordinary request without `Upgrade: websocket`.
     NotAnUpgrade,
-    /// No `Upgrade: websocket`, and yet a `Sec-WebSocket-Key`: something on the way has removed it (RFC 9110 §7.6.1).
+    /// A request with `Sec-WebSocket-Key` but without `Upgrade: websocket`, which a proxy has probably removed
+    /// (RFC 9110 §7.6.1).
     UpgradeStripped,
-    /// Not GET (RFC 6455 §4.1 item 2).
+    /// The method is not GET (RFC 6455 §4.1 item 2).
     Method,
-    /// Below HTTP/1.1 (RFC 6455 §4.1 item 2).
+    /// The HTTP version is below 1.1 (RFC 6455 §4.1 item 2).
     HttpVersion,
-    /// No Host (RFC 6455 §4.2.1 item 2).
+    /// There is no `Host` (RFC 6455 §4.2.1 item 2).
     HostMissing,
-    /// `Connection` does not say `upgrade` (RFC 6455 §4.2.1 item 4).
+    /// `Connection` does not contain `upgrade` (RFC 6455 §4.2.1 item 4).
     Connection,
-    /// No `Sec-WebSocket-Version` (RFC 6455 §4.2.1 item 6).
+    /// There is no `Sec-WebSocket-Version` (RFC 6455 §4.2.1 item 6).
     VersionMissing,
-    /// More than one `Sec-WebSocket-Version` (RFC 6455 §11.3.5).
+    /// There is more than one `Sec-WebSocket-Version` (RFC 6455 §11.3.5).
     VersionRepeated,
-    /// Another version than 13 (RFC 6455 §4.2.2 item 4, §4.4).
+    /// The version is not 13 (RFC 6455 §4.2.2 item 4, §4.4).
     VersionUnsupported,
-    /// No `Sec-WebSocket-Key` (RFC 6455 §4.2.1 item 5).
+    /// There is no `Sec-WebSocket-Key` (RFC 6455 §4.2.1 item 5).
     KeyMissing,
-    /// More than one `Sec-WebSocket-Key` (RFC 6455 §11.3.1).
+    /// There is more than one `Sec-WebSocket-Key` (RFC 6455 §11.3.1).
     KeyRepeated,
     /// The key is not the base64 form of 16 bytes (RFC 6455 §4.2.1 item 5).
     KeyInvalid,
-    /// A body is announced; its bytes would be taken for frames.
+    /// The request announces a body, whose bytes would be parsed as frames.
     Body,
 }
 
-/// Checks what a request asks for (RFC 6455 §4.2.1).
+/// Checks whether a request is a valid opening handshake (RFC 6455 §4.2.1).
 ///
-/// `headers` are (name, value) pairs in any case; a repeated header appears repeatedly. Of the subprotocols offered only
-/// [`PLAIN`] is looked for; extensions are ignored, which declines them.
+/// `headers` are (name, value) pairs with names in any case, one for each header line. Of the offered subprotocols, only
+/// [`PLAIN`] is looked for. Extensions are ignored, which declines them.
 pub(crate) fn check<'a, I>(
     method: &str,
     minor_version: u8,
@@ -94,14 +94,14 @@ where
             .map(|(_, value)| value.trim_matches(http::OWS))
     };
 
-    // RFC 6455 §4.2.1 item 3. First, so that ordinary requests are told apart.
+    // RFC 6455 §4.2.1 item 3. This check comes first to distinguish ordinary requests.
     if !values("Upgrade").flat_map(http::list).any(is_websocket) {
         return Err(match values("Sec-WebSocket-Key").next() {
             None => HandshakeRefusal::NotAnUpgrade,
             Some(_) => HandshakeRefusal::UpgradeStripped,
         });
     }
-    // RFC 6455 §4.1 item 2; RFC 9110 §7.8: an HTTP/1.0 Upgrade is to be ignored.
+    // RFC 6455 §4.1 item 2; RFC 9110 §7.8: servers ignore `Upgrade` in HTTP/1.0.
     if method != "GET" {
         return Err(HandshakeRefusal::Method);
     }
@@ -117,7 +117,7 @@ where
     if !options.any(|option| option.eq_ignore_ascii_case("upgrade")) {
         return Err(HandshakeRefusal::Connection);
     }
-    // RFC 6455 §4.2.1 item 6, before the key: other versions may have other keys.
+    // RFC 6455 §4.2.1 item 6. This check precedes the key's, because other versions may have other keys.
     let version = only(values("Sec-WebSocket-Version")).map_err(|many| {
         if many {
             HandshakeRefusal::VersionRepeated
@@ -139,7 +139,7 @@ where
     if !is_key(key) {
         return Err(HandshakeRefusal::KeyInvalid);
     }
-    // RFC 9110 §7.8 would have the body read before the switch; no client has reason to send one.
+    // RFC 9110 §7.8 requires reading the body before the switch, but no client has a reason to send one.
     let mut lengths = values("Content-Length").flat_map(|value| value.split(','));
     let is_zero = |value: &str| {
         value
@@ -150,7 +150,7 @@ where
     if values("Transfer-Encoding").next().is_some() || !lengths.all(is_zero) {
         return Err(HandshakeRefusal::Body);
     }
-    // RFC 6455 §11.3.4: as a list, or repeated.
+    // RFC 6455 §11.3.4: the header is a list and may be repeated.
     let mut offered = values("Sec-WebSocket-Protocol").flat_map(http::list);
     Ok(ValidHandshake {
         accept: accept(key),
@@ -158,7 +158,7 @@ where
     })
 }
 
-/// The only one of `values`; an error says whether there are several instead of none.
+/// Returns the single one of `values`. The error is true if there are several, and false if there are none.
 fn only<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<&'a str, bool> {
     match (values.next(), values.next()) {
         (Some(value), None) => Ok(value),
@@ -166,13 +166,13 @@ fn only<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<&'a str, bool> 
     }
 }
 
-/// `websocket`, with or without a version behind it (RFC 9110 §7.8).
+/// Whether the protocol is `websocket`, with or without a version (RFC 9110 §7.8).
 fn is_websocket(protocol: &str) -> bool {
     let name = protocol.split_once('/').map_or(protocol, |(name, _)| name);
     name.eq_ignore_ascii_case("websocket")
 }
 
-/// The base64 form of 16 bytes (RFC 6455 §4.1 item 7).
+/// Whether the text is the base64 form of 16 bytes (RFC 6455 §4.1 item 7).
 fn is_key(key: &str) -> bool {
     let mut bytes = [0; KEY_TEXT_BYTES];
     key.len() == KEY_TEXT_BYTES
@@ -182,7 +182,7 @@ fn is_key(key: &str) -> bool {
             .is_some_and(|len| len == KEY_BYTES)
 }
 
-/// `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2 item 5.4).
+/// Returns the value of `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2 item 5.4).
 fn accept(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
@@ -190,7 +190,7 @@ fn accept(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// The 101 response (RFC 6455 §4.2.2).
+/// Renders the 101 response (RFC 6455 §4.2.2).
 pub(crate) fn response(handshake: &ValidHandshake) -> Vec<u8> {
     http::response(
         101,
@@ -202,7 +202,7 @@ pub(crate) fn response(handshake: &ValidHandshake) -> Vec<u8> {
 }
 
 impl ValidHandshake {
-    /// The headers of the 101 response, with the subprotocol that was chosen.
+    /// Returns the headers of the 101 response with the selected subprotocol.
     pub(crate) fn headers<'a>(&'a self, chosen: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
         let mut headers = vec![
             ("Upgrade", "websocket"),
@@ -215,18 +215,18 @@ impl ValidHandshake {
     }
 }
 
-/// The whole refusal: status, the headers that belong to it, and the reason as plain text, unless it answers `HEAD`. The
-/// connection closes after it.
+/// Renders the whole refusal: status, its headers, and the reason as plain text unless the request was `HEAD`. The connection
+/// closes after it.
 pub(crate) fn refusal(refusal: HandshakeRefusal, body_mode: BodyMode) -> Vec<u8> {
     let body = format!("{refusal}\n");
     http::refusal(refusal.status(), refusal.headers(), &body, body_mode)
 }
 
 impl HandshakeRefusal {
-    /// The status to answer with.
+    /// Returns the status of the response.
     pub(crate) const fn status(self) -> u16 {
         match self {
-            // RFC 9110 §15.5.22: the client would be served if it did upgrade, or upgraded to another version
+            // RFC 9110 §15.5.22: the server would accept a request that upgrades, or that upgrades to another version
             // (RFC 6455 §4.2.2 item 4, §4.4).
             Self::NotAnUpgrade
             | Self::UpgradeStripped
@@ -244,16 +244,16 @@ impl HandshakeRefusal {
         }
     }
 
-    /// The headers that belong to the status, and in any case the version that is spoken here (RFC 6455 §4.4).
+    /// Returns the headers that the status requires, and always the supported version (RFC 6455 §4.4).
     pub(crate) const fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self.status() {
-            // RFC 9110 §15.5.22: 426 must name the protocol wanted.
+            // RFC 9110 §15.5.22: a 426 must name the required protocol.
             426 => &[
                 ("Upgrade", "websocket"),
                 ("Connection", "Upgrade"),
                 ("Sec-WebSocket-Version", VERSION),
             ],
-            // RFC 9110 §15.5.6: 405 must name the methods allowed.
+            // RFC 9110 §15.5.6: a 405 must name the allowed methods.
             405 => &[("Allow", "GET"), ("Sec-WebSocket-Version", VERSION)],
             _ => &[("Sec-WebSocket-Version", VERSION)],
         }
@@ -279,7 +279,7 @@ impl fmt::Display for HandshakeRefusal {
             }
             Self::VersionMissing => "The Sec-WebSocket-Version header is missing; it must be 13.",
             Self::VersionRepeated => "There is more than one Sec-WebSocket-Version header.",
-            Self::VersionUnsupported => "Only version 13 of the WebSocket protocol is spoken here.",
+            Self::VersionUnsupported => "This server supports only version 13 of the WebSocket protocol.",
             Self::KeyMissing => "The Sec-WebSocket-Key header is missing.",
             Self::KeyRepeated => "There is more than one Sec-WebSocket-Key header.",
             Self::KeyInvalid => "The Sec-WebSocket-Key is not the base64 form of 16 bytes.",

@@ -1,5 +1,5 @@
-//! HTTP/1.x as far as it is needed here: request heads, response heads (in `reply`), body framing, whole responses
-//! (RFC 9110, RFC 9112). Without I/O.
+//! The parts of HTTP/1.x that this crate needs: request heads, response heads (in `reply`), body framing and whole responses
+//! (RFC 9110, RFC 9112). They do no I/O.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ mod body;
 #[cfg(any(test, fuzzing, feature = "client"))]
 mod date;
 #[cfg(any(test, fuzzing, feature = "client"))]
-#[cfg_attr(loom, allow(dead_code))] // Models do without.
+#[cfg_attr(loom, allow(dead_code))] // The loom models don't use it.
 mod reply;
 mod strict;
 
@@ -18,13 +18,13 @@ pub(crate) use body::Body;
 #[cfg_attr(loom, allow(unused_imports))]
 pub(crate) use reply::{HttpReply, ReplyHead, ReplyReader};
 
-/// Most header lines of a request.
+/// The maximum number of header lines in a head.
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// The interim response to a request that waits before it sends its body (RFC 9110 §10.1.1).
+/// The interim response to a client that waits for it before it sends the body (RFC 9110 §10.1.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Request line and headers.
+/// The request line and headers of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     /// As sent: methods are case-sensitive (RFC 9110 §9.1).
@@ -37,16 +37,16 @@ pub(crate) struct Head {
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// What [`parse_head`] found.
+/// The result of [`parse_head`].
 #[derive(Debug)]
 pub(crate) enum Parsed {
-    /// The head goes on.
+    /// More bytes are needed.
     Incomplete,
     /// The head is complete.
     Complete {
-        /// What it says.
+        /// The parsed head.
         head: Head,
-        /// How many bytes it took; the body, or the next request, follows.
+        /// The length of the head in bytes. The body or the next request follows it.
         head_bytes: usize,
     },
 }
@@ -54,11 +54,11 @@ pub(crate) enum Parsed {
 /// Why a request cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpError {
-    /// 400, with what is wrong.
+    /// 400, with a description of the fault.
     BadRequest(&'static str),
-    /// 431: the head is over its limit in bytes or lines.
+    /// 431: the head exceeds its limit of bytes or lines.
     HeadTooLarge,
-    /// 413: the body is over its limit.
+    /// 413: the body exceeds its limit.
     BodyTooLarge,
     /// 501: a transfer coding other than chunked.
     UnsupportedTransferCoding,
@@ -69,7 +69,7 @@ pub(crate) enum HttpError {
 }
 
 impl HttpError {
-    /// The status to answer with (RFC 9110 §15).
+    /// Returns the status of the response (RFC 9110 §15).
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,
@@ -88,20 +88,19 @@ impl fmt::Display for HttpError {
             Self::BadRequest(what) => what,
             Self::HeadTooLarge => "the request head is larger than this server accepts",
             Self::BodyTooLarge => "the request body is larger than this server accepts",
-            Self::UnsupportedTransferCoding => "the only transfer coding understood is chunked",
-            Self::UnsupportedVersion => "only HTTP/1.0 and HTTP/1.1 are spoken here",
-            Self::ExpectationFailed => "the only expectation understood is 100-continue",
+            Self::UnsupportedTransferCoding => "the only transfer coding supported is chunked",
+            Self::UnsupportedVersion => "this server supports only HTTP/1.0 and HTTP/1.1",
+            Self::ExpectationFailed => "the only expectation supported is 100-continue",
         })
     }
 }
 
 impl Error for HttpError {}
 
-/// Parses a request head at the front of `buf`, which is all that has arrived so far.
+/// Parses a request head at the start of `buf`, which contains all bytes received so far.
 ///
-/// More than `head_bytes_max` bytes without a complete head are too large; bytes after the head do
-/// not count. Empty lines in front are skipped (RFC 9112 §2.2), and count. At most
-/// [`HEADERS_MAX`] header lines.
+/// A head may have up to `head_bytes_max` bytes, which include skipped empty lines before it (RFC 9112 §2.2), and up to
+/// [`HEADERS_MAX`] header lines. Bytes after the head do not count.
 pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, HttpError> {
     let within = buf.get(..head_bytes_max).unwrap_or(buf);
     let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -130,14 +129,15 @@ pub(crate) fn parse_head(buf: &[u8], head_bytes_max: usize) -> Result<Parsed, Ht
     Ok(Parsed::Complete { head, head_bytes })
 }
 
-/// RFC 9112 §2.2 lets servers take it for a line end; a proxy in front may not have.
+/// The error for a line feed without a carriage return, or the reverse. RFC 9112 §2.2 lets servers accept a bare line feed
+/// as a line end, but a proxy in front may have read it differently.
 const BARE_LINE_END: HttpError = HttpError::BadRequest("a line does not end in CR LF");
 
-/// What to answer when httparse gives up.
+/// Maps an error of httparse to the error of this module.
 fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
     HttpError::BadRequest(match error {
         httparse::Error::TooManyHeaders => return HttpError::HeadTooLarge,
-        // It also says so of anything that is no version at all.
+        // httparse also returns this error if the version is missing altogether.
         httparse::Error::Version if names_a_version(buf) => {
             return HttpError::UnsupportedVersion;
         }
@@ -149,8 +149,8 @@ fn refuse(error: httparse::Error, buf: &[u8]) -> HttpError {
     })
 }
 
-/// The request line has `HTTP/` and a digit where its version stands (RFC 9112 §2.3). What follows is not looked at: it
-/// may not have arrived.
+/// Whether the request line has `HTTP/` and a digit in the place of its version (RFC 9112 §2.3). The rest of the version
+/// is ignored because it may not have arrived.
 fn names_a_version(buf: &[u8]) -> bool {
     let line = buf
         .trim_ascii_start()
@@ -164,8 +164,7 @@ fn names_a_version(buf: &[u8]) -> bool {
         .is_some_and(u8::is_ascii_digit)
 }
 
-/// A header value as text: UTF-8, or else Latin-1, in which every byte is a character
-/// (RFC 9110 §5.5).
+/// Decodes a header value as UTF-8, or as Latin-1 if it is not valid UTF-8 (RFC 9110 §5.5).
 fn decode(value: &[u8]) -> String {
     match std::str::from_utf8(value) {
         Ok(value) => value.to_owned(),
@@ -174,7 +173,7 @@ fn decode(value: &[u8]) -> String {
 }
 
 impl Head {
-    /// A head of its parts, as sent.
+    /// Creates a head from its parts as sent, and checks them.
     fn new<'a>(
         method: &str,
         target: &str,
@@ -195,7 +194,7 @@ impl Head {
         Ok(head)
     }
 
-    /// The head of a request that another HTTP server has parsed, checked by the rules of [`parse_head`].
+    /// Creates the head of a request that another HTTP server has parsed, and checks it by the rules of [`parse_head`].
     pub(crate) fn of_parts(
         method: &str,
         target: &str,
@@ -203,7 +202,7 @@ impl Head {
         lines: &[(&str, &[u8])],
         head_bytes_max: usize,
     ) -> Result<Self, HttpError> {
-        /// Spaces, the version, and the ends of the request line and of the head.
+        /// The bytes of a head beside its method, target and header lines.
         const REST_BYTES: usize = "  HTTP/1.1\r\n\r\n".len();
         let line_bytes = |(name, value): &(&str, &[u8])| name.len() + value.len() + ": \r\n".len();
         let bytes = method.len() + target.len() + lines.iter().map(line_bytes).sum::<usize>();
@@ -213,40 +212,40 @@ impl Head {
         Self::new(method, target, minor_version, lines.iter().copied())
     }
 
-    /// The first value of a header, whatever the case of its name.
+    /// Returns the first value of a header. The name is compared ignoring ASCII case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.pairs()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// All values of a header, in the order sent, whatever the case of its name.
+    /// Returns all values of a header in the order sent. The name is compared ignoring ASCII case.
     pub(crate) fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// All headers as sent.
+    /// Returns the names and values of all headers as sent.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The target up to the first `?`.
+    /// Returns the target up to the first `?`.
     pub(crate) fn path(&self) -> &str {
         self.target
             .split_once('?')
             .map_or(&self.target, |(path, _)| path)
     }
 
-    /// The target after the first `?`; empty if there is none.
+    /// Returns the target after the first `?`, or an empty string if there is none.
     pub(crate) fn query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// Another request may follow on this connection (RFC 9112 §9.3).
+    /// Whether another request may follow on this connection (RFC 9112 §9.3).
     pub(crate) fn keep_alive(&self) -> bool {
         if self.has_token("Connection", "close") {
             return false;
@@ -254,32 +253,32 @@ impl Head {
         self.minor_version >= 1 || self.has_token("Connection", "keep-alive")
     }
 
-    /// The client waits for [`CONTINUE`] before it sends the body (RFC 9110 §10.1.1).
+    /// Whether the client waits for [`CONTINUE`] before it sends the body (RFC 9110 §10.1.1).
     pub(crate) fn expects_continue(&self) -> Result<bool, HttpError> {
         let mut expects = false;
         for expectation in self.tokens("Expect") {
             if !expectation.eq_ignore_ascii_case("100-continue") {
                 return Err(HttpError::ExpectationFailed);
             }
-            // RFC 9110 §10.1.1: to be ignored in an HTTP/1.0 request.
+            // RFC 9110 §10.1.1: servers ignore it in an HTTP/1.0 request.
             expects = self.minor_version >= 1;
         }
         Ok(expects)
     }
 
-    /// How the end of the body is told (RFC 9112 §6.3).
+    /// Determines how the end of the body is marked (RFC 9112 §6.3).
     pub(crate) fn body_framing(&self) -> Result<BodyFraming, HttpError> {
         let length = self.content_length()?;
         if self.header("Transfer-Encoding").is_none() {
             return Ok(length.map_or(BodyFraming::None, BodyFraming::Length));
         }
-        // RFC 9112 §6.3 rule 3: two framings are how requests are smuggled.
+        // RFC 9112 §6.3 rule 3: two framings enable request smuggling.
         if length.is_some() {
             return Err(HttpError::BadRequest(
                 "Content-Length and Transfer-Encoding exclude each other",
             ));
         }
-        // RFC 9112 §6.1: HTTP/1.0 knows no transfer codings.
+        // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
         if self.minor_version == 0 {
             return Err(HttpError::BadRequest("HTTP/1.0 has no Transfer-Encoding"));
         }
@@ -292,7 +291,7 @@ impl Head {
         }
     }
 
-    /// The one length that all Content-Length values name (RFC 9110 §8.6).
+    /// Returns the length on which all `Content-Length` values agree (RFC 9110 §8.6).
     fn content_length(&self) -> Result<Option<u64>, HttpError> {
         let mut length = None;
         for value in self
@@ -300,15 +299,15 @@ impl Head {
             .flat_map(|line| line.split(','))
         {
             let digits = value.trim_matches(OWS);
-            // `parse` alone would take a sign.
+            // `parse` would accept a sign.
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(HttpError::BadRequest("Content-Length is not a number"));
             }
-            // All digits: the only way left to fail is a number beyond any limit.
+            // A string of digits fails to parse only if the number is larger than any limit.
             let value = digits.parse::<u64>().map_err(|_| HttpError::BodyTooLarge)?;
             if length.is_some_and(|known| known != value) {
                 return Err(HttpError::BadRequest(
-                    "there are two different Content-Lengths",
+                    "there are two different Content-Length values",
                 ));
             }
             length = Some(value);
@@ -316,7 +315,7 @@ impl Head {
         Ok(length)
     }
 
-    /// RFC 9112 §3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0, and a legal one.
+    /// Checks that there is exactly one `Host` in HTTP/1.1, or at most one in HTTP/1.0, and that it is valid (RFC 9112 §3.2).
     fn check_host(&self) -> Result<(), HttpError> {
         let mut hosts = self.header_values("Host");
         match (hosts.next(), hosts.next()) {
@@ -328,7 +327,7 @@ impl Head {
         }
     }
 
-    /// The elements of a comma-separated header, over all its lines (RFC 9110 §5.6.1).
+    /// Iterates over the elements of a comma-separated header in all of its lines (RFC 9110 §5.6.1).
     fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.header_values(name).flat_map(list)
     }
@@ -342,22 +341,22 @@ impl Head {
 /// Optional whitespace (RFC 9110 §5.6.3).
 pub(super) const OWS: [char; 2] = [' ', '\t'];
 
-/// The elements of a comma-separated list; empty ones do not count (RFC 9110 §5.6.1).
+/// Iterates over the elements of a comma-separated list, skipping empty ones (RFC 9110 §5.6.1).
 pub(crate) fn list(line: &str) -> impl Iterator<Item = &str> {
     line.split(',')
         .map(|element| element.trim_matches(OWS))
         .filter(|element| !element.is_empty())
 }
 
-/// A host with an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2), and no user name (RFC 9110 §4.2.4). An empty Host header
-/// is legal.
+/// Whether the text is a host with an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2) and no user name (RFC 9110 §4.2.4).
+/// Empty text is valid because an empty `Host` header is.
 pub(crate) fn is_authority(text: &str) -> bool {
     let is_name_byte =
         |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, port)) => {
-                // IPv6, with a zone (RFC 6874), or a later version of addresses.
+                // An IPv6 address, optionally with a zone (RFC 6874), or a future address format.
                 let is_address = |byte: u8| is_name_byte(byte) || byte == b':';
                 if address.is_empty() || !address.bytes().all(is_address) {
                     return false;
@@ -375,14 +374,14 @@ pub(crate) fn is_authority(text: &str) -> bool {
     is_port && host.bytes().all(is_name_byte)
 }
 
-/// How the end of a request body is told (RFC 9112 §6.3).
+/// How the end of a body is marked (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyFraming {
     /// There is no body.
     None,
-    /// That many bytes.
+    /// The body has this number of bytes.
     Length(u64),
-    /// In chunks, the last of which is empty (RFC 9112 §7.1).
+    /// The body consists of chunks, the last of which is empty (RFC 9112 §7.1).
     Chunked,
 }
 
@@ -403,7 +402,7 @@ impl Persistence {
     }
 }
 
-/// Whether a response carries its body, or only the length that the body would have (RFC 9110 §9.3.2).
+/// Whether a response carries its body or only the body's length (RFC 9110 §9.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyMode {
     Full,
@@ -420,7 +419,7 @@ impl BodyMode {
         }
     }
 
-    /// What a request with this method is answered.
+    /// Returns the mode of the response to a request with this method.
     pub(crate) fn of_method(method: &str) -> Self {
         Self::head_only_if(method == "HEAD")
     }
@@ -430,14 +429,14 @@ impl BodyMode {
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
     pub(crate) bytes: Vec<u8>,
-    /// The body follows the head.
+    /// Whether the body follows the head.
     pub(crate) has_body: bool,
 }
 
-/// A whole response: status line, the given headers, `Content-Length` where it is allowed, `Connection: close` if that is so,
-/// and the body unless the response is to `HEAD`.
+/// Renders a whole response: status line, the given headers, `Content-Length` where it is allowed, `Connection: close` if the
+/// connection closes, and the body unless the response is to `HEAD`.
 ///
-/// Headers that could end their line, or contradict the framing written here, are dropped.
+/// Drops headers that could end their line or contradict the framing written here.
 pub(crate) fn response(
     status: u16,
     headers: &[(&str, &str)],
@@ -453,7 +452,7 @@ pub(crate) fn response(
     out
 }
 
-/// The head of a [`response`] whose body has so many bytes.
+/// Renders the head of a [`response`] whose body has `body_bytes` bytes.
 pub(crate) fn response_head(
     status: u16,
     headers: &[(&str, &str)],
@@ -461,7 +460,7 @@ pub(crate) fn response_head(
     persistence: Persistence,
     body_mode: BodyMode,
 ) -> ResponseHead {
-    // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: never a body, and a length would announce one.
+    // RFC 9110 §15.2, §15.3.5, §15.4.5, §8.6: these never have a body, and a length would announce one.
     let bodiless = matches!(status, 100..=199 | 204 | 304);
     let mut out = begin_response(status, headers);
     if !bodiless {
@@ -478,15 +477,15 @@ pub(crate) fn response_head(
     }
 }
 
-/// What every answer says that is not the program's own: it is nothing to run, to frame or to embed in pages of other sites
-/// (WHATWG Fetch §3.6, §3.7; CSP §6.4.2).
+/// Headers of every response that the library itself writes. They keep pages of other sites from running, framing or
+/// embedding it (WHATWG Fetch §3.6, §3.7; CSP §6.4.2).
 pub(crate) const SAFE_HEADERS: [(&str, &str); 3] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Content-Security-Policy", "frame-ancestors 'none'"),
 ];
 
-/// A whole answer in plain text, after which the connection closes.
+/// Renders a whole response in plain text, after which the connection closes.
 pub(crate) fn refusal(
     status: u16,
     headers: &[(&str, &str)],
@@ -499,7 +498,8 @@ pub(crate) fn refusal(
     response(status, &all, body.as_bytes(), Persistence::Close, body_mode)
 }
 
-/// The head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops headers as [`response`].
+/// Renders the head of a response whose body ends with the connection (RFC 9112 §6.3 rule 8). Drops the headers that
+/// [`response`] drops.
 pub(super) fn head_of_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut out = begin_response(status, headers);
     out.extend_from_slice(b"\r\n");
@@ -519,8 +519,8 @@ fn begin_response(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// A name that is a token and a value that stays on its line (RFC 9110 §5.5: CR, LF and NUL are
-/// dangerous), and not the framing, which [`response`] writes itself.
+/// Whether the name is a token, the value cannot end its line (RFC 9110 §5.5 calls CR, LF and NUL dangerous), and the header
+/// is not part of the framing, which [`response`] writes itself.
 fn may_be_sent(name: &str, value: &str) -> bool {
     let framing = ["Content-Length", "Transfer-Encoding"];
     is_token(name)
@@ -528,7 +528,7 @@ fn may_be_sent(name: &str, value: &str) -> bool {
         && !framing.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// RFC 9110 §5.6.2
+/// Whether the text is a token (RFC 9110 §5.6.2).
 pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
@@ -537,7 +537,7 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The standard phrase of a status, empty if it has none (RFC 9110 §15, RFC 6585).
+/// Returns the standard reason phrase of a status, or an empty string if it has none (RFC 9110 §15, RFC 6585).
 pub(crate) fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

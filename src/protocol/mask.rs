@@ -1,26 +1,25 @@
-//! Unmasking (RFC 6455 §5.3).
+//! Masking and unmasking of payloads (RFC 6455 §5.3).
 
-/// Unmasks (or masks: it is its own inverse) the part of a frame's payload that begins `offset`
-/// bytes into it.
+/// Unmasks the part of a frame's payload that begins at `offset`. Masking is the same operation.
 #[inline]
 pub(crate) fn unmask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let key = rotate(key, offset);
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    // Word by word, so that the compiler makes vector code of it; no alignment is needed.
+    // The compiler vectorises this loop over words, which need no alignment.
     let (words, rest) = payload.as_chunks_mut::<8>();
     for bytes in words {
         *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
     }
-    // A multiple of four bytes went before, so the key begins anew.
+    // The words cover a multiple of four bytes, so the remainder starts at the key's first byte.
     for (byte, key) in rest.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
     }
 }
 
-/// The key as it applies `offset` bytes further on.
+/// Rotates the key to the position `offset` bytes further into the payload.
 pub(super) const fn rotate(key: [u8; 4], offset: usize) -> [u8; 4] {
-    // Byte i of the payload takes byte i mod 4 of the key; the mask keeps the shift below 32.
+    // Payload byte i is masked with key byte i mod 4. The remainder keeps the rotation below 32.
     u32::from_be_bytes(key)
         .rotate_left(8 * (offset % 4) as u32)
         .to_be_bytes()
@@ -32,7 +31,7 @@ mod tests {
 
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-    /// The formula of RFC 6455 §5.3, as it stands there.
+    /// Unmasks with the formula of RFC 6455 §5.3, one byte at a time.
     fn unmask_naive(payload: &mut [u8], key: [u8; 4], offset: usize) {
         for (i, byte) in payload.iter_mut().enumerate() {
             *byte ^= key[(offset + i) % 4];
@@ -40,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_rfc_unmasks_to_hello() {
+    fn rfc_example_unmasks_to_hello() {
         // RFC 6455 §5.7
         let mut payload = [0x7F, 0x9F, 0x4D, 0x51, 0x58];
         unmask(&mut payload, KEY, 0);
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_alignment_and_offset_gives_what_the_formula_gives() {
+    fn every_length_alignment_and_offset_matches_the_formula() {
         let plain: Vec<u8> = (0..100u8).map(|i| i.wrapping_mul(151) ^ 0x5C).collect();
         for offset in (0..9).chain([usize::MAX - 4, usize::MAX / 2]) {
             for start in 0..17 {
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn unmasking_in_two_parts_is_unmasking_at_once() {
+    fn unmasking_in_two_parts_equals_unmasking_at_once() {
         let plain: Vec<u8> = (0..50).collect();
         let mut whole = plain.clone();
         unmask(&mut whole, KEY, 0);
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn masking_twice_changes_nothing() {
+    fn masking_twice_restores_the_payload() {
         let mut payload = *b"any payload at all";
         unmask(&mut payload, KEY, 3);
         unmask(&mut payload, KEY, 3);

@@ -1,21 +1,21 @@
-//! Percent-decoding (RFC 3986 §2.1): the one place where `%` and two hexadecimal digits become a byte.
+//! Percent-decoding (RFC 3986 §2.1).
 //!
-//! [`decode`] is strict: use it where the text names something. [`Octets`] leaves it to the caller what a `%` without two digits
-//! behind it means; the readers of queries, which browsers and people write, keep it as it is.
+//! [`decode`] is strict and suits identifiers. [`Octets`] reports a `%` that is not followed by two hexadecimal digits, and
+//! the caller decides what it means. Query parsers keep it literally, since people write queries by hand.
 
 /// A part of percent-encoded text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Octet {
     /// A byte that stands for itself.
     Literal(u8),
-    /// A byte that `%` and two hexadecimal digits stand for.
+    /// A byte that was encoded as `%` and two hexadecimal digits.
     Escaped(u8),
-    /// A `%` without two hexadecimal digits behind it. What follows it is not skipped.
+    /// A `%` that is not followed by two hexadecimal digits. The iterator continues with the byte after it.
     StrayPercent,
 }
 
 impl Octet {
-    /// The byte, where a stray `%` stands for itself.
+    /// Returns the byte, and `%` for a stray one.
     pub(crate) const fn lenient(self) -> u8 {
         match self {
             Self::Literal(byte) | Self::Escaped(byte) => byte,
@@ -24,7 +24,7 @@ impl Octet {
     }
 }
 
-/// Iterates over the parts of percent-encoded text. It allocates nothing.
+/// Iterates over the parts of percent-encoded text without allocating.
 #[derive(Debug, Clone)]
 pub(crate) struct Octets<'a>(&'a [u8]);
 
@@ -57,12 +57,12 @@ impl Iterator for Octets<'_> {
     }
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 fn digit(byte: u8) -> Option<u8> {
     u8::try_from(char::from(byte).to_digit(16)?).ok()
 }
 
-/// The decoded text; `None` if a `%` is not followed by two hexadecimal digits, or if the result is not UTF-8.
+/// Decodes text strictly. Returns `None` if a `%` is not followed by two hexadecimal digits, or if the result is not UTF-8.
 #[cfg_attr(not(any(test, feature = "client")), allow(dead_code))]
 pub(crate) fn decode(text: &str) -> Option<String> {
     let bytes = Octets::new(text).map(|octet| match octet {
@@ -72,14 +72,14 @@ pub(crate) fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes.collect::<Option<_>>()?).ok()
 }
 
-/// The decoded text, where a stray `%` stays as it is and what is not UTF-8 is replaced.
+/// Decodes text leniently: keeps a stray `%` and replaces invalid UTF-8 by U+FFFD.
 pub(crate) fn decode_lossy(text: &str) -> String {
     let bytes: Vec<u8> = Octets::new(text).map(Octet::lenient).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The decoded value or name of a form (`application/x-www-form-urlencoded`, WHATWG URL §5.1): as [`decode_lossy`], and
-/// `+` is a space.
+/// Decodes a name or value of a form (`application/x-www-form-urlencoded`, WHATWG URL §5.1) like [`decode_lossy`], except
+/// that `+` is a space.
 pub(crate) fn decode_form(text: &str) -> String {
     let bytes: Vec<u8> = Octets::new(text)
         .map(|octet| match octet {

@@ -1,17 +1,17 @@
-//! The frames of the procedures' subprotocols: what is in a binary message. Numbers are big-endian.
+//! The frames of the procedures' subprotocols. Each is the payload of a binary message. Numbers are big-endian.
 //!
-//! The newer subprotocol has all that the older one has, in the same bytes, so what is sent to many is written once.
+//! The newer subprotocol extends the older one without changing its frames, so a broadcast is encoded once for both.
 
 use std::fmt;
 
 pub(crate) use super::encode::MessageKind;
 
-/// The older subprotocol: notifications, and calls from the client.
+/// The older subprotocol, with notifications and calls from the client.
 pub(crate) const OLD: &str = "websocket.io-rpc-v0.1";
-/// The newer one: also errors, streamed responses, calls from the server, and ids of messages that a room keeps.
+/// The newer subprotocol, which adds errors, streamed responses, calls from the server, and message ids of rooms with history.
 pub(crate) const V1: &str = "humphrey_ws.procedures.v1";
 
-/// Which of the two subprotocols a client speaks.
+/// The version of the procedures' subprotocol that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     Old,
@@ -19,7 +19,7 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    /// The version with this name of a subprotocol; `None` if it is another subprotocol.
+    /// Returns the version with this subprotocol name, or `None` for another subprotocol.
     pub(crate) fn of_subprotocol(name: &str) -> Option<Self> {
         match name {
             V1 => Some(Self::V1),
@@ -37,10 +37,10 @@ const ERROR: u8 = 5;
 const ITEM: u8 = 6;
 const OF_ROOM: u8 = 7;
 
-/// The longest name, in bytes.
+/// The maximum length of a name in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// What a client may send.
+/// A frame that a client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProcedureFrame<'a> {
     Notification {
@@ -56,12 +56,12 @@ pub(crate) enum ProcedureFrame<'a> {
     Reset {
         id: u32,
     },
-    /// The end of a call.
+    /// The final response of a call.
     Response {
         id: u32,
         payload: &'a [u8],
     },
-    /// The end of a call that has failed.
+    /// The final error of a call.
     Error {
         id: u32,
         code: u8,
@@ -69,17 +69,17 @@ pub(crate) enum ProcedureFrame<'a> {
     },
 }
 
-/// What is wrong with a frame.
+/// The reason why a frame is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Malformed {
     Empty,
-    /// A form that there is not, or not from a client.
+    /// The form is unknown, or a client may not send it.
     Form(u8),
-    /// It ends before its end.
+    /// The frame is truncated.
     Short,
-    /// There is more behind its end.
+    /// There are bytes after the end of the frame.
     Long,
-    /// A name or a text that is not UTF-8.
+    /// A name or a text is not UTF-8.
     Utf8,
 }
 
@@ -88,15 +88,15 @@ impl fmt::Display for Malformed {
         match self {
             Self::Empty => f.write_str("an empty frame"),
             Self::Form(form) => write!(f, "a frame of the unknown form {form}"),
-            Self::Short => f.write_str("a frame that is cut off"),
-            Self::Long => f.write_str("a frame with more behind its end"),
+            Self::Short => f.write_str("a truncated frame"),
+            Self::Long => f.write_str("a frame with bytes after its end"),
             Self::Utf8 => f.write_str("a frame with a name or text that is not UTF-8"),
         }
     }
 }
 
 impl<'a> ProcedureFrame<'a> {
-    /// Reads a frame that a client has sent. The older subprotocol has but the first three forms.
+    /// Parses a frame that a client has sent. The older subprotocol has only the first three forms.
     pub(crate) fn parse(bytes: &'a [u8], version: Version) -> Result<Self, Malformed> {
         let (&form, mut rest) = bytes.split_first().ok_or(Malformed::Empty)?;
         match form {
@@ -134,7 +134,7 @@ fn take_id(rest: &mut &[u8]) -> Result<u32, Malformed> {
     Ok(u32::from_be_bytes(*id))
 }
 
-/// A text behind its length, which is one byte.
+/// Takes a text with its length in one byte before it off the start of `rest`.
 pub(crate) fn take_name<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
     let (&len, behind) = rest.split_first().ok_or(Malformed::Short)?;
     let (name, behind) = behind
@@ -145,7 +145,7 @@ pub(crate) fn take_name<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
 }
 
 fn push_name(out: &mut Vec<u8>, name: &str) {
-    // Callers check the length. If one has not, the name is cut, so that the frame stays well-formed.
+    // Callers check the length. A longer name is truncated so that the frame stays well-formed.
     debug_assert!(name.len() <= NAME_BYTES_MAX);
     out.push(name.len().min(NAME_BYTES_MAX) as u8);
     out.extend_from_slice(&name.as_bytes()[..name.len().min(NAME_BYTES_MAX)]);
@@ -196,7 +196,7 @@ pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A message of a room that keeps a history, with its id there.
+/// Encodes a message of a room with history, with the message's id in that history.
 pub(crate) fn of_room(room: &str, id: &str, kind: MessageKind, message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(4 + room.len() + id.len() + message.len());
     out.push(OF_ROOM);
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_have_the_bytes_of_the_table() {
+    fn frames_have_the_documented_bytes() {
         assert_eq!(notification("tick", b"7"), b"\x01\x04tick7");
         assert_eq!(request(258, "myip", b""), b"\x02\x00\x00\x01\x02\x04myip");
         assert_eq!(reset(u32::MAX), b"\x03\xff\xff\xff\xff");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn encoded_frame_is_parsed_back() {
         let name = "n".repeat(NAME_BYTES_MAX);
         let payload = b"\x00\xff";
         let same = |bytes: &[u8], frame: ProcedureFrame<'_>| {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_named() {
+    fn malformed_frame_is_refused_with_its_reason() {
         for (bytes, version, expected) in [
             (&b""[..], Version::V1, Malformed::Empty),
             (b"\x00", Version::V1, Malformed::Form(0)),
@@ -302,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_a_frame_that_is_written_the_same_or_malformed() {
+    fn arbitrary_bytes_round_trip_or_are_malformed() {
         let mut dice = crate::protocol::fuzz::dice::Dice::from_seed(1);
         let mut whole = [0; 6];
         for round in 0..100_000 {
-            // Often of a form that there is, with a length that fits.
+            // Most rounds use a known form and a plausible length.
             let len = dice.below(25);
             let mut bytes: Vec<u8> = (0..len).map(|_| dice.below(256) as u8).collect();
             if round % 4 != 0 && !bytes.is_empty() {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn no_start_of_a_frame_is_read_past_its_end() {
+    fn truncated_request_is_refused() {
         let whole = request(1, "name", b"");
         for len in 0..whole.len() {
             assert!(ProcedureFrame::parse(&whole[..len], Version::V1).is_err());

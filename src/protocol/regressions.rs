@@ -1,11 +1,11 @@
-//! Failures that other libraries showed: those that take every border of bytes to show. The whole list stands in
-//! `tests/regressions.rs`.
+//! Regression tests for bugs of other libraries that appear only at certain byte boundaries. `tests/regressions.rs` has the
+//! full list.
 
 use super::connection::{FrameReader, ProtocolEvent};
 use super::error::Violation;
 use super::fuzz::client_frame;
 
-/// The first and the last of each length, and those around what is none.
+/// The first and last character of each encoded length, and the neighbours of the surrogates.
 const CHARACTERS: [&str; 9] = [
     "\u{80}",
     "\u{7FF}",
@@ -18,8 +18,8 @@ const CHARACTERS: [&str; 9] = [
     "\u{10FFFF}",
 ];
 
-/// No UTF-8, however it goes on.
-const NO_CHARACTERS: [&[u8]; 10] = [
+/// Bytes that are invalid UTF-8 with any continuation.
+const INVALID_SEQUENCES: [&[u8]; 10] = [
     b"\xBF",
     b"\xC1\xBF",
     b"\xC3\x28",
@@ -34,20 +34,20 @@ const NO_CHARACTERS: [&[u8]; 10] = [
 
 const MAX: usize = 1 << 20;
 
-/// Beyond any block that masks or text are looked at in: words, vectors, lines of a cache.
+/// More than any block size in which payloads are unmasked or validated: words, vectors and cache lines.
 const LEADS: usize = 70;
 
-/// What a shard and a blocking stream read at once, and a bit of everything.
+/// The read sizes of a shard and of a blocking stream, a page, and a small odd one.
 const READS: [usize; 4] = [64 << 10, 16 << 10, 4096, 7];
 
-/// Text, or the violation in it.
+/// The received text, or the violation that ended the connection.
 type JoinedPayload = Result<Vec<u8>, Violation>;
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     client_frame(first, [0x9D, 0x00, 0xFF, 0x3C], payload)
 }
 
-/// Receives one text message that comes in these reads.
+/// Receives one text message that arrives in the given reads.
 fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> JoinedPayload {
     let mut connection = FrameReader::new(MAX);
     for read in reads {
@@ -56,7 +56,7 @@ fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> JoinedPayload {
         while let Some(event) = connection.receive(&mut input)? {
             match event {
                 ProtocolEvent::Message { text, payload } => {
-                    assert!(text && input.is_empty(), "it is the last");
+                    assert!(text && input.is_empty(), "the message is the last");
                     return Ok(payload.bytes().to_vec());
                 }
                 ProtocolEvent::Ping(_) => {}
@@ -67,7 +67,7 @@ fn receive<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> JoinedPayload {
     panic!("the message is not complete");
 }
 
-/// Receives `text` cut at `cut` in five ways: by reads, by fragments, and with a ping or an empty fragment in between.
+/// Receives `text` split at `cut` in five ways: by reads, by fragments, and with a ping or an empty fragment in between.
 fn receive_cut(text: &[u8], cut: usize) -> [JoinedPayload; 5] {
     let (before, after) = text.split_at(cut);
     let whole = frame(0x81, text);
@@ -85,7 +85,7 @@ fn receive_cut(text: &[u8], cut: usize) -> [JoinedPayload; 5] {
     ]
 }
 
-/// Text around these bytes, which begin at `lead`, in every way.
+/// Receives text that contains `bytes` at the offset `lead`, split in every way, and checks each outcome.
 fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], JoinedPayload)) {
     let text = [&vec![b'x'; lead], bytes, b"and more behind it"].concat();
     check(&text, receive([frame(0x81, &text).as_slice()]));
@@ -97,7 +97,7 @@ fn receive_around(bytes: &[u8], lead: usize, check: impl Fn(&[u8], JoinedPayload
     }
 }
 
-/// Text with these bytes across the end of a read of that length.
+/// Receives text in which `bytes` straddle the end of a read of `read` bytes, and checks each outcome.
 fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], JoinedPayload)) {
     let header = if read < 131 { 6 } else { 8 };
     for back in 0..=bytes.len() {
@@ -108,7 +108,7 @@ fn receive_across(bytes: &[u8], read: usize, check: impl Fn(&[u8], JoinedPayload
 }
 
 #[test]
-fn characters_may_be_cut_at_every_border_of_frames_reads_and_blocks() {
+fn split_characters_are_accepted_at_every_boundary() {
     let check = |text: &[u8], outcome: JoinedPayload| {
         assert!(outcome.as_deref() == Ok(text), "{outcome:X?}");
     };
@@ -123,11 +123,11 @@ fn characters_may_be_cut_at_every_border_of_frames_reads_and_blocks() {
 }
 
 #[test]
-fn what_is_no_character_is_refused_at_every_border_of_frames_reads_and_blocks() {
+fn invalid_utf8_is_refused_at_every_boundary() {
     let check = |text: &[u8], outcome: JoinedPayload| {
         assert_eq!(outcome, Err(Violation::InvalidUtf8), "{text:X?}");
     };
-    for bytes in NO_CHARACTERS {
+    for bytes in INVALID_SEQUENCES {
         for lead in 0..LEADS {
             receive_around(bytes, lead, check);
         }
@@ -135,7 +135,7 @@ fn what_is_no_character_is_refused_at_every_border_of_frames_reads_and_blocks() 
             receive_across(bytes, read, check);
         }
     }
-    // A character whose end never comes is none either.
+    // An incomplete character at the end of a message is invalid, too.
     for character in CHARACTERS {
         for end in 1..character.len() {
             for lead in 0..LEADS {

@@ -1,18 +1,18 @@
-//! Which side of a connection this is (RFC 6455 §5.1).
+//! The two sides of a WebSocket connection (RFC 6455 §5.1).
 
 use std::fmt;
 
 use super::error::Violation;
 
-/// A side. It is a type, so that what a server does for each message is compiled without the question.
+/// The local side of a connection. It is a type parameter, so the per-frame code is compiled without a runtime check.
 pub(crate) trait Role: fmt::Debug + 'static {
-    /// The peer masks its frames: a client does, a server does not.
+    /// Whether the peer must mask its frames: clients must, servers must not.
     const PEER_MASKS: bool;
-    /// What a frame is that is masked though it must not be, or is not though it must.
+    /// The violation that a frame with the wrong mask bit commits.
     const WRONG_MASK: Violation;
 }
 
-/// We are the server; the peer is a client.
+/// The local side is the server, and the peer is a client.
 #[derive(Debug)]
 pub(crate) enum ServerRole {}
 
@@ -21,7 +21,7 @@ impl Role for ServerRole {
     const WRONG_MASK: Violation = Violation::UnmaskedFrame;
 }
 
-/// We are the client; the peer is a server.
+/// The local side is the client, and the peer is a server.
 #[derive(Debug)]
 #[cfg_attr(not(any(test, fuzzing, feature = "client")), allow(dead_code))]
 pub(crate) enum ClientRole {}

@@ -3,16 +3,16 @@
 use std::error::Error;
 use std::fmt;
 
-/// Validates text that arrives in parts, cut anywhere.
+/// Validates text that arrives in parts, which may be split inside a character.
 #[derive(Default, Clone, Copy, Debug)]
 pub(crate) struct Utf8 {
-    /// The beginning of a character whose rest has not arrived; valid as far as it goes.
+    /// The first bytes of a character whose remaining bytes have not arrived. They are valid so far.
     tail: [u8; 3],
-    /// How many bytes of `tail` count: 0 to 3.
+    /// The number of bytes used in `tail`, 0 to 3.
     tail_len: u8,
 }
 
-/// Bytes that cannot be, or become, UTF-8.
+/// An error: no continuation makes the bytes valid UTF-8, or the text ends inside a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidUtf8;
 
@@ -25,9 +25,9 @@ impl fmt::Display for InvalidUtf8 {
 impl Error for InvalidUtf8 {}
 
 impl Utf8 {
-    /// Takes the next part. Fails with the first byte that no further byte could make valid.
+    /// Validates the next part. Fails at the first byte after which no continuation is valid UTF-8.
     pub(crate) fn push(&mut self, mut part: &[u8]) -> Result<(), InvalidUtf8> {
-        // Byte by byte until the character begun before is whole: three steps at most.
+        // Completes the split character first, which takes at most three bytes.
         while self.tail_len > 0 {
             let Some((&byte, rest)) = part.split_first() else {
                 return Ok(());
@@ -37,12 +37,12 @@ impl Utf8 {
             let held = usize::from(self.tail_len);
             let mut character = [a, b, c, 0];
             character[held] = byte;
-            self.settle(&character[..=held])?;
+            self.validate_from_boundary(&character[..=held])?;
         }
-        self.settle(part)
+        self.validate_from_boundary(part)
     }
 
-    /// The text ends here: fails if a character is cut off.
+    /// Ends the text. Fails if its last character is incomplete.
     pub(crate) fn finish(self) -> Result<(), InvalidUtf8> {
         if self.tail_len == 0 {
             Ok(())
@@ -51,8 +51,8 @@ impl Utf8 {
         }
     }
 
-    /// Validates `bytes`, which begin at a character, and holds what is cut off at their end.
-    fn settle(&mut self, bytes: &[u8]) -> Result<(), InvalidUtf8> {
+    /// Validates `bytes`, which start at a character boundary, and keeps an incomplete character at their end.
+    fn validate_from_boundary(&mut self, bytes: &[u8]) -> Result<(), InvalidUtf8> {
         self.tail_len = 0;
         let Err(error) = std::str::from_utf8(bytes) else {
             return Ok(());
@@ -72,14 +72,14 @@ impl Utf8 {
 mod tests {
     use super::*;
 
-    /// Fed in one part; `Err(None)` where only the end is missing.
+    /// Validates `bytes` in one part.
     fn whole(bytes: &[u8]) -> Result<(), InvalidUtf8> {
         let mut utf8 = Utf8::default();
         utf8.push(bytes)?;
         utf8.finish()
     }
 
-    /// Fed byte by byte: the index of the byte it fails at, or the length if the end is missing.
+    /// Validates `bytes` one at a time. Returns the index of the byte that fails, or the length if the end is missing.
     fn fails_at(bytes: &[u8]) -> Option<usize> {
         let mut utf8 = Utf8::default();
         for (i, byte) in bytes.iter().enumerate() {
@@ -90,7 +90,7 @@ mod tests {
         utf8.finish().is_err().then_some(bytes.len())
     }
 
-    /// Some continuation makes `bytes` valid: the definition of "not failed yet".
+    /// Whether some continuation makes `bytes` valid UTF-8.
     fn can_become_valid(bytes: &[u8]) -> bool {
         match std::str::from_utf8(bytes) {
             Ok(_) => true,
@@ -108,12 +108,12 @@ mod tests {
     ];
 
     #[test]
-    fn it_is_small_enough_to_sit_in_every_message() {
+    fn validator_fits_in_eight_bytes() {
         assert!(size_of::<Utf8>() <= 8);
     }
 
     #[test]
-    fn valid_text_is_accepted_wherever_it_is_cut() {
+    fn valid_text_is_accepted_at_every_split() {
         for text in TEXTS {
             let bytes = text.as_bytes();
             assert_eq!(whole(bytes), Ok(()));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_ends_inside_a_character_fails_at_the_end_only() {
+    fn incomplete_last_character_fails_only_at_finish() {
         for text in TEXTS {
             for end in 0..text.len() {
                 let expected = if text.is_char_boundary(end) {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sequence_of_up_to_three_bytes_is_judged_as_the_standard_library_judges_it() {
+    fn sequences_of_up_to_three_bytes_agree_with_std() {
         // Bytes at the edges of every class of RFC 3629 §4 stand for the bytes between them.
         let third = [
             0x00, 0x61, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xE0, 0xF0, 0xFF,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn four_byte_sequences_are_judged_alike_however_they_are_cut() {
+    fn four_byte_sequences_agree_with_std_at_every_split() {
         let leads = [
             0xC2, 0xDF, 0xE0, 0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF, 0x61,
         ];
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_is_accepted_in_single_bytes() {
+    fn every_character_is_accepted_byte_by_byte() {
         let mut utf8 = Utf8::default();
         for character in '\0'..=char::MAX {
             let mut buffer = [0; 4];

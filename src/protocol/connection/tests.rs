@@ -13,12 +13,12 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
 
-/// A client frame: first byte as given, payload masked.
+/// Encodes a client frame with the given first byte and a masked payload.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     client_frame(first, KEY, payload)
 }
 
-/// An event without lifetimes and without the way it was stored.
+/// An owned event, regardless of how its payload was stored.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
     Text(Vec<u8>),
@@ -46,7 +46,7 @@ fn seen(event: ProtocolEvent<'_>) -> Seen {
     }
 }
 
-/// Feeds one part until it is used up.
+/// Feeds one part until it is consumed, and appends its events to `all`.
 fn feed_part(connection: &mut FrameReader, part: &[u8], all: &mut Vec<Seen>) {
     let mut part = part.to_vec();
     let mut input = part.as_mut_slice();
@@ -54,7 +54,10 @@ fn feed_part(connection: &mut FrameReader, part: &[u8], all: &mut Vec<Seen>) {
         match connection.receive(&mut input) {
             Ok(Some(event)) => all.push(seen(event)),
             Ok(None) => {
-                assert!(input.is_empty(), "Ok(None) takes everything");
+                assert!(
+                    input.is_empty(),
+                    "Ok(None) means that all input is consumed"
+                );
                 return;
             }
             Err(violation) => all.push(Seen::Broke(violation)),
@@ -66,7 +69,7 @@ fn feed_part(connection: &mut FrameReader, part: &[u8], all: &mut Vec<Seen>) {
     }
 }
 
-/// Feeds `bytes` cut at `cuts`.
+/// Receives `bytes` split at `cuts`.
 fn feed(max: usize, bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
     let mut connection = FrameReader::new(max);
     let mut all = Vec::new();
@@ -78,7 +81,7 @@ fn feed(max: usize, bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
     all
 }
 
-/// Feeds `bytes` whole, split at every byte, and byte by byte: all must agree.
+/// Receives `bytes` whole, split at every byte, and byte by byte, and asserts that the events are equal.
 fn receive_max(max: usize, bytes: &[u8]) -> Vec<Seen> {
     let whole = feed(max, bytes, &[]);
     for cut in 0..=bytes.len() {
@@ -101,8 +104,8 @@ fn ping(payload: &str) -> Seen {
     Seen::Ping(payload.as_bytes().to_vec())
 }
 
-/// `bytes` end in `violation`, and the last of them is what shows it.
-fn breaks_with_its_last_byte(max: usize, bytes: &[u8], violation: Violation) {
+/// Asserts that `bytes` end in `violation`, and that only their last byte causes it.
+fn assert_violation_at_last_byte(max: usize, bytes: &[u8], violation: Violation) {
     let all = receive_max(max, bytes);
     assert_eq!(all.last(), Some(&Seen::Broke(violation)), "{bytes:X?}");
     let before = receive_max(max, &bytes[..bytes.len() - 1]);
@@ -110,8 +113,8 @@ fn breaks_with_its_last_byte(max: usize, bytes: &[u8], violation: Violation) {
 }
 
 #[test]
-fn an_idle_connection_is_small_and_holds_nothing() {
-    // The state of a frame takes no more than a header that has been cut, and what is rare is elsewhere.
+fn idle_connection_is_small_and_holds_no_memory() {
+    // The state of a frame takes no more than a partial header, and rarely used state is boxed.
     assert!(size_of::<Progress>() <= 24);
     let connection = FrameReader::new(MAX);
     assert_eq!(connection.held_bytes(), 0);
@@ -119,7 +122,7 @@ fn an_idle_connection_is_small_and_holds_nothing() {
 }
 
 #[test]
-fn the_examples_of_the_rfc_are_received() {
+fn rfc_examples_are_received() {
     // RFC 6455 §5.7
     let hello = [
         0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58,
@@ -137,7 +140,7 @@ fn the_examples_of_the_rfc_are_received() {
 }
 
 #[test]
-fn payloads_of_every_length_form_are_received() {
+fn payload_with_each_length_form_is_received() {
     for len in [0, 1, 7, 8, 125, 126, 127, 300] {
         let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
         assert_eq!(
@@ -155,7 +158,7 @@ fn payloads_of_every_length_form_are_received() {
 }
 
 #[test]
-fn several_frames_in_one_input_come_one_by_one() {
+fn frames_in_one_input_are_returned_one_by_one() {
     let frames = [
         frame(FIN | TEXT, b"one"),
         frame(FIN | PING, b""),
@@ -174,7 +177,7 @@ fn several_frames_in_one_input_come_one_by_one() {
 }
 
 #[test]
-fn fragments_may_be_empty_and_control_frames_may_stand_between_them() {
+fn empty_fragments_and_interleaved_controls_are_accepted() {
     // RFC 6455 §5.4
     let frames = [
         frame(TEXT, b""),
@@ -200,7 +203,7 @@ fn fragments_may_be_empty_and_control_frames_may_stand_between_them() {
 }
 
 #[test]
-fn a_control_frame_between_fragments_is_complete_before_the_message() {
+fn control_frame_between_fragments_precedes_the_message() {
     let mut connection = FrameReader::new(MAX);
     let mut all = Vec::new();
     feed_part(&mut connection, &frame(TEXT, b"a"), &mut all);
@@ -214,9 +217,9 @@ fn a_control_frame_between_fragments_is_complete_before_the_message() {
 }
 
 #[test]
-fn a_message_that_stands_whole_in_the_input_is_not_copied() {
+fn message_complete_in_the_input_is_not_copied() {
     let bytes = frame(FIN | TEXT, b"whole");
-    // The header may have come before: what counts is the payload.
+    // The header may have arrived earlier. Only the payload must be complete in the input.
     for cut in 0..=6 {
         let mut connection = FrameReader::new(MAX);
         let mut bytes = bytes.clone();
@@ -236,7 +239,7 @@ fn a_message_that_stands_whole_in_the_input_is_not_copied() {
 }
 
 #[test]
-fn an_assembled_message_has_headroom_in_front_and_little_behind() {
+fn assembled_message_has_headroom_and_little_slack() {
     let mut connection = FrameReader::new(MAX);
     let mut bytes = frame(FIN | BINARY, &[7; 10_000]);
     let (mut first, mut second) = bytes.split_at_mut(3_000);
@@ -261,7 +264,7 @@ fn an_assembled_message_has_headroom_in_front_and_little_behind() {
 }
 
 #[test]
-fn what_is_held_is_counted_and_given_back() {
+fn held_bytes_are_counted_and_released() {
     let bytes = [
         frame(TEXT, &[b'a'; 200]),
         frame(FIN | PING, b"abc"),
@@ -279,21 +282,21 @@ fn what_is_held_is_counted_and_given_back() {
         }
     }
     assert_eq!(connection.held_bytes(), 0);
-    // Inside a control frame alone, too.
+    // This also holds inside a control frame.
     feed_part(
         &mut connection,
         &frame(FIN | PING, &[1; 100])[..50],
         &mut all,
     );
     assert!(connection.is_mid_message() && connection.held_bytes() >= 44);
-    // And inside a header.
+    // And it holds inside a header.
     let mut connection = FrameReader::new(MAX);
     feed_part(&mut connection, &[0x82, 0xFE], &mut all);
     assert!(connection.is_mid_message() && connection.held_bytes() == 2);
 }
 
 #[test]
-fn an_announced_message_reserves_only_for_what_arrives() {
+fn announced_message_reserves_only_what_arrives() {
     let mut connection = FrameReader::new(usize::MAX >> 1);
     let mut all = Vec::new();
     let header = [0x82, 0xFF, 0, 0, 0, 0xFF, 0, 0, 0, 0, 1, 2, 3, 4];
@@ -304,7 +307,7 @@ fn an_announced_message_reserves_only_for_what_arrives() {
 }
 
 #[test]
-fn headers_that_break_a_rule_are_refused_with_the_byte_that_shows_it() {
+fn invalid_header_is_refused_at_its_first_wrong_byte() {
     use Violation::*;
     let cases: [(&[u8], Violation); 22] = [
         // RFC 6455 §5.2
@@ -342,49 +345,49 @@ fn headers_that_break_a_rule_are_refused_with_the_byte_that_shows_it() {
         ),
     ];
     for (bytes, violation) in cases {
-        breaks_with_its_last_byte(MAX, bytes, violation);
-        // What was valid before is still delivered.
+        assert_violation_at_last_byte(MAX, bytes, violation);
+        // Valid messages before the header are still delivered.
         let after = [frame(FIN | TEXT, b"valid"), bytes.to_vec()].concat();
-        breaks_with_its_last_byte(MAX, &after, violation);
+        assert_violation_at_last_byte(MAX, &after, violation);
         assert_eq!(receive_max(MAX, &after)[0], text("valid"));
     }
 }
 
 #[test]
-fn a_message_must_be_finished_before_the_next_begins() {
+fn interleaved_messages_are_refused() {
     // RFC 6455 §5.4
     for begun in [TEXT, BINARY] {
         for next in [TEXT, BINARY, FIN | TEXT, FIN | BINARY] {
             let bytes = [frame(begun, b"a"), vec![next]].concat();
-            breaks_with_its_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
+            assert_violation_at_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
             let bytes = [frame(begun, b""), frame(FIN | PING, b""), vec![next]].concat();
-            breaks_with_its_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
+            assert_violation_at_last_byte(MAX, &bytes, Violation::ExpectedContinuation);
         }
         let bytes = [frame(begun, b"a"), frame(FIN, b"b"), vec![FIN]].concat();
-        breaks_with_its_last_byte(MAX, &bytes, Violation::UnexpectedContinuation);
+        assert_violation_at_last_byte(MAX, &bytes, Violation::UnexpectedContinuation);
     }
 }
 
 #[test]
-fn lengths_beyond_32_bits_are_not_cut_to_what_an_address_holds() {
+fn length_over_32_bits_is_not_truncated() {
     for length in [1 << 32, (1 << 32) + 5, (1 << 40) + 5, i64::MAX as u64] {
         let header = [&[0x82, 0xFF][..], &u64::to_be_bytes(length)].concat();
-        breaks_with_its_last_byte(1000, &header, Violation::MessageTooBig);
+        assert_violation_at_last_byte(1000, &header, Violation::MessageTooBig);
         let begun = [frame(BINARY, b"a"), vec![FIN | CONT, 0xFF]].concat();
         let over = [&begun[..], &u64::to_be_bytes(length)].concat();
-        breaks_with_its_last_byte(1000, &over, Violation::MessageTooBig);
+        assert_violation_at_last_byte(1000, &over, Violation::MessageTooBig);
     }
 }
 
 #[test]
-fn the_limit_holds_for_the_whole_message_and_is_judged_before_the_key() {
+fn message_over_the_limit_is_refused_before_the_key() {
     // RFC 6455 §10.4
     let at = frame(FIN | BINARY, &[1; 10]);
     assert_eq!(receive_max(10, &at), [Seen::Binary(vec![1; 10])]);
-    breaks_with_its_last_byte(9, &at[..2], Violation::MessageTooBig);
-    breaks_with_its_last_byte(0, &[0x82, 0x81], Violation::MessageTooBig);
+    assert_violation_at_last_byte(9, &at[..2], Violation::MessageTooBig);
+    assert_violation_at_last_byte(0, &[0x82, 0x81], Violation::MessageTooBig);
     assert_eq!(receive_max(0, &frame(FIN | TEXT, b"")), [text("")]);
-    breaks_with_its_last_byte(1000, &[0x82, 0xFE, 0x03, 0xE9], Violation::MessageTooBig);
+    assert_violation_at_last_byte(1000, &[0x82, 0xFE, 0x03, 0xE9], Violation::MessageTooBig);
 
     let parts = [
         frame(BINARY, &[1; 6]),
@@ -394,18 +397,18 @@ fn the_limit_holds_for_the_whole_message_and_is_judged_before_the_key() {
     .concat();
     assert_eq!(receive_max(10, &parts), [Seen::Binary(vec![1; 10])]);
     let over = [frame(BINARY, &[1; 6]), vec![CONT, 0x85]].concat();
-    breaks_with_its_last_byte(10, &over, Violation::MessageTooBig);
-    // The next message begins at zero again; control frames never count.
+    assert_violation_at_last_byte(10, &over, Violation::MessageTooBig);
+    // The count starts anew with the next message, and control frames don't count.
     let twice = [at.clone(), frame(FIN | PING, &[2; 100]), at].concat();
     assert_eq!(receive_max(10, &twice).len(), 3);
 }
 
 #[test]
-fn text_must_be_utf8_and_is_refused_as_soon_as_it_is_not() {
+fn invalid_utf8_is_refused_at_its_first_wrong_byte() {
     // RFC 6455 §8.1; Autobahn 6.4
     let long = frame(FIN | TEXT, "κόσμε…".repeat(3).as_bytes());
     assert_eq!(receive_max(MAX, &long).len(), 1);
-    // Inside a frame that is far from complete: the fail-fast case.
+    // Invalid text fails inside a frame that is far from complete.
     let mut connection = FrameReader::new(MAX);
     let mut all = Vec::new();
     let whole = frame(FIN | TEXT, b"abc\xF4\x90.....................");
@@ -413,19 +416,19 @@ fn text_must_be_utf8_and_is_refused_as_soon_as_it_is_not() {
     assert!(all.is_empty());
     feed_part(&mut connection, &whole[10..11], &mut all);
     assert_eq!(all, [Seen::Broke(Violation::InvalidUtf8)]);
-    // Whole, cut, fragmented: refused alike.
+    // Whole, split and fragmented messages are refused alike.
     assert_eq!(receive(&[whole]), [Seen::Broke(Violation::InvalidUtf8)]);
     let bytes = [frame(TEXT, b"\xED"), frame(CONT, b"\xA0")].concat();
-    breaks_with_its_last_byte(MAX, &bytes, Violation::InvalidUtf8);
-    // Cut off at the end of the message.
-    breaks_with_its_last_byte(
+    assert_violation_at_last_byte(MAX, &bytes, Violation::InvalidUtf8);
+    // The last character of the message is incomplete.
+    assert_violation_at_last_byte(
         MAX,
         &frame(FIN | TEXT, b"ab\xE6\x97"),
         Violation::InvalidUtf8,
     );
     let end = [frame(TEXT, b"\xE6\x97"), frame(FIN, b"")].concat();
-    breaks_with_its_last_byte(MAX, &end, Violation::InvalidUtf8);
-    // Binary may be anything; a character may be cut by fragments.
+    assert_violation_at_last_byte(MAX, &end, Violation::InvalidUtf8);
+    // Binary messages may contain any bytes, and fragments may split a character.
     assert_eq!(
         receive(&[frame(FIN | BINARY, b"\xFF")]),
         [Seen::Binary(vec![0xFF])]
@@ -439,7 +442,7 @@ fn text_must_be_utf8_and_is_refused_as_soon_as_it_is_not() {
 }
 
 #[test]
-fn close_frames_are_read_and_end_everything() {
+fn close_frame_is_parsed_and_ends_the_input() {
     // RFC 6455 §5.5.1, §7.1.5
     let rest = [frame(FIN | TEXT, b"too late"), vec![0xFF; 20]].concat();
     let close = |payload: &[u8]| receive(&[frame(FIN | CLOSE, payload), rest.clone()]);
@@ -470,13 +473,13 @@ fn close_frames_are_read_and_end_everything() {
         close(&long),
         [Seen::Close(Some(CloseCode::NORMAL), "r".repeat(123))]
     );
-    // Also in the middle of a message.
+    // A close frame may also arrive in the middle of a message.
     let frames = [frame(TEXT, b"never finished"), frame(FIN | CLOSE, b"")];
     assert_eq!(receive(&frames), [Seen::Close(None, String::new())]);
 }
 
 #[test]
-fn nothing_counts_after_a_violation() {
+fn input_after_a_violation_is_ignored() {
     // RFC 6455 §7.1.7
     let frames = [
         vec![0xC1],
@@ -486,7 +489,7 @@ fn nothing_counts_after_a_violation() {
     assert_eq!(receive(&frames), [Seen::Broke(Violation::ReservedBits)]);
 }
 
-/// Numbers that are arbitrary and the same in each run (xorshift).
+/// A reproducible pseudo-random number generator (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
@@ -498,7 +501,7 @@ impl Numbers {
     }
 }
 
-/// Some messages as a client might send them, with what must be received.
+/// Generates frames of a client and the events that they must cause.
 fn script(numbers: &mut Numbers) -> (Vec<u8>, Vec<Seen>) {
     let (mut bytes, mut expected) = (Vec::new(), Vec::new());
     for _ in 0..numbers.below(5) + 1 {
@@ -548,7 +551,7 @@ fn cuts(numbers: &mut Numbers, len: usize) -> Vec<usize> {
 }
 
 #[test]
-fn arbitrary_conversations_are_received_however_they_are_cut() {
+fn random_conversation_is_received_at_any_split() {
     let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
     for round in 0..2_000 {
         let (bytes, expected) = script(&mut numbers);
@@ -559,7 +562,7 @@ fn arbitrary_conversations_are_received_however_they_are_cut() {
 }
 
 #[test]
-fn damaged_conversations_never_panic_and_end_alike_however_they_are_cut() {
+fn damaged_conversation_ends_alike_at_any_split() {
     let mut numbers = Numbers(0xD1B5_4A32_D192_ED03);
     let mut broke = 0;
     for round in 0..5_000 {
@@ -571,7 +574,7 @@ fn damaged_conversations_never_panic_and_end_alike_however_they_are_cut() {
         let max = [MAX, 300][round % 2];
         let whole = feed(max, &bytes, &[]);
         let cuts = cuts(&mut numbers, bytes.len());
-        // Text that is invalid in a frame that never completes is told by the bytes, not the cuts.
+        // Invalid text in an incomplete frame is detected by its bytes, independently of the cuts.
         assert_eq!(feed(max, &bytes, &cuts), whole, "{round} {cuts:?}");
         broke += usize::from(matches!(whole.last(), Some(Seen::Broke(_))));
     }

@@ -1,13 +1,13 @@
-//! Makes up what a client sends: mostly by the rules, so that what breaks one is not always the first frame.
+//! Generates the bytes of a client. Most frames are valid, so that a violation is not always in the first one.
 
 use crate::protocol::fuzz::dice::Dice;
 
-/// How a frame is written, where it is not as it should be.
+/// How a frame deviates from the valid encoding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Written {
     Well,
     Unmasked,
-    /// In two length bytes, or in eight.
+    /// The length takes two bytes, or eight.
     Long,
     Longest,
 }
@@ -18,7 +18,7 @@ struct Writer<'a> {
     max: usize,
 }
 
-/// Bytes for a server that takes messages of up to so many.
+/// Returns a client's bytes, and the message limit of the server in bytes.
 pub(super) fn script(dice: &mut Dice) -> (Vec<u8>, usize) {
     let max = match dice.below(60) {
         0 => 66_000,
@@ -45,7 +45,7 @@ pub(super) fn script(dice: &mut Dice) -> (Vec<u8>, usize) {
     (bytes, max)
 }
 
-/// What a network or an enemy may do to it.
+/// Damages the bytes as a broken network or an attacker might.
 fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
     for _ in 0..=dice.below(3) {
         let at = dice.below(bytes.len());
@@ -78,7 +78,7 @@ const CHARACTERS: [&str; 12] = [
     "\u{10FFFF}",
 ];
 
-/// Bytes that are not UTF-8, or are only when more follow.
+/// Byte sequences that are invalid UTF-8, or incomplete.
 const INVALID: [&[u8]; 12] = [
     b"\x80",
     b"\xC0\xAF",
@@ -112,7 +112,7 @@ impl Writer<'_> {
 
     fn text(&mut self) -> Vec<u8> {
         let (len, mut text) = (self.len(), String::new());
-        // The longer the plainer, as is usual; and quicker to make.
+        // Long texts are mostly ASCII, which is realistic and fast to generate.
         if len > 200 {
             text = "x".repeat(len - self.dice.below(100));
         }
@@ -124,7 +124,7 @@ impl Writer<'_> {
                 text.push_str(next);
             }
         }
-        // A character may go over the limit; mostly it does not.
+        // The last character may exceed the limit, but usually does not.
         if text.len() > self.max && len <= self.max {
             while text.len() > self.max {
                 text.pop();
@@ -182,7 +182,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A message in parts that are cut anywhere, with other frames between them.
+    /// Writes a message in fragments split anywhere, with control frames between them.
     fn fragments(&mut self, opcode: u8, payload: &[u8]) {
         let mut first = opcode;
         let mut rest = payload;
@@ -225,14 +225,14 @@ impl Writer<'_> {
         self.frame(0x88, &payload);
     }
 
-    /// A message that is not finished.
+    /// Writes a message without its last fragment.
     fn begun(&mut self) {
         let text = self.text();
         let opcode = 1 + self.dice.below(2) as u8;
         self.frame(opcode, &text);
     }
 
-    /// Something that breaks a rule, or nearly does.
+    /// Writes a frame that violates a rule, or nearly does.
     fn breach(&mut self) {
         let short = self.dice.below(self.max.min(20) + 1);
         let payload = vec![b'b'; short];
@@ -252,7 +252,7 @@ impl Writer<'_> {
             3 => {
                 let written = [Written::Long, Written::Longest][self.dice.below(2)];
                 let first = [0x01, 0x81, 0x82, 0x89][self.dice.below(4)];
-                // The longest that the shorter form takes, too.
+                // This includes the maximum of the shorter form.
                 let len = match self.dice.below(3) {
                     0 if self.max > 60_000 => 0xFFFF,
                     0 | 1 => self.max.min(125),

@@ -1,17 +1,17 @@
-//! Event streams, read back by a parser that follows the standard word by word.
+//! Tests of event streams with a parser that follows the WHATWG algorithm step by step.
 
 use super::*;
 
-/// An event as a page gets it.
+/// An event as a page receives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ParsedEvent {
     pub(crate) kind: String,
     pub(crate) data: String,
-    /// The last id that was set, by this event or before it.
+    /// The last event id, set by this event or an earlier one.
     pub(crate) id: String,
 }
 
-/// The parser of WHATWG HTML §9.2.6, fed in any portions.
+/// The parser of WHATWG HTML §9.2.6, for input in arbitrary pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     line: Vec<u8>,
@@ -19,7 +19,7 @@ pub(crate) struct Parser {
     data: String,
     kind: String,
     id_buffer: String,
-    /// What a client would send as `Last-Event-ID`.
+    /// The value that a client would send as `Last-Event-ID`.
     pub(crate) last_event_id: String,
     pub(crate) retry_ms: Option<u64>,
     pub(crate) comments: usize,
@@ -38,7 +38,7 @@ impl Parser {
         }
     }
 
-    /// No line has begun, nor an event.
+    /// Whether the parser is between two blocks: no line and no event has begun.
     pub(crate) fn is_between_blocks(&self) -> bool {
         self.line.is_empty() && self.data.is_empty() && self.kind.is_empty()
     }
@@ -94,7 +94,7 @@ impl Parser {
 fn parsed(bytes: &[u8]) -> Vec<ParsedEvent> {
     let mut parser = Parser::default();
     parser.feed(bytes);
-    assert!(parser.is_between_blocks(), "the last event has ended");
+    assert!(parser.is_between_blocks(), "the last event is complete");
     parser.events
 }
 
@@ -106,12 +106,12 @@ fn got(kind: &str, data: &str, id: &str) -> ParsedEvent {
     }
 }
 
-/// The text as the standard has it arrive.
+/// Replaces all line ends by LF, as the client's parser does.
 fn with_line_feeds(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// All texts of up to so many of these pieces.
+/// Returns all texts that consist of up to `count_max` of these pieces.
 fn texts(pieces: &[&str], count_max: usize) -> Vec<String> {
     let mut all = vec![String::new()];
     let mut from = 0;
@@ -129,7 +129,7 @@ fn texts(pieces: &[&str], count_max: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_text_of_one_line_is_an_event_of_one_line() {
+fn single_line_text_has_one_data_line() {
     assert_eq!(event(None, EventData::Text(b"hi")), b"data: hi\n\n");
     assert_eq!(
         event(Some("a-1"), EventData::Text("Grüezi".as_bytes())),
@@ -138,7 +138,7 @@ fn a_text_of_one_line_is_an_event_of_one_line() {
 }
 
 #[test]
-fn every_text_arrives_with_line_feeds_for_its_line_ends() {
+fn every_text_arrives_with_lf_line_ends() {
     for text in texts(&["\n", "\r", "\r\n", " ", ":", "a", "data: x", "\0"], 5) {
         let bytes = event(None, EventData::Text(text.as_bytes()));
         let expected = got("message", &with_line_feeds(&text), "");
@@ -147,7 +147,7 @@ fn every_text_arrives_with_line_feeds_for_its_line_ends() {
 }
 
 #[test]
-fn an_event_ends_with_its_only_empty_line() {
+fn event_has_one_empty_line_at_its_end() {
     for text in texts(&["\n", "\r", "\r\n", "a"], 6) {
         let bytes = event(Some("a-1"), EventData::Text(text.as_bytes()));
         let ends: Vec<usize> = (1..=bytes.len())
@@ -160,7 +160,7 @@ fn an_event_ends_with_its_only_empty_line() {
 }
 
 #[test]
-fn room_for_an_event_is_taken_once_and_exactly() {
+fn event_is_allocated_once_with_its_exact_size() {
     for (id, payload) in [
         (None, EventData::Text(b"")),
         (Some("a-1"), EventData::Text(b"a\nb\rc")),
@@ -174,7 +174,7 @@ fn room_for_an_event_is_taken_once_and_exactly() {
 }
 
 #[test]
-fn binary_is_an_event_of_its_own_kind_in_base64() {
+fn binary_payload_is_a_base64_event_of_type_binary() {
     for (bytes, text) in [
         (&b""[..], ""),
         (b"\xff", "/w=="),
@@ -189,7 +189,7 @@ fn binary_is_an_event_of_its_own_kind_in_base64() {
 }
 
 #[test]
-fn joined_blocks_are_found_again_by_their_lengths() {
+fn block_len_splits_joined_blocks() {
     let blocks = [
         preamble(2000, Position::AtOnce("a-0")),
         event(None, EventData::Text(b"\n\n")),
@@ -232,7 +232,7 @@ fn preamble_sets_retry_and_position_without_an_event() {
 }
 
 #[test]
-fn empty_lines_follow_events_only() {
+fn only_events_are_followed_by_empty_lines() {
     let reports = |bytes: &[u8]| bytes.windows(2).filter(|&ends| ends == b"\n\n").count();
     let quiet = [
         preamble(2000, Position::Untold),
@@ -251,7 +251,7 @@ fn empty_lines_follow_events_only() {
 }
 
 #[test]
-fn comment_is_a_line_of_its_own_and_causes_nothing() {
+fn comment_is_one_line_and_dispatches_no_event() {
     let mut parser = Parser::default();
     parser.feed(&KEEP_ALIVE.repeat(2));
     assert_eq!(parser.events, []);
@@ -261,13 +261,13 @@ fn comment_is_a_line_of_its_own_and_causes_nothing() {
 }
 
 #[test]
-fn a_reset_is_an_event_that_says_what_was_asked_for() {
+fn reset_event_contains_the_requested_id() {
     assert_eq!(parsed(&reset("b-3", None)), [got("reset", "b-3", "")]);
     assert_eq!(
         parsed(&reset("b-3", Some("a-9"))),
         [got("reset", "b-3", "a-9")]
     );
-    // What a client names is not ours to trust.
+    // The id comes from the client, so it is not trusted.
     assert_eq!(
         parsed(&reset("x\n\nevent: message", None)),
         [got("reset", "x\n\nevent: message", "")]
@@ -275,7 +275,7 @@ fn a_reset_is_an_event_that_says_what_was_asked_for() {
 }
 
 #[test]
-fn an_id_that_would_break_its_line_is_left_out() {
+fn id_with_line_end_or_nul_is_omitted() {
     for id in ["a\nb", "a\rb", "a\0b"] {
         let bytes = event(Some(id), EventData::Text(b"x"));
         assert_eq!(bytes, b"data: x\n\n");
@@ -283,7 +283,7 @@ fn an_id_that_would_break_its_line_is_left_out() {
 }
 
 #[test]
-fn the_response_says_neither_length_nor_chunks_and_keeps_caches_and_proxies_from_holding_back() {
+fn response_head_has_no_length_and_disables_buffering() {
     let head = response_head(&[("Access-Control-Allow-Origin", "*"), ("X-Evil", "a\r\nb")]);
     assert_eq!(
         String::from_utf8(head).unwrap(),
@@ -301,7 +301,7 @@ fn the_response_says_neither_length_nor_chunks_and_keeps_caches_and_proxies_from
 }
 
 #[test]
-fn the_last_event_is_named_by_the_header_or_else_by_the_query() {
+fn last_event_id_comes_from_header_or_query() {
     let head = |target: &str, header: Option<&str>| Head {
         method: "GET".into(),
         target: target.into(),
@@ -337,7 +337,7 @@ fn the_last_event_is_named_by_the_header_or_else_by_the_query() {
 }
 
 #[test]
-fn rooms_are_asked_for_by_the_query() {
+fn rooms_event_is_requested_by_the_query() {
     for (target, expected) in [
         ("/", false),
         ("/?eventRooms", true),
@@ -357,7 +357,7 @@ fn rooms_are_asked_for_by_the_query() {
 }
 
 #[test]
-fn rooms_with_any_name_are_one_event_of_json() {
+fn rooms_with_any_name_are_one_json_event() {
     let names = [
         "news",
         "",

@@ -1,6 +1,6 @@
-//! Payloads of close frames: what is accepted, how it is answered, and what is written for any code and reason.
+//! Checks the parsing of close frames, the reply to them, and the encoding of any code and reason.
 //!
-//! A case is such a payload; its first two bytes are also taken for a code, and what follows for a reason.
+//! The input is the payload of a close frame. Its first two bytes also serve as the code to encode, and the rest as the reason.
 
 use super::reference::{self, TranscriptEnd};
 use crate::protocol::close::{CloseCode, REASON_BYTES_MAX};
@@ -22,7 +22,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// As from a client: the payload alone, and in a frame.
+/// Parses the payload alone and in a client's frame.
 fn receive(data: &[u8]) {
     let payload = &data[..data.len().min(encode::CONTROL_BYTES_MAX)];
     let mut frame = vec![0x88, 0x80 | payload.len() as u8, 0, 0, 0, 0];
@@ -37,12 +37,12 @@ fn receive(data: &[u8]) {
     let answer = match received {
         Ok(Some(ProtocolEvent::Close(frame))) => encode::close(frame.code.map(|code| (code, ""))),
         Err(violation) => encode::close(Some((violation.close_code(), violation.reason()))),
-        other => panic!("{other:?} is no close"),
+        other => panic!("{other:?} is not a close"),
     };
     let code = match expected {
         TranscriptEnd::Closed(code, _) => code,
         TranscriptEnd::Broken(code) => Some(code),
-        TranscriptEnd::Open { .. } => panic!("the frame is whole"),
+        TranscriptEnd::Open { .. } => panic!("the complete frame was not parsed"),
     };
     assert_eq!(read(&answer).0, code);
 }
@@ -50,8 +50,11 @@ fn receive(data: &[u8]) {
 fn send(code: CloseCode, reason: &str) {
     let (sent_code, sent_reason) = read(&encode::close(Some((code, reason))));
     assert_eq!(sent_code, Some(code.get()));
-    assert!(reason.starts_with(&sent_reason), "a part of the reason");
-    // No more is cut off than must be: a character has four bytes at most.
+    assert!(
+        reason.starts_with(&sent_reason),
+        "the sent reason is a prefix of the given one"
+    );
+    // A character has at most four bytes, so at most three more than necessary are cut off.
     let kept_min = reason.len().min(REASON_BYTES_MAX - 3);
     assert!(
         sent_reason.len() >= kept_min,
@@ -59,10 +62,10 @@ fn send(code: CloseCode, reason: &str) {
     );
 }
 
-/// Reads a server's close frame by the letter: code and reason.
+/// Parses a server's close frame with the reference parser, and returns its code and reason.
 fn read(frame: &[u8]) -> (Option<u16>, String) {
     assert_eq!(frame[0], 0x88, "FIN, no reserved bits, close");
-    assert!(frame[1] <= 125, "short, and not masked");
+    assert!(frame[1] <= 125, "short length, and not masked");
     assert_eq!(frame.len(), 2 + usize::from(frame[1]));
     let mut masked = vec![0x88, 0x80 | frame[1], 0, 0, 0, 0];
     masked.extend_from_slice(&frame[2..]);

@@ -1,16 +1,16 @@
-//! Chances: made up from a seed, or read from bytes.
+//! A source of random choices, from a seed or from a fuzzer's bytes.
 
-/// Where chances come from.
+/// The origin of random choices.
 enum Source {
-    /// xorshift64*: as good as is needed here, and the same everywhere.
+    /// The state of xorshift64*, which gives the same numbers on every platform.
     Seed(u64),
-    /// What is left of a fuzzer's input.
+    /// The rest of a fuzzer's input, in reverse order.
     Bytes(Vec<u8>),
 }
 
 pub(crate) struct Dice {
     source: Source,
-    /// The chances taken so far, as bytes from which they come again.
+    /// The choices made so far, as bytes from which [`Dice::from_bytes`] repeats them.
     taken: Vec<u8>,
 }
 
@@ -29,10 +29,10 @@ impl Dice {
         }
     }
 
-    /// A number under `n`. Bytes that are used up give 0.
+    /// Returns a number below `n`, or 0 once the bytes are used up.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         let n = n.max(1);
-        // As few bytes as can tell all numbers apart.
+        // The fewest bytes that can represent every number below `n`.
         let len = (usize::BITS - (n - 1).leading_zeros()).div_ceil(8);
         let number = match &mut self.source {
             Source::Bytes(bytes) => (0..len).fold(0, |sum, _| {
@@ -55,13 +55,13 @@ impl Dice {
         self.below(n) == 0
     }
 
-    /// Up to so many bytes.
+    /// Returns up to `len_max` random bytes.
     pub(crate) fn bytes(&mut self, len_max: usize) -> Vec<u8> {
         let len = self.below(len_max + 1);
         (0..len).map(|_| self.below(256) as u8).collect()
     }
 
-    /// No further chances come.
+    /// Whether all bytes are used up.
     pub(crate) fn is_used_up(&self) -> bool {
         matches!(&self.source, Source::Bytes(bytes) if bytes.is_empty())
     }
@@ -71,7 +71,8 @@ impl Dice {
     }
 }
 
-/// Plays seeds, as many as usual; `SEED=<n>` plays that one alone, and `SEEDS=<n>` so many. A failure names its seed.
+/// Runs `play` with the seeds 0 to `usual`. `SEED=<n>` runs that seed alone, and `SEEDS=<n>` sets the number of seeds. A
+/// failure prints its seed.
 #[cfg(test)]
 pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
     struct SeedOnPanic(u64);
@@ -79,7 +80,7 @@ pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
     impl Drop for SeedOnPanic {
         fn drop(&mut self) {
             if std::thread::panicking() {
-                #[allow(clippy::print_stderr)] // A failure that can't be repeated is worth little.
+                #[allow(clippy::print_stderr)] // The seed is needed to repeat the failure.
                 {
                     eprintln!("SEED={}", self.0);
                 }
@@ -90,7 +91,7 @@ pub(crate) fn for_seeds(usual: u64, mut play: impl FnMut(u64)) {
     let number = |name| {
         std::env::var(name)
             .ok()
-            .map(|n| n.parse::<u64>().expect("a number"))
+            .map(|n| n.parse::<u64>().expect("SEED and SEEDS must be numbers"))
     };
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,

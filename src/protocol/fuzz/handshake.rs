@@ -1,6 +1,7 @@
-//! Requests, cut by the network in any way: what is understood, and that no answer says more than it should.
+//! Checks the parsing of requests that arrive in arbitrary pieces, and that no response contains injected bytes.
 //!
-//! A case is: limits, cuts, and what the client sends. It is served as a shard serves it, one request after another.
+//! The input consists of limits, piece lengths and the client's bytes, which are processed as in a shard, one request after
+//! another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,16 +16,16 @@ use crate::protocol::http::{
 const HEAD_LIMITS: [usize; 3] = [64, 300, 16 << 10];
 const BODY_LIMITS: [usize; 3] = [0, 20, 1 << 20];
 
-/// Reserved beyond twice what has arrived: see `assembler::reserve`.
+/// The memory reserved beyond twice the received bytes: see `assembler::reserve`.
 const AHEAD_BYTES: usize = 2 * 4096;
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum RequestOutcome {
-    /// A WebSocket: the answer, and what the client has sent behind its request.
+    /// The request was upgraded. The fields are the response, and the bytes after the request.
     Upgraded(Vec<u8>, Vec<u8>),
     Refused(Vec<u8>),
-    /// For a route.
+    /// The request is passed to a route.
     Request {
         method: String,
         target: String,
@@ -56,7 +57,7 @@ struct Server {
 enum ReadPhase {
     Head,
     Body(Box<(Head, Body, BodyFraming)>, Vec<u8>),
-    /// The last answer is given, or the connection is a WebSocket.
+    /// The last response was written, or the connection was upgraded.
     Over,
 }
 
@@ -213,7 +214,7 @@ fn check_body_memory(body: Body, sent: usize) -> Vec<u8> {
     body
 }
 
-/// Decodes a chunked body by the letter of RFC 9112 §7.1, all at once.
+/// Decodes a whole chunked body strictly by RFC 9112 §7.1.
 fn read_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
@@ -227,11 +228,11 @@ fn read_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
         body.extend_from_slice(bytes.get(..size)?);
         bytes = bytes[size..].strip_prefix(b"\r\n")?;
     }
-    // The trailer section ends in an empty line, and nothing follows.
+    // An empty line ends the trailer section, and nothing follows it.
     (bytes == b"\r\n" || bytes.ends_with(b"\r\n\r\n")).then_some(body)
 }
 
-/// What a head says was in the bytes it was read from, and no part of it goes beyond its line.
+/// Checks that the parts of a head occur in the bytes from which it was parsed, and that none spans several lines.
 fn check_head(head: &Head, text: &[u8]) {
     assert!(text.ends_with(b"\r\n"));
     let lf_alone = |two: &[u8]| (two[1] == b'\n') != (two[0] == b'\r');
@@ -255,7 +256,7 @@ fn check_head(head: &Head, text: &[u8]) {
     assert!(head.target == path || head.target == format!("{path}?{query}"));
 }
 
-/// A handshake as RFC 6455 §4.1 wants it, without any of the liberties that are tolerated.
+/// Whether the request is a strict handshake (RFC 6455 §4.1) that uses no tolerated deviation.
 fn is_plain_handshake(head: &Head) -> bool {
     let only = |name| match head.header_values(name).collect::<Vec<_>>()[..] {
         [value] => Some(value),
@@ -296,7 +297,7 @@ fn check_upgrade(head: &Head, answer: &[u8]) {
     assert_eq!(std::str::from_utf8(answer), Ok(expected.as_str()));
 }
 
-/// A refusal says what this server has to say, in its own words, and closes.
+/// Checks that a refusal contains only the server's own text, and closes the connection.
 fn check_refusal(answer: &[u8]) {
     let (status, headers, body) = read_response(answer);
     assert!((400..600).contains(&status));
@@ -323,7 +324,7 @@ fn check_refusal(answer: &[u8]) {
     );
 }
 
-/// A route that sends a client's own headers, and parts of its target, back to it can't be made to send further ones.
+/// Checks that a route that echoes a client's headers and target cannot be made to send additional headers.
 fn check_echoed(head: &Head) {
     let mut pairs: Vec<(&str, &str)> = head.pairs().collect();
     pairs.push((head.path(), head.query()));
@@ -348,7 +349,7 @@ fn check_echoed(head: &Head) {
     }
 }
 
-/// Reads a response by the letter of RFC 9112 §4 and §5: status, headers, body.
+/// Parses a response strictly by RFC 9112 §4 and §5 into status, headers and body.
 fn read_response(response: &[u8]) -> (u16, Vec<(String, String)>, &[u8]) {
     let end = response.windows(4).position(|four| four == b"\r\n\r\n");
     let (head, body) = response.split_at(end.expect("a whole head") + 4);

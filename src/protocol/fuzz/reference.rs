@@ -1,6 +1,6 @@
-//! What a peer's bytes mean by the letter of RFC 6455 §5, read all at once and apart from the code under test.
+//! A reference parser of RFC 6455 §5 frames that reads all bytes at once. It shares no code with the code under test.
 
-/// Something whole that the client sent.
+/// A complete message, ping or pong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
     Message { text: bool, payload: Vec<u8> },
@@ -8,18 +8,18 @@ pub(crate) enum Heard {
     Pong(Vec<u8>),
 }
 
-/// Where it ends.
+/// The state at the end of a transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TranscriptEnd {
-    /// More may come; whether it would go on with a frame or message that has begun.
+    /// The connection is open. `mid_message` is true if a frame or message is incomplete.
     Open { mid_message: bool },
-    /// A close frame, with its code and reason.
+    /// A close frame with this code and reason was received.
     Closed(Option<u16>, String),
-    /// A rule was broken, which ends in this close code.
+    /// The peer violated the protocol, which fails the connection with this close code.
     Broken(u16),
 }
 
-/// All that a client said.
+/// Everything that a peer sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transcript {
     pub(crate) heard: Vec<Heard>,
@@ -30,17 +30,17 @@ const PROTOCOL_ERROR: u16 = 1002;
 const INVALID_PAYLOAD: u16 = 1007;
 const TOO_BIG: u16 = 1009;
 
-/// Reads what a client has sent to a server that takes messages of up to so many bytes.
+/// Parses what a client sent to a server that accepts messages of up to `message_bytes_max` bytes.
 pub(crate) fn read(bytes: &[u8], message_bytes_max: usize) -> Transcript {
     read_from(bytes, message_bytes_max, Sender::Client)
 }
 
-/// Reads what a server has sent to a client that takes messages of up to so many bytes.
+/// Parses what a server sent to a client that accepts messages of up to `message_bytes_max` bytes.
 pub(crate) fn read_of_server(bytes: &[u8], message_bytes_max: usize) -> Transcript {
     read_from(bytes, message_bytes_max, Sender::Server)
 }
 
-/// Which side has sent the frames: a client must mask them, a server must not (RFC 6455 §5.1).
+/// The side that sent the frames. A client must mask them, and a server must not (RFC 6455 §5.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Client,
@@ -113,7 +113,8 @@ struct ReferenceHeader {
 }
 
 impl ReferenceHeader {
-    /// `so_far`: payload bytes of the message that has begun. Each byte is judged as soon as it is there.
+    /// Parses a header and rejects it at the first invalid byte. `so_far` is the number of payload bytes of an unfinished
+    /// message.
     fn read(
         bytes: &[u8],
         so_far: Option<u64>,
@@ -178,7 +179,7 @@ impl ReferenceHeader {
     }
 }
 
-/// RFC 6455 §5.5.1 and §7.4, and the codes that IANA has added.
+/// Parses a close payload (RFC 6455 §5.5.1, §7.4, and the IANA registry).
 fn read_close(payload: &[u8]) -> Result<TranscriptEnd, u16> {
     if payload.is_empty() {
         return Ok(TranscriptEnd::Closed(None, String::new()));

@@ -2,7 +2,7 @@ use super::*;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// The request of RFC 6455 §1.3.
+/// Returns the headers of the request in RFC 6455 §1.3.
 fn request() -> Vec<(&'static str, &'static str)> {
     vec![
         ("Host", "server.example.com"),
@@ -20,7 +20,7 @@ fn check_all(headers: &[(&str, &str)]) -> Result<ValidHandshake, HandshakeRefusa
     check("GET", 1, headers.iter().copied())
 }
 
-/// The request of the RFC with one header given other values, each on its own line; none: without.
+/// Checks the request of the RFC with other values for one header, each on its own line. No values remove the header.
 fn with(name: &str, values: &[&str]) -> Result<ValidHandshake, HandshakeRefusal> {
     let sample = request();
     let mut headers: Vec<(&str, &str)> = sample
@@ -33,7 +33,7 @@ fn with(name: &str, values: &[&str]) -> Result<ValidHandshake, HandshakeRefusal>
 }
 
 #[test]
-fn the_example_of_the_rfc_is_accepted() {
+fn rfc_example_is_accepted() {
     // RFC 6455 §1.3
     let handshake = check_all(&request()).unwrap();
     assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -43,7 +43,7 @@ fn the_example_of_the_rfc_is_accepted() {
 }
 
 #[test]
-fn plain_is_chosen_where_it_is_offered_and_nothing_else_is() {
+fn plain_is_selected_if_offered_and_no_other_is() {
     for (offered, expected) in [
         (&[][..], None),
         (&["chat, superchat"][..], None),
@@ -65,7 +65,7 @@ fn plain_is_chosen_where_it_is_offered_and_nothing_else_is() {
 }
 
 #[test]
-fn names_and_tokens_are_read_in_any_case() {
+fn names_and_tokens_ignore_case() {
     let lower: Vec<(String, &str)> = request()
         .into_iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
@@ -81,7 +81,7 @@ fn names_and_tokens_are_read_in_any_case() {
 }
 
 #[test]
-fn upgrade_is_a_list_over_all_its_lines() {
+fn upgrade_is_a_list_across_lines() {
     // RFC 9110 §7.8
     for values in [
         &["WebSocket"][..],
@@ -110,7 +110,7 @@ fn upgrade_is_a_list_over_all_its_lines() {
 }
 
 #[test]
-fn connection_is_a_list_over_all_its_lines() {
+fn connection_is_a_list_across_lines() {
     // RFC 6455 §4.2.1 item 4
     for values in [
         &["upgrade"][..],
@@ -129,7 +129,7 @@ fn connection_is_a_list_over_all_its_lines() {
 }
 
 #[test]
-fn the_request_line_must_be_get_over_http_1_1() {
+fn request_line_other_than_get_http_1_1_is_refused() {
     let headers = request();
     let line = |method, minor| check(method, minor, headers.iter().copied());
     for method in ["POST", "HEAD", "get", ""] {
@@ -139,7 +139,7 @@ fn the_request_line_must_be_get_over_http_1_1() {
 }
 
 #[test]
-fn an_ordinary_request_is_not_an_upgrade_whatever_else_it_lacks() {
+fn request_without_upgrade_is_reported_as_ordinary() {
     assert_eq!(
         check("POST", 0, std::iter::empty()),
         Err(HandshakeRefusal::NotAnUpgrade)
@@ -147,13 +147,13 @@ fn an_ordinary_request_is_not_an_upgrade_whatever_else_it_lacks() {
 }
 
 #[test]
-fn a_host_is_needed() {
+fn missing_host_is_refused() {
     // RFC 6455 §4.2.1 item 2
     assert_eq!(with("Host", &[]), Err(HandshakeRefusal::HostMissing));
 }
 
 #[test]
-fn the_key_is_the_base64_form_of_sixteen_bytes() {
+fn key_not_sixteen_bytes_in_base64_is_refused() {
     // RFC 6455 §4.2.1 item 5, §11.3.1
     assert_eq!(
         with("Sec-WebSocket-Key", &[]),
@@ -193,7 +193,7 @@ fn the_key_is_the_base64_form_of_sixteen_bytes() {
 }
 
 #[test]
-fn the_version_is_thirteen() {
+fn version_other_than_13_is_refused() {
     // RFC 6455 §4.2.1 item 6, §4.4
     let version = |values: &[&str]| with("Sec-WebSocket-Version", values);
     assert!(version(&[" 13 "]).is_ok());
@@ -212,7 +212,7 @@ fn the_version_is_thirteen() {
 }
 
 #[test]
-fn a_body_is_refused_unless_it_is_announced_as_empty() {
+fn nonempty_body_is_refused() {
     assert!(with("Content-Length", &["0"]).is_ok());
     for value in ["1", "0, 5", "x"] {
         assert_eq!(
@@ -232,7 +232,7 @@ fn a_body_is_refused_unless_it_is_announced_as_empty() {
 }
 
 #[test]
-fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
+fn every_refusal_has_a_message_and_required_headers() {
     let all = [
         HandshakeRefusal::NotAnUpgrade,
         HandshakeRefusal::UpgradeStripped,
@@ -285,8 +285,8 @@ fn every_refusal_says_what_is_wrong_with_the_headers_its_status_needs() {
 }
 
 #[test]
-fn a_key_without_upgrade_names_the_proxy() {
-    // RFC 9110 §7.6.1: an intermediary removes `Connection`, and what it names.
+fn key_without_upgrade_blames_the_proxy() {
+    // RFC 9110 §7.6.1: an intermediary removes `Connection` and the headers that it names.
     for (method, minor) in [("GET", 1), ("GET", 0), ("POST", 1)] {
         for left in [&[][..], &[("Connection", "close")], &[("Upgrade", "h2c")]] {
             let headers = [("Host", "h"), ("Sec-WebSocket-Key", KEY)];

@@ -1,27 +1,27 @@
-//! Bodies, decoded as they arrive and bounded (RFC 9112 §6, §7.1).
+//! An incremental, bounded decoder of bodies (RFC 9112 §6, §7.1).
 
 use super::super::assembler::reserve;
 use super::{BodyFraming, HttpError};
 
-/// Longest line with a chunk size: far more than 16 digits, little enough for an extension.
+/// The maximum length of a line with a chunk size: 16 digits and a short extension.
 const SIZE_LINE_BYTES_MAX: usize = 256;
-/// What a size line needs: 16 digits. What goes beyond is counted over the whole body.
+/// The length of a size line without padding or extension: 16 digits. Bytes beyond it are counted over the whole body.
 const SIZE_BYTES: usize = 16;
-/// Most bytes beyond that in one body. They are ignored; a client that sends more of them wants to
-/// keep us busy.
+/// The maximum number of bytes beyond [`SIZE_BYTES`] in one body. They carry nothing that is used, so more of them are
+/// treated as an attack.
 const EXTENSION_BYTES_MAX: usize = 4096;
-/// Most bytes in the trailer section.
+/// The maximum number of bytes in the trailer section.
 const TRAILER_BYTES_MAX: usize = 4096;
 
-/// A body that is arriving, bounded by the limit it was made with.
+/// A body that is arriving, with a maximum length.
 #[derive(Debug)]
 pub(crate) struct Body {
     bytes: Vec<u8>,
     bytes_max: usize,
     state: BodyState,
-    /// Bytes the length, or the size of the current chunk, still announces.
+    /// The bytes still to come of the body with a known length, or of the current chunk.
     remaining: usize,
-    /// Bytes of the current size line.
+    /// The bytes received of the current size line.
     line_bytes: usize,
     extension_bytes: usize,
     trailer_bytes: usize,
@@ -33,7 +33,7 @@ enum BodyState {
     Length,
     /// Before the first digit of a chunk size.
     Size,
-    /// After at least one digit.
+    /// After at least one digit of a chunk size.
     SizeDigits,
     /// Whitespace after the size: an extension or the end of the line follows.
     SizePadding,
@@ -44,7 +44,7 @@ enum BodyState {
     /// After the data of a chunk.
     DataCr,
     DataLf,
-    /// At the beginning of a trailer line: an empty one ends the body.
+    /// At the beginning of a trailer line. An empty line ends the body.
     TrailerStart,
     Trailer,
     TrailerLf,
@@ -53,7 +53,7 @@ enum BodyState {
 }
 
 impl Body {
-    /// A body of which nothing has arrived. A length over `body_bytes_max` fails at once.
+    /// Creates a body of which nothing has arrived. Fails if its length is over `body_bytes_max`.
     pub(crate) fn new(framing: BodyFraming, body_bytes_max: usize) -> Result<Self, HttpError> {
         let (state, remaining) = match framing {
             BodyFraming::None | BodyFraming::Length(0) => (BodyState::Complete, 0),
@@ -77,8 +77,7 @@ impl Body {
         })
     }
 
-    /// Takes what belongs to the body from the front of `input`: how many bytes that is, and
-    /// whether the body is complete.
+    /// Decodes the start of `input`. Returns how many bytes of it belong to the body, and whether the body is complete.
     pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), HttpError> {
         let mut rest = input;
         while !self.is_complete() {
@@ -100,38 +99,37 @@ impl Body {
         Ok((input.len() - rest.len(), self.is_complete()))
     }
 
-    /// Nothing is missing.
+    /// Whether the whole body has arrived.
     pub(crate) fn is_complete(&self) -> bool {
         self.state == BodyState::Complete
     }
 
-    /// The body so far.
+    /// Returns the decoded body so far.
     #[cfg(any(test, fuzzing, feature = "client"))]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The body so far.
+    /// Converts this into the decoded body so far.
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
-        // It may wait long for a handler.
+        // The body may wait a long time for its handler.
         self.bytes.shrink_to_fit();
         self.bytes
     }
 
-    /// The memory that it takes.
+    /// Returns the bytes of memory that the body holds.
     pub(crate) fn held_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Bytes that are known to come.
+    /// Returns the bytes that the length or chunk size announces and that have not arrived.
     pub(crate) fn announced_bytes(&self) -> usize {
         self.remaining
     }
 
     fn take_data(&mut self, part: &[u8]) {
         self.remaining -= part.len();
-        // More chunks may follow, so let the buffer double; `new` and `end_of_size` keep the sum
-        // within the limit.
+        // The buffer doubles because more chunks may follow. `new` and `size_digit` keep the sum within the limit.
         let expected = match self.state {
             BodyState::Length => self.remaining,
             _ => self.remaining.max(self.bytes.len()),
@@ -146,8 +144,8 @@ impl Body {
         }
     }
 
-    /// Takes one byte of what stands around the data (RFC 9112 §7.1). Lines end in CR LF and in
-    /// nothing else: where parsers differ about that, requests are smuggled.
+    /// Takes one byte of the chunked framing (RFC 9112 §7.1). Only CR LF ends a line: parsers that disagree about line ends
+    /// enable request smuggling.
     fn take_framing(&mut self, byte: u8) -> Result<(), HttpError> {
         self.state = match (self.state, byte) {
             (BodyState::Size | BodyState::SizeDigits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -190,7 +188,7 @@ impl Body {
         self.check_bounds()
     }
 
-    /// RFC 9112 §7.1: recipients must expect large numbers and not let them overflow.
+    /// Appends a digit to the chunk size, and fails instead of overflowing (RFC 9112 §7.1).
     fn size_digit(&mut self, byte: u8) -> Result<(), HttpError> {
         let digit = char::from(byte).to_digit(16).unwrap_or_default() as usize;
         let room = self.bytes_max - self.bytes.len();
@@ -231,7 +229,7 @@ impl Body {
     }
 }
 
-/// May stand in an extension or a trailer line: no control characters but the tab
+/// Whether an extension or a trailer line may contain the byte: any but control characters other than the tab
 /// (RFC 9110 §5.5).
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()

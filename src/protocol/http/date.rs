@@ -1,21 +1,22 @@
-//! Dates in headers, in the three forms that a recipient must accept (RFC 9110 §5.6.7).
+//! Parses dates in headers, in the three formats that a recipient must accept (RFC 9110 §5.6.7).
 
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`; `None` if it is none, or before 1970.
+/// Parses a date such as `Sun, 06 Nov 1994 08:49:37 GMT` into seconds since 1970. Returns `None` for malformed dates and
+/// dates before 1970.
 pub(super) fn seconds_of_date(text: &str) -> Option<u64> {
     let words: Vec<&str> = text
         .split([' ', '-'])
         .filter(|word| !word.is_empty())
         .collect();
     let (day, month, year, time) = match *words.as_slice() {
-        // The preferred form, and that of RFC 850, whose year has two digits.
+        // The preferred format, and the RFC 850 format, whose year has two digits.
         [weekday, day, month, year, time, "GMT"] if weekday.ends_with(',') => {
             (day, month, year, time)
         }
-        // asctime's.
+        // The format of C's asctime.
         [_, month, day, time, year] => (day, month, year, time),
         _ => return None,
     };
@@ -23,7 +24,8 @@ pub(super) fn seconds_of_date(text: &str) -> Option<u64> {
     let day: i64 = number(day).filter(|day| (1..=31).contains(day))?;
     let year = match (year.len(), number(year)?) {
         (4, year) => year,
-        // RFC 9110 §5.6.7: more than fifty years ahead means the past. 2024 stands for now: no clock is asked here.
+        // RFC 9110 §5.6.7: a two-digit year more than 50 years ahead is in the past. The year 2024 stands for the present
+        // because this module reads no clock.
         (2, year) if year < 74 => 2000 + year,
         (2, year) => 1900 + year,
         _ => return None,
@@ -37,13 +39,13 @@ pub(super) fn seconds_of_date(text: &str) -> Option<u64> {
     u64::try_from(seconds).ok()
 }
 
-/// At most four digits, and nothing else.
+/// Parses one to four decimal digits.
 fn number(text: &str) -> Option<i64> {
     let is_number = (1..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
 }
 
-/// Days of the Gregorian calendar, counted from March, so that the leap day is a year's last.
+/// Returns the days since 1970-01-01 in the Gregorian calendar. It counts years from March, so the leap day comes last.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 {
         (year, month - 3)
@@ -60,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn date_in_each_of_the_three_forms_is_read() {
+    fn date_in_each_of_the_three_formats_is_parsed() {
         // The examples of RFC 9110 §5.6.7.
         for text in [
             "Sun, 06 Nov 1994 08:49:37 GMT",
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_date_is_refused() {
+    fn malformed_date_is_refused() {
         for text in [
             "",
             "soon",

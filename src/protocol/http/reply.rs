@@ -1,7 +1,6 @@
-//! Responses as a client reads them: status line, headers, and as much of the body as is wanted (RFC 9112 §4 to §7).
+//! Parses responses for a client: status line, headers, and the beginning of the body (RFC 9112 §4 to §7).
 //!
-//! Interim responses in front of the final one are read and dropped (RFC 9110 §15.2): a client must be able to parse
-//! them, and may ignore them. Their number is bounded.
+//! Interim responses before the final one are parsed and dropped, as RFC 9110 §15.2 allows. Their number is bounded.
 
 use std::error::Error;
 use std::fmt;
@@ -10,27 +9,28 @@ use std::time::Duration;
 use super::date::seconds_of_date;
 use super::{Body, BodyFraming, HEADERS_MAX, OWS, decode, list};
 
-/// Most interim responses in front of a final one.
+/// The maximum number of interim responses before the final one.
 const INTERIM_MAX: u32 = 16;
 
-/// Up to this length a head is parsed with each byte, so that what is no HTTP is seen at once; beyond it, with each line.
+/// Up to this length a head is parsed after each read, so that a peer that does not speak HTTP is detected at once. A longer
+/// head is parsed only when a line ends.
 const SHORT_BYTES: usize = 64;
 
-/// What a chunk may announce: the bytes are taken as they come, and only as many as are wanted.
+/// The maximum size of a chunk in bytes. It bounds no memory: only the wanted part of a body is kept.
 const CHUNKED_BYTES_MAX: usize = 1 << 30;
 
-/// Status line and headers of a response.
+/// The status line and headers of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReplyHead {
     pub(crate) status: u16,
-    /// As sent; often empty (RFC 9112 §4).
+    /// The reason phrase as sent, which is often empty (RFC 9112 §4).
     pub(crate) reason: String,
-    /// Name and value in the order and case sent, values without surrounding whitespace and line folding.
+    /// Names and values in the order and case sent. Values have no surrounding whitespace and no line folding.
     pub(crate) headers: Vec<(String, String)>,
 }
 
 impl ReplyHead {
-    /// The first value of a header, whatever the case of its name.
+    /// Returns the first value of a header. The name is compared ignoring ASCII case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -38,7 +38,7 @@ impl ReplyHead {
             .map(|(_, value)| value.as_str())
     }
 
-    /// All values of a header, in the order sent, whatever the case of its name.
+    /// Returns all values of a header in the order sent. The name is compared ignoring ASCII case.
     pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()
@@ -46,17 +46,17 @@ impl ReplyHead {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The elements of a comma-separated header, over all its lines (RFC 9110 §5.3, §5.6.1).
+    /// Iterates over the elements of a comma-separated header in all of its lines (RFC 9110 §5.3, §5.6.1).
     pub(crate) fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.values(name).flat_map(list)
     }
 
-    /// How long the server wants to be left alone (RFC 9110 §10.2.3). A date is compared with the server's own, so that
-    /// no clock of this machine matters.
+    /// Returns how long the client should wait before it retries (RFC 9110 §10.2.3). A date is compared with the server's
+    /// `Date` header, so the local clock does not matter.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let value = self.header("Retry-After")?;
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-            // All digits: what does not fit is later than anything else.
+            // A string of digits fails to parse only if the number is too large.
             return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
         }
         let then = seconds_of_date(value)?;
@@ -64,7 +64,7 @@ impl ReplyHead {
         Some(Duration::from_secs(then.saturating_sub(now)))
     }
 
-    /// How the end of the body is told (RFC 9112 §6.3); `None`: by the end of the connection.
+    /// Determines how the end of the body is marked (RFC 9112 §6.3). `None` means that the body ends with the connection.
     fn body_framing(&self) -> Option<BodyFraming> {
         if matches!(self.status, 100..=199 | 204 | 304) {
             return Some(BodyFraming::None);
@@ -83,7 +83,7 @@ impl ReplyHead {
         let length = lengths.next()?.trim_matches(OWS);
         let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
         let all_agree = lengths.all(|other| other.trim_matches(OWS) == length);
-        // The connection is not used again: where the lengths are not clear, all that comes belongs to the body.
+        // If the lengths disagree, the body ends with the connection, which is not reused anyway.
         (is_number && all_agree).then(|| BodyFraming::Length(length.parse().unwrap_or(u64::MAX)))
     }
 }
@@ -92,31 +92,31 @@ impl ReplyHead {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpReply {
     pub(crate) head: ReplyHead,
-    /// Of a 101, what followed it in the same read: the first bytes of the other protocol. Of any other, the beginning
-    /// of its body, decoded.
+    /// After a 101, the bytes that followed it in the same read, which belong to the new protocol. After any other status, the
+    /// beginning of the decoded body.
     pub(crate) rest: Vec<u8>,
 }
 
-/// Why what has come is no HTTP response that can be used.
+/// The reason why the received bytes are not a usable HTTP response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyError {
-    /// It does not begin with an HTTP/1.0 or HTTP/1.1 status line.
+    /// The bytes do not begin with an HTTP/1.0 or HTTP/1.1 status line.
     NotHttp,
-    /// A header line breaks the rules of RFC 9112 §5.
+    /// A header line violates RFC 9112 §5.
     Header,
-    /// More bytes or lines than a head may have here.
+    /// The head exceeds its limit of bytes or lines.
     TooLarge,
-    /// Interim responses without end.
+    /// There are more interim responses than the client accepts.
     TooManyInterim,
 }
 
 impl fmt::Display for ReplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotHttp => "the answer is not HTTP/1.1",
-            Self::Header => "the answer has a malformed header line",
-            Self::TooLarge => "the head of the answer is too long",
-            Self::TooManyInterim => "interim responses (1xx) come without end",
+            Self::NotHttp => "the response is not HTTP/1.1",
+            Self::Header => "the response has a malformed header line",
+            Self::TooLarge => "the head of the response is too long",
+            Self::TooManyInterim => "the server sends too many interim responses (1xx)",
         })
     }
 }
@@ -126,7 +126,7 @@ impl Error for ReplyError {}
 #[derive(Debug)]
 enum ReplyState {
     Head,
-    /// The head of a final response that is not 101, and its body as far as it has come.
+    /// The head of a final response other than 101, and the body received so far.
     Body(ReplyHead, ReplyBody),
     Over,
 }
@@ -137,11 +137,11 @@ enum ReplyBody {
     ToTheEnd(Vec<u8>),
 }
 
-/// Reads one final response, in any portions.
+/// Parses one final response that arrives in arbitrary pieces.
 #[derive(Debug)]
 pub(crate) struct ReplyReader {
     state: ReplyState,
-    /// Of a head that is not complete.
+    /// The bytes of an incomplete head.
     buffer: Vec<u8>,
     interim: u32,
     head_bytes_max: usize,
@@ -149,8 +149,8 @@ pub(crate) struct ReplyReader {
 }
 
 impl ReplyReader {
-    /// Heads may have up to `head_bytes_max` bytes and [`HEADERS_MAX`] lines. Of a body, the first `body_bytes_wanted` bytes
-    /// are kept and waited for.
+    /// Creates a reader. Heads may have up to `head_bytes_max` bytes and [`HEADERS_MAX`] lines. The reader waits for the first
+    /// `body_bytes_wanted` bytes of a body and keeps only those.
     pub(crate) fn new(head_bytes_max: usize, body_bytes_wanted: usize) -> Self {
         Self {
             state: ReplyState::Head,
@@ -161,7 +161,7 @@ impl ReplyReader {
         }
     }
 
-    /// Takes what has come next. `None`: more is needed. After a response or an error, nothing more is to be given.
+    /// Parses the next bytes. Returns `None` if more are needed. Must not be called after a response or an error.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Option<HttpReply>, ReplyError> {
         match &mut self.state {
             ReplyState::Head => {
@@ -187,7 +187,7 @@ impl ReplyReader {
         }
     }
 
-    /// Nothing more comes, or is waited for: what there is of a final response whose head is complete. `None`: there is none.
+    /// Ends the input. Returns the final response with the body received so far, or `None` if its head is incomplete.
     pub(crate) fn finish(&mut self) -> Result<Option<HttpReply>, ReplyError> {
         match std::mem::replace(&mut self.state, ReplyState::Over) {
             ReplyState::Body(head, body) => {
@@ -195,13 +195,13 @@ impl ReplyReader {
                 rest.truncate(self.body_bytes_wanted);
                 Ok(Some(HttpReply { head, rest }))
             }
-            // The end of a long line may not have been looked at yet.
+            // `read` may have skipped the end of a long line.
             ReplyState::Head => parse(&self.buffer, self.head_bytes_max).map(|_| None),
             ReplyState::Over => Ok(None),
         }
     }
 
-    /// The head of a final response has come, and only its body is waited for.
+    /// Whether the head of a final response is complete and only its body is missing.
     #[cfg(any(test, feature = "client"))]
     pub(crate) fn has_head(&self) -> bool {
         matches!(self.state, ReplyState::Body(..))
@@ -237,7 +237,7 @@ impl ReplyBody {
     fn new(head: &ReplyHead) -> Self {
         let framed = match head.body_framing() {
             Some(BodyFraming::Length(length)) => {
-                // Only the beginning is waited for, so a length beyond it is no reason to refuse it.
+                // Only the beginning is kept, so a large length is no error.
                 let length = length.min(CHUNKED_BYTES_MAX as u64);
                 Body::new(BodyFraming::Length(length), CHUNKED_BYTES_MAX).ok()
             }
@@ -247,11 +247,11 @@ impl ReplyBody {
         framed.map_or_else(|| Self::ToTheEnd(Vec::new()), Self::Framed)
     }
 
-    /// Takes a part. True: there is as much as is wanted, or nothing more comes.
+    /// Decodes a part of the body. Returns whether the wanted part is complete or the body has ended.
     fn take(&mut self, bytes: &[u8], wanted: usize) -> bool {
         match self {
             Self::Framed(body) => {
-                // A malformed body ends here: it is only shown to a person.
+                // A malformed body ends here instead of failing, because it only appears in an error message.
                 let is_over = body.feed(bytes).is_ok_and(|(_, is_complete)| !is_complete);
                 !is_over || body.bytes().len() >= wanted
             }
@@ -271,7 +271,7 @@ impl ReplyBody {
     }
 }
 
-/// Parses a response head at the front of `buffer`; how many bytes it took. `None`: it goes on.
+/// Parses a response head at the start of `buffer`. Returns it with its length, or `None` if more bytes are needed.
 fn parse(buffer: &[u8], head_bytes_max: usize) -> Result<Option<(ReplyHead, usize)>, ReplyError> {
     let within = buffer.get(..head_bytes_max).unwrap_or(buffer);
     let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -280,7 +280,7 @@ fn parse(buffer: &[u8], head_bytes_max: usize) -> Result<Option<(ReplyHead, usiz
     config
         // RFC 9112 §5.2: a user agent must replace line folding by spaces.
         .allow_obsolete_multiline_headers_in_responses(true)
-        // RFC 9112 §5.1 has proxies remove such spaces, which shows that there are servers that send them.
+        // RFC 9112 §5.1 requires proxies to remove such spaces, so some servers do send them.
         .allow_spaces_after_header_name_in_responses(true);
     let head_bytes = match config.parse_response(&mut response, within) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
@@ -307,7 +307,7 @@ fn parse(buffer: &[u8], head_bytes_max: usize) -> Result<Option<(ReplyHead, usiz
     Ok(Some((head, head_bytes)))
 }
 
-/// Replaces each line folding by a space (RFC 9112 §5.2).
+/// Replaces each line folding with a space (RFC 9112 §5.2).
 fn unfold(value: &str) -> String {
     let parts: Vec<&str> = value
         .split('\n')

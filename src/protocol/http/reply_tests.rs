@@ -3,7 +3,7 @@ use super::*;
 const HEAD_MAX: usize = 1 << 12;
 const BODY_MAX: usize = 16;
 
-/// Reads a response that comes in pieces of this size, and then ends.
+/// Parses a response that arrives in pieces of this size, and then ends the input.
 fn read_in(text: &str, size: usize) -> Result<Option<HttpReply>, ReplyError> {
     let mut reader = ReplyReader::new(HEAD_MAX, BODY_MAX);
     let mut pieces = text.as_bytes().chunks(size);
@@ -42,7 +42,7 @@ fn interim_responses_before_the_final_one_are_skipped() {
 }
 
 #[test]
-fn interim_responses_without_end_are_refused() {
+fn too_many_interim_responses_are_refused() {
     let one = "HTTP/1.1 102 Processing\r\n\r\n";
     let last = "HTTP/1.1 101 x\r\n\r\n";
     let most = one.repeat(INTERIM_MAX as usize);
@@ -52,7 +52,7 @@ fn interim_responses_without_end_are_refused() {
 }
 
 #[test]
-fn header_in_several_lines_is_one_list() {
+fn repeated_header_is_one_list() {
     let text = "HTTP/1.1 101 x\r\nConnection: keep-alive, a\r\nUpgrade: x\r\ncONNECTION:\t,Upgrade , \r\n\r\n";
     let head = read(text).unwrap().unwrap().head;
     let tokens: Vec<&str> = head.tokens("Connection").collect();
@@ -60,7 +60,7 @@ fn header_in_several_lines_is_one_list() {
 }
 
 #[test]
-fn folded_header_and_space_before_colon_are_read() {
+fn folded_header_and_space_before_colon_are_accepted() {
     let text = "HTTP/1.1 101 x\r\nA: one,\r\n \t two\r\nB : three\r\nC: \r\n four\r\n\r\n";
     let head = read(text).unwrap().unwrap().head;
     let values = ["A", "B", "C"].map(|name| head.values(name).next().unwrap());
@@ -68,7 +68,7 @@ fn folded_header_and_space_before_colon_are_read() {
 }
 
 #[test]
-fn status_line_is_read_as_servers_write_it() {
+fn status_line_variants_are_accepted() {
     for (line, reason) in [
         ("HTTP/1.1 101 Switching Protocols", "Switching Protocols"),
         ("HTTP/1.1 101 ", ""),
@@ -84,7 +84,7 @@ fn status_line_is_read_as_servers_write_it() {
             (101, reason)
         );
     }
-    // RFC 9112 §2.2: a recipient may take a line feed alone for the end of a line.
+    // RFC 9112 §2.2: a recipient may accept a bare line feed as a line end.
     assert_eq!(
         status_and_rest("HTTP/1.1 101 x\nA: b\n\nx"),
         (101, "x".into())
@@ -92,7 +92,7 @@ fn status_line_is_read_as_servers_write_it() {
 }
 
 #[test]
-fn what_is_no_http_response_is_refused() {
+fn malformed_response_is_refused() {
     for (text, expected) in [
         ("SSH-2.0-OpenSSH_9.2\r\n", ReplyError::NotHttp),
         ("\x16\x03\x01\x02", ReplyError::NotHttp),
@@ -117,14 +117,14 @@ fn what_is_no_http_response_is_refused() {
 }
 
 #[test]
-fn head_that_does_not_end_is_no_response() {
+fn incomplete_head_gives_no_response() {
     for text in ["", "HTT", "HTTP/1.1 200 OK\r\nA: b\r\n"] {
         assert_eq!(read(text), Ok(None), "{text:?}");
     }
 }
 
 #[test]
-fn body_is_read_up_to_what_is_wanted_in_every_framing() {
+fn body_is_read_up_to_the_wanted_length() {
     let long = "x".repeat(100);
     for (rest, expected) in [
         ("Content-Length: 3\r\n\r\nabcd", "abc"),
@@ -169,7 +169,7 @@ fn body_is_read_up_to_what_is_wanted_in_every_framing() {
 }
 
 #[test]
-fn reader_tells_that_only_the_body_is_missing() {
+fn has_head_is_true_while_the_body_is_missing() {
     let mut reader = ReplyReader::new(HEAD_MAX, BODY_MAX);
     assert_eq!(
         reader.read(b"HTTP/1.1 503 x\r\nContent-Length: 9\r\n"),
@@ -187,7 +187,7 @@ fn reader_tells_that_only_the_body_is_missing() {
 }
 
 #[test]
-fn retry_after_is_seconds_or_the_distance_of_two_dates() {
+fn retry_after_is_seconds_or_a_date_difference() {
     let of = |headers: &str| {
         let reply = read(&format!(
             "HTTP/1.1 503 x\r\n{headers}Content-Length: 0\r\n\r\n"

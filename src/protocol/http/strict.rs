@@ -1,16 +1,16 @@
-//! What a request head must not have, although parsers let it pass: line ends, targets and repeated headers that two servers
-//! in a row may read differently (RFC 9112 §2.2, §3.2, §11.2).
+//! Checks of request heads that httparse does not make: line ends, targets and repeated headers that a proxy and this server
+//! may interpret differently (RFC 9112 §2.2, §3.2, §11.2).
 
 use super::super::percent::{Octet, Octets};
 use super::{Head, HttpError, is_authority};
 
-/// Headers that may stand in a request once only, and what a second one would be used for. None of them is a list
-/// (RFC 9110 §5.3), so two of them mean that one was added on the way, and each reader may use another one.
+/// Headers that a request may contain only once, with the message if there is a second one. None of them is a list
+/// (RFC 9110 §5.3), so a second one was probably injected, and a proxy and this server may use different ones.
 ///
-/// `Host` and the body's framing have checks of their own in [`Head`]; the key and the version of a WebSocket have theirs in
-/// `handshake`, with a refusal of their own. `Cookie` may be repeated: proxies from HTTP/2 split it (RFC 9113 §8.2.3).
+/// [`Head`] checks `Host` and the body's framing separately, and `handshake` checks the WebSocket key and version. `Cookie`
+/// may be repeated because HTTP/2 proxies split it (RFC 9113 §8.2.3).
 const SINGLETONS: [(&str, &str); 12] = [
-    // Credentials (RFC 9110 §11.6.2, §11.7.2): which of them counts must not depend on who reads.
+    // Credentials (RFC 9110 §11.6.2, §11.7.2): a proxy and this server must use the same ones.
     (
         "Authorization",
         "there is more than one Authorization header",
@@ -19,7 +19,7 @@ const SINGLETONS: [(&str, &str); 12] = [
         "Proxy-Authorization",
         "there is more than one Proxy-Authorization header",
     ),
-    // Who asks (RFC 6454 §7.3; Fetch Metadata §2): what access is decided by.
+    // The origin of the request (RFC 6454 §7.3; Fetch Metadata §2), on which access decisions depend.
     ("Origin", "there is more than one Origin header"),
     ("Referer", "there is more than one Referer header"),
     (
@@ -34,14 +34,14 @@ const SINGLETONS: [(&str, &str); 12] = [
         "Sec-Fetch-Dest",
         "there is more than one Sec-Fetch-Dest header",
     ),
-    // What the body is (RFC 9110 §8.3): a proxy may check another type than the one that is used.
+    // The type of the body (RFC 9110 §8.3): a proxy must not check a different type than the handler uses.
     ("Content-Type", "there is more than one Content-Type header"),
-    // Where a replay begins (WHATWG HTML §9.2.4).
+    // The position from which a replay begins (WHATWG HTML §9.2.4).
     (
         "Last-Event-ID",
         "there is more than one Last-Event-ID header",
     ),
-    // Parts and conditions (RFC 9110 §13.1, §14.2), for routes that know them.
+    // Ranges and conditions (RFC 9110 §13.1, §14.2), for routes that support them.
     ("Range", "there is more than one Range header"),
     (
         "If-Modified-Since",
@@ -53,8 +53,8 @@ const SINGLETONS: [(&str, &str); 12] = [
     ),
 ];
 
-/// The head, or its beginning, has a line that does not end in CR LF. A recipient may take a bare LF for a line end
-/// (RFC 9112 §2.2), and not all do: what is one header to a proxy could be two here.
+/// Whether a complete or partial head has a line that does not end in CR LF. Some recipients accept a bare LF as a line end
+/// (RFC 9112 §2.2) and some do not, so one header for a proxy could be two here.
 pub(super) fn has_bare_line_end(head: &[u8]) -> bool {
     let mut before = 0;
     head.iter().any(|&byte| {
@@ -65,7 +65,7 @@ pub(super) fn has_bare_line_end(head: &[u8]) -> bool {
 }
 
 impl Head {
-    /// No header is repeated that says one thing only.
+    /// Checks that none of the [`SINGLETONS`] is repeated.
     pub(super) fn check_singletons(&self) -> Result<(), HttpError> {
         for (name, refusal) in SINGLETONS {
             if self.header_values(name).nth(1).is_some() {
@@ -75,8 +75,8 @@ impl Head {
         Ok(())
     }
 
-    /// RFC 9112 §3.2: origin form as it is, absolute form reduced to it, `*` for OPTIONS only, and the authority form for
-    /// CONNECT only.
+    /// Checks the request target and stores it (RFC 9112 §3.2): the origin form as it is, the absolute form reduced to the
+    /// origin form, `*` for OPTIONS only, and the authority form for CONNECT only.
     pub(super) fn set_target(&mut self, target: &str) -> Result<(), HttpError> {
         if self.method == "CONNECT" {
             let port = target.rsplit_once(':').map_or("", |(_, port)| port);
@@ -110,7 +110,7 @@ impl Head {
         }
         check_path_and_query(path)?;
         self.set_host(authority);
-        // RFC 9112 §3.2.4: OPTIONS without a path is for the server as a whole; §3.2.1: else an empty path is "/".
+        // RFC 9112 §3.2.4: OPTIONS without a path addresses the whole server. §3.2.1: otherwise an empty path is "/".
         self.target = match path {
             "" if self.method == "OPTIONS" => "*".to_owned(),
             _ if path.starts_with('/') => path.to_owned(),
@@ -119,23 +119,23 @@ impl Head {
         Ok(())
     }
 
-    /// RFC 9112 §3.2.2: the host of the target counts, that of the header is to be ignored.
+    /// Replaces the `Host` header with the target's host, which takes precedence (RFC 9112 §3.2.2).
     fn set_host(&mut self, authority: &str) {
         let mut hosts = self.headers.iter_mut();
         match hosts.find(|(name, _)| name.eq_ignore_ascii_case("Host")) {
             Some((_, value)) => authority.clone_into(value),
-            // HTTP/1.0 may do without.
+            // HTTP/1.0 requests may have no `Host`.
             None => self.headers.push(("Host".to_owned(), authority.to_owned())),
         }
     }
 }
 
-/// A path with its query, as RFC 3986 §3.3 and §3.4 allow them, and beyond that what browsers leave unencoded (WHATWG URL
-/// §1.3). No fragment: it is never sent (RFC 9112 §3.2).
+/// Checks a path and query against RFC 3986 §3.3 and §3.4, plus the characters that browsers leave unencoded (WHATWG URL
+/// §1.3). Rejects a fragment, which clients must not send (RFC 9112 §3.2).
 fn check_path_and_query(target: &str) -> Result<(), HttpError> {
     if target.contains('#') {
         return Err(HttpError::BadRequest(
-            "the request target has a fragment ('#'), which clients keep to themselves",
+            "the request target has a fragment ('#'), which clients must not send",
         ));
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -154,11 +154,11 @@ fn check_path_and_query(target: &str) -> Result<(), HttpError> {
     check_segments(path)
 }
 
-/// No segment of the path is `.` or `..`, however it is encoded, and no NUL is in it. Clients resolve such segments before
-/// they send (RFC 3986 §5.2.4); what is left of them is meant for a handler that opens files.
+/// Rejects paths with a `.` or `..` segment in any encoding, or with a NUL. Clients resolve such segments before they send
+/// (RFC 3986 §5.2.4), so the remaining ones are an attempt at path traversal.
 ///
-/// An encoded `/` or `\` separates segments here, since a handler that decodes the path would take it for a separator. Alone
-/// they may stand in a path.
+/// An encoded `/` or `\` also separates segments, because a handler that decodes the path would treat it as a separator.
+/// Otherwise paths may contain them.
 fn check_segments(path: &str) -> Result<(), HttpError> {
     let mut decoded = Octets::new(path);
     let mut dots = Some(0);

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A head parsed whole, and checked to be incomplete when cut anywhere before its end.
+/// Parses a whole head, and asserts that each proper prefix is incomplete.
 fn parse(request: &str) -> Result<Head, HttpError> {
     parse_bytes(request.as_bytes())
 }
@@ -20,12 +20,12 @@ fn parse_bytes(request: &[u8]) -> Result<Head, HttpError> {
     Ok(whole)
 }
 
-/// A GET over HTTP/1.1 with these header lines.
+/// Parses the head of a GET request over HTTP/1.1 with these header lines.
 fn with(lines: &str) -> Head {
     parse(&format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).unwrap()
 }
 
-/// The head of an HTTP/1.0 request with `lines` as its only headers.
+/// Parses the head of an HTTP/1.0 request with these header lines.
 fn with_old(lines: &str) -> Head {
     parse(&format!("GET / HTTP/1.0\r\n{lines}\r\n")).unwrap()
 }
@@ -35,7 +35,7 @@ fn is_bad<T>(result: Result<T, HttpError>) -> bool {
 }
 
 #[test]
-fn a_head_is_read_into_its_parts() {
+fn head_is_parsed_into_its_parts() {
     let head =
         parse("POST /chat?room=1?2 HTTP/1.1\r\nHost: a:80\r\nX-A:  1 \t\r\nx-a: 2\r\nE:\r\n\r\n")
             .unwrap();
@@ -56,7 +56,7 @@ fn a_head_is_read_into_its_parts() {
 }
 
 #[test]
-fn bytes_after_the_head_are_left_and_do_not_count() {
+fn bytes_after_the_head_are_not_counted() {
     let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut buf = request.to_vec();
     buf.extend_from_slice(&[0xFF; 100]);
@@ -78,7 +78,7 @@ fn empty_lines_before_the_request_are_skipped() {
 }
 
 #[test]
-fn a_head_over_its_limit_is_too_large_complete_or_not() {
+fn oversized_head_is_refused_complete_or_not() {
     let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let max = request.len();
     assert!(matches!(
@@ -104,7 +104,7 @@ fn a_head_over_its_limit_is_too_large_complete_or_not() {
 }
 
 #[test]
-fn a_hundred_headers_are_taken_and_no_more() {
+fn more_than_a_hundred_headers_are_refused() {
     let lines = "a: b\r\n".repeat(HEADERS_MAX - 1);
     assert_eq!(with(&lines).headers.len(), HEADERS_MAX);
     let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}c: d\r\n\r\n");
@@ -112,7 +112,7 @@ fn a_hundred_headers_are_taken_and_no_more() {
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn malformed_request_is_refused() {
     for request in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03"[..],
         b"GET /\r\nHost: h\r\n\r\n",
@@ -135,7 +135,7 @@ fn what_is_not_http_is_refused() {
 }
 
 #[test]
-fn other_versions_of_http_are_told_so() {
+fn unsupported_http_version_is_answered_with_505() {
     // RFC 9112 §2.3, RFC 9110 §15.6.6
     for version in ["2.0", "3.0", "1.2", "0.9"] {
         let request = format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n");
@@ -153,7 +153,7 @@ fn other_versions_of_http_are_told_so() {
 }
 
 #[test]
-fn exactly_one_legal_host_is_needed() {
+fn host_missing_repeated_or_invalid_is_refused() {
     // RFC 9112 §3.2
     let host = |lines: &str| parse(&format!("GET / HTTP/1.1\r\n{lines}\r\n"));
     for legal in ["h", "h:80", "[::1]:80", "127.0.0.1", ""] {
@@ -171,7 +171,7 @@ fn exactly_one_legal_host_is_needed() {
 }
 
 #[test]
-fn absolute_targets_are_reduced_and_their_host_counts() {
+fn absolute_target_is_reduced_and_replaces_host() {
     // RFC 9112 §3.2.2
     for (target, expected) in [
         ("http://other:81/a/b?c=d", "/a/b?c=d"),
@@ -203,7 +203,7 @@ fn absolute_targets_are_reduced_and_their_host_counts() {
 }
 
 #[test]
-fn values_that_are_not_utf8_are_read_as_latin_1() {
+fn value_not_utf8_is_decoded_as_latin_1() {
     let head = parse_bytes(b"GET / HTTP/1.1\r\nHost: h\r\nA: gr\xFCn\r\nB: \xC3\xBC\r\n\r\n");
     let head = head.unwrap();
     assert_eq!(head.header("a"), Some("grün"));
@@ -211,7 +211,7 @@ fn values_that_are_not_utf8_are_read_as_latin_1() {
 }
 
 #[test]
-fn keep_alive_is_the_default_of_1_1_and_a_wish_in_1_0() {
+fn keep_alive_is_default_in_1_1_and_optional_in_1_0() {
     // RFC 9112 §9.3
     for (lines, new, old) in [
         ("", true, false),
@@ -228,7 +228,7 @@ fn keep_alive_is_the_default_of_1_1_and_a_wish_in_1_0() {
 }
 
 #[test]
-fn only_100_continue_may_be_expected() {
+fn expectation_other_than_100_continue_is_refused() {
     // RFC 9110 §10.1.1
     assert_eq!(with("").expects_continue(), Ok(false));
     assert_eq!(
@@ -253,7 +253,7 @@ fn only_100_continue_may_be_expected() {
 }
 
 #[test]
-fn content_length_must_be_one_number() {
+fn content_length_not_one_number_is_refused() {
     // RFC 9110 §8.6, RFC 9112 §6.3
     let framing = |lines: &str| with(lines).body_framing();
     assert_eq!(framing(""), Ok(BodyFraming::None));
@@ -282,7 +282,7 @@ fn content_length_must_be_one_number() {
 }
 
 #[test]
-fn chunked_is_the_only_transfer_coding_and_never_beside_a_length() {
+fn transfer_coding_other_than_chunked_alone_is_refused() {
     // RFC 9112 §6.1, §6.3
     let framing = |lines: &str| with(lines).body_framing();
     assert_eq!(
@@ -318,7 +318,7 @@ fn chunked_is_the_only_transfer_coding_and_never_beside_a_length() {
 }
 
 #[test]
-fn a_response_is_written_whole() {
+fn response_has_status_headers_and_body() {
     let out = response(
         200,
         &[("Content-Type", "text/plain")],
@@ -338,7 +338,7 @@ fn a_response_is_written_whole() {
 }
 
 #[test]
-fn statuses_without_a_body_have_no_length_either() {
+fn bodiless_status_has_no_content_length() {
     // RFC 9110 §8.6
     for status in [100, 101, 103, 204, 304] {
         let out = String::from_utf8(response(
@@ -357,7 +357,7 @@ fn statuses_without_a_body_have_no_length_either() {
 }
 
 #[test]
-fn headers_cannot_split_a_response_or_contradict_its_framing() {
+fn headers_that_break_the_framing_are_dropped() {
     let evil = [
         ("A", "b\r\nSet-Cookie: x"),
         ("A", "b\nc"),
@@ -387,7 +387,7 @@ fn headers_cannot_split_a_response_or_contradict_its_framing() {
 }
 
 #[test]
-fn a_wrong_version_is_called_the_same_however_the_request_is_cut() {
+fn wrong_version_gives_the_same_error_at_every_cut() {
     for line in [
         "GET /chat HTTP/1Sec-WebSocket-Key: dGhl=\r\n",
         "GET / HTTP/2.0 and more\r\n",
@@ -405,7 +405,7 @@ fn a_wrong_version_is_called_the_same_however_the_request_is_cut() {
 }
 
 #[test]
-fn every_error_has_a_status_with_a_phrase_and_says_what_is_wrong() {
+fn every_error_has_a_status_and_a_message() {
     let errors = [
         (HttpError::BadRequest("because"), 400),
         (HttpError::HeadTooLarge, 431),
@@ -423,7 +423,7 @@ fn every_error_has_a_status_with_a_phrase_and_says_what_is_wrong() {
 }
 
 #[test]
-fn the_phrases_are_those_of_the_registry() {
+fn reason_phrases_match_the_registry() {
     assert_eq!(reason_phrase(200), "OK");
     assert_eq!(reason_phrase(299), "");
     assert_eq!(reason_phrase(426), "Upgrade Required");
@@ -431,7 +431,7 @@ fn the_phrases_are_those_of_the_registry() {
 }
 
 #[test]
-fn no_garbage_makes_the_parser_panic_or_change_its_mind_with_more_bytes() {
+fn garbage_never_panics_and_refusals_are_final() {
     let seed = b"GET http://h/a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: x\r\n\r\n";
     for at in 0..seed.len() {
         for byte in [
@@ -458,7 +458,7 @@ fn no_garbage_makes_the_parser_panic_or_change_its_mind_with_more_bytes() {
 }
 
 #[test]
-fn bare_line_ends_are_refused_wherever_they_stand() {
+fn bare_line_end_is_refused_anywhere() {
     // RFC 9112 §2.2, §11.2
     for request in [
         "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -479,14 +479,14 @@ fn bare_line_ends_are_refused_wherever_they_stand() {
         let parsed = parse_head(request.as_bytes(), 1024);
         assert!(is_bad(parsed), "{request:?}");
     }
-    // As soon as it is there, not only at the end of the head.
+    // The refusal comes as soon as the bare line end arrives, not only at the end of the head.
     let begun = b"GET / HTTP/1.1\r\nHost: h\r\nA: b\nC: d";
     assert!(is_bad(parse_head(begun, 1024)));
     assert!(matches!(parse_head(b"", 1024), Ok(Parsed::Incomplete)));
 }
 
 #[test]
-fn targets_with_other_than_uri_characters_are_refused() {
+fn target_with_non_uri_character_is_refused() {
     // RFC 9112 §3.2, RFC 3986 §3.3, §3.4
     let parsed = |target: &str| parse(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
     for bad in [
@@ -524,7 +524,7 @@ fn targets_with_other_than_uri_characters_are_refused() {
 }
 
 #[test]
-fn dot_segments_and_nul_are_refused_in_any_encoding() {
+fn dot_segment_or_nul_is_refused_in_any_encoding() {
     let parsed = |target: &str| parse(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
     for bad in [
         "/..",
@@ -575,7 +575,7 @@ fn dot_segments_and_nul_are_refused_in_any_encoding() {
 }
 
 #[test]
-fn the_form_of_the_target_belongs_to_the_method() {
+fn target_form_must_match_the_method() {
     // RFC 9112 §3.2.1 to §3.2.4
     let parsed = |method: &str, target: &str, host: &str| {
         parse(&format!(
@@ -606,7 +606,7 @@ fn the_form_of_the_target_belongs_to_the_method() {
     );
     assert_eq!(parsed("OPTIONS", "http://h", host).unwrap().target, "*");
     assert_eq!(parsed("OPTIONS", "http://h/", host).unwrap().target, "/");
-    // HTTP/1.0 has no Host of its own here: that of the target counts.
+    // This HTTP/1.0 request has no `Host`, so the target's host is used.
     let head = parsed("GET", "http://other:81/a", "").unwrap();
     assert_eq!(
         (head.target.as_str(), head.header("Host")),
@@ -615,7 +615,7 @@ fn the_form_of_the_target_belongs_to_the_method() {
 }
 
 #[test]
-fn headers_that_say_one_thing_may_not_be_repeated() {
+fn repeated_singleton_header_is_refused() {
     let repeated = |name: &str| {
         let name = name.to_ascii_lowercase();
         parse(&format!(
@@ -651,7 +651,7 @@ fn headers_that_say_one_thing_may_not_be_repeated() {
 }
 
 #[test]
-fn a_host_has_the_form_of_one() {
+fn malformed_host_is_refused() {
     let host = |host: &str| parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     for good in [
         "h:",

@@ -1,9 +1,9 @@
 use super::*;
 
-/// What a body came to: its bytes and how many of the input were its own.
+/// The decoded body, and the number of input bytes that belonged to it.
 type Decoded = Result<(Vec<u8>, usize), HttpError>;
 
-/// Feeds `input` in parts of the given cuts.
+/// Decodes `input` split at the given positions.
 fn feed(framing: BodyFraming, max: usize, input: &[u8], cuts: &[usize]) -> Decoded {
     let mut body = Body::new(framing, max)?;
     let (mut used, mut from) = (0, 0);
@@ -22,7 +22,7 @@ fn feed(framing: BodyFraming, max: usize, input: &[u8], cuts: &[usize]) -> Decod
     Ok((body.into_bytes(), used))
 }
 
-/// Feeds `input` whole, split at every byte, and byte by byte: all must agree.
+/// Decodes `input` whole, split at every byte, and byte by byte, and asserts that the results are equal.
 fn decode(framing: BodyFraming, max: usize, input: &[u8]) -> Decoded {
     let whole = feed(framing, max, input, &[]);
     for cut in 0..=input.len() {
@@ -42,7 +42,7 @@ fn bad(result: Decoded) -> bool {
 }
 
 #[test]
-fn no_body_is_complete_at_once_and_takes_nothing() {
+fn missing_body_is_complete_at_once() {
     for framing in [BodyFraming::None, BodyFraming::Length(0)] {
         assert_eq!(decode(framing, 0, b"next"), Ok((vec![], 0)));
         assert!(Body::new(framing, 0).unwrap().is_complete());
@@ -50,7 +50,7 @@ fn no_body_is_complete_at_once_and_takes_nothing() {
 }
 
 #[test]
-fn a_length_takes_that_many_bytes_and_leaves_the_rest() {
+fn body_with_length_leaves_the_bytes_after_it() {
     assert_eq!(
         decode(BodyFraming::Length(5), 5, b"hellonext"),
         Ok((b"hello".to_vec(), 5))
@@ -58,7 +58,7 @@ fn a_length_takes_that_many_bytes_and_leaves_the_rest() {
 }
 
 #[test]
-fn a_length_over_the_limit_fails_before_a_byte_arrives() {
+fn length_over_the_limit_fails_at_once() {
     for length in [6, 1 << 32, 1 << 40, (1 << 32) + 5, u64::MAX] {
         let error = Body::new(BodyFraming::Length(length), 5).unwrap_err();
         assert_eq!(error, HttpError::BodyTooLarge);
@@ -66,7 +66,7 @@ fn a_length_over_the_limit_fails_before_a_byte_arrives() {
 }
 
 #[test]
-fn an_announced_length_reserves_next_to_nothing() {
+fn announced_length_reserves_little_memory() {
     let mut body = Body::new(BodyFraming::Length(1 << 30), 1 << 30).unwrap();
     body.feed(b"x").unwrap();
     assert!(body.bytes.capacity() < 10_000);
@@ -86,7 +86,7 @@ fn chunks_are_joined() {
 }
 
 #[test]
-fn extensions_and_trailers_are_skipped() {
+fn extensions_and_trailers_are_ignored() {
     // RFC 9112 §7.1.1, §7.1.2
     for input in [
         &b"3;name=value;other=\"quoted\"\r\nabc\r\n0\r\n\r\n"[..],
@@ -99,7 +99,7 @@ fn extensions_and_trailers_are_skipped() {
 }
 
 #[test]
-fn malformed_chunks_are_refused() {
+fn malformed_chunk_is_refused() {
     for input in [
         &b"\r\n"[..],
         b"g\r\n",
@@ -128,7 +128,7 @@ fn malformed_chunks_are_refused() {
 }
 
 #[test]
-fn the_sum_of_the_chunks_is_limited_by_their_sizes_not_by_their_data() {
+fn sum_of_chunk_sizes_over_the_limit_is_refused() {
     let max = |input: &[u8]| decode(BodyFraming::Chunked, 10, input);
     assert_eq!(
         max(b"6\r\nabcdef\r\n4\r\nabcd\r\n0\r\n\r\n")
@@ -148,7 +148,7 @@ fn the_sum_of_the_chunks_is_limited_by_their_sizes_not_by_their_data() {
 }
 
 #[test]
-fn lines_around_the_data_are_bounded() {
+fn long_chunk_framing_is_refused() {
     let extension = |len: usize| format!("1;{}\r\nx\r\n", "e".repeat(len));
     let last = "0\r\n\r\n";
     let input = extension(SIZE_LINE_BYTES_MAX - 2) + last;
@@ -156,7 +156,7 @@ fn lines_around_the_data_are_bounded() {
     assert!(bad(chunked(extension(SIZE_LINE_BYTES_MAX - 1).as_bytes())));
     let zeros = "0".repeat(SIZE_LINE_BYTES_MAX + 1);
     assert!(bad(chunked(zeros.as_bytes())));
-    // Each line is legal, but there are too many.
+    // Each line is valid, but there are too many.
     let all = extension(200).repeat(EXTENSION_BYTES_MAX / 100);
     assert!(bad(feed(BodyFraming::Chunked, 100, all.as_bytes(), &[])));
     let trailers = format!("0\r\n{}", "a: b\r\n".repeat(TRAILER_BYTES_MAX));
@@ -165,7 +165,7 @@ fn lines_around_the_data_are_bounded() {
 }
 
 #[test]
-fn tiny_chunks_grow_the_buffer_seldom() {
+fn tiny_chunks_rarely_grow_the_buffer() {
     let mut body = Body::new(BodyFraming::Chunked, 1 << 20).unwrap();
     let (mut grown, mut capacity) = (0, 0);
     for _ in 0..50_000 {
