@@ -16,25 +16,25 @@
 //! 6. The body of an upgrade request is read as frames. `a_body_on_the_upgrade_request_is_refused`.
 //! 7. Frames that come with the head count against its limit.
 //!    `frames_that_come_with_the_head_do_not_count_against_its_limit`; `src/engine/sim_tests/regressions.rs`:
-//!    `frames_behind_a_head_do_not_count_against_its_limit_however_they_come`.
+//!    `frames_after_a_head_do_not_count_against_its_limit`.
 //! 8. A deadline stands still while a write is blocked. `deadlines_go_on_while_a_write_is_blocked`;
-//!    `src/engine/sim_tests/regressions.rs`: `every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due`.
+//!    `src/engine/sim_tests/regressions.rs`: `every_deadline_of_a_nonreader_expires_on_time`.
 //! 9. Pongs and close frames starve behind queued messages, or are dropped with them.
 //!    `a_client_with_a_full_outbox_gets_its_pong_first_and_its_close_frame_last`; `src/engine/sim_tests/sessions.rs`:
-//!    `pongs_go_ahead_of_waiting_messages_and_never_into_a_frame_wherever_the_socket_blocks`;
-//!    `src/engine/sim_tests/slow.rs`: `pongs_of_a_slow_client_are_not_dropped_with_its_messages`.
+//!    `pongs_precede_queued_messages_but_split_no_frame`;
+//!    `src/engine/sim_tests/slow.rs`: `pongs_of_a_slow_client_are_not_dropped`.
 //! 10. Close codes 1012 to 1014 are refused. `every_close_code_that_may_be_sent_is_answered_with_itself`.
 //! 11. A message is sent behind the verdict on a slow client, with a hole before it.
 //!     `nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame`; `src/engine/sim_tests/slow.rs`:
-//!     `a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socket_blocks`.
+//!     `slow_client_is_closed_after_the_frame_in_progress`.
 //! 12. Messages that were accepted are lost where a connection leaves and closes in one turn.
 //!     `messages_and_the_close_behind_them_are_all_delivered`; `src/engine/sim_tests/regressions.rs`:
-//!     `what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted`.
+//!     `messages_in_the_ending_turn_are_delivered_or_counted`.
 //! 13. A bound is overshot because bytes count when they leave, not when they are queued; no socket is exact enough
 //!     to show it. `src/engine/sim_tests/regressions.rs`:
-//!     `an_outbox_is_within_its_bound_after_any_burst_of_one_turn`,
-//!     `a_mailbox_is_within_its_bound_before_its_shard_has_looked`,
-//!     `a_busy_client_is_read_to_its_bound_and_no_further`.
+//!     `outbox_stays_within_its_bound_after_any_burst`,
+//!     `mailbox_stays_within_its_bound_before_its_shard_runs`,
+//!     `busy_client_is_read_only_up_to_its_bound`.
 
 mod support;
 

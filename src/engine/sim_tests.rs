@@ -1,12 +1,12 @@
-//! A whole shard under simulation: the engine's promises, one test each.
+//! Tests of the engine's guarantees on a simulated shard.
 //!
-//! The shard is the real one; its sockets, its clock, its sleep and its handlers' threads are the test's ([`world`]).
-//! So everything happens in the order that the test says, a second costs nothing, and a socket takes exactly as many
-//! bytes as it is told. [`game`] lets chance play all parts at once and checks what must hold whatever happens, [`rooms`]
-//! does so with who is in which room, and [`dialogue`] holds one connection to the letter of RFC 6455; their chances come
-//! from seeds, or from a fuzzer. [`costs`] counts what everything takes: calls to sockets, turns, wake-ups, copies.
+//! The shard is the real one. Its sockets, clock, poll and handler threads are simulated ([`world`]), so the test determines
+//! the order of all events, time passes at once, and a socket accepts exactly as many bytes as the test allows. [`game`]
+//! simulates clients, sockets, time and the program at random and checks invariants, [`rooms`] does so for room membership, and
+//! [`dialogue`] compares one connection with RFC 6455. Their random choices come from seeds or from a fuzzer. [`costs`] counts
+//! socket calls, turns of the event loop, wake-ups and copies.
 
-#![cfg_attr(not(test), allow(dead_code))] // A fuzzer uses a part of the world only.
+#![cfg_attr(not(test), allow(dead_code))] // Fuzzers use only a part of the simulation.
 
 #[cfg(test)]
 mod budgets;

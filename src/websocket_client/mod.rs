@@ -21,8 +21,9 @@
 //!
 //! Both layers mask frames with keys from the operating system's random source (RFC 6455 §10.3). They reject a server that
 //! masks its frames, selects an extension or subprotocol that was not offered, or sends a wrong `Sec-WebSocket-Accept`.
-//! Messages, response heads and pending output are bounded. The client offers no extensions, follows no redirects, and rejects
-//! `wss://` URLs. To use TLS, implement [`Transport`] for a TLS stream.
+//! Messages, response heads and pending output are bounded. The client offers no extensions by default; with the feature
+//! `deflate` it can offer compression (RFC 7692). It follows no redirects and rejects `wss://` URLs. To use TLS, implement
+//! [`Transport`] for a TLS stream.
 
 mod blocking;
 mod connection;

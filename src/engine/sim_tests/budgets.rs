@@ -1,5 +1,5 @@
-//! What all connections of a shard hold together is what is counted, and is bounded; and whoever is to give way is found
-//! without a look at all others.
+//! The memory budgets of a shard: memory held by all connections is counted exactly and bounded, and the connection to evict
+//! is found without scanning the others.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn world(limits: Limits) -> World {
 // --------------------------------------------------------------------------------------------------------- outboxes
 
 #[test]
-fn echo_read_but_for_its_tail_counts_in_full() {
+fn echo_with_unread_tail_counts_in_full() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
@@ -48,16 +48,16 @@ fn echo_read_but_for_its_tail_counts_in_full() {
     assert!(world.core().cx.fanout.unshared_bytes() > 60 * KIB);
 }
 
-/// All that is held for clients, and no other outbox shares: frames that the test has a copy of, and copies.
+/// The bytes held for clients that no other outbox shares.
 fn held(world: &mut World, clients: &[usize], sent: &mut Vec<Bytes>) -> usize {
-    // A frame that waits in several outboxes is meant for one only here, so it is held once.
+    // Here each frame is for one client only, so it is counted once.
     sent.retain(|frame| !frame.is_unique());
     let copies: usize = clients.iter().map(|&c| world.kept_bytes(c)).sum();
     copies + sent.iter().map(Bytes::len).sum::<usize>()
 }
 
 #[test]
-fn what_is_held_for_clients_is_never_more_than_is_counted() {
+fn bytes_held_for_clients_never_exceed_the_count() {
     let policies = [
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
@@ -105,7 +105,7 @@ fn what_is_held_for_clients_is_never_more_than_is_counted() {
                 Command::Send(_, frame) => frame.len(),
                 _ => 0,
             });
-            // Under pace, commands wait in front of the outboxes, in the mailbox or behind it.
+            // Under pace, commands wait before the outboxes, in the mailbox or after it.
             let waits = waits.sum::<usize>();
             let in_mailbox = world.hub.shards[0].mailbox.bytes();
             let counted = world.core().cx.fanout.unshared_bytes() + waits + in_mailbox;
@@ -143,12 +143,12 @@ fn piece_of_a_batch_does_not_hold_the_whole_batch() {
     let waits = world.waiting_bytes(client);
     let own = world.core().cx.fanout.unshared_bytes();
     assert!(waits > OUTBOX - 16 * KIB, "{waits}");
-    // All but what has not been cut: a copy, not a piece of a batch of 112 KiB.
+    // The remaining frames are copies, not slices that keep a batch of 112 KiB alive.
     assert!(own + 16 * KIB >= waits, "{own} of {waits} are its own");
 }
 
 #[test]
-fn trickling_reader_is_disconnected_as_one_that_reads_nothing() {
+fn trickling_reader_is_disconnected_like_a_nonreader() {
     let mut world = world(Limits::default());
     let (trickles, reads) = (world.join(), world.join());
     for client in [trickles, reads] {
@@ -170,7 +170,7 @@ fn trickling_reader_is_disconnected_as_one_that_reads_nothing() {
 }
 
 #[test]
-fn trickling_reader_on_its_way_to_a_close_frame_is_disconnected() {
+fn trickling_reader_before_a_close_frame_is_disconnected() {
     let mut world = world(Limits::default());
     let client = world.join();
     world.stall(client, 0);
@@ -185,7 +185,7 @@ fn trickling_reader_on_its_way_to_a_close_frame_is_disconnected() {
 }
 
 #[test]
-fn handshakes_of_clients_that_have_gone_stay_bounded() {
+fn handshakes_of_disconnected_clients_are_bounded() {
     let mut world = World::new(Setup {
         limits: Limits {
             message_bytes_max: KIB,
@@ -216,7 +216,7 @@ fn handshakes_of_clients_that_have_gone_stay_bounded() {
 }
 
 #[test]
-fn connections_that_have_gone_do_not_pile_up_while_handlers_block() {
+fn ended_connections_are_bounded_while_handlers_block() {
     let mut world = world(Limits {
         connections_max: 10,
         ..Limits::default()
@@ -238,8 +238,8 @@ fn connections_that_have_gone_do_not_pile_up_while_handlers_block() {
 }
 
 #[test]
-fn what_is_kept_for_those_who_have_gone_does_not_pile_up() {
-    // The program keeps something for each, and is not told of the end: dropping it is left to handlers all the same.
+fn attachments_of_ended_connections_are_bounded() {
+    // The program attaches a value to each connection and has no disconnect handler. A handler thread drops the value anyway.
     let mut world = World::new(Setup {
         limits: Limits {
             connections_max: 10,
@@ -269,7 +269,7 @@ fn what_is_kept_for_those_who_have_gone_does_not_pile_up() {
 // ------------------------------------------------------------------------------------------------------------- costs
 
 #[test]
-fn evicting_unfinished_messages_looks_at_the_victims_only() {
+fn evicting_unfinished_messages_visits_only_the_victims() {
     let mut world = world(Limits {
         message_bytes_max: 4 * KIB,
         received_bytes_max: 512 * KIB,
@@ -286,7 +286,7 @@ fn evicting_unfinished_messages_looks_at_the_victims_only() {
 }
 
 #[test]
-fn evicted_clients_are_told_a_few_in_each_turn() {
+fn evictions_are_reported_a_few_per_turn() {
     let mut world = world(Limits {
         message_bytes_max: 4 * KIB,
         received_bytes_max: 512 * KIB,
@@ -312,7 +312,7 @@ fn evicted_clients_are_told_a_few_in_each_turn() {
 }
 
 #[test]
-fn evicting_clients_that_do_not_read_looks_at_the_victims_only() {
+fn evicting_nonreaders_visits_only_the_victims() {
     let mut world = world(Limits {
         message_bytes_max: 4 * KIB,
         outboxes_bytes_max: 256 * KIB,
@@ -330,12 +330,12 @@ fn evicting_clients_that_do_not_read_looks_at_the_victims_only() {
     let lookups = world.core().cx.fanout.blocked.lookups;
     assert!(victims > 600, "{victims}");
     assert_eq!(lookups, victims);
-    // Each is tried when it is sent something, and before it goes.
+    // The shard tries to write to each client after a send and before the eviction.
     assert!(tries < 4 * 1_000 + 1_000, "{tries}");
 }
 
 #[test]
-fn evicting_clients_whose_messages_wait_looks_at_the_victims_only() {
+fn evicting_clients_with_queued_input_visits_only_them() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         received_bytes_max: 2_048 * KIB,
@@ -357,14 +357,14 @@ fn evicting_clients_whose_messages_wait_looks_at_the_victims_only() {
 }
 
 #[test]
-fn turns_with_too_much_held_for_clients_try_each_of_them_once() {
+fn turn_over_the_send_budget_tries_each_client_once() {
     let mut world = world(Limits {
         message_bytes_max: 4 * KIB,
         outboxes_bytes_max: 8 * KIB,
         ..Limits::default()
     });
     let clients = world.joined(500);
-    // All in one turn, and all of them read.
+    // All of it happens in one turn, and all clients read.
     for &client in &clients {
         world.sends(client, &"x".repeat(3 * KIB));
     }
@@ -378,7 +378,7 @@ fn turns_with_too_much_held_for_clients_try_each_of_them_once() {
 }
 
 #[test]
-fn tiny_messages_count_with_what_they_take() {
+fn tiny_messages_count_with_their_allocations() {
     let mut world = World::new(Setup {
         limits: Limits {
             pending_bytes_max: usize::MAX,
@@ -389,7 +389,7 @@ fn tiny_messages_count_with_what_they_take() {
     let client = world.join();
     world.client_says(client, "first");
     world.client_sends(client, client_frame(0x82, b"").repeat(10_000));
-    // A frame of two bytes is an allocation of 16 at least, and its place in the list is one of up to twice as many.
+    // A frame of two bytes is an allocation of at least 16, and its list's capacity may be twice its length.
     let each = 16 + 2 * size_of::<SessionEvent>();
     let counted = world.core().cx.receive_budget.bytes();
     assert!(counted >= 10_000 * each, "{counted}");

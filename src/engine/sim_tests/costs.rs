@@ -1,4 +1,4 @@
-//! What things cost, in what can be counted: reads, writes, turns, wake-ups, and copies of what is sent.
+//! The cost of operations in exact counts: reads, writes, turns of the event loop, wake-ups and copies of messages.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -14,11 +14,11 @@ use crate::engine::parts::mailbox::Wake;
 use crate::limits::Limits;
 use crate::message::Message;
 
-/// Turns of a shard for a message that is answered: in one it is read, in one the answer is sent.
+/// The turns of a shard for a message with a reply: one reads the message, and one sends the reply.
 const TURNS_OF_AN_ECHO: usize = 2;
 const TURNS_OF_A_BROADCAST: usize = 1;
 
-/// Calls to a client's socket, with those that brought nothing.
+/// The number of calls to a client's socket, including those without effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Calls {
     reads: usize,
@@ -33,7 +33,7 @@ fn calls_so_far(world: &World, client: usize) -> Calls {
     }
 }
 
-/// What something takes of each client's socket, which must be the same for all, and how many turns of the shard.
+/// Returns the socket calls for each client, which must be equal, and the turns of the shard that an action takes.
 fn cost(
     world: &mut World,
     clients: &[usize],
@@ -50,8 +50,11 @@ fn cost(
             writes: now.writes - before.writes,
         }
     });
-    let first = costs.next().expect("there are clients");
-    assert!(costs.all(|other| other == first), "all alike");
+    let first = costs.next().expect("there is at least one client");
+    assert!(
+        costs.all(|other| other == first),
+        "all clients must have the same cost"
+    );
     (first, world.turns - turns)
 }
 
@@ -69,21 +72,21 @@ const ONE_OF_EACH: Calls = Calls {
 };
 
 #[test]
-fn an_echo_is_one_read_one_write_and_two_turns() {
+fn echo_is_one_read_one_write_and_two_turns() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     for n in 0..10 {
         let (calls, turns) = cost(&mut world, &[client], |world| {
             world.client_says(client, &n.to_string());
         });
-        // A short read means an empty socket: that is not asked for again.
+        // A short read means that the socket is empty, so the shard does not read again.
         assert_eq!(calls, ONE_OF_EACH);
         assert!(turns <= TURNS_OF_AN_ECHO, "{turns}");
     }
 }
 
 #[test]
-fn replies_to_what_came_in_one_read_are_one_write_and_two_turns() {
+fn replies_to_one_read_are_one_write_and_two_turns() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     for messages in [2, 16, 500] {
@@ -96,7 +99,7 @@ fn replies_to_what_came_in_one_read_are_one_write_and_two_turns() {
 }
 
 #[test]
-fn messages_of_many_clients_take_no_more_turns_than_one() {
+fn messages_of_many_clients_take_the_turns_of_one() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(100);
     let (calls, turns) = cost(&mut world, &clients, |world| {
@@ -109,7 +112,7 @@ fn messages_of_many_clients_take_no_more_turns_than_one() {
 }
 
 #[test]
-fn a_message_that_is_not_answered_is_one_read() {
+fn message_without_reply_is_one_read() {
     let mut world = World::new(Setup::default());
     let client = world.join();
     let (calls, _) = cost(&mut world, &[client], |world| {
@@ -119,7 +122,7 @@ fn a_message_that_is_not_answered_is_one_read() {
 }
 
 #[test]
-fn broadcasts_that_wait_together_are_one_write_for_each_member_and_one_turn() {
+fn queued_broadcasts_are_one_write_per_member_and_one_turn() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(20);
     let room = world.hub.new_room("room".into(), false);
@@ -148,7 +151,7 @@ fn broadcasts_that_wait_together_are_one_write_for_each_member_and_one_turn() {
 }
 
 #[test]
-fn broadcasts_and_what_is_for_one_alone_are_one_write() {
+fn broadcasts_and_single_sends_are_one_write() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(3);
     let (calls, turns) = cost(&mut world, &clients, |world| {
@@ -164,7 +167,7 @@ fn broadcasts_and_what_is_for_one_alone_are_one_write() {
 }
 
 #[test]
-fn a_full_socket_is_tried_once_in_a_turn_and_takes_all_in_one_write_when_it_has_room() {
+fn full_socket_is_tried_once_per_turn() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.stall(client, 10);
@@ -182,7 +185,7 @@ fn a_full_socket_is_tried_once_in_a_turn_and_takes_all_in_one_write_when_it_has_
 }
 
 #[test]
-fn who_is_sent_a_broadcast_is_handed_the_bytes_of_its_message_and_no_copy() {
+fn broadcast_is_written_without_copying() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(5);
     for size in [1, 100, 10_000, 100_000] {
@@ -200,7 +203,7 @@ fn who_is_sent_a_broadcast_is_handed_the_bytes_of_its_message_and_no_copy() {
 }
 
 #[test]
-fn broadcasts_that_slow_members_are_still_owed_are_in_memory_once() {
+fn broadcasts_queued_for_slow_members_share_memory() {
     let mut world = World::new(Setup {
         limits: Limits {
             outbox_bytes_max: 10 << 20,
@@ -228,7 +231,7 @@ fn broadcasts_that_slow_members_are_still_owed_are_in_memory_once() {
     }
 }
 
-/// Counts how often it is rung.
+/// A waker that counts its calls.
 #[derive(Clone, Default)]
 struct Bell(Arc<AtomicUsize>);
 
@@ -238,14 +241,14 @@ impl Wake for Bell {
     }
 }
 
-/// Shards that nobody turns: they take commands and go to sleep when the test says so.
+/// Shards whose event loops do not run. They take commands and go to sleep when the test says so.
 struct Sleepers {
     hub: Arc<Hub>,
     bells: Vec<Bell>,
 }
 
 impl Sleepers {
-    /// With so many members each; all asleep.
+    /// Creates sleeping shards with the given numbers of members.
     fn new(world: &World, members: &[usize]) -> Self {
         let bells: Vec<Bell> = members.iter().map(|_| Bell::default()).collect();
         let wakers = bells.iter().map(|bell| Box::new(bell.clone()) as _);
@@ -273,7 +276,7 @@ impl Sleepers {
         self.hub.broadcast(&frame, Audience::default()).unwrap();
     }
 
-    /// How often each has been woken since the last call.
+    /// Returns how often each shard has been woken since the last call.
     fn wakes(&self) -> Vec<usize> {
         let wakes = self.bells.iter().map(|bell| bell.0.swap(0, SeqCst));
         wakes.collect()
@@ -281,7 +284,7 @@ impl Sleepers {
 }
 
 #[test]
-fn a_broadcast_wakes_each_sleeping_shard_with_members_once_and_no_other() {
+fn broadcast_wakes_each_sleeping_shard_with_members_once() {
     let world = World::new(Setup::default());
     let sleepers = Sleepers::new(&world, &[3, 0, 1, 2]);
     sleepers.broadcast();
@@ -297,7 +300,7 @@ fn a_broadcast_wakes_each_sleeping_shard_with_members_once_and_no_other() {
 }
 
 #[test]
-fn a_broadcast_to_a_room_wakes_no_shard_without_a_member_of_it() {
+fn room_broadcast_wakes_only_shards_with_members() {
     let world = World::new(Setup::default());
     let sleepers = Sleepers::new(&world, &[5, 5, 5]);
     let room = sleepers.hub.new_room("room".into(), false);
@@ -320,7 +323,7 @@ fn a_broadcast_to_a_room_wakes_no_shard_without_a_member_of_it() {
 }
 
 #[test]
-fn what_handlers_send_wakes_nobody_before_they_end_and_then_each_sleeping_shard_once() {
+fn sends_in_handlers_wake_each_shard_once_at_their_end() {
     let hub: Arc<OnceLock<Weak<Hub>>> = Arc::default();
     let of_handler = hub.clone();
     let mut world = World::with_handler(move |_, _, _| {
@@ -332,7 +335,7 @@ fn what_handlers_send_wakes_nobody_before_they_end_and_then_each_sleeping_shard_
     let client = world.join();
     let sleepers = Sleepers::new(&world, &[3, 1, 0, 2]);
     hub.set(Arc::downgrade(&sleepers.hub)).unwrap();
-    // The first is the one whose thread runs the handlers, the last is awake, too.
+    // The first shard's thread runs the handlers, and the last shard is awake, too.
     sleepers.takes_its_mail(0);
     sleepers.takes_its_mail(3);
     for _ in 0..10 {

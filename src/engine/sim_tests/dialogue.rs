@@ -1,7 +1,7 @@
-//! One connection, held to what RFC 6455 says of it.
+//! A randomised test that compares one connection with RFC 6455.
 //!
-//! Chance decides what the client sends, how it is cut, what the program sends, what the socket takes and how time goes
-//! by. What the client should have been understood to say is read apart from the code under test, by [`reference`].
+//! Random choices determine what the client sends, how it is split into reads, what the program sends, how much the socket
+//! accepts, and how time passes. The expected events come from an independent parser, [`reference`].
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use crate::protocol::fuzz::reference::{self, Heard, Transcript, TranscriptEnd};
 const STEPS: usize = 2_000;
 const MESSAGE_BYTES_MAX: [usize; 3] = [20, 300, 70_000];
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Sent by the program, or by clients.
+/// Close codes that the program and clients send.
 const CODES: [u16; 8] = [1000, 1001, 1003, 1008, 1011, 1014, 3000, 4999];
-/// Not to be sent.
+/// Close codes that must not be sent.
 const BAD_CODES: [u16; 6] = [0, 999, 1005, 1006, 1015, 5000];
 
-/// Holds the dialogue that these bytes describe.
+/// Runs the simulation that these bytes describe.
 pub(crate) fn run(data: &[u8]) {
     Dialogue::new(Dice::from_bytes(data)).hold_to_the_end(STEPS);
 }
 
-/// The bytes of a dialogue of that many steps: a seed for fuzzers.
+/// Returns the bytes of a simulation with that many steps, a seed for fuzzers.
 #[cfg(test)]
 pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
     Dialogue::new(Dice::from_seed(seed)).hold_to_the_end(steps)
@@ -39,25 +39,25 @@ struct Dialogue {
     dice: Dice,
     message_bytes_max: usize,
     client: usize,
-    /// By the client: still to be sent, and sent.
+    /// The client's bytes: still to be sent, and sent.
     to_send: Vec<u8>,
     delivered: Vec<u8>,
-    /// Everything that the client got after the handshake.
+    /// Everything that the client received after the handshake.
     got: Vec<u8>,
-    /// Messages of the program.
+    /// The messages that the program sent.
     sent: usize,
-    /// How the program has closed first.
+    /// The program's close, if it came first.
     closed: Option<(u16, String)>,
     has_heartbeat: bool,
-    /// The socket did not always take everything at once.
+    /// Whether the socket was ever full.
     stalled: bool,
-    /// Time that has gone by since.
+    /// The time that has passed.
     waited: Duration,
     ended: bool,
     reset: bool,
 }
 
-/// Every message is answered with itself, behind a mark.
+/// Echoes each message with a prefix.
 fn handler(hub: &Hub, session: &Session, told: &Told) {
     if let Told::Message(payload) = told {
         send(hub, session, [b"E:", &payload[..]].concat());
@@ -153,7 +153,7 @@ impl Dialogue {
         }
     }
 
-    /// The client has something to say, well formed or not.
+    /// Queues a well-formed or malformed frame of the client.
     fn say(&mut self) {
         let len = match self.dice.below(8) {
             0 => self.dice.below(400),
@@ -172,7 +172,7 @@ impl Dialogue {
             13..17 => client_frame(0x89, control),
             17 => client_frame(0x8A, control),
             18 => {
-                // A character that is cut between two fragments, or is none.
+                // A character that is split between two fragments, or is invalid.
                 let cut = 1 + self.dice.below(3);
                 let (first, second) = "🦀".as_bytes().split_at(cut);
                 let mut frames = client_frame(0x01, first);
@@ -228,7 +228,7 @@ impl Dialogue {
         self.delivered.extend(bytes);
     }
 
-    /// The program closes.
+    /// Lets the program close the connection.
     fn close(&mut self) {
         let code = CODES[self.dice.below(CODES.len())];
         let reason = "ä".repeat(self.dice.below(100));
@@ -242,7 +242,7 @@ impl Dialogue {
         self.got.extend(self.world.output(self.client));
     }
 
-    /// Returns the chances that it took.
+    /// Runs the simulation and returns the random choices it made.
     fn hold_to_the_end(mut self, steps: usize) -> Vec<u8> {
         for _ in 0..steps {
             if self.dice.is_used_up() {
@@ -276,14 +276,14 @@ impl Dialogue {
         self.dice.taken()
     }
 
-    /// Nothing but the client's own words has decided what became of the connection.
+    /// Whether only the client's input determined the outcome.
     fn is_undisturbed(&self) -> bool {
         !self.stalled && !self.has_heartbeat && !self.reset && self.closed.is_none()
     }
 
-    /// No deadline has come, and nothing broke.
+    /// Whether no deadline has expired and the connection did not break.
     fn is_uncut(&self) -> bool {
-        // Other deadlines are longer.
+        // All other deadlines are longer.
         !self.reset && self.waited < CLOSE_TIMEOUT && self.world.metrics().heartbeat_timeouts == 0
     }
 
@@ -331,7 +331,7 @@ impl Dialogue {
                 Frame::Binary(payload) => self.check_reply(replies.next(), &payload),
                 Frame::Pong(payload) => pongs.push(payload),
                 Frame::Ping(_) => assert!(self.has_heartbeat, "a ping that nobody wanted"),
-                Frame::Close(..) => panic!("two closes"),
+                Frame::Close(..) => panic!("the server sent two close frames"),
             }
         }
         let pings: Vec<_> = transcript
@@ -348,7 +348,7 @@ impl Dialogue {
             "{pongs:?} for {pings:?}"
         );
         if self.is_uncut() && self.closed.is_none() {
-            // RFC 6455 §5.5.3 wants the latest answered at least.
+            // RFC 6455 §5.5.3 requires a pong for at least the latest ping.
             assert_eq!(pongs.last(), pings.last());
             assert!(replies.next().is_none(), "a message without its reply");
         }
@@ -365,7 +365,8 @@ impl Dialogue {
         assert_eq!(expected.as_deref(), Some(payload));
     }
 
-    /// RFC 6455 §5.5.1, §7.1.7: the answer to a close frame, or to a violation, unless we have closed before.
+    /// Checks the close frame that answers the client's close or violation, unless the server closed first (RFC 6455 §5.5.1,
+    /// §7.1.7).
     fn check_close(&self, transcript: &Transcript, close: Option<(Option<u16>, String)>) {
         let answers = |close: &(Option<u16>, String)| match &transcript.end {
             TranscriptEnd::Closed(code, _) => close == &(*code, String::new()),
@@ -379,7 +380,7 @@ impl Dialogue {
         let is_open = matches!(transcript.end, TranscriptEnd::Open { .. });
         match close {
             Some(close) => {
-                // Told that the engine stops, who was still there.
+                // A client that was still connected received the close of the engine's stop.
                 let stops = close.0 == Some(1001) && is_open && own.is_none();
                 let silences = self.world.metrics().heartbeat_timeouts;
                 let was_silent = close.0 == Some(1011) && silences == 1;
@@ -413,9 +414,9 @@ mod tests {
     const SEEDS: u64 = 400;
 
     #[test]
-    fn whatever_is_said_is_answered_by_the_letter() {
+    fn random_dialogue_conforms_to_rfc_6455() {
         for_seeds(SEEDS, |seed| {
-            // Also short ones: a close ends most of what there is to see.
+            // Includes short simulations, because a close ends most of them early.
             let steps = 10 + 3 * (seed as usize % 100);
             Dialogue::new(Dice::from_seed(seed)).hold_to_the_end(steps);
         });

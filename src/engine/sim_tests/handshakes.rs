@@ -1,4 +1,4 @@
-//! Handshakes that the program decides about.
+//! Handshakes that the program accepts or rejects.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -19,18 +19,17 @@ use crate::protocol::handshake;
 use crate::protocol::http::{self, Head, Parsed};
 use crate::request::{Reject, RequestHead};
 
-/// What the program keeps for its streams: how many there are, and of those that were dropped, whether a handler thread
-/// has done it.
+/// Counts the attachments that the program makes, and records for each dropped one whether a handler thread dropped it.
 #[derive(Clone, Default)]
-pub(super) struct Kept {
+pub(super) struct Attachments {
     made: Arc<AtomicUsize>,
     dropped: Arc<Mutex<Vec<bool>>>,
     hub: Arc<OnceLock<Weak<Hub>>>,
 }
 
-struct Attachment(Kept);
+struct Attachment(Attachments);
 
-impl Kept {
+impl Attachments {
     fn make(&self) -> Arc<Attachment> {
         self.made.fetch_add(1, SeqCst);
         Arc::new(Attachment(self.clone()))
@@ -49,16 +48,16 @@ impl Drop for Attachment {
         let by_handler = hub.is_some_and(|hub| crate::engine::hub::job_port::is_handler_of(&hub));
         self.0.dropped.lock().unwrap().push(by_handler);
         if by_handler && !std::thread::panicking() {
-            // User code may do so, and nobody is to be hurt.
+            // User code may panic here, which must not affect other connections.
             panic_quietly();
         }
     }
 }
 
-/// Lets everyone in but for some paths.
-fn gate(request: &RequestHead, kept: &Kept) -> Result<HandshakeAccept, Reject> {
+/// Accepts handshakes except for certain paths.
+fn gate(request: &RequestHead, attachments: &Attachments) -> Result<HandshakeAccept, Reject> {
     let welcome = || HandshakeAccept {
-        attachment: Some(kept.make()),
+        attachment: Some(attachments.make()),
         ..HandshakeAccept::default()
     };
     match request.path() {
@@ -79,9 +78,9 @@ fn gate(request: &RequestHead, kept: &Kept) -> Result<HandshakeAccept, Reject> {
     }
 }
 
-pub(super) fn gated(limits: Limits) -> (World, Kept) {
-    let kept = Kept::default();
-    let program = kept.clone();
+pub(super) fn gated(limits: Limits) -> (World, Attachments) {
+    let attachments = Attachments::default();
+    let program = attachments.clone();
     let world = World::new(Setup {
         limits,
         subscriptions: Subscriptions {
@@ -95,8 +94,8 @@ pub(super) fn gated(limits: Limits) -> (World, Kept) {
         gate: Box::new(move |request| gate(request, &program)),
         ..Setup::default()
     });
-    let _ = kept.hub.set(Arc::downgrade(&world.hub));
-    (world, kept)
+    let _ = attachments.hub.set(Arc::downgrade(&world.hub));
+    (world, attachments)
 }
 
 fn upgrade(path: &str, more: &str) -> Vec<u8> {
@@ -113,7 +112,7 @@ pub(super) fn head(path: &str, more: &str) -> Head {
     }
 }
 
-/// A connection of a Humphrey app, whose handshake is to be answered.
+/// Creates a connection from a Humphrey app whose handshake is not answered yet.
 fn handed_over(path: &str, more: &str) -> Upgraded {
     let head = head(path, more);
     let handshake = handshake::check(&head.method, head.minor_version, head.pairs()).unwrap();
@@ -127,7 +126,7 @@ fn handed_over(path: &str, more: &str) -> Upgraded {
 pub(super) const CHAT: &str = "Sec-WebSocket-Protocol: other, chat\r\n";
 
 #[test]
-fn nobody_comes_in_before_the_program_has_said_so_however_long_that_takes() {
+fn client_is_not_connected_before_the_verdict() {
     let (mut world, _) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, UPGRADE);
@@ -143,8 +142,8 @@ fn nobody_comes_in_before_the_program_has_said_so_however_long_that_takes() {
 }
 
 #[test]
-fn what_the_program_chooses_is_in_the_answer_and_the_session_has_it() {
-    let (mut world, kept) = gated(Limits::default());
+fn accepted_settings_are_in_response_and_session() {
+    let (mut world, attachments) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, upgrade("/speak?a=b", CHAT));
     world.run_handlers();
@@ -163,12 +162,12 @@ fn what_the_program_chooses_is_in_the_answer_and_the_session_has_it() {
     world.forget_sessions();
     world.client_resets(client);
     world.assert_empty();
-    kept.assert_dropped_by_handlers(1);
+    attachments.assert_dropped_by_handlers(1);
 }
 
 #[test]
-fn a_rejection_is_answered_as_the_program_says_and_counted() {
-    let (mut world, kept) = gated(Limits::default());
+fn rejection_is_answered_as_given_and_counted() {
+    let (mut world, attachments) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, upgrade("/reject", ""));
     world.run_handlers();
@@ -183,15 +182,15 @@ fn a_rejection_is_answered_as_the_program_says_and_counted() {
     assert_eq!(world.metrics().refused.handshake_handler, 1);
     assert_eq!(world.metrics().refused.total(), 1);
     world.assert_empty();
-    kept.assert_dropped_by_handlers(0);
+    attachments.assert_dropped_by_handlers(0);
 }
 
 #[test]
-fn a_panic_or_an_answer_that_can_not_be_sent_is_an_internal_error() {
+fn panic_or_invalid_verdict_is_answered_with_500() {
     for (path, panics, made) in [("/panic", 1, 0), ("/split", 0, 1), ("/speak", 0, 1)] {
-        let (mut world, kept) = gated(Limits::default());
+        let (mut world, attachments) = gated(Limits::default());
         let client = world.connect();
-        // The subprotocol is not offered.
+        // The client does not offer this subprotocol.
         world.client_sends(client, upgrade(path, ""));
         world.run_handlers();
         let head = world.head(client);
@@ -202,12 +201,12 @@ fn a_panic_or_an_answer_that_can_not_be_sent_is_an_internal_error() {
         assert_eq!(world.metrics().refused.handshake_handler, 1);
         assert_eq!(world.metrics().handler_panics, panics, "{path}");
         world.assert_empty();
-        kept.assert_dropped_by_handlers(made);
+        attachments.assert_dropped_by_handlers(made);
     }
 }
 
 #[test]
-fn what_a_client_sends_before_it_is_let_in_is_handled_afterwards() {
+fn early_messages_are_handled_after_the_accept() {
     let (mut world, _) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, [UPGRADE, &client_text("early")].concat());
@@ -222,7 +221,7 @@ fn what_a_client_sends_before_it_is_let_in_is_handled_afterwards() {
     world.assert_empty();
 }
 
-/// There is room for 10,000 bytes of requests that wait for the program, and half of it for those with early bytes.
+/// Limits with 10,000 bytes for requests that wait for the program, half of them for requests with early bytes.
 fn with_little_room() -> Limits {
     Limits {
         message_bytes_max: 40_000,
@@ -232,7 +231,7 @@ fn with_little_room() -> Limits {
 }
 
 #[test]
-fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
+fn early_bytes_over_the_budget_are_refused() {
     let (mut world, _) = gated(with_little_room());
     let early = client_text(&"x".repeat(2_400));
     let clients: Vec<_> = (0..3).map(|_| world.connect()).collect();
@@ -245,7 +244,7 @@ fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
         world.client_ends(client);
     }
     assert_eq!(world.metrics().refused.handshakes_max, 2);
-    // Who waits for the answer, as clients are to, is not concerned.
+    // Clients that wait for the response, as they should, are not affected.
     let conforming = world.connect();
     world.client_sends(conforming, UPGRADE);
     world.run_handlers();
@@ -257,9 +256,9 @@ fn early_bytes_of_many_are_bounded_and_those_over_it_are_told_so() {
 }
 
 #[test]
-fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so() {
+fn requests_awaiting_a_verdict_over_budget_are_refused() {
     let (mut world, _) = gated(with_little_room());
-    // A request that waits takes less memory where addresses have 32 bits.
+    // A waiting request takes less memory on 32-bit targets.
     let count = if size_of::<usize>() == 8 { 30 } else { 60 };
     let clients: Vec<_> = (0..count).map(|_| world.connect()).collect();
     for &client in &clients {
@@ -279,7 +278,7 @@ fn requests_that_wait_for_the_program_are_bounded_and_those_over_it_are_told_so(
 }
 
 #[test]
-fn requests_that_wait_for_connect_handlers_are_bounded_and_let_go() {
+fn requests_awaiting_connect_handlers_are_bounded() {
     let mut world = World::new(Setup {
         limits: with_little_room(),
         ..Setup::default()
@@ -298,14 +297,14 @@ fn requests_that_wait_for_connect_handlers_are_bounded_and_let_go() {
 }
 
 #[test]
-fn a_client_that_goes_while_the_program_decides_leaves_nothing() {
+fn client_leaving_before_the_verdict_leaks_nothing() {
     for (path, ends) in [
         ("/", true),
         ("/", false),
         ("/reject", true),
         ("/reject", false),
     ] {
-        let (mut world, kept) = gated(Limits::default());
+        let (mut world, attachments) = gated(Limits::default());
         let client = world.connect();
         world.client_sends(
             client,
@@ -322,14 +321,14 @@ fn a_client_that_goes_while_the_program_decides_leaves_nothing() {
             assert_eq!(world.handled(client).last(), Some(&Told::Close));
         }
         world.assert_empty();
-        kept.assert_dropped_by_handlers(usize::from(path == "/"));
+        attachments.assert_dropped_by_handlers(usize::from(path == "/"));
     }
 }
 
 #[test]
-fn a_stop_does_not_wait_for_the_program_to_decide() {
+fn stop_does_not_wait_for_a_verdict() {
     for (accepts, early) in [(true, ""), (true, "early"), (false, "")] {
-        let (mut world, kept) = gated(Limits::default());
+        let (mut world, attachments) = gated(Limits::default());
         let client = world.connect();
         let path = if accepts { "/" } else { "/reject" };
         let mut request = upgrade(path, "");
@@ -346,23 +345,23 @@ fn a_stop_does_not_wait_for_the_program_to_decide() {
         // The job itself.
         assert_eq!(world.core().cx.receive_budget.bytes(), REQUEST_BYTES);
         assert_eq!(world.metrics().refused.unserved, 1);
-        // The handler comes back only now, and the shard is still there, or not.
+        // The handler returns only now, with the shard still running or not.
         if early.is_empty() {
             world.run_job(0);
         }
         world.finish();
         assert_eq!(world.told(client), []);
-        kept.assert_dropped_by_handlers(usize::from(accepts));
+        attachments.assert_dropped_by_handlers(usize::from(accepts));
     }
 }
 
 #[test]
-fn at_the_end_of_a_stop_nobody_is_left_though_the_program_has_not_decided() {
-    let (mut world, kept) = gated(Limits::default());
+fn stop_drops_clients_without_a_verdict() {
+    let (mut world, attachments) = gated(Limits::default());
     let client = world.connect();
     world.client_sends(client, upgrade("/", ""));
     world.begin_job(0);
-    // It does not read, so the answer can't be written.
+    // The client does not read, so the response can't be written.
     world.stall(client, 0);
     world.stop(Duration::from_secs(1));
     world.advance(Duration::from_secs(2));
@@ -370,11 +369,11 @@ fn at_the_end_of_a_stop_nobody_is_left_though_the_program_has_not_decided() {
     world.finish();
     assert!(world.is_closed(client));
     assert_eq!(world.told(client), []);
-    kept.assert_dropped_by_handlers(1);
+    attachments.assert_dropped_by_handlers(1);
 }
 
 #[test]
-fn the_request_is_let_go_when_the_connect_handler_has_returned() {
+fn request_is_dropped_when_the_connect_handler_returns() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     world.client_sends(client, UPGRADE);
@@ -387,7 +386,7 @@ fn the_request_is_let_go_when_the_connect_handler_has_returned() {
 // ------------------------------------------------------------------------------------------ what others have read
 
 #[test]
-fn a_handed_over_request_is_asked_about_and_answered_as_the_program_says() {
+fn handed_over_handshake_is_answered_by_the_verdict() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(handed_over("/speak", CHAT));
     assert_eq!(world.output(client), b"");
@@ -413,9 +412,9 @@ fn a_handed_over_request_is_asked_about_and_answered_as_the_program_says() {
 }
 
 #[test]
-fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
+fn rejection_after_a_foreign_101_is_a_close_frame() {
     let (mut world, _) = gated(Limits::default());
-    // The client has had the first three bytes of the pong.
+    // The client has received the first three bytes of the pong.
     let pending_out = encode::control(Opcode::Pong, b"pending_out").split_off(3);
     let client = world.adopt(Upgraded {
         is_answered: true,
@@ -442,7 +441,7 @@ fn where_the_handshake_was_answered_elsewhere_a_rejection_is_a_close_frame() {
 }
 
 #[test]
-fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refused() {
+fn messages_of_a_refused_handover_are_counted() {
     for (connections_max, status) in [(1, "403"), (0, "503")] {
         let (mut world, _) = gated(Limits {
             connections_max,
@@ -463,7 +462,7 @@ fn messages_of_a_handed_over_connection_are_counted_where_its_handshake_is_refus
 }
 
 #[test]
-fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
+fn subprotocol_after_the_response_is_ignored() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(Upgraded {
         is_answered: true,
@@ -477,7 +476,7 @@ fn of_a_subprotocol_that_comes_too_late_nobody_hears() {
 }
 
 #[test]
-fn a_connection_of_which_nobody_has_kept_the_request_is_asked_about_too() {
+fn handover_without_its_request_is_authorized_too() {
     let (mut world, _) = gated(Limits::default());
     let client = world.adopt(Upgraded {
         is_answered: true,
@@ -490,7 +489,7 @@ fn a_connection_of_which_nobody_has_kept_the_request_is_asked_about_too() {
 }
 
 #[test]
-fn who_waits_for_the_program_is_not_among_those_that_wait_for_a_request() {
+fn client_awaiting_a_verdict_is_no_pending_handshake() {
     let (mut world, _) = gated(Limits {
         handshakes_max: 1,
         ..Limits::default()
@@ -508,7 +507,7 @@ fn who_waits_for_the_program_is_not_among_those_that_wait_for_a_request() {
 }
 
 #[test]
-fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_decision() {
+fn messages_of_a_handover_lost_before_verdict_are_counted() {
     let one_message = || Upgraded {
         is_answered: true,
         pending_out: Vec::new(),
@@ -520,11 +519,11 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
     };
     let (mut world, _) = gated(Limits::default());
     world.adopt(one_message());
-    // The shard ends without being told to, as where it can't poll.
+    // The shard ends without a stop, as it does if polling fails.
     world.finish();
     assert_eq!(world.metrics().dropped.unhandled, 1);
 
-    let (mut world, kept) = gated(Limits::default());
+    let (mut world, attachments) = gated(Limits::default());
     let client = world.adopt(one_message());
     world.begin_job(0);
     world.stop(Duration::from_secs(1));
@@ -535,18 +534,18 @@ fn messages_of_a_handed_over_connection_are_counted_where_it_goes_before_the_dec
     world.finish();
     assert_eq!(world.metrics().messages_in, 1);
     assert_eq!(world.metrics().dropped.unhandled, 1);
-    kept.assert_dropped_by_handlers(1);
+    attachments.assert_dropped_by_handlers(1);
 }
 
 #[test]
-fn who_comes_in_the_place_of_one_who_goes_in_the_same_turn_is_answered_once() {
+fn client_in_a_slot_reused_in_one_turn_is_answered_once() {
     let mut world = World::with_handler(echo);
     let gone = world.join();
     world.client_says(gone, "a");
     world.client_resets(gone);
     world.run_job(0);
     let left = world.key(gone);
-    // Readiness comes before the handler's outcome, which was all that kept its slot.
+    // The readiness event precedes the handler's result, which alone kept the slot in use.
     let writable = Readiness {
         writable: true,
         ..Readiness::default()

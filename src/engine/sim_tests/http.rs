@@ -1,4 +1,4 @@
-//! Connections that are not, or not yet, WebSockets.
+//! HTTP connections before or without an upgrade to WebSocket.
 
 use super::wire::{Frame, UPGRADE, client_text, get, parse_frames, post, text};
 use super::world::{Setup, World, echo, panic_quietly};
@@ -17,7 +17,7 @@ fn limited(limits: Limits) -> World {
     })
 }
 
-/// Answers with the target and the body.
+/// Responds with the target and the body.
 fn answer(request: Request) -> Response {
     if request.head.target == "/panic" {
         panic_quietly();
@@ -53,7 +53,7 @@ fn with_routes(limits: Limits) -> World {
     })
 }
 
-/// The bodies of the responses in an output, all of which must be 200.
+/// Parses the bodies of the responses in an output, and asserts that each status is 200.
 fn bodies(mut output: &[u8]) -> Vec<String> {
     let mut bodies = Vec::new();
     while !output.is_empty() {
@@ -80,7 +80,7 @@ fn assert_refused(world: &mut World, client: usize, status: u16) {
 }
 
 #[test]
-fn what_is_no_handshake_is_answered_with_what_is_wrong() {
+fn invalid_handshake_is_answered_with_the_reason() {
     let cases: [(&[u8], u16); 4] = [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426),
         (
@@ -101,7 +101,7 @@ fn what_is_no_handshake_is_answered_with_what_is_wrong() {
 }
 
 #[test]
-fn a_head_over_the_limit_is_refused_however_it_comes() {
+fn head_over_the_limit_is_refused_in_any_pieces() {
     for step in [1, 7, 100_000] {
         let mut world = limited(Limits {
             head_bytes_max: 1_000,
@@ -124,12 +124,12 @@ fn a_head_over_the_limit_is_refused_however_it_comes() {
 }
 
 #[test]
-fn the_oldest_pending_handshake_gives_way_to_a_new_one() {
+fn oldest_pending_handshake_is_evicted_by_a_new_one() {
     let mut world = limited(Limits {
         handshakes_max: 3,
         ..Limits::default()
     });
-    // Finished ones do not count.
+    // Completed handshakes do not count.
     let joined = world.joined(5);
     let pending: Vec<_> = (0..5).map(|_| world.connect()).collect();
     let closed: Vec<_> = pending.iter().map(|&c| world.is_closed(c)).collect();
@@ -142,7 +142,7 @@ fn the_oldest_pending_handshake_gives_way_to_a_new_one() {
 }
 
 #[test]
-fn connections_over_the_limit_are_told_so() {
+fn connection_over_the_limit_gets_503() {
     let mut world = limited(Limits {
         connections_max: 3,
         ..Limits::default()
@@ -159,13 +159,13 @@ fn connections_over_the_limit_are_told_so() {
 }
 
 #[test]
-fn a_handed_over_connection_over_the_limit_gets_what_it_is_owed_and_then_is_told_so() {
+fn handover_over_the_limit_gets_pending_bytes_then_close() {
     let mut world = limited(Limits {
         connections_max: 1,
         ..Limits::default()
     });
     world.join();
-    // The client has had the first three bytes of the pong.
+    // The client has received the first three bytes of the pong.
     let pending_out = encode::control(Opcode::Pong, b"pending_out").split_off(3);
     let client = world.adopt(Upgraded {
         head: None,
@@ -188,7 +188,7 @@ fn a_handed_over_connection_over_the_limit_gets_what_it_is_owed_and_then_is_told
 }
 
 #[test]
-fn early_frames_behind_a_handshake_are_kept() {
+fn early_frames_after_a_handshake_are_kept() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     let all = [UPGRADE, &client_text("early"), &client_text("cut")[..4]].concat();
@@ -218,7 +218,7 @@ fn pipelined_requests_are_answered_in_order_one_at_a_time() {
 }
 
 #[test]
-fn a_request_is_answered_also_where_the_client_has_ended_its_stream() {
+fn request_of_a_half_closed_client_is_answered() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     {
@@ -233,7 +233,7 @@ fn a_request_is_answered_also_where_the_client_has_ended_its_stream() {
 }
 
 #[test]
-fn a_response_that_the_client_reads_slowly_is_written_in_full_and_in_time() {
+fn slowly_read_response_is_written_in_full() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.stall(client, 10);
@@ -253,7 +253,7 @@ fn a_response_that_the_client_reads_slowly_is_written_in_full_and_in_time() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused_with_413() {
+fn body_over_the_limit_is_refused_with_413() {
     let mut world = with_routes(Limits {
         body_bytes_max: 100,
         ..Limits::default()
@@ -268,7 +268,7 @@ fn a_body_over_the_limit_is_refused_with_413() {
 }
 
 #[test]
-fn an_idle_connection_is_kept_for_its_time_and_no_longer() {
+fn idle_connection_is_closed_after_its_timeout() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     for _ in 0..3 {
@@ -286,7 +286,7 @@ fn an_idle_connection_is_kept_for_its_time_and_no_longer() {
 }
 
 #[test]
-fn a_later_request_that_trickles_in_has_the_time_of_a_first_one() {
+fn trickling_later_request_has_the_head_deadline() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.client_sends(client, get("/"));
@@ -301,7 +301,7 @@ fn a_later_request_that_trickles_in_has_the_time_of_a_first_one() {
 }
 
 #[test]
-fn a_route_that_takes_long_is_waited_for() {
+fn slow_route_is_waited_for() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.client_sends(client, get("/"));
@@ -313,7 +313,7 @@ fn a_route_that_takes_long_is_waited_for() {
 }
 
 #[test]
-fn a_route_that_panics_is_answered_with_500() {
+fn panicking_route_is_answered_with_500() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.client_sends(client, get("/panic"));
@@ -323,7 +323,7 @@ fn a_route_that_panics_is_answered_with_500() {
 }
 
 #[test]
-fn a_websocket_may_follow_requests_on_the_same_connection() {
+fn upgrade_after_requests_on_a_connection_succeeds() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     world.client_sends(client, [&get("/")[..], UPGRADE, &client_text("a")].concat());
@@ -335,7 +335,7 @@ fn a_websocket_may_follow_requests_on_the_same_connection() {
 }
 
 #[test]
-fn requests_without_end_on_one_connection_leave_nothing_behind() {
+fn many_requests_on_one_connection_leak_nothing() {
     let mut world = with_routes(Limits::default());
     let client = world.connect();
     for _ in 0..2_000 {
@@ -348,7 +348,7 @@ fn requests_without_end_on_one_connection_leave_nothing_behind() {
 }
 
 #[test]
-fn a_connection_that_has_just_been_answered_is_not_the_oldest_that_waits() {
+fn answered_connection_is_not_the_oldest_pending() {
     let mut world = with_routes(Limits {
         handshakes_max: 2,
         ..Limits::default()
@@ -362,7 +362,7 @@ fn a_connection_that_has_just_been_answered_is_not_the_oldest_that_waits() {
 }
 
 #[test]
-fn pending_heads_are_bounded_also_while_many_requests_are_handled() {
+fn pending_heads_are_bounded_while_requests_run() {
     let mut world = with_routes(Limits {
         handshakes_max: 3,
         ..Limits::default()
@@ -375,7 +375,7 @@ fn pending_heads_are_bounded_also_while_many_requests_are_handled() {
     let pending: Vec<_> = (0..10).map(|_| world.connect()).collect();
     let open = pending.iter().filter(|&&c| !world.is_closed(c)).count();
     assert!((1..=3).contains(&open), "{open}");
-    // The requests are none the worse for it.
+    // The requests are not affected.
     world.run_handlers();
     assert_eq!(world.metrics().requests, 3);
 }

@@ -1,4 +1,4 @@
-//! What a connection takes while nothing happens. Of those there are most, so each byte of one counts many times.
+//! The memory of idle connections. Most connections are idle, so each of their bytes counts many times.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -11,37 +11,37 @@ use crate::engine::reactor::{Conn, Role};
 use crate::limits::{Limits, SlowConsumer};
 use crate::report::Span;
 
-/// Beside it and its session, an idle WebSocket takes about 30 to 45 bytes of what finds it, and nothing else.
+/// Beside this and its session, an idle WebSocket takes only 30 to 45 bytes in the indexes that find it.
 const SLOT_BYTES: usize = 160 + COMPRESSION_BYTES;
-/// What was agreed about compression, and whose history it shares.
+/// The negotiated compression parameters, and the shared compression history that the connection uses.
 const COMPRESSION_BYTES: usize = if cfg!(feature = "deflate") { 8 } else { 0 };
 /// Two counts before it and the allocator's word make 128 of it.
 const SESSION_BYTES: usize = 104;
 
 #[test]
-fn an_idle_connection_takes_few_bytes() {
-    // Whoever needs another field: most connections are idle, and what these have no use for belongs into `Cold`.
-    // The socket is the standard library's, since mio's has more to it where assertions are on.
+fn idle_connection_has_its_documented_size() {
+    // Most connections are idle, so fields that idle ones don't need belong in `Cold`.
+    // This uses the standard library's socket because mio's is larger with debug assertions.
     let slot = Slab::<Conn<TcpStream>>::ENTRY_BYTES;
     assert!(slot <= SLOT_BYTES, "{slot}");
-    // The span is there only for those who ask for `tracing`.
+    // The span exists only with the feature `tracing`.
     let session = size_of::<Session>() - size_of::<Span>();
     assert!(session <= SESSION_BYTES, "{session}");
 }
 
-/// Whether a client's connection owns memory beside its slot and its session.
+/// Whether a client's connection owns heap memory beside its slot and its session.
 fn owns_memory(world: &mut World, client: usize) -> bool {
     let key = world.key(client);
     let conns = &world.core().conns;
     let conn = conns.get(key);
     match conn.map(|conn| &conn.role) {
         Some(Role::WebSocket(ws)) => ws.owns_memory(),
-        _ => panic!("no WebSocket"),
+        _ => panic!("the connection is not a WebSocket"),
     }
 }
 
 #[test]
-fn a_message_that_was_cut_leaves_nothing_behind() {
+fn finished_split_message_frees_its_memory() {
     let mut fragments = client_frame(0x01, b"frag");
     fragments.extend(client_ping(b"between"));
     fragments.extend(client_frame(0x80, b"ments"));
@@ -67,7 +67,7 @@ fn a_message_that_was_cut_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_socket_that_was_full_leaves_nothing_behind_under_any_policy() {
+fn drained_outbox_frees_its_memory_under_any_policy() {
     let pace = SlowConsumer::Pace {
         bytes_per_second_min: 1,
         patience: Duration::from_secs(1),

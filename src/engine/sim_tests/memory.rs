@@ -1,4 +1,5 @@
-//! What is held of received messages, for how long, and how much in all; and how much waits for all clients together.
+//! The bounds of received and queued messages: memory for unfinished and finished ones, the time to finish one, and memory for
+//! all outboxes together.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ fn world(limits: Limits) -> World {
     })
 }
 
-/// Room for 64 KiB of unfinished messages, and for as much of finished ones.
+/// Limits with 64 KiB for unfinished messages and 64 KiB for finished ones.
 fn narrow() -> Limits {
     Limits {
         message_bytes_max: 16 * KIB,
@@ -27,7 +28,7 @@ fn narrow() -> Limits {
 }
 
 #[test]
-fn a_message_that_is_not_finished_in_time_ends_its_connection_however_it_trickles_in() {
+fn message_not_finished_in_time_ends_its_connection() {
     let fragment = |first| client_frame(first, b"x");
     for begun in [
         client_text("half a frame")[..9].to_vec(),
@@ -64,7 +65,7 @@ fn a_message_that_is_not_finished_in_time_ends_its_connection_however_it_trickle
 }
 
 #[test]
-fn each_message_has_its_time_anew() {
+fn each_message_has_its_own_deadline() {
     let mut world = world(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
@@ -82,7 +83,7 @@ fn each_message_has_its_time_anew() {
 }
 
 #[test]
-fn the_time_of_a_message_stands_still_while_its_connection_is_not_read() {
+fn message_deadline_is_paused_while_reading_is_paused() {
     let mut world = world(Limits {
         message_timeout: Duration::from_secs(10),
         pending_bytes_max: 1,
@@ -102,7 +103,7 @@ fn the_time_of_a_message_stands_still_while_its_connection_is_not_read() {
 }
 
 #[test]
-fn where_unfinished_messages_take_too_much_room_the_largest_goes_and_the_others_are_finished() {
+fn largest_unfinished_message_is_evicted_over_the_budget() {
     let mut world = world(narrow());
     let clients = world.joined(8);
     let message = |len: usize| client_text(&"x".repeat(len));
@@ -130,14 +131,14 @@ fn where_unfinished_messages_take_too_much_room_the_largest_goes_and_the_others_
 }
 
 #[test]
-fn where_handlers_are_behind_by_too_much_nothing_is_read_until_they_have_caught_up() {
+fn reading_pauses_until_handlers_have_caught_up() {
     let mut world = world(narrow());
     let clients = world.joined(16);
     let payload = "x".repeat(15 * KIB);
     for &client in &clients {
         world.client_says(client, &payload);
     }
-    // Handlers do not run meanwhile.
+    // No handler runs in the meantime.
     let held = world.core().cx.receive_budget.bytes();
     assert!((64 * KIB..96 * KIB).contains(&held), "{held}");
     let unread = clients
@@ -157,7 +158,7 @@ fn where_handlers_are_behind_by_too_much_nothing_is_read_until_they_have_caught_
 }
 
 #[test]
-fn clients_that_do_not_read_their_replies_can_not_keep_the_others_from_being_read() {
+fn nonreaders_of_replies_do_not_block_reading_others() {
     let mut world = world(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
@@ -166,7 +167,7 @@ fn clients_that_do_not_read_their_replies_can_not_keep_the_others_from_being_rea
     let payload = "x".repeat(15 * KIB);
     for &client in &greedy {
         world.stall(client, 0);
-        // Two replies fill its outbox to more than a half; what follows waits for it to read them.
+        // Two replies fill more than half of its outbox, so later messages wait until it reads.
         for _ in 0..2 {
             world.client_says(client, &payload);
             world.run_handlers();
@@ -188,7 +189,7 @@ fn clients_that_do_not_read_their_replies_can_not_keep_the_others_from_being_rea
 }
 
 #[test]
-fn a_connection_that_breaks_or_ends_in_the_midst_of_a_message_leaves_nothing_behind() {
+fn connection_lost_mid_message_leaks_nothing() {
     let mut world = world(Limits::default());
     let begun = &client_frame(0x82, &[0; 10_000])[..9_000];
     let clients = world.joined(3);
@@ -205,7 +206,7 @@ fn a_connection_that_breaks_or_ends_in_the_midst_of_a_message_leaves_nothing_beh
 }
 
 #[test]
-fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned() {
+fn unread_replies_are_bounded_and_readers_unaffected() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
@@ -226,7 +227,7 @@ fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned()
     }
     assert!(most <= 64 * KIB, "{most}");
     assert_eq!(world.metrics().slow_consumers, 6);
-    // Broadcasts are shared, and not counted.
+    // Broadcasts are shared, so they are not counted.
     let before = world.core().cx.fanout.unshared_bytes();
     world.broadcasts(&payload);
     world.settle();
@@ -239,7 +240,7 @@ fn replies_that_nobody_reads_are_bounded_in_all_and_who_reads_is_not_concerned()
 }
 
 #[test]
-fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
+fn burst_of_replies_to_readers_disconnects_nobody() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 32 * KIB,
@@ -247,7 +248,7 @@ fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
     });
     let clients = world.joined(20);
     let payload = "x".repeat(15 * KIB);
-    // All in one turn.
+    // All of it happens in one turn.
     for &client in &clients {
         world.sends(client, &payload);
     }
@@ -259,7 +260,7 @@ fn a_burst_of_replies_to_clients_that_read_costs_nobody_the_connection() {
 }
 
 #[test]
-fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
+fn back_to_back_messages_have_their_own_deadlines() {
     let mut world = world(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
@@ -267,7 +268,7 @@ fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
     let client = world.join();
     let mut sent = Vec::new();
     for n in 0..10 {
-        // Whatever is read ends inside the next message.
+        // Each read ends inside the next message.
         let message = client_text(&format!("message {n}"));
         sent.extend_from_slice(&message[..5]);
         world.client_sends(client, std::mem::take(&mut sent));
@@ -282,7 +283,7 @@ fn messages_that_follow_each_other_without_a_gap_have_their_time_each() {
 }
 
 #[test]
-fn pongs_do_not_make_the_time_of_a_message_stand_still() {
+fn pongs_do_not_pause_the_message_deadline() {
     let mut world = world(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
@@ -291,7 +292,7 @@ fn pongs_do_not_make_the_time_of_a_message_stand_still() {
     world.client_sends(client, client_frame(0x01, b"x"));
     let pongs = client_frame(0x8a, &[0; 100]).repeat(700);
     for _ in 0..210 {
-        // More than is read at once, whenever the shard looks.
+        // More than one read takes, each time the shard runs.
         world.pipe(client).client_sends(&pongs.repeat(2));
         world.skip_ms(100);
         world.turn();
@@ -300,14 +301,14 @@ fn pongs_do_not_make_the_time_of_a_message_stand_still() {
 }
 
 #[test]
-fn clients_that_stop_reading_while_their_messages_wait_can_not_keep_the_others_from_being_read() {
+fn nonreaders_with_queued_input_do_not_block_others() {
     let mut world = world(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
     });
     let greedy = world.joined(3);
     for &client in &greedy {
-        // The outbox is almost half full, and the next reply makes it more than that.
+        // The outbox is almost half full, and the next reply fills more than half.
         world.stall(client, 0);
         world.client_says(client, &"x".repeat(15 * KIB));
     }
@@ -327,7 +328,7 @@ fn clients_that_stop_reading_while_their_messages_wait_can_not_keep_the_others_f
 }
 
 #[test]
-fn clients_that_hold_back_a_little_are_not_cut_off_while_handlers_are_behind() {
+fn slightly_slow_clients_survive_slow_handlers() {
     let mut world = world(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
@@ -350,7 +351,7 @@ fn clients_that_hold_back_a_little_are_not_cut_off_while_handlers_are_behind() {
 }
 
 #[test]
-fn who_was_held_up_longest_is_read_first() {
+fn client_paused_longest_is_read_first() {
     let mut world = World::new(Setup {
         limits: narrow(),
         ..Setup::default()
@@ -372,7 +373,7 @@ fn who_was_held_up_longest_is_read_first() {
 }
 
 #[test]
-fn copies_of_broadcasts_that_wait_for_one_client_only_count() {
+fn unshared_broadcast_copies_are_counted() {
     let mut world = world(Limits {
         outboxes_bytes_max: 64 * KIB,
         message_bytes_max: 16 * KIB,
@@ -394,7 +395,7 @@ fn copies_of_broadcasts_that_wait_for_one_client_only_count() {
 }
 
 #[test]
-fn what_is_not_queued_is_not_counted() {
+fn messages_not_queued_are_not_counted() {
     let mut world = World::new(Setup {
         limits: Limits {
             message_bytes_max: 16 * KIB,
@@ -416,7 +417,7 @@ fn what_is_not_queued_is_not_counted() {
 }
 
 #[test]
-fn what_was_read_is_not_counted_though_broadcasts_wait_behind_it() {
+fn delivered_replies_before_broadcasts_are_not_counted() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         outbox_bytes_max: 64 * KIB,
@@ -433,7 +434,7 @@ fn what_was_read_is_not_counted_though_broadcasts_wait_behind_it() {
 }
 
 #[test]
-fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
+fn reader_of_earlier_broadcasts_is_not_a_nonreader() {
     let mut world = world(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 32 * KIB,
@@ -447,7 +448,7 @@ fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
     world.broadcasts("x".repeat(16 * KIB - 14));
     world.settle();
     for (&client, len) in clients.iter().zip([15, 10, 9]) {
-        // There is room again for some of what is in front, which nobody has said yet.
+        // The socket has room for a part of the broadcasts, but no readiness was reported yet.
         world.pipe(clients[0]).add_room_unreported(KIB);
         world.sends(client, &"x".repeat(len * KIB));
         world.settle();
@@ -460,7 +461,7 @@ fn who_reads_the_broadcasts_in_front_is_not_taken_for_one_who_reads_nothing() {
 }
 
 #[test]
-fn what_comes_right_behind_a_handshake_is_bounded_too() {
+fn messages_right_after_a_handshake_are_bounded() {
     let mut world = world(narrow());
     let message = client_text(&"x".repeat(15 * KIB));
     let mut most = 0;
@@ -480,7 +481,7 @@ fn what_comes_right_behind_a_handshake_is_bounded_too() {
 }
 
 #[test]
-fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
+fn extreme_limits_are_supported() {
     let limits = |bytes: usize, time: Duration| Limits {
         connection_calls_max: bytes,
         message_bytes_max: bytes,
@@ -569,7 +570,7 @@ fn limits_may_be_as_narrow_or_as_wide_as_there_are_numbers() {
 }
 
 #[test]
-fn somebody_with_many_connections_gives_way_before_others_with_one_that_has_more() {
+fn address_with_the_largest_sum_is_evicted_first() {
     let mut world = world(narrow());
     world.come_from = [127, 0, 0, 2];
     let honest = world.join();
@@ -587,7 +588,7 @@ fn somebody_with_many_connections_gives_way_before_others_with_one_that_has_more
 }
 
 #[test]
-fn what_is_kept_of_joined_replies_does_not_keep_those_that_are_dropped() {
+fn kept_reply_does_not_retain_dropped_joined_replies() {
     const OUTBOX: usize = 64 << 10;
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut world = World::new(Setup {
@@ -600,12 +601,12 @@ fn what_is_kept_of_joined_replies_does_not_keep_those_that_are_dropped() {
         });
         let client = world.join();
         world.stall(client, 0);
-        // Nearly full, with what has begun to leave, so that it is not dropped.
+        // The outbox is nearly full with a frame in progress, which is not dropped.
         world.sends(client, &"x".repeat(OUTBOX - 1_000));
         world.settle();
         world.client_reads(client, 1);
         for _ in 0..100 {
-            // Of these, there is room for the first.
+            // The outbox has room for the first of these.
             world.sends(client, "x");
             for _ in 0..7 {
                 world.sends(client, &"x".repeat(2_000));

@@ -1,4 +1,4 @@
-//! How long producers wait for clients, under [`SlowConsumer::Pace`].
+//! Backpressure: how long producers wait for slow clients under [`SlowConsumer::Pace`].
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::limits::{Limits, SlowConsumer};
 
 const OUTBOX: usize = 1_000;
 const PATIENCE_MS: u64 = 1_000;
-/// Deadlines are kept to this: a step of the shard's clock, on both sides.
+/// The tolerance of deadlines: one step of the shard's clock in each direction.
 const STEP_MS: u64 = 8;
 
 fn paced() -> World {
@@ -26,7 +26,7 @@ fn paced() -> World {
     })
 }
 
-/// How long it takes until what is sent to a client reaches it, in milliseconds.
+/// Measures how many milliseconds a message takes to reach a client.
 fn delay_ms(world: &mut World, client: usize) -> u64 {
     world.sends(client, "reaches it");
     world.run_handlers();
@@ -48,7 +48,7 @@ fn long_message_waits_for_nonreader_no_longer_than_patience() {
             world.stall(stuck, 0);
             world.sends(stuck, &"x".repeat(waits_bytes));
             world.settle();
-            // It is short of room for a longer message only: nothing is written to it when that comes.
+            // Its outbox lacks room only for a longer message, so nothing is written to it when that arrives.
             let long = "y".repeat(OUTBOX);
             if broadcast {
                 world.broadcasts(&long);
@@ -57,7 +57,7 @@ fn long_message_waits_for_nonreader_no_longer_than_patience() {
                 world.run_handlers();
             }
             let delay = delay_ms(&mut world, other);
-            // One that does not get it needs no room for it.
+            // A client that is no recipient needs no room for the message.
             let waits_ms = if broadcast { PATIENCE_MS } else { 0 };
             assert!(delay <= waits_ms + STEP_MS, "{delay} ms");
             assert_eq!(world.metrics().slow_consumers, u64::from(broadcast));
@@ -66,20 +66,20 @@ fn long_message_waits_for_nonreader_no_longer_than_patience() {
 }
 
 #[test]
-fn nonreader_that_sends_pongs_all_the_time_keeps_no_deadline_away() {
+fn constant_pongs_do_not_extend_a_nonreaders_deadline() {
     let mut world = paced();
     let (stuck, other) = (world.join(), world.join());
     world.stall(stuck, 0);
     world.sends(stuck, &"x".repeat(OUTBOX / 4));
     world.settle();
-    // For longer than its patience: its time is over as soon as it is short of room.
+    // This is longer than the patience, so the client's time is over as soon as its outbox lacks room.
     world.advance_ms(2 * PATIENCE_MS);
     world.broadcasts("y".repeat(OUTBOX));
     world.client_sends(stuck, client_frame(0x8a, b""));
     world.sends(other, "reaches it");
     let mut ms = 0;
     while !world.frames(other).contains(&text("reaches it")) {
-        // Read in each turn, before deadlines are looked at.
+        // Pongs are read in each turn before deadlines are checked.
         world.skip_ms(2 * STEP_MS);
         ms += 2 * STEP_MS;
         world.pipe(stuck).client_sends(&client_frame(0x8a, b""));
@@ -104,7 +104,7 @@ fn long_message_for_nonreader_itself_waits_for_its_patience() {
             "{delay} ms"
         );
         assert_eq!(world.metrics().slow_consumers, 1);
-        // One that reads is waited for, and gets both.
+        // Producers wait for a client that reads, and it receives both messages.
         let reader = world.join();
         world.stall(reader, 0);
         world.sends(reader, &"x".repeat(waits_bytes));
@@ -119,7 +119,7 @@ fn long_message_for_nonreader_itself_waits_for_its_patience() {
 }
 
 #[test]
-fn nonreader_that_stood_still_before_is_not_waited_for_again() {
+fn nonreader_is_not_waited_for_twice() {
     let mut world = paced();
     let (stuck, other) = (world.join(), world.join());
     world.stall(stuck, 0);
@@ -128,7 +128,7 @@ fn nonreader_that_stood_still_before_is_not_waited_for_again() {
     world.broadcasts("y".repeat(OUTBOX - 20));
     let delay = delay_ms(&mut world, other);
     assert!(delay <= 2 * STEP_MS, "{delay} ms");
-    // One that takes something when it is tried is waited for.
+    // Producers wait for a client that accepts bytes when the shard tries to write.
     let reader = world.join();
     world.stall(reader, 0);
     world.sends(reader, &"x".repeat(100));
@@ -165,7 +165,7 @@ fn many_nonreaders_in_turns_cost_twice_the_patience_and_little_each() {
     let other = world.join();
     let mut waited = 0;
     for &client in &stuck {
-        // Each reads on until those before it have gone.
+        // Each client reads until those before it have been disconnected.
         world.stall(client, 0);
         for _ in 0..2 {
             world.broadcasts("x".repeat(OUTBOX - 20));
@@ -178,7 +178,7 @@ fn many_nonreaders_in_turns_cost_twice_the_patience_and_little_each() {
 }
 
 #[test]
-fn nonreaders_that_hang_up_just_in_time_gain_nothing() {
+fn nonreaders_that_leave_just_in_time_gain_nothing() {
     const TURNS: usize = 60;
     let mut world = paced();
     let stuck = world.joined(TURNS);
@@ -206,11 +206,11 @@ fn nonreaders_that_hang_up_just_in_time_gain_nothing() {
 }
 
 #[test]
-fn reader_that_goes_while_others_wait_is_no_wait_in_vain() {
+fn reader_leaving_while_others_wait_is_not_counted_in_vain() {
     let mut world = paced();
     let readers = world.joined(4);
     let (slow, other) = (world.join(), world.join());
-    // Each reads at ten times the least rate, and goes while it is short of room.
+    // Each client reads at ten times the minimum rate, and leaves while its outbox lacks room.
     for &client in &readers {
         world.stall(client, 0);
         for _ in 0..2 {
@@ -222,7 +222,7 @@ fn reader_that_goes_while_others_wait_is_no_wait_in_vain() {
         }
         world.client_resets(client);
     }
-    // So producers still wait for one that takes nothing for most of its patience.
+    // So producers still wait for a client that reads nothing for most of the patience.
     world.stall(slow, 0);
     for _ in 0..2 {
         world.broadcasts("x".repeat(OUTBOX - 20));

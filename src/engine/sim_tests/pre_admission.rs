@@ -1,4 +1,5 @@
-//! Handshakes that a host has read: decided before their connection comes (`handlers::pre_admission`).
+//! Handshakes that a host server has read, which the program decides about before the connection is handed over
+//! (`handlers::pre_admission`).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,7 @@ fn ask(world: &World, path: &str, more: &str) -> Answers {
     told
 }
 
-/// Takes over what was handed to the handlers without the shard.
+/// Runs the authorization job that bypasses the shard.
 fn run_authorize_job(world: &mut World) {
     world.turn();
     world.run_handlers();
@@ -40,13 +41,13 @@ fn accepted(told: &Answers) -> Box<Accepted> {
 fn rejected(told: &Answers) -> Reject {
     match told.lock().unwrap().take() {
         Some(Verdict::Rejected(reject)) => reject,
-        Some(Verdict::Accepted(_)) => panic!("it was accepted"),
+        Some(Verdict::Accepted(_)) => panic!("the handshake was accepted"),
         None => panic!("nothing was told"),
     }
 }
 
 #[test]
-fn host_is_told_what_the_program_decides() {
+fn host_receives_the_verdict_of_the_program() {
     let (mut world, kept) = gated(Limits::default());
     let told = ask(&world, "/speak", CHAT);
     assert!(told.lock().unwrap().is_none(), "the handler has not run");
@@ -104,7 +105,7 @@ fn host_with_an_invalid_request_is_refused_at_once() {
 }
 
 #[test]
-fn host_without_a_handshake_handler_is_told_at_once() {
+fn host_without_a_handshake_handler_is_answered_at_once() {
     let world = World::with_handler(echo);
     accepted(&ask(&world, "/", ""));
 }
@@ -141,7 +142,7 @@ fn accepted_handshake_counts_as_a_connection_from_the_start() {
 }
 
 #[test]
-fn host_is_refused_with_503_after_the_end() {
+fn host_is_refused_with_503_after_the_stop() {
     let (mut world, _) = gated(Limits::default());
     world.stop(Duration::from_secs(1));
     world.finish();
@@ -150,7 +151,7 @@ fn host_is_refused_with_503_after_the_end() {
 }
 
 #[test]
-fn attachment_of_a_client_that_never_came_is_dropped_by_a_handler() {
+fn attachment_of_an_absent_client_is_dropped_by_a_handler() {
     let (mut world, kept) = gated(Limits::default());
     let told = ask(&world, "/", "");
     run_authorize_job(&mut world);

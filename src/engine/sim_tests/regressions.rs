@@ -1,5 +1,5 @@
-//! Failures that other libraries showed: those that take a socket, a clock and turns of one's own to show. The whole
-//! list stands in `tests/regressions.rs`.
+//! Regression tests for bugs of other libraries that need a simulated socket, clock and event loop to reproduce.
+//! `tests/regressions.rs` has the full list.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn paced(patience: Duration) -> SlowConsumer {
 }
 
 #[test]
-fn frames_behind_a_head_do_not_count_against_its_limit_however_they_come() {
+fn frames_after_a_head_do_not_count_against_its_limit() {
     let payload = "x".repeat(READ_BYTES - 1_000);
     let frame = client_text(&payload);
     for cut in (0..UPGRADE.len()).step_by(7) {
@@ -46,7 +46,7 @@ fn frames_behind_a_head_do_not_count_against_its_limit_however_they_come() {
 }
 
 #[test]
-fn every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due() {
+fn every_deadline_of_a_nonreader_expires_on_time() {
     const DUE_MS: u64 = 3_000;
     let due = Duration::from_millis(DUE_MS);
     let long = Duration::from_secs(1_000_000);
@@ -86,7 +86,7 @@ fn every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due() {
         ),
     ];
     for (name, limits, slow_consumer, heartbeat, closes) in cases {
-        // Whether the program goes on and the client still sends: neither gives it more time.
+        // Whether the program keeps sending and whether the client keeps sending. Neither extends the deadline.
         for goes_on in [false, true] {
             let mut world = World::new(Setup {
                 limits: limits.clone(),
@@ -121,7 +121,7 @@ fn every_deadline_of_a_client_that_reads_nothing_comes_when_it_is_due() {
     }
 }
 
-/// How a connection ends, in the turn in which messages are accepted for it and from it.
+/// How a connection ends in the same turn in which messages are accepted for it and from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PeerEnd {
     Program,
@@ -133,7 +133,7 @@ enum PeerEnd {
 }
 
 #[test]
-fn what_was_accepted_in_the_turn_in_which_a_connection_ends_is_delivered_or_counted() {
+fn messages_in_the_ending_turn_are_delivered_or_counted() {
     use PeerEnd::*;
     let policies = [SlowConsumer::Disconnect, paced(Duration::from_secs(1))];
     for end in [Program, CloseFrame, EndOfStream, Both, Violation, Reset] {
@@ -174,7 +174,7 @@ fn end_in_one_turn(
     });
     let (client, other) = (world.join(), world.join());
     world.stall(client, room);
-    // Nothing of this is looked at before the turn at the end.
+    // The shard processes none of this before the turn at the end.
     let happens = |world: &mut World| match end {
         PeerEnd::Program => world.closes(client, 4000, ""),
         PeerEnd::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
@@ -188,7 +188,7 @@ fn end_in_one_turn(
         PeerEnd::Reset => world.pipe(client).client_resets(),
     };
     if speaks {
-        // Its handlers are at work then, when the end is seen.
+        // Its handlers are running when the shard sees the end.
         let spoken = [client_text("one"), client_text("two")].concat();
         world.pipe(client).client_sends(&spoken);
     }
@@ -215,7 +215,7 @@ fn end_in_one_turn(
     assert!(world.is_closed(client), "{case}");
     assert_eq!(world.all_frames(other).len(), 4, "{case}");
 
-    // From the client: all that could be read.
+    // From the client: everything that could be read.
     let handled = world.handled(client);
     if !matches!(end, PeerEnd::Reset | PeerEnd::Program) {
         let mut expected = vec![Told::Open, Told::Close];
@@ -224,7 +224,7 @@ fn end_in_one_turn(
         }
         assert_eq!(handled, expected, "{case}");
     }
-    // To the client: in order, without a hole, and all of it where it read on and nothing broke.
+    // To the client: in order and without gaps, and everything if it kept reading and the connection did not break.
     let mut got = world.all_frames(client);
     let closed = matches!(got.last(), Some(Frame::Close(..)));
     if closed {
@@ -247,7 +247,7 @@ fn end_in_one_turn(
     if room > 1_000 && end != PeerEnd::Reset && !(end == PeerEnd::Program && end_first) {
         assert_eq!(got[..8], expected, "{case}");
     }
-    // Who has been closed is no longer one of all.
+    // A closed client no longer receives broadcasts.
     let sent = if end == PeerEnd::Program && end_first {
         4
     } else {
@@ -261,7 +261,7 @@ fn end_in_one_turn(
 }
 
 #[test]
-fn an_outbox_is_within_its_bound_after_any_burst_of_one_turn() {
+fn outbox_stays_within_its_bound_after_any_burst() {
     let policies = [
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
@@ -302,7 +302,7 @@ fn burst(policy: SlowConsumer, room: usize, len: usize, kinds: usize) {
     world.settle();
     let key = world.key(client);
     let Some(Role::WebSocket(ws)) = world.core().conns.get(key).map(|conn| &conn.role) else {
-        panic!("it is still there");
+        panic!("the client is still connected");
     };
     let (bytes, frame) = (ws.outbox.bytes(), Message::new(&payload).frame().len());
     let case = format!("{policy:?}, room for {room}, {len} bytes each, {kinds}: {bytes}");
@@ -315,7 +315,7 @@ fn burst(policy: SlowConsumer, room: usize, len: usize, kinds: usize) {
 }
 
 #[test]
-fn a_mailbox_is_within_its_bound_before_its_shard_has_looked() {
+fn mailbox_stays_within_its_bound_before_its_shard_runs() {
     const MAILBOX: usize = 10_000;
     let mut world = World::new(Setup {
         limits: Limits {
@@ -352,7 +352,7 @@ fn a_mailbox_is_within_its_bound_before_its_shard_has_looked() {
 }
 
 #[test]
-fn a_busy_client_is_read_to_its_bound_and_no_further() {
+fn busy_client_is_read_only_up_to_its_bound() {
     const PENDING: usize = 1_000;
     let busy = || {
         let mut world = World::new(Setup {

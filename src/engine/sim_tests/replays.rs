@@ -1,4 +1,4 @@
-//! What rooms have kept, sent to clients that join them: how long it is says nothing of how a client reads.
+//! Replays of room history to joining clients. The length of a replay must not make a client count as slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 
 const OUTBOX: usize = 1_000;
-/// A message's bytes, as a frame.
+/// The length of a message's frame in bytes.
 const NTH_BYTES: usize = 50;
-/// Messages of one replay: as a whole they are three times the outbox's bound.
+/// The number of messages in a replay, which together are three times the outbox's bound.
 const REPLAYED: usize = 3 * OUTBOX / NTH_BYTES;
 
 const POLICIES: [SlowConsumer; 4] = [
@@ -32,11 +32,11 @@ fn texts(numbers: impl IntoIterator<Item = usize>) -> Vec<Frame> {
     numbers.into_iter().map(|n| text(nth(n))).collect()
 }
 
-/// A client, and rooms that keep messages.
+/// A client, and rooms with history.
 struct Scenario {
     world: World,
     client: usize,
-    /// Messages so far: each is due to the client, in this order.
+    /// The number of messages so far. The client must receive all of them in this order.
     due: usize,
 }
 
@@ -59,7 +59,7 @@ impl Scenario {
         }
     }
 
-    /// The client joins a further room, which has kept so many messages.
+    /// Lets the client join another room, with `replayed` messages in its history.
     fn joins(&mut self, replayed: usize) -> Arc<Room> {
         let hub = &self.world.hub;
         let room = hub.new_room(format!("room {}", self.due).into(), false);
@@ -90,7 +90,7 @@ impl Scenario {
         self.due += 1;
     }
 
-    /// The client has got everything in order, and nothing was held against it.
+    /// Asserts that the client received everything in order and was not counted as slow.
     fn assert_served(mut self, what: &str) {
         self.world.unstall(self.client);
         self.world.run_handlers();
@@ -101,18 +101,18 @@ impl Scenario {
     }
 }
 
-/// What can happen while a replay leaves.
+/// An event that may happen during a replay.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// The client reads a part of what its kernel holds, which the shard has yet to learn of.
+    /// The client reads a part of its socket buffer, without a readiness event for the shard.
     Read,
-    /// The kernel reports that the socket takes something.
+    /// The kernel reports that the socket is writable.
     Report,
-    /// The shard turns.
+    /// The shard runs one turn.
     Turn,
-    /// The room is sent a message.
+    /// A message is broadcast to the room.
     Broadcast,
-    /// The client is sent a message.
+    /// A message is sent to the client.
     Send,
 }
 
@@ -124,7 +124,7 @@ const STEPS: [Step; 5] = [
     Step::Send,
 ];
 
-/// Every sequence of so many steps.
+/// Iterates over all sequences of `len` steps.
 fn orders(len: u32) -> impl Iterator<Item = Vec<Step>> {
     let count = STEPS.len().pow(len);
     (0..count).map(move |index| {
@@ -134,7 +134,7 @@ fn orders(len: u32) -> impl Iterator<Item = Vec<Step>> {
 }
 
 #[test]
-fn replay_meets_no_policy_in_any_order_of_events() {
+fn replay_triggers_no_policy_in_any_order_of_events() {
     for policy in POLICIES {
         for order in orders(5) {
             let mut scenario = Scenario::new(policy);
@@ -155,7 +155,7 @@ fn replay_meets_no_policy_in_any_order_of_events() {
 }
 
 #[test]
-fn replays_of_several_rooms_meet_no_policy() {
+fn replays_of_several_rooms_trigger_no_policy() {
     for policy in POLICIES {
         for one_turn in [true, false] {
             for read_bytes in [0, 7, NTH_BYTES, OUTBOX] {
@@ -177,7 +177,7 @@ fn replays_of_several_rooms_meet_no_policy() {
 }
 
 #[test]
-fn event_stream_replay_meets_no_policy_in_any_order_of_events() {
+fn event_stream_replay_triggers_no_policy_in_any_order() {
     static KEPT: [&str; 70] = ["an event that a room has kept"; 70];
     assert!(KEPT.map(|kept| event(kept).len()).iter().sum::<usize>() > 2 * OUTBOX);
     for policy in POLICIES {
@@ -212,7 +212,7 @@ fn event_stream_replay_meets_no_policy_in_any_order_of_events() {
 }
 
 #[test]
-fn live_messages_behind_a_replay_are_bounded() {
+fn live_messages_after_a_replay_are_bounded() {
     const FIT: usize = OUTBOX / NTH_BYTES;
     for policy in POLICIES {
         let mut scenario = Scenario::new(policy);
@@ -245,7 +245,7 @@ fn live_messages_behind_a_replay_are_bounded() {
 }
 
 #[test]
-fn client_that_reads_nothing_of_a_replay_is_ended() {
+fn client_reading_nothing_of_a_replay_is_disconnected() {
     for policy in POLICIES {
         let mut scenario = Scenario::new(policy);
         scenario.joins(REPLAYED);
@@ -260,10 +260,10 @@ fn client_that_reads_nothing_of_a_replay_is_ended() {
 }
 
 #[test]
-fn long_replay_holds_up_nobody_else_while_paced() {
+fn long_replay_delays_no_other_client_while_paced() {
     let mut scenario = Scenario::new(SlowConsumer::pace());
     let other = scenario.world.join();
-    // Less than half its bound waits for another client: it is not short of room.
+    // Less than half of its bound is queued for another client, so that client does not count as congested.
     scenario.world.stall(other, 0);
     scenario.world.sends(other, "waits");
     scenario.world.settle();
@@ -275,7 +275,7 @@ fn long_replay_holds_up_nobody_else_while_paced() {
     assert_eq!(scenario.world.all_frames(third), [text("for all")]);
 }
 
-/// Rooms that one client joins, with replays that are together more than all outboxes may hold.
+/// Creates a scenario in which replays of several rooms together exceed the budget of all outboxes.
 fn with_narrow_outboxes() -> Scenario {
     let mut scenario = Scenario::new(SlowConsumer::Disconnect);
     scenario.world = World::new(Setup {
@@ -321,7 +321,7 @@ fn client_evicted_by_a_replay_joins_before_it_leaves() {
 }
 
 #[test]
-fn client_that_trickles_replays_of_many_rooms_gives_way() {
+fn client_trickling_many_replays_is_evicted() {
     for one_turn in [true, false] {
         for read_bytes in [1, NTH_BYTES] {
             let mut scenario = with_narrow_outboxes();

@@ -1,4 +1,4 @@
-//! What HTTP requests and responses of all connections hold together is counted and bounded.
+//! The memory budget of HTTP requests and responses, which bounds what all connections hold together.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn answer(request: Request) -> Response {
     }
 }
 
-/// With routes. There is no `/nowhere`.
+/// Creates a world with routes. There is no route for `/nowhere`.
 fn with_routes(limits: Limits) -> World {
     with_guard(limits, false)
 }
@@ -70,7 +70,7 @@ fn trickling_reader_of_a_response_is_disconnected() {
 // --------------------------------------------------------------------------------------------------------- responses
 
 #[test]
-fn responses_nobody_reads_are_bounded_and_readers_are_served() {
+fn unread_responses_are_bounded_and_readers_are_served() {
     let mut world = with_routes(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
@@ -108,7 +108,7 @@ fn routes_are_not_called_while_responses_use_up_the_budget() {
     for &client in &clients {
         world.client_sends(client, get("/big"));
     }
-    // The shard does not come to take them.
+    // The shard does not run, so it does not take the responses.
     for _ in 0..20 {
         world.run_job(0);
     }
@@ -135,7 +135,7 @@ fn with_narrow_bodies() -> World {
 }
 
 #[test]
-fn bodies_of_all_connections_are_bounded_and_the_greedy_get_503() {
+fn bodies_are_bounded_and_the_largest_gets_503() {
     let mut world = with_narrow_bodies();
     let request = post("/", &"x".repeat(60 * KIB));
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
@@ -171,7 +171,7 @@ fn bodies_of_all_connections_are_bounded_and_the_greedy_get_503() {
 }
 
 #[test]
-fn requests_that_wait_for_blocked_handlers_are_bounded() {
+fn requests_waiting_for_blocked_handlers_are_bounded() {
     let mut world = with_narrow_bodies();
     let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
     for &client in &clients {
@@ -193,7 +193,7 @@ fn requests_that_wait_for_blocked_handlers_are_bounded() {
 }
 
 #[test]
-fn requests_of_clients_that_have_gone_stay_bounded() {
+fn requests_of_disconnected_clients_are_bounded() {
     let mut world = with_routes(Limits {
         body_bytes_max: 4 * KIB,
         bodies_bytes_max: 128 * KIB,
@@ -213,7 +213,7 @@ fn requests_of_clients_that_have_gone_stay_bounded() {
 }
 
 #[test]
-fn request_no_handler_comes_for_gets_503_in_time() {
+fn request_without_a_free_handler_gets_503_in_time() {
     let mut world = with_routes(Limits::default());
     let (waits, begun) = (world.connect(), world.connect());
     for client in [waits, begun] {
@@ -237,7 +237,7 @@ fn request_no_handler_comes_for_gets_503_in_time() {
 }
 
 #[test]
-fn what_needs_no_body_is_answered_before_it_is_sent() {
+fn request_decided_by_its_head_is_answered_before_the_body() {
     for (target, length, expected) in [
         ("/nowhere", 100, 404),
         ("/guarded", 100, 401),
@@ -261,7 +261,7 @@ fn what_needs_no_body_is_answered_before_it_is_sent() {
 }
 
 #[test]
-fn body_that_is_welcome_is_asked_for_and_read() {
+fn expected_body_is_requested_with_100_and_read() {
     let mut world = with_guard(Limits::default(), true);
     let client = world.connect();
     let head = "POST /ok HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
@@ -271,7 +271,7 @@ fn body_that_is_welcome_is_asked_for_and_read() {
     world.client_sends(client, "body");
     world.run_handlers();
     assert!(world.output(client).ends_with(b"\r\n\r\n/ok body"));
-    // Where the body has come with the head, nobody waits for a word to go on.
+    // If the body arrived with the head, the client does not wait for 100 Continue.
     world.client_sends(client, [head.as_bytes(), b"body"].concat());
     world.run_handlers();
     assert_eq!(status(&world.output(client)), Some(200));
@@ -280,7 +280,7 @@ fn body_that_is_welcome_is_asked_for_and_read() {
 }
 
 #[test]
-fn bodies_that_wait_for_the_guard_are_bounded_with_the_others() {
+fn bodies_waiting_for_the_guard_count_with_the_others() {
     let mut world = with_guard(
         Limits {
             message_bytes_max: KIB,
@@ -312,7 +312,7 @@ fn bodies_that_wait_for_the_guard_are_bounded_with_the_others() {
 }
 
 #[test]
-fn what_is_sent_behind_requests_is_bounded() {
+fn bytes_pipelined_after_requests_are_bounded() {
     let mut world = with_routes(Limits {
         body_bytes_max: 4 * KIB,
         bodies_bytes_max: 256 * KIB,
@@ -331,7 +331,7 @@ fn what_is_sent_behind_requests_is_bounded() {
 }
 
 #[test]
-fn time_for_a_body_is_not_longer_while_handlers_are_blocked() {
+fn blocked_handlers_do_not_extend_the_body_deadline() {
     let mut world = with_routes(Limits {
         queue_timeout: Duration::from_secs(5),
         ..Limits::default()

@@ -1,5 +1,5 @@
-//! Rooms, with chance at play: whoever is in which room when something is sent gets exactly that, in that order, however
-//! the shard's turns, its sockets and its handlers go.
+//! Randomised tests of rooms: each client receives exactly the messages sent to its rooms while it is a member, in order, for
+//! any interleaving of turns, sockets and handlers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ const ROOMS: usize = 5;
 const PLAYERS_MAX: usize = 12;
 const STEPS: usize = 300;
 
-/// Plays the game that these bytes describe.
+/// Runs the simulation that these bytes describe.
 pub(crate) fn run(data: &[u8]) {
     Game::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
 }
 
-/// The bytes of a game of that many steps: a seed for fuzzers.
+/// Returns the bytes of a simulation with that many steps, a seed for fuzzers.
 #[cfg(test)]
 pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
     Game::new(Dice::from_seed(seed)).play_to_the_end(steps)
@@ -32,13 +32,13 @@ pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
 
 struct Player {
     client: usize,
-    /// It gets messages of rooms with their ids.
+    /// Whether the client receives messages of rooms with their ids.
     numbered: bool,
-    /// What it is due to get, in order.
+    /// The messages that the client must receive, in order.
     due: Vec<String>,
-    /// The rooms it is in.
+    /// The rooms of which the client is a member.
     rooms: BTreeSet<usize>,
-    /// What is due to be told of its rooms.
+    /// The membership changes that handlers must be told.
     changes: Vec<(usize, Presence)>,
     end: End,
 }
@@ -46,9 +46,9 @@ struct Player {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
-    /// The program has closed it: what was due before arrives.
+    /// The program has closed the connection. Messages sent before the close arrive.
     Closed,
-    /// It has gone by itself, at a time that only the shard knows.
+    /// The client has disconnected, at a time that only the shard knows.
     Gone,
 }
 
@@ -58,15 +58,15 @@ struct Game {
     rooms: Vec<Arc<Room>>,
     players: Vec<Player>,
     sent: usize,
-    /// Payloads may be long, and players numbered.
+    /// Whether payloads may be long and clients may receive ids.
     long: bool,
-    /// There is little room for what waits: players may be disconnected at any time.
+    /// Whether outboxes are small, so that clients may be disconnected at any time.
     narrow: bool,
 }
 
 impl Game {
     fn new(dice: Dice) -> Self {
-        // Nobody is slow.
+        // No client counts as slow.
         let limits = Limits {
             outbox_bytes_max: 64 << 20,
             write_timeout: Duration::from_secs(1_000),
@@ -75,7 +75,7 @@ impl Game {
         Self::with_limits(dice, limits)
     }
 
-    /// With little room for what waits for one, and for all.
+    /// Creates a simulation with small limits for each outbox and for all of them.
     #[cfg(test)]
     fn narrow(mut dice: Dice) -> Self {
         let limits = Limits {
@@ -129,7 +129,7 @@ impl Game {
         }
     }
 
-    /// Returns the chances that were taken.
+    /// Runs the simulation and returns the random choices it made.
     fn play_to_the_end(mut self, steps: usize) -> Vec<u8> {
         for _ in 0..steps {
             if self.dice.is_used_up() {
@@ -164,7 +164,7 @@ impl Game {
                 let numbered = self.long && self.players.len().is_multiple_of(2);
                 self.world.client_sends(client, upgrade(numbered));
                 if self.long {
-                    // Its handshake is answered by a handler.
+                    // A handler answers its handshake.
                     self.world.run_handlers();
                 }
                 self.players.push(Player {
@@ -259,7 +259,7 @@ impl Game {
         assert!(!self.rooms[room].contains(session.id));
     }
 
-    /// Something is sent to a room, or to everyone; perhaps not to one.
+    /// Broadcasts to a room or to everyone, sometimes excluding one client.
     fn publish(&mut self) {
         let room = self.dice.below(ROOMS + 2);
         let except = self.dice.one_in(4).then(|| self.pick()).flatten();
@@ -316,7 +316,7 @@ impl Game {
         }
     }
 
-    /// Everyone goes, and everything is told.
+    /// Disconnects all clients, and checks that all membership changes were reported.
     #[cfg(test)]
     fn finish_narrow(mut self) {
         for player in &mut self.players {
@@ -340,7 +340,7 @@ impl Game {
         self.world.assert_empty();
     }
 
-    /// Everyone reads everything, and everything is told.
+    /// Lets all clients read everything, and checks what they and the handlers received.
     fn finish(&mut self) {
         for player in 0..self.players.len() {
             let client = self.players[player].client;
@@ -371,7 +371,7 @@ impl Game {
                 continue;
             }
             assert_eq!(got, player.due, "all that was due, in order");
-            // Who ends leaves its rooms in no order.
+            // A client that disconnects leaves its rooms in no particular order.
             let rest = player.changes.len().min(told.len());
             let certain = match player.end {
                 End::None => rest,
@@ -409,7 +409,7 @@ impl Game {
     }
 }
 
-/// What handlers were told of a client's rooms.
+/// The membership changes of a client that handlers were told.
 fn room_changes(world: &mut World, client: usize) -> Vec<(usize, Presence)> {
     let told = world.told(client).into_iter();
     told.filter_map(|told| match told {
@@ -425,7 +425,7 @@ fn upgrade(numbered: bool) -> Vec<u8> {
     [&UPGRADE[..UPGRADE.len() - 2], more].concat()
 }
 
-/// The room and the payload of a message with its id.
+/// Decodes the room and the payload of a message with an id.
 fn of_room(with_id: &[u8]) -> String {
     let mut rest = with_id.strip_prefix(&[7]).unwrap();
     let room = procedures::take_name(&mut rest).unwrap();
@@ -434,7 +434,7 @@ fn of_room(with_id: &[u8]) -> String {
     format!("{room}#{}", std::str::from_utf8(text).unwrap())
 }
 
-/// Each room is joined before it is left, and left in the end, once.
+/// Asserts that each joined room is left exactly once, after it was joined.
 fn assert_balanced(told: &[(usize, Presence)]) {
     let mut inside = BTreeSet::new();
     for (room, change) in told {
@@ -454,14 +454,14 @@ mod tests {
     use crate::protocol::fuzz::dice::for_seeds;
 
     #[test]
-    fn random_joins_leaves_and_broadcasts_reach_exactly_who_is_in_the_room() {
+    fn random_broadcasts_reach_exactly_the_members() {
         for_seeds(200, |seed| {
             Game::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
         });
     }
 
     #[test]
-    fn evictions_at_random_leave_no_member_behind() {
+    fn random_evictions_leave_no_stale_member() {
         for_seeds(200, |seed| {
             let mut game = Game::narrow(Dice::from_seed(seed));
             for _ in 0..STEPS {
@@ -471,7 +471,7 @@ mod tests {
         });
     }
 
-    /// A room, and a client that joins and is told so.
+    /// Creates a room with a client as its member.
     fn with_room(world: &mut World) -> (Arc<Room>, usize) {
         let room = world.hub.new_room("r".into(), false);
         let client = world.join();
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_its_last_member_has_left_takes_nobody_any_more() {
+    fn room_closed_by_its_last_member_admits_nobody() {
         let mut world = World::new(Setup::default());
         let (room, client) = with_room(&mut world);
         assert!(!room.is_retired());
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn broadcasts_to_a_room_leave_in_one_write_for_each_member() {
+    fn room_broadcasts_are_one_write_per_member() {
         let mut world = World::new(Setup::default());
         let (room, client) = with_room(&mut world);
         let other = world.join();
@@ -534,12 +534,12 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_outlasts_the_shard_has_its_rooms_told_when_it_ends() {
+    fn handler_outlasting_the_shard_reports_its_rooms_at_its_end() {
         let mut world = World::new(Setup::default());
         let (room, client) = with_room(&mut world);
         let other = world.hub.new_room("other".into(), false);
         world.client_says(client, "work");
-        // The handler has the message when this comes, and is told of it by nobody.
+        // The handler is already running when the client joins, and nothing notifies it.
         join(&world, &other, client).unwrap();
         world.settle();
         world.stop(Duration::ZERO);

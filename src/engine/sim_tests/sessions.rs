@@ -1,4 +1,4 @@
-//! One WebSocket's life: order, replies, closing, protocol, control frames, and what everyone is sent.
+//! The life of a WebSocket: order of handlers, replies, closing, violations, control frames and broadcasts.
 
 use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames, pong, text,
@@ -19,7 +19,7 @@ fn closed(code: u16, reason: &str) -> Frame {
 }
 
 #[test]
-fn handlers_are_told_connect_messages_and_disconnect_in_order_even_from_one_read() {
+fn handlers_run_in_order_for_input_from_one_read() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     let all = [
@@ -44,13 +44,13 @@ fn handlers_are_told_connect_messages_and_disconnect_in_order_even_from_one_read
     // Replies leave before the echo of the close.
     let expected = [text("a"), text("b"), closed(1000, "")];
     assert_eq!(world.all_frames(client), expected);
-    // RFC 6455 §7.1.1: the server ends first. Both have said all they have to say.
+    // RFC 6455 §7.1.1: the server closes the TCP connection first. Both sides have sent their close frames.
     assert!(world.is_closed(client));
     world.assert_empty();
 }
 
 #[test]
-fn messages_of_one_connection_are_never_handled_by_two_at_a_time() {
+fn messages_of_a_connection_are_handled_one_at_a_time() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     for n in 0..10 {
@@ -66,7 +66,7 @@ fn messages_of_one_connection_are_never_handled_by_two_at_a_time() {
 }
 
 #[test]
-fn a_disconnect_handler_waits_for_the_handlers_before_it() {
+fn disconnect_handler_waits_for_earlier_handlers() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.told(client);
@@ -83,7 +83,7 @@ fn a_disconnect_handler_waits_for_the_handlers_before_it() {
 }
 
 #[test]
-fn every_close_code_is_echoed_and_none_for_none() {
+fn close_code_or_its_absence_is_echoed() {
     for code in [1000, 1001, 1003, 1011, 3000, 4999] {
         let mut world = World::with_handler(echo);
         let client = world.join();
@@ -104,7 +104,7 @@ fn every_close_code_is_echoed_and_none_for_none() {
 }
 
 #[test]
-fn what_came_before_a_violation_is_handled_and_its_replies_come_before_the_close() {
+fn messages_before_a_violation_are_answered_before_close() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     // An unmasked frame: RFC 6455 §5.1.
@@ -135,7 +135,7 @@ fn what_came_before_a_violation_is_handled_and_its_replies_come_before_the_close
 }
 
 #[test]
-fn a_message_over_the_limit_is_refused_with_1009_on_its_header() {
+fn header_over_the_limit_is_refused_with_1009() {
     let mut world = World::new(Setup {
         limits: Limits {
             message_bytes_max: 100,
@@ -158,7 +158,7 @@ fn a_message_over_the_limit_is_refused_with_1009_on_its_header() {
 }
 
 #[test]
-fn a_panic_closes_its_own_connection_with_1011_and_handles_nothing_more_of_it() {
+fn panic_closes_only_its_connection_with_1011() {
     let mut world = World::with_handler(|hub, session, told| {
         echo(hub, session, told);
         if *told == Told::message("panic") {
@@ -179,7 +179,7 @@ fn a_panic_closes_its_own_connection_with_1011_and_handles_nothing_more_of_it() 
     world.run_handlers();
     let expected = [text("a"), text("panic"), closed(1011, "internal error")];
     assert_eq!(world.all_frames(client), expected);
-    // What comes now is not handled either; the client's close ends it.
+    // Later messages are not handled either. The client's close frame ends the connection.
     world.client_says(client, "too late");
     world.client_sends(client, client_close(1011));
     world.client_ends(client);
@@ -199,7 +199,7 @@ fn a_panic_closes_its_own_connection_with_1011_and_handles_nothing_more_of_it() 
 }
 
 #[test]
-fn a_panic_of_the_connect_or_disconnect_handler_leaves_the_other_told_once() {
+fn panic_in_connect_or_disconnect_still_runs_the_other() {
     for at in [Told::Open, Told::Close] {
         let panics_at = at.clone();
         let mut world = World::with_handler(move |_, _, told| {
@@ -223,7 +223,7 @@ fn a_panic_of_the_connect_or_disconnect_handler_leaves_the_other_told_once() {
 }
 
 #[test]
-fn input_may_come_byte_by_byte() {
+fn input_may_arrive_byte_by_byte() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     let long = "é".repeat(200);
@@ -255,7 +255,7 @@ fn input_may_come_byte_by_byte() {
 }
 
 #[test]
-fn half_a_frame_delays_its_own_client_only() {
+fn partial_frame_delays_only_its_own_client() {
     let mut world = World::with_handler(echo);
     let (slow, quick) = (world.join(), world.join());
     let frame = client_text("slow");
@@ -271,7 +271,7 @@ fn half_a_frame_delays_its_own_client_only() {
 }
 
 #[test]
-fn pongs_go_ahead_of_waiting_messages_and_never_into_a_frame_wherever_the_socket_blocks() {
+fn pongs_precede_queued_messages_but_split_no_frame() {
     let messages: Vec<String> = (0..4).map(|n| format!("message {n}")).collect();
     let frame_len = 2 + messages[0].len();
     for room in 0..=messages.len() * frame_len {
@@ -286,7 +286,7 @@ fn pongs_go_ahead_of_waiting_messages_and_never_into_a_frame_wherever_the_socket
         world.broadcasts("later");
         world.unstall(client);
         let got = world.all_frames(client);
-        // Whole messages that have left, and the one that has begun to.
+        // The messages sent in full, and the one in progress.
         let before = room.div_ceil(frame_len);
         let mut expected: Vec<Frame> = messages[..before].iter().map(text).collect();
         expected.extend([pong("1"), pong("2")]);
@@ -297,7 +297,7 @@ fn pongs_go_ahead_of_waiting_messages_and_never_into_a_frame_wherever_the_socket
 }
 
 #[test]
-fn everything_leaves_in_whole_frames_and_in_order_wherever_the_socket_blocks() {
+fn frames_leave_whole_and_in_order_at_any_socket_size() {
     // Joined broadcasts, single sends, a large message, one byte of room at a time.
     let mut world = World::with_handler(echo);
     let client = world.join();
@@ -323,7 +323,7 @@ fn everything_leaves_in_whole_frames_and_in_order_wherever_the_socket_blocks() {
 }
 
 #[test]
-fn broadcasts_of_one_turn_are_one_write_for_each_member() {
+fn broadcasts_of_one_turn_are_one_write_per_member() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(5);
     let before: Vec<usize> = clients.iter().map(|&c| world.pipe(c).writes).collect();
@@ -340,7 +340,7 @@ fn broadcasts_of_one_turn_are_one_write_for_each_member() {
 }
 
 #[test]
-fn all_replies_to_one_read_are_one_write() {
+fn replies_to_one_read_are_one_write() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     let before = world.pipe(client).writes;
@@ -352,7 +352,7 @@ fn all_replies_to_one_read_are_one_write() {
 }
 
 #[test]
-fn a_send_between_broadcasts_keeps_its_place() {
+fn send_between_broadcasts_keeps_its_order() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(3);
     let mut expected = vec![Vec::new(); 3];
@@ -374,7 +374,7 @@ fn a_send_between_broadcasts_keeps_its_place() {
 }
 
 #[test]
-fn a_close_between_broadcasts_keeps_its_place() {
+fn close_between_broadcasts_keeps_its_order() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(2);
     world.broadcasts("1");
@@ -391,7 +391,7 @@ fn a_close_between_broadcasts_keeps_its_place() {
 }
 
 #[test]
-fn what_a_connect_handler_broadcasts_reaches_the_new_client() {
+fn broadcast_in_the_connect_handler_reaches_the_client() {
     let mut world = World::with_handler(|hub, _, told| {
         if *told == Told::Open {
             hub.try_broadcast(Message::new("welcome").frame(), Audience::default())
@@ -406,7 +406,7 @@ fn what_a_connect_handler_broadcasts_reaches_the_new_client() {
 }
 
 #[test]
-fn what_a_handler_sends_after_its_client_has_gone_is_counted() {
+fn send_after_the_client_disconnected_is_counted() {
     let mut world = World::with_handler(|hub, session, told| {
         if *told == Told::Close {
             send(hub, session, "too late");
@@ -420,7 +420,7 @@ fn what_a_handler_sends_after_its_client_has_gone_is_counted() {
 }
 
 #[test]
-fn replies_to_a_client_that_has_ended_its_stream_still_reach_it() {
+fn half_closed_client_still_receives_replies() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     {
@@ -440,7 +440,7 @@ fn replies_to_a_client_that_has_ended_its_stream_still_reach_it() {
 }
 
 #[test]
-fn we_close_first_then_the_client_then_the_socket() {
+fn server_close_waits_for_the_client_before_the_socket() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.closes(client, 1000, "bye");
@@ -462,7 +462,7 @@ fn we_close_first_then_the_client_then_the_socket() {
 }
 
 #[test]
-fn messages_received_before_we_close_are_still_handled() {
+fn messages_received_before_server_close_are_handled() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.client_says(client, "a");
@@ -485,7 +485,7 @@ fn messages_received_before_we_close_are_still_handled() {
 }
 
 #[test]
-fn a_client_that_floods_a_busy_handler_is_not_read_and_loses_nothing() {
+fn flood_to_a_busy_handler_is_paused_and_loses_nothing() {
     let mut world = World::new(Setup {
         limits: Limits {
             pending_bytes_max: 1_000,
@@ -513,8 +513,8 @@ fn a_client_that_floods_a_busy_handler_is_not_read_and_loses_nothing() {
 }
 
 #[test]
-fn a_client_that_was_not_read_is_read_again_when_its_handler_is_done() {
-    // Nothing may wait, and nothing is ever written that could bring the reading about.
+fn paused_client_is_read_again_when_its_handler_ends() {
+    // The outbox is empty and nothing is written, so no write can cause the shard to read again.
     let mut world = World::new(Setup {
         limits: Limits {
             pending_bytes_max: 0,
@@ -534,7 +534,7 @@ fn a_client_that_was_not_read_is_read_again_when_its_handler_is_done() {
 }
 
 #[test]
-fn pings_and_closes_of_a_client_with_a_blocked_handler_are_noticed() {
+fn pings_and_closes_are_read_while_the_handler_blocks() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.client_says(client, "blocks");
@@ -547,7 +547,7 @@ fn pings_and_closes_of_a_client_with_a_blocked_handler_are_noticed() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_pongs_is_owed_few_and_then_the_latest() {
+fn unread_pongs_are_bounded_and_the_latest_is_kept() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.stall(client, 0);
@@ -566,7 +566,7 @@ fn a_client_that_does_not_read_its_pongs_is_owed_few_and_then_the_latest() {
 }
 
 #[test]
-fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
+fn stale_key_or_event_does_not_affect_a_reused_slot() {
     let mut world = World::with_handler(echo);
     let old = world.join();
     world.client_resets(old);
@@ -594,7 +594,7 @@ fn a_stale_key_or_readiness_does_nothing_to_the_next_owner_of_its_place() {
 }
 
 #[test]
-fn without_a_message_handler_messages_are_counted_and_the_rest_goes_on() {
+fn messages_without_a_handler_are_counted_and_dropped() {
     let mut world = World::new(Setup {
         subscriptions: Subscriptions::default(),
         ..Setup::default()
@@ -614,7 +614,7 @@ fn without_a_message_handler_messages_are_counted_and_the_rest_goes_on() {
 }
 
 #[test]
-fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
+fn adopted_connection_continues_at_its_read_position() {
     let mut world = World::with_handler(echo);
     let mut protocol = FrameReader::new(1_000);
     let cut = client_text("cut");
@@ -650,7 +650,7 @@ fn an_adopted_connection_goes_on_where_its_stream_has_been_read_to() {
 }
 
 #[test]
-fn mail_for_a_connection_that_is_not_a_websocket_yet_is_counted() {
+fn send_before_the_upgrade_is_counted() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     let command = Command::Send(world.key(client), Message::new("x").frame().clone());

@@ -1,4 +1,4 @@
-//! Clients that read too slowly, under each policy.
+//! Slow consumers under each policy.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn with_policy(slow_consumer: SlowConsumer) -> World {
     })
 }
 
-/// The `n`th message: 50 bytes with its header.
+/// The `n`th message, a frame of 50 bytes.
 fn nth(n: usize) -> String {
     format!("{n:048}")
 }
@@ -46,7 +46,7 @@ fn is_too_slow(frame: &Frame) -> bool {
 }
 
 #[test]
-fn a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socket_blocks() {
+fn slow_client_is_closed_after_the_frame_in_progress() {
     for one_turn in [true, false] {
         for room in 0..2 * NTH_BYTES {
             let mut world = with_policy(SlowConsumer::Disconnect);
@@ -67,7 +67,7 @@ fn a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socke
             let frames = world.all_frames(slow);
             let (last, messages) = frames.split_last().unwrap();
             assert!(is_too_slow(last), "{last:?}");
-            // The frame in progress is finished, no other is begun.
+            // The frame in progress is finished, and no other is begun.
             let expected = room.div_ceil(NTH_BYTES);
             assert_eq!(
                 numbers(messages),
@@ -76,7 +76,7 @@ fn a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socke
             );
             let metrics = world.metrics();
             assert_eq!(metrics.slow_consumers, 1);
-            // Turn by turn, what comes after the verdict is not meant for it any more.
+            // Messages sent after the client was found slow are not meant for it.
             let meant = if one_turn {
                 sent
             } else {
@@ -93,7 +93,7 @@ fn a_slow_client_is_disconnected_behind_the_frame_in_progress_wherever_the_socke
 }
 
 #[test]
-fn a_slow_client_that_does_not_read_its_close_is_reset_after_the_close_timeout() {
+fn slow_client_not_reading_its_close_is_reset() {
     let mut world = with_policy(SlowConsumer::Disconnect);
     let slow = world.join();
     world.stall(slow, 10);
@@ -113,7 +113,7 @@ fn a_slow_client_that_does_not_read_its_close_is_reset_after_the_close_timeout()
 }
 
 #[test]
-fn a_slow_client_is_counted_once_although_its_write_timeout_ends_before_its_close_does() {
+fn slow_client_is_counted_once_despite_a_write_timeout() {
     let mut world = World::new(Setup {
         limits: Limits {
             outbox_bytes_max: OUTBOX,
@@ -137,7 +137,7 @@ fn a_slow_client_is_counted_once_although_its_write_timeout_ends_before_its_clos
 }
 
 #[test]
-fn a_socket_that_takes_everything_is_not_slow_however_much_comes_in_one_turn() {
+fn socket_accepting_everything_is_not_slow() {
     let mut world = with_policy(SlowConsumer::Disconnect);
     let client = world.join();
     for n in 0..100 * FIT {
@@ -152,7 +152,7 @@ fn a_socket_that_takes_everything_is_not_slow_however_much_comes_in_one_turn() {
 }
 
 #[test]
-fn a_client_that_has_read_on_by_the_time_of_the_verdict_is_not_slow() {
+fn client_that_has_read_before_the_check_is_not_slow() {
     for sends in [true, false] {
         let mut world = with_policy(SlowConsumer::Disconnect);
         let client = world.join();
@@ -161,7 +161,7 @@ fn a_client_that_has_read_on_by_the_time_of_the_verdict_is_not_slow() {
             world.broadcasts(nth(n));
         }
         world.settle();
-        // It reads everything; the shard learns of that and of the next message in one turn.
+        // The client reads everything. The shard sees that and the next message in the same turn.
         world.pipe(client).set_room(usize::MAX / 2);
         if sends {
             world.sends(client, &nth(FIT));
@@ -176,7 +176,7 @@ fn a_client_that_has_read_on_by_the_time_of_the_verdict_is_not_slow() {
 }
 
 #[test]
-fn an_empty_outbox_takes_a_message_of_any_size() {
+fn empty_outbox_accepts_a_message_of_any_size() {
     for policy in [
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
@@ -195,7 +195,7 @@ fn an_empty_outbox_takes_a_message_of_any_size() {
 }
 
 #[test]
-fn drop_newest_keeps_the_oldest_and_counts_each() {
+fn drop_newest_keeps_the_oldest_and_counts_drops() {
     for one_turn in [true, false] {
         for room in 0..NTH_BYTES {
             let mut world = with_policy(SlowConsumer::DropNewest);
@@ -213,7 +213,7 @@ fn drop_newest_keeps_the_oldest_and_counts_each() {
             world.broadcasts(nth(sent));
             world.settle();
             let got = numbers(&world.all_frames(slow));
-            // What is in progress counts by its rest.
+            // The frame in progress counts with its remaining bytes.
             let fit = (OUTBOX + room) / NTH_BYTES;
             let mut expected: Vec<_> = (0..fit).collect();
             expected.push(sent);
@@ -228,7 +228,7 @@ fn drop_newest_keeps_the_oldest_and_counts_each() {
 }
 
 #[test]
-fn drop_oldest_keeps_the_newest_and_the_frame_in_progress_and_counts_each() {
+fn drop_oldest_keeps_the_newest_and_the_frame_in_progress() {
     for one_turn in [true, false] {
         for room in 0..NTH_BYTES {
             let mut world = with_policy(SlowConsumer::DropOldest);
@@ -249,7 +249,7 @@ fn drop_oldest_keeps_the_newest_and_the_frame_in_progress_and_counts_each() {
             let newest = &got[in_progress..];
             let expected: Vec<_> = (sent - newest.len()..sent).collect();
             assert_eq!(newest, expected, "{room} in one turn: {one_turn}");
-            // As many as fit beside the rest of the frame in progress.
+            // The queue holds as many as fit beside the rest of the frame in progress.
             let rest = in_progress * (NTH_BYTES - room);
             assert_eq!(newest.len(), (OUTBOX - rest) / NTH_BYTES);
             assert_eq!(world.all_frames(quick).len(), sent);
@@ -261,7 +261,7 @@ fn drop_oldest_keeps_the_newest_and_the_frame_in_progress_and_counts_each() {
 }
 
 #[test]
-fn dropped_messages_do_not_keep_a_client_that_never_reads() {
+fn dropping_messages_does_not_keep_a_nonreader() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut world = with_policy(policy);
         let slow = world.join();
@@ -279,7 +279,7 @@ fn dropped_messages_do_not_keep_a_client_that_never_reads() {
 }
 
 #[test]
-fn pongs_of_a_slow_client_are_not_dropped_with_its_messages() {
+fn pongs_of_a_slow_client_are_not_dropped() {
     let mut world = with_policy(SlowConsumer::DropOldest);
     let slow = world.join();
     world.stall(slow, 10);
@@ -298,7 +298,7 @@ fn pongs_of_a_slow_client_are_not_dropped_with_its_messages() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_replies_slows_down_itself_only() {
+fn client_not_reading_its_replies_slows_only_itself() {
     let mut world = World::new(Setup {
         limits: Limits {
             outbox_bytes_max: 200_000,
@@ -317,7 +317,7 @@ fn a_client_that_does_not_read_its_replies_slows_down_itself_only() {
     world.client_says(quick, "quick");
     world.run_handlers();
     assert_eq!(world.all_frames(quick), [text("quick")]);
-    // It reads on, and nothing is lost.
+    // The client reads again, and nothing is lost.
     world.unstall(slow);
     world.run_handlers();
     assert_eq!(
@@ -346,7 +346,7 @@ fn paced(bytes_per_second_min: u64, mailbox_bytes_max: usize) -> World {
 }
 
 #[test]
-fn pacing_drops_nothing_and_keeps_mail_in_the_mailbox_while_a_member_is_short_of_room() {
+fn pacing_holds_commands_back_instead_of_dropping_them() {
     let mut world = paced(1, 4_000);
     let clients = world.joined(3);
     world.stall(clients[1], 0);
@@ -359,7 +359,7 @@ fn pacing_drops_nothing_and_keeps_mail_in_the_mailbox_while_a_member_is_short_of
             Err(Refused::Full) => {
                 refused += 1;
                 world.settle();
-                // The client reads one message, then the others get on, too.
+                // The client reads one message, and then the others progress, too.
                 if world.try_broadcast(nth(sent)).is_ok() {
                     sent += 1;
                 }
@@ -381,7 +381,7 @@ fn pacing_drops_nothing_and_keeps_mail_in_the_mailbox_while_a_member_is_short_of
 }
 
 #[test]
-fn nobody_is_ahead_of_the_slowest_by_more_than_an_outbox_while_paced() {
+fn paced_clients_are_at_most_one_outbox_ahead() {
     let mut world = paced(1, 1 << 20);
     let (slow, quick) = (world.join(), world.join());
     world.stall(slow, 0);
@@ -397,7 +397,7 @@ fn nobody_is_ahead_of_the_slowest_by_more_than_an_outbox_while_paced() {
 }
 
 #[test]
-fn patience_disconnects_the_one_that_is_stuck_and_the_others_go_on() {
+fn stuck_client_is_disconnected_when_patience_ends() {
     let mut world = paced(1_000, 1 << 20);
     let clients = world.joined(3);
     world.stall(clients[2], 60);
@@ -429,7 +429,7 @@ fn patience_disconnects_the_one_that_is_stuck_and_the_others_go_on() {
 }
 
 #[test]
-fn a_client_that_reads_at_the_minimum_rate_is_never_cut_off() {
+fn client_at_the_minimum_rate_stays_connected() {
     for step_ms in [10u64, 50, 125] {
         let mut world = paced(1_000, 1 << 20);
         let (slow, quick) = (world.join(), world.join());
@@ -450,7 +450,7 @@ fn a_client_that_reads_at_the_minimum_rate_is_never_cut_off() {
 }
 
 #[test]
-fn a_client_just_below_the_minimum_rate_is_cut_off() {
+fn client_below_the_minimum_rate_is_disconnected() {
     let mut world = paced(1_000, 1 << 20);
     let slow = world.join();
     world.stall(slow, 0);
@@ -458,8 +458,8 @@ fn a_client_just_below_the_minimum_rate_is_cut_off() {
         world.broadcasts(nth(n));
     }
     world.settle();
-    // It buys four fifths of the time it takes, but for the first eighth of its patience: that lasts for four and a half
-    // seconds.
+    // Its reading earns four fifths of the time that passes, except for the first eighth of the patience. So it lasts for four
+    // and a half seconds.
     for _ in 0..430 {
         world.advance_ms(10);
         world.client_reads(slow, 8);
@@ -473,8 +473,8 @@ fn a_client_just_below_the_minimum_rate_is_cut_off() {
 }
 
 #[test]
-fn a_client_whose_readiness_is_never_reported_is_tried_within_its_patience() {
-    // Kernels report room in coarse steps: a socket may take bytes long before it says so.
+fn client_without_readiness_events_is_tried_in_time() {
+    // Kernels report room in coarse steps, so a socket may accept bytes long before it reports readiness.
     let mut world = paced(1_000, 1 << 20);
     let slow = world.join();
     world.stall(slow, 0);
@@ -492,7 +492,7 @@ fn a_client_whose_readiness_is_never_reported_is_tried_within_its_patience() {
 }
 
 #[test]
-fn reads_pings_closes_and_handshakes_go_on_while_paced() {
+fn reads_pings_closes_and_handshakes_continue_while_paced() {
     let mut world = paced(1, 1 << 20);
     let (stuck, other, leaves) = (world.join(), world.join(), world.join());
     world.stall(stuck, 0);
@@ -514,7 +514,7 @@ fn reads_pings_closes_and_handshakes_go_on_while_paced() {
     world.client_resets(leaves);
     world.run_handlers();
     assert_eq!(world.handled(leaves), [Told::Open, Told::Close]);
-    // And then all goes on, in order.
+    // Then delivery continues in order.
     world.unstall(stuck);
     let frames = world.all_frames(other);
     assert_eq!(frames.last(), Some(&text("a")));
@@ -523,7 +523,7 @@ fn reads_pings_closes_and_handshakes_go_on_while_paced() {
 }
 
 #[test]
-fn a_client_that_says_goodbye_gets_what_was_left_before_even_while_paced() {
+fn closing_client_gets_earlier_messages_while_paced() {
     let mut world = paced(1, 1 << 20);
     let (stuck, leaves) = (world.join(), world.join());
     world.stall(stuck, 0);
@@ -544,7 +544,7 @@ fn a_client_that_says_goodbye_gets_what_was_left_before_even_while_paced() {
 }
 
 #[test]
-fn a_congested_client_that_vanishes_holds_up_nobody() {
+fn congested_client_that_vanishes_delays_nobody() {
     let mut world = paced(1, 1 << 20);
     let (stuck, other) = (world.join(), world.join());
     world.stall(stuck, 0);
@@ -560,7 +560,7 @@ fn a_congested_client_that_vanishes_holds_up_nobody() {
 }
 
 #[test]
-fn a_long_message_waits_for_empty_outboxes_and_then_goes_to_all() {
+fn long_message_waits_for_empty_outboxes() {
     let mut world = paced(1, 1 << 20);
     let (slow, quick) = (world.join(), world.join());
     world.stall(slow, 0);
@@ -579,7 +579,7 @@ fn a_long_message_waits_for_empty_outboxes_and_then_goes_to_all() {
 }
 
 #[test]
-fn a_paced_shard_that_sleeps_is_not_woken_by_data() {
+fn paced_shard_asleep_is_not_woken_by_data() {
     let mut world = paced(1, 1 << 20);
     let stuck = world.join();
     world.stall(stuck, 0);
@@ -598,8 +598,8 @@ fn a_paced_shard_that_sleeps_is_not_woken_by_data() {
     assert_eq!(world.all_frames(stuck).len(), 200);
 }
 
-/// What a client got, and what became of the rest, where its replies stand one behind the other in the mailbox, and can be
-/// joined, or where others stand between them.
+/// Returns the frames that a client received, and the metrics of the rest. Its replies are adjacent in the mailbox, where the
+/// shard can join them, or have other commands between them.
 fn got_of_replies(dice: &mut Dice, policy: SlowConsumer, joined: bool) -> (Vec<Frame>, [u64; 3]) {
     let mut world = World::new(Setup {
         slow_consumer: policy,
@@ -640,7 +640,7 @@ fn got_of_replies(dice: &mut Dice, policy: SlowConsumer, joined: bool) -> (Vec<F
 }
 
 #[test]
-fn replies_that_are_joined_meet_the_policy_as_each_by_itself_would() {
+fn joined_replies_meet_the_policy_like_single_ones() {
     let policies = [
         SlowConsumer::Disconnect,
         SlowConsumer::DropOldest,

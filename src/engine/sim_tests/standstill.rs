@@ -1,4 +1,4 @@
-//! The process is stopped, or its machine sleeps: no peer is judged for the time in which the shard did not run.
+//! A stopped process or a suspended machine: time in which the shard did not run does not count against any peer.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Deadlines are kept to this: some steps of the shard's clock.
+/// The tolerance of deadlines: a few steps of the shard's clock.
 const STEPS_MS: u64 = 32;
-/// How long the clock rests after a standstill.
+/// How long the shard's clock pauses after a standstill.
 const REST_MS: u64 = 1_000;
 const LIMIT_MS: u64 = 2_000;
 
-/// A deadline, and what a peer does about it in time.
+/// A deadline, and the action with which a peer meets it.
 struct Case {
     name: &'static str,
-    /// A client that has so many milliseconds left.
+    /// Connects a client whose deadline expires after this many milliseconds.
     begin: fn(&mut World) -> usize,
     limit_ms: u64,
-    /// What it does while nobody looks, after which the deadline is met.
+    /// The client's action during the standstill, which meets the deadline.
     saves_itself: fn(&mut World, usize),
 }
 
@@ -87,7 +87,7 @@ fn paced() -> World {
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n";
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n12345";
 
-/// Sends without letting the shard turn.
+/// Sends bytes without running the shard.
 fn sends(world: &World, client: usize, bytes: &[u8]) {
     world.pipe(client).client_sends(bytes);
 }
@@ -203,7 +203,7 @@ fn all() -> impl Iterator<Item = (&'static Case, World)> {
     cases.chain([(&HEARTBEAT, with_heartbeat()), (&PACE, paced())])
 }
 
-/// Whether a client still has what its deadline is for. The shard may say so by an answer before it closes.
+/// Whether the client's deadline has ended its connection or request. The shard may send an answer before it closes.
 fn is_over(world: &mut World, client: usize) -> bool {
     let metrics = world.metrics();
     world.is_closed(client)
@@ -212,7 +212,7 @@ fn is_over(world: &mut World, client: usize) -> bool {
 }
 
 #[test]
-fn no_peer_is_judged_for_a_standstill() {
+fn standstill_does_not_count_against_any_peer() {
     for standstill_ms in [16_000, 3_600_000] {
         for passed_ms in [0, LIMIT_MS / 2, LIMIT_MS - 2 * STEPS_MS] {
             for (case, mut world) in all() {
@@ -222,10 +222,10 @@ fn no_peer_is_judged_for_a_standstill() {
                     world.stand_still(ms(standstill_ms));
                     assert!(!is_over(&mut world, client), "{} on waking", case.name);
                 }
-                // It was stopped when it was about to wake, or before.
+                // The shard was stopped just before it would have woken, or earlier.
                 world.advance_ms(REST_MS - STEPS_MS);
                 assert!(!is_over(&mut world, client), "{} soon", case.name);
-                // But no peer gains more than that.
+                // But no peer gains more time than the standstill took.
                 world.advance_ms(case.limit_ms + 2 * STEPS_MS);
                 assert!(is_over(&mut world, client), "{} never", case.name);
             }
@@ -241,11 +241,11 @@ fn peer_that_acts_during_a_standstill_is_in_time() {
             world.advance_ms(LIMIT_MS - 2 * STEPS_MS);
             (case.saves_itself)(&mut world, client);
             if !is_reported {
-                // The poll was interrupted, or had more to return than fits.
+                // The poll was interrupted, or had more events than fit.
                 world.pipe(client).take_edges();
             }
             world.stand_still(ms(16_000));
-            // What was not reported is found when its time is over.
+            // Input that was not reported is found when the deadline expires.
             let until = if is_reported { 0 } else { 4 * STEPS_MS };
             world.advance_ms(REST_MS + LIMIT_MS - 2 * STEPS_MS + until);
             world.run_handlers();
@@ -262,10 +262,10 @@ fn peer_that_acts_during_a_standstill_is_in_time() {
 }
 
 #[test]
-fn silent_peers_end_on_a_shard_that_is_always_late() {
+fn silent_peer_is_dropped_by_an_always_late_shard() {
     for (case, mut world) in all() {
         let client = (case.begin)(&mut world);
-        // Each turn comes two seconds late; it is woken by somebody's message each time.
+        // Each turn is two seconds late, and another client's message wakes the shard each time.
         let other = world.connect();
         let mut turns = 0;
         while !is_over(&mut world, client) {
@@ -280,8 +280,8 @@ fn silent_peers_end_on_a_shard_that_is_always_late() {
 }
 
 #[test]
-fn pong_behind_a_busy_poll_counts() {
-    // Nobody reports what has come by the deadline: the socket itself is asked.
+fn unreported_pong_counts_at_the_deadline() {
+    // Input that has arrived by the deadline is not reported, so the shard reads the socket.
     let mut world = with_heartbeat();
     let client = world.join();
     world.advance_ms(1_000 + STEPS_MS / 2);

@@ -1,4 +1,4 @@
-//! The end: everything that was taken is delivered, everyone is told, and nothing is left behind.
+//! Graceful shutdown: accepted messages are delivered, clients and handlers are notified, and nothing leaks.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn is_going_away(frame: &Frame) -> bool {
 const WAIT: Duration = Duration::from_secs(3);
 
 #[test]
-fn what_was_taken_is_delivered_and_then_everyone_is_told() {
+fn stop_delivers_accepted_messages_then_closes_with_1001() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(3);
     for n in 0..10 {
@@ -44,7 +44,7 @@ fn what_was_taken_is_delivered_and_then_everyone_is_told() {
 }
 
 #[test]
-fn clients_that_do_not_answer_are_left_at_the_deadline_and_their_handlers_told() {
+fn silent_clients_are_dropped_at_the_stop_deadline() {
     let mut world = World::with_handler(echo);
     let (mute, stuck, head) = (world.join(), world.join(), world.connect());
     world.stall(stuck, 0);
@@ -66,7 +66,7 @@ fn clients_that_do_not_answer_are_left_at_the_deadline_and_their_handlers_told()
 }
 
 #[test]
-fn messages_that_wait_at_the_deadline_are_handled_before_the_disconnect() {
+fn waiting_messages_are_handled_before_the_disconnect() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.client_says(client, "a");
@@ -86,7 +86,7 @@ fn messages_that_wait_at_the_deadline_are_handled_before_the_disconnect() {
 }
 
 #[test]
-fn a_handler_that_outlasts_the_end_is_followed_by_the_disconnect_all_the_same() {
+fn handler_outlasting_the_stop_is_followed_by_disconnect() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.client_says(client, "its handler takes its time");
@@ -114,7 +114,7 @@ fn a_handler_that_outlasts_the_end_is_followed_by_the_disconnect_all_the_same() 
 }
 
 #[test]
-fn a_handler_whose_word_comes_too_late_for_its_shard_is_followed_by_the_disconnect() {
+fn handler_ending_after_its_shard_still_runs_disconnect() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.client_says(client, "in the last moment");
@@ -122,7 +122,7 @@ fn a_handler_whose_word_comes_too_late_for_its_shard_is_followed_by_the_disconne
     world.advance(WAIT);
     world.turn();
     assert!(world.has_stopped());
-    // Its end is left with the shard, which does not look any more.
+    // The handler reports its end to the shard, which no longer processes reports.
     world.run_job(0);
     world.finish();
     let expected = [Told::Open, Told::message("in the last moment"), Told::Close];
@@ -130,7 +130,7 @@ fn a_handler_whose_word_comes_too_late_for_its_shard_is_followed_by_the_disconne
 }
 
 #[test]
-fn a_paced_shard_with_a_stuck_client_stops_in_time() {
+fn paced_shard_with_a_stuck_client_stops_in_time() {
     let mut world = World::new(Setup {
         slow_consumer: SlowConsumer::Pace {
             bytes_per_second_min: 1,
@@ -154,7 +154,7 @@ fn a_paced_shard_with_a_stuck_client_stops_in_time() {
     world.finish();
     let metrics = world.metrics();
     assert_eq!(metrics.connections, 0);
-    // Once for each of the two who were to get it: what was held back, and what the one that is stuck did not take.
+    // One for each of the two recipients: the held-back broadcast, and the message that the stuck client did not accept.
     let dropped = &metrics.dropped;
     let expected = (got as u64, got as u64, 2 * (20 - got as u64));
     let counted = (metrics.messages_out, dropped.closed, dropped.not_running);
@@ -163,7 +163,7 @@ fn a_paced_shard_with_a_stuck_client_stops_in_time() {
 }
 
 #[test]
-fn a_paced_shard_delivers_all_that_was_taken_before_it_says_goodbye() {
+fn paced_shard_delivers_accepted_messages_before_closing() {
     let mut world = World::new(Setup {
         slow_consumer: SlowConsumer::pace(),
         ..Setup::default()
@@ -183,7 +183,7 @@ fn a_paced_shard_delivers_all_that_was_taken_before_it_says_goodbye() {
 }
 
 #[test]
-fn who_arrives_while_the_engine_stops_is_let_go() {
+fn client_arriving_during_the_stop_is_dropped() {
     let mut world = World::with_handler(echo);
     let first = world.join();
     world.stop(WAIT);
@@ -196,7 +196,7 @@ fn who_arrives_while_the_engine_stops_is_let_go() {
 }
 
 #[test]
-fn a_request_that_is_being_handled_is_answered_before_the_end() {
+fn request_in_a_handler_is_answered_before_the_stop_ends() {
     let mut world = World::new(Setup {
         subscriptions: Subscriptions {
             request: true,
@@ -237,7 +237,7 @@ fn a_request_that_is_being_handled_is_answered_before_the_end() {
 }
 
 #[test]
-fn a_handshake_in_the_moment_of_the_end_is_told_and_closed() {
+fn handshake_during_the_stop_is_connected_and_closed() {
     let mut world = World::with_handler(echo);
     let stuck = world.join();
     let late = world.connect();
@@ -258,7 +258,7 @@ fn a_handshake_in_the_moment_of_the_end_is_told_and_closed() {
 }
 
 #[test]
-fn nothing_is_left_after_much_coming_and_going() {
+fn nothing_leaks_after_many_connections() {
     let mut world = World::with_handler(echo);
     for round in 0..200 {
         let clients = world.joined(5);
@@ -293,7 +293,7 @@ fn nothing_is_left_after_much_coming_and_going() {
 }
 
 #[test]
-fn a_disconnect_is_told_also_behind_a_panic_of_the_same_job() {
+fn disconnect_runs_after_a_panic_in_the_same_job() {
     let mut world = World::with_handler(|_, _, told| {
         if matches!(told, Told::Message(_)) {
             panic_quietly();

@@ -1,4 +1,4 @@
-//! Event streams: connections whose messages are events.
+//! Server-sent events: connections that receive messages as events.
 
 mod game;
 
@@ -21,7 +21,7 @@ const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 const PREAMBLE: &[u8] = b"retry: 1\n";
 const KEEP_ALIVE_MS: u64 = 15_000;
 
-/// A world with a room that event streams are for.
+/// A world with a room for event streams.
 pub(super) struct Scene {
     pub(super) world: World,
     room: Arc<Room>,
@@ -31,9 +31,9 @@ pub(super) fn event(text: &str) -> Vec<u8> {
     event_stream::event(None, EventData::Text(text.as_bytes()))
 }
 
-/// A stream of the room begins, with this replay.
+/// Begins an event stream of the room with this replay.
 fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: &[&str]) {
-    // An engine that stops takes nothing more.
+    // A stopping engine accepts nothing more.
     let Ok(reserved) = hub.reserve_stream(session, 1 << 20) else {
         return;
     };
@@ -75,7 +75,7 @@ impl Scene {
         Self { world, room }
     }
 
-    /// Asks for a stream; nothing is decided yet.
+    /// Requests a stream. The program has not decided yet.
     pub(super) fn ask(&mut self, target: &str) -> usize {
         let client = self.world.connect();
         let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -83,7 +83,7 @@ impl Scene {
         client
     }
 
-    /// A stream that has begun, and whose head is read.
+    /// Begins a stream and reads its head.
     fn join(&mut self) -> usize {
         let client = self.ask("/events");
         self.world.run_handlers();
@@ -92,7 +92,7 @@ impl Scene {
         client
     }
 
-    /// Sends something to the room, in both forms.
+    /// Publishes to the room, as a frame and as an event.
     pub(super) fn publish(&mut self, text: &str) {
         let event = event(text).into();
         let to = Audience {
@@ -104,7 +104,7 @@ impl Scene {
         self.world.hub.try_broadcast(message.frame(), to).unwrap();
     }
 
-    /// The data of all that a client got since, which must be whole events.
+    /// The data of the events that a client has received since the last call. All of them must be complete.
     fn events(&mut self, client: usize) -> Vec<String> {
         parse(&self.world.output(client))
     }
@@ -117,7 +117,7 @@ pub(super) fn parse(output: &[u8]) -> Vec<String> {
     parser.events.into_iter().map(|event| event.data).collect()
 }
 
-/// The `n`th message: 50 bytes as an event.
+/// The `n`th message, an event of 50 bytes.
 fn nth(n: usize) -> String {
     format!("{n:042}")
 }
@@ -130,7 +130,7 @@ fn numbers(events: &[String]) -> Vec<usize> {
 }
 
 #[test]
-fn members_of_a_room_get_frames_and_its_event_streams_get_events() {
+fn room_members_get_frames_and_event_streams_get_events() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
     let stream = scene.join();
     let (member, other) = (scene.world.join(), scene.world.join());
@@ -153,7 +153,7 @@ fn members_of_a_room_get_frames_and_its_event_streams_get_events() {
     assert_eq!(numbers(&scene.events(stream)), [0, 1, 2, 3, 4]);
     assert_eq!(room.len(), 1, "a stream is no member");
     assert_eq!(room.members(), [scene.world.id(member)]);
-    // What is joined leaves with one write for each.
+    // Joined messages leave in one write per client.
     let writes = scene.world.pipe(stream).writes;
     scene.publish("a");
     scene.publish("b");
@@ -165,7 +165,7 @@ fn members_of_a_room_get_frames_and_its_event_streams_get_events() {
 }
 
 #[test]
-fn no_handler_hears_of_a_stream_and_its_room_ends_with_it() {
+fn stream_runs_no_handler_and_its_room_ends_with_it() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
     let stream = scene.join();
     assert!(!scene.room.is_retired());
@@ -178,7 +178,7 @@ fn no_handler_hears_of_a_stream_and_its_room_ends_with_it() {
 }
 
 #[test]
-fn head_replay_and_what_is_new_leave_in_that_order_wherever_the_socket_blocks() {
+fn head_replay_and_live_events_leave_in_order() {
     let replay = &["one", "two\n\nlines", ""];
     for room in 0..120 {
         let mut scene = Scene::with_replay(SlowConsumer::Disconnect, replay);
@@ -204,7 +204,7 @@ fn head_replay_and_what_is_new_leave_in_that_order_wherever_the_socket_blocks() 
 }
 
 #[test]
-fn a_slow_stream_ends_behind_the_event_in_progress_wherever_the_socket_blocks() {
+fn slow_stream_ends_after_the_event_in_progress() {
     for one_turn in [true, false] {
         for room in 0..2 * NTH_BYTES {
             let mut scene = Scene::new(SlowConsumer::Disconnect);
@@ -240,7 +240,7 @@ fn a_slow_stream_ends_behind_the_event_in_progress_wherever_the_socket_blocks() 
 }
 
 #[test]
-fn whole_events_are_dropped_and_each_is_counted_wherever_the_socket_blocks() {
+fn only_whole_events_are_dropped_and_counted() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         for room in 0..2 * NTH_BYTES {
             let mut scene = Scene::new(policy);
@@ -267,7 +267,7 @@ fn whole_events_are_dropped_and_each_is_counted_wherever_the_socket_blocks() {
 }
 
 #[test]
-fn producers_wait_for_a_stream_that_reads_slowly() {
+fn paced_producers_wait_for_a_slow_stream() {
     let mut scene = Scene::new(SlowConsumer::Pace {
         bytes_per_second_min: 1,
         patience: Duration::from_secs(1_000),
@@ -294,7 +294,7 @@ fn producers_wait_for_a_stream_that_reads_slowly() {
 }
 
 #[test]
-fn a_long_event_waits_until_the_outboxes_of_streams_have_room_for_it() {
+fn long_event_waits_for_room_in_the_outboxes() {
     let mut scene = Scene::new(SlowConsumer::Pace {
         bytes_per_second_min: 1,
         patience: Duration::from_secs(1_000),
@@ -316,7 +316,7 @@ fn a_long_event_waits_until_the_outboxes_of_streams_have_room_for_it() {
 }
 
 #[test]
-fn a_stream_that_stays_below_the_pace_is_ended() {
+fn stream_below_the_minimum_rate_is_ended() {
     let mut scene = Scene::new(SlowConsumer::Pace {
         bytes_per_second_min: 1_000,
         patience: Duration::from_secs(1),
@@ -339,7 +339,7 @@ fn a_stream_that_stays_below_the_pace_is_ended() {
 }
 
 #[test]
-fn a_comment_is_sent_every_so_often_and_only_where_nothing_waits() {
+fn keep_alive_comment_is_sent_only_to_idle_streams() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
     let stream = scene.join();
     scene.world.advance_ms(KEEP_ALIVE_MS - 100);
@@ -362,7 +362,7 @@ fn a_comment_is_sent_every_so_often_and_only_where_nothing_waits() {
 }
 
 #[test]
-fn a_stream_that_takes_nothing_for_too_long_is_broken_off() {
+fn stream_reading_nothing_is_reset_at_write_timeout() {
     let mut scene = Scene::new(SlowConsumer::DropOldest);
     let stream = scene.join();
     scene.world.stall(stream, 0);
@@ -378,7 +378,7 @@ fn a_stream_that_takes_nothing_for_too_long_is_broken_off() {
 }
 
 #[test]
-fn what_a_client_sends_behind_its_request_is_ignored() {
+fn bytes_after_a_stream_request_are_ignored() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
     let stream = scene.join();
     for _ in 0..10 {
@@ -394,8 +394,8 @@ fn what_a_client_sends_behind_its_request_is_ignored() {
 }
 
 #[test]
-fn a_client_that_goes_before_its_stream_begins_leaves_nothing_behind() {
-    // How many handlers have run by then: one decides, one begins the stream.
+fn client_leaving_before_its_stream_leaks_nothing() {
+    // The number of handlers that have run. The first one decides, and the second one begins the stream.
     for handlers in 0..3 {
         for resets in [true, false] {
             let mut scene = Scene::with_replay(SlowConsumer::Disconnect, &["one", "two"]);
@@ -409,7 +409,7 @@ fn a_client_that_goes_before_its_stream_begins_leaves_nothing_behind() {
             }
             scene.world.run_handlers();
             if !resets && handlers < 2 {
-                // It may have ended its side only.
+                // The client may have ended only its own side.
                 let output = scene.world.output(client);
                 assert!(output.starts_with(HEAD), "{handlers}");
             }
@@ -425,7 +425,7 @@ fn a_client_that_goes_before_its_stream_begins_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_client_that_goes_while_the_beginning_of_its_stream_is_held_back_leaves_nothing_behind() {
+fn client_leaving_during_a_delayed_start_leaks_nothing() {
     let pace = SlowConsumer::Pace {
         bytes_per_second_min: 1,
         patience: Duration::from_secs(1_000),
@@ -455,7 +455,7 @@ fn a_client_that_goes_while_the_beginning_of_its_stream_is_held_back_leaves_noth
 }
 
 #[test]
-fn an_app_that_stops_ends_streams_behind_what_was_published_and_answers_who_waits() {
+fn stop_ends_streams_after_published_events() {
     for handlers in 0..3 {
         let mut scene = Scene::new(SlowConsumer::Disconnect);
         let stream = scene.join();
@@ -482,7 +482,7 @@ fn an_app_that_stops_ends_streams_behind_what_was_published_and_answers_who_wait
 }
 
 #[test]
-fn a_request_may_be_refused_by_the_program_and_a_panic_is_500() {
+fn stream_request_is_refused_as_given_and_panic_is_500() {
     for (target, status) in [("/events?refused", 403), ("/events?panic", 500)] {
         let mut scene = Scene::new(SlowConsumer::Disconnect);
         let client = scene.ask(target);
@@ -496,7 +496,7 @@ fn a_request_may_be_refused_by_the_program_and_a_panic_is_500() {
 }
 
 #[test]
-fn a_stream_that_can_not_begin_is_answered_all_the_same() {
+fn stream_that_cannot_begin_is_answered() {
     let mut world = World::new(Setup {
         streamer: Box::new(|hub, session| hub.refuse_stream(session, &Reject::new(503))),
         ..Setup::default()

@@ -1,4 +1,4 @@
-//! Deadlines: handshakes, heartbeats, writes, closing; and that nothing happens where there is none.
+//! Deadlines of handshakes, heartbeats, writes and closing, and the absence of timers on idle connections.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Deadlines are kept to this: a step of the shard's clock, on both sides.
+/// The tolerance of deadlines: one step of the shard's clock in each direction.
 const STEP_MS: u64 = 8;
 
 #[test]
 fn idle_connections_have_no_timer_and_cost_no_turn() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(50);
-    // The handshakes' deadlines are still to pass, for nothing.
+    // The handshakes' deadlines still expire, without effect.
     world.advance(Duration::from_secs(11));
     assert_eq!(world.sleeps(), None);
     let turns = world.turns;
     world.advance(Duration::from_secs(1_000_000));
     assert_eq!(world.turns, turns);
-    // A message brings none either.
+    // A message arms no timer either.
     world.client_says(clients[7], "a");
     world.broadcasts("b");
     world.run_handlers();
@@ -33,7 +33,7 @@ fn idle_connections_have_no_timer_and_cost_no_turn() {
 }
 
 #[test]
-fn deadline_that_comes_nearer_leaves_one_timer_entry() {
+fn earlier_deadline_replaces_the_timer_entry() {
     let mut world = World::new(Setup {
         limits: Limits {
             message_timeout: ms(500),
@@ -50,14 +50,14 @@ fn deadline_that_comes_nearer_leaves_one_timer_entry() {
     let entries = |world: &mut World| world.core().cx.timers.len();
     assert_eq!(entries(&mut world), 3);
     for round in 0..50 {
-        // The message's deadline is nearer than the heartbeat's, and is gone when the message is complete.
+        // The message's deadline is nearer than the heartbeat's, and is removed when the message is complete.
         world.client_sends(clients[0], client_frame(0x01, b"begun"));
         assert_eq!(entries(&mut world), 3, "{round}");
         world.client_sends(clients[0], client_frame(0x80, b"ended"));
         world.advance_ms(200);
         assert_eq!(entries(&mut world), 3, "{round}");
     }
-    // A connection that goes leaves none behind.
+    // A connection that ends leaves no timer behind.
     world.client_resets(clients[0]);
     world.client_resets(clients[1]);
     world.run_handlers();
@@ -65,7 +65,7 @@ fn deadline_that_comes_nearer_leaves_one_timer_entry() {
 }
 
 #[test]
-fn a_client_that_never_says_a_word_is_dropped_when_its_time_is_over() {
+fn silent_client_is_dropped_at_the_handshake_deadline() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     world.advance_ms(10_000 - STEP_MS);
@@ -79,7 +79,7 @@ fn a_client_that_never_says_a_word_is_dropped_when_its_time_is_over() {
 }
 
 #[test]
-fn a_head_that_trickles_in_gains_no_time() {
+fn trickling_head_does_not_extend_the_deadline() {
     let mut world = World::with_handler(echo);
     let client = world.connect();
     for &byte in UPGRADE.iter().take(20) {
@@ -90,14 +90,14 @@ fn a_head_that_trickles_in_gains_no_time() {
     world.advance_ms(100);
     assert!(world.head(client).starts_with("HTTP/1.1 408 "));
     assert!(world.is_finished(client));
-    // It is waited for, but not for ever.
+    // The shard waits for the head until the deadline.
     world.advance_ms(5_000 + STEP_MS);
     assert!(world.is_closed(client));
     world.assert_empty();
 }
 
 #[test]
-fn other_clients_get_their_handshake_while_one_is_slow() {
+fn slow_handshake_does_not_delay_others() {
     let mut world = World::with_handler(echo);
     let slow = world.connect();
     world.client_sends(slow, &UPGRADE[..50]);
@@ -118,7 +118,7 @@ fn with_heartbeat(interval: u64, timeout: u64) -> World {
 const PING: Frame = Frame::Ping(Vec::new());
 
 #[test]
-fn a_silent_client_is_pinged_and_dropped_when_it_does_not_answer() {
+fn silent_client_is_pinged_and_dropped() {
     let mut world = with_heartbeat(1_000, 3_000);
     let client = world.join();
     world.advance_ms(1_000 - STEP_MS);
@@ -142,8 +142,8 @@ fn a_silent_client_is_pinged_and_dropped_when_it_does_not_answer() {
 }
 
 #[test]
-fn a_client_has_always_a_ping_to_answer_first() {
-    // The time-out is shorter than the interval, so it counts from the ping.
+fn client_is_never_dropped_before_a_ping() {
+    // The timeout is shorter than the interval, so it counts from the ping.
     let mut world = with_heartbeat(1_000, 500);
     let client = world.join();
     world.advance_ms(1_000 + STEP_MS);
@@ -158,7 +158,7 @@ fn a_client_has_always_a_ping_to_answer_first() {
 }
 
 #[test]
-fn whatever_a_client_sends_shows_that_it_lives() {
+fn any_input_counts_as_a_sign_of_life() {
     let mut world = with_heartbeat(1_000, 2_000);
     let client = world.join();
     let signs = [
@@ -179,7 +179,7 @@ fn whatever_a_client_sends_shows_that_it_lives() {
 }
 
 #[test]
-fn a_client_that_answers_stays_for_ever() {
+fn client_answering_pings_stays_connected() {
     let mut world = with_heartbeat(1_000, 2_000);
     let client = world.join();
     for _ in 0..1_000 {
@@ -193,7 +193,7 @@ fn a_client_that_answers_stays_for_ever() {
 }
 
 #[test]
-fn a_heartbeat_stands_still_while_the_client_is_not_read() {
+fn heartbeat_is_paused_while_reading_is_paused() {
     let mut world = World::new(Setup {
         heartbeat: Some(Heartbeat::new(ms(1_000), ms(2_000))),
         limits: Limits {
@@ -205,7 +205,7 @@ fn a_heartbeat_stands_still_while_the_client_is_not_read() {
     });
     let client = world.join();
     world.client_says(client, "its handler takes an hour");
-    // Fills what may wait, so that reading stops.
+    // This fills the queue of waiting messages, so that reading pauses.
     for _ in 0..10 {
         world.client_says(client, &"x".repeat(100));
     }
@@ -222,7 +222,7 @@ fn a_heartbeat_stands_still_while_the_client_is_not_read() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_for_the_write_timeout_is_dropped() {
+fn client_reading_nothing_is_dropped_at_write_timeout() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.advance_ms(20_000);
@@ -230,7 +230,7 @@ fn a_client_that_takes_nothing_for_the_write_timeout_is_dropped() {
     world.stall(client, 3);
     world.sends(client, "waits");
     world.advance_ms(29_000);
-    // A byte is next to no progress.
+    // One byte is too little progress.
     world.client_reads(client, 1);
     assert!(!world.is_closed(client));
     world.advance_ms(1_000 + STEP_MS);
@@ -243,13 +243,13 @@ fn a_client_that_takes_nothing_for_the_write_timeout_is_dropped() {
 }
 
 #[test]
-fn a_client_that_does_not_answer_our_close_is_dropped_after_the_close_timeout() {
+fn client_ignoring_the_close_is_dropped_at_close_timeout() {
     let mut world = World::with_handler(echo);
     let (mute, open) = (world.join(), world.join());
     world.closes(mute, 1000, "");
     world.closes(open, 1000, "");
     world.settle();
-    // One answers, but never ends its stream: that it has answered is enough.
+    // One client answers but never ends its stream. The answer is enough.
     world.client_sends(open, client_close(1000));
     world.run_handlers();
     assert!(world.is_closed(open));
@@ -261,7 +261,7 @@ fn a_client_that_does_not_answer_our_close_is_dropped_after_the_close_timeout() 
 }
 
 #[test]
-fn a_client_that_reads_on_to_our_close_frame_may_take_longer_than_the_close_timeout() {
+fn reading_client_may_exceed_the_close_timeout() {
     let mut world = World::with_handler(echo);
     let client = world.join();
     world.stall(client, 0);
@@ -281,7 +281,7 @@ fn a_client_that_reads_on_to_our_close_frame_may_take_longer_than_the_close_time
     assert!(matches!(frames[10], Frame::Close(Some(1000), _)));
 }
 
-/// A client that reads nothing, in a world where one bound is no time at all: the shard must go on regardless.
+/// Runs a client that reads nothing with a time limit of zero, and checks that the shard does not spin.
 fn with_no_time(setup: Setup) {
     let mut world = World::new(Setup {
         handler: Box::new(echo),
@@ -303,7 +303,7 @@ fn with_no_time(setup: Setup) {
 }
 
 #[test]
-fn a_write_timeout_of_no_time_does_not_make_the_shard_spin() {
+fn zero_write_timeout_does_not_spin_the_shard() {
     with_no_time(Setup {
         limits: Limits {
             write_timeout: Duration::ZERO,
@@ -314,7 +314,7 @@ fn a_write_timeout_of_no_time_does_not_make_the_shard_spin() {
 }
 
 #[test]
-fn a_patience_of_no_time_does_not_make_the_shard_spin() {
+fn zero_patience_does_not_spin_the_shard() {
     with_no_time(Setup {
         slow_consumer: SlowConsumer::Pace {
             bytes_per_second_min: 0,
@@ -329,7 +329,7 @@ fn a_patience_of_no_time_does_not_make_the_shard_spin() {
 }
 
 #[test]
-fn a_heartbeat_of_no_time_does_not_make_the_shard_spin() {
+fn zero_heartbeat_does_not_spin_the_shard() {
     with_no_time(Setup {
         heartbeat: Some(Heartbeat::new(Duration::ZERO, ms(10_000))),
         limits: Limits {
@@ -341,7 +341,7 @@ fn a_heartbeat_of_no_time_does_not_make_the_shard_spin() {
 }
 
 #[test]
-fn limits_of_no_time_at_all_do_not_make_the_shard_spin() {
+fn zero_time_limits_do_not_spin_the_shard() {
     with_no_time(Setup {
         limits: Limits {
             handshake_timeout: Duration::ZERO,

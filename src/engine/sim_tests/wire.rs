@@ -1,4 +1,4 @@
-//! A scripted socket, and what travels on it.
+//! A scripted socket, and helpers to write and parse its bytes.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -10,36 +10,36 @@ use crate::transport::Transport;
 #[cfg(feature = "io-uring")]
 use crate::transport::WriteMany;
 
-/// One connection's two directions, between the shard's end ([`Wire`]) and the test.
+/// Both directions of a connection between the shard's end ([`Wire`]) and the test.
 pub(super) struct Pipe {
-    /// From the client, not read yet.
+    /// Bytes from the client that the shard has not read.
     input: VecDeque<u8>,
-    /// The client ends its stream behind that.
+    /// Whether the client's stream ends after `input`.
     eof: bool,
-    /// The connection is reset.
+    /// Whether the connection is reset.
     reset: bool,
-    /// From the shard, not looked at yet.
+    /// Bytes from the shard that the test has not taken.
     output: Vec<u8>,
-    /// Bytes that the socket takes before it is full.
+    /// The number of bytes that the socket accepts before it is full.
     room: usize,
-    /// A write found too little room: readiness is to be reported.
+    /// Whether a write found the socket full, so that the test reports new room.
     wants_room: bool,
     edges: Edges,
-    /// The shard has said that it writes no more.
+    /// Whether the shard has shut down its sending side.
     pub(super) finished: bool,
-    /// The shard has let go of it.
+    /// Whether the shard has dropped the socket.
     pub(super) closed: bool,
-    /// Writes that took something, and bytes that they took.
+    /// The number of writes that accepted bytes, and the number of those bytes.
     pub(super) writes: usize,
     pub(super) written: usize,
-    /// Reads and writes, of all kinds.
+    /// The number of all reads and writes.
     pub(super) reads: usize,
     pub(super) tries: usize,
-    /// Where in memory lay what the last write was handed.
+    /// The memory addresses of the buffers of the last write.
     pub(super) handed: Vec<usize>,
 }
 
-/// Readiness that has come anew and is yet to be reported, as by an edge-triggered poll.
+/// New readiness that an edge-triggered poll has yet to report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Edges {
     pub(super) readable: bool,
@@ -76,7 +76,7 @@ impl Pipe {
         };
     }
 
-    /// The socket takes so many bytes from now on.
+    /// Sets how many more bytes the socket accepts.
     pub(super) fn set_room(&mut self, room: usize) {
         self.room = room;
         if room > 0 && std::mem::take(&mut self.wants_room) {
@@ -88,12 +88,12 @@ impl Pipe {
         self.set_room(self.room.saturating_add(room));
     }
 
-    /// The client reads, but too little for its side to say so yet.
+    /// Adds room without a readiness event, as if the client has read too little to open its TCP window.
     pub(super) fn add_room_unreported(&mut self, room: usize) {
         self.room = self.room.saturating_add(room);
     }
 
-    /// The kernel reports room, if there is any that was waited for.
+    /// Reports readiness to write if the shard waits for it and there is room.
     pub(super) fn report_room(&mut self) {
         if self.room > 0 && std::mem::take(&mut self.wants_room) {
             self.edges.writable = true;
@@ -117,7 +117,7 @@ impl Pipe {
     }
 }
 
-/// The shard's end.
+/// The shard's end of the connection.
 pub(super) struct Wire(Arc<Mutex<Pipe>>);
 
 impl Wire {
@@ -171,7 +171,7 @@ impl Wire {
 
 impl Transport for Wire {
     type Registry = ();
-    /// With the feature, every game goes over a writer of many.
+    /// With the feature `io-uring`, every simulation uses the batched writer.
     #[cfg(feature = "io-uring")]
     type Writer = Together;
     #[cfg(not(feature = "io-uring"))]
@@ -213,7 +213,7 @@ impl Transport for Wire {
     }
 }
 
-/// Makes all writes before the first outcome is looked at, as a ring does.
+/// Performs all writes of a batch before it returns the first result, as io_uring does.
 #[cfg(feature = "io-uring")]
 pub(super) struct Together;
 
@@ -257,7 +257,7 @@ impl Drop for Wire {
     }
 }
 
-/// What a server may send after the handshake.
+/// A frame that a server sends after the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
     Text(String),
@@ -275,7 +275,7 @@ pub(super) fn pong(payload: impl AsRef<[u8]>) -> Frame {
     Frame::Pong(payload.as_ref().to_vec())
 }
 
-/// Reads server frames by the letter of RFC 6455 §5, apart from the crate's own code. What is incomplete stays.
+/// Parses server frames strictly by RFC 6455 §5, without the crate's own parser. Leaves an incomplete frame in `bytes`.
 pub(super) fn parse_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut at = 0;
@@ -299,7 +299,7 @@ pub(super) fn parse_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
                 assert!(len > 0xFFFF, "the shortest form");
                 (10, len)
             }
-            _ => panic!("a server does not mask"),
+            _ => panic!("a server must not mask frames"),
         };
         let Some(payload) = bytes[at..].get(header..header + len as usize) else {
             break;
@@ -324,7 +324,7 @@ pub(super) fn parse_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
     frames
 }
 
-/// A masked frame, as a client sends it.
+/// Encodes a masked frame, as a client sends it.
 pub(super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     fuzz::client_frame(first, [0x12, 0x9A, 0x00, 0xFF], payload)
 }
@@ -341,24 +341,24 @@ pub(super) fn client_close(code: u16) -> Vec<u8> {
     client_frame(0x88, &code.to_be_bytes())
 }
 
-/// The handshake of RFC 6455 §1.3, whose answer is known.
+/// The handshake of RFC 6455 §1.3, whose response is known.
 pub(super) const UPGRADE: &[u8] =
     b"GET /chat HTTP/1.1\r\nHost: example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 pub(super) const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
-/// A GET request.
+/// Encodes a GET request.
 pub(super) fn get(target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
 }
 
-/// A POST request with a body.
+/// Encodes a POST request with a body.
 pub(super) fn post(target: &str, body: &str) -> Vec<u8> {
     let len = body.len();
     format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n{body}").into_bytes()
 }
 
-/// The status of a response.
+/// Parses the status of a response.
 pub(super) fn status(output: &[u8]) -> Option<u16> {
     let line = output.strip_prefix(b"HTTP/1.1 ")?;
     std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()

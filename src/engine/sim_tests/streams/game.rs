@@ -1,4 +1,4 @@
-//! Event streams, with chance at play: each gets exactly what its rooms were sent since it began.
+//! A randomised test of event streams: each receives exactly the messages sent to its rooms since it began.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,19 +15,19 @@ use crate::message::Message;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
 
 const ROOMS: usize = 4;
-/// Beyond the rooms: everyone.
+/// The index after the rooms, which stands for everyone.
 const ALL: usize = ROOMS;
 
-/// Event streams of several rooms come, read and go while much is published, by chance.
+/// A simulation in which event streams of several rooms begin, read and end at random while messages are published.
 struct Game {
     world: World,
     dice: Dice,
     rooms: Arc<OnceLock<Vec<Arc<Room>>>>,
-    /// How much had been published when each stream began.
+    /// The number of messages published when each stream began.
     begun: Arc<Mutex<HashMap<Key, usize>>>,
-    /// To which room, in order.
+    /// The room of each published message, in order.
     published: Arc<Mutex<Vec<usize>>>,
-    /// Clients, with the rooms that each wants, and what it has got.
+    /// The clients, with the rooms that each requested and the messages that it received.
     streams: Vec<(usize, Vec<usize>, Vec<u8>)>,
 }
 
@@ -65,7 +65,7 @@ impl Game {
                 }
             }),
             limits: Limits {
-                // Nobody is slow.
+                // No client counts as slow.
                 outbox_bytes_max: 64 << 20,
                 ..Limits::default()
             },
@@ -74,7 +74,7 @@ impl Game {
         let made = (0..ROOMS).map(|n| world.hub.new_room(n.to_string().into(), true));
         let _ = rooms.set(made.collect());
         let mut world = world;
-        // So that there are frames, too.
+        // A WebSocket client, so that frames are sent, too.
         for (member, room) in world.joined(2).into_iter().zip(rooms.get().unwrap()) {
             let session = world.session(member);
             let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
@@ -195,14 +195,14 @@ impl Game {
     }
 }
 
-/// The rooms that a target names.
+/// Parses the rooms that a request target names.
 fn wanted(target: &str) -> Vec<usize> {
     let (_, query) = target.split_once('?').unwrap();
     query.split(',').filter_map(|n| n.parse().ok()).collect()
 }
 
 #[test]
-fn streams_get_exactly_what_their_rooms_were_sent_since_they_began_and_in_order() {
+fn streams_receive_exactly_their_rooms_messages_in_order() {
     for_seeds(300, |seed| {
         let mut game = Game::new(seed);
         for _ in 0..300 {
