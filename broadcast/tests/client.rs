@@ -398,7 +398,7 @@ fn wrong_client_options_are_one_line_and_exit_code_2() {
         (&["send", "ws://a/", "--header=x"], "'Name: value'"),
         (
             &["send", "ws://a/", "--header=a b: x"],
-            "not the name of a header",
+            "not a valid header name",
         ),
         (
             &["send", "ws://a/", "--header=a: x\x07y"],
@@ -406,9 +406,12 @@ fn wrong_client_options_are_one_line_and_exit_code_2() {
         ),
         (
             &["send", "ws://a/", "--header=Upgrade: x"],
-            "handshake's own",
+            "reserved for the handshake",
         ),
-        (&["send", "ws://a/", "--header=Host: a/b"], "not a host"),
+        (
+            &["send", "ws://a/", "--header=Host: a/b"],
+            "not a valid Host",
+        ),
         (
             &["send", "ws://a/", "--header=Host: a", "--header=host: b"],
             "given twice",
@@ -424,7 +427,7 @@ fn wrong_client_options_are_one_line_and_exit_code_2() {
         ),
         (
             &["listen", "ws://a/", "--subprotocol=a b"],
-            "not the name of a subprotocol",
+            "not a valid subprotocol name",
         ),
         (
             &["listen", "ws://a/", "--subprotocol=a", "--subprotocol=a"],
