@@ -1,4 +1,4 @@
-//! Who is connected: by id, and by address.
+//! The open sessions, by id and by address.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,8 +8,8 @@ use std::sync::{Arc, RwLock};
 use crate::engine::{ConnectionId, Session};
 use crate::sync::ignore_poison;
 
-/// A shard that lets a client in or out waits for one stripe only, and for no longer than that stripe takes to grow: with
-/// 1,000,000 connections, to move some 16,000 entries.
+/// A shard that adds or removes a session waits for one stripe only, and at most while that stripe grows: with
+/// 1,000,000 connections, while some 16,000 entries move.
 const STRIPES: usize = 64;
 
 /// All sessions that are open, by id and by address. Each stripe has a lock of its own.
@@ -28,7 +28,7 @@ type Shards = Vec<Vec<Option<Arc<Session>>>>;
 #[derive(Default)]
 struct Addresses {
     ipv4: HashMap<(Ipv4Addr, u16), SessionIndex>,
-    /// Apart, since they take twice the memory.
+    /// Kept in a map of their own, since they take twice the memory.
     others: HashMap<SocketAddr, SessionIndex>,
 }
 
@@ -42,7 +42,7 @@ impl Default for Directory {
     }
 }
 
-/// Where a session stands. As bytes, so that an address of IPv4 and its index are 12 of them, without gaps.
+/// Index of a session. Stored as bytes, so that an IPv4 address and its index take 12 bytes without padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SessionIndex {
     slot: [u8; 4],
@@ -95,7 +95,7 @@ fn ipv4(address: SocketAddrV4) -> (Ipv4Addr, u16) {
     (*address.ip(), address.port())
 }
 
-/// Gives back the memory of a rush.
+/// Releases the memory of a past burst of connections.
 fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 64 && map.len() < map.capacity() / 8 {
         map.shrink_to_fit();
@@ -117,7 +117,7 @@ impl Directory {
         slots.get(index.slot())?.clone()
     }
 
-    /// Where an address is used again before its former owner has left, it means the latest.
+    /// Where an address is reused before its former session has left, it leads to the latest session.
     pub(super) fn enter(&self, session: &Arc<Session>) {
         let index = SessionIndex::of(session.id);
         let (shard, slot) = (index.shard() / STRIPES, index.slot());
@@ -131,7 +131,7 @@ impl Directory {
         }
         slots[slot] = Some(session.clone());
         drop(shards);
-        // Behind its slot: an address that is found leads to a session.
+        // After the slot, so that an address that is found always leads to a session.
         let peer = session.peer();
         ignore_poison(self.addresses(peer).write()).insert(peer, index);
     }
@@ -167,7 +167,7 @@ impl Directory {
 
     pub(super) fn find(&self, address: SocketAddr) -> Option<Arc<Session>> {
         let index = ignore_poison(self.addresses(address).read()).get(address)?;
-        // Its index may be another's by now.
+        // The slot may have been reused by now.
         self.at(index).filter(|session| session.peer() == address)
     }
 
@@ -176,8 +176,8 @@ impl Directory {
             .filter(|session| session.id == id)
     }
 
-    /// The ids of all sessions. Copied a few at a time, so that a shard on which a client connects or leaves waits no longer
-    /// for that than for a look-up of so many.
+    /// Returns the ids of all sessions. It copies a few at a time, so that a connect or disconnect waits no longer than
+    /// for one such batch.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let mut ids = Vec::new();
         for stripe in &self.sessions {
@@ -200,7 +200,7 @@ impl Directory {
     }
 }
 
-/// How many slots are copied at most while the lock is held.
+/// Most slots that are copied while the lock is held.
 const COPIED_MAX: usize = 256;
 
 #[cfg(all(test, not(loom)))]
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_address_takes_little_memory() {
-        // There is one for each connection, and the map has room for up to twice as many.
+        // There is one entry for each connection, and the map's capacity can be twice that.
         assert_eq!(size_of::<((Ipv4Addr, u16), SessionIndex)>(), 12);
     }
 

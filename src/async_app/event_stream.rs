@@ -1,4 +1,4 @@
-//! Event streams: what a client of one gets, and how it comes to get it.
+//! Event streams: subscriptions of clients, and how their streams begin.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -19,10 +19,10 @@ use crate::protocol::event_stream::{self, Position};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
-/// A function that decides about a request for an event stream.
+/// A function that accepts or rejects a request for an event stream.
 ///
-/// It gets the request and the app's state, and returns what the client is to get, or what it is answered instead. It may
-/// block: only this client waits for it.
+/// It receives the request and the app's state, and returns a [`Subscription`] or a [`Reject`]. It may block: only this
+/// client waits.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Reject, RequestHead, Subscription};
@@ -47,14 +47,14 @@ impl<T, S> EventStreamHandler<S> for T where
 {
 }
 
-/// Event streams by the pattern of their paths; the first that fits counts.
+/// Event streams by the pattern of their paths. The first pattern that matches is used.
 pub(super) type EventStreams<S> = Vec<(Box<str>, Box<dyn EventStreamHandler<S>>)>;
 
-/// What a client of an event stream gets: the messages of rooms, broadcasts to everyone, or both. What an
-/// [event stream's](crate::AsyncWebsocketApp::with_event_stream) function returns for a request.
+/// The subscription of an event stream's client: the messages of rooms, broadcasts to every client, or both. An [event
+/// stream's handler](crate::AsyncWebsocketApp::with_event_stream) returns it.
 ///
-/// A room that is in it does not get a member by it: [`Room::members`](crate::Room::members) and
-/// [`Room::len`](crate::Room::len) are of WebSockets only, and no handler hears of the client.
+/// The client does not become a member of its rooms: [`Room::members`](crate::Room::members) and
+/// [`Room::len`](crate::Room::len) include WebSockets only, and connection handlers do not run for it.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};
@@ -77,10 +77,10 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// How long a client waits before it connects again, if the subscription does not say.
+    /// Default reconnection time: how long a client waits before it reconnects.
     pub const RETRY_DEFAULT: Duration = Duration::from_secs(2);
-    /// How long a stream is silent at most, if the subscription does not say: proxies give up on a connection that is
-    /// silent for a minute or even half of one.
+    /// Default keep-alive interval. Some proxies cut a connection that has been silent for a minute, or even for half a
+    /// minute.
     pub const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(15);
 
     fn nothing() -> Self {
@@ -95,17 +95,17 @@ impl Subscription {
         }
     }
 
-    /// The messages of a room.
+    /// Subscribes to the messages of a room.
     pub fn room(name: impl Into<String>) -> Self {
         Self::nothing().and_room(name)
     }
 
-    /// What is broadcast to everyone ([`AsyncSender::broadcast`](crate::AsyncSender::broadcast)).
+    /// Subscribes to the broadcasts to every client ([`AsyncSender::broadcast`](crate::AsyncSender::broadcast)).
     pub fn broadcasts() -> Self {
         Self::nothing().with_broadcasts()
     }
 
-    /// Adds the messages of another room.
+    /// Subscribes to the messages of another room as well.
     pub fn and_room(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         if !self.rooms.contains(&name) {
@@ -114,31 +114,33 @@ impl Subscription {
         self
     }
 
-    /// Adds what is broadcast to everyone.
+    /// Subscribes to the broadcasts to every client as well.
     pub fn with_broadcasts(mut self) -> Self {
         self.broadcasts = true;
         self
     }
 
-    /// Has a client that comes for the first time begin with what the rooms have kept
-    /// ([`with_history`](crate::AsyncWebsocketApp::with_history)). Otherwise it begins with what is new.
+    /// Replays the kept messages of the rooms ([`with_history`](crate::AsyncWebsocketApp::with_history)) to a client
+    /// that connects for the first time. Without this, such a client receives new messages only.
     ///
-    /// A client that comes again, and names the last event that it has seen, always gets what it has missed since.
+    /// A reconnecting client that sends the id of the last event that it has seen always receives the messages it has
+    /// missed.
     pub fn with_history(mut self) -> Self {
         self.history = true;
         self
     }
 
-    /// Sets how long a client is to wait before it connects again when the stream has ended, in whole milliseconds
-    /// (default: 2 seconds).
+    /// Sets how long a client waits before it reconnects after the stream has ended, in whole milliseconds. Default: [2
+    /// seconds](Self::RETRY_DEFAULT).
     pub fn with_retry(mut self, retry: Duration) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Sets after how long a comment is sent where nothing else waits (default: every
-    /// [15 seconds](Self::KEEP_ALIVE_DEFAULT); less than a second counts as one). It keeps proxies from cutting a silent connection, and
-    /// finds broken connections. Set it to less than half of the shortest time-out of the proxies in front of the app.
+    /// Sets after how much silence a keep-alive comment is sent. Default: [15 seconds](Self::KEEP_ALIVE_DEFAULT); less
+    /// than a second counts as one second. Keep-alives prevent proxies from cutting a silent connection, and detect
+    /// broken connections. Set the interval to less than half of the shortest timeout of the proxies in front of the
+    /// app.
     ///
     /// The comment is a line of its own (`:`), which no client reports as an event.
     ///
@@ -156,8 +158,9 @@ impl Subscription {
         self
     }
 
-    /// Says whom the event stream belongs to, as [`Accept::user`](crate::Accept::user) does for WebSockets: it counts among
-    /// the user's connections, and ends with them.
+    /// Sets the user that the event stream belongs to, as [`Accept::user`](crate::Accept::user) does for WebSockets.
+    /// The stream counts towards the user's connections, and ends when
+    /// [`AsyncSender::close_user`](crate::AsyncSender::close_user) closes them.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};
@@ -173,11 +176,11 @@ impl Subscription {
         self
     }
 
-    /// Has the event stream end at a given time, or within a second after it. Default: it does not expire.
+    /// Ends the event stream at a given time, or within a second after it. By default it does not expire.
     ///
-    /// Browsers then ask for the stream again, and go on behind the last event that they have seen. Have the handler
-    /// answer with 401 then, or with 204, if the client has no new credentials: both tell a browser to stop. The time is
-    /// taken as by [`Accept::expires_at`](crate::Accept::expires_at); if it has passed already, the answer is 401.
+    /// Browsers then reconnect and resume after the last event that they have seen. If the client has no new
+    /// credentials, the handler should answer with 401 or 204, which both stop a browser from reconnecting. The time is
+    /// handled as by [`Accept::expires_at`](crate::Accept::expires_at). If it has passed already, the client gets 401.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Subscription};
@@ -193,22 +196,24 @@ impl Subscription {
     }
 }
 
-/// What a client is sent before what is new.
+/// What a client is sent before new messages.
 #[derive(Default)]
 struct Replay {
-    /// It has missed what is not kept any more.
+    /// The client has missed messages that are no longer kept.
     reset: bool,
-    /// Where it is, if no message of the replay says so.
+    /// The client's position, if no message of the replay carries it.
     position: Option<HistoryId>,
-    /// It would miss messages if it connected again and did not know where it was: it comes for the first time, and begins with
-    /// what is new. Otherwise it names the same id again, or begins with what is kept again.
+    /// The client must be sent its position, since it would otherwise lose messages when it reconnects. This is so for
+    /// a client that connects for the first time and starts with new messages. Any other client sends its old id again,
+    /// or has the kept messages replayed again.
     needs_position: bool,
     messages: Vec<(HistoryId, Message)>,
 }
 
 impl Replay {
-    /// What is to be replayed of rooms whose histories are locked all at once: to a client that has seen everything up to
-    /// those events, or comes for the first time. An event is `None` if what the client has named is no id.
+    /// Plans the replay of several rooms whose histories are all locked, after the last events that the client has
+    /// seen; these are empty if it connects for the first time. An event is `None` if the client sent something that is
+    /// not an id.
     fn plan(
         histories: &[MutexGuard<'_, History>],
         seen: &[Option<HistoryId>],
@@ -248,9 +253,11 @@ impl Replay {
     }
 }
 
-/// Up to which stamp a client has seen each of the rooms; `None` if what it has missed is not kept as a whole.
+/// Returns the stamp up to which a client has seen each room, or `None` if some of the messages it has missed are no
+/// longer kept.
 ///
-/// An event says so for its own room. In the others the client has seen what was sent before the latest of them.
+/// An event is exact for its own room. In the other rooms the client has seen what was sent before the latest of its
+/// events.
 fn stamps_seen(
     histories: &[MutexGuard<'_, History>],
     seen: &[Option<HistoryId>],
@@ -274,21 +281,21 @@ fn stamps_seen(
         .collect()
 }
 
-/// A request for an event stream that is granted: its session's attachment, until it is put into effect.
+/// A granted request for an event stream: its session's attachment until the stream begins.
 struct PendingSubscription {
     subscription: Subscription,
-    /// The last events that the client has seen, as it says: one, or one of each of several rooms.
+    /// The `Last-Event-ID` of the client: the ids of one room, or of several.
     last_events: Vec<String>,
-    /// It asks to be told of which rooms the messages are.
+    /// The client has asked for the room's name with each message.
     asks_for_rooms: bool,
-    /// Of the answer.
+    /// The response head.
     head: Vec<u8>,
 }
 
 type SubscriptionSlot = Mutex<Option<Box<PendingSubscription>>>;
 
 impl AppShared {
-    /// What is to be known of a request when its stream begins.
+    /// Keeps what the stream needs of its request.
     pub(super) fn pending_subscription(
         &self,
         request: &RequestHead,
@@ -306,12 +313,12 @@ impl AppShared {
         })))
     }
 
-    /// Has an event stream begin, on a handler's thread.
+    /// Begins an event stream, on a handler thread.
     pub(super) fn subscribe(&self, session: &Session) {
         let attachment = session.attachment.get();
         let attachment = attachment.and_then(|any| any.downcast_ref::<SubscriptionSlot>());
         let pending = attachment.and_then(|pending| pending.lock().ok()?.take());
-        // Whoever stops the engine answers.
+        // If the engine stops, whoever stops it answers the request.
         if let (Some(hub), Some(pending)) = (self.running(), pending)
             && let Err(refused) = self.try_subscribe(hub, session, &pending)
         {
@@ -332,7 +339,7 @@ impl AppShared {
         Ok(())
     }
 
-    /// Returns whether the stream has begun. If not, its client has gone, or the engine stops.
+    /// Returns whether the stream has begun. If not, the client has gone or the engine is stopping.
     fn begin(
         &self,
         hub: &Hub,
@@ -355,9 +362,9 @@ impl AppShared {
             true => event_stream::rooms(names_by_epoch(rooms)),
             false => Vec::new(),
         };
-        // Rendered without a lock; what is published meanwhile is little.
+        // Rendered without holding a lock; few messages are published meanwhile.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
-        // For the head, and for what is published meanwhile.
+        // Bytes for the response head and for messages that are published meanwhile.
         let mut more_bytes = (16 << 10) + names.len();
         loop {
             for (id, message) in plan(&lock_all(rooms)).messages {
@@ -373,16 +380,16 @@ impl AppShared {
                 return false;
             };
             let histories = lock_all(rooms);
-            // What comes next is behind the replay, and is not in it.
+            // Planned under the lock, so that the next message follows the replay and is not in it.
             let replay = plan(&histories);
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
             let position = replay.position.map(|id| id.to_string());
             let here = position.as_deref();
             let mut preface = head.clone();
             let told = match here {
-                // The event that says that messages are missing has the id.
+                // The `reset` event carries the id.
                 Some(_) if replay.reset => Position::Untold,
-                // The event that names the rooms carries it, too.
+                // The event that names the rooms carries the id.
                 Some(id) if replay.needs_position && names.is_empty() => Position::AtOnce(id),
                 Some(id) => Position::WithFirstEvent(id),
                 None => Position::Untold,
@@ -405,15 +412,15 @@ impl AppShared {
             };
             match hub.begin_stream(reserved, session, beginning) {
                 Ok(()) => return true,
-                // So that it comes to an end, however much is published meanwhile.
+                // Quadrupled so that this terminates, however much is published meanwhile.
                 Err(NotJoined::Full) => more_bytes *= 4,
                 Err(_) => return false,
             }
         }
     }
 
-    /// Follows the rooms of a subscription, so that none of them ends meanwhile; in an order that is the same for all who
-    /// lock several.
+    /// Follows the rooms of a subscription, so that none of them ends meanwhile. They are sorted, so that everyone who
+    /// locks several does so in the same order.
     fn follow(&self, hub: &Hub, subscription: &Subscription) -> Result<Vec<Followed>, Reject> {
         let names = &subscription.rooms;
         if names.len() > hub.connection_rooms_max() {
@@ -442,7 +449,7 @@ impl AppShared {
                 }
                 Err(_) => return Err(too_many("in all")),
             };
-            // Where it has ended at this moment, there will be another of its name.
+            // If the room has ended just now, retry: the next look-up creates another of the same name.
             if let Some(streams) = hub.follow(&room.members) {
                 return Ok(Followed { room, streams });
             }
@@ -458,13 +465,13 @@ impl AppShared {
     }
 }
 
-/// A room that an event stream follows, or is about to.
+/// A room that an event stream follows or is about to follow.
 struct Followed {
     room: RoomEntry,
     streams: Arc<engine::Room>,
 }
 
-/// The rooms that keep a history, which is the same one for as long as they are followed.
+/// The names of the rooms that keep a history, by epoch. The epochs do not change while the rooms are followed.
 fn names_by_epoch(rooms: &[Followed]) -> impl Iterator<Item = (u64, &str)> {
     rooms.iter().filter_map(|Followed { room, .. }| {
         let epoch = room.history()?.position().epoch();
@@ -479,7 +486,7 @@ fn too_many(of: &str) -> Reject {
         .with_body("there are too many rooms\n")
 }
 
-/// What an event takes in a mailbox beside its bytes.
+/// What an event takes in a mailbox in addition to its bytes.
 const EVENT_BYTES_MORE: usize = size_of::<Bytes>();
 
 fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {

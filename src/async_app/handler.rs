@@ -1,4 +1,4 @@
-//! The kinds of handlers: closures that the engine runs on its handler threads.
+//! Handler traits: closures that the engine runs for connections, messages, handshakes and rooms.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use crate::engine::Presence;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
 
-/// A function that handles a connection or a disconnection.
+/// A function that handles a connect or a disconnect.
 ///
-/// It gets the stream and the app's state. It may block: only its own connection waits for it.
+/// It receives the stream and the app's state. It may block: only its own connection waits.
 ///
 /// ```
 /// use humphrey_ws::{AsyncStream, AsyncWebsocketApp};
@@ -34,9 +34,9 @@ impl<T, S, S2: Send + Sync + Default + 'static> EventHandler<S, S2> for T where
 
 /// A function that handles a message.
 ///
-/// It gets the stream that the message came from, the message, and the app's state. It may block: only its own
-/// connection waits for it. Those of one connection run one after the other, in the order the messages were sent, but
-/// not always on the same thread: nothing thread-local lasts from one message to the next.
+/// It receives the stream that the message came from, the message, and the app's state. It may block: only its own
+/// connection waits. The handlers of one connection run one at a time, in the order in which the messages were sent,
+/// but not always on the same thread, so thread-local values do not persist between messages.
 ///
 /// ```
 /// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
@@ -58,10 +58,10 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T wher
 {
 }
 
-/// A function that decides about a handshake, before there is a connection.
+/// A function that accepts or rejects a handshake.
 ///
-/// It gets the request and the app's state, and returns how the client is let in, or what it is answered instead. It may
-/// block: only this client waits for it.
+/// It receives the request and the app's state, and returns [`Accept`](crate::Accept) or [`Reject`](crate::Reject). It
+/// may block: only this client waits.
 ///
 /// ```
 /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject, RequestHead};
@@ -86,11 +86,11 @@ impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T wh
 {
 }
 
-/// A function that is told when a connection has joined a room, or has left it.
+/// A function that handles membership changes: connections that join or leave a room.
 ///
-/// It gets the room, the stream, what has changed, and the app's state: once for each change, as they were made, also
-/// when the connection leaves because it ends; then before the disconnect handler. It may block: only its own connection
-/// waits for it.
+/// It receives the room, the stream, the change, and the app's state. It runs once for each change, in the order in
+/// which they were made. When a connection leaves because it ends, it runs before the disconnect handler. It may block:
+/// only its own connection waits.
 ///
 /// ```
 /// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Presence, Room};
@@ -99,8 +99,8 @@ impl<T, S, S2: Send + Sync + Default + 'static> HandshakeHandler<S, S2> for T wh
 /// fn announce(room: Room, stream: AsyncStream, change: Presence, _: Arc<()>) {
 ///     let who = stream.peer_addr();
 ///     match change {
-///         Presence::Joined => room.broadcast(format!("{who} has come; {} are here", room.len())),
-///         Presence::Left => room.broadcast(format!("{who} has gone")),
+///         Presence::Joined => room.broadcast(format!("{who} has joined; {} members", room.len())),
+///         Presence::Left => room.broadcast(format!("{who} has left")),
 ///         _ => {}
 ///     }
 /// }
@@ -119,7 +119,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> RoomHandler<S, S2> for T where
 
 /// A function that decides whether a client may send the body of a request to a mounted route.
 ///
-/// It gets the request's head and the app's state. It may block: only this client waits for it.
+/// It receives the request's head and the app's state. It may block: only this client waits.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Reject, RequestHead};

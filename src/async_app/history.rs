@@ -1,7 +1,7 @@
-//! What a room keeps of its messages, and which rooms keep any.
+//! The kept messages of a room, and the patterns that say which rooms keep any.
 //!
-//! It knows neither locks nor connections: whoever publishes to a room does it under the room's lock. A message's stamp
-//! orders it among all that are kept in the process, so that the histories of several rooms can be merged.
+//! This module knows neither locks nor connections: publishers hold the room's lock. A message's stamp orders it among
+//! all kept messages of the process, so that the histories of several rooms can be merged.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -13,12 +13,12 @@ use crate::message::Message;
 /// The last messages of one room.
 pub(super) struct History {
     epoch: u64,
-    /// The sequence of the last message, kept or not; the kept ones are those up to it, without gaps.
+    /// The sequence of the last message, kept or not. The kept messages are the last ones, without gaps.
     last: u64,
     kept: VecDeque<KeptMessage>,
-    /// Payload bytes of what is kept.
+    /// Payload bytes of the kept messages.
     bytes: usize,
-    /// The stamp of the last message that is not kept any more; 0 if all are.
+    /// The stamp of the last message that is no longer kept; 0 if none was dropped.
     dropped_stamp: u64,
     messages_max: usize,
     bytes_max: usize,
@@ -30,9 +30,9 @@ struct KeptMessage {
 }
 
 impl History {
-    /// A history of at most so many messages, with at most so many bytes of payload in all.
+    /// Creates a history of at most this many messages, with at most this many bytes of payload together.
     pub(super) fn new(messages_max: usize, bytes_max: usize) -> Self {
-        // Every `RandomState` hashes in a way of its own, drawn by chance.
+        // A new `RandomState` has random keys, so its hash serves as a random number.
         Self::with_epoch(RandomState::new().hash_one(()), messages_max, bytes_max)
     }
 
@@ -48,7 +48,7 @@ impl History {
         }
     }
 
-    /// Treats all messages up to that stamp as such that are not kept any more.
+    /// Treats all messages up to that stamp as no longer kept.
     pub(super) fn since_stamp(mut self, stamp: u64) -> Self {
         self.dropped_stamp = stamp;
         self

@@ -1,7 +1,7 @@
-//! Turns at the next id of a room: producers whose messages depend on their id are served first come, first served.
+//! Turns at the next id of a room: producers whose messages depend on their id are served in order of arrival.
 //!
-//! A message that names its own id is user code's to make, so it is made without a lock, for an id that another producer may
-//! take meanwhile. Without turns, each id that is given makes all other producers render anew.
+//! User code makes a message that contains its own id, so it runs without a lock, for an id that another producer may
+//! take meanwhile. Without turns, each id that is given would make all other producers render again.
 
 use crate::sync::lock;
 use std::cell::Cell;
@@ -12,13 +12,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a producer waits behind one and the same holder before it publishes without a turn: a holder whose closure
-/// blocks, possibly on this very producer, must not stop a room.
+/// How long a producer waits behind the same holder before it publishes without a turn. A holder whose closure blocks,
+/// perhaps on this very producer, must not stall the room.
 const SAME_HOLDER_MAX: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// Whether this thread has a turn in any room. It takes no second one: two closures that publish to each other's rooms
-    /// would wait for each other.
+    /// Whether this thread holds a turn in any room. It takes no second one, since two closures that publish to each
+    /// other's rooms would deadlock.
     static HAS_TURN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -26,7 +26,7 @@ thread_local! {
 #[derive(Default)]
 pub(super) struct IdTurns {
     queue: Mutex<TurnQueue>,
-    /// The holder has lost an id to a producer that needed no turn: from now on all take one.
+    /// The holder has lost an id to a producer without a turn: from now on every producer takes one.
     contested: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ struct TurnQueue {
     last_ticket: u64,
 }
 
-/// The right to the next id. Given back when it is dropped.
+/// The right to the next id, released when it is dropped.
 pub(super) struct IdTurn<'a>(&'a IdTurns);
 
 impl IdTurns {
@@ -46,13 +46,13 @@ impl IdTurns {
         lock(&self.queue)
     }
 
-    /// Whether producers that could do without a turn are to take one.
+    /// Whether producers that do not depend on the id must take a turn, too.
     pub(super) fn is_contested(&self) -> bool {
         self.contested.load(SeqCst)
     }
 
-    /// Waits for a turn. `None` if this thread has one already, or the same producer has held it for too long: the caller
-    /// publishes without one then.
+    /// Waits for a turn. Returns `None` if this thread holds one already, or one producer has held it for too long; the
+    /// caller then publishes without one.
     pub(super) fn take(&self) -> Option<IdTurn<'_>> {
         self.take_behind(SAME_HOLDER_MAX)
     }
@@ -90,7 +90,8 @@ impl IdTurns {
 }
 
 impl IdTurn<'_> {
-    /// The holder has lost an id. Called with the history locked, so that no producer without a turn takes the next one.
+    /// Marks that the holder has lost an id. Called with the history locked, so that no producer without a turn takes
+    /// the next id.
     pub(super) fn contest(&self) {
         self.0.contested.store(true, SeqCst);
     }
@@ -103,7 +104,7 @@ impl Drop for IdTurn<'_> {
         self.0.contested.store(false, SeqCst);
         let next = queue.waiting.pop_front();
         queue.holder = next.as_ref().map(|(ticket, _)| *ticket);
-        // A burst of producers must not leave its queue with every room.
+        // Release the memory of a burst of producers.
         if queue.waiting.is_empty() {
             queue.waiting = VecDeque::new();
         }

@@ -1,7 +1,7 @@
 //! The asynchronous app: handlers for connections, messages and disconnections, and senders for any thread.
 //!
-//! Depends on `engine` (which calls its handlers), and on `host` (the ways in). It knows names and addresses; the engine
-//! knows numbers. Everything that is sent leaves through `publish`.
+//! Depends on `engine`, which calls its handlers, and on `host`, which supplies connections. This module knows names
+//! and addresses; the engine knows numbers. Everything that is sent goes through `publish`.
 
 mod app;
 mod directory;

@@ -1,4 +1,4 @@
-//! An app that runs in the background.
+//! A handle for an app that runs in the background.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ pub struct RunningApp {
 }
 
 impl RunningApp {
-    /// The address that the app listens on; `None` if it is linked to a Humphrey app, which listens for it.
+    /// Returns the address that the app listens on, or `None` if a Humphrey or axum app listens for it.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// A sender for the app.
+    /// Returns a handle that sends to clients from any thread.
     pub fn sender(&self) -> AsyncSender {
         AsyncSender(self.shared.clone())
     }
@@ -34,7 +34,7 @@ impl RunningApp {
         self.engine.join();
     }
 
-    /// Stops the app ([`AsyncSender::shutdown`]) and waits until it has.
+    /// Shuts the app down ([`AsyncSender::shutdown`]) and waits until it has stopped.
     pub fn shutdown(self, wait: Duration) {
         self.shared.shutdown(wait);
         self.join();

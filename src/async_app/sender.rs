@@ -1,4 +1,4 @@
-//! Sending from anywhere.
+//! Sending from any thread.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::protocol::close::CloseCode;
 
-/// Sends to one client or to all, from any thread, at any time: before the app runs, while it does, and after.
+/// Sends to one client, to a room or to every client, from any thread and at any time: before, while and after the app
+/// runs.
 ///
-/// Taken with [`AsyncWebsocketApp::sender`](crate::AsyncWebsocketApp::sender). Clones are cheap. What one thread
-/// broadcasts arrives at every client in that order.
+/// [`AsyncWebsocketApp::sender`](crate::AsyncWebsocketApp::sender) returns one. Clones are cheap. The broadcasts of one
+/// thread arrive at every client in the order in which they were made.
 ///
 /// ```no_run
 /// use humphrey_ws::AsyncWebsocketApp;
@@ -34,14 +35,14 @@ use crate::protocol::close::CloseCode;
 pub struct AsyncSender(pub(super) Arc<AppShared>);
 
 impl AsyncSender {
-    /// Sends a message to the client with that address. Does nothing, but count, if there is none.
+    /// Sends a message to the client with this address. If there is none, the message is counted as dropped.
     ///
-    /// Waits only while the engine's own mailbox is full, never for the client.
+    /// Waits only while a mailbox of the engine is full, never for the client.
     pub fn send(&self, address: SocketAddr, message: impl Into<Message>) {
         let _ = self.to_address(address, message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to the client with that address, or hands it back.
+    /// Sends a message to the client with this address, or returns it in the error. Never waits.
     ///
     /// # Errors
     ///
@@ -56,7 +57,7 @@ impl AsyncSender {
         self.to_address(address, message.into(), Blocking::Try)
     }
 
-    /// The engine that it sends through, once there is one.
+    /// Returns the running engine, if there is one.
     #[cfg(feature = "axum")]
     pub(crate) fn hub(&self) -> Option<Arc<crate::engine::Hub>> {
         self.0.hub()
@@ -75,14 +76,14 @@ impl AsyncSender {
         self.0.publish(to, message, blocking)
     }
 
-    /// Sends a message to one connection. Does nothing, but count, if it has gone.
+    /// Sends a message to one connection. If the connection has gone, the message is counted as dropped.
     ///
-    /// Unlike an address, an id never comes to mean another client.
+    /// Unlike an address, an id is never reused for another client.
     pub fn send_to(&self, id: ConnectionId, message: impl Into<Message>) {
         let _ = self.to_connection(id, message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to one connection, or hands it back. Never waits.
+    /// Sends a message to one connection, or returns it in the error. Never waits.
     ///
     /// # Errors
     ///
@@ -115,7 +116,7 @@ impl AsyncSender {
         message: Message,
         blocking: Blocking,
     ) -> Result<(), SendError> {
-        // `try` has to know whether the connection is there, and how much waits for it.
+        // `try` has to know whether the connection exists, and how full its outbox is.
         let session = match blocking {
             Blocking::Wait => None,
             Blocking::Try => self.0.directory.find_id(id),
@@ -128,18 +129,19 @@ impl AsyncSender {
         self.0.publish(to, message, blocking)
     }
 
-    /// Sends a message to everyone who is connected, and to event streams
-    /// [with broadcasts](crate::Subscription::with_broadcasts).
+    /// Sends a message to every connected client, and to event streams [with
+    /// broadcasts](crate::Subscription::with_broadcasts).
     ///
-    /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
-    /// is connected, and before and after the app runs.
+    /// Applies backpressure: it waits while a mailbox of the engine is full. If no client is connected, or the app does
+    /// not run, it returns at once and counts the message as dropped.
     pub fn broadcast(&self, message: impl Into<Message>) {
         self.everyone().broadcast(message);
     }
 
-    /// Sends a message to everyone who is connected, or hands it back: then nobody gets it.
+    /// Sends a message to every connected client, or returns it in the error, in which case no client receives it.
+    /// Never waits.
     ///
-    /// That nobody is connected is no error.
+    /// It is not an error if no client is connected.
     ///
     /// # Errors
     ///
@@ -150,23 +152,25 @@ impl AsyncSender {
         self.everyone().try_broadcast(message)
     }
 
-    /// The room of that name, whether or not anybody is in it.
+    /// Returns the room of this name, whether or not it has members.
     pub fn room(&self, name: &str) -> Room {
         Room::named(self.0.clone(), name)
     }
 
-    /// Everyone who is connected, as a room.
+    /// Returns the room of all connected clients.
     pub fn everyone(&self) -> Room {
         Room::everyone(self.0.clone())
     }
 
-    /// Closes a connection, behind what was sent to it before; see [`AsyncStream::close`](crate::AsyncStream::close).
+    /// Closes a connection after the messages that were sent to it before; see
+    /// [`AsyncStream::close`](crate::AsyncStream::close).
     pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         self.0.close(id, code, reason);
     }
 
-    /// The WebSocket connections of a user, as the handshake handler has named them ([`Accept::user`](crate::Accept::user)),
-    /// in no order. Those that are being closed are among them until they have ended; event streams are not.
+    /// Returns the WebSocket connections of a user, as the handshake handler has named them
+    /// ([`Accept::user`](crate::Accept::user)), in no particular order. Connections that are closing are included until
+    /// they have ended; event streams are not.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncSender, Message};
@@ -180,12 +184,12 @@ impl AsyncSender {
         self.0.connections_of(user)
     }
 
-    /// Closes all connections of a user, each behind what was sent to it before, and ends the user's event streams. Returns
-    /// how many were open.
+    /// Closes all connections of a user, each after the messages that were sent to it before, and ends the user's event
+    /// streams. Returns how many were open.
     ///
-    /// A connection whose handshake was accepted and which is not open yet is closed when it opens. One whose handshake
-    /// handler still runs is not: so first withdraw what the handler decides by, then close. Waits only while the engine's
-    /// own mailbox is full.
+    /// A connection whose handshake was accepted but which is not open yet is closed when it opens. One whose handshake
+    /// handler still runs is not closed: first revoke what the handler checks, then close. Waits only while a mailbox
+    /// of the engine is full.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncSender, CloseCode};
@@ -199,9 +203,10 @@ impl AsyncSender {
         self.0.close_user(user, code, reason)
     }
 
-    /// Sets when a connection expires, or with `None` that it does not, in place of what
-    /// [`Accept::expires_at`](crate::Accept::expires_at) has said; as
-    /// [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) does. Does nothing if the connection has gone.
+    /// Sets when a connection expires; with `None` it does not. This replaces the time that
+    /// [`Accept::expires_at`](crate::Accept::expires_at) set, as
+    /// [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) does. Does nothing if the connection has
+    /// gone.
     ///
     /// ```
     /// # use humphrey_ws::AsyncSender;
@@ -219,23 +224,23 @@ impl AsyncSender {
         }
     }
 
-    /// How many clients are connected.
+    /// Returns how many WebSocket clients are connected.
     pub fn connections(&self) -> usize {
         self.0.connections()
     }
 
-    /// What the app has done so far.
+    /// Returns the app's counters and gauges.
     pub fn metrics(&self) -> Metrics {
         self.0.metrics()
     }
 
-    /// What each shard has done so far; what belongs to none, such as handlers, is in [`metrics`](Self::metrics) only.
-    /// Empty before the app runs.
+    /// Returns the counters and gauges of each shard. What belongs to no shard, such as handlers, is in
+    /// [`metrics`](Self::metrics) only. Empty before the app runs.
     pub fn metrics_by_shard(&self) -> Vec<Metrics> {
         self.0.metrics_by_shard()
     }
 
-    /// What the app has done so far, as text for Prometheus (its text exposition format, version 0.0.4).
+    /// Returns the metrics in Prometheus' text exposition format, version 0.0.4.
     ///
     /// The names begin with `humphrey_ws_`; times are in seconds, sizes in bytes. The label `shard` is the number of a
     /// shard, or `none` for what belongs to none; the label `cause` tells refusals, failures and losses apart.
@@ -247,11 +252,11 @@ impl AsyncSender {
     ///
     /// let app = AsyncWebsocketApp::<()>::new();
     /// let sender = app.sender();
-    /// // On a port of its own, which is not open to the world.
+    /// On a separate port, which is not open to the public.
     /// let metrics = AsyncWebsocketApp::<()>::new()
     ///     .with_address("127.0.0.1:9100")
     ///     .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
-    ///         // Prometheus takes no answer that does not say what it is.
+    /// Prometheus rejects a response without this content type.
     ///         Response::new(StatusCode::OK, sender.prometheus())
     ///             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
     ///     }));
@@ -260,13 +265,13 @@ impl AsyncSender {
         self.0.prometheus()
     }
 
-    /// Stops the app, and returns at once: [`AsyncWebsocketApp::run`](crate::AsyncWebsocketApp::run) returns when it
-    /// is done, which is after `wait` at the latest.
+    /// Begins a graceful shutdown and returns at once. [`AsyncWebsocketApp::run`](crate::AsyncWebsocketApp::run)
+    /// returns when the shutdown is complete, after `wait` at the latest.
     ///
-    /// Nobody is accepted any more; messages that were taken are delivered; everyone is sent a close frame with 1001
-    /// (RFC 6455 §7.4.1), and disconnect handlers run. The last quarter of the time, but no more than half a second, is
-    /// kept for these: a handler that lasts longer is left behind, and its client's disconnect handler runs when it ends,
-    /// if the program still does.
+    /// The app accepts no further connections, delivers the messages that it has accepted, sends every client a close
+    /// frame with 1001 (RFC 6455 §7.4.1), and runs the disconnect handlers. The last quarter of `wait`, up to half a
+    /// second, is reserved for these. A handler that takes longer is not waited for; its client's disconnect handler
+    /// runs when it ends, if the process is still running.
     pub fn shutdown(&self, wait: Duration) {
         self.0.shutdown(wait);
     }

@@ -1,4 +1,4 @@
-//! One connection, as its handlers see it.
+//! A connection as its handlers see it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::Sender;
@@ -15,18 +15,18 @@ use crate::protocol::close::CloseCode;
 use crate::request::RequestHead;
 use crate::stream::WebsocketStream;
 
-/// A message to be sent to a client, as a stream that was made with [`AsyncStream::new`] puts it into its channel.
+/// An outgoing message of a stream that was made with [`AsyncStream::new`].
 #[derive(Debug)]
 pub enum OutgoingMessage {
-    /// For the client with this address.
+    /// A message for the client with this address.
     Message(SocketAddr, Message),
-    /// For everyone.
+    /// A message for every client.
     Broadcast(Message),
 }
 
 /// A blocking stream together with its state.
 ///
-/// It has no constructor and no methods; 0.5.1 exposed it, so its name stays.
+/// It has no constructor and no methods. 0.5.1 exposed it, so its name stays.
 #[allow(dead_code)]
 #[allow(missing_debug_implementations)] // 0.5.1 had none, and a blocking stream has nothing to show.
 pub struct StatefulWebsocketStream<StreamState = ()>
@@ -37,17 +37,17 @@ where
     state: Arc<StreamState>,
 }
 
-/// A connection, as its handlers get it.
+/// A connection as its handlers receive it.
 ///
-/// Messages are queued and sent as soon as the client takes them; nothing here waits for a client. What one handler
-/// sends leaves in the order it was sent. The stream may be kept and used from any thread; once its connection has
-/// gone, sending is a no-op, which is counted ([`Dropped::closed`](crate::Dropped::closed)).
+/// Messages are queued and sent as the client takes them; no method here waits for a client. Messages that one handler
+/// sends leave in the order in which it sent them. The stream can be kept and used from any thread. Once the connection
+/// has gone, sending does nothing but count the message ([`Dropped::closed`](crate::Dropped::closed)).
 ///
 /// ```
 /// use humphrey_ws::AsyncWebsocketApp;
 /// use std::sync::atomic::{AtomicUsize, Ordering};
 ///
-/// // The second type parameter is the state that each stream has of its own.
+/// The second type parameter is the state of each stream.
 /// let app = AsyncWebsocketApp::<(), AtomicUsize>::new()
 ///     .with_message_handler(|stream, _, _| {
 ///         let count = stream.state.fetch_add(1, Ordering::Relaxed) + 1;
@@ -59,9 +59,9 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     backend: Backend,
-    /// Of the connect handler's stream, until that handler has returned.
+    /// Set on the connect handler's stream, until that handler has returned.
     request: Weak<RequestHead>,
-    /// The stream's own state: the same for all its handlers.
+    /// The state of this stream, shared by all its handlers.
     pub state: Arc<StreamState>,
 }
 
@@ -70,7 +70,7 @@ enum Backend {
         session: Arc<Session>,
         shared: Arc<AppShared>,
     },
-    /// For tests of handlers, without an app. In a box, since streams are passed on for every message.
+    /// For tests of handlers, without an app. Boxed, since streams are passed on for every message.
     Channel(Box<ChannelBackend>),
 }
 
@@ -84,7 +84,7 @@ impl<StreamState> AsyncStream<StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Makes a stream that puts what is sent into a channel, to test a handler without an app.
+    /// Creates a stream that sends into a channel, to test a handler without an app.
     ///
     /// ```
     /// use humphrey_ws::{AsyncStream, Message, async_app::OutgoingMessage};
@@ -103,7 +103,7 @@ where
         Self::of_channel(addr, sender, state, true)
     }
 
-    /// Makes a stream of a client that is disconnected: it can broadcast, and its `send` does nothing.
+    /// Creates the stream of a disconnected client, to test a handler: it can broadcast, and its `send` does nothing.
     pub fn disconnected(
         addr: SocketAddr,
         sender: Sender<OutgoingMessage>,
@@ -150,16 +150,16 @@ where
         self
     }
 
-    /// Sends a message to the client. Does nothing if the connection has gone, or the message is longer than
-    /// [`Limits::message_bytes_max`](crate::Limits::message_bytes_max); both are counted.
+    /// Sends a message to the client. If the connection has gone, or the message is longer than
+    /// [`Limits::message_bytes_max`](crate::Limits::message_bytes_max), the message is dropped and counted.
     ///
-    /// Waits only while the engine's own mailbox is full, never for the client: what happens when the client reads
-    /// too slowly is [`SlowConsumer`](crate::SlowConsumer)'s to say.
+    /// Waits only while a mailbox of the engine is full, never for the client. [`SlowConsumer`](crate::SlowConsumer)
+    /// decides what happens when the client reads too slowly.
     pub fn send(&self, message: impl Into<Message>) {
         let _ = self.publish(message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to the client, or hands it back.
+    /// Sends a message to the client, or returns it in the error. Never waits.
     ///
     /// # Errors
     ///
@@ -186,17 +186,18 @@ where
         }
     }
 
-    /// Sends a message to everyone who is connected, this client included, and to event streams
-    /// [with broadcasts](crate::Subscription::with_broadcasts).
+    /// Sends a message to every connected client, including this one, and to event streams [with
+    /// broadcasts](crate::Subscription::with_broadcasts).
     ///
-    /// Waits while a mailbox of the engine is full, so that a producer can't outrun it.
+    /// Applies backpressure: it waits while a mailbox of the engine is full.
     pub fn broadcast(&self, message: impl Into<Message>) {
         let _ = self.publish_to_everyone(message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to everyone who is connected, or hands it back: then nobody gets it. Never waits.
+    /// Sends a message to every connected client, or returns it in the error, in which case no client receives it.
+    /// Never waits.
     ///
-    /// That nobody is connected is no error.
+    /// It is not an error if no client is connected.
     ///
     /// # Errors
     ///
@@ -227,11 +228,12 @@ where
         }
     }
 
-    /// Joins a room: from now on the client gets what is sent to it. Does nothing if it is in it already, has gone, or may
-    /// not join for one of the reasons that [`try_join`](Self::try_join) tells; then a warning is logged.
+    /// Joins a room: from now on the client receives the room's messages. Does nothing if the connection is in the room
+    /// already or has gone. If it may not join for a reason that [`try_join`](Self::try_join) returns, a warning is
+    /// logged.
     ///
-    /// A join in the connect handler holds before the client's first message is handled. Waits only while the engine's
-    /// own mailbox is full. On a stream that was made with [`AsyncStream::new`] this does nothing.
+    /// A join in the connect handler takes effect before the client's first message is handled. Waits only while a
+    /// mailbox of the engine is full. Does nothing on a stream that was made with [`AsyncStream::new`].
     ///
     /// ```
     /// # use humphrey_ws::AsyncWebsocketApp;
@@ -246,7 +248,7 @@ where
         }
     }
 
-    /// Joins a room. That the connection is in it already is no error.
+    /// Joins a room, or returns why it can't. It is not an error if the connection is in the room already.
     ///
     /// # Errors
     ///
@@ -265,16 +267,16 @@ where
         }
     }
 
-    /// Joins a room, and has the client sent first what the room keeps of what came after a message; with `None`, all that
-    /// it keeps. What is sent to the room from now on follows without gap or duplicate. Returns how many messages are
-    /// replayed: none if the connection is in the room already.
+    /// Joins a room, and first replays the kept messages that came after this id to the client; with `None`, all kept
+    /// messages. New messages follow without gap or duplicate. Returns the number of replayed messages, which is 0 if
+    /// the connection is in the room already.
     ///
-    /// Which rooms keep how much is set with [`with_history`](crate::AsyncWebsocketApp::with_history).
+    /// [`with_history`](crate::AsyncWebsocketApp::with_history) sets which rooms keep a history.
     ///
     /// # Errors
     ///
-    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if something that came after that message is kept no longer,
-    /// or the id is none of this room's, as after a restart: then the room is not joined. Otherwise as
+    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if a message after that id is no longer kept, or the id is
+    /// from another history, for example from before a restart; the room is not joined then. Otherwise the errors of
     /// [`try_join`](Self::try_join).
     ///
     /// ```
@@ -282,9 +284,9 @@ where
     /// let app = AsyncWebsocketApp::<()>::new()
     ///     .with_history("news", HistoryLimits::messages(50).bytes(64 * 1024))
     ///     .with_connect_handler(|stream, _| {
-    ///         let last: Option<HistoryId> = None; // as the client has said, perhaps
+    ///         let last: Option<HistoryId> = None; // as the client has sent it, perhaps
     ///         if stream.join_since("news", last).is_err() {
-    ///             stream.send("You have missed something.");
+    ///             stream.send("Some messages are missing.");
     ///             let _ = stream.join_since("news", None);
     ///         }
     ///     });
@@ -301,8 +303,8 @@ where
         }
     }
 
-    /// Leaves a room, behind what it was sent before. Does nothing if the connection is not in it. A connection that ends
-    /// leaves all its rooms by itself.
+    /// Leaves a room, after the messages that it was sent before. Does nothing if the connection is not in the room. A
+    /// connection that ends leaves all its rooms.
     pub fn leave(&self, room: &str) {
         if let Backend::Engine {
             session, shared, ..
@@ -312,17 +314,17 @@ where
         }
     }
 
-    /// The room of that name, whether or not this connection or anybody is in it.
+    /// Returns the room of this name, whether or not it has members.
     pub fn room(&self, name: &str) -> Room {
         Room::named(self.shared(), name)
     }
 
-    /// Everyone who is connected, as a room.
+    /// Returns the room of all connected clients.
     pub fn everyone(&self) -> Room {
         Room::everyone(self.shared())
     }
 
-    /// Whose it is, and where; `None` for a stream without an app.
+    /// The session and its app; `None` for a stream without an app.
     pub(super) fn session(&self) -> Option<(&Arc<Session>, &Arc<AppShared>)> {
         match &self.backend {
             Backend::Engine { session, shared } => Some((session, shared)),
@@ -338,11 +340,12 @@ where
         }
     }
 
-    /// Closes the connection, behind what was sent before (RFC 6455 §7.1.2). The reason is cut to 123 bytes.
+    /// Closes the connection after the messages that were sent before (RFC 6455 §7.1.2). The reason is cut to 123
+    /// bytes.
     ///
-    /// What the client sends from now on is not handled. The disconnect handler runs when the client has answered, or
-    /// has not in time ([`Limits::close_timeout`](crate::Limits::close_timeout)). On a stream that was made with
-    /// [`AsyncStream::new`] this does nothing.
+    /// Messages that the client sends from now on are not handled. The disconnect handler runs when the client has
+    /// answered the close frame, or after [`Limits::close_timeout`](crate::Limits::close_timeout). Does nothing on a
+    /// stream that was made with [`AsyncStream::new`].
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, CloseCode};
@@ -355,7 +358,8 @@ where
         }
     }
 
-    /// Whom the connection belongs to, as the handshake handler has said ([`Accept::user`](crate::Accept::user)).
+    /// Returns the user that the handshake handler has assigned to the connection
+    /// ([`Accept::user`](crate::Accept::user)).
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};
@@ -371,9 +375,9 @@ where
         }
     }
 
-    /// Sets when the connection expires, or with `None` that it does not, in place of what
-    /// [`Accept::expires_at`](crate::Accept::expires_at) has said: as when its client has sent a new token. Does nothing if
-    /// the connection is closing or has gone, and on a stream that was made with [`AsyncStream::new`].
+    /// Sets when the connection expires; with `None` it does not. This replaces the time that
+    /// [`Accept::expires_at`](crate::Accept::expires_at) set, for example when the client has sent a new token. Does
+    /// nothing if the connection is closing or has gone, or on a stream that was made with [`AsyncStream::new`].
     ///
     /// ```
     /// # use humphrey_ws::AsyncWebsocketApp;
@@ -394,7 +398,7 @@ where
         }
     }
 
-    /// The address of the other end of the connection: the client's, or that of a proxy in front.
+    /// Returns the address of the connection's other end: the client, or a proxy in front of the app.
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.backend {
             Backend::Engine { session, .. } => session.peer(),
@@ -402,8 +406,8 @@ where
         }
     }
 
-    /// Where the client is: the address in [`peer_addr`](Self::peer_addr), or behind a proxy that is trusted
-    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)) the one that the proxy names.
+    /// Returns the client's IP address: that of [`peer_addr`](Self::peer_addr), or the one that a trusted proxy
+    /// forwards ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
     pub fn client_ip(&self) -> IpAddr {
         match &self.backend {
             Backend::Engine { session, .. } => session.client_ip(),
@@ -411,8 +415,8 @@ where
         }
     }
 
-    /// The identity of the connection, which no other ever has. Streams that were made with [`AsyncStream::new`] have
-    /// one that belongs to no connection.
+    /// Returns the id of the connection, which is never reused. A stream that was made with [`AsyncStream::new`] has an
+    /// id that belongs to no connection.
     pub fn id(&self) -> ConnectionId {
         match &self.backend {
             Backend::Engine { session, .. } => session.id,
@@ -420,7 +424,7 @@ where
         }
     }
 
-    /// The path that the client has asked for, without the query: `/` if it is not known, as for a stream that was
+    /// Returns the path of the request, without the query. It is `/` if the path is unknown, as for a stream that was
     /// handed over with [`WebsocketStream::new`].
     pub fn path(&self) -> &str {
         match &self.backend {
@@ -429,7 +433,8 @@ where
         }
     }
 
-    /// What the client has put behind the `?`, as it was sent; empty if there is nothing, or it is not known.
+    /// Returns the query of the request, without the `?` and not decoded. It is empty if there is none, or it is
+    /// unknown.
     pub fn query(&self) -> &str {
         match &self.backend {
             Backend::Engine { session, .. } => session
@@ -440,9 +445,9 @@ where
         }
     }
 
-    /// The whole request that the connection began with, on the connect handler's stream and until that handler has
-    /// returned; then it is let go. `None` later, on other streams, if the request is not known, and while
-    /// more waits for handlers than [`Limits::received_bytes_max`](crate::Limits::received_bytes_max) allows.
+    /// Returns the request of the handshake, on the connect handler's stream and until that handler has returned. It is
+    /// `None` later and on other streams, if the request is unknown, and while more received data waits for handlers
+    /// than [`Limits::received_bytes_max`](crate::Limits::received_bytes_max) allows.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncWebsocketApp, Message};
@@ -456,8 +461,8 @@ where
         self.request.upgrade()
     }
 
-    /// The subprotocol that the handshake handler has chosen ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)),
-    /// or that was chosen for [procedures](crate::procedures).
+    /// Returns the negotiated subprotocol: the one that the handshake handler chose
+    /// ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)), or that of [procedures](crate::procedures).
     pub fn subprotocol(&self) -> Option<&str> {
         match &self.backend {
             Backend::Engine { session, .. } => session.subprotocol(),

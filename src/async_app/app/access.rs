@@ -11,14 +11,14 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Sets which web pages may connect. By default all may, as in 0.5.1; then it is logged, once, when a page of
-    /// another origin does.
+    /// Sets which origins may connect. By default every origin may, as in 0.5.1; the first foreign origin that connects
+    /// is then logged.
     ///
-    /// Checked for every connection, also for those that a Humphrey app hands over, and for event streams. Pages that may
-    /// not connect are answered with 403; so are requests that browsers say come from pages of other sites
-    /// ([`Origins::allows_request`]). Mounted routes are not concerned, but with
-    /// [`with_guarded_routes`](Self::with_guarded_routes); see also [`with_cors`](Self::with_cors). Starting fails with an
-    /// error if a list has an entry that is no origin.
+    /// The app checks every WebSocket handshake, including those that a Humphrey app hands over, and every event stream
+    /// request. A page whose origin may not connect gets 403. So does a request without `Origin` that the browser marks
+    /// as coming from another site ([`Origins::allows_request`]). Mounted routes are not checked unless they are listed
+    /// in [`with_guarded_routes`](Self::with_guarded_routes); see also [`with_cors`](Self::with_cors). Starting the app
+    /// fails if a list contains an entry that is not an origin.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Origins};
@@ -30,12 +30,12 @@ where
         self
     }
 
-    /// Sets which host names the app answers to. By default all: an app that is to be reached by its visitors only, on
-    /// their own machine or network, should name them, which keeps DNS rebinding out ([`AllowedHosts`]).
+    /// Sets which host names the app answers to. By default it answers to any. An app that is reachable only from its
+    /// users' own machine or network should set this: it prevents DNS rebinding ([`AllowedHosts`]).
     ///
-    /// Checked for every request, however it comes: handshakes, event streams and mounted routes, also of a Humphrey or an
-    /// axum app that hands its WebSockets over (whose own routes are theirs to check). Others are answered with 403. Starting
-    /// fails with an error if an entry is no host name.
+    /// The app checks every request: handshakes, event streams and mounted routes, and the WebSockets that a Humphrey
+    /// or an axum app hands over. (The other routes of that app are not checked.) A request for any other host gets
+    /// 403. Starting the app fails if an entry is not a host name.
     ///
     /// ```
     /// use humphrey_ws::{AllowedHosts, AsyncWebsocketApp};
@@ -49,11 +49,12 @@ where
         self
     }
 
-    /// Has mounted routes answer only what [`with_allowed_origins`](Self::with_allowed_origins) allows to connect: requests
-    /// of other sites' pages are answered with 403, whether they carry `Origin` or are embedded without it. By default
-    /// routes answer all pages.
+    /// Restricts mounted routes to requests from [allowed origins](Self::with_allowed_origins). Requests from other
+    /// sites' pages get 403, whether they carry `Origin` or are embedded without it. By default mounted routes answer
+    /// every page.
     ///
-    /// Links of other sites may lead to these paths, which should show a page and do nothing else.
+    /// The given paths remain reachable by links from other sites. Their handlers should only show a page and change
+    /// nothing.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Origins};
@@ -70,26 +71,27 @@ where
         self
     }
 
-    /// Sets what refusals call the options that would allow a client: those of the program, instead of the methods here.
+    /// Sets the option names that refusal messages mention, so that they name the program's own options instead of
+    /// these methods.
     pub fn with_option_names(mut self, names: OptionNames) -> Self {
         self.option_names = names;
         self
     }
 
-    /// Compresses messages with clients that ask for it (permessage-deflate, RFC 7692). By default messages are sent as they
-    /// are, and compressed ones are not accepted. [`Compression`](crate::Compression) says which messages are packed, and how.
+    /// Compresses messages for clients that negotiate permessage-deflate (RFC 7692). By default compression is not
+    /// negotiated. [`Compression`](crate::Compression) sets which messages are compressed, and at which level.
     #[cfg(feature = "deflate")]
     pub fn with_compression(mut self, compression: crate::compression::Compression) -> Self {
         self.compression = Some(compression);
         self
     }
 
-    /// Names the proxies in front of the app, which are believed when they say for whom they connect. By default
-    /// nobody is.
+    /// Trusts the forwarding header of these proxies. By default no proxy is trusted.
     ///
-    /// What they say is then the client's address: for [`AsyncStream::client_ip`](crate::AsyncStream::client_ip), for
-    /// the limits per address ([`Limits::peer_connections_max`](crate::Limits::peer_connections_max)), and as the `origin_addr` of requests to mounted
-    /// routes. Starting fails with an error if an entry is no network.
+    /// The forwarded address becomes the client's address: for
+    /// [`AsyncStream::client_ip`](crate::AsyncStream::client_ip), for the limits per address
+    /// ([`Limits::peer_connections_max`](crate::Limits::peer_connections_max)), and as the `origin_addr` of requests to
+    /// mounted routes. Starting the app fails if an entry is not a network.
     pub fn with_trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.proxies = Some(proxies);
         self

@@ -12,32 +12,34 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Serves an event stream at a path of the app's own port: the messages of rooms, and broadcasts if it is to have them, as
-    /// [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html), for clients that have no
-    /// WebSocket or need none. A page reads it with `new EventSource("/events")`.
+    /// Serves an event stream ([server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html)) on
+    /// the app's own port, for clients that have no WebSocket or need none. A page reads it with `new
+    /// EventSource("/events")`.
     ///
-    /// The handler says what a client gets, or rejects it. It runs on a handler thread and may block. In the path, `*` stands
-    /// for any characters, or none; the first call that fits a request counts, before mounted routes. A WebSocket handshake
-    /// for it still becomes a WebSocket.
+    /// The handler returns the [`Subscription`](crate::Subscription) of a client, or rejects the request. It runs on a
+    /// handler thread and may block. In the path, `*` stands for any run of characters, including none. The first
+    /// pattern that matches a request is used, and event streams are matched before mounted routes. A WebSocket
+    /// handshake for the same path still becomes a WebSocket.
     ///
-    /// - A text is an event `message`, a binary message an event `binary` in base64. Line ends in a text (CRLF, CR) arrive as
-    ///   LF.
-    /// - Messages of a room that keeps a history ([`with_history`](Self::with_history)) have their
-    ///   [`HistoryId`](crate::HistoryId) as id. A client that comes again says which it has seen last (browsers do so by
-    ///   themselves) and gets what it has missed, of all its rooms, then what is new, without gap or duplicate. If that is not
-    ///   kept any more, it gets an event `reset` first, whose data is the id that it has named, and then what is kept.
-    ///   Broadcasts have no ids and are not replayed.
-    /// - Limits, [`SlowConsumer`](crate::SlowConsumer), metrics and shutdown are as for WebSockets; who reads too slowly has his response ended
-    ///   behind a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the stream, with their
-    ///   visitors' cookies; where any may connect, without.
-    /// - No other handler hears of its clients, and they are not in
+    /// - A text message is sent as an event `message`, a binary message as an event `binary` in base64. Line ends in a
+    ///   text (CRLF, CR) arrive as LF.
+    /// - A message of a room that keeps a history ([`with_history`](Self::with_history)) carries its
+    ///   [`HistoryId`](crate::HistoryId) as event id. A reconnecting client sends the last id that it has seen;
+    ///   browsers do so by themselves. It then receives the messages that it has missed, from all its rooms, followed
+    ///   by new ones, without gap or duplicate. If some of the missed messages are no longer kept, it first receives an
+    ///   event `reset`, whose data is the id that the client sent, and then the messages that are kept. Broadcasts have
+    ///   no ids and are not replayed.
+    /// - Limits, [`SlowConsumer`](crate::SlowConsumer), metrics and shutdown apply as for WebSockets. The response to a
+    ///   slow consumer ends after a whole event. Pages of [allowed origins](Self::with_allowed_origins) may read the
+    ///   stream with credentials; if every origin is allowed, without.
+    /// - Connect, message and disconnect handlers do not run for these clients, and the clients are not in
     ///   [`AsyncSender::connections`](crate::AsyncSender::connections) or [`Room::members`](crate::Room::members).
     ///   [`Metrics::event_streams`](crate::Metrics::event_streams) and
     ///   [`Room::event_streams`](crate::Room::event_streams) count them.
     ///
-    /// Every event is rendered once, however many clients get it, and not at all where there is none.
+    /// Each event is rendered once for all its recipients, and not at all if there are none.
     ///
-    /// Starting fails with an error if the path does not begin with `/` or `*`, or if the app has no port of its own.
+    /// Starting the app fails if the path does not begin with `/` or `*`, or if the app has no port of its own.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Reject, Subscription};
@@ -59,15 +61,15 @@ where
         self
     }
 
-    /// Serves the HTTP routes of a Humphrey [`SubApp`] on the app's own port; every path can still be upgraded to a
-    /// WebSocket. Further calls add further sub-apps, which are told apart by their `host`.
+    /// Serves the HTTP routes of a Humphrey [`SubApp`] on the app's own port. Every path can still be upgraded to a
+    /// WebSocket. Further calls add sub-apps, which are selected by their `host`.
     ///
-    /// Handlers of routes run on the handler threads, like all others. Connections are kept alive; requests of one
-    /// connection are answered in order. What Humphrey's `Method` has no name for is answered with 501; `HEAD` runs the
-    /// handler of `GET`. A request's `address` is that of the peer, unless
-    /// [`with_trusted_proxies`](Self::with_trusted_proxies) has the peer believed.
+    /// Route handlers run on the handler threads. Connections are kept alive, and the requests of one connection are
+    /// answered in order. A method that Humphrey's `Method` does not have gets 501; `HEAD` runs the handler of `GET`. A
+    /// request's `address` is that of the peer, unless [`with_trusted_proxies`](Self::with_trusted_proxies) trusts that
+    /// peer.
     ///
-    /// Starting fails with an error if a sub-app has WebSocket routes (use this app's handlers, and
+    /// Starting the app fails if a sub-app has WebSocket routes (use this app's handlers, and
     /// [`AsyncStream::path`](crate::AsyncStream::path)) or a `cors` of its own (use [`with_cors`](Self::with_cors)), or
     /// if the app takes its connections from a Humphrey app (add the routes there).
     ///
@@ -89,10 +91,13 @@ where
         self
     }
 
-    /// Says which methods the mounted routes at a path have; `*` in it stands for any characters, or none, and the first call
-    /// that fits counts. Requests with others are answered with 405 and `Allow`, and `OPTIONS` with those that there are; the
-    /// handler runs for none of them. `HEAD` comes with `GET`. By default a route's handler gets every method. Starting fails
-    /// with an error if one is none that Humphrey's routes can have: `GET`, `HEAD`, `POST`, `PUT`, `DELETE`, `OPTIONS`.
+    /// Restricts the methods of the mounted routes at a path. In the path, `*` stands for any run of characters,
+    /// including none; the first call that matches a request is used. By default a route's handler receives every
+    /// method.
+    ///
+    /// A request with another method gets 405 and `Allow`, and `OPTIONS` gets the list of methods; the handler runs for
+    /// neither. `GET` includes `HEAD`. Starting the app fails if a method is not one that Humphrey's routes can have:
+    /// `GET`, `HEAD`, `POST`, `PUT`, `DELETE`, `OPTIONS`.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -121,19 +126,19 @@ where
         self
     }
 
-    /// Lets pages of other origins use the mounted routes.
+    /// Sets which pages of other origins may use the mounted routes (CORS). By default none may.
     pub fn with_cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
         self
     }
 
-    /// Sets the function that decides whether a client may send the body of a request to a
-    /// [mounted route](Self::with_routes).
+    /// Sets the function that decides whether a client may send the body of a request to a [mounted
+    /// route](Self::with_routes).
     ///
-    /// It runs on a handler thread when the head of such a request has arrived, before its body is read, and before a
-    /// client that sent `Expect: 100-continue` is told to go on (RFC 9110 §10.1.1). What it rejects is answered at once,
-    /// and the connection is closed. Requests without a body, or for a path that has no route (404), are not asked about:
-    /// so the route's handler must decide about the former itself. Pages that [`with_cors`](Self::with_cors) allows can read the
+    /// It runs on a handler thread when the head of such a request has arrived, before the body is read, and before a
+    /// client that sent `Expect: 100-continue` gets `100 Continue` (RFC 9110 §10.1.1). A rejection is sent at once, and
+    /// the connection is closed. The guard does not run for requests without a body, which the route's handler must
+    /// check itself, or for paths without a route (404). Pages that [`with_cors`](Self::with_cors) allows can read the
     /// rejection. If the function panics, the client gets 500.
     ///
     /// ```

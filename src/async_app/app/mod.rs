@@ -27,21 +27,21 @@ use crate::ping::Heartbeat;
 use crate::proxies::TrustedProxies;
 use crate::stream::WebsocketStream;
 
-/// Handler threads of an app that does not say how many.
+/// Default number of handler threads.
 const HANDLER_THREADS: usize = 32;
 
 /// How an app gets its connections.
 #[allow(missing_debug_implementations)] // Humphrey's `App` has none.
 pub enum HumphreyLink {
-    /// It listens on this address itself. (The Humphrey app beside it is no longer used; 0.5.1 accepted with it.)
+    /// The app listens on this address itself. The Humphrey app is no longer used; 0.5.1 accepted connections with it.
     Internal(Box<App>, SocketAddr),
-    /// A Humphrey app hands them over through this channel.
+    /// A Humphrey app hands connections over through this channel.
     External(Arc<Mutex<Sender<WebsocketStream>>>),
 }
 
-/// A WebSocket app: handlers, and an engine that runs them.
+/// A WebSocket app: its handlers, settings and engine.
 ///
-/// `State` is shared by all handlers; each stream has a `StreamState` of its own, which begins as its `Default`.
+/// `State` is shared by all handlers. Each stream has its own `StreamState`, which starts as its `Default`.
 ///
 /// ```no_run
 /// use humphrey_ws::AsyncWebsocketApp;
@@ -55,11 +55,11 @@ pub enum HumphreyLink {
 /// app.run();
 /// ```
 ///
-/// Handlers are ordinary closures and may block: they run on threads of their own, or on a reactor's as long as they are
-/// quick ([`with_adaptive_handlers`](Self::with_adaptive_handlers)), those of one connection one after the other, and not
-/// always on the same thread. For each connection the connect handler runs first, then the message handler for each
-/// message as it was sent, then the disconnect handler, each exactly once. A handler that panics closes its connection
-/// with 1011.
+/// Handlers are ordinary closures and may block. They run on a pool of handler threads, or on a shard's thread while
+/// they are fast ([`with_adaptive_handlers`](Self::with_adaptive_handlers)). The handlers of one connection run one at
+/// a time, not always on the same thread. For each connection the connect handler runs first, then the message handler
+/// for each message in the order sent, then the disconnect handler, each exactly once. A handler that panics closes its
+/// connection with 1011.
 #[allow(missing_debug_implementations)] // Handlers and Humphrey's types have none.
 pub struct AsyncWebsocketApp<State, StreamState = ()>
 where
@@ -108,8 +108,8 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Creates an app that listens itself: on `0.0.0.0:80`, unless [`with_address`](Self::with_address) says otherwise.
-    /// Its handlers run on 32 threads.
+    /// Creates an app that listens on its own port: on `0.0.0.0:80`, unless [`with_address`](Self::with_address) sets
+    /// another address. It has 32 handler threads and the `Default` of `State`.
     pub fn new() -> Self
     where
         State: Default,
@@ -117,7 +117,8 @@ where
         Self::new_with_state(State::default())
     }
 
-    /// Creates an app with this state that listens itself, otherwise as [`new`](Self::new).
+    /// Creates an app with this state that listens on its own port, and otherwise has the defaults of
+    /// [`new`](Self::new).
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -130,7 +131,7 @@ where
         Self::new_with_config(state, HANDLER_THREADS, 1)
     }
 
-    /// Creates an app that listens itself, with this state and number of handler threads (at least one).
+    /// Creates an app with this state and number of handler threads (at least one) that listens on its own port.
     ///
     /// `connection_threads` has no effect: the engine needs no thread per connection.
     pub fn new_with_config(
@@ -149,8 +150,9 @@ where
         )
     }
 
-    /// Creates an app that takes its connections from a Humphrey app, which
-    /// [`async_websocket_handler`](crate::async_websocket_handler) links to it; or, with the feature `axum`, from an axum app.
+    /// Creates an app that takes its connections from a Humphrey app, to which
+    /// [`async_websocket_handler`](crate::async_websocket_handler) links it; or, with the feature `axum`, from an axum
+    /// app.
     pub fn new_unlinked() -> Self
     where
         State: Default,
@@ -158,8 +160,8 @@ where
         Self::new_unlinked_with_state(State::default())
     }
 
-    /// Creates an app with this state that takes its connections from a Humphrey app or an axum app, otherwise as
-    /// [`new_unlinked`](Self::new_unlinked).
+    /// Creates an app with this state that takes its connections from a Humphrey app or an axum app, and otherwise has
+    /// the defaults of [`new_unlinked`](Self::new_unlinked).
     pub fn new_unlinked_with_state(state: State) -> Self {
         Self::new_unlinked_with_config(state, HANDLER_THREADS)
     }
@@ -223,10 +225,10 @@ where
         }
     }
 
-    /// What a Humphrey app hands connections over with; `None` if this app listens itself.
+    /// Returns the channel through which a Humphrey app hands over connections, or `None` if this app listens itself.
     ///
-    /// Pass it to [`async_websocket_handler`](crate::async_websocket_handler). Once the app has stopped, or was
-    /// dropped, sending into it fails.
+    /// Pass it to [`async_websocket_handler`](crate::async_websocket_handler). Sending into it fails once the app has
+    /// stopped or was dropped.
     pub fn connect_hook(&self) -> Option<Arc<Mutex<Sender<WebsocketStream>>>> {
         match &self.humphrey_link {
             HumphreyLink::External(hook) => Some(hook.clone()),
@@ -234,12 +236,12 @@ where
         }
     }
 
-    /// A sender, to send from other threads.
+    /// Returns a handle that sends to clients from any thread.
     pub fn sender(&self) -> AsyncSender {
         AsyncSender(self.shared.clone())
     }
 
-    /// The app's state.
+    /// Returns the app's state.
     pub fn get_state(&self) -> Arc<State> {
         self.state.clone()
     }
@@ -254,7 +256,7 @@ where
         self.on_connect = Some(Box::new(handler));
     }
 
-    /// Sets the handler for connections that have ended, however they did.
+    /// Sets the handler for connections that have ended, for whatever reason.
     pub fn on_disconnect(&mut self, handler: impl EventHandler<State, StreamState>) {
         self.on_disconnect = Some(Box::new(handler));
     }
@@ -264,19 +266,19 @@ where
         self.on_message = Some(Box::new(handler));
     }
 
-    /// Sets the handler for handshakes, which decides who may come in: by path, query, headers, cookies, origin, offered
-    /// subprotocols and address. By default everyone may.
+    /// Sets the handshake handler, which accepts or rejects each client: by path, query, headers, cookies, origin,
+    /// offered subprotocols or address. By default every client is accepted.
     ///
-    /// It runs before the connection is a WebSocket, on a handler thread, and may block; nothing is read from the client
-    /// meanwhile. [`Accept`](crate::Accept) can choose a subprotocol, add headers to the answer, and give the stream its
-    /// state, so that handlers find there what was learned here. [`Reject`](crate::Reject) is what the client is answered
-    /// instead; if it panics, that is 500. Rejections are counted
+    /// The handler runs before the connection becomes a WebSocket, on a handler thread, and may block; nothing is read
+    /// from the client meanwhile. [`Accept`](crate::Accept) can choose a subprotocol, add headers to the response, and
+    /// set the stream's state, where the other handlers find it. [`Reject`](crate::Reject) is the response that a
+    /// rejected client gets. If the handler panics, the client gets 500. Rejections are counted
     /// ([`Refused::handshake_handler`](crate::Refused::handshake_handler)).
     ///
-    /// It is asked after the limits and the origins
-    /// ([`with_allowed_origins`](Self::with_allowed_origins)), for every way in. A connection whose handshake was answered
-    /// before it is handed over (`WebsocketStream::new`, or a hook of one's own) is closed with 1008 where it is rejected;
-    /// of its request nothing may be known, so it has no headers. While the app stops, clients are answered with 503.
+    /// Limits and origins ([`with_allowed_origins`](Self::with_allowed_origins)) are checked first. The handler runs
+    /// for every connection, also for those that another server hands over. If the handshake was answered before the
+    /// connection was handed over (`WebsocketStream::new`, or a channel of the program's own), a rejected connection is
+    /// closed with 1008; its request may be unknown and then has no headers. While the app shuts down, clients get 503.
     ///
     /// ```
     /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
@@ -308,7 +310,7 @@ where
         self
     }
 
-    /// Sets the handler for connections that join a room, or leave it.
+    /// Sets the handler for connections that join or leave a room, including those that leave because they end.
     pub fn on_room(&mut self, handler: impl RoomHandler<State, StreamState>) {
         self.on_room = Some(Box::new(handler));
     }
@@ -319,7 +321,7 @@ where
         self
     }
 
-    /// Sets the handler for connections that have ended, however they did.
+    /// Sets the handler for connections that have ended, for whatever reason.
     pub fn with_disconnect_handler(
         mut self,
         handler: impl EventHandler<State, StreamState>,
@@ -337,15 +339,15 @@ where
         self
     }
 
-    /// Sets the handler for connections that join a room, or leave it, also by ending.
+    /// Sets the handler for connections that join or leave a room, including those that leave because they end.
     pub fn with_room_handler(mut self, handler: impl RoomHandler<State, StreamState>) -> Self {
         self.on_room(handler);
         self
     }
 
-    /// Sets the address to listen on. Port 0 takes any free one, which [`bind`](Self::bind) tells.
+    /// Sets the address to listen on. Port 0 takes any free port, which [`bind`](Self::bind) returns.
     ///
-    /// Has no effect on an app that takes its connections from a Humphrey app.
+    /// This has no effect on an app that takes its connections from a Humphrey app.
     ///
     /// # Panics
     ///
@@ -361,7 +363,7 @@ where
                 .map(|mut addresses| addresses.next())
             {
                 Ok(Some(address)) => address,
-                Ok(None) => panic!("the address to listen on resolves to nothing"),
+                Ok(None) => panic!("the address to listen on resolves to no socket address"),
                 Err(error) => panic!("the address to listen on can't be resolved: {error}"),
             };
             self.listener = None;
@@ -369,45 +371,46 @@ where
         self
     }
 
-    /// Has no effect: the engine does not poll. 0.5.1 did, at this interval.
+    /// Has no effect. It set the polling interval in 0.5.1; this engine is event-driven.
     pub fn with_polling_interval(self, _interval: Option<Duration>) -> Self {
         self
     }
 
-    /// Pings clients, and disconnects those that are silent for too long. By default nobody is.
+    /// Pings silent clients, and disconnects those that do not answer in time. By default there is no heartbeat.
     pub fn with_heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.heartbeat = Some(heartbeat);
         self
     }
 
-    /// Stops the app when something is received: as [`AsyncSender::shutdown`], with
-    /// [`Limits::close_timeout`] to wait. That the other end is dropped stops nothing.
+    /// Stops the app when the receiver gets a value, as [`AsyncSender::shutdown`] does with [`Limits::close_timeout`]
+    /// to wait. Dropping the sending end does not stop the app.
     pub fn with_shutdown(mut self, shutdown_receiver: Receiver<()>) -> Self {
         self.shutdown = Some(shutdown_receiver);
         self
     }
 
-    /// Sets the bounds.
+    /// Sets the limits of the app.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets what happens when a client reads too slowly. By default it is disconnected.
+    /// Sets the policy for slow consumers. By default they are disconnected.
     pub fn with_slow_consumer(mut self, slow_consumer: SlowConsumer) -> Self {
         self.slow_consumer = slow_consumer;
         self
     }
 
-    /// Has rooms keep their last messages: those whose name matches, each within these limits. In a pattern, `*` stands for any characters, or none. The first call that matches a room counts;
-    /// by default rooms keep nothing.
+    /// Keeps the last messages of the rooms whose name matches a pattern, each within these limits. In a pattern, `*`
+    /// stands for any run of characters, including none. The first pattern that matches a room is used. By default
+    /// rooms keep no history.
     ///
-    /// What is kept can be read with [`Room::since`](crate::Room::since), and is replayed with
-    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since). Every message of such a room has an id
-    /// ([`HistoryId`](crate::HistoryId)). A room that keeps a history stays when nobody is in it. Where there are
-    /// [`Limits::rooms_max`], it may give way to another that is to keep a message, but never to one that is joined; a room
-    /// whose pattern is its name, without `*`, never gives way. A replay that is
-    /// longer than [`Limits::outbox_bytes_max`] is sent all the same.
+    /// [`Room::since`](crate::Room::since) reads the kept messages, and
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since) replays them to a late joiner. Every message of such
+    /// a room has an id ([`HistoryId`](crate::HistoryId)). A room that keeps a history outlives its last member. When
+    /// there are [`Limits::rooms_max`] rooms, an empty room may be evicted so that another room can keep a message, but
+    /// a join never evicts kept messages. A room whose pattern is its exact name, without `*`, is never evicted. A
+    /// replay may exceed [`Limits::outbox_bytes_max`].
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits};
@@ -422,12 +425,12 @@ where
         self
     }
 
-    /// Sets whether warnings and errors of the library go to standard error where the program has set no logger. By default they
-    /// do: each kind of warning once.
+    /// Sets whether the library's warnings and errors go to standard error when the program has set no logger. By
+    /// default they do: each kind of warning once.
     ///
-    /// The library reports to the logger of the crate `log`, or with the feature `tracing` to the subscriber of `tracing`. Where
-    /// there is one, nothing goes to standard error, whatever level the logger shows. With `false`, warnings without a logger are
-    /// lost, in the whole process, from when this app starts.
+    /// The library reports to the logger of the crate `log`, or with the feature `tracing` to the subscriber of
+    /// `tracing`. If there is one, nothing goes to standard error, whatever level the logger shows. With `false`,
+    /// warnings without a logger are lost, in the whole process, from when this app starts.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -439,23 +442,23 @@ where
         self
     }
 
-    /// Sets the number of reactors, each a thread of its own (at least one). By default there is one for each core.
+    /// Sets the number of shards (at least one), each an event loop on its own thread. By default there is one for each
+    /// core.
     pub fn with_shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// Sets whether quick handlers run on the reactors' own threads. By default they do.
+    /// Sets whether fast handlers run inline, on the shards' own threads. By default they do.
     ///
-    /// A handler that runs there costs less and answers sooner, but holds up its reactor for as long as it lasts. So what
-    /// handlers take is measured: while they are quick (some microseconds), they run there; where they are not, they run on
-    /// the handler threads. One that turns out to block after all is left to itself within some milliseconds (two, or eight if it is the first for long):
-    /// another thread goes on with its reactor. At most as many handlers run at the same time as there are handler threads
-    /// and reactors together, in order for each connection, as always; with a single handler thread, all run there. It
-    /// costs one more thread for each reactor.
+    /// An inline handler costs less and answers sooner, but delays the other connections of its shard while it runs. So
+    /// the engine measures handlers: those that take some microseconds run inline, slower ones on the handler threads.
+    /// When an inline handler blocks after all, another thread takes over its shard within some milliseconds: two, or
+    /// eight if it is the first in a long time. At most as many handlers run at once as there are handler threads and
+    /// shards together. The order within each connection is kept. With a single handler thread, all handlers run on it.
+    /// Inline handlers cost one more thread for each shard.
     ///
-    /// With `false` every handler runs on a handler thread: no client ever waits for that of another, however
-    /// short a while.
+    /// With `false` every handler runs on a handler thread, so that no client ever waits for another client's handler.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;

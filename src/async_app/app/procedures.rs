@@ -1,4 +1,4 @@
-//! How an app is given procedures.
+//! Settings for procedures.
 
 use super::AsyncWebsocketApp;
 use crate::async_app::procedures::{JoinHandler, Procedures};
@@ -8,10 +8,10 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Has clients call procedures, and send and get named notifications: those who offer one of the two subprotocols of
-    /// [procedures](crate::procedures) in their handshake, unless the
-    /// [handshake handler](Self::with_handshake_handler) chooses another. Of them, text messages go to the message handler;
-    /// what all others send does anyway.
+    /// Serves [procedures](crate::procedures): calls and named notifications over a subprotocol. They are available to
+    /// clients that offer one of the two subprotocols in their handshake, unless the [handshake
+    /// handler](Self::with_handshake_handler) chooses another subprotocol. Text messages of these clients go to the
+    /// message handler, as do all messages of other clients.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Procedures};
@@ -25,10 +25,12 @@ where
         self
     }
 
-    /// Lets clients join rooms by themselves, and leave them, with the reserved calls of [procedures](crate::procedures):
-    /// those rooms for which the handler says so. By default no client can, for no page is to walk into a room that is not
-    /// meant for it. The handler is asked before each joining and each leaving; it runs as any other and may block. An app with one speaks the subprotocols also without
-    /// procedures of its own.
+    /// Lets clients join and leave rooms with the reserved calls `$join` and `$leave` of
+    /// [procedures](crate::procedures), if the handler allows it. By default clients cannot, since a page must not join
+    /// a room that is not meant for it.
+    ///
+    /// The handler runs before each join and each leave, and may block. An app that has one negotiates the subprotocols
+    /// even without procedures of its own.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -41,8 +43,7 @@ where
         self
     }
 
-    /// Sets the handler that decides which rooms clients may join by themselves: see
-    /// [`with_join_handler`](Self::with_join_handler).
+    /// Sets the handler that decides which rooms clients may join: see [`with_join_handler`](Self::with_join_handler).
     pub fn on_join(&mut self, handler: impl JoinHandler<StreamState>) {
         self.on_join = Some(Box::new(handler));
     }

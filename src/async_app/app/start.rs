@@ -1,4 +1,4 @@
-//! Starting an app: checks of its settings, and everything that runs.
+//! Starting an app: checks its settings and starts its threads.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Binds the address now, and returns it: with the port, where port 0 was asked for. Clients that connect from now
-    /// on are served when the app runs.
+    /// Binds the address now, and returns it with the actual port. Clients that connect before the app runs are served
+    /// when it does.
     ///
     /// # Errors
     ///
-    /// If the address can't be bound, which the error names; or if the app takes its connections from a Humphrey app.
+    /// If the address can't be bound (the error names it), or if the app takes its connections from a Humphrey app.
     pub fn bind(&mut self) -> io::Result<SocketAddr> {
         let HumphreyLink::Internal(_, address) = &mut self.humphrey_link else {
             return Err(io::Error::new(
@@ -45,11 +45,12 @@ where
         Ok(bound)
     }
 
-    /// Runs the app, until it is stopped.
+    /// Runs the app until it is stopped.
     ///
     /// # Panics
     ///
-    /// If it can't start, as when its address is in use; [`try_run`](Self::try_run) returns an error instead.
+    /// If the app can't start, for example because its address is in use; [`try_run`](Self::try_run) returns an error
+    /// instead.
     #[track_caller]
     pub fn run(self) {
         if let Err(error) = self.try_run() {
@@ -57,11 +58,11 @@ where
         }
     }
 
-    /// Runs the app, until it is stopped.
+    /// Runs the app until it is stopped, or returns why it can't start.
     ///
     /// # Errors
     ///
-    /// If it can't start, as when its address is in use, which the error names.
+    /// If the app can't start, for example because its address is in use. The error names the address.
     pub fn try_run(self) -> io::Result<()> {
         self.start()?.join();
         Ok(())
@@ -82,7 +83,7 @@ where
     ///
     /// # Errors
     ///
-    /// If it can't start, as when its address is in use, which the error names.
+    /// If the app can't start, for example because its address is in use. The error names the address.
     pub fn start(mut self) -> io::Result<RunningApp> {
         if !self.warnings_on_stderr {
             report::silence_stderr();
@@ -208,7 +209,7 @@ where
     }
 }
 
-/// Waits for the word to stop, on a thread that is parked until it comes. It ends when the other end is dropped.
+/// Waits for the shutdown signal on a parked thread, which ends when the sending end is dropped.
 fn stop_when_told(
     shutdown: Receiver<()>,
     shared: Arc<AppShared>,

@@ -1,27 +1,29 @@
-//! What the handler of a call may return.
+//! Return types of call handlers.
 
 use std::convert::Infallible;
 
 use super::payload::{CallError, CallErrorReason, Payload};
 
-/// What the handler of a call returns:
+/// A return type of a call handler. These are:
 ///
-/// - `Result<T, CallError>`, where `T` is anything that makes a [`Payload`]: the answer, or the error;
-/// - the error that [`Call::abort_error`](super::Call::abort_error) gives, where the handler returns nothing else;
-/// - nothing, if the call is answered later ([`Call::defer`](super::Call::defer)).
+/// - `Result<T, CallError>`, where `T` converts into a [`Payload`]: the answer or the error;
+/// - `Result<Infallible, Aborted>`, for a handler that returns only the error of
+///   [`Call::abort_error`](super::Call::abort_error);
+/// - `()`, if the call is answered later ([`Call::defer`](super::Call::defer)).
 #[diagnostic::on_unimplemented(
     message = "the handler of a call can't return `{Self}`",
-    note = "it returns `Result<T, CallError>` with a `T` that is bytes or text, or nothing where the call is deferred",
-    note = "where it also returns `Ok`, write `Err(call.abort_error().into())`"
+    note = "return `Result<T, CallError>` where `T` is bytes or text, or nothing if the call is deferred",
+    note = "if the handler also returns `Ok`, write `Err(call.abort_error().into())`"
 )]
 pub trait Answer: sealed::IntoOutcome {}
 
 impl<T: Into<Payload>> Answer for Result<T, CallError> {}
-// One type, so that `Err(call.abort_error())` says by itself what the other half would be.
+// A single type, so that the `Ok` type of `Err(call.abort_error())` is inferred.
 impl Answer for Result<Infallible, Aborted> {}
 impl Answer for () {}
 
-/// That a handler has seen that its call was cancelled, and has stopped; made by [`Call::abort_error`](super::Call::abort_error).
+/// The error of a handler that stopped because its call was cancelled; made by
+/// [`Call::abort_error`](super::Call::abort_error).
 #[derive(Debug)]
 pub struct Aborted(pub(super) ());
 
@@ -34,9 +36,9 @@ impl From<Aborted> for CallError {
 pub(super) mod sealed {
     use super::{Aborted, CallError, Infallible, Payload};
 
-    /// Whatever was returned, as one type.
+    /// Converts every return type into one.
     pub trait IntoOutcome {
-        /// None: it is not answered here.
+        /// Returns `None` if the call is answered later.
         fn outcome(self) -> Option<Result<Payload, CallError>>;
     }
 

@@ -1,4 +1,4 @@
-//! What handlers get: notifications and calls, and how these are answered.
+//! Notifications and calls as handlers receive them, and replies.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::error::SendErrorReason;
 use crate::message::Message;
 use crate::protocol::procedures;
 
-/// A notification from a client, as its handler ([`Procedures::on_notification`](super::Procedures::on_notification)) gets it.
+/// A notification from a client; its handler ([`Procedures::on_notification`](super::Procedures::on_notification))
+/// receives it.
 ///
 /// ```
 /// use humphrey_ws::procedures::Procedures;
@@ -37,40 +38,40 @@ impl<State, StreamState> Event<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
-    /// The connection that it came from.
+    /// Returns the connection that sent the notification.
     pub fn stream(&self) -> &AsyncStream<StreamState> {
         &self.stream
     }
 
-    /// The app's state.
+    /// Returns the app's state.
     pub fn state(&self) -> &Arc<State> {
         &self.state
     }
 
-    /// The name that it was sent under.
+    /// Returns the name of the notification.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What was sent with it.
+    /// Returns the payload.
     pub fn data(&self) -> &Payload {
         &self.data
     }
 
-    /// What was sent with it, as text.
+    /// Returns the payload as text.
     ///
     /// # Errors
     ///
-    /// If it is not UTF-8.
+    /// If it is not UTF-8. A handler of a call can return the error as it is.
     pub fn text(&self) -> Result<&str, CallError> {
         self.data.text()
     }
 
-    /// The value that was sent with it as JSON.
+    /// Deserialises the payload from JSON.
     ///
     /// # Errors
     ///
-    /// If it is no JSON, or that of something else.
+    /// If it is not JSON, or does not fit the type. A handler of a call can return the error as it is.
     #[cfg(feature = "json")]
     pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, CallError> {
         self.data.json()
@@ -90,11 +91,11 @@ where
     }
 }
 
-/// A call from a client, as its handler ([`Procedures::on_call`](super::Procedures::on_call)) gets it.
+/// A call from a client; its handler ([`Procedures::on_call`](super::Procedures::on_call)) receives it.
 ///
-/// It is answered with what the handler returns ([`Answer`](super::Answer)), or later with the [`Reply`] that
-/// [`defer`](Self::defer) gives. A call that nobody answers ends when the last of them is dropped: its client is told so in
-/// the newer subprotocol; in the older one, which has no word for it, it is counted
+/// The handler's return value ([`Answer`](super::Answer)) answers the call, or later the [`Reply`] that
+/// [`defer`](Self::defer) returns. A call ends unanswered when the last of these is dropped. In the newer subprotocol
+/// the client then gets an error; the older one has no errors, so the call is only counted
 /// ([`Calls::unanswered`](crate::Calls::unanswered)).
 pub struct Call<State = (), StreamState = ()>
 where
@@ -108,27 +109,27 @@ impl<State, StreamState> Call<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
-    /// The connection that it came from.
+    /// Returns the connection that made the call.
     pub fn stream(&self) -> &AsyncStream<StreamState> {
         self.event.stream()
     }
 
-    /// The app's state.
+    /// Returns the app's state.
     pub fn state(&self) -> &Arc<State> {
         self.event.state()
     }
 
-    /// The procedure's name.
+    /// Returns the procedure's name.
     pub fn name(&self) -> &str {
         self.event.name()
     }
 
-    /// What it is called with.
+    /// Returns the payload of the call.
     pub fn data(&self) -> &Payload {
         self.event.data()
     }
 
-    /// What it is called with, as text.
+    /// Returns the payload of the call as text.
     ///
     /// # Errors
     ///
@@ -137,17 +138,18 @@ where
         self.event.text()
     }
 
-    /// The value that it is called with, as JSON.
+    /// Deserialises the payload of the call from JSON.
     ///
     /// # Errors
     ///
-    /// If it is no JSON, or that of something else; a handler can return the error as it is.
+    /// If it is not JSON, or does not fit the type. A handler can return the error as it is.
     #[cfg(feature = "json")]
     pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, CallError> {
         self.event.json()
     }
 
-    /// Answers the call later, from any thread: the handler returns nothing, and the next message is handled.
+    /// Defers the answer: any thread can give it later. The handler returns nothing, and the connection's next message
+    /// is handled.
     ///
     /// ```
     /// use humphrey_ws::procedures::Procedures;
@@ -161,48 +163,47 @@ where
         Reply(self.pending.clone())
     }
 
-    /// Sends a part of the answer, ahead of its end: see [`Reply::item`].
+    /// Sends one item of a streamed answer: see [`Reply::item`].
     ///
     /// # Errors
     ///
-    /// As [`Reply::item`].
+    /// Those of [`Reply::item`].
     pub fn item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
         self.pending.item(data.as_ref(), Blocking::Wait)
     }
 
-    /// Sends an item unless too much waits for the client: see [`Reply::try_item`].
+    /// Sends one item of a streamed answer unless the client's outbox is too full: see [`Reply::try_item`].
     ///
     /// # Errors
     ///
-    /// As [`Reply::try_item`].
+    /// Those of [`Reply::try_item`].
     pub fn try_item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
         self.pending.item(data.as_ref(), Blocking::Try)
     }
 
-    /// Whether nobody wants the answer any more: its client has cancelled the call, or has gone. A handler that takes long
-    /// asks from time to time.
+    /// Returns whether the client has cancelled the call or disconnected. A handler that takes long should check it
+    /// regularly.
     pub fn cancelled(&self) -> bool {
         self.pending.cancellation().is_cancelled()
     }
 
-    /// Has something done when the call is cancelled: see [`Cancellation::on_cancel`].
+    /// Runs a function when the call is cancelled: see [`Cancellation::on_cancel`].
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         self.pending.cancellation().on_cancel(done);
     }
 
-    /// Waits until the call is cancelled, but no longer than that. Returns whether it is.
+    /// Waits until the call is cancelled, for at most `timeout`. Returns whether it is cancelled.
     pub fn wait_cancelled(&self, timeout: Duration) -> bool {
         self.pending.cancellation().wait(timeout)
     }
 
-    /// Whether the call is cancelled, for other threads.
+    /// Returns a handle for other threads that tells whether the call is cancelled.
     pub fn cancellation(&self) -> Cancellation {
         self.pending.cancellation()
     }
 
-    /// Returns the error for a call that was cancelled, and whose handler stops for that reason:
-    /// `Err(call.abort_error())`. Where the handler also returns `Ok`, write `Err(call.abort_error().into())`. It aborts nothing
-    /// by itself.
+    /// Returns the error with which the handler of a cancelled call stops: `Err(call.abort_error())`. If the handler
+    /// also returns `Ok`, write `Err(call.abort_error().into())`. Calling this does not itself end the call.
     pub fn abort_error(&self) -> Aborted {
         Aborted(())
     }
@@ -222,62 +223,63 @@ where
     }
 }
 
-/// The answer to a call, to be given later, from any thread ([`Call::defer`]).
+/// The reply to a deferred call ([`Call::defer`]), which any thread can give.
 ///
-/// Sending waits only while the engine's own mailbox is full, never for the client.
+/// Sending waits only while a mailbox of the engine is full, never for the client.
 pub struct Reply(pub(super) Arc<Pending>);
 
 impl Reply {
-    /// Answers the call. Does nothing if that has been done, or nobody wants it any more.
+    /// Answers the call. Does nothing if the call has ended or was cancelled.
     pub fn ok(self, payload: impl Into<Payload>) {
         self.0.end(Ok(payload.into()));
     }
 
-    /// Ends the call with an error: a text, or a [`CallError`]. In the older subprotocol, which has none, it is counted as
-    /// unanswered ([`Calls::unanswered`](crate::Calls::unanswered)).
+    /// Ends the call with an error: a text, or a [`CallError`]. The older subprotocol has no errors, so there the call
+    /// is only counted as unanswered ([`Calls::unanswered`](crate::Calls::unanswered)).
     pub fn error(self, error: impl Into<CallError>) {
         self.0.end(Err(error.into()));
     }
 
-    /// Sends a part of the answer, ahead of its end. Only the newer subprotocol has parts.
+    /// Sends one item of a streamed answer. Only the newer subprotocol has streamed answers.
     ///
-    /// What happens when the client reads too slowly is [`SlowConsumer`](crate::SlowConsumer)'s to say: for much data use
-    /// [`try_item`](Self::try_item).
+    /// [`SlowConsumer`](crate::SlowConsumer) decides what happens when the client reads too slowly. For much data use
+    /// [`try_item`](Self::try_item), which applies backpressure.
     ///
     /// # Errors
     ///
-    /// [`Aborted`](CallErrorReason::Aborted) if the call is cancelled, or has ended;
+    /// [`Aborted`](CallErrorReason::Aborted) if the call is cancelled or has ended;
     /// [`NotSpoken`](CallErrorReason::NotSpoken) in the older subprotocol; [`Closed`](CallErrorReason::Closed);
     /// [`TooLarge`](CallErrorReason::TooLarge). A handler can return them as they are.
     pub fn item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
         self.0.item(data.as_ref(), Blocking::Wait)
     }
 
-    /// Sends an item unless too much waits for the client already; then it can be tried again a little later.
+    /// Sends one item of a streamed answer unless the client's outbox is too full; it can be tried again a little
+    /// later.
     ///
     /// # Errors
     ///
-    /// [`Full`](CallErrorReason::Full) then; otherwise as [`item`](Self::item).
+    /// [`Full`](CallErrorReason::Full) if the outbox is more than half full; otherwise those of [`item`](Self::item).
     pub fn try_item(&self, data: impl AsRef<[u8]>) -> Result<(), CallError> {
         self.0.item(data.as_ref(), Blocking::Try)
     }
 
-    /// Whether nobody wants the answer any more.
+    /// Returns whether the client has cancelled the call or disconnected.
     pub fn cancelled(&self) -> bool {
         self.0.cancellation().is_cancelled()
     }
 
-    /// Has something done when the call is cancelled: see [`Cancellation::on_cancel`].
+    /// Runs a function when the call is cancelled: see [`Cancellation::on_cancel`].
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         self.0.cancellation().on_cancel(done);
     }
 
-    /// Waits until the call is cancelled, but no longer than that. Returns whether it is.
+    /// Waits until the call is cancelled, for at most `timeout`. Returns whether it is cancelled.
     pub fn wait_cancelled(&self, timeout: Duration) -> bool {
         self.0.cancellation().wait(timeout)
     }
 
-    /// Whether the call is cancelled, for other threads.
+    /// Returns a handle for other threads that tells whether the call is cancelled.
     pub fn cancellation(&self) -> Cancellation {
         self.0.cancellation()
     }
@@ -291,7 +293,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// A call whose handler has begun, and that is to be answered, by whoever has it.
+/// A call whose handler has begun and that has not been answered.
 pub(super) struct Pending {
     pub(super) call: Arc<InFlight>,
     pub(super) session: Arc<Session>,
@@ -303,14 +305,14 @@ impl Pending {
         Cancellation(self.call.clone())
     }
 
-    /// Answers the call with what its handler has returned.
+    /// Answers the call with its handler's return value.
     pub(super) fn answer(&self, returned: impl sealed::IntoOutcome) {
         if let Some(outcome) = returned.outcome() {
             self.end(outcome);
         }
     }
 
-    /// Ends the call, unless it has ended.
+    /// Ends the call, unless it has ended already.
     pub(super) fn end(&self, outcome: CallOutcome) {
         let Some(peer) = ProcedurePeer::of(&self.session) else {
             return;
@@ -318,7 +320,7 @@ impl Pending {
         if !self.call.end() {
             return;
         }
-        // Before its client can know: it may use the id again at once.
+        // Before the client can learn of the end, since it may reuse the id at once.
         peer.forget(&self.call);
         self.call.forget_actions();
         let outcome = match self.call.cause() {
@@ -346,7 +348,7 @@ impl Pending {
             };
             let error = |text: &str| procedures::error(self.call.id, error.reason.code(), text);
             if let Err(SendErrorReason::TooLarge) = self.send(error(&text)) {
-                // Without its text, lest its client wait for ever.
+                // Without the text, so that the client does not wait for ever.
                 let _ = self.send(error(""));
             }
         } else if !is_reset && error.reason != CallErrorReason::Unknown {
@@ -381,7 +383,7 @@ impl Pending {
             Ok(()) => Ok(()),
             Err(SendErrorReason::Full) => refuse(CallErrorReason::Full),
             Err(SendErrorReason::TooLarge) => refuse(CallErrorReason::TooLarge),
-            // A room has nothing to do with it.
+            // Cannot occur: an item is not sent to a room.
             Err(SendErrorReason::Closed | SendErrorReason::Rooms) => {
                 refuse(CallErrorReason::Closed)
             }

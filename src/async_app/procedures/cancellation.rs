@@ -1,4 +1,4 @@
-//! Whether a call is still wanted.
+//! Cancellation of calls from clients.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
@@ -9,26 +9,26 @@ use crate::metrics::Counters;
 use crate::sync::{ignore_poison, lock};
 use crate::user_threads::UserCode;
 
-/// Why nobody waits for an answer any more; a greater one takes the place of a lesser.
+/// Why a call is cancelled. A greater cause replaces a lesser one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum CancelCause {
-    /// The client has broken the rules. Answers are still sent before it is closed.
+    /// The client has broken the protocol. Answers are still sent before its connection is closed.
     Refused = 1,
-    /// The client has said so.
+    /// The client has cancelled the call.
     Reset = 2,
     /// The connection has gone.
     Gone = 3,
 }
 
-/// What the program has done when a call is cancelled.
+/// A function of the program that runs when a call is cancelled.
 pub(super) type CancelAction = UserCode;
 
 /// A call from the client that is in flight.
 pub(super) struct InFlight {
     pub(super) id: u32,
     ended: AtomicBool,
-    /// 0 while it is wanted, else a `CancelCause`.
+    /// 0 if the call is not cancelled, else a `CancelCause`.
     cause: AtomicU8,
     actions: Mutex<Vec<CancelAction>>,
     changed: Condvar,
@@ -45,18 +45,18 @@ impl InFlight {
         }
     }
 
-    /// Ends it. Returns whether nobody has before.
+    /// Ends the call. Returns `false` if it has ended before.
     pub(super) fn end(&self) -> bool {
         !self.ended.swap(true, SeqCst)
     }
 
-    /// It has ended: what was to be told of a cancellation will not be, and nobody waits for one any more.
+    /// Drops the functions of an ended call, and wakes the threads that wait for its cancellation.
     pub(super) fn forget_actions(&self) {
         let mut lock = self.lock();
         let actions = std::mem::take(&mut *lock);
         self.changed.notify_all();
         drop(lock);
-        // User code, and so without the lock.
+        // Dropping them is user code, so it happens without the lock.
         drop(actions);
     }
 
@@ -73,8 +73,8 @@ impl InFlight {
         }
     }
 
-    /// Counts it, unless it was cancelled before, and tells whoever waits. What else is to be done is the program's code,
-    /// and returned: it is for a thread where that may block.
+    /// Counts the cancellation, unless the call was cancelled before, and wakes waiting threads. Returns the functions
+    /// to run: they are user code, for a thread that may block.
     #[must_use]
     pub(super) fn cancel(&self, cause: CancelCause, counters: &Counters) -> Vec<CancelAction> {
         let mut lock = self.lock();
@@ -91,9 +91,9 @@ impl InFlight {
     }
 }
 
-/// Whether a call is still wanted, for whatever works on it: a handle for other threads, whose clones are cheap.
+/// A handle that tells other threads whether a call is cancelled. Clones are cheap.
 ///
-/// A call is cancelled by its client, and by the end of its connection.
+/// A call is cancelled by its client, or by the end of its connection.
 ///
 /// ```
 /// use humphrey_ws::procedures::Procedures;
@@ -115,15 +115,15 @@ impl InFlight {
 pub struct Cancellation(pub(super) Arc<InFlight>);
 
 impl Cancellation {
-    /// Whether nobody wants the answer any more.
+    /// Returns whether the client has cancelled the call or disconnected.
     pub fn is_cancelled(&self) -> bool {
         self.0.cause.load(Relaxed) != 0
     }
 
-    /// Has something done once the call is cancelled: at once, here, if it is already; else when word of it comes, on a
-    /// thread for that, where it may block, and send to clients. Up to 16 are run at a time; while all of them block, further
-    /// ones wait, and while 65,536 wait, the app's clients are refused further calls. If the call is answered first, it is
-    /// dropped.
+    /// Runs a function when the call is cancelled. If it is cancelled already, the function runs at once, on this
+    /// thread. Otherwise it runs on a thread of a separate pool, where it may block and send to clients. The pool has
+    /// up to 16 threads; while all of them are blocked, further functions wait, and while 65,536 wait, calls from the
+    /// app's clients are refused. If the call is answered first, the function is dropped.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut actions = self.0.lock();
         if self.is_cancelled() {
@@ -134,8 +134,8 @@ impl Cancellation {
         }
     }
 
-    /// Waits until the call is cancelled, but no longer than that, nor longer than it is in flight. Returns whether it is
-    /// cancelled.
+    /// Waits until the call is cancelled, for at most `timeout`, and no longer than the call is in flight. Returns
+    /// whether it is cancelled.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
         let mut actions = self.0.lock();

@@ -1,11 +1,11 @@
-//! Joining and leaving rooms at the client's own wish.
+//! Joins and leaves that clients request.
 
 use crate::async_app::stream::AsyncStream;
 
-/// A function that decides whether a client may join a room by itself, and leave it, which it asks for with the reserved calls
-/// `$join` and `$leave` of [procedures](crate::procedures).
+/// A function that decides whether a client may join or leave a room with the reserved calls `$join` and `$leave` of
+/// [procedures](crate::procedures).
 ///
-/// It gets the stream and the room's name. It may block: only its own connection waits for it.
+/// It receives the stream and the room's name. It may block: only its own connection waits.
 ///
 /// ```
 /// use humphrey_ws::{AsyncStream, AsyncWebsocketApp};

@@ -33,7 +33,7 @@ pub(super) const SUBPROTOCOLS: &[&str] = &[procedures::V1, procedures::OLD];
 type OnEvent<State, StreamState> = Box<dyn Fn(Event<State, StreamState>) + Send + Sync>;
 type OnCall<State, StreamState> = Box<dyn Fn(Call<State, StreamState>) + Send + Sync>;
 
-/// What clients may call, and what they may notify of; for
+/// Handlers for calls and notifications from clients; for
 /// [`AsyncWebsocketApp::with_procedures`](crate::AsyncWebsocketApp::with_procedures).
 ///
 /// ```
@@ -48,9 +48,9 @@ type OnCall<State, StreamState> = Box<dyn Fn(Call<State, StreamState>) + Send + 
 ///         .on_call("report", |call| { while !call.cancelled() { /* work */ } Err(call.abort_error()) }));
 /// ```
 ///
-/// Handlers run as those for messages do ([`MessageHandler`](crate::async_app::MessageHandler)): they may block, and those of
-/// one connection run one after the other, in the order in which its client has sent. A call that takes long is answered later
-/// ([`Call::defer`]), and does not hold up what comes after it.
+/// Handlers run as message handlers do ([`MessageHandler`](crate::async_app::MessageHandler)): they may block, and
+/// those of one connection run one at a time, in the order in which the client has sent the calls. A handler that takes
+/// long can answer later ([`Call::defer`]), so that it does not delay the client's next messages.
 pub struct Procedures<State = (), StreamState = ()>
 where
     StreamState: Send + Sync + Default + 'static,
@@ -64,8 +64,8 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// None as yet. Clients that speak the newer subprotocol can join rooms all the same, as far as the
-    /// [join handler](crate::AsyncWebsocketApp::with_join_handler) lets them.
+    /// Creates a set of procedures without handlers. Clients of the newer subprotocol can join rooms even so, if a
+    /// [join handler](crate::AsyncWebsocketApp::with_join_handler) allows it.
     pub fn new() -> Self {
         Self {
             events: HashMap::new(),
@@ -73,12 +73,12 @@ where
         }
     }
 
-    /// Has the notifications of that name handled. Those of other names are counted
+    /// Sets the handler for notifications of this name. Notifications without a handler are counted
     /// ([`Calls::notifications_unknown`](crate::Calls::notifications_unknown)).
     ///
     /// # Panics
     ///
-    /// If the name is longer than 255 bytes, begins with `$` (such names are the library's own), or has a handler already.
+    /// If the name is longer than 255 bytes, begins with `$` (reserved for the library), or has a handler already.
     #[track_caller]
     pub fn on_notification(
         mut self,
@@ -88,17 +88,18 @@ where
         let before = self.events.insert(own_name(name), Box::new(handler));
         assert!(
             before.is_none(),
-            "notifications {name:?} have a handler already"
+            "notification {name:?} already has a handler"
         );
         self
     }
 
-    /// Has the calls of that procedure handled: [`Answer`] is what handlers may return. Calls of other names are answered
-    /// with an error, or counted in the older subprotocol ([`Calls::unknown`](crate::Calls::unknown)).
+    /// Sets the handler for calls of this procedure; [`Answer`] lists its return types. A call of an unknown procedure
+    /// gets an error, and is counted ([`Calls::unknown`](crate::Calls::unknown)); in the older subprotocol it is only
+    /// counted.
     ///
     /// # Panics
     ///
-    /// If the name is longer than 255 bytes, begins with `$` (such names are the library's own), or has a handler already.
+    /// If the name is longer than 255 bytes, begins with `$` (reserved for the library), or has a handler already.
     #[track_caller]
     pub fn on_call<A: Answer>(
         mut self,
@@ -110,18 +111,18 @@ where
             pending.answer(handler(call));
         };
         let before = self.calls.insert(own_name(name), Box::new(handler));
-        assert!(before.is_none(), "calls {name:?} have a handler already");
+        assert!(before.is_none(), "procedure {name:?} already has a handler");
         self
     }
 }
 
-/// A name that a program may give.
+/// A name that the program may use.
 #[track_caller]
 fn own_name(name: &str) -> Arc<str> {
     check_name(name);
     assert!(
         !name.starts_with('$'),
-        "names that begin with '$' are the library's own, as {name:?} would be"
+        "names that begin with '$' are reserved for the library: {name:?}"
     );
     name.into()
 }

@@ -1,4 +1,4 @@
-//! What the program says to its clients in procedures: notifications, and calls of its own.
+//! What the program sends to clients in procedures: notifications, and calls of its own.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::message::Message;
 use crate::protocol::procedures::{self, NAME_BYTES_MAX};
 
 impl Message {
-    /// A notification, as a client gets it that speaks [procedures](crate::procedures): the same bytes for both subprotocols.
-    /// For any other client it is a binary message like any other.
+    /// Creates a notification for clients that speak [procedures](crate::procedures). Its bytes are the same in both
+    /// subprotocols. Other clients receive it as a plain binary message.
     ///
     /// # Panics
     ///
@@ -37,13 +37,13 @@ impl Message {
 pub(super) fn check_name(name: &str) {
     assert!(
         name.len() <= NAME_BYTES_MAX,
-        "a procedure's name has at most {NAME_BYTES_MAX} bytes, and this one {}",
+        "a procedure's name has at most {NAME_BYTES_MAX} bytes, but this one has {}",
         name.len()
     );
 }
 
 impl Room {
-    /// Sends a [notification](Message::notification) to all who are in the room; otherwise as
+    /// Sends a [notification](Message::notification) to all members of the room, with the backpressure of
     /// [`broadcast`](Self::broadcast).
     ///
     /// # Panics
@@ -60,7 +60,8 @@ impl Room {
         self.broadcast(Message::notification(name, data));
     }
 
-    /// Notifies all members of the room but one, such as the client that it came from.
+    /// Sends a [notification](Message::notification) to all members of the room but one, such as the client that it
+    /// came from.
     ///
     /// # Panics
     ///
@@ -70,11 +71,12 @@ impl Room {
         self.broadcast_except(id, Message::notification(name, data));
     }
 
-    /// Sends a [notification](Message::notification) to all members of the room, or hands it back as a message. Never waits.
+    /// Sends a [notification](Message::notification) to all members of the room, or returns it as a message in the
+    /// error. Never waits.
     ///
     /// # Errors
     ///
-    /// As [`try_broadcast`](Self::try_broadcast).
+    /// Those of [`try_broadcast`](Self::try_broadcast).
     ///
     /// # Panics
     ///
@@ -84,11 +86,12 @@ impl Room {
         self.try_broadcast(Message::notification(name, data))
     }
 
-    /// Notifies all members of the room but one, or hands the notification back as a message. Never waits.
+    /// Sends a [notification](Message::notification) to all members of the room but one, or returns it as a message in
+    /// the error. Never waits.
     ///
     /// # Errors
     ///
-    /// As [`try_broadcast`](Self::try_broadcast).
+    /// Those of [`try_broadcast`](Self::try_broadcast).
     ///
     /// # Panics
     ///
@@ -108,7 +111,7 @@ impl<StreamState> AsyncStream<StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
-    /// Sends a [notification](Message::notification) to the client; otherwise as [`send`](Self::send).
+    /// Sends a [notification](Message::notification) to the client, as [`send`](Self::send) does with a message.
     ///
     /// # Panics
     ///
@@ -118,11 +121,12 @@ where
         self.send(Message::notification(name, data));
     }
 
-    /// Sends a [notification](Message::notification) to the client, or hands it back as a message. Never waits.
+    /// Sends a [notification](Message::notification) to the client, or returns it as a message in the error. Never
+    /// waits.
     ///
     /// # Errors
     ///
-    /// As [`try_send`](Self::try_send).
+    /// Those of [`try_send`](Self::try_send).
     ///
     /// # Panics
     ///
@@ -141,13 +145,14 @@ where
         self.try_send(Message::notification(name, data))
     }
 
-    /// Calls a procedure of the client, and has the closure told what has come of it: exactly once.
+    /// Calls a procedure of the client. The closure receives the outcome, exactly once.
     ///
-    /// The closure runs as a handler of this connection does, in its order, and may block: when the answer has come; when
-    /// there was none in time, and then the client hears that it is not waited for any more; and when the connection has gone, before
-    /// the disconnect handler. Where the call can't be made, it runs at once, here:
-    /// [`NotSpoken`](CallErrorReason::NotSpoken) unless the client speaks the newer subprotocol,
-    /// [`TooMany`](CallErrorReason::TooMany), [`TooLarge`](CallErrorReason::TooLarge), [`Closed`](CallErrorReason::Closed).
+    /// The closure runs like a handler of this connection, in the connection's order, and may block. It runs when the
+    /// answer has arrived; when the time is over, in which case the client is told that the call is cancelled; or when
+    /// the connection has gone, before the disconnect handler. If the call can't be made, it runs at once, on this
+    /// thread, with the error: [`NotSpoken`](CallErrorReason::NotSpoken) unless the client speaks the newer
+    /// subprotocol, [`TooMany`](CallErrorReason::TooMany), [`TooLarge`](CallErrorReason::TooLarge),
+    /// [`Closed`](CallErrorReason::Closed).
     ///
     /// # Panics
     ///
@@ -187,7 +192,7 @@ where
             Err((OutgoingCall::Waiting(_), _)) => return,
         };
         if let Err(reason) = send_request(session, shared, id, name, data.as_ref()) {
-            // Unless its end has told it already.
+            // Unless the end of the connection has run the closure already.
             if let Some(OutgoingCall::Callback(done, _)) = peer.take_outgoing(id) {
                 done(Err(reason.into()));
             }
@@ -202,13 +207,13 @@ where
         }
     }
 
-    /// Calls a procedure of the client, and waits for what comes of it, on any thread: also in a handler, also of this
-    /// connection, whose other messages wait meanwhile.
+    /// Calls a procedure of the client and waits for the outcome, for at most `timeout`. Any thread may wait, including
+    /// a handler of this connection, whose other messages wait meanwhile.
     ///
     /// # Errors
     ///
-    /// What the client says; [`TimedOut`](CallErrorReason::TimedOut), and then the client hears that it is not waited for
-    /// any more; and as [`call`](Self::call).
+    /// The error that the client answers with; [`TimedOut`](CallErrorReason::TimedOut), in which case the client is
+    /// told that the call is cancelled; and those of [`call`](Self::call).
     ///
     /// # Panics
     ///
@@ -233,7 +238,7 @@ where
             return Err(reason.into());
         }
         if let Some(hub) = shared.running() {
-            // What a handler sends is else sent when it ends.
+            // Otherwise what a handler sends leaves only when the handler ends.
             hub.wake_deferred();
         }
         if let Some(outcome) = waiter.wait(timeout) {
@@ -244,7 +249,7 @@ where
                 send_reset(session, shared, id);
                 Err(CallErrorReason::TimedOut.into())
             }
-            // It has come at this moment, or is about to.
+            // The answer has arrived just now, or is about to.
             None => waiter
                 .wait(Duration::from_secs(1))
                 .unwrap_or_else(|| Err(CallErrorReason::TimedOut.into())),
@@ -280,13 +285,13 @@ fn send_request(
         })
 }
 
-/// The client's answer is not waited for any more.
+/// Tells the client that its answer is no longer awaited.
 pub(super) fn send_reset(session: &Session, shared: &AppShared, id: u32) {
     let message = Message::new_binary(procedures::reset(id));
     let _ = shared.publish(Recipients::Session(session), message, Blocking::Wait);
 }
 
-/// A call has had its time: its connection's handlers are to say so.
+/// Has the connection's handlers report a call whose time is over.
 fn expire(session: &Weak<Session>, shared: &AppShared, id: u32) {
     if let Some(session) = session.upgrade()
         && let Some(peer) = ProcedurePeer::of(&session)
@@ -297,7 +302,7 @@ fn expire(session: &Weak<Session>, shared: &AppShared, id: u32) {
     }
 }
 
-/// Tells those whose calls were not answered in time.
+/// Runs the closures of calls that were not answered in time.
 pub(super) fn tell_expired(session: &Session, shared: &AppShared) {
     if let Some(peer) = ProcedurePeer::of(session) {
         while let Some((id, done)) = peer.next_expired() {
@@ -307,7 +312,7 @@ pub(super) fn tell_expired(session: &Session, shared: &AppShared) {
     }
 }
 
-/// Tells an answer to whoever has asked for it.
+/// Gives an answer to the closure that waits for it.
 pub(super) fn tell_answered(peer: &ProcedurePeer, outcome: CallOutcome) {
     if let Some(done) = peer.next_answered() {
         done(outcome);

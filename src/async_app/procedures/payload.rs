@@ -1,4 +1,4 @@
-//! What a call brings: bytes, or why there are none.
+//! Payloads of calls, and errors of calls.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 /// The bytes that a notification, a call or an answer carries. Clones share them.
 ///
-/// It is made of whatever is bytes: `&str`, `String`, `&[u8]`, `Vec<u8>`, arrays, and `()` for none; with the feature
-/// `json` also of what can be serialised.
+/// It can be made from bytes and texts: `&str`, `String`, `&[u8]`, `Vec<u8>` and arrays; `()` makes an empty one. With
+/// the feature `json`, [`of_json`](Self::of_json) makes one from any serialisable value.
 ///
 /// ```
 /// use humphrey_ws::procedures::Payload;
@@ -23,25 +23,25 @@ use bytes::Bytes;
 pub struct Payload(pub(super) Bytes);
 
 impl Payload {
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
     ///
-    /// If they are not UTF-8: an error that a handler can return as it is.
+    /// If they are not UTF-8. A handler can return the error as it is.
     pub fn text(&self) -> Result<&str, CallError> {
         std::str::from_utf8(&self.0).map_err(|_| CallError::failed("the payload is not UTF-8"))
     }
 
-    /// The value that the bytes are the JSON of.
+    /// Deserialises a value from JSON.
     ///
     /// # Errors
     ///
-    /// If they are not, or are that of something else: an error that a handler can return as it is.
+    /// If the bytes are not JSON, or do not fit the type. A handler can return the error as it is.
     ///
     /// ```
     /// use humphrey_ws::procedures::Payload;
@@ -57,11 +57,11 @@ impl Payload {
         })
     }
 
-    /// The JSON of a value: what a handler returns to answer with it.
+    /// Serialises a value to JSON, for example to answer a call with it.
     ///
     /// # Errors
     ///
-    /// If there is none, as of a map whose keys are no strings.
+    /// If the value can't be JSON, such as a map whose keys are not strings.
     ///
     /// ```
     /// use humphrey_ws::procedures::{Payload, Procedures};
@@ -98,7 +98,7 @@ impl AsRef<[u8]> for Payload {
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Enough to recognise it in a log, little enough for a large one.
+        /// Enough to recognise the payload in a log without flooding it.
         const SHOWN_BYTES_MAX: usize = 64;
         let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
         write!(
@@ -170,7 +170,7 @@ impl From<&Payload> for Payload {
     }
 }
 
-/// A call that has failed: what a handler answers with, and what a call to a client may end in.
+/// The error of a failed call: from a handler to a client, or from a client to the program.
 ///
 /// A text becomes an error of the kind [`CallErrorReason::Failed`]:
 ///
@@ -185,43 +185,42 @@ impl From<&Payload> for Payload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallError {
-    /// What has happened.
+    /// The kind of error.
     pub reason: CallErrorReason,
-    /// In words, of whoever has given the answer.
+    /// A description, written by the side that answered.
     pub text: String,
 }
 
-/// Why a call has failed.
+/// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallErrorReason {
     /// There is no procedure of that name (code 1).
     Unknown,
-    /// The procedure says so (code 2).
+    /// The procedure has failed (code 2).
     Failed,
-    /// It was cancelled, and has stopped (code 3).
+    /// The call was cancelled and the handler has stopped (code 3).
     Aborted,
-    /// Nobody has answered: the reply was dropped, or the handler panicked (code 4).
+    /// The call was not answered: the reply was dropped, or the handler panicked (code 4).
     Unanswered,
-    /// Too many calls were in flight there (code 5).
+    /// The other side has too many calls in flight (code 5).
     Busy,
-    /// It is not allowed (code 6).
+    /// The call is not allowed (code 6).
     Refused,
-    /// Another code, which the other side knows.
+    /// Another code, which the two sides have agreed on.
     Other(u8),
     /// There was no answer in time.
     TimedOut,
     /// The connection has gone.
     Closed,
-    /// The connection speaks no subprotocol that has this: calls from the server and streamed answers are of the newer one.
+    /// The connection's subprotocol lacks the feature: calls from the server and streamed answers need the newer one.
     NotSpoken,
-    /// As many calls to this client are in flight as there may be
+    /// The limit of calls to this client in flight is reached
     /// ([`Limits::connection_calls_max`](crate::Limits::connection_calls_max)).
     TooMany,
-    /// It is longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
+    /// The frame is longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     TooLarge,
-    /// More waits for the client already than half of
-    /// [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max).
+    /// The client's outbox is more than half full ([`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     Full,
 }
 
@@ -238,7 +237,7 @@ impl CallErrorReason {
         }
     }
 
-    /// What a client is told. Of what happened elsewhere it hears that the procedure has failed.
+    /// The code that a client gets. Errors that did not arise in the procedure itself become "failed".
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Unknown => 1,
@@ -253,7 +252,7 @@ impl CallErrorReason {
 }
 
 impl CallError {
-    /// An error of that kind, with a text for the other side.
+    /// Creates an error of this kind, with a text for the other side.
     pub fn new(reason: CallErrorReason, text: impl Into<String>) -> Self {
         Self {
             reason,
@@ -261,12 +260,12 @@ impl CallError {
         }
     }
 
-    /// The procedure has failed, for a reason that the client may read.
+    /// Creates the error of a failed procedure, with a reason that the client may read.
     pub fn failed(text: impl Into<String>) -> Self {
         Self::new(CallErrorReason::Failed, text)
     }
 
-    /// The client may not do that.
+    /// Creates the error of a call that the client may not make.
     pub fn refused(text: impl Into<String>) -> Self {
         Self::new(CallErrorReason::Refused, text)
     }

@@ -1,8 +1,8 @@
-//! What is known of a client that speaks procedures: which calls are in flight, in both directions.
+//! The calls in flight with one client that speaks procedures, in both directions.
 //!
-//! Its shard's thread reads what comes here first, while a handler may be at work: so a reset reaches the handler that it is
-//! meant for, and an answer the one that waits for it. What remains for handlers is queued by the engine, and matched here
-//! by its order.
+//! The shard's thread reads frames first, while a handler may be running, so that a reset reaches the running handler,
+//! and an answer reaches the thread that waits for it. The engine queues the remaining frames for handlers; they are
+//! matched here by their order.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -19,15 +19,15 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::procedures::{self, Malformed, ProcedureFrame, Version};
 use crate::sync::{ignore_poison, lock};
 
-/// Longest payload of a `$ping` that is answered at once, as that of a WebSocket ping.
+/// Longest payload of a `$ping` that is answered at once, as for a WebSocket ping.
 const PING_BYTES_MAX: usize = 125;
 
-/// What a call to a client comes to.
+/// The outcome of a call to a client.
 pub(super) type CallOutcome = Result<Payload, CallError>;
-/// Who is told of it, on the connection's handlers.
+/// The closure that receives the outcome, on the connection's handlers.
 pub(super) type OnOutcome = Box<dyn FnOnce(CallOutcome) + Send>;
 
-/// Somebody who waits for a call to a client.
+/// A thread that waits for the outcome of a call to a client.
 #[derive(Default)]
 pub(super) struct OutcomeWaiter {
     outcome: Mutex<Option<CallOutcome>>,
@@ -40,7 +40,7 @@ impl OutcomeWaiter {
         self.changed.notify_all();
     }
 
-    /// Waits for it. None: it has not come in time.
+    /// Waits for the outcome. Returns `None` if it has not arrived in time.
     pub(super) fn wait(&self, timeout: Duration) -> Option<CallOutcome> {
         let begun = Instant::now();
         let mut clock = Clock::new(begun);
@@ -51,7 +51,7 @@ impl OutcomeWaiter {
             if left.is_zero() {
                 return None;
             }
-            // While nothing runs here, no answer is read. Of a long sleep it would not be known for how long that was.
+            // While the process is stopped, no answer is read. Short sleeps let the clock notice how long that was.
             let sleep = left.min(LOOKS_EVERY);
             clock.sleep(Some(sleep));
             let waited = self.changed.wait_timeout(outcome, sleep);
@@ -63,8 +63,8 @@ impl OutcomeWaiter {
     }
 }
 
-/// While so much that the program has to do about cancelled calls waits, since what is at work blocks, calls are refused: clients
-/// that call, and go, again and again, must not make it grow without end.
+/// While this many cancellation functions wait, because the running ones block, calls are refused: clients that call
+/// and disconnect again and again must not make the queue grow without bound.
 const CANCELS_WAITING_MAX: usize = 1 << 16;
 
 /// A call to a client, in flight.
@@ -82,25 +82,25 @@ pub(super) struct ProcedurePeer {
 
 #[derive(Default)]
 struct PeerState {
-    /// Nothing more comes from it.
+    /// No further frames will arrive.
     has_ended: bool,
-    /// Calls from it, by their ids.
+    /// Calls from the client, by id.
     by_id: HashMap<u32, Arc<InFlight>>,
-    /// Those that have not ended here, the ones included that the older subprotocol forgets with their reset.
+    /// Calls that have not ended, including those that the older subprotocol forgets at their reset.
     in_flight: usize,
-    /// Those whose frames wait for the handlers, in order. None: there were too many.
+    /// Calls whose frames wait for the handlers, in order; `None` for a call beyond the limit.
     queued: VecDeque<Option<Arc<InFlight>>>,
-    /// Calls to it.
+    /// Calls to the client.
     outgoing: HashMap<u32, OutgoingCall>,
     last_id: u32,
-    /// Calls to it whose answers wait for the handlers, in order.
+    /// Calls to the client whose answers wait for the handlers, in order.
     answered: VecDeque<OnOutcome>,
-    /// Calls to it that were not answered in time, which the handlers are still to hear, by their ids.
+    /// Calls to the client that were not answered in time and whose closures have not run, by id.
     expired: VecDeque<(u32, OnOutcome)>,
 }
 
 impl PeerState {
-    /// Many calls at once have needed much; an idle connection is to be small again.
+    /// Releases the memory of a burst of calls, so that an idle connection is small again.
     fn shrink(&mut self) {
         const KEPT: usize = 64;
         if self.by_id.is_empty() && self.by_id.capacity() > KEPT {
@@ -113,7 +113,7 @@ impl PeerState {
 }
 
 impl ProcedurePeer {
-    /// If the session speaks procedures, whoever has chosen that.
+    /// Attaches the state of procedures to a session that speaks them.
     pub(super) fn begin(session: &Session, calls_max: usize, timers: &Arc<CallTimers>) {
         if let Some(version) = session.subprotocol().and_then(Version::of_subprotocol) {
             let peer: Arc<dyn Any + Send + Sync> = Arc::new(Self {
@@ -130,7 +130,7 @@ impl ProcedurePeer {
         session.protocol_state()?.downcast_ref()
     }
 
-    /// No user code runs with it held.
+    /// No user code runs while this lock is held.
     fn lock(&self) -> MutexGuard<'_, PeerState> {
         lock(&self.state)
     }
@@ -143,7 +143,7 @@ impl ProcedurePeer {
         self.version == Version::V1
     }
 
-    /// A message has come. On the shard's thread: it returns at once.
+    /// Handles a received frame on the shard's thread; never blocks.
     pub(super) fn received(
         &self,
         counters: &Counters,
@@ -176,7 +176,7 @@ impl ProcedurePeer {
                     let answer = procedures::response(id, payload);
                     return MessageVerdict::Answer(Message::new_binary(answer));
                 }
-                // Calls whose connection has gone are in flight no longer, and may wait here still.
+                // Cancellations whose connections have gone are not in flight any more, but may still wait.
                 let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
                 if state.in_flight >= self.calls_max || is_behind {
                     counters.calls_refused.add(1);
@@ -196,7 +196,7 @@ impl ProcedurePeer {
             ProcedureFrame::Reset { id } => {
                 let mut state = self.lock();
                 let call = match self.version {
-                    // It has no end but this one, and its client may use the id again.
+                    // The reset is its only end, and the client may reuse the id.
                     Version::Old => state.by_id.remove(&id),
                     Version::V1 => state.by_id.get(&id).cloned(),
                 };
@@ -209,7 +209,7 @@ impl ProcedurePeer {
             ProcedureFrame::Response { id, .. } | ProcedureFrame::Error { id, .. } => {
                 let mut state = self.lock();
                 match state.outgoing.remove(&id) {
-                    // It has come too late.
+                    // The answer came too late.
                     None => MessageVerdict::Done,
                     Some(OutgoingCall::Waiting(waiter)) => {
                         drop(state);
@@ -229,7 +229,7 @@ impl ProcedurePeer {
         }
     }
 
-    /// Nothing more will come. On the shard's thread.
+    /// Ends all calls: no further frames will arrive. Runs on the shard's thread.
     pub(super) fn ends(&self, counters: &Counters, ending: PeerEnd) {
         let mut state = self.lock();
         state.has_ended = true;
@@ -264,14 +264,14 @@ impl ProcedurePeer {
         }
     }
 
-    /// The program's code, which may block: not on the shard's thread.
+    /// Runs the program's functions, which may block, off the shard's thread.
     fn run_aside(&self, actions: Vec<CancelAction>) {
         for action in actions {
             self.timers.aside.run(action);
         }
     }
 
-    /// The call whose request the handlers have come to. None: there were too many.
+    /// Returns the call whose request the handlers have reached; `None` if it was beyond the limit.
     pub(super) fn next_queued(&self) -> Option<Arc<InFlight>> {
         let mut state = self.lock();
         let call = state.queued.pop_front().flatten();
@@ -281,11 +281,11 @@ impl ProcedurePeer {
         call
     }
 
-    /// A call from it has ended.
+    /// Removes a call from the client that has ended.
     pub(super) fn forget(&self, call: &Arc<InFlight>) {
         let mut state = self.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        // The id may mean another one by now.
+        // The id may belong to another call by now.
         if state
             .by_id
             .get(&call.id)
@@ -296,7 +296,7 @@ impl ProcedurePeer {
         state.shrink();
     }
 
-    /// Begins a call to it. Returns its id.
+    /// Registers a call to the client. Returns its id.
     pub(super) fn register(
         &self,
         outgoing: OutgoingCall,
@@ -321,7 +321,7 @@ impl ProcedurePeer {
         Ok(id)
     }
 
-    /// It has a timer from now on, unless it has its answer already.
+    /// Sets the timer of a call to the client, unless it has been answered already.
     pub(super) fn set_timer(&self, id: u32, new: Timer) {
         let mut state = self.lock();
         if let Some(OutgoingCall::Callback(_, timer)) = state.outgoing.get_mut(&id) {
@@ -332,7 +332,7 @@ impl ProcedurePeer {
         }
     }
 
-    /// A call to it is not in flight any more. None: it has its answer already, or it is on its way.
+    /// Removes a call to the client. Returns `None` if it was answered, or its answer waits for the handlers.
     pub(super) fn take_outgoing(&self, id: u32) -> Option<OutgoingCall> {
         let outgoing = self.lock().outgoing.remove(&id)?;
         if let OutgoingCall::Callback(_, timer) = &outgoing {
@@ -341,13 +341,13 @@ impl ProcedurePeer {
         Some(outgoing)
     }
 
-    /// A call to it has had its time. Returns whether its handlers are to hear of it.
+    /// Expires a call to the client. Returns whether the handlers must be scheduled for it.
     pub(super) fn expire(&self, id: u32) -> bool {
         let mut state = self.lock();
         match state.outgoing.remove(&id) {
             Some(OutgoingCall::Callback(done, _)) => {
                 state.expired.push_back((id, done));
-                // With the first, they hear of all.
+                // One run of the handlers serves all expired calls.
                 state.expired.len() == 1
             }
             Some(other) => {
@@ -362,17 +362,17 @@ impl ProcedurePeer {
         self.lock().expired.pop_front()
     }
 
-    /// Whose answer the handlers have come to.
+    /// Returns the closure of the next answer that the handlers have reached.
     pub(super) fn next_answered(&self) -> Option<OnOutcome> {
         self.lock().answered.pop_front()
     }
 
-    /// All who have still to hear what has become of their calls, now that it has gone.
+    /// Takes the closures of all unanswered calls, now that the client has gone.
     pub(super) fn take_unanswered(&self) -> Vec<(OnOutcome, CallErrorReason)> {
         let mut state = self.lock();
         state.has_ended = true;
         state.queued = VecDeque::new();
-        // At once: what would still be there a moment later might expire meanwhile, and nobody would be told.
+        // All at once: a call that stayed here could expire meanwhile, and its closure would never run.
         let outgoing = std::mem::take(&mut state.outgoing);
         let answered = std::mem::take(&mut state.answered);
         let expired = std::mem::take(&mut state.expired);
@@ -400,13 +400,13 @@ impl ProcedurePeer {
     }
 }
 
-/// The payload at a message's end.
+/// The payload at the end of a message, which shares its bytes.
 pub(super) fn payload_of(message: &Message, payload: &[u8]) -> Payload {
     let frame = message.frame();
     Payload(frame.slice(frame.len() - payload.len()..))
 }
 
-/// What an answer says. None: it is none.
+/// Parses an answer; `None` if the message is something else.
 pub(super) fn outcome(message: &Message) -> Option<CallOutcome> {
     match ProcedureFrame::parse(message.bytes(), Version::V1) {
         Ok(ProcedureFrame::Response { payload, .. }) => Some(Ok(payload_of(message, payload))),

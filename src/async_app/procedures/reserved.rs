@@ -1,4 +1,4 @@
-//! The calls that the server has of its own: names that begin with `$`.
+//! The reserved calls that the server answers itself; their names begin with `$`.
 
 use super::join::JoinHandler;
 use super::payload::{CallError, Payload};
@@ -10,12 +10,12 @@ use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::procedures::{self, take_name};
 
-/// That a message after which a client has asked for the rest is kept no longer.
+/// The error of a join that asks for messages after one that is no longer kept.
 const GAP: &[u8] = b"gap";
 
 type BuiltinCall<StreamState> = fn(&Asker<'_, StreamState>, &[u8]) -> CallOutcome;
 
-/// Who asks, of whom, and under which id.
+/// The call: its connection, its app and its id.
 pub(super) struct Asker<'a, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
@@ -38,11 +38,11 @@ where
     }
 }
 
-/// What comes after which a client that joins a room gets first.
+/// From where the room's kept messages are replayed to a client that joins.
 enum Since {
-    /// Nothing.
+    /// New messages only.
     New,
-    /// All that is kept.
+    /// All kept messages.
     All,
     Id(HistoryId),
 }
@@ -60,7 +60,7 @@ fn parse_join(mut payload: &[u8]) -> Result<(&str, Since), CallError> {
     Ok((room, since))
 }
 
-/// Whether a room is one that clients join by themselves, and leave.
+/// Checks whether clients may join and leave a room by themselves.
 fn check_open<StreamState>(asker: &Asker<'_, StreamState>, room: &str) -> Result<(), CallError>
 where
     StreamState: Send + Sync + Default + 'static,
@@ -89,7 +89,7 @@ where
         && position().is_some()
         && stream.room(name).contains(stream.id())
     {
-        // Who is in the room is not sent again what it keeps.
+        // Nothing would be replayed to a client that is in the room already.
         stream.leave(name);
     }
     let gap = || stream.send(Message::new_binary(procedures::item(asker.id, GAP)));
@@ -105,7 +105,7 @@ where
         },
     };
     joined.map_err(|error| CallError::refused(error.to_string()))?;
-    // Behind the replay: whatever the room is sent up to here reaches the client before the answer does.
+    // After the replay: messages sent to the room up to here reach the client before the answer does.
     Ok(position().map_or_else(Payload::default, |position| position.to_string().into()))
 }
 
@@ -114,7 +114,7 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     let room = std::str::from_utf8(payload).map_err(|_| "the room's name is not UTF-8")?;
-    // Where the program has put a client, such as among those that may not write, only the program takes it away.
+    // Where the program has put a client in a room, for example one of muted clients, only the program removes it.
     check_open(asker, room)?;
     asker.stream.leave(room);
     Ok(Payload::default())

@@ -1,4 +1,4 @@
-//! A frame's way to its handler.
+//! Dispatches frames to their handlers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::engine::{MessageVerdict, PeerEnd, Session};
 use crate::message::Message;
 use crate::protocol::procedures::{self, ProcedureFrame};
 
-/// What an app serves its clients with.
+/// The procedures of an app, and its join handler.
 pub(in crate::async_app) struct Serving<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
@@ -61,7 +61,7 @@ where
         })
     }
 
-    /// A connection has come in.
+    /// Prepares a new connection.
     pub(in crate::async_app) fn begin(&self, session: &Session) {
         ProcedurePeer::begin(session, self.calls_max, &self.timers);
     }
@@ -84,7 +84,7 @@ where
             return;
         };
         let counters = &shared.counters;
-        // Its shard has read it already, and let it through.
+        // The shard has parsed and accepted the frame before.
         let Ok(frame) = ProcedureFrame::parse(message.bytes(), peer.version()) else {
             return;
         };
@@ -149,7 +149,7 @@ where
     }
 }
 
-/// A call that the handlers have come to; nothing if nobody wants it any more.
+/// Begins a call that the handlers have reached; returns `None` if it is cancelled already.
 fn begin(session: &Arc<Session>, shared: &Arc<AppShared>, call: Arc<InFlight>) -> Option<Pending> {
     let is_wanted = matches!(call.cause(), None | Some(CancelCause::Refused));
     let pending = Pending {
@@ -164,13 +164,13 @@ fn begin(session: &Arc<Session>, shared: &Arc<AppShared>, call: Arc<InFlight>) -
     Some(pending)
 }
 
-/// The connection has gone: whoever has called its client is told.
+/// The connection has gone: runs the closures of unanswered calls.
 pub(in crate::async_app) fn close(session: &Session, shared: &AppShared) {
     let Some(peer) = ProcedurePeer::of(session) else {
         return;
     };
     for (done, reason) in peer.take_unanswered() {
-        // The others are told all the same, and then the disconnect handler.
+        // A panic must not keep the other closures, and then the disconnect handler, from running.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| done(Err(reason.into())))) {
             shared.counters.handler_panics.add(1);
             std::mem::forget(payload);
@@ -178,12 +178,12 @@ pub(in crate::async_app) fn close(session: &Session, shared: &AppShared) {
     }
 }
 
-/// Calls that had no answer in time have come to the handlers.
+/// Runs the closures of expired calls on the connection's handlers.
 pub(in crate::async_app) fn nudged(session: &Session, shared: &AppShared) {
     tell_expired(session, shared);
 }
 
-/// A message of a session that has a talk, on its shard's thread.
+/// Handles a message of a session with a subprotocol state, on its shard's thread.
 pub(in crate::async_app) fn received(
     session: &Session,
     shared: &AppShared,
@@ -196,7 +196,7 @@ pub(in crate::async_app) fn received(
     }
 }
 
-/// Nothing more comes from a session, on its shard's thread.
+/// Ends the procedures of a session, on its shard's thread.
 pub(in crate::async_app) fn ends(session: &Session, shared: &AppShared, ending: PeerEnd) {
     if let Some(peer) = ProcedurePeer::of(session) {
         peer.ends(&shared.counters, ending);

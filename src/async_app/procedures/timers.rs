@@ -1,5 +1,5 @@
-//! How long calls to clients may take. One thread waits for all of them, and only while there are any. Time in which the
-//! process did not run does not count ([`Clock`]): no answer was read meanwhile.
+//! Timeouts of calls to clients. One thread serves all of them, and only while there are any. Time in which the process
+//! did not run does not count ([`Clock`]), since no answer was read meanwhile.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,11 +12,11 @@ use crate::report::{Limited, limited};
 use crate::sync::{ignore_poison, lock};
 use crate::user_threads::UserThreads;
 
-/// It looks so often whether anything is left to wait for. Ending with the last, it would be started anew for each call of
-/// a program that makes one after the other.
+/// How often the thread checks whether any timeout is left. It does not end with the last one at once, since a program
+/// that makes one call after the other would start it anew for each.
 pub(super) const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
-/// Each call tries to start it.
+/// Each call tries to start the thread.
 static NOT_STARTED: Limited = Limited::new();
 
 type Due = Box<dyn FnOnce() + Send>;
@@ -24,25 +24,25 @@ type Due = Box<dyn FnOnce() + Send>;
 pub(super) struct CallTimers {
     state: Mutex<TimerState>,
     changed: Condvar,
-    /// What the program has done when calls are cancelled.
+    /// Runs the program's cancellation functions.
     pub(super) aside: UserThreads,
 }
 
-/// So many of those run at a time.
+/// Most cancellation functions that run at once.
 const ASIDE_MAX: usize = 16;
 
 struct TimerState {
     clock: Clock,
-    /// Until when the thread sleeps.
+    /// When the thread's current sleep ends.
     sleeps_until: Option<Instant>,
-    /// When on the clock something is due.
+    /// Timeouts by the time at which they are due.
     due: BTreeMap<(Duration, u64), Due>,
     ever: u64,
     is_running: bool,
     has_stopped: bool,
 }
 
-/// One of them.
+/// A registered timeout.
 #[derive(Clone)]
 pub(super) struct Timer((Duration, u64));
 
@@ -66,7 +66,7 @@ impl Default for CallTimers {
 }
 
 impl TimerState {
-    /// Has the clock go on, while the thread sleeps or there is none. Returns how much time counts so far.
+    /// Advances the clock, while the thread sleeps or does not run. Returns the time that counts so far.
     fn elapsed(&mut self, now: Instant) -> Duration {
         self.clock.advance(now);
         if !self.is_running {
@@ -83,12 +83,13 @@ impl CallTimers {
         lock(&self.state)
     }
 
-    /// Has something done after that time, on the timers' thread, which it must not hold up. None: it takes for ever.
+    /// Runs a function after a delay, on the timer thread, which it must not block. Returns `None` if that is beyond
+    /// the clock's range.
     pub(super) fn add(self: &Arc<Self>, after: Duration, due: Due) -> Option<Timer> {
         let mut state = self.lock();
         let at = state.elapsed(Instant::now()).checked_add(after)?;
         if state.has_stopped {
-            // Its connection has gone, or is about to.
+            // The connection has gone, or is about to.
             return None;
         }
         let key = (at, state.ever);
@@ -112,7 +113,7 @@ impl CallTimers {
                 Err(error) => limited!(
                     NOT_STARTED,
                     warning,
-                    "the thread that limits the time of calls could not be started ({error}); the next call tries again"
+                    "the thread for timeouts of calls could not be started ({error}); the next call tries again"
                 ),
             }
         }
@@ -143,7 +144,7 @@ impl CallTimers {
                 if let Some((_, due)) = due
                     && let Err(payload) = catch_unwind(AssertUnwindSafe(due))
                 {
-                    // It may have been the last to have a connection, and with that dropped what the program keeps for it.
+                    // The payload may own the last handle of a connection, whose `drop` would run user code here.
                     std::mem::forget(payload);
                 }
                 state = self.lock();
@@ -158,7 +159,7 @@ impl CallTimers {
         }
     }
 
-    /// The app has ended.
+    /// Stops the timers, since the app has ended.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.has_stopped = true;
