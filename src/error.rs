@@ -1,4 +1,4 @@
-//! Errors: those of the blocking API, and what the `try_` methods hand back.
+//! Errors of the blocking API, and of the `try_` methods.
 
 use std::error::Error;
 use std::fmt;
@@ -28,7 +28,7 @@ impl fmt::Display for WebsocketError {
 
 impl Error for WebsocketError {}
 
-/// A message that was not accepted for sending, and why.
+/// A message that could not be sent, and why.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, SendErrorReason};
@@ -41,24 +41,24 @@ impl Error for WebsocketError {}
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SendError {
-    /// The message, to send later or elsewhere.
+    /// The message, for another attempt.
     pub message: Message,
-    /// Why it was not accepted.
+    /// Why the message was not sent.
     pub reason: SendErrorReason,
 }
 
-/// Why a message was not accepted for sending.
+/// Why a message could not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendErrorReason {
-    /// A mailbox of the engine, or the client's outbox, is full: try again later, or drop the message.
+    /// Backpressure: a mailbox of the engine, or the client's outbox, is full. Retry later, or drop the message.
     Full,
     /// The connection has gone, or the app does not run.
     Closed,
     /// The message is longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     TooLarge,
-    /// The room is to keep the message, and can't be made: there are [`Limits::rooms_max`](crate::Limits::rooms_max), and
-    /// somebody is in each of them.
+    /// The room's history has no place for the message: there are [`Limits::rooms_max`](crate::Limits::rooms_max)
+    /// rooms, and no other can be evicted.
     Rooms,
 }
 
@@ -89,7 +89,7 @@ impl fmt::Display for SendError {
 
 impl Error for SendError {}
 
-/// A connection that did not join a room, and why.
+/// A failed join of a room, and why.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, JoinErrorReason};
@@ -103,13 +103,13 @@ impl Error for SendError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JoinError {
-    /// The room; the beginning of its name if that is too long.
+    /// The room's name; only its beginning if it is too long.
     pub room: String,
-    /// Why it was not joined.
+    /// Why the room was not joined.
     pub reason: JoinErrorReason,
 }
 
-/// Why a connection did not join a room.
+/// Why a connection could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinErrorReason {
@@ -117,9 +117,9 @@ pub enum JoinErrorReason {
     NameTooLong,
     /// The connection is in [`Limits::connection_rooms_max`](crate::Limits::connection_rooms_max) rooms.
     ConnectionRooms,
-    /// There are [`Limits::rooms_max`](crate::Limits::rooms_max) rooms.
+    /// There are [`Limits::rooms_max`](crate::Limits::rooms_max) rooms already.
     Rooms,
-    /// What the room keeps no longer reaches back to the message that was asked for, or never did.
+    /// Messages after the given id are no longer kept, or the id is from another history.
     HistoryGone,
     /// The connection has gone, or the app does not run.
     Closed,

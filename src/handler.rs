@@ -1,4 +1,4 @@
-//! WebSocket handlers for a Humphrey app.
+//! Handlers for the WebSocket routes of a Humphrey app.
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -15,11 +15,11 @@ pub trait WebsocketHandler<S>: Fn(WebsocketStream, Arc<S>) + Send + Sync {}
 
 impl<T, S> WebsocketHandler<S> for T where T: Fn(WebsocketStream, Arc<S>) + Send + Sync {}
 
-/// Makes a Humphrey WebSocket route of a handler that receives and sends on its own thread.
+/// Creates a Humphrey WebSocket route from a blocking handler.
 ///
-/// The handshake is answered, then the handler runs with the stream; a request that is no valid handshake is refused
-/// with a status that says why (RFC 6455 §4.2). The handler keeps one of the Humphrey app's threads for as long as it
-/// runs; [`async_websocket_handler`] does not.
+/// The route answers the handshake, then runs the handler with the stream. A request that is not a valid handshake is
+/// refused with a status that says why (RFC 6455 §4.2). The handler occupies one of the Humphrey app's threads for as
+/// long as it runs; with [`async_websocket_handler`] connections occupy none.
 ///
 /// ```no_run
 /// use humphrey::App;
@@ -50,16 +50,16 @@ where
     }
 }
 
-/// Makes a Humphrey WebSocket route that hands its connections to an
+/// Creates a Humphrey WebSocket route that hands its connections over to an
 /// [`AsyncWebsocketApp`](crate::AsyncWebsocketApp).
 ///
-/// The WebSocket app answers the handshake, or refuses it
-/// ([`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)); the Humphrey app's thread is free again at
-/// once. The two apps may have different states. Humphrey reads the request, so what it reads behind it is lost to the
-/// WebSocket: clients that do not wait for the answer, as browsers do, lose their first messages. An app that listens
-/// itself has no such limits.
+/// The WebSocket app answers or refuses the handshake
+/// ([`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)), and the Humphrey app's thread is free at
+/// once. The two apps may have different states. Humphrey buffers what it reads after the request, and those bytes are
+/// lost: a client that sends messages before it has the handshake response, which browsers do not do, loses them. An
+/// app that listens itself does not have this limitation.
 ///
-/// With a hook of one's own, which no app has made, the handshake is answered here and nothing is refused.
+/// If no app created the hook, the handshake is answered here, and no request is refused on behalf of an app.
 ///
 /// ```no_run
 /// use humphrey::App;
@@ -83,7 +83,7 @@ pub fn async_websocket_handler<S>(
         {
             let sent = ignore_poison(hook.lock()).send(stream);
             if let Err(refused) = sent {
-                // The app has stopped: the client gets a close frame that says so.
+                // The app has stopped: the client gets a close frame with 1001.
                 refused.0.close_going_away();
             }
         }

@@ -1,18 +1,18 @@
-//! The id of a message in a room's history.
+//! Ids of messages in a room's history.
 
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// The id of a message in a room's history: which history, and where in it.
+/// The id of a message in a room's history: an epoch and a sequence.
 ///
-/// Every history has an **epoch** of its own, drawn by chance when the room begins: another room, or the same room after
-/// a restart, has another. Within it the messages are numbered by their **sequence**: 1, 2, 3, without gaps. So an id
-/// says where a client has got to, and one from another time is recognised as such.
+/// Every history has a random **epoch**, drawn when the room is created: another room, or the same room after a
+/// restart, has another epoch. Within it the messages are numbered by their **sequence**: 1, 2, 3, without gaps. So an
+/// id says how far a client has read, and an id from another history is recognised as such.
 ///
-/// It is shown and parsed as `epoch-sequence`, the epoch in hexadecimal digits and the sequence in decimal ones; only
-/// what is shown that way is parsed. Two ids are equal or not: which message is older can be said within an epoch only,
-/// by [`sequence`](Self::sequence).
+/// An id is displayed and parsed as `epoch-sequence`, with the epoch in hexadecimal and the sequence in decimal digits.
+/// Only this canonical form is parsed. Ids can be compared for equality; order is defined within an epoch only, by
+/// [`sequence`](Self::sequence).
 ///
 /// ```
 /// use humphrey_ws::HistoryId;
@@ -34,12 +34,12 @@ impl HistoryId {
         Self { epoch, sequence }
     }
 
-    /// Which history the message is in.
+    /// Returns the epoch: which history the message is in.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Where in its history the message is: the first is 1. With 0 it is the place before the first.
+    /// Returns the position in the history. The first message has 1; 0 is the position before it.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -51,7 +51,7 @@ impl fmt::Display for HistoryId {
     }
 }
 
-/// A text that is not the id of a message in a history.
+/// The error of a text that is not a history id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidHistoryId {
     reason: &'static str,
@@ -73,7 +73,7 @@ impl FromStr for HistoryId {
         let (epoch, sequence) = text
             .split_once('-')
             .ok_or_else(|| invalid("there is no '-' in it"))?;
-        // As it is shown and in no other way, so that equal ids are equal texts, too.
+        // Only the canonical form, so that equal ids are equal texts.
         let is_canonical = |digits: &str| digits == "0" || !digits.starts_with('0');
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         if epoch.is_empty() || !epoch.bytes().all(is_hex) || !is_canonical(epoch) {
@@ -99,16 +99,16 @@ impl FromStr for HistoryId {
     }
 }
 
-/// A history does not reach back to where it was asked for.
+/// The error of a replay whose start is no longer in the history.
 ///
-/// Messages have been dropped since, or the id is of another history: that of another room, or of the time before a
-/// restart. Whoever has it must load what it shows anew; what is kept from [`oldest`](Self::oldest) on can be replayed.
+/// Messages after it have been dropped, or the id is from another history: another room, or before a restart. The
+/// client must reload its data; the messages from [`oldest`](Self::oldest) on can still be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryGone {
-    /// What was asked for: everything after this.
+    /// The id after which messages were requested.
     pub asked: HistoryId,
-    /// The oldest message that is kept; `None` if there is none.
+    /// The oldest message that is still kept; `None` if none is.
     pub oldest: Option<HistoryId>,
 }
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_parsed_as_it_is_shown() {
+    fn displayed_id_is_parsed_back() {
         for (epoch, sequence, text) in [
             (0, 0, "0-0"),
             (0xab, 7, "ab-7"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_id_is_refused_and_the_error_says_why() {
+    fn invalid_id_is_refused_with_a_reason() {
         for (text, reason) in [
             ("", "there is no '-'"),
             ("12", "there is no '-'"),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_says_what_was_asked_for_and_what_is_left() {
+    fn history_gone_names_the_requested_and_the_oldest_id() {
         let gone = HistoryGone::new(HistoryId::new(1, 2), Some(HistoryId::new(1, 9)));
         assert_eq!(
             gone.to_string(),

@@ -6,14 +6,15 @@ use crate::authority::{host_and_port, is_address, is_same_host, without_dot};
 use crate::origins::Origins;
 
 /// The host names that an app answers to
-/// ([`AsyncWebsocketApp::with_allowed_hosts`](crate::AsyncWebsocketApp::with_allowed_hosts)); others are answered with 403.
+/// ([`AsyncWebsocketApp::with_allowed_hosts`](crate::AsyncWebsocketApp::with_allowed_hosts)). Requests for other hosts
+/// get 403.
 ///
-/// It keeps DNS rebinding out: a page makes the name of its own site resolve to the address of a server that only its
-/// visitor can reach, such as one on the visitor's machine. To the browser the server then *is* that site, so that
-/// [`Origins::Same`] allows its pages; but the request still has the site's name as its `Host`.
+/// This prevents DNS rebinding, in which an attacker's page makes its own host name resolve to a server that only the
+/// visitor can reach, such as one on the visitor's machine. The browser then treats the server as the page's own
+/// origin, which [`Origins::Same`] allows; but the request still carries the attacker's name in `Host`.
 ///
-/// Names are compared exactly, without regard to case, to a port and to a dot at the end. A request without `Host`
-/// (HTTP/1.0) comes from no browser and passes.
+/// Names are compared exactly, ignoring case, port and a trailing dot. A request without `Host` (HTTP/1.0) is not from
+/// a browser and passes.
 ///
 /// ```
 /// use humphrey_ws::AllowedHosts;
@@ -27,11 +28,11 @@ use crate::origins::Origins;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHosts {
     names: Vec<String>,
-    /// Names of the machine itself, and addresses.
+    /// Allows `localhost`, names below it, and IP addresses.
     loopback: bool,
 }
 
-/// An entry that is no host name.
+/// A list entry that is not a host name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidHost(String);
 
@@ -49,7 +50,7 @@ impl fmt::Display for InvalidHost {
 impl std::error::Error for InvalidHost {}
 
 impl AllowedHosts {
-    /// These names or addresses and no others. A port behind them is ignored.
+    /// Allows only these names or addresses. Ports are ignored.
     pub fn list<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Self {
         Self {
             names: names.into_iter().map(Into::into).collect(),
@@ -57,8 +58,8 @@ impl AllowedHosts {
         }
     }
 
-    /// What no foreign site can have as its name: `localhost` and the names below it, which browsers take for the machine
-    /// itself (RFC 6761 §6.3), and IP addresses of any kind, since rebinding needs a name.
+    /// Allows `localhost` and the names below it, which browsers resolve to the machine itself (RFC 6761 §6.3), and any
+    /// IP address. No attacker can use these for DNS rebinding, which needs a host name of its own.
     pub fn loopback() -> Self {
         Self {
             names: Vec::new(),
@@ -66,13 +67,13 @@ impl AllowedHosts {
         }
     }
 
-    /// Allows these names, too.
+    /// Also allows these names.
     pub fn with_names<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.names.extend(names.into_iter().map(Into::into));
         self
     }
 
-    /// Allows the hosts of the origins that are listed there, too. [`Origins::Any`] and [`Origins::Same`] list none.
+    /// Also allows the hosts of the listed origins. [`Origins::Any`] and [`Origins::Same`] list none.
     ///
     /// ```
     /// use humphrey_ws::{AllowedHosts, Origins};
@@ -85,7 +86,7 @@ impl AllowedHosts {
         self.with_names(hosts)
     }
 
-    /// Whether a request with this `Host` header is answered.
+    /// Returns whether a request with this `Host` header is answered.
     pub fn allows(&self, host: Option<&str>) -> bool {
         let Some(host) = host else {
             return true;
@@ -100,7 +101,7 @@ impl AllowedHosts {
                 .any(|name| host_and_port(name).is_some_and(|(name, _)| is_same_host(name, host)))
     }
 
-    /// Finds what can't be meant in the list.
+    /// Returns an error for an entry that is not a host name.
     pub(crate) fn check(&self) -> Result<(), InvalidHost> {
         match self.names.iter().find(|name| listable(name).is_none()) {
             Some(name) => Err(InvalidHost(name.clone())),
@@ -109,7 +110,7 @@ impl AllowedHosts {
     }
 }
 
-/// The name of a host as it can be listed, without its port; `None` if it is none.
+/// Returns the host name without its port, as it can be listed; `None` if it is not a host name.
 pub(crate) fn listable(name: &str) -> Option<&str> {
     let is_name = |host: &str| {
         !without_dot(host).is_empty()
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_exact_but_for_case_port_and_final_dot() {
+    fn list_ignores_case_port_and_trailing_dot_only() {
         let hosts = AllowedHosts::list(["Example.com.", "api.example.org:8443", "[2001:DB8::1]"]);
         assert!(hosts.check().is_ok());
         for host in [
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_host_name_is_found_and_named() {
+    fn invalid_host_entry_is_named_in_the_error() {
         for entry in [
             "",
             ".",

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-/// How often a silent client is pinged, and when it counts as gone.
+/// How often a silent client is pinged, and when it is disconnected.
 ///
-/// Anything that a client sends shows that it lives: data, pings and pongs alike. A client that has been silent for
-/// `interval` is sent a ping (RFC 6455 §5.5.2); one that has been silent for `timeout` is disconnected. It always has
-/// a ping to answer first: where `timeout` is not longer than `interval`, it counts from the ping. While the engine
-/// itself does not read from a client (its handlers are busy), both stand still, and so they do while the process is stopped or
-/// its machine is paused.
+/// Anything that a client sends shows that it is alive: data, pings and pongs. A client that has been silent for
+/// `interval` gets a ping (RFC 6455 §5.5.2); one that has been silent for `timeout` is disconnected. A client always
+/// has a ping to answer first: if `timeout` is not longer than `interval`, it counts from the ping. Both stop while the
+/// engine does not read from the client because its handlers are busy, and while the process or the machine is paused.
 ///
-/// The default is an interval of 5 seconds and a timeout of 10 seconds. Without a heartbeat a client that vanishes
-/// without a word, as a phone does that leaves its network, stays connected until something is sent to it.
+/// The default is an interval of 5 seconds and a timeout of 10 seconds. Without a heartbeat, a client that vanishes
+/// without closing, such as a phone that leaves its network, stays connected until something is sent to it.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, ping::Heartbeat};
@@ -27,12 +26,12 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Creates a heartbeat.
+    /// Creates a heartbeat with this interval and timeout.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
         Self { interval, timeout }
     }
 
-    /// How long a client may be silent before it counts as gone.
+    /// Returns how long a client may be silent before it is disconnected.
     pub(crate) fn silence_max(&self) -> Duration {
         if self.timeout > self.interval {
             self.timeout
@@ -53,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_dropped_before_the_first_ping_could_be_answered() {
+    fn client_is_kept_until_its_first_ping_is_due_for_an_answer() {
         let ms = Duration::from_millis;
         assert_eq!(Heartbeat::new(ms(200), ms(500)).silence_max(), ms(500));
         assert_eq!(Heartbeat::new(ms(1000), ms(300)).silence_max(), ms(1300));

@@ -1,4 +1,4 @@
-//! What the engine calls: it passes each event on to the handler that the app has for it.
+//! The program as the engine calls it: each event is passed to the handler that the app has for it.
 
 use std::any::{Any, TypeId, type_name};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::host::Routes;
 use crate::message::Message;
 use crate::request::{Accept, Reject, RequestHead};
 
-/// The program, as the engine calls it.
+/// Implements the engine's `Program` for an app.
 pub(super) struct AppProgram<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
@@ -42,7 +42,7 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     fn stream(&self, session: &Arc<Session>) -> AsyncStream<StreamState> {
-        // Made on a handler thread: it is user code, and may take its time.
+        // Created on a handler thread, since `StreamState::default` is user code and may block.
         let attachment = session
             .attachment
             .get_or_init(|| Arc::new(StreamState::default()) as Arc<dyn Any + Send + Sync>);

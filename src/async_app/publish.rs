@@ -1,4 +1,4 @@
-//! The one way out: everything that is sent goes through here.
+//! Publishing: every message that the app sends passes through this module.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::mpsc;
@@ -27,34 +27,34 @@ use crate::stream::WebsocketStream;
 use crate::sync::lock;
 use crate::user_threads;
 
-/// What a linked Humphrey app hands its WebSocket connections over with.
+/// The channel through which a linked Humphrey app hands over its WebSocket connections.
 pub(super) type ConnectHook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
 
-/// What an app shares with its senders and streams, before, while and after it runs.
+/// The state that an app shares with its senders and streams, before, while and after it runs.
 #[derive(Default)]
 pub(super) struct AppShared {
     hub: OnceLock<Arc<Hub>>,
     pub(super) directory: Directory,
     pub(super) rooms: RoomDirectory,
-    /// Messages that never reached an engine.
+    /// Counts messages that never reached an engine.
     pub(super) counters: Counters,
     hook: OnceLock<ConnectHook>,
 }
 
-// A panic elsewhere leaves none of it half changed: what locks guard is replaced whole.
+// A panic elsewhere leaves it consistent: what its locks guard is replaced as a whole.
 impl UnwindSafe for AppShared {}
 impl RefUnwindSafe for AppShared {}
 
-/// Who is to get a message.
+/// The recipients of a message.
 pub(super) enum Recipients<'a> {
     Session(&'a Session),
     Connection(ConnectionId),
-    /// Nobody has that address.
+    /// No client has that address.
     Nobody,
     Everyone {
         except: Option<ConnectionId>,
     },
-    /// Those in the room of that name.
+    /// The members of a room.
     Room {
         name: &'a str,
         except: Option<ConnectionId>,
@@ -62,7 +62,7 @@ pub(super) enum Recipients<'a> {
 }
 
 impl<'a> Recipients<'a> {
-    /// All but the one, if any. Everyone is the room without a name.
+    /// All members of a room, or of the nameless room of all clients, but one if given.
     pub(super) fn of_room(name: Option<&'a str>, except: Option<ConnectionId>) -> Self {
         match name {
             Some(name) => Self::Room { name, except },
@@ -79,7 +79,7 @@ pub(super) enum Blocking {
 }
 
 impl Blocking {
-    /// A shard must not wait for itself, as where a logger broadcasts what it logs.
+    /// A shard must not wait for itself, for example when a logger broadcasts what it logs.
     fn unless_on_shard(self) -> Self {
         match user_threads::is_in_shard_turn() {
             true => Self::Try,
@@ -90,14 +90,14 @@ impl Blocking {
 
 impl AppShared {
     pub(super) fn set_hook(&self, hook: ConnectHook) {
-        // The app has made this itself, for this hook.
+        // Set once, by the app that created the hook.
         let _ = self.hook.set(hook);
     }
 
-    /// The engine runs.
+    /// The engine runs from now on.
     pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns) {
         self.rooms.set_up(hub.rooms_max(), histories);
-        // An app starts once: starting consumes it.
+        // An app starts once, since starting consumes it.
         let _ = self.hub.set(hub);
     }
 
@@ -106,7 +106,7 @@ impl AppShared {
         self.hub.get().cloned()
     }
 
-    /// Sends a message. What is not sent is counted, and handed back.
+    /// Sends a message. One that can't be sent is counted and returned.
     pub(super) fn publish(
         &self,
         to: Recipients<'_>,
@@ -188,7 +188,7 @@ impl AppShared {
         })
     }
 
-    /// Returns whether there was anyone. That there is nobody is no error of the sender's.
+    /// Returns whether there were recipients. Having none is no error of the sender.
     pub(super) fn broadcast(
         &self,
         hub: &Hub,
@@ -209,7 +209,7 @@ impl AppShared {
         }
     }
 
-    /// Sends content to a room, which keeps it if the room has a history. Returns its id then.
+    /// Sends content to a room, which keeps it if the room has a history. Then returns its id.
     fn broadcast_to_room(
         &self,
         hub: &Hub,
@@ -280,7 +280,7 @@ impl AppShared {
         Ok(())
     }
 
-    /// Has a connection join a room; everyone is in the room without a name.
+    /// Makes a connection join a room; every connection is always in the nameless room of all clients.
     pub(super) fn join(
         &self,
         name: Option<&str>,
@@ -294,7 +294,7 @@ impl AppShared {
         };
         let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
             let reserved = hub.reserve_join(session, 0, 0)?;
-            // Whoever publishes has seen in which form this one gets it, or will.
+            // Under this lock, a publisher has seen which form this member needs, or will see it.
             let _history = room.history();
             hub.join(reserved, &room.members, session, Vec::new())?;
             Ok(())
@@ -302,7 +302,7 @@ impl AppShared {
         self.find_and_join(name, session, join)
     }
 
-    /// Has a connection join a room, and replays the messages that the room keeps after a given id. Returns how many these are.
+    /// Makes a connection join a room, and replays the kept messages after a given id. Returns their number.
     pub(super) fn join_since(
         &self,
         name: &str,
@@ -319,7 +319,7 @@ impl AppShared {
                     })
                     .collect())
             };
-            // Nothing is written anew for those who may have to wait first.
+            // Measured before rendering, since the connection may have to wait for room.
             let needed = |history: &History| -> Result<(usize, usize), JoinFailure> {
                 let kept = history.since(since)?;
                 let more = match session.takes_ids() {
@@ -340,20 +340,20 @@ impl AppShared {
                     hub.join(reserved, &room.members, session, Vec::new())?;
                     return Ok(0);
                 };
-                // Some more than now, since the room may be sent more meanwhile.
+                // With a margin, since the room may be sent more meanwhile.
                 let reserved =
                     hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
                 let Some(history) = room.history() else {
                     continue;
                 };
-                // Under the lock: what comes next is behind the replay, and is not in it.
+                // Under the lock, so that the next message follows the replay and is not in it.
                 let frames = kept(&history)?;
                 let messages = frames.len();
                 match hub.join(reserved, &room.members, session, frames) {
                     Ok(true) => return Ok(messages),
-                    // What it would be sent it has got already, or will.
+                    // It is a member already, and needs no replay.
                     Ok(false) => return Ok(0),
-                    // The room has been sent more meanwhile.
+                    // The room was sent more meanwhile.
                     Err(NotJoined::Full) => {}
                     Err(refused) => return Err(refused.into()),
                 }
@@ -379,7 +379,7 @@ impl AppShared {
             };
             let reason = match join(hub, &room, session) {
                 Ok(joined) => return Ok(joined),
-                // The last one has left at this moment. There will be another of this name.
+                // The last member has left just now. The next look-up creates another room of this name.
                 Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
                 Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
                 Err(JoinFailure::Refused(NotJoined::Closed | NotJoined::Full)) => {
@@ -388,14 +388,14 @@ impl AppShared {
                 Err(JoinFailure::HistoryGone) => JoinErrorReason::HistoryGone,
             };
             if room.members.retire() {
-                // It was made in vain.
+                // The room was created in vain.
                 self.rooms.forget(&room.members);
             }
             return refuse(reason);
         }
     }
 
-    /// What a room keeps from there on.
+    /// Returns the kept messages of a room after an id.
     pub(super) fn since(
         &self,
         name: Option<&str>,
@@ -415,7 +415,7 @@ impl AppShared {
         self.rooms.find(name)?.history()?.last_id()
     }
 
-    /// Has a connection leave a room.
+    /// Makes a connection leave a room.
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
             hub.leave(&room.members, session);
@@ -425,11 +425,11 @@ impl AppShared {
         }
     }
 
-    /// For those who do not ask whether it worked.
+    /// Logs a failed join for callers that get no result.
     pub(super) fn warn_of(&self, joined: Result<(), JoinError>) {
-        /// Clients have handlers join rooms.
+        /// Limited, since clients can make handlers join rooms.
         static NOT_JOINED: Limited = Limited::new();
-        // That a client has gone is no news.
+        // A client that has gone is not worth a warning.
         if let Err(error) = joined
             && error.reason != JoinErrorReason::Closed
         {
@@ -437,7 +437,8 @@ impl AppShared {
         }
     }
 
-    /// A full mailbox is no loss: the message goes back.
+    /// Maps a refusal to its reason. A message that finds a mailbox full goes back to the caller and is not counted as
+    /// dropped.
     pub(super) fn refused(&self, refused: Refused) -> SendErrorReason {
         match refused {
             Refused::Full => SendErrorReason::Full,
@@ -448,11 +449,11 @@ impl AppShared {
         }
     }
 
-    /// Closes a connection, behind what was sent to it before.
+    /// Closes a connection after the messages that were sent to it before.
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
-            // Refused only by an engine that stops, and closes everyone.
+            // Fails only if the engine is stopping, which closes every connection anyway.
             let _ = hub.post(id, command, true);
         }
     }
@@ -476,14 +477,14 @@ impl AppShared {
         ids.len()
     }
 
-    /// Sets when a session expires, if ever.
+    /// Sets when a session expires; `None` for never.
     pub(super) fn set_expires_at(&self, session: &Session, time: Option<SystemTime>) {
         if let Some(hub) = self.hub.get() {
             hub.set_expiry(session, time.and_then(Expiry::at_time));
         }
     }
 
-    /// Event streams that get what everyone gets.
+    /// Returns the number of event streams that receive broadcasts to every client.
     pub(super) fn everyone_streams(&self) -> usize {
         let streams = self.hub.get().and_then(|hub| hub.everyone_streams());
         streams.map_or(0, |streams| streams.len())
@@ -501,7 +502,7 @@ impl AppShared {
         sum
     }
 
-    /// What belongs to no shard.
+    /// Returns the metrics that belong to no shard.
     fn common_metrics(&self) -> Metrics {
         let mut common = Metrics {
             rooms: self.rooms.len() as u64,
@@ -531,7 +532,7 @@ impl AppShared {
         if let Some(hub) = self.hub.get() {
             hub.stop(wait);
         }
-        // With its sender gone, the thread that adopts ends, and further hand-overs fail cleanly.
+        // Dropping the sender ends the thread that adopts connections, and makes further hand-overs fail cleanly.
         if let Some(hook) = self.hook.get() {
             let mut hook = lock(hook);
             *hook = mpsc::channel().0;

@@ -1,4 +1,5 @@
-//! What is published, and the forms of a message on the wire beside its own frame: an event of an event stream, and a frame with its id.
+//! The contents of a broadcast, and its forms on the wire besides its own frame: an event of an event stream, and a
+//! frame with its id.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,10 +9,10 @@ use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 use crate::protocol::event_stream::{self, EventData};
 use crate::protocol::procedures;
 
-/// What is published to a room.
+/// The content that is published to a room.
 pub(super) enum Content<'a> {
     Message(&'a Message),
-    /// Made for the id that it gets; made anew if another message gets that id.
+    /// Made by a closure for the id that it gets; made again if another message takes that id.
     OfId(&'a dyn Fn(Option<HistoryId>) -> Message),
 }
 
@@ -43,20 +44,20 @@ pub(super) fn frame_with_id(room: &str, id: HistoryId, message: &Message) -> Byt
     WithId::frame(room, message, id).bytes
 }
 
-/// How many bytes a frame with an id is longer than the message's own, without the room's name: the id's 16 and 20 digits, a
-/// longer header, and room to replace the id.
+/// Most bytes that a frame with an id is longer than the message's own frame, without the room's name: the id's 16 and
+/// 20 digits, a longer header, and spare bytes to replace the id.
 pub(super) const FRAME_WITH_ID_MORE_BYTES_MAX: usize = 72;
 
-/// Room in front of a rendering for an id that is longer than the first: ids that are given meanwhile have some more digits.
+/// Spare bytes in front of a rendering, so that a replaced id can have more digits.
 const SPARE_BYTES: usize = 8;
 
-/// A rendering that begins with the message's id, which can be replaced without rendering the message again.
+/// A rendering that starts with the message's id, which can be replaced without rendering again.
 pub(super) struct WithId {
     form: Form,
-    /// Spare bytes, the prefix with the id, and the message behind it.
+    /// The spare bytes, the prefix with the id, and the message.
     whole: Bytes,
     body_at: usize,
-    /// The part from the prefix on.
+    /// The bytes from the prefix on.
     bytes: Bytes,
 }
 
@@ -70,7 +71,7 @@ enum Form {
 }
 
 impl Form {
-    /// Everything in front of the message.
+    /// Renders the part in front of the message.
     fn prefix(&self, id: HistoryId, body_len: usize) -> Vec<u8> {
         let id = id.to_string();
         match self {
@@ -122,7 +123,7 @@ impl WithId {
         &self.bytes
     }
 
-    /// Replaces the id. Takes time in proportion to the prefix, as long as nobody else has the bytes.
+    /// Replaces the id. The cost is that of the prefix, as long as the bytes are not shared.
     pub(super) fn set_id(&mut self, id: HistoryId) {
         let body_len = self.whole.len() - self.body_at;
         let prefix = self.form.prefix(id, body_len);
@@ -150,7 +151,7 @@ pub(super) mod tests {
     use super::*;
 
     thread_local! {
-        /// How many renderings with an id this thread has made.
+        /// Number of renderings with an id that this thread has made.
         pub(crate) static RENDERED: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -158,7 +159,7 @@ pub(super) mod tests {
         HistoryId::new(0xabc, sequence)
     }
 
-    /// The frame as it is made without replacing anything.
+    /// Renders the frame without replacing an id.
     fn plain_frame(room: &str, id: HistoryId, message: &Message) -> Bytes {
         let (is_text, payload) = (message.is_text(), message.bytes());
         let framed = procedures::of_room(
@@ -172,7 +173,7 @@ pub(super) mod tests {
 
     #[test]
     fn replaced_id_gives_the_bytes_of_a_new_rendering() {
-        // Lengths around those where a frame's header gets longer (RFC 6455 §5.2).
+        // Lengths around those where a frame's header becomes longer (RFC 6455 §5.2).
         let lengths = [0, 1, 90, 100, 110, 125, 126, 65_500, 65_520, 65_535, 65_536];
         for len in lengths {
             for message in [
@@ -194,7 +195,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn replaced_id_leaves_bytes_that_were_taken_alone() {
+    fn replaced_id_leaves_shared_bytes_unchanged() {
         let message = Message::new("rain");
         let mut form = WithId::frame("news", &message, id(1));
         let taken = form.bytes().clone();
@@ -204,7 +205,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn replaced_id_copies_nothing_while_the_bytes_are_not_shared() {
+    fn replaced_id_copies_nothing_if_bytes_are_not_shared() {
         let mut form = WithId::event(&Message::new("rain".repeat(1_000)), id(1));
         let (rendered, at) = (RENDERED.get(), form.whole.as_ptr());
         for sequence in 2..1_000 {
@@ -215,7 +216,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn frame_with_id_is_no_longer_than_what_is_reserved_for_it() {
+    fn frame_with_id_fits_its_reserved_bytes() {
         for len in [0, 100, 65_500] {
             let message = Message::new_binary(vec![7; len]);
             let most = HistoryId::new(u64::MAX, u64::MAX);

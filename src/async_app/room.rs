@@ -1,4 +1,4 @@
-//! A room, as the program sees it.
+//! Rooms as the program sees them.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 
-/// A named set of connections, which can be sent something together.
+/// A named set of connections, to which messages are broadcast together.
 ///
-/// Any connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
-/// A room needs no making and no deleting: it is there while somebody is in it, or while it keeps messages
-/// ([`with_history`](crate::AsyncWebsocketApp::with_history)), and costs nothing else. Names are any text of up to 255
-/// bytes. Everyone who is connected is a room, too, without a name:
-/// [`AsyncSender::everyone`](crate::AsyncSender::everyone).
+/// A connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
+/// Rooms need not be created or deleted: a room exists while it has members or keeps messages
+/// ([`with_history`](crate::AsyncWebsocketApp::with_history)). A name is any text of up to 255 bytes. All connected
+/// clients also form a room, which has no name: [`AsyncSender::everyone`](crate::AsyncSender::everyone).
 ///
-/// What one thread does with rooms and connections happens in that order: who joins before a broadcast gets it, who
-/// leaves before it does not, and broadcasts to several rooms arrive in the order they were made at a client that is in
-/// all of them. A broadcast costs in proportion to the room's members, not to all who are connected.
+/// The operations of one thread on rooms and connections take effect in the order in which they were made: a client
+/// that joins before a broadcast receives it, one that leaves before it does not, and a client that is in several rooms
+/// receives their broadcasts in that order. The cost of a broadcast is proportional to the room's members, not to all
+/// connections.
 ///
-/// Taken with [`AsyncStream::room`](crate::AsyncStream::room) or [`AsyncSender::room`](crate::AsyncSender::room). Clones
-/// are cheap.
+/// [`AsyncStream::room`](crate::AsyncStream::room) and [`AsyncSender::room`](crate::AsyncSender::room) return one.
+/// Clones are cheap.
 ///
 /// ```
 /// use humphrey_ws::AsyncWebsocketApp;
@@ -29,17 +29,17 @@ use crate::message::Message;
 /// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_connect_handler(|stream, _| stream.join(stream.path()))
 ///     .with_message_handler(|stream, message, _| {
-///         // To everyone on the same path but the sender.
+/// To everyone on the same path except the sender.
 ///         stream.room(stream.path()).broadcast_except(stream.id(), message);
 ///     });
 /// let news = app.sender().room("/news");
-/// news.broadcast("Nobody is here yet, which is no error.");
+/// news.broadcast("The room is empty, which is no error.");
 /// assert!(news.is_empty());
 /// ```
 #[derive(Clone)]
 pub struct Room {
     shared: Arc<AppShared>,
-    /// None: everyone.
+    /// `None` for the room of all connected clients.
     name: Option<Arc<str>>,
 }
 
@@ -62,7 +62,7 @@ impl Room {
         Self { shared, name: None }
     }
 
-    /// The room's name; `None` for everyone.
+    /// Returns the room's name, or `None` for the room of all connected clients.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -75,15 +75,16 @@ impl Room {
         Recipients::of_room(self.name.as_deref(), Some(id))
     }
 
-    /// Has a connection join the room. Does nothing if it is in it already, has gone, or may not join for one of the
-    /// reasons that [`try_join`](Self::try_join) tells; then a warning is logged.
+    /// Makes a connection join the room. Does nothing if the connection is in the room already or has gone. If it may
+    /// not join for a reason that [`try_join`](Self::try_join) returns, a warning is logged.
     ///
-    /// Waits only while the engine's own mailbox is full.
+    /// Waits only while a mailbox of the engine is full.
     pub fn join(&self, id: ConnectionId) {
         self.shared.warn_of(self.try_join(id));
     }
 
-    /// Has a connection join the room. That it is in it already is no error. Everyone is always in the room of everyone.
+    /// Makes a connection join the room, or returns why it can't. It is not an error if the connection is in the room
+    /// already. Every connection is always in the room of all clients.
     ///
     /// # Errors
     ///
@@ -95,16 +96,16 @@ impl Room {
         self.shared.join(self.name.as_deref(), session.as_deref())
     }
 
-    /// Has a connection join the room, and replays to it what the room keeps of what came after a message; with `None`, all
-    /// that the room keeps. Returns how many messages are replayed. See
-    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since), which does so for a handler's own connection.
+    /// Makes a connection join the room, and first replays to it the kept messages that came after this id; with
+    /// `None`, all kept messages. Returns the number of replayed messages.
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since) does so for a handler's own connection.
     ///
-    /// The room of everyone keeps nothing and replays nothing.
+    /// The room of all clients keeps no history and replays nothing.
     ///
     /// # Errors
     ///
-    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if something that came after that message is kept no longer;
-    /// then the room is not joined. Otherwise as [`try_join`](Self::try_join).
+    /// [`HistoryGone`](crate::JoinErrorReason::HistoryGone) if a message after that id is no longer kept; the room is
+    /// not joined then. Otherwise the errors of [`try_join`](Self::try_join).
     pub fn join_since(
         &self,
         id: ConnectionId,
@@ -124,29 +125,30 @@ impl Room {
         }
     }
 
-    /// Has a connection leave the room, behind what the room was sent before. Does nothing if it is not in it, nor in the
-    /// room of everyone, which is left by disconnecting.
+    /// Makes a connection leave the room, after the messages that the room was sent before. Does nothing if the
+    /// connection is not in the room. The room of all clients can be left only by disconnecting.
     ///
-    /// Waits only while the engine's own mailbox is full.
+    /// Waits only while a mailbox of the engine is full.
     pub fn leave(&self, id: ConnectionId) {
         if let (Some(name), Some(session)) = (&self.name, self.shared.directory.find_id(id)) {
             self.shared.leave(name, &session);
         }
     }
 
-    /// Sends a message to all who are in the room, and to its [event streams](Self::event_streams).
+    /// Sends a message to all members of the room, and to its [event streams](Self::event_streams).
     ///
-    /// Waits while a mailbox of the engine is full: a producer can't outrun it. Returns at once, and counts, if nobody
-    /// is in the room, and before and after the app runs.
+    /// Applies backpressure: it waits while a mailbox of the engine is full. If the room is empty, or the app does not
+    /// run, it returns at once and counts the message as dropped.
     pub fn broadcast(&self, message: impl Into<Message>) {
         let _ = self
             .shared
             .publish(self.recipients(), message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to all who are in the room, or hands it back: then nobody gets it.
+    /// Sends a message to all members of the room, or returns it in the error, in which case no member receives it.
+    /// Never waits.
     ///
-    /// That nobody is in the room is no error.
+    /// It is not an error if the room is empty.
     ///
     /// # Errors
     ///
@@ -158,19 +160,19 @@ impl Room {
             .publish(self.recipients(), message.into(), Blocking::Try)
     }
 
-    /// Sends a message to all who are in the room but one, such as whoever it came from; otherwise as
-    /// [`broadcast`](Self::broadcast).
+    /// Sends a message to all members of the room but one, such as the client that it came from, with the backpressure
+    /// of [`broadcast`](Self::broadcast).
     pub fn broadcast_except(&self, id: ConnectionId, message: impl Into<Message>) {
         let _ = self
             .shared
             .publish(self.recipients_except(id), message.into(), Blocking::Wait);
     }
 
-    /// Sends a message to all members of the room but one, or hands it back.
+    /// Sends a message to all members of the room but one, or returns it in the error. Never waits.
     ///
     /// # Errors
     ///
-    /// As [`try_broadcast`](Self::try_broadcast).
+    /// Those of [`try_broadcast`](Self::try_broadcast).
     pub fn try_broadcast_except(
         &self,
         id: ConnectionId,
@@ -180,12 +182,12 @@ impl Room {
             .publish(self.recipients_except(id), message.into(), Blocking::Try)
     }
 
-    /// Sends a message that depends on the id that it gets in the room's history, such as one that tells its client what
-    /// to resume from; otherwise as [`broadcast`](Self::broadcast). Returns the id, if it was kept.
+    /// Sends a message that contains its own id in the room's history, so that a client knows where to resume. Applies
+    /// the backpressure of [`broadcast`](Self::broadcast). Returns the id, or `None` if the message was not kept.
     ///
-    /// The closure gets no id where the room keeps no history, nor does everyone. It is called again if another message gets
-    /// the id first; from then on, producers that wait hold back for it. So it must do nothing but make the message: others
-    /// that broadcast to the room may wait for it, for up to five seconds.
+    /// If the room keeps no history, as the room of all clients, the closure gets `None`. If another producer takes the
+    /// id first, the closure is called again; from then on the room's producers take turns. So the closure must only
+    /// create the message: other producers of the room may wait for it, for up to five seconds.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message};
@@ -204,8 +206,8 @@ impl Room {
         self.publish_with(message, Blocking::Wait).ok()?
     }
 
-    /// Sends a message that depends on the id that it gets in the room's history, unless a mailbox of the engine is full.
-    /// Returns the id, or `None` if the room keeps no history. Never waits for the engine; see
+    /// Sends a message that contains its own id in the room's history, unless a mailbox of the engine is full. Returns
+    /// the id, or `None` if the room keeps no history. Never waits for the engine; see
     /// [`broadcast_with`](Self::broadcast_with) for the closure.
     ///
     /// # Errors
@@ -243,24 +245,26 @@ impl Room {
         }
     }
 
-    /// What the room keeps of what came after a message, oldest first; with `None` all that it keeps, which is nothing
-    /// unless [`with_history`](crate::AsyncWebsocketApp::with_history) says otherwise.
+    /// Returns the kept messages that came after this id, oldest first; with `None`, all kept messages. A room without
+    /// a [history](crate::AsyncWebsocketApp::with_history) has none.
     ///
-    /// To have a connection sent that, and then what follows, use [`AsyncStream::join_since`](crate::AsyncStream::join_since).
+    /// To replay them to a connection that then receives new messages, use
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since).
     ///
     /// # Errors
     ///
-    /// If something that came after that message is kept no longer, or the id is none of this room's: as after a restart.
+    /// If a message after that id is no longer kept, or the id is from another history, for example from before a
+    /// restart.
     pub fn since(&self, id: Option<HistoryId>) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         self.shared.since(self.name.as_deref(), id)
     }
 
-    /// The id of the last message that the room was to keep, if there was one.
+    /// Returns the id of the room's last message; `None` if there was none, or the room keeps no history.
     pub fn last_id(&self) -> Option<HistoryId> {
         self.shared.last_id(self.name.as_deref()?)
     }
 
-    /// How many connections are in the room. [Event streams](Self::event_streams) of it are not among them.
+    /// Returns the number of WebSocket connections in the room. [Event streams](Self::event_streams) are not included.
     pub fn len(&self) -> usize {
         match &self.name {
             Some(name) => self
@@ -272,7 +276,7 @@ impl Room {
         }
     }
 
-    /// How many clients of event streams get what the room is sent
+    /// Returns the number of event-stream clients that follow the room
     /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
     pub fn event_streams(&self) -> usize {
         match &self.name {
@@ -284,12 +288,12 @@ impl Room {
         }
     }
 
-    /// Whether nobody is in the room.
+    /// Returns whether the room has no WebSocket connections.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a connection is in the room.
+    /// Returns whether a connection is in the room.
     pub fn contains(&self, id: ConnectionId) -> bool {
         match &self.name {
             Some(name) => {
@@ -300,8 +304,8 @@ impl Room {
         }
     }
 
-    /// Who is in the room, in no order. While others join and leave, this is what each shard had at some moment of the
-    /// call.
+    /// Returns the connections in the room, in no particular order. Shards are read one after the other, so joins and
+    /// leaves during the call may be included for one shard and not for another.
     pub fn members(&self) -> Vec<ConnectionId> {
         match &self.name {
             Some(name) => {

@@ -1,8 +1,8 @@
-//! Broadcasts to a room that keeps a history: what is rendered for whom, and in which order ids are given.
+//! Broadcasts to a room that keeps a history: rendering for its recipients, and the order of ids.
 //!
-//! The history's lock is held only while an id is given and the message is left in the shards' mailboxes. Everything that
-//! takes time happens before: user code, rendering, waiting for a mailbox. A rendering outlives the loss of an id to another
-//! producer, since its id can be replaced in place.
+//! The history's lock is held only while an id is given and the message is put into the shards' mailboxes. Everything
+//! that takes time happens before: user code, rendering, waiting for a mailbox. A rendering survives the loss of its id
+//! to another producer, since the id can be replaced in place.
 
 use super::id_turns::IdTurn;
 use super::publish::{AppShared, Blocking};
@@ -13,7 +13,7 @@ use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
 
-/// A message and its renderings, made without a lock.
+/// A message and its renderings, prepared without a lock.
 struct Prepared {
     id: HistoryId,
     message: Message,
@@ -31,7 +31,7 @@ impl Prepared {
         }
     }
 
-    /// Renders the forms that the room's recipients need and that are not there yet.
+    /// Renders the missing forms that the room's recipients need.
     fn render_for(&mut self, room: &engine::Room) {
         if room.streams().is_some() && self.event.is_none() {
             self.event = Some(WithId::event(&self.message, self.id));
@@ -41,7 +41,7 @@ impl Prepared {
         }
     }
 
-    /// Whether there is a form for every recipient.
+    /// Whether every recipient's form is rendered.
     fn covers(&self, room: &engine::Room) -> bool {
         (room.streams().is_none() || self.event.is_some())
             && (!room.has_members_with_ids() || self.framed.is_some())
@@ -78,7 +78,8 @@ impl Prepared {
 }
 
 impl AppShared {
-    /// Gives a message the next id of a room, sends it and keeps it. Returns the id, or `None` if the room has ended.
+    /// Gives a message the next id of a room, sends it and keeps it. Returns the id, or `None` if the room was retired
+    /// meanwhile.
     pub(super) fn broadcast_and_keep(
         &self,
         hub: &Hub,
@@ -117,22 +118,22 @@ impl AppShared {
             }
             let id = history.next_id();
             if content.depends_on_id() && ready.id != id {
-                // Another producer has this id.
+                // Another producer has taken the id.
                 turn.iter().for_each(IdTurn::contest);
             } else if blocking == Blocking::Wait
                 && kept.turns.is_contested()
                 && turn.is_none()
                 && !gave_up_turn
             {
-                // The holder of the turn would have to render again.
+                // A producer with a turn would have to render again.
             } else if ready.covers(&room.members) {
                 ready.set_id(id);
-                // Under the locks, so that ids are in the order in which every shard gets the messages; and for clients
-                // that follow several rooms, stamps are, too.
+                // Under the locks, so that every shard receives the messages in the order of their ids, and clients of
+                // several rooms in the order of their stamps.
                 let mut stamps = self.rooms.stamps();
                 let to = ready.audience(room, except);
                 match self.broadcast(hub, to, ready.message.frame(), Blocking::Try) {
-                    // A kept message is not lost, even if nobody is there to get it now.
+                    // A kept message is not lost, even if the room has no members now.
                     Ok(_) => {
                         *stamps += 1;
                         room.keep(&mut history, ready.message, *stamps);
@@ -158,7 +159,7 @@ mod tests {
     use crate::message::Message;
 
     #[test]
-    fn message_is_rendered_once_however_many_producers_there_are() {
+    fn message_is_rendered_once_with_many_producers() {
         const PRODUCERS: usize = 8;
         const MESSAGES: usize = 100;
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
@@ -170,13 +171,13 @@ mod tests {
         let sender = running.sender();
         let hub = &running.engine.hub;
         let entry = sender.0.rooms.find_or_make(hub, "news").unwrap();
-        // An event stream that is about to begin: from here on the room's messages are rendered as events.
+        // A pending event stream: from here on the room's messages are rendered as events.
         let streams = hub.follow(&entry.members).unwrap();
         let room = sender.room("news");
         thread::scope(|scope| {
             for _ in 0..PRODUCERS {
                 scope.spawn(|| {
-                    // Long enough for others to take the id meanwhile.
+                    // Long enough for other producers to take the id meanwhile.
                     let text = "rain\n".repeat(4_000);
                     for _ in 0..MESSAGES {
                         room.broadcast(Message::new(&text));

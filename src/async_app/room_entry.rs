@@ -1,4 +1,4 @@
-//! A room, as a name leads to it.
+//! The entry of a room in the directory.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,18 +10,18 @@ use crate::engine;
 use crate::message::Message;
 use crate::sync::lock;
 
-/// A room's members, and what it keeps. Clones share both.
+/// A room's members and history. Clones share both.
 #[derive(Clone)]
 pub(super) struct RoomEntry {
     pub(super) members: Arc<engine::Room>,
     pub(super) kept: Option<Arc<RoomHistory>>,
 }
 
-/// What a room keeps.
+/// A room's history, and when it was last used.
 pub(super) struct RoomHistory {
     history: Mutex<History>,
     pub(super) turns: IdTurns,
-    /// The stamp of the last message it was to keep; 0 if there never was one.
+    /// The stamp of the room's last message; 0 if it had none.
     used: AtomicU64,
 }
 
@@ -34,24 +34,24 @@ impl RoomHistory {
         }
     }
 
-    /// No thread may wait, or call user code, while it holds this.
+    /// Locks the history. While the lock is held, the thread must not wait or call user code.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
     }
 }
 
 impl RoomEntry {
-    /// What the room keeps, if it keeps anything ([`RoomHistory::history`]).
+    /// Locks the room's history, if it keeps one ([`RoomHistory::history`]).
     pub(super) fn history(&self) -> Option<MutexGuard<'_, History>> {
         Some(self.kept.as_ref()?.history())
     }
 
-    /// The stamp of the last message it was to keep; 0 if there never was one.
+    /// Returns the stamp of the room's last message; 0 if it had none.
     pub(super) fn used(&self) -> u64 {
         self.kept.as_ref().map_or(0, |kept| kept.used.load(Relaxed))
     }
 
-    /// Keeps a message. Called with its history locked, so that ids are given in the order of what is sent.
+    /// Keeps a message. Called with the history locked, so that ids follow the order of sending.
     pub(super) fn keep(&self, history: &mut History, message: Message, stamp: u64) {
         if let Some(kept) = &self.kept {
             kept.used.store(stamp, Relaxed);

@@ -1,4 +1,4 @@
-//! Rooms by their names, in stripes with a lock each.
+//! The rooms by name, in stripes with a lock each.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -9,8 +9,8 @@ use super::room_entry::RoomEntry;
 use crate::engine;
 use crate::sync::ignore_poison;
 
-/// A shard that makes or ends a room waits for one stripe only, and for no longer than that stripe takes to grow: with
-/// 1,000,000 rooms, to move some 16,000 entries.
+/// A shard that adds or removes a room waits for one stripe only, and at most while that stripe grows: with 1,000,000
+/// rooms, while some 16,000 entries move.
 const STRIPES: usize = 64;
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Default for Stripes {
     }
 }
 
-/// Found by its name, which it has itself: many rooms have few members.
+/// A room that is hashed by its own name, so that the name is stored once.
 struct ByName(RoomEntry);
 
 impl Borrow<str> for ByName {
@@ -50,7 +50,7 @@ impl PartialEq for ByName {
 
 impl Eq for ByName {}
 
-/// The rooms whose names share a stripe with one, locked.
+/// One locked stripe.
 pub(super) struct Stripe<'a>(RwLockWriteGuard<'a, HashSet<ByName>>);
 
 impl Stripe<'_> {
@@ -58,7 +58,7 @@ impl Stripe<'_> {
         self.0.get(name).map(|ByName(room)| room)
     }
 
-    /// Puts a room in the place of one of the same name, if there is one.
+    /// Inserts a room in place of one of the same name, if there is one.
     pub(super) fn replace(&mut self, room: RoomEntry) {
         self.0.replace(ByName(room));
     }
@@ -78,7 +78,7 @@ impl RoomNames {
         Stripe(ignore_poison(self.stripe(name).write()))
     }
 
-    /// Removes a room, unless its name is another's. Returns whether it was here.
+    /// Removes a room, unless its name belongs to another by now. Returns whether it was here.
     pub(super) fn remove(&self, room: &engine::Room) -> bool {
         let Stripe(mut names) = self.write(&room.name);
         let is_here = names
@@ -86,7 +86,7 @@ impl RoomNames {
             .is_some_and(|ByName(other)| std::ptr::eq(&*other.members, room));
         if is_here {
             names.remove(&*room.name);
-            // Gives back the memory of a rush.
+            // Release the memory of a burst of rooms.
             if names.capacity() > 64 && names.len() < names.capacity() / 8 {
                 names.shrink_to_fit();
             }

@@ -1,4 +1,4 @@
-//! Which rooms there are, by name, and what they keep.
+//! The directory of rooms, their histories, and the eviction of rooms that have no members.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +16,7 @@ use crate::sync::lock;
 /// Longest name of a room, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
-/// From names to rooms. A room is here while anybody is in it, or while it keeps messages.
+/// The rooms by name. A room is here while it has members or keeps messages.
 ///
 /// Locks are taken in this order: the deserted rooms, a history, the names.
 #[derive(Default)]
@@ -24,36 +24,38 @@ pub(super) struct RoomDirectory {
     names: RoomNames,
     /// Rooms that count towards `rooms_max`: all but the pinned ones.
     counted: AtomicUsize,
-    /// Told once, by the app that starts.
+    /// Set once, when the app starts.
     setup: OnceLock<RoomSettings>,
-    /// Messages that were ever kept, in all rooms.
+    /// The last stamp that was given, in all rooms.
     stamps: Mutex<u64>,
-    /// The last stamp of any room that was given up, with what it kept.
+    /// The last stamp of any evicted room.
     given_up: AtomicU64,
-    /// Rooms that nobody is in, and that stay: those that may be given up.
+    /// Rooms without members that may be evicted.
     deserted: Mutex<Deserted>,
 }
 
-/// Each room that stays and has nobody in it is in one of these, as whoever empties it sees to; others may be, which is found
-/// out when their turn comes. So nobody ever looks through all rooms.
+/// Queues of rooms to evict. Every unpinned room that keeps a history and has no members is in one of them; the thread
+/// that removes the last member enqueues it. A queue may also contain rooms that have members again, which is noticed
+/// when their turn comes. So no eviction scans all rooms.
 #[derive(Default)]
 struct Deserted {
-    /// Those that have kept nothing yet, when they came.
+    /// Rooms that had kept nothing when they were enqueued.
     unused: VecDeque<Arc<str>>,
-    /// Those that keep messages.
+    /// Rooms that keep messages.
     kept: VecDeque<Arc<str>>,
 }
 
-/// What a room is wanted for, where there are as many as there may be.
+/// Why a room is needed when `rooms_max` is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
-    /// Somebody comes in: no room that keeps messages gives way.
+    /// A client joins: no room that keeps messages is evicted.
     ToJoin,
-    /// It is to keep a message: those give way that were not used for longest.
+    /// The room is to keep a message: the least recently used room is evicted.
     ToKeep,
 }
 
-/// As many are looked at for one that is given up: of so many, the least used one is found for sure; of more, about.
+/// Most rooms that one eviction looks at. Among so many, the least recently used one is found exactly; among more,
+/// approximately.
 const LOOKED_AT_MAX: usize = 64;
 
 struct RoomSettings {
@@ -74,7 +76,7 @@ impl RoomDirectory {
         self.names.find(name)
     }
 
-    /// The room of that name, if it is there, or else is to keep what it is sent.
+    /// Returns the room of that name, or creates it if its messages are to be kept.
     pub(super) fn find_to_send(
         &self,
         hub: &Hub,
@@ -92,7 +94,7 @@ impl RoomDirectory {
         self.find_or_make_for(hub, name, Wanted::ToKeep).map(Some)
     }
 
-    /// The room of that name, which is made if there is none.
+    /// Returns the room of that name, or creates it.
     pub(super) fn find_or_make(&self, hub: &Hub, name: &str) -> Result<RoomEntry, JoinErrorReason> {
         self.find_or_make_for(hub, name, Wanted::ToJoin)
     }
@@ -112,7 +114,7 @@ impl RoomDirectory {
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
         let bounds = setup.histories.find(name);
-        // Rooms with a pattern of their own are as many as the program has named.
+        // The number of pinned rooms is bounded by the patterns of the program.
         let is_pinned = bounds.is_some_and(|bounds| bounds.pinned);
         let room = loop {
             let mut names = self.names.write(name);
@@ -120,7 +122,7 @@ impl RoomDirectory {
             if let Some(room) = former.filter(|former| is_there(former)) {
                 return Ok(room.clone());
             }
-            // A retired room of this name gives its place to the new one.
+            // A retired room of this name hands its place to the new one.
             if is_pinned || former.is_some() || self.count_in(setup.rooms_max) {
                 let room = self.new_room(hub, name, bounds);
                 names.replace(room.clone());
@@ -131,7 +133,7 @@ impl RoomDirectory {
                 return Err(JoinErrorReason::Rooms);
             }
         };
-        // Whoever has asked for it may never join.
+        // The caller may never join the room, so it is enqueued as deserted.
         if !is_pinned && room.kept.is_some() && room.members.enqueue() {
             self.deserted().unused.push_back(room.members.name.clone());
         }
@@ -139,7 +141,7 @@ impl RoomDirectory {
     }
 
     fn new_room(&self, hub: &Hub, name: &str, bounds: Option<HistoryBounds>) -> RoomEntry {
-        // What a room of this name may have kept before is not kept any more.
+        // What an earlier room of this name has kept is lost.
         let given_up = self.given_up.load(Relaxed);
         let kept = bounds.map(|bounds| {
             let history = History::new(bounds.messages_max, bounds.bytes_max);
@@ -151,24 +153,24 @@ impl RoomDirectory {
         }
     }
 
-    /// Counts a room that is about to be made. Returns whether there was a place for it.
+    /// Counts a room that is about to be created. Returns whether the limit allowed it.
     fn count_in(&self, rooms_max: usize) -> bool {
         let more = |counted: usize| (counted < rooms_max).then_some(counted + 1);
         self.counted.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// The last stamp that was given. Locked behind a room's history, by whoever publishes what is to be kept: so stamps are
-    /// in the order of what is sent. Nobody may wait who holds it.
+    /// Locks the last stamp that was given. Publishers of kept messages take it while they hold the room's history, so
+    /// that stamps follow the order of sending. The holder must not wait.
     pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
         lock(&self.stamps)
     }
 
-    /// Nobody is in a room any more. If it stays, it may be given up from now on.
+    /// Handles the leave of a room's last member. If the room stays, it may be evicted from now on.
     pub(super) fn emptied(&self, room: &engine::Room) {
         if room.is_retired() {
             self.forget(room);
         } else if !self.is_pinned(room) && room.enqueue() {
-            // It is found out later whether it keeps anything.
+            // Whether it keeps anything is checked when its turn comes.
             self.deserted().unused.push_back(room.name.clone());
         }
     }
@@ -183,7 +185,7 @@ impl RoomDirectory {
         lock(&self.deserted)
     }
 
-    /// A room has ended: its name is free, unless another room has it already.
+    /// Removes a room that has ended, unless its name belongs to another by now.
     pub(super) fn forget(&self, room: &engine::Room) {
         if self.names.remove(room) && !self.is_pinned(room) {
             self.counted.fetch_sub(1, Relaxed);
@@ -194,11 +196,11 @@ impl RoomDirectory {
         self.names.len()
     }
 
-    /// There are as many rooms as there may be: one that nobody is in, and that only keeps messages, is given up. First those
-    /// that have nothing to keep: names that somebody has made up take no one's messages. Then, if another is to keep a
-    /// message, the one that was not used for longest. Looks at few rooms, however many there are.
+    /// Evicts one room without members, since `rooms_max` is reached. Rooms that have kept nothing are evicted first,
+    /// so that made-up names displace no messages. If none is left and the new room is to keep a message, the least
+    /// recently used room is evicted. The cost does not depend on the number of rooms.
     ///
-    /// Returns whether one was given up.
+    /// Returns whether a room was evicted.
     fn give_one_up(&self, wanted: Wanted) -> bool {
         let mut deserted = self.deserted();
         for _ in 0..LOOKED_AT_MAX {
@@ -237,10 +239,11 @@ impl RoomDirectory {
         least.is_some_and(|(_, room)| self.retire_if_empty(&room))
     }
 
-    /// Returns whether the room has ended. If not, it has a member, and whoever leaves it last enqueues it again.
+    /// Returns whether the room was evicted. If not, it has a member, and whoever removes the last member enqueues it
+    /// again.
     fn retire_if_empty(&self, room: &RoomEntry) -> bool {
         room.members.dequeue();
-        // A thread that is about to publish to it has done so, or will find that it has ended.
+        // A thread that is about to publish to it either has done so or will find that it has ended.
         let history = room.history();
         let given_up = room.members.retire_if_empty();
         if given_up {
@@ -251,12 +254,12 @@ impl RoomDirectory {
         given_up
     }
 
-    /// The room of that name, if it has no member. If it has one, it is in no queue any more.
+    /// Returns the room of that name if it has no members. If it has one, it is no longer in a queue.
     fn still_deserted(&self, name: &str) -> Option<RoomEntry> {
         let room = self.find(name)?;
         if !room.members.is_unused() {
             room.members.dequeue();
-            // Its last member may have left at this moment, and have found it in the queue still.
+            // Its last member may have left just now and found it still marked as queued.
             if !(room.members.is_unused() && room.members.enqueue()) {
                 return None;
             }

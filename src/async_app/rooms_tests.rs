@@ -9,7 +9,7 @@ const ROOMS_MAX: usize = 4;
 struct Fixture {
     rooms: RoomDirectory,
     hub: Arc<Hub>,
-    /// Rooms get their numbers from an engine.
+    /// Rooms get their numbers from a running engine.
     _running: RunningApp,
     stamp: u64,
 }
@@ -49,11 +49,11 @@ impl Fixture {
         self.try_keep(name).unwrap();
     }
 
-    /// An event stream that follows the room: it counts as being in it.
+    /// Adds an event stream that follows the room, which counts like a member.
     fn enter(&self, name: &str) -> Result<Arc<engine::Room>, JoinErrorReason> {
         loop {
             let room = self.rooms.find_or_make(&self.hub, name)?;
-            // Another thread may have ended it at this moment.
+            // Another thread may have ended it just now.
             if let Some(streams) = self.hub.follow(&room.members) {
                 return Ok(streams);
             }
@@ -72,7 +72,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_room_that_keeps_messages_gives_way_to_no_join() {
+fn room_that_keeps_messages_is_not_evicted_by_a_join() {
     let mut fixture = Fixture::new(&["*"]);
     for n in 0..ROOMS_MAX {
         fixture.keep(&format!("kept {n}"));
@@ -88,14 +88,14 @@ fn a_room_that_keeps_messages_gives_way_to_no_join() {
 }
 
 #[test]
-fn a_room_that_keeps_nothing_gives_way_to_joins() {
+fn room_that_keeps_nothing_is_evicted_by_a_join() {
     let mut fixture = Fixture::new(&["*"]);
     fixture.keep("kept");
     for n in 0..1_000 {
         let room = fixture.enter(&format!("stranger {n}")).unwrap();
         fixture.leave(&room);
     }
-    // Nobody ever came in.
+    // No client ever joined these.
     for n in 0..1_000 {
         fixture
             .rooms
@@ -107,7 +107,7 @@ fn a_room_that_keeps_nothing_gives_way_to_joins() {
 }
 
 #[test]
-fn a_room_with_members_never_gives_way() {
+fn room_with_members_is_never_evicted() {
     let mut fixture = Fixture::new(&["*"]);
     let members: Vec<_> = (0..ROOMS_MAX)
         .map(|n| fixture.enter(&format!("{n}")).unwrap())
@@ -117,7 +117,7 @@ fn a_room_with_members_never_gives_way() {
         fixture.try_keep("late").unwrap_err(),
         JoinErrorReason::Rooms
     );
-    // As soon as one is left, it does; the last to leave counts, also if others have come and gone.
+    // It can be evicted once its last member has left, whatever happened before.
     let again = fixture.enter("2").unwrap();
     fixture.leave(&members[2]);
     assert_eq!(
@@ -133,12 +133,12 @@ fn a_room_with_members_never_gives_way() {
 }
 
 #[test]
-fn a_new_message_takes_the_place_of_the_least_used_room() {
+fn message_to_keep_evicts_the_least_recently_used_room() {
     let mut fixture = Fixture::new(&["*"]);
     for name in ["a", "b", "c", "d", "a", "b"] {
         fixture.keep(name);
     }
-    // In a room that keeps something, too, nobody has to be for it to stay.
+    // A room that keeps messages stays without members, too.
     let member = fixture.enter("c").unwrap();
     fixture.keep("e");
     assert!(!fixture.keeps("d") && fixture.keeps("c"));
@@ -150,12 +150,12 @@ fn a_new_message_takes_the_place_of_the_least_used_room() {
 }
 
 #[test]
-fn a_room_with_its_own_pattern_is_always_there_and_stays() {
+fn pinned_room_is_never_evicted() {
     let mut fixture = Fixture::new(&["everyone", "*"]);
     let _members: Vec<_> = (0..ROOMS_MAX)
         .map(|n| fixture.enter(&format!("{n}")).unwrap())
         .collect();
-    // It takes nobody's place, and needs none.
+    // It neither needs nor takes a place in `rooms_max`.
     fixture.keep("everyone");
     let member = fixture.enter("everyone").unwrap();
     fixture.leave(&member);
@@ -170,7 +170,7 @@ fn a_room_with_its_own_pattern_is_always_there_and_stays() {
 }
 
 #[test]
-fn giving_up_looks_at_few_rooms_however_many_there_are() {
+fn eviction_looks_at_few_rooms_of_many() {
     const MANY: usize = 5_000;
     let mut fixture = Fixture::with_rooms_max(&["*"], MANY);
     let members: Vec<_> = (0..MANY)
@@ -180,7 +180,7 @@ fn giving_up_looks_at_few_rooms_however_many_there_are() {
         let deserted = fixture.rooms.deserted();
         deserted.unused.len() + deserted.kept.len()
     };
-    // All were enqueued when they were made; each refusal finds out about so many that somebody is in them.
+    // All were enqueued when they were created; each refusal finds a bounded number of them in use.
     let before = waiting(&fixture);
     assert_eq!(before, MANY);
     assert!(fixture.enter("late").is_err());
@@ -188,7 +188,7 @@ fn giving_up_looks_at_few_rooms_however_many_there_are() {
     while waiting(&fixture) > 0 {
         assert!(fixture.enter("late").is_err());
     }
-    // Whoever leaves makes room, wherever it was.
+    // Whichever room is deserted can be evicted, wherever it was in the queue.
     fixture.leave(&members[MANY / 2]);
     assert_eq!(waiting(&fixture), 1);
     fixture.keep("late");
@@ -196,7 +196,7 @@ fn giving_up_looks_at_few_rooms_however_many_there_are() {
 }
 
 #[test]
-fn rooms_are_enqueued_once_however_often_they_are_emptied() {
+fn room_is_enqueued_once_however_often_it_is_emptied() {
     let fixture = Fixture::with_rooms_max(&["*"], 10);
     for _ in 0..1_000 {
         let room = fixture.enter("a").unwrap();
@@ -223,7 +223,7 @@ fn locked_stripe_keeps_only_its_own_names_waiting() {
 }
 
 #[test]
-fn rooms_made_and_ended_by_many_threads_are_counted_right() {
+fn rooms_created_and_ended_by_many_threads_are_counted() {
     const THREADS: usize = 4;
     let fixture = Fixture::new(&["kept*"]);
     std::thread::scope(|scope| {
