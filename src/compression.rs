@@ -1,13 +1,13 @@
-//! How messages are compressed.
+//! Settings of message compression.
 
 use crate::protocol::encode::MessageKind;
 
-/// How messages are compressed with clients that ask for it (permessage-deflate, RFC 7692):
-/// [`AsyncWebsocketApp::with_compression`](crate::AsyncWebsocketApp::with_compression).
+/// Settings of permessage-deflate (RFC 7692), for clients that negotiate it
+/// ([`AsyncWebsocketApp::with_compression`](crate::AsyncWebsocketApp::with_compression)).
 ///
-/// A message to many is packed once, whoever gets it: members of an audience (a room, or everyone) share one history, so that
-/// short messages that resemble each other shrink to a quarter or a third. Text messages are packed from 64 bytes on, and
-/// sent as they are where that does not make them shorter.
+/// A broadcast is compressed once for all its recipients: the members of an audience (a room, or all clients) share one
+/// compression history, so that short messages that resemble each other shrink to a quarter or a third. Text messages
+/// are compressed from 64 bytes on, and sent uncompressed if compression does not make them shorter.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Compression};
@@ -23,7 +23,7 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Text only; replies from 1 KiB on; not with WebKit.
+    /// Creates the default settings: text only, replies from 1 KiB on, and not for Apple's clients.
     pub fn new() -> Self {
         Self {
             level: None,
@@ -33,48 +33,49 @@ impl Compression {
         }
     }
 
-    /// How hard it is tried, from 1 (fastest) to 9 (shortest). By default 1 for messages below 512 bytes, and 2 for others:
-    /// what higher levels save beyond is a tenth, for several times the time.
+    /// Sets the compression level, from 1 (fastest) to 9 (smallest). The default is 1 for messages below 512 bytes, and
+    /// 2 for others: higher levels save another tenth, for several times the CPU time.
     ///
     /// # Panics
     ///
-    /// If it is not from 1 to 9.
+    /// If the level is not from 1 to 9.
     #[track_caller]
     pub fn level(mut self, level: u8) -> Self {
         assert!(
             (1..=9).contains(&level),
-            "a compression level is from 1 to 9, and not {level}"
+            "a compression level must be from 1 to 9, but is {level}"
         );
         self.level = Some(level);
         self
     }
 
-    /// What is sent to one client is packed from this length on, in bytes: by itself, since it shares a history with nobody.
-    /// 1,024 by default; `usize::MAX` sends all replies as they are.
+    /// Sets the length in bytes from which messages to a single client are compressed; these have no shared history.
+    /// Default 1,024. `usize::MAX` sends all of them uncompressed.
     pub fn replies_from(mut self, bytes: usize) -> Self {
         self.replies_from = bytes;
         self
     }
 
-    /// Whether binary messages are packed, too. Not by default: most are compressed already.
+    /// Sets whether binary messages are compressed, too. By default they are not, since most are compressed already.
     pub fn binary(mut self, packed: bool) -> Self {
         self.binary = packed;
         self
     }
 
-    /// Whether it is agreed with Safari, and with other programs that use Apple's networking. Not by default: there are open
-    /// reports of versions that fail where compressed messages and others come mixed.
+    /// Sets whether compression is negotiated with Safari, and with other programs that use Apple's networking. By
+    /// default it is not: there are open reports of versions that fail when compressed and uncompressed messages
+    /// alternate.
     pub fn apple(mut self, agreed: bool) -> Self {
         self.apple = agreed;
         self
     }
 
-    /// Whether messages of that kind are packed.
+    /// Whether messages of this kind are compressed.
     pub(crate) fn packs(&self, kind: MessageKind) -> bool {
         kind == MessageKind::Text || self.binary
     }
 
-    /// The level for a message of that length.
+    /// The level for a message of this length.
     pub(crate) fn level_for(&self, len: usize) -> u8 {
         self.level.unwrap_or(if len < 512 { 1 } else { 2 })
     }

@@ -1,5 +1,5 @@
-//! Live WebSocket for plain, synchronous programs: handlers for connections and messages, and broadcasts from any
-//! thread, on an event-driven engine, with no async runtime in sight.
+//! WebSocket for plain, synchronous Rust programs: handlers for connections and messages, and broadcasts from any
+//! thread, on an event-driven engine without an async runtime.
 //!
 //! ```no_run
 //! use humphrey_ws::AsyncWebsocketApp;
@@ -20,23 +20,37 @@
 //! app.run();
 //! ```
 //!
-//! An [`AsyncWebsocketApp`] listens itself, and can serve the HTTP routes of a Humphrey
-//! [`SubApp`](humphrey::SubApp) on the same port; or it takes its connections from an existing Humphrey
-//! [`App`](humphrey::App) ([`async_websocket_handler`]), or with the feature `axum` from an axum app (the module `axum`).
-//! [`WebsocketStream`] is the blocking way ([`websocket_handler`]). With the feature `client` the crate has a client, too (the module
-//! `websocket_client`).
+//! # Where to start
 //!
-//! What holds, whatever clients do:
+//! - [`AsyncWebsocketApp`]: the app, with its handlers and settings. It listens on its own port, where it can also
+//!   serve the HTTP routes of a Humphrey [`SubApp`](humphrey::SubApp). Or it takes its connections from an existing
+//!   Humphrey [`App`](humphrey::App) ([`async_websocket_handler`]), or with the feature `axum` from an axum app (module
+//!   `axum`).
+//! - [`AsyncStream`]: a connection, as handlers receive it. [`AsyncSender`] sends to clients from any thread.
+//! - [`Room`]: a named set of connections for fan-out, with presence ([`Presence`]) and optionally a history that is
+//!   replayed to late joiners and reconnecting clients ([`HistoryLimits`], [`HistoryId`]).
+//! - [`Message`]: a text or binary message, which all its recipients share.
+//! - [`RequestHead`], [`Accept`] and [`Reject`]: authentication during the handshake.
+//! - [`procedures`]: calls and named notifications over a subprotocol, with a JavaScript client.
+//! - [`Subscription`]: server-sent events, for clients without a WebSocket.
+//! - [`Limits`], [`SlowConsumer`] and [`Metrics`]: bounds, backpressure, and counters.
+//! - [`WebsocketStream`]: the blocking API, with a thread for each connection ([`websocket_handler`]).
+//! - `websocket_client`: a client, with the feature `client`.
 //!
-//! - For one connection: the connect handler, its messages in the order sent, the disconnect handler, each exactly
-//!   once, never two at a time. What one thread broadcasts arrives everywhere in that order.
-//! - Nobody waits for a slow or silent client, unless the program asks its producers to ([`SlowConsumer::Pace`]).
-//! - Handlers may block: they delay their own connection only.
-//! - Everything is bounded ([`Limits`]), and what is not delivered is counted ([`Metrics`]).
+//! # Guarantees
 //!
-//! Code written for humphrey_ws 0.5.1 compiles unchanged.
+//! - Order: for each connection, the connect handler runs first, then the message handler for each message in the order
+//!   sent, then the disconnect handler. Each runs exactly once, never two at a time. The broadcasts of one thread
+//!   arrive at every client in the order in which they were made.
+//! - Isolation: a slow or silent client delays no other client, unless the program applies backpressure to producers
+//!   ([`SlowConsumer::Pace`]).
+//! - Blocking handlers: a handler that blocks delays its own connection only.
+//! - Bounded memory: every queue and buffer has a limit ([`Limits`]), and messages that are not delivered are counted
+//!   ([`Metrics`]).
+//!
+//! Programs written for humphrey_ws 0.5.1 compile unchanged.
 
-// What unsafe code there is stands in `transport::ring`, which is built with this feature only.
+// The only unsafe code is in `transport::ring`, which this feature enables.
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
 
 pub mod async_app;
@@ -95,7 +109,7 @@ pub use proxies::TrustedProxies;
 pub use request::{Accept, Reject, RequestHead};
 pub use stream::WebsocketStream;
 
-/// Procedures: named notifications both ways, and calls that return, over binary messages of a subprotocol.
+/// Calls and named notifications in both directions, over binary messages of a subprotocol.
 ///
 /// ```
 /// use humphrey_ws::AsyncWebsocketApp;
@@ -108,19 +122,20 @@ pub use stream::WebsocketStream;
 /// );
 /// ```
 ///
-/// There are two subprotocols, `humphrey_ws.procedures.v1` and the older `websocket.io-rpc-v0.1`; a client offers one, or
-/// both, in its handshake. The older one has notifications both ways, and calls from the client, which it can cancel. The newer one
-/// has also errors, answers in parts ([`Reply::item`](procedures::Reply::item)), calls from the server
-/// ([`AsyncStream::call`]), and calls that the server answers itself: `$ping`, and `$join` and `$leave` for rooms
-/// ([`AsyncWebsocketApp::with_join_handler`]). The guide has the bytes: docs/procedures.md.
+/// There are two subprotocols, `humphrey_ws.procedures.v1` and the older `websocket.io-rpc-v0.1`. A client offers one
+/// or both in its handshake. The older one has notifications in both directions, and calls from the client, which it
+/// can cancel. The newer one adds errors, streamed answers ([`Reply::item`](procedures::Reply::item)), calls from the
+/// server ([`AsyncStream::call`]), and calls that the server answers itself: `$ping`, and `$join` and `$leave` for
+/// rooms ([`AsyncWebsocketApp::with_join_handler`]). The guide describes the wire format: docs/procedures.md.
 ///
-/// - What a client sends is handled in its order. A cancelled call, and the end of a connection, are seen at once, also by a handler
-///   that runs ([`Call::cancelled`](procedures::Call::cancelled)), unless more than
-///   [`Limits::pending_bytes_max`] waits in front of it. A call that was cancelled before its handler began is not begun.
-/// - What a handler notifies and then answers leaves in that order.
-/// - A frame that is malformed, or a call with an id that is in flight, closes the connection with 1002, or 1007 where a name is
-///   no UTF-8; what came before is still handled.
-/// - Calls in flight are bounded ([`Limits::connection_calls_max`]), and counted ([`Metrics::calls`]).
+/// - A client's calls and notifications are handled in the order in which it sends them. A running handler learns at
+///   once when its call is cancelled or its connection ends ([`Call::cancelled`](procedures::Call::cancelled)), unless
+///   more than [`Limits::pending_bytes_max`] is queued before the cancellation. A call that is cancelled before its
+///   handler has begun is not handled.
+/// - Notifications that a handler sends before its answer arrive before the answer.
+/// - A malformed frame, or a call with an id that is in flight, closes the connection with 1002; a name that is not
+///   UTF-8 closes it with 1007. Frames that arrived before are still handled.
+/// - Calls in flight are limited ([`Limits::connection_calls_max`]) and counted ([`Metrics::calls`]).
 pub mod procedures {
     pub use crate::async_app::procedures::{
         Aborted, Answer, Call, CallError, CallErrorReason, Cancellation, Event, Payload,

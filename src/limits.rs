@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-/// The bounds of an app. Every queue, buffer and wait has one.
+/// The limits of an app. Every queue, buffer and wait has one.
 ///
-/// Times count while the app runs. Where its process is stopped, its machine sleeps or is paused, or a thread is not scheduled for
-/// 250 ms or longer, deadlines move on by as long, and by up to a second more, in which what has come meanwhile is read.
+/// Times count while the app runs. If the process is stopped, the machine is suspended or paused, or a thread is not
+/// scheduled for 250 ms or longer, deadlines are extended by that time and by up to a second more, in which the data
+/// that has arrived meanwhile is read.
 ///
-/// Change what differs from the default:
+/// Set the limits that differ from the default:
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Limits};
@@ -18,128 +19,136 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Longest message, in bytes of payload, in either direction. Default 16 MiB.
+    /// Longest message in either direction, in bytes of payload. Default 16 MiB.
     ///
-    /// A client that announces a longer one is closed with 1009 before anything is allocated; a longer message of
-    /// the program is refused ([`SendErrorReason::TooLarge`](crate::SendErrorReason::TooLarge)).
+    /// A client that announces a longer one is closed with 1009 before anything is allocated. A longer message of the
+    /// program is refused ([`SendErrorReason::TooLarge`](crate::SendErrorReason::TooLarge)).
     pub message_bytes_max: usize,
-    /// Bytes that may wait for one client, beyond what its socket took. Default 1 MiB.
+    /// Bytes that may be queued for one client (its outbox), beyond what its socket has taken. Default 1 MiB.
     ///
-    /// An empty outbox takes one message of any legal size; the bound decides whether another may be queued behind.
-    /// Over it, [`SlowConsumer`] decides. What a room has kept and replays to a client that joins it does not count, nor is it
-    /// dropped: it is bounded by `outboxes_bytes_max`. Messages that wait behind a replay count as always.
+    /// An empty outbox takes one message of any legal size; the limit decides whether another message may be queued
+    /// behind it. When a message does not fit, [`SlowConsumer`] decides what happens. Kept messages that a room replays
+    /// to a client do not count and are never dropped; `outboxes_bytes_max` bounds them. Messages queued behind a
+    /// replay count as always.
     pub outbox_bytes_max: usize,
-    /// Bytes that are held for all clients together, of what each was sent alone, and of responses of mounted routes.
-    /// Default 512 MiB. A message or response is held until its last byte has left.
+    /// Bytes that are held for all clients together: messages that were sent to a single client, and responses of
+    /// mounted routes. Default 512 MiB. A message or response is held until its last byte has been written.
     ///
-    /// Beyond it, clients of the address that has most waiting are disconnected, those with most of it first: at first those
-    /// that take nothing of it at that moment, and the others if that is not enough. While it is used up by responses, no
-    /// route's handler is started: the answer is 503.
+    /// Beyond the limit, the app disconnects clients of the address for which most bytes are queued, those with the
+    /// most bytes first. It starts with clients that are taking nothing at that moment, and goes on to the others if
+    /// that does not suffice. While responses use up the limit, no route's handler is started, and requests get 503.
     ///
-    /// Broadcasts that wait do not count, since all outboxes share them, but for pieces that are copied for one client.
+    /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do.
     /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
-    /// Bytes of messages on their way to one shard. Default 4 MiB.
+    /// Bytes of messages on their way to one shard (its mailbox). Default 4 MiB.
     ///
-    /// While it is full, [`AsyncSender::broadcast`](crate::AsyncSender::broadcast) and the like wait, and their
-    /// `try_` twins return [`SendErrorReason::Full`](crate::SendErrorReason::Full). A shard may hold as much again
-    /// that it has taken and not yet handed on; an empty mailbox takes a message of any legal size.
+    /// While the mailbox is full, [`AsyncSender::broadcast`](crate::AsyncSender::broadcast) and the other sending
+    /// methods wait, and their `try_` variants return [`SendErrorReason::Full`](crate::SendErrorReason::Full). A shard
+    /// may hold as much again that it has taken from the mailbox and not yet distributed. An empty mailbox takes a
+    /// message of any legal size.
     pub mailbox_bytes_max: usize,
-    /// Bytes of received messages that wait while a handler of their connection runs. Default 64 KiB.
+    /// Bytes of received messages that may be queued while a handler of their connection runs. Default 64 KiB.
     ///
-    /// Beyond it the connection is not read, and TCP slows the client down. A message that has begun is read to its end.
+    /// Beyond the limit the connection is not read, and TCP applies backpressure to the client. A message that has
+    /// begun is read to its end.
     pub pending_bytes_max: usize,
     /// Bytes of received messages that the app holds at once, of all connections together. Default 512 MiB.
     ///
-    /// One half is for messages that have begun and are not complete: beyond it, of the address that holds most of it
-    /// the connection with the largest is closed with 1013. The other half is for messages that wait for handlers or are in their hands: beyond it nothing is
-    /// read until they have caught up. Each shard has an equal share, and room for one message of any legal size in
-    /// either half.
+    /// One half is for incomplete messages. Beyond it, the app takes the address that holds the most, and closes its
+    /// connection with the largest incomplete message with 1013. The other half is for complete messages that wait for
+    /// handlers or are being handled. Beyond it, nothing is read until handlers have caught up. Each shard has an equal
+    /// share, and room for one message of any legal size in either half.
     ///
-    /// An eighth of it, beside those halves, is for requests that wait for the handshake handler or an event stream's, and
-    /// for what clients send behind them: beyond it, further ones are answered with 503. While the second half is used up, requests are not kept
-    /// for connect handlers ([`AsyncStream::request`](crate::AsyncStream::request)).
+    /// In addition, an eighth of the limit is for requests that wait for the handshake handler or an event stream's
+    /// handler, and for the bytes that clients send after them; further requests get 503. While the second half is used
+    /// up, requests are not kept for connect handlers ([`AsyncStream::request`](crate::AsyncStream::request)).
     pub received_bytes_max: usize,
-    /// Longest request head, in bytes. Default 16 KiB. A longer one is answered with 431.
+    /// Longest request head, in bytes. Default 16 KiB. A longer one gets 431.
     pub head_bytes_max: usize,
-    /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one is answered with 413.
+    /// Longest body of an HTTP request, in bytes. Default 1 MiB. A longer one gets 413.
     pub body_bytes_max: usize,
     /// Bytes of HTTP requests that the app holds at once, of all connections together: bodies, requests that wait for a
-    /// handler or are in its hands, and what clients send behind them. Default 64 MiB.
+    /// handler or are being handled, and the bytes that clients send after them. Default 64 MiB.
     ///
-    /// Beyond it, of the address that holds most of it the largest body that is not complete is answered with 503, or else
-    /// the request that finds no room. Each shard has an equal share, and room for one request of any legal size. Bodies
-    /// that a Humphrey app or axum reads do not count: they are theirs to bound.
+    /// Beyond the limit, the app takes the address that holds the most and answers its largest incomplete body with
+    /// 503, or else the request that does not fit. Each shard has an equal share, and room for one request of any legal
+    /// size. Bodies that a Humphrey app or axum reads do not count; they must be bounded there.
     pub bodies_bytes_max: usize,
-    /// Connections, of all kinds, that the app serves at once; and as many again that have ended, and whose disconnect
-    /// handler has still to run, or what the program keeps for them to be dropped. Default 100,000. The requests of further ones are answered
-    /// with 503, also where a Humphrey app hands them over; those whose handshake was answered before are closed with
-    /// 1013.
+    /// Connections of all kinds that the app serves at once. Default 100,000. In addition, as many connections may have
+    /// ended while their disconnect handlers, or the drop of their state, are still pending. The requests of further
+    /// connections get 503, also if a Humphrey app hands them over. Connections whose handshake was answered before are
+    /// closed with 1013.
     pub connections_max: usize,
-    /// WebSocket and HTTP connections that one address may have at once. Default none: any number.
+    /// WebSocket and HTTP connections that one address may have at once. Default `None`: any number.
     ///
-    /// Further ones are answered with 429 and closed, also those that a Humphrey app hands over. With 0, no connection is accepted. An
-    /// IPv6 network of 64 bits counts as one address. Behind a proxy all clients have one address, until the proxy is
-    /// trusted to say whose it is ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)); then
-    /// WebSockets and event streams count, and not the connections that the proxy keeps for HTTP requests.
+    /// Further ones get 429 and are closed, also if a Humphrey app hands them over. With 0, no connection is accepted.
+    /// An IPv6 network of 64 bits counts as one address. Behind a proxy all clients share its address, unless the proxy
+    /// is [trusted](crate::AsyncWebsocketApp::with_trusted_proxies). Then WebSockets and event streams count towards
+    /// the forwarded address, and the proxy's HTTP connections do not count.
     pub peer_connections_max: Option<usize>,
-    /// WebSocket handshakes and event streams that one address may begin, per second; a second's worth may come at once.
-    /// Default none: any number. Further ones are answered with 429; with 0, all are.
+    /// WebSocket handshakes and event streams that one address may begin per second; bursts of one second's worth are
+    /// allowed. Default `None`: any number. Further ones get 429; with 0, all do.
     pub peer_handshakes_per_second_max: Option<u32>,
-    /// WebSocket connections and event streams that one user may have at once, where the program says who the user is
-    /// ([`Accept::user`](crate::Accept::user), [`Subscription::user`](crate::Subscription::user)). Default none: any number.
-    /// Further ones are answered with 429, or closed with 1013 if their handshake was answered before.
+    /// WebSocket connections and event streams that one user may have at once, if the program assigns users
+    /// ([`Accept::user`](crate::Accept::user), [`Subscription::user`](crate::Subscription::user)). Default `None`: any
+    /// number. Further ones get 429, or are closed with 1013 if their handshake was answered before.
     ///
-    /// A connection counts from the handler's answer until it has ended. A client that reconnects may find its lost
-    /// connection still counted, until the [`Heartbeat`](crate::ping::Heartbeat) finds it: leave room for that.
+    /// A connection counts from the handler's verdict until it has ended. When a client loses its connection and
+    /// reconnects, the lost connection still counts until the [`Heartbeat`](crate::ping::Heartbeat) detects it: leave
+    /// room for that.
     pub user_connections_max: Option<usize>,
-    /// Calls of one connection that may be in flight at once, in each direction ([procedures](crate::procedures)). Default
-    /// 1,024. Further ones of a client are answered with an error; in the older subprotocol, which has none, its connection
-    /// is closed with 1013. Further ones of the program fail.
+    /// Calls of one connection that may be in flight at once, in each direction ([procedures](crate::procedures)).
+    /// Default 1,024. A client's further calls get an error; the older subprotocol has no errors, so there the
+    /// connection is closed with 1013. The program's further calls fail.
     pub connection_calls_max: usize,
-    /// Rooms that one connection may be in at once. Default 1,024. Joining a further one fails, with
-    /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms); an event stream of more is answered
-    /// with 503.
+    /// Rooms that one connection may be in at once. Default 1,024. Further joins fail with
+    /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms). An event stream of more rooms
+    /// gets 503.
     pub connection_rooms_max: usize,
-    /// Rooms that there may be at once: those that somebody is in, or follows as an event stream, and those that keep a
-    /// history. Default 100,000. Joining a further one fails, with
-    /// [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms); an event stream of one is answered with 503. Where there are
-    /// as many, rooms that nobody is in give way: to those that are joined, only those that have kept nothing; to those that
-    /// are to keep a message, about the one that was not used for longest. If there is none, the message is refused
-    /// ([`SendErrorReason::Rooms`](crate::SendErrorReason::Rooms)). Rooms that have a pattern of their own
-    /// ([`with_history`](crate::AsyncWebsocketApp::with_history)) do not count, and never give way.
+    /// Rooms that may exist at once: those with members or event streams, and those that keep a history. Default
+    /// 100,000.
+    ///
+    /// When the limit is reached, rooms without members and event streams are evicted. A join evicts only rooms that
+    /// have kept nothing; if there are none, it fails with [`JoinErrorReason::Rooms`](crate::JoinErrorReason::Rooms),
+    /// and an event stream gets 503. A message that is to be kept evicts approximately the least recently used room; if
+    /// there is none, the message is refused ([`SendErrorReason::Rooms`](crate::SendErrorReason::Rooms)). Rooms whose
+    /// exact name is a pattern of [`with_history`](crate::AsyncWebsocketApp::with_history) do not count, and are never
+    /// evicted.
     pub rooms_max: usize,
-    /// Connections that wait for a request head, those kept alive included. Default 4,096. Beyond it, the one that has
-    /// waited longest gives way.
+    /// Connections that may wait for a request head, including idle kept-alive connections. Default 4,096. Beyond the
+    /// limit, the one that has waited longest is closed.
     pub handshakes_max: usize,
-    /// How long a client may take for its request head, and again for a request's body. Default 10 s.
+    /// How long a client may take to send its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
-    /// How long a client may take for a message, from its first byte to its last. Default 5 min. Then the connection is
-    /// closed with 1008. The time stands still while the connection is not read. A client that is just sending when it is
-    /// over has it once more.
+    /// How long a client may take to send a message, from its first byte to its last. Default 5 min. Then the
+    /// connection is closed with 1008. The time stops while the connection is not read. It is extended once for a
+    /// client that is sending when it runs out.
     pub message_timeout: Duration,
-    /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event stream's.
-    /// Default 30 s. Then it is answered with 503. A handler that has begun may take as long as it likes. Requests that axum reads wait
-    /// for the handshake handler without it: give them a timeout there.
+    /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event
+    /// stream's. Default 30 s. Then the request gets 503. A handler that has begun may take any time. This limit does
+    /// not apply to requests that axum reads, whose wait for the handshake handler must be bounded in axum.
     pub queue_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,
-    /// How long a client may take none of the bytes that wait for it, before it is disconnected. Default 30 s. What it takes
-    /// buys it time, as [`write_bytes_per_second_min`](field@Self::write_bytes_per_second_min) says.
+    /// How long a client may take none of the bytes that are queued for it before it is disconnected. Default 30 s.
+    /// Bytes that the client takes extend the time as described at
+    /// [`write_bytes_per_second_min`](field@Self::write_bytes_per_second_min).
     pub write_timeout: Duration,
-    /// What a client must take, on average, of what waits for it: a message, a response or an event. Default 1,024 bytes per
-    /// second; with 0, every byte counts as if it were many.
+    /// The rate at which a client must take what is queued for it, in bytes per second on average: messages, responses
+    /// and events. Default 1,024. With 0, every byte that the client takes extends its time in full.
     ///
-    /// What a client takes buys it time at this rate, up to [`write_timeout`](field@Self::write_timeout) from now; while it is
-    /// being closed, up to [`close_timeout`](field@Self::close_timeout). So one that takes a byte now and then is disconnected
-    /// as if it took none. Its time begins anew when nothing waits any more.
+    /// Bytes that a client takes extend its time at this rate, to at most [`write_timeout`](field@Self::write_timeout)
+    /// from now, or to at most [`close_timeout`](field@Self::close_timeout) while the connection is closing. So a
+    /// client that takes a byte now and then is disconnected like one that takes none. The time starts anew when the
+    /// queue is empty.
     pub write_bytes_per_second_min: u64,
-    /// How long the other side of a closing handshake is waited for. Default 5 s. Then the socket is closed. What a client
-    /// reads on its way to the close frame buys it time, unless it was disconnected for its slowness.
+    /// How long the closing handshake may take. Default 5 s. Then the socket is closed. Bytes that the client reads
+    /// before the close frame extend the time, unless it is disconnected as a slow consumer.
     pub close_timeout: Duration,
 }
 
-/// Setters, one for each field, so that a program changes what differs from [`Limits::default`] and later versions can add
+/// Setters, one for each field. A program changes what differs from [`Limits::default`], and later versions can add
 /// limits.
 impl Limits {
     /// Sets the longest message, in bytes: see the field [`message_bytes_max`](field@Self::message_bytes_max).
@@ -345,8 +354,8 @@ impl Default for Limits {
     }
 }
 
-/// How much a room keeps of its messages
-/// ([`with_history`](crate::AsyncWebsocketApp::with_history)). Both bounds hold: the older messages give way.
+/// How many messages a room keeps ([`with_history`](crate::AsyncWebsocketApp::with_history)). Both limits hold; the
+/// oldest messages are dropped first.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits};
@@ -358,10 +367,10 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryLimits {
-    /// Messages that a room keeps; with 0 it keeps no history.
+    /// Number of messages that a room keeps. With 0 it keeps no history.
     pub messages_max: usize,
-    /// Bytes of payload that a room keeps, of all its kept messages together. Default 1 MiB. A message that is longer is sent,
-    /// and leaves nothing kept.
+    /// Bytes of payload of all kept messages of a room together. Default 1 MiB. A longer message is sent but not kept,
+    /// and the room's kept messages are dropped, so that the history has no gap.
     pub bytes_max: usize,
 }
 
@@ -369,7 +378,7 @@ impl HistoryLimits {
     /// Keeps nothing: messages of such a room have no ids.
     pub const NONE: Self = Self::messages(0);
 
-    /// Keeps up to this number of messages, with at most 1 MiB of payload together.
+    /// Keeps up to this many messages, with at most 1 MiB of payload together.
     pub const fn messages(messages_max: usize) -> Self {
         Self {
             messages_max,
@@ -377,8 +386,7 @@ impl HistoryLimits {
         }
     }
 
-    /// Sets how many bytes of payload the kept messages may have together: see the field
-    /// [`bytes_max`](field@Self::bytes_max).
+    /// Sets the bytes of payload of all kept messages together: see the field [`bytes_max`](field@Self::bytes_max).
     #[must_use]
     pub const fn bytes(mut self, bytes_max: usize) -> Self {
         self.bytes_max = bytes_max;
@@ -386,38 +394,41 @@ impl HistoryLimits {
     }
 }
 
-/// What happens when a message does not fit into a client's outbox ([`Limits::outbox_bytes_max`]).
+/// The policy for slow consumers: what happens when a message does not fit into a client's outbox
+/// ([`Limits::outbox_bytes_max`]).
 ///
-/// Whatever the policy, no message is ever cut: the frame in progress is always finished first. What was not
-/// delivered is counted in [`Metrics`](crate::Metrics).
+/// No policy ever cuts a message: the frame in progress is always completed. [`Metrics`](crate::Metrics) counts the
+/// messages that were not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SlowConsumer {
-    /// The client is disconnected with close code 1013; what waited for it is dropped. The default, and right for a
-    /// public server: nobody who reads slowly can slow anyone else.
+    /// Disconnect the client with close code 1013, and drop its queued messages. This is the default, and right for a
+    /// public server: a slow consumer delays nobody else.
     #[default]
     Disconnect,
-    /// The message is not sent to that client.
+    /// Drop the message for this client.
     DropNewest,
-    /// The oldest messages that wait for that client make room for the new one.
+    /// Drop the client's oldest queued messages to make room for the new one.
     DropOldest,
-    /// Producers wait for their clients: a shard delivers nothing further, so that order holds, while the outbox of one
-    /// of its clients is over half its bound. Right for a pipe, where every line matters; wrong for a public server.
+    /// Apply backpressure to producers: while a client's outbox is more than half full, its shard delivers no further
+    /// messages, so that the order is kept. Right for a pipe, where every line matters; wrong for a public server.
     Pace {
-        /// What a client must read to stay, while others wait for it.
+        /// The rate in bytes per second at which a client must read while others wait for it. A slower client is
+        /// disconnected.
         ///
-        /// What it reads buys it time at this rate, up to twice its patience more. TCP tells of reading in steps, on
-        /// loopback of about 100 KB, over a network of less: the patience must be longer than a step takes a client
-        /// that is to stay. What a socket takes in the first three eighths of the patience may be the kernel's buffers that
-        /// grow: it buys no time beyond the patience.
+        /// What the client reads extends its patience at this rate, by up to twice the patience. TCP reports reading in
+        /// steps, of about 100 KB on loopback and of less over a network: the patience must be longer than a client
+        /// that is to stay needs for one step. Bytes that a socket takes in the first three eighths of the patience may
+        /// only be growing kernel buffers, so they do not extend it.
         bytes_per_second_min: u64,
-        /// How long the others wait for a client that reads nothing, to within 10 ms. Then it is disconnected with close
-        /// code 1013. Time in which its socket took nothing of what waited for it counts also where nobody waited yet.
+        /// How long the others wait for a client that reads nothing, to within 10 ms. Then it is disconnected with
+        /// close code 1013. Time in which its socket took none of its queued bytes also counts if nobody waited yet.
         ///
-        /// Clients that read nothing at the same time are waited for once. Of those that do so one after the other, each
-        /// such wait shortens the next by half of its length: all together they come to twice the patience, and to a
-        /// sixteenth of it for each further client, also where clients disconnect by themselves before their time is over. That is forgotten eight times as slowly as it came about. Meanwhile
-        /// a client stays if its socket takes something that often.
+        /// Clients that stop reading at the same time are waited for once. If they stop one after the other, each wait
+        /// shortens the next by half of its length. All waits together come to at most twice the patience, plus a
+        /// sixteenth of it for each further client, also if clients disconnect before their time is over. The reduction
+        /// is recovered at an eighth of the rate at which it came about; until then a client must take something at
+        /// correspondingly shorter intervals.
         patience: Duration,
     },
 }

@@ -1,4 +1,4 @@
-//! One WebSocket message.
+//! WebSocket messages.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,13 +8,13 @@ use bytes::Bytes;
 use crate::protocol::connection::MessagePayload;
 use crate::protocol::encode::{self, HEADER_BYTES_MAX, Opcode};
 
-/// One WebSocket message: text or binary.
+/// A WebSocket message: text or binary.
 ///
-/// The frame that carries it is written once, when the message is made; clones, broadcasts and echoes share it.
-/// A clone costs a reference count, whatever the size.
+/// The frame that carries it is written once, when the message is created. Clones, broadcasts and echoes share it, so a
+/// clone costs a reference count, whatever the size.
 ///
-/// Sending methods take anything that converts into a message: a text (`&str`, `String`) becomes a text message, bytes
-/// (`&[u8]`, `Vec<u8>`) become a binary message, whatever they contain. The payload is copied once.
+/// Sending methods accept anything that converts into a message. A text (`&str`, `String`) becomes a text message.
+/// Bytes (`&[u8]`, `Vec<u8>`) become a binary message, whatever they contain. The payload is copied once.
 ///
 /// ```
 /// use humphrey_ws::Message;
@@ -37,7 +37,7 @@ pub struct Message {
     shape: Shape,
 }
 
-/// What is known of a message's frame.
+/// Properties of a message's frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     header_len: u8,
@@ -56,7 +56,7 @@ impl Shape {
         }
     }
 
-    /// It is sent as it is.
+    /// The message is never compressed.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_uncompressed(self) -> bool {
         self.uncompressed
@@ -64,10 +64,11 @@ impl Shape {
 }
 
 impl Message {
-    /// Creates a message with a copy of the payload: text if it is valid UTF-8 (as an empty one is), else binary.
+    /// Creates a message with a copy of the payload: text if it is valid UTF-8 (including an empty payload), else
+    /// binary.
     ///
-    /// Use [`Message::new_binary`] for a binary message whose bytes may happen to be UTF-8, and [`Message::new_text`] for a
-    /// payload that is known to be text.
+    /// Use [`Message::new_binary`] for a binary message whose bytes may happen to be UTF-8, and [`Message::new_text`]
+    /// for a payload that is known to be text.
     pub fn new<T>(payload: T) -> Self
     where
         T: AsRef<[u8]>,
@@ -78,7 +79,7 @@ impl Message {
 
     /// Creates a text message with a copy of the payload (RFC 6455 §5.6).
     ///
-    /// The name `text` belongs to the [accessor](Self::text), which 0.5.1 has.
+    /// It is not called `text`, since 0.5.1 has an [accessor](Self::text) of that name.
     ///
     /// ```
     /// # use humphrey_ws::Message;
@@ -103,7 +104,7 @@ impl Message {
     fn from_slice(payload: &[u8], text: bool) -> Self {
         let mut header = [0; HEADER_BYTES_MAX];
         let header_len = encode::write_header(opcode(text), payload.len(), &mut header);
-        // Exact capacity: `Bytes` then takes the vector as it is.
+        // Exact capacity, so that `Bytes` takes the vector without copying.
         let mut frame = Vec::with_capacity(header_len + payload.len());
         frame.extend_from_slice(&header[HEADER_BYTES_MAX - header_len..]);
         frame.extend_from_slice(payload);
@@ -113,7 +114,7 @@ impl Message {
         }
     }
 
-    /// A received message, whose text the protocol has checked already.
+    /// Creates a received message, whose text the protocol has validated already.
     #[inline]
     pub(crate) fn from_payload(payload: MessagePayload<'_>, text: bool) -> Self {
         match payload {
@@ -131,9 +132,9 @@ impl Message {
         }
     }
 
-    /// Sends the message as it is, also to clients that have agreed to compression: for what is secret, where those who see the
-    /// encrypted lengths could have a part in what is sent beside it (as in CRIME and BREACH), or for what is compressed
-    /// already.
+    /// Marks the message as never compressed, also for clients that have negotiated compression. Use it for secrets, if
+    /// an attacker who sees the lengths of encrypted messages could influence what is sent beside them (as in CRIME and
+    /// BREACH), and for data that is compressed already.
     ///
     /// ```
     /// use humphrey_ws::Message;
@@ -157,12 +158,12 @@ impl Message {
         false
     }
 
-    /// Whether this is a text message.
+    /// Returns whether this is a text message.
     pub fn is_text(&self) -> bool {
         self.shape.text
     }
 
-    /// The payload of a text message; `None` if the message is binary.
+    /// Returns the payload of a text message, or `None` if the message is binary.
     pub fn text(&self) -> Option<&str> {
         if self.shape.text {
             std::str::from_utf8(self.bytes()).ok()
@@ -171,12 +172,12 @@ impl Message {
         }
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn bytes(&self) -> &[u8] {
         &self.frame[usize::from(self.shape.header_len)..]
     }
 
-    /// The message as one unmasked frame, as a server sends it (RFC 6455 §5.2).
+    /// Returns the message as one unmasked frame, as a server sends it (RFC 6455 §5.2).
     ///
     /// ```
     /// # use humphrey_ws::Message;
@@ -186,12 +187,12 @@ impl Message {
         self.frame.into()
     }
 
-    /// The frame, shared.
+    /// Returns the shared frame.
     pub(crate) fn frame(&self) -> &Bytes {
         &self.frame
     }
 
-    /// The frame, and what makes a message of it again: so a message that nobody else has costs no reference count.
+    /// Splits the message into its frame and shape, so that passing on an unshared message costs no reference count.
     #[inline]
     pub(crate) fn into_frame(self) -> (Bytes, Shape) {
         (self.frame, self.shape)
@@ -235,7 +236,7 @@ impl<const N: usize> From<[u8; N]> for Message {
     }
 }
 
-/// A clone, which shares the frame.
+/// A clone that shares the frame.
 impl From<&Message> for Message {
     fn from(message: &Message) -> Self {
         message.clone()
@@ -250,7 +251,7 @@ impl AsRef<[u8]> for Message {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Enough to recognise a message in a log, little enough for a large one.
+        /// Enough to recognise a message in a log without flooding it.
         const SHOWN_BYTES_MAX: usize = 64;
         let payload = self.bytes();
         let shown = &payload[..payload.len().min(SHOWN_BYTES_MAX)];
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_assembled_payload_becomes_the_same_message_as_a_whole_one() {
+    fn payload_in_pieces_makes_the_same_message_as_a_whole() {
         for len in [0, 1, 125, 126, 65_535, 65_536] {
             let payload = vec![b'x'; len];
             let mut buffer = vec![0; HEADER_BYTES_MAX];
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_shares_the_frame() {
+    fn clone_shares_the_frame() {
         let message = Message::new("shared");
         let clone = message.clone();
         assert_eq!(message.frame().as_ptr(), clone.frame().as_ptr());

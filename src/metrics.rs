@@ -9,38 +9,38 @@ use crate::atomic::AtomicU64;
 
 pub(crate) use self::prometheus::render;
 
-/// What an app has done so far, read with [`AsyncSender::metrics`](crate::AsyncSender::metrics) at any time; for each
-/// shard by itself with [`AsyncSender::metrics_by_shard`](crate::AsyncSender::metrics_by_shard), and as text for
-/// Prometheus with [`AsyncSender::prometheus`](crate::AsyncSender::prometheus).
+/// The counters and gauges of an app.
 ///
-/// Each figure is exact, but they are read one after the other while the app goes on. All count from the start of the
-/// app, except where they are called a gauge.
+/// [`AsyncSender::metrics`](crate::AsyncSender::metrics) reads them at any time,
+/// [`AsyncSender::metrics_by_shard`](crate::AsyncSender::metrics_by_shard) for each shard separately, and
+/// [`AsyncSender::prometheus`](crate::AsyncSender::prometheus) as text for Prometheus. Each value is exact, but they
+/// are read one after the other while the app runs. Fields are counters since the start of the app, unless they are
+/// called a gauge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// WebSocket connections that are open now (a gauge).
+    /// Open WebSocket connections (a gauge).
     pub connections: u64,
-    /// WebSocket connections that were opened.
+    /// WebSocket connections opened.
     pub connections_opened: u64,
-    /// Clients of event streams that are being served now (a gauge). They are no WebSocket connections.
+    /// Event-stream clients being served (a gauge). They are not WebSocket connections.
     pub event_streams: u64,
-    /// Clients of event streams that were served; requests for the head alone (`HEAD`) do not count.
+    /// Event-stream clients served. Requests for the head alone (`HEAD`) do not count.
     pub event_streams_opened: u64,
-    /// Rooms that there are now (a gauge).
+    /// Existing rooms (a gauge).
     pub rooms: u64,
-    /// Connections in rooms now (a gauge): each counts once for every room that it is in.
+    /// Memberships of rooms (a gauge): a connection counts once for every room that it is in.
     pub room_members: u64,
-    /// Connections of all kinds that were accepted or adopted, WebSocket or not.
+    /// Connections of all kinds that were accepted or handed over, WebSocket or not.
     pub accepted: u64,
-    /// Connections that were turned away because of a limit, of where they came from, or of the
-    /// handshake handler, by cause.
+    /// Connections refused because of a limit, their origin or host, or the handshake handler, by cause.
     pub refused: Refused,
-    /// Connections that ended before they were a WebSocket, by what was wrong with their request; and, with mounted
-    /// routes, HTTP requests that could not be read.
+    /// Connections that ended before they became a WebSocket, by the fault of their request. With mounted routes, HTTP
+    /// requests that could not be read count, too.
     pub handshake_failures: HandshakeFailures,
-    /// Times that accepting failed, as when file descriptors ran out.
+    /// Failed accepts, for example because file descriptors ran out.
     pub accept_errors: u64,
-    /// HTTP requests that were handed to the mounted routes, whether or not one fitted.
+    /// HTTP requests to mounted routes, whether or not a route matched.
     pub requests: u64,
     /// Messages received.
     pub messages_in: u64,
@@ -50,36 +50,37 @@ pub struct Metrics {
     pub messages_out: u64,
     /// Bytes written to WebSocket clients and event streams, framing included.
     pub bytes_out: u64,
-    /// Messages that were compressed (feature `deflate`).
+    /// Compression of messages (feature `deflate`).
     pub compression: CompressionMetrics,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
     /// Calls and notifications from clients ([procedures](crate::procedures)).
     pub calls: Calls,
-    /// Clients disconnected because they read too slowly.
+    /// Clients disconnected as slow consumers.
     pub slow_consumers: u64,
     /// Clients disconnected because they were silent for too long ([`Heartbeat`](crate::ping::Heartbeat)).
     pub heartbeat_timeouts: u64,
     /// Clients disconnected because they broke the protocol.
     pub protocol_errors: u64,
-    /// Clients disconnected because of a message that they did not finish: in time
-    /// ([`Limits::message_timeout`](crate::Limits::message_timeout)), or before all such messages together took too much
-    /// room ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)); or which they sent right behind the
-    /// handshake, while there was no room for it.
+    /// Clients disconnected because of an incomplete message: one that was not finished in time
+    /// ([`Limits::message_timeout`](crate::Limits::message_timeout)); one that was evicted because all incomplete
+    /// messages together exceeded [`Limits::received_bytes_max`](crate::Limits::received_bytes_max); or one that was
+    /// sent right after the handshake and did not fit.
     pub unfinished_messages: u64,
     /// Clients disconnected because their session had expired ([`Accept::expires_at`](crate::Accept::expires_at)).
     pub expired: u64,
-    /// The most bytes that ever waited for one client (see [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
+    /// Most bytes that were ever queued for one client (see
+    /// [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,
-    /// The most bytes that were ever in one shard's mailbox
-    /// (see [`Limits::mailbox_bytes_max`](crate::Limits::mailbox_bytes_max)).
+    /// Most bytes that were ever in one shard's mailbox (see
+    /// [`Limits::mailbox_bytes_max`](crate::Limits::mailbox_bytes_max)).
     pub mailbox_bytes_peak: u64,
-    /// How long producers were made to wait for clients ([`SlowConsumer::Pace`](crate::SlowConsumer::Pace)); in sum,
-    /// that of all shards.
+    /// Time for which producers were delayed by slow consumers ([`SlowConsumer::Pace`](crate::SlowConsumer::Pace)). The
+    /// total is the sum over all shards.
     pub paced: Duration,
-    /// Times that handlers were run: once for all that one read of a connection has brought.
+    /// Runs of handlers. One run serves all messages that one read of a connection has brought.
     pub handler_runs: u64,
-    /// How long handlers have run, that of all threads together. A handler that still runs does not count yet.
+    /// Time spent in handlers, summed over all threads. A running handler counts when it ends.
     pub handler_time: Duration,
     /// Handlers that have been running for more than about a millisecond (a gauge).
     pub handlers_blocked: u64,
@@ -89,38 +90,40 @@ pub struct Metrics {
     pub handler_panics: u64,
 }
 
-/// Connections that were turned away, by cause; part of [`Metrics`].
+/// Refused connections by cause; part of [`Metrics`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
-    /// There were [`Limits::connections_max`](crate::Limits::connections_max).
+    /// [`Limits::connections_max`](crate::Limits::connections_max) was reached.
     pub connections_max: u64,
-    /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) waited for a request head; this one longest.
-    /// Or too many waited for the handshake handler, or an event stream's ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
+    /// More than [`Limits::handshakes_max`](crate::Limits::handshakes_max) connections waited for a request head, and
+    /// this one had waited longest. Or too many requests waited for the handshake handler or an event stream's
+    /// ([`Limits::received_bytes_max`](crate::Limits::received_bytes_max)).
     pub handshakes_max: u64,
-    /// Its address had [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
+    /// Its address had reached [`Limits::peer_connections_max`](crate::Limits::peer_connections_max).
     pub peer_connections_max: u64,
-    /// Its address began more WebSockets and event streams than
-    /// [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max).
+    /// Its address exceeded [`Limits::peer_handshakes_per_second_max`](crate::Limits::peer_handshakes_per_second_max)
+    /// with WebSockets and event streams.
     pub peer_handshakes_per_second_max: u64,
-    /// Its user had [`Limits::user_connections_max`](field@crate::Limits::user_connections_max).
+    /// Its user had reached [`Limits::user_connections_max`](field@crate::Limits::user_connections_max).
     pub user_connections_max: u64,
-    /// A page of an origin that may not connect ([`Origins`](crate::Origins)).
+    /// Its origin may not connect ([`Origins`](crate::Origins)).
     pub origin: u64,
-    /// Its `Host` is not one that the app answers to ([`AllowedHosts`](crate::AllowedHosts)).
+    /// The app does not answer to its `Host` ([`AllowedHosts`](crate::AllowedHosts)).
     pub host: u64,
-    /// The handshake handler rejected it, panicked, or gave an answer that could not be sent
-    /// ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)); or that of an event stream did
-    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)).
+    /// The handshake handler ([`with_handshake_handler`](crate::AsyncWebsocketApp::with_handshake_handler)) or an event
+    /// stream's handler ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)) rejected it, panicked, or
+    /// returned a response that can't be sent.
     pub handshake_handler: u64,
-    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over; or an HTTP
-    /// request was answered with 503, since there was no room for it or its response, or no handler came for it in time
-    /// ([`Limits::bodies_bytes_max`](crate::Limits::bodies_bytes_max), [`Limits::queue_timeout`](crate::Limits::queue_timeout)).
+    /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over. Or an
+    /// HTTP request got 503, since it or its response exceeded a limit
+    /// ([`Limits::bodies_bytes_max`](crate::Limits::bodies_bytes_max)), or no handler was free in time
+    /// ([`Limits::queue_timeout`](crate::Limits::queue_timeout)).
     pub unserved: u64,
 }
 
 impl Refused {
-    /// All of them.
+    /// Returns the sum over all causes.
     pub fn total(&self) -> u64 {
         self.connections_max
             + self.handshakes_max
@@ -134,30 +137,30 @@ impl Refused {
     }
 }
 
-/// Requests that did not become a WebSocket, by what was wrong with them; part of [`Metrics`].
+/// Requests that did not become a WebSocket, by their fault; part of [`Metrics`].
 ///
-/// Handshakes that a Humphrey app in front has refused are not among them.
+/// Handshakes that a Humphrey app in front has refused are not included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandshakeFailures {
-    /// No HTTP that could be read.
+    /// It was not readable as HTTP.
     pub malformed: u64,
-    /// A head or a body over its limit.
+    /// Its head or body exceeded its limit.
     pub too_large: u64,
-    /// Not there in time ([`Limits::handshake_timeout`](crate::Limits::handshake_timeout)).
+    /// It did not arrive in time ([`Limits::handshake_timeout`](crate::Limits::handshake_timeout)).
     pub timeout: u64,
-    /// No WebSocket was asked for, nor an event stream that there is, and no routes are mounted.
+    /// It asked neither for a WebSocket nor for an existing event stream, and no routes are mounted.
     pub not_an_upgrade: u64,
-    /// Another version of the WebSocket protocol than 13, or none.
+    /// `Sec-WebSocket-Version` was missing or not 13.
     pub version: u64,
-    /// No `Sec-WebSocket-Key`, or not one.
+    /// `Sec-WebSocket-Key` was missing or invalid.
     pub key: u64,
-    /// Another requirement of RFC 6455 §4.2.1: the method, HTTP/1.1, `Host`, `Connection`, no body.
+    /// It broke another requirement of RFC 6455 §4.2.1: the method, HTTP/1.1, `Host`, `Connection`, no body.
     pub requirements: u64,
 }
 
 impl HandshakeFailures {
-    /// All of them.
+    /// Returns the sum over all causes.
     pub fn total(&self) -> u64 {
         self.malformed
             + self.too_large
@@ -169,53 +172,55 @@ impl HandshakeFailures {
     }
 }
 
-/// Messages that were compressed; part of [`Metrics`]. All is 0 without the feature `deflate`, and where no client has agreed to
-/// it.
+/// Compression counters; part of [`Metrics`]. All are 0 without the feature `deflate`, or if no client has negotiated
+/// compression.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompressionMetrics {
-    /// Payload bytes of compressed messages received, as they came.
+    /// Payload bytes of compressed messages received, before inflation.
     pub received_bytes: u64,
-    /// What these messages were, inflated.
+    /// Payload bytes of compressed messages received, after inflation.
     pub inflated_bytes: u64,
     /// Compressed messages that were longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max) when
     /// inflated. Their clients were disconnected (1009).
     pub bombs: u64,
-    /// Times that a message was packed: once, however many get it.
+    /// Messages compressed: once, however many recipients they have.
     pub packed: u64,
-    /// Bytes of messages sent packed, framing included, once for each recipient.
+    /// Bytes of compressed messages sent, framing included, once for each recipient.
     pub sent_bytes: u64,
-    /// What these messages would have been if they had not been packed.
+    /// Bytes that these messages would have been without compression.
     pub plain_bytes: u64,
-    /// Times that the members of an audience began to share a history.
+    /// Times that the members of an audience began to share a compression history.
     pub epochs: u64,
-    /// Deliveries to clients that had agreed, and that were plain since the client shared no history yet.
+    /// Deliveries to clients with compression that were sent uncompressed, since the client did not share the history
+    /// yet.
     pub waiting: u64,
 }
 
-/// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that did
-/// not get it, and once where it had none.
+/// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that
+/// missed it, and once if it had no recipient.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// The client read too slowly ([`SlowConsumer`](crate::SlowConsumer)).
+    /// The client was a slow consumer ([`SlowConsumer`](crate::SlowConsumer)).
     pub slow_consumer: u64,
-    /// The connection closed, or broke, while the message waited for it.
+    /// The connection closed or broke while the message was queued.
     pub closed: u64,
-    /// Nobody was connected, or in the room, or nobody had that address or id. A message that its room keeps is not lost.
+    /// No client was connected, the room was empty, or no client had the address or id. A message that its room keeps
+    /// is not lost.
     pub no_recipient: u64,
-    /// The app did not run yet, or no longer.
+    /// The app did not run yet, or had stopped.
     pub not_running: u64,
     /// The message was longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     pub too_large: u64,
-    /// Its room was to keep it, and could not be made: there were [`Limits::rooms_max`](crate::Limits::rooms_max).
+    /// The room's history could not be created: [`Limits::rooms_max`](crate::Limits::rooms_max) was reached.
     pub rooms_max: u64,
-    /// Received, and not handled: there is no message handler, or the connection was closing.
+    /// Received but not handled: there is no message handler, or the connection was closing.
     pub unhandled: u64,
 }
 
 impl Dropped {
-    /// All of them.
+    /// Returns the sum over all causes.
     pub fn total(&self) -> u64 {
         self.slow_consumer
             + self.closed
@@ -227,32 +232,32 @@ impl Dropped {
     }
 }
 
-/// What clients have called, and notified of ([procedures](crate::procedures)); part of [`Metrics`].
+/// Calls and notifications from clients ([procedures](crate::procedures)); part of [`Metrics`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Calls {
     /// Calls that were handed to their handlers.
     pub handled: u64,
-    /// Calls that were cancelled before they were answered: by their client, or by its end.
+    /// Calls cancelled before they were answered, by the client or by the end of its connection.
     pub cancelled: u64,
-    /// Calls that nobody has answered; and in the older subprotocol, which has no errors, those that have failed.
+    /// Calls that were not answered. In the older subprotocol, which has no errors, failed calls count, too.
     pub unanswered: u64,
-    /// Calls of procedures that there are not.
+    /// Calls of unknown procedures.
     pub unknown: u64,
-    /// Calls beyond [`Limits::connection_calls_max`](crate::Limits::connection_calls_max), or that came while too much waited
-    /// that the program has done [`on_cancel`](crate::procedures::Cancellation::on_cancel).
+    /// Calls beyond [`Limits::connection_calls_max`](crate::Limits::connection_calls_max), or refused because too many
+    /// [`on_cancel`](crate::procedures::Cancellation::on_cancel) functions were waiting to run.
     pub refused: u64,
     /// Notifications that were handed to their handlers.
     pub notifications_handled: u64,
-    /// Notifications that there is no handler for.
+    /// Notifications without a handler.
     pub notifications_unknown: u64,
 }
 
-/// A counter. Those of a shard are written by that shard alone, so they never bounce between cores.
+/// A counter. Each shard writes only its own, so that their cache lines do not bounce between cores.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
-/// What counting costs is measured against a build that does not (`bench counting`).
+/// Off in the build against which the cost of counting is measured (`bench counting`).
 const COUNTS: bool = !cfg!(humphrey_ws_uncounted);
 
 impl Counter {
@@ -262,7 +267,7 @@ impl Counter {
         }
     }
 
-    /// The same, for counters that one thread writes at a time: without its price.
+    /// Adds to a counter that only one thread writes at a time, without an atomic read-modify-write.
     pub(crate) fn add_alone(&self, n: u64) {
         if COUNTS && n > 0 {
             self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
@@ -281,7 +286,7 @@ impl Counter {
         }
     }
 
-    /// Keeps the highest; for counters that one thread writes.
+    /// Raises the counter to a new maximum; for counters that one thread writes.
     pub(crate) fn raise(&self, n: u64) {
         if COUNTS && n > self.0.load(Relaxed) {
             self.0.store(n, Relaxed);

@@ -1,15 +1,15 @@
-//! Which web pages may connect: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454 §7).
+//! Allowed origins: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454 §7).
 
 use std::fmt;
 
 use crate::authority::{host_and_port, is_same_host};
 
-/// The pages whose scripts may open a WebSocket
+/// The origins whose pages may open a WebSocket
 /// ([`AsyncWebsocketApp::with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins)).
 ///
-/// A browser names, in the header `Origin`, the site whose page opens a connection; nothing else keeps a page of any
-/// site from connecting to a server that its visitor can reach, with the visitor's cookies. Clients that send no
-/// `Origin` are not browsers and pass: they could as well send any. An app answers pages that may not connect with 403.
+/// A browser sends the origin of the page that opens a connection in the header `Origin`. Nothing else keeps a page of
+/// any site from connecting, with the visitor's cookies, to a server that the visitor can reach. Clients that send no
+/// `Origin` are not browsers and pass, since they could send any value. Pages that may not connect get 403.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Origins};
@@ -20,24 +20,24 @@ use crate::authority::{host_and_port, is_same_host};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origins {
-    /// Any page.
+    /// Allow every origin.
     Any,
-    /// Pages of the host and port that the client has connected to: those of its `Host` header. `null`, the origin of
-    /// files and sandboxed frames, never is.
+    /// Allow the origin whose host and port are those of the request's `Host` header. `null`, the origin of files and
+    /// sandboxed frames, is never allowed.
     ///
-    /// A proxy in front must hand on `Host` as it came. This does not stop a page whose own name was made to lead here
-    /// (DNS rebinding): a list does, and so do
-    /// [allowed hosts](crate::AsyncWebsocketApp::with_allowed_hosts).
+    /// A proxy in front must forward `Host` unchanged. This does not prevent DNS rebinding, in which a page's own host
+    /// name is made to resolve to this server; a list does, and so do [allowed
+    /// hosts](crate::AsyncWebsocketApp::with_allowed_hosts).
     Same,
-    /// These origins and no others, each as a browser writes it: `https://example.com`, with the port if it is not the
-    /// scheme's. `null` stands for files and sandboxed frames, `file://` for files as old web views and the WebSocket
-    /// library of Arduino name them.
+    /// Allow these origins only, each as a browser sends it: `https://example.com`, with the port if it is not the
+    /// scheme's default. `null` stands for files and sandboxed frames. `file://` stands for files in old web views, and
+    /// for the WebSocket library of Arduino.
     List(Vec<String>),
-    /// Those that [`Same`](Self::Same) allows, and these.
+    /// Allow the origins that [`Same`](Self::Same) allows, and these.
     SameOrList(Vec<String>),
 }
 
-/// An entry of a list that no browser would send.
+/// A list entry that no browser would send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidOrigin(String);
 
@@ -55,20 +55,20 @@ impl fmt::Display for InvalidOrigin {
 impl std::error::Error for InvalidOrigin {}
 
 impl Origins {
-    /// A [`List`](Self::List).
+    /// Creates a [`List`](Self::List).
     pub fn list<T: Into<String>>(origins: impl IntoIterator<Item = T>) -> Self {
         Self::List(origins.into_iter().map(Into::into).collect())
     }
 
-    /// A [`SameOrList`](Self::SameOrList).
+    /// Creates a [`SameOrList`](Self::SameOrList).
     pub fn same_or_list<T: Into<String>>(origins: impl IntoIterator<Item = T>) -> Self {
         Self::SameOrList(origins.into_iter().map(Into::into).collect())
     }
 
-    /// Whether a client with these headers may connect: for hosts of your own, as a Humphrey app's WebSocket route with
-    /// [`websocket_handler`](crate::websocket_handler), which knows no app. An app checks by itself.
+    /// Returns whether a client with these headers may connect. An app checks this itself; call it in a server without
+    /// an app, such as a Humphrey app's WebSocket route with [`websocket_handler`](crate::websocket_handler).
     ///
-    /// Origins are compared, not strings: a path behind the origin, as some clients send it, is ignored.
+    /// Origins are compared, not strings: a path after the origin, as some clients send it, is ignored.
     ///
     /// ```
     /// use humphrey_ws::Origins;
@@ -91,13 +91,13 @@ impl Origins {
         }
     }
 
-    /// Whether a request may be answered, by all that browsers say of the page that it comes from: `header` looks up a
-    /// header of the request by its name. An app asks this by itself.
+    /// Returns whether a request may be answered, by all headers in which browsers identify the page that sent it.
+    /// `header` looks up a header of the request by name. An app checks this itself.
     ///
-    /// Browsers leave `Origin` out of what a page embeds (`<img>`, `<iframe>`, `fetch` with `no-cors`), but say with
-    /// `Sec-Fetch-Site` whether the page is of another site
-    /// ([Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header)). Such a request passes only if its
-    /// `Referer` names an origin that is listed.
+    /// Browsers omit `Origin` for embedded resources (`<img>`, `<iframe>`, `fetch` with `no-cors`), but
+    /// `Sec-Fetch-Site` says whether the page is of another site ([Fetch
+    /// Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header)). Such a request passes only if its
+    /// `Referer` names a listed origin.
     ///
     /// ```
     /// use humphrey_ws::{Origins, RequestHead};
@@ -117,10 +117,10 @@ impl Origins {
         };
         let lists_referer = || header("Referer").is_some_and(|referer| self.lists(referer));
         match (self, site) {
-            // "none": the user has asked for it by hand.
+            // "none": the user has entered the address, or opened a bookmark.
             (Self::Any, _) | (_, "none") => true,
             (Self::Same | Self::SameOrList(_), "same-origin") => true,
-            // A page whose name leads here (DNS rebinding) is of the same origin, too.
+            // With DNS rebinding, an attacker's page is of the same origin, too.
             (Self::List(_), "same-origin") => {
                 let is_listed = |scheme: &str| {
                     host.is_some_and(|host| self.lists(&format!("{scheme}://{host}")))
@@ -131,7 +131,7 @@ impl Origins {
         }
     }
 
-    /// Finds what can't be meant in a list.
+    /// Returns an error for a list entry that no browser would send.
     pub(crate) fn check(&self) -> Result<(), InvalidOrigin> {
         let is_origin = |entry: &str| listable(entry) == Some(entry);
         match self.listed().iter().find(|entry| !is_origin(entry)) {
@@ -147,7 +147,7 @@ impl Origins {
         }
     }
 
-    /// The hosts of the origins that are listed, without ports.
+    /// The hosts of the listed origins, without ports.
     pub(crate) fn listed_hosts(&self) -> impl Iterator<Item = &str> {
         let hosts = self
             .listed()
@@ -170,7 +170,7 @@ impl Origins {
     }
 }
 
-/// What is to be listed for pages of this origin to connect: it, without a path behind it. `None` if it is none.
+/// Returns the origin as it must be listed, without a path; `None` if it is not an origin.
 pub(crate) fn listable(origin: &str) -> Option<&str> {
     if origin == "null" {
         return Some(origin);
@@ -186,7 +186,7 @@ fn is_same(origin: &str, host: Option<&str>) -> bool {
     else {
         return false;
     };
-    // Whether a proxy has ended TLS in front can't be known here, so a host without a port has the origin's usual one.
+    // A proxy in front may end TLS, so a host without a port has the default port of the origin's scheme.
     let usual = origin.usual_port();
     usual.is_some() && is_same_host(origin.host, host) && origin.port.or(usual) == port.or(usual)
 }
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_host_and_port_is_the_same_origin() {
+    fn same_host_and_port_is_the_same_origin() {
         for (origin, host) in [
             ("http://localhost:8080", "localhost:8080"),
             ("http://LOCALHOST:8080", "localhost:8080"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_allows_what_it_names_and_nothing_else() {
+    fn list_allows_listed_origins_only() {
         let list = Origins::list(["https://example.com", "http://localhost:3000"]);
         assert!(list.check().is_ok());
         assert!(list.allows(Some("https://example.com"), Some("api.example.com")));
@@ -324,7 +324,7 @@ mod tests {
         ] {
             assert!(!list.allows(Some(origin), Some("example.com")), "{origin}");
         }
-        // Not even the server's own pages: that is what keeps rebinding out.
+        // Not even the server's own pages, which prevents DNS rebinding.
         assert!(!list.allows(Some("http://evil.example"), Some("evil.example")));
         let both = Origins::SameOrList(vec!["https://example.com".into()]);
         assert!(both.allows(Some("http://localhost:8080"), Some("localhost:8080")));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_no_browser_sends_is_found_and_named() {
+    fn invalid_origin_entry_is_named_in_the_error() {
         for entry in [
             "example.com",
             "https://example.com/",
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_with_a_path_is_compared_as_an_origin() {
+    fn path_after_an_origin_is_ignored() {
         let list = Origins::list(["https://example.com"]);
         for path in ["/", "/chat", "/a/b?c=d", "?q", "#f", "/user@host"] {
             let origin = format!("https://EXAMPLE.com{path}");
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_the_same_however_they_are_written() {
+    fn ip_addresses_are_equal_however_they_are_written() {
         let list = Origins::list(["http://[2001:DB8::1]"]);
         assert!(list.allows(Some("http://[2001:db8:0:0:0:0:0:1]:80"), None));
         assert!(!list.allows(Some("http://[2001:db8::2]"), None));
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_sites_embed_is_refused_unless_listed() {
+    fn cross_site_embed_is_refused_unless_listed() {
         let list = Origins::same_or_list(["https://good.example"]);
         let host = "localhost:8080";
         for site in ["cross-site", "same-site", "something-new", ""] {
@@ -462,9 +462,9 @@ mod tests {
             assert!(embedded(&Origins::Same, site, host, None), "{site}");
             assert!(embedded(&list, site, host, None), "{site}");
         }
-        // Who sends neither header is no browser.
+        // A client that sends neither header is not a browser.
         assert!(Origins::Same.allows_request(|_| None));
-        // The Origin counts where there is one.
+        // `Origin` takes precedence.
         let from = |origin| {
             list.allows_request(move |name| match name {
                 "Origin" => Some(origin),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_refuses_rebound_pages_that_send_no_origin() {
+    fn list_refuses_rebound_pages_without_origin() {
         let list = Origins::list(["https://example.com"]);
         assert!(embedded(&list, "same-origin", "example.com", None));
         assert!(!embedded(&list, "same-origin", "evil.example", None));

@@ -1,18 +1,18 @@
-//! Whose word is taken for where a client is: proxies in front of the app.
+//! Trusted proxies, and the client addresses that they forward.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The proxies in front of an app, which say for whom they connect
+/// The proxies in front of an app whose forwarding header is trusted
 /// ([`AsyncWebsocketApp::with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
 ///
-/// Anybody can write any address into such a header, so it is believed from these addresses only, and only the one
-/// header that they are known to write: a proxy that sets one hands on the other as the client made it up. The header
-/// is read from its end, hop by hop, as long as the hop is trusted.
+/// Any client can write any address into such a header. So it is trusted only from these addresses, and only the one
+/// header that the proxies are known to set: a proxy that sets one header passes on the other as the client forged it.
+/// The header is read from its end, hop by hop, as long as the hop is trusted.
 ///
-/// Networks are addresses (`127.0.0.1`) or have a prefix length (`10.0.0.0/8`, `fd00::/8`).
+/// A network is an address (`127.0.0.1`) or has a prefix length (`10.0.0.0/8`, `fd00::/8`).
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, TrustedProxies};
@@ -33,12 +33,12 @@ enum ForwardingHeader {
 }
 
 impl TrustedProxies {
-    /// Proxies that write `X-Forwarded-For`, as most do.
+    /// Trusts proxies that set `X-Forwarded-For`, as most do.
     pub fn x_forwarded_for<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
         Self::new(ForwardingHeader::XForwardedFor, networks)
     }
 
-    /// Proxies that write `Forwarded` (RFC 7239).
+    /// Trusts proxies that set `Forwarded` (RFC 7239).
     pub fn forwarded<T: Into<String>>(networks: impl IntoIterator<Item = T>) -> Self {
         Self::new(ForwardingHeader::Forwarded, networks)
     }
@@ -69,7 +69,7 @@ impl TrustedProxies {
     }
 }
 
-/// An entry that is no network.
+/// A list entry that is not a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidNetwork(String);
 
@@ -77,7 +77,7 @@ impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is no network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8 or fd00::/8",
+            "{:?} is not a network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8 or fd00::/8",
             self.0
         )
     }
@@ -85,7 +85,7 @@ impl fmt::Display for InvalidNetwork {
 
 impl std::error::Error for InvalidNetwork {}
 
-/// The same, ready for use.
+/// Trusted proxies with parsed networks.
 #[derive(Debug, Clone)]
 pub(crate) struct Proxies {
     header: ForwardingHeader,
@@ -100,8 +100,8 @@ impl Proxies {
             .any(|network| network.contains(&address))
     }
 
-    /// For whom a peer has sent these headers: itself, unless it is trusted and says otherwise. Where a hop can't be
-    /// read, whoever has written it is as far as can be known.
+    /// Returns the client for which a peer has sent these headers: the peer itself, unless it is trusted and names
+    /// another. If a hop can't be parsed, the trusted proxy that wrote it is the last known address.
     pub(crate) fn client<'a>(
         &self,
         peer: IpAddr,
@@ -143,11 +143,11 @@ impl Proxies {
     }
 }
 
-/// The parts of a header between commas, the last one first: each proxy adds its own at the end, and what a client has
-/// written in front of it, such as a quote that nothing closes, must not change how it is read.
+/// The comma-separated parts of a header, last first. Each proxy appends its part, so what a client has written before
+/// it, such as an unclosed quote, must not change how it is read.
 struct Hops<'a> {
     rest: Option<&'a str>,
-    /// Commas in quoted strings are none (RFC 7239 §4).
+    /// Commas in quoted strings do not separate parts (RFC 7239 §4).
     quotes: bool,
 }
 
@@ -192,7 +192,7 @@ impl<'a> Iterator for Hops<'a> {
     }
 }
 
-/// The parts between separators, but for those in quoted strings.
+/// Splits at a separator, except in quoted strings.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let mut escaped = false;
@@ -210,7 +210,7 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     .map(|part| part.trim_matches([' ', '\t']))
 }
 
-/// What an element of `Forwarded` says of whom it is for (RFC 7239 §5.2).
+/// Returns the `for` parameter of a `Forwarded` element (RFC 7239 §5.2).
 fn forwarded_for(element: &str) -> Option<&str> {
     split(element, ';')
         .filter_map(|pair| pair.split_once('='))
@@ -223,7 +223,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
         })
 }
 
-/// An address, with a port or without; IPv6 in brackets or without (RFC 7239 §6, and what proxies write).
+/// Parses an address with or without a port; IPv6 with or without brackets (RFC 7239 §6, and what proxies send).
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
@@ -248,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_believed() {
+    fn untrusted_peer_is_not_believed() {
         let proxies = TrustedProxies::x_forwarded_for(["10.0.0.0/8"]);
         let said = [("X-Forwarded-For", "1.2.3.4")];
         assert_eq!(client(&proxies, "192.0.2.1", &said), "192.0.2.1");
-        // As a socket tells it, so that it is the same address without proxies.
+        // As a dual-stack socket reports it; the address must not depend on whether proxies are trusted.
         let mapped = "::ffff:192.0.2.1";
         assert_eq!(client(&proxies, mapped, &said), mapped);
         assert_eq!(client(&proxies, "10.1.1.1", &said), "1.2.3.4");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_has_written_in_front_is_not_believed() {
+    fn forged_front_of_a_header_is_ignored() {
         let proxies = TrustedProxies::x_forwarded_for(["10.0.0.0/8"]);
         for (said, of) in [
             ("6.6.6.6, 1.2.3.4", "1.2.3.4"),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_in_what_a_client_has_written_hides_nobody() {
+    fn unclosed_quote_of_a_client_hides_no_hop() {
         for said in [
             "\", 1.2.3.4",
             "a\"b, 1.2.3.4",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_header_is_not_looked_at() {
+    fn header_that_the_proxy_does_not_set_is_ignored() {
         let headers = [("Forwarded", "for=6.6.6.6"), ("X-Forwarded-For", "1.2.3.4")];
         let by = |proxies| client(&proxies, "127.0.0.1", &headers);
         assert_eq!(
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn invalid_network_is_named_in_the_error() {
         for network in ["localhost", "10.0.0.0/33", "", "10.0.0"] {
             let error = TrustedProxies::forwarded(["10.0.0.0/8", network])
                 .resolve()

@@ -1,6 +1,6 @@
-//! The head of a client's request and the program's answer to it: for handshakes and for event streams.
+//! Request heads and the program's verdicts on them: for handshakes and for event streams.
 //!
-//! Depends on `protocol::http` and `protocol::percent`. It knows neither connections nor handlers.
+//! Depends on `protocol::http` and `protocol::percent`; knows neither connections nor handlers.
 
 mod accept;
 mod reject;
@@ -14,11 +14,11 @@ pub use self::reject::Reject;
 use crate::protocol::http::{Head, list};
 use crate::protocol::percent;
 
-/// A request before it is answered: its path and query, its headers, and who sends it.
+/// The head of a client's request: its path and query, its headers, and its addresses.
 ///
-/// A [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) decides by it who may come in, and an
-/// [event stream's](crate::AsyncWebsocketApp::with_event_stream) who gets what. What is in it was written by the client,
-/// but for the addresses.
+/// A [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) and an [event stream's
+/// handler](crate::AsyncWebsocketApp::with_event_stream) decide by it. Everything in it was written by the client,
+/// except the addresses.
 ///
 /// ```
 /// use humphrey_ws::RequestHead;
@@ -37,7 +37,8 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Makes a request for `target` (path and query) without headers, from `127.0.0.1`: to test a handler without a client.
+    /// Creates a request for `target` (path and query) without headers, from `127.0.0.1`, to test a handler without a
+    /// client.
     pub fn new(target: impl Into<String>) -> Self {
         let head = Head {
             method: "GET".to_owned(),
@@ -49,7 +50,7 @@ impl RequestHead {
         Self::received(head, peer, peer.ip())
     }
 
-    /// Adds a header to a request that was made with [`new`](Self::new).
+    /// Adds a header to a request that was created with [`new`](Self::new).
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.head.headers.push((name.into(), value.into()));
         self
@@ -59,7 +60,7 @@ impl RequestHead {
         Self { head, peer, client }
     }
 
-    /// A request of which only the client's address is known.
+    /// Creates a request of which only the client's address is known.
     pub(crate) fn unknown(peer: SocketAddr, client: IpAddr) -> Self {
         let mut request = Self::new("/");
         request.peer = peer;
@@ -79,7 +80,7 @@ impl RequestHead {
         !self.head.headers.is_empty()
     }
 
-    /// What it takes in memory, about.
+    /// Returns its approximate size in memory.
     pub(crate) fn bytes(&self) -> usize {
         let headers = self.head.headers.iter();
         let line =
@@ -91,23 +92,23 @@ impl RequestHead {
         &self.head
     }
 
-    /// The method: `GET` for a handshake; `GET` or `HEAD` for an event stream.
+    /// Returns the method: `GET` for a handshake; `GET` or `HEAD` for an event stream.
     pub fn method(&self) -> &str {
         &self.head.method
     }
 
-    /// The path, as it was sent, without the query. It begins with `/`.
+    /// Returns the path without the query and not decoded. It begins with `/`.
     pub fn path(&self) -> &str {
         self.head.path()
     }
 
-    /// What follows the first `?`, as it was sent; empty if there is none.
+    /// Returns the part after the first `?`, not decoded; empty if there is none.
     pub fn query(&self) -> &str {
         self.head.query()
     }
 
-    /// The first value of a parameter of the query, decoded: `+` is a space and `%` stands before two hexadecimal digits,
-    /// as browsers encode it (`URLSearchParams`). `None` if it is not there; empty if it has no value.
+    /// Returns the first value of a query parameter, decoded as browsers encode it (`URLSearchParams`): `+` is a space,
+    /// and `%` introduces two hexadecimal digits. `None` if the parameter is missing; empty if it has no value.
     pub fn query_param(&self, name: &str) -> Option<String> {
         self.query()
             .split('&')
@@ -116,17 +117,18 @@ impl RequestHead {
             .map(|(_, value)| percent::decode_form(value))
     }
 
-    /// The first value of a header, whatever the case of its name.
+    /// Returns the first value of a header. The case of the name does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
-    /// All headers, as they were sent.
+    /// Returns all headers in the order in which they were sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.head.pairs()
     }
 
-    /// The first cookie of that name (RFC 6265 §4.2), as it was sent, without quotes around it.
+    /// Returns the value of the first cookie of that name (RFC 6265 §4.2), without quotes around it and otherwise as it
+    /// was sent.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.head
             .pairs()
@@ -137,14 +139,15 @@ impl RequestHead {
             .map(|(_, value)| unquoted(value.trim()))
     }
 
-    /// The origin of the page that asks (RFC 6454 §7). Browsers always send it with a handshake, other clients seldom do.
+    /// Returns the origin of the page that sent the request (RFC 6454 §7). Browsers always send it with a handshake,
+    /// other clients seldom do.
     ///
-    /// [`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins) has been asked already.
+    /// [`with_allowed_origins`](crate::AsyncWebsocketApp::with_allowed_origins) has been checked before.
     pub fn origin(&self) -> Option<&str> {
         self.header("Origin")
     }
 
-    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 §1.9).
+    /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 §1.9).
     pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
         self.head
             .pairs()
@@ -152,26 +155,26 @@ impl RequestHead {
             .flat_map(|(_, value)| list(value))
     }
 
-    /// The first of these that the client offers.
+    /// Returns the first of these subprotocols that the client offers.
     pub(crate) fn choose_subprotocol(&self, known: &[&str]) -> Option<String> {
         let mut known = known.iter();
         let chosen = known.find(|known| self.subprotocols().any(|offered| offered == **known));
         chosen.map(|chosen| (*chosen).to_owned())
     }
 
-    /// The address of the other end of the connection: the client's, or that of a proxy in front.
+    /// Returns the address of the connection's other end: the client, or a proxy in front of the app.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Where the client is: the address in [`peer_addr`](Self::peer_addr), or behind a proxy that is trusted
-    /// ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)) the one that the proxy names.
+    /// Returns the client's IP address: that of [`peer_addr`](Self::peer_addr), or the one that a trusted proxy
+    /// forwards ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
     pub fn client_ip(&self) -> IpAddr {
         self.client
     }
 }
 
-/// Shows no header and no query: they hold what is secret.
+/// Omits headers and query, which may contain secrets.
 impl fmt::Debug for RequestHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestHead")
@@ -190,7 +193,8 @@ fn unquoted(value: &str) -> &str {
         .unwrap_or(value)
 }
 
-/// A header that may be sent in an answer: a token (RFC 9110 §5.6.2), and a value that stays on its line (§5.5).
+/// Whether a header may be sent in a response: its name is a token (RFC 9110 §5.6.2), and its value stays on one line
+/// (§5.5).
 fn is_header(name: &str, value: &str) -> bool {
     crate::protocol::http::is_token(name) && value.chars().all(|c| c == '\t' || !c.is_control())
 }

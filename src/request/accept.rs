@@ -1,11 +1,11 @@
-//! That a handshake is accepted, and how.
+//! The acceptance of a handshake.
 
 use std::time::SystemTime;
 
 use super::{RequestHead, is_header};
 use crate::protocol::http::is_token;
 
-/// The headers of the handshake itself (RFC 6455 §11.3), and of its framing.
+/// The headers that the handshake itself writes (RFC 6455 §11.3), and those of framing.
 const OWN_HEADERS: [&str; 5] = [
     "Upgrade",
     "Connection",
@@ -15,8 +15,8 @@ const OWN_HEADERS: [&str; 5] = [
 ];
 const OWN_PREFIX: &str = "Sec-WebSocket-";
 
-/// That a client may come in: what a
-/// [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) returns for it.
+/// Accepts a handshake: the positive verdict of a [handshake
+/// handler](crate::AsyncWebsocketApp::with_handshake_handler).
 ///
 /// ```
 /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
@@ -36,7 +36,7 @@ const OWN_PREFIX: &str = "Sec-WebSocket-";
 pub struct Accept<StreamState = ()> {
     pub(crate) state: Option<StreamState>,
     pub(crate) subprotocol: Option<String>,
-    /// None is to be chosen.
+    /// The program has ruled out every subprotocol.
     pub(crate) no_subprotocol: bool,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) user: Option<String>,
@@ -44,8 +44,8 @@ pub struct Accept<StreamState = ()> {
 }
 
 impl<StreamState> Accept<StreamState> {
-    /// Accepts: with the `Default` of the stream's state, and without a subprotocol, unless the app serves
-    /// [procedures](crate::procedures) and the client offers to speak them.
+    /// Accepts the client with the `Default` of the stream's state, and without a subprotocol. If the app serves
+    /// [procedures](crate::procedures) and the client offers their subprotocol, it is chosen.
     pub fn new() -> Self {
         Self {
             state: None,
@@ -57,35 +57,37 @@ impl<StreamState> Accept<StreamState> {
         }
     }
 
-    /// Gives the stream its state.
+    /// Sets the initial state of the stream, in place of its `Default`.
     pub fn with_state(mut self, state: StreamState) -> Self {
         self.state = Some(state);
         self
     }
 
-    /// Chooses a subprotocol: one of those that the client offers
-    /// ([`RequestHead::subprotocols`]; RFC 6455 §4.2.2). Any other is an error of the program's, which is logged; the
-    /// client then gets 500.
+    /// Chooses a subprotocol. It must be one that the client offers ([`RequestHead::subprotocols`]; RFC 6455 §4.2.2).
+    /// Otherwise an error is logged, and the client gets 500.
     pub fn with_subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
         self.subprotocol = Some(subprotocol.into());
         self
     }
 
-    /// Chooses none, whatever the client offers: also none for [procedures](crate::procedures). The one exception is
-    /// `humphrey_ws.plain.v1`, which stands for none: a client that offers it is told so, since browsers fail a handshake
-    /// without a choice. [`AsyncStream::subprotocol`](crate::AsyncStream::subprotocol) is `None` then, too.
+    /// Chooses no subprotocol, whatever the client offers, not even that of procedures. The one exception is
+    /// `humphrey_ws.plain.v1`, which means "no subprotocol": it is confirmed to a client that offers it, since browsers
+    /// fail a handshake in which none of their subprotocols is chosen.
+    /// [`AsyncStream::subprotocol`](crate::AsyncStream::subprotocol) is `None` then, too.
     pub fn without_subprotocol(mut self) -> Self {
         self.subprotocol = None;
         self.no_subprotocol = true;
         self
     }
 
-    /// Says whom the connection belongs to, by any key that names a user: an id, a name, the `sub` of a token.
+    /// Sets the user that the connection belongs to. Any key that identifies a user will do: an id, a name, the `sub`
+    /// of a token.
     ///
-    /// The user's connections can then be listed ([`AsyncSender::connections_of`](crate::AsyncSender::connections_of)),
-    /// closed together ([`AsyncSender::close_user`](crate::AsyncSender::close_user)), and bounded
-    /// ([`Limits::user_connections_max`](field@crate::Limits::user_connections_max)); handlers read the key with
-    /// [`AsyncStream::user`](crate::AsyncStream::user). Without this, a connection belongs to nobody.
+    /// The program can then list the user's connections
+    /// ([`AsyncSender::connections_of`](crate::AsyncSender::connections_of)), close them together
+    /// ([`AsyncSender::close_user`](crate::AsyncSender::close_user)) and limit their number
+    /// ([`Limits::user_connections_max`](field@crate::Limits::user_connections_max)). Handlers read the key with
+    /// [`AsyncStream::user`](crate::AsyncStream::user). By default a connection belongs to no user.
     ///
     /// ```
     /// use humphrey_ws::{Accept, AsyncWebsocketApp, CloseCode, Limits, Reject};
@@ -105,17 +107,18 @@ impl<StreamState> Accept<StreamState> {
         self
     }
 
-    /// Has the connection end at a given time, such as when its token does. Default: it does not expire.
+    /// Ends the connection at a given time, for example when its token expires. By default it does not expire.
     ///
-    /// Within a second after that time it is closed with [`CloseCode::UNAUTHORIZED`](crate::CloseCode::UNAUTHORIZED) (3000)
-    /// and the reason `session expired`, behind what was sent before; what its client sends from then on is not handled,
-    /// and its disconnect handler runs as ever. If the time has passed already, that is at once after the handshake, so
+    /// Within a second after that time the connection is closed with
+    /// [`CloseCode::UNAUTHORIZED`](crate::CloseCode::UNAUTHORIZED) (3000) and the reason `session expired`, after the
+    /// messages that were sent before. Messages that the client sends from then on are not handled; the disconnect
+    /// handler runs as usual. If the time has passed already, the connection is closed right after the handshake, so
     /// that a browser sees the code. [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) and
     /// [`AsyncSender::set_expires_at`](crate::AsyncSender::set_expires_at) change the time.
     ///
-    /// The time is converted to the monotonic clock here, once: a change of the system's clock afterwards does not move it.
-    /// Nor does it wait for a process that was stopped: the connection is closed when the process goes on. On Linux, time in
-    /// which the machine is suspended does not count. A time more than 17 years ahead is never.
+    /// The time is converted to the monotonic clock here, once: later changes of the system clock do not move it. If
+    /// the process was stopped at that time, the connection is closed when the process resumes. On Linux, time in which
+    /// the machine is suspended does not count. A time more than 17 years ahead means never.
     ///
     /// ```
     /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
@@ -136,8 +139,8 @@ impl<StreamState> Accept<StreamState> {
         self
     }
 
-    /// Adds a header to the answer, such as `Set-Cookie`. A name or value that HTTP does not allow, or a header of the
-    /// handshake itself (`Connection`, `Sec-WebSocket-…`), is an error of the program's, which is logged; the client then
+    /// Adds a header to the handshake response, such as `Set-Cookie`. If the name or value is not valid in HTTP, or the
+    /// header belongs to the handshake itself (`Connection`, `Sec-WebSocket-…`), an error is logged, and the client
     /// gets 500.
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
@@ -151,7 +154,7 @@ impl<StreamState> Default for Accept<StreamState> {
     }
 }
 
-/// Whether the answer can be given to that request. The error says what is wrong with it.
+/// Checks whether the response can be sent for that request. The error says why not.
 pub(crate) fn check(
     request: &RequestHead,
     subprotocol: Option<&str>,

@@ -18,7 +18,7 @@ use crate::report::{Limited, limited};
 /// assert_eq!(reject.status(), 401);
 /// ```
 ///
-/// Programs and tests see all of it; browsers tell a page of a WebSocket only that it failed.
+/// Clients other than browsers receive all of it. A browser only tells the page that its WebSocket has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     status: u16,
@@ -26,7 +26,7 @@ pub struct Reject {
     body: Vec<u8>,
 }
 
-/// The headers of framing, which are written with the answer.
+/// The headers of framing, which the library writes itself.
 const OWN_HEADERS: [&str; 4] = [
     "Connection",
     "Content-Length",
@@ -34,12 +34,12 @@ const OWN_HEADERS: [&str; 4] = [
     "Trailer",
 ];
 
-/// Clients have the program reject them, and so cause this line.
+/// Limited, since clients can cause rejections.
 static BAD_REJECT: Limited = Limited::new();
 
 impl Reject {
-    /// Rejects with this status and no body. A status that is no final answer (below 200 or above 599) is an error of
-    /// the program's, which is logged; the client then gets 500.
+    /// Rejects a request with this status and no body. If the status is not that of a final response (200 to 599), an
+    /// error is logged, and the client gets 500.
     pub fn new(status: u16) -> Self {
         Self {
             status,
@@ -48,42 +48,42 @@ impl Reject {
         }
     }
 
-    /// Adds a header. A name or value that HTTP does not allow, `Connection` or `Content-Length` is an error of the
-    /// program's, which is logged; the client then gets 500.
+    /// Adds a header. If the name or value is not valid in HTTP, or the header is `Connection` or `Content-Length`, an
+    /// error is logged, and the client gets 500.
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Sets the body. It is plain text, unless a header `Content-Type` says otherwise.
+    /// Sets the body. It is plain text unless a header `Content-Type` says otherwise.
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The headers that were added.
+    /// Returns the headers that were added.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// What the client gets where the program is at fault.
+    /// The response to an error of the program.
     pub(crate) fn internal_error() -> Self {
         Self::new(500).with_body("internal server error\n")
     }
 
-    /// As it can be sent: where it can't be, that is logged, and the client gets 500.
+    /// Returns the rejection as it can be sent. If it is invalid, an error is logged, and the client gets 500.
     pub(crate) fn checked(self) -> Self {
         let is_own = |name: &str| OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name));
         let mut headers = self.headers();
@@ -108,7 +108,7 @@ impl Reject {
         Self::internal_error()
     }
 
-    /// All headers that it is sent with, but for those of framing.
+    /// Returns all headers of the response, except those of framing.
     pub(crate) fn all_headers(&self) -> Vec<(&str, &str)> {
         let mut headers: Vec<_> = self.headers().collect();
         let has_type = headers
@@ -128,7 +128,7 @@ impl Reject {
         headers
     }
 
-    /// The whole response, after which the connection closes.
+    /// Renders the whole response, after which the connection closes.
     pub(crate) fn response(&self, body_mode: BodyMode) -> Vec<u8> {
         http::response(
             self.status,
@@ -139,7 +139,7 @@ impl Reject {
         )
     }
 
-    /// In the words of a close frame: the first line of the body, or what the status is called.
+    /// Returns the reason for a close frame: the first line of the body, or the status's reason phrase.
     pub(crate) fn reason(&self) -> &str {
         let body = std::str::from_utf8(&self.body).unwrap_or_default();
         match body.trim_start().lines().next() {
