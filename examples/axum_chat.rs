@@ -1,11 +1,12 @@
-//! A chat in an axum app: every text message goes to everyone, and who reads too slowly is told so and comes back.
+//! A chat in an axum app: every text message is broadcast to all clients. A slow consumer is disconnected, learns that
+//! it has missed messages, and reconnects.
 //!
 //! ```sh
 //! cargo run --example axum_chat --features axum
 //! ```
 //!
-//! Open <http://127.0.0.1:8080> in some browser windows, and write into one of them. Another address to listen on can be
-//! given: `cargo run --example axum_chat --features axum -- 127.0.0.1:9000`.
+//! Open <http://127.0.0.1:8080> in several browser windows and write into one of them. To listen on another address:
+//! `cargo run --example axum_chat --features axum -- 127.0.0.1:9000`.
 
 use axum::Router;
 use axum::response::Html;
@@ -54,7 +55,7 @@ const PAGE: &str = r#"<!doctype html>
 async fn main() -> io::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    // It does not listen itself: axum does. Its handlers are plain functions and run on threads of its own.
+    // axum listens; this app does not. Its handlers are plain functions that run on its own threads.
     let chat = AsyncWebsocketApp::<()>::new_unlinked()
         .with_allowed_origins(Origins::Same)
         .with_limits(
@@ -62,7 +63,8 @@ async fn main() -> io::Result<()> {
                 .message_bytes_max(64 << 10)
                 .outbox_bytes_max(256 << 10),
         )
-        // The default, named because it is the point: whoever has more than 256 KiB to read is disconnected, with 1013.
+        // The default, spelled out since it is the point here: a client with more than 256 KiB queued is disconnected
+        // with 1013.
         .with_slow_consumer(SlowConsumer::Disconnect)
         .with_message_handler(say);
     let running = chat.start()?;

@@ -1,10 +1,11 @@
-//! Notifications in an axum app: a POST handler keeps a text and tells every subscriber of it, through axum's state.
+//! Notifications in an axum app: a POST handler stores a text and broadcasts it to every subscriber, through axum's
+//! state.
 //!
 //! ```sh
 //! cargo run --example axum_notifications --features axum
 //! ```
 //!
-//! Then, with as many subscribers as you like, or with none:
+//! Then, with or without subscribers:
 //!
 //! ```sh
 //! curl -d 'Tea is ready.' http://127.0.0.1:8080/notices
@@ -12,8 +13,8 @@
 //! ```
 //!
 //! In a browser's console, `ws = new WebSocket('ws://127.0.0.1:8080/live'); ws.onmessage = e => console.log(e.data)`
-//! subscribes. Another address to listen on can be given:
-//! `cargo run --example axum_notifications --features axum -- 127.0.0.1:9000`.
+//! subscribes. To listen on another address: `cargo run --example axum_notifications --features axum --
+//! 127.0.0.1:9000`.
 
 use axum::Router;
 use axum::extract::{FromRef, State};
@@ -31,14 +32,14 @@ use std::sync::{Arc, Mutex};
 /// How many notices are kept.
 const KEPT_MAX: usize = 100;
 
-/// What axum's handlers share.
+/// The state that axum's handlers share.
 #[derive(Clone)]
 struct Site {
     live: AsyncSender,
     notices: Arc<Mutex<VecDeque<String>>>,
 }
 
-/// With this, the route `/live` finds the WebSocket app in the state.
+/// Lets the route `/live` find the WebSocket app in the state.
 impl FromRef<Site> for AsyncSender {
     fn from_ref(site: &Site) -> Self {
         site.live.clone()
@@ -49,7 +50,7 @@ impl FromRef<Site> for AsyncSender {
 async fn main() -> io::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
-    // It does not listen itself: axum does.
+    // axum listens; this app does not.
     let websocket_app = AsyncWebsocketApp::<()>::new_unlinked();
     let running = websocket_app.start()?;
 
@@ -72,7 +73,7 @@ async fn notices(State(site): State<Site>) -> String {
     notices.iter().map(|notice| format!("{notice}\n")).collect()
 }
 
-/// That nobody listens is no error: the notice is kept, and told to nobody.
+/// Having no subscribers is not an error: the notice is stored.
 async fn notify(State(site): State<Site>, notice: String) -> (StatusCode, &'static str) {
     {
         let mut notices = site.notices.lock().unwrap();
@@ -81,7 +82,7 @@ async fn notify(State(site): State<Site>, notice: String) -> (StatusCode, &'stat
             notices.pop_front();
         }
     }
-    // `broadcast` would wait where too much is on its way already; a task of axum's must not.
+    // `broadcast` would block while the engine is full, which a tokio task must not do.
     match site.live.try_broadcast(Message::new(notice)) {
         Ok(()) => (StatusCode::CREATED, "Kept, and told to all who listen.\n"),
         Err(error) if error.reason == SendErrorReason::Full => (

@@ -1,5 +1,5 @@
-//! Broadcasts from handlers and from outside: everyone hears who connects, and every line of standard input. What a
-//! client sends is echoed to it alone.
+//! Broadcasts from handlers and from another thread: every client sees who connects, and every line of standard input.
+//! A client's own messages are echoed to it alone.
 //!
 //! ```sh
 //! cargo run --example broadcast
@@ -12,7 +12,7 @@
 //! ws.send('only I get this back')
 //! ```
 //!
-//! Another address to listen on can be given: `cargo run --example broadcast -- 127.0.0.1:9000`.
+//! To listen on another address: `cargo run --example broadcast -- 127.0.0.1:9000`.
 
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Message};
 
@@ -35,7 +35,7 @@ fn main() {
     app.run();
 }
 
-/// Everyone gets this, the new client included.
+/// The broadcast includes the new client.
 fn connect_handler(stream: AsyncStream, _: Arc<()>) {
     let message = Message::new(format!("Welcome, {}!", stream.peer_addr()));
     stream.broadcast(message);
@@ -45,7 +45,7 @@ fn message_handler(stream: AsyncStream, message: Message, _: Arc<()>) {
     stream.send(message);
 }
 
-/// A sender works from any thread. The end of the input ends this one only: the app runs on.
+/// Sends from its own thread. When the input ends, only this thread ends; the app runs on.
 fn user_input(sender: AsyncSender) {
     for line in stdin().lines().map_while(Result::ok) {
         sender.broadcast(Message::new(line));

@@ -1,8 +1,8 @@
-//! Broadcasts with the blocking API: each client has a thread of its own, which looks in turn at what the client sends
-//! and at a bus that carries the lines of standard input to all of them.
+//! Broadcasts with the blocking API: each client has a thread of its own, which alternates between the client's
+//! messages and a bus that carries the lines of standard input to all clients.
 //!
-//! The way's limits are those of its threads: here, 32 clients at once, and a delay of some milliseconds. `broadcast`
-//! does the same without either.
+//! Its limits are those of threads: here, 32 clients at once and a delay of some milliseconds. The example `broadcast`
+//! does the same without either limit.
 //!
 //! ```sh
 //! cargo run --example broadcast_blocking
@@ -15,7 +15,7 @@
 //! ws.send('only I get this back')
 //! ```
 //!
-//! Another address to listen on can be given: `cargo run --example broadcast_blocking -- 127.0.0.1:9000`.
+//! To listen on another address: `cargo run --example broadcast_blocking -- 127.0.0.1:9000`.
 
 use async_broadcast::{InactiveReceiver, Sender, TryRecvError, broadcast};
 use humphrey::App;
@@ -28,19 +28,19 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-/// Threads of the Humphrey app, and so clients at once.
+/// Threads of the Humphrey app, and therefore the most clients at once.
 const THREADS: usize = 32;
 /// Lines that the bus keeps for clients that have not taken them yet.
 const BUS_LINES: usize = 16;
 
-/// The end of the bus that new clients begin to read at.
+/// An inactive receiver, from which each new client gets its own.
 type BusHandle = InactiveReceiver<Arc<str>>;
 
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
 
     let (mut bus, receiver) = broadcast(BUS_LINES);
-    // Neither a slow client nor the lack of one holds up the input: the oldest line makes room for the newest.
+    // Neither a slow client nor having no clients blocks the input: the oldest line makes room for the newest.
     bus.set_overflow(true);
     bus.set_await_active(false);
     spawn(move || user_input(bus));
@@ -53,7 +53,7 @@ fn main() {
 
 fn user_input(bus: Sender<Arc<str>>) {
     for line in stdin().lines().map_while(Result::ok) {
-        // It fails if nobody is connected, who could not have got it anyway.
+        // Fails only if no client is connected.
         let _ = bus.try_broadcast(line.into());
     }
 }
@@ -71,7 +71,7 @@ fn client_handler(mut stream: WebsocketStream, bus: Arc<BusHandle>) {
         let news = match bus.try_recv() {
             Ok(line) => Some(Message::new(&*line)),
             Err(TryRecvError::Overflowed(n)) => Some(Message::new(format!("({n} lines missed)"))),
-            // The input may have ended, but the client may go on.
+            // The input may have ended, but the client can go on.
             Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         };
 

@@ -1,4 +1,4 @@
-//! The smallest app: every message goes back to who sent it.
+//! The smallest app: every message is echoed to its sender.
 //!
 //! ```sh
 //! cargo run --example echo
@@ -11,7 +11,7 @@
 //! ws.send('hello')
 //! ```
 //!
-//! Another address to listen on can be given: `cargo run --example echo -- 127.0.0.1:9000`.
+//! To listen on another address: `cargo run --example echo -- 127.0.0.1:9000`.
 
 use humphrey_ws::AsyncWebsocketApp;
 

@@ -1,17 +1,17 @@
-//! WebSocket as a part of an existing Humphrey app: pages and a form beside `/ws`, and a route that broadcasts.
+//! WebSocket in an existing Humphrey app: pages and a form next to `/ws`, and a route that broadcasts.
 //!
 //! ```sh
 //! cargo run --example linked
 //! ```
 //!
-//! Open <http://127.0.0.1:8080> in some browser windows, and write into one of them. Or tell them from a shell:
+//! Open <http://127.0.0.1:8080> in several browser windows and write into one of them. Or broadcast from a shell:
 //!
 //! ```sh
 //! curl -d 'Tea is ready.' http://127.0.0.1:8080/notify
 //! ```
 //!
-//! In a browser's console, `ws = new WebSocket('ws://127.0.0.1:8080/ws'); ws.onmessage = e => console.log(e.data)`
-//! listens, too. Another address to listen on can be given: `cargo run --example linked -- 127.0.0.1:9000`.
+//! A browser's console can subscribe, too: `ws = new WebSocket('ws://127.0.0.1:8080/ws'); ws.onmessage = e =>
+//! console.log(e.data)`. To listen on another address: `cargo run --example linked -- 127.0.0.1:9000`.
 
 use humphrey::App;
 use humphrey::http::headers::HeaderType;
@@ -23,7 +23,7 @@ use std::env;
 use std::sync::Arc;
 use std::thread::spawn;
 
-/// Threads of the Humphrey app. WebSocket clients keep none of them.
+/// Threads of the Humphrey app. WebSocket clients do not occupy them.
 const THREADS: usize = 32;
 
 const PAGE: &str = r#"<!doctype html>

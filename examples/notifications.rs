@@ -1,24 +1,24 @@
-//! Notifications: one room for each user. A parcel ("Paekli") is posted over HTTP; every device of its recipient that is
-//! connected hears of it at once, and the others find it when they ask.
+//! Notifications with one room for each user. A parcel ("Paekli") is posted over HTTP. Every connected device of its
+//! recipient is notified at once; other devices find the parcel when they list.
 //!
 //! ```sh
 //! cargo run --example notifications
 //! ```
 //!
-//! In the consoles of some browser windows, subscribe to one recipient, or to all by leaving the parameter away:
+//! In the consoles of several browser windows, subscribe to one recipient, or to all recipients without the parameter:
 //!
 //! ```js
 //! ws = new WebSocket('ws://127.0.0.1:8080/notifications?recipient=ada'); ws.onmessage = e => console.log(e.data)
 //! ```
 //!
-//! Then, from a shell, send something, with or without anybody listening, and list what there is:
+//! Then, from a shell, post a parcel, with or without subscribers, and list the stored ones:
 //!
 //! ```sh
 //! curl -d 'Cookies from home.' http://127.0.0.1:8080/paekli/ada
 //! curl http://127.0.0.1:8080/paekli/ada
 //! ```
 //!
-//! The same inside an existing Humphrey app: `cargo run --example notifications -- 127.0.0.1:8080 --linked`.
+//! To run it inside an existing Humphrey app: `cargo run --example notifications -- 127.0.0.1:8080 --linked`.
 
 use humphrey::http::method::Method;
 use humphrey::http::{Request, Response, StatusCode};
@@ -32,18 +32,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::{env, thread};
 
-/// Recipients that something is kept for, and how much for each.
+/// Most recipients with stored parcels, and most parcels of each.
 const RECIPIENTS_MAX: usize = 10_000;
 const PARCELS_MAX: usize = 100;
 const PARCEL_BYTES_MAX: usize = 4096;
-/// The room of those who want to hear of everything. No recipient's has this name.
+/// The room of subscribers to all recipients. It can't be a recipient's room.
 const EVERYTHING: &str = "everything";
 
-/// In place of a database: the parcels of each recipient, numbered from 1.
+/// The parcels of each recipient, numbered from 1. It stands in for a database.
 #[derive(Default)]
 struct Office(Mutex<HashMap<String, VecDeque<(u64, String)>>>);
 
-/// A WebSocket app, whose streams have the room that they have subscribed to as their state.
+/// A WebSocket app whose streams have the room of their subscription as state.
 type Notifications<State> = AsyncWebsocketApp<State, String>;
 
 fn main() {
@@ -55,7 +55,7 @@ fn main() {
     }
 }
 
-/// An app of one's own, which serves the route as well.
+/// Runs a standalone app, which serves the HTTP route as well.
 fn alone(address: String) {
     let app = Notifications::<Office>::new();
     let live = app.sender();
@@ -66,7 +66,7 @@ fn alone(address: String) {
         .run();
 }
 
-/// The same in a Humphrey app that is there already.
+/// Runs the WebSocket app inside an existing Humphrey app.
 fn linked(address: String) {
     let app = Notifications::<()>::new_unlinked();
     let live = app.sender();
@@ -82,7 +82,7 @@ fn linked(address: String) {
         .unwrap();
 }
 
-/// `/notifications`, with or without `?recipient=NAME`. Whoever may not know everything is to be stopped here.
+/// Serves `/notifications`, with or without `?recipient=NAME`. A real app must check here who may subscribe to what.
 fn with_subscriptions<State: Send + Sync>(app: Notifications<State>) -> Notifications<State> {
     app.with_handshake_handler(|request, _| {
         if request.path() != "/notifications" {
@@ -96,7 +96,7 @@ fn with_subscriptions<State: Send + Sync>(app: Notifications<State>) -> Notifica
     })
     .with_connect_handler(|stream, _| {
         stream.join(&stream.state);
-        // Who asks for the list after this misses nothing.
+        // After the join: a client that lists the parcels on this message misses none.
         stream.send(Message::new(
             json!({"subscribed": *stream.state}).to_string(),
         ));
@@ -112,7 +112,7 @@ fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(is_plain)
 }
 
-/// `POST` stores a parcel and tells of it; `GET` lists what is kept.
+/// `POST` stores a parcel and notifies subscribers; `GET` lists the stored parcels.
 fn paekli(request: Request, office: Arc<Office>, live: &AsyncSender) -> Response {
     let recipient = request.uri.trim_start_matches("/paekli/");
     let parcel = String::from_utf8(request.content.unwrap_or_default());
@@ -143,7 +143,7 @@ fn post(recipient: &str, parcel: String, office: &Office, live: &AsyncSender) ->
     }
     drop(parcels);
 
-    // That nobody listens is no error: it has been stored.
+    // Having no subscribers is not an error: the parcel is stored.
     let news = Message::new(news);
     live.room(EVERYTHING).broadcast(news.clone());
     live.room(&room_of(recipient)).broadcast(news);

@@ -1,17 +1,17 @@
-//! Every line of standard input goes to every page, as server-sent events: a page needs no WebSocket and no script of its
-//! own for reconnecting, and misses nothing when it was away for a moment.
+//! Broadcasts every line of standard input to every page as server-sent events. A page needs neither a WebSocket nor
+//! code for reconnecting, and a short disconnect loses nothing.
 //!
 //! ```sh
 //! cargo run --example server_sent_events
 //! ```
 //!
-//! Then open <http://127.0.0.1:8080/>, or follow the stream in a terminal, and type into the first one:
+//! Then open <http://127.0.0.1:8080/>, or follow the stream in another terminal, and type into the first one:
 //!
 //! ```sh
 //! curl -N http://127.0.0.1:8080/events
 //! ```
 //!
-//! Another address to listen on can be given: `cargo run --example server_sent_events -- 127.0.0.1:9000`.
+//! To listen on another address: `cargo run --example server_sent_events -- 127.0.0.1:9000`.
 
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
@@ -35,7 +35,7 @@ const PAGE: &str = r#"<!doctype html>
     item.textContent = text;
     item.className = kind;
   }
-  // It connects again by itself, and says which line it has seen last.
+  // The browser reconnects by itself, and sends the id of the last event that it has seen.
   const source = new EventSource('/events');
   source.onmessage = event => show(event.data, 'line');
   source.addEventListener('reset', () => show('Some lines are missing here.', 'note'));
@@ -50,7 +50,7 @@ fn main() {
         .with_routes(SubApp::new().with_stateless_route("/", |_| {
             Response::new(StatusCode::OK, PAGE).with_header(HeaderType::ContentType, "text/html")
         }))
-        // What a page can be given when it comes back, or for the first time.
+        // Kept for replay to reconnecting pages and late joiners.
         .with_history("lines", HistoryLimits::messages(100).bytes(64 * 1024))
         .with_event_stream("/events", |_, _| {
             Ok(Subscription::room("lines")

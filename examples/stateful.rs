@@ -1,7 +1,7 @@
-//! State of three kinds: what all connections share, what each has of its own, and whether it is still there.
+//! Shared state, state of each connection, and a heartbeat.
 //!
-//! A chat. The first message of a client is its name; further ones go to everyone, numbered. A heartbeat notices
-//! clients that vanish without a word, as a phone does that leaves its network, so that the others learn of it.
+//! A chat. A client's first message is its name; further ones are numbered and broadcast. A heartbeat detects clients
+//! that vanish without closing, such as a phone that leaves its network, so that the others are informed.
 //!
 //! ```sh
 //! cargo run --example stateful
@@ -15,7 +15,7 @@
 //! ws.send('Good morning!')
 //! ```
 //!
-//! Another address to listen on can be given: `cargo run --example stateful -- 127.0.0.1:9000`.
+//! To listen on another address: `cargo run --example stateful -- 127.0.0.1:9000`.
 
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
@@ -25,13 +25,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// One for the app: all handlers get the same.
+/// The state of the app, which all handlers share.
 #[derive(Default)]
 struct Room {
     guests: AtomicUsize,
 }
 
-/// One for each connection, which begins as its default.
+/// The state of one connection, which starts as its default.
 #[derive(Default)]
 struct Guest {
     name: OnceLock<String>,
@@ -43,7 +43,7 @@ fn main() {
 
     let app = AsyncWebsocketApp::<Room, Guest>::new()
         .with_address(address)
-        // Silent for two seconds: the client is asked. Silent for five: it is gone.
+        // A client that is silent for two seconds is pinged; after five, it is disconnected.
         .with_heartbeat(Heartbeat::new(
             Duration::from_secs(2),
             Duration::from_secs(5),
@@ -70,7 +70,7 @@ fn message_handler(stream: AsyncStream<Guest>, message: Message, room: Arc<Room>
             stream.broadcast(Message::new(format!("{name} ({number}): {text}")));
         }
         None => {
-            // Handlers of one connection never run at the same time: nobody else can have set it meanwhile.
+            // Handlers of one connection never run at the same time, so no other handler can have set it meanwhile.
             let name = stream.state.name.get_or_init(|| text.to_string());
             let guests = room.guests.fetch_add(1, Ordering::Relaxed) + 1;
             stream.broadcast(Message::new(format!("{name} is here, guest {guests}.")));

@@ -22,37 +22,37 @@
 //! # }
 //! ```
 //!
-//! axum's state carries the app's [`AsyncSender`], by itself or as a part ([`FromRef`]): [`upgrade`] and
-//! [`WebsocketUpgrade`] find the app with it, and other handlers send with it (`State(sender): State<AsyncSender>`). In
-//! them, prefer [`try_broadcast`](AsyncSender::try_broadcast): [`broadcast`](AsyncSender::broadcast) waits while the
-//! engine has too much to deliver already, and a task of tokio's must not.
+//! The axum state carries the app's [`AsyncSender`], as a whole or as a part ([`FromRef`]). [`upgrade`] and
+//! [`WebsocketUpgrade`] find the app through it, and other handlers can send with it (`State(sender):
+//! State<AsyncSender>`). In async handlers, prefer [`try_broadcast`](AsyncSender::try_broadcast):
+//! [`broadcast`](AsyncSender::broadcast) applies backpressure by blocking the thread, which a tokio task must not do.
 //!
-//! The app has its own threads, for its shards and for its handlers, which may block; it uses none of tokio's. Start
-//! one that is [unlinked](crate::AsyncWebsocketApp::new_unlinked), so that it does not listen itself; one that listens takes
-//! axum's connections beside its own. Its rules hold for them all: the
-//! [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler),
-//! [allowed origins](crate::AsyncWebsocketApp::with_allowed_origins), [`Limits`](crate::Limits),
-//! [trusted proxies](crate::AsyncWebsocketApp::with_trusted_proxies), the policy for
-//! [slow consumers](crate::SlowConsumer), [`shutdown`](AsyncSender::shutdown).
+//! The app has its own threads for its shards and its handlers, which may block; it uses none of tokio's. Start an
+//! [unlinked](crate::AsyncWebsocketApp::new_unlinked) app, so that it does not listen itself. (An app that listens
+//! serves axum's connections as well as its own.) All of the app's rules apply to connections from axum: the [handshake
+//! handler](crate::AsyncWebsocketApp::with_handshake_handler), [allowed
+//! origins](crate::AsyncWebsocketApp::with_allowed_origins), [`Limits`](crate::Limits), [trusted
+//! proxies](crate::AsyncWebsocketApp::with_trusted_proxies), the policy for [slow consumers](crate::SlowConsumer), and
+//! [`shutdown`](AsyncSender::shutdown).
 //!
-//! # Who connects
+//! # Client addresses
 //!
-//! axum knows a client's address only if the router is served with `into_make_service_with_connect_info::<SocketAddr>()`,
-//! as above. Without it, a handshake handler sees `0.0.0.0:0`, and the stream has the address of its socket. An app that
-//! needs the address earlier, because it bounds connections or handshakes per address or trusts proxies, answers 500
-//! and says so.
+//! axum knows a client's address only if the router is served with
+//! `into_make_service_with_connect_info::<SocketAddr>()`, as above. Otherwise a handshake handler sees `0.0.0.0:0`, and
+//! the stream later has the address of its socket. An app that needs the address earlier, because it limits connections
+//! or handshakes per address or trusts proxies, answers 500 with an explanation.
 //!
 //! # When a client is connected
 //!
-//! hyper answers the handshake, and then the engine takes the socket: what is broadcast in between does not reach the
-//! client, although it has its answer. Where that matters, have the connect handler greet it: from there on nothing is
-//! missed. What the client sends right behind its request is not lost.
+//! hyper sends the handshake response, and then the engine takes the socket. A client misses broadcasts that are made
+//! in between, although it already has the response. If that matters, let the connect handler send a greeting: from
+//! then on the client misses nothing. Bytes that the client sends right after its request are not lost.
 //!
-//! # What can't be taken over
+//! # Unsupported connections
 //!
-//! The engine takes plain TCP sockets. A WebSocket over HTTP/2 (extended CONNECT, RFC 8441) is answered with 505. Over TLS
-//! that axum ends itself, and over Unix sockets, the connection is closed with 1011 and a reason, and the log says so:
-//! let a proxy end TLS in front of axum.
+//! The engine takes plain TCP sockets. A WebSocket over HTTP/2 (extended CONNECT, RFC 8441) gets 505. If axum itself
+//! ends TLS, or listens on a Unix socket, the connection is closed with 1011 and a reason, and a warning is logged: let
+//! a proxy in front of axum end TLS.
 
 use std::any::type_name;
 use std::fmt;
@@ -66,19 +66,19 @@ use crate::async_app::AsyncSender;
 use crate::host::axum as host;
 use crate::request::Reject;
 
-/// The whole handler of a route that is a WebSocket: `any(humphrey_ws::axum::upgrade)`.
+/// A complete handler for a WebSocket route: `any(humphrey_ws::axum::upgrade)`.
 ///
-/// A route of `any` method, so that a WebSocket over HTTP/2, which is a `CONNECT`, is told what is wrong.
+/// Route `any` method to it, so that a WebSocket over HTTP/2, which uses `CONNECT`, gets an explanation.
 pub async fn upgrade(upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
     upgrade
 }
 
-/// Extracts a client that may become a WebSocket; it does when a handler returns this.
+/// Extracts a client that asks for a WebSocket. It becomes one when a handler returns this value.
 ///
-/// Extracting checks the handshake (RFC 6455 §4.2.1) and asks the app whether the client may come in: its limits, its
-/// allowed origins and then its handshake handler, on a thread of the app's. If not, the client gets the [`Reject`] that
-/// says why; a handler that takes `Result<WebsocketUpgrade, Reject>` sees it first. A handler that has this may still
-/// return something else; dropped, it lets nobody in.
+/// Extracting checks the handshake (RFC 6455 §4.2.1) and has the app authorize the client: its limits, its allowed
+/// origins, and then its handshake handler on one of the app's threads. A refused client gets a [`Reject`] that says
+/// why; a handler that takes `Result<WebsocketUpgrade, Reject>` receives it first. A handler may also drop this value
+/// and return another response, in which case the client does not become a WebSocket.
 ///
 /// ```no_run
 /// use axum::{Router, extract::Path, http::StatusCode, response::{IntoResponse, Response}, routing::any};
@@ -93,13 +93,13 @@ pub async fn upgrade(upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
 ///
 /// let router: Router<AsyncSender> = Router::new().route("/live/{channel}", any(live));
 /// ```
-#[must_use = "the client comes in only if this is returned from a handler"]
+#[must_use = "the client becomes a WebSocket only if a handler returns this"]
 pub struct WebsocketUpgrade(host::PendingUpgrade);
 
 impl WebsocketUpgrade {
-    /// Gives the stream its state, in place of the one that the
-    /// [handshake handler](crate::AsyncWebsocketApp::with_handshake_handler) gave. So what axum's extractors and middleware know
-    /// of the client reaches the app's handlers, in [`AsyncStream::state`](crate::AsyncStream::state).
+    /// Sets the initial state of the stream, in place of the one that the [handshake
+    /// handler](crate::AsyncWebsocketApp::with_handshake_handler) gave. It passes what axum's extractors and middleware
+    /// know about the client to the app's handlers, as [`AsyncStream::state`](crate::AsyncStream::state).
     ///
     /// # Panics
     ///
@@ -130,7 +130,7 @@ impl WebsocketUpgrade {
     {
         if let Err(expected) = self.0.attach(Arc::new(state)) {
             panic!(
-                "the app's streams have a state of type {expected}, and with_state was given {}",
+                "the app's streams have a state of type {expected}, but with_state was given {}",
                 type_name::<StreamState>()
             );
         }
@@ -154,7 +154,7 @@ where
 }
 
 impl IntoResponse for WebsocketUpgrade {
-    /// The 101 response. It is to be sent on the connection that the request came from, within tokio.
+    /// Returns the 101 response. It must be sent on the connection that the request came from, within a tokio runtime.
     fn into_response(self) -> Response {
         self.0.answer()
     }
@@ -166,7 +166,7 @@ impl fmt::Debug for WebsocketUpgrade {
     }
 }
 
-/// What the app has to say to a client that it does not let in.
+/// The response to a client that the app rejects.
 impl IntoResponse for Reject {
     fn into_response(self) -> Response {
         host::rejection(&self.checked())

@@ -199,10 +199,10 @@ impl Default for Limited {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str(" (said once a minute at most)"),
+            0 => f.write_str(" (logged at most once a minute)"),
             n => write!(
                 f,
-                " (said once a minute at most; {n} more since the last time)"
+                " (logged at most once a minute; {n} more since the last time)"
             ),
         }
     }

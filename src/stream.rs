@@ -1,4 +1,4 @@
-//! The blocking API: a stream that a thread of the program reads and writes.
+//! The blocking API: a stream that the program reads and writes on its own thread.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,42 +19,41 @@ use crate::protocol::http::Head;
 use crate::restion::Restion;
 use crate::transport::suppress_sigpipe;
 
-/// Read at once.
+/// Bytes of one read.
 const READ_BYTES: usize = 16 << 10;
-/// How long a dropped stream waits for the client to end, so that the close frame is not lost by a reset.
+/// How long a dropped stream waits for the client to close, so that a reset does not destroy the close frame.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// A WebSocket to receive from and send to on one's own thread, as [`websocket_handler`](crate::websocket_handler)
-/// gives it to its handler.
+/// A blocking WebSocket stream, which [`websocket_handler`](crate::websocket_handler) passes to its handler.
 ///
-/// Pings are answered, and the protocol is checked, while messages are received. Messages are up to 16 MiB long. When
-/// the stream is dropped, the client gets a close frame (RFC 6455 §5.5.1): with 1000, or 1011 if a panic dropped it.
+/// Receiving also answers pings and checks the protocol. Messages are up to 16 MiB long. When the stream is dropped,
+/// the client gets a close frame (RFC 6455 §5.5.1) with 1000, or with 1011 if the thread is panicking.
 ///
-/// As [`Read`] and [`Write`], one read takes one message, which is lost if it does not fit into the buffer, and one
-/// write sends one: text if it is valid UTF-8, else binary.
+/// With [`Read`], one read takes one message, which is lost if it does not fit into the buffer. With [`Write`], one
+/// write sends one message: text if it is valid UTF-8, else binary.
 #[allow(missing_debug_implementations)] // Humphrey's `Stream` has none.
 pub struct WebsocketStream {
-    /// Some until the stream is taken apart.
+    /// `Some` until the stream is taken apart.
     stream: Option<Stream>,
     protocol: FrameReader,
     /// Whether anything was ever read.
     has_read: bool,
-    /// Messages of one read that the program has not taken yet.
+    /// Messages that were read but not yet taken by the program.
     received: VecDeque<Message>,
-    /// Bytes that the socket has not taken yet: the answer to the handshake, control frames, and a close frame as the last.
+    /// Bytes that the socket has not taken yet: the handshake response, control frames, and last a close frame.
     pending_out: Vec<u8>,
     /// The close frame that ends the connection. It is sent after the program has taken the messages before it, since it may reply
     /// to them.
     close_reply: Option<Vec<u8>>,
-    /// Nothing more can be received: why.
+    /// Why nothing more can be received.
     ended: Option<StreamEnd>,
-    /// Nothing more may be sent: a close frame was, or a write broke off.
+    /// Nothing more may be sent: a close frame was sent, or a write failed midway.
     closed: bool,
-    /// The request that it began with.
+    /// The request of the handshake.
     head: Option<Box<Head>>,
-    /// The answer to that request is the first of `pending_out`, and no byte of it has been sent.
+    /// The handshake response is at the front of `pending_out`, and no byte of it has been sent.
     handshake_pending: bool,
-    /// As it was when the stream was new: of a client that has gone, the operating system knows none.
+    /// Read when the stream was created, since the operating system forgets the address of a client that has gone.
     peer: Option<SocketAddr>,
     buffer: Vec<u8>,
 }
@@ -99,12 +98,12 @@ pub(crate) struct StreamParts {
 impl WebsocketStream {
     /// Wraps a stream whose handshake is done.
     pub fn new(stream: Stream) -> Self {
-        // Where it can't be set, the client has reset the connection, and nothing may be written any more.
+        // If this fails, the client has reset the connection, and nothing may be written any more.
         let mut closed = false;
         #[allow(irrefutable_let_patterns)] // Humphrey's `tls` may be on.
         if let Stream::Tcp(socket) = &stream {
             closed = suppress_sigpipe(socket).is_err();
-            // Without it the kernel may hold a message back. A client that has gone already shows soon enough.
+            // Otherwise the kernel may delay a message. That the client has gone will be noticed soon enough.
             let _ = socket.set_nodelay(true);
         }
         Self {
@@ -142,14 +141,14 @@ impl WebsocketStream {
         !self.closed
     }
 
-    /// Receives the next message; waits for it. Pings that come before it are answered.
+    /// Waits for the next message and returns it. Answers the pings that arrive before it.
     ///
     /// # Errors
     ///
-    /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once the client has closed, by a close frame or by ending
-    /// its stream; [`InvalidOpcode`](WebsocketError::InvalidOpcode) or [`ReadError`](WebsocketError::ReadError) if it
-    /// has broken the protocol, of which it was told with a close frame, or the connection broke. With a time-out set
-    /// on the inner stream, `ReadError` may also mean that it is over; the stream goes on then.
+    /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once the client has closed, with a close frame or by
+    /// ending its stream. [`InvalidOpcode`](WebsocketError::InvalidOpcode) or [`ReadError`](WebsocketError::ReadError)
+    /// if the client broke the protocol, in which case it got a close frame, or if the connection broke. If the inner
+    /// stream has a timeout, `ReadError` may also mean that it has expired; the stream can still be used then.
     pub fn recv(&mut self) -> Result<Message, WebsocketError> {
         loop {
             if let Some(message) = self.received.pop_front() {
@@ -164,7 +163,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Receives the next message if it is there: `None` if it is not, or not in full. Never waits.
+    /// Returns the next message if it has arrived in full, and `None` otherwise. Never waits.
     ///
     /// Errors are those of [`recv`](Self::recv).
     pub fn recv_nonblocking(&mut self) -> Restion<Message, WebsocketError> {
@@ -200,7 +199,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Reads once, and uses what has come. An error is that of the read; what ends the stream is noted in `ended`.
+    /// Reads once and processes the bytes. The error is that of the read; the end of the stream is recorded in `ended`.
     fn read_once(&mut self) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
@@ -242,7 +241,7 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                // Accepted where it was agreed only.
+                // The protocol passes it on only if compression was negotiated.
                 Ok(Some(ProtocolEvent::Compressed { .. })) => {
                     debug_assert!(false, "compression was not agreed");
                 }
@@ -275,7 +274,7 @@ impl WebsocketStream {
         }
     }
 
-    /// The last that is received, and the last that will be sent.
+    /// Ends receiving, with the last frame that will be sent.
     fn end(&mut self, end: StreamEnd, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
@@ -283,7 +282,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Sends the close frame that is due, once the program has taken all messages before it.
+    /// Sends the pending close frame, once the program has taken all messages before it.
     fn send_close_reply(&mut self) {
         if !self.received.is_empty() {
             return;
@@ -295,7 +294,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Nothing more gets through.
+    /// Marks the connection as broken.
     fn break_off(&mut self) {
         self.closed = true;
         self.pending_out.clear();
@@ -323,7 +322,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Sends a message; waits until the socket has taken it.
+    /// Sends a message, and waits until the socket has taken it.
     ///
     /// # Errors
     ///
@@ -333,7 +332,7 @@ impl WebsocketStream {
         self.send_frame(message.into().frame())
     }
 
-    /// Sends a ping (RFC 6455 §5.5.2). Its pong is taken in while messages are received.
+    /// Sends a ping (RFC 6455 §5.5.2). Its pong is processed while messages are received.
     ///
     /// # Errors
     ///
@@ -342,11 +341,11 @@ impl WebsocketStream {
         self.send_frame(&encode::control(Opcode::Ping, &[]))
     }
 
-    /// Closes the connection with a code (RFC 6455 §7.1.2). The reason is cut to 123 bytes. Does nothing if either side has
-    /// closed already.
+    /// Closes the connection with a code (RFC 6455 §7.1.2). The reason is cut to 123 bytes. Does nothing if either side
+    /// has closed already.
     ///
-    /// Sends the close frame without waiting for a client that does not read, and waits a moment for the client's answer. A
-    /// stream that is dropped closes with 1000.
+    /// The close frame is sent without waiting for a client that does not read; then the stream waits up to half a
+    /// second for the client to close. A stream that is dropped closes with 1000.
     ///
     /// ```
     /// use humphrey_ws::{CloseCode, websocket_handler};
@@ -375,14 +374,14 @@ impl WebsocketStream {
             .and_then(|()| self.inner().write_all(frame))
             .and_then(|()| self.inner().flush());
         if outcome.is_err() {
-            // A part of a frame may have been sent: the client would take further bytes for its rest.
+            // Part of a frame may have been sent, and the client would read further bytes as the rest of it.
             self.closed = true;
             return Err(WebsocketError::WriteError);
         }
         Ok(())
     }
 
-    /// The address of the client.
+    /// Returns the address of the client, or of a proxy in front.
     ///
     /// # Errors
     ///
@@ -394,7 +393,8 @@ impl WebsocketStream {
         }
     }
 
-    /// The stream below. What is read from or written to it directly is not framed, and confuses both sides.
+    /// Returns the underlying stream. Bytes that are read from it or written to it directly bypass framing and break
+    /// the connection.
     pub fn inner(&mut self) -> &mut Stream {
         // Only methods that consume the stream take it out.
         self.stream
@@ -402,12 +402,12 @@ impl WebsocketStream {
             .expect("the stream is there until it is taken apart")
     }
 
-    /// How many messages were received that the program has not taken.
+    /// Returns the number of received messages that the program has not taken.
     pub(crate) fn unread_messages(&self) -> usize {
         self.received.len()
     }
 
-    /// Takes the stream apart, also where it has ended: messages may have come before. An error if it is not plain TCP.
+    /// Takes the stream apart, even if it has ended, since it may hold messages. Fails if it is not plain TCP.
     pub(crate) fn into_parts(mut self) -> Result<StreamParts, Box<Self>> {
         match self.stream.take() {
             Some(Stream::Tcp(socket)) => {
@@ -433,7 +433,7 @@ impl WebsocketStream {
         }
     }
 
-    /// Closes with 1001: who was to serve the client has stopped.
+    /// Closes with 1001, since the app that was to serve the client has stopped.
     pub(crate) fn close_going_away(mut self) {
         self.send_close(CloseCode::GOING_AWAY, "server is shutting down");
     }
@@ -443,7 +443,7 @@ impl WebsocketStream {
         self.send_close(CloseCode::INTERNAL_ERROR, reason);
     }
 
-    /// Sends a close frame without waiting for a client that does not read, and waits a little for the client's end.
+    /// Sends a close frame without waiting for a client that does not read, and waits briefly for the client to close.
     fn send_close(&mut self, code: CloseCode, reason: &str) {
         let client_may_go_on = match self.ended {
             None => !self.closed,
@@ -487,7 +487,7 @@ impl WebsocketStream {
     }
 }
 
-/// The peer is gone: to a reader that is an end like any other.
+/// Whether the peer has gone, which a reader treats as the end of the stream.
 fn is_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -509,9 +509,10 @@ impl Read for WebsocketStream {
                         Ok(payload.len())
                     }
                     None => {
-                        // The message is lost, as in 0.5.1: kept, it would have a loop that goes on after errors spin.
+                        // The message is lost, as in 0.5.1. If it were kept, a loop that continues after errors would
+                        // spin.
                         Err(io::Error::other(format!(
-                            "buffer of {} bytes is too small for a message of {}, which is lost",
+                            "the message of {1} bytes does not fit into the buffer of {0} and is lost",
                             buf.len(),
                             payload.len()
                         )))
@@ -547,7 +548,7 @@ impl Drop for WebsocketStream {
 }
 
 impl Message {
-    /// Receives the next message from a stream; the same as [`WebsocketStream::recv`].
+    /// Receives the next message from a stream, as [`WebsocketStream::recv`] does.
     ///
     /// # Errors
     ///
@@ -556,7 +557,7 @@ impl Message {
         stream.recv()
     }
 
-    /// Receives the next message from a stream if it is there; the same as [`WebsocketStream::recv_nonblocking`].
+    /// Receives the next message from a stream if it has arrived, as [`WebsocketStream::recv_nonblocking`] does.
     pub fn from_stream_nonblocking(stream: &mut WebsocketStream) -> Restion<Self, WebsocketError> {
         stream.recv_nonblocking()
     }

@@ -530,10 +530,10 @@ fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
     let example = Example::start("chat");
     let (mut ada, _) = enter(&example, "room=r&name=Ada");
     for (request, why) in [
-        (json!({"text": " ", "key": "k"}), "There is no text."),
+        (json!({"text": " ", "key": "k"}), "The message is empty."),
         (
             json!({"text": "x".repeat(2001), "key": "k"}),
-            "It is longer than 2000 characters.",
+            "The message is longer than 2000 characters.",
         ),
         (
             json!({"text": "psst", "to": "Bob", "key": "k"}),
@@ -547,11 +547,14 @@ fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
         );
     }
     ada.send("no JSON");
-    assert_eq!(hear(&mut ada, "refused")["why"], "There is no text.");
+    assert_eq!(hear(&mut ada, "refused")["why"], "The message is empty.");
     for _ in 0..40 {
         ada.send(&json!({"text": "more"}).to_string());
     }
-    assert_eq!(hear(&mut ada, "refused")["why"], "That was too fast.");
+    assert_eq!(
+        hear(&mut ada, "refused")["why"],
+        "You are sending too fast."
+    );
 
     for query in [
         "name=Ada",

@@ -1,11 +1,11 @@
-//! A chat: names, rooms, who is here, private messages, and the last messages for those who come or come back.
+//! A chat: names, rooms, presence, private messages, and replay for late joiners and reconnecting clients.
 //!
 //! ```sh
 //! cargo run --example chat
 //! ```
 //!
-//! Open <http://127.0.0.1:8080> in two windows, and talk. Another address to listen on can be given:
-//! `cargo run --example chat -- 127.0.0.1:9000`. The guide explains how it works: docs/chat.md.
+//! Open <http://127.0.0.1:8080> in two windows and write. To listen on another address: `cargo run --example chat --
+//! 127.0.0.1:9000`. The guide explains how it works: docs/chat.md.
 //!
 //! The protocol is JSON. A client connects to `/chat?room=ROOM&name=NAME`, may add `&person=KEY` (a secret word: whoever
 //! comes with the same one is the same person) and `&since=ID` (the last message that it has), and sends
@@ -41,27 +41,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const NAME_CHARS_MAX: usize = 24;
 const TEXT_CHARS_MAX: usize = 2_000;
 const PEOPLE_MAX: usize = 100;
-/// What a room keeps: so many messages, of so many bytes in all.
+/// History of each room: number of messages, and their bytes together.
 const HISTORY_MESSAGES: usize = 50;
 const HISTORY_BYTES: usize = 64 * 1024;
-/// One message in so long, but so many at once after a silence.
+/// Rate limit of a connection: one message per `PACE`, with bursts of up to `BURST`.
 const PACE: Duration = Duration::from_millis(500);
 const BURST: u32 = 20;
-/// Somebody who comes back within this has not left: a reload, a tunnel.
+/// A person who reconnects within this time has not left, for example after a reload or in a tunnel.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Who is in each room. Its lock is held while changes are told, so that everyone is told of them in the same order.
+/// The people in each room. The lock is held while changes are broadcast, so that every client receives them in the
+/// same order.
 #[derive(Default)]
 struct Chat(Mutex<HashMap<String, Vec<Person>>>);
 
 struct Person {
     key: String,
     wanted_name: String,
-    /// Unlike that of anybody else in the room.
+    /// Unique in the room.
     name: String,
 }
 
-/// A connection, which is a window of a person, who may have several. It is in three rooms of the library.
+/// A connection: one window of a person, who may have several. It is in three rooms of the library.
 #[derive(Default)]
 struct Guest {
     room: String,
@@ -84,7 +85,7 @@ fn main() {
         .with_limits(
             Limits::default()
                 .message_bytes_max(32 * 1024)
-                // Of the library's rooms, those of people included. Histories take 256 MiB at most.
+                // Rooms of the library, including those of people. Histories take at most 256 MiB.
                 .rooms_max(4_000)
                 .peer_connections_max(Some(200)),
         )
@@ -96,7 +97,7 @@ fn main() {
             "talk/*",
             HistoryLimits::messages(HISTORY_MESSAGES).bytes(HISTORY_BYTES),
         )
-        // None of its own: the page's client asks the library whether anybody is there.
+        // No procedures of its own: the page's client uses the library's `$ping`.
         .with_procedures(Procedures::new())
         .with_handshake_handler(|request, _| guest(request))
         .with_connect_handler(enter)
@@ -105,7 +106,7 @@ fn main() {
             let _ = leaving.send((Instant::now(), stream.state.clone()));
         });
 
-    // Everyone has as long as the others, so they wait in line, and one thread is enough.
+    // The grace period is the same for all, so people leave in order, and one thread suffices.
     let (chat, live) = (app.get_state(), app.sender());
     thread::spawn(move || {
         for (since, guest) in left {
@@ -117,7 +118,7 @@ fn main() {
     app.run();
 }
 
-/// Who comes, and whether in good order.
+/// Accepts or rejects a handshake.
 fn guest(request: &RequestHead) -> Result<Accept<Guest>, Reject> {
     let bad = |what: &str| Reject::new(400).with_body(format!("{what}\n"));
     if request.path() != "/chat" {
@@ -128,7 +129,7 @@ fn guest(request: &RequestHead) -> Result<Accept<Guest>, Reject> {
     let guest = Guest {
         room: clean(&query("room")).ok_or_else(|| bad("which room?"))?,
         wanted_name: clean(&query("name")).ok_or_else(|| bad("what name?"))?,
-        // Whoever has none is somebody else each time.
+        // A client without a key is a new person at each connection.
         key: given("person").unwrap_or_else(random),
         since: given("since")
             .map(|id| id.parse())
@@ -142,7 +143,7 @@ fn guest(request: &RequestHead) -> Result<Accept<Guest>, Reject> {
     Ok(Accept::new().with_state(guest))
 }
 
-/// A name on one line and of a sensible length, without what can't be seen; `None` if nothing is left of it.
+/// Returns a name on one line, of bounded length and without invisible characters; `None` if nothing remains.
 fn clean(name: &str) -> Option<String> {
     let is_seen = |c: &char| {
         !c.is_control()
@@ -160,22 +161,22 @@ fn random() -> String {
 }
 
 impl Guest {
-    /// Where all is said that is kept.
+    /// The room of messages that are kept.
     fn talk_room(&self) -> String {
         format!("talk/{}", self.room)
     }
 
-    /// Where comings and goings are told, which nobody needs later.
+    /// The room of presence changes, which are not kept.
     fn here_room(&self) -> String {
         format!("here/{}", self.room)
     }
 
-    /// All windows of a person, for what is private.
+    /// The room of all windows of one person, for private messages.
     fn person_room(&self, key: &str) -> String {
         format!("person/{}/{key}", self.room)
     }
 
-    /// Whether its pace allows another message.
+    /// Whether the rate limit allows another message.
     fn may_speak(&self) -> bool {
         let (now, mut spoken) = (Instant::now(), self.spoken.lock().unwrap());
         let until = spoken.unwrap_or(now).max(now) + PACE;
@@ -195,7 +196,7 @@ fn enter(stream: Stream, chat: Arc<Chat>) {
     if known.is_none() && people.len() >= PEOPLE_MAX {
         return stream.close(CloseCode::POLICY_VIOLATION, "This room is full.");
     }
-    // The disconnect handler runs in any case, and so this person leaves again.
+    // The disconnect handler runs in any case, and removes this person again.
     let before = known.map(|known| people.remove(known));
     let name = match &before {
         Some(before) if before.wanted_name == guest.wanted_name => before.name.clone(),
@@ -222,7 +223,7 @@ fn enter(stream: Stream, chat: Arc<Chat>) {
     here.broadcast_except(stream.id(), change);
 }
 
-/// What was said since, or is kept at all; and all that is said from now on.
+/// Joins the rooms, and replays the messages after the last one that the client has, or all that are kept.
 fn join(stream: &Stream) -> Result<(), JoinError> {
     let guest = &*stream.state;
     stream.try_join(&guest.here_room())?;
@@ -259,7 +260,7 @@ fn leave(guest: &Guest, chat: &Chat, live: &AsyncSender) {
     }
 }
 
-/// The name, with a number if somebody has it already.
+/// Returns the name, with a number appended if it is taken.
 fn free_name(people: &[Person], wanted: &str) -> String {
     let is_free = |name: &String| {
         let name = name.to_lowercase();
@@ -289,12 +290,14 @@ fn try_say(
     let guest = &*stream.state;
     let text = text
         .filter(|text| !text.trim().is_empty())
-        .ok_or("There is no text.")?;
+        .ok_or("The message is empty.")?;
     if text.chars().count() > TEXT_CHARS_MAX {
-        return Err(format!("It is longer than {TEXT_CHARS_MAX} characters."));
+        return Err(format!(
+            "The message is longer than {TEXT_CHARS_MAX} characters."
+        ));
     }
     if !guest.may_speak() {
-        return Err("That was too fast.".into());
+        return Err("You are sending too fast.".into());
     }
     let key_and_name = |is_it: &dyn Fn(&Person) -> bool| {
         let rooms = chat.0.lock().unwrap();
@@ -337,7 +340,7 @@ fn message(kind: &str, mut content: Value) -> Message {
     Message::new(content.to_string())
 }
 
-/// The page. It has nothing from elsewhere, and runs no script but its own: what people write stays text.
+/// The page loads nothing from other hosts and runs only its own script, so markup in messages stays text.
 fn page() -> SubApp<Chat> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -1,11 +1,11 @@
 import { connect } from "./client.js";
 
-// Bounds: of what is shown, and of what waits to be sent.
+// Most messages that are shown, and most that wait to be sent.
 const SHOWN_MAX = 300;
 const OUTBOX_MAX = 20;
-// A server that is silent for so long is asked whether it is there, and has as long to answer.
+// A server that is silent for this long is pinged, and has as long to answer.
 const SILENCE_MS = 7000;
-// Messages of one person that follow within this belong together.
+// Messages of one person are grouped if they follow each other within this time.
 const TOGETHER_MS = 300000;
 
 const byId = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-// A browser may forbid to keep anything: then nothing outlasts a reload.
+// A browser may disable storage; then nothing survives a reload.
 function recall(storage, key) {
   try {
     return JSON.parse(storage().getItem(key));
@@ -26,13 +26,13 @@ function keep(storage, key, value) {
   try {
     storage().setItem(key, JSON.stringify(value));
   } catch {
-    // Full, or forbidden.
+    // The storage is full or disabled.
   }
 }
 const browser = () => localStorage;
 const tab = () => sessionStorage;
 
-// All tabs of a browser are the same person: with the same secret, the server knows.
+// All tabs of a browser share a secret, by which the server recognises the same person.
 const person = recall(browser, "chat.person") ?? random();
 keep(browser, "chat.person", person);
 
@@ -40,9 +40,9 @@ let room = "";
 let you = null;
 let people = new Set();
 
-// What this tab shows, and what it has not sent yet. It outlasts a reload, with the id to resume from, in one piece.
+// The messages that this tab shows or has not sent yet, stored with the id to resume from, so that a reload loses nothing.
 let memory = { last: null, shown: [], outbox: [] };
-// Ids and keys of what is shown: what comes again is not shown twice.
+// Ids and keys of shown messages, so that a replay shows none twice.
 let seen = new Set();
 
 function save() {
@@ -67,7 +67,7 @@ function add(item) {
     seen.delete(memory.shown.shift().key);
     const height = scroll.scrollHeight;
     log.firstChild.remove();
-    // Removing what is above would move what is being read.
+    // Removing messages above must not move the text that is being read.
     if (!atEnd) scroll.scrollTop -= height - scroll.scrollHeight;
   }
   show(item);
@@ -78,7 +78,7 @@ function add(item) {
 }
 
 function show(item) {
-  // The day is part of the message's element, so that one element goes when one message goes.
+  // The day is part of the message's element, so that both are removed together.
   const element = make(item);
   const day = new Date(item.at).toDateString();
   if (lastShown && day !== new Date(lastShown.at).toDateString()) {
@@ -95,7 +95,7 @@ function show(item) {
   if (atEnd) scroll.scrollTop = scroll.scrollHeight;
 }
 
-// Everything that somebody has written goes through textContent: markup in it stays text.
+// User input is set as textContent only, so that markup in it stays text.
 function make(item, before = lastShown) {
   const element = document.createElement("li");
   element.className = item.kind;
@@ -123,7 +123,7 @@ function make(item, before = lastShown) {
   return element;
 }
 
-// A name in another direction of writing must not turn around what stands beside it.
+// Isolates a name, so that right-to-left text does not reorder its surroundings.
 function isolated(name) {
   const element = document.createElement("bdi");
   element.textContent = name;
@@ -178,7 +178,7 @@ scroll.addEventListener("scroll", () => {
   atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
   if (atEnd && unseen) goToNewest();
 }, { passive: true });
-// A smaller window, as with a keyboard on the screen, must not leave the newest out of sight.
+// Keeps the newest message visible when the window shrinks, for example for an on-screen keyboard.
 new ResizeObserver(() => {
   if (atEnd) scroll.scrollTop = scroll.scrollHeight;
 }).observe(scroll);
@@ -217,7 +217,7 @@ function showAside(open) {
 
 // ---- the connection ----
 
-// It comes back by itself, and says in its state what it does.
+// Reconnects by itself; its state says what it is doing.
 let connection = null;
 let state = { name: "connecting" };
 // When it is tried again, by a clock that nobody sets.
@@ -256,7 +256,7 @@ function changed(next) {
 const received = {
   said(said) {
     memory.last = said.id;
-    // Programs may send no key.
+    // Other programs may omit the key.
     receiveText({ kind: "said", ...said, key: said.key ?? said.id });
   },
   private(item) {
@@ -269,7 +269,7 @@ const received = {
     byId("aloud").textContent = `Connected as ${you}`;
     showState();
     showPeople();
-    // Whatever of it had arrived after all has come back with the replay, and is here no longer.
+    // Messages that had arrived were removed from the outbox by the replay; the rest is sent again.
     for (const item of memory.outbox) item.failed || send(item);
   },
   came({ name }) {
@@ -303,7 +303,7 @@ const received = {
 };
 
 function receive(message) {
-  // What this page does not know may be of a later version of the server.
+  // Ignores unknown types, which a later version of the server may send.
   received[message.type]?.(message);
 }
 
@@ -324,16 +324,16 @@ function showState() {
     open: "Connected",
     connecting: "Connecting…",
     waiting: seconds < Infinity ? `Reconnecting in ${seconds} s` : "Disconnected",
-    // Coming back would not help.
+    // Reconnecting would not help.
     closed: state.reason || "The server does not want us.",
   }[shown];
   byId("state").dataset.state = shown;
   if (byId("state-text").textContent !== text) byId("state-text").textContent = text;
   if (you) memory.you = you;
   const now = byId("now");
-  // A button that goes takes the focus with it.
+  // Hiding a focused button would lose the focus.
   if (shown === "open" && document.activeElement === now) field.focus();
-  // The count-down is short at first: a button that flashes up helps nobody.
+  // The first delays are short, and the button would only flash up.
   const isLong = shown === "waiting" && (state.attempts > 2 || seconds > 2);
   now.hidden = !(isLong || shown === "closed" || (shown === "connecting" && !now.hidden));
 }
@@ -366,11 +366,11 @@ function send(item) {
   try {
     connection.send(JSON.stringify({ text: item.text, key: item.key, to: item.to }));
   } catch {
-    // Too much waits for a slow network: it is sent over the next connection.
+    // The send queue is full; the message is sent over the next connection.
   }
 }
 
-// A message waits in the outbox until it comes back from the server, so that it is shown where all others see it.
+// A message waits in the outbox until the server sends it back, so that it appears in the same order for everyone.
 function submit() {
   const text = field.value.trim();
   if (text === "" || memory.outbox.length >= OUTBOX_MAX) return;
@@ -427,7 +427,7 @@ byId("form").addEventListener("submit", (event) => {
   field.focus();
 });
 field.addEventListener("keydown", (event) => {
-  // While an input method composes a word, Enter belongs to it.
+  // Enter confirms a word while an input method is composing.
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     submit();
@@ -440,7 +440,7 @@ function fitField() {
   field.style.height = `${field.scrollHeight + 2}px`;
 }
 
-// ---- coming in ----
+// ---- joining ----
 
 const roomName = (name) => [...name.replaceAll("/", "").trim()].slice(0, 24).join("");
 

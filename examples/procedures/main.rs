@@ -1,12 +1,13 @@
-//! Procedures: named notifications both ways, and calls that return, with cancellation; and a page that uses them.
+//! Procedures: named notifications in both directions, and calls with answers and cancellation; with a page that uses
+//! them.
 //!
 //! ```sh
 //! cargo run --example procedures
 //! ```
 //!
-//! Open <http://127.0.0.1:8080>, in two windows. Another address to listen on can be given:
-//! `cargo run --example procedures -- 127.0.0.1:9000`. Programs offer the subprotocol `humphrey_ws.procedures.v1`, or
-//! `websocket.io-rpc-v0.1`, at the same address. The guide explains how it works: docs/procedures.md.
+//! Open <http://127.0.0.1:8080> in two windows. To listen on another address: `cargo run --example procedures --
+//! 127.0.0.1:9000`. Programs connect to the same address, and offer the subprotocol `humphrey_ws.procedures.v1` or
+//! `websocket.io-rpc-v0.1`. The guide explains how it works: docs/procedures.md.
 //!
 //! | a client sends | and gets |
 //! |---|---|
@@ -31,10 +32,10 @@ use std::time::Duration;
 
 const PAGE_TIME: Duration = Duration::from_millis(100);
 const PAGES_MAX: u32 = 1_000;
-/// Each is written by a thread of its own.
+/// Each report is written by its own thread.
 const REPORTS_MAX: usize = 100;
 
-/// What becomes of the reports. Its lock is held while changes are told, so that everyone is told of them in their order.
+/// Counts of reports. The lock is held while changes are broadcast, so that every client receives them in order.
 #[derive(Default)]
 struct Reports(Mutex<Counts>);
 
@@ -45,7 +46,7 @@ struct Counts {
 }
 
 impl Reports {
-    /// Makes a change, unless it can't be made, and tells everyone of it.
+    /// Makes a change, if it is possible, and notifies every client.
     fn change(&self, everyone: &Room, change: impl FnOnce(&mut Counts) -> bool) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_changed = change(&mut counts);
@@ -94,7 +95,7 @@ fn main() {
         .with_procedures(procedures)
         .with_join_handler(|_, room| room == "main")
         .with_connect_handler(|stream, _| {
-            // Clients of the older subprotocol can't ask for it.
+            // Clients of the older subprotocol have no `$join`.
             if stream.subprotocol() != Some("humphrey_ws.procedures.v1") {
                 stream.join("main");
             }
@@ -102,12 +103,12 @@ fn main() {
     app.run();
 }
 
-/// Takes long. Not to hold up what the client sends meanwhile, it is answered from a thread of its own.
+/// Takes long, so it answers from its own thread, and the client's next messages are not delayed.
 fn report(call: Call<Reports>) {
     let reply = call.defer();
     let pages = call.text().ok().and_then(|text| text.parse().ok());
     let Some(pages) = pages.filter(|pages| (1..=PAGES_MAX).contains(pages)) else {
-        return reply.error(format!("of how many pages, from 1 to {PAGES_MAX}?"));
+        return reply.error(format!("the number of pages must be from 1 to {PAGES_MAX}"));
     };
     let (reports, everyone) = (call.state().clone(), call.stream().everyone());
     let may_begin = reports.change(&everyone, |counts| {
@@ -123,7 +124,7 @@ fn report(call: Call<Reports>) {
 
 fn write(pages: u32, reply: Reply, reports: &Arc<Reports>, everyone: &Room) {
     for page in 1..=pages {
-        // This is the work; and also who closes the page has cancelled it.
+        // Simulates the work, and returns early if the call is cancelled, for example because the page was closed.
         if reply.wait_cancelled(PAGE_TIME) {
             reports.change(everyone, |counts| {
                 counts.running -= 1;
@@ -132,7 +133,7 @@ fn write(pages: u32, reply: Reply, reports: &Arc<Reports>, everyone: &Room) {
             });
             return reply.error("");
         }
-        // There are no parts in the older subprotocol.
+        // Fails in the older subprotocol, which has no streamed answers.
         let _ = reply.item(page.to_string());
     }
     reports.change(everyone, |counts| {
@@ -142,7 +143,7 @@ fn write(pages: u32, reply: Reply, reports: &Arc<Reports>, everyone: &Room) {
     reply.ok(format!("A report of {pages} pages."));
 }
 
-/// The page. It has nothing from elsewhere, and runs no script but its own.
+/// The page loads nothing from other hosts and runs only its own script.
 fn page() -> SubApp<Reports> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

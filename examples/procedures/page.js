@@ -1,7 +1,7 @@
 import { connect } from "./client.js";
 
 const SHOWN_MAX = 200;
-// A server that is silent for so long is asked whether it is there, and has as long to answer.
+// A server that is silent for this long is pinged, and has as long to answer.
 const SILENCE_MS = 10000;
 
 const byId = (id) => document.getElementById(id);
@@ -25,21 +25,21 @@ function showState() {
   if (byId("state-text").textContent !== text) byId("state-text").textContent = text;
   const now = byId("now");
   const hadFocus = document.activeElement === now;
-  // The count-down is short at first: a button that flashes up helps nobody.
+  // The first delays are short, and the button would only flash up.
   const isLong = state.name === "waiting" && (state.attempts > 2 || seconds > 2);
   now.hidden = !(isLong || state.name === "closed" || (state.name === "connecting" && !now.hidden));
-  // A button that goes takes the focus with it.
+  // Hiding a focused button would lose the focus.
   if (now.hidden && hadFocus) byId("message").focus();
 }
 
 connection.states((next) => {
-  // Said to screen readers once for each change, unlike the count-down.
+  // Announced to screen readers once for each change, unlike the countdown.
   if (next.name === "open") byId("aloud").textContent = "Connected";
   else if (state.name === "open") byId("aloud").textContent = "Disconnected. Trying to reconnect.";
   state = next;
   retryAt = performance.now() + state.until - Date.now();
   showState();
-  // How many reports there are may have changed meanwhile, and is another's after a restart.
+  // The counts may have changed meanwhile, and start anew after a restart of the server.
   if (state.name === "open") askReports();
 });
 setInterval(() => state.name === "waiting" && showState(), 250);
@@ -59,7 +59,7 @@ async function show(output, work) {
   }
 }
 
-// A notification there, and one back.
+// Sends a notification, and receives one.
 byId("ping").addEventListener("click", () => {
   show(byId("ping-result"), async () => {
     connection.notify("ping", String(performance.now()));
@@ -75,7 +75,7 @@ byId("address").addEventListener("click", () => {
   show(byId("address-result"), async () => (await connection.call("myip")).text());
 });
 
-// The server calls this page in turn.
+// Handles a call from the server.
 connection.handle("size", () => `${innerWidth} × ${innerHeight}`);
 byId("ask").addEventListener("click", () => {
   show(byId("ask-result"), async () => `Window: ${(await connection.call("ask")).text()}`);
@@ -86,7 +86,7 @@ byId("uppercase-form").addEventListener("submit", (event) => {
   show(byId("uppercase-result"), async () => (await connection.call("uppercase", byId("uppercase").value)).text());
 });
 
-// ---- a long one ----
+// ---- a long call ----
 
 let writing = null;
 
@@ -133,7 +133,7 @@ async function askReports() {
   try {
     showReports(await connection.call("reports"));
   } catch {
-    // The connection is lost again.
+    // The connection was lost again.
   }
 }
 
@@ -151,7 +151,7 @@ function add(text, kind, id) {
     number.title = `Its id in the room’s history is ${id}`;
     item.append(number);
   }
-  // What somebody else wrote stays text.
+  // User input stays text.
   const content = document.createElement("span");
   content.dir = "auto";
   content.textContent = text;
@@ -163,7 +163,7 @@ function add(text, kind, id) {
 }
 
 connection.on("message", (data, { id }) => add(data.text(), "message", id));
-// The last messages first; after a reconnect, those that were missed.
+// Replays the kept messages at first, and the missed ones after a reconnect.
 connection.join("main", { since: "all", onGap: () => add("Some messages are missing here.", "note") })
   .catch((error) => add(`The room can’t be joined: ${error.message}.`, "note"));
 

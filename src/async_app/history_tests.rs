@@ -1,4 +1,4 @@
-//! Histories of rooms, by themselves and beside a naive one.
+//! Tests of histories, on their own and against a simple model.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn sequences_start_with_one_and_have_no_gaps() {
 }
 
 #[test]
-fn what_came_after_an_id_is_replayed_as_long_as_it_is_all_kept() {
+fn messages_after_an_id_are_replayed_while_all_are_kept() {
     let mut history = history(3, 1000);
     assert_eq!(numbers(&history, None), [0_u64; 0]);
     assert_eq!(numbers(&history, Some(id(0))), [0_u64; 0]);
@@ -58,7 +58,7 @@ fn what_came_after_an_id_is_replayed_as_long_as_it_is_all_kept() {
 }
 
 #[test]
-fn the_bound_in_bytes_drops_the_oldest() {
+fn byte_limit_drops_the_oldest() {
     let mut history = history(100, 10);
     history.push(Message::new("aaaa"), 1);
     history.push(Message::new("bbbb"), 2);
@@ -71,7 +71,7 @@ fn the_bound_in_bytes_drops_the_oldest() {
 }
 
 #[test]
-fn a_message_longer_than_the_bound_has_an_id_and_leaves_nothing_kept() {
+fn message_over_the_byte_limit_gets_an_id_and_empties_history() {
     let mut history = history(100, 10);
     history.push(Message::new("a"), 1);
     assert_eq!(history.push(Message::new("a".repeat(11)), 2), id(2));
@@ -87,7 +87,7 @@ fn a_message_longer_than_the_bound_has_an_id_and_leaves_nothing_kept() {
 }
 
 #[test]
-fn stamps_say_where_another_room_is_to_go_on() {
+fn stamps_give_the_resume_position_in_another_room() {
     let mut history = history(2, 1000);
     assert_eq!(history.stamp_of(id(0)), Some(0));
     for (text, stamp) in [("a", 10), ("b", 20), ("c", 30)] {
@@ -111,7 +111,7 @@ fn stamps_say_where_another_room_is_to_go_on() {
 }
 
 #[test]
-fn what_was_before_a_history_began_can_be_treated_as_dropped() {
+fn messages_before_a_history_can_be_treated_as_dropped() {
     let history = history(10, 1000).since_stamp(5);
     assert!(!history.reaches_stamp(4));
     assert!(history.reaches_stamp(5));
@@ -121,14 +121,14 @@ fn what_was_before_a_history_began_can_be_treated_as_dropped() {
 }
 
 #[test]
-fn every_history_has_an_epoch_of_its_own() {
+fn every_history_has_its_own_epoch() {
     let epochs: std::collections::HashSet<u64> = (0..1000)
         .map(|_| History::new(1, 1).next_id().epoch())
         .collect();
     assert_eq!(epochs.len(), 1000);
 }
 
-/// All messages that ever were, and the kept ones found by counting back from the last.
+/// A model that stores all messages, and finds the kept ones by counting back from the last.
 struct Naive {
     all: Vec<(Message, u64)>,
     messages_max: usize,
@@ -164,7 +164,7 @@ impl Naive {
 }
 
 #[test]
-fn a_history_keeps_what_a_naive_one_keeps() {
+fn history_keeps_the_same_messages_as_the_model() {
     for seed in 1..200_u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut below = |n: u64| {
@@ -219,7 +219,7 @@ fn numbers_of(history: &History) -> Vec<u64> {
 }
 
 #[test]
-fn a_star_in_a_pattern_is_any_run_of_characters() {
+fn star_in_a_pattern_matches_any_characters() {
     for (pattern, name, expected) in [
         ("", "", true),
         ("", "a", false),
@@ -248,7 +248,7 @@ fn a_star_in_a_pattern_is_any_run_of_characters() {
 }
 
 #[test]
-fn the_first_pattern_that_matches_decides() {
+fn first_matching_pattern_decides() {
     let mut patterns = HistoryPatterns::default();
     assert_eq!(patterns.find("news"), None);
     patterns.add("news/secret", HistoryLimits::NONE);

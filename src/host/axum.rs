@@ -1,6 +1,6 @@
 //! axum: a task of its runtime checks the handshake and has the engine authorize it, hyper sends the answer, and the engine takes the socket.
 //!
-//! The one place that knows tokio: the engine does without.
+//! The only module that knows tokio.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -33,7 +33,7 @@ use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 use crate::transport::suppress_sigpipe;
 
-/// Stands for a client's address while that is unknown.
+/// Placeholder for a client's address that is not known yet.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Limits of the log lines that clients can cause.
@@ -43,7 +43,7 @@ static NOT_PLAIN: Limited = Limited::new();
 static NOT_SENT: Limited = Limited::new();
 static NO_RUNTIME: Limited = Limited::new();
 
-/// A handshake that is accepted and not answered yet.
+/// A handshake that is accepted but not answered yet.
 pub(crate) struct PendingUpgrade {
     hub: Arc<Hub>,
     accepted: Box<Accepted>,
@@ -52,7 +52,7 @@ pub(crate) struct PendingUpgrade {
     socket: OnUpgrade,
 }
 
-/// Has the engine decide whether a request becomes a WebSocket. The error is the answer to one that does not.
+/// Has the engine accept or refuse a request for a WebSocket. The error is the response to a refused one.
 pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<PendingUpgrade, Reject> {
     if parts.version > Version::HTTP_11 {
         hub.count_failure(HandshakeRefusal::HttpVersion);
@@ -101,23 +101,23 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
     })
 }
 
-/// The answer where the program has not set up what a WebSocket needs.
+/// The response if the program has not set up what a WebSocket needs.
 fn cannot_serve(hub: &Hub, limit: &Limited, why: &str) -> Reject {
     hub.count_unserved();
     limited!(
         limit,
         error,
-        "a WebSocket can't be served and is answered with 500: {why}"
+        "a WebSocket can't be served, and the client gets 500: {why}"
     );
     Reject::new(500).with_body(format!("{why}\n"))
 }
 
-/// The answer where no app runs.
+/// The response if no app is running.
 pub(crate) fn not_running() -> Reject {
     Reject::new(503).with_body("the WebSocket app does not run\n")
 }
 
-/// The request, as the engine knows requests. Its path is the one that was asked for, also in a nested router.
+/// Converts the request for the engine. Its path is the original one, also in a nested router.
 fn head(parts: &Parts, head_bytes_max: usize) -> Result<Head, HttpError> {
     let asked_for = parts.extensions.get::<OriginalUri>();
     let target = asked_for.map_or(&parts.uri, |OriginalUri(uri)| uri);
@@ -134,7 +134,7 @@ fn head(parts: &Parts, head_bytes_max: usize) -> Result<Head, HttpError> {
     )
 }
 
-/// An answer of the engine's, for hyper to write.
+/// Converts a rejection of the engine into a response for hyper.
 pub(crate) fn rejection(reject: &Reject) -> Response {
     let mut headers = reject.all_headers();
     if reject.headers().any(|(name, _)| name == "Upgrade") {
@@ -150,7 +150,7 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
         response = response.header(*name, *value);
     }
     response.body(body).unwrap_or_else(|error| {
-        limited!(NOT_SENT, error, "an answer could not be sent: {error}");
+        limited!(NOT_SENT, error, "a response could not be sent: {error}");
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     })
 }
@@ -167,7 +167,7 @@ impl PendingUpgrade {
             limited!(
                 NO_RUNTIME,
                 error,
-                "a WebSocket was accepted outside of tokio, which has its socket: the client gets 500"
+                "a WebSocket was accepted outside of the tokio runtime that owns its socket: the client gets 500"
             );
             return rejection(&Reject::internal_error());
         };
@@ -204,7 +204,7 @@ impl PendingUpgrade {
                 accepted.set_peer(socket.peer_addr()?);
             }
             suppress_sigpipe(&socket)?;
-            // Without it the kernel may hold a reply back. A peer that has gone already shows soon enough.
+            // Otherwise the kernel may delay a reply. That the peer has gone will be noticed soon enough.
             let _ = socket.set_nodelay(true);
             Ok(mio::net::TcpStream::from_std(socket))
         });
@@ -223,7 +223,7 @@ impl PendingUpgrade {
     }
 }
 
-/// The TCP socket, and what was read from it behind the request; the socket back if it is another.
+/// Returns the TCP socket and the bytes that were read after the request, or the socket itself if it is not plain TCP.
 fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
     // axum::serve's connections are hyper-util's of either version; a server of one's own may have hyper's.
     let socket = match upgrade::downcast::<TokioIo<TcpStream>>(socket) {
@@ -234,7 +234,7 @@ fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
-/// Closes a WebSocket whose socket the engine can't have.
+/// Closes a WebSocket whose socket the engine can't take.
 async fn refuse(mut socket: Socket) {
     limited!(
         NOT_PLAIN,

@@ -6,8 +6,8 @@ use crate::protocol::http::Head;
 /// Which pages of other origins may use the mounted routes
 /// ([`AsyncWebsocketApp::with_cors`](crate::AsyncWebsocketApp::with_cors)).
 ///
-/// Humphrey keeps the fields of its own `Cors` to itself, so a mounted sub-app's can't be read; this takes its place.
-/// Preflight requests are answered; responses to allowed origins carry the headers that the browser asks for.
+/// It replaces the `Cors` of a mounted Humphrey sub-app, whose fields are private. Preflight requests are answered, and
+/// responses to allowed origins carry the headers that the browser requires.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Cors};
@@ -17,13 +17,13 @@ use crate::protocol::http::Head;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
-    /// None: any.
+    /// `None` allows every origin.
     origins: Option<Vec<String>>,
     headers: Vec<String>,
 }
 
 impl Cors {
-    /// Pages of any origin.
+    /// Allows pages of any origin.
     pub fn any() -> Self {
         Self {
             origins: None,
@@ -31,7 +31,8 @@ impl Cors {
         }
     }
 
-    /// Pages of these origins, each as a browser writes it: `https://example.com`, with the port if it is unusual.
+    /// Allows pages of these origins, each as a browser sends it: `https://example.com`, with the port if it is not the
+    /// scheme's default.
     pub fn origins<T: Into<String>>(origins: impl IntoIterator<Item = T>) -> Self {
         Self {
             origins: Some(origins.into_iter().map(Into::into).collect()),
@@ -39,13 +40,13 @@ impl Cors {
         }
     }
 
-    /// Request headers that those pages may send, beside the few that need no leave.
+    /// Also allows these request headers, besides the few that browsers always allow.
     pub fn with_headers<T: Into<String>>(mut self, headers: impl IntoIterator<Item = T>) -> Self {
         self.headers.extend(headers.into_iter().map(Into::into));
         self
     }
 
-    /// The headers of a response to this request; of one to a preflight request, with the methods that there are.
+    /// Returns the CORS headers of a response to this request; for a preflight request, with the methods of the route.
     pub(super) fn response_headers(
         &self,
         head: &Head,

@@ -74,7 +74,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "rooms",
         kind: "gauge",
-        help: "Rooms that there are.",
+        help: "Existing rooms.",
         values: |metrics| one(metrics.rooms),
     },
     Family {
@@ -92,7 +92,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "connections_refused_total",
         kind: "counter",
-        help: "Connections that were turned away because of a limit, of where they came from, or of the handshake handler.",
+        help: "Connections refused because of a limit, their origin or host, or the handshake handler.",
         values: |metrics| {
             let refused = &metrics.refused;
             vec![
@@ -191,19 +191,19 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "compression_packed_total",
         kind: "counter",
-        help: "Messages that were packed, once for all recipients.",
+        help: "Messages compressed, once for all recipients.",
         values: |metrics| one(metrics.compression.packed),
     },
     Family {
         name: "compression_sent_bytes_total",
         kind: "counter",
-        help: "Bytes of messages sent packed, once for each recipient.",
+        help: "Bytes of compressed messages sent, once for each recipient.",
         values: |metrics| one(metrics.compression.sent_bytes),
     },
     Family {
         name: "compression_plain_bytes_total",
         kind: "counter",
-        help: "Bytes that messages sent packed would have been otherwise.",
+        help: "Bytes that compressed messages sent would have been uncompressed.",
         values: |metrics| one(metrics.compression.plain_bytes),
     },
     Family {
@@ -264,7 +264,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "notifications_unknown_total",
         kind: "counter",
-        help: "Notifications from clients that there is no handler for.",
+        help: "Notifications from clients without a handler.",
         values: |metrics| one(metrics.calls.notifications_unknown),
     },
     Family {
@@ -299,7 +299,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "paced_seconds_total",
         kind: "counter",
-        help: "How long producers were made to wait for clients.",
+        help: "Time for which producers were delayed by slow consumers.",
         values: |metrics| vec![("", Value::Seconds(metrics.paced.as_secs_f64()))],
     },
     Family {

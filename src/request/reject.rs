@@ -99,7 +99,7 @@ impl Reject {
             limited!(
                 BAD_REJECT,
                 error,
-                "a rejection has the status {status}, which is no answer: the client gets 500"
+                "a rejection has the status {status}, which is not that of a final response: the client gets 500"
             );
         } else {
             drop(headers);

@@ -170,7 +170,7 @@ async function what_the_server_refuses_is_said() {
   // The field itself would refuse it first.
   await page.locator('#report-form').evaluate(form => (form.noValidate = true));
   await write(page, 0);
-  await says(page, 'report-result', 'of how many pages, from 1 to 1000? (failed)');
+  await says(page, 'report-result', 'the number of pages must be from 1 to 1000 (failed)');
   await close(page);
 }
 
