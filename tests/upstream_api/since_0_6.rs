@@ -362,6 +362,7 @@ fn every_limit_has_a_setter_that_changes_it_alone() {
         connections_max: 7;
         peer_connections_max: Some(7);
         peer_handshakes_per_second_max: Some(7);
+        user_connections_max: Some(7);
         connection_calls_max: 7;
         connection_rooms_max: 7;
         rooms_max: 7;
