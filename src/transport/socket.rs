@@ -20,7 +20,7 @@ pub(crate) fn suppress_sigpipe(socket: impl std::os::fd::AsFd) -> std::io::Resul
 }
 
 #[cfg(not(target_vendor = "apple"))]
-#[allow(clippy::unnecessary_wraps)] // It can fail elsewhere.
+#[allow(clippy::unnecessary_wraps)] // It can fail on Apple systems.
 pub(crate) fn suppress_sigpipe<S>(_: S) -> std::io::Result<()> {
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(crate) struct JobPort {
 
 /// The statistics of a thread that runs handlers, for other threads to read.
 #[derive(Default)]
-#[repr(align(128))] // As `Counters`: threads do not share a cache line.
+#[repr(align(128))] // Like `Counters`: threads share no cache line.
 pub(crate) struct ThreadStats {
     /// The number of jobs begun plus the number ended: odd while a job runs.
     pub(crate) count: AtomicU64,

@@ -142,7 +142,7 @@ fn loom_socket_adopted_during_stop_is_inserted_or_dropped() {
     });
 }
 
-/// A connection that holds the last file descriptor. Its client has gone.
+/// A connection that holds the last file descriptor. Its client has disconnected.
 struct Last(Arc<Mutex<usize>>);
 
 impl Drop for Last {

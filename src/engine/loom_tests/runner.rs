@@ -62,21 +62,21 @@ impl Transport for Script {
 }
 
 /// Records the calls, and checks that no two overlap.
-struct Diary {
-    is_told: AtomicBool,
-    told: Mutex<String>,
+struct CallLog {
+    is_in_handler: AtomicBool,
+    calls: Mutex<String>,
 }
 
-impl Diary {
+impl CallLog {
     fn note(&self, what: &str) {
-        let was_told = self.is_told.swap(true, Ordering::SeqCst);
-        assert!(!was_told, "two handlers of one connection at a time");
-        lock(&self.told).push_str(what);
-        self.is_told.store(false, Ordering::SeqCst);
+        let overlaps = self.is_in_handler.swap(true, Ordering::SeqCst);
+        assert!(!overlaps, "two handlers of one connection at a time");
+        lock(&self.calls).push_str(what);
+        self.is_in_handler.store(false, Ordering::SeqCst);
     }
 }
 
-impl Program for Diary {
+impl Program for CallLog {
     fn subscriptions(&self) -> Subscriptions {
         Subscriptions {
             open: true,
@@ -113,7 +113,7 @@ impl Program for Diary {
 }
 
 /// The main loop of a handler thread, as in `handlers::pool`.
-fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
+fn work(hub: &Arc<Hub>, log: &CallLog, now: Instant) {
     let handover = &hub.jobs.queue;
     handover.started();
     while let Some((job, start)) = handover.take(now, true).or_else(|| {
@@ -121,7 +121,7 @@ fn work(hub: &Arc<Hub>, diary: &Diary, now: Instant) {
         handover.take_or_wait(|| now, true)
     }) {
         assert_eq!(start, 0, "all threads exist already");
-        run_queued(hub, diary, job);
+        run_queued(hub, log, job);
     }
 }
 
@@ -140,10 +140,10 @@ fn client(reads: &[[u8; 2]], has_ended: &Arc<atomic::AtomicBool>) -> (Script, Up
     (script, upgraded)
 }
 
-fn diary() -> Arc<Diary> {
-    Arc::new(Diary {
-        is_told: AtomicBool::new(false),
-        told: Mutex::new(String::new()),
+fn log() -> Arc<CallLog> {
+    Arc::new(CallLog {
+        is_in_handler: AtomicBool::new(false),
+        calls: Mutex::new(String::new()),
     })
 }
 
@@ -161,14 +161,14 @@ fn report(core: &mut Core<Script>) {
 #[test]
 fn loom_events_are_handled_in_order_without_overlap() {
     check(Some(2), || {
-        let diary = diary();
-        let (hub, alarms) = hub(1, 2, diary.clone());
-        let mut shard = Reactor::new(0, &hub, diary.clone(), (), &alarms);
+        let log = log();
+        let (hub, alarms) = hub(1, 2, log.clone());
+        let mut shard = Reactor::new(0, &hub, log.clone(), (), &alarms);
         let now = shard.now;
         let handlers: Vec<_> = (0..2)
             .map(|_| {
-                let (hub, diary) = (hub.clone(), diary.clone());
-                thread::spawn(move || work(&hub, &diary, now))
+                let (hub, log) = (hub.clone(), log.clone());
+                thread::spawn(move || work(&hub, &log, now))
             })
             .collect();
         let has_ended = Arc::new(atomic::AtomicBool::new(false));
@@ -192,7 +192,7 @@ fn loom_events_are_handled_in_order_without_overlap() {
         for handler in handlers {
             handler.join().unwrap();
         }
-        assert_eq!(*lock(&diary.told), "open 1 2 close");
+        assert_eq!(*lock(&log.calls), "open 1 2 close");
     });
 }
 
@@ -205,7 +205,7 @@ struct Lent {
 /// The main loop of a shard's thread, as in `Shard::work`.
 fn turn_and_handle(
     hub: &Arc<Hub>,
-    diary: &Diary,
+    log: &CallLog,
     lease: &Lease<Box<Lent>>,
     mut next: Option<Box<Lent>>,
 ) {
@@ -217,7 +217,7 @@ fn turn_and_handle(
             if shard.reactor.core.has_jobs() {
                 match run_inline(
                     hub,
-                    diary,
+                    log,
                     lease,
                     &run,
                     shard,
@@ -249,10 +249,10 @@ fn turn_and_handle(
 fn loom_inline_events_are_handled_in_order_when_handed_on() {
     // Two threads of the shard, one of the pool, and the watchdog, which hands the shard on while a handler runs.
     check(Some(2), || {
-        let diary = diary();
-        let (hub, alarms) = hub_with_handlers_max(1, 2, 1, diary.clone());
+        let log = log();
+        let (hub, alarms) = hub_with_handlers_max(1, 2, 1, log.clone());
         let lease = Arc::new(Lease::new(true));
-        let mut reactor = Reactor::new(0, &hub, diary.clone(), (), &alarms);
+        let mut reactor = Reactor::new(0, &hub, log.clone(), (), &alarms);
         let now = reactor.now;
         let has_ended = Arc::new(atomic::AtomicBool::new(false));
         hub.shards[0].load.fetch_add(1, Relaxed);
@@ -260,17 +260,17 @@ fn loom_inline_events_are_handled_in_order_when_handed_on() {
         reactor.turn(|core| core.insert(script, PEER, None, Some(upgraded)));
         let shard = Box::new(Lent { reactor, has_ended });
         let handler = {
-            let (hub, diary) = (hub.clone(), diary.clone());
-            thread::spawn(move || work(&hub, &diary, now))
+            let (hub, log) = (hub.clone(), log.clone());
+            thread::spawn(move || work(&hub, &log, now))
         };
         let spare = {
-            let (hub, diary, lease) = (hub.clone(), diary.clone(), lease.clone());
+            let (hub, log, lease) = (hub.clone(), log.clone(), lease.clone());
             thread::spawn(move || {
                 let shard = lease.wait().map(|mut shard: Box<Lent>| {
                     shard.reactor.core.was_handed_on(now);
                     shard
                 });
-                turn_and_handle(&hub, &diary, &lease, shard);
+                turn_and_handle(&hub, &log, &lease, shard);
             })
         };
         let watch = {
@@ -281,10 +281,10 @@ fn loom_inline_events_are_handled_in_order_when_handed_on() {
                 lease.look(&mut seen);
             })
         };
-        turn_and_handle(&hub, &diary, &lease, Some(shard));
+        turn_and_handle(&hub, &log, &lease, Some(shard));
         for thread in [handler, spare, watch] {
             thread.join().unwrap();
         }
-        assert_eq!(*lock(&diary.told), "open 1 2 close");
+        assert_eq!(*lock(&log.calls), "open 1 2 close");
     });
 }

@@ -61,7 +61,7 @@ struct ColdSession {
     user_slot: Mutex<Option<UserSlot>>,
 }
 
-/// The state of the batch that the handlers have, as bits. Whoever sets the second of them dispatches the close.
+/// The state of the batch that the handlers have, as bits. The side that sets the second of them dispatches the close.
 struct BatchState;
 
 impl BatchState {

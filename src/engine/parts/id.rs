@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Names one connection of one run of an app. It is never used again for another.
+/// Identifies a connection of an app. Ids are unique in one run of the app, and never reused.
 ///
 /// Handlers get it from [`AsyncStream::id`](crate::AsyncStream::id); any thread can then reach the connection with
 /// [`AsyncSender::send_to`](crate::AsyncSender::send_to) and [`AsyncSender::close`](crate::AsyncSender::close).

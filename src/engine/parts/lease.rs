@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 
-#[repr(align(128))] // As `Counters`: shards do not share.
+#[repr(align(128))] // Like `Counters`: shards share no cache line.
 pub(crate) struct Lease<S> {
     state: Mutex<LeaseState<S>>,
     /// Notified when the spare thread must go on with the shard, or end.

@@ -35,7 +35,7 @@ const SPARES_MAX: usize = 64;
 const SPARE_CHUNKS_MAX: usize = 64;
 
 thread_local! {
-    #[allow(clippy::vec_box)] // They move as they are.
+    #[allow(clippy::vec_box)] // Boxes move between outboxes without a copy.
     static SPARES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
 }
 

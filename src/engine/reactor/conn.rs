@@ -19,7 +19,7 @@ pub(crate) struct Conn<T> {
     pub(crate) role: Role,
 }
 
-#[allow(clippy::large_enum_variant)] // Most connections are WebSockets, which a box would cost a cache miss each.
+#[allow(clippy::large_enum_variant)] // Most are WebSockets, where a box would cost a cache miss.
 pub(crate) enum Role {
     /// Reads a request head, or is answered.
     Http(Box<Http>),

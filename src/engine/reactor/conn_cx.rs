@@ -38,7 +38,7 @@ pub(crate) struct Readiness {
 }
 
 /// The change to make to a connection after the event at hand.
-#[allow(clippy::large_enum_variant)] // One is moved for each handshake.
+#[allow(clippy::large_enum_variant)] // Moved once per handshake, so its size does not matter.
 pub(crate) enum After {
     Stay,
     /// It becomes a WebSocket or an event stream.

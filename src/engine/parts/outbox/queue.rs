@@ -477,7 +477,7 @@ impl Queue {
     }
 
     /// Writes the first chunks in one vectored write. Returns the outcome, and the number of bytes offered.
-    #[inline(never)] // Few come here, and others shall not make room for the pieces.
+    #[inline(never)] // Rarely called: keeps the pieces off the stack of other paths.
     fn write_vectored<T: Transport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;

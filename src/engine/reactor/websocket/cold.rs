@@ -84,7 +84,7 @@ impl Cold {
 
 impl WebSocket {
     /// Sets a field, allocating if necessary.
-    #[cold] // Also lest it be inlined into what is done for each delivery.
+    #[cold] // Keeps it from being inlined into the path of each delivery.
     pub(super) fn cold(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
     }

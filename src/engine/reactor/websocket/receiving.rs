@@ -149,7 +149,7 @@ impl WebSocket {
     }
 
     /// Processes a message: the program receives it first if the session speaks a subprotocol.
-    #[inline(always)] // For each message.
+    #[inline(always)] // Runs for each message.
     pub(super) fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
         let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
         if may_be_protocol && self.session.protocol_state().is_some() {
