@@ -52,6 +52,8 @@
 
 // The only unsafe code is in `transport::ring`, which this feature enables.
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod async_app;
 mod atomic;
