@@ -289,3 +289,26 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
         (0..MESSAGES).map(|n| long(n).len() as u64).sum::<u64>()
     );
 }
+
+#[test]
+fn long_broadcast_beyond_the_window_is_sent_plain() {
+    let (running, address) = start(app());
+    let sender = running.sender();
+    let mut small = raw(address, "permessage-deflate; server_max_window_bits=13");
+    let mut large = raw(address, "permessage-deflate");
+    wait_for_connections(&sender, 2);
+    let long = (0..1_000).map(tick).collect::<String>();
+    sender.broadcast(long.clone());
+    let mut head = [0; 10];
+    small.read_exact(&mut head).unwrap();
+    assert_eq!(
+        head[..2],
+        [TEXT, 127],
+        "with distances beyond 8 KiB it could not be read"
+    );
+    let mut rest = vec![0; long.len()];
+    small.read_exact(&mut rest).unwrap();
+    assert!(rest == long.as_bytes());
+    large.read_exact(&mut head[..2]).unwrap();
+    assert_eq!(head[0], TEXT | PACKED);
+}

@@ -60,7 +60,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T wher
 
 /// A function that accepts or rejects a handshake.
 ///
-/// It receives the request and the app's state, and returns [`Accept`](crate::Accept) or [`Reject`](crate::Reject). It
+/// It receives the request and the app's state, and returns [`Accept`] or [`Reject`]. It
 /// may block: only this client waits.
 ///
 /// ```

@@ -23,6 +23,51 @@ pub(crate) struct Batch {
     /// The same messages, packed for members that follow an epoch.
     #[cfg(feature = "deflate")]
     packed: Option<(PackedFor, Gathering)>,
+    /// Members that have received their share before the batch is sent.
+    #[cfg(feature = "deflate")]
+    early: Followers,
+}
+
+/// How the members of an audience received a batch.
+#[cfg(feature = "deflate")]
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Followers {
+    /// Members that follow the audience's epoch.
+    pub(crate) following: u64,
+    /// Messages to members that can follow, and follow no audience.
+    pub(crate) waiting: u64,
+    /// Members that follow another audience.
+    pub(crate) elsewhere: u64,
+    /// Bytes of packed shares, and their bytes without packing.
+    pub(crate) packed_bytes: u64,
+    pub(crate) plain_bytes: u64,
+}
+
+#[cfg(feature = "deflate")]
+impl Followers {
+    /// Counts a member that receives `messages` messages in `bytes` bytes, which would be `plain` bytes without packing.
+    #[inline]
+    fn add(
+        &mut self,
+        member: ConnCompression,
+        epoch: Epoch,
+        messages: u32,
+        bytes: usize,
+        plain: usize,
+    ) {
+        if bytes != plain {
+            self.packed_bytes += bytes as u64;
+            self.plain_bytes += plain as u64;
+        }
+        if member.follows(epoch) {
+            self.following += 1;
+        } else if member.can_follow() {
+            match member.epoch() {
+                None => self.waiting += u64::from(messages),
+                Some(_) => self.elsewhere += 1,
+            }
+        }
+    }
 }
 
 /// The recipients of packed frames.
@@ -153,6 +198,8 @@ impl Batch {
             plain: Gathering::new(number, frame),
             #[cfg(feature = "deflate")]
             packed,
+            #[cfg(feature = "deflate")]
+            early: Followers::default(),
         }
     }
 
@@ -202,6 +249,25 @@ impl Batch {
         &self.plain
     }
 
+    /// Counts a member that receives its share from this number on before the batch is sent.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn note_early(&mut self, number: u64, member: ConnCompression) {
+        let Some((to, _)) = &self.packed else {
+            return;
+        };
+        let epoch = to.epoch;
+        let share = |frames: &Gathering| {
+            let first = position(&frames.pieces, number);
+            let bytes = frames.bytes().len() - start(&frames.pieces, first);
+            (bytes, (frames.pieces.len() - first) as u32)
+        };
+        let (bytes, messages) = share(self.frames(member));
+        let (plain, _) = share(&self.plain);
+        if messages > 0 {
+            self.early.add(member, epoch, messages, bytes, plain);
+        }
+    }
+
     /// Whether a connection gets packed frames.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_packed_for(&self, compression: ConnCompression) -> bool {
@@ -241,6 +307,8 @@ impl Batch {
             plain: self.plain.seal(),
             #[cfg(feature = "deflate")]
             packed: self.packed.map(|(to, frames)| (to, frames.seal())),
+            #[cfg(feature = "deflate")]
+            followers: self.early,
         }
     }
 }
@@ -279,6 +347,9 @@ pub(crate) struct SealedBatch {
     plain: SealedFrames,
     #[cfg(feature = "deflate")]
     packed: Option<(PackedFor, SealedFrames)>,
+    /// How its members have received it so far.
+    #[cfg(feature = "deflate")]
+    pub(crate) followers: Followers,
 }
 
 impl SealedBatch {
@@ -311,10 +382,26 @@ impl SealedBatch {
         self.packed.as_ref().map(|(to, _)| to.epoch)
     }
 
-    /// The length of all frames without packing.
+    /// Counts a member that receives its share from this number on, among these followers.
     #[cfg(feature = "deflate")]
-    pub(crate) fn plain_len(&self) -> usize {
-        self.plain.bytes.len()
+    #[inline]
+    pub(crate) fn note_share(
+        &self,
+        followers: &mut Followers,
+        number: u64,
+        member: ConnCompression,
+    ) {
+        let Some((to, _)) = &self.packed else {
+            return;
+        };
+        let frames = self.frames(member);
+        let (from, messages) = frames.share(number);
+        let (plain_from, _) = self.plain.share(number);
+        let (bytes, plain) = (
+            frames.bytes.len() - from,
+            self.plain.bytes.len() - plain_from,
+        );
+        followers.add(member, to.epoch, messages, bytes, plain);
     }
 }
 

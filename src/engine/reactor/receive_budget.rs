@@ -147,7 +147,11 @@ impl ReceiveBudget {
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn bytes(&self) -> usize {
-        self.unfinished.sum() + self.unhandled + self.authorizing
+        #[cfg(feature = "deflate")]
+        let parked = self.parked;
+        #[cfg(not(feature = "deflate"))]
+        let parked = 0;
+        self.unfinished.sum() + self.unhandled + self.authorizing + parked
     }
 }
 

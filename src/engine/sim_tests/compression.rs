@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush};
+use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::wire::{Frame, UPGRADE, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
@@ -21,11 +22,12 @@ const ROOMS: usize = 4;
 const PLAYERS_MAX: usize = 8;
 const STEPS: usize = 250;
 
-const OFFERS: [&str; 5] = [
+const OFFERS: [&str; 6] = [
     "permessage-deflate; client_max_window_bits",
     "permessage-deflate",
     "permessage-deflate; server_no_context_takeover",
     "permessage-deflate; server_max_window_bits=13",
+    "permessage-deflate; server_max_window_bits=14",
     "permessage-deflate; server_max_window_bits=9",
 ];
 
@@ -33,6 +35,8 @@ struct Player {
     client: usize,
     /// None: it has agreed to nothing.
     inflater: Option<Box<InflateState>>,
+    /// It keeps no more than the window that was agreed.
+    window: Option<Inflate>,
     stateless: bool,
     can_follow: bool,
     /// Frames of which a part has come.
@@ -189,6 +193,7 @@ impl Game {
         self.players.push(Player {
             client,
             inflater: offer.map(|_| InflateState::new_boxed(DataFormat::Raw)),
+            window: offer.map(|_| Inflate::new(false, window_bits(&answer))),
             can_follow: offer.is_some()
                 && !answer.contains("server_no_context_takeover")
                 && !answer.contains("bits=9"),
@@ -366,7 +371,40 @@ fn inflated(player: &mut Player) -> Vec<Frame> {
         result.status.expect("a deflate stream");
         assert_eq!(result.bytes_consumed, input.len());
         out.truncate(result.bytes_written);
+        let window = player.window.as_mut().expect("it was agreed");
+        if player.stateless {
+            window.reset(false);
+        }
+        assert_eq!(inflated_within(window, &input), out, "its window suffices");
         frames.push(Frame::Text(String::from_utf8(out).expect("text")));
+    }
+}
+
+/// The bits of the window that a server has agreed to.
+fn window_bits(answer: &str) -> u8 {
+    let bits = answer.split_once("server_max_window_bits=");
+    let digits = bits.map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
+    digits.map_or(15, |digits| digits.unwrap().parse().unwrap())
+}
+
+/// Inflates a few bytes at a time, so that what is referred to must lie in the window.
+fn inflated_within(window: &mut Inflate, mut input: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        let mut some = [0; 16];
+        let (before_in, before_out) = (window.total_in(), window.total_out());
+        let status = window.decompress(input, &mut some, InflateFlush::SyncFlush);
+        assert!(
+            matches!(status, Ok(Status::Ok | Status::BufError)),
+            "{status:?} after {} bytes",
+            out.len()
+        );
+        input = &input[(window.total_in() - before_in) as usize..];
+        let written = (window.total_out() - before_out) as usize;
+        out.extend_from_slice(&some[..written]);
+        if input.is_empty() && written < some.len() {
+            return out;
+        }
     }
 }
 
@@ -411,6 +449,42 @@ mod tests {
         game.read();
         let metrics = game.world.metrics().compression;
         assert!(metrics.sent_bytes * 3 < metrics.plain_bytes, "{metrics:?}");
+        game.world.run_handlers();
+    }
+    #[test]
+    fn members_of_two_audiences_go_on_following_one() {
+        let mut game = Game::new(Dice::from_seed(3));
+        while game.players.len() < 4 {
+            game.connect();
+            game.players.retain(|player| player.can_follow);
+        }
+        for index in 0..4 {
+            game.join_room(index, 0);
+        }
+        game.world.settle();
+        for n in 0..500 {
+            let payload = format!(
+                "{{\"type\":\"tick\",\"symbol\":\"EUR/USD\",\"bid\":1.0{n},\"ask\":1.1{n},\"at\":17000{n}}}"
+            );
+            // Both in one turn.
+            for room in [Some(&game.rooms[0]), None] {
+                let to = Audience {
+                    room,
+                    ..Audience::default()
+                };
+                let frame = Message::new(&payload).frame().clone();
+                game.world.hub.try_broadcast(&frame, to).unwrap();
+            }
+            game.world.settle();
+        }
+        game.read();
+        let metrics = game.world.metrics();
+        // All follow one of the two, and get a quarter of its bytes.
+        assert!(metrics.compression.epochs < 20, "{metrics:?}");
+        assert!(
+            metrics.compression.plain_bytes > 4 * 450 * 80,
+            "{metrics:?}"
+        );
         game.world.run_handlers();
     }
 }

@@ -14,6 +14,13 @@ pub(crate) const STEP_BYTES: usize = 64 << 10;
 /// What a step costs beside its bytes.
 const STEP_WORK_BYTES: usize = 64;
 
+/// Input that is inflated before it is asked whether that was enough for one step: it may be blocks with nothing in them, whose
+/// tables are built all the same.
+const INPUT_BYTES_MAX: usize = 4 << 10;
+
+/// A byte of input counts as so many of output, since it may cost as much and yield nothing.
+const INPUT_WORK_FACTOR: usize = 8;
+
 /// What a new block behind a final one costs: the history is handed over anew.
 const RESTART_WORK_BYTES: usize = 32 << 10;
 
@@ -93,9 +100,9 @@ impl Inflater {
         let mut filled = 0;
         let mut work = STEP_WORK_BYTES;
         let mut is_last = false;
-        while filled < bytes_max && !is_last {
+        while filled < bytes_max && !is_last && work < STEP_BYTES {
             let input = match payload.get(*at..) {
-                Some(rest) if !rest.is_empty() => rest,
+                Some(rest) if !rest.is_empty() => &rest[..rest.len().min(INPUT_BYTES_MAX)],
                 _ => end.get(*at - payload.len()..).unwrap_or_default(),
             };
             let is_end = *at + input.len() == end_at;
@@ -106,7 +113,7 @@ impl Inflater {
             let written = (self.inflate.total_out() - before_out) as usize;
             *at += read;
             filled += written;
-            work += read + written;
+            work += INPUT_WORK_FACTOR * read + written;
             match status {
                 Ok(Status::StreamEnd) => {
                     // A final block ends the stream, and not the message, unless it is the last of the payload
@@ -115,9 +122,6 @@ impl Inflater {
                     if !(is_last && self.history.is_none()) {
                         self.restart(before, filled);
                         work += RESTART_WORK_BYTES;
-                    }
-                    if work >= STEP_BYTES {
-                        break;
                     }
                 }
                 Ok(Status::Ok | Status::BufError) => {

@@ -389,3 +389,23 @@ fn a_bomb_is_worked_on_step_by_step_and_empty_blocks_count_as_work() {
         "{steps} {work}"
     );
 }
+
+#[test]
+fn blocks_without_output_are_bounded_in_each_step() {
+    // Empty stored blocks, and empty blocks with fixed codes.
+    let stored = [0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(100_000);
+    let fixed = [0x02, 0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(50_000);
+    for mut blocks in [stored, fixed] {
+        // The sync flush's end is cut off from an empty block.
+        blocks.push(0x00);
+        let mut inflater = Inflater::new(Takeover::No);
+        inflater.begin();
+        let mut at = 0;
+        while at < blocks.len() {
+            let before = at;
+            let step = inflater.step(&blocks, &mut at, &[], STEP_BYTES).unwrap();
+            assert!(step.bytes.is_empty() && step.work <= 2 * STEP_BYTES);
+            assert!(at - before <= STEP_BYTES / 8 + (4 << 10), "{}", at - before);
+        }
+    }
+}

@@ -279,6 +279,12 @@ impl Fanout {
         if self.batches.is_empty() {
             return None;
         }
+        #[cfg(feature = "deflate")]
+        if ws.compression.can_follow() {
+            for index in self.batches_of(ws) {
+                self.batches[index as usize].note_early(seen, ws.compression);
+            }
+        }
         self.gather_share(ws, seen)
     }
 
@@ -476,7 +482,7 @@ impl<T: Transport> Core<T> {
             if takes_packed {
                 ws.compression.leave_epoch();
             }
-            takes_packed
+            takes_packed && ws.is_open()
         });
         if takes_packed == Some(true) {
             let counters = self.cx.counters();

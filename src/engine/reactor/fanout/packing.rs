@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::compression::Compression;
-use crate::engine::parts::batch::{Audience, PackedFrame, SealedBatch};
+use crate::engine::parts::batch::{Audience, Followers, PackedFrame, SealedBatch};
 use crate::engine::parts::compression::{ConnCompression, Epoch, SHARED_WINDOW_BITS};
 use crate::engine::reactor::Core;
 use crate::engine::reactor::fanout::JOIN_BELOW_BYTES;
@@ -92,39 +92,8 @@ struct Stream {
 enum Entrants {
     /// Those that can follow, and follow no other audience.
     Free,
-    /// All that can follow.
-    All,
-}
-
-/// The counts of an audience's members when a batch was sent.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Followers {
-    pub(crate) following: u64,
-    /// Members that can follow, and follow no audience.
-    pub(crate) waiting: u64,
-    /// Members that follow another audience.
-    pub(crate) elsewhere: u64,
-    pub(crate) packed_bytes: u64,
-    pub(crate) plain_bytes: u64,
-}
-
-impl Followers {
-    /// Counts a member that gets `bytes` of a batch, which would be `plain` bytes without packing.
-    #[inline]
-    pub(crate) fn add(&mut self, member: ConnCompression, epoch: Epoch, bytes: u64, plain: u64) {
-        if bytes != plain {
-            self.packed_bytes += bytes;
-            self.plain_bytes += plain;
-        }
-        if member.follows(epoch) {
-            self.following += 1;
-        } else if member.can_follow() {
-            match member.epoch() {
-                None => self.waiting += 1,
-                Some(_) => self.elsewhere += 1,
-            }
-        }
-    }
+    /// All that can follow and whose window holds a message of that many bytes, which was packed with the largest window.
+    Inflating(usize),
 }
 
 impl Stream {
@@ -291,6 +260,7 @@ impl Packing {
         if seen.following == 0 {
             // Without followers, packing ends.
             stream.epoch = None;
+            self.epochs.remove(&epoch.number());
             stream.pause = if seen.waiting > 0 { 0 } else { PAUSE_MESSAGES };
         }
     }
@@ -360,7 +330,7 @@ impl<T: Transport> Core<T> {
     ) -> Option<PackedFrame> {
         let (_, payload) = encode::data_payload(plain)?;
         self.cx.fanout.packing.clock += 1;
-        let epoch = self.enter_epoch(audience, payload, Entrants::All);
+        let epoch = self.enter_epoch(audience, payload, Entrants::Inflating(plain.len()));
         // The compressor has not seen this message.
         self.cx.fanout.packing.served = None;
         Some(PackedFrame {
@@ -391,22 +361,28 @@ impl<T: Transport> Core<T> {
             Audience::Everyone => fanout.members.as_slice().to_vec(),
             Audience::Room(room) => fanout.rooms.members(room).collect(),
         };
-        let (mut following, mut elsewhere) = (0, 0);
+        let (mut following, mut elsewhere, mut waiting) = (0, 0, 0);
         for slot in slots {
             let follows = self.with_member(slot, |ws, cx| {
                 let packing = &cx.shard.fanout.packing;
                 let enters = match entrants {
-                    Entrants::All => ws.compression.can_follow(),
+                    Entrants::Inflating(len) => {
+                        ws.compression.can_follow() && ws.compression.ability().can_inflate(len)
+                    }
                     Entrants::Free => packing.is_free(ws.compression, former, begun),
                 };
                 if enters {
                     ws.compression.follow(epoch);
+                } else if former.is_some_and(|former| ws.compression.follows(former)) {
+                    // That epoch is over.
+                    ws.compression.leave_epoch();
                 }
-                (enters, ws.compression.can_follow())
+                ws.compression
             });
-            match follows {
-                Some((true, _)) => following += 1,
-                Some((false, true)) => elsewhere += 1,
+            match follows.map(|compression| (compression.epoch(), compression.can_follow())) {
+                Some((Some(followed), _)) if followed == epoch => following += 1,
+                Some((Some(_), _)) => elsewhere += 1,
+                Some((None, true)) => waiting += 1,
                 _ => {}
             }
         }
@@ -427,7 +403,7 @@ impl<T: Transport> Core<T> {
             since: 0,
             begun: clock,
             used: clock,
-            is_awaited: false,
+            is_awaited: waiting > 0,
             is_shared: elsewhere > 0,
             pause: 0,
         };

@@ -5,11 +5,11 @@
 
 use std::io;
 
+#[cfg(feature = "deflate")]
+use crate::engine::parts::batch::Followers;
 use crate::engine::parts::batch::{Audience, Batch, SealedBatch, SealedFrames};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::fanout::enqueue::Ownership;
-#[cfg(feature = "deflate")]
-use crate::engine::reactor::fanout::packing::Followers;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Conn, ConnCx, Core, Role};
 use crate::transport::{Transport, Write, WriteMany};
@@ -76,9 +76,7 @@ impl<T: Transport> Core<T> {
         let mut unfinished = Vec::new();
         let (mut bytes, mut messages) = (0, 0);
         #[cfg(feature = "deflate")]
-        let mut followers = Followers::default();
-        #[cfg(feature = "deflate")]
-        let (epoch, plain_len) = (batch.epoch(), batch.plain_len() as u64);
+        let mut followers: Followers = batch.followers;
         let share = |slot| {
             let Some((_, conn)) = conns.at(slot) else {
                 debug_assert!(
@@ -101,9 +99,7 @@ impl<T: Transport> Core<T> {
                 return None;
             }
             #[cfg(feature = "deflate")]
-            if let Some(epoch) = epoch {
-                followers.add(ws.compression, epoch, frames.bytes.len() as u64, plain_len);
-            }
+            batch.note_share(&mut followers, ws.seen, ws.compression);
             if !ws.outbox.is_empty() {
                 behind.push(slot);
                 return None;

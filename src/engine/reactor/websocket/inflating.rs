@@ -152,6 +152,12 @@ impl WebSocket {
         self.cold.as_ref().is_some_and(|cold| cold.parked.is_some())
     }
 
+    /// Bytes of a parked message, and of the input behind it, as the receive budget counts them.
+    pub(super) fn parked_bytes(&self) -> usize {
+        let parked = self.cold.as_ref().and_then(|cold| cold.parked.as_ref());
+        parked.map_or(0, |parked| parked.counted)
+    }
+
     /// Processes a compressed message. Returns false if it is parked: the input behind it must then be passed to
     /// [`park_rest`](Self::park_rest).
     pub(super) fn take_compressed<T: Transport>(
@@ -247,6 +253,7 @@ impl WebSocket {
     pub(super) fn advance_parked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.receiving.is_over() {
             self.forget_parked(&mut cx.shard.receive_budget);
+            self.note_parked_held_back(cx);
             return;
         }
         let may_go_on = self.may_keep_more(&cx.shard.hub.settings.limits);
@@ -257,6 +264,12 @@ impl WebSocket {
             parked.is_queued = true;
             cx.shard.inflations.queue.push_back(cx.key);
         }
+    }
+
+    /// Has the index of held-back messages follow what is parked: a client that does not read its replies holds that back, too.
+    fn note_parked_held_back<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let limits = &cx.shard.hub.settings.limits;
+        self.note_held_back(limits, &mut cx.shard.receive_budget);
     }
 
     /// Inflates more of the parked message. Returns whether it leaves the queue: it is complete, or waits for its
@@ -296,6 +309,7 @@ impl WebSocket {
         };
         if matches!(inflated, Ok(Inflated::Part)) {
             self.count_parked(&mut cx.shard.receive_budget);
+            self.note_parked_held_back(cx);
             return false;
         }
         let Some(parked) = self.clear(|cold| &mut cold.parked) else {

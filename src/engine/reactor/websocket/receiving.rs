@@ -93,7 +93,11 @@ impl WebSocket {
     /// Bytes of messages that wait because the client does not read the replies to earlier ones.
     pub(crate) fn held_back_bytes(&self, limits: &Limits) -> usize {
         if self.handlers != Handlers::Running && self.holds_back(limits) {
-            self.inbox_bytes
+            #[cfg(feature = "deflate")]
+            let parked = self.parked_bytes();
+            #[cfg(not(feature = "deflate"))]
+            let parked = 0;
+            self.inbox_bytes + parked
         } else {
             0
         }
