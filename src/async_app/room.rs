@@ -29,7 +29,7 @@ use crate::message::Message;
 /// let app = AsyncWebsocketApp::<()>::new()
 ///     .with_connect_handler(|stream, _| stream.join(stream.path()))
 ///     .with_message_handler(|stream, message, _| {
-/// To everyone on the same path except the sender.
+///         // To everyone on the same path except the sender.
 ///         stream.room(stream.path()).broadcast_except(stream.id(), message);
 ///     });
 /// let news = app.sender().room("/news");

@@ -252,11 +252,11 @@ impl AsyncSender {
     ///
     /// let app = AsyncWebsocketApp::<()>::new();
     /// let sender = app.sender();
-    /// On a separate port, which is not open to the public.
+    /// // On a separate port, which is not open to the public.
     /// let metrics = AsyncWebsocketApp::<()>::new()
     ///     .with_address("127.0.0.1:9100")
     ///     .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
-    /// Prometheus rejects a response without this content type.
+    ///         // Prometheus rejects a response without this content type.
     ///         Response::new(StatusCode::OK, sender.prometheus())
     ///             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
     ///     }));

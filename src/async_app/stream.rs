@@ -47,7 +47,7 @@ where
 /// use humphrey_ws::AsyncWebsocketApp;
 /// use std::sync::atomic::{AtomicUsize, Ordering};
 ///
-/// The second type parameter is the state of each stream.
+/// // The second type parameter is the state of each stream.
 /// let app = AsyncWebsocketApp::<(), AtomicUsize>::new()
 ///     .with_message_handler(|stream, _, _| {
 ///         let count = stream.state.fetch_add(1, Ordering::Relaxed) + 1;
