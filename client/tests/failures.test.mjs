@@ -52,7 +52,7 @@ async function fronted(t, target, judge) {
 
 /** Tests by failure. Each returns the outcome that the guide's table names. */
 const ROWS = {
-  async "the address, an option or a subprotocol can't be one, or there is no class"(t) {
+  async 'the address, an option or a subprotocol is invalid, or a class is missing'(t) {
     const { url } = await Mock.start(t);
     for (const [address, options] of [
       ['localhost:8080'], ['wss//x'], ['/live'], ['ftp://a/'], ['file:///a'], ['javascript:1'], ['http://'], [undefined], [null], [new URL('mailto:a@b')],
@@ -85,7 +85,7 @@ const ROWS = {
     return connection.state.name;
   },
 
-  async 'the function that gives the address fails, hangs or gives none'(t) {
+  async 'the function that returns the address throws, hangs or returns none'(t) {
     const mock = await Mock.start(t);
     const answers = [() => Promise.reject(new Error('no token')), () => { throw new Error('no'); }, () => 'localhost:80', () => undefined, () => new Promise(() => {})];
     let asked = 0;
@@ -95,7 +95,7 @@ const ROWS = {
     return 'again';
   },
 
-  async 'no connection comes about: no server, a refusal, or nothing within `openTimeout`'(t) {
+  async 'the connection is not established: no server, a refusal, or a timeout (`openTimeout`)'(t) {
     const mock = await Mock.start(t);
     const silent = await Proxy.start(t, mock.port);
     silent.delay = 60_000;
@@ -110,7 +110,7 @@ const ROWS = {
     return 'again';
   },
 
-  async 'the connection is cut before anything has come on it'(t) {
+  async 'the connection is lost before anything arrived on it'(t) {
     const mock = await Mock.start(t, { connected: ({ socket }) => socket.terminate() });
     const connection = open(t, mock.url, { eventsAfter: 2, EventSource, events: await eventServer(t, (stream) => stream.write(':\n\n')) });
     await until(() => connection.state.transport === 'events');
@@ -118,9 +118,9 @@ const ROWS = {
     return 'again';
   },
 
-  'the connection is cut or closed with 1001, 1005, 1006, 1011, 1012 or 1014': (t) => closing(t, [1001, 1005, 1006, 1011, 1012, 1014]),
-  'the server has asked for peace (1013)': (t) => closing(t, [1013]),
-  'the server has found something wrong (1002, 1003, 1007, 1010)': (t) => closing(t, [1002, 1003, 1007, 1010]),
+  'the connection is lost or closed with 1001, 1005, 1006, 1011, 1012 or 1014': (t) => closing(t, [1001, 1005, 1006, 1011, 1012, 1014]),
+  'the server is overloaded (1013)': (t) => closing(t, [1013]),
+  'the server detected a protocol error (1002, 1003, 1007, 1010)': (t) => closing(t, [1002, 1003, 1007, 1010]),
 
   async 'a message was too long for the server (1009)'(t) {
     // Behaves like a server with a message limit of 100,000 bytes.
@@ -152,9 +152,9 @@ const ROWS = {
     return closing(t, [3000]);
   },
 
-  'the server has closed with 1000, 1008 or 3001–4999': (t) => closing(t, [1000, 1008, 3001, 4000, 4999]),
+  'the server closed with 1000, 1008 or 3001–4999': (t) => closing(t, [1000, 1008, 3001, 4000, 4999]),
 
-  async 'the server does not answer'(t) {
+  async 'the server does not respond to a ping'(t) {
     const mock = await Mock.start(t);
     const proxy = await Proxy.start(t, mock.port);
     const connection = open(t, proxy.url, { pingInterval: 20, pingTimeout: 40 });
@@ -164,7 +164,7 @@ const ROWS = {
     return 'again';
   },
 
-  async 'the server chooses none of the subprotocols that are offered'(t) {
+  async 'the server chooses none of the offered subprotocols'(t) {
     const { mock, connection } = await connected(t, {}, { protocols: [] });
     assert.equal(connection.state.protocol, '');
     const [first, second] = [connection.call('a'), connection.call('b')].map(failure);
@@ -202,7 +202,7 @@ const ROWS = {
     return 'again';
   },
 
-  async 'WebSockets open and are cut at once, each time'(t) {
+  async 'each WebSocket opens and is lost immediately'(t) {
     const mock = await Mock.start(t);
     const front = await fronted(t, mock.port, () => 50);
     const connection = open(t, front.url, { WebSocket, EventSource, events: await eventServer(t, (stream) => stream.write(':\n\n')), eventsAfter: 3, eventsRetry: 200 });
@@ -216,7 +216,7 @@ const ROWS = {
     return 'again';
   },
 
-  async 'the event stream is cut'(t) {
+  async 'the event stream is lost'(t) {
     const asked = [];
     const url = await eventServer(t, (stream, { headers }) => {
       asked.push(headers['last-event-id']);
@@ -266,7 +266,7 @@ const ROWS = {
     return 'fails';
   },
 
-  async "a room can't be joined again just now (`busy`, `failed`)"(t) {
+  async 'a room cannot be rejoined temporarily (`busy`, `failed`)'(t) {
     const { mock, connection, peer } = await connected(t);
     await connection.join('room');
     const codes = [5, 2];
@@ -293,7 +293,7 @@ const ROWS = {
     return 'fails';
   },
 
-  async 'a message or a call has not left yet'(t) {
+  async 'a message or a call is still queued'(t) {
     const { mock, connection, peer } = await connected(t);
     peer.socket.terminate();
     await lost(connection);
@@ -305,7 +305,7 @@ const ROWS = {
     return 'waits';
   },
 
-  async 'too much waits already'(t) {
+  async 'the queue is full'(t) {
     const connection = open(t, 'ws://127.0.0.1:9/', { outboxCount: 1 });
     connection.send('a');
     assert.throws(() => connection.send('b'), { code: 'full' });
