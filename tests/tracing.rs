@@ -107,7 +107,7 @@ fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
     foreign.write_all(request.as_bytes()).unwrap();
     assert!(read_head(&mut foreign).starts_with("HTTP/1.1 403"));
     let peer = foreign.local_addr().unwrap().to_string();
-    assert_eq!(lines.with(&["turned away", "DEBUG", &peer]).len(), 1);
+    assert_eq!(lines.with(&["was refused", "DEBUG", &peer]).len(), 1);
     assert_eq!(
         lines.with(&["may not connect", "WARN", "\"null\""]).len(),
         1
