@@ -23,8 +23,12 @@ fn main() {
     let app = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_message_handler(|stream, message, _| stream.send(message));
+    // With the feature `deflate`: COMPRESS=yes cargo run --example echo --features deflate
     #[cfg(feature = "deflate")]
-    let app = app.with_compression(humphrey_ws::Compression::new());
+    let app = match env::var_os("COMPRESS") {
+        Some(_) => app.with_compression(humphrey_ws::Compression::new()),
+        None => app,
+    };
 
     app.run();
 }

@@ -393,10 +393,7 @@ mod tests {
         let mut results = example();
         results.outcomes[0].id = "echo-100-w1".into();
         let text = peers(&results);
-        assert!(
-            text.contains("| server | echo, µs |"),
-            "{text}"
-        );
+        assert!(text.contains("| server | echo, µs |"), "{text}");
         assert!(text.contains("| humphrey_ws | 2.20 (1.10 ×) |"), "{text}");
         assert!(text.contains("| Bun | failed |"), "{text}");
         assert!(!text.contains("target"), "{text}");
