@@ -57,8 +57,8 @@ impl Compression {
     }
 
     /// Sets whether binary messages are compressed, too. By default they are not, since most are compressed already.
-    pub fn binary(mut self, packed: bool) -> Self {
-        self.binary = packed;
+    pub fn binary(mut self, compressed: bool) -> Self {
+        self.binary = compressed;
         self
     }
 
@@ -71,7 +71,7 @@ impl Compression {
     }
 
     /// Whether messages of this kind are compressed.
-    pub(crate) fn packs(&self, kind: MessageKind) -> bool {
+    pub(crate) fn compresses(&self, kind: MessageKind) -> bool {
         kind == MessageKind::Text || self.binary
     }
 

@@ -34,10 +34,10 @@ pub fn inflate(data: &[u8]) {
     crate::protocol::fuzz::deflate::run_inflate(data);
 }
 
-/// Messages packed and inflated.
+/// Messages compressed and inflated.
 #[cfg(feature = "deflate")]
-pub fn pack(data: &[u8]) {
-    crate::protocol::fuzz::deflate::run_pack(data);
+pub fn compress(data: &[u8]) {
+    crate::protocol::fuzz::deflate::run_compress(data);
 }
 
 /// Payloads of close frames.

@@ -185,7 +185,7 @@ pub struct CompressionMetrics {
     /// inflated. Their clients were disconnected (1009).
     pub bombs: u64,
     /// Messages compressed: once, however many recipients they have.
-    pub packed: u64,
+    pub compressed: u64,
     /// Bytes of compressed messages sent, framing included, once for each recipient.
     pub sent_bytes: u64,
     /// Bytes that these messages would have been without compression.
@@ -355,9 +355,9 @@ counters! {
     sum compression.received_bytes = compressed_bytes_in;
     sum compression.inflated_bytes = inflated_bytes_in;
     sum compression.bombs = bombs;
-    sum compression.packed = packed;
-    sum compression.sent_bytes = packed_bytes_out;
-    sum compression.plain_bytes = packed_plain_bytes;
+    sum compression.compressed = compressed;
+    sum compression.sent_bytes = compressed_bytes_out;
+    sum compression.plain_bytes = compressed_plain_bytes;
     sum compression.epochs = epochs;
     sum compression.waiting = waiting_for_epoch;
     sum dropped.slow_consumer = dropped_slow_consumer;

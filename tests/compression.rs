@@ -75,24 +75,24 @@ fn broadcasts_to_followers_and_late_joiners_arrive_unchanged() {
         "{compression:?}"
     );
     // The first, and one for the late joiner.
-    assert_eq!((compression.epochs, compression.packed), (2, 1_000));
+    assert_eq!((compression.epochs, compression.compressed), (2, 1_000));
 }
 
 #[test]
-fn replies_are_packed_from_one_kibibyte_on() {
+fn replies_are_compressed_from_one_kibibyte_on() {
     let (running, address) = start(app());
     let sender = running.sender();
     let mut client = connect(address);
     let long = (0..40).map(tick).collect::<String>();
-    for (message, packed) in [(tick(1), 0), (long.clone(), 1), (long, 2)] {
+    for (message, compressed) in [(tick(1), 0), (long.clone(), 1), (long, 2)] {
         client.send(Message::new(&message)).unwrap();
         assert_eq!(client.receive().unwrap().text(), Some(&*message));
-        assert_eq!(sender.metrics().compression.packed, packed);
+        assert_eq!(sender.metrics().compression.compressed, compressed);
     }
 }
 
 #[test]
-fn long_broadcast_is_packed_once_and_starts_an_epoch() {
+fn long_broadcast_is_compressed_once_and_starts_an_epoch() {
     let (running, address) = start(app());
     let sender = running.sender();
     let mut clients: Vec<Client> = (0..10).map(|_| connect(address)).collect();
@@ -105,7 +105,7 @@ fn long_broadcast_is_packed_once_and_starts_an_epoch() {
         }
     }
     let compression = sender.metrics().compression;
-    assert_eq!((compression.packed, compression.epochs), (4, 2));
+    assert_eq!((compression.compressed, compression.epochs), (4, 2));
     assert!(compression.sent_bytes * 3 < compression.plain_bytes);
 }
 
@@ -124,7 +124,7 @@ fn uncompressed_messages_are_sent_as_they_are() {
             assert_eq!(client.receive().unwrap().text(), Some(&*message));
         }
     }
-    assert_eq!(running.sender().metrics().compression.packed, 0);
+    assert_eq!(running.sender().metrics().compression.compressed, 0);
 }
 
 /// A client that has had its handshake, with these bytes sent behind it.
@@ -171,7 +171,7 @@ fn close_code(stream: &mut TcpStream) -> u16 {
 }
 
 const TEXT: u8 = 0x81;
-const PACKED: u8 = 0x40;
+const COMPRESSED: u8 = 0x40;
 
 #[test]
 fn bombs_and_bad_data_end_their_connection() {
@@ -181,23 +181,33 @@ fn bombs_and_bad_data_end_their_connection() {
     let cases = [
         (
             "a bomb",
-            TEXT | PACKED,
+            TEXT | COMPRESSED,
             deflated(&vec![b'a'; 16 << 20]),
             1009,
         ),
         (
             "one byte too many",
-            TEXT | PACKED,
+            TEXT | COMPRESSED,
             deflated(&vec![b'a'; (64 << 10) + 1]),
             1009,
         ),
-        ("no deflate", TEXT | PACKED, b"\xFF\xFF\xFF".to_vec(), 1007),
-        ("no text", TEXT | PACKED, deflated(b"\xFF"), 1007),
-        ("half a character", TEXT | PACKED, deflated(b"\xC3"), 1007),
-        ("a compressed ping", 0x89 | PACKED, b"x".to_vec(), 1002),
+        (
+            "no deflate",
+            TEXT | COMPRESSED,
+            b"\xFF\xFF\xFF".to_vec(),
+            1007,
+        ),
+        ("no text", TEXT | COMPRESSED, deflated(b"\xFF"), 1007),
+        (
+            "half a character",
+            TEXT | COMPRESSED,
+            deflated(b"\xC3"),
+            1007,
+        ),
+        ("a compressed ping", 0x89 | COMPRESSED, b"x".to_vec(), 1002),
         (
             "a compressed continuation",
-            0x80 | PACKED,
+            0x80 | COMPRESSED,
             b"x".to_vec(),
             1002,
         ),
@@ -211,14 +221,14 @@ fn bombs_and_bad_data_end_their_connection() {
     assert_eq!(running.sender().metrics().compression.bombs, 2);
     let mut stream = raw(address, "permessage-deflate; x");
     stream
-        .write_all(&frame(TEXT | PACKED, &deflated(b"not agreed")))
+        .write_all(&frame(TEXT | COMPRESSED, &deflated(b"not agreed")))
         .unwrap();
     assert_eq!(close_code(&mut stream), 1002);
     // As long as it may be.
     let mut stream = raw(address, "permessage-deflate; server_max_window_bits=8");
     let message = vec![b'a'; 64 << 10];
     stream
-        .write_all(&frame(TEXT | PACKED, &deflated(&message)))
+        .write_all(&frame(TEXT | COMPRESSED, &deflated(&message)))
         .unwrap();
     let mut echo = vec![0; 10 + message.len()];
     stream.read_exact(&mut echo).unwrap();
@@ -246,8 +256,10 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     let mut writer = stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
         for n in 0..MESSAGES {
-            let packed = compress_to_vec(long(n).as_bytes(), 9);
-            writer.write_all(&frame(TEXT | PACKED, &packed)).unwrap();
+            let compressed = compress_to_vec(long(n).as_bytes(), 9);
+            writer
+                .write_all(&frame(TEXT | COMPRESSED, &compressed))
+                .unwrap();
             writer
                 .write_all(&frame(TEXT, n.to_string().as_bytes()))
                 .unwrap();
@@ -256,9 +268,9 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     for n in 0..MESSAGES {
         let expected = long(n);
         let mut echo = vec![0; 10 + expected.len()];
-        // The reply is packed, as it is long: only its header tells.
+        // The reply is compressed, as it is long: only its header tells.
         stream.read_exact(&mut echo[..2]).unwrap();
-        assert_eq!(echo[0], TEXT | PACKED);
+        assert_eq!(echo[0], TEXT | COMPRESSED);
         let len = match echo[1] {
             126 => {
                 let mut len = [0; 2];
@@ -272,10 +284,10 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
             }
             len => len.into(),
         };
-        let mut packed = vec![0; len];
-        stream.read_exact(&mut packed).unwrap();
-        packed.extend([0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF]);
-        let inflated = miniz_oxide::inflate::decompress_to_vec(&packed).unwrap();
+        let mut compressed = vec![0; len];
+        stream.read_exact(&mut compressed).unwrap();
+        compressed.extend([0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF]);
+        let inflated = miniz_oxide::inflate::decompress_to_vec(&compressed).unwrap();
         assert!(inflated == expected.as_bytes(), "{n}");
         let short = n.to_string();
         let mut echo = vec![0; 2 + short.len()];
@@ -310,5 +322,5 @@ fn long_broadcast_beyond_the_window_is_sent_plain() {
     small.read_exact(&mut rest).unwrap();
     assert!(rest == long.as_bytes());
     large.read_exact(&mut head[..2]).unwrap();
-    assert_eq!(head[0], TEXT | PACKED);
+    assert_eq!(head[0], TEXT | COMPRESSED);
 }

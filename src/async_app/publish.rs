@@ -171,12 +171,12 @@ impl AppShared {
         let (frame, shape) = message.into_frame();
         #[cfg(feature = "deflate")]
         if !shape.is_uncompressed()
-            && hub.packs_replies()
+            && hub.compresses_replies()
             && let Some(session) = self.directory.find_id(id)
-            && hub.packs_replies_of(&session, &frame)
+            && hub.compresses_replies_of(&session, &frame)
         {
             return hub
-                .send_packed(&session, frame, block)
+                .send_compressed(&session, frame, block)
                 .or_else(|(frame, refused)| {
                     let message = Message::of_frame(frame, shape);
                     refuse(message, self.refused(refused))

@@ -23,7 +23,7 @@ const TARGETS: &[Target] = &[
     #[cfg(feature = "deflate")]
     ("inflate", super::inflate),
     #[cfg(feature = "deflate")]
-    ("pack", super::pack),
+    ("compress", super::compress),
 ];
 
 fn seeds(target: &str) -> PathBuf {

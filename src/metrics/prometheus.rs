@@ -189,10 +189,10 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.compression.bombs),
     },
     Family {
-        name: "compression_packed_total",
+        name: "compression_messages_total",
         kind: "counter",
         help: "Messages compressed, once for all recipients.",
-        values: |metrics| one(metrics.compression.packed),
+        values: |metrics| one(metrics.compression.compressed),
     },
     Family {
         name: "compression_sent_bytes_total",
@@ -387,7 +387,7 @@ mod tests {
                 received_bytes: next(),
                 inflated_bytes: next(),
                 bombs: next(),
-                packed: next(),
+                compressed: next(),
                 sent_bytes: next(),
                 plain_bytes: next(),
                 epochs: next(),

@@ -21,6 +21,8 @@ pub(super) const LEN_64_MARK: u8 = 127;
 
 /// The FIN bit of the first header byte (RFC 6455 §5.2).
 pub(super) const FIN: u8 = 0x80;
+/// The RSV1 bit of the first header byte: "per-message compressed" (RFC 7692 §6).
+pub(crate) const RSV1: u8 = 0x40;
 /// The MASK bit of the second header byte (RFC 6455 §5.2).
 pub(super) const MASK: u8 = 0x80;
 

@@ -1,7 +1,7 @@
 //! Headers of received frames, judged as early as their bytes allow (RFC 6455 §5.2).
 
 use super::encode::{
-    CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, MASK, Opcode,
+    CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, MASK, Opcode, RSV1,
 };
 use super::error::Violation;
 use super::role::Role;
@@ -12,8 +12,6 @@ pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Bytes of a masking key (RFC 6455 §5.3).
 pub(super) const KEY_BYTES: usize = 4;
 
-/// "Per-message compressed", where that was agreed (RFC 7692 §6).
-const RSV1: u8 = 0x40;
 const RSV2_AND_RSV3: u8 = 0x30;
 const OPCODE: u8 = 0x0F;
 const LENGTH_TOP: u8 = 0x80;

@@ -13,9 +13,7 @@ use crate::protocol::close_frame::CloseFrame;
 use crate::protocol::connection::MessagePayload;
 use crate::protocol::connection::{self, ProtocolEvent};
 #[cfg(feature = "deflate")]
-use crate::protocol::deflate::inflate::{Inflater, Takeover};
-#[cfg(feature = "deflate")]
-use crate::protocol::encode::HEADER_BYTES_MAX;
+use crate::protocol::deflate::inflate::{Inflated, Inflater, Inflation, Takeover, honest_work_max};
 use crate::protocol::encode::{self, CONTROL_BYTES_MAX, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::role;
@@ -52,6 +50,7 @@ pub struct Connection {
     has_closed: bool,
     /// Nothing more is received: the server has closed, or broken the protocol.
     has_ended: bool,
+    #[cfg(feature = "deflate")]
     message_bytes_max: usize,
     /// If compression was agreed.
     #[cfg(feature = "deflate")]
@@ -132,6 +131,7 @@ impl Connection {
             close: None,
             has_closed: false,
             has_ended: false,
+            #[cfg(feature = "deflate")]
             message_bytes_max,
             #[cfg(feature = "deflate")]
             inflater: None,
@@ -147,21 +147,28 @@ impl Connection {
         self
     }
 
-    /// The message of a compressed payload.
-    #[cfg_attr(not(feature = "deflate"), allow(clippy::unused_self))]
+    /// Inflates a message.
+    #[cfg(feature = "deflate")]
     fn inflate(&mut self, payload: &[u8], text: bool) -> Result<Message, Violation> {
-        #[cfg(feature = "deflate")]
-        if let Some(inflater) = &mut self.inflater {
-            let whole = inflater.message(payload, self.message_bytes_max)?;
-            if text && std::str::from_utf8(&whole[HEADER_BYTES_MAX..]).is_err() {
-                return Err(Violation::InvalidUtf8);
+        let Some(inflater) = &mut self.inflater else {
+            return Err(Violation::ReservedBits);
+        };
+        let bytes_max = self.message_bytes_max;
+        let mut allowance = honest_work_max(payload.len(), bytes_max);
+        let mut inflation = Inflation::default();
+        match inflation.advance(inflater, payload, text, bytes_max, &mut allowance)? {
+            Inflated::Whole(whole) => {
+                let payload = MessagePayload::Assembled(whole);
+                Ok(Message::from_payload(payload, text))
             }
-            return Ok(Message::from_payload(
-                MessagePayload::Assembled(whole),
-                text,
-            ));
+            // A flood of blocks without output.
+            Inflated::Part => Err(Violation::InvalidDeflate),
         }
-        let _ = (payload, text, self.message_bytes_max);
+    }
+
+    /// Without the feature, compression is never agreed.
+    #[cfg(not(feature = "deflate"))]
+    fn inflate(&mut self, _: &[u8], _: bool) -> Result<Message, Violation> {
         Err(Violation::ReservedBits)
     }
 
@@ -333,6 +340,24 @@ mod tests {
                 Err(error) => events.push(Err(error)),
             }
         }
+    }
+
+    #[cfg(feature = "deflate")]
+    #[test]
+    fn flood_of_empty_final_blocks_ends_the_connection() {
+        let frame = |payload: &[u8]| {
+            let mut frame = vec![0xC1, 127];
+            frame.extend((payload.len() as u64).to_be_bytes());
+            frame.extend_from_slice(payload);
+            frame
+        };
+        // "Hello", then 100,000 final blocks with nothing in them.
+        let mut flood = vec![0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        flood.extend([0x03, 0x00].repeat(100_000));
+        let mut connection = Connection::default().with_compression();
+        let events = receive(&mut connection, &frame(&flood));
+        let error = events.into_iter().next().unwrap().unwrap_err();
+        assert_eq!(error.close_code(), CloseCode::INVALID_PAYLOAD);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The parts of a running engine that any thread can reach: mailboxes of shards, handlers, counters.
 
 pub(crate) mod admission;
+#[cfg(feature = "deflate")]
+mod compressors;
 pub(crate) mod event_streams;
 pub(crate) mod job_port;
-#[cfg(feature = "deflate")]
-mod packers;
 pub(crate) mod rooms;
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -15,9 +15,9 @@ use bytes::Bytes;
 
 use crate::atomic::AtomicU64;
 use crate::engine::hub::admission::LoggedOnce;
-use crate::engine::hub::job_port::JobPort;
 #[cfg(feature = "deflate")]
-use crate::engine::hub::packers::Packers;
+use crate::engine::hub::compressors::Compressors;
+use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{Command, Control, Form, NewConnection, Publication};
 use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
@@ -67,7 +67,7 @@ pub(crate) struct Hub {
     shards_running: AtomicUsize,
     /// The compressors for long messages and for replies.
     #[cfg(feature = "deflate")]
-    pub(crate) packers: Packers,
+    pub(crate) compressors: Compressors,
     /// The engine has stopped or begun to.
     stopped: AtomicBool,
     /// The deadline for stopping.
@@ -107,7 +107,7 @@ pub(crate) struct Audience<'a> {
     pub(crate) with_ids: Option<&'a Bytes>,
     /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
-    /// Whether the message must not be packed.
+    /// Whether the message must not be compressed.
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
     pub(crate) uncompressed: bool,
 }
@@ -184,7 +184,7 @@ impl Hub {
             accept_paused: AtomicBool::new(false),
             shards_running,
             #[cfg(feature = "deflate")]
-            packers: Packers::default(),
+            compressors: Compressors::default(),
             stopped: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })

@@ -21,7 +21,7 @@ use crate::protocol::http::Head;
 /// A command for a shard, delivered in order.
 pub(crate) enum Command {
     Send(Key, Bytes),
-    /// Sends a message to one connection, packed or plain.
+    /// Sends a message to one connection, compressed or plain.
     #[cfg(feature = "deflate")]
     SendEither(Box<EitherForm>),
     /// Sends a frame to every connection.
@@ -39,8 +39,8 @@ pub(crate) enum Command {
 pub(crate) struct EitherForm {
     pub(crate) to: Key,
     pub(crate) plain: Bytes,
-    /// The packed frame, which refers to no other message.
-    pub(crate) packed: Bytes,
+    /// The compressed frame, which refers to no other message.
+    pub(crate) compressed: Bytes,
 }
 
 /// A message for several recipients.
@@ -67,9 +67,9 @@ pub(crate) enum Form {
     /// Plain: [`Message::uncompressed`](crate::Message::uncompressed).
     #[cfg(feature = "deflate")]
     Plain,
-    /// A long message that its sender has packed. It refers to no other message.
+    /// A long message that its sender has compressed. It refers to no other message.
     #[cfg(feature = "deflate")]
-    Packed(Bytes),
+    Compressed(Bytes),
 }
 
 impl Form {
@@ -79,7 +79,7 @@ impl Form {
             #[cfg(feature = "deflate")]
             Self::Plain => 0,
             #[cfg(feature = "deflate")]
-            Self::Packed(frame) => frame.len(),
+            Self::Compressed(frame) => frame.len(),
         }
     }
 
@@ -107,7 +107,7 @@ impl Weigh for Command {
                 }
                 #[cfg(feature = "deflate")]
                 Self::SendEither(either) => {
-                    size_of::<EitherForm>() + either.plain.len() + either.packed.len()
+                    size_of::<EitherForm>() + either.plain.len() + either.compressed.len()
                 }
                 Self::Close(_, _, reason) => reason.len(),
                 Self::Join(joining) => joining.weight(),

@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     pub(crate) guarded: Option<Vec<String>>,
     pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,
-    /// The settings of compression. `None`: messages are neither packed nor inflated.
+    /// The settings of compression. `None`: messages are neither compressed nor inflated.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<crate::compression::Compression>,
 }

@@ -8,6 +8,10 @@ use crate::engine::parts::compression::ConnCompression;
 #[cfg(feature = "deflate")]
 use crate::engine::parts::compression::Epoch;
 
+/// Frames from this length on are alone in their batch, since copying them would cost more than it saves. The thread that sends
+/// such a message compresses it.
+pub(crate) const ALONE_FROM_BYTES: usize = 16 << 10;
+
 /// The recipients of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Audience {
@@ -19,13 +23,78 @@ pub(crate) enum Audience {
 /// The broadcasts of this turn to one audience, which its members have yet to receive.
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
-    plain: Gathering,
-    /// The same messages, packed for members that follow an epoch.
-    #[cfg(feature = "deflate")]
-    packed: Option<(PackedFor, Gathering)>,
+    frames: Forms<Gathering>,
     /// Members that have received their share before the batch is sent.
     #[cfg(feature = "deflate")]
     early: Followers,
+}
+
+/// The same messages in each form that members receive.
+struct Forms<F> {
+    plain: F,
+    /// The messages compressed, and for which members.
+    #[cfg(feature = "deflate")]
+    compressed: Option<(CompressedFor, F)>,
+}
+
+impl<F> Forms<F> {
+    /// The form for a connection.
+    #[inline]
+    fn of(&self, compression: ConnCompression) -> &F {
+        #[cfg(feature = "deflate")]
+        if let Some((to, compressed)) = &self.compressed
+            && to.includes(compression)
+        {
+            return compressed;
+        }
+        let _ = compression;
+        &self.plain
+    }
+
+    fn of_mut(&mut self, compression: ConnCompression) -> &mut F {
+        #[cfg(feature = "deflate")]
+        if let Some((to, compressed)) = &mut self.compressed
+            && to.includes(compression)
+        {
+            return compressed;
+        }
+        let _ = compression;
+        &mut self.plain
+    }
+}
+
+#[cfg(feature = "deflate")]
+impl<F: Frames> Forms<F> {
+    /// Counts a member that receives the messages from this number on.
+    #[inline]
+    fn note(&self, followers: &mut Followers, number: u64, member: ConnCompression) {
+        let Some((to, _)) = &self.compressed else {
+            return;
+        };
+        let (bytes, messages) = self.of(member).share_len(number);
+        let (plain, _) = self.plain.share_len(number);
+        if messages > 0 {
+            followers.add(member, to.epoch, messages, bytes, plain);
+        }
+    }
+}
+
+/// Frames one behind the other.
+#[cfg(feature = "deflate")]
+trait Frames {
+    fn pieces(&self) -> &[Piece];
+
+    fn len(&self) -> usize;
+
+    /// The bytes and the number of the messages from this number on.
+    fn share_len(&self, number: u64) -> (usize, u32) {
+        let pieces = self.pieces();
+        let first = position(pieces, number);
+        (
+            self.len() - start(pieces, first),
+            (pieces.len() - first) as u32,
+        )
+    }
 }
 
 /// How the members of an audience received a batch.
@@ -38,14 +107,14 @@ pub(crate) struct Followers {
     pub(crate) waiting: u64,
     /// Members that follow another audience.
     pub(crate) elsewhere: u64,
-    /// Bytes of packed shares, and their bytes without packing.
-    pub(crate) packed_bytes: u64,
+    /// Bytes of compressed shares, and their bytes without shared.
+    pub(crate) compressed_bytes: u64,
     pub(crate) plain_bytes: u64,
 }
 
 #[cfg(feature = "deflate")]
 impl Followers {
-    /// Counts a member that receives `messages` messages in `bytes` bytes, which would be `plain` bytes without packing.
+    /// Counts a member that receives `messages` messages in `bytes` bytes, which would be `plain` bytes without shared.
     #[inline]
     fn add(
         &mut self,
@@ -56,7 +125,7 @@ impl Followers {
         plain: usize,
     ) {
         if bytes != plain {
-            self.packed_bytes += bytes as u64;
+            self.compressed_bytes += bytes as u64;
             self.plain_bytes += plain as u64;
         }
         if member.follows(epoch) {
@@ -70,10 +139,10 @@ impl Followers {
     }
 }
 
-/// The recipients of packed frames.
+/// The recipients of compressed frames.
 #[cfg(feature = "deflate")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PackedFor {
+pub(crate) struct CompressedFor {
     /// Members that follow this epoch.
     pub(crate) epoch: Epoch,
     /// The payload's length, if the frame is a single message that refers to no other: it is also for members that
@@ -82,7 +151,7 @@ pub(crate) struct PackedFor {
 }
 
 #[cfg(feature = "deflate")]
-impl PackedFor {
+impl CompressedFor {
     #[inline]
     fn includes(self, compression: ConnCompression) -> bool {
         compression.follows(self.epoch)
@@ -92,9 +161,9 @@ impl PackedFor {
     }
 }
 
-/// A message, packed for the followers of an epoch.
+/// A message, compressed for the followers of an epoch.
 #[derive(Debug, Clone)]
-pub(crate) struct PackedFrame {
+pub(crate) struct CompressedFrame {
     #[cfg(feature = "deflate")]
     pub(crate) epoch: Epoch,
     #[cfg(feature = "deflate")]
@@ -176,28 +245,41 @@ impl Gathering {
     }
 }
 
+#[cfg(feature = "deflate")]
+impl Frames for Gathering {
+    fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+}
+
 impl Batch {
     pub(crate) fn new(
         audience: Audience,
         number: u64,
         frame: Bytes,
-        packed: Option<PackedFrame>,
+        compressed: Option<CompressedFrame>,
     ) -> Self {
         #[cfg(not(feature = "deflate"))]
-        let _ = packed;
+        let _ = compressed;
         #[cfg(feature = "deflate")]
-        let packed = packed.map(|packed| {
-            let to = PackedFor {
-                epoch: packed.epoch,
-                alone: packed.alone.then_some(frame.len()),
+        let compressed = compressed.map(|compressed| {
+            let to = CompressedFor {
+                epoch: compressed.epoch,
+                alone: compressed.alone.then_some(frame.len()),
             };
-            (to, Gathering::new(number, packed.frame))
+            (to, Gathering::new(number, compressed.frame))
         });
         Self {
             audience,
-            plain: Gathering::new(number, frame),
-            #[cfg(feature = "deflate")]
-            packed,
+            frames: Forms {
+                plain: Gathering::new(number, frame),
+                #[cfg(feature = "deflate")]
+                compressed,
+            },
             #[cfg(feature = "deflate")]
             early: Followers::default(),
         }
@@ -208,80 +290,56 @@ impl Batch {
         &mut self,
         number: u64,
         frame: &[u8],
-        packed: Option<PackedFrame>,
+        compressed: Option<CompressedFrame>,
         spare: &mut Spare,
     ) {
         #[cfg(feature = "deflate")]
-        if let Some(packed) = &packed
-            && self.packed.is_none()
-        {
-            // All messages so far were too short to be packed.
-            let to = PackedFor {
-                epoch: packed.epoch,
-                alone: None,
-            };
-            self.packed = Some((to, self.plain.clone()));
-        }
-        self.plain.push(number, frame, spare);
-        #[cfg(feature = "deflate")]
-        if let Some((to, frames)) = &mut self.packed {
-            debug_assert!(
-                packed
-                    .as_ref()
-                    .is_none_or(|packed| packed.epoch == to.epoch)
-            );
-            let frame = packed.as_ref().map_or(frame, |packed| &packed.frame);
-            frames.push(number, frame, &mut Spare::default());
-        }
+        self.push_compressed(number, frame, compressed);
         #[cfg(not(feature = "deflate"))]
-        let _ = packed;
+        let _ = compressed;
+        self.frames.plain.push(number, frame, spare);
     }
 
-    /// The frames for a connection.
-    fn frames(&self, compression: ConnCompression) -> &Gathering {
-        #[cfg(feature = "deflate")]
-        if let Some((to, packed)) = &self.packed
-            && to.includes(compression)
-        {
-            return packed;
+    /// Appends a frame for the followers, who get it plain if it could not be compressed.
+    #[cfg(feature = "deflate")]
+    fn push_compressed(&mut self, number: u64, plain: &[u8], frame: Option<CompressedFrame>) {
+        let forms = &mut self.frames;
+        if let (Some(frame), None) = (&frame, &forms.compressed) {
+            // All messages so far were too short to be compressed.
+            let to = CompressedFor {
+                epoch: frame.epoch,
+                alone: None,
+            };
+            forms.compressed = Some((to, forms.plain.clone()));
         }
-        let _ = compression;
-        &self.plain
+        if let Some((to, frames)) = &mut forms.compressed {
+            debug_assert!(frame.as_ref().is_none_or(|frame| frame.epoch == to.epoch));
+            let frame = frame.as_ref().map_or(plain, |frame| &frame.frame);
+            frames.push(number, frame, &mut Spare::default());
+        }
     }
 
     /// Counts a member that receives its share from this number on before the batch is sent.
     #[cfg(feature = "deflate")]
     pub(crate) fn note_early(&mut self, number: u64, member: ConnCompression) {
-        let Some((to, _)) = &self.packed else {
-            return;
-        };
-        let epoch = to.epoch;
-        let share = |frames: &Gathering| {
-            let first = position(&frames.pieces, number);
-            let bytes = frames.bytes().len() - start(&frames.pieces, first);
-            (bytes, (frames.pieces.len() - first) as u32)
-        };
-        let (bytes, messages) = share(self.frames(member));
-        let (plain, _) = share(&self.plain);
-        if messages > 0 {
-            self.early.add(member, epoch, messages, bytes, plain);
-        }
+        self.frames.note(&mut self.early, number, member);
     }
 
-    /// Whether a connection gets packed frames.
+    /// Whether a connection gets compressed frames.
     #[cfg(feature = "deflate")]
-    pub(crate) fn is_packed_for(&self, compression: ConnCompression) -> bool {
-        let packed = self.packed.as_ref();
-        packed.is_some_and(|(to, _)| to.includes(compression))
+    pub(crate) fn is_compressed_for(&self, compression: ConnCompression) -> bool {
+        let compressed = self.frames.compressed.as_ref();
+        compressed.is_some_and(|(to, _)| to.includes(compression))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.plain.bytes().len()
+        self.frames.plain.bytes().len()
     }
 
     /// The number of messages from this number on, which a member has yet to receive.
     pub(crate) fn messages_from(&self, number: u64) -> usize {
-        self.plain.pieces.len() - position(&self.plain.pieces, number)
+        let pieces = &self.frames.plain.pieces;
+        pieces.len() - position(pieces, number)
     }
 
     /// The messages from this number on in their form for a connection, each with its number.
@@ -290,7 +348,7 @@ impl Batch {
         number: u64,
         compression: ConnCompression,
     ) -> impl Iterator<Item = (u64, &[u8])> {
-        let frames = self.frames(compression);
+        let frames = self.frames.of(compression);
         let bytes = frames.bytes();
         let first = position(&frames.pieces, number);
         let mut at = start(&frames.pieces, first);
@@ -303,10 +361,17 @@ impl Batch {
 
     /// Seals the batch for sending.
     pub(crate) fn close(self) -> SealedBatch {
-        SealedBatch {
-            plain: self.plain.seal(),
+        let Forms {
+            plain,
             #[cfg(feature = "deflate")]
-            packed: self.packed.map(|(to, frames)| (to, frames.seal())),
+            compressed,
+        } = self.frames;
+        SealedBatch {
+            frames: Forms {
+                plain: plain.seal(),
+                #[cfg(feature = "deflate")]
+                compressed: compressed.map(|(to, frames)| (to, frames.seal())),
+            },
             #[cfg(feature = "deflate")]
             followers: self.early,
         }
@@ -330,7 +395,7 @@ impl Spare {
 
     /// Takes back the memory of a batch that has been sent, unless an outbox keeps it.
     pub(crate) fn reclaim(&mut self, batch: SealedBatch) {
-        let frames = batch.plain;
+        let frames = batch.frames.plain;
         if frames.pieces.len() < 2 {
             return;
         }
@@ -344,9 +409,7 @@ impl Spare {
 
 /// A batch that takes no more frames.
 pub(crate) struct SealedBatch {
-    plain: SealedFrames,
-    #[cfg(feature = "deflate")]
-    packed: Option<(PackedFor, SealedFrames)>,
+    frames: Forms<SealedFrames>,
     /// How its members have received it so far.
     #[cfg(feature = "deflate")]
     pub(crate) followers: Followers,
@@ -356,30 +419,16 @@ impl SealedBatch {
     /// The frames for a connection.
     #[inline]
     pub(crate) fn frames(&self, compression: ConnCompression) -> &SealedFrames {
-        #[cfg(feature = "deflate")]
-        if let Some((to, packed)) = &self.packed
-            && to.includes(compression)
-        {
-            return packed;
-        }
-        let _ = compression;
-        &self.plain
+        self.frames.of(compression)
     }
 
     pub(crate) fn frames_mut(&mut self, compression: ConnCompression) -> &mut SealedFrames {
-        #[cfg(feature = "deflate")]
-        if let Some((to, packed)) = &mut self.packed
-            && to.includes(compression)
-        {
-            return packed;
-        }
-        let _ = compression;
-        &mut self.plain
+        self.frames.of_mut(compression)
     }
 
     #[cfg(feature = "deflate")]
     pub(crate) fn epoch(&self) -> Option<Epoch> {
-        self.packed.as_ref().map(|(to, _)| to.epoch)
+        self.frames.compressed.as_ref().map(|(to, _)| to.epoch)
     }
 
     /// Counts a member that receives its share from this number on, among these followers.
@@ -391,17 +440,7 @@ impl SealedBatch {
         number: u64,
         member: ConnCompression,
     ) {
-        let Some((to, _)) = &self.packed else {
-            return;
-        };
-        let frames = self.frames(member);
-        let (from, messages) = frames.share(number);
-        let (plain_from, _) = self.plain.share(number);
-        let (bytes, plain) = (
-            frames.bytes.len() - from,
-            self.plain.bytes.len() - plain_from,
-        );
-        followers.add(member, to.epoch, messages, bytes, plain);
+        self.frames.note(followers, number, member);
     }
 }
 
@@ -411,6 +450,17 @@ pub(crate) struct SealedFrames {
     /// The size of the allocation behind the bytes.
     allocated: usize,
     pieces: Vec<Piece>,
+}
+
+#[cfg(feature = "deflate")]
+impl Frames for SealedFrames {
+    fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 impl SealedFrames {
@@ -520,6 +570,6 @@ mod tests {
     fn lone_frame_is_sent_without_a_copy() {
         let frame = Bytes::from(vec![1; 100]);
         let closed = Batch::new(Audience::Room(1), 0, frame.clone(), None).close();
-        assert_eq!(closed.plain.bytes.as_ptr(), frame.as_ptr());
+        assert_eq!(closed.frames.plain.bytes.as_ptr(), frame.as_ptr());
     }
 }

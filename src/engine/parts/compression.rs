@@ -20,7 +20,7 @@ pub(crate) struct Ability {
     bits: u8,
 }
 
-/// The number of an epoch: a series of packed messages, the first of which refers to no other. It is never reused on a
+/// The number of an epoch: a series of compressed messages, the first of which refers to no other. It is never reused on a
 /// shard.
 #[cfg(feature = "deflate")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl ConnCompression {
 
 #[cfg(feature = "deflate")]
 impl Ability {
-    /// The client has required that each message be packed by itself (`server_no_context_takeover`).
+    /// The client has required that each message be compressed by itself (`server_no_context_takeover`).
     const STATELESS: u8 = 0x80;
 
     pub(crate) fn new(agreement: Agreement) -> Self {

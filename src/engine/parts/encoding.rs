@@ -3,7 +3,7 @@
 //! Where queued bytes have to be cut, the encoding finds the boundaries between messages.
 
 #[cfg(feature = "deflate")]
-use crate::protocol::deflate::pack::RSV1;
+use crate::protocol::encode::RSV1;
 use crate::protocol::{encode, event_stream};
 
 /// The form of a connection's outgoing messages.
@@ -33,9 +33,9 @@ impl Encoding {
         }
     }
 
-    /// Whether the message at the front of `bytes` is packed.
+    /// Whether the message at the front of `bytes` is compressed.
     #[cfg(feature = "deflate")]
-    pub(crate) fn is_packed(self, bytes: &[u8]) -> bool {
+    pub(crate) fn is_compressed(self, bytes: &[u8]) -> bool {
         self == Self::Frames && bytes.first().is_some_and(|first| first & RSV1 != 0)
     }
 

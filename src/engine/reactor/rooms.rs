@@ -128,6 +128,11 @@ impl WebSocket {
         }
         let number = room.channel_for(self.session.takes_ids());
         cx.shard.fanout.rooms.insert(number, cx.key);
+        #[cfg(feature = "deflate")]
+        cx.shard
+            .fanout
+            .shared_compression
+            .joined(Audience::Room(number), self.compression);
         // The joining is reported first: a replay may cost the client its connection, which makes it leave.
         self.presence_changed(cx, Presence::Joined, room.clone());
         self.replay(cx, replay);
@@ -142,8 +147,12 @@ impl WebSocket {
         cx.shard.fanout.rooms.remove(number, cx.key);
         #[cfg(feature = "deflate")]
         {
-            // It may join again, and has missed packed messages by then.
-            let epoch = cx.shard.fanout.packing.epoch_of(Audience::Room(number));
+            // It may join again, and has missed compressed messages by then.
+            let epoch = cx
+                .shard
+                .fanout
+                .shared_compression
+                .epoch_of(Audience::Room(number));
             if epoch.is_some_and(|epoch| self.compression.follows(epoch)) {
                 self.compression.leave_epoch();
             }

@@ -118,7 +118,7 @@ impl Game {
         let words = ["bid", "ask", "volume", "{\"price\":", "EUR/USD", "é", ","];
         let mut payload = format!("{n}:{{\"type\":\"tick\"");
         if self.dice.one_in(10) {
-            // It can't be packed.
+            // It can't be compressed.
             let noise = (0..80).map(|_| char::from(b' ' + self.dice.below(95) as u8));
             payload.extend(noise);
             return payload;
@@ -284,8 +284,8 @@ impl Game {
         let session = self.world.session(self.players[index].client);
         let frame = Message::new(&payload).frame().clone();
         let hub = &self.world.hub;
-        let sent = match hub.packs_replies_of(&session, &frame) {
-            true => hub.send_packed(&session, frame, false),
+        let sent = match hub.compresses_replies_of(&session, &frame) {
+            true => hub.send_compressed(&session, frame, false),
             false => hub.send(session.id, frame, false),
         };
         sent.unwrap();
@@ -337,11 +337,11 @@ impl Game {
     }
 }
 
-/// The whole frames that have come, packed ones inflated.
+/// The whole frames that have come, compressed ones inflated.
 fn inflated(player: &mut Player) -> Vec<Frame> {
     let mut frames = Vec::new();
     loop {
-        // One by one: a packed one is read here, any other by the letter of RFC 6455.
+        // One by one: a compressed one is read here, any other by the letter of RFC 6455.
         let bytes = &player.rest;
         if bytes.first().is_none_or(|first| first & 0x40 == 0) {
             let Some(len) = frame_len(bytes) else {
@@ -451,6 +451,39 @@ mod tests {
         assert!(metrics.sent_bytes * 3 < metrics.plain_bytes, "{metrics:?}");
         game.world.run_handlers();
     }
+
+    #[test]
+    fn late_follower_gets_an_epoch_after_many_plain_messages() {
+        let mut game = Game::new(Dice::from_seed(3));
+        while game.players.len() < 2 {
+            game.connect();
+            game.players.retain(|player| player.can_follow);
+        }
+        // A room without members that can follow, beside connections that can.
+        let plain = game.world.join();
+        let session = game.world.session(plain);
+        let hub = game.world.hub.clone();
+        let reserved = hub.reserve_join(&session, 0, 0).unwrap();
+        hub.join(reserved, &game.rooms[0], &session, Vec::new())
+            .unwrap();
+        for _ in 0..1_000 {
+            game.publish_to(0, None);
+            game.world.settle();
+        }
+        assert_eq!(game.world.metrics().compression.epochs, 0);
+        game.join_room(0, 0);
+        game.world.settle();
+        let to = Audience {
+            room: Some(&game.rooms[0]),
+            ..Audience::default()
+        };
+        let frame = Message::new("x".repeat(100)).frame().clone();
+        hub.try_broadcast(&frame, to).unwrap();
+        game.world.settle();
+        assert_eq!(game.world.metrics().compression.epochs, 1);
+        game.world.run_handlers();
+    }
+
     #[test]
     fn members_of_two_audiences_go_on_following_one() {
         let mut game = Game::new(Dice::from_seed(3));

@@ -1,41 +1,41 @@
-//! Payloads to messages, step by step: a few bytes can become very many.
+//! Inflates messages in bounded steps, since a few bytes can inflate to very many.
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::{SYNC_FLUSH_END, WINDOW_BITS_MAX};
-#[cfg(any(test, fuzzing, feature = "client"))]
+use crate::protocol::assembler::reserve;
 use crate::protocol::encode::HEADER_BYTES_MAX;
-#[cfg(any(test, fuzzing, feature = "client"))]
 use crate::protocol::error::Violation;
+use crate::protocol::utf8::Utf8;
 
-/// Bytes that one step yields at most.
+/// Most output bytes of a step.
 pub(crate) const STEP_BYTES: usize = 64 << 10;
 
-/// What a step costs beside its bytes.
+/// The work of a step beside its bytes.
 const STEP_WORK_BYTES: usize = 64;
 
-/// Input that is inflated before it is asked whether that was enough for one step: it may be blocks with nothing in them, whose
-/// tables are built all the same.
+/// Most input bytes that are inflated before the work of the step is checked. Empty blocks yield no output, and their tables
+/// must be built all the same.
 const INPUT_BYTES_MAX: usize = 4 << 10;
 
-/// A byte of input counts as so many of output, since it may cost as much and yield nothing.
+/// The work of an input byte, in output bytes: input can be costly without any output.
 const INPUT_WORK_FACTOR: usize = 8;
 
-/// What a new block behind a final one costs: the history is handed over anew.
+/// The work of a restart behind a final block, which copies the history.
 const RESTART_WORK_BYTES: usize = 32 << 10;
 
-/// Bytes that a message can refer back to.
+/// Most bytes that a message can refer back to.
 const HISTORY_BYTES: usize = 1 << WINDOW_BITS_MAX;
 
-/// What follows a payload: the sync flush's end, and a last block, with nothing in it. A payload that ends in the midst of a
-/// block does not yield the end of a stream then.
+/// The bytes appended to a payload: the end of the sync flush, and an empty final block. If the payload ends inside a block,
+/// the stream does not end here, and so the payload is invalid.
 const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 
 /// A decompressor.
 pub(crate) struct Inflater {
     inflate: Inflate,
     buffer: Box<[u8]>,
-    /// The end of what has come out so far, where the next message may refer to it.
+    /// The end of the output so far, if the next message may refer to it.
     history: Option<Vec<u8>>,
 }
 
@@ -47,17 +47,17 @@ pub(crate) enum Takeover {
     Yes,
 }
 
-/// The payload is no deflate stream (RFC 1951).
+/// The payload is not a deflate stream (RFC 1951).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InvalidData;
 
-/// What a step has yielded.
+/// The result of a step.
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
     pub(crate) bytes: &'a [u8],
-    /// The message is complete.
+    /// Whether the message is complete.
     pub(crate) is_last: bool,
-    /// What it was worth, in bytes: also where nothing came out.
+    /// The work of the step, in output bytes. It is positive even without output.
     pub(crate) work: usize,
 }
 
@@ -74,15 +74,15 @@ impl Inflater {
         }
     }
 
-    /// A message begins.
+    /// Begins a message.
     pub(crate) fn begin(&mut self) {
         if self.history.is_none() {
             self.inflate.reset(false);
         }
     }
 
-    /// Inflates from `at` in the payload, which is moved on, until so many bytes have come out or the message is complete.
-    /// `before` is what has come out of the message so far, or its end.
+    /// Inflates the payload from `at` on, which it advances, until the step's work is done, there are `bytes_max` output bytes,
+    /// or the message is complete. `before` is the message's output so far, or its end.
     pub(crate) fn step(
         &mut self,
         payload: &[u8],
@@ -91,7 +91,7 @@ impl Inflater {
         bytes_max: usize,
     ) -> Result<Step<'_>, InvalidData> {
         let end: &[u8] = match self.history {
-            // Its stream goes on with the next message.
+            // The stream continues with the next message.
             Some(_) => &SYNC_FLUSH_END,
             None => &END,
         };
@@ -116,7 +116,7 @@ impl Inflater {
             work += INPUT_WORK_FACTOR * read + written;
             match status {
                 Ok(Status::StreamEnd) => {
-                    // A final block ends the stream, and not the message, unless it is the last of the payload
+                    // A final block ends the stream. It ends the message only at the end of the payload
                     // (RFC 7692 §7.2.3.4).
                     is_last = *at == payload.len() || *at == end_at;
                     if !(is_last && self.history.is_none()) {
@@ -125,7 +125,7 @@ impl Inflater {
                     }
                 }
                 Ok(Status::Ok | Status::BufError) => {
-                    // With room left, all that was read has come out.
+                    // As the buffer is not full, all output of the input is in it.
                     let is_over = is_end && read == input.len() && filled < bytes_max;
                     if is_over && self.history.is_none() {
                         return Err(InvalidData);
@@ -148,33 +148,7 @@ impl Inflater {
         })
     }
 
-    /// A whole message, behind headroom. It is a violation if it is longer than that.
-    #[cfg(any(test, fuzzing, feature = "client"))]
-    pub(crate) fn message(
-        &mut self,
-        payload: &[u8],
-        message_bytes_max: usize,
-    ) -> Result<Vec<u8>, Violation> {
-        self.begin();
-        let mut at = 0;
-        let mut out = vec![0; HEADER_BYTES_MAX];
-        loop {
-            let room = message_bytes_max - (out.len() - HEADER_BYTES_MAX);
-            let before = &out[HEADER_BYTES_MAX..];
-            let step = self
-                .step(payload, &mut at, before, room.saturating_add(1))
-                .map_err(|_| Violation::InvalidDeflate)?;
-            if step.bytes.len() > room {
-                return Err(Violation::MessageTooBig);
-            }
-            out.extend_from_slice(step.bytes);
-            if step.is_last {
-                return Ok(out);
-            }
-        }
-    }
-
-    /// Another stream begins behind a final block. It may refer to what came before.
+    /// Begins another stream behind a final block. It may refer to the output before it.
     fn restart(&mut self, before: &[u8], filled: usize) {
         let new = &self.buffer[..filled];
         let before = self.history.as_deref().unwrap_or(before);
@@ -186,5 +160,93 @@ impl Inflater {
             let set = self.inflate.set_dictionary(&history);
             debug_assert!(set.is_ok());
         }
+    }
+}
+
+/// The progress of inflating a message.
+#[derive(Default)]
+pub(crate) struct Inflation {
+    /// Bytes of the payload that were processed.
+    at: usize,
+    utf8: Utf8,
+    /// Headroom for a frame header, then the inflated bytes. Empty before the beginning.
+    out: Vec<u8>,
+}
+
+/// The result of inflating a message.
+pub(crate) enum Inflated {
+    /// The message, behind headroom for a frame header.
+    Whole(Vec<u8>),
+    /// The allowance is used up.
+    Part,
+}
+
+/// The work of any message that an honest peer makes of that many bytes: a few restarts, and no empty blocks.
+#[cfg(any(test, fuzzing, feature = "client"))]
+pub(crate) fn honest_work_max(payload_len: usize, message_bytes_max: usize) -> usize {
+    let input = INPUT_WORK_FACTOR.saturating_mul(payload_len);
+    let bytes = input.saturating_add(message_bytes_max);
+    // Steps count by themselves, each for a thousandth of its bytes.
+    bytes
+        .saturating_add(bytes / 256)
+        .saturating_add(64 * RESTART_WORK_BYTES)
+}
+
+impl Inflation {
+    /// The memory of the output so far, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.out.capacity()
+    }
+
+    /// Inflates until the message is complete or the allowance of work is used up. If `text`, the message must be UTF-8; it
+    /// must not be longer than `message_bytes_max`.
+    pub(crate) fn advance(
+        &mut self,
+        inflater: &mut Inflater,
+        payload: &[u8],
+        text: bool,
+        message_bytes_max: usize,
+        allowance: &mut usize,
+    ) -> Result<Inflated, Violation> {
+        if self.out.is_empty() {
+            inflater.begin();
+        }
+        while *allowance > 0 {
+            let so_far = self.out.get(HEADER_BYTES_MAX..).unwrap_or_default();
+            // One byte more than allowed shows that the message is too long.
+            let room = (message_bytes_max - so_far.len()).saturating_add(1);
+            let step = inflater
+                .step(payload, &mut self.at, so_far, room)
+                .map_err(|_| Violation::InvalidDeflate)?;
+            *allowance = allowance.saturating_sub(step.work);
+            if step.bytes.len() == room {
+                return Err(Violation::MessageTooBig);
+            }
+            if text {
+                self.utf8
+                    .push(step.bytes)
+                    .map_err(|_| Violation::InvalidUtf8)?;
+            }
+            let headroom = match self.out.is_empty() {
+                true => HEADER_BYTES_MAX,
+                false => 0,
+            };
+            let ahead = match step.is_last {
+                true => 0,
+                false => room,
+            };
+            reserve(&mut self.out, headroom + step.bytes.len(), ahead);
+            self.out.resize(self.out.len() + headroom, 0);
+            self.out.extend_from_slice(step.bytes);
+            if step.is_last {
+                if text {
+                    self.utf8.finish().map_err(|_| Violation::InvalidUtf8)?;
+                }
+                let mut whole = std::mem::take(&mut self.out);
+                whole.shrink_to_fit();
+                return Ok(Inflated::Whole(whole));
+            }
+        }
+        Ok(Inflated::Part)
     }
 }

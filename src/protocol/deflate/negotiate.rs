@@ -1,4 +1,4 @@
-//! The extension's parameters in a handshake (RFC 7692 §7.1), in the grammar of RFC 6455 §9.1.
+//! The parameters of permessage-deflate in a handshake (RFC 7692 §7.1), in the grammar of RFC 6455 §9.1.
 
 use std::fmt;
 
@@ -12,29 +12,29 @@ const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// Bits of the smallest window: 256 bytes (RFC 7692 §7.1.2.1).
+/// The smallest window, 256 bytes, in bits (RFC 7692 §7.1.2.1).
 const WINDOW_BITS_MIN: u8 = 8;
 
-/// What a server has agreed with a client about what the server sends. The client sends without context takeover always: so
-/// nothing is kept between its messages.
+/// What a server has agreed with a client about the messages that the server sends. The client always sends without context
+/// takeover, so that the server keeps no state between its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Agreement {
-    /// Each message is packed by itself (RFC 7692 §7.1.1.1).
+    /// Each message is compressed by itself (RFC 7692 §7.1.1.1).
     pub(crate) server_no_context_takeover: bool,
-    /// The client's window (RFC 7692 §7.1.2.1), if it has said so.
+    /// The client's window in bits (RFC 7692 §7.1.2.1), if the client has limited it.
     server_max_window_bits: Option<u8>,
 }
 
 impl Agreement {
-    /// Bits of the window that the client inflates with.
+    /// The window in bits with which the client inflates.
     pub(crate) fn window_bits(self) -> u8 {
         self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)
     }
 }
 
 impl fmt::Display for Agreement {
-    /// The answer's `Sec-WebSocket-Extensions`. What the client has asked of the server is confirmed, and nothing beyond is
-    /// promised.
+    /// Writes the response's `Sec-WebSocket-Extensions`. It confirms the restrictions that the client has requested, and
+    /// adds none for the server.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{NAME}; {CLIENT_NO_CONTEXT_TAKEOVER}")?;
         if self.server_no_context_takeover {
@@ -47,8 +47,8 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// The first offer that can be accepted, of the values of all `Sec-WebSocket-Extensions` in their order. Offers with an unknown
-/// or a repeated parameter, or one out of its range, are declined (RFC 7692 §7.1); what is malformed is no offer.
+/// Accepts the first acceptable offer in the values of all `Sec-WebSocket-Extensions` headers, in order. Malformed offers and
+/// offers with an unknown or repeated parameter, or with a value out of range, are declined (RFC 7692 §7.1).
 pub(crate) fn accept<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Agreement> {
     values
         .into_iter()
@@ -78,7 +78,7 @@ fn is_window(bits: u8) -> bool {
     (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits)
 }
 
-/// The parameters of an offer, or of an answer.
+/// The parameters of an offer or a response.
 #[derive(Default)]
 struct Parameters {
     server_no_context_takeover: bool,
@@ -89,10 +89,11 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// `None` if this is another extension, or malformed, or has a parameter that is unknown or repeated.
+    /// Parses an element of the header. `None` if it names another extension, is malformed, or has an unknown or repeated
+    /// parameter.
     fn of(element: &str) -> Option<Self> {
         let mut parts = split_unquoted(element, ';');
-        // RFC 6455 §9.1: names are compared as they are.
+        // Extension tokens are case-sensitive, as no rule makes them otherwise (RFC 6455 §9.1).
         (parts.next() == Some(NAME)).then_some(())?;
         let mut parameters = Self::default();
         for part in parts {
@@ -134,7 +135,7 @@ impl Parameters {
 /// Optional white space (RFC 9110 §5.6.3).
 const OWS: [char; 2] = [' ', '\t'];
 
-/// The parts of a list, trimmed; separators inside quotes do not count.
+/// Splits a list at a separator, except inside quotes, and trims the parts.
 fn split_unquoted(list: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     let mut is_escaped = false;
@@ -150,8 +151,8 @@ fn split_unquoted(list: &str, separator: char) -> impl Iterator<Item = &str> {
     .map(|part| part.trim_matches(OWS))
 }
 
-/// A value as a token, or in quotes; what is quoted must be a token, too (RFC 6455 §9.1). Numbers are all that is looked for,
-/// in which nothing needs an escape.
+/// Removes the quotes of a value. A quoted value must be a token too (RFC 6455 §9.1). All values are numbers, which need no
+/// escapes.
 fn unquoted(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"'),
@@ -159,19 +160,19 @@ fn unquoted(value: &str) -> Option<&str> {
     }
 }
 
-/// A decimal number without leading zeros (RFC 7692 §7.1.2).
+/// Parses a decimal number without leading zeros (RFC 7692 §7.1.2).
 fn number(digits: &str) -> Option<u8> {
     let is_canonical =
         digits.bytes().all(|digit| digit.is_ascii_digit()) && !digits.starts_with('0');
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// What a client offers: it inflates with context takeover and any window, and sends what it sends plain.
+/// The offer of a client, which inflates with context takeover and any window, and sends plain messages.
 #[cfg(any(test, fuzzing, feature = "client"))]
 pub(crate) const OFFER: &str = NAME;
 
-/// What a server has answered to [`OFFER`]: whether it packs messages. `None` if a client must fail the connection
-/// (RFC 7692 §7.1): of what it did not offer, or would not be able to do.
+/// Whether a server that has received [`OFFER`] compresses messages. `None` if the client must fail the connection, since the
+/// response contains something that it did not offer (RFC 7692 §7.1).
 #[cfg(any(test, fuzzing, feature = "client"))]
 pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<bool> {
     let mut elements = values
@@ -182,7 +183,7 @@ pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<
         return Some(false);
     };
     let parameters = Parameters::of(element)?;
-    // It was not offered, so that it can't be in the answer (RFC 7692 §7.1.2.2).
+    // A response must not contain it unless the client has offered it (RFC 7692 §7.1.2.2).
     let is_offered = parameters.client_max_window_bits.is_none() && elements.next().is_none();
     let is_valid = match parameters.server_max_window_bits {
         None => true,

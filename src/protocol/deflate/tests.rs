@@ -1,15 +1,16 @@
-//! Packing and inflating against each other, and against another library.
+//! SharedCompression and inflating against each other, and against another library.
 
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
 
+use super::compress::{Compressor, CompressorSize, NotShorter};
 use super::inflate::{Inflater, InvalidData, STEP_BYTES, Takeover};
 use super::negotiate::{Agreement, accept, answered};
-use super::pack::{NotShorter, Packer, PackerSize, RSV1};
 use crate::protocol::encode::MessageKind::{self, Text};
+use crate::protocol::encode::RSV1;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
 
-const SIZE: PackerSize = PackerSize {
+const SIZE: CompressorSize = CompressorSize {
     window_bits: 13,
     memory_level: 6,
 };
@@ -119,7 +120,7 @@ fn answers_beyond_the_offer_fail_the_connection() {
     }
 }
 
-/// The payload of a frame that was packed.
+/// The payload of a frame that was compressed.
 fn payload(frame: &[u8]) -> &[u8] {
     assert_eq!(frame[0], 0x80 | RSV1 | 1);
     let header = match frame[1] {
@@ -202,10 +203,10 @@ fn text(dice: &mut Dice, len_max: usize) -> Vec<u8> {
 }
 
 #[test]
-fn messages_packed_with_a_history_are_read_by_both_libraries() {
+fn messages_with_shared_history_are_read_by_both_libraries() {
     for_seeds(200, |seed| {
         let mut dice = Dice::from_seed(seed);
-        let mut packer = Packer::new(SIZE);
+        let mut compressor = Compressor::new(SIZE);
         let (mut ours, mut other) = (Inflater::new(Takeover::Yes), Other::new());
         let mut tail: Vec<u8> = Vec::new();
         for _ in 0..40 {
@@ -213,45 +214,45 @@ fn messages_packed_with_a_history_are_read_by_both_libraries() {
             let level = 1 + dice.below(9) as u8;
             // Another audience was served meanwhile.
             if dice.below(4) == 0 {
-                packer.restart(&[]);
-                let _ = packer.pack(
+                compressor.restart(&[]);
+                let _ = compressor.compress(
                     Text,
                     b"something else, something else, something else",
                     2,
                     0,
                 );
-                packer.restart(&tail[tail.len().saturating_sub(4096)..]);
+                compressor.restart(&tail[tail.len().saturating_sub(4096)..]);
             }
-            match packer.pack(Text, &message, level, 0) {
+            match compressor.compress(Text, &message, level, 0) {
                 Ok(frame) => {
-                    let packed = payload(frame).to_vec();
-                    assert!(packed.len() < message.len());
+                    let compressed = payload(frame).to_vec();
+                    assert!(compressed.len() < message.len());
                     let step = 1 + dice.below(STEP_BYTES);
-                    assert_eq!(inflated(&mut ours, &packed, step).unwrap(), message);
-                    assert_eq!(other.inflate(&packed, message.len()), message);
+                    assert_eq!(inflated(&mut ours, &compressed, step).unwrap(), message);
+                    assert_eq!(other.inflate(&compressed, message.len()), message);
                     tail.extend_from_slice(&message);
                 }
-                Err(NotShorter) => packer.restart(&tail[tail.len().saturating_sub(4096)..]),
+                Err(NotShorter) => compressor.restart(&tail[tail.len().saturating_sub(4096)..]),
             }
         }
     });
 }
 
 #[test]
-fn noise_is_given_up_and_the_next_message_is_packed() {
-    let mut packer = Packer::new(SIZE);
+fn noise_is_given_up_and_the_next_message_is_compressed() {
+    let mut compressor = Compressor::new(SIZE);
     let mut dice = Dice::from_seed(1);
     let noise: Vec<u8> = (0..100_000).map(|_| dice.below(256) as u8).collect();
     assert_eq!(
-        packer.pack_unless_noise(MessageKind::Binary, &noise, 2),
+        compressor.compress_unless_noise(MessageKind::Binary, &noise, 2),
         Err(NotShorter)
     );
-    packer.restart(&[]);
+    compressor.restart(&[]);
     let message = text(&mut dice, 100_000);
-    let packed = packer.pack_unless_noise(Text, &message, 2).unwrap();
-    let packed = payload(packed).to_vec();
+    let compressed = compressor.compress_unless_noise(Text, &message, 2).unwrap();
+    let compressed = payload(compressed).to_vec();
     assert_eq!(
-        inflated(&mut Inflater::new(Takeover::No), &packed, STEP_BYTES).unwrap(),
+        inflated(&mut Inflater::new(Takeover::No), &compressed, STEP_BYTES).unwrap(),
         message
     );
 }
@@ -261,12 +262,12 @@ fn messages_of_another_library_are_inflated_at_every_step_size() {
     let message = text(&mut Dice::from_seed(7), 4_000);
     for level in 0..=9 {
         // Ends with a final block.
-        let packed = compress_to_vec(&message, level);
-        let with_end = [&packed[..], &[0]].concat();
+        let compressed = compress_to_vec(&message, level);
+        let with_end = [&compressed[..], &[0]].concat();
         let mut inflater = Inflater::new(Takeover::No);
         for step in [1, 2, 3, 7, 64, message.len(), message.len() + 1, STEP_BYTES] {
             assert_eq!(
-                inflated(&mut inflater, &packed, step).unwrap(),
+                inflated(&mut inflater, &compressed, step).unwrap(),
                 message,
                 "{level} {step}"
             );
@@ -300,9 +301,9 @@ fn examples_of_the_rfc_are_inflated() {
         (&[0x00], b""),
     ];
     for takeover in [Takeover::No, Takeover::Yes] {
-        for (packed, message) in cases {
+        for (compressed, message) in cases {
             assert_eq!(
-                inflated(&mut Inflater::new(takeover), packed, 100).unwrap(),
+                inflated(&mut Inflater::new(takeover), compressed, 100).unwrap(),
                 message
             );
         }
@@ -340,12 +341,12 @@ fn a_message_after_a_final_block_refers_to_all_before_it() {
 
 #[test]
 fn payloads_that_are_cut_or_no_deflate_are_invalid() {
-    let mut packer = Packer::new(SIZE);
+    let mut compressor = Compressor::new(SIZE);
     let message = text(&mut Dice::from_seed(3), 2_000);
-    let packed = payload(packer.pack(Text, &message, 2, 0).unwrap()).to_vec();
+    let compressed = payload(compressor.compress(Text, &message, 2, 0).unwrap()).to_vec();
     let mut inflater = Inflater::new(Takeover::No);
-    for len in 1..packed.len() - 1 {
-        let cut = inflated(&mut inflater, &packed[..len], STEP_BYTES);
+    for len in 1..compressed.len() - 1 {
+        let cut = inflated(&mut inflater, &compressed[..len], STEP_BYTES);
         assert_eq!(cut, Err(InvalidData), "{len}");
     }
     assert_eq!(
@@ -357,7 +358,7 @@ fn payloads_that_are_cut_or_no_deflate_are_invalid() {
         Err(InvalidData)
     );
     assert_eq!(
-        inflated(&mut inflater, &packed, STEP_BYTES).unwrap(),
+        inflated(&mut inflater, &compressed, STEP_BYTES).unwrap(),
         message
     );
 }

@@ -1,16 +1,16 @@
-//! permessage-deflate for any bytes: the answer to an offer is legal for it, inflating does not depend on how it is portioned,
-//! and what is packed is what is inflated.
+//! permessage-deflate for any bytes: a response is legal for its offer, the result of inflating does not depend on the size of
+//! the steps, and compressed messages inflate to the originals.
 
+use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::deflate::inflate::{Inflater, InvalidData, STEP_BYTES, Takeover};
 use crate::protocol::deflate::negotiate::{accept, answered};
-use crate::protocol::deflate::pack::{Packer, PackerSize};
 use crate::protocol::encode::{HEADER_BYTES_MAX, MessageKind};
 use crate::protocol::fuzz::{byte, cuts};
 
-/// More than a step, so that a message takes several.
+/// Longer than a step, so that a message takes several.
 const MESSAGE_BYTES_MAX: usize = 3 * STEP_BYTES;
 
-/// An offer, as a header's value.
+/// Checks an offer, given as a header's value.
 pub(crate) fn run_offers(data: &[u8]) {
     let Ok(offers) = std::str::from_utf8(data) else {
         return;
@@ -20,7 +20,7 @@ pub(crate) fn run_offers(data: &[u8]) {
     };
     let answer = agreement.to_string();
     assert_eq!(answered([answer.as_str()]), Some(true), "{answer}");
-    // Nothing is confirmed that was not asked for.
+    // The response confirms only requested parameters.
     for parameter in answer.split(';').skip(1).map(str::trim) {
         let name = parameter.split('=').next().unwrap_or_default();
         assert!(
@@ -31,7 +31,7 @@ pub(crate) fn run_offers(data: &[u8]) {
     assert!((8..=15).contains(&agreement.window_bits()));
 }
 
-/// A payload, inflated at once and in small steps.
+/// Inflates a payload at once and in small steps.
 pub(crate) fn run_inflate(data: &[u8]) {
     let mut data = data;
     let step_max = 1 + usize::from(byte(&mut data)) * 64;
@@ -42,7 +42,7 @@ pub(crate) fn run_inflate(data: &[u8]) {
     }
 }
 
-/// `None`: it is longer than a message may be.
+/// Inflates a payload. `None` if the message is too long.
 fn inflated(
     inflater: &mut Inflater,
     payload: &[u8],
@@ -65,11 +65,11 @@ fn inflated(
     }
 }
 
-/// Messages of these lengths, packed one after the other and inflated by one client.
-pub(crate) fn run_pack(data: &[u8]) {
+/// Compresses messages one after the other, and inflates them as one client.
+pub(crate) fn run_compress(data: &[u8]) {
     let mut data = data;
     let lens = cuts(&mut data);
-    let mut packer = Packer::new(PackerSize {
+    let mut compressor = Compressor::new(CompressorSize {
         window_bits: 13,
         memory_level: 6,
     });
@@ -80,22 +80,22 @@ pub(crate) fn run_pack(data: &[u8]) {
         let (message, rest) = data.split_at(data.len().min(usize::from(len) * 16));
         data = rest;
         if byte(&mut data).is_multiple_of(4) {
-            packer.restart(&tail[tail.len().saturating_sub(4096)..]);
+            compressor.restart(&tail[tail.len().saturating_sub(4096)..]);
         }
-        match packer.pack(MessageKind::Text, message, level, 8) {
+        match compressor.compress(MessageKind::Text, message, level, 8) {
             Ok(frame) => {
                 let header = match frame.get(1) {
                     Some(126) => 4,
                     Some(127) => HEADER_BYTES_MAX,
                     _ => 2,
                 };
-                let packed = frame.get(header..).unwrap_or_default();
-                assert!(packed.len() < message.len() + 8);
-                let read = inflated(&mut client, packed, STEP_BYTES);
+                let compressed = frame.get(header..).unwrap_or_default();
+                assert!(compressed.len() < message.len() + 8);
+                let read = inflated(&mut client, compressed, STEP_BYTES);
                 assert_eq!(read, Ok(Some(message.to_vec())));
                 tail.extend_from_slice(message);
             }
-            Err(_) => packer.restart(&tail[tail.len().saturating_sub(4096)..]),
+            Err(_) => compressor.restart(&tail[tail.len().saturating_sub(4096)..]),
         }
     }
 }

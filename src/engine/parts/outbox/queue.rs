@@ -330,7 +330,7 @@ impl Queue {
         let mut dropped = 0;
         let mut at = self.split_in_progress();
         #[cfg(feature = "deflate")]
-        let mut packed_dropped = false;
+        let mut compressed_dropped = false;
         while self.live_bytes() > 0 && self.live_bytes().saturating_add(len) > bytes_max {
             let Some(chunk) = self.chunks.get_mut(at) else {
                 break;
@@ -342,7 +342,7 @@ impl Queue {
             let frame = self.encoding.len_of_first(&chunk.bytes);
             #[cfg(feature = "deflate")]
             {
-                packed_dropped |= self.encoding.is_packed(&chunk.bytes);
+                compressed_dropped |= self.encoding.is_compressed(&chunk.bytes);
             }
             chunk.bytes.advance(frame);
             chunk.messages -= 1;
@@ -360,15 +360,15 @@ impl Queue {
             }
         }
         #[cfg(feature = "deflate")]
-        if packed_dropped {
-            dropped += self.drop_packed(at);
+        if compressed_dropped {
+            dropped += self.drop_compressed(at);
         }
         dropped
     }
 
-    /// Drops all packed messages from a chunk on, since they may refer to one that was dropped. Returns their number.
+    /// Drops all compressed messages from a chunk on, since they may refer to one that was dropped. Returns their number.
     #[cfg(feature = "deflate")]
-    fn drop_packed(&mut self, from: usize) -> u64 {
+    fn drop_compressed(&mut self, from: usize) -> u64 {
         let mut dropped = 0;
         for chunk in self.chunks.iter_mut().skip(from) {
             if chunk.messages == 0 {
@@ -379,7 +379,7 @@ impl Queue {
             let mut rest = &chunk.bytes[..];
             while !rest.is_empty() {
                 let (frame, behind) = rest.split_at(self.encoding.len_of_first(rest));
-                if !self.encoding.is_packed(frame) {
+                if !self.encoding.is_compressed(frame) {
                     kept.extend_from_slice(frame);
                     messages += 1;
                 }

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use crate::engine::model::command::Command;
-use crate::engine::parts::batch::keep_piece;
+use crate::engine::parts::batch::{ALONE_FROM_BYTES, keep_piece};
 use crate::engine::parts::id::Key;
 use crate::engine::parts::slow_consumer::{DeliveryVerdict, Fill, judge};
 use crate::engine::reactor::ConnCx;
-use crate::engine::reactor::fanout::{Fanout, JOIN_BELOW_BYTES};
+use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::limits::SlowConsumer;
 use crate::transport::Transport;
@@ -61,7 +61,7 @@ impl Fanout {
     /// messages that came together.
     #[inline]
     pub(super) fn with_next_sends(&mut self, key: Key, frame: Bytes) -> (Bytes, u32) {
-        let max = self.batches_bytes_max.min(JOIN_BELOW_BYTES);
+        let max = self.batches_bytes_max.min(ALONE_FROM_BYTES);
         // Paced producers wait for each message.
         if self.paces || frame.len() >= max {
             return (frame, 1);
@@ -117,7 +117,8 @@ impl WebSocket {
     pub(crate) fn take_batches<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         #[cfg(feature = "deflate")]
         if self.compression.epoch().is_some()
-            && let Some(len) = cx.shard.fanout.packed_share_len(self)
+            && cx.shard.hub.settings.slow_consumer.drops()
+            && let Some(len) = cx.shard.fanout.compressed_share_len(self)
         {
             self.make_sure_it_fits(cx, len);
         }
@@ -127,7 +128,7 @@ impl WebSocket {
         }
     }
 
-    /// Checks that a share of packed frames fits into the outbox as a whole. Packed frames refer to earlier ones, so
+    /// Checks that a share of compressed frames fits into the outbox as a whole. Compressed frames refer to earlier ones, so
     /// where the slow-consumer policy may drop some, the connection otherwise leaves its epoch and gets the share
     /// plain.
     #[cfg(feature = "deflate")]
@@ -222,7 +223,7 @@ impl WebSocket {
                     let dropped = self.outbox.drop_oldest(len, bytes_max);
                     #[cfg(feature = "deflate")]
                     if dropped > 0 && self.compression.is_agreed() {
-                        // Some of the dropped messages may have been packed, and those that refer to them were dropped
+                        // Some of the dropped messages may have been compressed, and those that refer to them were dropped
                         // too.
                         self.compression.leave_epoch();
                     }

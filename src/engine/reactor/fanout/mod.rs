@@ -12,9 +12,9 @@
 
 mod enqueue;
 mod headroom;
-#[cfg(feature = "deflate")]
-pub(crate) mod packing;
 mod send_budget;
+#[cfg(feature = "deflate")]
+pub(crate) mod shared_compression;
 mod write_batch;
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::engine::model::command::EitherForm;
 use crate::engine::model::command::{Command, Form, Publication};
 use crate::engine::model::settings::Settings;
-use crate::engine::parts::batch::{Audience, Batch, PackedFrame, Spare};
+use crate::engine::parts::batch::{ALONE_FROM_BYTES, Audience, Batch, CompressedFrame, Spare};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
@@ -35,7 +35,7 @@ use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::slot_set::SlotSet;
 use crate::engine::parts::usage_index::UsageIndex;
 #[cfg(feature = "deflate")]
-use crate::engine::reactor::fanout::packing::Packing;
+use crate::engine::reactor::fanout::shared_compression::SharedCompression;
 use crate::engine::reactor::rooms::LocalRooms;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{ConnCx, Core, Role, ShardCx};
@@ -46,9 +46,6 @@ use crate::transport::Transport;
 
 /// If there are more batches than this, those of a connection are looked up by its rooms.
 const FEW_BATCHES: usize = 8;
-
-/// Frames of this size or more are not copied into a batch with others.
-const JOIN_BELOW_BYTES: usize = 16 << 10;
 
 pub(crate) struct Fanout {
     /// Commands from the mailbox that are not delivered yet.
@@ -70,7 +67,7 @@ pub(crate) struct Fanout {
     streams: SlotSet,
     pub(crate) rooms: LocalRooms,
     #[cfg(feature = "deflate")]
-    pub(crate) packing: Packing,
+    pub(crate) shared_compression: SharedCompression,
     /// Memory for the slots of a room's members during a write.
     slots: Vec<u32>,
     /// Whether producers wait for congested members (`SlowConsumer::Pace`).
@@ -116,7 +113,7 @@ impl Fanout {
             streams: SlotSet::default(),
             rooms: LocalRooms::default(),
             #[cfg(feature = "deflate")]
-            packing: Packing::new(settings.compression.as_ref()),
+            shared_compression: SharedCompression::new(settings.compression.as_ref()),
             slots: Vec::new(),
             paces: matches!(settings.slow_consumer, SlowConsumer::Pace { .. }),
             paced_since: None,
@@ -279,33 +276,31 @@ impl Fanout {
         if self.batches.is_empty() {
             return None;
         }
+        let batches = self.batches_of(ws);
         #[cfg(feature = "deflate")]
-        if ws.compression.can_follow() {
-            for index in self.batches_of(ws) {
-                self.batches[index as usize].note_early(seen, ws.compression);
-            }
+        for &index in &batches {
+            self.batches[index as usize].note_early(seen, ws.compression);
         }
-        self.gather_share(ws, seen)
+        self.gather_share(ws, seen, &batches)
     }
 
-    /// The length of the connection's share of all batches, if any of it is packed.
+    /// The length of the connection's share of all batches, if any of it is compressed.
     #[cfg(feature = "deflate")]
-    fn packed_share_len(&self, ws: &WebSocket) -> Option<usize> {
+    fn compressed_share_len(&self, ws: &WebSocket) -> Option<usize> {
         let batches = self.batches_of(ws);
         let batches = || batches.iter().map(|&index| &self.batches[index as usize]);
         batches()
-            .any(|batch| batch.is_packed_for(ws.compression))
+            .any(|batch| batch.is_compressed_for(ws.compression))
             .then(|| {
                 let frames = batches().flat_map(|batch| batch.from(ws.seen, ws.compression));
                 frames.map(|(_, frame)| frame.len()).sum()
             })
     }
 
-    fn gather_share(&self, ws: &WebSocket, seen: u64) -> Option<(Bytes, u32)> {
-        let mut frames: Vec<(u64, &[u8])> = self
-            .batches_of(ws)
-            .into_iter()
-            .flat_map(|index| self.batches[index as usize].from(seen, ws.compression))
+    fn gather_share(&self, ws: &WebSocket, seen: u64, batches: &[u32]) -> Option<(Bytes, u32)> {
+        let batches = batches.iter().map(|&index| &self.batches[index as usize]);
+        let mut frames: Vec<(u64, &[u8])> = batches
+            .flat_map(|batch| batch.from(seen, ws.compression))
             .collect();
         if frames.is_empty() {
             return None;
@@ -358,7 +353,7 @@ impl Fanout {
         audience: Audience,
         number: u64,
         frame: Bytes,
-        packed: Option<PackedFrame>,
+        compressed: Option<CompressedFrame>,
     ) {
         self.batches_bytes += frame.len();
         let index = match audience {
@@ -367,12 +362,12 @@ impl Fanout {
         };
         match index {
             Some(&mut Some(index)) => {
-                self.batches[index as usize].push(number, &frame, packed, &mut self.spare);
+                self.batches[index as usize].push(number, &frame, compressed, &mut self.spare);
             }
             Some(none) => {
                 *none = Some(self.batches.len() as u32);
                 self.batches
-                    .push(Batch::new(audience, number, frame, packed));
+                    .push(Batch::new(audience, number, frame, compressed));
             }
             None => debug_assert!(false, "a room without members has no audience"),
         }
@@ -472,23 +467,32 @@ impl<T: Transport> Core<T> {
         self.enforce_send_budget();
     }
 
-    /// Sends one connection a message that was packed for it, unless the connection follows an audience: it would have
+    /// Sends one connection a message that was compressed for it, unless the connection follows an audience: it would have
     /// to leave the epoch, which costs more than a message of a few KiB is worth.
     #[cfg(feature = "deflate")]
     fn send_either(&mut self, either: EitherForm) {
-        let EitherForm { to, plain, packed } = either;
-        let takes_packed = self.with_ws(to, |ws, _| {
-            let takes_packed = ws.compression.epoch().is_none() || plain.len() >= JOIN_BELOW_BYTES;
-            if takes_packed {
+        let EitherForm {
+            to,
+            plain,
+            compressed,
+        } = either;
+        let takes_compressed = self.with_ws(to, |ws, _| {
+            let takes_compressed =
+                ws.compression.epoch().is_none() || plain.len() >= ALONE_FROM_BYTES;
+            if takes_compressed {
                 ws.compression.leave_epoch();
             }
-            takes_packed && ws.is_open()
+            takes_compressed && ws.is_open()
         });
-        if takes_packed == Some(true) {
+        if takes_compressed == Some(true) {
             let counters = self.cx.counters();
-            counters.packed_bytes_out.add_alone(packed.len() as u64);
-            counters.packed_plain_bytes.add_alone(plain.len() as u64);
-            self.send(to, packed, 1);
+            counters
+                .compressed_bytes_out
+                .add_alone(compressed.len() as u64);
+            counters
+                .compressed_plain_bytes
+                .add_alone(plain.len() as u64);
+            self.send(to, compressed, 1);
         } else {
             self.send(to, plain, 1);
         }
@@ -529,24 +533,28 @@ impl<T: Transport> Core<T> {
     /// Queues a frame for an audience, to be sent when the turn ends.
     fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
         let max = self.cx.fanout.batches_bytes_max;
-        let stands_alone = frame.len() >= JOIN_BELOW_BYTES.min(max);
+        let stands_alone = frame.len() >= ALONE_FROM_BYTES.min(max);
         if stands_alone || self.cx.fanout.batches_bytes + frame.len() > max {
             self.flush_batches();
         }
         #[cfg(feature = "deflate")]
-        let packed = match form {
-            Form::Any if !stands_alone => self.pack(audience, &frame),
-            Form::Packed(packed) if stands_alone => self.begin_epoch_with(audience, &frame, packed),
+        let compressed = match form {
+            Form::Any if !stands_alone => self.compress(audience, &frame),
+            Form::Compressed(compressed) if stands_alone => {
+                self.begin_epoch_with(audience, &frame, compressed)
+            }
             _ => None,
         };
         #[cfg(not(feature = "deflate"))]
-        let packed = {
+        let compressed = {
             debug_assert!(form.is_any());
             None
         };
         let number = self.cx.fanout.broadcasts;
         let others = except.and_then(|key| {
-            self.with_ws(key, |ws, cx| ws.skip(cx, audience, number, packed.as_ref()))?
+            self.with_ws(key, |ws, cx| {
+                ws.skip(cx, audience, number, compressed.as_ref())
+            })?
         });
         let fanout = &mut self.cx.fanout;
         // Only now, since the flush may have disconnected the last member.
@@ -564,9 +572,9 @@ impl<T: Transport> Core<T> {
         }
         fanout.broadcasts += 1;
         if stands_alone {
-            self.deliver_batch(Batch::new(audience, number, frame, packed));
+            self.deliver_batch(Batch::new(audience, number, frame, compressed));
         } else {
-            fanout.push_to_batch(audience, number, frame, packed);
+            fanout.push_to_batch(audience, number, frame, compressed);
         }
     }
 
@@ -596,7 +604,7 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         audience: Audience,
         number: u64,
-        packed: Option<&PackedFrame>,
+        compressed: Option<&CompressedFrame>,
     ) -> Option<usize> {
         let is_member = match audience {
             Audience::Everyone => self.is_of_everyone(),
@@ -613,12 +621,12 @@ impl WebSocket {
             }
         }
         #[cfg(feature = "deflate")]
-        if packed.is_some_and(|packed| self.compression.follows(packed.epoch)) {
+        if compressed.is_some_and(|compressed| self.compression.follows(compressed.epoch)) {
             self.compression.leave_epoch();
         }
         #[cfg(not(feature = "deflate"))]
         {
-            let _ = packed;
+            let _ = compressed;
         }
         Some(others)
     }
@@ -646,9 +654,9 @@ impl WebSocket {
         if encoding == Encoding::Frames {
             #[cfg(feature = "deflate")]
             {
-                cx.shard.fanout.packing.entered(self.compression);
+                cx.shard.fanout.shared_compression.entered(self.compression);
                 if self.compression.is_agreed() {
-                    cx.shard.hub.packers.entered();
+                    cx.shard.hub.compressors.entered();
                 }
             }
             cx.shard.handle().members.fetch_add(1, SeqCst);
@@ -665,9 +673,9 @@ impl WebSocket {
         if encoding == Encoding::Frames {
             #[cfg(feature = "deflate")]
             {
-                cx.shard.fanout.packing.left(self.compression);
+                cx.shard.fanout.shared_compression.left(self.compression);
                 if self.compression.is_agreed() {
-                    cx.shard.hub.packers.left();
+                    cx.shard.hub.compressors.left();
                 }
             }
             cx.shard.handle().members.fetch_sub(1, SeqCst);

@@ -14,12 +14,10 @@ use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::engine::reactor::{ConnCx, Core};
 use crate::message::Message;
-use crate::protocol::assembler::reserve;
 use crate::protocol::connection::MessagePayload;
-use crate::protocol::deflate::inflate::{Inflater, STEP_BYTES, Takeover};
+use crate::protocol::deflate::inflate::{Inflated, Inflater, Inflation, STEP_BYTES, Takeover};
 use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::protocol::error::Violation;
-use crate::protocol::utf8::Utf8;
 use crate::transport::Transport;
 
 /// Most bytes inflated in a turn: for messages where they are read, and as many again for parked ones.
@@ -50,79 +48,9 @@ pub(crate) struct Parked {
     is_queued: bool,
 }
 
-/// The progress of inflating a message.
-#[derive(Default)]
-struct Inflation {
-    /// Bytes of the payload that were processed.
-    at: usize,
-    utf8: Utf8,
-    /// Headroom for a frame header, then the inflated bytes. Empty before the beginning.
-    out: Vec<u8>,
-}
-
-enum Inflated {
-    /// The message, behind headroom for a frame header.
-    Whole(Vec<u8>),
-    /// The allowance is used up.
-    Part,
-}
-
-impl Inflation {
-    /// Inflates until the message is complete or the allowance is used up.
-    fn go_on(
-        &mut self,
-        inflater: &mut Inflater,
-        payload: &[u8],
-        text: bool,
-        message_bytes_max: usize,
-        allowance: &mut usize,
-    ) -> Result<Inflated, Violation> {
-        if self.out.is_empty() {
-            inflater.begin();
-        }
-        while *allowance > 0 {
-            let so_far = self.out.get(HEADER_BYTES_MAX..).unwrap_or_default();
-            // One byte more than allowed shows that the message is too long.
-            let room = (message_bytes_max - so_far.len()).saturating_add(1);
-            let step = inflater
-                .step(payload, &mut self.at, so_far, room)
-                .map_err(|_| Violation::InvalidDeflate)?;
-            *allowance = allowance.saturating_sub(step.work);
-            if step.bytes.len() == room {
-                return Err(Violation::MessageTooBig);
-            }
-            if text {
-                self.utf8
-                    .push(step.bytes)
-                    .map_err(|_| Violation::InvalidUtf8)?;
-            }
-            let headroom = match self.out.is_empty() {
-                true => HEADER_BYTES_MAX,
-                false => 0,
-            };
-            let ahead = match step.is_last {
-                true => 0,
-                false => room,
-            };
-            reserve(&mut self.out, headroom + step.bytes.len(), ahead);
-            self.out.resize(self.out.len() + headroom, 0);
-            self.out.extend_from_slice(step.bytes);
-            if step.is_last {
-                if text {
-                    self.utf8.finish().map_err(|_| Violation::InvalidUtf8)?;
-                }
-                let mut whole = std::mem::take(&mut self.out);
-                whole.shrink_to_fit();
-                return Ok(Inflated::Whole(whole));
-            }
-        }
-        Ok(Inflated::Part)
-    }
-}
-
 impl Parked {
     fn bytes(&self) -> usize {
-        self.payload.capacity() + self.rest.capacity() + self.inflation.out.capacity()
+        self.payload.capacity() + self.rest.capacity() + self.inflation.held_bytes()
     }
 }
 
@@ -179,7 +107,7 @@ impl WebSocket {
             } = &mut cx.shard.inflations;
             let inflater = at_once.get_or_insert_with(|| Inflater::new(Takeover::No));
             let mut inflation = Inflation::default();
-            match inflation.go_on(inflater, bytes, text, message_bytes_max, allowance) {
+            match inflation.advance(inflater, bytes, text, message_bytes_max, allowance) {
                 Ok(Inflated::Whole(whole)) => {
                     self.take_inflated(cx, whole, text);
                     return true;
@@ -302,7 +230,7 @@ impl WebSocket {
                     text,
                     ..
                 } = &mut **parked;
-                inflation.go_on(inflater, payload, *text, message_bytes_max, allowance)
+                inflation.advance(inflater, payload, *text, message_bytes_max, allowance)
             }
             // A close frame was sent, so the content does not matter.
             false => Ok(Inflated::Whole(Vec::new())),

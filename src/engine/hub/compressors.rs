@@ -1,4 +1,4 @@
-//! Messages that the sending thread packs (compresses): long broadcasts, and messages to one client. They refer to no
+//! Messages that the sending thread compresses: long broadcasts, and messages to one client. They refer to no
 //! other message.
 
 use std::sync::Mutex;
@@ -11,36 +11,33 @@ use crate::compression::Compression;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Command, EitherForm, Form};
 use crate::engine::model::session::Session;
+use crate::engine::parts::batch::ALONE_FROM_BYTES;
 use crate::engine::parts::mailbox::Refused;
 use crate::protocol::deflate::WINDOW_BITS_MAX;
-use crate::protocol::deflate::pack::{Packer, PackerSize};
+use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::encode;
 use crate::sync::lock;
 
-/// Broadcasts of this length or more are packed by the thread that sends them, and are not batched with others. Shorter
-/// ones are packed by the shards, with the history of their audience.
-pub(crate) const LONG_FROM_BYTES: usize = 16 << 10;
-
 /// Most idle compressors that are kept. Each takes some 400 KiB.
-const PACKERS_MAX: usize = 4;
+const COMPRESSORS_MAX: usize = 4;
 
 /// The output buffer that a compressor keeps between messages.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
-const ALONE: PackerSize = PackerSize {
+const ALONE: CompressorSize = CompressorSize {
     window_bits: WINDOW_BITS_MAX,
     memory_level: 8,
 };
 
 /// The compressors of sending threads.
 #[derive(Default)]
-pub(crate) struct Packers {
-    idle: Mutex<Vec<Packer>>,
+pub(crate) struct Compressors {
+    idle: Mutex<Vec<Compressor>>,
     /// The number of connections that have agreed to compression.
     agreed: AtomicUsize,
 }
 
-impl Packers {
+impl Compressors {
     pub(crate) fn entered(&self) {
         self.agreed.fetch_add(1, Relaxed);
     }
@@ -51,24 +48,24 @@ impl Packers {
         }
     }
 
-    /// Packs a message. `None` if that does not make it shorter.
-    fn pack(&self, compression: &Compression, frame: &[u8]) -> Option<Bytes> {
+    /// Compresses a message. `None` if that does not make it shorter.
+    fn compress(&self, compression: &Compression, frame: &[u8]) -> Option<Bytes> {
         let (kind, payload) = encode::data_payload(frame)?;
-        if !compression.packs(kind) {
+        if !compression.compresses(kind) {
             return None;
         }
         let idle = lock(&self.idle).pop();
-        let mut packer = idle.unwrap_or_else(|| Packer::new(ALONE));
-        packer.restart(&[]);
+        let mut compressor = idle.unwrap_or_else(|| Compressor::new(ALONE));
+        compressor.restart(&[]);
         let level = compression.level_for(payload.len());
-        let packed = packer.pack_unless_noise(kind, payload, level);
-        let packed = packed.ok().map(Bytes::copy_from_slice);
-        packer.shrink(OUTPUT_BYTES_MAX);
+        let compressed = compressor.compress_unless_noise(kind, payload, level);
+        let compressed = compressed.ok().map(Bytes::copy_from_slice);
+        compressor.shrink(OUTPUT_BYTES_MAX);
         let mut idle = lock(&self.idle);
-        if idle.len() < PACKERS_MAX {
-            idle.push(packer);
+        if idle.len() < COMPRESSORS_MAX {
+            idle.push(compressor);
         }
-        packed
+        compressed
     }
 }
 
@@ -81,26 +78,26 @@ impl Hub {
         if uncompressed {
             return Form::Plain;
         }
-        if frame.len() < LONG_FROM_BYTES || self.packers.agreed.load(Relaxed) == 0 {
+        if frame.len() < ALONE_FROM_BYTES || self.compressors.agreed.load(Relaxed) == 0 {
             return Form::Any;
         }
-        match self.packers.pack(compression, frame) {
-            Some(packed) => {
-                self.common.packed.add(1);
-                Form::Packed(packed)
+        match self.compressors.compress(compression, frame) {
+            Some(compressed) => {
+                self.common.compressed.add(1);
+                Form::Compressed(compressed)
             }
             None => Form::Plain,
         }
     }
 
-    /// Whether messages to single clients may be packed at all.
+    /// Whether messages to single clients may be compressed at all.
     #[inline]
-    pub(crate) fn packs_replies(&self) -> bool {
-        self.settings.compression.is_some() && self.packers.agreed.load(Relaxed) > 0
+    pub(crate) fn compresses_replies(&self) -> bool {
+        self.settings.compression.is_some() && self.compressors.agreed.load(Relaxed) > 0
     }
 
-    /// Whether a message to this client alone may be packed.
-    pub(crate) fn packs_replies_of(&self, session: &Session, frame: &Bytes) -> bool {
+    /// Whether a message to this client alone may be compressed.
+    pub(crate) fn compresses_replies_of(&self, session: &Session, frame: &Bytes) -> bool {
         self.settings
             .compression
             .as_ref()
@@ -110,23 +107,24 @@ impl Hub {
             })
     }
 
-    /// Leaves a frame for a connection, packed if that makes it shorter. Returns the plain frame if it is refused.
-    pub(crate) fn send_packed(
+    /// Leaves a frame for a connection, compressed if that makes it shorter. Returns the plain frame if it is refused.
+    pub(crate) fn send_compressed(
         &self,
         session: &Session,
         frame: Bytes,
         blocks: bool,
     ) -> Result<(), (Bytes, Refused)> {
         let compression = self.settings.compression.as_ref();
-        let packed = compression.and_then(|compression| self.packers.pack(compression, &frame));
-        let Some(packed) = packed else {
+        let compressed =
+            compression.and_then(|compression| self.compressors.compress(compression, &frame));
+        let Some(compressed) = compressed else {
             return self.send(session.id, frame, blocks);
         };
-        self.common.packed.add(1);
+        self.common.compressed.add(1);
         let command = Command::SendEither(Box::new(EitherForm {
             to: session.id.key(),
             plain: frame,
-            packed,
+            compressed,
         }));
         self.leave_command(session.id, command, blocks)
             .map_err(|(command, refused)| {

@@ -1,38 +1,39 @@
-//! Broadcasts, packed (compressed) once for many members with the history of their audience.
+//! Broadcasts, compressed once for many members with the history of their audience.
 //!
-//! A packed message may refer to what its client was sent packed before, and to nothing else: plain frames do not enter
-//! a client's window (RFC 7692 §7.2.3). So all members that were sent the same packed frames, beginning with one that
+//! A compressed message may refer to what its client was sent compressed before, and to nothing else: plain frames do not enter
+//! a client's window (RFC 7692 §7.2.3). So all members that were sent the same compressed frames, beginning with one that
 //! refers to nothing, can be sent the same next one. Such a series is an *epoch*, and these members *follow* it.
 //!
-//! An epoch begins with a message that is packed by itself, from which on all members that can follow it. A member that
-//! joins later, is excluded from a broadcast (`except`), or is sent another packed frame does not follow, and is sent
+//! An epoch begins with a message that is compressed by itself, from which on all members that can follow it. A member that
+//! joins later, is excluded from a broadcast (`except`), or is sent another compressed frame does not follow, and is sent
 //! plain frames. While such members wait, the next epoch begins some messages later. A member of several audiences
 //! follows one of them, and is sent the messages of others plain.
 //!
-//! **Invariant:** the last bytes of a follower's window equal its stream's `tail`, as far as that goes. The compressor
+//! **Invariant:** the last bytes of a follower's window equal its history's `tail`, as far as that goes. The compressor
 //! knows which audience it served last; a message to another audience restarts it with that audience's tail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
 use crate::compression::Compression;
-use crate::engine::parts::batch::{Audience, Followers, PackedFrame, SealedBatch};
+use crate::engine::parts::batch::{
+    ALONE_FROM_BYTES, Audience, CompressedFrame, Followers, SealedBatch,
+};
 use crate::engine::parts::compression::{ConnCompression, Epoch, SHARED_WINDOW_BITS};
 use crate::engine::reactor::Core;
-use crate::engine::reactor::fanout::JOIN_BELOW_BYTES;
-use crate::protocol::deflate::pack::{Packer, PackerSize};
+use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::encode::{self, MessageKind};
 use crate::transport::Transport;
 
 /// Shorter messages gain nothing.
-const PACKED_FROM_BYTES: usize = 64;
+const COMPRESSED_FROM_BYTES: usize = 64;
 
 /// The bytes of an audience's messages that are kept, to restart the compressor after it has served another audience.
 const TAIL_BYTES: usize = 4 << 10;
 
-/// Most streams of a shard. The least recently used ones are dropped.
-const STREAMS_MAX: usize = 1024;
+/// Most audiences of a shard whose history is kept. The least recently used ones are dropped.
+const HISTORIES_MAX: usize = 1024;
 
 /// Fewest messages in an epoch while members wait for the next one.
 const EPOCH_MESSAGES_MIN: u32 = 16;
@@ -40,27 +41,29 @@ const EPOCH_MESSAGES_MIN: u32 = 16;
 /// Fewest messages in an epoch while members follow another audience, which may be silent by now.
 const EPOCH_MESSAGES_SHARED: u32 = 256;
 
-/// Messages that are sent plain, if no member follows, before an epoch is tried again.
+/// Messages that are sent plain before an epoch is tried again, if no member follows. Doubled with each try, since an attempt
+/// looks at every member.
 const PAUSE_MESSAGES: u32 = 16;
+const PAUSE_MESSAGES_MAX: u32 = 4096;
 
 /// How much longer than plain the first message of an epoch may be, since later messages refer to it.
 const FIRST_LONGER_BYTES: usize = 8;
 
 /// The size of a compressor for all audiences of a shard.
-const SHARED: PackerSize = PackerSize {
+const SHARED: CompressorSize = CompressorSize {
     window_bits: SHARED_WINDOW_BITS,
     memory_level: 6,
 };
 
 /// The compressor of a shard, and the state of its audiences.
-pub(crate) struct Packing {
+pub(crate) struct SharedCompression {
     compression: Option<Compression>,
     /// The number of connections that can follow an epoch.
     able: usize,
-    packer: Option<Box<Packer>>,
+    compressor: Option<Box<Compressor>>,
     /// The audience whose history the compressor has.
     served: Option<Audience>,
-    streams: HashMap<Audience, Stream>,
+    histories: HashMap<Audience, AudienceHistory>,
     /// When each epoch that a connection may follow was last used, by its number.
     epochs: HashMap<u64, u64>,
     next_epoch: Epoch,
@@ -68,15 +71,15 @@ pub(crate) struct Packing {
     clock: u64,
 }
 
-/// The packed messages of one audience.
+/// The compressed messages of one audience.
 #[derive(Default)]
-struct Stream {
+struct AudienceHistory {
     epoch: Option<Epoch>,
-    /// The end of the messages that were packed since the epoch began.
+    /// The end of the messages that were compressed since the epoch began.
     tail: Vec<u8>,
     /// Messages since the epoch began.
     since: u32,
-    /// When the epoch began, by `Packing::clock`.
+    /// When the epoch began, by `SharedCompression::clock`.
     begun: u64,
     used: u64,
     /// Whether members wait for the next epoch.
@@ -85,6 +88,8 @@ struct Stream {
     is_shared: bool,
     /// Messages that are sent plain before an epoch is tried again.
     pause: u32,
+    /// The length of the last pause.
+    last_pause: u32,
 }
 
 /// The members that follow a new epoch.
@@ -92,11 +97,21 @@ struct Stream {
 enum Entrants {
     /// Those that can follow, and follow no other audience.
     Free,
-    /// All that can follow and whose window holds a message of that many bytes, which was packed with the largest window.
+    /// All that can follow and whose window holds a message of that many bytes, which was compressed with the largest window.
     Inflating(usize),
 }
 
-impl Stream {
+impl AudienceHistory {
+    fn pause(&mut self) {
+        self.last_pause = (2 * self.last_pause).clamp(PAUSE_MESSAGES, PAUSE_MESSAGES_MAX);
+        self.pause = self.last_pause;
+    }
+
+    /// Has the next message begin an epoch, if there is none.
+    fn resume(&mut self) {
+        (self.pause, self.last_pause) = (0, 0);
+    }
+
     fn wants_epoch(&self) -> bool {
         self.epoch.is_none()
             || self.is_awaited && self.since >= EPOCH_MESSAGES_MIN
@@ -112,19 +127,20 @@ impl Stream {
         self.tail.extend_from_slice(payload);
     }
 
-    fn history(&self) -> &[u8] {
+    /// What the compressor is told of the audience after it has served another.
+    fn dictionary(&self) -> &[u8] {
         &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..]
     }
 }
 
-impl Packing {
+impl SharedCompression {
     pub(crate) fn new(compression: Option<&Compression>) -> Self {
         Self {
             compression: compression.cloned(),
             able: 0,
-            packer: None,
+            compressor: None,
             served: None,
-            streams: HashMap::new(),
+            histories: HashMap::new(),
             epochs: HashMap::new(),
             next_epoch: Epoch::FIRST,
             clock: 0,
@@ -134,20 +150,30 @@ impl Packing {
     /// Counts a new connection, which may be able to follow.
     pub(crate) fn entered(&mut self, compression: ConnCompression) {
         self.able += usize::from(compression.can_follow());
+        self.joined(Audience::Everyone, compression);
+    }
+
+    /// An audience has a new member.
+    pub(crate) fn joined(&mut self, audience: Audience, compression: ConnCompression) {
+        if compression.can_follow()
+            && let Some(history) = self.histories.get_mut(&audience)
+        {
+            history.resume();
+        }
     }
 
     pub(crate) fn left(&mut self, compression: ConnCompression) {
         self.able -= usize::from(compression.can_follow());
         if self.able == 0 {
             // No connection needs this state any more.
-            self.packer = None;
+            self.compressor = None;
             self.served = None;
-            self.streams = HashMap::new();
+            self.histories = HashMap::new();
             self.epochs = HashMap::new();
         }
     }
 
-    /// The kind and payload of a message, if it can be packed for an audience.
+    /// The kind and payload of a message, if it can be compressed for an audience.
     fn candidate<'a>(&self, frame: &'a [u8]) -> Option<(MessageKind, &'a [u8])> {
         let compression = self.compression.as_ref()?;
         if self.able == 0 {
@@ -155,35 +181,39 @@ impl Packing {
         }
         // Event streams are audiences too; their events do not begin like frames.
         let (kind, payload) = encode::data_payload(frame)?;
-        let is_packed = compression.packs(kind)
-            && (PACKED_FROM_BYTES..JOIN_BELOW_BYTES).contains(&payload.len());
-        is_packed.then_some((kind, payload))
+        let is_compressed = compression.compresses(kind)
+            && (COMPRESSED_FROM_BYTES..ALONE_FROM_BYTES).contains(&payload.len());
+        is_compressed.then_some((kind, payload))
     }
 
-    /// The stream of an audience. If there are too many streams, the least recently used ones are dropped.
-    fn stream(&mut self, audience: Audience) -> &mut Stream {
-        if self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(&audience) {
-            let mut used: Vec<u64> = self.streams.values().map(|stream| stream.used).collect();
-            let (_, &mut limit, _) = used.select_nth_unstable(STREAMS_MAX / 8);
-            self.streams.retain(|_, stream| stream.used > limit);
+    /// The history of an audience. If there are too many, the least recently used ones are dropped.
+    fn history_of(&mut self, audience: Audience) -> &mut AudienceHistory {
+        if self.histories.len() >= HISTORIES_MAX && !self.histories.contains_key(&audience) {
+            let mut used: Vec<u64> = self
+                .histories
+                .values()
+                .map(|history| history.used)
+                .collect();
+            let (_, &mut limit, _) = used.select_nth_unstable(HISTORIES_MAX / 8);
+            self.histories.retain(|_, history| history.used > limit);
             self.forget_epochs();
         }
-        self.streams.entry(audience).or_default()
+        self.histories.entry(audience).or_default()
     }
 
-    /// Removes epochs that no stream has any more.
+    /// Removes epochs that no history has any more.
     fn forget_epochs(&mut self) {
-        let live: std::collections::HashSet<u64> = self
-            .streams
+        let live: HashSet<u64> = self
+            .histories
             .values()
-            .filter_map(|stream| stream.epoch.map(Epoch::number))
+            .filter_map(|history| history.epoch.map(Epoch::number))
             .collect();
         self.epochs.retain(|epoch, _| live.contains(epoch));
     }
 
-    /// Packs a message for the followers of an audience's epoch. `None`: there is no epoch, or the message is sent
+    /// Compresses a message for the followers of an audience's epoch. `None`: there is no epoch, or the message is sent
     /// plain.
-    fn pack_next(
+    fn compress_next(
         &mut self,
         audience: Audience,
         kind: MessageKind,
@@ -191,21 +221,21 @@ impl Packing {
     ) -> Option<Bytes> {
         let clock = self.clock;
         let level = self.compression.as_ref()?.level_for(payload.len());
-        let stream = self.streams.get_mut(&audience)?;
-        let epoch = stream.epoch?;
-        stream.since += 1;
-        stream.used = clock;
-        let packer = self
-            .packer
-            .get_or_insert_with(|| Box::new(Packer::new(SHARED)));
+        let history = self.histories.get_mut(&audience)?;
+        let epoch = history.epoch?;
+        history.since += 1;
+        history.used = clock;
+        let compressor = self
+            .compressor
+            .get_or_insert_with(|| Box::new(Compressor::new(SHARED)));
         if self.served != Some(audience) {
-            packer.restart(stream.history());
+            compressor.restart(history.dictionary());
             self.served = Some(audience);
         }
-        match packer.pack(kind, payload, level, 0) {
+        match compressor.compress(kind, payload, level, 0) {
             Ok(frame) => {
                 let frame = Bytes::copy_from_slice(frame);
-                stream.keep_tail(payload);
+                history.keep_tail(payload);
                 self.epochs.insert(epoch.number(), clock);
                 Some(frame)
             }
@@ -216,20 +246,22 @@ impl Packing {
         }
     }
 
-    /// Packs a message by itself, so that an epoch can begin with it.
-    fn pack_first(
+    /// Compresses a message by itself, so that an epoch can begin with it.
+    fn compress_first(
         &mut self,
         audience: Audience,
         kind: MessageKind,
         payload: &[u8],
     ) -> Option<Bytes> {
         let level = self.compression.as_ref()?.level_for(payload.len());
-        let packer = self
-            .packer
-            .get_or_insert_with(|| Box::new(Packer::new(SHARED)));
-        packer.restart(&[]);
+        let compressor = self
+            .compressor
+            .get_or_insert_with(|| Box::new(Compressor::new(SHARED)));
+        compressor.restart(&[]);
         self.served = None;
-        let frame = packer.pack(kind, payload, level, FIRST_LONGER_BYTES).ok()?;
+        let frame = compressor
+            .compress(kind, payload, level, FIRST_LONGER_BYTES)
+            .ok()?;
         self.served = Some(audience);
         Some(Bytes::copy_from_slice(frame))
     }
@@ -249,94 +281,103 @@ impl Packing {
 
     /// Records the followers of a batch, which were counted as it was sent.
     pub(crate) fn note_followers(&mut self, audience: Audience, epoch: Epoch, seen: Followers) {
-        let Some(stream) = self.streams.get_mut(&audience) else {
+        let Some(history) = self.histories.get_mut(&audience) else {
             return;
         };
-        if stream.epoch != Some(epoch) {
+        if history.epoch != Some(epoch) {
             return;
         }
-        stream.is_awaited = seen.waiting > 0;
-        stream.is_shared = seen.elsewhere > 0;
+        history.is_awaited = seen.waiting > 0;
+        history.is_shared = seen.elsewhere > 0;
         if seen.following == 0 {
-            // Without followers, packing ends.
-            stream.epoch = None;
+            // Without followers, compression ends.
+            history.epoch = None;
             self.epochs.remove(&epoch.number());
-            stream.pause = if seen.waiting > 0 { 0 } else { PAUSE_MESSAGES };
+            match seen.waiting {
+                0 => history.pause(),
+                _ => history.resume(),
+            }
         }
     }
 
     /// The epoch of an audience, if it has one.
     pub(crate) fn epoch_of(&self, audience: Audience) -> Option<Epoch> {
-        self.streams.get(&audience)?.epoch
+        self.histories.get(&audience)?.epoch
     }
 }
 
 impl<T: Transport> Core<T> {
-    /// Packs a broadcast, if any members can follow. May send the batches gathered before.
-    pub(super) fn pack(&mut self, audience: Audience, frame: &Bytes) -> Option<PackedFrame> {
-        let packing = &mut self.cx.fanout.packing;
-        let (kind, payload) = packing.candidate(frame)?;
-        packing.clock += 1;
-        let stream = packing.stream(audience);
-        if stream.pause > 0 {
-            stream.pause -= 1;
+    /// Compresses a broadcast, if any members can follow. May send the batches gathered before.
+    pub(super) fn compress(
+        &mut self,
+        audience: Audience,
+        frame: &Bytes,
+    ) -> Option<CompressedFrame> {
+        let shared = &mut self.cx.fanout.shared_compression;
+        let (kind, payload) = shared.candidate(frame)?;
+        shared.clock += 1;
+        let history = shared.history_of(audience);
+        if history.pause > 0 {
+            history.pause -= 1;
             return None;
         }
-        if stream.wants_epoch() {
+        if history.wants_epoch() {
             return self.begin_epoch(audience, kind, payload);
         }
-        let epoch = stream.epoch?;
-        let frame = match packing.pack_next(audience, kind, payload) {
-            Some(packed) => packed,
+        let epoch = history.epoch?;
+        let frame = match shared.compress_next(audience, kind, payload) {
+            Some(compressed) => {
+                self.cx.counters().compressed.add_alone(1);
+                compressed
+            }
             // The followers get it plain.
             None => frame.clone(),
         };
-        self.cx.counters().packed.add_alone(1);
-        Some(PackedFrame {
+        Some(CompressedFrame {
             epoch,
             frame,
             alone: false,
         })
     }
 
-    /// Begins an epoch with a message, if the message can be packed.
+    /// Begins an epoch with a message, if the message can be compressed.
     fn begin_epoch(
         &mut self,
         audience: Audience,
         kind: MessageKind,
         payload: &[u8],
-    ) -> Option<PackedFrame> {
-        let packing = &mut self.cx.fanout.packing;
-        let Some(frame) = packing.pack_first(audience, kind, payload) else {
-            packing.stream(audience).pause = EPOCH_MESSAGES_MIN;
+    ) -> Option<CompressedFrame> {
+        let shared = &mut self.cx.fanout.shared_compression;
+        let Some(frame) = shared.compress_first(audience, kind, payload) else {
+            shared.history_of(audience).pause = EPOCH_MESSAGES_MIN;
             return None;
         };
         let epoch = self.enter_epoch(audience, payload, Entrants::Free)?;
-        self.cx.counters().packed.add_alone(1);
-        Some(PackedFrame {
+        self.cx.counters().compressed.add_alone(1);
+        Some(CompressedFrame {
             epoch,
             frame,
             alone: false,
         })
     }
 
-    /// Begins an epoch with a long message that its sender has packed by itself: every member that can inflate it gets
-    /// it packed.
+    /// Begins an epoch with a long message that its sender has compressed by itself: every member that can inflate it gets
+    /// it compressed.
     pub(super) fn begin_epoch_with(
         &mut self,
         audience: Audience,
         plain: &Bytes,
-        packed: Bytes,
-    ) -> Option<PackedFrame> {
+        compressed: Bytes,
+    ) -> Option<CompressedFrame> {
         let (_, payload) = encode::data_payload(plain)?;
-        self.cx.fanout.packing.clock += 1;
+        self.cx.fanout.shared_compression.clock += 1;
         let epoch = self.enter_epoch(audience, payload, Entrants::Inflating(plain.len()));
         // The compressor has not seen this message.
-        self.cx.fanout.packing.served = None;
-        Some(PackedFrame {
+        self.cx.fanout.shared_compression.served = None;
+        Some(CompressedFrame {
             // No connection follows this one.
             epoch: epoch.unwrap_or(Epoch::NONE),
-            frame: packed,
+            frame: compressed,
             alone: true,
         })
     }
@@ -348,15 +389,15 @@ impl<T: Transport> Core<T> {
         payload: &[u8],
         entrants: Entrants,
     ) -> Option<Epoch> {
-        // Frames that were packed before are for the followers of the former epoch.
+        // Frames that were compressed before are for the followers of the former epoch.
         self.flush_batches();
         let fanout = &mut self.cx.fanout;
-        let packing = &mut fanout.packing;
-        let epoch = packing.next_epoch;
-        packing.next_epoch = epoch.next();
-        let clock = packing.clock;
-        let stream = packing.stream(audience);
-        let (former, begun) = (stream.epoch, stream.begun);
+        let shared = &mut fanout.shared_compression;
+        let epoch = shared.next_epoch;
+        shared.next_epoch = epoch.next();
+        let clock = shared.clock;
+        let history = shared.history_of(audience);
+        let (former, begun) = (history.epoch, history.begun);
         let slots: Vec<u32> = match audience {
             Audience::Everyone => fanout.members.as_slice().to_vec(),
             Audience::Room(room) => fanout.rooms.members(room).collect(),
@@ -364,12 +405,12 @@ impl<T: Transport> Core<T> {
         let (mut following, mut elsewhere, mut waiting) = (0, 0, 0);
         for slot in slots {
             let follows = self.with_member(slot, |ws, cx| {
-                let packing = &cx.shard.fanout.packing;
+                let shared = &cx.shard.fanout.shared_compression;
                 let enters = match entrants {
                     Entrants::Inflating(len) => {
                         ws.compression.can_follow() && ws.compression.ability().can_inflate(len)
                     }
-                    Entrants::Free => packing.is_free(ws.compression, former, begun),
+                    Entrants::Free => shared.is_free(ws.compression, former, begun),
                 };
                 if enters {
                     ws.compression.follow(epoch);
@@ -386,18 +427,18 @@ impl<T: Transport> Core<T> {
                 _ => {}
             }
         }
-        let packing = &mut self.cx.fanout.packing;
+        let shared = &mut self.cx.fanout.shared_compression;
         if let Some(former) = former {
-            packing.epochs.remove(&former.number());
+            shared.epochs.remove(&former.number());
         }
-        let stream = packing.stream(audience);
+        let history = shared.history_of(audience);
         if following == 0 {
-            stream.epoch = None;
-            stream.pause = PAUSE_MESSAGES;
-            packing.served = None;
+            history.epoch = None;
+            history.pause();
+            shared.served = None;
             return None;
         }
-        *stream = Stream {
+        *history = AudienceHistory {
             epoch: Some(epoch),
             tail: Vec::new(),
             since: 0,
@@ -406,14 +447,15 @@ impl<T: Transport> Core<T> {
             is_awaited: waiting > 0,
             is_shared: elsewhere > 0,
             pause: 0,
+            last_pause: 0,
         };
-        stream.keep_tail(payload);
-        packing.epochs.insert(epoch.number(), clock);
+        history.keep_tail(payload);
+        shared.epochs.insert(epoch.number(), clock);
         self.cx.counters().epochs.add_alone(1);
         Some(epoch)
     }
 
-    /// Updates the counts after a packed batch was sent.
+    /// Updates the counts after a compressed batch was sent.
     pub(super) fn note_followers(
         &mut self,
         audience: Audience,
@@ -423,10 +465,15 @@ impl<T: Transport> Core<T> {
         let Some(epoch) = batch.epoch() else {
             return;
         };
-        self.cx.fanout.packing.note_followers(audience, epoch, seen);
+        self.cx
+            .fanout
+            .shared_compression
+            .note_followers(audience, epoch, seen);
         let counters = self.cx.counters();
-        counters.packed_bytes_out.add_alone(seen.packed_bytes);
-        counters.packed_plain_bytes.add_alone(seen.plain_bytes);
+        counters
+            .compressed_bytes_out
+            .add_alone(seen.compressed_bytes);
+        counters.compressed_plain_bytes.add_alone(seen.plain_bytes);
         counters.waiting_for_epoch.add_alone(seen.waiting);
     }
 }

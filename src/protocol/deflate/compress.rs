@@ -1,38 +1,35 @@
-//! Messages to frames.
+//! Compresses messages into frames.
 
 use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Status};
 
 use super::SYNC_FLUSH_END;
-use crate::protocol::encode::{HEADER_BYTES_MAX, MessageKind, write_header};
+use crate::protocol::encode::{HEADER_BYTES_MAX, MessageKind, RSV1, write_header};
 
-/// "Per-message compressed" (RFC 7692 §6).
-pub(crate) const RSV1: u8 = 0x40;
-
-/// How much memory a compressor takes, and how far back it looks.
+/// The window and the memory of a compressor.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PackerSize {
+pub(crate) struct CompressorSize {
     pub(crate) window_bits: u8,
     pub(crate) memory_level: u8,
 }
 
 /// A compressor.
-pub(crate) struct Packer {
+pub(crate) struct Compressor {
     deflate: Deflate,
     level: u8,
-    /// Headroom for a header, then what is packed.
+    /// Headroom for a frame header, then compressed bytes.
     buffer: Vec<u8>,
 }
 
-/// Why there is no packed form.
+/// The compressed message would not be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotShorter;
 
-impl Packer {
-    pub(crate) fn new(size: PackerSize) -> Self {
+impl Compressor {
+    pub(crate) fn new(size: CompressorSize) -> Self {
         let level = 1;
         let config = DeflateConfig {
             level,
-            // Negative: without zlib's header.
+            // A negative window means raw deflate, without a zlib header.
             window_bits: -i32::from(size.window_bits),
             mem_level: size.memory_level.into(),
             ..DeflateConfig::default()
@@ -44,20 +41,20 @@ impl Packer {
         }
     }
 
-    /// The next message refers to nothing but the end of this text, if at that.
+    /// Starts anew. The next message may refer to `history` and to nothing else.
     pub(crate) fn restart(&mut self, history: &[u8]) {
         self.deflate.reset();
         if !history.is_empty() {
-            // Fails in the midst of a stream only.
+            // It fails only in the middle of a stream.
             let set = self.deflate.set_dictionary(history);
             debug_assert!(set.is_ok());
         }
     }
 
-    /// Packs a message as one frame, which may refer to those packed since the restart, if that takes less than the plain
-    /// payload and so many bytes. Where it does not, the compressor has to be restarted: the peer does not get what it has in
-    /// its window.
-    pub(crate) fn pack(
+    /// Compresses a message into one frame, which may refer to the messages since the restart. The compressed payload must be
+    /// shorter than the plain one plus `longer_by` bytes. After an error the compressor must be restarted, since its window
+    /// holds a message that the peer does not receive.
+    pub(crate) fn compress(
         &mut self,
         kind: MessageKind,
         payload: &[u8],
@@ -65,7 +62,7 @@ impl Packer {
         longer_by: usize,
     ) -> Result<&[u8], NotShorter> {
         if level != self.level {
-            // Everything was flushed, so that there is nothing to write out.
+            // Changing the level writes no output, since each message ends with a flush.
             if self.deflate.set_level(level.into()).is_err() {
                 return Err(NotShorter);
             }
@@ -75,8 +72,8 @@ impl Packer {
         Ok(self.frame(kind, end))
     }
 
-    /// The same if the message's beginning can be packed at all: noise is given up early.
-    pub(crate) fn pack_unless_noise(
+    /// Compresses a message into one frame, as [`compress`](Self::compress) does, unless its beginning shows that it is noise.
+    pub(crate) fn compress_unless_noise(
         &mut self,
         kind: MessageKind,
         payload: &[u8],
@@ -91,10 +88,11 @@ impl Packer {
                 return Err(NotShorter);
             }
         }
-        self.pack(kind, payload, level, 0)
+        self.compress(kind, payload, level, 0)
     }
 
-    /// Packs a payload behind the headroom. Returns where it ends in the buffer, if it takes less than `bytes_max`.
+    /// Compresses a payload into the buffer, behind the headroom. Returns the end of the output, which must be shorter than
+    /// `bytes_max`.
     fn deflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<usize, NotShorter> {
         let room = HEADER_BYTES_MAX + bytes_max + SYNC_FLUSH_END.len();
         if self.buffer.len() < room {
@@ -105,16 +103,18 @@ impl Packer {
         let status = self.deflate.compress(payload, out, DeflateFlush::SyncFlush);
         let read = (self.deflate.total_in() - before_in) as usize;
         let at = HEADER_BYTES_MAX + (self.deflate.total_out() - before_out) as usize;
-        // Output that has filled its room may not be all.
+        // If the output has filled the buffer, there may be more.
         let is_whole = matches!(status, Ok(Status::Ok | Status::BufError))
             && read == payload.len()
             && at < room;
         if !is_whole {
             return Err(NotShorter);
         }
-        let packed = &self.buffer[HEADER_BYTES_MAX..at];
-        match packed.strip_suffix(&SYNC_FLUSH_END) {
-            Some(packed) if packed.len() < bytes_max => Ok(HEADER_BYTES_MAX + packed.len()),
+        let compressed = &self.buffer[HEADER_BYTES_MAX..at];
+        match compressed.strip_suffix(&SYNC_FLUSH_END) {
+            Some(compressed) if compressed.len() < bytes_max => {
+                Ok(HEADER_BYTES_MAX + compressed.len())
+            }
             _ => Err(NotShorter),
         }
     }
@@ -128,7 +128,7 @@ impl Packer {
         &self.buffer[begin..end]
     }
 
-    /// Gives back the memory of a long message.
+    /// Frees the memory of a long message.
     pub(crate) fn shrink(&mut self, bytes_max: usize) {
         if self.buffer.len() > bytes_max {
             self.buffer.truncate(bytes_max);
@@ -137,5 +137,5 @@ impl Packer {
     }
 }
 
-/// So much of a long message is packed first, to see whether it is noise.
+/// The length of the beginning that is compressed first, to recognise noise.
 const PROBE_BYTES: usize = 4096;

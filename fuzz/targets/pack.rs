@@ -1,4 +1,0 @@
-//! Messages packed and inflated.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| humphrey_ws::fuzzing::pack(data));
