@@ -48,7 +48,8 @@
 //! - Bounded memory: every queue and buffer has a limit ([`Limits`]), and messages that are not delivered are counted
 //!   ([`Metrics`]).
 //!
-//! Programs written for humphrey_ws 0.5.1 compile unchanged.
+//! Programs written for humphrey_ws 0.5.1 compile, unless they convert a value of their own in the call:
+//! `stream.send(event.into())` must become `stream.send(event)`.
 
 // The only unsafe code is in `transport::ring`, which this feature enables.
 #![cfg_attr(not(feature = "io-uring"), forbid(unsafe_code))]

@@ -1,6 +1,7 @@
 //! Every public item of `humphrey_ws` 0.5.1, used by its name and its exact type.
 //!
-//! What this file promises: code that was written for 0.5.1 compiles against this crate unchanged. Paths, signatures,
+//! What this file promises: code that was written for 0.5.1 compiles against this crate unchanged, except for `.into()` in
+//! the argument of a sending method. Paths, signatures,
 //! bounds, auto traits, default type parameters, enum variants and public fields are spelt out below, so a change
 //! to any of them is a compile error here before it is one for a user. What can be observed without a server is
 //! also run.

@@ -13,15 +13,29 @@ use std::thread;
 use humphrey_ws::{AsyncWebsocketApp, Limits};
 use support::{Client, read_head, start, tcp, upgrade_request};
 
-/// Runs one of the cases below, and returns what it has written to standard error.
-fn stderr_of(case: &str) -> String {
-    let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", case, "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
+/// Says to a child process that it is one.
+const CHILD: &str = "HUMPHREY_WS_WARNINGS_CASE";
+
+/// This test alone, in a process of its own.
+fn child(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]);
+    command.env(CHILD, "yes");
+    command
+}
+
+/// Runs `case` in a child process, which is `test` again, and returns its standard error. Returns `None` in the child.
+fn stderr_of(test: &str, case: impl FnOnce()) -> Option<String> {
+    if env::var_os(CHILD).is_some() {
+        case();
+        return None;
+    }
+    let output = child(test).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{stderr}");
-    stderr
+    let has_run = output.status.success() && stdout.contains("1 passed");
+    assert!(has_run, "{stdout}{stderr}");
+    Some(stderr)
 }
 
 fn lines<'a>(stderr: &'a str, part: &str) -> Vec<&'a str> {
@@ -47,28 +61,26 @@ fn warn(app: AsyncWebsocketApp<()>) {
 }
 
 #[test]
-#[ignore = "a case of warnings_without_a_logger_go_to_stderr_once"]
-fn case_without_logger() {
-    warn(AsyncWebsocketApp::new());
-}
-
-#[test]
 fn warnings_without_a_logger_go_to_stderr_once() {
-    let stderr = stderr_of("case_without_logger");
+    let case = || {
+        warn(AsyncWebsocketApp::new());
+    };
+    let Some(stderr) = stderr_of("warnings_without_a_logger_go_to_stderr_once", case) else {
+        return;
+    };
     let warnings = lines(&stderr, "humphrey_ws: warning: ");
     assert_eq!(warnings.len(), 1, "{stderr}");
     assert!(warnings[0].contains("with_warnings_on_stderr(false)"));
 }
 
 #[test]
-#[ignore = "a case of warnings_that_are_turned_off_are_not_shown"]
-fn case_turned_off() {
-    warn(AsyncWebsocketApp::new().with_warnings_on_stderr(false));
-}
-
-#[test]
-fn warnings_that_are_turned_off_are_not_shown() {
-    let stderr = stderr_of("case_turned_off");
+fn warnings_turned_off_are_not_shown() {
+    let case = || {
+        warn(AsyncWebsocketApp::new().with_warnings_on_stderr(false));
+    };
+    let Some(stderr) = stderr_of("warnings_turned_off_are_not_shown", case) else {
+        return;
+    };
     assert!(lines(&stderr, "humphrey_ws: ").is_empty(), "{stderr}");
 }
 
@@ -92,31 +104,29 @@ impl log::Log for Logger {
 static LOGGER: Logger = Logger { prefix: "logged: " };
 
 #[test]
-#[ignore = "a case of warnings_go_to_the_logger_alone_where_there_is_one"]
-fn case_with_logger() {
-    log::set_logger(&LOGGER).unwrap();
-    log::set_max_level(log::LevelFilter::Warn);
-    warn(AsyncWebsocketApp::new());
-}
-
-#[test]
-fn warnings_go_to_the_logger_alone_where_there_is_one() {
-    let stderr = stderr_of("case_with_logger");
+fn warnings_with_a_logger_go_only_to_it() {
+    let case = || {
+        log::set_logger(&LOGGER).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        warn(AsyncWebsocketApp::new());
+    };
+    let Some(stderr) = stderr_of("warnings_with_a_logger_go_only_to_it", case) else {
+        return;
+    };
     assert_eq!(lines(&stderr, "logged: ").len(), 1, "{stderr}");
     assert!(lines(&stderr, "humphrey_ws: ").is_empty(), "{stderr}");
 }
 
 #[test]
-#[ignore = "a case of warnings_of_a_silenced_logger_are_not_shown"]
-fn case_with_silenced_logger() {
-    log::set_logger(&LOGGER).unwrap();
-    log::set_max_level(log::LevelFilter::Off);
-    warn(AsyncWebsocketApp::new());
-}
-
-#[test]
 fn warnings_of_a_silenced_logger_are_not_shown() {
-    let stderr = stderr_of("case_with_silenced_logger");
+    let case = || {
+        log::set_logger(&LOGGER).unwrap();
+        log::set_max_level(log::LevelFilter::Off);
+        warn(AsyncWebsocketApp::new());
+    };
+    let Some(stderr) = stderr_of("warnings_of_a_silenced_logger_are_not_shown", case) else {
+        return;
+    };
     for word in ["logged: ", "humphrey_ws: "] {
         assert!(lines(&stderr, word).is_empty(), "{stderr}");
     }
@@ -124,19 +134,17 @@ fn warnings_of_a_silenced_logger_are_not_shown() {
 
 #[cfg(feature = "tracing")]
 #[test]
-#[ignore = "a case of warnings_go_to_the_subscriber_alone_where_there_is_one"]
-fn case_with_subscriber() {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    warn(AsyncWebsocketApp::new());
-}
-
-#[cfg(feature = "tracing")]
-#[test]
-fn warnings_go_to_the_subscriber_alone_where_there_is_one() {
-    let stderr = stderr_of("case_with_subscriber");
+fn warnings_with_a_subscriber_go_only_to_it() {
+    let case = || {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        warn(AsyncWebsocketApp::new());
+    };
+    let Some(stderr) = stderr_of("warnings_with_a_subscriber_go_only_to_it", case) else {
+        return;
+    };
     assert!(!lines(&stderr, "WARN").is_empty(), "{stderr}");
     assert!(
         lines(&stderr, "humphrey_ws: warning: ").is_empty(),
@@ -144,9 +152,7 @@ fn warnings_go_to_the_subscriber_alone_where_there_is_one() {
     );
 }
 
-#[test]
-#[ignore = "a case of foreign_page_is_shown_once_from_a_shard"]
-fn case_foreign_page() {
+fn warn_of_foreign_pages() {
     let (running, address) = start(AsyncWebsocketApp::<()>::new().with_shards(1));
     for _ in 0..2 {
         let mut page = tcp(address);
@@ -155,17 +161,23 @@ fn case_foreign_page() {
         page.write_all(request.as_bytes()).unwrap();
         assert!(read_head(&mut page).starts_with("HTTP/1.1 101 "));
     }
-    // Another thread than the shard's writes the line. The parent says when it has it.
-    let (told, parent) = mpsc::channel();
-    thread::spawn(move || told.send(std::io::stdin().read_to_end(&mut Vec::new())));
-    parent.recv_timeout(support::DEADLINE).unwrap().unwrap();
+    // The line is written later, by another thread. The parent closes standard input once it has read the line.
+    let (closed, parent_closed) = mpsc::channel();
+    thread::spawn(move || closed.send(std::io::stdin().read_to_end(&mut Vec::new())));
+    parent_closed
+        .recv_timeout(support::DEADLINE)
+        .unwrap()
+        .unwrap();
     running.shutdown(support::DEADLINE);
 }
 
 #[test]
-fn foreign_page_is_shown_once_from_a_shard() {
-    let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "case_foreign_page", "--ignored", "--nocapture"])
+fn foreign_origin_is_warned_of_once() {
+    if env::var_os(CHILD).is_some() {
+        warn_of_foreign_pages();
+        return;
+    }
+    let mut child = child("foreign_origin_is_warned_of_once")
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -101,7 +101,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) history: Option<u16>,
 
-    /// Allow at most N rooms; a client that asks for one more is disconnected with code 1013. Default: 100000, or 1000
+    /// Allow at most N rooms; a client that requests another is disconnected with code 1013. Default: 100000, or 1000
     /// with --history, where empty rooms are evicted with their history
     #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_rooms: Option<usize>,
@@ -157,7 +157,7 @@ pub(crate) struct Options {
     pub(crate) max_handshakes_per_address: Option<u32>,
 
     /// Compress messages for clients that offer permessage-deflate, as browsers do. Saves bandwidth and costs CPU time.
-    /// Clients that may publish can then guess what others send from the length of encrypted messages. Default: messages
+    /// A client that may publish and can observe the network can then guess other clients' messages from their lengths. Default: messages
     /// are not compressed
     #[arg(long, help_heading = heading::CLIENTS)]
     pub(crate) compress: bool,

@@ -125,6 +125,7 @@ async def reload_moves_clients_to_the_next_program(bench):
             assert await ws.recv() == "in"
             Nginx.command(next_site)
             old_workers = Path(f"/proc/{proxy.process.pid}/task/{proxy.process.pid}/children").read_text().split()
+            assert old_workers
             proxy.process.send_signal(signal.SIGHUP)
             # For a tenth of a second, old and new workers accept.
             while not all("shutting down" in Path(f"/proc/{worker}/cmdline").read_text() for worker in old_workers):
@@ -191,6 +192,8 @@ async def reload_closes_every_websocket(bench):
             reload = await asyncio.create_subprocess_exec(*map(str, command), stderr=asyncio.subprocess.DEVNULL)
             assert await reload.wait() == 0
             await ws.wait_closed()
+            # Without a close frame.
+            assert ws.close_code == 1006, ws.close_code
 
 
 async def handshake_without_upgrade_parameter_gets_426(bench):

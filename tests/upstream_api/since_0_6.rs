@@ -17,7 +17,7 @@ use humphrey_ws::{
 use super::*;
 
 #[test]
-fn the_apps_new_methods_have_these_signatures() {
+fn app_methods_since_0_6_keep_their_signatures() {
     let _: fn(&mut Guestbook) -> io::Result<SocketAddr> = Guestbook::bind;
     let _: fn(Guestbook) -> io::Result<()> = Guestbook::try_run;
     let _: fn(Guestbook) -> io::Result<RunningApp> = Guestbook::start;
@@ -61,7 +61,7 @@ fn the_senders_new_methods_have_these_signatures() {
 }
 
 #[test]
-fn an_error_of_a_try_method_returns_the_message_with_a_reason() {
+fn failed_try_method_returns_message_and_reason() {
     let _: fn(SendError) -> (Message, SendErrorReason) = |error| (error.message, error.reason);
     let _: [SendErrorReason; 3] = [
         SendErrorReason::Full,
@@ -76,7 +76,7 @@ fn an_error_of_a_try_method_returns_the_message_with_a_reason() {
 }
 
 #[test]
-fn a_try_method_succeeds_over_a_channel() {
+fn try_send_over_a_channel_succeeds() {
     let (stream, outgoing) = outgoing_stream(AsyncStream::new);
     assert!(stream.try_send(Message::new("hello")).is_ok());
     assert!(matches!(
@@ -94,7 +94,7 @@ fn sending_on_a_disconnected_stream_does_nothing() {
 }
 
 #[test]
-fn nobody_is_connected_to_an_app_that_does_not_run() {
+fn app_that_does_not_run_has_no_connections() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked();
     assert_eq!(app.sender().clone().connections(), 0);
 }
@@ -120,7 +120,7 @@ fn assert_echo(client: &mut WebSocket<TcpStream>) {
 }
 
 #[test]
-fn bind_tells_the_port_and_start_serves_it_in_the_background() {
+fn bind_to_port_0_returns_the_port_that_start_serves() {
     let mut app = echo_app();
     let addr = app.bind().unwrap();
     assert_ne!(addr.port(), 0);
@@ -130,7 +130,7 @@ fn bind_tells_the_port_and_start_serves_it_in_the_background() {
 }
 
 #[test]
-fn an_address_in_use_is_an_error_not_a_deaf_process() {
+fn address_in_use_is_returned_as_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
 
@@ -146,7 +146,7 @@ fn an_address_in_use_is_an_error_not_a_deaf_process() {
 }
 
 #[test]
-fn run_returns_when_the_shutdown_channel_says_so() {
+fn run_returns_after_a_shutdown_message() {
     let (shutdown, receiver) = channel();
     let (ended, end) = channel();
     let mut app = echo_app().with_shutdown(receiver);
@@ -162,7 +162,7 @@ fn run_returns_when_the_shutdown_channel_says_so() {
 }
 
 #[test]
-fn a_shutdown_channel_whose_sender_is_dropped_stops_nothing() {
+fn shutdown_channel_without_sender_stops_nothing() {
     let (shutdown, receiver) = channel();
     let mut app = echo_app().with_shutdown(receiver);
     let addr = app.bind().unwrap();
@@ -272,7 +272,7 @@ fn blocking_stream_sends_text_and_closes_with_a_code() {
 }
 
 #[test]
-fn try_send_to_a_connection_that_has_gone_hands_the_message_back() {
+fn try_send_to_a_closed_connection_returns_the_message() {
     let (client, stream, running) = connected();
     drop(client);
     let sender = running.sender();
@@ -287,7 +287,7 @@ fn try_send_to_a_connection_that_has_gone_hands_the_message_back() {
 }
 
 #[test]
-fn try_broadcast_over_a_channel_hands_the_message_back_once_nobody_receives() {
+fn try_broadcast_without_a_receiver_returns_the_message() {
     let (stream, outgoing) = outgoing_stream(AsyncStream::disconnected);
     stream.try_broadcast("heard").unwrap();
     assert!(matches!(

@@ -98,13 +98,12 @@ impl Hub {
 
     /// Whether a message to this client alone may be compressed.
     pub(crate) fn compresses_replies_of(&self, session: &Session, frame: &Bytes) -> bool {
-        self.settings
-            .compression
-            .as_ref()
-            .is_some_and(|compression| {
-                frame.len() >= compression.replies_from
-                    && session.compression.can_inflate(frame.len())
-            })
+        let (Some(compression), Some((_, payload))) =
+            (&self.settings.compression, encode::data_payload(frame))
+        else {
+            return false;
+        };
+        payload.len() >= compression.replies_from && session.compression.can_inflate(payload.len())
     }
 
     /// Leaves a frame for a connection, compressed if that makes it shorter. Returns the plain frame if it is refused.

@@ -215,7 +215,7 @@ fn close_user_closes_all_connections_of_that_user_only() {
 }
 
 #[test]
-fn user_counts_no_longer_though_a_handler_keeps_the_session() {
+fn user_of_an_ended_session_is_not_counted() {
     let mut world = world(1);
     let client = enter(&mut world, "/?ada").unwrap();
     let session = world.session(client);
@@ -303,7 +303,7 @@ fn refresh_moves_the_expiry_without_a_turn() {
 }
 
 #[test]
-fn expiry_that_comes_nearer_or_is_withdrawn_holds() {
+fn expiry_moved_earlier_or_removed_takes_effect() {
     let mut world = World::with_handler(echo);
     let (nearer, withdrawn) = (world.join(), world.join());
     for client in [nearer, withdrawn] {
@@ -351,7 +351,7 @@ fn session_that_has_expired_already_is_closed_at_once() {
 }
 
 #[test]
-fn expiry_does_not_wait_for_a_process_that_was_stopped() {
+fn expiry_during_a_stopped_process_is_not_extended() {
     let mut world = World::with_handler(echo);
     let (client, other) = (world.join(), world.join());
     set_expiry(&mut world, client, Some(60_000));
@@ -365,7 +365,7 @@ fn expiry_does_not_wait_for_a_process_that_was_stopped() {
 }
 
 #[test]
-fn thousands_that_expire_at_once_are_closed_in_several_turns() {
+fn sessions_expiring_together_close_over_several_turns() {
     let mut world = World::with_handler(echo);
     let clients = world.joined(EXPIRED_PER_TURN + 10);
     for &client in &clients {

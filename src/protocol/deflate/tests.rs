@@ -321,7 +321,7 @@ fn examples_of_the_rfc_are_inflated() {
 }
 
 #[test]
-fn a_message_after_a_final_block_refers_to_all_before_it() {
+fn message_after_a_final_block_refers_to_earlier_ones() {
     let mut client = Inflater::new(Takeover::Yes);
     // "Hello" in a final block, then the second message of RFC 7692 §7.2.3.2.
     assert_eq!(
@@ -340,7 +340,7 @@ fn a_message_after_a_final_block_refers_to_all_before_it() {
 }
 
 #[test]
-fn payloads_that_are_cut_or_no_deflate_are_invalid() {
+fn truncated_or_malformed_deflate_is_invalid() {
     let mut compressor = Compressor::new(SIZE);
     let message = text(&mut Dice::from_seed(3), 2_000);
     let compressed = payload(compressor.compress(Text, &message, 2, 0).unwrap()).to_vec();
@@ -364,7 +364,7 @@ fn payloads_that_are_cut_or_no_deflate_are_invalid() {
 }
 
 #[test]
-fn a_bomb_is_worked_on_step_by_step_and_empty_blocks_count_as_work() {
+fn decompression_bomb_is_inflated_in_bounded_steps() {
     let bomb = compress_to_vec(&vec![0; 16 << 20], 9);
     assert!(bomb.len() < 20_000);
     let mut inflater = Inflater::new(Takeover::No);
