@@ -123,7 +123,7 @@ impl AppShared {
             return refuse(message, reason);
         }
         let frame = message.frame();
-        let id = match to {
+        let (id, session) = match to {
             Recipients::Everyone { except } => {
                 let event = hub
                     .everyone_streams()
@@ -154,7 +154,7 @@ impl AppShared {
                 self.counters.dropped_no_recipient.add(1);
                 return refuse(message, SendErrorReason::Closed);
             }
-            Recipients::Connection(id) => id,
+            Recipients::Connection(id) => (id, None),
             Recipients::Session(session) => {
                 match (session.status(), blocking) {
                     (Status::Closed, _) => {
@@ -164,24 +164,28 @@ impl AppShared {
                     (Status::Full, Blocking::Try) => return refuse(message, SendErrorReason::Full),
                     _ => {}
                 }
-                session.id
+                (session.id, Some(session))
             }
         };
         let block = blocking == Blocking::Wait;
         let (frame, shape) = message.into_frame();
         #[cfg(feature = "deflate")]
-        if !shape.is_uncompressed()
-            && hub.compresses_replies()
-            && let Some(session) = self.directory.find_id(id)
-            && hub.compresses_replies_of(&session, &frame)
-        {
-            return hub
-                .send_compressed(&session, frame, block)
-                .or_else(|(frame, refused)| {
-                    let message = Message::of_frame(frame, shape);
-                    refuse(message, self.refused(refused))
-                });
+        if !shape.is_uncompressed() && hub.compresses_reply(&frame) {
+            let found = match session {
+                Some(_) => None,
+                None => self.directory.find_id(id),
+            };
+            if let Some(session) = session.or(found.as_deref()) {
+                return hub
+                    .send_compressed(session, frame, block)
+                    .or_else(|(frame, refused)| {
+                        let message = Message::of_frame(frame, shape);
+                        refuse(message, self.refused(refused))
+                    });
+            }
         }
+        #[cfg(not(feature = "deflate"))]
+        let _ = session;
         hub.send(id, frame, block).or_else(|(frame, refused)| {
             let message = Message::of_frame(frame, shape);
             refuse(message, self.refused(refused))
@@ -305,10 +309,18 @@ impl AppShared {
     /// Makes a connection join a room, and replays the kept messages after a given id. Returns their number.
     pub(super) fn join_since(
         &self,
-        name: &str,
-        session: &Session,
+        name: Option<&str>,
+        session: Option<&Session>,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
+        let Some(name) = name else {
+            // The room of all clients has no history.
+            return match (session, since) {
+                (None, _) => Err(join_error("", JoinErrorReason::Closed)),
+                (Some(_), Some(_)) => Err(join_error("", JoinErrorReason::HistoryGone)),
+                (Some(_), None) => Ok(0),
+            };
+        };
         let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
             let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
                 let kept = history.since(since)?;
@@ -359,7 +371,7 @@ impl AppShared {
                 }
             }
         };
-        self.find_and_join(name, Some(session), join)
+        self.find_and_join(name, session, join)
     }
 
     fn find_and_join<T>(
@@ -558,7 +570,7 @@ impl From<HistoryGone> for JoinFailure {
     }
 }
 
-fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
+pub(super) fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
     let fits = |&(at, char): &(usize, char)| at + char.len_utf8() <= NAME_BYTES_MAX;
     JoinError {
         room: name

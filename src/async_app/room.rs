@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::publish::{AppShared, Blocking, Recipients};
 use crate::engine::ConnectionId;
-use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::error::{JoinError, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 
@@ -111,18 +111,9 @@ impl Room {
         id: ConnectionId,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
-        let refused = |reason| JoinError {
-            room: self.name.as_deref().unwrap_or_default().to_owned(),
-            reason,
-        };
-        let Some(session) = self.shared.directory.find_id(id) else {
-            return Err(refused(JoinErrorReason::Closed));
-        };
-        match (&self.name, since) {
-            (Some(name), _) => self.shared.join_since(name, &session, since),
-            (None, Some(_)) => Err(refused(JoinErrorReason::HistoryGone)),
-            (None, None) => Ok(0),
-        }
+        let session = self.shared.directory.find_id(id);
+        self.shared
+            .join_since(self.name.as_deref(), session.as_deref(), since)
     }
 
     /// Makes a connection leave the room, after the messages that the room was sent before. Does nothing if the

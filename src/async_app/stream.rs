@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use super::publish::{AppShared, Blocking, Recipients};
+use super::publish::{AppShared, Blocking, Recipients, join_error};
 use super::room::Room;
 use crate::engine::{ConnectionId, Session};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
@@ -295,11 +295,8 @@ where
         match &self.backend {
             Backend::Engine {
                 session, shared, ..
-            } => shared.join_since(room, session, id),
-            Backend::Channel(_) => Err(JoinError {
-                room: room.to_owned(),
-                reason: JoinErrorReason::Closed,
-            }),
+            } => shared.join_since(Some(room), Some(session), id),
+            Backend::Channel(_) => Err(join_error(room, JoinErrorReason::Closed)),
         }
     }
 

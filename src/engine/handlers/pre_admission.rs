@@ -105,11 +105,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         bytes: 0,
         is_given: false,
     };
-    let refuse = |refused: AdmissionRefused| {
-        refused.counter(counters).add(1);
-        debug!("{peer} was refused: {}", refused.cause());
-        refused.reject()
-    };
+    let refuse = |refused: AdmissionRefused| refused.record(counters, peer);
     if hub.is_full() {
         return Err(refuse(AdmissionRefused::ConnectionsMax));
     }
@@ -134,11 +130,16 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         counters.refused_handshakes_max.add(1);
         return Err(too_many());
     }
-    let mut granted = match hub.subscriptions.handshake {
+    let granted = match hub.subscriptions.handshake {
+        // The handshake handler decides.
         true => Granted::default(),
-        false => Granted::choosing(&request, hub.subscriptions.subprotocols),
+        false => {
+            let known = hub.subscriptions.subprotocols;
+            let mut granted = Granted::choosing(&request, known);
+            granted.agree_compression(&hub.settings, &request);
+            granted
+        }
     };
-    granted.agree_compression(&hub.settings, &request);
     Ok(Box::new(Accepted {
         handshake,
         granted,

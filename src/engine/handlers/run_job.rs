@@ -182,8 +182,8 @@ fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, th
             Verdict::Rejected(reject)
         }
         Err(Refusal::UserConnections) => {
-            hub.common.refused_user_connections.add(1);
-            Verdict::Rejected(AdmissionRefused::UserConnections.reject())
+            let peer = accepted.request().peer_addr();
+            Verdict::Rejected(AdmissionRefused::UserConnections.record(&hub.common, peer))
         }
     });
 }
@@ -215,7 +215,7 @@ fn granted(
         expiry,
     } = answer.map_err(Reject::checked)?;
     let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
-    let kept = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
+    let attachment = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
     if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
         limited!(
             hub.logged.bad_accept,
@@ -231,8 +231,11 @@ fn granted(
         None => None,
     };
     Ok(Granted {
+        subprotocol,
+        headers,
+        attachment,
         user_slot,
         expiry,
-        ..Granted::new(subprotocol, headers, kept)
+        ..Granted::default()
     })
 }

@@ -14,7 +14,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{BodyMode, Head, HttpError};
-use crate::report::{Limited, limited};
+use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 
 /// Why a client was refused.
@@ -286,6 +286,13 @@ impl AdmissionRefused {
             Self::Origin(_) => "pages of this origin may not connect",
             Self::Host(_) => "the server does not serve this host name",
         }
+    }
+
+    /// Counts and logs the refusal. Returns the answer for the client.
+    pub(crate) fn record(&self, counters: &Counters, peer: SocketAddr) -> Reject {
+        self.counter(counters).add(1);
+        debug!("{peer} was refused: {}", self.cause());
+        self.reject()
     }
 
     pub(crate) fn counter<'a>(&self, counters: &'a Counters) -> &'a Counter {

@@ -90,20 +90,14 @@ impl Hub {
         }
     }
 
-    /// Whether messages to single clients may be compressed at all.
-    #[inline]
-    pub(crate) fn compresses_replies(&self) -> bool {
-        self.settings.compression.is_some() && self.compressors.agreed.load(Relaxed) > 0
-    }
-
-    /// Whether a message to this client alone may be compressed.
-    pub(crate) fn compresses_replies_of(&self, session: &Session, frame: &Bytes) -> bool {
-        let (Some(compression), Some((_, payload))) =
-            (&self.settings.compression, encode::data_payload(frame))
-        else {
+    /// Whether a message to one client is compressed, if the client can inflate it.
+    pub(crate) fn compresses_reply(&self, frame: &Bytes) -> bool {
+        let Some(compression) = &self.settings.compression else {
             return false;
         };
-        payload.len() >= compression.replies_from && session.compression.can_inflate(payload.len())
+        let payload = encode::data_payload(frame);
+        payload.is_some_and(|(_, payload)| payload.len() >= compression.replies_from)
+            && self.compressors.agreed.load(Relaxed) > 0
     }
 
     /// Leaves a frame for a connection, compressed if that makes it shorter. Returns the plain frame if it is refused.
@@ -114,8 +108,9 @@ impl Hub {
         blocks: bool,
     ) -> Result<(), (Bytes, Refused)> {
         let compression = self.settings.compression.as_ref();
-        let compressed =
-            compression.and_then(|compression| self.compressors.compress(compression, &frame));
+        let compressed = compression
+            .filter(|_| session.compression.can_inflate(frame.len()))
+            .and_then(|compression| self.compressors.compress(compression, &frame));
         let Some(compressed) = compressed else {
             return self.send(session.id, frame, blocks);
         };

@@ -8,6 +8,7 @@ pub(crate) mod job_port;
 pub(crate) mod rooms;
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::fence;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -352,12 +353,14 @@ impl Hub {
     pub(crate) fn set_expiry(&self, session: &Session, expiry: Option<Expiry>) {
         let id = session.id;
         let expiries = &self.shards[usize::from(id.shard)].expiries;
-        let is_to_be_told = expiries.set(id.key(), expiry);
-        // Checked after setting the expiry, since the shard closes a session before it forgets the expiry.
+        let must_notify = expiries.set(id.key(), expiry);
+        // The shard closes a session before it forgets the expiry, so one of the two sees what the other has done: both have a
+        // fence in between.
+        fence(SeqCst);
         if session.status() == Status::Closed {
             expiries.forget(id.key());
         }
-        if is_to_be_told {
+        if must_notify {
             // At once and not deferred: a handler's batch may take long, and other threads rely on the expiry.
             self.send_control(id.shard, Control::Expiry, When::Now);
         }

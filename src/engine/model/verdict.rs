@@ -32,22 +32,6 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    pub(crate) fn new(
-        subprotocol: Option<String>,
-        headers: Vec<(String, String)>,
-        attachment: Option<PendingAttachment>,
-    ) -> Self {
-        Self {
-            subprotocol,
-            headers,
-            attachment,
-            user_slot: None,
-            expiry: None,
-            #[cfg(feature = "deflate")]
-            compression: None,
-        }
-    }
-
     /// Negotiates compression, if the client offers it and the response can still be changed.
     pub(crate) fn agree_compression(&mut self, settings: &Settings, request: &RequestHead) {
         #[cfg(feature = "deflate")]

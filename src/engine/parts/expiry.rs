@@ -7,9 +7,8 @@
 //! not wake the shard.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicUsize, fence};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,9 +21,9 @@ const STEP: Duration = Duration::from_millis(125);
 /// Most expired sessions closed in one turn, so that thousands of them do not delay other connections.
 pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
 
-/// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up.
+/// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up. 0 is always past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Expiry(NonZeroU32);
+pub(crate) struct Expiry(u32);
 
 impl Expiry {
     fn epoch() -> Instant {
@@ -32,32 +31,30 @@ impl Expiry {
         *EPOCH.get_or_init(Instant::now)
     }
 
-    /// The step in which `instant` lies, or the first one if `instant` is before all steps. `None` if it is after all
-    /// of them, so never.
+    /// The step in which `instant` lies. `None` if it is after all steps, so never.
     pub(crate) fn at(instant: Instant) -> Option<Self> {
         let steps = instant
             .saturating_duration_since(Self::epoch())
             .as_nanos()
             .div_ceil(STEP.as_nanos());
-        let steps = u32::try_from(steps).ok()?;
-        Some(Self(NonZeroU32::new(steps).unwrap_or(NonZeroU32::MIN)))
+        u32::try_from(steps).ok().map(Self)
     }
 
     /// The moment at which the system's clock will show `time`, if it is not changed meanwhile. `None`: never.
     pub(crate) fn at_time(time: SystemTime) -> Option<Self> {
-        let now = Instant::now();
         match time.duration_since(SystemTime::now()) {
-            Ok(left) => now.checked_add(left).and_then(Self::at),
-            Err(_) => Self::at(now),
+            Ok(left) => Instant::now().checked_add(left).and_then(Self::at),
+            Err(_) => Some(Self(0)),
         }
     }
 
     fn instant(self) -> Instant {
-        Self::epoch() + STEP * self.0.get()
+        Self::epoch() + STEP * self.0
     }
 
     fn has_come(self, now: Instant) -> bool {
-        self.instant() <= now
+        // The clock may be read for the first time in the turn that is going on.
+        self.0 == 0 || self.instant() <= now
     }
 }
 
@@ -114,12 +111,14 @@ impl Expiries {
     }
 
     /// Records that the shard was notified, and is about to look when the first session expires.
-    pub(crate) fn take_note(&self) {
+    pub(crate) fn clear_notified(&self) {
         self.change(|queue| queue.is_notified = false);
     }
 
     /// Removes a connection that has ended.
     pub(crate) fn forget(&self, key: Key) {
+        // Behind the session's status: see `Hub::set_expiry`.
+        fence(SeqCst);
         if !self.is_empty() {
             self.change(|queue| queue.remove(key));
         }
@@ -221,14 +220,14 @@ mod tests {
         assert!(expiries.set(key(1), at(100)));
         // The shard has not looked yet.
         assert!(!expiries.set(key(1), at(90)));
-        expiries.take_note();
+        expiries.clear_notified();
         assert!(!expiries.set(key(2), at(95)), "later than another");
         assert!(!expiries.set(key(1), at(120)), "a refresh");
         assert!(expiries.set(key(2), at(80)));
         // Removed before the shard looks, and set again.
         expiries.forget(key(1));
         expiries.set(key(2), None);
-        expiries.take_note();
+        expiries.clear_notified();
         assert!(expiries.set(key(2), at(80)));
     }
 }

@@ -77,17 +77,14 @@ impl Users {
 
     /// Counts a connection for a user. `None` if the user has as many as allowed.
     pub(crate) fn enter(self: &Arc<Self>, user: &str) -> Option<UserSlot> {
-        if self.connections_max == 0 {
+        let mut stripe = self.stripe(user);
+        let known = stripe.users.get_key_value(user);
+        if known.map_or(0, |(_, user)| user.connections) >= self.connections_max {
             return None;
         }
-        let mut stripe = self.stripe(user);
         // All connections of a user share one copy of the name.
-        let known = stripe.users.get_key_value(user);
         let name = known.map_or_else(|| Arc::from(user), |(name, _)| name.clone());
         let known = stripe.users.entry(name.clone()).or_default();
-        if known.connections >= self.connections_max {
-            return None;
-        }
         known.connections += 1;
         Some(UserSlot {
             users: self.clone(),

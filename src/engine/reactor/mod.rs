@@ -310,7 +310,7 @@ impl<T: Transport> Core<T> {
                 Control::Nudge(key) => {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
-                Control::Expiry => self.cx.handle().expiries.take_note(),
+                Control::Expiry => self.cx.handle().expiries.clear_notified(),
             }
         }
         self.controls = controls;

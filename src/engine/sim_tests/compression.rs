@@ -284,7 +284,7 @@ impl Game {
         let session = self.world.session(self.players[index].client);
         let frame = Message::new(&payload).frame().clone();
         let hub = &self.world.hub;
-        let sent = match hub.compresses_replies_of(&session, &frame) {
+        let sent = match hub.compresses_reply(&frame) {
             true => hub.send_compressed(&session, frame, false),
             false => hub.send(session.id, frame, false),
         };

@@ -341,7 +341,6 @@ fn session_that_has_expired_already_is_closed_at_once() {
         }),
         ..Setup::default()
     });
-    world.advance_ms(STEP_MS);
     let client = enter(&mut world, "/").unwrap();
     assert_eq!(world.all_frames(client), [expired()]);
     world.client_sends(client, client_close(3000));

@@ -251,11 +251,9 @@ impl Http {
                 self.accept(cx, request, source, granted);
             }
             Err(Refusal::UserConnections) => {
-                let refused = AdmissionRefused::UserConnections;
-                refused.counter(cx.shard.counters()).add(1);
                 let peer = request.peer_addr();
-                debug!("{peer} was refused: {}", refused.cause());
-                self.reject(cx, source, &refused.reject(), CloseCode::TRY_AGAIN_LATER);
+                let reject = AdmissionRefused::UserConnections.record(cx.shard.counters(), peer);
+                self.reject(cx, source, &reject, CloseCode::TRY_AGAIN_LATER);
             }
             Err(Refusal::Program(reject)) => {
                 if !matches!(source, HandshakeSource::Body { .. }) {

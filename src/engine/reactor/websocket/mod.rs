@@ -365,7 +365,7 @@ impl WebSocket {
             let expiries = &cx.shard.handle().expiries;
             if expiries.set(cx.key, granted.expiry) {
                 // The shard looks at the expiries before it sleeps.
-                expiries.take_note();
+                expiries.clear_notified();
             }
         }
         if let Some(attachment) = granted.attachment.and_then(PendingAttachment::take) {
