@@ -1,6 +1,6 @@
 //! Who may come in: the recipes of docs/authentication.md, and what the handshake handler promises.
 
-mod support;
+use crate::support;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

@@ -1,6 +1,6 @@
 //! The blocking API, on plain sockets: what it receives, what it answers, and how it ends.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

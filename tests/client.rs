@@ -1,6 +1,6 @@
 //! The blocking client, against our own server, against tungstenite's, and against servers that misbehave.
 
-mod support;
+use crate::support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

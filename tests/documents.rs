@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use humphrey_ws::Limits;
 
+/// The folder above that of this package.
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 fn document(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+    fs::read_to_string(Path::new(REPOSITORY).join(name)).unwrap()
 }
 
 fn bytes(n: usize) -> String {
@@ -129,4 +132,27 @@ fn readme_names_the_rust_version_of_the_manifest() {
         .unwrap();
     let sentence = format!("\nRust {} or newer", version.trim_matches('"'));
     assert!(document("README.md").contains(&sentence), "{sentence}");
+}
+
+/// Cargo looks for the tests of a package in its folder `tests`, so it would pass over a file that nobody lists.
+#[test]
+fn every_test_file_is_part_of_a_binary() {
+    let manifest = document("tests/Cargo.toml");
+    let modules = document("tests/integration.rs");
+    let is_listed = |name: &str| {
+        manifest.contains(&format!("path = \"{name}.rs\""))
+            || modules.lines().any(|line| line == format!("mod {name};"))
+    };
+    let files = fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let left_out: Vec<String> = names
+        .filter(|file| {
+            file.strip_suffix(".rs")
+                .is_some_and(|name| !is_listed(name))
+        })
+        .collect();
+    assert!(
+        left_out.is_empty(),
+        "in neither tests/Cargo.toml nor tests/integration.rs: {left_out:?}"
+    );
 }

@@ -1,8 +1,7 @@
 //! Event streams that go on where their client has seen the last event: nothing is lost, and nothing comes twice.
 
-#[path = "support/events.rs"]
-mod events;
-mod support;
+use crate::events;
+use crate::support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,8 +1,7 @@
 //! Event streams over real sockets: what a client of `text/event-stream` gets.
 
-#[path = "support/events.rs"]
-mod events;
-mod support;
+use crate::events;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Mailboxes that have room for one thing at a time: everybody waits for everybody, and everything goes on.
 
-mod support;
+use crate::support;
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! What rooms keep: ids without gaps, replays without gap or duplicate, bounds.
 
-mod support;
+use crate::support;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, Ordering::SeqCst};

@@ -1,7 +1,7 @@
 //! Clients that speak `humphrey_ws.procedures.v1` get the messages of rooms that keep a history with their ids there, so that
 //! they can resume; everybody else gets them as they are.
 
-mod support;
+use crate::support;
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;

@@ -1,6 +1,6 @@
 //! How an app starts and ends: its address, and what shutdown does to those who are connected.
 
-mod support;
+use crate::support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};

@@ -1,7 +1,7 @@
 //! Every server of the library chooses the subprotocol of plain messages where it chooses no other, so that a browser's
 //! first handshake is its last: browsers fail one in which none of their subprotocols is chosen.
 
-mod support;
+use crate::support;
 
 use std::io::Write;
 use std::net::SocketAddr;

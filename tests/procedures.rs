@@ -1,8 +1,7 @@
 //! Procedures: notifications both ways, calls that return or are cancelled, in both subprotocols.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::io::Write;
 use std::net::TcpStream;

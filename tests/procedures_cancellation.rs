@@ -1,8 +1,7 @@
 //! Calls that are cancelled: by their client, by the end of its connection, or of the app.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,7 @@
 //! Procedures, with clients that are slow, unlucky or mean: every call has one end, and nobody gets what is not theirs.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,8 +1,7 @@
 //! What the server does of its own in procedures: calls to clients, and rooms that clients join by themselves.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -493,7 +492,8 @@ fn notifications_have_the_same_bytes_for_everyone() {
 fn a_timers_thread_is_there_while_calls_wait_and_ends_with_the_app() {
     // The other tests of this file have timers, too: it runs in a process of its own.
     if std::env::var_os("ALONE").is_none() {
-        let name = "a_timers_thread_is_there_while_calls_wait_and_ends_with_the_app";
+        let name =
+            "procedures_server::a_timers_thread_is_there_while_calls_wait_and_ends_with_the_app";
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name])
             .env("ALONE", "yes")

@@ -1,8 +1,7 @@
 //! The procedures' frames, byte for byte: as the guide has them, and as another server of the older subprotocol speaks it.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};

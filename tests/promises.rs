@@ -1,7 +1,7 @@
 //! The promises that users rely on, over real sockets with clients that we did not write. Each test would fail
 //! without what it is named for.
 
-mod support;
+use crate::support;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

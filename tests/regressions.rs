@@ -36,7 +36,7 @@
 //!     `mailbox_stays_within_its_bound_before_its_shard_runs`,
 //!     `busy_client_is_read_only_up_to_its_bound`.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -580,7 +580,7 @@ fn messages_and_the_close_behind_them_are_all_delivered() {
 
 #[test]
 fn the_list_names_thirteen_failures_and_tests_that_are_there() {
-    let root = env!("CARGO_MANIFEST_DIR");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
     let own = read("tests/regressions.rs");
     let list = own.lines().map_while(|line| line.strip_prefix("//!"));

@@ -1,6 +1,6 @@
 //! Rooms, over real sockets: who is in them, who gets what, and in which order.
 
-mod support;
+use crate::support;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! Humphrey's HTTP routes on the app's own port, over real sockets.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,6 +16,9 @@ use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, Reject, RunningApp};
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
+
+/// A folder with files to serve.
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -39,7 +42,7 @@ fn routes() -> SubApp<AtomicUsize> {
             Response::new(StatusCode::OK, "bye").with_header(HeaderType::Connection, "close")
         })
         .with_stateless_route("/panic", |_| panic!("as it was asked to"))
-        .with_path_aware_route("/files/*", serve_dir("examples"))
+        .with_path_aware_route("/files/*", serve_dir(EXAMPLES))
 }
 
 fn serve() -> (RunningApp, SocketAddr) {
@@ -80,7 +83,10 @@ fn routes_of_every_kind_are_served_beside_websockets() {
     );
     let (head, body) = ask(address, &get("/files/echo.rs"));
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    assert_eq!(body, std::fs::read_to_string("examples/echo.rs").unwrap());
+    assert_eq!(
+        body,
+        std::fs::read_to_string(format!("{EXAMPLES}/echo.rs")).unwrap()
+    );
     assert!(
         ask(address, &get("/files/../Cargo.toml"))
             .0
@@ -412,7 +418,7 @@ fn a_request_in_progress_is_answered_before_shutdown_ends() {
 fn dot_segments_never_reach_a_route_that_serves_files() {
     // Humphrey's own handler joins the path to its directory as it is.
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_routes(
-        SubApp::new().with_route("/*", humphrey::handlers::serve_as_file_path("examples")),
+        SubApp::new().with_route("/*", humphrey::handlers::serve_as_file_path(EXAMPLES)),
     );
     let (running, address) = start(app);
     assert!(

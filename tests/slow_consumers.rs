@@ -1,6 +1,6 @@
 //! What happens to clients that read too slowly, by each policy, and to everyone else.
 
-mod support;
+use crate::support;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,7 @@
 //! The program's own code may block and send wherever it runs: no other client waits for it.
 
-#[path = "support/procedures.rs"]
-mod frames;
-mod support;
+use crate::frames;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

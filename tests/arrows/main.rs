@@ -16,9 +16,12 @@ use std::path::Path;
 use modules::{Tree, read_sources};
 use rules::{ARROWS, CIRCLES_LEFT, IMPLS, LAYERS, LEAVES, MEMBERS, SLAB_LOOKUPS_MAX};
 
+/// The folder above that of this package.
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 fn tree_of(root: &str) -> Tree {
     let (folder, _) = root.rsplit_once('/').unwrap();
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = Path::new(REPOSITORY);
     Tree::new(root, &read_sources(repository, folder))
 }
 

@@ -1,0 +1,38 @@
+//! The integration tests that can share a process, as modules of one binary: linking a binary for each file would take longer than
+//! compiling it. `cargo test --test integration rooms::` runs those of `rooms.rs`.
+//!
+//! A file is a binary of its own, listed in `Cargo.toml`, if its tests set the logger or count something of their whole process:
+//! threads, descriptors, allocations or context switches.
+
+#[path = "support/events.rs"]
+mod events;
+#[path = "support/procedures.rs"]
+mod frames;
+mod support;
+
+mod authentication;
+mod blocking;
+#[cfg(feature = "client")]
+mod client;
+#[cfg(all(feature = "client", feature = "deflate"))]
+mod compression;
+mod event_stream_resume;
+mod event_streams;
+mod full_mailboxes;
+mod history;
+mod history_ids;
+mod lifecycle;
+mod plain_subprotocol;
+mod procedures;
+mod procedures_cancellation;
+mod procedures_hostile;
+mod procedures_server;
+mod procedures_wire;
+mod promises;
+mod regressions;
+mod rooms;
+mod routes;
+mod slow_consumers;
+mod upstream_api;
+mod upstream_programs;
+mod user_code;
