@@ -217,7 +217,7 @@ impl<R: Role> FrameReader<R> {
     }
 
     /// permessage-deflate was agreed.
-    #[cfg(all(feature = "deflate", any(test, fuzzing, feature = "client")))]
+    #[cfg(all(feature = "deflate", feature = "client"))]
     pub(crate) fn accept_compressed(&mut self) {
         self.accepted.compressed = true;
     }

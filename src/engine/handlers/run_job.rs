@@ -236,6 +236,8 @@ fn granted(
         attachment,
         user_slot,
         expiry,
-        ..Granted::default()
+        // Negotiated once the request was accepted.
+        #[cfg(feature = "deflate")]
+        compression: None,
     })
 }

@@ -168,7 +168,7 @@ fn number(digits: &str) -> Option<u8> {
 }
 
 /// The offer of a client, which inflates with context takeover and any window, and sends plain messages.
-#[cfg(any(test, fuzzing, feature = "client"))]
+#[cfg(feature = "client")]
 pub(crate) const OFFER: &str = NAME;
 
 /// Whether a server that has received [`OFFER`] compresses messages. `None` if the client must fail the connection, since the

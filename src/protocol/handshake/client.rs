@@ -31,7 +31,7 @@ pub(crate) struct Agreed<'a> {
 pub(crate) enum Extensions {
     None,
     /// permessage-deflate (RFC 7692).
-    #[cfg(feature = "deflate")]
+    #[cfg(all(feature = "deflate", feature = "client"))]
     Deflate,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn request(
     }
     let offer: Option<&str> = match extensions {
         Extensions::None => None,
-        #[cfg(feature = "deflate")]
+        #[cfg(all(feature = "deflate", feature = "client"))]
         Extensions::Deflate => Some(crate::protocol::deflate::negotiate::OFFER),
     };
     if let Some(offer) = offer {
