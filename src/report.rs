@@ -27,43 +27,59 @@ macro_rules! say {
     }};
 }
 
-/// Logs one line, or writes it to standard error if nobody has set a logger.
-macro_rules! say_in_any_case {
-    ($level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {{
+/// Logs one line, or writes it to standard error if nobody has set a logger, unless `$once` has shown one before.
+macro_rules! log_or_stderr {
+    ($level:ident, $log_level:ident, $name:literal, $once:expr, $($text:tt)*) => {{
         if $crate::report::has_logger() {
             $crate::report::say!($level, $log_level, $($text)*);
         } else {
-            // Each place in the code is a kind of its own.
-            static SHOWN: $crate::report::Shown = $crate::report::Shown::new();
-            SHOWN.show_once($name, format_args!($($text)*));
+            $once.show($name, format_args!($($text)*));
         }
     }};
 }
 
+/// Each place in the code is a kind of its own.
+macro_rules! once_per_place {
+    ($level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {{
+        static ONCE: $crate::report::Once = $crate::report::Once::new();
+        $crate::report::log_or_stderr!($level, $log_level, $name, ONCE, $($text)*);
+    }};
+}
+
 macro_rules! error {
-    ($($text:tt)*) => { $crate::report::say_in_any_case!(error, Error, "error", $($text)*) };
+    ($($text:tt)*) => { $crate::report::once_per_place!(error, Error, "error", $($text)*) };
 }
 macro_rules! warning {
-    ($($text:tt)*) => { $crate::report::say_in_any_case!(warn, Warn, "warning", $($text)*) };
+    ($($text:tt)*) => { $crate::report::once_per_place!(warn, Warn, "warning", $($text)*) };
 }
 macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, Info, $($text)*) }; }
 macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($text)*) }; }
 
-/// Logs a line that a client can cause, unless the same was logged within the last minute: `limited!(limited, warning, "…")`.
+/// Logs a line that a client can cause, unless one of the same [`Limited`] was logged within the last minute:
+/// `limited!(limited, warning, "…")`.
 macro_rules! limited {
-    ($limited:expr, $level:ident, $($text:tt)*) => {
+    (@ $limited:expr, $level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {
         if let Some(left_out) = $limited.due() {
-            if $crate::report::has_logger() {
-                $crate::report::$level!("{}{left_out}", format_args!($($text)*));
-            } else {
-                // Shown once at most, so how many were left out says nothing.
-                $crate::report::$level!($($text)*);
-            }
+            let once = $limited.once();
+            $crate::report::log_or_stderr!(
+                $level, $log_level, $name, once, "{}{left_out}", format_args!($($text)*)
+            );
+        }
+    };
+    ($limited:expr, error, $($text:tt)*) => {
+        $crate::report::limited!(@ $limited, error, Error, "error", $($text)*)
+    };
+    ($limited:expr, warning, $($text:tt)*) => {
+        $crate::report::limited!(@ $limited, warn, Warn, "warning", $($text)*)
+    };
+    ($limited:expr, info, $($text:tt)*) => {
+        if let Some(left_out) = $limited.due() {
+            $crate::report::info!("{}{left_out}", format_args!($($text)*));
         }
     };
 }
 
-pub(crate) use {debug, error, info, limited, say, say_in_any_case, warning};
+pub(crate) use {debug, error, info, limited, log_or_stderr, once_per_place, say, warning};
 
 /// Whether the program has set a logger, or with the feature `tracing` a subscriber.
 pub(crate) fn has_logger() -> bool {
@@ -86,17 +102,18 @@ pub(crate) fn silence_stderr() {
 }
 
 /// Whether a kind of line was written to standard error.
-pub(crate) struct Shown(AtomicBool);
+#[derive(Debug)]
+pub(crate) struct Once(AtomicBool);
 
-impl Shown {
+impl Once {
     pub(crate) const fn new() -> Self {
         Self(AtomicBool::new(false))
     }
 
-    /// Writes a line to standard error, unless one of its kind was. Standard error may block, so a shard's turn leaves it to another
-    /// thread.
+    /// Writes a line to standard error, unless one of its kind was. Standard error may block, so nonblocking code leaves it to
+    /// another thread.
     #[cold]
-    pub(crate) fn show_once(&self, level: &'static str, text: fmt::Arguments<'_>) {
+    pub(crate) fn show(&self, level: &'static str, text: fmt::Arguments<'_>) {
         if !ON_STDERR.load(Relaxed) || self.0.swap(true, Relaxed) {
             return;
         }
@@ -108,7 +125,7 @@ impl Shown {
             // Nobody is left to tell of an error.
             let _ = io::stderr().write_all(line.as_bytes());
         };
-        if user_threads::is_in_shard_turn() {
+        if user_threads::must_not_block() {
             on_log_thread(Box::new(write));
         } else {
             write();
@@ -128,15 +145,15 @@ fn on_log_thread(line: UserCode) {
     }
 }
 
-/// Hands a line to the program's logger. The logger is user code, which may block or send to clients, so a line of a shard's turn
-/// is handed over by another thread.
+/// Hands a line to the program's logger. The logger is user code, which may block or send to clients, so a line of nonblocking
+/// code is handed over by another thread.
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
     // Checks the level first; the logger's own filter is user code, which may block.
     if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
         return;
     }
-    if !user_threads::is_in_shard_turn() {
+    if !user_threads::must_not_block() {
         log::log!(target: target, level, "{text}");
         return;
     }
@@ -150,11 +167,15 @@ pub(crate) struct Limited {
     /// When the next line may be logged, in milliseconds since the first line of the process.
     next: AtomicU64,
     left_out: AtomicU64,
+    once: Once,
 }
 
-/// How many lines like this one were left out since the last.
+/// How many lines like this one were left out since the last. Standard error gets one line in all, so it says nothing there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LeftOut(u64);
+pub(crate) enum LeftOut {
+    Number(u64),
+    Unsaid,
+}
 
 impl Limited {
     const PAUSE_MS: u64 = 60_000;
@@ -163,14 +184,24 @@ impl Limited {
         Self {
             next: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
+            once: Once::new(),
         }
     }
 
     /// What to append to the line if it is due now; `None` if it is left out.
     pub(crate) fn due(&self) -> Option<LeftOut> {
+        if !has_logger() {
+            self.left_out.fetch_add(1, Relaxed);
+            return (!self.once.0.load(Relaxed)).then_some(LeftOut::Unsaid);
+        }
         static START: OnceLock<Instant> = OnceLock::new();
         let since_start = START.get_or_init(Instant::now).elapsed();
         self.due_at(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a line was written to standard error.
+    pub(crate) fn once(&self) -> &Once {
+        &self.once
     }
 
     fn due_at(&self, now: u64) -> Option<LeftOut> {
@@ -182,7 +213,7 @@ impl Limited {
                 .compare_exchange(next, now.saturating_add(Self::PAUSE_MS), Relaxed, Relaxed)
                 .is_ok();
         if is_due {
-            Some(LeftOut(self.left_out.swap(0, Relaxed)))
+            Some(LeftOut::Number(self.left_out.swap(0, Relaxed)))
         } else {
             self.left_out.fetch_add(1, Relaxed);
             None
@@ -198,9 +229,10 @@ impl Default for Limited {
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => f.write_str(" (logged at most once a minute)"),
-            n => write!(
+        match self {
+            Self::Unsaid => Ok(()),
+            Self::Number(0) => f.write_str(" (logged at most once a minute)"),
+            Self::Number(n) => write!(
                 f,
                 " (logged at most once a minute; {n} more since the last time)"
             ),
@@ -260,13 +292,13 @@ mod tests {
     #[test]
     fn a_line_is_said_once_a_minute_with_a_count() {
         let limited = Limited::new();
-        assert_eq!(limited.due_at(5), Some(LeftOut(0)));
+        assert_eq!(limited.due_at(5), Some(LeftOut::Number(0)));
         for now in [5, 6, 60_004] {
             assert_eq!(limited.due_at(now), None);
         }
-        assert_eq!(limited.due_at(60_005), Some(LeftOut(3)));
+        assert_eq!(limited.due_at(60_005), Some(LeftOut::Number(3)));
         assert_eq!(limited.due_at(60_006), None);
-        assert_eq!(limited.due_at(1_000_000), Some(LeftOut(1)));
-        assert!(LeftOut(3).to_string().contains("3 more"));
+        assert_eq!(limited.due_at(1_000_000), Some(LeftOut::Number(1)));
+        assert!(LeftOut::Number(3).to_string().contains("3 more"));
     }
 }

@@ -1,7 +1,7 @@
 //! Threads for user code that would otherwise run inside a shard's turn: user code may block, a shard must not.
 //!
-//! This module also knows whether the calling thread is inside a shard's turn, so that other code can refuse to block
-//! there.
+//! This module also knows whether the calling thread must not block, such as a shard in its turn, so that other code can
+//! refuse to block there.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,25 +21,33 @@ pub(crate) type UserCode = Box<dyn FnOnce() + Send>;
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static IS_SHARD: Cell<bool> = const { Cell::new(false) };
+    static MUST_NOT_BLOCK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is inside a shard's turn, where nothing may block.
+/// Whether the calling thread runs code of [`while_nonblocking`].
 #[inline]
-pub(crate) fn is_in_shard_turn() -> bool {
-    IS_SHARD.get()
+pub(crate) fn must_not_block() -> bool {
+    MUST_NOT_BLOCK.get()
 }
 
-/// Runs `turn` as a part of a shard's turn: [`is_in_shard_turn`] returns true meanwhile.
-pub(crate) fn in_shard_turn<R>(turn: impl FnOnce() -> R) -> R {
+/// Runs code on which others rely, such as a shard's turn: [`must_not_block`] returns true meanwhile.
+pub(crate) fn while_nonblocking<R>(code: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            IS_SHARD.set(self.0);
+            MUST_NOT_BLOCK.set(self.0);
         }
     }
-    let _restore = Restore(IS_SHARD.replace(true));
-    turn()
+    let _restore = Restore(MUST_NOT_BLOCK.replace(true));
+    code()
+}
+
+/// Runs user code whose panic is nobody else's concern. The panic hook has reported it.
+pub(crate) fn run_caught(code: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
+        // Dropping the payload of a panic may panic again.
+        std::mem::forget(payload);
+    }
 }
 
 /// A small pool of threads that run user code. Threads start when they are needed and end after [`IDLE_MAX`] without work.
@@ -123,10 +131,7 @@ impl Shared {
             if let Some(code) = state.queue.pop_front() {
                 self.waiting.store(state.queue.len(), Relaxed);
                 drop(state);
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
-                    // Dropping the payload of a panic may panic again.
-                    std::mem::forget(payload);
-                }
+                run_caught(code);
                 state = self.lock();
                 continue;
             }
@@ -183,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn thread_is_in_a_shard_turn_only_while_turning() {
-        assert!(!is_in_shard_turn());
-        assert!(in_shard_turn(
-            || in_shard_turn(is_in_shard_turn) && is_in_shard_turn()
+    fn thread_must_not_block_only_while_nonblocking_code_runs() {
+        assert!(!must_not_block());
+        assert!(while_nonblocking(
+            || while_nonblocking(must_not_block) && must_not_block()
         ));
-        assert!(catch_unwind(|| in_shard_turn(|| panic!("expected"))).is_err());
-        assert!(!is_in_shard_turn());
+        assert!(catch_unwind(|| while_nonblocking(|| panic!("expected"))).is_err());
+        assert!(!must_not_block());
     }
 }

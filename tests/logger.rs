@@ -4,9 +4,9 @@
 mod support;
 
 use std::io::Write;
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::{Condvar, Mutex, OnceLock, mpsc};
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp};
 use support::{
     Client, DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
     upgrade_request,
@@ -27,7 +27,7 @@ impl log::Log for Told {
     fn log(&self, record: &log::Record<'_>) {
         let line = record.args().to_string();
         let open = GATE.0.lock().unwrap();
-        drop(GATE.1.wait_timeout_while(open, DEADLINE, |open| !*open));
+        drop(GATE.1.wait_timeout_while(open, 3 * DEADLINE, |open| !*open));
         LINES.lock().unwrap().push(line.clone());
         if let Some(sender) = SENDER.get() {
             for _ in 0..20 {
@@ -37,6 +37,53 @@ impl log::Log for Told {
     }
 
     fn flush(&self) {}
+}
+
+/// An app with one handler thread, whose handlers block until they are released.
+struct Blocking {
+    running: RunningApp,
+    clients: [Client; 2],
+    released: mpsc::Sender<()>,
+}
+
+impl Blocking {
+    fn start() -> Self {
+        let (released, release) = mpsc::channel::<()>();
+        let release = Mutex::new(release);
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1)
+            .with_adaptive_handlers(false)
+            .with_message_handler(move |stream, message, _| {
+                release.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+                stream.send(message);
+            });
+        let (running, address) = start(app);
+        Self {
+            running,
+            clients: [Client::connect(address), Client::connect(address)],
+            released,
+        }
+    }
+
+    /// Waits until the watchdog has noticed, and warned, that all handlers are blocked.
+    fn block(&mut self) {
+        let before = self.running.sender().metrics().handlers_exhausted;
+        for client in &mut self.clients {
+            client.send("blocks");
+        }
+        eventually("the watchdog has noticed it", || {
+            self.running.sender().metrics().handlers_exhausted > before
+        });
+        // The handler thread may have taken either message first.
+        for _ in &self.clients {
+            self.released.send(()).unwrap();
+        }
+        for client in &mut self.clients {
+            client.receive_text();
+        }
+        eventually("the watchdog has noticed the end", || {
+            self.running.sender().metrics().handlers_blocked == 0
+        });
+    }
 }
 
 #[test]
@@ -50,6 +97,7 @@ fn a_logger_that_blocks_and_broadcasts_holds_up_nobody() {
                 .outbox_bytes_max(64 << 20),
         );
     let (running, address) = start(app);
+    let mut blocking = Blocking::start();
     log::set_logger(&Told).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     let mut other = Client::connect(address);
@@ -66,10 +114,14 @@ fn a_logger_that_blocks_and_broadcasts_holds_up_nobody() {
             if text == what {
                 break;
             }
-            assert!(text.contains("broke the protocol"), "{text}");
+            let known = ["broke the protocol", "handler threads are blocked"];
+            assert!(known.iter().any(|line| text.contains(line)), "{text}");
         }
     };
     serves("while the logger blocks");
+    for _ in 0..2 {
+        blocking.block();
+    }
     let _ = SENDER.set(running.sender());
     *GATE.0.lock().unwrap() = true;
     GATE.1.notify_all();

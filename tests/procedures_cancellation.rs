@@ -193,23 +193,30 @@ fn a_call_whose_client_has_gone_keeps_nothing_for_it() {
 }
 
 #[test]
-fn what_a_cancellation_does_may_panic_without_harm() {
+fn on_cancel_function_that_panics_ends_nothing_else() {
     let procedures = Procedures::new()
-        .on_call("wait", |call| {
-            call.on_cancel(|| panic!("as it should"));
+        .on_call("on the pool", |call| {
+            call.on_cancel(|| panic!("expected"));
             assert!(call.wait_cancelled(DEADLINE));
+            Err(call.abort_error())
+        })
+        .on_call("in the handler", |call| {
+            assert!(call.wait_cancelled(DEADLINE));
+            call.on_cancel(|| panic!("expected"));
             Err(call.abort_error())
         })
         .on_call("echo", |call| Ok(call.data().clone()));
     let (running, address) = start(app(procedures));
     let mut client = connect(address, V1);
-    client.send_binary(request(1, "wait", b""));
-    client.send_binary(request(2, "$ping", b""));
-    assert_eq!(client.receive_frame(), response(2, b""));
-    client.send_binary(reset(1));
-    client.receive_error(1, 3);
-    client.send_binary(request(1, "echo", b"still there"));
-    assert_eq!(client.receive_frame(), response(1, b"still there"));
+    for procedure in ["on the pool", "in the handler"] {
+        client.send_binary(request(1, procedure, b""));
+        client.send_binary(request(2, "$ping", b""));
+        assert_eq!(client.receive_frame(), response(2, b""));
+        client.send_binary(reset(1));
+        client.receive_error(1, 3);
+        client.send_binary(request(1, "echo", b"still there"));
+        assert_eq!(client.receive_frame(), response(1, b"still there"));
+    }
     running.shutdown(STOP);
 }
 

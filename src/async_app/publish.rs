@@ -80,8 +80,8 @@ pub(super) enum Blocking {
 
 impl Blocking {
     /// A shard must not wait for itself, for example when a logger broadcasts what it logs.
-    fn unless_on_shard(self) -> Self {
-        match user_threads::is_in_shard_turn() {
+    fn unless_nonblocking(self) -> Self {
+        match user_threads::must_not_block() {
             true => Self::Try,
             false => self,
         }
@@ -114,7 +114,7 @@ impl AppShared {
         blocking: Blocking,
     ) -> Result<(), SendError> {
         let refuse = |message, reason| Err(SendError { message, reason });
-        let blocking = blocking.unless_on_shard();
+        let blocking = blocking.unless_nonblocking();
         let Some(hub) = self.running() else {
             self.counters.dropped_not_running.add(1);
             return refuse(message, SendErrorReason::Closed);
@@ -268,7 +268,7 @@ impl AppShared {
             self.counters.dropped_not_running.add(1);
             return Err(SendErrorReason::Closed);
         };
-        let blocking = blocking.unless_on_shard();
+        let blocking = blocking.unless_nonblocking();
         self.broadcast_to_room(hub, name, None, &Content::OfId(&message), blocking)
     }
 

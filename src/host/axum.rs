@@ -32,6 +32,7 @@ use crate::protocol::http::{Head, HttpError};
 use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 use crate::transport::suppress_sigpipe;
+use crate::user_threads::while_nonblocking;
 
 /// Placeholder for a client's address that is not known yet.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -104,11 +105,13 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
 /// The response if the program has not set up what a WebSocket needs.
 fn cannot_serve(hub: &Hub, limit: &Limited, why: &str) -> Reject {
     hub.count_unserved();
-    limited!(
-        limit,
-        error,
-        "a WebSocket can't be served, and the client gets 500: {why}"
-    );
+    while_nonblocking(|| {
+        limited!(
+            limit,
+            error,
+            "a WebSocket can't be served, and the client gets 500: {why}"
+        );
+    });
     Reject::new(500).with_body(format!("{why}\n"))
 }
 
@@ -150,7 +153,9 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
         response = response.header(*name, *value);
     }
     response.body(body).unwrap_or_else(|error| {
-        limited!(NOT_SENT, error, "a response could not be sent: {error}");
+        while_nonblocking(|| {
+            limited!(NOT_SENT, error, "a response could not be sent: {error}");
+        });
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     })
 }
@@ -164,11 +169,13 @@ impl PendingUpgrade {
     /// The 101 response. Once hyper has sent it, the engine takes the socket.
     pub(crate) fn answer(self) -> Response {
         let Ok(runtime) = Handle::try_current() else {
-            limited!(
-                NO_RUNTIME,
-                error,
-                "a WebSocket was accepted outside of the tokio runtime that owns its socket: the client gets 500"
-            );
+            while_nonblocking(|| {
+                limited!(
+                    NO_RUNTIME,
+                    error,
+                    "a WebSocket was accepted outside of the tokio runtime that owns its socket: the client gets 500"
+                );
+            });
             return rejection(&Reject::internal_error());
         };
         if self.hub.has_stopped() {
@@ -195,7 +202,9 @@ impl PendingUpgrade {
                 return;
             }
             Err(error) => {
-                debug!("a client has disconnected before it became a WebSocket: {error}");
+                while_nonblocking(|| {
+                    debug!("a client has disconnected before it became a WebSocket: {error}");
+                });
                 return;
             }
         };
@@ -218,7 +227,9 @@ impl PendingUpgrade {
                 ));
             }
             Ok(socket) => adopt_accepted(&hub, accepted, socket, early.into()),
-            Err(error) => debug!("a connection was not taken over: {error}"),
+            Err(error) => {
+                while_nonblocking(|| debug!("a connection was not taken over: {error}"));
+            }
         }
     }
 }
@@ -236,12 +247,14 @@ fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
 
 /// Closes a WebSocket whose socket the engine can't take.
 async fn refuse(mut socket: Socket) {
-    limited!(
-        NOT_PLAIN,
-        error,
-        "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy end \
-         TLS in front of axum, and have axum::serve listen on TCP"
-    );
+    while_nonblocking(|| {
+        limited!(
+            NOT_PLAIN,
+            error,
+            "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy \
+             end TLS in front of axum, and have axum::serve listen on TCP"
+        );
+    });
     let frame = close_frame(
         CloseCode::INTERNAL_ERROR,
         "only plain TCP connections can be served here",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::Counters;
 use crate::sync::{ignore_poison, lock};
-use crate::user_threads::UserCode;
+use crate::user_threads::{UserCode, run_caught};
 
 /// Why a call is cancelled. A greater cause replaces a lesser one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,11 +124,15 @@ impl Cancellation {
     /// thread. Otherwise it runs on a thread of a separate pool, where it may block and send to clients. The pool has
     /// up to 16 threads; while all of them are blocked, further functions wait, and while 65,536 wait, calls from the
     /// app's clients are refused. If the call is answered first, the function is dropped.
+    ///
+    /// A panic of the function is caught on either thread, and ends nothing else.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut actions = self.0.lock();
         if self.is_cancelled() {
             drop(actions);
-            done();
+            // As on the pool's threads: whether the client or this call comes first is a race, and must not decide
+            // whether a panic ends the connection.
+            run_caught(done);
         } else if !self.0.ended.load(SeqCst) {
             actions.push(Box::new(done));
         }

@@ -17,7 +17,7 @@ use crate::engine::model::program::Program;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::lease::{Lease, Next};
 use crate::engine::parts::mailbox::When;
-use crate::user_threads::in_shard_turn;
+use crate::user_threads::while_nonblocking;
 
 /// A shard's source of jobs.
 pub(crate) trait JobSource {
@@ -76,7 +76,7 @@ pub(crate) fn run_inline<S, J: JobSource>(
         let goes_on = spent < HOLD_BACK;
         let step = |shard: &mut S, done: Option<Done>| {
             let jobs = jobs(shard);
-            in_shard_turn(|| jobs.job_done(to, done, took, now));
+            while_nonblocking(|| jobs.job_done(to, done, took, now));
             if goes_on && jobs.runs_inline() {
                 jobs.next_job()
             } else {

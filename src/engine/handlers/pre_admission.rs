@@ -25,6 +25,7 @@ use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
+use crate::user_threads::while_nonblocking;
 
 /// Authorises a handshake that a host has read, with the checks of handshakes that the engine reads: form, limits,
 /// origins, and the program's handler, which may block.
@@ -38,7 +39,8 @@ pub(crate) fn authorize(
     then: Box<dyn FnOnce(Verdict) + Send>,
 ) {
     let then = OnVerdict(Some(then));
-    match pre_admit(hub, head, peer) {
+    // On a thread of the host: what is logged must not block it.
+    match while_nonblocking(|| pre_admit(hub, head, peer)) {
         Err(reject) => then.tell(Verdict::Rejected(reject)),
         Ok(accepted) if !hub.subscriptions.handshake => then.tell(Verdict::Accepted(accepted)),
         Ok(accepted) => {

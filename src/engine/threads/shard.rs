@@ -18,7 +18,7 @@ use crate::engine::parts::token::{LISTENER, WAKER};
 use crate::engine::reactor::{Core, Readiness};
 use crate::engine::threads::listener::Listener;
 use crate::report::error;
-use crate::user_threads::in_shard_turn;
+use crate::user_threads::while_nonblocking;
 
 /// Readiness events taken from the poll at once.
 const EVENTS_MAX: usize = 1024;
@@ -107,7 +107,7 @@ impl Shard {
         while let Some(mut shard) = next {
             let program = shard.core.cx.program.clone();
             loop {
-                in_shard_turn(|| shard.turn());
+                while_nonblocking(|| shard.turn());
                 if shard.core.has_jobs() && shard.core.runs_inline() {
                     match run_inline(
                         hub,
@@ -121,11 +121,11 @@ impl Shard {
                         Some(back) => shard = back,
                         None => break,
                     }
-                    in_shard_turn(|| shard.turn());
+                    while_nonblocking(|| shard.turn());
                 }
-                if shard.core.is_finished() || !in_shard_turn(|| shard.poll()) {
+                if shard.core.is_finished() || !while_nonblocking(|| shard.poll()) {
                     drop(program);
-                    in_shard_turn(|| shard.end());
+                    while_nonblocking(|| shard.end());
                     return;
                 }
             }

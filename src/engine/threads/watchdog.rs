@@ -12,6 +12,7 @@ use crate::engine::hub::Hub;
 use crate::engine::parts::lease::Look;
 use crate::engine::threads::shard::Leases;
 use crate::report::limited;
+use crate::user_threads::while_nonblocking;
 
 const TICK: Duration = Duration::from_millis(1);
 
@@ -72,12 +73,15 @@ pub(crate) fn run(hub: &Arc<Hub>, leases: &Leases) {
             if !exhausted {
                 exhausted = true;
                 hub.common.handlers_exhausted.add(1);
-                limited!(
-                    hub.logged.blocked,
-                    warning,
-                    "all {threads} handler threads are blocked, and connections wait for one: \
-                     make the handlers quicker, or raise the number of handler threads"
-                );
+                // A logger that blocks must not stop the watchdog.
+                while_nonblocking(|| {
+                    limited!(
+                        hub.logged.blocked,
+                        warning,
+                        "all {threads} handler threads are blocked, and connections wait for one: \
+                         make the handlers quicker, or raise the number of handler threads"
+                    );
+                });
             }
         } else {
             exhausted = false;
