@@ -63,6 +63,8 @@ mod authority;
 pub mod axum;
 #[cfg(feature = "deflate")]
 mod compression;
+#[cfg(feature = "deflate")]
+mod compressors;
 mod engine;
 pub mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -98,6 +100,8 @@ pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningAp
 pub use compression::Compression;
 pub use engine::{ConnectionId, Presence};
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+#[cfg(feature = "deflate")]
+pub use handler::websocket_handler_with_compression;
 pub use handler::{async_websocket_handler, websocket_handler};
 pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;

@@ -1,18 +1,29 @@
 //! The blocking API: a stream that the program reads and writes on its own thread.
 
+#[cfg(feature = "deflate")]
+mod compression;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+#[cfg(feature = "deflate")]
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey::stream::Stream;
 
+#[cfg(feature = "deflate")]
+pub(crate) use self::compression::RouteCompression;
+#[cfg(feature = "deflate")]
+use self::compression::StreamCompression;
 use crate::error::WebsocketError;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::{FrameReader, ProtocolEvent};
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::negotiate::Agreement;
 use crate::protocol::encode::{self, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::http::Head;
@@ -56,6 +67,9 @@ pub struct WebsocketStream {
     /// Read when the stream was created, since the operating system forgets the address of a client that has gone.
     peer: Option<SocketAddr>,
     buffer: Vec<u8>,
+    /// If compression was agreed.
+    #[cfg(feature = "deflate")]
+    compression: Option<StreamCompression>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +107,9 @@ pub(crate) struct StreamParts {
     pub(crate) close_reply: Option<Vec<u8>>,
     /// Nothing more may be sent after `pending_out`.
     pub(crate) closed: bool,
+    /// If compression was agreed.
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<Agreement>,
 }
 
 impl WebsocketStream {
@@ -119,6 +136,8 @@ impl WebsocketStream {
             head: None,
             handshake_pending: false,
             buffer: Vec::new(),
+            #[cfg(feature = "deflate")]
+            compression: None,
         }
     }
 
@@ -131,6 +150,18 @@ impl WebsocketStream {
         }
         pending.handshake_pending = true;
         pending
+    }
+
+    /// The stream with compression, as the answer to the handshake agrees.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn with_compression(
+        mut self,
+        route: &Arc<RouteCompression>,
+        agreement: Agreement,
+    ) -> Self {
+        self.protocol.accept_compressed();
+        self.compression = Some(StreamCompression::new(route, agreement));
+        self
     }
 
     /// Answers the handshake. False if the client has gone.
@@ -241,7 +272,22 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                // The protocol passes it on only if compression was negotiated.
+                // The protocol passes it on only if compression was agreed.
+                #[cfg(feature = "deflate")]
+                Ok(Some(ProtocolEvent::Compressed { text, payload })) => {
+                    let Some(compression) = &self.compression else {
+                        debug_assert!(false, "compression was not agreed");
+                        return;
+                    };
+                    match compression.inflate(&payload, text) {
+                        Ok(message) => self.received.push_back(message),
+                        Err(violation) => {
+                            self.end_with(violation);
+                            return;
+                        }
+                    }
+                }
+                #[cfg(not(feature = "deflate"))]
                 Ok(Some(ProtocolEvent::Compressed { .. })) => {
                     debug_assert!(false, "compression was not agreed");
                 }
@@ -265,13 +311,18 @@ impl WebsocketStream {
                     return;
                 }
                 Err(violation) => {
-                    let reason = violation.to_string();
-                    let frame = encode::close(Some((violation.close_code(), &reason)));
-                    self.end(StreamEnd::Violation(violation), frame);
+                    self.end_with(violation);
                     return;
                 }
             }
         }
+    }
+
+    /// Ends receiving, since the client has broken the protocol.
+    fn end_with(&mut self, violation: Violation) {
+        let reason = violation.to_string();
+        let frame = encode::close(Some((violation.close_code(), &reason)));
+        self.end(StreamEnd::Violation(violation), frame);
     }
 
     /// Ends receiving, with the last frame that will be sent.
@@ -322,14 +373,23 @@ impl WebsocketStream {
         }
     }
 
-    /// Sends a message, and waits until the socket has taken it.
+    /// Sends a message, and waits until the socket has taken it. A route with compression
+    /// (`websocket_handler_with_compression`, feature `deflate`) compresses long ones, if the client has agreed.
     ///
     /// # Errors
     ///
     /// [`ConnectionClosed`](WebsocketError::ConnectionClosed) once either side has closed;
     /// [`WriteError`](WebsocketError::WriteError) if writing fails, after which nothing more can be sent.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), WebsocketError> {
-        self.send_frame(message.into().frame())
+        let message = message.into();
+        #[cfg(feature = "deflate")]
+        if !self.closed
+            && let Some(compression) = &self.compression
+            && let Some(frame) = compression.compress(&message)
+        {
+            return self.send_frame(&frame);
+        }
+        self.send_frame(message.frame())
     }
 
     /// Sends a ping (RFC 6455 §5.5.2). Its pong is processed while messages are received.
@@ -423,6 +483,8 @@ impl WebsocketStream {
                     ended: self.ended.is_some(),
                     close_reply: self.close_reply.take(),
                     closed: self.closed,
+                    #[cfg(feature = "deflate")]
+                    compression: self.compression.take().map(|agreed| agreed.agreement()),
                 })
             }
             #[allow(unreachable_patterns)] // Humphrey's `tls` may be on.

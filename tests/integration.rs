@@ -12,6 +12,8 @@ mod support;
 
 mod authentication;
 mod blocking;
+#[cfg(all(feature = "client", feature = "deflate"))]
+mod blocking_compression;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(all(feature = "client", feature = "deflate"))]

@@ -37,6 +37,8 @@ pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Audience, Hub};
 pub(crate) use self::model::command::{Command, NewConnection, Received, Upgraded};
+#[cfg(feature = "deflate")]
+pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{
     HandshakeAccept, MessageVerdict, PeerEnd, Program, Subscriptions,
 };

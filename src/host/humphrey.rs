@@ -8,10 +8,14 @@ use std::thread;
 use humphrey::http::Request;
 use humphrey::stream::Stream;
 
+#[cfg(feature = "deflate")]
+use crate::engine;
 use crate::engine::{Hub, NewConnection, Received, Upgraded};
-use crate::protocol::handshake;
+use crate::protocol::handshake::{self, ValidHandshake};
 use crate::protocol::http::{self, BodyMode, Head};
 use crate::report::{Limited, debug, limited};
+#[cfg(feature = "deflate")]
+use crate::stream::RouteCompression;
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
 
@@ -39,7 +43,35 @@ pub(crate) fn is_hook_of_app(hook: &ConnectHook) -> bool {
 
 /// A request that Humphrey has read, as a stream whose handshake is still to be answered (RFC 6455 §4.2.2). None if it
 /// was refused.
-pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<WebsocketStream> {
+pub(crate) fn handshake(request: &Request, stream: Stream) -> Option<WebsocketStream> {
+    let (stream, head, handshake) = check(request, stream)?;
+    let answer = handshake::response(&handshake);
+    Some(WebsocketStream::with_pending_handshake(
+        stream, head, answer,
+    ))
+}
+
+/// As [`handshake`] does, and negotiates compression in the answer.
+#[cfg(feature = "deflate")]
+pub(crate) fn handshake_with_compression(
+    request: &Request,
+    stream: Stream,
+    route: &Arc<RouteCompression>,
+) -> Option<WebsocketStream> {
+    let (stream, head, handshake) = check(request, stream)?;
+    let Some(agreement) = engine::negotiate(route.settings(), &head) else {
+        let answer = handshake::response(&handshake);
+        return Some(WebsocketStream::with_pending_handshake(
+            stream, head, answer,
+        ));
+    };
+    let answer = handshake::response_with_extension(&handshake, &agreement.to_string());
+    let pending = WebsocketStream::with_pending_handshake(stream, head, answer);
+    Some(pending.with_compression(route, agreement))
+}
+
+/// Checks a request that Humphrey has read. None if it is not a valid handshake, and was refused.
+fn check(request: &Request, mut stream: Stream) -> Option<(Stream, Head, ValidHandshake)> {
     let target = match request.query.as_str() {
         "" => request.uri.clone(),
         query => format!("{}?{query}", request.uri),
@@ -69,11 +101,7 @@ pub(crate) fn handshake(request: &Request, mut stream: Stream) -> Option<Websock
         }
     };
     match handshake::check(&head.method, head.minor_version, head.pairs()) {
-        Ok(handshake) => Some(WebsocketStream::with_pending_handshake(
-            stream,
-            head,
-            handshake::response(&handshake),
-        )),
+        Ok(handshake) => Some((stream, head, handshake)),
         Err(refusal) => {
             // If this fails, too, the client can't be reached.
             let _ = stream.write_all(&handshake::refusal(refusal, BodyMode::Full));
@@ -130,6 +158,8 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
                 has_input_ended: parts.ended,
                 close_reply: parts.close_reply,
                 has_output_ended: parts.closed,
+                #[cfg(feature = "deflate")]
+                compression: parts.compression,
                 received: parts.protocol.map(|protocol| Received {
                     messages: parts.messages,
                     protocol,

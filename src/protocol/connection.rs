@@ -217,7 +217,7 @@ impl<R: Role> FrameReader<R> {
     }
 
     /// permessage-deflate was agreed.
-    #[cfg(all(feature = "deflate", feature = "client"))]
+    #[cfg(feature = "deflate")]
     pub(crate) fn accept_compressed(&mut self) {
         self.accepted.compressed = true;
     }

@@ -192,13 +192,19 @@ fn accept(key: &str) -> String {
 
 /// Renders the 101 response (RFC 6455 §4.2.2).
 pub(crate) fn response(handshake: &ValidHandshake) -> Vec<u8> {
-    http::response(
-        101,
-        &handshake.headers(None),
-        b"",
-        Persistence::KeepAlive,
-        BodyMode::Full,
-    )
+    switch(&handshake.headers(None))
+}
+
+/// Renders the 101 response with an extension that was agreed (RFC 6455 §9.1).
+#[cfg(feature = "deflate")]
+pub(crate) fn response_with_extension(handshake: &ValidHandshake, extension: &str) -> Vec<u8> {
+    let mut headers = handshake.headers(None);
+    headers.push(("Sec-WebSocket-Extensions", extension));
+    switch(&headers)
+}
+
+fn switch(headers: &[(&str, &str)]) -> Vec<u8> {
+    http::response(101, headers, b"", Persistence::KeepAlive, BodyMode::Full)
 }
 
 impl ValidHandshake {

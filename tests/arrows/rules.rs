@@ -67,7 +67,7 @@ pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
-pub(crate) const LEAVES: [&str; 18] = [
+pub(crate) const LEAVES: [&str; 19] = [
     "atomic",
     "authority",
     "sync",
@@ -78,6 +78,7 @@ pub(crate) const LEAVES: [&str; 18] = [
     "restion",
     "ping",
     "compression",
+    "compressors",
     "limits",
     "metrics",
     "hosts",
@@ -89,7 +90,7 @@ pub(crate) const LEAVES: [&str; 18] = [
 ];
 
 /// The arrows between top-level modules: each module, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-pub(crate) const ARROWS: [(&str, &[&str]); 29] = [
+pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
     ("authority", &[]),
     ("sync", &[]),
     ("atomic", &["sync"]),
@@ -104,6 +105,17 @@ pub(crate) const ARROWS: [(&str, &[&str]); 29] = [
     ("ping", &[]),
     // The kinds of messages are the protocol's own.
     ("compression", &["protocol::encode"]),
+    // Beside the hub, the blocking API compresses single messages.
+    (
+        "compressors",
+        &[
+            "compression",
+            "protocol::deflate",
+            "protocol::encode",
+            "protocol::error",
+            "sync",
+        ],
+    ),
     ("limits", &[]),
     ("metrics", &["atomic"]),
     // A list of hosts can be made of one of origins.

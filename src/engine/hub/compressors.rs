@@ -1,73 +1,14 @@
 //! Messages that the sending thread compresses: long broadcasts, and messages to one client. They refer to no
 //! other message.
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-
 use bytes::Bytes;
 
-use crate::compression::Compression;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Command, EitherForm, Form};
 use crate::engine::model::session::Session;
 use crate::engine::parts::batch::ALONE_FROM_BYTES;
 use crate::engine::parts::mailbox::Refused;
-use crate::protocol::deflate::WINDOW_BITS_MAX;
-use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::encode;
-use crate::sync::lock;
-
-/// Most idle compressors that are kept. Each takes some 400 KiB.
-const COMPRESSORS_MAX: usize = 4;
-
-/// The output buffer that a compressor keeps between messages.
-const OUTPUT_BYTES_MAX: usize = 64 << 10;
-
-const ALONE: CompressorSize = CompressorSize {
-    window_bits: WINDOW_BITS_MAX,
-    memory_level: 8,
-};
-
-/// The compressors of sending threads.
-#[derive(Default)]
-pub(crate) struct Compressors {
-    idle: Mutex<Vec<Compressor>>,
-    /// The number of connections that have agreed to compression.
-    agreed: AtomicUsize,
-}
-
-impl Compressors {
-    pub(crate) fn entered(&self) {
-        self.agreed.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn left(&self) {
-        if self.agreed.fetch_sub(1, Relaxed) == 1 {
-            lock(&self.idle).clear();
-        }
-    }
-
-    /// Compresses a message. `None` if that does not make it shorter.
-    fn compress(&self, compression: &Compression, frame: &[u8]) -> Option<Bytes> {
-        let (kind, payload) = encode::data_payload(frame)?;
-        if !compression.compresses(kind) {
-            return None;
-        }
-        let idle = lock(&self.idle).pop();
-        let mut compressor = idle.unwrap_or_else(|| Compressor::new(ALONE));
-        compressor.restart(&[]);
-        let level = compression.level_for(payload.len());
-        let compressed = compressor.compress_unless_noise(kind, payload, level);
-        let compressed = compressed.ok().map(Bytes::copy_from_slice);
-        compressor.shrink(OUTPUT_BYTES_MAX);
-        let mut idle = lock(&self.idle);
-        if idle.len() < COMPRESSORS_MAX {
-            idle.push(compressor);
-        }
-        compressed
-    }
-}
 
 impl Hub {
     /// The form in which a broadcast is sent.
@@ -78,7 +19,7 @@ impl Hub {
         if uncompressed {
             return Form::Plain;
         }
-        if frame.len() < ALONE_FROM_BYTES || self.compressors.agreed.load(Relaxed) == 0 {
+        if frame.len() < ALONE_FROM_BYTES || !self.compressors.are_needed() {
             return Form::Any;
         }
         match self.compressors.compress(compression, frame) {
@@ -97,7 +38,7 @@ impl Hub {
         };
         let payload = encode::data_payload(frame);
         payload.is_some_and(|(_, payload)| payload.len() >= compression.replies_from)
-            && self.compressors.agreed.load(Relaxed) > 0
+            && self.compressors.are_needed()
     }
 
     /// Leaves a frame for a connection, compressed if that makes it shorter. Returns the plain frame if it is refused.

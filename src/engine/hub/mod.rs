@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::atomic::AtomicU64;
-use crate::engine::hub::admission::LoggedOnce;
 #[cfg(feature = "deflate")]
-use crate::engine::hub::compressors::Compressors;
+use crate::compressors::Compressors;
+use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{Command, Control, Form, NewConnection, Publication};
 use crate::engine::model::program::{Program, Subscriptions};

@@ -16,6 +16,8 @@ use crate::engine::parts::peer_limits::PeerSlot;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::connection::FrameReader;
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::negotiate::Agreement;
 use crate::protocol::http::Head;
 
 /// A command for a shard, delivered in order.
@@ -158,6 +160,9 @@ pub(crate) struct Upgraded {
     pub(crate) has_output_ended: bool,
     /// The messages that the host has read, and its position in the stream.
     pub(crate) received: Option<Received>,
+    /// The compression that the host has agreed to, if it has answered the handshake without the engine.
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<Agreement>,
     /// Bytes behind the request that the host has read, and not decoded.
     pub(crate) early: Vec<u8>,
     /// The verdict, if the handshake was authorised before (`handlers::pre_admission::authorize`). Contains the

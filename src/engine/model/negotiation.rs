@@ -1,8 +1,8 @@
 //! Negotiates compression, and declines it for user agents with known faults.
 
-use crate::engine::model::settings::Settings;
+use crate::compression::Compression;
 use crate::protocol::deflate::negotiate::{self, Agreement};
-use crate::request::RequestHead;
+use crate::protocol::http::Head;
 
 /// User agents whose offers are declined, unless [`Compression::apple`](crate::Compression::apple) is set: those that
 /// contain the first string and none of the others.
@@ -16,17 +16,13 @@ const DECLINED: [(&str, &[&str]); 2] = [
     ("CFNetwork/", &[]),
 ];
 
-/// Negotiates compression with the client of a handshake. `None` without an offer that can be accepted, or if the
-/// program has not enabled compression.
-pub(crate) fn negotiate(settings: &Settings, request: &RequestHead) -> Option<Agreement> {
-    let compression = settings.compression.as_ref()?;
+/// Negotiates compression with the client of a handshake. `None` without an offer that can be accepted.
+pub(crate) fn negotiate(compression: &Compression, request: &Head) -> Option<Agreement> {
     let user_agent = request.header("User-Agent").unwrap_or_default();
     if !compression.apple && is_declined(user_agent) {
         return None;
     }
-    let offers = request.head().pairs();
-    let offers = offers.filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Extensions"));
-    negotiate::accept(offers.map(|(_, value)| value))
+    negotiate::accept(request.header_values("Sec-WebSocket-Extensions"))
 }
 
 fn is_declined(user_agent: &str) -> bool {

@@ -14,6 +14,8 @@ use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::unwind::catch_panic;
 use crate::engine::parts::users::UserSlot;
+#[cfg(feature = "deflate")]
+use crate::protocol::deflate::negotiate::Agreement;
 use crate::protocol::handshake::ValidHandshake;
 use crate::request::{Reject, RequestHead};
 
@@ -35,11 +37,19 @@ impl Granted {
     /// Negotiates compression, if the client offers it and the response can still be changed.
     pub(crate) fn agree_compression(&mut self, settings: &Settings, request: &RequestHead) {
         #[cfg(feature = "deflate")]
-        if let Some(agreement) = negotiation::negotiate(settings, request) {
+        if let Some(compression) = &settings.compression
+            && let Some(agreement) = negotiation::negotiate(compression, request.head())
+        {
             self.compression = Some((Ability::new(agreement), agreement.to_string()));
         }
         #[cfg(not(feature = "deflate"))]
         let _ = (settings, request);
+    }
+
+    /// Continues with the compression that a host has agreed to in its answer.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn continue_compression(&mut self, agreement: Agreement) {
+        self.compression = Some((Ability::new(agreement), agreement.to_string()));
     }
 
     /// What the client can inflate, as agreed.

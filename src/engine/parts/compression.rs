@@ -1,7 +1,7 @@
 //! The compression that a connection has agreed to, and the epoch whose history it shares.
 
 #[cfg(feature = "deflate")]
-use crate::protocol::deflate::{WINDOW_BITS_MAX, negotiate::Agreement};
+use crate::protocol::deflate::{fits_window, negotiate::Agreement};
 
 /// The state of a connection's compression, in a few bytes. Without the feature it takes none, and compression is never
 /// agreed.
@@ -70,14 +70,9 @@ impl Ability {
         self.bits & Self::STATELESS == 0 && self.bits >= SHARED_WINDOW_BITS
     }
 
-    /// Whether the client can inflate a message of this length that refers to no other: any with the largest window,
-    /// and otherwise those that its window holds (RFC 7692 §7.1.2.1).
+    /// Whether the client can inflate a message of this length that refers to no other.
     pub(crate) fn can_inflate(self, len: usize) -> bool {
-        match self.window_bits() {
-            0 => false,
-            WINDOW_BITS_MAX => true,
-            bits => len <= 1 << bits,
-        }
+        self.is_agreed() && fits_window(self.window_bits(), len)
     }
 }
 

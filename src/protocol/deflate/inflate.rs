@@ -182,7 +182,6 @@ pub(crate) enum Inflated {
 }
 
 /// The work of any message that an honest peer makes of that many bytes: a few restarts, and no empty blocks.
-#[cfg(feature = "client")]
 pub(crate) fn honest_work_max(payload_len: usize, message_bytes_max: usize) -> usize {
     let input = INPUT_WORK_FACTOR.saturating_mul(payload_len);
     let bytes = input.saturating_add(message_bytes_max);

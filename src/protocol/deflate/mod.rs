@@ -19,3 +19,9 @@ const SYNC_FLUSH_END: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 /// The largest window, 32 KiB, in bits (RFC 7692 §7.1.2).
 pub(crate) const WINDOW_BITS_MAX: u8 = 15;
+
+/// Whether a client with this window can inflate a message of this length that refers to no other: any with the largest window,
+/// and otherwise those that its window holds (RFC 7692 §7.1.2.1).
+pub(crate) fn fits_window(window_bits: u8, len: usize) -> bool {
+    window_bits >= WINDOW_BITS_MAX || len <= 1 << window_bits
+}

@@ -343,6 +343,12 @@ impl Http {
         if !is_answered {
             granted.agree_compression(&cx.shard.hub.settings, &request);
         }
+        #[cfg(feature = "deflate")]
+        if let HandshakeSource::Elsewhere(upgraded) = &source
+            && let Some(agreement) = upgraded.compression
+        {
+            granted.continue_compression(agreement);
+        }
         let (preface, encoding, handed_over) = match source {
             HandshakeSource::Body { body, .. } => {
                 let head = request.head().clone();
