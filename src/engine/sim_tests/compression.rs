@@ -62,6 +62,10 @@ impl Game {
             1 => SlowConsumer::DropOldest,
             _ => SlowConsumer::Disconnect,
         };
+        Self::with_policy(dice, policy)
+    }
+
+    fn with_policy(mut dice: Dice, policy: SlowConsumer) -> Self {
         let outbox_bytes_max = match policy {
             // Nobody is slow.
             SlowConsumer::Disconnect => 64 << 20,
@@ -281,6 +285,10 @@ impl Game {
     fn send(&mut self) {
         let Some(index) = self.pick() else { return };
         let payload = self.payload();
+        self.send_to(index, payload);
+    }
+
+    fn send_to(&mut self, index: usize, payload: String) {
         let session = self.world.session(self.players[index].client);
         let frame = Message::new(&payload).frame().clone();
         let hub = &self.world.hub;
@@ -307,7 +315,7 @@ impl Game {
         }
     }
 
-    fn finish(mut self) {
+    fn finish(mut self) -> Vec<Player> {
         for player in 0..self.players.len() {
             self.world.unstall(self.players[player].client);
         }
@@ -334,6 +342,7 @@ impl Game {
         }
         self.world.run_handlers();
         self.world.assert_empty();
+        self.players
     }
 }
 
@@ -427,6 +436,184 @@ mod tests {
         for_seeds(200, |seed| {
             Game::new(Dice::from_seed(seed)).play_to_the_end()
         });
+    }
+
+    #[test]
+    fn replies_that_drop_oldest_drops_corrupt_no_stream() {
+        let mut replies_dropped = 0;
+        for_seeds(100, |seed| {
+            let mut game = Game::with_policy(Dice::from_seed(seed), SlowConsumer::DropOldest);
+            for _ in 0..3 {
+                game.connect();
+            }
+            for index in 0..game.players.len() {
+                game.join_room(index, 0);
+            }
+            for _ in 0..120 {
+                // They read a little, so that the oldest messages are of each kind, and partly written.
+                if game.dice.one_in(4) {
+                    let index = game.dice.below(3);
+                    let room = game.dice.below(1_500);
+                    game.world.stall(game.players[index].client, room);
+                }
+                match game.dice.below(4) {
+                    0 => {
+                        let index = game.dice.below(3);
+                        let begin = game.payload();
+                        let words = "reply ".repeat(180 + game.dice.below(500));
+                        game.send_to(index, format!("{begin}{words}"));
+                    }
+                    1 => game.send(),
+                    _ => {
+                        let room = game.dice.below(2) * ROOMS;
+                        game.publish_to(room, None);
+                    }
+                }
+                if game.dice.one_in(2) {
+                    game.world.settle();
+                }
+                if game.dice.one_in(8) {
+                    game.read();
+                }
+            }
+            let due: usize = game.players.iter().map(|player| player.due.len()).sum();
+            let replies = |payloads: &[String]| {
+                let long = payloads
+                    .iter()
+                    .filter(|payload| payload.ends_with("reply "));
+                long.count()
+            };
+            let replies_due: usize = game.players.iter().map(|player| replies(&player.due)).sum();
+            assert!(due > replies_due);
+            let players = game.finish();
+            let replies_got: usize = players.iter().map(|player| replies(&player.got)).sum();
+            replies_dropped += replies_due - replies_got;
+        });
+        assert!(replies_dropped > 0 || std::env::var_os("SEED").is_some());
+    }
+
+    #[test]
+    fn single_follower_of_a_large_audience_gets_few_epochs() {
+        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        game.world.joined(200);
+        while game.players.is_empty() {
+            game.connect();
+            game.players.retain(|player| player.can_follow);
+        }
+        let follower = game.world.id(game.players[0].client);
+        for n in 0..600 {
+            let payload = format!(
+                "{{\"type\":\"tick\",\"symbol\":\"EUR/USD\",\"bid\":1.0{n},\"ask\":1.1{n},\"at\":17000{n}}}"
+            );
+            // It is left out now and then, and must wait for the next epoch.
+            let is_left_out = n % 20 == 0;
+            let to = Audience {
+                except: is_left_out.then_some(follower),
+                ..Audience::default()
+            };
+            let frame = Message::new(&payload).frame().clone();
+            game.world.hub.try_broadcast(&frame, to).unwrap();
+            game.world.settle();
+            if !is_left_out {
+                game.players[0].due.push(payload);
+            }
+        }
+        game.read();
+        assert_eq!(game.players[0].got, game.players[0].due);
+        // With one in 20 messages, it would be 30; the pauses double.
+        let epochs = game.world.metrics().compression.epochs;
+        assert!((2..=8).contains(&epochs), "{epochs}");
+        game.world.run_handlers();
+    }
+
+    #[test]
+    fn audience_whose_messages_do_not_shrink_gives_up() {
+        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        while game.players.len() < 4 {
+            game.connect();
+            game.players.retain(|player| player.can_follow);
+        }
+        let noise = |game: &mut Game| -> String {
+            let letters = (0..100).map(|_| char::from(b' ' + game.dice.below(95) as u8));
+            letters.collect()
+        };
+        let tick = |n: usize| {
+            format!(
+                "{{\"type\":\"tick\",\"symbol\":\"EUR/USD\",\"bid\":1.0{n},\"ask\":1.1{n},\"at\":17000{n}}}"
+            )
+        };
+        for n in 0..2_000 {
+            let payload = match n {
+                0..40 => tick(n),
+                _ => noise(&mut game),
+            };
+            game.world.broadcasts(&payload);
+            game.world.settle();
+            for player in &mut game.players {
+                player.due.push(payload.clone());
+            }
+        }
+        game.read();
+        let before = game.world.metrics().compression;
+        // Each further epoch is one that began with a message that shrank by chance.
+        assert!(before.epochs < 10, "{before:?}");
+        // A new member is a new chance, after a few messages.
+        game.connect();
+        while !game.players.last().expect("just joined").can_follow {
+            game.players.pop();
+            game.connect();
+        }
+        for n in 0..200 {
+            let payload = tick(n);
+            game.world.broadcasts(&payload);
+            game.world.settle();
+            for player in &mut game.players {
+                player.due.push(payload.clone());
+            }
+        }
+        game.read();
+        for player in &game.players {
+            assert_eq!(player.got, player.due);
+        }
+        let compressed = game.world.metrics().compression.compressed - before.compressed;
+        assert!(compressed > 150, "{compressed} of 200");
+        game.world.run_handlers();
+    }
+
+    #[test]
+    fn short_message_does_not_wait_for_long_ones() {
+        const LONG: usize = 8 << 20;
+        const ATTACKERS: usize = 8;
+        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        while game.players.len() <= ATTACKERS {
+            game.connect();
+            game.players.retain(|player| player.inflater.is_some());
+        }
+        let send = |game: &mut Game, index: usize, len: usize| {
+            let payload = miniz_oxide::deflate::compress_to_vec(&vec![b'a'; len], 9);
+            let frame = client_frame(0xC1, &payload);
+            game.world
+                .pipe(game.players[index].client)
+                .client_sends(&frame);
+        };
+        for index in 0..ATTACKERS {
+            send(&mut game, index, LONG);
+        }
+        send(&mut game, ATTACKERS, 100_000);
+        let inflated = |game: &Game| game.world.metrics().compression.inflated_bytes as usize;
+        let mut turns = 0;
+        while inflated(&game) % LONG == 0 {
+            game.world.turn();
+            turns += 1;
+            assert!(turns < 10, "it waits for those before it");
+        }
+        assert_eq!(inflated(&game), 100_000);
+        // The long ones are not starved either.
+        while inflated(&game) < 100_000 + ATTACKERS * LONG {
+            game.world.turn();
+            turns += 1;
+            assert!(turns < 10 + ATTACKERS * LONG / (200 << 10));
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! inflated in a turn and those held are bounded.
 //!
 //! Most messages are inflated where they are read. One that is too long for the rest of the turn's allowance is parked,
-//! with the input behind it, and its connection is not read meanwhile. Of the parked messages, a shard inflates one at
-//! a time, a part in each turn. So at most one message per shard is partly inflated.
+//! with the input behind it, and its connection is not read meanwhile. Each parked message is first tried as a whole: one
+//! that turns out to be short does not wait for long ones. Of the long ones, a shard inflates one at a time, a part in
+//! each turn. So at most one message per shard is partly inflated.
 //!
 //! While handlers must catch up (`ReceiveBudget`), nothing is inflated, just as nothing is read.
 
@@ -23,16 +24,29 @@ use crate::transport::Transport;
 /// Most bytes inflated in a turn: for messages where they are read, and as many again for parked ones.
 const BYTES_PER_TURN: usize = 512 << 10;
 
+/// The work of inflating a short message, at most. The try to inflate a longer one is repeated later from its beginning, so this
+/// is also what such a try wastes.
+const SHORT_BYTES: usize = 128 << 10;
+
 /// The inflaters of a shard, and its parked messages.
 pub(crate) struct Inflations {
-    /// The inflater for messages where they are read.
+    /// The inflater for messages where they are read, and for tries of parked ones. It keeps no part of a message.
     at_once: Option<Inflater>,
-    /// The inflater for the first parked message.
+    /// The inflater for the first long message.
     waiting: Option<Inflater>,
     /// Bytes that may still be inflated at once in this turn.
     allowance: usize,
-    /// Connections with a parked message, longest waiting first.
-    queue: VecDeque<Key>,
+    /// Connections with a parked message of unknown length, longest waiting first.
+    untried: VecDeque<Key>,
+    /// Connections with a long message, longest waiting first.
+    long: VecDeque<Key>,
+}
+
+/// The queue in which a parked message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    Untried,
+    Long,
 }
 
 /// A compressed message that waits to be inflated, and the input behind it.
@@ -45,12 +59,35 @@ pub(crate) struct Parked {
     rest_at: usize,
     /// The bytes of all this that the receive budget counts.
     counted: usize,
+    /// Whether a try has shown that the message is not short.
+    is_long: bool,
     is_queued: bool,
 }
 
 impl Parked {
     fn bytes(&self) -> usize {
         self.payload.capacity() + self.rest.capacity() + self.inflation.held_bytes()
+    }
+
+    /// Inflates more of a long message, or tries to inflate all of another one.
+    fn advance(
+        &mut self,
+        inflater: &mut Inflater,
+        queue: Queue,
+        message_bytes_max: usize,
+        allowance: &mut usize,
+    ) -> Result<Inflated, Violation> {
+        let (payload, text) = (&self.payload, self.text);
+        if queue == Queue::Long {
+            let inflation = &mut self.inflation;
+            return inflation.advance(inflater, payload, text, message_bytes_max, allowance);
+        }
+        // The whole of it, also at the end of the turn's allowance: else the try would show nothing.
+        let mut left = SHORT_BYTES;
+        let inflated =
+            Inflation::default().advance(inflater, payload, text, message_bytes_max, &mut left);
+        *allowance = allowance.saturating_sub(SHORT_BYTES - left);
+        inflated
     }
 }
 
@@ -60,7 +97,8 @@ impl Inflations {
             at_once: None,
             waiting: None,
             allowance: BYTES_PER_TURN,
-            queue: VecDeque::new(),
+            untried: VecDeque::new(),
+            long: VecDeque::new(),
         }
     }
 
@@ -70,7 +108,15 @@ impl Inflations {
 
     /// Whether a parked message can be inflated now.
     pub(crate) fn has_work(&self, budget: &ReceiveBudget) -> bool {
-        !self.queue.is_empty() && !budget.is_inflating_paused()
+        let is_empty = self.untried.is_empty() && self.long.is_empty();
+        !is_empty && !budget.is_inflating_paused()
+    }
+
+    fn queue(&mut self, queue: Queue) -> &mut VecDeque<Key> {
+        match queue {
+            Queue::Untried => &mut self.untried,
+            Queue::Long => &mut self.long,
+        }
     }
 }
 
@@ -101,19 +147,21 @@ impl WebSocket {
             .add_alone(bytes.len() as u64);
         let message_bytes_max = cx.shard.limits().message_bytes_max;
         let limits = &cx.shard.hub.settings.limits;
+        let mut is_long = false;
         if self.may_keep_more(limits) && !cx.shard.receive_budget.is_inflating_paused() {
             let Inflations {
                 at_once, allowance, ..
             } = &mut cx.shard.inflations;
             let inflater = at_once.get_or_insert_with(|| Inflater::new(Takeover::No));
             let mut inflation = Inflation::default();
+            let before = *allowance;
             match inflation.advance(inflater, bytes, text, message_bytes_max, allowance) {
                 Ok(Inflated::Whole(whole)) => {
                     self.take_inflated(cx, whole, text);
                     return true;
                 }
-                // The work is repeated later, since only the first parked message may hold a part.
-                Ok(Inflated::Part) => {}
+                // The work is repeated later, since only the first long message may hold a part.
+                Ok(Inflated::Part) => is_long = before >= SHORT_BYTES,
                 Err(violation) => {
                     self.on_bad_message(cx, violation);
                     return true;
@@ -131,6 +179,7 @@ impl WebSocket {
             rest: Vec::new(),
             rest_at: 0,
             counted: 0,
+            is_long,
             is_queued: false,
         }));
         self.count_parked(&mut cx.shard.receive_budget);
@@ -190,7 +239,11 @@ impl WebSocket {
         };
         if may_go_on && !parked.is_queued {
             parked.is_queued = true;
-            cx.shard.inflations.queue.push_back(cx.key);
+            let queue = match parked.is_long {
+                true => Queue::Long,
+                false => Queue::Untried,
+            };
+            cx.shard.inflations.queue(queue).push_back(cx.key);
         }
     }
 
@@ -200,11 +253,12 @@ impl WebSocket {
         self.note_held_back(limits, &mut cx.shard.receive_budget);
     }
 
-    /// Inflates more of the parked message. Returns whether it leaves the queue: it is complete, or waits for its
-    /// handlers.
+    /// Inflates the parked message as a whole, or more of it if it is long. Returns whether it leaves the queue: it is
+    /// complete, has turned out to be long, or waits for its handlers.
     fn inflate_parked<T: Transport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
+        queue: Queue,
         allowance: &mut usize,
     ) -> bool {
         let limits = &cx.shard.hub.settings.limits;
@@ -222,20 +276,22 @@ impl WebSocket {
         }
         let inflated = match is_wanted {
             true => {
-                let waiting = &mut cx.shard.inflations.waiting;
-                let inflater = waiting.get_or_insert_with(|| Inflater::new(Takeover::No));
-                let Parked {
-                    inflation,
-                    payload,
-                    text,
-                    ..
-                } = &mut **parked;
-                inflation.advance(inflater, payload, *text, message_bytes_max, allowance)
+                let inflater = match queue {
+                    Queue::Untried => &mut cx.shard.inflations.at_once,
+                    Queue::Long => &mut cx.shard.inflations.waiting,
+                };
+                let inflater = inflater.get_or_insert_with(|| Inflater::new(Takeover::No));
+                parked.advance(inflater, queue, message_bytes_max, allowance)
             }
             // A close frame was sent, so the content does not matter.
             false => Ok(Inflated::Whole(Vec::new())),
         };
         if matches!(inflated, Ok(Inflated::Part)) {
+            if queue == Queue::Untried {
+                parked.is_long = true;
+                cx.shard.inflations.long.push_back(cx.key);
+                return true;
+            }
             self.count_parked(&mut cx.shard.receive_budget);
             self.note_parked_held_back(cx);
             return false;
@@ -255,24 +311,31 @@ impl WebSocket {
 }
 
 impl<T: Transport> Core<T> {
-    /// Inflates parked messages in the order in which they arrived.
+    /// Inflates parked messages, of each kind in the order in which they arrived.
     pub(crate) fn inflate_waiting(&mut self) {
-        let mut allowance = BYTES_PER_TURN;
-        while allowance > 0 && self.cx.inflations.has_work(&self.cx.receive_budget) {
-            let Some(&key) = self.cx.inflations.queue.front() else {
+        // Half of the turn's allowance is for long messages, so that they are not starved.
+        let mut for_untried = BYTES_PER_TURN / 2;
+        self.inflate_queue(Queue::Untried, &mut for_untried);
+        let mut for_long = BYTES_PER_TURN / 2 + for_untried;
+        self.inflate_queue(Queue::Long, &mut for_long);
+        if self.cx.inflations.long.is_empty() {
+            // Long messages are rare, so the inflater is not kept.
+            self.cx.inflations.waiting = None;
+        }
+    }
+
+    fn inflate_queue(&mut self, queue: Queue, allowance: &mut usize) {
+        while *allowance > 0 && !self.cx.receive_budget.is_inflating_paused() {
+            let Some(&key) = self.cx.inflations.queue(queue).front() else {
                 break;
             };
-            let is_over = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, &mut allowance));
-            // The connection has ended, or has no parked message any more.
+            let is_over = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, queue, allowance));
+            // The connection has ended, or its message is in this queue no more.
             if is_over.unwrap_or(true) {
-                self.cx.inflations.queue.pop_front();
-                allowance = allowance.saturating_sub(STEP_BYTES / 64);
+                self.cx.inflations.queue(queue).pop_front();
+                *allowance = allowance.saturating_sub(STEP_BYTES / 64);
             }
             self.enforce_receive_budget();
-        }
-        if self.cx.inflations.queue.is_empty() {
-            // Parked messages are rare, so the inflater is not kept.
-            self.cx.inflations.waiting = None;
         }
     }
 }
