@@ -167,9 +167,10 @@ fn number(digits: &str) -> Option<u8> {
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// The offer of a client, which inflates with context takeover and any window, and sends plain messages.
+/// The offer of a client, which inflates with context takeover and any window, and sends plain messages: these satisfy any limit of
+/// its own window.
 #[cfg(feature = "client")]
-pub(crate) const OFFER: &str = NAME;
+pub(crate) const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
 /// Whether a server that has received [`OFFER`] compresses messages. `None` if the client must fail the connection, since the
 /// response contains something that it did not offer (RFC 7692 §7.1).
@@ -183,11 +184,10 @@ pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<
         return Some(false);
     };
     let parameters = Parameters::of(element)?;
-    // A response must not contain it unless the client has offered it (RFC 7692 §7.1.2.2).
-    let is_offered = parameters.client_max_window_bits.is_none() && elements.next().is_none();
-    let is_valid = match parameters.server_max_window_bits {
-        None => true,
-        Some(bits) => bits.is_some_and(is_window),
-    };
-    (is_offered && is_valid).then_some(true)
+    let is_single = elements.next().is_none();
+    // In a response, both have a value (RFC 7692 §7.1.2).
+    let has_window = |bits: Option<Option<u8>>| bits.is_none_or(|bits| bits.is_some_and(is_window));
+    let is_valid = has_window(parameters.server_max_window_bits)
+        && has_window(parameters.client_max_window_bits);
+    (is_single && is_valid).then_some(true)
 }
