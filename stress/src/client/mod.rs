@@ -18,6 +18,9 @@ use frames::{CLOSE, FIN, Frames, PING, PONG};
 /// The accept key that answers the key of [`request`].
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
+/// What the response contains if the server agrees to compression.
+const AGREED: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover";
+
 /// The head of a handshake request.
 pub(crate) fn request(path: &str) -> String {
     format!(
@@ -122,16 +125,35 @@ impl Peer {
         Self::upgrade(tcp(server, source).during("connecting")?, path)
     }
 
+    /// Connects and completes the handshake, in which it offers compression. The server must agree.
+    pub(crate) fn connect_compressing(
+        server: SocketAddrV4,
+        source: Ipv4Addr,
+        path: &str,
+    ) -> Outcome<Self> {
+        let stream = tcp(server, source).during("connecting")?;
+        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        Self::ask(stream, &request(path).replace("\r\n\r\n", offer), AGREED)
+    }
+
     /// Completes the handshake on a connected socket.
-    pub(crate) fn upgrade(mut stream: TcpStream, path: &str) -> Outcome<Self> {
+    pub(crate) fn upgrade(stream: TcpStream, path: &str) -> Outcome<Self> {
+        Self::ask(stream, &request(path), ACCEPT)
+    }
+
+    fn ask(mut stream: TcpStream, request: &str, expected: &str) -> Outcome<Self> {
         stream
-            .write_all(request(path).as_bytes())
+            .write_all(request.as_bytes())
             .during("sending a request")?;
-        Self::upgraded(stream)
+        Self::upgraded_with(stream, expected)
     }
 
     /// Reads the response to a handshake that was sent.
-    pub(crate) fn upgraded(mut stream: TcpStream) -> Outcome<Self> {
+    pub(crate) fn upgraded(stream: TcpStream) -> Outcome<Self> {
+        Self::upgraded_with(stream, ACCEPT)
+    }
+
+    fn upgraded_with(mut stream: TcpStream, expected: &str) -> Outcome<Self> {
         let mut answer = Vec::new();
         let mut part = [0; 2048];
         let end = loop {
@@ -149,8 +171,8 @@ impl Peer {
         };
         let head = String::from_utf8_lossy(&answer[..end]);
         ensure!(
-            head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT),
-            "the handshake was refused: {}",
+            head.starts_with("HTTP/1.1 101 ") && head.contains(expected),
+            "the response to the handshake has no {expected}: {}",
             head.lines().next().unwrap_or_default()
         );
         let mut frames = Frames::default();

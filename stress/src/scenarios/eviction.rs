@@ -112,7 +112,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
 }
 
 /// Measures the longest latency of an echo until the attack is over.
-fn latency(peer: &mut Peer, over: &AtomicBool) -> Outcome<Duration> {
+pub(super) fn latency(peer: &mut Peer, over: &AtomicBool) -> Outcome<Duration> {
     let mut longest = Duration::ZERO;
     while !over.load(SeqCst) {
         let sent = Instant::now();

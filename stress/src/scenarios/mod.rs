@@ -1,6 +1,7 @@
 //! The list of scenarios, and the types they share.
 
 mod churn;
+mod compression;
 mod descriptors;
 mod eviction;
 mod handlers;
@@ -43,6 +44,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "memory",
         what: "an attack on all memory limits at once",
         run: memory::run,
+    },
+    Scenario {
+        name: "inflation",
+        what: "1,000 short messages that inflate to the longest legal one, while handlers block",
+        run: compression::inflation,
+    },
+    Scenario {
+        name: "bombs",
+        what: "1,000 short messages that inflate to more than a message may have",
+        run: compression::bombs,
     },
     Scenario {
         name: "eviction",

@@ -102,6 +102,9 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("slow_consumers", metrics.slow_consumers),
         ("heartbeat_timeouts", metrics.heartbeat_timeouts),
         ("protocol_errors", metrics.protocol_errors),
+        ("bombs", metrics.compression.bombs),
+        ("compressed_in", metrics.compression.received_bytes),
+        ("inflated_in", metrics.compression.inflated_bytes),
         ("handlers_blocked", metrics.handlers_blocked),
         ("handler_panics", metrics.handler_panics),
     ];

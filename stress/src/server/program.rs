@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Message};
+use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, Message};
 
 use super::setup::Setup;
 use crate::body::MessageCodec;
@@ -152,6 +152,10 @@ pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<ServerState, HandlerOrder>
             .with_message_handler(received)
             .with_disconnect_handler(disconnected)
             .with_routes(routes());
+    let app = match setup.compression {
+        0 => app,
+        _ => app.with_compression(Compression::new()),
+    };
     match setup.heartbeat() {
         Some(heartbeat) => app.with_heartbeat(heartbeat),
         None => app,

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) connections_max: usize,
     /// The server's limit of file descriptors; zero keeps the process's limit.
     pub(crate) descriptors: u64,
+    /// Whether the server agrees to compression: 1 or 0.
+    pub(crate) compression: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Setup {
             handshakes_max: 0,
             connections_max: 0,
             descriptors: 0,
+            compression: 0,
         }
     }
 
@@ -148,7 +151,7 @@ impl Setup {
         args
     }
 
-    fn numbers(&self) -> [u64; 19] {
+    fn numbers(&self) -> [u64; 20] {
         [
             self.seed,
             self.shards as u64,
@@ -169,6 +172,7 @@ impl Setup {
             self.handshakes_max as u64,
             self.connections_max as u64,
             self.descriptors,
+            self.compression,
         ]
     }
 
@@ -209,6 +213,7 @@ impl Setup {
             handshakes_max: next(args)?,
             connections_max: next(args)?,
             descriptors: next(args)?,
+            compression: next(args)?,
         })
     }
 }
@@ -235,6 +240,7 @@ mod tests {
             heartbeat_timeout: 9,
             outbox_bytes_max: 10,
             descriptors: 11,
+            compression: 1,
             ..Setup::new(12)
         };
         let arrived = Setup::from_args(&mut setup.to_args().into_iter()).unwrap();

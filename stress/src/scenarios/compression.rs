@@ -1,0 +1,254 @@
+//! Short compressed messages that inflate to very many bytes. Where the result is legal, what the server holds of it must stay
+//! within SECURITY.md's sum; where it is not, the client is disconnected at once.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use miniz_oxide::deflate::compress_to_vec;
+
+use super::{Context, Report, eviction, mib};
+use crate::body::ReceiveLog;
+use crate::check::{During, Failure, Outcome, ensure, join};
+use crate::client::frames::{self, FIN, TEXT};
+use crate::client::{self, Incoming, Peer};
+use crate::machine;
+use crate::server::program::{BLOCK, ECHO, SILENT};
+use crate::server::{ProducerPlan, Server, Setup};
+
+const MIB: usize = 1 << 20;
+const KIB: usize = 1 << 10;
+/// The bit of a compressed message (RFC 7692 §6).
+const RSV1: u8 = 0x40;
+
+/// Clients of a short run.
+const CLIENTS: u64 = 1_000;
+/// The longest legal message.
+const MESSAGE_BYTES_MAX: usize = 16 * MIB;
+/// What deflate makes of that at most, if all of it is one letter.
+const COMPRESSED_BYTES_MAX: usize = 17 * KIB;
+
+/// Memory of a connection, as in SECURITY.md.
+const CONNECTION_BYTES: usize = 8 * KIB;
+/// Memory of a shard's compressors, and of the histories of two audiences.
+const COMPRESSORS_BYTES: usize = 500 * KIB + 2 * 8 * KIB;
+/// Permitted memory, in tenths of the sum.
+const SLACK: u64 = 12;
+
+/// How often, and how long, a broadcast is sent meanwhile.
+const PAUSE_MICROSECONDS: u64 = 20_000;
+const BROADCASTS: u64 = 150;
+const BROADCAST_BYTES_MAX: usize = 60;
+const SENDER: u32 = 1;
+/// The longest time between two broadcasts at a client that reads.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// The latency that bombs may add to the longest latency without them.
+const LATENCY_MAX: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_secs(1);
+/// What inflating a bomb may cost the server, with its connection: as much as a few connections without it.
+const BOMB_CPU_MAX: Duration = Duration::from_millis(2);
+/// The limit for a message that bombs exceed.
+const BOMB_LIMIT: usize = 64 * KIB;
+
+/// A compressed message of this length, as its client sends it.
+fn compressed(len: usize) -> Vec<u8> {
+    let payload = compress_to_vec(&vec![b'a'; len], 9);
+    frames::frame(FIN | RSV1 | TEXT, &payload)
+}
+
+/// The sum of SECURITY.md in bytes, without the terms that are not attacked.
+fn sum(setup: &Setup, clients: u64) -> usize {
+    let limits = setup.limits();
+    clients as usize * CONNECTION_BYTES
+        + limits.received_bytes_max
+        + setup.shards * (limits.message_bytes_max + COMPRESSORS_BYTES)
+        + 2 * limits.mailbox_bytes_max * setup.shards
+}
+
+/// Clients whose messages are legal, but more than the server may hold, while all handlers block.
+pub(crate) fn inflation(context: &Context) -> Outcome<Report> {
+    let clients = context.connections(CLIENTS)?;
+    let setup = Setup {
+        handler_threads: 4,
+        received_bytes_max: 256 * MIB,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        compression: 1,
+        ..context.setup()
+    };
+    let message = compressed(MESSAGE_BYTES_MAX);
+    ensure!(
+        message.len() <= COMPRESSED_BYTES_MAX,
+        "the message has {} bytes: too long for this attack",
+        message.len()
+    );
+    let mut server = Server::start(&setup)?;
+    let base = server.resident()?;
+    let address = server.address;
+    let mut held = Vec::new();
+    for number in 0..8 {
+        let mut peer = Peer::connect(address, client::source(20_000 + number), BLOCK)?;
+        peer.send(FIN | TEXT, b"").during("blocking")?;
+        held.push(peer.stream);
+    }
+    let mut listener = Peer::connect(address, client::source(30_000), SILENT)?;
+    server.produce(ProducerPlan {
+        sender: SENDER,
+        first: 0,
+        count: BROADCASTS,
+        bytes_max: BROADCAST_BYTES_MAX,
+        ms: 60_000,
+        pause: PAUSE_MICROSECONDS,
+    })?;
+    let log = ReceiveLog::new(context.codec());
+    let silence = thread::scope(|scope| {
+        let listening = scope.spawn(move || listen(&mut listener, log));
+        let attacked = attack(&server, clients, &message, &mut held);
+        let silence = join(listening);
+        attacked.and(silence)
+    })?;
+    // Another client is accepted as ever.
+    Peer::connect(address, client::source(40_000), SILENT)?;
+    let peak = server.peak()?.saturating_sub(base);
+    let sum = sum(&setup, clients);
+    ensure!(
+        10 * peak <= SLACK * sum as u64,
+        "the server used {:.1} MiB; the sum of its limits is {:.1} MiB",
+        mib(peak),
+        mib(sum as u64)
+    );
+    ensure!(
+        peak as usize > setup.received_bytes_max / 2,
+        "the server used only {:.1} MiB: the attack was too weak",
+        mib(peak)
+    );
+    let figures = server.figures()?;
+    ensure!(
+        figures.get("bombs") == 0 && figures.get("connections") > clients,
+        "a client was disconnected, though what it sent was legal: {figures:?}"
+    );
+    Ok(Report {
+        held: format!(
+            "{:.1} MiB, of a sum of {:.1} MiB",
+            mib(peak),
+            mib(sum as u64)
+        ),
+        faults: clients,
+        figures: format!(
+            "{:.2} times the sum; {:.1} MiB inflated of {:.1} MiB; broadcasts at most {silence:.1?} apart",
+            peak as f64 / sum as f64,
+            mib(figures.get("inflated_in")),
+            mib(clients * MESSAGE_BYTES_MAX as u64)
+        ),
+        peak: server.finish()?,
+    })
+}
+
+/// Each client sends its message at once.
+fn attack(server: &Server, clients: u64, message: &[u8], held: &mut Vec<TcpStream>) -> Outcome {
+    for number in 0..clients {
+        let source = client::source(number);
+        let mut peer = Peer::connect_compressing(server.address, source, SILENT)?;
+        peer.stream.write_all(message).during("sending a message")?;
+        held.push(peer.stream);
+    }
+    Ok(())
+}
+
+/// Receives all broadcasts, in order. Returns the longest time between two of them.
+fn listen(peer: &mut Peer, mut log: ReceiveLog) -> Outcome<Duration> {
+    let mut longest = Duration::ZERO;
+    let mut last = Instant::now();
+    while log.count < BROADCASTS {
+        log.record_in_sequence(&peer.message()?)?;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    ensure!(
+        longest <= SILENCE_MAX,
+        "{longest:?} passed between two broadcasts"
+    );
+    Ok(longest)
+}
+
+/// Clients whose messages inflate to more than a message may have.
+pub(crate) fn bombs(context: &Context) -> Outcome<Report> {
+    let clients = context.connections(CLIENTS)?;
+    let mut server = Server::start(&Setup {
+        message_bytes_max: BOMB_LIMIT,
+        compression: 1,
+        ..context.setup()
+    })?;
+    let (address, pid) = (server.address, server.pid());
+    let mut peers = Vec::new();
+    for number in 0..clients {
+        let source = client::source(number);
+        peers.push(Peer::connect_compressing(address, source, SILENT)?);
+    }
+    let mut echo = Peer::connect(address, client::source(99_999), ECHO)?;
+    let over = AtomicBool::new(false);
+    let calm = thread::scope(|scope| {
+        let measuring = scope.spawn(|| eviction::latency(&mut echo, &over));
+        thread::sleep(CALM);
+        over.store(true, SeqCst);
+        join(measuring)
+    })?;
+    over.store(false, SeqCst);
+    let bomb = compressed(MESSAGE_BYTES_MAX);
+    let waited = || machine::waited_for_processor(pid).during("reading schedstat");
+    let waited_before = waited()?;
+    let cpu = || machine::cpu_seconds(pid).during("reading the server's CPU time");
+    let cpu_before = cpu()?;
+    let start = Instant::now();
+    let (closed, attacked) = thread::scope(|scope| {
+        let measuring = scope.spawn(|| eviction::latency(&mut echo, &over));
+        let closed = explode(&mut peers, &bomb);
+        over.store(true, SeqCst);
+        let latency = join(measuring);
+        Ok::<_, Failure>((closed?, latency?))
+    })?;
+    let took = start.elapsed();
+    let waited = waited()?.saturating_sub(waited_before);
+    let each = Duration::from_secs_f64((cpu()? - cpu_before) / clients as f64);
+    ensure!(
+        closed == clients,
+        "{closed} of {clients} clients were closed with 1009"
+    );
+    ensure!(
+        each <= BOMB_CPU_MAX,
+        "a bomb cost the server {each:?} of CPU time"
+    );
+    ensure!(
+        attacked <= LATENCY_MAX + calm + waited,
+        "an echo took {attacked:?} beside {clients} bombs; {calm:?} without; the server waited {waited:?} for a processor"
+    );
+    let figures = server.eventually("all connections but one are closed", |figures| {
+        figures.get("connections") == 1
+    })?;
+    ensure!(
+        figures.get("bombs") == clients && figures.get("inflated_in") == 0,
+        "not each bomb was counted, or one was inflated: {figures:?}"
+    );
+    Ok(Report {
+        held: format!("{clients} bombs in {took:.1?}"),
+        faults: clients,
+        figures: format!(
+            "{each:.1?} of CPU time for each; slowest echo {attacked:.1?}, without bombs {calm:.1?}; {waited:.1?} without a \
+             processor"
+        ),
+        peak: server.finish()?,
+    })
+}
+
+/// Each client sends its bomb. Returns how many were told that it is too long.
+fn explode(peers: &mut [Peer], bomb: &[u8]) -> Outcome<u64> {
+    let mut closed = 0;
+    for peer in peers {
+        // The server may close before it has read all of the bomb.
+        let _ = peer.stream.write_all(bomb);
+        closed += u64::from(peer.receive()? == Incoming::Close(1009));
+    }
+    Ok(closed)
+}
