@@ -29,10 +29,16 @@ fn main() -> Result<(), ClientError> {
 }
 
 fn connect(url: &str) -> Result<Client, ClientError> {
-    Client::builder(url)
+    let builder = Client::builder(url)
         .with_read_timeout(Some(Duration::from_secs(60)))
-        .with_message_bytes_max(64 << 20)
-        .connect()
+        .with_message_bytes_max(64 << 20);
+    // As the example `echo`: where it is asked to.
+    #[cfg(feature = "deflate")]
+    let builder = match env::var_os("COMPRESS") {
+        Some(_) => builder.with_compression(),
+        None => builder,
+    };
+    builder.connect()
 }
 
 /// Until the server closes, or breaks the protocol: what is right is in its report.

@@ -10,6 +10,8 @@ use humphrey::monitor::MonitorConfig;
 use humphrey::route::SubApp;
 use humphrey::stream::Stream;
 use humphrey_ws::{AsyncWebsocketApp, WebsocketStream, async_websocket_handler, websocket_handler};
+#[cfg(feature = "deflate")]
+use humphrey_ws::{Compression, websocket_handler_with_compression};
 
 use std::env;
 use std::sync::Arc;
@@ -21,15 +23,28 @@ fn main() {
 
     let linked: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
         .with_message_handler(|stream, message, _| stream.send(message));
+    // As the example `echo`: where it is asked to.
     #[cfg(feature = "deflate")]
-    let linked = linked.with_compression(humphrey_ws::Compression::new());
+    let linked = match env::var_os("COMPRESS") {
+        Some(_) => linked.with_compression(Compression::new()),
+        None => linked,
+    };
     let hook = linked.connect_hook().unwrap();
     spawn(move || linked.run());
 
     let app: App<()> = App::new()
         .with_custom_connection_handler(upgrade)
-        .with_websocket_route("/blocking", websocket_handler(echo))
         .with_websocket_route("/linked", async_websocket_handler(hook));
+    #[cfg(feature = "deflate")]
+    let app = match env::var_os("COMPRESS") {
+        Some(_) => app.with_websocket_route(
+            "/blocking",
+            websocket_handler_with_compression(Compression::new(), echo),
+        ),
+        None => app.with_websocket_route("/blocking", websocket_handler(echo)),
+    };
+    #[cfg(not(feature = "deflate"))]
+    let app = app.with_websocket_route("/blocking", websocket_handler(echo));
     app.run(address).unwrap();
 }
 
