@@ -239,7 +239,8 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
 fn pace_loses_nothing_for_those_who_read_and_ends_the_one_who_does_not() {
     let (running, address) = serve(SlowConsumer::Pace {
         bytes_per_second_min: 1_000,
-        patience: Duration::from_secs(1),
+        // Longer than a reader's thread may wait for a CPU here.
+        patience: Duration::from_secs(5),
     });
     let sender = running.sender();
     // Nine who read at rates of their own, and one who never does.
