@@ -1,27 +1,35 @@
 // Bun's own server, with its own publish and subscribe.
 //
-//     bun server.bun.mjs echo|fanout|blocked
+//     bun server.bun.mjs echo|fanout|blocked|chat|turns [dedicated|shared]
 
-import { isBlocking, job, PUBLISH } from './jobs.mjs';
+import { compression, HELLO, isBlocking, job, PUBLISH, TURNS } from './jobs.mjs';
+
+const compress = compression !== 'none';
+let turn = 0;
 
 const server = Bun.serve({
   hostname: '127.0.0.1',
   port: 0,
   fetch(request, server) {
-    const publishes = new URL(request.url).pathname === PUBLISH;
-    if (server.upgrade(request, { data: { publishes } })) return;
+    const path = new URL(request.url).pathname;
+    if (server.upgrade(request, { data: { publishes: path === PUBLISH, path } })) return;
     return new Response('WebSocket only', { status: 426 });
   },
   websocket: {
+    perMessageDeflate: compress ? { compress: compression, decompress: 'shared' } : false,
     open(socket) {
-      if (job === 'fanout') socket.subscribe('everyone');
+      if (job === 'fanout' || job === 'chat') socket.subscribe('everyone');
+      if (job === 'turns') socket.subscribe(socket.data.path);
     },
     message(socket, data) {
-      if (job !== 'fanout') {
+      if (job === 'fanout') {
+        if (socket.data.publishes) server.publish('everyone', data, compress);
+      } else if ((job === 'chat' || job === 'turns') && data !== HELLO) {
+        if (job === 'chat') socket.publish('everyone', data, compress);
+        else server.publish(`/${turn++ % TURNS}`, data, compress);
+      } else {
         if (isBlocking(data)) Bun.sleepSync(50);
         socket.send(data);
-      } else if (socket.data.publishes) {
-        server.publish('everyone', data);
       }
     },
   },

@@ -117,6 +117,11 @@ pub(crate) enum Job {
     Churn,
     /// Echoes it; the handler blocks for [`crate::wire::BLOCK_TIME`] if the message contains [`crate::wire::BLOCK`].
     Blocked,
+    /// Broadcasts each message to all other connections, but returns [`crate::wire::HELLO`] to its sender.
+    Chat,
+    /// Broadcasts messages of [`crate::wire::PUBLISH`] to [`crate::wire::TURNS`] rooms in turn; every other connection is
+    /// in the room that its path names. [`crate::wire::HELLO`] returns to its sender.
+    Turns,
     /// Broadcasts each line of standard input from a thread outside the engine.
     Lines,
 }
@@ -130,8 +135,11 @@ impl Job {
             Some("churn") => Ok(Self::Churn),
             Some("blocked") => Ok(Self::Blocked),
             Some("lines") => Ok(Self::Lines),
+            Some("chat") => Ok(Self::Chat),
+            Some("turns") => Ok(Self::Turns),
             _ => Err(invalid(
-                "a job is missing: echo, fanout, rooms, churn, blocked or lines".into(),
+                "a job is missing: echo, fanout, rooms, churn, blocked, lines, chat or turns"
+                    .into(),
             )),
         }
     }
@@ -144,6 +152,8 @@ impl Job {
             Self::Churn => "churn",
             Self::Blocked => "blocked",
             Self::Lines => "lines",
+            Self::Chat => "chat",
+            Self::Turns => "turns",
         }
     }
 

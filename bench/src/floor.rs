@@ -58,7 +58,7 @@ pub(crate) fn check_ring() -> io::Result<()> {
 }
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Result<()> {
-    if matches!(job, Job::Lines | Job::Churn) {
+    if matches!(job, Job::Lines | Job::Churn | Job::Chat | Job::Turns) {
         return Err(io::Error::other("the floor does not support this job"));
     }
     let listener = socket_with(
@@ -321,7 +321,7 @@ impl Floor {
                 Ok(())
             }
             Job::Rooms | Job::Churn => connection.send(&self.output),
-            Job::Fanout | Job::Lines => Ok(()),
+            Job::Fanout | Job::Lines | Job::Chat | Job::Turns => Ok(()),
         }
     }
 

@@ -95,6 +95,24 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
     })
 }
 
+/// CPU time in seconds that the running threads of a process have used so far, user and system together. It is exact to the
+/// nanosecond, where [`cpu_time`] is to 10 ms; the time of threads that have ended is missing.
+pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // Skip threads that have ended since the directory was read.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
+        let time = text.split_ascii_whitespace().next();
+        let time: Option<u64> = time.and_then(|time| time.parse().ok());
+        nanos += time.ok_or_else(|| {
+            io::Error::other(format!("/proc/{pid}/task/schedstat has an unknown format"))
+        })?;
+    }
+    Ok(nanos as f64 / 1e9)
+}
+
 /// Resident memory of a process in bytes, counted exactly (`statm` lags behind).
 pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
@@ -225,6 +243,7 @@ mod tests {
     fn own_process_is_found_in_proc() {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
+        assert!(cpu_seconds(pid).is_ok_and(|seconds| seconds > 0.0));
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
         assert!(wake_ups(pid).is_ok());
         assert!(all_cpus().is_ok_and(|all| all.all > 0.0));

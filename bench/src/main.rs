@@ -12,6 +12,7 @@
 compile_error!("the bench measures through epoll and /proc: it runs on Linux only");
 
 mod args;
+mod corpus;
 mod floor;
 mod histogram;
 mod load;
@@ -48,14 +49,21 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
                    from 1 is the error of measurement
       --baseline   compares with another build of this program instead of the floor
 
+  bench compression [--quick] [--only NAME] [--list] [--peers all|none|NAMES]
+            [--out PATH] [--targets FILE] [--rounds 5] [--cpu-seconds 1]
+            [--server-cpu N] [--client-cpu N]
+      measures what compression costs and saves, beside Bun and ws, and prints
+      a Markdown table; --quick checks in half a minute that everything works
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
             [--joined|--ring]
-  bench subject echo|fanout|rooms|churn|blocked|lines [--address 127.0.0.1:0]
+  bench subject echo|fanout|rooms|churn|blocked|lines|chat|turns
+            [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
-            [--works]]
+            [--works]] [--compress]
       runs one server until it is killed; prints READY and its address
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
@@ -73,6 +81,9 @@ fn main() -> ExitCode {
     let command = args.next().unwrap_or_default();
     let outcome = match command.as_str() {
         "run" => Options::parse(args, run::OPTIONS).and_then(|o| run::run(&o)),
+        "compression" => {
+            Options::parse(args, run::COMPRESSION_OPTIONS).and_then(|o| run::compression(&o))
+        }
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
 use crate::args::{self, Job, OptionSpec, Options};
-use crate::wire::{self, PUBLISH, VISIT};
+use crate::wire::{self, HELLO, PUBLISH, TURNS, VISIT};
 
 const THREADS: usize = 32;
 /// Number of messages whose handlers sleep: more than there are threads.
@@ -27,7 +27,12 @@ pub(crate) struct Settings {
     /// Whether handlers run on the worker pool only, never on a shard's thread.
     pool: bool,
     delay: Option<HandlerDelay>,
+    /// Whether it accepts offers of compression.
+    compress: bool,
 }
+
+/// The room of a chat.
+const CHAT: &str = "chat";
 
 /// A delay of some echo handlers before they answer.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +66,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("micros"),
     args::value("one-in"),
     args::flag("works"),
+    args::flag("compress"),
     args::flag("child"),
 ];
 
@@ -71,7 +77,13 @@ impl Settings {
         if one_in == 0 {
             return Err(args::bad("one-in", "0"));
         }
+        let compress = options.flag("compress");
+        if compress && !cfg!(feature = "deflate") {
+            let text = "--compress needs a build with --features deflate";
+            return Err(args::invalid(text.into()));
+        }
         Ok(Self {
+            compress,
             shards: options.number("shards", 1)?,
             pool: options.flag("pool"),
             delay: (micros > 0).then_some(HandlerDelay {
@@ -89,6 +101,9 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
         .with_shards(settings.shards);
     if settings.pool {
         app = app.with_adaptive_handlers(false);
+    }
+    if settings.compress {
+        app = compressing(app);
     }
     let mut app = match job {
         Job::Echo => match settings.delay {
@@ -121,6 +136,22 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
         Job::Rooms => app
             .with_connect_handler(join_named_room)
             .with_message_handler(|stream, message, _| handle_room_message(&stream, message)),
+        Job::Chat => app
+            .with_connect_handler(|stream, _| stream.join(CHAT))
+            .with_message_handler(
+                |stream, message, _| match message.bytes() == HELLO.as_bytes() {
+                    true => stream.send(message),
+                    false => stream.room(CHAT).broadcast_except(stream.id(), message),
+                },
+            ),
+        Job::Turns => app
+            .with_connect_handler(join_named_room)
+            .with_message_handler(
+                |stream, message, _| match message.bytes() == HELLO.as_bytes() {
+                    true => stream.send(message),
+                    false => stream.room(&next_turn()).broadcast(message),
+                },
+            ),
         Job::Churn => {
             let sender = app.sender();
             let thread = thread::spawn(move || churn(&sender));
@@ -135,6 +166,22 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     crate::ready(app.bind()?)?;
     app.run();
     Err(io::Error::other("the server stopped unexpectedly"))
+}
+
+#[cfg(feature = "deflate")]
+fn compressing(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+    app.with_compression(humphrey_ws::Compression::new())
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compressing(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+    app
+}
+
+/// The name of the room whose turn it is.
+fn next_turn() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    (COUNT.fetch_add(1, Relaxed) % TURNS).to_string()
 }
 
 /// Joins the room that the connection's path names.

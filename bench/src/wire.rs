@@ -11,6 +11,11 @@ pub(crate) const PUBLISH: &str = "/publish";
 /// The path of visitors, which join and leave room 0.
 pub(crate) const VISIT: &str = "/visit";
 
+/// The message that clients of a chat, and of rooms in turn, send first. The answer shows that they have joined.
+pub(crate) const HELLO: &str = "hello";
+/// Number of rooms that are sent messages in turn.
+pub(crate) const TURNS: usize = 64;
+
 /// The name of a room: its number as text.
 pub(crate) type RoomName = [u8; 8];
 

@@ -57,6 +57,30 @@ fn run_counts_deliveries_and_writes_json_table_and_plot() {
 }
 
 #[test]
+#[cfg(feature = "deflate")]
+fn compression_scenarios_receive_what_was_sent() {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compression");
+    let run = bench(&["compression", "--quick", "--out"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{said}");
+
+    let json = fs::read(out.with_extension("json")).unwrap();
+    let report: Value = serde_json::from_slice(&json).unwrap();
+    let ticks = report["scenarios"].as_array().unwrap();
+    let ticks = ticks.iter().find(|s| s["id"] == "ticks-w1").unwrap();
+    let of = |server: usize, figure: &str| {
+        let round = &ticks["servers"][server]["rounds"][0];
+        round[figure].as_f64().unwrap()
+    };
+    assert!((of(0, "bytes") - 106.0).abs() < 1e-9, "{ticks}");
+    assert!(of(1, "compressed") > 0.99, "{ticks}");
+    assert!(of(1, "bytes") < 53.0 && of(1, "compared") > 0.0, "{ticks}");
+}
+
+#[test]
 fn unknown_scenario_name_is_an_error() {
     for args in [["--only", "nothing"], ["--peers", "nobody"]] {
         let run = bench(&["run", args[0], args[1]]).output().unwrap();

@@ -23,6 +23,9 @@ const PER_SOURCE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
+/// What browsers offer.
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+
 /// Receive buffer of connections that will not read, in bytes.
 const SMALL: usize = 4096;
 
@@ -31,6 +34,8 @@ pub(crate) struct ConnectionSpec {
     pub(crate) path: String,
     /// Whether its receive buffer is small, so that it fills up soon.
     pub(crate) small: bool,
+    /// Whether it offers compression, which the server must then accept.
+    pub(crate) offers: bool,
 }
 
 /// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports.
@@ -40,29 +45,55 @@ pub(crate) fn open(
     count: usize,
     spec: impl Fn(usize) -> ConnectionSpec,
 ) -> io::Result<Vec<OwnedFd>> {
+    let opened = open_with_messages(address, from, count, spec)?;
+    opened
+        .into_iter()
+        .map(|(socket, received)| match received.is_empty() {
+            true => Ok(socket),
+            false => Err(io::Error::other(
+                "unexpected bytes follow the handshake response",
+            )),
+        })
+        .collect()
+}
+
+/// Opens connections that may receive messages at once; returns each with what followed its handshake response.
+pub(crate) fn open_with_messages(
+    address: SocketAddrV4,
+    from: usize,
+    count: usize,
+    spec: impl Fn(usize) -> ConnectionSpec,
+) -> io::Result<Vec<(OwnedFd, Vec<u8>)>> {
     let accept = wire::accept_key(KEY);
-    let mut sockets = Vec::with_capacity(count);
-    while sockets.len() < count {
-        let first = sockets.len();
+    let mut opened = Vec::with_capacity(count);
+    let mut sockets: Vec<(OwnedFd, bool)> = Vec::with_capacity(count.min(BATCH));
+    while opened.len() < count {
+        let first = opened.len();
         for at in first..count.min(first + BATCH) {
-            let ConnectionSpec { path, small } = spec(at);
+            let ConnectionSpec {
+                path,
+                small,
+                offers,
+            } = spec(at);
             let socket = socket(address, from + at, small)?;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
+                if offers { OFFER } else { "" }
             );
             // The send buffer of a new socket is many times larger.
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
                 return Err(io::Error::other("a request was not sent in one piece"));
             }
-            sockets.push(socket);
+            sockets.push((socket, offers));
         }
-        for (at, socket) in sockets.iter().enumerate().skip(first) {
-            finish(socket, &accept)
-                .map_err(|e| io::Error::new(e.kind(), format!("handshake {at}: {e}")))?;
+        for (at, (socket, offers)) in sockets.drain(..).enumerate() {
+            let received = finish(&socket, &accept, offers)
+                .map_err(|e| io::Error::new(e.kind(), format!("handshake {}: {e}", first + at)))?;
+            opened.push((socket, received));
         }
     }
-    Ok(sockets)
+    Ok(opened)
 }
 
 fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> {
@@ -91,8 +122,8 @@ fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
-/// Reads the response, which must be valid and followed by nothing.
-fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
+/// Reads the response, which must be valid and agree to compression only if that was offered. Returns what follows it.
+fn finish(socket: &OwnedFd, accept: &str, offers: bool) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut part = [0; 1024];
     let end = loop {
@@ -115,10 +146,13 @@ fn finish(socket: &OwnedFd, accept: &str) -> io::Result<()> {
             head.lines().next().unwrap_or_default()
         )));
     }
-    if end != answer.len() {
-        return Err(io::Error::other(
-            "unexpected bytes follow the handshake response",
-        ));
+    let agreed = wire::header(&head, "sec-websocket-extensions");
+    if agreed.is_some_and(|agreed| agreed.starts_with("permessage-deflate")) != offers {
+        return Err(io::Error::other(format!(
+            "compression was {}offered, and the response has the extensions {agreed:?}",
+            if offers { "" } else { "not " }
+        )));
     }
-    Ok(ioctl_fionbio(socket, true)?)
+    ioctl_fionbio(socket, true)?;
+    Ok(answer.split_off(end))
 }

@@ -6,7 +6,7 @@
 //! are due at fixed times, regardless of earlier ones, and latency counts from the due time.
 
 mod command;
-mod connect;
+pub(crate) mod connect;
 mod connection;
 pub(crate) mod driven;
 mod plan;
@@ -96,6 +96,7 @@ impl Load {
         let spec = |at| ConnectionSpec {
             path: plan.path(at),
             small: plan.part(at) == Role::Stalled,
+            offers: false,
         };
         let sockets = connect::open(address, 0, count, spec)?;
         let mut connections = Vec::with_capacity(count);
@@ -146,6 +147,7 @@ impl Load {
         let spec = |_| ConnectionSpec {
             path: "/".into(),
             small: false,
+            offers: false,
         };
         let sockets = connect::open(self.address, from, count, spec)?;
         self.held.extend(sockets);

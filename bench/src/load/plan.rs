@@ -84,7 +84,7 @@ impl Plan {
     /// Number of recipients of a published message.
     pub(super) fn everyone(&self) -> usize {
         match self.job {
-            Job::Echo | Job::Blocked | Job::Lines => self.clients,
+            Job::Echo | Job::Blocked | Job::Lines | Job::Chat | Job::Turns => self.clients,
             Job::Fanout => self.clients + 1,
             Job::Rooms | Job::Churn => self.rooms.members,
         }
@@ -141,6 +141,9 @@ impl Plan {
 
     pub(super) fn check(&self) -> io::Result<()> {
         match () {
+            () if matches!(self.job, Job::Chat | Job::Turns) => Err(args::invalid(
+                "only the command `compression` has clients for this job".into(),
+            )),
             () if self.clients == 0 => Err(args::bad("clients", "0")),
             () if !(1..=1 << 16).contains(&self.window) => {
                 Err(args::bad("window", &self.window.to_string()))

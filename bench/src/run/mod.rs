@@ -3,6 +3,7 @@
 //! floor's of the same round.
 
 mod catalog;
+mod compression;
 mod cost;
 mod markdown;
 mod peers;
@@ -28,6 +29,7 @@ use results::{Results, Sample, ScenarioResult, ServerResult, Unit};
 use scenario::{Measurement, Rounds, Scenario, Side};
 use workload::{ServerKind, Workload};
 
+pub(crate) use compression::{OPTIONS as COMPRESSION_OPTIONS, command as compression};
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[

@@ -17,6 +17,15 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// Where a server prints its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AddressOutput {
+    /// As the line `READY 127.0.0.1:PORT`.
+    Stdout,
+    /// As a URL.
+    Stderr,
+}
+
 pub(super) struct Server {
     child: Child,
     pub(super) address: SocketAddrV4,
@@ -49,8 +58,23 @@ impl Server {
                 command.args(["exec", "--cpu", cpus, "--"]).args(words);
             }
         }
-        // The program prints its address to standard error.
-        let says = kind == ServerKind::Program;
+        let output = match kind {
+            ServerKind::Program => AddressOutput::Stderr,
+            _ => AddressOutput::Stdout,
+        };
+        let pauses = matches!(kind, ServerKind::Peer(_));
+        Self::launch(&mut command, feed, output, pauses, &kind.name())
+    }
+
+    /// Starts the server of a command. `pauses`: whether it is paused while other servers are measured.
+    pub(super) fn launch(
+        command: &mut Command,
+        feed: Option<PipeReader>,
+        output: AddressOutput,
+        pauses: bool,
+        name: &str,
+    ) -> io::Result<Self> {
+        let says = output == AddressOutput::Stderr;
         let mut child = command
             .stdin(feed.map_or(Stdio::null(), Stdio::from))
             .stdout(if says { Stdio::null() } else { Stdio::piped() })
@@ -68,11 +92,10 @@ impl Server {
             Ok(address) => Ok(Self {
                 child,
                 address,
-                pauses: matches!(kind, ServerKind::Peer(_)),
+                pauses,
             }),
             Err(error) => {
                 end(&mut child);
-                let name = kind.name();
                 let text = format!("{name} did not start: {error}");
                 Err(io::Error::new(error.kind(), text))
             }
