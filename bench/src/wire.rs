@@ -154,7 +154,11 @@ pub(crate) fn mask(payload: &mut [u8], mask: [u8; 4]) {
             chunk.copy_from_slice(&(u64::from_ne_bytes(eight) ^ wide).to_ne_bytes());
         }
     }
-    for (byte, key) in chunks.into_remainder().iter_mut().zip(mask) {
+    for (byte, key) in chunks
+        .into_remainder()
+        .iter_mut()
+        .zip(mask.into_iter().cycle())
+    {
         *byte ^= key;
     }
 }
@@ -241,6 +245,16 @@ mod tests {
             assert_eq!((frame.opcode, frame.end), (BINARY, bytes.len()));
             mask(&mut bytes[frame.start..frame.end], frame.mask);
             assert_eq!(&bytes[frame.start..], payload);
+        }
+    }
+
+    #[test]
+    fn every_byte_of_any_length_is_masked() {
+        for length in 0..20 {
+            let mut payload = vec![0; length];
+            mask(&mut payload, [1, 2, 3, 4]);
+            let expected: Vec<u8> = [1, 2, 3, 4].into_iter().cycle().take(length).collect();
+            assert_eq!(payload, expected);
         }
     }
 

@@ -124,9 +124,12 @@ impl Frames {
         let is_known = first == TEXT_FRAME || first == TEXT_FRAME | RSV1 && may_be_compressed;
         // A server masks nothing.
         if !is_known || self.head[1] > 127 {
+            // The reason for a close follows its code.
+            let start = &bytes[..bytes.len().min(self.missing)];
             return Err(io::Error::other(format!(
-                "a frame began {:02x?}",
-                &self.head[..self.have]
+                "a frame began {:02x?} {:?}",
+                &self.head[..self.have],
+                String::from_utf8_lossy(start)
             )));
         }
         totals.bytes += (self.have + self.missing) as u64;
