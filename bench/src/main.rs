@@ -50,7 +50,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       --baseline   compares with another build of this program instead of the floor
 
   bench compression [--quick] [--only NAME] [--list] [--peers all|none|NAMES]
-            [--out PATH] [--targets FILE] [--rounds 5] [--cpu-seconds 1]
+            [--out PATH] [--targets FILE] [--rounds 3] [--cpu-seconds 1.5]
             [--server-cpu N] [--client-cpu N]
       measures what compression costs and saves, beside Bun and ws, and prints
       a Markdown table; --quick checks in half a minute that everything works

@@ -204,7 +204,7 @@ fn unused(id: &'static str, title: &'static str, job: Job, window: usize) -> Sce
         window,
         clients: if job == Job::Echo { ECHO } else { BASE.clients },
         sides: vec![PLAIN, AGAIN, UNUSED],
-        restarts: 3,
+        restarts: 5,
         targets: vec![target(title, UNUSED, PLAIN, Bound::Cpu(1.01))],
         ..BASE
     }

@@ -24,6 +24,8 @@ const MASK: [u8; 4] = [0x5a, 0xc3, 0x1e, 0x97];
 const STALLED: Duration = Duration::from_secs(10);
 /// Clients that inflate and compare their messages, besides the first two.
 const CHECKED: usize = 8;
+/// Messages at once while a server is warmed up.
+const WARM_UP_WINDOW: usize = 16;
 
 /// What the clients of a server do.
 #[derive(Clone)]
@@ -211,6 +213,17 @@ impl Clients {
             self.until_received()?;
         }
         Ok(())
+    }
+
+    /// As [`run`](Self::run), with many messages at once where one client sends them all.
+    pub(super) fn run_in_batches(&mut self, time: Duration) -> io::Result<()> {
+        let window = self.talk.window;
+        if self.talk.job == Job::Fanout {
+            self.talk.window = window.max(WARM_UP_WINDOW);
+        }
+        let outcome = self.run(time);
+        self.talk.window = window;
+        outcome
     }
 
     fn send_batch(&mut self) -> io::Result<()> {

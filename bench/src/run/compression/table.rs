@@ -153,7 +153,7 @@ pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<St
             idle_share * 100.0
         ),
         format!(
-            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, and three times as many, shorter ones where compression \
+            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, and five times as many, shorter ones where compression \
              is not offered; server CPU per measurement: {} s in all.",
             setup.server_cpu, setup.rounds, setup.cpu_seconds
         ),
