@@ -61,7 +61,8 @@ impl Compressors {
         let idle = lock(&self.idle).pop();
         let mut compressor = idle.unwrap_or_else(|| Compressor::new(ALONE));
         compressor.restart(&[]);
-        let level = compression.level_for(payload.len());
+        // How many clients it reaches is not known here; and at a high level, long messages cost milliseconds.
+        let level = compression.level_for(payload.len(), 0);
         let compressed = compressor.compress_unless_noise(kind, payload, level);
         let compressed = compressed.ok().map(Bytes::copy_from_slice);
         compressor.shrink(OUTPUT_BYTES_MAX);

@@ -91,6 +91,8 @@ struct AudienceHistory {
     /// When the epoch began, by `SharedCompression::clock`.
     begun: u64,
     used: u64,
+    /// The members that received the last batch compressed.
+    followers: usize,
     /// Whether members wait for the next epoch.
     is_awaited: bool,
     /// Whether members follow another audience.
@@ -269,8 +271,9 @@ impl SharedCompression {
         payload: &[u8],
     ) -> Option<Bytes> {
         let clock = self.clock;
-        let level = self.compression.as_ref()?.level_for(payload.len());
         let history = self.histories.get_mut(&audience)?;
+        let compression = self.compression.as_ref()?;
+        let level = compression.level_for(payload.len(), history.followers);
         let epoch = history.epoch?;
         history.since += 1;
         history.used = clock;
@@ -302,7 +305,10 @@ impl SharedCompression {
         kind: MessageKind,
         payload: &[u8],
     ) -> Option<Bytes> {
-        let level = self.compression.as_ref()?.level_for(payload.len());
+        // Those of the former epoch: who follows this one is known only once the message is worth compressing.
+        let followers = self.histories.get(&audience).map_or(0, |h| h.followers);
+        let compression = self.compression.as_ref()?;
+        let level = compression.level_for(payload.len(), followers);
         let compressor = self
             .compressor
             .get_or_insert_with(|| Box::new(Compressor::new(SHARED)));
@@ -336,6 +342,7 @@ impl SharedCompression {
         if history.epoch != Some(epoch) {
             return;
         }
+        history.followers = seen.following as usize;
         history.is_awaited = seen.waiting > 0;
         history.is_shared = seen.elsewhere > 0;
         history.saved += seen.plain_bytes.saturating_sub(seen.compressed_bytes);
@@ -520,6 +527,7 @@ impl<T: Transport> Core<T> {
             since: 0,
             begun: clock,
             used: clock,
+            followers: following,
             is_awaited: waiting > 0,
             is_shared: elsewhere > 0,
             pause: 0,
