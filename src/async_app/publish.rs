@@ -122,26 +122,11 @@ impl AppShared {
         if let Err(reason) = self.check_len(hub, &message) {
             return refuse(message, reason);
         }
-        let frame = message.frame();
         let (id, session) = match to {
             Recipients::Everyone { except } => {
-                let event = hub
-                    .everyone_streams()
-                    .map(|streams| (streams, event(&message, None)));
-                let to = engine::Audience {
-                    room: None,
-                    except,
-                    with_ids: None,
-                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
-                    uncompressed: message.is_uncompressed(),
-                };
-                return match self.broadcast(hub, to, frame, blocking) {
-                    Ok(anyone) => {
-                        self.count_reached(anyone);
-                        Ok(())
-                    }
-                    Err(reason) => refuse(message, reason),
-                };
+                return self
+                    .broadcast_unkept(hub, None, except, &message, blocking)
+                    .or_else(|reason| refuse(message, reason));
             }
             Recipients::Room { name, except } => {
                 let content = Content::Message(&message);
@@ -167,6 +152,19 @@ impl AppShared {
                 (session.id, Some(session))
             }
         };
+        self.send(hub, id, session, message, blocking)
+    }
+
+    /// Sends a message to one connection. Its session is looked up if it is needed and not given.
+    fn send(
+        &self,
+        hub: &Hub,
+        id: ConnectionId,
+        session: Option<&Session>,
+        message: Message,
+        blocking: Blocking,
+    ) -> Result<(), SendError> {
+        let refuse = |message, reason| Err(SendError { message, reason });
         let block = blocking == Blocking::Wait;
         let (frame, shape) = message.into_frame();
         #[cfg(feature = "deflate")]
@@ -207,10 +205,31 @@ impl AppShared {
         .map_err(|refused| self.refused(refused))
     }
 
-    fn count_reached(&self, anyone: bool) {
-        if !anyone {
+    /// Broadcasts a message that no history keeps, to the members of a room or (`None`) to every client.
+    fn broadcast_unkept(
+        &self,
+        hub: &Hub,
+        room: Option<&Arc<engine::Room>>,
+        except: Option<ConnectionId>,
+        message: &Message,
+        blocking: Blocking,
+    ) -> Result<(), SendErrorReason> {
+        let streams = match room {
+            Some(room) => room.streams(),
+            None => hub.everyone_streams(),
+        };
+        let event = streams.map(|streams| (streams, event(message, None)));
+        let to = engine::Audience {
+            room,
+            except,
+            with_ids: None,
+            event: event.as_ref().map(|(streams, event)| (*streams, event)),
+            uncompressed: message.is_uncompressed(),
+        };
+        if !self.broadcast(hub, to, message.frame(), blocking)? {
             self.counters.dropped_no_recipient.add(1);
         }
+        Ok(())
     }
 
     /// Sends content to a room, which keeps it if the room has a history. Then returns its id.
@@ -226,7 +245,7 @@ impl AppShared {
             let room = match self.rooms.find_to_send(hub, name) {
                 Ok(Some(room)) => room,
                 Ok(None) => {
-                    self.count_reached(false);
+                    self.counters.dropped_no_recipient.add(1);
                     return Ok(None);
                 }
                 Err(_) => {
@@ -237,17 +256,8 @@ impl AppShared {
             let Some(kept) = &room.kept else {
                 let message = content.message(None);
                 self.check_len(hub, &message)?;
-                let streams = room.members.streams();
-                let event = streams.map(|streams| (streams, event(&message, None)));
-                let to = engine::Audience {
-                    room: Some(&room.members),
-                    except,
-                    with_ids: None,
-                    event: event.as_ref().map(|(streams, event)| (*streams, event)),
-                    uncompressed: message.is_uncompressed(),
-                };
-                let anyone = self.broadcast(hub, to, message.frame(), blocking)?;
-                self.count_reached(anyone);
+                let members = Some(&room.members);
+                self.broadcast_unkept(hub, members, except, &message, blocking)?;
                 return Ok(None);
             };
             let kept = (&room, &**kept);

@@ -1,5 +1,6 @@
 //! Starting an app: checks its settings and starts its threads.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::async_app::publish::AppShared;
 use crate::async_app::running::RunningApp;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
-use crate::proxies::TrustedProxies;
+use crate::proxies::{Proxies, TrustedProxies};
 use crate::report;
 
 impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
@@ -88,21 +89,7 @@ where
         if !self.warnings_on_stderr {
             report::silence_stderr();
         }
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        if let Some(origins) = &self.origins {
-            origins
-                .check()
-                .map_err(|error| invalid(error.to_string()))?;
-        }
-        if let Some(hosts) = &self.hosts {
-            hosts.check().map_err(|error| invalid(error.to_string()))?;
-        }
-        let proxies = self
-            .proxies
-            .as_ref()
-            .map(TrustedProxies::resolve)
-            .transpose()
-            .map_err(|error| invalid(error.to_string()))?;
+        let proxies = self.check_addresses()?;
         self.check_event_streams()?;
         let routes = self.take_routes()?;
         let address = match self.humphrey_link {
@@ -165,6 +152,20 @@ where
             shared: self.shared,
             address,
         })
+    }
+
+    /// Checks origins, hosts and proxies. Returns the proxies' networks.
+    fn check_addresses(&self) -> io::Result<Option<Proxies>> {
+        let invalid =
+            |error: &dyn Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+        if let Some(origins) = &self.origins {
+            origins.check().map_err(|error| invalid(&error))?;
+        }
+        if let Some(hosts) = &self.hosts {
+            hosts.check().map_err(|error| invalid(&error))?;
+        }
+        let proxies = self.proxies.as_ref().map(TrustedProxies::resolve);
+        proxies.transpose().map_err(|error| invalid(&error))
     }
 
     fn check_event_streams(&self) -> io::Result<()> {

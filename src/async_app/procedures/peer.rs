@@ -166,65 +166,85 @@ impl ProcedurePeer {
         match frame {
             ProcedureFrame::Notification { .. } => MessageVerdict::Keep,
             ProcedureFrame::Request { id, name, payload } => {
-                let mut state = self.lock();
-                if state.by_id.contains_key(&id) {
-                    let reason = format!("a request with the id {id}, which is in flight");
-                    return MessageVerdict::Refuse(CloseCode::PROTOCOL_ERROR, reason);
-                }
-                let is_ping = self.is_v1() && name == "$ping" && payload.len() <= PING_BYTES_MAX;
-                if is_ping && outbox_has_room {
-                    let answer = procedures::response(id, payload);
-                    return MessageVerdict::Answer(Message::new_binary(answer));
-                }
-                // Cancellations whose connections have gone are not in flight any more, but may still wait.
-                let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
-                if state.in_flight >= self.calls_max || is_behind {
-                    counters.calls_refused.add(1);
-                    if !self.is_v1() {
-                        let reason = "too many calls are in flight".to_owned();
-                        return MessageVerdict::Refuse(CloseCode::TRY_AGAIN_LATER, reason);
-                    }
-                    state.queued.push_back(None);
-                    return MessageVerdict::Keep;
-                }
-                let call = Arc::new(InFlight::new(id));
-                state.by_id.insert(id, call.clone());
-                state.in_flight += 1;
-                state.queued.push_back(Some(call));
-                MessageVerdict::Keep
+                self.received_request(counters, id, name, payload, outbox_has_room)
             }
             ProcedureFrame::Reset { id } => {
-                let mut state = self.lock();
-                let call = match self.version {
-                    // The reset is its only end, and the client may reuse the id.
-                    Version::Old => state.by_id.remove(&id),
-                    Version::V1 => state.by_id.get(&id).cloned(),
-                };
-                drop(state);
-                if let Some(call) = call {
-                    self.run_aside(call.cancel(CancelCause::Reset, counters));
-                }
+                self.received_reset(counters, id);
                 MessageVerdict::Done
             }
             ProcedureFrame::Response { id, .. } | ProcedureFrame::Error { id, .. } => {
-                let mut state = self.lock();
-                match state.outgoing.remove(&id) {
-                    // The answer came too late.
-                    None => MessageVerdict::Done,
-                    Some(OutgoingCall::Waiting(waiter)) => {
-                        drop(state);
-                        if let Some(outcome) = outcome(message) {
-                            waiter.tell(outcome);
-                        }
-                        MessageVerdict::Done
-                    }
-                    Some(OutgoingCall::Callback(done, timer)) => {
-                        state.answered.push_back(done);
-                        drop(state);
-                        self.timers.remove(timer);
-                        MessageVerdict::Keep
-                    }
+                self.received_outcome(id, message)
+            }
+        }
+    }
+
+    fn received_request(
+        &self,
+        counters: &Counters,
+        id: u32,
+        name: &str,
+        payload: &[u8],
+        outbox_has_room: bool,
+    ) -> MessageVerdict {
+        let mut state = self.lock();
+        if state.by_id.contains_key(&id) {
+            let reason = format!("a request with the id {id}, which is in flight");
+            return MessageVerdict::Refuse(CloseCode::PROTOCOL_ERROR, reason);
+        }
+        let is_ping = self.is_v1() && name == "$ping" && payload.len() <= PING_BYTES_MAX;
+        if is_ping && outbox_has_room {
+            let answer = procedures::response(id, payload);
+            return MessageVerdict::Answer(Message::new_binary(answer));
+        }
+        // Cancellations whose connections have gone are not in flight any more, but may still wait.
+        let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
+        if state.in_flight >= self.calls_max || is_behind {
+            counters.calls_refused.add(1);
+            if !self.is_v1() {
+                let reason = "too many calls are in flight".to_owned();
+                return MessageVerdict::Refuse(CloseCode::TRY_AGAIN_LATER, reason);
+            }
+            state.queued.push_back(None);
+            return MessageVerdict::Keep;
+        }
+        let call = Arc::new(InFlight::new(id));
+        state.by_id.insert(id, call.clone());
+        state.in_flight += 1;
+        state.queued.push_back(Some(call));
+        MessageVerdict::Keep
+    }
+
+    fn received_reset(&self, counters: &Counters, id: u32) {
+        let mut state = self.lock();
+        let call = match self.version {
+            // The reset is its only end, and the client may reuse the id.
+            Version::Old => state.by_id.remove(&id),
+            Version::V1 => state.by_id.get(&id).cloned(),
+        };
+        drop(state);
+        if let Some(call) = call {
+            self.run_aside(call.cancel(CancelCause::Reset, counters));
+        }
+    }
+
+    /// Handles the response or error that ends a call of the program.
+    fn received_outcome(&self, id: u32, message: &Message) -> MessageVerdict {
+        let mut state = self.lock();
+        match state.outgoing.remove(&id) {
+            // The answer came too late.
+            None => MessageVerdict::Done,
+            Some(OutgoingCall::Waiting(waiter)) => {
+                drop(state);
+                if let Some(outcome) = outcome(message) {
+                    waiter.tell(outcome);
                 }
+                MessageVerdict::Done
+            }
+            Some(OutgoingCall::Callback(done, timer)) => {
+                state.answered.push_back(done);
+                drop(state);
+                self.timers.remove(timer);
+                MessageVerdict::Keep
             }
         }
     }

@@ -480,9 +480,8 @@ fn messages_right_after_a_handshake_are_bounded() {
     world.assert_empty();
 }
 
-#[test]
-fn extreme_limits_are_supported() {
-    let limits = |bytes: usize, time: Duration| Limits {
+fn extreme_limits(bytes: usize, time: Duration) -> Limits {
+    Limits {
         connection_calls_max: bytes,
         message_bytes_max: bytes,
         outbox_bytes_max: bytes,
@@ -507,7 +506,41 @@ fn extreme_limits_are_supported() {
         write_bytes_per_second_min: bytes as u64,
         queue_timeout: time,
         close_timeout: time,
-    };
+    }
+}
+
+/// Connects clients, lets them send and receive, and resets them.
+fn exchange_with_extreme_limits(world: &mut World) {
+    let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();
+    for &client in &clients {
+        world.client_sends(client, UPGRADE);
+        world.client_sends(client, &client_text("")[..5]);
+        world.client_sends(client, &client_text("")[5..]);
+        world.run_handlers();
+        world.stall(client, 3);
+        let _ = world.try_broadcast("a");
+        let _ = world.try_send(client, "b");
+        world.client_says(client, "c");
+        world.run_handlers();
+        world.client_sends(client, [0x89, 0x80, 1, 2, 3, 4]);
+        let mut endless = vec![0x82, 0xff, 0x7f];
+        endless.extend([0xff; 7 + 4 + 10]);
+        world.client_sends(client, endless);
+    }
+    let before = world.turns;
+    world.advance_ms(1_000);
+    let turns = world.turns - before;
+    assert!(turns < 500, "{turns} turns in a second");
+    for client in clients {
+        world.unstall(client);
+        world.client_sends(client, [0x81]);
+        world.client_resets(client);
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn extreme_limits_are_supported() {
     let policies = [
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
@@ -531,38 +564,13 @@ fn extreme_limits_are_supported() {
             for slow_consumer in policies {
                 for interval in [Duration::ZERO, time] {
                     let mut world = World::new(Setup {
-                        limits: limits(bytes, time),
+                        limits: extreme_limits(bytes, time),
                         slow_consumer,
                         heartbeat: Some(crate::ping::Heartbeat::new(interval, time)),
                         handler: Box::new(echo),
                         ..Setup::default()
                     });
-                    let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();
-                    for &client in &clients {
-                        world.client_sends(client, UPGRADE);
-                        world.client_sends(client, &client_text("")[..5]);
-                        world.client_sends(client, &client_text("")[5..]);
-                        world.run_handlers();
-                        world.stall(client, 3);
-                        let _ = world.try_broadcast("a");
-                        let _ = world.try_send(client, "b");
-                        world.client_says(client, "c");
-                        world.run_handlers();
-                        world.client_sends(client, [0x89, 0x80, 1, 2, 3, 4]);
-                        let mut endless = vec![0x82, 0xff, 0x7f];
-                        endless.extend([0xff; 7 + 4 + 10]);
-                        world.client_sends(client, endless);
-                    }
-                    let before = world.turns;
-                    world.advance_ms(1_000);
-                    let turns = world.turns - before;
-                    assert!(turns < 500, "{turns} turns in a second");
-                    for client in clients {
-                        world.unstall(client);
-                        world.client_sends(client, [0x81]);
-                        world.client_resets(client);
-                    }
-                    world.assert_empty();
+                    exchange_with_extreme_limits(&mut world);
                 }
             }
         }

@@ -132,6 +132,19 @@ enum PeerEnd {
     Reset,
 }
 
+/// A turn in which a connection ends.
+#[derive(Debug)]
+struct EndingTurn {
+    end: PeerEnd,
+    /// Bytes that the client's socket takes before it is full.
+    room: usize,
+    /// Whether the end comes before the messages.
+    end_first: bool,
+    /// Whether the client sends messages in that turn.
+    speaks: bool,
+    slow_consumer: SlowConsumer,
+}
+
 #[test]
 fn messages_in_the_ending_turn_are_delivered_or_counted() {
     use PeerEnd::*;
@@ -140,8 +153,15 @@ fn messages_in_the_ending_turn_are_delivered_or_counted() {
         for room in [0, 5, 40, usize::MAX / 2] {
             for end_first in [false, true] {
                 for speaks in [false, true] {
-                    for policy in policies {
-                        end_in_one_turn(end, room, end_first, speaks, policy);
+                    for slow_consumer in policies {
+                        let turn = EndingTurn {
+                            end,
+                            room,
+                            end_first,
+                            speaks,
+                            slow_consumer,
+                        };
+                        turn.check();
                     }
                 }
             }
@@ -149,115 +169,131 @@ fn messages_in_the_ending_turn_are_delivered_or_counted() {
     }
 }
 
-fn end_in_one_turn(
-    end: PeerEnd,
-    room: usize,
-    end_first: bool,
-    speaks: bool,
-    slow_consumer: SlowConsumer,
-) {
-    let case = format!(
-        "{end:?}, room for {room}, the end first: {end_first}, speaks: {speaks}, {slow_consumer:?}"
-    );
-    let mut world = World::new(Setup {
-        slow_consumer,
-        limits: Limits {
-            outbox_bytes_max: OUTBOX,
-            ..Limits::default()
-        },
-        handler: Box::new(|hub, session, told| {
-            if *told == Told::message("two") {
-                send(hub, session, "a reply");
-            }
-        }),
-        ..Setup::default()
-    });
-    let (client, other) = (world.join(), world.join());
-    world.stall(client, room);
-    // The shard processes none of this before the turn at the end.
-    let happens = |world: &mut World| match end {
-        PeerEnd::Program => world.closes(client, 4000, ""),
-        PeerEnd::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
-        PeerEnd::EndOfStream => world.pipe(client).client_ends(),
-        PeerEnd::Both => {
-            let mut pipe = world.pipe(client);
-            pipe.client_sends(&client_close(1000));
-            pipe.client_ends();
-        }
-        PeerEnd::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
-        PeerEnd::Reset => world.pipe(client).client_resets(),
-    };
-    if speaks {
-        // Its handlers are running when the shard sees the end.
-        let spoken = [client_text("one"), client_text("two")].concat();
-        world.pipe(client).client_sends(&spoken);
+impl EndingTurn {
+    fn world(&self) -> World {
+        World::new(Setup {
+            slow_consumer: self.slow_consumer,
+            limits: Limits {
+                outbox_bytes_max: OUTBOX,
+                ..Limits::default()
+            },
+            handler: Box::new(|hub, session, told| {
+                if *told == Told::message("two") {
+                    send(hub, session, "a reply");
+                }
+            }),
+            ..Setup::default()
+        })
     }
-    if end_first {
-        happens(&mut world);
-    }
-    let mut expected = Vec::new();
-    for n in 0..4 {
-        let (one, all) = (format!("one {n}"), format!("all {n}"));
-        world.sends(client, &one);
-        world.broadcasts(&all);
-        expected.extend([text(one), text(all)]);
-    }
-    if !end_first {
-        happens(&mut world);
-    }
-    world.turn();
-    world.run_handlers();
-    world.unstall(client);
-    world.run_handlers();
-    world.client_sends(client, client_close(1000));
-    world.advance(Duration::from_secs(60));
-    world.run_handlers();
-    assert!(world.is_closed(client), "{case}");
-    assert_eq!(world.all_frames(other).len(), 4, "{case}");
 
-    // From the client: everything that could be read.
-    let handled = world.handled(client);
-    if !matches!(end, PeerEnd::Reset | PeerEnd::Program) {
-        let mut expected = vec![Told::Open, Told::Close];
-        if speaks {
-            expected.splice(1..1, ["one", "two"].map(Told::message));
+    /// Ends the client's connection, which the shard sees in its next turn.
+    fn end(&self, world: &mut World, client: usize) {
+        match self.end {
+            PeerEnd::Program => world.closes(client, 4000, ""),
+            PeerEnd::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
+            PeerEnd::EndOfStream => world.pipe(client).client_ends(),
+            PeerEnd::Both => {
+                let mut pipe = world.pipe(client);
+                pipe.client_sends(&client_close(1000));
+                pipe.client_ends();
+            }
+            PeerEnd::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
+            PeerEnd::Reset => world.pipe(client).client_resets(),
         }
-        assert_eq!(handled, expected, "{case}");
     }
-    // To the client: in order and without gaps, and everything if it kept reading and the connection did not break.
-    let mut got = world.all_frames(client);
-    let closed = matches!(got.last(), Some(Frame::Close(..)));
-    if closed {
-        got.pop();
+
+    /// Returns the frames that were sent to the client.
+    fn play(&self, world: &mut World, client: usize) -> Vec<Frame> {
+        world.stall(client, self.room);
+        // The shard processes none of this before the turn at the end.
+        if self.speaks {
+            // Its handlers are running when the shard sees the end.
+            let spoken = [client_text("one"), client_text("two")].concat();
+            world.pipe(client).client_sends(&spoken);
+        }
+        if self.end_first {
+            self.end(world, client);
+        }
+        let mut sent = Vec::new();
+        for n in 0..4 {
+            let (one, all) = (format!("one {n}"), format!("all {n}"));
+            world.sends(client, &one);
+            world.broadcasts(&all);
+            sent.extend([text(one), text(all)]);
+        }
+        if !self.end_first {
+            self.end(world, client);
+        }
+        world.turn();
+        world.run_handlers();
+        world.unstall(client);
+        world.run_handlers();
+        world.client_sends(client, client_close(1000));
+        world.advance(Duration::from_secs(60));
+        world.run_handlers();
+        sent
     }
-    if end != PeerEnd::EndOfStream && end != PeerEnd::Reset {
-        assert!(closed, "{case}: {got:?}");
+
+    fn check(&self) {
+        let mut world = self.world();
+        let (client, other) = (world.join(), world.join());
+        let sent = self.play(&mut world, client);
+        assert!(world.is_closed(client), "{self:?}");
+        assert_eq!(world.all_frames(other).len(), 4, "{self:?}");
+        let handled = world.handled(client);
+        self.check_handled(&handled);
+        let mut got = world.all_frames(client);
+        self.check_received(&mut got, &sent);
+
+        let metrics = world.metrics();
+        let read = metrics.messages_in - metrics.dropped.unhandled;
+        let told = handled.len() as u64 - 2;
+        assert_eq!(
+            read, told,
+            "{self:?}: received, and neither handled nor counted"
+        );
+        let replies = u64::from(handled.contains(&Told::message("two")));
+        let dropped = &metrics.dropped;
+        let lost = dropped.closed + dropped.no_recipient + dropped.slow_consumer;
+        assert_eq!(metrics.messages_out, got.len() as u64 + 4, "{self:?}");
+        // A closed client no longer receives broadcasts.
+        let sent = if self.is_closed_first() { 4 } else { 8 };
+        assert_eq!(
+            got.len() as u64 + lost,
+            sent + replies,
+            "{self:?}: sent, and neither delivered nor counted"
+        );
     }
-    let metrics = world.metrics();
-    let read = metrics.messages_in - metrics.dropped.unhandled;
-    let told = handled.len() as u64 - 2;
-    assert_eq!(
-        read, told,
-        "{case}: received, and neither handled nor counted"
-    );
-    let replies = u64::from(handled.contains(&Told::message("two")));
-    let lost =
-        metrics.dropped.closed + metrics.dropped.no_recipient + metrics.dropped.slow_consumer;
-    assert_eq!(metrics.messages_out, got.len() as u64 + 4, "{case}");
-    if room > 1_000 && end != PeerEnd::Reset && !(end == PeerEnd::Program && end_first) {
-        assert_eq!(got[..8], expected, "{case}");
+
+    /// From the client: everything that could be read.
+    fn check_handled(&self, handled: &[Told]) {
+        if !matches!(self.end, PeerEnd::Reset | PeerEnd::Program) {
+            let mut expected = vec![Told::Open, Told::Close];
+            if self.speaks {
+                expected.splice(1..1, ["one", "two"].map(Told::message));
+            }
+            assert_eq!(handled, expected, "{self:?}");
+        }
     }
-    // A closed client no longer receives broadcasts.
-    let sent = if end == PeerEnd::Program && end_first {
-        4
-    } else {
-        8
-    };
-    assert_eq!(
-        got.len() as u64 + lost,
-        sent + replies,
-        "{case}: sent, and neither delivered nor counted"
-    );
+
+    /// To the client: in order and without gaps, and everything if it kept reading and the connection did not break.
+    /// Takes the close frame out.
+    fn check_received(&self, got: &mut Vec<Frame>, sent: &[Frame]) {
+        let closed = matches!(got.last(), Some(Frame::Close(..)));
+        if closed {
+            got.pop();
+        }
+        if self.end != PeerEnd::EndOfStream && self.end != PeerEnd::Reset {
+            assert!(closed, "{self:?}: {got:?}");
+        }
+        if self.room > 1_000 && self.end != PeerEnd::Reset && !self.is_closed_first() {
+            assert_eq!(got[..8], *sent, "{self:?}");
+        }
+    }
+
+    fn is_closed_first(&self) -> bool {
+        self.end == PeerEnd::Program && self.end_first
+    }
 }
 
 #[test]
