@@ -13,6 +13,7 @@ pub(crate) mod procedures;
 mod program;
 mod publish;
 mod rendering;
+mod replay_frames;
 mod room;
 mod room_broadcast;
 mod room_entry;

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::directory::Directory;
-use super::history::{History, HistoryPatterns};
-use super::rendering::Content;
-use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, event, frame_with_id};
+use super::history::HistoryPatterns;
+use super::rendering::{Content, event};
+use super::replay_frames::ReplayFrames;
 use super::room_entry::RoomEntry;
 use super::rooms::{NAME_BYTES_MAX, RoomDirectory};
 
@@ -332,44 +332,26 @@ impl AppShared {
             };
         };
         let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
-            let kept = |history: &History| -> Result<Vec<Bytes>, JoinFailure> {
-                let kept = history.since(since)?;
-                Ok(kept
-                    .map(|(id, message, _)| match session.takes_ids() {
-                        true => frame_with_id(name, id, message),
-                        false => message.frame().clone(),
-                    })
-                    .collect())
+            let Some(kept) = &room.kept else {
+                if since.is_some() {
+                    return Err(JoinFailure::HistoryGone);
+                }
+                let reserved = hub.reserve_join(session, 0, 0)?;
+                hub.join(reserved, &room.members, session, Vec::new())?;
+                return Ok(0);
             };
-            // Measured before rendering, since the connection may have to wait for room.
-            let needed = |history: &History| -> Result<(usize, usize), JoinFailure> {
-                let kept = history.since(since)?;
-                let more = match session.takes_ids() {
-                    true => name.len() + FRAME_WITH_ID_MORE_BYTES_MAX,
-                    false => 0,
-                };
-                let messages = kept.len();
-                let bytes = kept.map(|(_, message, _)| message.frame().len() + more);
-                Ok((messages, bytes.sum()))
-            };
+            let mut replay = ReplayFrames::new(name, since, session.takes_ids());
             loop {
-                let needed = room.history().map(|history| needed(&history));
-                let Some((messages, bytes)) = needed.transpose()? else {
-                    if since.is_some() {
-                        return Err(JoinFailure::HistoryGone);
-                    }
-                    let reserved = hub.reserve_join(session, 0, 0)?;
-                    hub.join(reserved, &room.members, session, Vec::new())?;
-                    return Ok(0);
-                };
+                // Measured before rendering, since the connection may have to wait for room.
+                let (messages, bytes) = replay.measure(&kept.history())?;
                 // With a margin, since the room may be sent more meanwhile.
                 let reserved =
                     hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
-                let Some(history) = room.history() else {
-                    continue;
-                };
-                // Under the lock, so that the next message follows the replay and is not in it.
-                let frames = kept(&history)?;
+                replay.render(kept)?;
+                // The join is pushed under the lock that also orders the room's messages, so the next message follows
+                // the replay and is not in it.
+                let history = kept.history();
+                let frames = replay.frames(&history)?;
                 let messages = frames.len();
                 match hub.join(reserved, &room.members, session, frames) {
                     Ok(true) => return Ok(messages),

@@ -39,7 +39,7 @@ pub(crate) const LAYERS: [Layers; 2] = [
                 "procedures/payload",
                 "procedures/timers",
             ],
-            &["room_names"],
+            &["room_names", "replay_frames"],
             &["rooms", "procedures/answer", "procedures/peer"],
             // All that is sent passes through it.
             &["publish"],
