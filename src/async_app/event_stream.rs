@@ -334,7 +334,7 @@ impl AppShared {
     ) -> Result<(), Reject> {
         let rooms = self.follow(hub, &pending.subscription)?;
         if !self.begin(hub, session, pending, &rooms) {
-            self.part(&rooms);
+            self.unfollow(&rooms);
         }
         Ok(())
     }
@@ -431,7 +431,7 @@ impl AppShared {
             match self.follow_one(hub, name) {
                 Ok(followed) => rooms.push(followed),
                 Err(refused) => {
-                    self.part(&rooms);
+                    self.unfollow(&rooms);
                     return Err(refused);
                 }
             }
@@ -456,9 +456,9 @@ impl AppShared {
         }
     }
 
-    fn part(&self, rooms: &[Followed]) {
+    fn unfollow(&self, rooms: &[Followed]) {
         for followed in rooms {
-            if let Some(empty) = followed.streams.part() {
+            if let Some(empty) = followed.streams.leave() {
                 self.rooms.emptied(&empty);
             }
         }

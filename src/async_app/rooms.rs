@@ -29,7 +29,7 @@ pub(super) struct RoomDirectory {
     /// The last stamp that was given, in all rooms.
     stamps: Mutex<u64>,
     /// The last stamp of any evicted room.
-    given_up: AtomicU64,
+    evicted_stamp: AtomicU64,
     /// Rooms without members that may be evicted.
     deserted: Mutex<Deserted>,
 }
@@ -129,7 +129,7 @@ impl RoomDirectory {
                 break room;
             }
             drop(names);
-            if !self.give_one_up(wanted) {
+            if !self.evict_one(wanted) {
                 return Err(JoinErrorReason::Rooms);
             }
         };
@@ -142,10 +142,10 @@ impl RoomDirectory {
 
     fn new_room(&self, hub: &Hub, name: &str, bounds: Option<HistoryBounds>) -> RoomEntry {
         // What an earlier room of this name has kept is lost.
-        let given_up = self.given_up.load(Relaxed);
+        let evicted_stamp = self.evicted_stamp.load(Relaxed);
         let kept = bounds.map(|bounds| {
             let history = History::new(bounds.messages_max, bounds.bytes_max);
-            Arc::new(RoomHistory::new(history.since_stamp(given_up)))
+            Arc::new(RoomHistory::new(history.since_stamp(evicted_stamp)))
         });
         RoomEntry {
             members: hub.new_room(name.into(), kept.is_some()),
@@ -201,7 +201,7 @@ impl RoomDirectory {
     /// recently used room is evicted. The cost does not depend on the number of rooms.
     ///
     /// Returns whether a room was evicted.
-    fn give_one_up(&self, wanted: Wanted) -> bool {
+    fn evict_one(&self, wanted: Wanted) -> bool {
         let mut deserted = self.deserted();
         for _ in 0..LOOKED_AT_MAX {
             let Some(name) = deserted.unused.pop_front() else {
@@ -245,13 +245,13 @@ impl RoomDirectory {
         room.members.dequeue();
         // A thread that is about to publish to it either has done so or will find that it has ended.
         let history = room.history();
-        let given_up = room.members.retire_if_empty();
-        if given_up {
-            self.given_up.fetch_max(room.used(), Relaxed);
+        let evicted = room.members.retire_if_empty();
+        if evicted {
+            self.evicted_stamp.fetch_max(room.used(), Relaxed);
             self.forget(&room.members);
         }
         drop(history);
-        given_up
+        evicted
     }
 
     /// Returns the room of that name if it has no members. If it has one, it is no longer in a queue.

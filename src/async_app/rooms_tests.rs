@@ -61,7 +61,7 @@ impl Fixture {
     }
 
     fn leave(&self, room: &Arc<engine::Room>) {
-        if let Some(empty) = room.part() {
+        if let Some(empty) = room.leave() {
             self.rooms.emptied(&empty);
         }
     }

@@ -184,7 +184,7 @@ where
         check_name(name);
         let done: OnOutcome = Box::new(done);
         let Some((session, shared, peer)) = self.peer() else {
-            return done(Err(self.why_not().into()));
+            return done(Err(self.peer_error().into()));
         };
         let id = match peer.register(OutgoingCall::Callback(done, None)) {
             Ok(id) => id,
@@ -227,7 +227,7 @@ where
     ) -> Result<Payload, CallError> {
         check_name(name);
         let Some((session, shared, peer)) = self.peer() else {
-            return Err(self.why_not().into());
+            return Err(self.peer_error().into());
         };
         let waiter = Arc::new(OutcomeWaiter::default());
         let id = peer
@@ -261,7 +261,7 @@ where
         Some((session, shared, ProcedurePeer::of(session)?))
     }
 
-    fn why_not(&self) -> CallErrorReason {
+    fn peer_error(&self) -> CallErrorReason {
         match self.session() {
             Some(_) => CallErrorReason::NotSpoken,
             None => CallErrorReason::Closed,

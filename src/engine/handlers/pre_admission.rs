@@ -105,7 +105,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     let mut permit = ConnectionPermit {
         counts: Arc::downgrade(hub) as Weak<dyn CountConnections>,
         bytes: 0,
-        is_given: false,
+        handed_over: false,
     };
     let refuse = |refused: AdmissionRefused| refused.record(counters, peer);
     if hub.is_full() {

@@ -59,7 +59,7 @@ impl Hub {
     }
 
     /// Begins an event stream: its client receives the replay, then the messages sent to the rooms from now on. Never
-    /// blocks, so it may be called with locks held. If it fails, the caller must call [`Room::part`] for the rooms that
+    /// blocks, so it may be called with locks held. If it fails, the caller must call [`Room::leave`] for the rooms that
     /// it has followed.
     pub(crate) fn begin_stream(
         &self,

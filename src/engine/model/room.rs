@@ -239,7 +239,7 @@ impl Room {
         self.queued.store(false, SeqCst);
     }
 
-    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`Room::part`]
+    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`Room::leave`]
     /// must be called on it when the stream ends, or by the caller if no stream begins.
     pub(crate) fn follow(self: &Arc<Self>, next_number: impl FnOnce() -> u64) -> Option<Arc<Room>> {
         let streams = self.room_of_streams(next_number);
@@ -258,7 +258,7 @@ impl Room {
 
     /// Counts a member that leaves. Returns the room that is empty now, if one is: for a room of event streams, the
     /// room that they follow.
-    pub(crate) fn part(self: &Arc<Self>) -> Option<Arc<Room>> {
+    pub(crate) fn leave(self: &Arc<Self>) -> Option<Arc<Room>> {
         let is_empty = self.exit();
         match self.followed.upgrade() {
             Some(followed) => followed.exit().then_some(followed),

@@ -189,7 +189,7 @@ impl Accepted {
     /// counted before.
     pub(crate) fn take_permit(&mut self) -> bool {
         self.permit.take().is_some_and(|mut permit| {
-            permit.is_given = true;
+            permit.handed_over = true;
             true
         })
     }
@@ -227,13 +227,13 @@ pub(crate) struct ConnectionPermit {
     pub(crate) counts: Weak<dyn CountConnections>,
     pub(crate) bytes: usize,
     /// Whether the connection was handed over, and counts itself.
-    pub(crate) is_given: bool,
+    pub(crate) handed_over: bool,
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if let Some(counts) = self.counts.upgrade() {
-            counts.release_permit(self.bytes, self.is_given);
+            counts.release_permit(self.bytes, self.handed_over);
         }
     }
 }

@@ -194,7 +194,7 @@ impl WebSocket {
                 if !is_stream {
                     shard.hub.common.room_members.sub(1);
                 }
-                if let Some(empty) = room.part() {
+                if let Some(empty) = room.leave() {
                     shard.program.emptied(&empty);
                 }
             }

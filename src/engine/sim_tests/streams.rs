@@ -46,7 +46,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: 
         broadcasts: true,
     };
     if hub.begin_stream(reserved, session, beginning).is_err() {
-        rooms[0].part();
+        rooms[0].leave();
     }
 }
 

@@ -61,7 +61,7 @@ impl Game {
                         let now = published.lock().unwrap().len();
                         begun.lock().unwrap().insert(session.id.key(), now);
                     }
-                    Err(_) => of_stream.iter().for_each(|room| drop(room.part())),
+                    Err(_) => of_stream.iter().for_each(|room| drop(room.leave())),
                 }
             }),
             limits: Limits {
