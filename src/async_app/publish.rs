@@ -194,7 +194,7 @@ impl AppShared {
     pub(super) fn broadcast(
         &self,
         hub: &Hub,
-        to: engine::Audience<'_>,
+        to: engine::Destination<'_>,
         frame: &Bytes,
         blocking: Blocking,
     ) -> Result<bool, SendErrorReason> {
@@ -219,7 +219,7 @@ impl AppShared {
             None => hub.everyone_streams(),
         };
         let event = streams.map(|streams| (streams, event(message, None)));
-        let to = engine::Audience {
+        let to = engine::Destination {
             room,
             except,
             with_ids: None,

@@ -56,18 +56,18 @@ impl Prepared {
         }
     }
 
-    fn audience<'a>(
+    fn destination<'a>(
         &'a self,
         room: &'a RoomEntry,
         except: Option<ConnectionId>,
-    ) -> engine::Audience<'a> {
+    ) -> engine::Destination<'a> {
         let framed = self
             .framed
             .as_ref()
             .filter(|_| room.members.has_members_with_ids());
         let streams = room.members.streams();
         let event = self.event.as_ref();
-        engine::Audience {
+        engine::Destination {
             room: Some(&room.members),
             except,
             with_ids: framed.map(WithId::bytes),
@@ -109,7 +109,7 @@ impl AppShared {
             };
             ready.render_for(&room.members);
             if blocking == Blocking::Wait {
-                hub.wait_for_room(ready.message.frame(), ready.audience(room, except))
+                hub.wait_for_room(ready.message.frame(), ready.destination(room, except))
                     .map_err(|refused| self.refused(refused))?;
             }
             let mut history = kept.history();
@@ -131,7 +131,7 @@ impl AppShared {
                 // Under the locks, so that every shard receives the messages in the order of their ids, and clients of
                 // several rooms in the order of their stamps.
                 let mut stamps = self.rooms.stamps();
-                let to = ready.audience(room, except);
+                let to = ready.destination(room, except);
                 match self.broadcast(hub, to, ready.message.frame(), Blocking::Try) {
                     // A kept message is not lost, even if the room has no members now.
                     Ok(_) => {

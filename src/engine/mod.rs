@@ -35,7 +35,7 @@ use self::handlers::pool;
 #[allow(unused_imports)] // Only hosts behind features use these.
 pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
-pub(crate) use self::hub::{Audience, Hub};
+pub(crate) use self::hub::{Destination, Hub};
 pub(crate) use self::model::command::{Command, NewConnection, Received, Upgraded};
 #[cfg(feature = "deflate")]
 pub(crate) use self::model::negotiation::negotiate;

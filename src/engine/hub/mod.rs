@@ -97,9 +97,9 @@ impl ShardHandle {
     }
 }
 
-/// The recipients of a message.
+/// Where a broadcast goes: its recipients, and the forms in which some of them receive it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Audience<'a> {
+pub(crate) struct Destination<'a> {
     /// The room; `None`: every connection.
     pub(crate) room: Option<&'a Arc<Room>>,
     /// A connection that must not receive the message.
@@ -113,7 +113,7 @@ pub(crate) struct Audience<'a> {
     pub(crate) uncompressed: bool,
 }
 
-impl Audience<'_> {
+impl Destination<'_> {
     /// The command for one shard, or `None` if it has no recipients.
     fn command(
         self,
@@ -257,7 +257,7 @@ impl Hub {
 
     /// Leaves a frame in the mailbox of each shard with recipients. Blocks while one of the mailboxes is full. Returns
     /// whether there were any recipients.
-    pub(crate) fn broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
+    pub(crate) fn broadcast(&self, frame: &Bytes, to: Destination<'_>) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut anyone = false;
         for (handle, command) in self.commands_for(frame, to) {
@@ -272,7 +272,11 @@ impl Hub {
 
     /// Leaves a frame in the mailbox of each shard with recipients, unless one of the mailboxes is full: then no
     /// recipient receives it. Returns whether there were any recipients.
-    pub(crate) fn try_broadcast(&self, frame: &Bytes, to: Audience<'_>) -> Result<bool, Refused> {
+    pub(crate) fn try_broadcast(
+        &self,
+        frame: &Bytes,
+        to: Destination<'_>,
+    ) -> Result<bool, Refused> {
         let when = job_port::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());
         for (handle, command) in self.commands_for(frame, to) {
@@ -295,7 +299,7 @@ impl Hub {
     }
 
     /// Blocks until the mailboxes would take a frame. Other producers may fill them again before the caller sends it.
-    pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Audience<'_>) -> Result<(), Refused> {
+    pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Destination<'_>) -> Result<(), Refused> {
         for (handle, command) in self.commands_for(frame, to) {
             handle.mailbox.wait_for_room(command.weight())?;
         }
@@ -306,7 +310,7 @@ impl Hub {
     fn commands_for<'a>(
         &'a self,
         frame: &'a Bytes,
-        to: Audience<'a>,
+        to: Destination<'a>,
     ) -> impl Iterator<Item = (&'a ShardHandle, Command)> {
         #[cfg(feature = "deflate")]
         let form = self.form_of(frame, to.uncompressed);

@@ -12,7 +12,7 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use super::wire::{Frame, UPGRADE, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
 use crate::compression::Compression;
-use crate::engine::hub::Audience;
+use crate::engine::hub::Destination;
 use crate::engine::model::room::Room;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -267,10 +267,10 @@ impl Game {
     fn publish_to(&mut self, room: usize, except: Option<usize>) {
         for _ in 0..=self.dice.below(20) {
             let payload = self.payload();
-            let to = Audience {
+            let to = Destination {
                 room: self.rooms.get(room),
                 except: except.map(|player| self.world.id(self.players[player].client)),
-                ..Audience::default()
+                ..Destination::default()
             };
             let frame = Message::new(&payload).frame().clone();
             self.world.hub.try_broadcast(&frame, to).unwrap();
@@ -660,9 +660,9 @@ mod tests {
         assert_eq!(game.world.metrics().compression.epochs, 0);
         game.join_room(0, 0);
         game.world.settle();
-        let to = Audience {
+        let to = Destination {
             room: Some(&game.rooms[0]),
-            ..Audience::default()
+            ..Destination::default()
         };
         let frame = Message::new("x".repeat(100)).frame().clone();
         hub.try_broadcast(&frame, to).unwrap();
@@ -688,9 +688,9 @@ mod tests {
             );
             // Both in one turn.
             for room in [Some(&game.rooms[0]), None] {
-                let to = Audience {
+                let to = Destination {
                     room,
-                    ..Audience::default()
+                    ..Destination::default()
                 };
                 let frame = Message::new(&payload).frame().clone();
                 game.world.hub.try_broadcast(&frame, to).unwrap();

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::wire::client_text;
 use super::world::{Setup, World, echo};
 use crate::engine::handlers::pool::{RunOn, simulate};
-use crate::engine::hub::{Audience, Hub};
+use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::job::{Job, SessionEvent, Work};
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::Wake;
@@ -137,9 +137,9 @@ fn queued_broadcasts_are_one_write_per_member_and_one_turn() {
             let (calls, turns) = cost(&mut world, &clients, |world| {
                 for n in 0..messages {
                     let message = Message::new(n.to_string());
-                    let to = Audience {
+                    let to = Destination {
                         room,
-                        ..Audience::default()
+                        ..Destination::default()
                     };
                     world.hub.try_broadcast(message.frame(), to).unwrap();
                 }
@@ -192,7 +192,7 @@ fn broadcast_is_written_without_copying() {
         let message = Message::new("x".repeat(size));
         world
             .hub
-            .try_broadcast(message.frame(), Audience::default())
+            .try_broadcast(message.frame(), Destination::default())
             .unwrap();
         world.settle();
         for &client in &clients {
@@ -219,8 +219,8 @@ fn broadcasts_queued_for_slow_members_share_memory() {
         .map(|size| Message::new("x".repeat(size)))
         .into();
     for message in &messages {
-        let audience = Audience::default();
-        world.hub.try_broadcast(message.frame(), audience).unwrap();
+        let to = Destination::default();
+        world.hub.try_broadcast(message.frame(), to).unwrap();
         world.settle();
     }
     for &client in &clients {
@@ -273,7 +273,7 @@ impl Sleepers {
 
     fn broadcast(&self) {
         let frame = Message::new("message").frame().clone();
-        self.hub.broadcast(&frame, Audience::default()).unwrap();
+        self.hub.broadcast(&frame, Destination::default()).unwrap();
     }
 
     /// Returns how often each shard has been woken since the last call.
@@ -311,9 +311,9 @@ fn room_broadcast_wakes_only_shards_with_members() {
         };
         room.add(ConnectionId { shard: 1, key });
     }
-    let to = Audience {
+    let to = Destination {
         room: Some(&room),
-        ..Audience::default()
+        ..Destination::default()
     };
     for expected in [[0, 1, 0], [0, 0, 0]] {
         let frame = Message::new("message").frame().clone();
@@ -329,7 +329,7 @@ fn sends_in_handlers_wake_each_shard_once_at_their_end() {
     let mut world = World::with_handler(move |_, _, _| {
         let frame = Message::new("message").frame().clone();
         if let Some(hub) = of_handler.get().and_then(Weak::upgrade) {
-            hub.broadcast(&frame, Audience::default()).unwrap();
+            hub.broadcast(&frame, Destination::default()).unwrap();
         }
     });
     let client = world.join();

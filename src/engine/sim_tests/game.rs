@@ -11,7 +11,7 @@ use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames,
 };
 use super::world::{Setup, Told, World, panic_quietly, send};
-use crate::engine::hub::{Audience, Hub};
+use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::command::{Command, Received, Upgraded};
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::request::{Request, Response};
@@ -98,7 +98,7 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
         }
         Told::Message(_) => {}
         Told::Close => {
-            let _ = hub.try_broadcast(Message::new("G:0:").frame(), Audience::default());
+            let _ = hub.try_broadcast(Message::new("G:0:").frame(), Destination::default());
         }
         Told::Entered | Told::Left | Told::Room(..) => {}
     }

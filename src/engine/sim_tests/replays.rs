@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::streams::{Scene, event, parse};
 use super::wire::{Frame, text};
 use super::world::{Setup, Told, World};
-use crate::engine::hub::Audience;
+use crate::engine::hub::Destination;
 use crate::engine::model::room::{Presence, Room};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -75,9 +75,9 @@ impl Scenario {
     }
 
     fn broadcasts(&mut self, room: &Arc<Room>) {
-        let to = Audience {
+        let to = Destination {
             room: Some(room),
-            ..Audience::default()
+            ..Destination::default()
         };
         let message = Message::new(nth(self.due));
         self.world.hub.try_broadcast(message.frame(), to).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
-use crate::engine::hub::Audience;
+use crate::engine::hub::Destination;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::room::{Presence, Room};
 use crate::limits::Limits;
@@ -275,11 +275,11 @@ impl Game {
                 );
                 Message::new_binary(with_id).into_frame().0
             });
-            let to = Audience {
+            let to = Destination {
                 room: of,
                 except: except.map(|player| self.world.id(self.players[player].client)),
                 with_ids: numbered.as_ref(),
-                ..Audience::default()
+                ..Destination::default()
             };
             self.world
                 .hub
@@ -487,10 +487,10 @@ mod tests {
     }
 
     fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
-        let to = Audience {
+        let to = Destination {
             room: Some(room),
             except: None,
-            ..Audience::default()
+            ..Destination::default()
         };
         world
             .hub

@@ -4,7 +4,7 @@ use super::wire::{
     Frame, UPGRADE, client_close, client_frame, client_ping, client_text, parse_frames, pong, text,
 };
 use super::world::{Setup, Told, World, echo, panic_quietly, send};
-use crate::engine::hub::Audience;
+use crate::engine::hub::Destination;
 use crate::engine::model::command::{Command, Received, Upgraded};
 use crate::engine::model::program::Subscriptions;
 use crate::engine::model::session::Status;
@@ -394,7 +394,7 @@ fn close_between_broadcasts_keeps_its_order() {
 fn broadcast_in_the_connect_handler_reaches_the_client() {
     let mut world = World::with_handler(|hub, _, told| {
         if *told == Told::Open {
-            hub.try_broadcast(Message::new("welcome").frame(), Audience::default())
+            hub.try_broadcast(Message::new("welcome").frame(), Destination::default())
                 .unwrap();
         }
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::wire::text;
 use super::world::{Setup, Told, World};
 use crate::engine::hub::event_streams::Beginning;
-use crate::engine::hub::{Audience, Hub};
+use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::room::Room;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -95,10 +95,10 @@ impl Scene {
     /// Publishes to the room, as a frame and as an event.
     pub(super) fn publish(&mut self, text: &str) {
         let event = event(text).into();
-        let to = Audience {
+        let to = Destination {
             room: Some(&self.room),
             event: self.room.streams().map(|streams| (streams, &event)),
-            ..Audience::default()
+            ..Destination::default()
         };
         let message = Message::new(text);
         self.world.hub.try_broadcast(message.frame(), to).unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::wire::{self, ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::handlers::inline::JobSource;
 use crate::engine::handlers::pool::{RunOn, simulate};
-use crate::engine::hub::{Audience, Hub};
+use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::command::{Command, Control, Upgraded};
 use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
@@ -528,7 +528,7 @@ impl World {
 
     pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
         self.hub
-            .try_broadcast(Message::new(payload).frame(), Audience::default())
+            .try_broadcast(Message::new(payload).frame(), Destination::default())
     }
 
     pub(super) fn closes(&mut self, client: usize, code: u16, reason: &str) {

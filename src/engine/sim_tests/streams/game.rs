@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::{HEAD, PREAMBLE, event, parse};
-use crate::engine::hub::Audience;
+use crate::engine::hub::Destination;
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::model::room::Room;
 use crate::engine::parts::id::Key;
@@ -152,10 +152,10 @@ impl Game {
             Some(room) => room.streams(),
             None => hub.everyone_streams(),
         };
-        let to = Audience {
+        let to = Destination {
             room,
             event: streams.map(|streams| (streams, &of_events)),
-            ..Audience::default()
+            ..Destination::default()
         };
         let message = Message::new(&text);
         hub.try_broadcast(message.frame(), to).unwrap();
