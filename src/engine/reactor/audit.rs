@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::websocket::WebSocket;
-use crate::engine::reactor::{Core, Role, Stop};
+use crate::engine::reactor::{Core, Stage, Stop};
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
@@ -19,9 +19,9 @@ impl<T: Transport> Core<T> {
         );
         for key in self.conns.keys() {
             if let Some(conn) = self.conns.get(key) {
-                let what = match &conn.role {
-                    Role::Http(http) => Some(("HTTP", http.deadline())),
-                    Role::WebSocket(ws) => {
+                let what = match &conn.stage {
+                    Stage::Http(http) => Some(("HTTP", http.deadline())),
+                    Stage::WebSocket(ws) => {
                         let settings = &self.cx.hub.settings;
                         let due = ws.waits_until(
                             settings,
@@ -30,7 +30,7 @@ impl<T: Transport> Core<T> {
                         );
                         due.into_iter().min_by_key(|&(_, due)| due)
                     }
-                    Role::Lingering(until) => Some(("lingering", *until)),
+                    Stage::Lingering(until) => Some(("lingering", *until)),
                 };
                 if let Some((what, due)) = what {
                     self.check_timer(key.slot, conn.socket.timer, what, due);
@@ -101,8 +101,8 @@ impl<T: Transport> Core<T> {
 
     fn sessions(&self) -> impl Iterator<Item = &WebSocket> {
         let keys = self.conns.keys().into_iter();
-        keys.filter_map(|key| match self.conns.get(key).map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) => Some(ws),
+        keys.filter_map(|key| match self.conns.get(key).map(|conn| &conn.stage) {
+            Some(Stage::WebSocket(ws)) => Some(ws),
             _ => None,
         })
     }

@@ -16,11 +16,11 @@ use crate::transport::Transport;
 /// One connection.
 pub(crate) struct Conn<T> {
     pub(crate) socket: Socket<T>,
-    pub(crate) role: Role,
+    pub(crate) stage: Stage,
 }
 
 #[allow(clippy::large_enum_variant)] // Most are WebSockets, where a box would cost a cache miss.
-pub(crate) enum Role {
+pub(crate) enum Stage {
     /// Reads a request head, or is answered.
     Http(Box<Http>),
     WebSocket(WebSocket),
@@ -30,14 +30,14 @@ pub(crate) enum Role {
 }
 
 impl<T: Transport> Conn<T> {
-    /// Runs an event on the connection, then changes its role as the event demands. Returns whether the connection must
+    /// Runs an event on the connection, then changes its stage as the event demands. Returns whether the connection must
     /// be removed.
     #[inline]
     fn act<R>(
         &mut self,
         key: Key,
         shard: &mut ShardCx<T>,
-        event: impl FnOnce(&mut Role, &mut ConnCx<'_, T>) -> R,
+        event: impl FnOnce(&mut Stage, &mut ConnCx<'_, T>) -> R,
     ) -> (R, bool) {
         let mut cx = ConnCx {
             key,
@@ -45,13 +45,13 @@ impl<T: Transport> Conn<T> {
             shard,
             after: After::Stay,
         };
-        let result = event(&mut self.role, &mut cx);
+        let result = event(&mut self.stage, &mut cx);
         let is_over = match cx.after {
             After::Stay => false,
-            _ => cx.settle(&mut self.role),
+            _ => cx.settle(&mut self.stage),
         };
         if !is_over {
-            cx.arm(&self.role);
+            cx.arm(&self.stage);
         }
         (result, is_over)
     }
@@ -63,7 +63,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn with<R>(
         &mut self,
         key: Key,
-        event: impl FnOnce(&mut Role, &mut ConnCx<'_, T>) -> R,
+        event: impl FnOnce(&mut Stage, &mut ConnCx<'_, T>) -> R,
     ) -> Option<R> {
         let conn = self.conns.get_mut(key)?;
         let (result, is_over) = conn.act(key, &mut self.cx, event);
@@ -79,7 +79,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn with_slot<R>(
         &mut self,
         slot: u32,
-        event: impl FnOnce(&mut Role, &mut ConnCx<'_, T>) -> R,
+        event: impl FnOnce(&mut Stage, &mut ConnCx<'_, T>) -> R,
     ) -> Option<R> {
         let Some((key, conn)) = self.conns.at_mut(slot) else {
             debug_assert!(
@@ -102,9 +102,9 @@ impl<T: Transport> Core<T> {
         slot: u32,
         event: impl FnOnce(&mut WebSocket, &mut ConnCx<'_, T>) -> R,
     ) -> Option<R> {
-        self.with_slot(slot, |role, cx| match role {
-            Role::WebSocket(ws) => Some(event(ws, cx)),
-            Role::Http(_) | Role::Lingering(_) => {
+        self.with_slot(slot, |stage, cx| match stage {
+            Stage::WebSocket(ws) => Some(event(ws, cx)),
+            Stage::Http(_) | Stage::Lingering(_) => {
                 debug_assert!(
                     false,
                     "a list of WebSockets holds slot {slot}, which has none"
@@ -121,9 +121,9 @@ impl<T: Transport> Core<T> {
         key: Key,
         event: impl FnOnce(&mut WebSocket, &mut ConnCx<'_, T>) -> R,
     ) -> Option<R> {
-        self.with(key, |role, cx| match role {
-            Role::WebSocket(ws) => Some(event(ws, cx)),
-            Role::Http(_) | Role::Lingering(_) => None,
+        self.with(key, |stage, cx| match stage {
+            Stage::WebSocket(ws) => Some(event(ws, cx)),
+            Stage::Http(_) | Stage::Lingering(_) => None,
         })?
     }
 
@@ -136,46 +136,46 @@ impl<T: Transport> Core<T> {
             );
             return;
         };
-        let Conn { mut socket, role } = conn;
+        let Conn { mut socket, stage } = conn;
         self.cx.timers.cancel(key.slot, &mut socket.timer);
         self.cx.handle().expiries.forget(key);
         // The descriptor is closed before other threads learn that accepting may work again.
         drop(socket.transport);
-        self.cx.release(key.slot, role);
+        self.cx.release(key.slot, stage);
         self.cx.forget_connection();
     }
 }
 
 impl<T: Transport> ConnCx<'_, T> {
-    /// Changes a connection's role as its event demands. Returns whether the connection must be removed.
+    /// Changes a connection's stage as its event demands. Returns whether the connection must be removed.
     #[cold]
-    fn settle(&mut self, role: &mut Role) -> bool {
+    fn settle(&mut self, stage: &mut Stage) -> bool {
         loop {
             match std::mem::replace(&mut self.after, After::Stay) {
                 After::Stay => return false,
                 After::Free => return true,
-                After::Upgrade(upgrade) => self.begin_websocket(role, upgrade),
-                After::Linger => return self.begin_lingering(role),
+                After::Upgrade(upgrade) => self.begin_websocket(stage, upgrade),
+                After::Linger => return self.begin_lingering(stage),
             }
         }
     }
 
-    fn begin_websocket(&mut self, role: &mut Role, upgrade: Upgrade) {
+    fn begin_websocket(&mut self, stage: &mut Stage, upgrade: Upgrade) {
         let Upgrade {
             opening,
             handed_over,
             early,
         } = upgrade;
         let ws = WebSocket::open(opening, self);
-        let http = std::mem::replace(role, Role::WebSocket(ws));
+        let http = std::mem::replace(stage, Stage::WebSocket(ws));
         self.shard.release(self.key.slot, http);
-        if let Role::WebSocket(ws) = role {
+        if let Stage::WebSocket(ws) = stage {
             ws.begin(self, handed_over, early);
         }
     }
 
     /// Ends the outgoing stream. Returns whether the connection must be removed at once.
-    fn begin_lingering(&mut self, role: &mut Role) -> bool {
+    fn begin_lingering(&mut self, stage: &mut Stage) -> bool {
         let until = self
             .shard
             .tick
@@ -184,7 +184,7 @@ impl<T: Transport> ConnCx<'_, T> {
             return true;
         };
         transport.finish();
-        let before = std::mem::replace(role, Role::Lingering(until));
+        let before = std::mem::replace(stage, Stage::Lingering(until));
         self.shard.release(self.key.slot, before);
         // Unread bytes must be read, or closing would reset the connection; also if reading was paused.
         self.socket.readable = true;
@@ -195,11 +195,11 @@ impl<T: Transport> ConnCx<'_, T> {
 
     /// Schedules the connection's timer for its next deadline.
     #[inline]
-    fn arm(&mut self, role: &Role) {
-        let next = match role {
-            Role::Http(http) => Some(http.deadline()),
-            Role::WebSocket(ws) => ws.deadline(&self.shard.hub.settings),
-            Role::Lingering(until) => Some(*until),
+    fn arm(&mut self, stage: &Stage) {
+        let next = match stage {
+            Stage::Http(http) => Some(http.deadline()),
+            Stage::WebSocket(ws) => ws.deadline(&self.shard.hub.settings),
+            Stage::Lingering(until) => Some(*until),
         };
         // In the next tick at the earliest, so that a limit of zero does not make turns loop. This comes before the
         // comparison: further events must not put off a timer that is already due.
@@ -213,7 +213,7 @@ impl<T: Transport> ConnCx<'_, T> {
     }
 }
 
-/// The role of a lingering connection: its input is dropped.
+/// The stage of a lingering connection: its input is dropped.
 struct Lingering;
 
 impl<T: Transport> Reader<T> for Lingering {
@@ -228,8 +228,8 @@ impl<T: Transport> Reader<T> for Lingering {
     }
 }
 
-impl Role {
-    /// Reads once, if the role takes input.
+impl Stage {
+    /// Reads once, if the stage takes input.
     #[inline]
     pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {

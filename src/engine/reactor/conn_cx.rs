@@ -10,7 +10,7 @@ use crate::engine::reactor::ShardCx;
 use crate::engine::reactor::opening::Upgrade;
 use crate::transport::Transport;
 
-/// A connection's transport, and its state in the event loop, whatever its role.
+/// A connection's transport, and its state in the event loop, whatever its stage.
 pub(crate) struct Socket<T> {
     /// `None` once it broke.
     pub(crate) transport: Option<T>,
@@ -110,11 +110,11 @@ impl<T: Transport> ConnCx<'_, T> {
 
     /// Ends HTTP: a WebSocket or an event stream begins.
     pub(crate) fn upgrade(&mut self, upgrade: Upgrade) {
-        debug_assert!(matches!(self.after, After::Stay), "the HTTP role goes on");
+        debug_assert!(matches!(self.after, After::Stay), "the HTTP stage goes on");
         self.after = After::Upgrade(upgrade);
     }
 
-    /// Whether the connection leaves its role, which then has nothing more to do.
+    /// Whether the connection leaves its stage, which then has nothing more to do.
     pub(crate) fn is_over(&self) -> bool {
         !matches!(self.after, After::Stay)
     }
@@ -159,15 +159,15 @@ impl<T: Transport> ConnCx<'_, T> {
         }
     }
 
-    /// Reads once, and passes the bytes to `role`. Returns whether there was anything to read.
+    /// Reads once, and passes the bytes to `stage`. Returns whether there was anything to read.
     #[inline]
-    pub(crate) fn read_for<R: Reader<T>>(&mut self, role: &mut R) -> bool {
+    pub(crate) fn read_for<R: Reader<T>>(&mut self, stage: &mut R) -> bool {
         let mut buffer = std::mem::take(&mut self.shard.read_buffer);
         let input = self.receive(&mut buffer);
         match input {
-            Input::Bytes(n) => role.input(self, &mut buffer[..n]),
-            Input::Ended => role.input_ended(self),
-            Input::Broken => role.broken(self),
+            Input::Bytes(n) => stage.input(self, &mut buffer[..n]),
+            Input::Ended => stage.input_ended(self),
+            Input::Broken => stage.broken(self),
             Input::None => {}
         }
         self.shard.read_buffer = buffer;
@@ -186,7 +186,7 @@ impl<T: Transport> ConnCx<'_, T> {
     }
 }
 
-/// A role that processes the bytes that its client sends.
+/// A stage that processes the bytes that its client sends.
 pub(crate) trait Reader<T: Transport> {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]);
 

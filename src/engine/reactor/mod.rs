@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::conn::{Conn, Role};
+pub(crate) use self::conn::{Conn, Stage};
 pub(crate) use self::conn_cx::{ConnCx, Reader, Readiness};
 pub(crate) use self::stop::Stop;
 use crate::engine::hub::{Hub, ShardHandle};
@@ -203,7 +203,7 @@ impl<T: Transport> Core<T> {
         if !writable {
             return;
         }
-        if let Role::WebSocket(ws) = &mut conn.role {
+        if let Stage::WebSocket(ws) = &mut conn.stage {
             ws.unblocked();
             // Every report says that the socket has room; mostly nothing waits for that.
             if ws.outbox.is_empty() {
@@ -269,9 +269,9 @@ impl<T: Transport> Core<T> {
     fn done(&mut self, key: Key, mut done: Done) {
         self.cx.settle_accounts(&mut done);
         let is_session = matches!(done, Done::Session { .. });
-        let is_last = self.with(key, |role, cx| match (role, done) {
+        let is_last = self.with(key, |stage, cx| match (stage, done) {
             (
-                Role::WebSocket(ws),
+                Stage::WebSocket(ws),
                 Done::Session {
                     panicked,
                     unhandled,
@@ -282,11 +282,11 @@ impl<T: Transport> Core<T> {
                 false
             }
             (_, Done::Session { .. }) => true,
-            (Role::Http(http), Done::Request(Some((response, _)))) => {
+            (Stage::Http(http), Done::Request(Some((response, _)))) => {
                 http.respond(cx, response);
                 false
             }
-            (Role::Http(http), Done::Handshake(answer)) => {
+            (Stage::Http(http), Done::Handshake(answer)) => {
                 http.on_verdict(cx, *answer);
                 false
             }
@@ -375,13 +375,13 @@ impl<T: Transport> Core<T> {
                 dirty: false,
                 timer: None,
             },
-            role: Role::Http(Box::new(http)),
+            stage: Stage::Http(Box::new(http)),
         });
         self.enforce_handshakes_max();
-        self.with(key, |role, cx| {
+        self.with(key, |stage, cx| {
             cx.want_read();
             if let Some(upgraded) = upgraded
-                && let Role::Http(http) = role
+                && let Stage::Http(http) = stage
             {
                 http.take_over(cx, upgraded);
             }
@@ -431,9 +431,9 @@ impl<T: Transport> Core<T> {
     }
 
     fn read(&mut self, key: Key) {
-        self.with(key, |role, cx| {
+        self.with(key, |stage, cx| {
             cx.socket.queued = false;
-            role.read(cx);
+            stage.read(cx);
         });
         self.enforce_receive_budget();
         self.enforce_request_budget();
@@ -441,10 +441,10 @@ impl<T: Transport> Core<T> {
 
     fn expire_timers(&mut self) {
         while let Some(slot) = self.cx.timers.due(self.cx.tick) {
-            let found = self.with_slot(slot, |role, cx| {
+            let found = self.with_slot(slot, |stage, cx| {
                 let timer = &mut cx.socket.timer;
                 cx.shard.timers.cancel(slot, timer);
-                role.expire(cx);
+                stage.expire(cx);
             });
             if found.is_none() {
                 break;
@@ -478,9 +478,9 @@ impl<T: Transport> Core<T> {
     }
 
     fn write(&mut self, key: Key, begun: Option<io::Result<usize>>) {
-        self.with(key, |role, cx| {
+        self.with(key, |stage, cx| {
             cx.socket.dirty = false;
-            role.write(cx, begun);
+            stage.write(cx, begun);
         });
         self.enforce_request_budget();
     }
@@ -585,12 +585,12 @@ impl<T: Transport> ShardCx<T> {
         self.forget_connection();
     }
 
-    /// Stops counting what a connection held in a role that it leaves.
-    fn release(&mut self, slot: u32, role: Role) {
-        match role {
-            Role::Http(http) => self.release_http(slot, *http),
-            Role::WebSocket(ws) => self.release_websocket(ws),
-            Role::Lingering(_) => {}
+    /// Stops counting what a connection held in a stage that it leaves.
+    fn release(&mut self, slot: u32, stage: Stage) {
+        match stage {
+            Stage::Http(http) => self.release_http(slot, *http),
+            Stage::WebSocket(ws) => self.release_websocket(ws),
+            Stage::Lingering(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::engine::handlers::pool;
 use crate::engine::model::command::Command;
 use crate::engine::model::room::Room;
-use crate::engine::reactor::{Core, Role, ShardCx};
+use crate::engine::reactor::{Core, ShardCx, Stage};
 use crate::transport::Transport;
 
 /// The progress of stopping.
@@ -89,7 +89,7 @@ impl<T: Transport> Core<T> {
             }
             self.cx.stop = Stop::Closing(deadline);
             for key in self.conns.keys() {
-                self.with(key, |role, cx| role.stop(cx));
+                self.with(key, |stage, cx| stage.stop(cx));
             }
         }
     }
@@ -112,8 +112,8 @@ impl<T: Transport> Core<T> {
     pub(crate) fn finish(mut self) {
         self.cx.give_up_commands();
         for key in self.conns.keys() {
-            self.with(key, |role, cx| {
-                if let Role::WebSocket(ws) = role {
+            self.with(key, |stage, cx| {
+                if let Stage::WebSocket(ws) = stage {
                     ws.abandon(cx);
                 }
                 cx.free();

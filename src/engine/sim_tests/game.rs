@@ -17,7 +17,7 @@ use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::session::Session;
 use crate::engine::parts::mailbox::Weigh;
-use crate::engine::reactor::{READ_BYTES, Readiness, Role};
+use crate::engine::reactor::{READ_BYTES, Readiness, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
@@ -490,7 +490,7 @@ impl Game {
         let own_max = limits.outboxes_bytes_max.max(MESSAGE_BYTES_MAX + 100) + one_read;
         assert!(own <= own_max, "{own} wait for clients");
         for key in core.conns.keys() {
-            if let Some(Role::WebSocket(ws)) = core.conns.get(key).map(|conn| &conn.role) {
+            if let Some(Stage::WebSocket(ws)) = core.conns.get(key).map(|conn| &conn.stage) {
                 let bytes = ws.outbox.bytes();
                 assert!(bytes <= outbox_max, "{bytes} wait for one client");
                 // One read may go over the bound, and bring many small messages that weigh more than their bytes.

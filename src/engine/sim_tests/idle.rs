@@ -7,7 +7,7 @@ use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
 use super::world::{Setup, World, echo};
 use crate::engine::model::session::Session;
 use crate::engine::parts::slab::Slab;
-use crate::engine::reactor::{Conn, Role};
+use crate::engine::reactor::{Conn, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::report::Span;
 
@@ -34,8 +34,8 @@ fn owns_memory(world: &mut World, client: usize) -> bool {
     let key = world.key(client);
     let conns = &world.core().conns;
     let conn = conns.get(key);
-    match conn.map(|conn| &conn.role) {
-        Some(Role::WebSocket(ws)) => ws.owns_memory(),
+    match conn.map(|conn| &conn.stage) {
+        Some(Stage::WebSocket(ws)) => ws.owns_memory(),
         _ => panic!("the connection is not a WebSocket"),
     }
 }

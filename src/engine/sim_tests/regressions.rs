@@ -7,7 +7,7 @@ use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, clien
 use super::world::{Setup, Told, World, echo, send};
 use crate::engine::model::command::Command;
 use crate::engine::parts::mailbox::{Refused, Weigh};
-use crate::engine::reactor::{READ_BYTES, Role};
+use crate::engine::reactor::{READ_BYTES, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
@@ -337,7 +337,7 @@ fn burst(policy: SlowConsumer, room: usize, len: usize, kinds: usize) {
     }
     world.settle();
     let key = world.key(client);
-    let Some(Role::WebSocket(ws)) = world.core().conns.get(key).map(|conn| &conn.role) else {
+    let Some(Stage::WebSocket(ws)) = world.core().conns.get(key).map(|conn| &conn.stage) else {
         panic!("the client is still connected");
     };
     let (bytes, frame) = (ws.outbox.bytes(), Message::new(&payload).frame().len());

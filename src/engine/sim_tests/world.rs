@@ -25,7 +25,7 @@ use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::mailbox::{Refused, Wake, When};
-use crate::engine::reactor::{Core, Readiness, Role};
+use crate::engine::reactor::{Core, Readiness, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -755,8 +755,8 @@ impl World {
         let limits = self.hub.settings.limits.clone();
         let core = self.core.as_ref().unwrap();
         for key in core.conns.keys() {
-            match core.conns.get(key).map(|conn| &conn.role) {
-                Some(Role::Http(http)) => {
+            match core.conns.get(key).map(|conn| &conn.stage) {
+                Some(Stage::Http(http)) => {
                     heads += usize::from(http.is_queued());
                     own_bytes += http.response_bytes();
                     blocked += http.blocked_bytes();
@@ -764,7 +764,7 @@ impl World {
                     assert_eq!(counted, held, "what an HTTP connection holds of requests");
                     requests += held;
                 }
-                Some(Role::WebSocket(ws)) => {
+                Some(Stage::WebSocket(ws)) => {
                     assert_eq!(ws.outbox.own_bytes(), ws.outbox.held_by_chunks());
                     assert_eq!(ws.held_back_indexed(), ws.held_back_bytes(&limits));
                     if ws.is_blocked() {
@@ -780,7 +780,7 @@ impl World {
                     own_bytes += ws.outbox.own_bytes();
                     of_users += usize::from(!ws.has_departed() && ws.session.user().is_some());
                 }
-                Some(Role::Lingering(_)) | None => {}
+                Some(Stage::Lingering(_)) | None => {}
             }
         }
         assert_eq!(
@@ -828,8 +828,8 @@ impl World {
         let key = self.key(client);
         let core = self.core();
         let conn = core.conns.get(key);
-        match conn.map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) => ws.outbox.bytes(),
+        match conn.map(|conn| &conn.stage) {
+            Some(Stage::WebSocket(ws)) => ws.outbox.bytes(),
             _ => 0,
         }
     }
@@ -839,8 +839,8 @@ impl World {
         let key = self.key(client);
         let core = self.core();
         let conn = core.conns.get(key);
-        match conn.map(|conn| &conn.role) {
-            Some(Role::WebSocket(ws)) => ws.outbox.unshared_bytes(),
+        match conn.map(|conn| &conn.stage) {
+            Some(Stage::WebSocket(ws)) => ws.outbox.unshared_bytes(),
             _ => 0,
         }
     }
@@ -851,8 +851,8 @@ impl World {
         let key = self.key(client);
         let core = self.core();
         let conn = core.conns.get_mut(key);
-        match conn.map(|conn| &mut conn.role) {
-            Some(Role::WebSocket(ws)) => ws.outbox.kept_bytes(),
+        match conn.map(|conn| &mut conn.stage) {
+            Some(Stage::WebSocket(ws)) => ws.outbox.kept_bytes(),
             _ => 0,
         }
     }

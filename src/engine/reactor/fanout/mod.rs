@@ -38,7 +38,7 @@ use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::fanout::shared_compression::SharedCompression;
 use crate::engine::reactor::rooms::LocalRooms;
 use crate::engine::reactor::websocket::WebSocket;
-use crate::engine::reactor::{ConnCx, Core, Role, ShardCx};
+use crate::engine::reactor::{ConnCx, Core, ShardCx, Stage};
 use crate::limits::SlowConsumer;
 use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::sync::lock;
@@ -447,8 +447,8 @@ impl<T: Transport> Core<T> {
     /// Sends frames to one connection.
     fn send(&mut self, key: Key, frames: Bytes, messages: u32) {
         let mut frames = Some(frames);
-        let found = self.with(key, |role, cx| {
-            if let Role::WebSocket(ws) = role
+        let found = self.with(key, |stage, cx| {
+            if let Stage::WebSocket(ws) = stage
                 && let Some(frames) = frames.take()
             {
                 ws.send(cx, frames, messages);

@@ -4,7 +4,7 @@
 use crate::engine::parts::id::Key;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::reactor::fanout::Fanout;
-use crate::engine::reactor::{ConnCx, Core, Role};
+use crate::engine::reactor::{ConnCx, Core, Stage};
 use crate::transport::Transport;
 
 impl Fanout {
@@ -31,16 +31,16 @@ impl<T: Transport> Core<T> {
         while self.cx.fanout.is_over_budget()
             && let Some((slot, _)) = self.cx.fanout.blocked.largest()
         {
-            let Some(key) = self.with_slot(slot, |role, cx| role.try_or_give_up(cx)) else {
+            let Some(key) = self.with_slot(slot, |stage, cx| stage.try_or_give_up(cx)) else {
                 break;
             };
             spared.extend(key);
         }
         for key in spared {
             let is_over = self.cx.fanout.is_over_budget();
-            self.with(key, |role, cx| match is_over {
-                true => role.give_up_reader(cx),
-                false => role.note_blocked(cx),
+            self.with(key, |stage, cx| match is_over {
+                true => stage.give_up_reader(cx),
+                false => stage.note_blocked(cx),
             });
         }
     }
@@ -51,9 +51,9 @@ impl<T: Transport> Core<T> {
             && let Some(&key) = self.cx.dirty.get(self.cx.fanout.tried)
         {
             self.cx.fanout.tried += 1;
-            self.with(key, |role, cx| {
-                role.write(cx, None);
-                if role.waiting_bytes() == 0 {
+            self.with(key, |stage, cx| {
+                stage.write(cx, None);
+                if stage.waiting_bytes() == 0 {
                     // Bytes that are queued after this have not been tried.
                     cx.socket.dirty = false;
                 }
@@ -62,7 +62,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-impl Role {
+impl Stage {
     /// Disconnects the client unless its socket takes something. In that case sets it aside, and returns its key.
     fn try_or_give_up<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
         let before = self.waiting_bytes();

@@ -11,7 +11,7 @@ use crate::engine::parts::batch::{Audience, Batch, SealedBatch, SealedFrames};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::fanout::enqueue::Ownership;
 use crate::engine::reactor::websocket::WebSocket;
-use crate::engine::reactor::{Conn, ConnCx, Core, Role};
+use crate::engine::reactor::{Conn, ConnCx, Core, Stage};
 use crate::transport::{Transport, Write, WriteMany};
 
 /// The outcome of a write; `None` if none was made.
@@ -85,8 +85,8 @@ impl<T: Transport> Core<T> {
                 );
                 return None;
             };
-            let Conn { socket, role } = conn;
-            let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
+            let Conn { socket, stage } = conn;
+            let (Stage::WebSocket(ws), Some(transport)) = (stage, &socket.transport) else {
                 debug_assert!(
                     false,
                     "the connection in slot {slot} broke without leaving its audience"
@@ -152,8 +152,8 @@ impl<T: Transport> Core<T> {
         }
         let conns = &self.conns;
         let front = |place: usize| {
-            let Conn { socket, role } = conns.get(keys[place])?;
-            let (Role::WebSocket(ws), Some(transport)) = (role, &socket.transport) else {
+            let Conn { socket, stage } = conns.get(keys[place])?;
+            let (Stage::WebSocket(ws), Some(transport)) = (stage, &socket.transport) else {
                 return None;
             };
             Some(Write {

@@ -10,7 +10,7 @@ use crate::engine::model::verdict::busy;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::http::{Http, Phase};
-use crate::engine::reactor::{ConnCx, Core, Role};
+use crate::engine::reactor::{ConnCx, Core, Stage};
 use crate::limits::Limits;
 use crate::protocol::http::{Body, BodyMode};
 use crate::transport::Transport;
@@ -177,9 +177,9 @@ impl<T: Transport> Core<T> {
         while self.cx.requests.is_over()
             && let Some((slot, _)) = self.cx.requests.held.largest()
         {
-            let found = self.with_slot(slot, |role, cx| match role {
-                Role::Http(http) => http.give_way(cx),
-                Role::WebSocket(_) | Role::Lingering(_) => {
+            let found = self.with_slot(slot, |stage, cx| match stage {
+                Stage::Http(http) => http.give_way(cx),
+                Stage::WebSocket(_) | Stage::Lingering(_) => {
                     debug_assert!(false, "only HTTP connections are in the index of requests");
                 }
             });

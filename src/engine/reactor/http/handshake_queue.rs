@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::http::Http;
-use crate::engine::reactor::{Core, Role};
+use crate::engine::reactor::{Core, Stage};
 use crate::limits::Limits;
 use crate::transport::Transport;
 
@@ -69,8 +69,8 @@ impl<T: Transport> Core<T> {
     /// Disconnects the oldest connections while too many wait for a request head.
     pub(crate) fn enforce_handshakes_max(&mut self) {
         while let Some((seq, key)) = self.cx.handshake_queue.pop_over_max() {
-            self.with(key, |role, cx| {
-                if let Role::Http(http) = role
+            self.with(key, |stage, cx| {
+                if let Stage::Http(http) = stage
                     && http.handshake_seq == Some(seq)
                 {
                     cx.shard.counters().refused_handshakes_max.add(1);
@@ -90,7 +90,7 @@ impl<T: Transport> Core<T> {
         let conns = &self.conns;
         queue.entries.retain(|&(seq, key)| {
             conns.get(key).is_some_and(
-                |conn| matches!(&conn.role, Role::Http(http) if http.handshake_seq == Some(seq)),
+                |conn| matches!(&conn.stage, Stage::Http(http) if http.handshake_seq == Some(seq)),
             )
         });
     }

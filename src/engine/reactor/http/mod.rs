@@ -1,4 +1,4 @@
-//! A connection in its HTTP role: it reads a request head, then becomes a WebSocket or an event stream, or is answered.
+//! A connection in its HTTP stage: it reads a request head, then becomes a WebSocket or an event stream, or is answered.
 //!
 //! One request is handled at a time; bytes behind it wait, so pipelined responses keep their order. While a request is
 //! handled or answered nothing is read, and TCP's flow control slows the client down.

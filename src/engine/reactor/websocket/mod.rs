@@ -1,6 +1,6 @@
-//! A connection in its WebSocket role.
+//! A connection in its WebSocket stage.
 //!
-//! An event stream has this role too, with another encoding of its messages: it receives nothing, and ends without a
+//! An event stream has this stage too, with another encoding of its messages: it receives nothing, and ends without a
 //! close frame.
 //!
 //! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame or
@@ -342,7 +342,7 @@ impl WebSocket {
         .min()
     }
 
-    /// Makes a WebSocket after the handshake. [`WebSocket::begin`] must follow once it has its role.
+    /// Makes a WebSocket after the handshake. [`WebSocket::begin`] must follow once it has its stage.
     pub(crate) fn open<T: Transport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
         let Opening {
             request,
