@@ -15,7 +15,7 @@ use super::room_entry::RoomEntry;
 use super::rooms::{NAME_BYTES_MAX, RoomDirectory};
 
 use crate::engine::{
-    self, Command, ConnectionId, Expiry, Hub, NotJoined, Refused, Session, Status,
+    self, Command, ConnectionId, Expiry, Hub, NotJoined, PushError, Session, Status,
 };
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -443,10 +443,10 @@ impl AppShared {
 
     /// Maps a refusal to its reason. A message that finds a mailbox full goes back to the caller and is not counted as
     /// dropped.
-    pub(super) fn refused(&self, refused: Refused) -> SendErrorReason {
+    pub(super) fn refused(&self, refused: PushError) -> SendErrorReason {
         match refused {
-            Refused::Full => SendErrorReason::Full,
-            Refused::Closed => {
+            PushError::Full => SendErrorReason::Full,
+            PushError::Closed => {
                 self.counters.dropped_not_running.add(1);
                 SendErrorReason::Closed
             }

@@ -54,7 +54,7 @@ pub(crate) use self::parts::encoding::Encoding;
 pub(crate) use self::parts::expiry::Expiry;
 pub use self::parts::id::ConnectionId;
 use self::parts::lease::Lease;
-pub(crate) use self::parts::mailbox::Refused;
+pub(crate) use self::parts::mailbox::PushError;
 use self::parts::mailbox::Wake;
 use self::parts::token::WAKER;
 use self::reactor::Core;

@@ -7,7 +7,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::{Command, EitherForm, Form};
 use crate::engine::model::session::Session;
 use crate::engine::parts::batch::ALONE_FROM_BYTES;
-use crate::engine::parts::mailbox::Refused;
+use crate::engine::parts::mailbox::PushError;
 use crate::protocol::encode;
 
 impl Hub {
@@ -47,7 +47,7 @@ impl Hub {
         session: &Session,
         frame: Bytes,
         blocks: bool,
-    ) -> Result<(), (Bytes, Refused)> {
+    ) -> Result<(), (Bytes, PushError)> {
         let compression = self.settings.compression.as_ref();
         let compressed = compression
             .filter(|_| session.compression.can_inflate(frame.len()))

@@ -28,7 +28,7 @@ use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::expiry::{Expiries, Expiry};
 use crate::engine::parts::id::ConnectionId;
-use crate::engine::parts::mailbox::{Mailbox, Refused, Wake, Weigh, When};
+use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
 use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
@@ -210,7 +210,7 @@ impl Hub {
         to: ConnectionId,
         command: Command,
         blocks: bool,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), PushError> {
         self.leave_command(to, command, blocks)
             .map_err(|(_, refused)| refused)
     }
@@ -222,16 +222,16 @@ impl Hub {
         to: ConnectionId,
         command: Command,
         blocks: bool,
-    ) -> Result<(), (Command, Refused)> {
+    ) -> Result<(), (Command, PushError)> {
         let Some(handle) = self.shards.get(usize::from(to.shard)) else {
-            return Err((command, Refused::Closed));
+            return Err((command, PushError::Closed));
         };
         let when = job_port::when(self);
         if blocks {
             handle
                 .mailbox
                 .push(command, when)
-                .map_err(|command| (command, Refused::Closed))
+                .map_err(|command| (command, PushError::Closed))
         } else {
             handle.mailbox.try_push(command, when)
         }
@@ -244,7 +244,7 @@ impl Hub {
         to: ConnectionId,
         frame: Bytes,
         blocks: bool,
-    ) -> Result<(), (Bytes, Refused)> {
+    ) -> Result<(), (Bytes, PushError)> {
         let command = Command::Send(to.key(), frame);
         self.leave_command(to, command, blocks)
             .map_err(|(command, refused)| {
@@ -257,14 +257,14 @@ impl Hub {
 
     /// Leaves a frame in the mailbox of each shard with recipients. Blocks while one of the mailboxes is full. Returns
     /// whether there were any recipients.
-    pub(crate) fn broadcast(&self, frame: &Bytes, to: Destination<'_>) -> Result<bool, Refused> {
+    pub(crate) fn broadcast(&self, frame: &Bytes, to: Destination<'_>) -> Result<bool, PushError> {
         let when = job_port::when(self);
         let mut anyone = false;
         for (handle, command) in self.commands_for(frame, to) {
             handle
                 .mailbox
                 .push(command, when)
-                .map_err(|_| Refused::Closed)?;
+                .map_err(|_| PushError::Closed)?;
             anyone = true;
         }
         Ok(anyone)
@@ -276,7 +276,7 @@ impl Hub {
         &self,
         frame: &Bytes,
         to: Destination<'_>,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, PushError> {
         let when = job_port::when(self);
         let mut reserved = Vec::with_capacity(self.shards.len());
         for (handle, command) in self.commands_for(frame, to) {
@@ -292,14 +292,18 @@ impl Hub {
         let mut outcome = Ok(!reserved.is_empty());
         for (handle, command) in reserved {
             if handle.mailbox.push_reserved(command, when).is_err() {
-                outcome = Err(Refused::Closed);
+                outcome = Err(PushError::Closed);
             }
         }
         outcome
     }
 
     /// Blocks until the mailboxes would take a frame. Other producers may fill them again before the caller sends it.
-    pub(crate) fn wait_for_room(&self, frame: &Bytes, to: Destination<'_>) -> Result<(), Refused> {
+    pub(crate) fn wait_for_room(
+        &self,
+        frame: &Bytes,
+        to: Destination<'_>,
+    ) -> Result<(), PushError> {
         for (handle, command) in self.commands_for(frame, to) {
             handle.mailbox.wait_for_room(command.weight())?;
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
 use super::{Byte, ModelShard, check};
-use crate::engine::parts::mailbox::{Refused, When};
+use crate::engine::parts::mailbox::{PushError, When};
 use crate::engine::parts::sync::lock;
 
 #[test]
@@ -164,7 +164,7 @@ fn loom_close_releases_producers_and_keeps_their_data() {
             .sum::<usize>();
         assert_eq!(
             shard.mailbox.try_push(Byte(9), When::Now),
-            Err((Byte(9), Refused::Closed))
+            Err((Byte(9), PushError::Closed))
         );
         shard.take(true);
         assert_eq!(shard.data.len(), taken);

@@ -82,7 +82,7 @@ pub(crate) enum When {
 
 /// Why an item was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum PushError {
     Full,
     Closed,
 }
@@ -133,24 +133,24 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Reserves space for data of this weight. Blocks while the mailbox is full.
-    pub(crate) fn reserve(&self, weight: usize) -> Result<(), Refused> {
+    pub(crate) fn reserve(&self, weight: usize) -> Result<(), PushError> {
         self.room_for(weight)?.reserved += weight;
         Ok(())
     }
 
     /// Blocks until there is space. Other producers may take it before the caller does.
-    pub(crate) fn wait_for_room(&self, weight: usize) -> Result<(), Refused> {
+    pub(crate) fn wait_for_room(&self, weight: usize) -> Result<(), PushError> {
         self.room_for(weight).map(drop)
     }
 
     /// Locks the state once there is space. Blocks until then.
     #[inline]
-    fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, MailboxState<D, C>>, Refused> {
+    fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, MailboxState<D, C>>, PushError> {
         let state = lock(&self.state);
         match state.admits(weight, self.bytes_max) {
             Ok(()) => Ok(state),
-            Err(Refused::Closed) => Err(Refused::Closed),
-            Err(Refused::Full) => self.wait_while_full(state, weight),
+            Err(PushError::Closed) => Err(PushError::Closed),
+            Err(PushError::Full) => self.wait_while_full(state, weight),
         }
     }
 
@@ -159,7 +159,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         &'a self,
         mut state: MutexGuard<'a, MailboxState<D, C>>,
         weight: usize,
-    ) -> Result<MutexGuard<'a, MailboxState<D, C>>, Refused> {
+    ) -> Result<MutexGuard<'a, MailboxState<D, C>>, PushError> {
         loop {
             // A sleeping shard must wake up to empty a full mailbox. A mailbox that is full of reservations does not
             // concern it: the producers that hold them will push or release them.
@@ -172,14 +172,14 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             state.waiting -= 1;
             match state.admits(weight, self.bytes_max) {
                 Ok(()) => return Ok(state),
-                Err(Refused::Closed) => return Err(Refused::Closed),
-                Err(Refused::Full) => {}
+                Err(PushError::Closed) => return Err(PushError::Closed),
+                Err(PushError::Full) => {}
             }
         }
     }
 
     /// Pushes data if there is space.
-    pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, Refused)> {
+    pub(crate) fn try_push(&self, data: D, when: When) -> Result<(), (D, PushError)> {
         let weight = data.weight();
         let mut state = lock(&self.state);
         if let Err(refused) = state.admits(weight, self.bytes_max) {
@@ -191,7 +191,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     }
 
     /// Reserves space for data of this weight, to be used with `push_reserved` or released with `unreserve`.
-    pub(crate) fn try_reserve(&self, weight: usize) -> Result<(), Refused> {
+    pub(crate) fn try_reserve(&self, weight: usize) -> Result<(), PushError> {
         let mut state = lock(&self.state);
         state.admits(weight, self.bytes_max)?;
         state.reserved += weight;
@@ -333,13 +333,13 @@ impl<D, C> MailboxState<D, C> {
     }
 
     /// Checks whether data of this weight would be taken now.
-    fn admits(&self, weight: usize, bytes_max: usize) -> Result<(), Refused> {
+    fn admits(&self, weight: usize, bytes_max: usize) -> Result<(), PushError> {
         if self.closed {
-            Err(Refused::Closed)
+            Err(PushError::Closed)
         } else if self.has_room(weight, bytes_max) {
             Ok(())
         } else {
-            Err(Refused::Full)
+            Err(PushError::Full)
         }
     }
 

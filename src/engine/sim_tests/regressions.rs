@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::wire::{Frame, UPGRADE, client_close, client_frame, client_ping, client_text, text};
 use super::world::{Setup, Told, World, echo, send};
 use crate::engine::model::command::Command;
-use crate::engine::parts::mailbox::{Refused, Weigh};
+use crate::engine::parts::mailbox::{PushError, Weigh};
 use crate::engine::reactor::{READ_BYTES, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -379,7 +379,7 @@ fn mailbox_stays_within_its_bound_before_its_shard_runs() {
         };
         assert_eq!(
             (taken, refused),
-            (MAILBOX / weight, Refused::Full),
+            (MAILBOX / weight, PushError::Full),
             "{round}"
         );
         world.settle();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::wire::{Frame, client_frame, client_ping, client_text, pong, text};
 use super::world::{Setup, Told, World, echo};
 use crate::engine::model::session::Status;
-use crate::engine::parts::mailbox::Refused;
+use crate::engine::parts::mailbox::PushError;
 use crate::limits::{Limits, SlowConsumer};
 use crate::protocol::fuzz::dice::Dice;
 
@@ -356,7 +356,7 @@ fn pacing_holds_commands_back_instead_of_dropping_them() {
     while sent < 500 {
         match world.try_broadcast(nth(sent)) {
             Ok(_) => sent += 1,
-            Err(Refused::Full) => {
+            Err(PushError::Full) => {
                 refused += 1;
                 world.settle();
                 // The client reads one message, and then the others progress, too.
@@ -365,7 +365,7 @@ fn pacing_holds_commands_back_instead_of_dropping_them() {
                 }
                 world.client_reads(clients[1], 77);
             }
-            Err(Refused::Closed) => panic!("closed"),
+            Err(PushError::Closed) => panic!("closed"),
         }
     }
     assert!(refused > 100, "producers were held up {refused} times");

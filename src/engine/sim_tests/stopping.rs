@@ -7,7 +7,7 @@ use super::world::{Setup, Told, World, echo, panic_quietly};
 use crate::engine::model::job::{Job, SessionEvent, Work};
 use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::Response;
-use crate::engine::parts::mailbox::Refused;
+use crate::engine::parts::mailbox::PushError;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::protocol::http::{self, BodyMode, Persistence};
@@ -26,7 +26,10 @@ fn stop_delivers_accepted_messages_then_closes_with_1001() {
         world.broadcasts(n.to_string());
     }
     world.stop(WAIT);
-    assert_eq!(world.try_send(clients[0], "refused"), Err(Refused::Closed));
+    assert_eq!(
+        world.try_send(clients[0], "refused"),
+        Err(PushError::Closed)
+    );
     for &client in &clients {
         let frames = world.all_frames(client);
         let expected: Vec<_> = (0..10).map(|n| text(n.to_string())).collect();

@@ -24,7 +24,7 @@ use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::expiry::Expiry;
 use crate::engine::parts::id::{ConnectionId, Key};
-use crate::engine::parts::mailbox::{Refused, Wake, When};
+use crate::engine::parts::mailbox::{PushError, Wake, When};
 use crate::engine::reactor::{Core, Readiness, Stage};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -516,7 +516,7 @@ impl World {
         self.try_send(client, payload).unwrap();
     }
 
-    pub(super) fn try_send(&self, client: usize, payload: &str) -> Result<(), Refused> {
+    pub(super) fn try_send(&self, client: usize, payload: &str) -> Result<(), PushError> {
         let frame = Message::new(payload).frame().clone();
         let command = Command::Send(self.key(client), frame);
         self.hub.post(self.id(client), command, false)
@@ -526,7 +526,7 @@ impl World {
         self.try_broadcast(payload).unwrap();
     }
 
-    pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, Refused> {
+    pub(super) fn try_broadcast(&self, payload: impl AsRef<[u8]>) -> Result<bool, PushError> {
         self.hub
             .try_broadcast(Message::new(payload).frame(), Destination::default())
     }
@@ -535,7 +535,12 @@ impl World {
         self.try_close(client, code, reason).unwrap();
     }
 
-    pub(super) fn try_close(&self, client: usize, code: u16, reason: &str) -> Result<(), Refused> {
+    pub(super) fn try_close(
+        &self,
+        client: usize,
+        code: u16,
+        reason: &str,
+    ) -> Result<(), PushError> {
         let code = CloseCode::try_from(code).unwrap();
         let command = Command::Close(self.key(client), code, reason.into());
         self.hub.post(self.id(client), command, false)
