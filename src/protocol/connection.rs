@@ -26,16 +26,16 @@ use super::role::{Role, ServerRole};
 /// The header of a masked frame with the shortest form of the length.
 const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
-/// What is accepted on a connection.
+/// What a connection accepts from its peer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Accepted {
+pub(crate) struct ReceiveRules {
     /// Bytes of a message. More are a violation.
     pub(crate) message_bytes_max: usize,
     /// permessage-deflate was agreed (RFC 7692).
     pub(crate) compressed: bool,
 }
 
-impl Accepted {
+impl ReceiveRules {
     /// Without an extension.
     pub(crate) fn plain(message_bytes_max: usize) -> Self {
         Self {
@@ -54,14 +54,14 @@ impl Accepted {
     }
 }
 
-/// What has been received and is not complete, and what is accepted.
+/// What has been received and is not complete, and what the connection accepts.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R: Role = ServerRole> {
-    accepted: Accepted,
+    rules: ReceiveRules,
     progress: Progress<R>,
 }
 
-/// How far a stream of frames has been read, without what is accepted: a shard has that once for many connections.
+/// How far a stream of frames has been read, without the rules: a shard has them once for many connections.
 #[derive(Debug)]
 pub(crate) struct Progress<R: Role = ServerRole> {
     state: ReadState,
@@ -211,7 +211,7 @@ impl<R: Role> FrameReader<R> {
     /// `message_bytes_max` bytes are a violation.
     pub(crate) fn in_role(message_bytes_max: usize) -> Self {
         Self {
-            accepted: Accepted::plain(message_bytes_max),
+            rules: ReceiveRules::plain(message_bytes_max),
             progress: Progress::default(),
         }
     }
@@ -219,7 +219,7 @@ impl<R: Role> FrameReader<R> {
     /// permessage-deflate was agreed.
     #[cfg(feature = "deflate")]
     pub(crate) fn accept_compressed(&mut self) {
-        self.accepted.compressed = true;
+        self.rules.compressed = true;
     }
 
     /// See [`Progress::receive`].
@@ -227,7 +227,7 @@ impl<R: Role> FrameReader<R> {
         &mut self,
         input: &mut &'a mut [u8],
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        self.progress.receive(input, self.accepted)
+        self.progress.receive(input, self.rules)
     }
 
     /// Bytes held of what is not complete.
@@ -255,7 +255,7 @@ impl<R: Role> Default for Progress<R> {
 
 impl<R: Role> Progress<R> {
     /// Takes bytes from the front of `input` until one event is complete, or all of them: then
-    /// `Ok(None)`, and `input` is empty. Unmasks in place. Where what is accepted changes, that holds for messages that have
+    /// `Ok(None)`, and `input` is empty. Unmasks in place. Where the rules change, that holds for messages that have
     /// not begun.
     ///
     /// After an error or [`ProtocolEvent::Close`] nothing more is to be fed; further calls take everything
@@ -264,21 +264,21 @@ impl<R: Role> Progress<R> {
     pub(crate) fn receive<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        if let Some((text, payload)) = self.whole_small(input, accepted.message_bytes_max) {
+        if let Some((text, payload)) = self.whole_small(input, rules.message_bytes_max) {
             let payload = MessagePayload::Whole(payload);
             return Ok(Some(ProtocolEvent::Message { text, payload }));
         }
-        self.receive_any(input, accepted)
+        self.receive_any(input, rules)
     }
 
     fn receive_any<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        let received = self.advance(input, accepted);
+        let received = self.advance(input, rules);
         if matches!(received, Err(_) | Ok(Some(ProtocolEvent::Close(_)))) {
             self.abandon();
         }
@@ -361,14 +361,14 @@ impl<R: Role> Progress<R> {
     fn advance<'a>(
         &mut self,
         input: &mut &'a mut [u8],
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
         // Each turn consumes a header or returns, so the input bounds the loop.
         loop {
             let mut frame = match self.state {
                 ReadState::Header { bytes, len } => {
                     let held = usize::from(len);
-                    match self.read_header(bytes, held, input, accepted)? {
+                    match self.read_header(bytes, held, input, rules)? {
                         Some(frame) => frame,
                         None => return Ok(None),
                     }
@@ -419,10 +419,10 @@ impl<R: Role> Progress<R> {
         mut bytes: [u8; CLIENT_HEADER_BYTES_MAX],
         held: usize,
         input: &mut &mut [u8],
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<Option<FrameInProgress>, Violation> {
         if held == 0
-            && let Some((frame, header_len)) = self.judge_header(input, accepted)?
+            && let Some((frame, header_len)) = self.judge_header(input, rules)?
         {
             consume(input, header_len);
             return Ok(Some(frame));
@@ -433,7 +433,7 @@ impl<R: Role> Progress<R> {
             *to = *from;
         }
         let so_far = bytes.get(..held + taken).unwrap_or_default();
-        match self.judge_header(so_far, accepted)? {
+        match self.judge_header(so_far, rules)? {
             Some((frame, header_len)) => {
                 // The bytes held did not suffice, so the header ends inside the input.
                 consume(input, header_len.saturating_sub(held));
@@ -456,7 +456,7 @@ impl<R: Role> Progress<R> {
     fn judge_header(
         &self,
         bytes: &[u8],
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<Option<(FrameInProgress, usize)>, Violation> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
@@ -465,7 +465,7 @@ impl<R: Role> Progress<R> {
             fin,
             opcode,
             compressed,
-        } = header::first_byte(first, accepted.compressed)?;
+        } = header::first_byte(first, rules.compressed)?;
         // RFC 6455 §5.4: fragments of one message follow each other, control frames aside.
         match opcode {
             Opcode::Continuation if self.message().is_none() => {
@@ -482,7 +482,7 @@ impl<R: Role> Progress<R> {
         let remaining = if opcode.is_control() {
             length as usize // at most 125, as `length` has checked
         } else {
-            self.admit(length, compressed, accepted)?
+            self.admit(length, compressed, rules)?
         };
         let (key, header_len) = if R::PEER_MASKS {
             let key = bytes
@@ -512,14 +512,14 @@ impl<R: Role> Progress<R> {
         &self,
         length: u64,
         begins_compressed: bool,
-        accepted: Accepted,
+        rules: ReceiveRules,
     ) -> Result<usize, Violation> {
         let message = self.message();
         let held = message.map_or(0, Assembler::payload_len);
         let bytes_max = match begins_compressed || message.is_some_and(Assembler::is_compressed) {
             // What it is inflated to is held to the limit when it is known.
-            true => accepted.compressed_bytes_max(),
-            false => accepted.message_bytes_max,
+            true => rules.compressed_bytes_max(),
+            false => rules.message_bytes_max,
         };
         usize::try_from(length)
             .ok()

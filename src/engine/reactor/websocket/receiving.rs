@@ -11,7 +11,7 @@ use crate::engine::reactor::{ConnCx, Reader};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::protocol::connection::Accepted;
+use crate::protocol::connection::ReceiveRules;
 use crate::protocol::encode::Opcode;
 use crate::protocol::{connection, encode};
 use crate::report::limited;
@@ -218,11 +218,11 @@ impl WebSocket {
         input: &mut &mut [u8],
         counted: &mut Counted,
     ) -> bool {
-        let accepted = Accepted {
+        let rules = ReceiveRules {
             message_bytes_max: cx.shard.limits().message_bytes_max,
             compressed: self.compression.is_agreed(),
         };
-        match self.protocol.receive(input, accepted) {
+        match self.protocol.receive(input, rules) {
             Ok(None) => return false,
             Ok(Some(connection::ProtocolEvent::Message { text, payload })) => {
                 counted.messages += 1;
