@@ -14,14 +14,14 @@ use crate::history_id::HistoryId;
 use crate::message::Message;
 
 /// A message and its renderings, prepared without a lock.
-struct Prepared {
+struct PreparedMessage {
     id: HistoryId,
     message: Message,
     event: Option<WithId>,
     framed: Option<WithId>,
 }
 
-impl Prepared {
+impl PreparedMessage {
     fn new(message: Message, id: HistoryId) -> Self {
         Self {
             id,
@@ -90,7 +90,7 @@ impl AppShared {
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         let mut turn: Option<IdTurn<'_>> = None;
         let mut gave_up_turn = false;
-        let mut prepared: Option<Prepared> = None;
+        let mut prepared: Option<PreparedMessage> = None;
         loop {
             let wants_turn = content.depends_on_id() || kept.turns.is_contested();
             if blocking == Blocking::Wait && wants_turn && turn.is_none() {
@@ -98,13 +98,14 @@ impl AppShared {
                 gave_up_turn = turn.is_none();
             }
             let id = kept.history().next_id();
-            let is_stale = |prepared: &Prepared| content.depends_on_id() && prepared.id != id;
+            let is_stale =
+                |prepared: &PreparedMessage| content.depends_on_id() && prepared.id != id;
             let mut ready = match prepared.take() {
                 Some(prepared) if !is_stale(&prepared) => prepared,
                 _ => {
                     let message = content.message(Some(id));
                     self.check_len(hub, &message)?;
-                    Prepared::new(message, id)
+                    PreparedMessage::new(message, id)
                 }
             };
             ready.render_for(&room.members);
