@@ -53,7 +53,7 @@ const SPARE_BYTES: usize = 8;
 
 /// A rendering that starts with the message's id, which can be replaced without rendering again.
 pub(super) struct WithId {
-    form: Form,
+    form: RenderedForm,
     /// The spare bytes, the prefix with the id, and the message.
     whole: Bytes,
     body_at: usize,
@@ -61,7 +61,7 @@ pub(super) struct WithId {
     bytes: Bytes,
 }
 
-enum Form {
+enum RenderedForm {
     Event,
     /// A binary frame that names the room.
     Frame {
@@ -70,7 +70,7 @@ enum Form {
     },
 }
 
-impl Form {
+impl RenderedForm {
     /// Renders the part in front of the message.
     fn prefix(&self, id: HistoryId, body_len: usize) -> Vec<u8> {
         let id = id.to_string();
@@ -92,16 +92,16 @@ impl Form {
 
 impl WithId {
     pub(super) fn event(message: &Message, id: HistoryId) -> Self {
-        Self::new(Form::Event, &event(message, None), id)
+        Self::new(RenderedForm::Event, &event(message, None), id)
     }
 
     pub(super) fn frame(room: &str, message: &Message, id: HistoryId) -> Self {
         let is_text = message.is_text();
         let room = room.into();
-        Self::new(Form::Frame { room, is_text }, message.bytes(), id)
+        Self::new(RenderedForm::Frame { room, is_text }, message.bytes(), id)
     }
 
-    fn new(form: Form, body: &[u8], id: HistoryId) -> Self {
+    fn new(form: RenderedForm, body: &[u8], id: HistoryId) -> Self {
         #[cfg(test)]
         tests::RENDERED.set(tests::RENDERED.get() + 1);
         let prefix = form.prefix(id, body.len());
@@ -129,7 +129,7 @@ impl WithId {
         let prefix = self.form.prefix(id, body_len);
         let Some(start) = self.body_at.checked_sub(prefix.len()) else {
             let body = self.whole.slice(self.body_at..);
-            let form = std::mem::replace(&mut self.form, Form::Event);
+            let form = std::mem::replace(&mut self.form, RenderedForm::Event);
             *self = Self::new(form, &body, id);
             return;
         };
