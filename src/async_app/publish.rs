@@ -2,7 +2,7 @@
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,16 +19,13 @@ use crate::engine::{
 };
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
+use crate::host::ConnectHook;
 use crate::message::Message;
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::report::{Limited, limited};
-use crate::stream::WebsocketStream;
 use crate::sync::lock;
 use crate::user_threads;
-
-/// The channel through which a linked Humphrey app hands over its WebSocket connections.
-pub(super) type ConnectHook = Arc<Mutex<mpsc::Sender<WebsocketStream>>>;
 
 /// The state that an app shares with its senders and streams, before, while and after it runs.
 #[derive(Default)]

@@ -20,7 +20,7 @@ use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
 
 /// The channel through which a Humphrey app hands connections over.
-type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
+pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
 
 /// The hooks of apps, which answer handshakes themselves. As 0.5.1 made hooks, a program can have one of its own; it is
 /// handed streams whose handshake is answered. The type of a hook can't tell the two apart.
