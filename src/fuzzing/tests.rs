@@ -7,9 +7,9 @@ use crate::engine::sim_tests::{dialogue, game, rooms};
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
 use crate::protocol::fuzz::{client_frame, server_frame};
 
-type Target = (&'static str, fn(&[u8]));
+type FuzzTarget = (&'static str, fn(&[u8]));
 
-const TARGETS: &[Target] = &[
+const TARGETS: &[FuzzTarget] = &[
     ("frames", super::frames),
     ("client_frames", super::client_frames),
     ("reply", super::reply),

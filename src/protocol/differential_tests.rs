@@ -60,7 +60,7 @@ enum Exemption {
 
 /// A frame, read by the letter of RFC 6455 §5.2 and apart from the crate's own code.
 #[derive(Debug, Clone)]
-struct Frame {
+struct ReferenceFrame {
     end: usize,
     first: u8,
     masked: bool,
@@ -71,7 +71,7 @@ struct Frame {
 }
 
 /// Reads the frames of a script, and completes the last: so that it makes no difference how early a side judges.
-fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<Frame> {
+fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<ReferenceFrame> {
     let (mut at, mut frames) = (0, Vec::new());
     while at < bytes.len() {
         let mut take = |n: usize| {
@@ -96,7 +96,7 @@ fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<Frame> {
             *byte ^= key;
         }
         let minimal = len >= least;
-        frames.push(Frame {
+        frames.push(ReferenceFrame {
             end: at,
             first,
             masked,
@@ -113,7 +113,7 @@ fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<Frame> {
 }
 
 /// The close codes of all rules that the last frame breaks, where those before it break none.
-fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
+fn broken_rules(frames: &[ReferenceFrame], message_bytes_max: usize) -> Vec<u16> {
     let mut broken: Vec<u16> = Vec::new();
     let mut message: Option<(bool, Vec<u8>)> = None;
     for frame in frames {
@@ -158,7 +158,12 @@ fn broken_rules(frames: &[Frame], message_bytes_max: usize) -> Vec<u16> {
 // --------------------------------------------------------------------------------------------------------- both sides
 
 /// Feeds ours, frame by frame and each cut by chance.
-fn ours<R: Side>(bytes: &[u8], frames: &[Frame], max: usize, dice: &mut Dice) -> Vec<FrameOutcome> {
+fn ours<R: Side>(
+    bytes: &[u8],
+    frames: &[ReferenceFrame],
+    max: usize,
+    dice: &mut Dice,
+) -> Vec<FrameOutcome> {
     let mut connection = FrameReader::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
@@ -255,12 +260,12 @@ fn code_in(frame: &[u8]) -> Option<u16> {
 
 /// A socket that gives what it was given, and keeps what is written.
 #[derive(Default)]
-struct Socket {
+struct MemorySocket {
     input: VecDeque<u8>,
     output: Vec<u8>,
 }
 
-impl Read for Socket {
+impl Read for MemorySocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.input.read(buffer) {
             Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
@@ -269,7 +274,7 @@ impl Read for Socket {
     }
 }
 
-impl Write for Socket {
+impl Write for MemorySocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.write(bytes)
     }
@@ -279,18 +284,18 @@ impl Write for Socket {
     }
 }
 
-fn tungstenite(role: Role, max: usize) -> WebSocket<Socket> {
+fn tungstenite(role: Role, max: usize) -> WebSocket<MemorySocket> {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(0)
         .max_message_size(Some(max))
         // Of control frames, too, of which it knows no other bound before they have come in full.
         .max_frame_size(Some(max.max(125)));
-    WebSocket::from_raw_socket(Socket::default(), role, Some(config))
+    WebSocket::from_raw_socket(MemorySocket::default(), role, Some(config))
 }
 
 /// Feeds tungstenite, frame by frame.
-fn theirs(role: Role, bytes: &[u8], frames: &[Frame], max: usize) -> Vec<FrameOutcome> {
+fn theirs(role: Role, bytes: &[u8], frames: &[ReferenceFrame], max: usize) -> Vec<FrameOutcome> {
     let mut server = tungstenite(role, max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
     for frame in frames {
@@ -338,7 +343,7 @@ fn plain(mut answer: Vec<u8>) -> Vec<u8> {
 
 /// The same frames from the other side: a mask where there was none, and none where there was one. All else stays, right or
 /// wrong.
-fn of_the_other_side(bytes: &[u8], frames: &[Frame]) -> (Vec<u8>, Vec<Frame>) {
+fn of_the_other_side(bytes: &[u8], frames: &[ReferenceFrame]) -> (Vec<u8>, Vec<ReferenceFrame>) {
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
     let (mut other, mut moved, mut at) = (Vec::new(), Vec::new(), 0);
     for frame in frames {
@@ -362,7 +367,7 @@ fn of_the_other_side(bytes: &[u8], frames: &[Frame]) -> (Vec<u8>, Vec<Frame>) {
             );
         }
         at = frame.end;
-        moved.push(Frame {
+        moved.push(ReferenceFrame {
             end: other.len(),
             ..frame.clone()
         });
@@ -413,7 +418,7 @@ fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Comparison {
 fn compare_as<R: Side>(
     role: Role,
     bytes: &[u8],
-    frames: &[Frame],
+    frames: &[ReferenceFrame],
     max: usize,
     dice: &mut Dice,
 ) -> Comparison {
@@ -451,7 +456,7 @@ fn compare_as<R: Side>(
 
 /// The exemption that covers a difference in the last of these frames, where all before it were received alike.
 fn exemption(
-    frames: &[Frame],
+    frames: &[ReferenceFrame],
     max: usize,
     ours: Option<&FrameOutcome>,
     theirs: Option<&FrameOutcome>,
@@ -466,7 +471,7 @@ fn exemption(
         (Failed(1002), _) if !frame.minimal => {
             // It is all that is wrong with the frame.
             let mut otherwise = before.to_vec();
-            otherwise.push(Frame {
+            otherwise.push(ReferenceFrame {
                 minimal: true,
                 ..frame.clone()
             });

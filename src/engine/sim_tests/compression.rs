@@ -31,7 +31,7 @@ const OFFERS: [&str; 6] = [
     "permessage-deflate; server_max_window_bits=9",
 ];
 
-struct Player {
+struct CompressionPlayer {
     client: usize,
     /// None: it has agreed to nothing.
     inflater: Option<Box<InflateState>>,
@@ -46,16 +46,16 @@ struct Player {
     rooms: BTreeSet<usize>,
 }
 
-struct Game {
+struct CompressionGame {
     world: World,
     dice: Dice,
     rooms: Vec<Arc<Room>>,
-    players: Vec<Player>,
+    players: Vec<CompressionPlayer>,
     sent: usize,
     policy: SlowConsumer,
 }
 
-impl Game {
+impl CompressionGame {
     fn new(mut dice: Dice) -> Self {
         let policy = match dice.below(4) {
             0 => SlowConsumer::DropNewest,
@@ -194,7 +194,7 @@ impl Game {
         self.world.run_handlers();
         let answer = self.world.head(client);
         assert_eq!(answer.contains("permessage-deflate"), offer.is_some());
-        self.players.push(Player {
+        self.players.push(CompressionPlayer {
             client,
             inflater: offer.map(|_| InflateState::new_boxed(DataFormat::Raw)),
             window: offer.map(|_| Inflate::new(false, window_bits(&answer))),
@@ -347,7 +347,7 @@ impl Game {
 }
 
 /// The whole frames that have come, compressed ones inflated.
-fn inflated(player: &mut Player) -> Vec<Frame> {
+fn inflated(player: &mut CompressionPlayer) -> Vec<Frame> {
     let mut frames = Vec::new();
     loop {
         // One by one: a compressed one is read here, any other by the letter of RFC 6455.
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn clients_of_another_library_read_what_was_sent() {
         for_seeds(200, |seed| {
-            Game::new(Dice::from_seed(seed)).play_to_the_end()
+            CompressionGame::new(Dice::from_seed(seed)).play_to_the_end()
         });
     }
 
@@ -618,7 +618,7 @@ mod tests {
 
     #[test]
     fn room_of_followers_is_sent_a_third_of_the_bytes() {
-        let mut game = Game::new(Dice::from_seed(3));
+        let mut game = CompressionGame::new(Dice::from_seed(3));
         while game.players.len() < 4 {
             game.connect();
             game.players.retain(|player| player.can_follow);
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn late_follower_gets_an_epoch_after_many_plain_messages() {
-        let mut game = Game::new(Dice::from_seed(3));
+        let mut game = CompressionGame::new(Dice::from_seed(3));
         while game.players.len() < 2 {
             game.connect();
             game.players.retain(|player| player.can_follow);
@@ -673,7 +673,7 @@ mod tests {
 
     #[test]
     fn members_of_two_audiences_go_on_following_one() {
-        let mut game = Game::new(Dice::from_seed(3));
+        let mut game = CompressionGame::new(Dice::from_seed(3));
         while game.players.len() < 4 {
             game.connect();
             game.players.retain(|player| player.can_follow);

@@ -20,14 +20,14 @@ const TURNS_OF_A_BROADCAST: usize = 1;
 
 /// The number of calls to a client's socket, including those without effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Calls {
+struct SystemCalls {
     reads: usize,
     writes: usize,
 }
 
-fn calls_so_far(world: &World, client: usize) -> Calls {
+fn calls_so_far(world: &World, client: usize) -> SystemCalls {
     let pipe = world.pipe(client);
-    Calls {
+    SystemCalls {
         reads: pipe.reads,
         writes: pipe.tries,
     }
@@ -38,14 +38,14 @@ fn cost(
     world: &mut World,
     clients: &[usize],
     something: impl FnOnce(&mut World),
-) -> (Calls, usize) {
+) -> (SystemCalls, usize) {
     let turns = world.turns;
-    let before: Vec<Calls> = clients.iter().map(|&c| calls_so_far(world, c)).collect();
+    let before: Vec<SystemCalls> = clients.iter().map(|&c| calls_so_far(world, c)).collect();
     something(world);
     world.run_handlers();
     let mut costs = clients.iter().zip(before).map(|(&client, before)| {
         let now = calls_so_far(world, client);
-        Calls {
+        SystemCalls {
             reads: now.reads - before.reads,
             writes: now.writes - before.writes,
         }
@@ -58,15 +58,15 @@ fn cost(
     (first, world.turns - turns)
 }
 
-const ONE_WRITE: Calls = Calls {
+const ONE_WRITE: SystemCalls = SystemCalls {
     reads: 0,
     writes: 1,
 };
-const ONE_READ: Calls = Calls {
+const ONE_READ: SystemCalls = SystemCalls {
     reads: 1,
     writes: 0,
 };
-const ONE_OF_EACH: Calls = Calls {
+const ONE_OF_EACH: SystemCalls = SystemCalls {
     reads: 1,
     writes: 1,
 };

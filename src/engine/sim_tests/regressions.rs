@@ -123,7 +123,7 @@ fn every_deadline_of_a_nonreader_expires_on_time() {
 
 /// How a connection ends in the same turn in which messages are accepted for it and from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PeerEnd {
+enum Ending {
     Program,
     CloseFrame,
     EndOfStream,
@@ -135,7 +135,7 @@ enum PeerEnd {
 /// A turn in which a connection ends.
 #[derive(Debug)]
 struct EndingTurn {
-    end: PeerEnd,
+    end: Ending,
     /// Bytes that the client's socket takes before it is full.
     room: usize,
     /// Whether the end comes before the messages.
@@ -147,7 +147,7 @@ struct EndingTurn {
 
 #[test]
 fn messages_in_the_ending_turn_are_delivered_or_counted() {
-    use PeerEnd::*;
+    use Ending::*;
     let policies = [SlowConsumer::Disconnect, paced(Duration::from_secs(1))];
     for end in [Program, CloseFrame, EndOfStream, Both, Violation, Reset] {
         for room in [0, 5, 40, usize::MAX / 2] {
@@ -189,16 +189,16 @@ impl EndingTurn {
     /// Ends the client's connection, which the shard sees in its next turn.
     fn end(&self, world: &mut World, client: usize) {
         match self.end {
-            PeerEnd::Program => world.closes(client, 4000, ""),
-            PeerEnd::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
-            PeerEnd::EndOfStream => world.pipe(client).client_ends(),
-            PeerEnd::Both => {
+            Ending::Program => world.closes(client, 4000, ""),
+            Ending::CloseFrame => world.pipe(client).client_sends(&client_close(1000)),
+            Ending::EndOfStream => world.pipe(client).client_ends(),
+            Ending::Both => {
                 let mut pipe = world.pipe(client);
                 pipe.client_sends(&client_close(1000));
                 pipe.client_ends();
             }
-            PeerEnd::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
-            PeerEnd::Reset => world.pipe(client).client_resets(),
+            Ending::Violation => world.pipe(client).client_sends(&client_frame(0x83, b"")),
+            Ending::Reset => world.pipe(client).client_resets(),
         }
     }
 
@@ -267,7 +267,7 @@ impl EndingTurn {
 
     /// From the client: everything that could be read.
     fn check_handled(&self, handled: &[Told]) {
-        if !matches!(self.end, PeerEnd::Reset | PeerEnd::Program) {
+        if !matches!(self.end, Ending::Reset | Ending::Program) {
             let mut expected = vec![Told::Open, Told::Close];
             if self.speaks {
                 expected.splice(1..1, ["one", "two"].map(Told::message));
@@ -283,16 +283,16 @@ impl EndingTurn {
         if closed {
             got.pop();
         }
-        if self.end != PeerEnd::EndOfStream && self.end != PeerEnd::Reset {
+        if self.end != Ending::EndOfStream && self.end != Ending::Reset {
             assert!(closed, "{self:?}: {got:?}");
         }
-        if self.room > 1_000 && self.end != PeerEnd::Reset && !self.is_closed_first() {
+        if self.room > 1_000 && self.end != Ending::Reset && !self.is_closed_first() {
             assert_eq!(got[..8], *sent, "{self:?}");
         }
     }
 
     fn is_closed_first(&self) -> bool {
-        self.end == PeerEnd::Program && self.end_first
+        self.end == Ending::Program && self.end_first
     }
 }
 

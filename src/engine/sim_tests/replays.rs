@@ -103,7 +103,7 @@ impl Scenario {
 
 /// An event that may happen during a replay.
 #[derive(Debug, Clone, Copy)]
-enum Step {
+enum ReplayStep {
     /// The client reads a part of its socket buffer, without a readiness event for the shard.
     Read,
     /// The kernel reports that the socket is writable.
@@ -116,16 +116,16 @@ enum Step {
     Send,
 }
 
-const STEPS: [Step; 5] = [
-    Step::Read,
-    Step::Report,
-    Step::Turn,
-    Step::Broadcast,
-    Step::Send,
+const STEPS: [ReplayStep; 5] = [
+    ReplayStep::Read,
+    ReplayStep::Report,
+    ReplayStep::Turn,
+    ReplayStep::Broadcast,
+    ReplayStep::Send,
 ];
 
 /// Iterates over all sequences of `len` steps.
-fn orders(len: u32) -> impl Iterator<Item = Vec<Step>> {
+fn orders(len: u32) -> impl Iterator<Item = Vec<ReplayStep>> {
     let count = STEPS.len().pow(len);
     (0..count).map(move |index| {
         let digit = |place| index / STEPS.len().pow(place) % STEPS.len();
@@ -142,11 +142,11 @@ fn replay_triggers_no_policy_in_any_order_of_events() {
             for step in &order {
                 let pipe = || scenario.world.pipe(scenario.client);
                 match step {
-                    Step::Read => pipe().add_room_unreported(NTH_BYTES + 7),
-                    Step::Report => pipe().report_room(),
-                    Step::Turn => scenario.world.turn(),
-                    Step::Broadcast => scenario.broadcasts(&room),
-                    Step::Send => scenario.sends(),
+                    ReplayStep::Read => pipe().add_room_unreported(NTH_BYTES + 7),
+                    ReplayStep::Report => pipe().report_room(),
+                    ReplayStep::Turn => scenario.world.turn(),
+                    ReplayStep::Broadcast => scenario.broadcasts(&room),
+                    ReplayStep::Send => scenario.sends(),
                 }
             }
             scenario.assert_served(&format!("{policy:?}, {order:?}"));
@@ -189,10 +189,10 @@ fn event_stream_replay_triggers_no_policy_in_any_order() {
             let mut published = 0;
             for step in &order {
                 match step {
-                    Step::Read => scene.world.pipe(client).add_room_unreported(61),
-                    Step::Report => scene.world.pipe(client).report_room(),
-                    Step::Turn => scene.world.turn(),
-                    Step::Broadcast | Step::Send => {
+                    ReplayStep::Read => scene.world.pipe(client).add_room_unreported(61),
+                    ReplayStep::Report => scene.world.pipe(client).report_room(),
+                    ReplayStep::Turn => scene.world.turn(),
+                    ReplayStep::Broadcast | ReplayStep::Send => {
                         scene.publish("live");
                         published += 1;
                     }

@@ -21,16 +21,16 @@ const STEPS: usize = 300;
 
 /// Runs the simulation that these bytes describe.
 pub(crate) fn run(data: &[u8]) {
-    Game::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
+    RoomsGame::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
 }
 
 /// Returns the bytes of a simulation with that many steps, a seed for fuzzers.
 #[cfg(test)]
 pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
-    Game::new(Dice::from_seed(seed)).play_to_the_end(steps)
+    RoomsGame::new(Dice::from_seed(seed)).play_to_the_end(steps)
 }
 
-struct Player {
+struct RoomsPlayer {
     client: usize,
     /// Whether the client receives messages of rooms with their ids.
     numbered: bool,
@@ -52,11 +52,11 @@ enum End {
     Gone,
 }
 
-struct Game {
+struct RoomsGame {
     world: World,
     dice: Dice,
     rooms: Vec<Arc<Room>>,
-    players: Vec<Player>,
+    players: Vec<RoomsPlayer>,
     sent: usize,
     /// Whether payloads may be long and clients may receive ids.
     long: bool,
@@ -64,7 +64,7 @@ struct Game {
     narrow: bool,
 }
 
-impl Game {
+impl RoomsGame {
     fn new(dice: Dice) -> Self {
         // No client counts as slow.
         let limits = Limits {
@@ -167,7 +167,7 @@ impl Game {
                     // A handler answers its handshake.
                     self.world.run_handlers();
                 }
-                self.players.push(Player {
+                self.players.push(RoomsPlayer {
                     client,
                     numbered,
                     due: Vec::new(),
@@ -456,14 +456,14 @@ mod tests {
     #[test]
     fn random_broadcasts_reach_exactly_the_members() {
         for_seeds(200, |seed| {
-            Game::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
+            RoomsGame::new(Dice::from_seed(seed)).play_to_the_end(STEPS);
         });
     }
 
     #[test]
     fn random_evictions_leave_no_stale_member() {
         for_seeds(200, |seed| {
-            let mut game = Game::narrow(Dice::from_seed(seed));
+            let mut game = RoomsGame::narrow(Dice::from_seed(seed));
             for _ in 0..STEPS {
                 game.step();
             }

@@ -230,7 +230,7 @@ impl Wake for Alarm {
     }
 }
 
-struct Client {
+struct SimClient {
     pipe: Arc<Mutex<Pipe>>,
     key: Key,
     /// Output that is not a whole frame yet.
@@ -246,7 +246,7 @@ pub(super) struct World {
     rung: Arc<AtomicBool>,
     /// Until when the shard sleeps; none: until it is woken.
     asleep_until: Option<Duration>,
-    clients: Vec<Client>,
+    clients: Vec<SimClient>,
     /// The address of clients that come from now on.
     pub(super) come_from: [u8; 4],
     /// Handed over, and not run yet.
@@ -355,7 +355,7 @@ impl World {
         self.hub.shards[0].load.fetch_add(1, Relaxed);
         self.core().insert(wire, peer, None, upgraded);
         self.end_turn();
-        self.clients.push(Client {
+        self.clients.push(SimClient {
             pipe,
             key,
             rest: Vec::new(),

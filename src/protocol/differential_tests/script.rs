@@ -4,7 +4,7 @@ use crate::protocol::fuzz::dice::Dice;
 
 /// How a frame deviates from the valid encoding.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Written {
+enum Deviation {
     Well,
     Unmasked,
     /// The length takes two bytes, or eight.
@@ -12,7 +12,7 @@ enum Written {
     Longest,
 }
 
-struct Writer<'a> {
+struct ScriptWriter<'a> {
     dice: &'a mut Dice,
     bytes: Vec<u8>,
     max: usize,
@@ -24,7 +24,7 @@ pub(super) fn script(dice: &mut Dice) -> (Vec<u8>, usize) {
         0 => 66_000,
         n => [0, 1, 7, 20, 125, 126, 300, 1_000][n % 8],
     };
-    let mut writer = Writer {
+    let mut writer = ScriptWriter {
         dice,
         bytes: Vec::new(),
         max,
@@ -99,7 +99,7 @@ const CODES: [u16; 26] = [
     1014, 1015, 1016, 2999, 3000, 3999, 4000, 4999, 5000,
 ];
 
-impl Writer<'_> {
+impl ScriptWriter<'_> {
     fn len(&mut self) -> usize {
         match self.dice.below(24) {
             0 => self.max + self.dice.below(3),
@@ -140,21 +140,21 @@ impl Writer<'_> {
     }
 
     fn frame(&mut self, first: u8, payload: &[u8]) {
-        self.write(first, payload, Written::Well);
+        self.write(first, payload, Deviation::Well);
     }
 
-    fn write(&mut self, first: u8, payload: &[u8], written: Written) {
-        let mask = if written == Written::Unmasked {
+    fn write(&mut self, first: u8, payload: &[u8], deviation: Deviation) {
+        let mask = if deviation == Deviation::Unmasked {
             0
         } else {
             0x80
         };
         self.bytes.push(first);
         let len = payload.len();
-        if len > 0xFFFF || written == Written::Longest {
+        if len > 0xFFFF || deviation == Deviation::Longest {
             self.bytes.push(mask | 127);
             self.bytes.extend((len as u64).to_be_bytes());
-        } else if len > 125 || written == Written::Long {
+        } else if len > 125 || deviation == Deviation::Long {
             self.bytes.push(mask | 126);
             self.bytes.extend((len as u16).to_be_bytes());
         } else {
@@ -247,10 +247,10 @@ impl Writer<'_> {
             }
             2 => {
                 let opcode = self.dice.below(11) as u8;
-                self.write(0x80 | opcode, &payload, Written::Unmasked);
+                self.write(0x80 | opcode, &payload, Deviation::Unmasked);
             }
             3 => {
-                let written = [Written::Long, Written::Longest][self.dice.below(2)];
+                let deviation = [Deviation::Long, Deviation::Longest][self.dice.below(2)];
                 let first = [0x01, 0x81, 0x82, 0x89][self.dice.below(4)];
                 // This includes the maximum of the shorter form.
                 let len = match self.dice.below(3) {
@@ -258,7 +258,7 @@ impl Writer<'_> {
                     0 | 1 => self.max.min(125),
                     _ => short,
                 };
-                self.write(first, &vec![b'l'; len], written);
+                self.write(first, &vec![b'l'; len], deviation);
             }
             4 => {
                 let first = 0x08 + self.dice.below(3) as u8;

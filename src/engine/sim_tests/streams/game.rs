@@ -19,7 +19,7 @@ const ROOMS: usize = 4;
 const ALL: usize = ROOMS;
 
 /// A simulation in which event streams of several rooms begin, read and end at random while messages are published.
-struct Game {
+struct StreamsGame {
     world: World,
     dice: Dice,
     rooms: Arc<OnceLock<Vec<Arc<Room>>>>,
@@ -31,7 +31,7 @@ struct Game {
     streams: Vec<(usize, Vec<usize>, Vec<u8>)>,
 }
 
-impl Game {
+impl StreamsGame {
     fn new(seed: u64) -> Self {
         let rooms = Arc::new(OnceLock::<Vec<Arc<Room>>>::new());
         let begun = Arc::<Mutex<HashMap<Key, usize>>>::default();
@@ -204,7 +204,7 @@ fn wanted(target: &str) -> Vec<usize> {
 #[test]
 fn streams_receive_exactly_their_rooms_messages_in_order() {
     for_seeds(300, |seed| {
-        let mut game = Game::new(seed);
+        let mut game = StreamsGame::new(seed);
         for _ in 0..300 {
             game.step();
         }
