@@ -30,7 +30,7 @@ use crate::engine::reactor::Core;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
-use crate::transport::{OneByOne, Transport};
+use crate::transport::{OneByOne, ShardTransport};
 
 /// Explores a model with at most this many involuntary switches between threads.
 fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
@@ -206,14 +206,14 @@ fn hub_with_handlers_max(
 }
 
 /// A shard's thread around the real core, as in `ModelShard::work`, without a poll.
-struct Reactor<T: Transport> {
+struct Reactor<T: ShardTransport> {
     core: Core<T>,
     alarm: Arc<Alarm>,
     /// Fixed, since a model must behave the same each time it is explored.
     now: Instant,
 }
 
-impl<T: Transport<Writer = OneByOne>> Reactor<T> {
+impl<T: ShardTransport<Writer = OneByOne>> Reactor<T> {
     fn new(
         index: usize,
         hub: &Arc<Hub>,

@@ -64,7 +64,7 @@ use self::threads::watchdog;
 /// The head of a [`Request`].
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
-use crate::transport::{self, Transport};
+use crate::transport::{self, ShardTransport};
 
 /// Most shards an engine can have: the values that a [`ConnectionId`] has room for, without the one that names no
 /// connection.
@@ -152,7 +152,7 @@ impl Prepared {
 }
 
 /// Makes a writer for each shard.
-fn writers(count: usize) -> Vec<<TcpStream as Transport>::Writer> {
+fn writers(count: usize) -> Vec<<TcpStream as ShardTransport>::Writer> {
     let (writers, made) = transport::writers(count);
     if let Err(error) = made {
         warning!(

@@ -17,7 +17,7 @@ use mio::{Interest, Registry, Token};
 pub(crate) use self::socket::suppress_sigpipe;
 
 /// The operations that a shard needs on a connection.
-pub(crate) trait Transport: Sized + Send + 'static {
+pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// The registry of the poll that reports readiness.
     type Registry: Send;
 
@@ -49,7 +49,7 @@ pub(crate) trait WriteMany<T>: Send + 'static {
     /// The number of writes from which it pays to gather them.
     const GATHER_MIN: usize;
 
-    /// Calls `write` for each target, and makes the writes that it returns as `Transport::write` would. Each must be to
+    /// Calls `write` for each target, and makes the writes that it returns as `ShardTransport::write` would. Each must be to
     /// another transport. Calls `outcome` with the tag, length and result of each write.
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
@@ -76,7 +76,7 @@ pub(crate) struct OneByOne;
 #[allow(dead_code)] // See `OneByOne`.
 const LOOK_AHEAD: usize = 16;
 
-impl<T: Transport> WriteMany<T> for OneByOne {
+impl<T: ShardTransport> WriteMany<T> for OneByOne {
     const GATHER_MIN: usize = LOOK_AHEAD;
 
     #[inline]
@@ -106,14 +106,16 @@ impl<T: Transport> WriteMany<T> for OneByOne {
 /// # Errors
 /// The kernel is too old for io_uring or forbids it. The writers that are returned with the error make one system call
 /// for each write.
-pub(crate) fn writers(count: usize) -> (Vec<<TcpStream as Transport>::Writer>, io::Result<()>) {
+pub(crate) fn writers(
+    count: usize,
+) -> (Vec<<TcpStream as ShardTransport>::Writer>, io::Result<()>) {
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
     return ring::Ring::several(count);
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
     return ((0..count).map(|_| OneByOne).collect(), Ok(()));
 }
 
-impl Transport for TcpStream {
+impl ShardTransport for TcpStream {
     type Registry = Registry;
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
     type Writer = ring::Ring;
@@ -154,7 +156,7 @@ mod tests {
     /// LimitedTransport at most this many bytes of a write; `None`: the connection is broken.
     struct LimitedTransport(usize);
 
-    impl Transport for LimitedTransport {
+    impl ShardTransport for LimitedTransport {
         type Registry = ();
         type Writer = OneByOne;
 

@@ -18,7 +18,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::NewConnection;
 use crate::engine::parts::sync::{Mutex, lock};
 use crate::metrics::Metrics;
-use crate::transport::{OneByOne, Transport};
+use crate::transport::{OneByOne, ShardTransport};
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const LONG: Duration = Duration::from_secs(3600);
@@ -151,7 +151,7 @@ impl Drop for Last {
     }
 }
 
-impl Transport for Last {
+impl ShardTransport for Last {
     type Registry = ();
     type Writer = OneByOne;
 

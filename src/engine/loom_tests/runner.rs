@@ -23,7 +23,7 @@ use crate::engine::parts::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::engine::reactor::{Core, Readiness};
 use crate::message::Message;
 use crate::request::{Reject, RequestHead};
-use crate::transport::{OneByOne, Transport};
+use crate::transport::{OneByOne, ShardTransport};
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
@@ -33,7 +33,7 @@ struct Script {
     has_ended: Arc<atomic::AtomicBool>,
 }
 
-impl Transport for Script {
+impl ShardTransport for Script {
     type Registry = ();
     type Writer = OneByOne;
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// Most bytes gathered for one write.
 pub(crate) const GATHER_BYTES_MAX: usize = 128 << 10;
@@ -221,7 +221,7 @@ impl Outbox {
 
     /// Writes until the outbox is empty or the transport takes no more.
     #[cfg(test)]
-    pub(crate) fn flush<T: Transport>(
+    pub(crate) fn flush<T: ShardTransport>(
         &mut self,
         transport: &mut T,
         scratch: &mut Vec<u8>,
@@ -230,7 +230,7 @@ impl Outbox {
     }
 
     /// Writes the queued bytes. `begun` is the outcome of a write of [`Outbox::front`], if the caller has made one.
-    pub(crate) fn flush_on<T: Transport>(
+    pub(crate) fn flush_on<T: ShardTransport>(
         &mut self,
         begun: Option<io::Result<usize>>,
         transport: &mut T,

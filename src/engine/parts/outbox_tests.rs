@@ -41,7 +41,7 @@ impl BlockingTransport {
     }
 }
 
-impl Transport for BlockingTransport {
+impl ShardTransport for BlockingTransport {
     type Registry = ();
     type Writer = OneByOne;
 
@@ -78,7 +78,7 @@ struct ByBlocking {
     has_blocked: Cell<bool>,
 }
 
-impl Transport for ByBlocking {
+impl ShardTransport for ByBlocking {
     type Registry = ();
     type Writer = OneByOne;
     const SHORT_MEANS_NOT_READY: bool = false;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Core, Stage, Stop};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Panics if a connection waits for something that no timer ends. The shard is about to sleep for `wait`.
     pub(crate) fn check_timers(&self, now: Instant, wait: Option<Duration>) {
         assert!(

@@ -11,7 +11,7 @@ use crate::engine::reactor::http::Http;
 use crate::engine::reactor::opening::Upgrade;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Core, ShardCx};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// One connection.
 pub(crate) struct Conn<T> {
@@ -29,7 +29,7 @@ pub(crate) enum Stage {
     Lingering(Tick),
 }
 
-impl<T: Transport> Conn<T> {
+impl<T: ShardTransport> Conn<T> {
     /// Runs an event on the connection, then changes its stage as the event demands. Returns whether the connection must
     /// be removed.
     #[inline]
@@ -57,7 +57,7 @@ impl<T: Transport> Conn<T> {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Looks a connection up and runs an event on it. `None` if it has ended, since a key may outlive its connection.
     #[inline]
     pub(crate) fn with<R>(
@@ -146,7 +146,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-impl<T: Transport> ConnCx<'_, T> {
+impl<T: ShardTransport> ConnCx<'_, T> {
     /// Changes a connection's stage as its event demands. Returns whether the connection must be removed.
     #[cold]
     fn settle(&mut self, stage: &mut Stage) -> bool {
@@ -216,7 +216,7 @@ impl<T: Transport> ConnCx<'_, T> {
 /// The stage of a lingering connection: its input is dropped.
 struct Lingering;
 
-impl<T: Transport> Reader<T> for Lingering {
+impl<T: ShardTransport> Reader<T> for Lingering {
     fn input(&mut self, _: &mut ConnCx<'_, T>, _: &mut [u8]) {}
 
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
@@ -231,7 +231,7 @@ impl<T: Transport> Reader<T> for Lingering {
 impl Stage {
     /// Reads once, if the stage takes input.
     #[inline]
-    pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => {
                 ws.read(cx);
@@ -247,7 +247,7 @@ impl Stage {
 
     /// Writes what waits. `begun` is the outcome of the first write, if the caller has made it.
     #[inline]
-    pub(crate) fn write<T: Transport>(
+    pub(crate) fn write<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         begun: Option<io::Result<usize>>,
@@ -260,7 +260,7 @@ impl Stage {
     }
 
     /// Handles a deadline that may have passed.
-    pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn expire<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => ws.expire(cx),
             Self::Http(http) => http.expire(cx),
@@ -270,7 +270,7 @@ impl Stage {
     }
 
     /// Stops the connection, since the engine stops.
-    pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn stop<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => ws.stop(cx),
             Self::Http(http) => http.stop(cx),

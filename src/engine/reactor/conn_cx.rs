@@ -8,7 +8,7 @@ use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::timers::Tick;
 use crate::engine::reactor::ShardCx;
 use crate::engine::reactor::opening::Upgrade;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// A connection's transport, and its state in the event loop, whatever its stage.
 pub(crate) struct Socket<T> {
@@ -60,7 +60,7 @@ enum Input {
 }
 
 /// The context of an event: the connection's socket, and the rest of its shard.
-pub(crate) struct ConnCx<'a, T: Transport> {
+pub(crate) struct ConnCx<'a, T: ShardTransport> {
     pub(crate) key: Key,
     pub(crate) socket: &'a mut Socket<T>,
     pub(crate) shard: &'a mut ShardCx<T>,
@@ -68,7 +68,7 @@ pub(crate) struct ConnCx<'a, T: Transport> {
     pub(super) after: After,
 }
 
-impl<T: Transport> ConnCx<'_, T> {
+impl<T: ShardTransport> ConnCx<'_, T> {
     /// Queues the connection for reading in this turn, or in the next if this turn's reads are over.
     #[inline]
     pub(crate) fn want_read(&mut self) {
@@ -187,7 +187,7 @@ impl<T: Transport> ConnCx<'_, T> {
 }
 
 /// A stage that processes the bytes that its client sends.
-pub(crate) trait Reader<T: Transport> {
+pub(crate) trait Reader<T: ShardTransport> {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]);
 
     /// Called when the client has ended its stream.

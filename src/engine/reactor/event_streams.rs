@@ -8,9 +8,9 @@
 use crate::engine::model::command::Subscribing;
 use crate::engine::reactor::websocket::{Stream, WebSocket};
 use crate::engine::reactor::{ConnCx, Core};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Processes a handler's decision: the event stream begins, or is refused.
     pub(crate) fn begin_stream(&mut self, subscribing: Subscribing) {
         let key = subscribing.key;
@@ -31,7 +31,11 @@ impl<T: Transport> Core<T> {
 }
 
 impl WebSocket {
-    fn begin_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, subscribing: Subscribing) {
+    fn begin_stream<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        subscribing: Subscribing,
+    ) {
         let Subscribing {
             preface,
             keep_alive,

@@ -7,9 +7,9 @@ use crate::engine::handlers::pool;
 use crate::engine::model::job::{Done, Job};
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::Core;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Gives jobs to the pool, unless they run on the shard's own thread.
     pub(crate) fn hand_over(&mut self) {
         if !self.cx.runs_inline {
@@ -28,7 +28,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-impl<T: Transport> JobSource for Core<T> {
+impl<T: ShardTransport> JobSource for Core<T> {
     fn next_job(&mut self) -> Option<Job> {
         self.cx.jobs.pop_front()
     }

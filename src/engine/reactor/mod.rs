@@ -70,7 +70,7 @@ use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::websocket::inflating::Inflations;
 use crate::metrics::Counters;
 use crate::report::limited;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// Most bytes read from one connection at a time, into a buffer that a shard's connections share. A connection with
 /// more waits for the next turn. As much as one write sends, so that what arrives together can leave together.
@@ -83,7 +83,7 @@ pub(crate) const EVICTED_PER_TURN: usize = 32;
 const SPARE_KEYS_MAX: usize = 4096;
 
 /// A shard: its connections, and the rest of its state.
-pub(crate) struct Core<T: Transport> {
+pub(crate) struct Core<T: ShardTransport> {
     pub(crate) conns: Slab<Conn<T>>,
     pub(crate) cx: ShardCx<T>,
     registry: T::Registry,
@@ -96,7 +96,7 @@ pub(crate) struct Core<T: Transport> {
 }
 
 /// A shard without its connections: the context that all of their events share.
-pub(crate) struct ShardCx<T: Transport> {
+pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) index: u16,
     pub(crate) hub: Arc<Hub>,
     pub(crate) subscriptions: Subscriptions,
@@ -131,7 +131,7 @@ pub(crate) struct ShardCx<T: Transport> {
     pub(crate) stop: Stop,
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     pub(crate) fn new(
         index: u16,
         hub: Arc<Hub>,
@@ -542,7 +542,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-impl<T: Transport> ShardCx<T> {
+impl<T: ShardTransport> ShardCx<T> {
     pub(crate) fn handle(&self) -> &ShardHandle {
         &self.hub.shards[usize::from(self.index)]
     }

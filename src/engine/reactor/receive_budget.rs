@@ -18,7 +18,7 @@ use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::engine::reactor::{ConnCx, Core};
 use crate::limits::Limits;
 use crate::protocol::close::CloseCode;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 pub(crate) struct ReceiveBudget {
     /// Bytes of unfinished messages.
@@ -155,7 +155,7 @@ impl ReceiveBudget {
     }
 }
 
-impl<T: Transport> ConnCx<'_, T> {
+impl<T: ShardTransport> ConnCx<'_, T> {
     /// Pauses reading from the connection until handlers have caught up.
     pub(crate) fn pause_reading(&mut self) {
         self.socket.queued = true;
@@ -163,7 +163,7 @@ impl<T: Transport> ConnCx<'_, T> {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Removes paused connections that have ended, if they might be most of the queue.
     pub(super) fn sweep_paused(&mut self) {
         let paused = &mut self.cx.receive_budget.paused;

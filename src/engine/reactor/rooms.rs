@@ -22,7 +22,7 @@ use crate::engine::parts::small_set::Members;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{ConnCx, Core};
 use crate::sync::lock;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The rooms that any connection of a shard is in.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl LocalRooms {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     pub(crate) fn join_room(&mut self, joining: Joining) {
         let Joining { key, room, replay } = joining;
         let messages = replay.len() as u64;
@@ -110,14 +110,18 @@ impl<T: Transport> Core<T> {
 
 impl WebSocket {
     /// Whether a connection takes a room's messages: it is open, and has not left again.
-    fn is_reached_by<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: &Arc<Room>) -> bool {
+    fn is_reached_by<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        room: &Arc<Room>,
+    ) -> bool {
         // Messages that the room has sent so far are for its members so far.
         self.take_batches(cx);
         self.is_open() && self.session.note_change_seen(room)
     }
 
     /// Makes a connection a member of a room. Returns whether it is one now.
-    fn join_room<T: Transport>(
+    fn join_room<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         room: &Arc<Room>,
@@ -139,7 +143,7 @@ impl WebSocket {
         true
     }
 
-    fn leave_room<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, room: Arc<Room>) {
+    fn leave_room<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, room: Arc<Room>) {
         if !self.is_reached_by(cx, &room) {
             return;
         }
@@ -161,7 +165,7 @@ impl WebSocket {
         self.presence_changed(cx, Presence::Left, room);
     }
 
-    fn presence_changed<T: Transport>(
+    fn presence_changed<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         change: Presence,
@@ -177,7 +181,7 @@ impl WebSocket {
     }
 
     /// Leaves all rooms at the end of the connection. Its share of their batches was taken, or is lost.
-    pub(super) fn leave_rooms<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn leave_rooms<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let rooms = std::mem::take(&mut *lock(&self.session.rooms)).into_vec();
         let shard = &mut *cx.shard;
         let is_stream = self.encoding() == Encoding::Events;

@@ -10,7 +10,7 @@ use crate::engine::handlers::pool;
 use crate::engine::model::command::Command;
 use crate::engine::model::room::Room;
 use crate::engine::reactor::{Core, ShardCx, Stage};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The progress of stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Stop {
     }
 }
 
-impl<T: Transport> ShardCx<T> {
+impl<T: ShardTransport> ShardCx<T> {
     pub(super) fn begin_stop(&mut self, deadline: Instant) {
         match self.stop {
             Stop::Running => self.stop = Stop::Draining(deadline),
@@ -78,7 +78,7 @@ impl<T: Transport> ShardCx<T> {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     pub(super) fn go_on_stopping(&mut self) {
         if let Stop::Draining(deadline) = self.cx.stop
             && (self.cx.fanout.is_empty() || self.cx.now >= deadline)

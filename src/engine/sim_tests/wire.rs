@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::protocol::fuzz;
 pub(super) use crate::sync::lock;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 #[cfg(feature = "io-uring")]
 use crate::transport::WriteMany;
 
@@ -169,7 +169,7 @@ impl Wire {
     }
 }
 
-impl Transport for Wire {
+impl ShardTransport for Wire {
     type Registry = ();
     /// With the feature `io-uring`, every simulation uses the batched writer.
     #[cfg(feature = "io-uring")]

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// Most control frames that may wait for a client. At 127 bytes each they are the outbox's small allowance beside its
 /// bound. A client that triggers more is not read until it has taken some.
@@ -478,7 +478,7 @@ impl Queue {
 
     /// Writes the first chunks in one vectored write. Returns the outcome, and the number of bytes offered.
     #[inline(never)] // Rarely called: keeps the pieces off the stack of other paths.
-    fn write_vectored<T: Transport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
+    fn write_vectored<T: ShardTransport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
         for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
@@ -490,7 +490,7 @@ impl Queue {
     }
 
     /// Writes until the outbox is empty or the transport takes no more.
-    pub(super) fn flush<T: Transport>(
+    pub(super) fn flush<T: ShardTransport>(
         &mut self,
         mut begun: Option<io::Result<usize>>,
         transport: &mut T,

@@ -10,7 +10,7 @@ use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::limits::SlowConsumer;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The owner of bytes that an outbox is to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Fanout {
 
 impl WebSocket {
     /// Sends frames to the client, behind its share of earlier broadcasts.
-    pub(crate) fn send<T: Transport>(
+    pub(crate) fn send<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         frames: Bytes,
@@ -114,7 +114,7 @@ impl WebSocket {
 
     /// Moves the client's share of all batches into its outbox.
     #[inline]
-    pub(crate) fn take_batches<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn take_batches<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         #[cfg(feature = "deflate")]
         if self.compression.epoch().is_some()
             && cx.shard.hub.settings.slow_consumer.drops()
@@ -132,7 +132,11 @@ impl WebSocket {
     /// where the slow-consumer policy may drop some, the connection otherwise leaves its epoch and gets the share
     /// plain.
     #[cfg(feature = "deflate")]
-    pub(super) fn make_sure_it_fits<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, len: usize) {
+    pub(super) fn make_sure_it_fits<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        len: usize,
+    ) {
         let policy = cx.shard.hub.settings.slow_consumer;
         if !policy.drops() {
             return;
@@ -151,7 +155,7 @@ impl WebSocket {
     /// Queues a room's history for a client that has just joined. The slow-consumer policy does not apply: neither the
     /// length of this replay nor the rest of earlier ones shows how the client reads. A client that reads none of it is
     /// disconnected by its write timeout, or by the send budget.
-    pub(crate) fn replay<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, frames: Vec<Bytes>) {
+    pub(crate) fn replay<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, frames: Vec<Bytes>) {
         if frames.is_empty() {
             return;
         }
@@ -171,7 +175,7 @@ impl WebSocket {
     }
 
     /// Queues whole messages, as far as the slow-consumer policy allows.
-    pub(super) fn enqueue<T: Transport>(
+    pub(super) fn enqueue<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         bytes: Bytes,

@@ -6,9 +6,9 @@ use crate::engine::model::command::Command;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::reactor::Core;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Whether the recipients of the next command have room for it.
     pub(super) fn has_headroom_for_next(&mut self) -> bool {
         let Some(command) = self.cx.fanout.commands.front() else {

@@ -42,7 +42,7 @@ use crate::engine::reactor::{ConnCx, Core, ShardCx, Stage};
 use crate::limits::SlowConsumer;
 use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::sync::lock;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// If there are more batches than this, those of a connection are looked up by its rooms.
 const FEW_BATCHES: usize = 8;
@@ -381,7 +381,7 @@ fn unshared_bytes_max(settings: &Settings) -> usize {
         .max(limits.message_bytes_max.saturating_add(HEADER_BYTES_MAX))
 }
 
-impl<T: Transport> ShardCx<T> {
+impl<T: ShardTransport> ShardCx<T> {
     /// Counts the time that producers have waited for congested members.
     pub(crate) fn count_pace(&mut self) {
         let since = self.fanout.is_paced().then_some(self.now);
@@ -402,7 +402,7 @@ impl<T: Transport> ShardCx<T> {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Delivers commands until all are delivered, or until producers must wait.
     pub(crate) fn deliver_commands(&mut self) {
         while !self.cx.fanout.commands.is_empty() {
@@ -599,7 +599,7 @@ impl<T: Transport> Core<T> {
 impl WebSocket {
     /// Excludes a connection from the broadcast with this number. Returns how many other connections are in the
     /// audience, if this one is.
-    fn skip<T: Transport>(
+    fn skip<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         audience: Audience,
@@ -632,7 +632,7 @@ impl WebSocket {
     }
 
     /// Updates the congestion of a member, and of all, after its outbox or headroom has changed.
-    pub(crate) fn note_fill<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn note_fill<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let shard = &mut *cx.shard;
         let bytes = self.outbox.bytes() as u64;
         shard.counters().outbox_bytes_peak.raise(bytes);
@@ -647,7 +647,7 @@ impl WebSocket {
     }
 
     /// Makes a connection receive broadcasts to everyone from now on. An event stream receives nothing yet.
-    pub(crate) fn join<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn join<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let encoding = self.encoding();
         self.seen = cx.shard.fanout.broadcasts;
         cx.shard.fanout.all_of(encoding).insert(cx.key.slot);
@@ -664,7 +664,7 @@ impl WebSocket {
     }
 
     /// Removes a connection that ends from everyone and from its rooms.
-    pub(crate) fn leave<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn leave<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.leave_rooms(cx);
         let encoding = self.encoding();
         if !cx.shard.fanout.all_of(encoding).remove(cx.key.slot) {

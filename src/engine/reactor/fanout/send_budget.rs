@@ -5,7 +5,7 @@ use crate::engine::parts::id::Key;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::{ConnCx, Core, Stage};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 impl Fanout {
     /// Begins another turn's writes.
@@ -14,7 +14,7 @@ impl Fanout {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Disconnects the clients with most waiting bytes while all hold too much: first those that take nothing at
     /// present, then others if that is not enough.
     #[inline]
@@ -64,7 +64,7 @@ impl<T: Transport> Core<T> {
 
 impl Stage {
     /// Disconnects the client unless its socket takes something. In that case sets it aside, and returns its key.
-    fn try_or_give_up<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
+    fn try_or_give_up<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
         let before = self.waiting_bytes();
         self.write(cx, None);
         if cx.is_over() {
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     /// Takes it out of the index for now, so that it is not found as the largest.
-    fn set_aside<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn set_aside<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let blocked = &mut cx.shard.fanout.blocked;
         match self {
             Self::WebSocket(ws) => {
@@ -103,7 +103,7 @@ impl Stage {
     }
 
     /// Puts it back into the index.
-    fn note_blocked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn note_blocked<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => cx.shard.fanout.note_unshared(ws),
             Self::Http(http) => http.note_blocked(cx.key.slot, &mut cx.shard.fanout.blocked),
@@ -112,7 +112,7 @@ impl Stage {
     }
 
     /// Disconnects a client that does not read.
-    fn give_up_reader<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn give_up_reader<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => {
                 ws.disconnect_slow(cx);

@@ -24,7 +24,7 @@ use crate::engine::parts::compression::{ConnCompression, Epoch, SHARED_WINDOW_BI
 use crate::engine::reactor::Core;
 use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::encode::{self, MessageKind};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// Shorter messages gain nothing.
 const COMPRESSED_FROM_BYTES: usize = 64;
@@ -384,7 +384,7 @@ impl SharedCompression {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Compresses a broadcast, if any members can follow. May send the batches gathered before.
     pub(super) fn compress(
         &mut self,

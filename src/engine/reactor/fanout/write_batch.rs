@@ -1,4 +1,4 @@
-//! Writes to many connections, with one system call or one for each, as the shard's writer does (`Transport::Writer`).
+//! Writes to many connections, with one system call or one for each, as the shard's writer does (`ShardTransport::Writer`).
 //!
 //! Outcomes are processed after all writes, and nothing else happens in between: each outcome finds the outbox in the
 //! state in which the write found it.
@@ -12,7 +12,7 @@ use crate::engine::parts::id::Key;
 use crate::engine::reactor::fanout::enqueue::Ownership;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{Conn, ConnCx, Core, Stage};
-use crate::transport::{Transport, Write, WriteMany};
+use crate::transport::{ShardTransport, Write, WriteMany};
 
 /// The outcome of a write; `None` if none was made.
 type Begun = Option<io::Result<usize>>;
@@ -30,7 +30,7 @@ struct BatchOutcome {
     followers: Followers,
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Sends a batch to its audience: at once to members for whom nothing waits, and into the outbox of others.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
         let audience = batch.audience;
@@ -173,7 +173,7 @@ impl<T: Transport> Core<T> {
 
 impl WebSocket {
     /// Queues the rest of a batch that could not be written in full.
-    fn take_rest<T: Transport>(
+    fn take_rest<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         batch: &mut SealedBatch,
@@ -197,7 +197,7 @@ impl WebSocket {
 
     /// Processes a partial write of `written` bytes: the frame in progress is queued, and the slow-consumer policy
     /// applies to messages that do not fit behind it.
-    fn take_partial<T: Transport>(
+    fn take_partial<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         batch: &mut SealedBatch,
@@ -238,7 +238,11 @@ impl WebSocket {
     }
 
     /// Queues a member's share of a batch.
-    fn enqueue_share<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, batch: &mut SealedBatch) {
+    fn enqueue_share<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        batch: &mut SealedBatch,
+    ) {
         #[cfg(feature = "deflate")]
         {
             let frames = batch.frames(self.compression);
@@ -256,7 +260,7 @@ impl WebSocket {
     }
 
     /// Queues a member's share of a batch from this offset on.
-    fn enqueue_from<T: Transport>(
+    fn enqueue_from<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         frames: &mut SealedFrames,

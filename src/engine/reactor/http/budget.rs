@@ -13,7 +13,7 @@ use crate::engine::reactor::http::{Http, Phase};
 use crate::engine::reactor::{ConnCx, Core, Stage};
 use crate::limits::Limits;
 use crate::protocol::http::{Body, BodyMode};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The overhead of a request beside the bytes that its client has sent, and of its job while it waits.
 pub(crate) const REQUEST_BYTES: usize = 512;
@@ -132,14 +132,18 @@ impl Http {
 
 impl Http {
     /// Updates the budget after the connection's received bytes have changed.
-    pub(super) fn count_request<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn count_request<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.trim_buffer();
         let held = self.counted_bytes();
         cx.shard.requests.set(self, cx.key.slot, held);
     }
 
     /// Responds that there is no room for a request, or no handler in time.
-    pub(super) fn answer_busy<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head_only: bool) {
+    pub(super) fn answer_busy<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        head_only: bool,
+    ) {
         cx.shard.counters().refused_unserved.add(1);
         self.buffer = Vec::new();
         self.answer(cx, busy().response(BodyMode::head_only_if(head_only)));
@@ -148,7 +152,7 @@ impl Http {
 
     /// Makes the connection, which holds most, give way: stops waiting for its body, or drops the bytes sent behind its
     /// request.
-    fn give_way<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn give_way<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Body(_) => {
                 let head_only = self.reads_body_of_head();
@@ -170,7 +174,7 @@ impl Http {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Makes the connections that hold most give way, until the requests fit the budget.
     #[inline]
     pub(crate) fn enforce_request_budget(&mut self) {

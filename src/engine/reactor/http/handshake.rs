@@ -17,7 +17,7 @@ use crate::protocol::http::{self, Body, BodyMode, Head, Persistence};
 use crate::protocol::{encode, handshake};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// A request that the program authorises.
 pub(super) struct Authorizing {
@@ -83,7 +83,7 @@ fn rewritten(pending_out: Vec<u8>, request: &RequestHead, granted: &Granted) -> 
 
 impl Http {
     /// Admits the client of a valid handshake, and begins a WebSocket.
-    pub(super) fn on_handshake<T: Transport>(
+    pub(super) fn on_handshake<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         head: Head,
@@ -98,7 +98,7 @@ impl Http {
         }
     }
 
-    fn admit<T: Transport>(
+    fn admit<T: ShardTransport>(
         &self,
         cx: &mut ConnCx<'_, T>,
         head: Option<&Head>,
@@ -108,7 +108,11 @@ impl Http {
     }
 
     /// Admits the client of a request for an event stream.
-    pub(super) fn on_event_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
+    pub(super) fn on_event_stream<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        head: Head,
+    ) {
         let head_only = head.method == "HEAD";
         if !head_only && head.method != "GET" {
             let answer = cx.shard.hub.other_method(&head);
@@ -127,7 +131,7 @@ impl Http {
     }
 
     /// Has the program authorise a request with a body, before the body is read.
-    pub(super) fn authorize_body<T: Transport>(
+    pub(super) fn authorize_body<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         head: Head,
@@ -140,7 +144,7 @@ impl Http {
     }
 
     /// Takes over a connection whose request was read by a host.
-    pub(crate) fn take_over<T: Transport>(
+    pub(crate) fn take_over<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         mut upgraded: Upgraded,
@@ -178,7 +182,7 @@ impl Http {
     }
 
     /// Has the program decide whether a client is accepted. Meanwhile nothing is read.
-    fn authorize<T: Transport>(
+    fn authorize<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         request: Arc<RequestHead>,
@@ -216,7 +220,7 @@ impl Http {
     }
 
     /// Ends the wait for the program's verdict.
-    pub(super) fn end_authorizing<T: Transport>(
+    pub(super) fn end_authorizing<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
     ) -> Option<Authorizing> {
@@ -233,7 +237,7 @@ impl Http {
     }
 
     /// Processes the program's verdict.
-    pub(crate) fn on_verdict<T: Transport>(
+    pub(crate) fn on_verdict<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         answer: Result<Granted, Refusal>,
@@ -267,7 +271,7 @@ impl Http {
     }
 
     /// Rejects a request without waiting for the program's verdict any longer.
-    pub(super) fn reject_unauthorized<T: Transport>(
+    pub(super) fn reject_unauthorized<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         reject: &Reject,
@@ -284,7 +288,7 @@ impl Http {
     }
 
     /// Rejects a request: with a response, or with a close frame if the response to the handshake was sent already.
-    fn reject<T: Transport>(
+    fn reject<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         source: HandshakeSource,
@@ -311,7 +315,7 @@ impl Http {
     }
 
     /// Closes a connection whose handshake was answered by a host.
-    fn close_handed_over<T: Transport>(
+    fn close_handed_over<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         upgraded: Upgraded,
@@ -328,7 +332,7 @@ impl Http {
     }
 
     /// Accepts the client, and begins what it has requested.
-    fn accept<T: Transport>(
+    fn accept<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         request: Arc<RequestHead>,

@@ -7,7 +7,7 @@ use crate::engine::parts::id::Key;
 use crate::engine::reactor::http::Http;
 use crate::engine::reactor::{Core, Stage};
 use crate::limits::Limits;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 pub(crate) struct HandshakeQueue {
     /// Connections with their numbers. Entries of connections that no longer wait, or that wait anew, are swept out now
@@ -65,7 +65,7 @@ impl HandshakeQueue {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Disconnects the oldest connections while too many wait for a request head.
     pub(crate) fn enforce_handshakes_max(&mut self) {
         while let Some((seq, key)) = self.cx.handshake_queue.pop_over_max() {

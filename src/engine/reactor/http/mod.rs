@@ -30,7 +30,7 @@ use crate::protocol::http::{Body, BodyMode, Head, HttpError, Parsed};
 use crate::protocol::{self, http};
 use crate::report::debug;
 use crate::request::Reject;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 pub(crate) struct Http {
     peer: SocketAddr,
@@ -118,7 +118,7 @@ impl Http {
 
 impl Http {
     /// Processes the received bytes as far as possible.
-    fn go_on<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn go_on<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         while !cx.is_over() {
             let has_gone_on = match &self.phase {
                 Phase::Head => self.take_head(cx),
@@ -132,7 +132,7 @@ impl Http {
     }
 
     /// Takes a request head from the received bytes. Returns whether there may be more to do.
-    fn take_head<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+    fn take_head<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if self.buffer.is_empty() {
             return false;
         }
@@ -156,7 +156,7 @@ impl Http {
         }
     }
 
-    fn on_request<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
+    fn on_request<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         cx.shard.handshake_queue.remove(self);
         let head_only = head.method == "HEAD";
         if cx.shard.hub.is_full() {
@@ -189,7 +189,7 @@ impl Http {
 
     /// Processes a request for a mounted route. It is refused before its body is read if the body does not matter for
     /// that.
-    fn on_route<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
+    fn on_route<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         // The last request no longer counts.
         self.count_request(cx);
         if let Err(refused) = cx.shard.hub.admit_request(self.peer, &head) {
@@ -222,7 +222,7 @@ impl Http {
     }
 
     /// Begins to read the body of a request, if there is room.
-    fn begin_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head, body: Body) {
+    fn begin_body<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head, body: Body) {
         if !cx.shard.requests.has_room_for(&body) {
             self.answer_busy(cx, head.method == "HEAD");
             return;
@@ -241,7 +241,7 @@ impl Http {
     }
 
     /// Reads the body. Returns whether it is complete.
-    fn take_body<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+    fn take_body<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         let Phase::Body(request) = &mut self.phase else {
             return false;
         };
@@ -262,7 +262,7 @@ impl Http {
     }
 
     /// Queues the complete request for the handler of its route.
-    fn handle<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn handle<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let Phase::Body(request) = std::mem::replace(&mut self.phase, Phase::Head) else {
             debug_assert!(false, "only a request whose body was read is handled");
             return;
@@ -289,7 +289,11 @@ impl Http {
     }
 
     /// Sends the response of a route; 503 if the request was taken back since it waited for too long.
-    pub(crate) fn respond<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, response: Response) {
+    pub(crate) fn respond<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        response: Response,
+    ) {
         if !matches!(self.phase, Phase::Handling(_)) {
             return;
         }
@@ -304,7 +308,12 @@ impl Http {
     }
 
     /// Answers a request that can't be served, and closes the connection.
-    fn fail<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, error: HttpError, head_only: bool) {
+    fn fail<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        error: HttpError,
+        head_only: bool,
+    ) {
         unreadable(error, cx.shard.counters()).add(1);
         debug!("{} sent a request that can't be served: {error}", self.peer);
         let body = format!("{error}\n");
@@ -320,7 +329,7 @@ impl Http {
     }
 
     /// Answers a client that is not admitted, and closes the connection.
-    fn refuse<T: Transport>(
+    fn refuse<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         refused: AdmissionRefused,
@@ -332,12 +341,12 @@ impl Http {
     }
 
     /// Reads once, if the phase takes input. Returns whether there was anything to read.
-    pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+    pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         self.wants_input() && cx.read_for(self)
     }
 
     /// Handles a deadline that may have passed.
-    pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn expire<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         if self.deadline() > tick {
             return;
@@ -353,7 +362,7 @@ impl Http {
         }
     }
 
-    fn expire_phase<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn expire_phase<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let has_begun = !self.buffer.is_empty() || matches!(self.phase, Phase::Body(_));
         let head_only = self.reads_body_of_head();
         match &self.phase {
@@ -395,7 +404,7 @@ impl Http {
     }
 
     /// Stops: a client that is being answered gets its response, others are disconnected.
-    pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn stop<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match &mut self.phase {
             Phase::Head | Phase::Body(_) => cx.free(),
             Phase::Handling(_) => {}
@@ -408,7 +417,7 @@ impl Http {
     }
 }
 
-impl<T: Transport> Reader<T> for Http {
+impl<T: ShardTransport> Reader<T> for Http {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) {
         self.buffer.extend_from_slice(bytes);
         self.go_on(cx);
@@ -428,7 +437,7 @@ impl<T: Transport> Reader<T> for Http {
     }
 }
 
-impl<T: Transport> ShardCx<T> {
+impl<T: ShardTransport> ShardCx<T> {
     /// Stops counting a connection that leaves HTTP.
     pub(super) fn release_http(&mut self, slot: u32, mut http: Http) {
         self.requests.release(&mut http, slot);

@@ -12,7 +12,7 @@ use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::{Http, Phase};
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// A response that is being sent.
 pub(super) struct Writing {
@@ -33,7 +33,7 @@ impl Writing {
     }
 
     /// Writes the next bytes.
-    fn write<T: Transport>(&self, transport: &mut T) -> io::Result<usize> {
+    fn write<T: ShardTransport>(&self, transport: &mut T) -> io::Result<usize> {
         let Response { head, body, .. } = &self.response;
         match head.get(self.at..) {
             Some(head) if !head.is_empty() && body.is_empty() => transport.write(head),
@@ -78,11 +78,11 @@ impl Http {
 
 impl Http {
     /// Sends a response, and closes the connection after it.
-    pub(super) fn answer<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: Vec<u8>) {
+    pub(super) fn answer<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: Vec<u8>) {
         self.begin_writing(cx, Response::small(bytes));
     }
 
-    pub(super) fn begin_writing<T: Transport>(
+    pub(super) fn begin_writing<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         response: Response,
@@ -102,7 +102,7 @@ impl Http {
     }
 
     /// Writes the rest of a response, as far as the socket takes it.
-    pub(crate) fn write<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn write<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let Phase::Writing(writing) = &mut self.phase else {
             return;
         };
@@ -143,7 +143,7 @@ impl Http {
     }
 
     /// Handles the deadline of a response, which may have passed.
-    pub(super) fn expire_writing<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn expire_writing<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         // The socket may have room that was not reported. A client that has stopped reading has none.
         self.write(cx);
         if !cx.is_over()

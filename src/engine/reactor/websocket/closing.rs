@@ -16,11 +16,11 @@ use crate::protocol::encode;
 use crate::protocol::http::BodyMode;
 use crate::report::{debug, limited};
 use crate::request::Reject;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 impl WebSocket {
     /// Ends both directions, since the connection broke.
-    pub(crate) fn break_off<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn break_off<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let unsent = cx.shard.fanout.pending_messages(self);
         cx.socket.transport = None;
         cx.socket.readable = false;
@@ -41,7 +41,7 @@ impl WebSocket {
     }
 
     /// Closes from our side (RFC 6455 §7.1.2): a close frame is queued behind all messages, and nothing after it.
-    pub(crate) fn close<T: Transport>(
+    pub(crate) fn close<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         code: CloseCode,
@@ -65,7 +65,7 @@ impl WebSocket {
     }
 
     /// Closes an event stream, which ends with its connection.
-    fn close_stream<T: Transport>(
+    fn close_stream<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         code: CloseCode,
@@ -88,7 +88,7 @@ impl WebSocket {
     }
 
     /// Sends nothing more on an event stream.
-    pub(crate) fn end_stream<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn end_stream<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.stop_receiving();
         self.end_sending(cx, None);
         self.advance(cx);
@@ -102,7 +102,7 @@ impl WebSocket {
     }
 
     /// Ends the sending direction after the queued bytes, with a close frame or without.
-    pub(super) fn end_sending<T: Transport>(
+    pub(super) fn end_sending<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         close_frame: Option<Vec<u8>>,
@@ -123,7 +123,7 @@ impl WebSocket {
     }
 
     /// Ends the connection once nothing more is received and everything is handled.
-    pub(super) fn advance_end<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn advance_end<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.receiving.is_over() || self.handlers == Handlers::Running || !self.inbox.is_empty()
         {
             return;
@@ -145,7 +145,7 @@ impl WebSocket {
     }
 
     /// Queues the close event, once, behind the events that are not handled yet.
-    fn dispatch_close<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn dispatch_close<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.has_departed() {
             return;
         }
@@ -165,7 +165,7 @@ impl WebSocket {
     }
 
     /// Stops counting the connection, and frees its address.
-    fn depart<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> Arc<Session> {
+    fn depart<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> Arc<Session> {
         debug_assert!(!self.has_departed(), "a connection departs once");
         self.handlers = Handlers::Ended;
         let session = self.session.clone();
@@ -186,7 +186,7 @@ impl WebSocket {
 
     /// Disconnects a slow consumer: the frame in progress is finished, the rest is dropped, and a close frame with 1013
     /// says why.
-    pub(crate) fn disconnect_slow<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn disconnect_slow<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.is_open() {
             return;
         }
@@ -212,7 +212,7 @@ impl WebSocket {
 
     /// Evicts the connection: receives nothing more, has earlier messages handled, then closes with this code and
     /// reason.
-    pub(crate) fn evict<T: Transport>(
+    pub(crate) fn evict<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         code: CloseCode,
@@ -233,12 +233,12 @@ impl WebSocket {
     }
 
     /// Closes the connection since the engine stops (RFC 6455 §7.4.1, 1001).
-    pub(crate) fn stop<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn stop<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.close(cx, CloseCode::GOING_AWAY, "server is shutting down");
     }
 
     /// Ends a connection that has not ended in time, after the engine has stopped.
-    pub(crate) fn abandon<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn abandon<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let unsent = cx.shard.fanout.pending_messages(self);
         self.sending = Sending::Broken;
         self.session.set_status(Status::Closed);

@@ -14,7 +14,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode::Opcode;
 use crate::protocol::{encode, event_stream};
 use crate::report::limited;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 impl WebSocket {
     /// Whether the deadline has passed by which the client should have sent something.
@@ -32,7 +32,7 @@ impl WebSocket {
 
 impl WebSocket {
     /// Handles a deadline that may have passed.
-    pub(crate) fn expire<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn expire<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let is_silent = self.is_silent_too_long(&cx.shard.hub.settings, tick);
         let has_sent = is_silent && cx.may_read_before_verdict() && self.read(cx);
@@ -65,14 +65,14 @@ impl WebSocket {
     }
 
     /// Closes the connection, since its session has expired.
-    pub(crate) fn expire_session<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn expire_session<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.is_open() {
             cx.shard.counters().expired.add(1);
             self.close(cx, CloseCode::UNAUTHORIZED, "session expired");
         }
     }
 
-    fn expire_pace<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn expire_pace<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let is_due = |pace: &mut Pace| pace.deadline().is_some_and(|deadline| deadline <= tick);
         if !self.pace().is_some_and(is_due) {
@@ -99,7 +99,7 @@ impl WebSocket {
     }
 
     /// Sends a comment, which shows an event stream's client, and proxies in between, that the connection is alive.
-    fn expire_comment<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn expire_comment<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         if !self.is_open() {
             return;
@@ -116,7 +116,7 @@ impl WebSocket {
         }
     }
 
-    fn expire_heartbeat<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn expire_heartbeat<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let Some(heartbeat) = cx.shard.hub.settings.heartbeat else {
             return;

@@ -19,7 +19,7 @@ use crate::protocol::connection::MessagePayload;
 use crate::protocol::deflate::inflate::{Inflated, Inflater, Inflation, STEP_BYTES, Takeover};
 use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::protocol::error::Violation;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// Most bytes inflated in a turn: for messages where they are read, and as many again for parked ones.
 const BYTES_PER_TURN: usize = 512 << 10;
@@ -134,7 +134,7 @@ impl WebSocket {
 
     /// Processes a compressed message. Returns false if it is parked: the input behind it must then be passed to
     /// [`park_rest`](Self::park_rest).
-    pub(super) fn take_compressed<T: Transport>(
+    pub(super) fn take_compressed<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         payload: MessagePayload<'_>,
@@ -186,7 +186,12 @@ impl WebSocket {
         false
     }
 
-    fn take_inflated<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, whole: Vec<u8>, text: bool) {
+    fn take_inflated<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        whole: Vec<u8>,
+        text: bool,
+    ) {
         let bytes = (whole.len() - HEADER_BYTES_MAX) as u64;
         cx.shard.counters().inflated_bytes_in.add_alone(bytes);
         let message = Message::from_payload(MessagePayload::Assembled(whole), text);
@@ -194,7 +199,7 @@ impl WebSocket {
     }
 
     #[cold]
-    fn on_bad_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, violation: Violation) {
+    fn on_bad_message<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, violation: Violation) {
         if violation == Violation::MessageTooBig {
             cx.shard.counters().bombs.add(1);
         }
@@ -227,7 +232,7 @@ impl WebSocket {
     }
 
     /// Queues the parked message for inflating once its handlers have room, or drops it if nothing more is received.
-    pub(super) fn advance_parked<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn advance_parked<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if self.receiving.is_over() {
             self.forget_parked(&mut cx.shard.receive_budget);
             self.note_parked_held_back(cx);
@@ -248,14 +253,14 @@ impl WebSocket {
     }
 
     /// Has the index of held-back messages follow what is parked: a client that does not read its replies holds that back, too.
-    fn note_parked_held_back<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    fn note_parked_held_back<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let limits = &cx.shard.hub.settings.limits;
         self.note_held_back(limits, &mut cx.shard.receive_budget);
     }
 
     /// Inflates the parked message as a whole, or more of it if it is long. Returns whether it leaves the queue: it is
     /// complete, has turned out to be long, or waits for its handlers.
-    fn inflate_parked<T: Transport>(
+    fn inflate_parked<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         queue: Queue,
@@ -310,7 +315,7 @@ impl WebSocket {
     }
 }
 
-impl<T: Transport> Core<T> {
+impl<T: ShardTransport> Core<T> {
     /// Inflates parked messages, of each kind in the order in which they arrived.
     pub(crate) fn inflate_waiting(&mut self) {
         // Half of the turn's allowance is for long messages, so that they are not starved.

@@ -42,7 +42,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::connection::Progress;
 use crate::report::debug;
 use crate::sync::lock;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The state of a WebSocket or event stream. There is one for each connection, so it must stay small: state that most
 /// connections do not need most of the time is in `cold`.
@@ -343,7 +343,7 @@ impl WebSocket {
     }
 
     /// Makes a WebSocket after the handshake. [`WebSocket::begin`] must follow once it has its stage.
-    pub(crate) fn open<T: Transport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
+    pub(crate) fn open<T: ShardTransport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
         let Opening {
             request,
             granted,
@@ -402,7 +402,7 @@ impl WebSocket {
     }
 
     /// Begins, with the bytes that were received before: by the host, or behind the handshake.
-    pub(crate) fn begin<T: Transport>(
+    pub(crate) fn begin<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         handed_over: Option<Box<Upgraded>>,
@@ -435,7 +435,7 @@ impl WebSocket {
 
     /// Queues the connection for writing at the end of this turn.
     #[inline]
-    pub(crate) fn want_write<T: Transport>(&self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn want_write<T: ShardTransport>(&self, cx: &mut ConnCx<'_, T>) {
         match self.is_evicted() {
             true => cx.want_write_evicted(),
             false => cx.want_write(),
@@ -444,7 +444,7 @@ impl WebSocket {
 
     /// Reads once, if it takes input and the receive budget has room. Returns whether there was anything to read.
     #[inline]
-    pub(crate) fn read<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
+    pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if !self.wants_input(cx.shard.limits()) {
             return false;
         }
@@ -456,7 +456,7 @@ impl WebSocket {
     }
 
     /// Moves the connection along: gives events to handlers; after its end, when they are done, sends the close reply.
-    pub(crate) fn advance<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn advance<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let limits = &cx.shard.hub.settings.limits;
         self.note_held_back(limits, &mut cx.shard.receive_budget);
         if self.handlers == Handlers::Idle && !self.inbox.is_empty() && !self.holds_back(limits) {
@@ -473,7 +473,7 @@ impl WebSocket {
     }
 
     /// Processes the outcome of a batch, of which `unhandled` messages were not handled.
-    pub(crate) fn batch_done<T: Transport>(
+    pub(crate) fn batch_done<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         has_panicked: bool,
@@ -501,12 +501,12 @@ impl WebSocket {
     }
 
     /// Writes what waits.
-    pub(crate) fn write<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn write<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.write_on(cx, None);
     }
 
     /// Writes what waits. `begun` is the outcome of the first write, if the caller has made it.
-    pub(crate) fn write_on<T: Transport>(
+    pub(crate) fn write_on<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         begun: Option<io::Result<usize>>,

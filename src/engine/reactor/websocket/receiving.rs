@@ -15,7 +15,7 @@ use crate::protocol::connection::ReceiveRules;
 use crate::protocol::encode::Opcode;
 use crate::protocol::{connection, encode};
 use crate::report::limited;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 /// The overhead of a queued event: its place in a list that may be half empty, and an allocation.
 pub(super) const EVENT_BYTES: usize = 2 * size_of::<SessionEvent>() + 16;
@@ -117,7 +117,11 @@ impl WebSocket {
 
 impl WebSocket {
     /// Continues where a host has stopped reading.
-    pub(super) fn resume<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, handed_over: Upgraded) {
+    pub(super) fn resume<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        handed_over: Upgraded,
+    ) {
         if let Some(received) = handed_over.received {
             self.resume_messages(cx, received);
         }
@@ -137,7 +141,7 @@ impl WebSocket {
         }
     }
 
-    fn resume_messages<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, received: Received) {
+    fn resume_messages<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, received: Received) {
         let count = received.messages.len() as u64;
         cx.shard.counters().messages_in.add_alone(count);
         self.protocol = received.protocol.into_progress();
@@ -154,7 +158,11 @@ impl WebSocket {
 
     /// Processes a message: the program receives it first if the session speaks a subprotocol.
     #[inline(always)] // Runs for each message.
-    pub(super) fn take_message<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, message: Message) {
+    pub(super) fn take_message<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        message: Message,
+    ) {
         let may_be_protocol = !cx.shard.subscriptions.subprotocols.is_empty();
         if may_be_protocol && self.session.protocol_state().is_some() {
             self.on_protocol_message(cx, message);
@@ -164,7 +172,7 @@ impl WebSocket {
     }
 
     /// Processes the input, as far as it can be processed now. Returns the number of bytes left at its end.
-    fn take_input<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) -> usize {
+    fn take_input<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) -> usize {
         let mut input = bytes;
         let mut counted = Counted::default();
         while !input.is_empty()
@@ -197,7 +205,7 @@ impl WebSocket {
 
     /// Processes the input that was read behind a parked message.
     #[cfg(feature = "deflate")]
-    pub(super) fn take_rest_of_input<T: Transport>(
+    pub(super) fn take_rest_of_input<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         mut rest: Vec<u8>,
@@ -212,7 +220,7 @@ impl WebSocket {
 
     /// Processes one frame or message of the input. Returns whether there may be more that can be processed now.
     #[inline]
-    fn take_next<T: Transport>(
+    fn take_next<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         input: &mut &mut [u8],
@@ -262,7 +270,7 @@ impl WebSocket {
     }
 
     /// RFC 6455 §5.5.2
-    fn answer_ping<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>, payload: &[u8]) {
+    fn answer_ping<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, payload: &[u8]) {
         if !self.is_open() {
             return;
         }
@@ -281,7 +289,7 @@ impl WebSocket {
     /// Receives nothing more after a protocol violation. Earlier messages are handled, then the connection is closed
     /// with this code and reason.
     #[cold]
-    pub(super) fn on_violation<T: Transport>(
+    pub(super) fn on_violation<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         of: &str,
@@ -303,7 +311,7 @@ impl WebSocket {
 
     /// Updates the unfinished message after a read: one may have begun, grown or ended.
     #[inline]
-    pub(super) fn note_unfinished<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(super) fn note_unfinished<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let before = self.unfinished_bytes();
         if self.protocol.is_mid_message() {
             let bytes = self.protocol.held_bytes();
@@ -327,7 +335,7 @@ impl WebSocket {
     }
 
     /// Checks the time limit of the unfinished message. The client may have just sent more of it.
-    pub(super) fn expire_unfinished<T: Transport>(
+    pub(super) fn expire_unfinished<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         has_sent: bool,
@@ -357,7 +365,7 @@ impl WebSocket {
     }
 }
 
-impl<T: Transport> Reader<T> for WebSocket {
+impl<T: ShardTransport> Reader<T> for WebSocket {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) {
         cx.shard.counters().bytes_in.add_alone(bytes.len() as u64);
         if self.is_stream() {

@@ -7,11 +7,11 @@ use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::transport::Transport;
+use crate::transport::ShardTransport;
 
 impl WebSocket {
     /// Passes a message to the program, and carries out its verdict.
-    pub(super) fn on_protocol_message<T: Transport>(
+    pub(super) fn on_protocol_message<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         message: Message,
@@ -37,7 +37,7 @@ impl WebSocket {
     }
 
     /// Receives nothing more, since the message breaks the subprotocol.
-    fn refuse_message<T: Transport>(
+    fn refuse_message<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         code: CloseCode,
@@ -48,14 +48,14 @@ impl WebSocket {
     }
 
     /// Tells the program that nothing more is received, or that nothing more can be sent.
-    pub(super) fn on_protocol_end<T: Transport>(&self, cx: &ConnCx<'_, T>, ending: PeerEnd) {
+    pub(super) fn on_protocol_end<T: ShardTransport>(&self, cx: &ConnCx<'_, T>, ending: PeerEnd) {
         if self.session.protocol_state().is_some() {
             cx.shard.program.ending(&self.session, ending);
         }
     }
 
     /// Queues an event that the program has asked for (`Hub::nudge`).
-    pub(crate) fn nudge<T: Transport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    pub(crate) fn nudge<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         if !self.has_departed() {
             self.keep_event(SessionEvent::Nudge, &mut cx.shard.receive_budget);
             self.advance(cx);
