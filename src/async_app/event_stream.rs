@@ -468,7 +468,7 @@ impl AppShared {
 /// A room that an event stream follows or is about to follow.
 struct Followed {
     room: RoomEntry,
-    streams: Arc<engine::Room>,
+    streams: Arc<engine::SharedRoom>,
 }
 
 /// The names of the rooms that keep a history, by epoch. The epochs do not change while the rooms are followed.

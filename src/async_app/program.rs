@@ -101,7 +101,7 @@ where
         procedures::ends(session, &self.shared, ending);
     }
 
-    fn emptied(&self, room: &engine::Room) {
+    fn emptied(&self, room: &engine::SharedRoom) {
         self.shared.rooms.emptied(room);
     }
 
@@ -182,7 +182,7 @@ where
         procedures::nudged(session, &self.shared);
     }
 
-    fn room(&self, session: &Arc<Session>, room: &Arc<engine::Room>, change: Presence) {
+    fn room(&self, session: &Arc<Session>, room: &Arc<engine::SharedRoom>, change: Presence) {
         if let Some(handler) = &self.on_room {
             let room = Room::of(self.shared.clone(), room.name.clone());
             handler(room, self.stream(session), change, self.state.clone());

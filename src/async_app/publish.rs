@@ -206,7 +206,7 @@ impl AppShared {
     fn broadcast_unkept(
         &self,
         hub: &Hub,
-        room: Option<&Arc<engine::Room>>,
+        room: Option<&Arc<engine::SharedRoom>>,
         except: Option<ConnectionId>,
         message: &Message,
         blocking: Blocking,

@@ -32,7 +32,7 @@ impl PreparedMessage {
     }
 
     /// Renders the missing forms that the room's recipients need.
-    fn render_for(&mut self, room: &engine::Room) {
+    fn render_for(&mut self, room: &engine::SharedRoom) {
         if room.streams().is_some() && self.event.is_none() {
             self.event = Some(WithId::event(&self.message, self.id));
         }
@@ -42,7 +42,7 @@ impl PreparedMessage {
     }
 
     /// Whether every recipient's form is rendered.
-    fn covers(&self, room: &engine::Room) -> bool {
+    fn covers(&self, room: &engine::SharedRoom) -> bool {
         (room.streams().is_none() || self.event.is_some())
             && (!room.has_members_with_ids() || self.framed.is_some())
     }

@@ -13,7 +13,7 @@ use crate::sync::lock;
 /// A room's members and history. Clones share both.
 #[derive(Clone)]
 pub(super) struct RoomEntry {
-    pub(super) members: Arc<engine::Room>,
+    pub(super) members: Arc<engine::SharedRoom>,
     pub(super) kept: Option<Arc<RoomHistory>>,
 }
 

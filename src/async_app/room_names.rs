@@ -79,7 +79,7 @@ impl RoomNames {
     }
 
     /// Removes a room, unless its name belongs to another by now. Returns whether it was here.
-    pub(super) fn remove(&self, room: &engine::Room) -> bool {
+    pub(super) fn remove(&self, room: &engine::SharedRoom) -> bool {
         let Stripe(mut names) = self.write(&room.name);
         let is_here = names
             .get(&*room.name)

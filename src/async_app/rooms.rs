@@ -166,7 +166,7 @@ impl RoomDirectory {
     }
 
     /// Handles the leave of a room's last member. If the room stays, it may be evicted from now on.
-    pub(super) fn emptied(&self, room: &engine::Room) {
+    pub(super) fn emptied(&self, room: &engine::SharedRoom) {
         if room.is_retired() {
             self.forget(room);
         } else if !self.is_pinned(room) && room.enqueue() {
@@ -175,7 +175,7 @@ impl RoomDirectory {
         }
     }
 
-    fn is_pinned(&self, room: &engine::Room) -> bool {
+    fn is_pinned(&self, room: &engine::SharedRoom) -> bool {
         let setup = self.setup.get();
         let bounds = setup.and_then(|setup| setup.histories.find(&room.name));
         bounds.is_some_and(|bounds| bounds.pinned)
@@ -186,7 +186,7 @@ impl RoomDirectory {
     }
 
     /// Removes a room that has ended, unless its name belongs to another by now.
-    pub(super) fn forget(&self, room: &engine::Room) {
+    pub(super) fn forget(&self, room: &engine::SharedRoom) {
         if self.names.remove(room) && !self.is_pinned(room) {
             self.counted.fetch_sub(1, Relaxed);
         }

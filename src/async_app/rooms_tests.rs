@@ -50,7 +50,7 @@ impl Fixture {
     }
 
     /// Adds an event stream that follows the room, which counts like a member.
-    fn enter(&self, name: &str) -> Result<Arc<engine::Room>, JoinErrorReason> {
+    fn enter(&self, name: &str) -> Result<Arc<engine::SharedRoom>, JoinErrorReason> {
         loop {
             let room = self.rooms.find_or_make(&self.hub, name)?;
             // Another thread may have ended it just now.
@@ -60,7 +60,7 @@ impl Fixture {
         }
     }
 
-    fn leave(&self, room: &Arc<engine::Room>) {
+    fn leave(&self, room: &Arc<engine::SharedRoom>) {
         if let Some(empty) = room.leave() {
             self.rooms.emptied(&empty);
         }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::engine::hub::Hub;
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh};
@@ -149,8 +149,8 @@ impl Program for Silent {
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
-    fn emptied(&self, _: &Room) {}
-    fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
+    fn emptied(&self, _: &SharedRoom) {}
+    fn room(&self, _: &Arc<Session>, _: &Arc<SharedRoom>, _: Presence) {}
     fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {}
     fn message(&self, _: &Arc<Session>, _: Message) {}
     fn close(&self, _: &Arc<Session>) {}

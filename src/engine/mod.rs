@@ -44,7 +44,7 @@ pub(crate) use self::model::program::{
 };
 pub(crate) use self::model::request::{Request, Response};
 pub use self::model::room::Presence;
-pub(crate) use self::model::room::{NotJoined, Room};
+pub(crate) use self::model::room::{NotJoined, SharedRoom};
 pub(crate) use self::model::session::{Session, Status};
 pub(crate) use self::model::settings::Settings;
 #[allow(unused_imports)] // Only hosts behind features use these.

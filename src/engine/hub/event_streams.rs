@@ -9,7 +9,7 @@ use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::hub::rooms::Reserved;
 use crate::engine::model::command::{Command, Subscribing};
-use crate::engine::model::room::{NotJoined, Room};
+use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
 use crate::origins::Origins;
@@ -22,8 +22,8 @@ use crate::sync::lock;
 pub(crate) struct Beginning<'a> {
     /// The head of the response, and the bytes before the first event.
     pub(crate) preface: Vec<u8>,
-    /// The rooms whose messages it receives, as returned by [`Room::follow`].
-    pub(crate) rooms: &'a [Arc<Room>],
+    /// The rooms whose messages it receives, as returned by [`SharedRoom::follow`].
+    pub(crate) rooms: &'a [Arc<SharedRoom>],
     pub(crate) keep_alive: Duration,
     /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
@@ -36,12 +36,12 @@ const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// The room of the event streams that receive broadcasts to everyone, if there are any.
-    pub(crate) fn everyone_streams(&self) -> Option<&Arc<Room>> {
+    pub(crate) fn everyone_streams(&self) -> Option<&Arc<SharedRoom>> {
         Some(&self.everyone_streams).filter(|streams| streams.len() > 0)
     }
 
-    /// Counts an event stream in the room that it follows, unless that room is retired: see [`Room::follow`].
-    pub(crate) fn follow(&self, room: &Arc<Room>) -> Option<Arc<Room>> {
+    /// Counts an event stream in the room that it follows, unless that room is retired: see [`SharedRoom::follow`].
+    pub(crate) fn follow(&self, room: &Arc<SharedRoom>) -> Option<Arc<SharedRoom>> {
         room.follow(|| self.next_channel())
     }
 
@@ -59,7 +59,7 @@ impl Hub {
     }
 
     /// Begins an event stream: its client receives the replay, then the messages sent to the rooms from now on. Never
-    /// blocks, so it may be called with locks held. If it fails, the caller must call [`Room::leave`] for the rooms that
+    /// blocks, so it may be called with locks held. If it fails, the caller must call [`SharedRoom::leave`] for the rooms that
     /// it has followed.
     pub(crate) fn begin_stream(
         &self,

@@ -22,7 +22,7 @@ use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{Command, Control, Form, NewConnection, Publication};
 use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
@@ -51,7 +51,7 @@ pub(crate) struct Hub {
     /// The number of rooms that were ever made.
     pub(crate) rooms_ever: AtomicU64,
     /// The room of the event streams that receive broadcasts to everyone.
-    pub(crate) everyone_streams: Arc<Room>,
+    pub(crate) everyone_streams: Arc<SharedRoom>,
     /// How long producers have waited for clients that were disconnected in the end.
     pub(crate) wasted_waits: Mutex<WastedWaits>,
     /// The bytes of requests that hosts have had authorised, and whose connections have yet to be handed over.
@@ -101,13 +101,13 @@ impl ShardHandle {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Destination<'a> {
     /// The room; `None`: every connection.
-    pub(crate) room: Option<&'a Arc<Room>>,
+    pub(crate) room: Option<&'a Arc<SharedRoom>>,
     /// A connection that must not receive the message.
     pub(crate) except: Option<ConnectionId>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<&'a Bytes>,
     /// The event stream room that receives the message too, and the message as an event.
-    pub(crate) event: Option<(&'a Arc<Room>, &'a Bytes)>,
+    pub(crate) event: Option<(&'a Arc<SharedRoom>, &'a Bytes)>,
     /// Whether the message must not be compressed.
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
     pub(crate) uncompressed: bool,
@@ -176,7 +176,7 @@ impl Hub {
             shards,
             common: Counters::default(),
             rooms_ever: AtomicU64::new(2),
-            everyone_streams: Arc::new(Room::new(0, "".into(), true, shards_len)),
+            everyone_streams: Arc::new(SharedRoom::new(0, "".into(), true, shards_len)),
             wasted_waits: Mutex::default(),
             authorizing_bytes: AtomicUsize::new(0),
             responses_bytes: Arc::default(),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::model::command::{Command, Control, Joining, command_weight};
-use crate::engine::model::room::{NotJoined, Room};
+use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
 use crate::sync::lock;
@@ -19,9 +19,9 @@ impl Hub {
         self.rooms_ever.fetch_add(2, Relaxed)
     }
 
-    pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<Room> {
+    pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<SharedRoom> {
         let number = self.next_channel();
-        Arc::new(Room::new(number, name, permanent, self.shards.len()))
+        Arc::new(SharedRoom::new(number, name, permanent, self.shards.len()))
     }
 
     /// Reserves space in the mailbox of a connection's shard for a join with a replay of this many messages and bytes.
@@ -41,7 +41,7 @@ impl Hub {
     pub(crate) fn join(
         &self,
         mut reserved: Reserved<'_>,
-        room: &Arc<Room>,
+        room: &Arc<SharedRoom>,
         session: &Session,
         replay: Vec<Bytes>,
     ) -> Result<bool, NotJoined> {
@@ -84,7 +84,7 @@ impl Hub {
 
     /// Makes a connection leave a room: it receives the messages that were sent to the room so far. Returns whether it
     /// was a member. This may retire the room.
-    pub(crate) fn leave(&self, room: &Arc<Room>, session: &Session) -> bool {
+    pub(crate) fn leave(&self, room: &Arc<SharedRoom>, session: &Session) -> bool {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         let command = Command::Leave(session.id.key(), room.clone());
         let weight = command.weight();

@@ -16,7 +16,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::parts::lease::Lease;
 use crate::engine::parts::sync::{AtomicBool, Mutex, Ordering, lock};
@@ -88,8 +88,8 @@ impl Program for CallLog {
 
     fn entered(&self, _: &Arc<Session>) {}
     fn left(&self, _: &Session) {}
-    fn emptied(&self, _: &Room) {}
-    fn room(&self, _: &Arc<Session>, _: &Arc<Room>, _: Presence) {}
+    fn emptied(&self, _: &SharedRoom) {}
+    fn room(&self, _: &Arc<Session>, _: &Arc<SharedRoom>, _: Presence) {}
 
     fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {
         panic!("the model has no handshakes")

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 
 use crate::engine::model::job::Done;
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::model::verdict::Accepted;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::mailbox::Weigh;
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Publish(Box<Publication>),
     Close(Key, CloseCode, Box<str>),
     Join(Box<Joining>),
-    Leave(Key, Arc<Room>),
+    Leave(Key, Arc<SharedRoom>),
     Subscribe(Box<Subscribing>),
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct EitherForm {
 /// A message for several recipients.
 pub(crate) struct Publication {
     /// The room; `None`: every connection.
-    pub(crate) room: Option<Arc<Room>>,
+    pub(crate) room: Option<Arc<SharedRoom>>,
     /// The message as a frame; `None` if no recipient takes frames.
     pub(crate) frame: Option<Bytes>,
     pub(crate) form: Form,
@@ -57,7 +57,7 @@ pub(crate) struct Publication {
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<Bytes>,
     /// The event stream room that follows the room, and the message as an event.
-    pub(crate) event: Option<(Arc<Room>, Bytes)>,
+    pub(crate) event: Option<(Arc<SharedRoom>, Bytes)>,
 }
 
 /// The form in which a broadcast is sent.
@@ -194,7 +194,7 @@ pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
 /// A connection that joins a room.
 pub(crate) struct Joining {
     pub(crate) key: Key,
-    pub(crate) room: Arc<Room>,
+    pub(crate) room: Arc<SharedRoom>,
     /// Kept messages of the room, to be sent first.
     pub(crate) replay: Vec<Bytes>,
 }
@@ -225,7 +225,7 @@ pub(crate) struct Subscribing {
     /// The interval of comments; `None`: the preface is the whole response.
     pub(crate) keep_alive: Option<Duration>,
     /// The rooms of event streams whose messages the stream receives.
-    pub(crate) rooms: Vec<Arc<Room>>,
+    pub(crate) rooms: Vec<Arc<SharedRoom>>,
     /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
 }
@@ -245,7 +245,7 @@ impl Subscribing {
 impl Weigh for Subscribing {
     fn weight(&self) -> usize {
         let pieces =
-            self.rooms.len() * size_of::<Arc<Room>>() + self.replays() * size_of::<Bytes>();
+            self.rooms.len() * size_of::<Arc<SharedRoom>>() + self.replays() * size_of::<Bytes>();
         size_of::<Self>() + pieces + self.replay_bytes()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use crate::engine::model::request::{Response, Ticket};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict, Refusal};
 use crate::engine::parts::id::Key;
@@ -36,7 +36,7 @@ pub(crate) enum SessionEvent {
     Open(Option<Arc<RequestHead>>),
     Message(Message),
     /// The session has joined or left a room.
-    Room(Presence, Arc<Room>),
+    Room(Presence, Arc<SharedRoom>),
     /// The program has asked to be called (`Hub::nudge`).
     Nudge,
     Close,

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::parts::small_set::{push, remove};
 
 /// A connection's membership in a room.
 pub(crate) struct Membership {
-    pub(crate) room: Arc<Room>,
+    pub(crate) room: Arc<SharedRoom>,
     /// Whether the connection has joined the room, and not left it.
     pub(crate) wanted: bool,
     /// The number of joins and leaves that the shard has not applied yet.
@@ -26,7 +26,7 @@ impl Membership {
         self.wanted && self.pending == 0
     }
 
-    fn settled(room: Arc<Room>) -> Self {
+    fn settled(room: Arc<SharedRoom>) -> Self {
         Self {
             room,
             wanted: true,
@@ -48,13 +48,13 @@ pub(crate) enum Memberships {
 #[derive(Default)]
 pub(crate) struct More {
     /// Memberships without pending changes. The slice has no spare capacity.
-    settled: Box<[Arc<Room>]>,
+    settled: Box<[Arc<SharedRoom>]>,
     /// Memberships with pending changes.
     changing: Box<[Membership]>,
 }
 
 impl Memberships {
-    fn parts(&self) -> (&[Arc<Room>], &[Membership]) {
+    fn parts(&self) -> (&[Arc<SharedRoom>], &[Membership]) {
         match self {
             Self::None => (&[], &[]),
             Self::One(of) if of.is_settled() => (std::slice::from_ref(&of.room), &[]),
@@ -69,21 +69,21 @@ impl Memberships {
         settled.len() + changing.iter().filter(|of| of.wanted).count()
     }
 
-    pub(crate) fn wants(&self, room: &Arc<Room>) -> bool {
+    pub(crate) fn wants(&self, room: &Arc<SharedRoom>) -> bool {
         let (settled, changing) = self.parts();
-        let is_it = |other: &Arc<Room>| Arc::ptr_eq(other, room);
+        let is_it = |other: &Arc<SharedRoom>| Arc::ptr_eq(other, room);
         settled.iter().any(is_it) || changing.iter().any(|of| of.wanted && is_it(&of.room))
     }
 
     /// The rooms that the connection is a member of, as far as its shard knows.
-    pub(crate) fn held(&self) -> impl Iterator<Item = &Arc<Room>> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Arc<SharedRoom>> {
         let (settled, changing) = self.parts();
         let changing = changing.iter().filter(|of| of.is_held());
         settled.iter().chain(changing.map(|of| &of.room))
     }
 
     /// Joins the room, or leaves it if the connection was a member. The shard has yet to apply the change.
-    pub(crate) fn change(&mut self, room: &Arc<Room>) {
+    pub(crate) fn change(&mut self, room: &Arc<SharedRoom>) {
         let changed = |of: Option<Membership>| Membership {
             wanted: of.as_ref().is_none_or(|of| !of.wanted),
             pending: of.map_or(0, |of| of.pending) + 1,
@@ -104,7 +104,7 @@ impl Memberships {
 
     /// Records that the shard has applied one change. Returns whether one was pending: when the connection ends, all
     /// are forgotten.
-    pub(crate) fn seen(&mut self, room: &Arc<Room>) -> bool {
+    pub(crate) fn seen(&mut self, room: &Arc<SharedRoom>) -> bool {
         match self {
             Self::None => false,
             Self::One(of) if Arc::ptr_eq(&of.room, room) => {
@@ -166,8 +166,8 @@ impl More {
         }
     }
 
-    fn take(&mut self, room: &Arc<Room>) -> Option<Membership> {
-        let is_it = |other: &Arc<Room>| Arc::ptr_eq(other, room);
+    fn take(&mut self, room: &Arc<SharedRoom>) -> Option<Membership> {
+        let is_it = |other: &Arc<SharedRoom>| Arc::ptr_eq(other, room);
         if let Some(at) = self.changing.iter().position(|of| is_it(&of.room)) {
             return Some(remove(&mut self.changing, at));
         }
@@ -189,12 +189,12 @@ impl FromIterator<Membership> for Memberships {
 mod tests {
     use super::*;
 
-    fn rooms(count: u64) -> Vec<Arc<Room>> {
-        let room = |number| Arc::new(Room::new(number, "room".into(), false, 1));
+    fn rooms(count: u64) -> Vec<Arc<SharedRoom>> {
+        let room = |number| Arc::new(SharedRoom::new(number, "room".into(), false, 1));
         (0..count).map(room).collect()
     }
 
-    fn numbers<'a>(rooms: impl Iterator<Item = &'a Arc<Room>>) -> Vec<u64> {
+    fn numbers<'a>(rooms: impl Iterator<Item = &'a Arc<SharedRoom>>) -> Vec<u64> {
         let mut numbers: Vec<u64> = rooms.map(|room| room.number()).collect();
         numbers.sort_unstable();
         numbers

@@ -6,7 +6,7 @@ use std::any::{Any, TypeId};
 use std::sync::Arc;
 
 use crate::engine::model::request::{Request, Response};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::parts::expiry::Expiry;
 use crate::message::Message;
@@ -91,7 +91,7 @@ pub(crate) trait Program: Send + Sync + 'static {
     /// protocol state.
     fn ending(&self, _session: &Session, _ending: PeerEnd) {}
     /// Called when a room has become empty. It is retired then, unless it keeps a history.
-    fn emptied(&self, room: &Room);
+    fn emptied(&self, room: &SharedRoom);
 
     /// The type of the program's attachments, and its name. An attachment of another type must not be granted.
     #[cfg_attr(not(feature = "axum"), allow(dead_code))]
@@ -113,7 +113,7 @@ pub(crate) trait Program: Send + Sync + 'static {
     /// Called when a session begins, with its request if that is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     fn message(&self, session: &Arc<Session>, message: Message);
-    fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence);
+    fn room(&self, session: &Arc<Session>, room: &Arc<SharedRoom>, change: Presence);
     /// Called after the program asked for it with `Hub::nudge`.
     fn nudged(&self, _session: &Arc<Session>) {}
     fn close(&self, session: &Arc<Session>);

@@ -1,6 +1,6 @@
 //! A room, as any thread sees it: its members, and the shards that they are on.
 //!
-//! The engine knows rooms by number. Membership is kept twice: a [`Room`] answers any thread at once; each shard with
+//! The engine knows rooms by number. Membership is kept twice: a [`SharedRoom`] answers any thread at once; each shard with
 //! members has a list of its own (`reactor::rooms`), which follows through the mailbox. So joins, leaves and messages
 //! keep their order at each connection.
 
@@ -14,7 +14,7 @@ use crate::engine::parts::small_set::Members;
 use crate::sync::lock;
 
 /// A room, as any thread sees it.
-pub(crate) struct Room {
+pub(crate) struct SharedRoom {
     number: u64,
     /// Its name above the engine.
     pub(crate) name: Arc<str>,
@@ -25,9 +25,9 @@ pub(crate) struct Room {
     pub(crate) members_with_ids: AtomicU32,
     shards: RoomShards,
     /// The room of the event streams that follow this one. It is separate, since its messages have another form.
-    streams: OnceLock<Arc<Room>>,
+    streams: OnceLock<Arc<SharedRoom>>,
     /// In a room of event streams: the room that they follow, which counts them as members too.
-    followed: Weak<Room>,
+    followed: Weak<SharedRoom>,
     /// Whether the room is in the queue of rooms to be retired.
     queued: AtomicBool,
 }
@@ -109,7 +109,7 @@ pub(crate) enum NotJoined {
     Full,
 }
 
-impl Room {
+impl SharedRoom {
     pub(crate) fn new(number: u64, name: Arc<str>, permanent: bool, shards: usize) -> Self {
         Self {
             number,
@@ -127,7 +127,7 @@ impl Room {
     pub(crate) fn room_of_streams(
         self: &Arc<Self>,
         next_number: impl FnOnce() -> u64,
-    ) -> &Arc<Room> {
+    ) -> &Arc<SharedRoom> {
         self.streams.get_or_init(|| {
             let number = next_number();
             let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
@@ -142,7 +142,7 @@ impl Room {
     }
 
     /// The room of the event streams that follow this one, if there are any.
-    pub(crate) fn streams(&self) -> Option<&Arc<Room>> {
+    pub(crate) fn streams(&self) -> Option<&Arc<SharedRoom>> {
         self.streams.get().filter(|streams| streams.len() > 0)
     }
 
@@ -239,9 +239,12 @@ impl Room {
         self.queued.store(false, SeqCst);
     }
 
-    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`Room::leave`]
+    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`SharedRoom::leave`]
     /// must be called on it when the stream ends, or by the caller if no stream begins.
-    pub(crate) fn follow(self: &Arc<Self>, next_number: impl FnOnce() -> u64) -> Option<Arc<Room>> {
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        next_number: impl FnOnce() -> u64,
+    ) -> Option<Arc<SharedRoom>> {
         let streams = self.room_of_streams(next_number);
         streams.enter();
         if self.enter() {
@@ -258,7 +261,7 @@ impl Room {
 
     /// Counts a member that leaves. Returns the room that is empty now, if one is: for a room of event streams, the
     /// room that they follow.
-    pub(crate) fn leave(self: &Arc<Self>) -> Option<Arc<Room>> {
+    pub(crate) fn leave(self: &Arc<Self>) -> Option<Arc<SharedRoom>> {
         let is_empty = self.exit();
         match self.followed.upgrade() {
             Some(followed) => followed.exit().then_some(followed),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::engine::model::memberships::{Membership, Memberships};
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::parts::compression::Ability;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::ConnectionId;
@@ -221,12 +221,12 @@ impl Session {
 
 impl Session {
     /// Records that the shard has applied a join or leave. Returns whether the change was still pending.
-    pub(crate) fn note_change_seen(&self, room: &Arc<Room>) -> bool {
+    pub(crate) fn note_change_seen(&self, room: &Arc<SharedRoom>) -> bool {
         lock(&self.rooms).seen(room)
     }
 
     /// Keeps the rooms whose handlers must be called for its leaving, when its shard ends while handlers run for it.
-    pub(crate) fn leave_behind(&self, rooms: Vec<Arc<Room>>) {
+    pub(crate) fn leave_behind(&self, rooms: Vec<Arc<SharedRoom>>) {
         let left = |room| Membership {
             room,
             wanted: false,
@@ -236,7 +236,7 @@ impl Session {
     }
 
     /// Takes the rooms that were left behind.
-    pub(crate) fn rooms_left_behind(&self) -> Vec<Arc<Room>> {
+    pub(crate) fn rooms_left_behind(&self) -> Vec<Arc<SharedRoom>> {
         let rooms = std::mem::take(&mut *lock(&self.rooms)).into_vec();
         rooms.into_iter().map(|of| of.room).collect()
     }

@@ -1,6 +1,6 @@
 //! Rooms: sets of connections. The engine knows them by number.
 //!
-//! Membership is kept twice. A [`Room`] answers any thread at once; each shard with members has a list of its own
+//! Membership is kept twice. A [`SharedRoom`] answers any thread at once; each shard with members has a list of its own
 //! ([`LocalRooms`]), which follows through the mailbox. So joins, leaves and messages keep their order at each
 //! connection, and every thread sees its own changes.
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::engine::model::command::Joining;
 use crate::engine::model::job::SessionEvent;
 use crate::engine::model::memberships::Membership;
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 #[cfg(feature = "deflate")]
 use crate::engine::parts::batch::Audience;
@@ -103,7 +103,7 @@ impl<T: ShardTransport> Core<T> {
         self.enforce_send_budget();
     }
 
-    pub(crate) fn leave_room(&mut self, key: Key, room: Arc<Room>) {
+    pub(crate) fn leave_room(&mut self, key: Key, room: Arc<SharedRoom>) {
         self.with_ws(key, |ws, cx| ws.leave_room(cx, room));
     }
 }
@@ -113,7 +113,7 @@ impl WebSocket {
     fn is_reached_by<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        room: &Arc<Room>,
+        room: &Arc<SharedRoom>,
     ) -> bool {
         // Messages that the room has sent so far are for its members so far.
         self.take_batches(cx);
@@ -124,7 +124,7 @@ impl WebSocket {
     fn join_room<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        room: &Arc<Room>,
+        room: &Arc<SharedRoom>,
         replay: Vec<Bytes>,
     ) -> bool {
         if !self.is_reached_by(cx, room) {
@@ -143,7 +143,7 @@ impl WebSocket {
         true
     }
 
-    fn leave_room<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, room: Arc<Room>) {
+    fn leave_room<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, room: Arc<SharedRoom>) {
         if !self.is_reached_by(cx, &room) {
             return;
         }
@@ -169,7 +169,7 @@ impl WebSocket {
         &mut self,
         cx: &mut ConnCx<'_, T>,
         change: Presence,
-        room: Arc<Room>,
+        room: Arc<SharedRoom>,
     ) {
         if cx.shard.subscriptions.room {
             self.keep_event(
@@ -212,8 +212,8 @@ impl WebSocket {
 
     /// Leaves the room events to the handlers of a session whose shard ends while they run.
     pub(super) fn leave_rooms_behind(&self) {
-        let mut rooms: Vec<Arc<Room>> = Vec::new();
-        let mut joined: Vec<&Arc<Room>> = Vec::new();
+        let mut rooms: Vec<Arc<SharedRoom>> = Vec::new();
+        let mut joined: Vec<&Arc<SharedRoom>> = Vec::new();
         for event in self.unhandled() {
             match event {
                 SessionEvent::Room(Presence::Joined, room) => joined.push(room),

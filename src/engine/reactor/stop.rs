@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::engine::handlers::pool;
 use crate::engine::model::command::Command;
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::reactor::{Core, ShardCx, Stage};
 use crate::transport::ShardTransport;
 
@@ -57,7 +57,7 @@ impl<T: ShardTransport> ShardCx<T> {
             Command::Broadcast(_) => members.max(1),
             Command::Publish(publication) => {
                 let rooms = &self.fanout.rooms;
-                let in_room = |room: &Arc<Room>| {
+                let in_room = |room: &Arc<SharedRoom>| {
                     rooms.len(room.number()) + rooms.len(room.channel_with_ids())
                 };
                 let members = publication.room.as_ref().map_or(members, in_room);

@@ -13,7 +13,7 @@ use super::wire::{Frame, UPGRADE, client_frame, parse_frames};
 use super::world::{Setup, Told, World, send};
 use crate::compression::Compression;
 use crate::engine::hub::Destination;
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -49,7 +49,7 @@ struct CompressionPlayer {
 struct CompressionGame {
     world: World,
     dice: Dice,
-    rooms: Vec<Arc<Room>>,
+    rooms: Vec<Arc<SharedRoom>>,
     players: Vec<CompressionPlayer>,
     sent: usize,
     policy: SlowConsumer,

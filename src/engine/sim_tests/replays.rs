@@ -7,7 +7,7 @@ use super::streams::{Scene, event, parse};
 use super::wire::{Frame, text};
 use super::world::{Setup, Told, World};
 use crate::engine::hub::Destination;
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 
@@ -60,7 +60,7 @@ impl Scenario {
     }
 
     /// Lets the client join another room, with `replayed` messages in its history.
-    fn joins(&mut self, replayed: usize) -> Arc<Room> {
+    fn joins(&mut self, replayed: usize) -> Arc<SharedRoom> {
         let hub = &self.world.hub;
         let room = hub.new_room(format!("room {}", self.due).into(), false);
         let session = self.world.session(self.client);
@@ -74,7 +74,7 @@ impl Scenario {
         room
     }
 
-    fn broadcasts(&mut self, room: &Arc<Room>) {
+    fn broadcasts(&mut self, room: &Arc<SharedRoom>) {
         let to = Destination {
             room: Some(room),
             ..Destination::default()

@@ -9,7 +9,7 @@ use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Destination;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -55,7 +55,7 @@ enum End {
 struct RoomsGame {
     world: World,
     dice: Dice,
-    rooms: Vec<Arc<Room>>,
+    rooms: Vec<Arc<SharedRoom>>,
     players: Vec<RoomsPlayer>,
     sent: usize,
     /// Whether payloads may be long and clients may receive ids.
@@ -472,7 +472,7 @@ mod tests {
     }
 
     /// Creates a room with a client as its member.
-    fn with_room(world: &mut World) -> (Arc<Room>, usize) {
+    fn with_room(world: &mut World) -> (Arc<SharedRoom>, usize) {
         let room = world.hub.new_room("r".into(), false);
         let client = world.join();
         join(world, &room, client).unwrap();
@@ -480,13 +480,13 @@ mod tests {
         (room, client)
     }
 
-    fn join(world: &World, room: &Arc<Room>, client: usize) -> Result<bool, NotJoined> {
+    fn join(world: &World, room: &Arc<SharedRoom>, client: usize) -> Result<bool, NotJoined> {
         let session = world.session(client);
         let reserved = world.hub.reserve_join(&session, 0, 0)?;
         world.hub.join(reserved, room, &session, Vec::new())
     }
 
-    fn to_room(world: &World, room: &Arc<Room>, payload: &str) {
+    fn to_room(world: &World, room: &Arc<SharedRoom>, payload: &str) {
         let to = Destination {
             room: Some(room),
             except: None,

@@ -9,7 +9,7 @@ use super::wire::text;
 use super::world::{Setup, Told, World};
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::hub::{Destination, Hub};
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::event_stream::tests::Parser;
@@ -24,7 +24,7 @@ const KEEP_ALIVE_MS: u64 = 15_000;
 /// A world with a room for event streams.
 pub(super) struct Scene {
     pub(super) world: World,
-    room: Arc<Room>,
+    room: Arc<SharedRoom>,
 }
 
 pub(super) fn event(text: &str) -> Vec<u8> {
@@ -32,7 +32,7 @@ pub(super) fn event(text: &str) -> Vec<u8> {
 }
 
 /// Begins an event stream of the room with this replay.
-fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<Room>, replay: &[&str]) {
+fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<SharedRoom>, replay: &[&str]) {
     // A stopping engine accepts nothing more.
     let Ok(reserved) = hub.reserve_stream(session, 1 << 20) else {
         return;
@@ -56,7 +56,7 @@ impl Scene {
     }
 
     pub(super) fn with_replay(policy: SlowConsumer, replay: &'static [&'static str]) -> Self {
-        let room = Arc::new(OnceLock::<Arc<Room>>::new());
+        let room = Arc::new(OnceLock::<Arc<SharedRoom>>::new());
         let of_program = room.clone();
         let world = World::new(Setup {
             slow_consumer: policy,

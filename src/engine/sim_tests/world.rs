@@ -18,7 +18,7 @@ use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::Ticket;
 use crate::engine::model::request::{Request, Response};
-use crate::engine::model::room::{Presence, Room};
+use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Encoding;
@@ -156,9 +156,9 @@ impl Program for TestProgram {
         self.note(session, Told::Left);
     }
 
-    fn emptied(&self, _: &Room) {}
+    fn emptied(&self, _: &SharedRoom) {}
 
-    fn room(&self, session: &Arc<Session>, room: &Arc<Room>, change: Presence) {
+    fn room(&self, session: &Arc<Session>, room: &Arc<SharedRoom>, change: Presence) {
         self.handle(session, Told::Room(room.name.to_string(), change));
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{HEAD, PREAMBLE, event, parse};
 use crate::engine::hub::Destination;
 use crate::engine::hub::event_streams::Beginning;
-use crate::engine::model::room::Room;
+use crate::engine::model::room::SharedRoom;
 use crate::engine::parts::id::Key;
 use crate::engine::sim_tests::world::{Setup, World};
 use crate::limits::Limits;
@@ -22,7 +22,7 @@ const ALL: usize = ROOMS;
 struct StreamsGame {
     world: World,
     dice: Dice,
-    rooms: Arc<OnceLock<Vec<Arc<Room>>>>,
+    rooms: Arc<OnceLock<Vec<Arc<SharedRoom>>>>,
     /// The number of messages published when each stream began.
     begun: Arc<Mutex<HashMap<Key, usize>>>,
     /// The room of each published message, in order.
@@ -33,7 +33,7 @@ struct StreamsGame {
 
 impl StreamsGame {
     fn new(seed: u64) -> Self {
-        let rooms = Arc::new(OnceLock::<Vec<Arc<Room>>>::new());
+        let rooms = Arc::new(OnceLock::<Vec<Arc<SharedRoom>>>::new());
         let begun = Arc::<Mutex<HashMap<Key, usize>>>::default();
         let published = Arc::<Mutex<Vec<usize>>>::default();
         let of_program = (rooms.clone(), begun.clone(), published.clone());
@@ -43,7 +43,7 @@ impl StreamsGame {
                 let wanted = wanted(session.target());
                 let rooms = rooms.get().unwrap();
                 let rooms: Vec<_> = rooms.iter().enumerate().collect();
-                let of_stream: Vec<Arc<Room>> = rooms
+                let of_stream: Vec<Arc<SharedRoom>> = rooms
                     .iter()
                     .filter(|(n, _)| wanted.contains(n))
                     .map(|(_, room)| hub.follow(room).unwrap())
