@@ -59,6 +59,8 @@ class Nginx:
     program = "nginx"
     # The status while the program does not run.
     unavailable = 502
+    # The status for a host name that no site has. The program refuses it.
+    unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = True
     cuts_event_streams = True
@@ -106,6 +108,8 @@ class HAProxy:
     program = "haproxy"
     # The status while the program does not run.
     unavailable = 503
+    # The status for a host name that no site has. The program refuses it.
+    unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = True
     cuts_event_streams = True
@@ -146,6 +150,8 @@ class Caddy:
     program = "caddy"
     # The status while the program does not run.
     unavailable = 502
+    # The status for a host name that no site has. Caddy answers itself, with an empty body.
+    unknown_host = 200
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = False
     cuts_event_streams = False
@@ -181,6 +187,8 @@ class Apache:
     program = "apache2"
     # The status while the program does not run.
     unavailable = 503
+    # The status for a host name that no site has. The program refuses it.
+    unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = False
     cuts_event_streams = True
