@@ -13,8 +13,8 @@ mod routes;
 
 pub use self::cors::Cors;
 pub(crate) use self::descriptors::fit_connections;
-pub(crate) use self::humphrey::{ConnectHook, adopt_from, handshake, hook_of_app, is_hook_of_app};
 #[cfg(feature = "deflate")]
 pub(crate) use self::humphrey::handshake_with_compression;
+pub(crate) use self::humphrey::{ConnectHook, adopt_from, handshake, hook_of_app, is_hook_of_app};
 pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;

@@ -315,7 +315,7 @@ impl CompressionGame {
         }
     }
 
-    fn finish(mut self) -> Vec<Player> {
+    fn finish(mut self) -> Vec<CompressionPlayer> {
         for player in 0..self.players.len() {
             self.world.unstall(self.players[player].client);
         }
@@ -442,7 +442,8 @@ mod tests {
     fn replies_that_drop_oldest_drops_corrupt_no_stream() {
         let mut replies_dropped = 0;
         for_seeds(100, |seed| {
-            let mut game = Game::with_policy(Dice::from_seed(seed), SlowConsumer::DropOldest);
+            let mut game =
+                CompressionGame::with_policy(Dice::from_seed(seed), SlowConsumer::DropOldest);
             for _ in 0..3 {
                 game.connect();
             }
@@ -494,7 +495,7 @@ mod tests {
 
     #[test]
     fn single_follower_of_a_large_audience_gets_few_epochs() {
-        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        let mut game = CompressionGame::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
         game.world.joined(200);
         while game.players.is_empty() {
             game.connect();
@@ -507,9 +508,9 @@ mod tests {
             );
             // It is left out now and then, and must wait for the next epoch.
             let is_left_out = n % 20 == 0;
-            let to = Audience {
+            let to = Destination {
                 except: is_left_out.then_some(follower),
-                ..Audience::default()
+                ..Destination::default()
             };
             let frame = Message::new(&payload).frame().clone();
             game.world.hub.try_broadcast(&frame, to).unwrap();
@@ -528,12 +529,12 @@ mod tests {
 
     #[test]
     fn audience_whose_messages_do_not_shrink_gives_up() {
-        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        let mut game = CompressionGame::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
         while game.players.len() < 4 {
             game.connect();
             game.players.retain(|player| player.can_follow);
         }
-        let noise = |game: &mut Game| -> String {
+        let noise = |game: &mut CompressionGame| -> String {
             let letters = (0..100).map(|_| char::from(b' ' + game.dice.below(95) as u8));
             letters.collect()
         };
@@ -584,12 +585,12 @@ mod tests {
     fn short_message_does_not_wait_for_long_ones() {
         const LONG: usize = 8 << 20;
         const ATTACKERS: usize = 8;
-        let mut game = Game::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
+        let mut game = CompressionGame::with_policy(Dice::from_seed(3), SlowConsumer::Disconnect);
         while game.players.len() <= ATTACKERS {
             game.connect();
             game.players.retain(|player| player.inflater.is_some());
         }
-        let send = |game: &mut Game, index: usize, len: usize| {
+        let send = |game: &mut CompressionGame, index: usize, len: usize| {
             let payload = miniz_oxide::deflate::compress_to_vec(&vec![b'a'; len], 9);
             let frame = client_frame(0xC1, &payload);
             game.world
