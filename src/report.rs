@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_said_once_a_minute_with_a_count() {
+    fn line_is_logged_once_a_minute_with_a_count() {
         let limited = Limited::new();
         assert_eq!(limited.due_at(5), Some(LeftOut::Number(0)));
         for now in [5, 6, 60_004] {

@@ -631,8 +631,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn what_a_full_socket_did_not_take_of_the_answer_to_a_close_frame_is_sent_when_the_stream_is_dropped()
-     {
+    fn dropped_stream_sends_the_rest_of_its_close_reply() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut stream = WebsocketStream::new(Stream::Tcp(listener.accept().unwrap().0));

@@ -26,7 +26,7 @@ mod tests {
     use super::ignore_poison;
 
     #[test]
-    fn poisoned_lock_is_still_taken() {
+    fn poisoned_lock_can_still_be_acquired() {
         let mutex = Mutex::new(1);
         let rw_lock = RwLock::new(2);
         let panicked = catch_unwind(AssertUnwindSafe(|| {

@@ -92,7 +92,7 @@ fn until_on(client: &mut Client, place: &str, message: &str) {
 }
 
 #[test]
-fn quick_handlers_run_on_the_reactors_thread_and_only_if_they_are_to() {
+fn fast_handlers_run_inline_only_if_allowed() {
     let (running, address) = start(where_app(4));
     until_on(&mut Client::connect(address), HERE, "quick");
     running.shutdown(STOP);
@@ -111,7 +111,7 @@ fn quick_handlers_run_on_the_reactors_thread_and_only_if_they_are_to() {
 }
 
 #[test]
-fn with_one_handler_thread_all_handlers_run_on_it() {
+fn single_handler_thread_runs_all_handlers() {
     let (running, address) = start(where_app(1));
     let mut client = Client::connect(address);
     for _ in 0..100 {
@@ -122,7 +122,7 @@ fn with_one_handler_thread_all_handlers_run_on_it() {
 }
 
 #[test]
-fn handlers_that_are_slow_go_to_the_pool_and_come_back_when_they_are_quick() {
+fn handlers_move_to_the_pool_while_slow() {
     let (running, address) = start(where_app(4));
     let mut client = Client::connect(address);
     for _ in 0..2 {
@@ -148,7 +148,7 @@ fn block_here(client: &mut Client, door: &Door) {
 }
 
 #[test]
-fn a_handler_that_blocks_has_its_messages_out_and_leaves_the_reactor_to_another_thread() {
+fn blocked_inline_handler_hands_its_reactor_over() {
     let app = where_app(4);
     let door = app.get_state();
     let (running, address) = start(app);
@@ -199,7 +199,7 @@ struct Gauge {
 }
 
 #[test]
-fn handlers_blocked_on_every_thread_leave_each_reactor_serving() {
+fn reactors_serve_while_handlers_block_every_thread() {
     const THREADS: usize = 3;
     const SHARDS: usize = 2;
     // Each reactor may run one, beside those of the handler threads.
@@ -254,7 +254,7 @@ fn handlers_blocked_on_every_thread_leave_each_reactor_serving() {
 }
 
 #[test]
-fn a_reactor_that_has_nothing_to_handle_keeps_no_thread_from_those_that_have() {
+fn idle_reactor_keeps_no_thread_from_busy_ones() {
     const THREADS: usize = 3;
     let app = AsyncWebsocketApp::new_with_config(Barrier::new(THREADS), THREADS, 1)
         .with_shards(2)
@@ -286,7 +286,7 @@ fn a_reactor_that_has_nothing_to_handle_keeps_no_thread_from_those_that_have() {
 }
 
 #[test]
-fn a_panic_on_the_reactors_thread_closes_that_one_connection_with_1011() {
+fn inline_panic_closes_its_connection_with_1011() {
     let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
         .with_shards(1)
         .with_message_handler(|stream, message, _| {
@@ -314,8 +314,7 @@ fn a_panic_on_the_reactors_thread_closes_that_one_connection_with_1011() {
 }
 
 #[test]
-fn an_app_that_stops_while_the_reactors_thread_is_blocked_closes_everyone_and_tells_the_rest_behind()
- {
+fn shutdown_during_a_blocked_inline_handler_is_complete() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
     let app = where_app(4).with_disconnect_handler(move |_, _| {
@@ -336,7 +335,7 @@ fn an_app_that_stops_while_the_reactors_thread_is_blocked_closes_everyone_and_te
 }
 
 #[test]
-fn what_a_turn_has_no_time_for_is_handled_in_the_next_though_nothing_else_happens() {
+fn jobs_left_over_by_a_turn_run_in_the_next() {
     for _ in 0..5 {
         let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
             .with_shards(1)
@@ -359,7 +358,7 @@ fn what_a_turn_has_no_time_for_is_handled_in_the_next_though_nothing_else_happen
 }
 
 #[test]
-fn every_handler_is_counted_and_timed_wherever_it_runs() {
+fn handlers_are_counted_and_timed_on_every_thread() {
     let (running, address) = start(where_app(4));
     let mut client = Client::connect(address);
     for n in 0..300 {
@@ -381,7 +380,7 @@ struct Seen {
 }
 
 #[test]
-fn what_comes_while_handlers_change_over_is_handled_in_order_once_and_never_two_at_a_time() {
+fn switch_between_inline_and_pool_keeps_order() {
     const CLIENTS: usize = 8;
     const MESSAGES: usize = 3_000;
     let places = Arc::new(Mutex::new(HashSet::new()));
@@ -444,7 +443,7 @@ impl Drop for Loud {
 }
 
 #[test]
-fn a_panic_whose_payload_panics_when_it_is_dropped_costs_no_thread() {
+fn panicking_panic_payload_ends_no_thread() {
     let app = AsyncWebsocketApp::<()>::new_with_config((), 4, 1)
         .with_shards(1)
         .with_message_handler(|stream, message, _| {

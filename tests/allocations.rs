@@ -176,7 +176,7 @@ impl Drop for Scene {
 }
 
 #[test]
-fn a_message_that_is_received_allocates_a_fixed_number_of_times() {
+fn received_message_has_a_fixed_number_of_allocations() {
     let mut scene = Scene::new(1, SMALL, |_, _| {});
     let mut sent = 0;
     let cost = cost(|| {
@@ -188,7 +188,7 @@ fn a_message_that_is_received_allocates_a_fixed_number_of_times() {
 }
 
 #[test]
-fn an_echo_allocates_a_fixed_number_of_times_and_is_never_copied_once_it_is_a_message() {
+fn echo_has_fixed_allocations_and_copies_nothing() {
     for size in [SMALL, LARGE] {
         let mut scene = Scene::new(1, size, |stream, message| stream.send(message));
         let cost = cost(|| {
@@ -200,7 +200,7 @@ fn an_echo_allocates_a_fixed_number_of_times_and_is_never_copied_once_it_is_a_me
 }
 
 #[test]
-fn a_message_from_outside_allocates_a_fixed_number_of_times() {
+fn sender_message_has_a_fixed_number_of_allocations() {
     for size in [SMALL, LARGE] {
         let mut scene = Scene::new(1, size, |_, _| {});
         let sender = scene.sender();
@@ -214,7 +214,7 @@ fn a_message_from_outside_allocates_a_fixed_number_of_times() {
 }
 
 #[test]
-fn a_broadcast_allocates_and_copies_nothing_for_its_recipients() {
+fn broadcast_allocates_nothing_per_recipient() {
     for size in [SMALL, LARGE] {
         for clients in [FEW, MANY] {
             let mut scene = Scene::new(clients, size, |_, _| {});
@@ -229,7 +229,7 @@ fn a_broadcast_allocates_and_copies_nothing_for_its_recipients() {
 }
 
 #[test]
-fn a_broadcast_to_a_room_allocates_and_copies_nothing_for_its_members() {
+fn room_broadcast_allocates_nothing_per_member() {
     for size in [SMALL, LARGE] {
         for clients in [FEW, MANY] {
             let mut scene = Scene::new(clients, size, |_, _| {});
@@ -247,7 +247,7 @@ fn a_broadcast_to_a_room_allocates_and_copies_nothing_for_its_members() {
 }
 
 #[test]
-fn a_message_that_is_passed_on_to_everyone_is_copied_once_when_it_is_received() {
+fn broadcast_of_a_received_message_copies_it_once() {
     for size in [SMALL, LARGE] {
         for clients in [FEW, MANY] {
             let mut scene = Scene::new(clients, size, |stream, message| stream.broadcast(message));

@@ -60,7 +60,7 @@ fn poll(stream: &mut WebsocketStream) -> Result<Message, WebsocketError> {
 }
 
 #[test]
-fn receiving_without_blocking_never_waits_for_the_rest_of_a_frame() {
+fn nonblocking_receive_does_not_wait_for_a_whole_frame() {
     let (mut stream, mut client) = pair();
     assert!(stream.recv_nonblocking().is_none());
     let frame = client_frame(0x81, b"one byte at a time");
@@ -83,7 +83,7 @@ fn receiving_without_blocking_never_waits_for_the_rest_of_a_frame() {
 }
 
 #[test]
-fn receiving_without_blocking_never_waits_for_a_client_that_does_not_take_its_pongs() {
+fn nonblocking_receive_does_not_wait_for_unread_pongs() {
     let (mut stream, mut client) = pair();
     client.set_nonblocking(true).unwrap();
     let ping = client_frame(0x89, &[b'p'; 125]);
@@ -97,7 +97,7 @@ fn receiving_without_blocking_never_waits_for_a_client_that_does_not_take_its_po
 }
 
 #[test]
-fn fragments_are_assembled_and_pings_between_them_answered() {
+fn pings_between_fragments_are_answered() {
     let (mut stream, mut client) = pair();
     let frames = [
         client_frame(0x01, b"aa"),
@@ -113,7 +113,7 @@ fn fragments_are_assembled_and_pings_between_them_answered() {
 }
 
 #[test]
-fn a_close_frame_is_answered_and_ends_both_directions() {
+fn close_frame_is_answered_and_ends_both_directions() {
     let (mut stream, mut client) = pair();
     client
         .write_all(
@@ -140,7 +140,7 @@ fn a_close_frame_is_answered_and_ends_both_directions() {
 }
 
 #[test]
-fn what_came_before_the_end_can_still_be_replied_to() {
+fn message_before_the_end_can_still_be_answered() {
     type Receive = fn(&mut WebsocketStream) -> Result<Message, WebsocketError>;
     let ways: [Receive; 2] = [WebsocketStream::recv, poll];
     for receive in ways {
@@ -169,7 +169,7 @@ fn what_came_before_the_end_can_still_be_replied_to() {
 }
 
 #[test]
-fn a_stream_that_is_dropped_before_its_violation_was_noticed_names_it_all_the_same() {
+fn dropped_stream_closes_with_an_unread_violation() {
     let (mut stream, mut client) = pair();
     let frames = [client_frame(0x81, b"valid"), client_frame(0x83, b"x")];
     client.write_all(&frames.concat()).unwrap();
@@ -180,7 +180,7 @@ fn a_stream_that_is_dropped_before_its_violation_was_noticed_names_it_all_the_sa
 }
 
 #[test]
-fn a_client_that_broke_the_protocol_while_it_was_sending_more_still_learns_why() {
+fn violating_client_that_keeps_sending_gets_the_code() {
     let (mut stream, mut client) = pair();
     let more = vec![0; 64 << 10];
     client
@@ -197,7 +197,7 @@ fn a_client_that_broke_the_protocol_while_it_was_sending_more_still_learns_why()
 }
 
 #[test]
-fn a_handler_that_panics_closes_with_an_internal_error() {
+fn panicking_handler_closes_with_1011() {
     let (stream, mut client) = pair();
     let handler = std::thread::spawn(move || {
         let _stream = stream;
@@ -210,7 +210,7 @@ fn a_handler_that_panics_closes_with_an_internal_error() {
 }
 
 #[test]
-fn the_end_of_the_stream_is_a_closed_connection() {
+fn end_of_the_stream_is_a_closed_connection() {
     let (mut stream, client) = pair();
     drop(client);
     assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
@@ -245,7 +245,7 @@ fn violations_are_errors_and_answered_with_their_code() {
 }
 
 #[test]
-fn a_stream_that_is_dropped_says_goodbye_also_to_a_client_that_is_still_sending() {
+fn dropped_stream_closes_a_client_that_still_sends() {
     let (stream, mut client) = pair();
     client.write_all(&client_frame(0x81, b"unread")).unwrap();
     let dropping = std::thread::spawn(move || drop(stream));
@@ -258,7 +258,7 @@ fn a_stream_that_is_dropped_says_goodbye_also_to_a_client_that_is_still_sending(
 }
 
 #[test]
-fn what_was_received_before_the_end_is_handled_by_the_app_that_the_stream_is_handed_to() {
+fn handed_over_stream_delivers_received_messages() {
     let close = client_frame(0x88, b"\x0f\xa1");
     let violation = client_frame(0x83, b"");
     for (end, code) in [(close, 4001), (violation, 1002)] {
@@ -294,7 +294,7 @@ fn what_was_received_before_the_end_is_handled_by_the_app_that_the_stream_is_han
 }
 
 #[test]
-fn a_client_that_ended_its_stream_before_it_was_handed_over_still_gets_its_replies() {
+fn half_closed_client_handed_over_gets_its_replies() {
     let (running, hook, told) = unlinked(Limits::default());
     let (mut stream, mut client) = pair();
     client
@@ -312,7 +312,7 @@ fn a_client_that_ended_its_stream_before_it_was_handed_over_still_gets_its_repli
 }
 
 #[test]
-fn messages_of_a_client_that_vanished_before_it_was_handed_over_are_handled() {
+fn vanished_client_handed_over_has_messages_handled() {
     let (running, hook, told) = unlinked(Limits::default());
     let (mut stream, mut client) = pair();
     let bytes = [
@@ -333,7 +333,7 @@ fn messages_of_a_client_that_vanished_before_it_was_handed_over_are_handled() {
 }
 
 #[test]
-fn messages_of_a_stream_that_is_not_taken_over_are_counted() {
+fn messages_of_a_refused_stream_are_counted() {
     let limits = Limits::default().connections_max(0);
     let (running, hook, _told) = unlinked(limits);
     let (mut stream, mut client) = pair();

@@ -50,7 +50,7 @@ impl Accounts {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "counts come from Linux's /proc")]
-fn running_out_of_descriptors_pauses_accepting_without_a_spin_and_recovers_at_once() {
+fn descriptor_shortage_pauses_accepting_and_recovers() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(1)
         .with_message_handler(|stream, message, _| stream.send(message));

@@ -100,7 +100,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
 
 /// The targets that the README names, and those that the checks are for.
 #[test]
-fn targets_in_the_readme_are_those_of_the_checks() {
+fn readme_targets_match_the_checks() {
     let targets_of = |text: &str| -> Vec<String> {
         let names = text.split(['`', ' ', '\n', '=']);
         let is_target = |name: &&str| {

@@ -11,7 +11,7 @@ use humphrey_ws::{HistoryLimits, Limits, Subscription};
 use support::{DEADLINE, eventually, start};
 
 #[test]
-fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
+fn reconnecting_client_gets_missed_then_live_messages() {
     let (running, address) =
         serve(app().with_history("news", HistoryLimits::messages(100).bytes(10_000)));
     let news = running.sender().room("news");
@@ -47,7 +47,7 @@ fn who_comes_again_gets_what_he_has_missed_and_then_what_is_new() {
 }
 
 #[test]
-fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
+fn gap_beyond_the_history_is_reported_before_the_replay() {
     let (running, address) =
         serve(app().with_history("*", HistoryLimits::messages(2).bytes(10_000)));
     let news = running.sender().room("news");
@@ -73,7 +73,7 @@ fn who_missed_more_than_is_kept_is_told_so_and_gets_what_is_kept() {
 }
 
 #[test]
-fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
+fn resume_in_an_evicted_room_reports_a_gap() {
     let limits = Limits::default().rooms_max(3);
     let (running, address) = start(
         app()
@@ -110,7 +110,7 @@ fn who_missed_messages_of_a_room_that_was_given_up_is_told_so() {
 }
 
 #[test]
-fn a_room_without_history_ignores_what_a_client_has_seen() {
+fn room_without_history_ignores_the_last_event_id() {
     let (running, address) = serve(app());
     let mut source = EventSource::resume(address, "/events?room=news", "dead-1");
     running.sender().room("news").broadcast(text("hi"));
@@ -119,7 +119,7 @@ fn a_room_without_history_ignores_what_a_client_has_seen() {
 }
 
 #[test]
-fn who_comes_for_the_first_time_gets_the_history_if_it_is_to() {
+fn first_connection_gets_the_history_if_configured() {
     let (running, address) = start(
         app()
             .with_history("*", HistoryLimits::messages(10).bytes(10_000))
@@ -142,7 +142,7 @@ fn who_comes_for_the_first_time_gets_the_history_if_it_is_to() {
 }
 
 #[test]
-fn a_stream_of_several_rooms_resumes_from_the_id_of_any_of_them() {
+fn stream_of_several_rooms_resumes_from_the_id_of_any() {
     let (running, address) = start(
         app()
             .with_history("*", HistoryLimits::messages(100).bytes(10_000))
@@ -182,7 +182,7 @@ fn serve_three() -> (humphrey_ws::RunningApp, std::net::SocketAddr) {
 }
 
 #[test]
-fn stream_names_its_rooms_to_clients_that_ask() {
+fn stream_names_its_rooms_on_request() {
     let (running, address) = serve_three();
     let sender = running.sender();
     for room in ["a", "b", "c"] {
@@ -255,7 +255,7 @@ fn resume_from_an_id_of_each_room_repeats_and_loses_nothing() {
 }
 
 #[test]
-fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
+fn resume_during_publishing_loses_and_repeats_nothing() {
     const ROOMS: usize = 3;
     const ROUNDS: usize = 100;
     /// Little, so that the client is nearly always where the publishers are when it comes again.
@@ -323,7 +323,7 @@ fn resuming_again_and_again_while_all_publish_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn what_is_replayed_of_several_rooms_comes_in_the_order_in_which_it_came_live() {
+fn replay_of_several_rooms_keeps_the_live_order() {
     const ROOMS: usize = 4;
     const EACH: usize = 5_000;
     let (running, address) = start(

@@ -19,7 +19,7 @@ use humphrey_ws::{
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
 #[test]
-fn texts_and_binaries_of_a_room_arrive_as_events_whatever_is_in_them() {
+fn text_and_binary_messages_arrive_as_events() {
     let (running, address) = serve(app());
     let news = running.sender().room("news");
     let mut source = EventSource::open(address, "/events?room=news");
@@ -46,7 +46,7 @@ fn texts_and_binaries_of_a_room_arrive_as_events_whatever_is_in_them() {
 }
 
 #[test]
-fn only_what_was_subscribed_to_arrives_and_in_order() {
+fn subscribed_messages_alone_arrive_in_order() {
     let (running, address) = start(app().with_event_stream("/events", |request, _| {
         Ok(match request.query() {
             "one" => Subscription::room("one"),
@@ -75,7 +75,7 @@ fn only_what_was_subscribed_to_arrives_and_in_order() {
 }
 
 #[test]
-fn the_answer_says_that_it_is_a_stream_and_is_to_be_handed_on_at_once() {
+fn response_headers_forbid_buffering() {
     let (running, address) = serve(app());
     let source = EventSource::open(address, "/events?room=news");
     for line in [
@@ -97,7 +97,7 @@ fn the_answer_says_that_it_is_a_stream_and_is_to_be_handed_on_at_once() {
 }
 
 #[test]
-fn head_gets_the_head_and_other_methods_are_not_allowed() {
+fn head_gets_headers_and_other_methods_get_405() {
     let (running, address) = serve(app());
     let (head, body) = answer(address, &request("HEAD", "/events?room=news", ""));
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -123,7 +123,7 @@ fn head_gets_the_head_and_other_methods_are_not_allowed() {
 }
 
 #[test]
-fn head_gets_no_body_from_whoever_is_turned_away_either() {
+fn refused_head_gets_no_body() {
     let app = app().with_allowed_origins(Origins::Same);
     let (running, address) = serve(app);
     let headers = "Origin: https://elsewhere.example\r\n";
@@ -136,7 +136,7 @@ fn head_gets_no_body_from_whoever_is_turned_away_either() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_the_same_stream() {
+fn http_1_0_client_gets_the_same_stream() {
     let (running, address) = serve(app());
     let mut source = EventSource::ask(address, "GET /events?room=news HTTP/1.0\r\n\r\n");
     running.sender().room("news").broadcast(text("hi"));
@@ -145,7 +145,7 @@ fn a_client_of_http_1_0_gets_the_same_stream() {
 }
 
 #[test]
-fn routes_and_websockets_go_on_beside_a_stream_on_the_same_port() {
+fn routes_and_websockets_share_a_port_with_streams() {
     let routes =
         SubApp::new().with_stateless_route("/*", |_| Response::new(StatusCode::OK, "a route"));
     let (running, address) = serve(app().with_routes(routes));
@@ -179,7 +179,7 @@ fn routes_and_websockets_go_on_beside_a_stream_on_the_same_port() {
 }
 
 #[test]
-fn a_star_in_the_path_stands_for_any_characters_and_the_first_stream_that_fits_counts() {
+fn first_stream_whose_wildcard_path_matches_is_used() {
     let (running, address) = start(
         app()
             .with_event_stream("/of/secret", |_, _| Err(Reject::new(403)))
@@ -199,7 +199,7 @@ fn a_star_in_the_path_stands_for_any_characters_and_the_first_stream_that_fits_c
 }
 
 #[test]
-fn an_event_stream_that_no_request_could_reach_is_an_error_at_the_start() {
+fn unreachable_event_stream_is_an_error_at_start() {
     let stream = |app: AsyncWebsocketApp<()>, path| {
         let app = app.with_event_stream(path, |_, _| Ok(Subscription::broadcasts()));
         app.start().map(drop).unwrap_err().to_string()
@@ -211,7 +211,7 @@ fn an_event_stream_that_no_request_could_reach_is_an_error_at_the_start() {
 }
 
 #[test]
-fn a_rejected_client_gets_status_headers_and_body_and_a_panic_is_500() {
+fn rejection_has_headers_and_body_and_a_panic_is_500() {
     let (running, address) = start(app().with_event_stream("/events", |request, _| {
         assert_ne!(request.query(), "panic");
         Err(Reject::new(401)
@@ -231,7 +231,7 @@ fn a_rejected_client_gets_status_headers_and_body_and_a_panic_is_500() {
 }
 
 #[test]
-fn a_stream_is_nobodys_connection_and_no_handler_hears_of_it() {
+fn event_stream_calls_no_connection_handler() {
     let called = Arc::new(AtomicUsize::new(0));
     let counts = || {
         let called = called.clone();
@@ -273,7 +273,7 @@ fn a_stream_is_nobodys_connection_and_no_handler_hears_of_it() {
 }
 
 #[test]
-fn a_page_of_an_allowed_origin_may_read_the_stream_and_others_are_turned_away() {
+fn allowed_origin_reads_the_stream_and_others_get_403() {
     let (running, address) =
         serve(app().with_allowed_origins(Origins::same_or_list(["https://example.com"])));
     let open = |origin: &str| {
@@ -312,7 +312,7 @@ fn a_page_of_an_allowed_origin_may_read_the_stream_and_others_are_turned_away() 
 }
 
 #[test]
-fn where_any_page_may_come_it_may_read_but_not_with_its_visitors_cookies() {
+fn any_origin_reads_the_stream_without_credentials() {
     for app in [app(), app().with_allowed_origins(Origins::Any)] {
         let (running, address) = serve(app);
         let origin = "Origin: https://example.org\r\n";
@@ -327,7 +327,7 @@ fn where_any_page_may_come_it_may_read_but_not_with_its_visitors_cookies() {
 }
 
 #[test]
-fn the_reader_of_a_script_is_told_which_headers_it_may_send() {
+fn preflight_lists_the_headers_scripts_may_send() {
     let (running, address) = serve(app());
     let (head, body) = answer(
         address,
@@ -352,7 +352,7 @@ fn the_reader_of_a_script_is_told_which_headers_it_may_send() {
 }
 
 #[test]
-fn limits_hold_for_streams_as_for_websockets() {
+fn connection_limits_hold_for_event_streams() {
     let limits = Limits::default().connections_max(2);
     let (running, address) = serve(app().with_limits(limits));
     let _sources = [(); 2].map(|()| EventSource::open(address, "/events?room=news"));
@@ -362,7 +362,7 @@ fn limits_hold_for_streams_as_for_websockets() {
 }
 
 #[test]
-fn limits_of_rooms_hold_for_streams_as_for_members() {
+fn room_limits_hold_for_event_streams() {
     let limits = Limits::default().connection_rooms_max(2).rooms_max(3);
     let (running, address) = start(app().with_limits(limits).with_event_stream(
         "/events",
@@ -393,7 +393,7 @@ fn limits_of_rooms_hold_for_streams_as_for_members() {
 }
 
 #[test]
-fn a_client_that_goes_while_its_request_is_decided_leaves_nothing_behind() {
+fn client_gone_during_authorization_leaves_nothing() {
     let (arrived, arrivals) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = std::sync::Mutex::new(released);
@@ -423,7 +423,7 @@ fn a_client_that_goes_while_its_request_is_decided_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_app_that_stops_sends_what_was_published_and_ends_the_response() {
+fn shutdown_sends_published_events_and_ends_the_body() {
     let (running, address) = serve(app());
     let sources = [(); 5].map(|()| EventSource::open(address, "/events?room=news"));
     let news = running.sender().room("news");
@@ -438,7 +438,7 @@ fn an_app_that_stops_sends_what_was_published_and_ends_the_response() {
 }
 
 #[test]
-fn a_silent_stream_is_kept_alive_by_comments() {
+fn silent_stream_is_kept_alive_by_comments() {
     let (running, address) = start(app().with_event_stream("/events", |_, _| {
         Ok(Subscription::room("news")
             .with_keep_alive(Duration::ZERO)
@@ -454,7 +454,7 @@ fn a_silent_stream_is_kept_alive_by_comments() {
 
 /// Some clients report an event for each empty line, with data or without.
 #[test]
-fn empty_lines_are_sent_behind_events_only() {
+fn empty_lines_follow_events_only() {
     let (running, address) = start(
         app()
             .with_history("*", HistoryLimits::messages(10).bytes(10_000))
@@ -539,7 +539,7 @@ fn publish_until(running: &RunningApp, strikes: impl Fn(&humphrey_ws::Metrics) -
 }
 
 #[test]
-fn a_slow_client_is_cut_off_behind_a_whole_event_and_what_it_misses_is_counted() {
+fn slow_client_is_cut_after_a_whole_event_and_counted() {
     let (running, address) = serve_slow(SlowConsumer::Disconnect);
     let slow = EventSource::open(address, "/events?room=news");
     let published = publish_until(&running, |metrics| metrics.slow_consumers == 1);
@@ -558,7 +558,7 @@ fn a_slow_client_is_cut_off_behind_a_whole_event_and_what_it_misses_is_counted()
 }
 
 #[test]
-fn a_slow_client_misses_the_newest_events_or_the_oldest_as_the_policy_says() {
+fn slow_client_misses_events_chosen_by_the_policy() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let (running, address) = serve_slow(policy);
         let slow = EventSource::open(address, "/events?room=news");
@@ -584,7 +584,7 @@ fn a_slow_client_misses_the_newest_events_or_the_oldest_as_the_policy_says() {
 }
 
 #[test]
-fn a_paced_app_waits_for_a_reader_of_events_as_for_one_of_messages() {
+fn paced_app_waits_for_event_stream_readers() {
     let (running, address) = serve_slow(SlowConsumer::Pace {
         bytes_per_second_min: 1,
         patience: DEADLINE,

@@ -125,7 +125,7 @@ fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
 }
 
 #[test]
-fn echo_sends_every_message_back_as_it_came() {
+fn echo_returns_every_message_unchanged() {
     let example = Example::start("echo");
     let mut client = example.client();
     for message in [
@@ -156,7 +156,7 @@ fn broadcast_welcomes_each_client_before_everyone() {
 }
 
 #[test]
-fn broadcast_echoes_to_the_sender_alone_and_sends_each_line_to_everyone() {
+fn broadcast_echoes_to_the_sender_and_lines_to_everyone() {
     let mut example = Example::start("broadcast");
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..3 {
@@ -179,7 +179,7 @@ fn broadcast_echoes_to_the_sender_alone_and_sends_each_line_to_everyone() {
 }
 
 #[test]
-fn broadcast_goes_on_after_the_end_of_its_input() {
+fn broadcast_continues_after_the_end_of_input() {
     let mut example = Example::start("broadcast");
     let mut client = example.client();
     assert!(client.receive_text().starts_with("Welcome, "));
@@ -193,7 +193,7 @@ fn broadcast_goes_on_after_the_end_of_its_input() {
 }
 
 #[test]
-fn broadcast_blocking_echoes_to_the_sender_alone_and_sends_each_line_to_everyone() {
+fn broadcast_blocking_echoes_and_sends_lines_to_everyone() {
     let mut example = Example::start("broadcast_blocking");
     let mut clients: Vec<Client> = (0..3).map(|_| example.echoed_client()).collect();
 
@@ -211,7 +211,7 @@ fn broadcast_blocking_echoes_to_the_sender_alone_and_sends_each_line_to_everyone
 }
 
 #[test]
-fn broadcast_blocking_goes_on_after_the_end_of_its_input() {
+fn broadcast_blocking_continues_after_the_end_of_input() {
     let mut example = Example::start("broadcast_blocking");
     let mut client = example.echoed_client();
     example.type_line("the last line");
@@ -224,7 +224,7 @@ fn broadcast_blocking_goes_on_after_the_end_of_its_input() {
 }
 
 #[test]
-fn broadcast_blocking_tells_a_client_that_lags_how_many_lines_it_has_missed() {
+fn broadcast_blocking_reports_missed_lines_to_slow_clients() {
     /// More than the sockets' buffers and the bus hold together.
     const LINES: usize = 96;
     const LINE_BYTES: usize = 1 << 20;
@@ -276,7 +276,7 @@ fn linked_serves_its_page_and_broadcasts_what_clients_send() {
 }
 
 #[test]
-fn linked_tells_every_client_what_is_posted() {
+fn linked_sends_posted_texts_to_every_client() {
     let example = Example::start("linked");
     let mut clients: Vec<Client> = (0..3)
         .map(|_| {
@@ -298,7 +298,7 @@ fn linked_tells_every_client_what_is_posted() {
 }
 
 #[test]
-fn linked_serves_pages_with_more_clients_than_it_has_threads() {
+fn linked_serves_pages_with_more_clients_than_threads() {
     let example = Example::start("linked");
     let clients: Vec<Client> = (0..40)
         .map(|_| Client::connect_to(example.address, "/ws"))
@@ -336,7 +336,7 @@ fn stateful_keeps_a_name_and_a_count_for_each_connection() {
 }
 
 #[test]
-fn stateful_notices_a_client_that_vanishes_without_a_word() {
+fn stateful_notices_a_vanished_client() {
     let example = Example::start("stateful");
     let mut ada = example.client();
     ada.send("Ada");
@@ -380,7 +380,7 @@ fn post(example: &Example, recipient: &str, text: &str) {
 }
 
 #[test]
-fn notifications_reach_every_device_of_the_recipient_and_who_listens_to_all() {
+fn notifications_reach_all_devices_and_the_monitor() {
     for way in NOTIFICATIONS {
         let example = Example::start_with("notifications", way);
         let mut ada = [(); 3].map(|()| subscribe(&example, Some("ada")));
@@ -410,7 +410,7 @@ fn notifications_reach_every_device_of_the_recipient_and_who_listens_to_all() {
 }
 
 #[test]
-fn notifications_are_stored_when_nobody_listens() {
+fn notifications_without_a_listener_are_stored() {
     for way in NOTIFICATIONS {
         let example = Example::start_with("notifications", way);
         for number in 1..=102 {
@@ -430,7 +430,7 @@ fn notifications_are_stored_when_nobody_listens() {
 }
 
 #[test]
-fn notifications_refuses_what_is_no_parcel_or_no_recipient() {
+fn notifications_refuses_invalid_parcels_and_recipients() {
     for way in NOTIFICATIONS {
         let example = Example::start_with("notifications", way);
         let heavy = "x".repeat(4097);
@@ -474,7 +474,7 @@ fn hear(client: &mut Client, kind: &str) -> Value {
 }
 
 #[test]
-fn chat_tells_who_is_here_and_who_comes_and_goes() {
+fn chat_reports_presence_joins_and_leaves() {
     let example = Example::start("chat");
     let (mut ada, welcome) = enter(&example, "room=r&name=Ada");
     assert_eq!(welcome["people"], json!(["Ada"]));
@@ -491,7 +491,7 @@ fn chat_tells_who_is_here_and_who_comes_and_goes() {
 }
 
 #[test]
-fn chat_knows_a_person_by_the_key_and_nobody_by_none() {
+fn chat_identifies_people_by_key_and_refuses_others() {
     let example = Example::start("chat");
     let (mut ada, _) = enter(&example, "room=r&name=Ada&person=4711");
     let (_window, welcome) = enter(&example, "room=r&name=Ada&person=4711");
@@ -505,7 +505,7 @@ fn chat_knows_a_person_by_the_key_and_nobody_by_none() {
 }
 
 #[test]
-fn chat_replays_what_came_after_the_last_message_that_a_client_has() {
+fn chat_replays_messages_after_the_clients_last_id() {
     let example = Example::start("chat");
     let (mut ada, _) = enter(&example, "room=r&name=Ada");
     let ids: Vec<String> = (0..5)
@@ -526,7 +526,7 @@ fn chat_replays_what_came_after_the_last_message_that_a_client_has() {
 }
 
 #[test]
-fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
+fn chat_refuses_long_fast_or_unaddressed_messages() {
     let example = Example::start("chat");
     let (mut ada, _) = enter(&example, "room=r&name=Ada");
     for (request, why) in [
@@ -572,7 +572,7 @@ fn chat_refuses_what_is_too_long_too_fast_or_for_nobody_and_says_so() {
 }
 
 #[test]
-fn chat_closes_with_1008_who_finds_the_room_full() {
+fn chat_closes_clients_of_a_full_room_with_1008() {
     let example = Example::start("chat");
     let mut people: Vec<Client> = (0..100)
         .map(|_| enter(&example, "room=r&name=Ada").0)
@@ -591,7 +591,7 @@ fn chat_closes_with_1008_who_finds_the_room_full() {
 }
 
 #[test]
-fn an_example_whose_address_is_taken_ends_and_says_so() {
+fn example_with_an_address_in_use_exits_with_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     for name in [
         "broadcast",
@@ -623,7 +623,7 @@ mod axum {
     use tungstenite::protocol::frame::coding::CloseCode;
 
     #[test]
-    fn axum_notifications_keeps_what_is_posted_and_tells_every_subscriber() {
+    fn axum_notifications_stores_posts_and_notifies_everyone() {
         let example = Example::start("axum_notifications");
         // To nobody.
         let created = http(example.address, "POST", "/notices", "Tea is ready.");
@@ -651,7 +651,7 @@ mod axum {
     }
 
     #[test]
-    fn axum_chat_tells_everyone_what_is_said() {
+    fn axum_chat_broadcasts_messages() {
         let example = Example::start("axum_chat");
         let page = http(example.address, "GET", "/", "");
         assert!(page.contains("new WebSocket("), "{page}");
@@ -669,7 +669,7 @@ mod axum {
     }
 
     #[test]
-    fn axum_chat_disconnects_who_lags_with_1013_and_nobody_else_misses_anything() {
+    fn axum_chat_closes_slow_clients_alone_with_1013() {
         const MESSAGE_BYTES: usize = 60_000;
         let example = Example::start("axum_chat");
         let mut lagging = Client::connect_to(example.address, "/chat");
@@ -704,7 +704,7 @@ mod axum {
     }
 
     #[test]
-    fn axum_chat_refuses_pages_of_other_origins() {
+    fn axum_chat_refuses_foreign_origins() {
         let example = Example::start("axum_chat");
         let request = support::upgrade_request("/chat").replacen(
             "\r\n\r\n",
@@ -719,7 +719,7 @@ mod axum {
 }
 
 #[test]
-fn server_sent_events_serves_its_page_and_streams_every_line_to_whoever_comes() {
+fn server_sent_events_serves_its_page_and_streams_lines() {
     let mut example = Example::start("server_sent_events");
     let page = http(example.address, "GET", "/", "");
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
@@ -772,7 +772,7 @@ fn procedure(id: u8, name: &str, payload: &str) -> Vec<u8> {
 }
 
 #[test]
-fn procedures_answers_calls_until_they_are_cancelled_and_broadcasts() {
+fn procedures_answers_and_cancels_calls_and_broadcasts() {
     let example = Example::start("procedures");
     let mut client = enter_procedures(&example);
     let mut other = enter_procedures(&example);

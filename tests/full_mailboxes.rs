@@ -73,7 +73,7 @@ fn move_about(sender: &AsyncSender, room: &str) {
 }
 
 #[test]
-fn who_sends_joins_leaves_and_resumes_gets_on_where_mailboxes_are_full() {
+fn senders_and_joins_progress_with_full_mailboxes() {
     // One, and shards run no handler themselves; one that is left beside a shard's; one that is left beside both's.
     for handler_threads in [1, 2, 3, 32] {
         everybody_gets_on(handler_threads);

@@ -43,7 +43,7 @@ fn texts(running: &RunningApp, id: Option<HistoryId>) -> Vec<String> {
 }
 
 #[test]
-fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept() {
+fn ids_have_one_epoch_and_no_gaps() {
     let app = resuming().with_history("r", HistoryLimits::messages(10).bytes(1_000));
     let (running, _) = start(app);
     let room = running.sender().room("r");
@@ -79,7 +79,7 @@ fn ids_are_of_one_epoch_and_without_gaps_and_what_came_after_one_is_what_is_kept
 }
 
 #[test]
-fn a_room_that_is_not_to_keep_anything_keeps_nothing() {
+fn room_without_history_stores_nothing() {
     let app = resuming()
         .with_history("secret/*", HistoryLimits::NONE)
         .with_history("*", HistoryLimits::messages(10).bytes(1_000));
@@ -99,7 +99,7 @@ fn a_room_that_is_not_to_keep_anything_keeps_nothing() {
 }
 
 #[test]
-fn who_joins_since_a_message_gets_what_came_after_and_is_told_when_that_is_gone() {
+fn join_since_replays_or_reports_a_gap() {
     let (running, address) =
         start(resuming().with_history("r", HistoryLimits::messages(5).bytes(10_000)));
     let room = running.sender().room("r");
@@ -137,7 +137,7 @@ fn who_joins_since_a_message_gets_what_came_after_and_is_told_when_that_is_gone(
 }
 
 #[test]
-fn replay_goes_over_into_live_without_gap_or_duplicate_while_many_threads_send() {
+fn replay_turns_live_without_gap_or_duplicate() {
     const SENDERS: usize = 4;
     const MESSAGES: usize = 2_000;
     let (running, address) =
@@ -193,7 +193,7 @@ fn replay_goes_over_into_live_without_gap_or_duplicate_while_many_threads_send()
 }
 
 #[test]
-fn who_is_in_the_room_already_is_sent_nothing_twice() {
+fn repeated_join_replays_nothing_to_a_member() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_history("r", HistoryLimits::messages(10).bytes(1_000))
         .with_connect_handler(|stream, _| {
@@ -215,7 +215,7 @@ fn who_is_in_the_room_already_is_sent_nothing_twice() {
 }
 
 #[test]
-fn a_replay_that_is_longer_than_the_outbox_bound_is_no_sign_of_a_slow_client() {
+fn replay_over_the_outbox_bound_is_not_slow() {
     let app = resuming()
         .with_history("r", HistoryLimits::messages(1_000).bytes(8 << 20))
         .with_limits(
@@ -238,7 +238,7 @@ fn a_replay_that_is_longer_than_the_outbox_bound_is_no_sign_of_a_slow_client() {
 }
 
 #[test]
-fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_first() {
+fn least_used_room_with_history_is_evicted_first() {
     let app = resuming()
         .with_history("*", HistoryLimits::messages(3).bytes(1_000))
         .with_limits(Limits::default().rooms_max(32));
@@ -261,7 +261,7 @@ fn rooms_that_keep_messages_give_way_where_there_are_too_many_the_least_used_fir
 }
 
 #[test]
-fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
+fn rooms_without_history_are_evicted_first() {
     let app = resuming()
         .with_history("*", HistoryLimits::messages(3).bytes(1_000))
         .with_limits(Limits::default().rooms_max(8));
@@ -288,7 +288,7 @@ fn rooms_that_never_kept_anything_give_way_before_those_that_do() {
 }
 
 #[test]
-fn a_message_that_is_refused_gets_no_id() {
+fn refused_message_gets_no_id() {
     let app = resuming()
         .with_history("r", HistoryLimits::messages(10).bytes(1_000))
         .with_limits(Limits::default().message_bytes_max(100));
@@ -306,7 +306,7 @@ fn a_message_that_is_refused_gets_no_id() {
 }
 
 #[test]
-fn a_join_that_needs_no_history_is_a_join_and_one_that_does_is_refused() {
+fn join_needing_missing_history_is_refused() {
     let (running, address) = start(resuming());
     let mut plain = Client::connect_to(address, "/all");
     assert_eq!(plain.receive_text(), "replayed 0");

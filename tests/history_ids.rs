@@ -65,7 +65,7 @@ fn with_id(client: &mut WebSocket<TcpStream>) -> (HistoryId, Result<String, Vec<
 }
 
 #[test]
-fn who_speaks_the_subprotocol_gets_messages_with_their_ids_and_everybody_else_as_they_are() {
+fn clients_of_the_subprotocol_alone_get_ids() {
     let (running, address) = start(app());
     let sender = running.sender();
     let room = sender.room("r");
@@ -110,7 +110,7 @@ fn who_speaks_the_subprotocol_gets_messages_with_their_ids_and_everybody_else_as
 }
 
 #[test]
-fn who_comes_back_with_the_last_id_it_has_seen_gets_every_message_once() {
+fn reconnect_with_the_last_id_gets_each_message_once() {
     const MESSAGES: u64 = 5_000;
     let (running, address) = start(app());
     let room = running.sender().room("r");

@@ -47,7 +47,7 @@ fn all_sleep() -> bool {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "counts come from Linux's /proc")]
-fn promise_8_with_a_thousand_idle_connections_no_thread_of_the_engine_wakes_up() {
+fn promise_8_thousand_idle_connections_wake_no_thread() {
     raise_descriptors(2 * CONNECTIONS as u64 + 200);
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(2)

@@ -21,7 +21,7 @@ const LEN: usize = 64 << 10;
 const KEPT: usize = MESSAGES * LEN;
 
 #[test]
-fn what_a_room_keeps_is_written_once_for_who_gets_its_ids() {
+fn history_frames_with_ids_are_encoded_once() {
     let app = AsyncWebsocketApp::<()>::new()
         .with_history("news", HistoryLimits::messages(MESSAGES).bytes(KEPT))
         .with_join_handler(|_, _| true)

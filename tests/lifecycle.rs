@@ -11,7 +11,7 @@ use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, SendErrorReason};
 use support::{Client, DEADLINE, eventually, raw_websocket, start};
 
 #[test]
-fn shutdown_delivers_what_was_taken_closes_everyone_with_1001_and_returns() {
+fn shutdown_delivers_messages_and_closes_with_1001() {
     let app: AsyncWebsocketApp<AtomicUsize> =
         AsyncWebsocketApp::new().with_disconnect_handler(|_, count: Arc<AtomicUsize>| {
             count.fetch_add(1, Ordering::SeqCst);
@@ -45,7 +45,7 @@ fn shutdown_delivers_what_was_taken_closes_everyone_with_1001_and_returns() {
 }
 
 #[test]
-fn shutdown_returns_at_its_deadline_although_a_client_does_not_read_and_a_handler_blocks() {
+fn shutdown_with_blocked_peers_returns_at_its_deadline() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_message_handler(|_, _, _| {
         // Longer than the test.
         std::thread::park_timeout(Duration::from_secs(3600));
@@ -69,7 +69,7 @@ fn shutdown_returns_at_its_deadline_although_a_client_does_not_read_and_a_handle
 }
 
 #[test]
-fn the_shutdown_receiver_of_an_app_stops_it() {
+fn shutdown_receiver_stops_its_app() {
     let (stop, stopped) = channel();
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address("127.0.0.1:0")
@@ -83,7 +83,7 @@ fn the_shutdown_receiver_of_an_app_stops_it() {
 }
 
 #[test]
-fn an_address_in_use_is_an_error_that_names_it_and_a_panic_of_run() {
+fn address_in_use_is_a_named_error_and_run_panics() {
     let mut first: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address("127.0.0.1:0");
     let address = first.bind().unwrap();
     let second = move || AsyncWebsocketApp::<()>::new().with_address(address);
@@ -97,7 +97,7 @@ fn an_address_in_use_is_an_error_that_names_it_and_a_panic_of_run() {
 }
 
 #[test]
-fn a_stopped_app_lets_go_of_its_state_and_its_handlers() {
+fn stopped_app_drops_its_state_and_handlers() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
     let state = Arc::downgrade(&app.get_state());
     let (captured, hung_up) = channel::<()>();
@@ -140,7 +140,7 @@ impl Drop for Tells {
 }
 
 #[test]
-fn the_state_of_a_stream_is_dropped_on_a_handler_thread() {
+fn stream_state_is_dropped_on_a_handler_thread() {
     let (tell, told) = channel();
     *DROPPED_ON.lock().unwrap() = Some(tell);
     let app: AsyncWebsocketApp<(), Tells> = AsyncWebsocketApp::new()

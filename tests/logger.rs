@@ -87,7 +87,7 @@ impl Blocking {
 }
 
 #[test]
-fn a_logger_that_blocks_and_broadcasts_holds_up_nobody() {
+fn blocking_and_broadcasting_logger_delays_nobody() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(1)
         .with_message_handler(|stream, message, _| stream.send(message))

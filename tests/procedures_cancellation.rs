@@ -15,7 +15,7 @@ use humphrey_ws::procedures::{CallError, CallErrorReason, Procedures, Reply};
 use support::{DEADLINE, eventually, start};
 
 #[test]
-fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
+fn reset_reaches_the_running_handler_and_its_callback() {
     let (events, told) = mpsc::channel();
     let procedures = Procedures::new().on_call("wait", move |call| {
         let by_waker = events.clone();
@@ -46,7 +46,7 @@ fn a_reset_reaches_the_handler_that_runs_and_what_waits_on_it() {
 }
 
 #[test]
-fn a_reset_reaches_a_call_that_was_deferred() {
+fn reset_reaches_a_deferred_call() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures =
         Procedures::new().on_call("later", move |call| replies.send(call.defer()).unwrap());
@@ -68,7 +68,7 @@ fn a_reset_reaches_a_call_that_was_deferred() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_before_its_handler_begins_is_not_begun() {
+fn call_cancelled_in_the_queue_is_not_started() {
     let gate = Arc::new(Barrier::new(2));
     let begun = Arc::new(AtomicUsize::new(0));
     let (at_gate, count) = (gate.clone(), begun.clone());
@@ -106,7 +106,7 @@ fn a_call_that_is_cancelled_before_its_handler_begins_is_not_begun() {
 }
 
 #[test]
-fn the_end_of_a_connection_cancels_its_calls_while_a_handler_runs() {
+fn disconnect_cancels_calls_while_a_handler_runs() {
     let (events, told) = mpsc::channel();
     let ended = events.clone();
     let procedures = Procedures::new()
@@ -145,7 +145,7 @@ fn the_end_of_a_connection_cancels_its_calls_while_a_handler_runs() {
 }
 
 #[test]
-fn an_app_that_stops_cancels_the_calls_that_run() {
+fn shutdown_cancels_running_calls() {
     let (events, told) = mpsc::channel();
     let procedures = Procedures::new().on_call("wait", move |call| {
         events.send(false).unwrap();
@@ -163,7 +163,7 @@ fn an_app_that_stops_cancels_the_calls_that_run() {
 }
 
 #[test]
-fn a_call_whose_client_has_gone_keeps_nothing_for_it() {
+fn call_of_a_disconnected_client_retains_no_memory() {
     let (sender, dropped) = mpsc::channel::<()>();
     let held = Mutex::new(Some(sender));
     let (replies, waiting) = mpsc::channel::<Reply>();
@@ -221,7 +221,7 @@ fn on_cancel_function_that_panics_ends_nothing_else() {
 }
 
 #[test]
-fn a_cancellation_may_take_the_reply_with_it() {
+fn on_cancel_may_drop_the_reply() {
     let procedures = Procedures::new().on_call("later", |call| {
         let reply = call.defer();
         call.on_cancel(move || drop(reply));
@@ -239,7 +239,7 @@ fn a_cancellation_may_take_the_reply_with_it() {
 }
 
 #[test]
-fn whatever_is_called_and_cancelled_has_exactly_one_end() {
+fn each_called_and_cancelled_request_has_one_end() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
         .on_call("now", |_| Ok("now"))

@@ -19,7 +19,7 @@ use humphrey_ws::{
 use support::{Client, DEADLINE, eventually, start};
 
 #[test]
-fn an_error_whose_text_is_too_long_ends_its_call_all_the_same() {
+fn error_with_too_long_text_still_ends_its_call() {
     let procedures = Procedures::new().on_call("repeat", |call| {
         Err::<(), _>(CallError::refused(call.text()?.repeat(2)))
     });
@@ -34,7 +34,7 @@ fn an_error_whose_text_is_too_long_ends_its_call_all_the_same() {
 }
 
 #[test]
-fn a_client_leaves_only_rooms_that_it_may_join() {
+fn client_leaves_only_rooms_it_may_join() {
     let muted = |stream: AsyncStream, _| stream.join("muted");
     let with_rooms = app(Procedures::new()).with_join_handler(|_, room| room == "talk");
     for app in [with_rooms, app(Procedures::new())] {
@@ -48,7 +48,7 @@ fn a_client_leaves_only_rooms_that_it_may_join() {
 }
 
 #[test]
-fn a_reply_that_a_cancellation_drops_ends_its_call_also_where_its_client_reads_slowly() {
+fn reply_dropped_by_on_cancel_ends_a_slow_clients_call() {
     let (streams, connected) = mpsc::channel();
     let (dropped, told) = mpsc::channel();
     let procedures = Procedures::new().on_call("later", move |call| {
@@ -106,7 +106,7 @@ fn a_reply_that_a_cancellation_drops_ends_its_call_also_where_its_client_reads_s
 }
 
 #[test]
-fn every_call_to_a_client_is_told_once_whatever_comes_first() {
+fn each_call_to_a_client_is_answered_once() {
     const CALLS: usize = 300;
     let told: Arc<Mutex<HashMap<(usize, usize), usize>>> = Arc::default();
     let (ended, ends) = mpsc::channel();
@@ -152,7 +152,7 @@ fn every_call_to_a_client_is_told_once_whatever_comes_first() {
 }
 
 #[test]
-fn a_callback_may_call_and_wait_itself() {
+fn callback_may_call_and_wait() {
     let (outcomes, told) = mpsc::channel();
     let app = app(Procedures::new()).with_connect_handler(move |stream, _| {
         let first = stream.call_wait("first", "", DEADLINE).unwrap();
@@ -206,7 +206,7 @@ fn of_room(frame: &[u8]) -> Option<(String, Vec<u8>)> {
 }
 
 #[test]
-fn who_joins_and_leaves_while_much_is_sent_misses_nothing_and_gets_nothing_twice() {
+fn joins_during_broadcasts_lose_and_repeat_nothing() {
     const MESSAGES: usize = 3_000;
     let (running, address) = start(
         AsyncWebsocketApp::<()>::new()
@@ -284,7 +284,7 @@ fn who_joins_and_leaves_while_much_is_sent_misses_nothing_and_gets_nothing_twice
 }
 
 #[test]
-fn joining_while_the_connection_closes_leaves_nobody_behind() {
+fn join_during_a_close_leaves_no_member() {
     let (running, address) = start(
         AsyncWebsocketApp::<()>::new()
             .with_history("news", HistoryLimits::messages(10).bytes(1_000))
@@ -327,7 +327,7 @@ impl Drop for Told {
 }
 
 #[test]
-fn a_reply_that_is_kept_beyond_its_app_is_harmless() {
+fn reply_kept_beyond_its_app_is_harmless() {
     let (replies, waiting) = mpsc::channel();
     let is_dropped = Arc::new(AtomicBool::new(false));
     let told = Told(is_dropped.clone());
@@ -365,7 +365,7 @@ fn dice(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 #[test]
-fn no_client_harms_others_whatever_frames_it_sends() {
+fn arbitrary_frames_harm_no_other_client() {
     let procedures = Procedures::new()
         .on_notification("event", |event| {
             event.stream().notify("event", event.data())
@@ -434,7 +434,7 @@ fn no_client_harms_others_whatever_frames_it_sends() {
 }
 
 #[test]
-fn a_message_as_long_as_may_be_reaches_clients_that_get_its_id_whatever_the_bounds() {
+fn longest_message_reaches_clients_that_get_ids() {
     for slow_consumer in [
         SlowConsumer::Disconnect,
         SlowConsumer::DropOldest,
@@ -476,7 +476,7 @@ fn a_message_as_long_as_may_be_reaches_clients_that_get_its_id_whatever_the_boun
 }
 
 #[test]
-fn every_request_has_one_end_and_parts_only_before_it() {
+fn request_has_one_end_and_parts_only_before_it() {
     let (later, deferred) = mpsc::channel::<(u8, Reply)>();
     thread::spawn(move || {
         for (n, reply) in deferred {

@@ -37,7 +37,7 @@ fn into(outcomes: &Sender<Outcome>) -> impl FnOnce(Outcome) + Send + 'static {
 }
 
 #[test]
-fn a_call_to_a_client_is_answered_or_fails_as_the_client_says() {
+fn call_to_a_client_yields_its_reply_or_error() {
     let (app, streams) = streams(app(Procedures::new()));
     let (running, address) = start(app);
     let mut client = connect(address, V1);
@@ -79,7 +79,7 @@ fn a_call_to_a_client_is_answered_or_fails_as_the_client_says() {
 }
 
 #[test]
-fn a_handler_may_wait_for_an_answer_of_its_own_client() {
+fn handler_may_wait_for_a_reply_of_its_client() {
     let procedures = Procedures::new().on_call("greet", |call| {
         let name = call.stream().call_wait("name", "", DEADLINE)?;
         Ok(format!("Hello, {}!", name.text()?))
@@ -96,7 +96,7 @@ fn a_handler_may_wait_for_an_answer_of_its_own_client() {
 }
 
 #[test]
-fn answers_are_told_as_messages_are_handled_in_their_order() {
+fn replies_and_messages_are_handled_in_order() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (of_events, of_answers) = (told.clone(), told.clone());
     let procedures = Procedures::new().on_notification("event", move |event| {
@@ -130,7 +130,7 @@ fn answers_are_told_as_messages_are_handled_in_their_order() {
 }
 
 #[test]
-fn a_call_that_is_not_answered_in_time_is_told_so_and_its_client_too() {
+fn expired_call_fails_and_resets_at_the_client() {
     let (app, streams) = streams(app(Procedures::new()));
     let (running, address) = start(app);
     let mut client = connect(address, V1);
@@ -157,7 +157,7 @@ fn a_call_that_is_not_answered_in_time_is_told_so_and_its_client_too() {
 }
 
 #[test]
-fn the_end_of_a_connection_is_told_to_whoever_has_called_it_before_the_disconnect_handler() {
+fn disconnect_fails_calls_before_the_disconnect_handler() {
     let (events, told) = mpsc::channel();
     let (ended, called) = (events.clone(), events.clone());
     let app = app(
@@ -214,7 +214,7 @@ fn the_end_of_a_connection_is_told_to_whoever_has_called_it_before_the_disconnec
 }
 
 #[test]
-fn calls_that_can_not_be_made_fail_at_once() {
+fn impossible_calls_fail_at_once() {
     let app = app(Procedures::new()).with_limits(
         Limits::default()
             .connection_calls_max(1)
@@ -328,7 +328,7 @@ impl Receive for Client {
 }
 
 #[test]
-fn a_client_joins_the_rooms_that_it_may_and_leaves_them() {
+fn client_joins_and_leaves_the_rooms_it_may() {
     let (running, address) = start(rooms());
     let mut client = connect(address, V1);
     assert_eq!(client.join("talk", "new"), (vec![], String::new()));
@@ -361,7 +361,7 @@ fn a_client_joins_the_rooms_that_it_may_and_leaves_them() {
 }
 
 #[test]
-fn who_joins_a_room_gets_what_it_has_missed_before_the_answer() {
+fn join_replays_missed_messages_before_the_reply() {
     let (running, address) = start(rooms());
     let mut client = connect(address, V1);
     // Before anything was sent there is a place to resume from.
@@ -412,7 +412,7 @@ fn who_joins_a_room_gets_what_it_has_missed_before_the_answer() {
 }
 
 #[test]
-fn what_comes_after_the_answer_goes_on_from_its_id() {
+fn live_messages_continue_from_the_id_of_the_reply() {
     let (running, address) = start(rooms());
     say(&running, "news", "one");
     let mut client = connect(address, V1);
@@ -437,7 +437,7 @@ fn what_comes_after_the_answer_goes_on_from_its_id() {
 }
 
 #[test]
-fn who_was_in_the_room_already_gets_what_it_has_missed_all_the_same() {
+fn member_joining_since_an_id_gets_missed_messages() {
     let (running, address) = start(
         rooms()
             .with_connect_handler(|stream, _| stream.join("news"))
@@ -455,7 +455,7 @@ fn who_was_in_the_room_already_gets_what_it_has_missed_all_the_same() {
 }
 
 #[test]
-fn notifications_have_the_same_bytes_for_everyone() {
+fn notifications_share_their_bytes_among_recipients() {
     let (running, address) =
         start(app(Procedures::new()).with_connect_handler(|stream, _| stream.join("main")));
     let mut clients = [
@@ -489,11 +489,10 @@ fn notifications_have_the_same_bytes_for_everyone() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_timers_thread_is_there_while_calls_wait_and_ends_with_the_app() {
+fn timer_thread_runs_while_calls_wait() {
     // The other tests of this file have timers, too: it runs in a process of its own.
     if std::env::var_os("ALONE").is_none() {
-        let name =
-            "procedures_server::a_timers_thread_is_there_while_calls_wait_and_ends_with_the_app";
+        let name = "procedures_server::timer_thread_runs_while_calls_wait";
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name])
             .env("ALONE", "yes")

@@ -32,7 +32,7 @@ fn vectors() -> HashMap<String, Vec<u8>> {
 }
 
 #[test]
-fn the_guides_test_vectors_are_what_is_sent_and_read() {
+fn guide_test_vectors_match_the_wire() {
     let vectors = vectors();
     assert_eq!(vectors.len(), 7);
     let vector = |what: &str| vectors[what].clone();
@@ -165,7 +165,7 @@ fn dialogue(address: SocketAddr, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn the_older_subprotocol_is_spoken_as_its_other_server_speaks_it() {
+fn older_subprotocol_matches_its_reference_server() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let their_address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -223,7 +223,7 @@ fn the_older_subprotocol_is_spoken_as_its_other_server_speaks_it() {
 }
 
 #[test]
-fn a_notification_has_the_bytes_of_the_table_whatever_its_payload() {
+fn notification_has_the_documented_bytes() {
     for len in [0, 1, 125, 126, 65_535, 65_536] {
         let payload = vec![7; len];
         let message = Message::notification("tick", &payload);

@@ -54,7 +54,7 @@ fn logging() -> AsyncWebsocketApp<Log> {
 }
 
 #[test]
-fn promise_1_each_connection_is_handled_in_order_and_exactly_once() {
+fn promise_1_messages_are_handled_in_order_exactly_once() {
     let app = logging();
     let log = app.get_state();
     let (running, address) = start(app);
@@ -90,7 +90,7 @@ fn promise_1_each_connection_is_handled_in_order_and_exactly_once() {
 }
 
 #[test]
-fn promise_1_handlers_of_a_connection_never_run_two_at_a_time() {
+fn promise_1_handlers_of_a_connection_never_overlap() {
     let app: AsyncWebsocketApp<AtomicBool, AtomicBool> = AsyncWebsocketApp::new()
         .with_message_handler(
             |stream: AsyncStream<AtomicBool>, message, overlap: Arc<AtomicBool>| {
@@ -120,7 +120,7 @@ fn promise_1_handlers_of_a_connection_never_run_two_at_a_time() {
 }
 
 #[test]
-fn promise_1_what_one_handler_sends_leaves_in_order_with_broadcasts_between() {
+fn promise_1_sends_and_broadcasts_of_a_handler_keep_order() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_message_handler(|stream, _, _| {
             for n in 0..100 {
@@ -142,7 +142,7 @@ fn promise_1_what_one_handler_sends_leaves_in_order_with_broadcasts_between() {
 }
 
 #[test]
-fn promise_1_broadcasts_of_one_thread_arrive_everywhere_in_the_order_made() {
+fn promise_1_broadcasts_of_a_thread_arrive_in_order() {
     const SENDERS: usize = 4;
     const MESSAGES: usize = 2_000;
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_shards(3);
@@ -180,7 +180,7 @@ fn promise_1_broadcasts_of_one_thread_arrive_everywhere_in_the_order_made() {
 }
 
 #[test]
-fn promise_2_nobody_waits_for_half_frames_half_heads_or_those_who_stop_reading() {
+fn promise_2_partial_input_or_nonreaders_delay_nobody() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(1)
         .with_message_handler(|stream, message, _| stream.send(message));
@@ -241,7 +241,7 @@ fn promise_2_nobody_waits_for_half_frames_half_heads_or_those_who_stop_reading()
 }
 
 #[test]
-fn promise_3_a_blocked_handler_delays_its_own_connection_only() {
+fn promise_3_blocked_handler_delays_its_connection_only() {
     let (unblock, blocked) = channel::<()>();
     let app: AsyncWebsocketApp<Mutex<Receiver<()>>> =
         AsyncWebsocketApp::new_with_config(Mutex::new(blocked), 2, 1)
@@ -268,7 +268,7 @@ fn promise_3_a_blocked_handler_delays_its_own_connection_only() {
 }
 
 #[test]
-fn promise_3_what_a_handler_has_sent_leaves_although_it_then_blocks() {
+fn promise_3_messages_of_a_blocked_handler_are_sent() {
     let (unblock, blocked) = channel::<()>();
     let app: AsyncWebsocketApp<Mutex<Receiver<()>>> =
         AsyncWebsocketApp::new_with_config(Mutex::new(blocked), 1, 1).with_message_handler(
@@ -288,7 +288,7 @@ fn promise_3_what_a_handler_has_sent_leaves_although_it_then_blocks() {
 }
 
 #[test]
-fn promise_3_many_blocking_handlers_are_served_by_all_threads_at_once() {
+fn promise_3_blocking_handlers_use_all_threads() {
     const THREADS: usize = 32; // Of which 1,024 is a multiple.
     // Both ends of each are in this process.
     raise_descriptors(2 * 1_024 + 300);
@@ -313,7 +313,7 @@ fn promise_3_many_blocking_handlers_are_served_by_all_threads_at_once() {
 }
 
 #[test]
-fn promise_3_with_all_handler_threads_blocked_handshakes_pings_and_broadcasts_go_on() {
+fn promise_3_io_continues_with_all_handlers_blocked() {
     let barrier = Arc::new(Barrier::new(2));
     let app: AsyncWebsocketApp<Arc<Barrier>> =
         AsyncWebsocketApp::new_with_config(barrier.clone(), 1, 1)
@@ -354,7 +354,7 @@ fn promise_3_with_all_handler_threads_blocked_handshakes_pings_and_broadcasts_go
 }
 
 #[test]
-fn promise_4_a_message_over_the_limit_is_refused_in_both_directions() {
+fn promise_4_message_over_the_limit_is_refused_both_ways() {
     let limits = Limits::default().message_bytes_max(1000);
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_limits(limits)
@@ -384,7 +384,7 @@ fn promise_4_a_message_over_the_limit_is_refused_in_both_directions() {
 }
 
 #[test]
-fn promise_4_a_message_of_16_mib_is_echoed_with_default_limits() {
+fn promise_4_message_of_16_mib_is_echoed_by_default() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
@@ -402,7 +402,7 @@ fn promise_4_a_message_of_16_mib_is_echoed_with_default_limits() {
 }
 
 #[test]
-fn promise_5_messages_that_are_not_delivered_are_counted_by_cause() {
+fn promise_5_undelivered_messages_are_counted_by_cause() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
     let sender = app.sender();
     sender.broadcast(Message::new("before the app runs"));
@@ -429,7 +429,7 @@ fn promise_5_messages_that_are_not_delivered_are_counted_by_cause() {
 }
 
 #[test]
-fn promise_6_a_panic_in_a_handler_closes_that_one_connection_with_1011() {
+fn promise_6_handler_panic_closes_its_connection_with_1011() {
     let app: AsyncWebsocketApp<AtomicUsize> = AsyncWebsocketApp::new()
         .with_message_handler(|stream, message, _| {
             assert_ne!(message.text(), Some("panic"), "as it was asked to");
@@ -462,7 +462,7 @@ fn promise_6_a_panic_in_a_handler_closes_that_one_connection_with_1011() {
 }
 
 #[test]
-fn promise_7_violations_are_answered_with_the_code_of_the_rfc() {
+fn promise_7_violations_close_with_the_code_of_the_rfc() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
@@ -511,7 +511,7 @@ fn promise_7_violations_are_answered_with_the_code_of_the_rfc() {
 }
 
 #[test]
-fn promise_7_the_handshake_is_checked_and_early_frames_are_kept() {
+fn promise_7_handshake_is_checked_and_early_frames_kept() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
@@ -560,7 +560,7 @@ fn promise_7_the_handshake_is_checked_and_early_frames_are_kept() {
 }
 
 #[test]
-fn a_closing_handshake_from_either_side_is_clean() {
+fn closing_handshake_from_either_side_is_clean() {
     let app: AsyncWebsocketApp<Mutex<Option<Sender<()>>>> = AsyncWebsocketApp::new()
         .with_message_handler(|stream, _, _| {
             stream.send(Message::new("last words"));
@@ -604,7 +604,7 @@ fn a_closing_handshake_from_either_side_is_clean() {
 }
 
 #[test]
-fn a_client_that_ends_its_stream_still_gets_its_replies_and_is_disconnected() {
+fn half_closed_client_gets_its_replies_and_disconnects() {
     let app: AsyncWebsocketApp<AtomicUsize> = AsyncWebsocketApp::new()
         .with_message_handler(|stream, message, _| stream.send(message))
         .with_disconnect_handler(|_, count: Arc<AtomicUsize>| {
@@ -637,7 +637,7 @@ fn a_client_that_ends_its_stream_still_gets_its_replies_and_is_disconnected() {
 }
 
 #[test]
-fn ids_paths_and_addresses_name_connections_and_senders_reach_them() {
+fn senders_reach_connections_by_id_path_and_address() {
     let (tell, told) = channel();
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_connect_handler(move |stream, _| {

@@ -2,33 +2,33 @@
 //! test: here over real sockets where these show it, and beside the code where only a scripted socket can.
 //!
 //! 1. A message of one frame over the limit is taken, or its memory is.
-//!    `a_message_over_the_limit_is_refused_by_its_header`; `src/protocol/connection/tests.rs`:
+//!    `message_over_the_limit_is_refused_by_its_header`; `src/protocol/connection/tests.rs`:
 //!    `message_over_the_limit_is_refused_before_the_key`,
 //!    `announced_message_reserves_only_what_arrives`.
 //! 2. Valid messages in front of a malformed frame, in the same read, are lost.
-//!    `valid_messages_in_front_of_a_malformed_frame_are_delivered`.
+//!    `messages_before_a_malformed_frame_are_delivered`.
 //! 3. A character that is cut where one block of bytes ends and the next begins is refused, or let through though it
-//!    is none. `text_is_the_same_wherever_frames_and_reads_cut_its_characters`; `src/protocol/regressions.rs`:
+//!    is none. `text_split_inside_characters_is_unchanged`; `src/protocol/regressions.rs`:
 //!    `split_characters_are_accepted_at_every_boundary`,
 //!    `invalid_utf8_is_refused_at_every_boundary`.
-//! 4. A key that is not sixteen bytes is accepted. `a_key_that_is_not_sixteen_bytes_is_refused`.
+//! 4. A key that is not sixteen bytes is accepted. `key_other_than_sixteen_bytes_is_refused`.
 //! 5. Of repeated keys or versions, one is picked. `repeated_keys_and_versions_are_refused`.
-//! 6. The body of an upgrade request is read as frames. `a_body_on_the_upgrade_request_is_refused`.
+//! 6. The body of an upgrade request is read as frames. `body_on_the_upgrade_request_is_refused`.
 //! 7. Frames that come with the head count against its limit.
-//!    `frames_that_come_with_the_head_do_not_count_against_its_limit`; `src/engine/sim_tests/regressions.rs`:
+//!    `frames_sent_with_the_head_do_not_count_as_head`; `src/engine/sim_tests/regressions.rs`:
 //!    `frames_after_a_head_do_not_count_against_its_limit`.
-//! 8. A deadline stands still while a write is blocked. `deadlines_go_on_while_a_write_is_blocked`;
+//! 8. A deadline stands still while a write is blocked. `deadlines_hold_while_a_write_is_blocked`;
 //!    `src/engine/sim_tests/regressions.rs`: `every_deadline_of_a_nonreader_expires_on_time`.
 //! 9. Pongs and close frames starve behind queued messages, or are dropped with them.
-//!    `a_client_with_a_full_outbox_gets_its_pong_first_and_its_close_frame_last`; `src/engine/sim_tests/sessions.rs`:
+//!    `full_outbox_sends_pong_first_and_close_frame_last`; `src/engine/sim_tests/sessions.rs`:
 //!    `pongs_precede_queued_messages_but_split_no_frame`;
 //!    `src/engine/sim_tests/slow.rs`: `pongs_of_a_slow_client_are_not_dropped`.
-//! 10. Close codes 1012 to 1014 are refused. `every_close_code_that_may_be_sent_is_answered_with_itself`.
+//! 10. Close codes 1012 to 1014 are refused. `valid_close_code_is_echoed`.
 //! 11. A message is sent behind the verdict on a slow client, with a hole before it.
-//!     `nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame`; `src/engine/sim_tests/slow.rs`:
+//!     `slow_client_gets_only_a_close_frame_after_its_verdict`; `src/engine/sim_tests/slow.rs`:
 //!     `slow_client_is_closed_after_the_frame_in_progress`.
 //! 12. Messages that were accepted are lost where a connection leaves and closes in one turn.
-//!     `messages_and_the_close_behind_them_are_all_delivered`; `src/engine/sim_tests/regressions.rs`:
+//!     `messages_and_the_close_after_them_are_delivered`; `src/engine/sim_tests/regressions.rs`:
 //!     `messages_in_the_ending_turn_are_delivered_or_counted`.
 //! 13. A bound is overshot because bytes count when they leave, not when they are queued; no socket is exact enough
 //!     to show it. `src/engine/sim_tests/regressions.rs`:
@@ -121,7 +121,7 @@ fn header(first: u8, len: u64) -> Vec<u8> {
 // ----------------------------------------------------------- 1. a message of one frame over the limit is taken
 
 #[test]
-fn a_message_over_the_limit_is_refused_by_its_header() {
+fn message_over_the_limit_is_refused_by_its_header() {
     const MAX: usize = 100_000;
     let limits = Limits::default().message_bytes_max(MAX);
     let (app, _told) = telling(AsyncWebsocketApp::new().with_limits(limits));
@@ -163,7 +163,7 @@ fn a_message_over_the_limit_is_refused_by_its_header() {
 // ------------------------------------------------------ 2. valid messages in front of a malformed frame are lost
 
 #[test]
-fn valid_messages_in_front_of_a_malformed_frame_are_delivered() {
+fn messages_before_a_malformed_frame_are_delivered() {
     let bytes = [
         client_frame(0x81, b"one"),
         client_frame(0x01, b"tw"),
@@ -194,7 +194,7 @@ fn valid_messages_in_front_of_a_malformed_frame_are_delivered() {
 // --------------------------------------------------- 3. a character that is cut at a border of blocks is refused
 
 #[test]
-fn text_is_the_same_wherever_frames_and_reads_cut_its_characters() {
+fn text_split_inside_characters_is_unchanged() {
     let (app, _told) = telling(AsyncWebsocketApp::new());
     let (running, address) = start(app);
     for character in ["é", "日", "🦀"] {
@@ -259,7 +259,7 @@ fn assert_all_refused(cases: &[(&str, String)]) {
 }
 
 #[test]
-fn a_key_that_is_not_sixteen_bytes_is_refused() {
+fn key_other_than_sixteen_bytes_is_refused() {
     let keys = [
         "",
         "AAAAAAAAAAAAAAAAAAAA",         // 15 bytes
@@ -288,7 +288,7 @@ fn repeated_keys_and_versions_are_refused() {
 }
 
 #[test]
-fn a_body_on_the_upgrade_request_is_refused() {
+fn body_on_the_upgrade_request_is_refused() {
     let smuggled = "smuggled";
     let len = smuggled.len();
     let end = "\r\n\r\n";
@@ -312,7 +312,7 @@ fn a_body_on_the_upgrade_request_is_refused() {
 // --------------------------------------------------------- 7. frames that come with the head count against its limit
 
 #[test]
-fn frames_that_come_with_the_head_do_not_count_against_its_limit() {
+fn frames_sent_with_the_head_do_not_count_as_head() {
     let request = upgrade_request("/");
     for (head_bytes_max, status) in [
         (request.len(), "101"),
@@ -377,7 +377,7 @@ fn never() -> Limits {
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
-fn deadlines_go_on_while_a_write_is_blocked() {
+fn deadlines_hold_while_a_write_is_blocked() {
     let heartbeat = std::thread::spawn(|| {
         let app = AsyncWebsocketApp::new().with_heartbeat(Heartbeat::new(SOON / 2, SOON));
         let (running, sender, _socket) = stuck(app, never());
@@ -415,7 +415,7 @@ fn deadlines_go_on_while_a_write_is_blocked() {
 // ------------------------------------ 9. pongs and close frames starve behind queued messages, or are dropped with them
 
 #[test]
-fn a_client_with_a_full_outbox_gets_its_pong_first_and_its_close_frame_last() {
+fn full_outbox_sends_pong_first_and_close_frame_last() {
     let (running, sender, mut socket) = stuck(AsyncWebsocketApp::new(), never());
     let before = sender.metrics().bytes_in;
     let ping = client_frame(0x89, b"are you there?");
@@ -457,7 +457,7 @@ fn a_client_with_a_full_outbox_gets_its_pong_first_and_its_close_frame_last() {
 // ------------------------------------------------------------------------ 10. close codes 1012 to 1014 are refused
 
 #[test]
-fn every_close_code_that_may_be_sent_is_answered_with_itself() {
+fn valid_close_code_is_echoed() {
     let (app, _told) = telling(AsyncWebsocketApp::new());
     let (running, address) = start(app);
     let registered = (1000..=1014).filter(|code| !(1004..=1006).contains(code));
@@ -480,7 +480,7 @@ fn every_close_code_that_may_be_sent_is_answered_with_itself() {
 // ------------------------------------------------------- 11. a message is sent behind the verdict on a slow client
 
 #[test]
-fn nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame() {
+fn slow_client_gets_only_a_close_frame_after_its_verdict() {
     let limits = never().outbox_bytes_max(OUTBOX);
     let (tell, told) = channel();
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
@@ -532,7 +532,7 @@ fn nothing_follows_the_verdict_on_a_slow_client_but_its_close_frame() {
 // -------------------------------------------- 12. accepted messages are lost where a connection closes in the same turn
 
 #[test]
-fn messages_and_the_close_behind_them_are_all_delivered() {
+fn messages_and_the_close_after_them_are_delivered() {
     const MESSAGES: usize = 200;
     // The program sends and closes at once.
     let app: AsyncWebsocketApp<()> =
@@ -579,7 +579,7 @@ fn messages_and_the_close_behind_them_are_all_delivered() {
 // ------------------------------------------------------------------------------------------ the list at the top is true
 
 #[test]
-fn the_list_names_thirteen_failures_and_tests_that_are_there() {
+fn list_names_thirteen_failures_and_existing_tests() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
     let own = read("tests/regressions.rs");

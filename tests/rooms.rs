@@ -71,7 +71,7 @@ fn message(text: impl std::fmt::Display) -> Message {
 }
 
 #[test]
-fn a_room_is_sent_what_is_meant_for_it_and_nobody_else_is() {
+fn room_broadcast_reaches_its_members_only() {
     let (running, address) = start(joining());
     let mut in_a: Vec<Client> = (0..4).map(|_| join(address, "a")).collect();
     let mut in_b = join(address, "b");
@@ -97,7 +97,7 @@ fn a_room_is_sent_what_is_meant_for_it_and_nobody_else_is() {
 }
 
 #[test]
-fn what_a_thread_does_happens_in_that_order_join_send_leave() {
+fn join_send_and_leave_of_a_thread_keep_their_order() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 4);
@@ -130,7 +130,7 @@ fn what_a_thread_does_happens_in_that_order_join_send_leave() {
 }
 
 #[test]
-fn a_join_in_the_connect_handler_holds_before_the_first_message_is_handled() {
+fn join_in_on_connect_precedes_the_first_message() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_connect_handler(|stream, _| stream.join("r"))
         .with_message_handler(|stream, message, _| {
@@ -148,7 +148,7 @@ fn a_join_in_the_connect_handler_holds_before_the_first_message_is_handled() {
 }
 
 #[test]
-fn broadcasts_of_one_thread_to_several_rooms_and_to_all_arrive_in_order() {
+fn broadcasts_of_a_thread_to_rooms_and_all_keep_order() {
     let (running, address) = start(joining());
     let rooms = ["a", "b", "c", "d"];
     let mut clients: Vec<(HashSet<&str>, Client)> = (0..16usize)
@@ -195,7 +195,7 @@ fn broadcasts_of_one_thread_to_several_rooms_and_to_all_arrive_in_order() {
 }
 
 #[test]
-fn what_one_handler_sends_to_its_client_to_a_room_and_to_all_leaves_in_that_order() {
+fn sends_of_a_handler_to_client_room_and_all_keep_order() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_connect_handler(|stream, _| stream.join("r"))
         .with_message_handler(|stream, _, _| {
@@ -227,7 +227,7 @@ fn what_one_handler_sends_to_its_client_to_a_room_and_to_all_leaves_in_that_orde
 }
 
 #[test]
-fn everyone_but_one_gets_what_is_sent_to_all_but_that_one() {
+fn broadcast_except_skips_one_connection() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 5);
@@ -260,7 +260,7 @@ fn everyone_but_one_gets_what_is_sent_to_all_but_that_one() {
 }
 
 #[test]
-fn a_message_that_all_have_got_but_the_one_it_is_not_for_is_not_counted_as_lost() {
+fn skipped_recipient_is_not_counted_as_undelivered() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     // One on each shard.
@@ -282,7 +282,7 @@ fn a_message_that_all_have_got_but_the_one_it_is_not_for_is_not_counted_as_lost(
 }
 
 #[test]
-fn a_connection_that_ends_leaves_all_its_rooms_and_an_empty_room_is_gone() {
+fn ended_connection_leaves_its_rooms_and_frees_empty_ones() {
     let (running, address) = start(joining());
     let sender = running.sender();
     for how in 0..3 {
@@ -315,7 +315,7 @@ fn a_connection_that_ends_leaves_all_its_rooms_and_an_empty_room_is_gone() {
 }
 
 #[test]
-fn limits_of_rooms_are_named_by_the_error_and_cost_nothing_else() {
+fn join_over_a_room_limit_names_the_limit() {
     let (app, ids) = recording();
     let (running, address) =
         start(app.with_limits(Limits::default().connection_rooms_max(2).rooms_max(3)));
@@ -366,7 +366,7 @@ fn limits_of_rooms_are_named_by_the_error_and_cost_nothing_else() {
 }
 
 #[test]
-fn rooms_can_be_used_before_the_app_runs_and_nothing_comes_of_it() {
+fn room_calls_before_the_app_runs_have_no_effect() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
     let room = app.sender().room("r");
     room.broadcast(message("early"));
@@ -402,7 +402,7 @@ fn changes_of(changes: &Changes, address: SocketAddr) -> Vec<(String, Presence)>
 }
 
 #[test]
-fn the_room_handler_is_told_of_each_change_once_in_order_before_the_disconnect_handler() {
+fn room_handler_gets_each_change_before_on_disconnect() {
     let changes = Changes::default();
     let app = announcing(&changes).with_message_handler(|stream, message, _| {
         match message.text().unwrap() {
@@ -450,7 +450,7 @@ fn the_room_handler_is_told_of_each_change_once_in_order_before_the_disconnect_h
 }
 
 #[test]
-fn shards_without_a_member_are_left_in_peace() {
+fn room_broadcast_does_not_wake_shards_without_members() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 2);
@@ -479,7 +479,7 @@ fn shards_without_a_member_are_left_in_peace() {
 }
 
 #[test]
-fn threads_that_join_leave_and_send_all_at_once_leave_nothing_behind() {
+fn concurrent_joins_leaves_and_sends_leave_nothing() {
     let (running, address) = start(
         joining().with_limits(
             Limits::default()

@@ -103,7 +103,7 @@ fn routes_of_every_kind_are_served_beside_websockets() {
 }
 
 #[test]
-fn responses_carry_what_a_client_needs_and_nothing_twice() {
+fn responses_have_the_required_headers_once() {
     let (running, address) = serve();
     let (head, _) = ask(address, &get("/hello"));
     for name in ["Content-Length: ", "Date: ", "Server: "] {
@@ -114,7 +114,7 @@ fn responses_carry_what_a_client_needs_and_nothing_twice() {
 }
 
 #[test]
-fn a_connection_is_kept_alive_and_pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let (running, address) = serve();
     let mut socket = tcp(address);
     let burst: String = (0..50).map(|_| get("/count")).collect();
@@ -129,7 +129,7 @@ fn a_connection_is_kept_alive_and_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn a_connection_ends_when_either_side_wants_it_to() {
+fn connection_ends_when_either_side_asks() {
     let (running, address) = serve();
     let endings = [
         get("/bye"),
@@ -170,7 +170,7 @@ fn head_has_the_headers_of_get_and_no_body() {
 }
 
 #[test]
-fn bodies_come_by_length_or_in_chunks_and_after_100_continue() {
+fn bodies_are_read_by_length_chunks_or_after_continue() {
     let (running, address) = serve();
     let post = "POST /echo HTTP/1.1\r\nHost: localhost\r\n";
     assert_eq!(
@@ -191,7 +191,7 @@ fn bodies_come_by_length_or_in_chunks_and_after_100_continue() {
 }
 
 #[test]
-fn what_is_too_large_or_contradicts_itself_is_refused_by_its_own_status() {
+fn oversized_or_contradictory_request_has_its_status() {
     let limits = Limits::default().body_bytes_max(1000).head_bytes_max(2000);
     let (running, address) = start(
         AsyncWebsocketApp::<AtomicUsize>::new()
@@ -238,7 +238,7 @@ fn what_is_too_large_or_contradicts_itself_is_refused_by_its_own_status() {
 }
 
 #[test]
-fn a_panic_in_a_route_is_500_and_nothing_else() {
+fn panic_in_a_route_is_answered_with_500() {
     let (running, address) = serve();
     let (head, _) = ask(address, &get("/panic"));
     assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
@@ -254,7 +254,7 @@ fn a_panic_in_a_route_is_500_and_nothing_else() {
 }
 
 #[test]
-fn a_route_that_blocks_delays_nobody_else() {
+fn blocked_route_delays_no_other_client() {
     let (unblock, blocked) = channel::<()>();
     let blocked = std::sync::Mutex::new(blocked);
     let routes = SubApp::new()
@@ -276,7 +276,7 @@ fn a_route_that_blocks_delays_nobody_else() {
 }
 
 #[test]
-fn a_route_notifies_everyone_through_a_sender() {
+fn route_notifies_everyone_through_a_sender() {
     let app = AsyncWebsocketApp::<()>::new();
     let sender = app.sender();
     let (running, address) = start(app.with_routes(SubApp::new().with_stateless_route(
@@ -296,7 +296,7 @@ fn a_route_notifies_everyone_through_a_sender() {
 }
 
 #[test]
-fn sub_apps_are_told_apart_by_their_host() {
+fn sub_app_is_selected_by_host() {
     let named = |name: &'static str| {
         SubApp::<()>::new().with_stateless_route("/", move |_| Response::new(StatusCode::OK, name))
     };
@@ -316,7 +316,7 @@ fn sub_apps_are_told_apart_by_their_host() {
 }
 
 #[test]
-fn pages_of_other_origins_are_let_in_as_configured() {
+fn foreign_origins_are_allowed_as_configured() {
     let cors = Cors::origins(["https://a.example"]).with_headers(["Content-Type"]);
     let (running, address) = start(
         AsyncWebsocketApp::<AtomicUsize>::new()
@@ -364,7 +364,7 @@ fn pages_of_other_origins_are_let_in_as_configured() {
 }
 
 #[test]
-fn what_a_sub_app_asks_for_and_cannot_have_is_refused_with_what_to_do_instead() {
+fn unsupported_sub_app_is_refused_with_advice() {
     let app = || AsyncWebsocketApp::<AtomicUsize>::new().with_address("127.0.0.1:0");
     let with_cors = SubApp::new().with_cors(HumphreyCors::wildcard());
     let error = app().with_routes(with_cors).start().unwrap_err();
@@ -379,7 +379,7 @@ fn what_a_sub_app_asks_for_and_cannot_have_is_refused_with_what_to_do_instead() 
 }
 
 #[test]
-fn with_nothing_mounted_an_ordinary_request_is_told_to_upgrade() {
+fn request_without_routes_is_answered_with_426() {
     let (running, address) = start(AsyncWebsocketApp::<()>::new());
     let (head, body) = ask(address, &get("/"));
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
@@ -389,7 +389,7 @@ fn with_nothing_mounted_an_ordinary_request_is_told_to_upgrade() {
 }
 
 #[test]
-fn a_request_in_progress_is_answered_before_shutdown_ends() {
+fn request_in_progress_is_answered_before_shutdown_ends() {
     let (unblock, blocked) = channel::<()>();
     let blocked = std::sync::Mutex::new(blocked);
     let (entered, inside) = channel();
@@ -415,7 +415,7 @@ fn a_request_in_progress_is_answered_before_shutdown_ends() {
 }
 
 #[test]
-fn dot_segments_never_reach_a_route_that_serves_files() {
+fn dot_segments_never_reach_file_routes() {
     // Humphrey's own handler joins the path to its directory as it is.
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_routes(
         SubApp::new().with_route("/*", humphrey::handlers::serve_as_file_path(EXAMPLES)),
@@ -454,7 +454,7 @@ fn ask_without_body(address: SocketAddr, head: &str) -> String {
 }
 
 #[test]
-fn status_that_needs_no_body_comes_before_it() {
+fn early_status_is_sent_before_the_body_is_read() {
     let app = AsyncWebsocketApp::<AtomicUsize>::new()
         .with_routes(routes())
         .with_body_guard(|request, _| match request.header("Authorization") {
@@ -545,7 +545,7 @@ fn declared_methods_are_answered_and_others_refused_with_allow() {
 }
 
 #[test]
-fn refusal_of_head_has_no_body_whatever_refuses_it() {
+fn refusal_of_head_never_has_a_body() {
     let app = AsyncWebsocketApp::<AtomicUsize>::new()
         .with_limits(
             Limits::default()
@@ -616,7 +616,7 @@ fn guard_and_declared_methods_answer_pages_of_allowed_origins() {
 }
 
 #[test]
-fn declared_method_that_routes_cannot_have_fails_the_start() {
+fn declared_method_impossible_for_routes_fails_the_start() {
     for method in ["PATCH", "get", ""] {
         let app = AsyncWebsocketApp::<AtomicUsize>::new()
             .with_address("127.0.0.1:0")

@@ -119,7 +119,7 @@ fn origins(sender: &AsyncSender) -> u64 {
 }
 
 #[test]
-fn with_same_origins_a_page_of_another_site_is_answered_403_and_its_own_page_comes_in() {
+fn same_origin_accepts_the_own_page_and_refuses_others() {
     let app = echo().with_allowed_origins(Origins::Same);
     let sender = app.sender();
     let (_running, address) = start(app);
@@ -147,7 +147,7 @@ fn with_same_origins_a_page_of_another_site_is_answered_403_and_its_own_page_com
 }
 
 #[test]
-fn a_list_of_origins_lets_those_in_and_no_others() {
+fn origin_list_accepts_only_listed_origins() {
     let (_running, address) =
         start(echo().with_allowed_origins(Origins::list(["https://example.com"])));
     let status_of = |origin: &str| {
@@ -160,7 +160,7 @@ fn a_list_of_origins_lets_those_in_and_no_others() {
 }
 
 #[test]
-fn origins_are_checked_in_a_linked_app_too() {
+fn origins_are_checked_in_a_linked_app() {
     let app = AsyncWebsocketApp::<()>::new_unlinked()
         .with_message_handler(|stream, message, _| stream.send(message))
         .with_allowed_origins(Origins::Same);
@@ -176,7 +176,7 @@ fn origins_are_checked_in_a_linked_app_too() {
 }
 
 #[test]
-fn without_a_word_on_origins_all_come_in_and_the_first_foreign_one_is_logged_once() {
+fn unset_origins_accept_all_and_log_a_foreign_one_once() {
     record_log();
     let (_running, address) = start(echo());
     let (_, head) = shake_hands(address, &format!("Origin: http://{address}\r\n"));
@@ -200,7 +200,7 @@ fn without_a_word_on_origins_all_come_in_and_the_first_foreign_one_is_logged_onc
 }
 
 #[test]
-fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
+fn log_lines_contain_no_control_characters() {
     record_log();
     let (_running, address) = start(echo().with_allowed_origins(Origins::Same));
     // U+009B begins a terminal's escape sequence; U+202E turns the text around.
@@ -234,7 +234,7 @@ fn nothing_that_a_client_says_reaches_a_log_with_control_characters() {
 }
 
 #[test]
-fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned() {
+fn connections_per_address_are_limited_independently() {
     let app = echo().with_limits(Limits::default().peer_connections_max(Some(3)));
     let sender = app.sender();
     let (_running, address) = start(app);
@@ -264,7 +264,7 @@ fn an_address_has_as_many_connections_as_it_may_and_the_others_are_not_concerned
 }
 
 #[test]
-fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
+fn handshakes_over_the_address_rate_get_429() {
     let app = echo().with_limits(Limits::default().peer_handshakes_per_second_max(Some(1)));
     let sender = app.sender();
     let (_running, address) = start(app);
@@ -289,7 +289,7 @@ fn an_address_that_shakes_hands_too_often_is_told_to_come_later() {
 }
 
 #[test]
-fn limits_per_address_hold_in_a_linked_app_too() {
+fn address_limits_hold_in_a_linked_app() {
     let app = AsyncWebsocketApp::<()>::new_unlinked()
         .with_limits(Limits::default().peer_connections_max(Some(1)));
     let sender = app.sender();
@@ -303,7 +303,7 @@ fn limits_per_address_hold_in_a_linked_app_too() {
 
 /// An app that tells a client where it is, by its connect handler and by a route.
 #[test]
-fn who_is_one_too_many_is_answered_503_in_a_linked_app_too() {
+fn connection_over_max_is_503_in_a_linked_app() {
     let app =
         AsyncWebsocketApp::<()>::new_unlinked().with_limits(Limits::default().connections_max(1));
     let sender = app.sender();
@@ -338,7 +338,7 @@ fn said_to(address: SocketAddr, headers: &str) -> (TcpStream, String) {
 }
 
 #[test]
-fn a_forwarded_address_is_believed_from_a_trusted_proxy_only() {
+fn forwarded_address_is_used_from_trusted_proxies_only() {
     let said = "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n";
     let (_running, open) = tells_where(None);
     assert_eq!(said_to(open, said).1, "127.0.0.1");
@@ -363,7 +363,7 @@ fn a_forwarded_address_is_believed_from_a_trusted_proxy_only() {
 }
 
 #[test]
-fn behind_a_trusted_proxy_each_client_counts_for_itself() {
+fn clients_of_a_trusted_proxy_count_separately() {
     let (_running, address) = tells_where(Some(TrustedProxies::forwarded(["127.0.0.1"])));
     let from = |n: u8| format!("Forwarded: for=192.0.2.{n}\r\n");
     let mut held = Vec::new();
@@ -377,7 +377,7 @@ fn behind_a_trusted_proxy_each_client_counts_for_itself() {
 }
 
 #[test]
-fn what_is_no_origin_or_no_network_is_said_when_the_app_starts() {
+fn invalid_origin_or_network_fails_the_start() {
     let app = echo().with_allowed_origins(Origins::list(["example.com"]));
     let error = app
         .with_address("127.0.0.1:0")
@@ -398,7 +398,7 @@ fn what_is_no_origin_or_no_network_is_said_when_the_app_starts() {
 }
 
 #[test]
-fn prometheus_is_told_what_was_refused_and_of_each_shard() {
+fn prometheus_text_counts_refusals_and_shards() {
     let app = echo().with_allowed_origins(Origins::Same).with_shards(2);
     let sender = app.sender();
     let before = sender.prometheus();
@@ -489,7 +489,7 @@ fn allowed_hosts_hold_for_the_own_listener_and_a_linked_app() {
 }
 
 #[test]
-fn allowed_hosts_hold_for_event_streams_routes_and_what_is_not_there() {
+fn allowed_hosts_hold_for_streams_routes_and_404s() {
     let routes = SubApp::new().with_stateless_route("/hello", |_: Request| {
         Response::new(StatusCode::OK, "Hello")
     });
@@ -521,7 +521,7 @@ fn allowed_hosts_hold_for_event_streams_routes_and_what_is_not_there() {
 }
 
 #[test]
-fn a_host_that_can_not_be_meant_is_said_when_the_app_starts() {
+fn invalid_allowed_host_fails_the_start() {
     let app = echo().with_allowed_hosts(AllowedHosts::list(["https://example.com"]));
     let error = app
         .with_address("127.0.0.1:0")
@@ -535,7 +535,7 @@ fn a_host_that_can_not_be_meant_is_said_when_the_app_starts() {
 }
 
 #[test]
-fn embedded_requests_of_other_sites_are_refused_by_streams_and_guarded_routes() {
+fn cross_site_embeds_are_refused_by_streams_and_guards() {
     let routes = || {
         SubApp::new()
             .with_stateless_route("/*", |_: Request| Response::new(StatusCode::OK, "Hello"))
@@ -596,7 +596,7 @@ fn embedded_requests_of_other_sites_are_refused_by_streams_and_guarded_routes() 
 }
 
 #[test]
-fn lines_that_clients_cause_are_said_once_a_minute() {
+fn lines_caused_by_clients_are_logged_once_a_minute() {
     record_log();
     let app = echo()
         .with_allowed_hosts(AllowedHosts::list(["flood.example"]))

@@ -141,7 +141,7 @@ fn broadcast_all(sender: &AsyncSender, readers: &[Reader]) {
 }
 
 #[test]
-fn disconnect_ends_the_slow_one_and_nobody_else_loses_anything() {
+fn disconnect_ends_the_slow_client_and_others_get_all() {
     let (running, address) = serve(SlowConsumer::Disconnect);
     let sender = running.sender();
     let readers = [(); 3].map(|()| Reader::connect(address));
@@ -164,7 +164,7 @@ fn disconnect_ends_the_slow_one_and_nobody_else_loses_anything() {
 }
 
 #[test]
-fn the_close_frame_of_the_verdict_follows_the_last_whole_message_at_once() {
+fn close_frame_follows_the_last_whole_message() {
     let (running, address) = serve(SlowConsumer::Disconnect);
     let sender = running.sender();
     let late = raw_websocket(address);
@@ -236,7 +236,7 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
 }
 
 #[test]
-fn pace_loses_nothing_for_those_who_read_and_ends_the_one_who_does_not() {
+fn pace_delivers_all_to_readers_and_ends_nonreaders() {
     let (running, address) = serve(SlowConsumer::Pace {
         bytes_per_second_min: 1_000,
         // Longer than a reader's thread may wait for a CPU here.
@@ -288,7 +288,7 @@ fn pace_loses_nothing_for_those_who_read_and_ends_the_one_who_does_not() {
 }
 
 #[test]
-fn pace_waits_for_nonreaders_for_one_patience() {
+fn pace_waits_once_for_all_nonreaders() {
     const DEAF: usize = 8;
     // What the kernel's buffers take late was once taken for reading, and bought each of them two seconds more.
     const WAIT_MAX: Duration = Duration::from_millis(2_500);
@@ -322,7 +322,7 @@ fn pace_waits_for_nonreaders_for_one_patience() {
 }
 
 #[test]
-fn a_full_outbox_is_told_to_those_who_try() {
+fn full_outbox_fails_a_try_send() {
     let (running, address) = serve(SlowConsumer::DropNewest);
     let sender = running.sender();
     let deaf = raw_websocket(address);

@@ -57,7 +57,7 @@ static LOGGED: Nothing = Nothing(Mutex::new(Vec::new()));
 
 // One test, as a process has one subscriber.
 #[test]
-fn connections_have_spans_verdicts_are_events_and_log_is_not_told_again() {
+fn connections_are_spans_and_verdicts_events_once() {
     log::set_logger(&LOGGED).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let lines = Lines::default();

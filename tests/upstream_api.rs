@@ -177,7 +177,7 @@ mod both_roots_by_glob {
 // ---- signatures ----
 
 #[test]
-fn the_apps_methods_keep_their_signatures() {
+fn app_methods_keep_their_signatures() {
     type OnEvent = fn(AsyncStream<Visits>, Arc<Guests>);
     type OnMessage = fn(AsyncStream<Visits>, Message, Arc<Guests>);
 
@@ -208,7 +208,7 @@ fn the_apps_methods_keep_their_signatures() {
 }
 
 #[test]
-fn the_async_streams_methods_keep_their_signatures() {
+fn async_stream_methods_keep_their_signatures() {
     type Visitor = AsyncStream<Visits>;
 
     let _: fn(SocketAddr, Sender<OutgoingMessage>, Arc<Visits>) -> Visitor = Visitor::new;
@@ -223,7 +223,7 @@ fn the_async_streams_methods_keep_their_signatures() {
 }
 
 #[test]
-fn the_blocking_streams_methods_keep_their_signatures() {
+fn blocking_stream_methods_keep_their_signatures() {
     let _: fn(Stream) -> WebsocketStream = WebsocketStream::new;
     let _: fn(&mut WebsocketStream) -> Result<Message, WebsocketError> = WebsocketStream::recv;
     let _: fn(&mut WebsocketStream) -> Restion<Message, WebsocketError> =
@@ -239,7 +239,7 @@ fn the_blocking_streams_methods_keep_their_signatures() {
 }
 
 #[test]
-fn the_messages_methods_keep_their_signatures() {
+fn message_methods_keep_their_signatures() {
     let _: fn(&'static str) -> Message = Message::new::<&'static str>;
     let _: fn(String) -> Message = Message::new::<String>;
     let _: fn(Vec<u8>) -> Message = Message::new_binary::<Vec<u8>>;
@@ -517,7 +517,7 @@ fn answer(stream: AsyncStream<Visits>, message: Message, _: Arc<Guests>) {
 }
 
 #[test]
-fn the_argument_types_of_handlers_are_inferred() {
+fn argument_types_of_handlers_are_inferred() {
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
         .with_connect_handler(|s, _| s.broadcast(Message::new(s.peer_addr().to_string())))
         .with_disconnect_handler(|s, _| s.broadcast(Message::new("bye")))
@@ -541,7 +541,7 @@ fn the_argument_types_of_handlers_are_inferred() {
 }
 
 #[test]
-fn the_types_of_the_states_are_inferred_from_the_handlers() {
+fn state_types_are_inferred_from_the_handlers() {
     let app = AsyncWebsocketApp::new_unlinked_with_config(guests(), 1)
         .with_connect_handler(greet)
         .with_message_handler(answer);
@@ -556,7 +556,7 @@ fn the_types_of_the_states_are_inferred_from_the_handlers() {
 }
 
 #[test]
-fn the_argument_types_of_blocking_handlers_are_inferred() {
+fn argument_types_of_blocking_handlers_are_inferred() {
     let _: App<Guests> = App::new_with_config(1, guests())
         .with_websocket_route(
             "/echo",
@@ -603,7 +603,7 @@ fn boxed<S: 'static>(hook: Hook) -> [Boxed<S>; 2] {
 }
 
 #[test]
-fn what_the_handlers_return_is_a_humphrey_handler_that_can_be_shared() {
+fn returned_humphrey_handlers_can_be_shared() {
     fn shared<S>(_: &impl humphrey::handler_traits::WebsocketHandler<S>) {}
     fn echo(mut stream: WebsocketStream, _: Arc<Guests>) {
         while let Ok(message) = stream.recv() {
@@ -626,7 +626,7 @@ fn what_the_handlers_return_is_a_humphrey_handler_that_can_be_shared() {
 }
 
 #[test]
-fn a_borrowing_handler_gets_the_stream_after_the_handshake() {
+fn borrowing_handler_gets_the_stream_after_the_handshake() {
     let streams = Mutex::new(Vec::new());
     let (server, mut client) = socket_pair();
     let request = upgrade_request(client.local_addr().unwrap());
@@ -643,7 +643,7 @@ fn a_borrowing_handler_gets_the_stream_after_the_handshake() {
 }
 
 #[test]
-fn the_hook_carries_the_stream_after_the_handshake() {
+fn hook_carries_the_stream_after_the_handshake() {
     let (hook, incoming) = channel();
     let (server, mut client) = socket_pair();
     let request = upgrade_request(client.local_addr().unwrap());
@@ -676,7 +676,7 @@ fn only_an_unlinked_app_has_a_connect_hook() {
 }
 
 #[test]
-fn the_state_can_be_reached_before_the_app_runs() {
+fn state_is_reachable_before_the_app_runs() {
     let app: AsyncWebsocketApp<Guests> = AsyncWebsocketApp::new_with_config(guests(), 1, 1);
     app.get_state().seen.store(7, Ordering::Relaxed);
     assert_eq!(app.get_state().seen.load(Ordering::Relaxed), 7);
@@ -684,7 +684,7 @@ fn the_state_can_be_reached_before_the_app_runs() {
 }
 
 #[test]
-fn an_address_is_whatever_resolves_to_one() {
+fn address_can_be_any_resolvable_value() {
     let list = [loopback(4001), loopback(4002)];
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address("127.0.0.1:4001")
@@ -706,19 +706,19 @@ fn an_address_is_whatever_resolves_to_one() {
 
 #[test]
 #[should_panic]
-fn no_address_at_all_is_a_panic() {
+fn missing_address_is_a_panic() {
     let none: [SocketAddr; 0] = [];
     let _: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_address(&none[..]);
 }
 
 #[test]
-fn an_unlinked_app_does_not_look_at_an_address() {
+fn unlinked_app_ignores_its_address() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked().with_address("nowhere");
     assert!(app.connect_hook().is_some());
 }
 
 #[test]
-fn a_sender_outlives_its_app_without_harm() {
+fn sender_outlives_its_app_without_harm() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked();
     let sender = app.sender();
     sender.send(loopback(1), Message::new("nobody is there yet"));
@@ -728,7 +728,7 @@ fn a_sender_outlives_its_app_without_harm() {
 }
 
 #[test]
-fn a_hook_outlives_its_app_and_returns_the_stream() {
+fn hook_outlives_its_app_and_returns_the_stream() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked();
     let hook = app.connect_hook().unwrap();
     drop(app);
@@ -749,7 +749,7 @@ fn outgoing_stream(
 }
 
 #[test]
-fn a_stream_over_a_channel_sends_to_its_own_address() {
+fn stream_over_a_channel_sends_to_its_own_address() {
     let (stream, outgoing) = outgoing_stream(AsyncStream::new);
     stream.send(Message::new("hello"));
 
@@ -765,7 +765,7 @@ fn a_stream_over_a_channel_sends_to_its_own_address() {
 }
 
 #[test]
-fn a_stream_over_a_channel_broadcasts_even_when_disconnected() {
+fn stream_over_a_channel_broadcasts_when_disconnected() {
     for make in [AsyncStream::new, AsyncStream::disconnected] {
         let (stream, outgoing) = outgoing_stream(make);
         stream.broadcast(Message::new_binary("hello"));
@@ -783,7 +783,7 @@ fn a_stream_over_a_channel_broadcasts_even_when_disconnected() {
 }
 
 #[test]
-fn a_streams_messages_leave_in_the_order_made() {
+fn stream_messages_are_sent_in_order() {
     let (stream, outgoing) = outgoing_stream(AsyncStream::new);
     for number in 0..10 {
         stream.send(Message::new(format!("{number}")));
@@ -805,7 +805,7 @@ fn a_streams_messages_leave_in_the_order_made() {
 }
 
 #[test]
-fn a_stream_over_a_channel_that_has_gone_is_silent() {
+fn stream_over_a_closed_channel_sends_nothing() {
     let (stream, outgoing) = outgoing_stream(AsyncStream::new);
     drop(outgoing);
     stream.send(Message::new("hello"));
@@ -813,7 +813,7 @@ fn a_stream_over_a_channel_that_has_gone_is_silent() {
 }
 
 #[test]
-fn a_streams_state_can_be_replaced_and_moved_out() {
+fn stream_state_can_be_replaced_and_moved_out() {
     let (mut stream, _outgoing) = outgoing_stream(AsyncStream::new);
     assert_eq!(stream.state.0.load(Ordering::Relaxed), 7);
     stream.state = Arc::new(Visits(AtomicUsize::new(8)));
@@ -843,7 +843,7 @@ fn handlers_can_be_tested_without_an_app() {
 
 #[test]
 #[allow(clippy::unnecessary_to_owned, reason = "owned payloads are tested")]
-fn a_message_is_text_if_it_is_utf8() {
+fn utf8_message_is_text() {
     let text = "gr\u{fc}\u{df} dich";
     let messages = [
         Message::new(text),
@@ -865,7 +865,7 @@ fn a_message_is_text_if_it_is_utf8() {
 }
 
 #[test]
-fn a_message_that_is_not_utf8_is_binary() {
+fn non_utf8_message_is_binary() {
     let message = Message::new([0xc3, 0x28]);
     assert!(!message.is_text());
     assert_eq!(message.text(), None);
@@ -874,7 +874,7 @@ fn a_message_that_is_not_utf8_is_binary() {
 
 #[test]
 #[allow(clippy::unnecessary_to_owned, reason = "owned payloads are tested")]
-fn a_binary_message_has_no_text_even_if_it_is_utf8() {
+fn utf8_binary_message_has_no_text() {
     for message in [
         Message::new_binary("ok"),
         Message::new_binary(b"ok"),
@@ -889,7 +889,7 @@ fn a_binary_message_has_no_text_even_if_it_is_utf8() {
 }
 
 #[test]
-fn a_clone_is_equal_and_of_its_own() {
+fn clone_is_equal_and_independent() {
     let message = Message::new_binary("ok");
     let clone = message.clone();
     drop(message);
@@ -899,7 +899,7 @@ fn a_clone_is_equal_and_of_its_own() {
 }
 
 #[test]
-fn a_frame_is_final_unmasked_and_as_short_as_it_can_be() {
+fn frame_is_final_unmasked_and_shortest() {
     let cases: [(usize, &[u8]); 6] = [
         (0, &[0]),
         (1, &[1]),
@@ -927,7 +927,7 @@ fn a_frame_is_final_unmasked_and_as_short_as_it_can_be() {
 // ---- WebsocketError and Restion ----
 
 #[test]
-fn an_error_is_shown_by_its_name() {
+fn error_is_displayed_as_its_name() {
     for (error, name) in [
         (WebsocketError::ReadError, "ReadError"),
         (WebsocketError::WriteError, "WriteError"),
@@ -942,7 +942,7 @@ fn an_error_is_shown_by_its_name() {
 }
 
 #[test]
-fn errors_compare_and_keep_their_order() {
+fn errors_are_comparable_in_their_order() {
     assert_eq!(WebsocketError::ReadError, WebsocketError::ReadError);
     assert_ne!(WebsocketError::ReadError, WebsocketError::ConnectionClosed);
 
@@ -965,7 +965,7 @@ const KINDS: [[bool; 3]; 3] = [
 ];
 
 #[test]
-fn a_restion_knows_its_kind_even_in_a_constant() {
+fn restion_knows_its_kind_in_a_constant() {
     assert_eq!(
         KINDS,
         [
@@ -978,7 +978,7 @@ fn a_restion_knows_its_kind_even_in_a_constant() {
 }
 
 #[test]
-fn a_restion_comes_from_a_result_or_an_option() {
+fn restion_converts_from_results_and_options() {
     assert!(matches!(
         Restion::<u8, u8>::from(Ok(1)),
         Restion::<u8, u8>::Ok(1)
@@ -997,26 +997,26 @@ fn a_restion_comes_from_a_result_or_an_option() {
 }
 
 #[test]
-fn unwrapping_a_restion_gives_its_value() {
+fn unwrapped_restion_is_its_value() {
     assert_eq!(OK.unwrap(), 1);
 }
 
 #[test]
 #[should_panic(expected = "2")]
-fn unwrapping_an_error_is_a_panic_that_shows_it() {
+fn unwrapped_error_panics_with_the_error() {
     ERR.unwrap();
 }
 
 #[test]
 #[should_panic(expected = "None")]
-fn unwrapping_nothing_is_a_panic() {
+fn unwrapped_none_panics() {
     NONE.unwrap();
 }
 
 // ---- WebsocketStream over a socket ----
 
 #[test]
-fn a_stream_receives_and_sends_whole_messages() {
+fn stream_receives_and_sends_whole_messages() {
     let (mut stream, mut client) = stream_pair();
 
     client.write_all(&client_frame(0x1, b"hello")).unwrap();
@@ -1033,14 +1033,14 @@ fn a_stream_receives_and_sends_whole_messages() {
 }
 
 #[test]
-fn a_stream_sends_an_empty_ping() {
+fn stream_sends_an_empty_ping() {
     let (mut stream, mut client) = stream_pair();
     stream.ping().unwrap();
     assert_eq!(read_bytes::<2>(&mut client), [0x89, 0]);
 }
 
 #[test]
-fn a_stream_gives_access_to_its_socket() {
+fn stream_gives_access_to_its_socket() {
     let (mut stream, client) = stream_pair();
     let peer = client.local_addr().unwrap();
 
@@ -1050,7 +1050,7 @@ fn a_stream_gives_access_to_its_socket() {
 }
 
 #[test]
-fn a_nonblocking_receive_returns_at_once() {
+fn nonblocking_receive_returns_at_once() {
     let (mut stream, mut client) = stream_pair();
     assert!(stream.recv_nonblocking().is_none());
     assert!(Message::from_stream_nonblocking(&mut stream).is_none());
@@ -1079,14 +1079,14 @@ fn await_message(stream: &mut WebsocketStream) -> Result<Message, WebsocketError
 }
 
 #[test]
-fn a_close_ends_a_blocking_receive() {
+fn close_ends_a_blocking_receive() {
     let (mut stream, mut client) = stream_pair();
     client.write_all(&client_frame(0x8, &[3, 0xe8])).unwrap();
     assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
 }
 
 #[test]
-fn one_read_is_one_message_and_one_write_is_one_message() {
+fn read_and_write_transfer_one_message_each() {
     let (mut stream, mut client) = stream_pair();
     let mut buf = [0; 16];
 
@@ -1105,7 +1105,7 @@ fn one_read_is_one_message_and_one_write_is_one_message() {
 }
 
 #[test]
-fn a_message_that_does_not_fit_the_buffer_is_an_error_and_lost() {
+fn message_over_the_buffer_is_an_error_and_lost() {
     let (mut stream, mut client) = stream_pair();
     client.write_all(&client_frame(0x1, b"too long")).unwrap();
     client.write_all(&client_frame(0x1, b"fits")).unwrap();
@@ -1118,7 +1118,7 @@ fn a_message_that_does_not_fit_the_buffer_is_an_error_and_lost() {
 }
 
 #[test]
-fn a_read_at_the_close_is_an_error_not_an_end_of_file() {
+fn read_at_the_close_is_an_error_not_an_end_of_file() {
     let (mut stream, mut client) = stream_pair();
     client.write_all(&client_frame(0x8, &[3, 0xe8])).unwrap();
 

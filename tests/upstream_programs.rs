@@ -206,7 +206,7 @@ mod async_guide {
     }
 
     #[test]
-    fn a_welcome_reaches_everyone_and_the_newcomer_too() {
+    fn welcome_reaches_everyone_and_the_new_client() {
         let (port, _lines) = start();
         let mut first = join(port);
         let second = join(port);
@@ -214,7 +214,7 @@ mod async_guide {
     }
 
     #[test]
-    fn an_echo_keeps_the_kind_of_the_message() {
+    fn echo_keeps_the_kind_of_the_message() {
         let (port, _lines) = start();
         let mut client = join(port);
 
@@ -252,7 +252,7 @@ mod async_guide {
     }
 
     #[test]
-    fn a_client_that_says_goodbye_is_announced() {
+    fn closing_client_is_announced() {
         let (port, _lines) = start();
         let mut stayer = join(port);
         let mut leaver = join(port);
@@ -264,7 +264,7 @@ mod async_guide {
 
     /// 0.5.1 fails: it never notices the end of a TCP stream.
     #[test]
-    fn a_client_that_vanishes_is_announced() {
+    fn vanished_client_is_announced() {
         let (port, _lines) = start();
         let mut stayer = join(port);
         let leaver = join(port);
@@ -276,14 +276,14 @@ mod async_guide {
 
     /// 0.5.1 fails: its answer to a close has no frame header.
     #[test]
-    fn a_close_is_answered_by_a_close() {
+    fn close_frame_is_answered_by_a_close_frame() {
         let (port, _lines) = start();
         join(port).close_properly();
     }
 
     /// 0.5.1 fails: its pongs have no frame header.
     #[test]
-    fn a_ping_is_answered_between_the_messages() {
+    fn ping_between_messages_is_answered() {
         let (port, _lines) = start();
         let mut client = join(port);
 
@@ -295,7 +295,7 @@ mod async_guide {
 
     /// 0.5.1 fails: its handler threads overtake each other.
     #[test]
-    fn a_burst_is_echoed_in_order() {
+    fn burst_is_echoed_in_order() {
         let (port, _lines) = start();
         let mut client = join(port);
 
@@ -330,7 +330,7 @@ mod clock {
     }
 
     #[test]
-    fn a_stream_can_be_used_from_another_thread_and_after_its_end() {
+    fn stream_can_be_used_from_another_thread_after_its_end() {
         let port = free_port();
         spawn(move || program(port));
 
@@ -388,7 +388,7 @@ mod numbered_echo {
     }
 
     #[test]
-    fn each_stream_has_a_state_of_its_own_until_it_has_gone() {
+    fn stream_has_its_own_state_until_it_ends() {
         let (port, counts) = start(Heartbeat::default());
         let mut first = Client::connect(port, "/");
         let mut second = Client::connect(port, "/");
@@ -408,7 +408,7 @@ mod numbered_echo {
 
     /// 0.5.1 may fail: its disconnect handler can overtake the last message handlers.
     #[test]
-    fn the_disconnect_handler_runs_after_the_last_message_handler() {
+    fn disconnect_handler_runs_after_the_last_message_handler() {
         let (port, counts) = start(Heartbeat::default());
         for _ in 0..50 {
             let mut client = Client::connect(port, "/");
@@ -421,7 +421,7 @@ mod numbered_echo {
     }
 
     #[test]
-    fn a_client_that_answers_pings_stays() {
+    fn client_that_answers_pings_stays_connected() {
         let heartbeat = Heartbeat::new(Duration::from_millis(50), Duration::from_secs(2));
         let (port, counts) = start(heartbeat);
         let mut client = Client::connect(port, "/");
@@ -435,7 +435,7 @@ mod numbered_echo {
     }
 
     #[test]
-    fn a_client_that_answers_no_ping_is_disconnected() {
+    fn client_that_answers_no_ping_is_disconnected() {
         let heartbeat = Heartbeat::new(Duration::from_millis(50), Duration::from_millis(500));
         let (port, counts) = start(heartbeat);
 
@@ -583,7 +583,7 @@ mod linked {
     }
 
     #[test]
-    fn a_program_can_put_streams_into_the_hook_itself() {
+    fn program_can_pass_streams_to_the_hook() {
         let port = free_port();
         spawn(move || program_with_a_greeter(port));
 
@@ -666,7 +666,7 @@ mod chat {
 
     /// 0.5.1 may fail: a user's messages can overtake each other and the connect handler.
     #[test]
-    fn users_join_talk_and_leave() {
+    fn users_join_send_messages_and_leave() {
         let port = free_port();
         spawn(move || program(port));
 
@@ -687,7 +687,7 @@ mod chat {
 
     /// 0.5.1 may fail, for the same reason.
     #[test]
-    fn the_connect_handler_has_run_before_the_first_message_arrives() {
+    fn connect_handler_runs_before_the_first_message() {
         let port = free_port();
         spawn(move || program(port));
 
@@ -698,7 +698,7 @@ mod chat {
 
     /// 0.5.1 fails: it never notices the end of a TCP stream.
     #[test]
-    fn a_user_who_vanishes_leaves() {
+    fn vanished_user_leaves() {
         let port = free_port();
         spawn(move || program(port));
 
@@ -754,7 +754,7 @@ mod quiz {
     }
 
     #[test]
-    fn a_sender_in_the_state_reaches_single_clients_and_all() {
+    fn sender_in_the_state_reaches_one_client_or_all() {
         let port = free_port();
         spawn(move || program(port));
         let mut host = Client::connect(port, "/");
@@ -848,7 +848,7 @@ mod blocking_echo {
     }
 
     #[test]
-    fn messages_are_echoed_in_order_and_in_kind() {
+    fn messages_are_echoed_in_order_with_their_kind() {
         let (port, lines) = start();
         let mut client = join(port, &lines);
 
@@ -863,7 +863,7 @@ mod blocking_echo {
     }
 
     #[test]
-    fn the_loop_ends_when_the_client_closes() {
+    fn loop_ends_when_the_client_closes() {
         let (port, lines) = start();
         let mut client = join(port, &lines);
         client.close();
@@ -873,7 +873,7 @@ mod blocking_echo {
     }
 
     #[test]
-    fn the_loop_ends_when_the_client_vanishes() {
+    fn loop_ends_when_the_client_vanishes() {
         let (port, lines) = start();
         let client = join(port, &lines);
         let addr = client.addr();
@@ -885,7 +885,7 @@ mod blocking_echo {
 
     /// 0.5.1 fails: the end of a TCP stream is `ReadError` for it, for ever, and the handler spins.
     #[test]
-    fn a_vanished_client_is_a_closed_connection() {
+    fn vanished_client_is_a_closed_connection() {
         let (port, lines) = start();
         let mut client = Client::connect(port, "/stubborn");
         client.send("hello");
@@ -898,14 +898,14 @@ mod blocking_echo {
 
     /// 0.5.1 fails: its answer to a close has no frame header.
     #[test]
-    fn a_close_is_answered_by_a_close() {
+    fn close_frame_is_answered_by_a_close_frame() {
         let (port, lines) = start();
         join(port, &lines).close_properly();
     }
 
     /// 0.5.1 fails: its pongs have no frame header.
     #[test]
-    fn a_ping_is_answered_between_the_messages() {
+    fn ping_between_messages_is_answered() {
         let (port, lines) = start();
         let mut client = join(port, &lines);
         client.send(Frame::Ping("are you there?".into()));
@@ -916,7 +916,7 @@ mod blocking_echo {
 
     /// 0.5.1 fails: dropping a stream sends nothing.
     #[test]
-    fn the_end_of_a_handler_closes_the_stream() {
+    fn end_of_a_handler_closes_the_stream() {
         let (port, _lines) = start();
         let mut client = Client::connect(port, "/hello");
         assert_eq!(client.text(), "Hello, World!");
@@ -991,7 +991,7 @@ mod blocking_broadcast {
     }
 
     #[test]
-    fn what_one_says_reaches_all() {
+    fn message_of_one_client_reaches_all() {
         let (mut clients, bus) = start(3);
         eventually("all take part", || bus.readers() == 3);
 
@@ -1004,7 +1004,7 @@ mod blocking_broadcast {
     }
 
     #[test]
-    fn the_loop_ends_when_the_client_closes() {
+    fn loop_ends_when_the_client_closes() {
         let (mut clients, bus) = start(1);
         eventually("the client takes part", || bus.readers() == 1);
         clients[0].close();
@@ -1013,7 +1013,7 @@ mod blocking_broadcast {
 
     /// 0.5.1 fails: the end of a TCP stream is `None` for it, for ever.
     #[test]
-    fn the_loop_ends_when_the_client_vanishes() {
+    fn loop_ends_when_the_client_vanishes() {
         let (clients, bus) = start(1);
         eventually("the client takes part", || bus.readers() == 1);
         drop(clients);
@@ -1068,7 +1068,7 @@ mod hot_reload {
     }
 
     #[test]
-    fn streams_outlive_their_handler_and_the_dead_are_pruned() {
+    fn streams_outlive_their_handler_and_dead_ones_are_pruned() {
         let port = free_port();
         let plugin = Arc::new(HotReload::default());
         let shared = plugin.clone();
@@ -1125,7 +1125,7 @@ mod generic_io {
     }
 
     #[test]
-    fn one_read_is_one_message_until_the_error_at_the_end() {
+    fn read_is_one_message_until_the_error_at_the_end() {
         let port = free_port();
         let (log, errors) = channel();
         spawn(move || program(port, log));
@@ -1143,7 +1143,7 @@ mod generic_io {
     }
 
     #[test]
-    fn a_message_that_is_too_long_for_the_buffer_is_an_error() {
+    fn message_too_long_for_the_buffer_is_an_error() {
         let port = free_port();
         let (log, errors) = channel();
         spawn(move || program(port, log));

@@ -42,7 +42,7 @@ impl Gate {
 }
 
 #[test]
-fn on_cancel_that_sends_much_holds_up_nobody() {
+fn on_cancel_that_sends_many_messages_delays_nobody() {
     const NOTIFICATIONS: usize = 60;
     const BYTES: usize = 100_000;
     for adaptive in [true, false] {
@@ -90,7 +90,7 @@ fn on_cancel_that_sends_much_holds_up_nobody() {
 }
 
 #[test]
-fn on_cancel_that_blocks_holds_up_nobody() {
+fn blocking_on_cancel_delays_nobody() {
     let (gate, cancelled) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
     let (at_gate, count) = (gate.clone(), cancelled.clone());
     let procedures = Procedures::new().on_call("wait", move |call| {
@@ -143,7 +143,7 @@ impl Drop for Slow {
 }
 
 #[test]
-fn a_state_whose_drop_blocks_holds_up_nobody() {
+fn blocking_drop_of_a_state_delays_nobody() {
     let gate = Gate::default();
     *GATE.lock().unwrap() = Some(gate.clone());
     let app: AsyncWebsocketApp<(), Slow> = AsyncWebsocketApp::new()
@@ -165,7 +165,7 @@ fn a_state_whose_drop_blocks_holds_up_nobody() {
 }
 
 #[test]
-fn a_closure_that_nobody_calls_is_dropped_where_it_may_block() {
+fn unused_closure_is_dropped_where_it_may_block() {
     let (gate, (dropped, told)) = (Gate::default(), mpsc::channel());
     struct Held(Gate, mpsc::Sender<()>);
     impl Drop for Held {
@@ -198,7 +198,7 @@ fn a_closure_that_nobody_calls_is_dropped_where_it_may_block() {
 }
 
 #[test]
-fn on_cancel_that_blocks_for_ever_does_not_pile_up() {
+fn blocking_on_cancel_does_not_accumulate_threads() {
     /// As many wait at most, in all.
     const WAITING_MAX: usize = 1 << 16;
     const EACH: usize = 1_000;

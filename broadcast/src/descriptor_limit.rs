@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_connections_than_descriptors_are_served_as_asked() {
+    fn connection_limit_within_descriptors_is_kept() {
         assert_eq!(connections_for(100, 1_000, Some(1_000)), (100, None));
         assert_eq!(connections_for(840, 1_000, None), (840, None));
     }
 
     #[test]
-    fn connections_over_the_descriptors_are_lowered() {
+    fn connection_limit_over_descriptors_is_lowered() {
         let (served, line) = connections_for(100_000, 1_024, Some(1_024));
         assert_eq!(served, 864);
         let line = line.unwrap();

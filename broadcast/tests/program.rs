@@ -223,7 +223,7 @@ fn skipped_line_exits_with_1_on_a_signal() {
 }
 
 #[test]
-fn non_blocking_standard_streams_are_waited_for() {
+fn nonblocking_standard_streams_are_waited_for() {
     use std::io::BufRead as _;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
@@ -349,7 +349,7 @@ fn library_warnings_are_printed_as_single_lines() {
 }
 
 #[test]
-fn server_with_closed_standard_error_goes_on() {
+fn server_continues_with_closed_standard_error() {
     let mut program = Program::start(&["--no-welcome"]);
     program.close_stderr();
     let mut client = program.connect();

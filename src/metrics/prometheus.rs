@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_as_prometheus_reads_it() {
+    fn text_follows_the_prometheus_format() {
         let (metrics, _) = distinct();
         let text = render(&[("0".to_owned(), metrics)]);
         assert!(text.ends_with('\n'));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn text_may_be_cut_inside_a_character_and_binary_may_be_anything() {
+    fn split_character_and_arbitrary_binary_are_accepted() {
         let text = "日本🦀".as_bytes();
         for cut in 0..=text.len() {
             let message = assemble(true, &[&text[..cut], &text[cut..]]).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_text_fails_with_the_part_that_shows_it() {
+    fn invalid_text_fails_at_the_first_invalid_part() {
         let mut message = Assembler::new(MessageKind::Text);
         message
             .push(b"ok \xED", 100, FramePosition::NotLast)
@@ -200,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_reserves_next_to_nothing() {
+    fn announced_length_reserves_little() {
         let mut message = Assembler::new(MessageKind::Binary);
         message.push(b"x", usize::MAX, FramePosition::Last).unwrap();
         assert!(message.held_bytes() <= 2 * AHEAD_BYTES);
     }
 
     #[test]
-    fn capacity_stays_within_twice_what_has_arrived_and_ends_close_to_it() {
+    fn capacity_stays_below_twice_the_bytes_received() {
         const TOTAL: usize = 1 << 20;
         for part in [700, 4096, 16 * 1024, 100_000] {
             let bytes = vec![7; part];
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn many_tiny_fragments_grow_the_buffer_seldom_and_leave_no_waste() {
+    fn tiny_fragments_rarely_grow_the_buffer() {
         let mut message = Assembler::new(MessageKind::Binary);
         let (mut grown, mut capacity) = (0, 0);
         for _ in 0..100_000 {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_cut_once_is_reserved_once() {
+    fn split_frame_is_reserved_once() {
         let mut message = Assembler::new(MessageKind::Binary);
         message.push(&[1; 3000], 2000, FramePosition::Last).unwrap();
         let capacity = message.buffer.capacity();

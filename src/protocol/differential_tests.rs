@@ -550,7 +550,7 @@ fn every_exemption_is_still_needed() {
 }
 
 #[test]
-fn what_is_sent_is_read_by_a_client_that_others_wrote() {
+fn sent_frames_are_read_by_a_foreign_client() {
     for_seeds(300, |seed| {
         let mut dice = Dice::from_seed(seed);
         let mut client = tungstenite(Role::Client, 200_000);

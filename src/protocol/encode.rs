@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_take_the_minimal_form_and_end_where_the_payload_begins() {
+    fn headers_are_minimal_and_end_at_the_payload() {
         let cases: [(usize, &[u8]); 7] = [
             (0, &[0x82, 0]),
             (1, &[0x82, 1]),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_so_that_the_close_frame_stays_legal() {
+    fn long_reason_is_truncated_to_a_valid_close_frame() {
         // RFC 6455 §5.5: 125 bytes; 'ä' is two bytes, so 123 cannot be filled.
         let frame = close(Some((CloseCode::NORMAL, &"ä".repeat(100))));
         assert_eq!(frame.len(), 2 + 2 + 122);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_frame_is_read_back_from_its_header() {
+    fn frame_length_is_read_back_from_its_header() {
         for len in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
             let mut header = [0; HEADER_BYTES_MAX];
             let header_len = write_header(Opcode::Text, len, &mut header);

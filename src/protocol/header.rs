@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_read_in_all_three_forms_once_all_their_bytes_are_there() {
+    fn length_of_each_form_is_read_once_complete() {
         let cases: [(&[u8], u64); 7] = [
             (&[0x82, 0x80], 0),
             (&[0x82, 0xFD], 125),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn illegal_lengths_are_refused_with_the_first_byte_that_shows_it() {
+    fn illegal_length_is_refused_at_its_first_wrong_byte() {
         use Violation::{ControlTooLong, LengthTopBit, NonMinimalLength, UnmaskedFrame};
         let cases: [(Opcode, &[u8], Violation); 10] = [
             (Opcode::Text, &[0x81, 0x05], UnmaskedFrame),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_reads_the_same_lengths_without_the_mask_bit() {
+    fn unmasked_length_of_each_form_is_read_by_clients() {
         let cases: [(&[u8], u64, usize); 3] = [
             (&[0x82, 0x7D], 125, 2),
             (&[0x82, 0x7E, 0, 126], 126, 4),

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_bytes_fail_as_early_as_they_can_be_told() {
+    fn invalid_bytes_fail_at_the_first_wrong_byte() {
         // Autobahn 6.3, 6.4 and the classes of RFC 3629 §3, §4.
         let cases: [(&[u8], usize); 14] = [
             (b"\x80", 0),

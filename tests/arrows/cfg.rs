@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn cfg_that_product_builds_may_have_is_checked() {
+    fn cfg_possible_outside_tests_is_checked() {
         for attribute in [
             "#[inline]",
             "#[cfg(not(test))]",

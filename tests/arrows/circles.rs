@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn circle_that_is_mended_must_leave_the_list() {
+    fn broken_circle_must_leave_the_list() {
         let files = [
             ("src/lib.rs", "mod a; mod b;"),
             ("src/a.rs", "use crate::b::B;"),

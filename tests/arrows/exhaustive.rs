@@ -83,7 +83,7 @@ fn public_types_of_0_6_are_non_exhaustive() {
 }
 
 #[test]
-fn public_type_that_can_not_grow_is_found() {
+fn exhaustive_public_type_is_found() {
     let found = public_types(
         "pub enum Open { A }  pub(crate) enum Inner { A }
          pub struct Fields { pub a: u8 }  pub struct Opaque { a: u8 }

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn upward_import_that_is_mended_must_leave_the_list() {
+    fn removed_upward_import_must_leave_the_list() {
         let layers = Layers {
             upward_left: &[
                 ("src/engine/parts.rs", "src/engine/hub.rs"),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_table_with_a_name_too_many_is_reported() {
+    fn unknown_name_in_a_complete_table_is_reported() {
         let layers = Layers {
             is_complete: true,
             ..LAYERS

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_strings_tests_and_other_crates_draw_none() {
+    fn comments_strings_tests_and_crates_draw_no_arrow() {
         for text in [
             "// use crate::b::B;\n/// [`crate::b::B`]\nstruct S;",
             "const S: &str = \"crate::b::f()\";",

@@ -29,7 +29,7 @@ fn app_methods_since_0_6_keep_their_signatures() {
 }
 
 #[test]
-fn the_async_streams_new_methods_have_these_signatures() {
+fn async_stream_new_methods_have_their_signatures() {
     type Visitor = AsyncStream<Visits>;
 
     let _: fn(&Visitor) -> ConnectionId = Visitor::id;
@@ -41,7 +41,7 @@ fn the_async_streams_new_methods_have_these_signatures() {
 }
 
 #[test]
-fn the_senders_new_methods_have_these_signatures() {
+fn sender_new_methods_have_their_signatures() {
     type Try = Result<(), SendError>;
 
     is_clone::<AsyncSender>();
@@ -300,7 +300,7 @@ fn try_broadcast_without_a_receiver_returns_the_message() {
 }
 
 #[test]
-fn room_join_since_replays_what_the_room_keeps() {
+fn room_join_since_replays_the_history() {
     let (mut client, stream, running) = connected();
     let kept = running.sender().room("kept");
     kept.broadcast("1");
@@ -402,7 +402,7 @@ fn panic_line(panicking: impl FnOnce()) -> (String, u32) {
 }
 
 #[test]
-fn panics_for_a_callers_mistake_name_the_callers_line() {
+fn panic_for_a_callers_mistake_names_its_line() {
     let long = "n".repeat(256);
     let (stream, _outgoing) = outgoing_stream(AsyncStream::new);
     let room = stream.room("room");

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_and_every_close_code_is_in_the_table() {
+    fn every_status_and_close_code_is_in_the_table() {
         for number in 0..=u16::MAX {
             Status(number).row();
             Closed(number).row();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn no_row_is_hidden_by_those_before_it() {
+    fn no_row_is_hidden_by_earlier_rows() {
         let plain = [
             HostUnresolved,
             Unreachable,

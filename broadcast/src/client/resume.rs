@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn reconnect_asks_for_what_follows_the_last_seen() {
+    fn reconnect_requests_messages_after_the_last_id() {
         let mut resume = ResumeState::default();
         assert_eq!(
             resume.target(&target()).url().request_target(),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn reconnect_without_messages_asks_for_all() {
+    fn reconnect_without_messages_requests_all() {
         let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(live("s", true, "null", "null")).unwrap();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn message_ahead_of_the_replay_end_is_not_asked_for_again() {
+    fn message_before_the_replay_end_is_not_requested_again() {
         let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(message("null", "a-3")).unwrap();

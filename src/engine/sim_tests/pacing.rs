@@ -158,7 +158,7 @@ fn many_nonreaders_at_once_cost_one_patience() {
 }
 
 #[test]
-fn many_nonreaders_in_turns_cost_twice_the_patience_and_little_each() {
+fn alternating_nonreaders_pause_for_twice_the_patience() {
     const TURNS: usize = 60;
     let mut world = paced();
     let stuck = world.joined(TURNS);

@@ -22,7 +22,7 @@ fn agreed(offers: &str) -> Option<String> {
 const PLAIN_ANSWER: &str = "permessage-deflate; client_no_context_takeover";
 
 #[test]
-fn acceptable_offers_are_answered_with_what_they_ask_for() {
+fn acceptable_offers_are_answered_as_requested() {
     let cases = [
         ("permessage-deflate", ""),
         ("permessage-deflate; client_max_window_bits", ""),
