@@ -110,7 +110,7 @@ fn user(users: &Users, token: Option<&str>) -> Result<User, Reject> {
 }
 
 #[test]
-fn a_token_in_the_query_says_who_comes_in() {
+fn token_in_the_query_identifies_the_client() {
     for way in WAYS {
         let (_running, address) = start_by(way, users(), |app| {
             app.with_handshake_handler(|request, users| {
@@ -130,7 +130,7 @@ fn a_token_in_the_query_says_who_comes_in() {
 }
 
 #[test]
-fn a_cookie_says_who_comes_in() {
+fn cookie_identifies_the_client() {
     for way in WAYS {
         let (_running, address) = start_by(way, users(), |app| {
             app.with_allowed_origins(Origins::Same)
@@ -157,7 +157,7 @@ fn a_cookie_says_who_comes_in() {
 }
 
 #[test]
-fn a_token_among_the_subprotocols_says_who_comes_in_and_is_not_sent_back() {
+fn subprotocol_token_identifies_the_client_unechoed() {
     for way in WAYS {
         let (_running, address) = start_by(way, users(), |app| {
             app.with_handshake_handler(|request, users| {
@@ -241,7 +241,7 @@ fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAdd
 }
 
 #[test]
-fn the_first_message_says_who_it_is() {
+fn first_message_identifies_the_client() {
     for way in WAYS {
         let (_running, address) = with_first_message(way, doorman(DEADLINE));
         let mut stranger = Client::connect(address);
@@ -261,7 +261,7 @@ fn the_first_message_says_who_it_is() {
 }
 
 #[test]
-fn who_does_not_say_who_it_is_in_time_is_closed() {
+fn unidentified_client_is_closed_after_the_deadline() {
     for way in WAYS {
         let (_running, address) = with_first_message(way, doorman(Duration::from_millis(100)));
         let mut silent = Client::connect(address);
@@ -275,7 +275,7 @@ fn who_does_not_say_who_it_is_in_time_is_closed() {
 }
 
 #[test]
-fn who_has_said_who_it_is_in_time_stays() {
+fn client_identified_before_the_deadline_stays() {
     let (door, arrivals) = channel();
     let doorman = doorman(Duration::ZERO);
     let (_running, address) = with_first_message(Way::Own, door);
@@ -294,8 +294,8 @@ fn who_has_said_who_it_is_in_time_stays() {
     assert_eq!(ada.receive_text(), "Ada: still here");
 }
 
-/// An app whose clients say who they are, and for how many milliseconds, in their query. A message sets the rest of the
-/// time anew.
+/// Starts an app whose clients send their user and the milliseconds until their expiry in the query. A message sets a new
+/// expiry.
 fn with_sessions(way: Way) -> (RunningApp, SocketAddr) {
     let in_ms = |ms: &str| SystemTime::now() + Duration::from_millis(ms.parse().unwrap());
     start_by(way, (), |app: AsyncWebsocketApp<()>| {
@@ -392,7 +392,7 @@ fn event_stream_of_a_user_is_bounded_and_closed() {
 }
 
 #[test]
-fn expired_connection_is_closed_with_3000_in_time() {
+fn connection_is_closed_with_3000_after_its_expiry() {
     for way in WAYS {
         let (running, address) = with_sessions(way);
         let since = Instant::now();
@@ -407,26 +407,33 @@ fn expired_connection_is_closed_with_3000_in_time() {
 
 #[test]
 fn refreshed_connection_stays_until_the_new_time() {
-    for way in WAYS {
-        let (running, address) = with_sessions(way);
-        let sender = running.sender();
-        let mut nearer = connect(request(address, "/?user=ada&ms=3600000"), address);
-        let mut kept = connect(request(address, "/?user=grace&ms=1000"), address);
-        kept.send("3600000");
-        assert_eq!(kept.receive_text(), "grace");
-        // The first time of the one has passed when the other is closed.
-        let mut other = connect(request(address, "/?ms=1500"), address);
-        assert_closed(&mut other, 3000, "session expired");
-        kept.send("never");
-        assert_eq!(kept.receive_text(), "grace");
-        nearer.send("never");
-        assert_eq!(nearer.receive_text(), "ada");
-        for id in sender.connections_of("ada") {
-            sender.set_expires_at(id, SystemTime::now());
+    // In parallel, because each waits for an expiry that leaves a busy machine time for the refresh.
+    thread::scope(|scope| {
+        for way in WAYS {
+            scope.spawn(move || refresh_expiries(way));
         }
-        assert_closed(&mut nearer, 3000, "session expired");
-        assert_eq!(sender.metrics().expired, 2);
+    });
+}
+
+fn refresh_expiries(way: Way) {
+    let (running, address) = with_sessions(way);
+    let sender = running.sender();
+    let mut shortened = connect(request(address, "/?user=ada&ms=3600000"), address);
+    let mut extended = connect(request(address, "/?user=grace&ms=5000"), address);
+    extended.send("3600000");
+    assert_eq!(extended.receive_text(), "grace");
+    // This connection begins later with a longer time, so its end shows that the first expiry of `extended` has passed.
+    let mut witness = connect(request(address, "/?ms=5500"), address);
+    assert_closed(&mut witness, 3000, "session expired");
+    extended.send("never");
+    assert_eq!(extended.receive_text(), "grace");
+    shortened.send("never");
+    assert_eq!(shortened.receive_text(), "ada");
+    for id in sender.connections_of("ada") {
+        sender.set_expires_at(id, SystemTime::now());
     }
+    assert_closed(&mut shortened, 3000, "session expired");
+    assert_eq!(sender.metrics().expired, 2);
 }
 
 /// What a stream is for.
@@ -440,7 +447,7 @@ enum Endpoint {
 }
 
 #[test]
-fn each_path_has_its_handlers_and_others_are_not_found() {
+fn path_has_its_own_handlers_and_others_get_404() {
     for way in WAYS {
         let (_running, address) = start_by(way, (), |app| {
             app.with_handshake_handler(|request, _| {
@@ -482,7 +489,7 @@ fn each_path_has_its_handlers_and_others_are_not_found() {
 // ---------------------------------------------------------------------------------------------------------- promises
 
 #[test]
-fn a_rejected_client_sees_status_headers_and_body() {
+fn rejected_client_gets_status_headers_and_body() {
     for way in WAYS {
         let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_handshake_handler(|_, _| {
@@ -514,7 +521,7 @@ fn a_rejected_client_sees_status_headers_and_body() {
 }
 
 #[test]
-fn headers_of_an_accepted_handshake_reach_the_client() {
+fn accepted_handshake_sends_the_handlers_headers() {
     for way in WAYS {
         let (_running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_handshake_handler(|_, _| {
@@ -531,7 +538,7 @@ fn headers_of_an_accepted_handshake_reach_the_client() {
 }
 
 #[test]
-fn a_panic_or_an_answer_that_can_not_be_sent_is_answered_with_500() {
+fn panic_or_unsendable_response_is_answered_with_500() {
     for way in WAYS {
         let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_handshake_handler(|request, _| match request.path() {
@@ -573,7 +580,7 @@ fn a_panic_or_an_answer_that_can_not_be_sent_is_answered_with_500() {
 }
 
 #[test]
-fn without_a_state_from_the_handshake_a_stream_has_the_default() {
+fn stream_without_handshake_state_has_the_default() {
     let app: AsyncWebsocketApp<(), User> = AsyncWebsocketApp::new()
         .with_handshake_handler(|_, _| Ok(Accept::new()))
         .with_connect_handler(|stream: AsyncStream<User>, _| {
@@ -584,7 +591,7 @@ fn without_a_state_from_the_handshake_a_stream_has_the_default() {
 }
 
 #[test]
-fn a_handler_that_blocks_delays_its_own_client_only() {
+fn blocked_handshake_handler_delays_its_client_only() {
     let together = Arc::new(Barrier::new(2));
     let waits = together.clone();
     let (_running, address) = start_by(Way::Own, (), |app: AsyncWebsocketApp<(), ()>| {
@@ -607,7 +614,7 @@ fn a_handler_that_blocks_delays_its_own_client_only() {
 }
 
 #[test]
-fn what_a_client_sends_while_the_handler_runs_is_received_when_it_has_come_in() {
+fn frames_sent_during_the_handshake_are_received_later() {
     let (asked, was_asked) = channel();
     let (go, may_go) = channel();
     let (asked, may_go) = (Mutex::new(asked), Mutex::new(may_go));
@@ -639,7 +646,7 @@ fn what_a_client_sends_while_the_handler_runs_is_received_when_it_has_come_in() 
 }
 
 #[test]
-fn an_app_stops_while_a_handshake_handler_runs_and_tells_the_client() {
+fn shutdown_during_a_handshake_answers_the_client() {
     for way in WAYS {
         let (asked, was_asked) = channel();
         let (go, may_go) = channel::<()>();
@@ -664,7 +671,7 @@ fn an_app_stops_while_a_handshake_handler_runs_and_tells_the_client() {
 }
 
 #[test]
-fn the_state_of_a_client_that_has_gone_meanwhile_is_dropped() {
+fn state_of_a_client_gone_during_handshake_is_dropped() {
     /// Counts those that there are.
     #[derive(Default)]
     struct Counted(Option<Arc<()>>);
@@ -704,7 +711,7 @@ fn the_state_of_a_client_that_has_gone_meanwhile_is_dropped() {
 }
 
 #[test]
-fn the_handler_is_not_asked_about_who_may_not_come_in_anyway() {
+fn handshake_handler_is_not_called_for_refused_clients() {
     for way in WAYS {
         let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_allowed_origins(Origins::Same)
@@ -718,7 +725,7 @@ fn the_handler_is_not_asked_about_who_may_not_come_in_anyway() {
 }
 
 #[test]
-fn routes_are_served_without_the_handshake_handler() {
+fn routes_do_not_call_the_handshake_handler() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_handshake_handler(|_, _| Err(Reject::new(403)))
         .with_routes(
@@ -734,7 +741,7 @@ fn routes_are_served_without_the_handshake_handler() {
 }
 
 #[test]
-fn a_connection_that_was_answered_before_it_is_handed_over_is_closed_with_1008() {
+fn stream_accepted_outside_the_app_is_closed_with_1008() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new_unlinked().with_handshake_handler(|request, _| {
             match request.header("X-Token") {
@@ -783,7 +790,7 @@ fn a_connection_that_was_answered_before_it_is_handed_over_is_closed_with_1008()
 }
 
 #[test]
-fn the_request_stays_readable_as_long_as_the_documentation_says() {
+fn request_is_readable_for_its_documented_time() {
     for way in WAYS {
         let (told, tells) = channel();
         let told = Mutex::new(told);
